@@ -1,0 +1,45 @@
+//! The types that people declare: `User`, `Group` and `RoleBinding` of `roster.dev/v1alpha1`.
+//!
+//! Everything here is data. No module below `api` knows of a client, a clock or a file, and every other room
+//! may import it.
+//!
+//! ```text
+//!  User ──spec.groups──▶ Group ◀──spec.memberGroups── Group
+//!   ▲                      ▲
+//!   └──── RoleBinding.spec.subjects ────┘        RoleBinding ──spec.roleRef──▶ ClusterRole | Role
+//! ```
+//!
+//! The CRDs in `crds/` are generated from these types ([`crd`]); a doc comment here is what
+//! `kubectl explain` shows.
+
+pub mod common;
+pub mod condition;
+pub mod crd;
+pub mod group;
+pub mod role_binding;
+pub mod schema;
+pub mod user;
+
+pub use common::{QuotaSpec, QuotaStatus, Validity};
+pub use group::{Group, GroupSpec, GroupStatus};
+pub use role_binding::{RoleBinding, RoleBindingSpec, RoleBindingStatus};
+pub use user::{State, User, UserSpec, UserStatus};
+
+/// API group of the custom resources.
+pub const API_GROUP: &str = "roster.dev";
+
+/// Type of a Secret that carries a person's password into Roster (`password` or `passwordHash`).
+pub const PASSWORD_SECRET_TYPE: &str = "roster.dev/password";
+
+/// Type of the Secrets that Roster itself keeps: one per login identifier (see [`crate::credentials::claim`]).
+pub const IDENTITY_SECRET_TYPE: &str = "roster.dev/identity";
+
+/// Annotation by which a password Secret names the User (`metadata.name`) that may use it. Without it a
+/// `passwordSecretRef` could read anybody's Secret.
+pub const USER_ANNOTATION: &str = "roster.dev/user";
+
+/// Label of a Namespace that names its owner, a User's `metadata.name`.
+pub const OWNER_LABEL: &str = "roster.dev/owner";
+
+/// Finalizer that keeps a User while it owns namespaces and `deletionPolicy` is `Block`.
+pub const OWNERSHIP_FINALIZER: &str = "roster.dev/ownership";

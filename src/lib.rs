@@ -1,0 +1,5 @@
+//! Roster: identity for Kubernetes, declared.
+
+#![forbid(unsafe_code)]
+
+pub mod api;

@@ -1,0 +1,92 @@
+//! Where the programs of the control plane come from.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::project_root;
+
+/// Paths of the programs in use.
+#[derive(Clone, Debug)]
+pub struct Assets {
+    /// etcd.
+    pub etcd: PathBuf,
+    /// kube-apiserver.
+    pub apiserver: PathBuf,
+    /// kube-controller-manager.
+    pub controller_manager: PathBuf,
+    /// kubectl, at most one minor version away from the API server.
+    pub kubectl: PathBuf,
+    /// helm.
+    pub helm: PathBuf,
+}
+
+impl Assets {
+    /// Finds the programs: in `KUBEBUILDER_ASSETS` (kubectl and helm also on PATH), and what is not there in the
+    /// project's own build, which is made if it is missing.
+    ///
+    /// # Errors
+    /// If a program is neither found nor can be built; the message says how to get it.
+    pub fn resolve() -> Result<Self> {
+        let given = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+        if let Some(dir) = &given
+            && !dir.is_dir()
+        {
+            bail!("KUBEBUILDER_ASSETS={} is not a folder: unset it or let it name one", dir.display());
+        }
+        let mut built = None;
+        let mut find = |tool: &str| -> Result<PathBuf> {
+            if let Some(path) = given.as_ref().map(|dir| dir.join(tool)).filter(|path| path.is_file()) {
+                return Ok(path);
+            }
+            if built.is_none() {
+                built = Some(build()?);
+            }
+            Ok(built.as_ref().expect("built above").join(tool))
+        };
+        let (etcd, apiserver) = (find("etcd")?, find("kube-apiserver")?);
+        let controller_manager = find("kube-controller-manager")?;
+        let server = minor_version(&apiserver, &["--version"])?;
+        let kubectl = match on_path("kubectl") {
+            Some(path)
+                if minor_version(&path, &["version", "--client"]).is_ok_and(|minor| minor.abs_diff(server) <= 1) =>
+            {
+                path
+            }
+            _ => find("kubectl")?,
+        };
+        let helm = match on_path("helm") {
+            Some(path) => path,
+            None => find("helm")?,
+        };
+        Ok(Self { etcd, apiserver, controller_manager, kubectl, helm })
+    }
+}
+
+fn build() -> Result<PathBuf> {
+    let script = project_root().join("controlplane/build.sh");
+    let output = Command::new(&script)
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("{} could not be run", script.display()))?;
+    if !output.status.success() {
+        bail!("the control plane could not be built; see above");
+    }
+    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
+}
+
+fn on_path(tool: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(tool)).find(|path| path.is_file())
+}
+
+/// The minor version in the first `v1.x` of a program's own words.
+fn minor_version(program: &Path, args: &[&str]) -> Result<u32> {
+    let output = Command::new(program).args(args).output().with_context(|| program.display().to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let minor = text.split("v1.").nth(1).and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
+    minor
+        .and_then(|minor| minor.parse().ok())
+        .with_context(|| format!("{} states no version: {text}", program.display()))
+}

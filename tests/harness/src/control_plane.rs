@@ -1,0 +1,247 @@
+//! etcd, kube-apiserver and kube-controller-manager on loopback.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::assets::Assets;
+use crate::free_port;
+use crate::kubectl::{Kubectl, eventually};
+use crate::pki::Authority;
+use crate::process::Process;
+
+/// Everything that is written is logged, without bodies: tests count writes by it.
+const AUDIT_POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  verbs: [create, update, patch, delete, deletecollection]
+- level: None
+";
+
+/// A running control plane. Dropping it ends its processes.
+#[derive(Debug)]
+pub struct ControlPlane {
+    // In the order in which they end.
+    _controller_manager: Process,
+    _apiserver: Process,
+    _etcd: Process,
+    /// Folder with certificates, kubeconfigs, data and logs.
+    pub dir: PathBuf,
+    /// kubectl as cluster administrator (`system:masters`).
+    pub kubectl: Kubectl,
+    /// Address of the API server.
+    pub url: String,
+}
+
+impl ControlPlane {
+    /// Starts a control plane in `dir`, which must be empty or absent.
+    ///
+    /// # Errors
+    /// If a program is missing or does not become ready; the message holds the end of its log.
+    pub fn start(dir: &Path) -> Result<Self> {
+        let assets = Assets::resolve()?;
+        // A free port can be taken by another process before the program that it was meant for binds it.
+        let attempts = 3;
+        for attempt in 1..attempts {
+            let dir = dir.join(format!("attempt-{attempt}"));
+            match Self::try_start(&dir, &assets) {
+                Err(error) if format!("{error:#}").contains("address already in use") => {}
+                outcome => return outcome,
+            }
+        }
+        Self::try_start(&dir.join(format!("attempt-{attempts}")), &assets)
+    }
+
+    fn try_start(dir: &Path, assets: &Assets) -> Result<Self> {
+        std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+        let dir = dir.canonicalize()?;
+        let certs = Certificates::create(&dir.join("pki"))?;
+
+        let etcd_url = format!("http://127.0.0.1:{}", free_port()?);
+        let mut etcd = Process::spawn("etcd", etcd_command(assets, &dir, &etcd_url)?, dir.join("etcd.log"))?;
+
+        let port = free_port()?;
+        let url = format!("https://127.0.0.1:{port}");
+        let command = apiserver_command(assets, &dir, &certs, &etcd_url, port)?;
+        let mut apiserver = Process::spawn("kube-apiserver", command, dir.join("kube-apiserver.log"))?;
+
+        let kubeconfig = write_kubeconfig(
+            &dir.join("admin.kubeconfig"),
+            &url,
+            &certs.ca.cert,
+            &Identity::Certificate(&certs.admin),
+        )?;
+        let kubectl = Kubectl { assets: assets.clone(), kubeconfig };
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while let Err(error) = kubectl.run(&["get", "--raw", "/readyz"]) {
+            etcd.check()?;
+            apiserver.check()?;
+            if Instant::now() > deadline {
+                return Err(error.context("kube-apiserver does not become ready"));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+
+        let command = controller_manager_command(assets, &dir, &certs, &url)?;
+        let controller_manager =
+            Process::spawn("kube-controller-manager", command, dir.join("kube-controller-manager.log"))?;
+        eventually("the default service account is there", Duration::from_secs(60), || {
+            kubectl.run(&["get", "serviceaccount", "default", "-n", "default"])
+        })?;
+        Ok(Self { _controller_manager: controller_manager, _apiserver: apiserver, _etcd: etcd, dir, kubectl, url })
+    }
+
+    /// Where etcd keeps its data.
+    pub fn etcd_data_dir(&self) -> PathBuf {
+        self.dir.join("etcd")
+    }
+
+    /// One JSON line for every write that reached the API server.
+    pub fn audit_log(&self) -> PathBuf {
+        self.dir.join("audit.log")
+    }
+
+    /// Writes a kubeconfig for a bearer token.
+    ///
+    /// # Errors
+    /// If the file can't be written.
+    pub fn kubeconfig_for_token(&self, path: &Path, token: &str) -> Result<PathBuf> {
+        write_kubeconfig(path, &self.url, &self.dir.join("pki/ca.crt"), &Identity::Token(token))
+    }
+}
+
+struct Certificates {
+    ca: Authority,
+    front_proxy_ca: Authority,
+    serving: (PathBuf, PathBuf),
+    admin: (PathBuf, PathBuf),
+    controller_manager: (PathBuf, PathBuf),
+    front_proxy: (PathBuf, PathBuf),
+    service_accounts: (PathBuf, PathBuf),
+}
+
+impl Certificates {
+    fn create(dir: &Path) -> Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let ca = Authority::create(dir, "ca")?;
+        let front_proxy_ca = Authority::create(dir, "front-proxy-ca")?;
+        let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
+        let service_accounts = (dir.join("service-accounts.pub"), dir.join("service-accounts.key"));
+        let key_pair = rcgen::KeyPair::generate()?;
+        std::fs::write(&service_accounts.0, key_pair.public_key_pem())?;
+        std::fs::write(&service_accounts.1, key_pair.serialize_pem())?;
+        Ok(Self {
+            serving: ca.server(dir, "kube-apiserver", &names)?,
+            admin: ca.client(dir, "admin", "admin", &["system:masters"])?,
+            controller_manager: ca.client(dir, "controller-manager", "system:kube-controller-manager", &[])?,
+            front_proxy: front_proxy_ca.client(dir, "front-proxy", "front-proxy-client", &[])?,
+            ca,
+            front_proxy_ca,
+            service_accounts,
+        })
+    }
+}
+
+fn etcd_command(assets: &Assets, dir: &Path, url: &str) -> Result<Command> {
+    let peer_url = format!("http://127.0.0.1:{}", free_port()?);
+    let mut command = Command::new(&assets.etcd);
+    command.args([
+        &format!("--data-dir={}", dir.join("etcd").display()),
+        &format!("--listen-client-urls={url}"),
+        &format!("--advertise-client-urls={url}"),
+        &format!("--listen-peer-urls={peer_url}"),
+        &format!("--initial-advertise-peer-urls={peer_url}"),
+        &format!("--initial-cluster=default={peer_url}"),
+        "--quota-backend-bytes=8589934592",
+        // The plane lives for one run; waiting for the disk would only slow it down.
+        "--unsafe-no-fsync",
+        "--log-level=warn",
+    ]);
+    Ok(command)
+}
+
+fn apiserver_command(assets: &Assets, dir: &Path, certs: &Certificates, etcd_url: &str, port: u16) -> Result<Command> {
+    let policy = dir.join("audit-policy.yaml");
+    std::fs::write(&policy, AUDIT_POLICY)?;
+    let mut command = Command::new(&assets.apiserver);
+    let file = |flag: &str, path: &Path| format!("--{flag}={}", path.display());
+    command.args([
+        &format!("--etcd-servers={etcd_url}"),
+        "--bind-address=127.0.0.1",
+        "--advertise-address=127.0.0.1",
+        // Loopback can't be an endpoint address.
+        "--endpoint-reconciler-type=none",
+        &format!("--secure-port={port}"),
+        "--service-cluster-ip-range=10.0.0.0/16",
+        "--authorization-mode=RBAC",
+        &file("client-ca-file", &certs.ca.cert),
+        &file("tls-cert-file", &certs.serving.0),
+        &file("tls-private-key-file", &certs.serving.1),
+        "--service-account-issuer=https://kubernetes.default.svc",
+        &file("service-account-key-file", &certs.service_accounts.0),
+        &file("service-account-signing-key-file", &certs.service_accounts.1),
+        &file("requestheader-client-ca-file", &certs.front_proxy_ca.cert),
+        "--requestheader-allowed-names=front-proxy-client",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-uid-headers=X-Remote-Uid",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        &file("proxy-client-cert-file", &certs.front_proxy.0),
+        &file("proxy-client-key-file", &certs.front_proxy.1),
+        &file("audit-policy-file", &policy),
+        &file("audit-log-path", &dir.join("audit.log")),
+        "--allow-privileged=true",
+    ]);
+    Ok(command)
+}
+
+fn controller_manager_command(assets: &Assets, dir: &Path, certs: &Certificates, url: &str) -> Result<Command> {
+    let kubeconfig = dir.join("controller-manager.kubeconfig");
+    write_kubeconfig(&kubeconfig, url, &certs.ca.cert, &Identity::Certificate(&certs.controller_manager))?;
+    let mut command = Command::new(&assets.controller_manager);
+    let file = |flag: &str, path: &Path| format!("--{flag}={}", path.display());
+    command.args([
+        &file("kubeconfig", &kubeconfig),
+        &file("authentication-kubeconfig", &kubeconfig),
+        &file("authorization-kubeconfig", &kubeconfig),
+        "--bind-address=127.0.0.1",
+        &format!("--secure-port={}", free_port()?),
+        "--leader-elect=false",
+        "--use-service-account-credentials=true",
+        &file("root-ca-file", &certs.ca.cert),
+        &file("service-account-private-key-file", &certs.service_accounts.1),
+        &file("cluster-signing-cert-file", &certs.ca.cert),
+        &file("cluster-signing-key-file", &certs.ca.key),
+    ]);
+    Ok(command)
+}
+
+enum Identity<'a> {
+    Certificate(&'a (PathBuf, PathBuf)),
+    Token(&'a str),
+}
+
+fn write_kubeconfig(path: &Path, url: &str, ca: &Path, identity: &Identity<'_>) -> Result<PathBuf> {
+    let mut user = String::new();
+    match identity {
+        Identity::Certificate((cert, key)) => {
+            write!(user, "client-certificate: {}, client-key: {}", cert.display(), key.display())?;
+        }
+        Identity::Token(token) => write!(user, "token: {token}")?,
+    }
+    let config = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: local\n\
+         clusters:\n- name: local\n  cluster: {{server: '{url}', certificate-authority: {}}}\n\
+         users:\n- name: me\n  user: {{{user}}}\n\
+         contexts:\n- name: local\n  context: {{cluster: local, user: me}}\n",
+        ca.display()
+    );
+    std::fs::write(path, config)?;
+    Ok(path.to_owned())
+}

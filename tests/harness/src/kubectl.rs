@@ -1,0 +1,105 @@
+//! kubectl and helm as a person would use them.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::assets::Assets;
+
+/// kubectl with the kubeconfig of one control plane.
+#[derive(Clone, Debug)]
+pub struct Kubectl {
+    /// The programs in use.
+    pub assets: Assets,
+    /// Path of the kubeconfig.
+    pub kubeconfig: PathBuf,
+}
+
+impl Kubectl {
+    /// Runs kubectl and returns what it prints.
+    ///
+    /// # Errors
+    /// If it fails; the message is what it printed.
+    pub fn run(&self, args: &[&str]) -> Result<String> {
+        self.run_with_input(args, "")
+    }
+
+    /// Runs kubectl with `input` on its standard input.
+    ///
+    /// # Errors
+    /// If it fails; the message is what it printed.
+    pub fn run_with_input(&self, args: &[&str], input: &str) -> Result<String> {
+        let output = self.output(args, input)?;
+        if !output.status.success() {
+            bail!("kubectl {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Runs kubectl and returns whatever comes of it.
+    ///
+    /// # Errors
+    /// If the program can't be run.
+    pub fn output(&self, args: &[&str], input: &str) -> Result<Output> {
+        let mut child = Command::new(&self.assets.kubectl)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("kubectl could not be started")?;
+        child.stdin.take().context("stdin is piped")?.write_all(input.as_bytes())?;
+        Ok(child.wait_with_output()?)
+    }
+
+    /// `kubectl apply -f -` of a manifest.
+    ///
+    /// # Errors
+    /// If the API server refuses it.
+    pub fn apply(&self, manifest: &str) -> Result<String> {
+        self.run_with_input(&["apply", "-f", "-"], manifest)
+    }
+
+    /// An object as JSON.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn get(&self, args: &[&str]) -> Result<Value> {
+        let args: Vec<&str> = ["get"].into_iter().chain(args.iter().copied()).chain(["-o", "json"]).collect();
+        Ok(serde_json::from_str(&self.run(&args)?)?)
+    }
+
+    /// Runs helm.
+    ///
+    /// # Errors
+    /// If it fails; the message is what it printed.
+    pub fn helm(&self, args: &[&str]) -> Result<String> {
+        let output = Command::new(&self.assets.helm).env("KUBECONFIG", &self.kubeconfig).args(args).output()?;
+        if !output.status.success() {
+            bail!("helm {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}
+
+/// Asks `probe` until it says yes.
+///
+/// # Errors
+/// With the last refusal, once `patience` has run out.
+pub fn eventually<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Result<T>) -> Result<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match probe() {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error.context(format!("{what}: not within {patience:?}")));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Roster itself: the chart, and operators that run with exactly the chart's rights.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::balancer::Balancer;
+use crate::control_plane::ControlPlane;
+use crate::kubectl::eventually;
+use crate::process::Process;
+use crate::{free_port, project_root};
+
+/// Namespace that the chart is installed in.
+pub const NAMESPACE: &str = "roster-system";
+
+/// The chart's resources on a control plane.
+#[derive(Debug)]
+pub struct Installation {
+    /// Stands in for the Service.
+    pub balancer: Balancer,
+    /// Kubeconfig of the operator's ServiceAccount.
+    pub kubeconfig: PathBuf,
+    dir: PathBuf,
+}
+
+impl Installation {
+    /// Installs the chart for operators outside the cluster, with further `values` (`--set` of helm).
+    ///
+    /// # Errors
+    /// If helm or the API server refuses it.
+    pub fn install(plane: &ControlPlane, values: &[&str]) -> Result<Self> {
+        let balancer = Balancer::start()?;
+        let chart = project_root().join("charts/roster");
+        let external = format!("externalURL=https://127.0.0.1:{}", balancer.port);
+        let mut args = vec!["install", "roster", chart.to_str().context("the path is UTF-8")?, "-n", NAMESPACE];
+        args.extend(["--create-namespace", "--set", &external]);
+        args.extend(values.iter().flat_map(|value| ["--set", value]));
+        plane.kubectl.helm(&args)?;
+        let crds = ["users", "groups", "rolebindings"].map(|plural| format!("crd/{plural}.roster.dev"));
+        let mut wait = vec!["wait", "--for=condition=Established", "--timeout=30s"];
+        wait.extend(crds.iter().map(String::as_str));
+        plane.kubectl.run(&wait)?;
+        let token = plane.kubectl.run(&["create", "token", "roster", "-n", NAMESPACE, "--duration=24h"])?;
+        let kubeconfig = plane.kubeconfig_for_token(&plane.dir.join("operator.kubeconfig"), token.trim())?;
+        Ok(Self { balancer, kubeconfig, dir: plane.dir.clone() })
+    }
+}
+
+/// A running operator. Dropping it ends it.
+#[derive(Debug)]
+pub struct Operator {
+    process: Process,
+    address: SocketAddr,
+    probes: SocketAddr,
+    balancer: Balancer,
+    /// The command line, for whoever wants to start it again.
+    pub command_line: String,
+}
+
+impl Operator {
+    /// Starts `binary` with further `args` and waits until it is ready. Its log is `<name>.log`.
+    ///
+    /// # Errors
+    /// If it does not become ready; the message holds the end of its log.
+    pub fn start(installation: &Installation, binary: &Path, name: &str, args: &[&str]) -> Result<Self> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let probes = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let own =
+            ["run", "--listen", &address.to_string(), "--probe-listen", &probes.to_string(), "--tls-sans", "127.0.0.1"]
+                .map(str::to_owned);
+        let args: Vec<String> = own.into_iter().chain(args.iter().map(|arg| (*arg).to_owned())).collect();
+        let mut command = Command::new(binary);
+        command.env("KUBECONFIG", &installation.kubeconfig).env("HOSTNAME", name).args(&args);
+        let command_line =
+            format!("KUBECONFIG={} {} {}", installation.kubeconfig.display(), binary.display(), args.join(" "));
+        let mut process = Process::spawn(name, command, installation.dir.join(format!("{name}.log")))?;
+        eventually("the operator becomes ready", Duration::from_secs(30), || {
+            process.check()?;
+            http_get(probes, "/readyz")
+        })
+        .or_else(|error| {
+            process.check()?;
+            Err(error)
+        })?;
+        installation.balancer.add(address);
+        Ok(Self { process, address, probes, balancer: installation.balancer.clone(), command_line })
+    }
+
+    /// Process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Address of the TLS port.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// Address of the probe port.
+    pub fn probe_url(&self) -> String {
+        format!("http://{}", self.probes)
+    }
+
+    /// Path of the log.
+    pub fn log(&self) -> &Path {
+        &self.process.log
+    }
+
+    /// What the probe port answers to a GET.
+    ///
+    /// # Errors
+    /// If the answer is not 200.
+    pub fn probe(&self, path: &str) -> Result<String> {
+        http_get(self.probes, path)
+    }
+
+    /// Whether the process is still there.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(self) {
+        self.balancer.remove(self.address);
+        self.process.kill();
+    }
+
+    /// Ends it as Kubernetes would: SIGTERM, and time to finish.
+    ///
+    /// # Errors
+    /// If it does not end by itself.
+    pub fn stop(self) -> Result<()> {
+        self.balancer.remove(self.address);
+        self.process.stop(Duration::from_secs(30))
+    }
+}
+
+/// A GET without TLS. The probes speak plain HTTP/1.1, and a client library would be a lot of code for that.
+fn http_get(address: SocketAddr, path: &str) -> Result<String> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
+    anyhow::ensure!(head.starts_with("HTTP/1.1 200"), "{path}: {}", head.lines().next().unwrap_or_default());
+    Ok(body.to_owned())
+}

@@ -1,0 +1,80 @@
+//! The certificates of a control plane that lives for one run.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
+};
+
+/// A certificate authority on disk.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// Path of its certificate, PEM.
+    pub cert: PathBuf,
+    /// Path of its key, PEM.
+    pub key: PathBuf,
+}
+
+impl Authority {
+    /// Makes an authority and writes it to `dir` as `<name>.crt` and `<name>.key`.
+    ///
+    /// # Errors
+    /// If the files can't be written.
+    pub fn create(dir: &Path, name: &str) -> Result<Self> {
+        let key_pair = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        let (cert, key) = write(dir, name, &params.self_signed(&key_pair)?.pem(), &key_pair)?;
+        Ok(Self { issuer: Issuer::new(params, key_pair), cert, key })
+    }
+
+    /// Issues a certificate for a client of that common name and those organisations (user name and groups).
+    ///
+    /// # Errors
+    /// If the files can't be written.
+    pub fn client(
+        &self,
+        dir: &Path,
+        file: &str,
+        common_name: &str,
+        organisations: &[&str],
+    ) -> Result<(PathBuf, PathBuf)> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        for organisation in organisations {
+            params.distinguished_name.push(DnType::OrganizationName, *organisation);
+        }
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(dir, file, params)
+    }
+
+    /// Issues a serving certificate for loopback and those names.
+    ///
+    /// # Errors
+    /// If the files can't be written.
+    pub fn server(&self, dir: &Path, file: &str, names: &[&str]) -> Result<(PathBuf, PathBuf)> {
+        let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+        params.distinguished_name.push(DnType::CommonName, file);
+        params.subject_alt_names.push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.issue(dir, file, params)
+    }
+
+    fn issue(&self, dir: &Path, file: &str, params: CertificateParams) -> Result<(PathBuf, PathBuf)> {
+        let key = KeyPair::generate()?;
+        write(dir, file, &params.signed_by(&key, &self.issuer)?.pem(), &key)
+    }
+}
+
+fn write(dir: &Path, name: &str, cert_pem: &str, key_pair: &KeyPair) -> Result<(PathBuf, PathBuf)> {
+    let (cert, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
+    std::fs::write(&cert, cert_pem)?;
+    std::fs::write(&key, key_pair.serialize_pem())?;
+    Ok((cert, key))
+}

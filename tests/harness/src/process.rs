@@ -1,0 +1,131 @@
+//! Child processes that end when their parent does.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{OnceLock, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+
+/// A running child. Dropping it ends it: SIGTERM, and SIGKILL after five seconds.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    /// Where its standard output and error go.
+    pub log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command` with its output in `log`.
+    ///
+    /// The kernel kills the child when this process ends, however it ends.
+    ///
+    /// # Errors
+    /// If the log can't be created or the program can't be started.
+    pub fn spawn(name: &str, mut command: Command, log: PathBuf) -> Result<Self> {
+        let file = File::options().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        // A group of its own: Ctrl-C in the terminal reaches this process alone, which then ends its children in order.
+        command.process_group(0);
+        let child = spawn_with_parent(command).with_context(|| format!("{name} could not be started"))?;
+        Ok(Self { name: name.to_owned(), child, log })
+    }
+
+    /// Process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Fails if the process has ended, with the last lines of its log.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn check(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines[lines.len().saturating_sub(15)..].join("\n");
+            bail!("{} ended ({status}); its log {} ends with:\n{tail}", self.name, self.log.display());
+        }
+        Ok(())
+    }
+
+    /// Whether the process is still there.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// If the process is gone.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Ends the process at once, as a crash would.
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Asks the process to end and waits for it.
+    ///
+    /// # Errors
+    /// If it has to be killed.
+    pub fn stop(mut self, patience: Duration) -> Result<()> {
+        self.end(patience)
+    }
+
+    fn end(&mut self, patience: Duration) -> Result<()> {
+        if !self.is_running() {
+            return Ok(());
+        }
+        self.signal(Signal::TERM)?;
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            if !self.is_running() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.child.kill()?;
+        self.child.wait()?;
+        bail!("{} did not end within {patience:?} of SIGTERM", self.name)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.end(Duration::from_secs(5));
+    }
+}
+
+/// Starts children from one thread that lives as long as this process: the kernel ties the death signal to the
+/// *thread* that forked, and a test's thread ends with the test.
+fn spawn_with_parent(command: Command) -> io::Result<Child> {
+    type Job = (Command, mpsc::Sender<io::Result<Child>>);
+    static SPAWNER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (sender, receiver) = mpsc::channel::<Job>();
+        std::thread::spawn(move || {
+            for (mut command, reply) in receiver {
+                // SAFETY: the closure runs between fork and exec and makes one system call, which allocates nothing.
+                unsafe {
+                    command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+                }
+                let _ = reply.send(command.spawn());
+            }
+        });
+        sender
+    });
+    let (reply, result) = mpsc::channel();
+    spawner.send((command, reply)).map_err(io::Error::other)?;
+    result.recv().map_err(io::Error::other)?
+}
