@@ -1,0 +1,318 @@
+//! Password hashes: PHC strings (and the bcrypt form that predates them), with a floor and a ceiling on their cost.
+//!
+//! New hashes are argon2id (RFC 9106). bcrypt, scrypt and PBKDF2 are taken from people who migrate. The floor keeps
+//! out hashes that are quickly guessed; the ceiling keeps one login from taking the process's memory or minutes of
+//! its time.
+
+use std::fmt;
+
+use argon2::{Argon2, Block, Version};
+use phc::{Output, ParamsString, PasswordHash as Phc, Salt};
+
+/// Ceiling on the memory that one verification may take, in KiB.
+const MAX_MEMORY_KIB: u32 = 256 * 1024;
+
+/// The algorithm of a hash.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Algorithm {
+    /// RFC 9106.
+    Argon2id,
+    /// Provos and Mazières, `$2a$`, `$2b$`, `$2y$`.
+    Bcrypt,
+    /// RFC 7914.
+    Scrypt,
+    /// RFC 8018 with HMAC-SHA-256.
+    Pbkdf2Sha256,
+    /// RFC 8018 with HMAC-SHA-512.
+    Pbkdf2Sha512,
+}
+
+/// Why a string is not taken as a password hash. The messages say what is allowed and never repeat the string.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum HashError {
+    /// Not a hash at all; it may be a password under the wrong key.
+    #[error("is not a password hash: it must begin with '$'. A password in plain text belongs under the key password")]
+    NotAHash,
+    /// A hash of another kind.
+    #[error("uses an algorithm that is not supported: use argon2id, bcrypt, scrypt, pbkdf2-sha256 or pbkdf2-sha512")]
+    UnsupportedAlgorithm,
+    /// Known algorithm, but it does not parse.
+    #[error("is not a well-formed {0} hash: {1}")]
+    Malformed(&'static str, &'static str),
+    /// Parameters below the floor.
+    #[error("is too weak: {0}")]
+    Weak(&'static str),
+    /// Parameters above the ceiling.
+    #[error("is too costly to verify: {0}")]
+    TooCostly(&'static str),
+}
+
+/// Cost of new argon2id hashes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Argon2idCost {
+    memory_kib: u32,
+    iterations: u32,
+    parallelism: u32,
+}
+
+impl Default for Argon2idCost {
+    fn default() -> Self {
+        Self { memory_kib: 19_456, iterations: 2, parallelism: 1 }
+    }
+}
+
+impl Argon2idCost {
+    /// A cost at or above the default (OWASP Password Storage Cheat Sheet).
+    ///
+    /// # Errors
+    /// If a parameter is below the default or above the ceiling.
+    pub fn new(memory_kib: u32, iterations: u32, parallelism: u32) -> Result<Self, String> {
+        let floor = Self::default();
+        if memory_kib < floor.memory_kib || iterations < floor.iterations || parallelism < floor.parallelism {
+            return Err(format!(
+                "argon2id needs at least memory {} KiB, {} iterations and parallelism {}",
+                floor.memory_kib, floor.iterations, floor.parallelism
+            ));
+        }
+        if memory_kib > MAX_MEMORY_KIB || iterations > 16 || parallelism > 16 {
+            return Err(format!(
+                "argon2id takes at most memory {MAX_MEMORY_KIB} KiB, 16 iterations and parallelism 16"
+            ));
+        }
+        Ok(Self { memory_kib, iterations, parallelism })
+    }
+
+    fn params(self) -> argon2::Params {
+        argon2::Params::new(self.memory_kib, self.iterations, self.parallelism, Some(32))
+            .expect("the constructor has checked the bounds")
+    }
+}
+
+/// Working memory of argon2id, reused from one hash to the next: fresh pages cost a third of the whole time.
+#[derive(Default)]
+pub struct Memory(Vec<Block>);
+
+impl Memory {
+    /// At least that many blocks of 1 KiB.
+    fn blocks(&mut self, count: usize) -> &mut [Block] {
+        if self.0.len() < count {
+            self.0.resize(count, Block::default());
+        }
+        &mut self.0[..count]
+    }
+
+    /// Gives back what goes beyond the cost of new hashes, so that one costly import does not stay resident.
+    pub fn shrink_to(&mut self, cost: Argon2idCost) {
+        let keep = cost.params().block_count();
+        if self.0.len() > keep {
+            self.0.truncate(keep);
+            self.0.shrink_to_fit();
+        }
+    }
+}
+
+/// A password hash that has been checked: its form, its floor and its ceiling.
+#[derive(Clone, Eq, PartialEq)]
+pub struct PasswordHash {
+    text: String,
+    algorithm: Algorithm,
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PasswordHash({:?}, [redacted])", self.algorithm)
+    }
+}
+
+impl PasswordHash {
+    /// Checks a PHC string, a bcrypt hash, or a PBKDF2 hash in the form that passlib writes.
+    ///
+    /// # Errors
+    /// If the string is not a hash, not of a supported kind, malformed, too weak or too costly.
+    pub fn parse(text: &str) -> Result<Self, HashError> {
+        let identifier = text.strip_prefix('$').ok_or(HashError::NotAHash)?;
+        let identifier = identifier.split('$').next().unwrap_or_default();
+        let algorithm = match identifier {
+            "argon2id" => check_argon2id(text),
+            "2a" | "2b" | "2y" => check_bcrypt(text),
+            "scrypt" => check_scrypt(text),
+            "pbkdf2-sha256" | "pbkdf2-sha512" => check_pbkdf2(text),
+            _ => Err(HashError::UnsupportedAlgorithm),
+        }?;
+        Ok(Self { text: text.to_owned(), algorithm })
+    }
+
+    /// Hashes a password with argon2id and a fresh 128-bit salt.
+    pub fn create(password: &[u8], cost: Argon2idCost, memory: &mut Memory) -> Self {
+        let params = cost.params();
+        let salt = Salt::generate();
+        let mut output = [0; 32];
+        let blocks = params.block_count();
+        let phc_params = ParamsString::try_from(&params).expect("argon2 writes its own parameters");
+        Argon2::new(argon2::Algorithm::Argon2id, Version::V0x13, params)
+            .hash_password_into_with_memory(password, salt.as_ref(), &mut output, memory.blocks(blocks))
+            .expect("lengths are within argon2's bounds: passwords have at most 1 KiB, salt and output are fixed");
+        let phc = Phc {
+            algorithm: argon2::ARGON2ID_IDENT,
+            version: Some(Version::V0x13.into()),
+            params: phc_params,
+            salt: Some(salt),
+            hash: Some(Output::new(&output).expect("32 bytes is an allowed length")),
+        };
+        Self { text: phc.to_string(), algorithm: Algorithm::Argon2id }
+    }
+
+    /// Whether this is the hash of `password`. Takes as long for a wrong password as for the right one.
+    pub fn verify(&self, password: &[u8], memory: &mut Memory) -> bool {
+        if self.algorithm == Algorithm::Bcrypt {
+            return bcrypt::verify(password, &self.text).unwrap_or(false);
+        }
+        let Ok(phc) = Phc::new(&to_phc(&self.text)) else { return false };
+        let (Some(salt), Some(expected)) = (&phc.salt, &phc.hash) else { return false };
+        let computed = Output::init_with(expected.len(), |output| {
+            match self.algorithm {
+                Algorithm::Argon2id => {
+                    let params = argon2::Params::try_from(&phc).map_err(|_| phc::Error::ParamValueInvalid)?;
+                    let version = phc.version.map_or(Ok(Version::V0x13), Version::try_from);
+                    let version = version.map_err(|_| phc::Error::ParamValueInvalid)?;
+                    let blocks = memory.blocks(params.block_count());
+                    Argon2::new(argon2::Algorithm::Argon2id, version, params)
+                        .hash_password_into_with_memory(password, salt.as_ref(), output, blocks)
+                        .map_err(|_| phc::Error::ParamValueInvalid)?;
+                }
+                Algorithm::Scrypt => {
+                    let params = scrypt_params(&phc).ok_or(phc::Error::ParamValueInvalid)?;
+                    scrypt::scrypt(password, salt.as_ref(), &params, output)
+                        .map_err(|_| phc::Error::ParamValueInvalid)?;
+                }
+                Algorithm::Pbkdf2Sha256 => {
+                    pbkdf2::pbkdf2_hmac::<sha2::Sha256>(password, salt.as_ref(), rounds(&phc), output)
+                }
+                Algorithm::Pbkdf2Sha512 => {
+                    pbkdf2::pbkdf2_hmac::<sha2::Sha512>(password, salt.as_ref(), rounds(&phc), output)
+                }
+                Algorithm::Bcrypt => unreachable!("handled above"),
+            }
+            Ok(())
+        });
+        // Output compares in constant time.
+        computed.is_ok_and(|computed| computed == *expected)
+    }
+
+    /// The algorithm.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// The string itself. It is a secret: it goes into Secrets of Roster's own namespace and nowhere else.
+    pub fn expose(&self) -> &str {
+        &self.text
+    }
+}
+
+fn parse_phc(name: &'static str, text: &str) -> Result<Phc, HashError> {
+    let phc = Phc::new(text).map_err(|_| HashError::Malformed(name, "it does not follow the PHC string format"))?;
+    if phc.salt.is_none() {
+        return Err(HashError::Malformed(name, "the salt is missing"));
+    }
+    match &phc.hash {
+        None => Err(HashError::Malformed(name, "the hash itself is missing")),
+        Some(hash) if hash.len() < 16 => Err(HashError::Weak("the hash itself has fewer than 16 bytes")),
+        Some(_) => Ok(phc),
+    }
+}
+
+fn check_argon2id(text: &str) -> Result<Algorithm, HashError> {
+    let phc = parse_phc("argon2id", text)?;
+    let params = argon2::Params::try_from(&phc)
+        .map_err(|_| HashError::Malformed("argon2id", "its parameters m, t and p are missing or out of range"))?;
+    if !matches!(phc.version, None | Some(0x13 | 0x10)) {
+        return Err(HashError::Malformed("argon2id", "its version must be 19"));
+    }
+    // OWASP's equivalent settings: m=47104 t=1, 19456 t=2, 12288 t=3, 9216 t=4, 7168 t=5.
+    let work = u64::from(params.m_cost()) * u64::from(params.t_cost());
+    if params.m_cost() < 7168 || work < 35_840 {
+        return Err(HashError::Weak(
+            "argon2id needs m=19456,t=2 or an equivalent (m=47104,t=1; m=12288,t=3; m=9216,t=4; m=7168,t=5) or above",
+        ));
+    }
+    if params.m_cost() > MAX_MEMORY_KIB || params.t_cost() > 16 || params.p_cost() > 16 {
+        return Err(HashError::TooCostly("argon2id is taken up to m=262144 (256 MiB), t=16 and p=16"));
+    }
+    Ok(Algorithm::Argon2id)
+}
+
+fn check_bcrypt(text: &str) -> Result<Algorithm, HashError> {
+    let malformed = HashError::Malformed("bcrypt", "it must look like $2b$12$ and 53 more characters of its base64");
+    // The crate takes any text of the right length; the alphabet is checked here.
+    let body = text.get(7..).filter(|_| text.len() == 60 && text.as_bytes()[6] == b'$').ok_or(malformed.clone())?;
+    if !body.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'/') {
+        return Err(malformed);
+    }
+    let parts: bcrypt::HashParts = text.parse().map_err(|_| malformed)?;
+    match parts.get_cost() {
+        ..10 => Err(HashError::Weak("bcrypt needs a cost of 10 or above (htpasswd: -B -C 10)")),
+        17.. => Err(HashError::TooCostly("bcrypt is taken up to a cost of 16")),
+        _ => Ok(Algorithm::Bcrypt),
+    }
+}
+
+fn scrypt_params(phc: &Phc) -> Option<scrypt::Params> {
+    let log_n = u8::try_from(phc.params.get_decimal("ln")?).ok()?;
+    scrypt::Params::new(log_n, phc.params.get_decimal("r")?, phc.params.get_decimal("p")?).ok()
+}
+
+fn check_scrypt(text: &str) -> Result<Algorithm, HashError> {
+    let phc = parse_phc("scrypt", text)?;
+    let params = scrypt_params(&phc)
+        .ok_or(HashError::Malformed("scrypt", "its parameters ln, r and p are missing or out of range"))?;
+    if params.log_n() < 14 || params.r() < 8 {
+        return Err(HashError::Weak("scrypt needs ln=14,r=8,p=1 or above"));
+    }
+    let memory_kib = (u64::from(params.r()) << params.log_n()) / 8;
+    if memory_kib > u64::from(MAX_MEMORY_KIB) || params.p() > 16 {
+        return Err(HashError::TooCostly("scrypt is taken up to 256 MiB (128 · r · 2^ln bytes) and p=16"));
+    }
+    Ok(Algorithm::Scrypt)
+}
+
+/// passlib writes PBKDF2 as `$pbkdf2-sha256$29000$salt$hash`, with `.` for `+` in its base64.
+fn to_phc(text: &str) -> String {
+    let mut fields: Vec<String> = text.split('$').map(str::to_owned).collect();
+    let is_passlib = fields.len() == 5
+        && fields[1].starts_with("pbkdf2-")
+        && !fields[2].is_empty()
+        && fields[2].bytes().all(|byte| byte.is_ascii_digit());
+    if is_passlib {
+        fields[2] = format!("i={}", fields[2]);
+        fields[3] = fields[3].replace('.', "+");
+        fields[4] = fields[4].replace('.', "+");
+    }
+    fields.join("$")
+}
+
+fn rounds(phc: &Phc) -> u32 {
+    phc.params.get_decimal("i").unwrap_or_default()
+}
+
+fn check_pbkdf2(text: &str) -> Result<Algorithm, HashError> {
+    let phc = parse_phc("PBKDF2", &to_phc(text))?;
+    let rounds = phc
+        .params
+        .get_decimal("i")
+        .ok_or(HashError::Malformed("PBKDF2", "its parameter i, the number of iterations, is missing"))?;
+    if phc.params.get_decimal("l").is_some_and(|length| Some(length as usize) != phc.hash.as_ref().map(Output::len)) {
+        return Err(HashError::Malformed("PBKDF2", "its parameter l is not the length of its hash"));
+    }
+    match rounds {
+        // NIST SP 800-132 asks for at least 1,000, SP 800-63B (revision 3) for 10,000.
+        ..10_000 => Err(HashError::Weak("PBKDF2 needs 10000 iterations or more")),
+        10_000_001.. => Err(HashError::TooCostly("PBKDF2 is taken up to 10000000 iterations")),
+        _ if phc.algorithm.as_str() == "pbkdf2-sha256" => Ok(Algorithm::Pbkdf2Sha256),
+        _ => Ok(Algorithm::Pbkdf2Sha512),
+    }
+}
+
+#[cfg(test)]
+#[path = "hash_tests.rs"]
+mod tests;

@@ -1,0 +1,126 @@
+use rstest::rstest;
+
+use super::*;
+
+const PASSWORD: &[u8] = b"correct horse battery staple";
+
+/// Hashes of [`PASSWORD`] made by argon2-cffi 23, bcrypt 4.0 and passlib 1.7.
+const FOREIGN: &[(&str, Algorithm)] = &[
+    (
+        "$argon2id$v=19$m=65536,t=3,p=4$g6i79i7GD79Y/o0U8bpRCg$IIVtAguGCWylNR/2SA3uetNF/dYFvaUic4GQHsjLEvM",
+        Algorithm::Argon2id,
+    ),
+    (
+        "$argon2id$v=19$m=19456,t=2,p=1$L+E5AvBzOhWMe7M5vptaqg$atlZ/9mK6tL4/9ZXi4FlPz9EeT9N3M1eZaFh5yL/bcc",
+        Algorithm::Argon2id,
+    ),
+    ("$2b$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW", Algorithm::Bcrypt),
+    ("$scrypt$ln=14,r=8,p=1$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE", Algorithm::Scrypt),
+    (
+        "$pbkdf2-sha256$29000$xfj/f08JQQgBoHQupdRaCw$cj0Q5bg3unw2HJicqx5XI2Gd2VrQES7XqsZ2WSdqVWA",
+        Algorithm::Pbkdf2Sha256,
+    ),
+    (
+        "$pbkdf2-sha512$25000$UCoFQMj5v5dSSqm1dm6N0Q$O0Aij2pm3/fhwj1Ih/jwrhzeYJvm9OleYOFOXx29czWZwh57UYi/KIw89N760xYKNtUx0FkTyuEHiCPU25rXNw",
+        Algorithm::Pbkdf2Sha512,
+    ),
+];
+
+#[test]
+fn hashes_of_other_implementations_verify() {
+    let mut memory = Memory::default();
+    for (text, algorithm) in FOREIGN {
+        let hash = PasswordHash::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!(hash.algorithm(), *algorithm);
+        assert!(hash.verify(PASSWORD, &mut memory), "{text}");
+        assert!(!hash.verify(b"correct horse battery stapler", &mut memory), "{text}");
+    }
+}
+
+#[test]
+fn strict_phc_form_of_pbkdf2_is_the_same_hash() {
+    let text = "$pbkdf2-sha256$i=29000,l=32$xfj/f08JQQgBoHQupdRaCw$cj0Q5bg3unw2HJicqx5XI2Gd2VrQES7XqsZ2WSdqVWA";
+    assert!(PasswordHash::parse(text).unwrap().verify(PASSWORD, &mut Memory::default()));
+}
+
+#[test]
+fn each_hash_has_its_own_salt() {
+    let mut memory = Memory::default();
+    let first = PasswordHash::create(PASSWORD, Argon2idCost::default(), &mut memory);
+    let second = PasswordHash::create(PASSWORD, Argon2idCost::default(), &mut memory);
+    assert_ne!(first.expose(), second.expose());
+    assert!(first.verify(PASSWORD, &mut memory) && second.verify(PASSWORD, &mut memory));
+    assert_eq!(PasswordHash::parse(first.expose()), Ok(first));
+}
+
+#[rstest]
+#[case("hunter2", HashError::NotAHash)]
+#[case("", HashError::NotAHash)]
+#[case("$1$salt$qJH7.N4xYta3aEG/dfqo/0", HashError::UnsupportedAlgorithm)]
+#[case("$argon2i$v=19$m=65536,t=3,p=4$c29tZXNhbHQ$RdescudvJCsgt3ub+b4dWRWJTmaaJObG", HashError::UnsupportedAlgorithm)]
+#[case("$", HashError::UnsupportedAlgorithm)]
+fn what_is_no_known_hash_is_told_apart(#[case] text: &str, #[case] error: HashError) {
+    assert_eq!(PasswordHash::parse(text), Err(error));
+}
+
+#[rstest]
+#[case("$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA")]
+#[case("$argon2id$v=19$m=19456,t=2,p=1")]
+#[case("$argon2id$v=19$m=abc,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG")]
+#[case("$argon2id$v=18$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG")]
+#[case("$argon2id$v=19$m=19456,t=2,p=1$not base64$x")]
+#[case("$2b$12$tooshort")]
+#[case("$2b$12$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6W!!")]
+#[case("$2b$xx$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW")]
+#[case("$scrypt$r=8,p=1$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE")]
+#[case("$pbkdf2-sha256$l=32$xfj/f08JQQgBoHQupdRaCw$cj0Q5bg3unw2HJicqx5XI2Gd2VrQES7XqsZ2WSdqVWA")]
+#[case("$pbkdf2-sha256$i=29000,l=64$xfj/f08JQQgBoHQupdRaCw$cj0Q5bg3unw2HJicqx5XI2Gd2VrQES7XqsZ2WSdqVWA")]
+fn malformed_hashes_are_refused(#[case] text: &str) {
+    assert!(matches!(PasswordHash::parse(text), Err(HashError::Malformed(..))), "{:?}", PasswordHash::parse(text));
+}
+
+#[rstest]
+#[case("$argon2id$v=19$m=4096,t=3,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG")]
+#[case("$argon2id$v=19$m=19456,t=1,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG")]
+#[case("$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$c2hvcnRoYXNoaGFz")]
+#[case("$2y$05$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW")]
+#[case("$scrypt$ln=10,r=8,p=1$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE")]
+#[case("$pbkdf2-sha256$1000$xfj/f08JQQgBoHQupdRaCw$cj0Q5bg3unw2HJicqx5XI2Gd2VrQES7XqsZ2WSdqVWA")]
+fn weak_hashes_are_refused(#[case] text: &str) {
+    assert!(matches!(PasswordHash::parse(text), Err(HashError::Weak(_))), "{:?}", PasswordHash::parse(text));
+}
+
+#[rstest]
+#[case("$argon2id$v=19$m=1048576,t=3,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG")]
+#[case("$2b$20$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW")]
+#[case("$scrypt$ln=24,r=8,p=1$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE")]
+#[case("$pbkdf2-sha256$20000000$xfj/f08JQQgBoHQupdRaCw$cj0Q5bg3unw2HJicqx5XI2Gd2VrQES7XqsZ2WSdqVWA")]
+fn hashes_that_would_take_the_process_down_are_refused(#[case] text: &str) {
+    assert!(matches!(PasswordHash::parse(text), Err(HashError::TooCostly(_))), "{:?}", PasswordHash::parse(text));
+}
+
+#[test]
+fn nothing_of_a_hash_is_shown() {
+    let hash = PasswordHash::parse(FOREIGN[2].0).unwrap();
+    assert_eq!(format!("{hash:?}"), "PasswordHash(Bcrypt, [redacted])");
+    let error = PasswordHash::parse("$2b$12$hunter2").unwrap_err();
+    assert!(!error.to_string().contains("hunter2"));
+}
+
+#[rstest]
+#[case(19_455, 2, 1)]
+#[case(19_456, 1, 1)]
+#[case(1_000_000, 2, 1)]
+fn cost_is_configurable_upwards_only(#[case] memory: u32, #[case] iterations: u32, #[case] parallelism: u32) {
+    assert!(Argon2idCost::new(memory, iterations, parallelism).is_err());
+    assert!(Argon2idCost::new(65_536, 3, 4).is_ok());
+}
+
+#[test]
+fn memory_of_a_costly_import_is_given_back() {
+    let mut memory = Memory::default();
+    PasswordHash::parse(FOREIGN[0].0).unwrap().verify(PASSWORD, &mut memory);
+    assert_eq!(memory.0.len(), 65_536);
+    memory.shrink_to(Argon2idCost::default());
+    assert_eq!(memory.0.len(), 19_456);
+}

@@ -1,0 +1,160 @@
+//! A bounded pool for hashing: bounded concurrency, bounded memory, bounded queue.
+//!
+//! Each hash takes a core and 19 MiB for tens of milliseconds. The pool runs at most `slots` at a time, each with
+//! working memory that is kept and reused, and lets at most `queue` callers wait; whoever comes beyond that is told so
+//! at once and can say 429 to its client.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Semaphore;
+
+use super::hash::{Argon2idCost, Memory, PasswordHash};
+use crate::operations::metrics::HashMetrics;
+
+/// The queue is full.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("all hashing slots are busy and the queue is full; try again in a few seconds")]
+pub struct Saturated;
+
+/// The pool. Cheap to clone; clones share slots, memory and queue.
+#[derive(Clone)]
+pub struct HashPool(Arc<Inner>);
+
+struct Inner {
+    cost: Argon2idCost,
+    slots: Semaphore,
+    waiting: AtomicUsize,
+    queue: usize,
+    memory: Mutex<Vec<Memory>>,
+    metrics: HashMetrics,
+}
+
+impl HashPool {
+    /// A pool of `slots` concurrent hashes and `queue` waiting callers.
+    pub fn new(cost: Argon2idCost, slots: usize, queue: usize, metrics: HashMetrics) -> Self {
+        Self(Arc::new(Inner {
+            cost,
+            slots: Semaphore::new(slots),
+            waiting: AtomicUsize::new(0),
+            queue,
+            memory: Mutex::new(Vec::with_capacity(slots)),
+            metrics,
+        }))
+    }
+
+    /// Hashes a password with the pool's cost.
+    ///
+    /// # Errors
+    /// [`Saturated`] if the queue is full.
+    pub async fn hash(&self, password: &SecretString) -> Result<PasswordHash, Saturated> {
+        let (password, cost) = (password.clone(), self.0.cost);
+        self.run(move |memory| PasswordHash::create(password.expose_secret().as_bytes(), cost, memory)).await
+    }
+
+    /// Whether `hash` is the hash of `password`.
+    ///
+    /// # Errors
+    /// [`Saturated`] if the queue is full.
+    pub async fn verify(&self, password: &SecretString, hash: &PasswordHash) -> Result<bool, Saturated> {
+        let (password, hash) = (password.clone(), hash.clone());
+        self.run(move |memory| hash.verify(password.expose_secret().as_bytes(), memory)).await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Memory) -> T + Send + 'static,
+    ) -> Result<T, Saturated> {
+        let inner = Arc::clone(&self.0);
+        let place = Place::take(&inner)?;
+        let permit = inner.slots.acquire().await.expect("the semaphore is never closed");
+        drop(place);
+        let worker = Arc::clone(&inner);
+        let result = tokio::task::spawn_blocking(move || {
+            let started = Instant::now();
+            let mut memory = worker.lock_memory().pop().unwrap_or_default();
+            let result = job(&mut memory);
+            memory.shrink_to(worker.cost);
+            worker.lock_memory().push(memory);
+            worker.metrics.duration.observe(started.elapsed().as_secs_f64());
+            result
+        })
+        .await;
+        drop(permit);
+        match result {
+            Ok(result) => Ok(result),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+impl Inner {
+    fn lock_memory(&self) -> std::sync::MutexGuard<'_, Vec<Memory>> {
+        // The vector is valid at every instant; a panic elsewhere leaves nothing half done.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place in the queue, given back when dropped: also when the caller goes away while it waits.
+struct Place<'a>(&'a Inner);
+
+impl<'a> Place<'a> {
+    fn take(inner: &'a Inner) -> Result<Self, Saturated> {
+        let taken = inner.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiting| {
+            (waiting < inner.queue).then_some(waiting + 1)
+        });
+        if taken.is_err() {
+            inner.metrics.rejected.inc();
+            return Err(Saturated);
+        }
+        inner.metrics.waiting.inc();
+        Ok(Self(inner))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.0.metrics.waiting.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(slots: usize, queue: usize) -> HashPool {
+        HashPool::new(Argon2idCost::default(), slots, queue, HashMetrics::default())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn hashes_and_verifies() {
+        let pool = pool(2, 8);
+        let password = SecretString::from("correct horse");
+        let hash = pool.hash(&password).await.unwrap();
+        assert!(hash.expose().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
+        assert_eq!(pool.verify(&password, &hash).await, Ok(true));
+        assert_eq!(pool.verify(&SecretString::from("wrong"), &hash).await, Ok(false));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn memory_is_one_block_set_a_slot_however_many_callers() {
+        let pool = pool(2, 64);
+        let password = SecretString::from("x");
+        let hashes = futures::future::join_all((0..24).map(|_| pool.hash(&password))).await;
+        assert!(hashes.iter().all(Result::is_ok));
+        assert!(pool.0.lock_memory().len() <= 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn beyond_the_queue_callers_are_turned_away_at_once() {
+        let pool = pool(1, 2);
+        let password = SecretString::from("x");
+        let results = futures::future::join_all((0..16).map(|_| pool.hash(&password))).await;
+        assert!(results.iter().any(|result| result.as_ref().is_err_and(|error| *error == Saturated)));
+        assert!(results.iter().any(Result::is_ok));
+        assert_eq!(pool.0.waiting.load(Ordering::Acquire), 0);
+    }
+}

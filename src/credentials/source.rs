@@ -1,0 +1,167 @@
+//! The content of a password Secret (type `roster.dev/password`), as a person wrote it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use secrecy::SecretString;
+
+use super::hash::{HashError, PasswordHash};
+use super::password::{self, PasswordError};
+use crate::api::{PASSWORD_SECRET_TYPE, USER_ANNOTATION};
+
+/// Key of a plaintext password.
+pub const PASSWORD_KEY: &str = "password";
+/// Key of a password hash.
+pub const HASH_KEY: &str = "passwordHash";
+
+/// What the Secret says the password is.
+#[derive(Debug)]
+pub enum Source {
+    /// A hash, taken as it is.
+    Hash(PasswordHash),
+    /// A password, and the hash that stands beside it, if one does: it is kept where it is that password's.
+    Password(SecretString, Option<PasswordHash>),
+}
+
+/// Why a Secret gives no password. Each is a condition reason of its own; the messages say what to do.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SourceError {
+    /// Another type of Secret.
+    #[error("is of type {0}, not {PASSWORD_SECRET_TYPE}: a Secret's type is fixed, so delete it and create it anew")]
+    WrongType(String),
+    /// The opt-in annotation is missing or names someone else.
+    #[error("does not name this user: add the annotation {USER_ANNOTATION}: {0}")]
+    NotOptedIn(String),
+    /// Neither key is there.
+    #[error("has neither the key {PASSWORD_KEY} nor {HASH_KEY}: add one")]
+    KeyMissing,
+    /// The password is not acceptable.
+    #[error("data.{PASSWORD_KEY} {0}")]
+    Password(PasswordError),
+    /// The hash is not acceptable.
+    #[error("data.{HASH_KEY} {0}")]
+    Hash(HashError),
+}
+
+impl SourceError {
+    /// The condition reason.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::WrongType(_) => "SecretTypeInvalid",
+            Self::NotOptedIn(_) => "SecretNotOptedIn",
+            Self::KeyMissing => "SecretKeyMissing",
+            Self::Password(PasswordError::Empty) => "PasswordEmpty",
+            Self::Password(PasswordError::TooLong) => "PasswordTooLong",
+            Self::Password(PasswordError::NotUtf8) => "PasswordNotUTF8",
+            Self::Password(PasswordError::ControlCharacter) => "PasswordInvalid",
+            Self::Hash(HashError::NotAHash | HashError::Malformed(..)) => "PasswordHashMalformed",
+            Self::Hash(HashError::UnsupportedAlgorithm) => "PasswordHashUnsupported",
+            Self::Hash(HashError::Weak(_)) => "PasswordHashTooWeak",
+            Self::Hash(HashError::TooCostly(_)) => "PasswordHashTooCostly",
+        }
+    }
+}
+
+/// Reads the password that `secret` holds for the User named `user`.
+///
+/// # Errors
+/// If the Secret is not meant for that user, or what it holds is not acceptable.
+pub fn read(secret: &Secret, user: &str) -> Result<Source, SourceError> {
+    let kind = secret.type_.as_deref().unwrap_or("Opaque");
+    if kind != PASSWORD_SECRET_TYPE {
+        return Err(SourceError::WrongType(kind.to_owned()));
+    }
+    let named = secret.metadata.annotations.as_ref().and_then(|annotations| annotations.get(USER_ANNOTATION));
+    if named.map(String::as_str) != Some(user) {
+        return Err(SourceError::NotOptedIn(user.to_owned()));
+    }
+    read_data(secret.data.as_ref().unwrap_or(&BTreeMap::new()))
+}
+
+/// Reads the data of a password Secret. A password goes before a hash: it is what somebody has just typed, while the
+/// hash may stem from an earlier one.
+///
+/// # Errors
+/// If there is neither, or what there is, is not acceptable.
+pub fn read_data(data: &BTreeMap<String, ByteString>) -> Result<Source, SourceError> {
+    let hash = data.get(HASH_KEY).map(|bytes| parse_hash(&bytes.0));
+    match (data.get(PASSWORD_KEY), hash) {
+        (Some(password), hash) => {
+            let password = password::accept(&password.0).map_err(SourceError::Password)?;
+            Ok(Source::Password(password, hash.and_then(Result::ok)))
+        }
+        (None, Some(hash)) => Ok(Source::Hash(hash.map_err(SourceError::Hash)?)),
+        (None, None) => Err(SourceError::KeyMissing),
+    }
+}
+
+/// A file often ends with a line break, and no hash contains one.
+fn parse_hash(bytes: &[u8]) -> Result<PasswordHash, HashError> {
+    let text = str::from_utf8(bytes).map_err(|_| HashError::NotAHash)?;
+    PasswordHash::parse(text.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::api::ObjectMeta;
+    use rstest::rstest;
+
+    const BCRYPT: &str = "$2b$12$L6Bc/AlTQHyd9liGgGEZyOFLPHNgyxeEPfgYfBCVxJ7JIlwxyVU3u";
+
+    fn secret(kind: &str, user: Option<&str>, data: &[(&str, &[u8])]) -> Secret {
+        Secret {
+            metadata: ObjectMeta {
+                annotations: user.map(|user| [(USER_ANNOTATION.to_owned(), user.to_owned())].into()),
+                ..ObjectMeta::default()
+            },
+            type_: Some(kind.to_owned()),
+            data: Some(data.iter().map(|(key, value)| ((*key).to_owned(), ByteString(value.to_vec()))).collect()),
+            ..Secret::default()
+        }
+    }
+
+    #[rstest]
+    #[case("Opaque", Some("jane"), &[("password", b"x".as_slice())], "SecretTypeInvalid")]
+    #[case(PASSWORD_SECRET_TYPE, None, &[("password", b"x".as_slice())], "SecretNotOptedIn")]
+    #[case(PASSWORD_SECRET_TYPE, Some("john"), &[("password", b"x".as_slice())], "SecretNotOptedIn")]
+    #[case(PASSWORD_SECRET_TYPE, Some("jane"), &[("passwd", b"x".as_slice())], "SecretKeyMissing")]
+    #[case(PASSWORD_SECRET_TYPE, Some("jane"), &[("password", b"".as_slice())], "PasswordEmpty")]
+    #[case(PASSWORD_SECRET_TYPE, Some("jane"), &[("password", [b'x'; 1025].as_slice())], "PasswordTooLong")]
+    #[case(PASSWORD_SECRET_TYPE, Some("jane"), &[("password", b"\xff".as_slice())], "PasswordNotUTF8")]
+    #[case(PASSWORD_SECRET_TYPE, Some("jane"), &[("password", b"x\n".as_slice())], "PasswordInvalid")]
+    #[case(PASSWORD_SECRET_TYPE, Some("jane"), &[("passwordHash", b"hunter2".as_slice())], "PasswordHashMalformed")]
+    #[case(PASSWORD_SECRET_TYPE, Some("jane"), &[("passwordHash", b"$1$salt$x".as_slice())], "PasswordHashUnsupported")]
+    fn each_fault_has_its_reason(
+        #[case] kind: &str,
+        #[case] user: Option<&str>,
+        #[case] data: &[(&str, &[u8])],
+        #[case] reason: &str,
+    ) {
+        assert_eq!(read(&secret(kind, user, data), "jane").unwrap_err().reason(), reason);
+    }
+
+    #[test]
+    fn a_password_goes_before_a_hash() {
+        let both: &[(&str, &[u8])] = &[("password", b"x"), ("passwordHash", BCRYPT.as_bytes())];
+        let source = read(&secret(PASSWORD_SECRET_TYPE, Some("jane"), both), "jane");
+        assert!(matches!(source, Ok(Source::Password(_, Some(_)))));
+        let broken: &[(&str, &[u8])] = &[("password", b"x"), ("passwordHash", b"junk")];
+        let source = read(&secret(PASSWORD_SECRET_TYPE, Some("jane"), broken), "jane");
+        assert!(matches!(source, Ok(Source::Password(_, None))));
+    }
+
+    #[test]
+    fn a_line_break_behind_a_hash_is_forgiven() {
+        let line = format!("{BCRYPT}\n");
+        let source = read(&secret(PASSWORD_SECRET_TYPE, Some("jane"), &[("passwordHash", line.as_bytes())]), "jane");
+        assert!(matches!(source, Ok(Source::Hash(_))));
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let secret = secret(PASSWORD_SECRET_TYPE, Some("jane"), &[("password", b"hunter2")]);
+        assert!(!format!("{:?}", read(&secret, "jane")).contains("hunter2"));
+    }
+}

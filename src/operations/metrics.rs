@@ -1,0 +1,153 @@
+//! Prometheus metrics. Every label has a fixed set of values: never a name, never an error's text.
+
+use std::fmt::Write;
+use std::sync::atomic::AtomicI64;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// One label with a value known at compile time.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Label {
+    name: &'static str,
+    value: &'static str,
+}
+
+impl EncodeLabelSet for Label {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        use prometheus_client::encoding::EncodeLabel;
+        (self.name, self.value).encode(encoder.encode_label())
+    }
+}
+
+/// Counters by one label.
+#[derive(Clone, Debug)]
+pub struct CounterBy {
+    name: &'static str,
+    family: Family<Label, Counter>,
+}
+
+impl CounterBy {
+    fn new(name: &'static str) -> Self {
+        Self { name, family: Family::default() }
+    }
+
+    /// Counts one more for that value of the label.
+    pub fn inc(&self, value: &'static str) {
+        self.family.get_or_create(&Label { name: self.name, value }).inc();
+    }
+}
+
+fn seconds() -> Histogram {
+    Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0])
+}
+
+/// Metrics of the hash pool.
+#[derive(Clone, Debug)]
+pub struct HashMetrics {
+    /// Time that a hash or a verification took, without the wait, in seconds.
+    pub duration: Histogram,
+    /// Callers that wait for a slot.
+    pub waiting: Gauge<i64, AtomicI64>,
+    /// Callers that were turned away.
+    pub rejected: Counter,
+}
+
+impl Default for HashMetrics {
+    fn default() -> Self {
+        Self { duration: seconds(), waiting: Gauge::default(), rejected: Counter::default() }
+    }
+}
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// The hash pool.
+    pub hashing: HashMetrics,
+    /// Reconciliations by outcome: `ok`, or the category of the error.
+    pub reconciliations: CounterBy,
+    /// Time that a reconciliation took, in seconds.
+    pub reconcile_duration: Histogram,
+    /// Failed watches by resource. Each is retried with backoff.
+    pub watch_errors: CounterBy,
+    /// Writes to the API server by kind of object.
+    pub writes: CounterBy,
+    /// Admission requests by outcome.
+    pub admissions: CounterBy,
+    /// 1 while this replica holds the lease.
+    pub leader: Gauge<i64, AtomicI64>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            registry: Registry::default(),
+            hashing: HashMetrics::default(),
+            reconciliations: CounterBy::new("outcome"),
+            reconcile_duration: seconds(),
+            watch_errors: CounterBy::new("resource"),
+            writes: CounterBy::new("kind"),
+            admissions: CounterBy::new("outcome"),
+            leader: Gauge::default(),
+        };
+        metrics.registered()
+    }
+}
+
+impl Metrics {
+    fn registered(mut self) -> Self {
+        let registry = self.registry.sub_registry_with_prefix("roster");
+        let hashing = &self.hashing;
+        registry.register_with_unit(
+            "hash_duration",
+            "Time of one hash or verification",
+            Unit::Seconds,
+            hashing.duration.clone(),
+        );
+        registry.register("hash_waiting", "Callers waiting for a hashing slot", hashing.waiting.clone());
+        registry.register("hash_rejected", "Callers turned away because the queue was full", hashing.rejected.clone());
+        registry.register("user_reconciliations", "Reconciliations of Users", self.reconciliations.family.clone());
+        registry.register_with_unit(
+            "user_reconcile_duration",
+            "Time of one reconciliation of a User",
+            Unit::Seconds,
+            self.reconcile_duration.clone(),
+        );
+        registry.register("watch_errors", "Failed watches", self.watch_errors.family.clone());
+        registry.register("writes", "Writes to the API server", self.writes.family.clone());
+        registry.register("admission_requests", "Admission requests", self.admissions.family.clone());
+        registry.register("leader", "1 while this replica holds the lease", self.leader.clone());
+        self
+    }
+
+    /// The metrics in OpenMetrics text format.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        if encode(&mut text, &self.registry).is_err() {
+            // Writing to a String fails only if a metric encodes itself wrongly.
+            let _ = writeln!(text, "# EOF");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renders_every_metric_with_its_prefix() {
+        let metrics = Metrics::default();
+        metrics.reconciliations.inc("ok");
+        let text = metrics.render();
+        assert!(text.contains("roster_user_reconciliations_total{outcome=\"ok\"} 1"), "{text}");
+        assert!(text.contains("roster_hash_duration_seconds_bucket"), "{text}");
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+}

@@ -1,0 +1,3 @@
+//! Running the process.
+
+pub mod metrics;
