@@ -5,3 +5,4 @@
 pub mod api;
 pub mod credentials;
 pub mod operations;
+pub mod tls;

@@ -1,0 +1,221 @@
+//! Configuration of `roster run`: flags, each with an environment variable.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::credentials::hash::Argon2idCost;
+
+/// Flags of `roster run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunConfig {
+    /// Namespace that Roster runs in and keeps credentials in.
+    #[arg(long, env = "ROSTER_NAMESPACE", default_value = "roster-system")]
+    pub namespace: String,
+
+    /// Address of the TLS port: admission.
+    #[arg(long, env = "ROSTER_LISTEN", default_value = "0.0.0.0:8443")]
+    pub listen: SocketAddr,
+
+    /// Address of the probe port: /livez, /readyz and /metrics, without TLS.
+    #[arg(long, env = "ROSTER_PROBE_LISTEN", default_value = "0.0.0.0:8080")]
+    pub probe_listen: SocketAddr,
+
+    /// Name of the Service in front of the TLS port; the serving certificate is made out to it.
+    #[arg(long, env = "ROSTER_SERVICE", default_value = "roster")]
+    pub service: String,
+
+    /// Further DNS names and IP addresses that the serving certificate is made out to.
+    #[arg(long, env = "ROSTER_TLS_SANS", value_delimiter = ',')]
+    pub tls_sans: Vec<String>,
+
+    /// Name of the MutatingWebhookConfiguration whose caBundle Roster keeps right.
+    #[arg(long, env = "ROSTER_WEBHOOK_CONFIGURATION", default_value = "roster")]
+    pub webhook_configuration: String,
+
+    /// How Roster's own certificate authority is kept.
+    #[command(flatten)]
+    pub certificates: CertificateConfig,
+
+    /// How passwords are hashed.
+    #[command(flatten)]
+    pub hashing: HashConfig,
+
+    /// How the leader is elected.
+    #[command(flatten)]
+    pub lease: LeaseConfig,
+
+    /// Users that are reconciled at the same time. Each takes a connection to the API server.
+    #[arg(long, env = "ROSTER_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub concurrency: u16,
+
+    /// How logs are written.
+    #[command(flatten)]
+    pub log: LogConfig,
+}
+
+/// Lifetimes of certificates.
+#[derive(Args, Clone, Debug)]
+pub struct CertificateConfig {
+    /// Lifetime of the certificate authority. A new one takes over after two thirds of it.
+    #[arg(long, env = "ROSTER_CA_LIFETIME", default_value = "8760h", value_parser = duration)]
+    pub ca_lifetime: Duration,
+
+    /// Lifetime of a serving certificate. It is replaced after two thirds of it.
+    #[arg(long, env = "ROSTER_CERTIFICATE_LIFETIME", default_value = "720h", value_parser = duration)]
+    pub certificate_lifetime: Duration,
+}
+
+/// Parameters of argon2id and of the pool that runs it.
+#[derive(Args, Clone, Debug)]
+pub struct HashConfig {
+    /// Memory of a hash, KiB. Raising it rehashes at the next login.
+    #[arg(long, env = "ROSTER_HASH_MEMORY_KIB", default_value_t = 19_456)]
+    pub hash_memory_kib: u32,
+
+    /// Iterations of a hash.
+    #[arg(long, env = "ROSTER_HASH_ITERATIONS", default_value_t = 2)]
+    pub hash_iterations: u32,
+
+    /// Lanes of a hash.
+    #[arg(long, env = "ROSTER_HASH_PARALLELISM", default_value_t = 1)]
+    pub hash_parallelism: u32,
+
+    /// Hashes at the same time. Default: one a core.
+    #[arg(long, env = "ROSTER_HASH_SLOTS", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub hash_slots: Option<u16>,
+
+    /// Callers that may wait for a slot. Whoever comes beyond that is turned away.
+    #[arg(long, env = "ROSTER_HASH_QUEUE", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
+    pub hash_queue: u16,
+}
+
+impl HashConfig {
+    /// The cost of new hashes.
+    ///
+    /// # Errors
+    /// If a parameter is below the floor or above the ceiling.
+    pub fn cost(&self) -> Result<Argon2idCost, String> {
+        Argon2idCost::new(self.hash_memory_kib, self.hash_iterations, self.hash_parallelism)
+    }
+
+    /// Number of hashes at the same time.
+    pub fn slots(&self) -> usize {
+        self.hash_slots
+            .map_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get), usize::from)
+    }
+}
+
+/// Timing of the leader election.
+#[derive(Args, Clone, Debug)]
+pub struct LeaseConfig {
+    /// Name of the Lease, in Roster's namespace.
+    #[arg(long, env = "ROSTER_LEASE", default_value = "roster")]
+    pub lease: String,
+
+    /// Name of this replica. Default: host name and a random part.
+    #[arg(long, env = "ROSTER_IDENTITY")]
+    pub identity: Option<String>,
+
+    /// How long the others wait for a leader that no longer renews.
+    #[arg(long, env = "ROSTER_LEASE_DURATION", default_value = "15s", value_parser = duration)]
+    pub lease_duration: Duration,
+
+    /// How long the leader tries to renew before it gives up.
+    #[arg(long, env = "ROSTER_RENEW_DEADLINE", default_value = "10s", value_parser = duration)]
+    pub renew_deadline: Duration,
+
+    /// Time between two attempts.
+    #[arg(long, env = "ROSTER_RETRY_PERIOD", default_value = "2s", value_parser = duration)]
+    pub retry_period: Duration,
+}
+
+/// What is logged and how.
+#[derive(Args, Clone, Debug)]
+pub struct LogConfig {
+    /// Form of the log lines.
+    #[arg(long, env = "ROSTER_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    pub log_format: LogFormat,
+
+    /// What is logged, as tracing directives: info, or roster=debug,kube=warn.
+    #[arg(long, env = "ROSTER_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// Form of the log lines.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration =
+        text.parse().map_err(|_| "write a duration such as 15s, 10m or 720h".to_owned())?;
+    let duration = Duration::try_from(parsed).map_err(|_| "a duration can't be negative".to_owned())?;
+    if duration.is_zero() { Err("a duration must be longer than zero".to_owned()) } else { Ok(duration) }
+}
+
+impl RunConfig {
+    /// Checks what a single flag can't.
+    ///
+    /// # Errors
+    /// If flags contradict each other; the message names them.
+    pub fn validate(&self) -> Result<(), String> {
+        self.hashing.cost()?;
+        let lease = &self.lease;
+        if lease.renew_deadline >= lease.lease_duration {
+            return Err("--renew-deadline must be shorter than --lease-duration".to_owned());
+        }
+        if lease.retry_period >= lease.renew_deadline {
+            return Err("--retry-period must be shorter than --renew-deadline".to_owned());
+        }
+        if lease.lease_duration < Duration::from_secs(1) {
+            return Err("--lease-duration must be at least 1s: a Lease counts whole seconds".to_owned());
+        }
+        if self.certificates.certificate_lifetime > self.certificates.ca_lifetime {
+            return Err("--certificate-lifetime must not be longer than --ca-lifetime".to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use rstest::rstest;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        run: RunConfig,
+    }
+
+    fn parse(args: &[&str]) -> Result<(), String> {
+        let cli = Cli::try_parse_from(["roster"].iter().chain(args)).map_err(|error| error.to_string())?;
+        cli.run.validate()
+    }
+
+    #[rstest]
+    #[case(&["--hash-memory-kib", "1024"], "argon2id needs at least")]
+    #[case(&["--renew-deadline", "20s"], "--renew-deadline must be shorter")]
+    #[case(&["--retry-period", "12s"], "--retry-period must be shorter")]
+    #[case(&["--lease-duration", "fast"], "write a duration such as")]
+    #[case(&["--lease-duration", "0s"], "longer than zero")]
+    #[case(&["--certificate-lifetime", "9000h"], "--certificate-lifetime must not")]
+    #[case(&["--concurrency", "0"], "--concurrency")]
+    #[case(&["--listen", "here"], "--listen")]
+    fn nonsense_is_refused_by_name(#[case] args: &[&str], #[case] message: &str) {
+        let error = parse(args).unwrap_err();
+        assert!(error.contains(message), "{error}");
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        parse(&[]).unwrap();
+    }
+}

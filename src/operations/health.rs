@@ -1,0 +1,138 @@
+//! Liveness and readiness, on a port of their own.
+//!
+//! *Live* means that the loops still turn: each beats at every attempt, whether or not it succeeds, so an API server
+//! that is away does not get the process killed. *Ready* means that the TLS port serves; it does not depend on
+//! leadership, because every replica answers admission.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::metrics::Metrics;
+
+/// What the probes answer from.
+#[derive(Debug, Default)]
+pub struct Health {
+    ready: AtomicBool,
+    loops: Mutex<Vec<Arc<Heartbeat>>>,
+}
+
+/// Progress of one loop.
+#[derive(Debug)]
+pub struct Heartbeat {
+    name: &'static str,
+    patience: Duration,
+    last: Mutex<Instant>,
+}
+
+impl Heartbeat {
+    /// Tells that the loop has turned once more.
+    pub fn beat(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn silent_for(&self) -> Duration {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
+impl Health {
+    /// Adds a loop that must beat at least once every `patience`.
+    pub fn watch_over(&self, name: &'static str, patience: Duration) -> Arc<Heartbeat> {
+        let heartbeat = Arc::new(Heartbeat { name, patience, last: Mutex::new(Instant::now()) });
+        self.loops.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&heartbeat));
+        heartbeat
+    }
+
+    /// Tells whether requests should be sent here.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
+    }
+
+    fn livez(&self) -> (StatusCode, String) {
+        let mut report = String::new();
+        let mut status = StatusCode::OK;
+        for heartbeat in self.loops.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let alive = heartbeat.silent_for() <= heartbeat.patience;
+            if !alive {
+                status = StatusCode::INTERNAL_SERVER_ERROR;
+            }
+            let _ = writeln!(
+                report,
+                "[{}]{} {}",
+                if alive { '+' } else { '-' },
+                heartbeat.name,
+                if alive { "ok" } else { "stuck" }
+            );
+        }
+        (status, report)
+    }
+
+    fn readyz(&self) -> (StatusCode, &'static str) {
+        if self.ready.load(Ordering::Acquire) {
+            (StatusCode::OK, "ok\n")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "not ready: the TLS port does not serve yet, or no longer\n")
+        }
+    }
+}
+
+/// Serves `/livez`, `/readyz` and `/metrics` until `shutdown`.
+///
+/// # Errors
+/// If the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let probes = Router::new()
+        .route("/livez", get(|State(health): State<Arc<Health>>| async move { health.livez() }))
+        .route("/readyz", get(|State(health): State<Arc<Health>>| async move { health.readyz() }))
+        .with_state(health);
+    let app = probes.route(
+        "/metrics",
+        get(move || {
+            let text = metrics.render();
+            async move { ([("content-type", OPENMETRICS)], text) }
+        }),
+    );
+    axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_that_stands_still_is_not_live() {
+        let health = Health::default();
+        let moving = health.watch_over("moving", Duration::from_secs(60));
+        moving.beat();
+        assert_eq!(health.livez().0, StatusCode::OK);
+        health.watch_over("stuck", Duration::ZERO);
+        std::thread::sleep(Duration::from_millis(1));
+        let (status, report) = health.livez();
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(report.contains("[-]stuck stuck") && report.contains("[+]moving ok"), "{report}");
+    }
+
+    #[test]
+    fn readiness_is_what_it_was_set_to() {
+        let health = Health::default();
+        assert_eq!(health.readyz().0, StatusCode::SERVICE_UNAVAILABLE);
+        health.set_ready(true);
+        assert_eq!(health.readyz().0, StatusCode::OK);
+    }
+}

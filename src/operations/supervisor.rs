@@ -1,0 +1,100 @@
+//! Supervision: no task ends unnoticed.
+
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How long tasks may take to end after they were asked to.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// A set of tasks that live and die together. If one ends before it was asked to, by error, panic or return, the
+/// others are asked to end and the whole is an error: a process that is half alive is worse than one that restarts.
+#[derive(Debug, Default)]
+pub struct Supervisor {
+    tasks: JoinSet<(&'static str, Result<()>)>,
+    shutdown: CancellationToken,
+}
+
+impl Supervisor {
+    /// The token that asks tasks to end.
+    pub fn shutdown(&self) -> CancellationToken {
+        self.shutdown.clone()
+    }
+
+    /// Starts a task. It must end soon after the token is cancelled.
+    pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = Result<()>> + Send + 'static) {
+        self.tasks.spawn(async move { (name, task.await) });
+    }
+
+    /// Waits for the end: until `stop` is done, or a task ends by itself.
+    ///
+    /// # Errors
+    /// If a task ended by itself or failed while ending.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<()> {
+        let mut outcome = tokio::select! {
+            () = stop => Ok(()),
+            Some(ended) = self.tasks.join_next() => Err(premature(ended)),
+        };
+        self.shutdown.cancel();
+        let drained = tokio::time::timeout(GRACE, async {
+            while let Some(ended) = self.tasks.join_next().await {
+                let result = ended
+                    .map_err(|error| anyhow!("a task panicked: {error}"))
+                    .and_then(|(name, result)| result.map_err(|error| error.context(format!("task {name}"))));
+                if outcome.is_ok() {
+                    outcome = result;
+                }
+            }
+        });
+        if drained.await.is_err() && outcome.is_ok() {
+            outcome = Err(anyhow!("some tasks did not end within {GRACE:?}"));
+        }
+        outcome
+    }
+}
+
+fn premature(ended: Result<(&'static str, Result<()>), tokio::task::JoinError>) -> anyhow::Error {
+    match ended {
+        Ok((name, Ok(()))) => anyhow!("task {name} ended unasked"),
+        Ok((name, Err(error))) => error.context(format!("task {name} failed")),
+        Err(error) => anyhow!("a task panicked: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn until(token: CancellationToken) -> Result<()> {
+        token.cancelled().await;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn ends_in_order_when_asked() {
+        let mut supervisor = Supervisor::default();
+        supervisor.spawn("a", until(supervisor.shutdown()));
+        supervisor.spawn("b", until(supervisor.shutdown()));
+        supervisor.run(async {}).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_dead_task_ends_the_others_and_is_an_error() {
+        for kind in 0..3 {
+            let mut supervisor = Supervisor::default();
+            supervisor.spawn("survivor", until(supervisor.shutdown()));
+            supervisor.spawn("victim", async move {
+                match kind {
+                    0 => Ok(()),
+                    1 => Err(anyhow!("broken")),
+                    _ => panic!("boom"),
+                }
+            });
+            let error = format!("{:#}", supervisor.run(std::future::pending()).await.unwrap_err());
+            assert!(error.contains("victim") || error.contains("panicked"), "{error}");
+        }
+    }
+}

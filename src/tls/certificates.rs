@@ -1,0 +1,154 @@
+//! The serving certificate of this replica, and the Secret that the replicas' common authority lives in.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
+use futures::{Stream, StreamExt, TryStreamExt, pin_mut};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{ObjectMeta, PostParams};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::watch_object;
+use kube::{Api, Client};
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::authority::{Authorities, Leaf};
+use crate::operations::config::RunConfig;
+use crate::operations::health::Heartbeat;
+
+/// Name of the Secret that holds the authority.
+pub const CA_SECRET: &str = "roster-ca";
+
+/// How often, at least, the loop looks at the clock.
+pub const TICK: Duration = Duration::from_secs(10);
+
+/// The authority's Secret, and what is made from it.
+#[derive(Clone)]
+pub struct Certificates {
+    secrets: Api<Secret>,
+    config: Arc<RunConfig>,
+    serving: Arc<ArcSwap<ServerConfig>>,
+}
+
+impl Certificates {
+    /// Reads the authority, or makes the first one, and issues a serving certificate.
+    ///
+    /// # Errors
+    /// If the Secret can be neither read nor created, or does not parse.
+    pub async fn load(client: Client, config: Arc<RunConfig>) -> Result<Self> {
+        let secrets = Api::namespaced(client, &config.namespace);
+        let authorities = load_or_create(&secrets, config.certificates.ca_lifetime).await?;
+        let leaf = issue(&authorities, &config, Timestamp::now())?;
+        let serving = Arc::new(ArcSwap::from_pointee(server_config(&leaf)?));
+        Ok(Self { secrets, config, serving })
+    }
+
+    /// The TLS configuration of the moment. New connections use what is there when they arrive.
+    pub fn serving(&self) -> Arc<ArcSwap<ServerConfig>> {
+        Arc::clone(&self.serving)
+    }
+
+    /// Keeps the serving certificate right until `shutdown`: it follows the Secret and the clock.
+    ///
+    /// # Errors
+    /// If a certificate can't be issued from a Secret that parses.
+    pub async fn keep(self, heartbeat: Arc<Heartbeat>, shutdown: CancellationToken) -> Result<()> {
+        let changes = self.changes();
+        pin_mut!(changes);
+        let mut authorities: Option<Authorities> = None;
+        let mut current: Option<(String, Timestamp)> = None;
+        loop {
+            heartbeat.beat();
+            if let Some(authorities) = &authorities {
+                let now = Timestamp::now();
+                let signer = authorities.signer(now);
+                if current.as_ref().is_none_or(|(cert, renew_at)| cert != signer.cert_pem() || now >= *renew_at) {
+                    let leaf = issue(authorities, &self.config, now)?;
+                    self.serving.store(Arc::new(server_config(&leaf)?));
+                    info!(renew_at = %leaf.renew_at, "a serving certificate was issued");
+                    current = Some((signer.cert_pem().to_owned(), leaf.renew_at));
+                }
+            }
+            let until_renewal = current.as_ref().map_or(TICK, |(_, renew_at)| {
+                Duration::try_from(renew_at.duration_since(Timestamp::now())).unwrap_or_default()
+            });
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                // Where the Secret was deleted, what was made from it serves until the leader has made a new one.
+                Some(Some(secret)) = changes.next() => match read(&secret) {
+                    Ok(read) => authorities = Some(read),
+                    Err(error) => warn!(error = format!("{error:#}"), "the certificate authority is not used"),
+                },
+                () = tokio::time::sleep(until_renewal.clamp(Duration::from_millis(100), TICK)) => {}
+            }
+        }
+    }
+
+    /// Brings the authority's Secret up to date: a first authority where there is none, a successor where one is due,
+    /// none that has expired. Leader only. Returns the authorities as they stand afterwards.
+    ///
+    /// # Errors
+    /// If the Secret can't be written, or somebody else wrote it meanwhile.
+    pub async fn rotate_if_due(&self, secret: Option<&Secret>) -> Result<Authorities> {
+        let lifetime = self.config.certificates.ca_lifetime;
+        let Some(secret) = secret else { return load_or_create(&self.secrets, lifetime).await };
+        let authorities = read(secret)?;
+        let Some(next) = authorities.rotated(Timestamp::now(), lifetime)? else { return Ok(authorities) };
+        let secret = Secret { data: Some(next.write()), ..secret.clone() };
+        self.secrets.replace(CA_SECRET, &PostParams::default(), &secret).await?;
+        info!("the certificate authority was rotated");
+        Ok(next)
+    }
+
+    /// The authority's Secret as it changes; `None` where it does not exist.
+    pub fn changes(&self) -> impl Stream<Item = Option<Secret>> + Send + use<> {
+        watch_object(self.secrets.clone(), CA_SECRET)
+            .default_backoff()
+            .inspect_err(|error| warn!(%error, "the certificate authority can't be watched"))
+            .filter_map(|event| std::future::ready(event.ok()))
+    }
+}
+
+async fn load_or_create(secrets: &Api<Secret>, lifetime: Duration) -> Result<Authorities> {
+    if let Some(secret) = secrets.get_opt(CA_SECRET).await? {
+        return read(&secret);
+    }
+    let first = Authorities::create(Timestamp::now(), lifetime)?;
+    let secret = Secret {
+        metadata: ObjectMeta { name: Some(CA_SECRET.to_owned()), ..ObjectMeta::default() },
+        data: Some(first.write()),
+        ..Secret::default()
+    };
+    match secrets.create(&PostParams::default(), &secret).await {
+        Ok(_) => Ok(first),
+        // Another replica was faster.
+        Err(kube::Error::Api(status)) if status.code == 409 => read(&secrets.get(CA_SECRET).await?),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn read(secret: &Secret) -> Result<Authorities> {
+    Authorities::read(secret.data.as_ref().unwrap_or(&BTreeMap::new()))
+        .with_context(|| format!("Secret {CA_SECRET} does not parse: delete it to have a new authority made"))
+}
+
+fn issue(authorities: &Authorities, config: &RunConfig, now: Timestamp) -> Result<Leaf> {
+    let service = format!("{}.{}.svc", config.service, config.namespace);
+    let mut names = vec![service.clone(), format!("{service}.cluster.local"), "localhost".to_owned()];
+    names.extend(config.tls_sans.iter().cloned());
+    authorities.signer(now).issue(&names, now, config.certificates.certificate_lifetime)
+}
+
+fn server_config(leaf: &Leaf) -> Result<ServerConfig> {
+    let chain = vec![CertificateDer::from(leaf.cert_der.clone())];
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf.key_der.to_vec()));
+    let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}

@@ -1,0 +1,71 @@
+//! Keeps the caBundle of the webhook configuration right. Leader only.
+
+use std::future::ready;
+
+use anyhow::Result;
+use futures::{StreamExt, pin_mut};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::PostParams;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::watch_object;
+use kube::{Api, Client, ResourceExt};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::certificates::{Certificates, TICK};
+
+/// Publishes the authority until `shutdown`: whenever the authority changes, is due for rotation, or somebody edits
+/// the webhook configuration. Errors are logged and tried again: the webhook goes on with the bundle that it has.
+///
+/// # Errors
+/// None of its own; it ends only when asked.
+pub async fn keep(
+    client: Client,
+    certificates: Certificates,
+    configuration: String,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let api: Api<MutatingWebhookConfiguration> = Api::all(client);
+    let edits = watch_object(api.clone(), &configuration).default_backoff().filter_map(|event| ready(event.ok()));
+    let changes = certificates.changes();
+    pin_mut!(edits, changes);
+    let (mut secret, mut webhooks) = (None, None);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            Some(edited) = edits.next() => webhooks = Some(edited),
+            Some(changed) = changes.next() => secret = Some(changed),
+            () = tokio::time::sleep(TICK) => {}
+        }
+        let (Some(secret), Some(webhooks)) = (&secret, &webhooks) else { continue };
+        if let Err(error) = publish(&api, &certificates, secret.as_ref(), webhooks.clone()).await {
+            warn!(error = format!("{error:#}"), configuration, "the caBundle could not be brought up to date");
+        }
+    }
+}
+
+/// Reads nothing: it goes by what the watches have seen, and a write on top of an older state is refused.
+async fn publish(
+    api: &Api<MutatingWebhookConfiguration>,
+    certificates: &Certificates,
+    secret: Option<&Secret>,
+    configuration: Option<MutatingWebhookConfiguration>,
+) -> Result<()> {
+    let bundle = ByteString(certificates.rotate_if_due(secret).await?.bundle().into_bytes());
+    let Some(mut configuration) = configuration else { return Ok(()) };
+    let mut changed = false;
+    for webhook in configuration.webhooks.iter_mut().flatten() {
+        if webhook.client_config.ca_bundle.as_ref() != Some(&bundle) {
+            webhook.client_config.ca_bundle = Some(bundle.clone());
+            changed = true;
+        }
+    }
+    if changed {
+        let name = configuration.name_any();
+        api.replace(&name, &PostParams::default(), &configuration).await?;
+        info!(configuration = name, "the caBundle was brought up to date");
+    }
+    Ok(())
+}
