@@ -1,0 +1,4 @@
+//! Admission: what CEL can't do. Served by every replica on the TLS port.
+
+pub mod password_secret;
+pub mod server;

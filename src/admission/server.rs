@@ -1,0 +1,140 @@
+//! The HTTP side of admission.
+
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::routing::post;
+use axum::{Json, Router};
+use k8s_openapi::api::core::v1::Secret;
+use kube::core::DynamicObject;
+use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
+use tracing::{info, warn};
+
+use super::password_secret::{self, Refusal};
+use crate::api::PASSWORD_SECRET_TYPE;
+use crate::credentials::pool::HashPool;
+use crate::operations::metrics::Metrics;
+
+/// Path of the webhook for password Secrets.
+pub const PASSWORD_SECRETS_PATH: &str = "/admission/password-secrets";
+
+/// A Secret has at most 1 MiB; a review holds it twice, in base64, with room for metadata.
+const MAX_REVIEW_BYTES: usize = 8 * 1024 * 1024;
+
+struct Admission {
+    pool: HashPool,
+    metrics: Arc<Metrics>,
+}
+
+/// The routes of admission.
+pub fn router(pool: HashPool, metrics: Arc<Metrics>) -> Router {
+    Router::new()
+        .route(PASSWORD_SECRETS_PATH, post(password_secrets))
+        .layer(DefaultBodyLimit::max(MAX_REVIEW_BYTES))
+        .with_state(Arc::new(Admission { pool, metrics }))
+}
+
+async fn password_secrets(
+    State(admission): State<Arc<Admission>>,
+    Json(review): Json<AdmissionReview<Secret>>,
+) -> Json<AdmissionReview<DynamicObject>> {
+    let request: AdmissionRequest<Secret> = match review.try_into() {
+        Ok(request) => request,
+        Err(_) => return Json(AdmissionResponse::invalid("the review has no request").into_review()),
+    };
+    let response = AdmissionResponse::from(&request);
+    let (outcome, response) = match decide(&admission.pool, &request).await {
+        Ok(None) => ("unchanged", response),
+        Ok(Some(patch)) => match response.with_patch(patch) {
+            Ok(response) => ("protected", response),
+            Err(_) => ("failed", AdmissionResponse::invalid("the patch could not be written")),
+        },
+        Err(refusal) => {
+            info!(namespace = request.namespace, name = request.name, %refusal, "a password Secret was refused");
+            let (outcome, code, reason) = match refusal {
+                Refusal::Saturated(_) => ("saturated", 429, "TooManyRequests"),
+                Refusal::Source(_) | Refusal::LastApplied => ("refused", 422, "Invalid"),
+            };
+            let mut response = response.deny(refusal);
+            response.result.code = code;
+            response.result.reason = reason.to_owned();
+            (outcome, response)
+        }
+    };
+    admission.metrics.admissions.inc(outcome);
+    Json(response.into_review())
+}
+
+/// The patch that makes the Secret safe to store, if it needs one.
+async fn decide(pool: &HashPool, request: &AdmissionRequest<Secret>) -> Result<Option<json_patch::Patch>, Refusal> {
+    let Some(secret) = request.object.as_ref() else { return Ok(None) };
+    if secret.type_.as_deref() != Some(PASSWORD_SECRET_TYPE) {
+        warn!(namespace = request.namespace, "the webhook was called for a Secret of another type; it is left alone");
+        return Ok(None);
+    }
+    let mut safe = secret.clone();
+    password_secret::protect(&mut safe, request.old_object.as_ref(), pool).await?;
+    if safe == *secret {
+        return Ok(None);
+    }
+    let before = serde_json::to_value(secret).expect("a Secret is JSON");
+    let after = serde_json::to_value(&safe).expect("a Secret is JSON");
+    Ok(Some(json_patch::diff(&before, &after)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credentials::hash::Argon2idCost;
+    use axum::body::{Body, to_bytes};
+    use axum::http::Request;
+    use serde_json::{Value, json};
+    use tower::ServiceExt;
+
+    async fn review(object: Value) -> Value {
+        let metrics = Arc::new(Metrics::default());
+        let pool = HashPool::new(Argon2idCost::default(), 1, 4, metrics.hashing.clone());
+        let body = json!({
+            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+            "request": {
+                "uid": "u-1", "operation": "CREATE", "namespace": "team-a", "name": "x", "dryRun": true,
+                "kind": {"group": "", "version": "v1", "kind": "Secret"},
+                "resource": {"group": "", "version": "v1", "resource": "secrets"},
+                "userInfo": {}, "object": object,
+            },
+        });
+        let request = Request::post(PASSWORD_SECRETS_PATH).header("content-type", "application/json");
+        let request = request.body(Body::from(body.to_string())).unwrap();
+        let response = router(pool, metrics).oneshot(request).await.unwrap();
+        let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        serde_json::from_slice::<Value>(&bytes).unwrap()["response"].take()
+    }
+
+    fn secret(kind: &str) -> Value {
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}, "type": kind, "data": {"password": "aHVudGVyMg=="}})
+    }
+
+    #[tokio::test]
+    async fn answers_with_a_patch_that_removes_the_password() {
+        let response = review(secret(PASSWORD_SECRET_TYPE)).await;
+        assert_eq!(
+            (&response["allowed"], &response["uid"], &response["patchType"]),
+            (&json!(true), &json!("u-1"), &json!("JSONPatch"))
+        );
+    }
+
+    #[tokio::test]
+    async fn leaves_other_secrets_alone() {
+        let response = review(secret("Opaque")).await;
+        assert_eq!((&response["allowed"], &response["patch"]), (&json!(true), &Value::Null));
+    }
+
+    #[tokio::test]
+    async fn refusals_are_invalid_and_name_the_field() {
+        let mut bad = secret(PASSWORD_SECRET_TYPE);
+        bad["data"]["password"] = json!("");
+        let response = review(bad).await;
+        assert_eq!((&response["allowed"], &response["status"]["code"]), (&json!(false), &json!(422)));
+        assert!(response["status"]["message"].as_str().unwrap().contains("data.password"));
+    }
+}
