@@ -4,6 +4,7 @@
 
 pub mod admission;
 pub mod api;
+pub mod controllers;
 pub mod credentials;
 pub mod operations;
 pub mod tls;

@@ -1,0 +1,105 @@
+//! From a watch to an index: one task a watch, each with a backoff of its own.
+
+use std::collections::HashSet;
+use std::fmt::Debug;
+use std::hash::Hash;
+
+use anyhow::{Result, bail};
+use futures::{Stream, StreamExt, pin_mut};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
+use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
+
+use crate::operations::metrics::CounterBy;
+
+/// Which keys a relist has named so far. What it has not named when it is done, is gone.
+#[derive(Debug)]
+pub struct Relist<K>(Option<HashSet<K>>);
+
+impl<K> Default for Relist<K> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<K: Clone + Eq + Hash> Relist<K> {
+    /// A relist begins.
+    pub fn begin(&mut self) {
+        self.0 = Some(HashSet::new());
+    }
+
+    /// The relist names `key`.
+    pub fn name(&mut self, key: &K) {
+        if let Some(named) = &mut self.0 {
+            named.insert(key.clone());
+        }
+    }
+
+    /// The relist is done: which of `known` it did not name.
+    pub fn finish<'a>(&mut self, known: impl Iterator<Item = &'a K>) -> Vec<K>
+    where
+        K: 'a,
+    {
+        let Some(named) = self.0.take() else { return Vec::new() };
+        known.filter(|key| !named.contains(*key)).cloned().collect()
+    }
+}
+
+/// Feeds a watch into an index and passes on whom each event concerns. The first complete list concerns everyone, so
+/// it passes nothing on but says `synced`.
+///
+/// # Errors
+/// Only if the stream ends, which a watch does not.
+pub async fn follow<T: Debug>(
+    resource: &'static str,
+    watch: impl Stream<Item = watcher::Result<Event<T>>> + Send,
+    mut apply: impl FnMut(Event<T>) -> Vec<String>,
+    concerned: mpsc::Sender<String>,
+    synced: oneshot::Sender<()>,
+    errors: CounterBy,
+) -> Result<()> {
+    let watch = watch.default_backoff();
+    pin_mut!(watch);
+    let mut synced = Some(synced);
+    while let Some(event) = watch.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                errors.inc(resource);
+                warn!(resource, %error, "a watch failed and is tried again");
+                continue;
+            }
+        };
+        let is_complete = matches!(event, Event::InitDone);
+        let names = apply(event);
+        if synced.is_none() {
+            for name in names {
+                // The queue is bounded: a slow controller slows the watch down instead of filling the memory.
+                if concerned.send(name).await.is_err() {
+                    return Ok(());
+                }
+            }
+        } else if is_complete && let Some(synced) = synced.take() {
+            let _ = synced.send(());
+        }
+    }
+    bail!("the watch of {resource} ended")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relist_sweeps_what_it_did_not_name() {
+        let mut relist = Relist::default();
+        let known = ["a", "b", "c"];
+        assert!(relist.finish(known.iter()).is_empty(), "nothing was listed");
+        relist.begin();
+        relist.name(&"a");
+        relist.name(&"c");
+        assert_eq!(relist.finish(known.iter()), ["b"]);
+        assert!(relist.finish(known.iter()).is_empty());
+    }
+}

@@ -1,0 +1,6 @@
+//! Controllers: level-based, idempotent, on the leader only. Each is a thin shell around a pure function from what is
+//! observed to what is desired.
+
+pub mod backoff;
+pub mod follow;
+pub mod user;

@@ -1,0 +1,223 @@
+//! Step 3: makes it so, and returns what the API server has confirmed.
+
+use futures::future::try_join_all;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use tracing::info;
+
+use super::dereference::Problem;
+use super::plan::{CredentialStep, Plan, Step};
+use super::{Context, Error, is_conflict};
+use crate::api::User;
+use crate::credentials::claim::Identifier;
+use crate::credentials::pool::HashPool;
+use crate::credentials::record::{self, Claim, Credential, SourceVersion};
+use crate::credentials::source::Source;
+
+/// What holds now.
+#[derive(Debug)]
+pub(super) struct Applied {
+    /// Identifiers that another User holds, with that User's name. The username first, if it is among them.
+    pub(super) conflicts: Vec<(Identifier, String)>,
+    /// When the password in use was set. `None`: there is none.
+    pub(super) password_changed: Option<Timestamp>,
+    /// Why the password Secret was not taken in.
+    pub(super) problem: Option<Problem>,
+}
+
+pub(super) async fn apply(user: &User, plan: Plan, ctx: &Context) -> Result<Applied, Error> {
+    let (problem, taken) = match plan.credential {
+        CredentialStep::Keep => (None, None),
+        CredentialStep::Complain(problem) => (Some(problem), None),
+        CredentialStep::TakeIn(version, source) => (None, Some((version, source))),
+    };
+    let mut applied = Applied { conflicts: Vec::new(), password_changed: plan.password_changed, problem };
+    match hold_username(user, plan.username, taken, ctx).await? {
+        Held::Yes(Some(changed)) => applied.password_changed = Some(changed),
+        Held::Yes(None) => {}
+        Held::By(conflict) => applied.conflicts.push(conflict),
+    }
+    let emails = plan.emails.into_iter().map(|(identifier, step)| hold_email(user, identifier, step, ctx));
+    applied.conflicts.extend(try_join_all(emails).await?.into_iter().flatten());
+    try_join_all(plan.release.iter().map(|(name, uid)| release(name, uid, ctx))).await?;
+    Ok(applied)
+}
+
+enum Held {
+    /// By the User; with the time of the password where that was written.
+    Yes(Option<Timestamp>),
+    /// By another one.
+    By((Identifier, String)),
+}
+
+type Taken = Option<(SourceVersion, Source)>;
+
+/// Holds the username and writes the credential: one write for both, since they are one object.
+async fn hold_username(
+    user: &User,
+    (identifier, step): (Identifier, Step),
+    taken: Taken,
+    ctx: &Context,
+) -> Result<Held, Error> {
+    match step {
+        Step::Concede(other) => return Ok(Held::By((identifier, other))),
+        Step::Keep => {
+            let Some(taken) = taken else { return Ok(Held::Yes(None)) };
+            let secret = ctx.identities.get(&identifier.secret_name()).await.map_err(Error::Apply)?;
+            return update_credential(secret, taken, ctx).await;
+        }
+        Step::TakeOver(claim) => take_over(&identifier, &claim, ctx).await?,
+        Step::Claim => {}
+    }
+    let credential = match &taken {
+        Some((version, source)) => take_in(Credential::default(), version, source, &ctx.pool).await?,
+        None => Credential::default(),
+    };
+    match claim(user, &identifier, &credential, ctx).await? {
+        Claimed::Fresh => Ok(Held::Yes(credential.changed)),
+        Claimed::By(other) => Ok(Held::By((identifier, other))),
+        // The index had not heard of it yet, as after a restart in the middle of things.
+        Claimed::Before(secret) => match taken {
+            Some(taken) => update_credential(*secret, taken, ctx).await,
+            None => Ok(Held::Yes(record::read_credential(&secret).changed)),
+        },
+    }
+}
+
+async fn hold_email(
+    user: &User,
+    identifier: Identifier,
+    step: Step,
+    ctx: &Context,
+) -> Result<Option<(Identifier, String)>, Error> {
+    match step {
+        Step::Keep => return Ok(None),
+        Step::Concede(other) => return Ok(Some((identifier, other))),
+        Step::TakeOver(claim) => take_over(&identifier, &claim, ctx).await?,
+        Step::Claim => {}
+    }
+    Ok(match claim(user, &identifier, &Credential::default(), ctx).await? {
+        Claimed::Fresh | Claimed::Before(_) => None,
+        Claimed::By(other) => Some((identifier, other)),
+    })
+}
+
+enum Claimed {
+    Fresh,
+    Before(Box<Secret>),
+    By(String),
+}
+
+/// Creates the identity Secret. etcd decides who is first.
+async fn claim(user: &User, identifier: &Identifier, credential: &Credential, ctx: &Context) -> Result<Claimed, Error> {
+    let secret = record::build(user, &ctx.namespace, identifier, credential);
+    match ctx.identities.create(&PostParams::default(), &secret).await {
+        Ok(created) => {
+            ctx.metrics.writes.inc("Secret");
+            note(&created, ctx);
+            Ok(Claimed::Fresh)
+        }
+        Err(error) if is_conflict(&error) => {
+            let existing = ctx.identities.get(&identifier.secret_name()).await.map_err(Error::Apply)?;
+            note(&existing, ctx);
+            let owner = Claim::read(&existing.metadata);
+            Ok(match owner {
+                Some(owner) if Some(&owner.owner_uid) == user.metadata.uid.as_ref() => {
+                    Claimed::Before(Box::new(existing))
+                }
+                Some(owner) => {
+                    ctx.index().wait_for(&existing.name_any(), &user.name_any());
+                    Claimed::By(owner.owner)
+                }
+                None => {
+                    Claimed::By(format!("Secret {}/{}, which Roster did not make", ctx.namespace, existing.name_any()))
+                }
+            })
+        }
+        Err(error) => Err(Error::Apply(error)),
+    }
+}
+
+/// Removes the claim of a User that is no more, if it is still the one that was seen.
+async fn take_over(identifier: &Identifier, gone: &Claim, ctx: &Context) -> Result<(), Error> {
+    let name = identifier.secret_name();
+    release(&name, &gone.uid, ctx).await?;
+    info!(secret = name, former_owner = gone.owner, "a claim was taken over from a User that is no more");
+    Ok(())
+}
+
+async fn release(name: &str, uid: &str, ctx: &Context) -> Result<(), Error> {
+    let only_this = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+    match ctx.identities.delete(name, &DeleteParams::default().preconditions(only_this)).await {
+        Ok(_) => {
+            ctx.metrics.writes.inc("Secret");
+            Ok(())
+        }
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(Error::Apply(error)),
+    }
+}
+
+async fn update_credential(
+    mut secret: Secret,
+    (version, source): (SourceVersion, Source),
+    ctx: &Context,
+) -> Result<Held, Error> {
+    let before = record::read_credential(&secret);
+    let after = take_in(before.clone(), &version, &source, &ctx.pool).await?;
+    if before != after {
+        record::write_credential(&mut secret, &after);
+        // A replace carries the resourceVersion: a change made meanwhile by another way is not overwritten.
+        let written =
+            ctx.identities.replace(&secret.name_any(), &PostParams::default(), &secret).await.map_err(Error::Apply)?;
+        ctx.metrics.writes.inc("Secret");
+        note(&written, ctx);
+    }
+    Ok(Held::Yes(after.changed))
+}
+
+/// What the credential becomes when the password Secret says `source`. The same content again is no change.
+async fn take_in(
+    before: Credential,
+    version: &SourceVersion,
+    source: &Source,
+    pool: &HashPool,
+) -> Result<Credential, Error> {
+    let said_before = before.source_hash.as_ref().filter(|_| before.hash.is_some());
+    let new = match source {
+        Source::Hash(hash) => (said_before != Some(hash)).then(|| hash.clone()),
+        Source::Password(password, beside) => {
+            if let Some(hash) = said_before
+                && pool.verify(password, hash).await?
+            {
+                None
+            } else {
+                match beside {
+                    Some(hash) if pool.verify(password, hash).await? => Some(hash.clone()),
+                    _ => Some(pool.hash(password).await?),
+                }
+            }
+        }
+    };
+    let source = Some(version.clone());
+    Ok(match new {
+        None => Credential { source, ..before },
+        Some(hash) => {
+            let changed = Timestamp::from_second(Timestamp::now().as_second()).expect("now is within range");
+            Credential { hash: Some(hash.clone()), source_hash: Some(hash), source, changed: Some(changed) }
+        }
+    })
+}
+
+/// Tells the index at once what the watch will say in a moment.
+fn note(secret: &Secret, ctx: &Context) {
+    if let Some(claim) = Claim::read(&secret.metadata) {
+        ctx.index().set_claim(secret.name_any(), claim);
+    }
+}
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

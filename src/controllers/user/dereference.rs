@@ -1,0 +1,157 @@
+//! Step 1: reads what a User refers to. From the index where it can; from the API server what is new.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::{Api, ResourceExt};
+
+use super::{Context, Error};
+use crate::api::User;
+use crate::api::user::PasswordSecretRef;
+use crate::credentials::claim::{self, Identifier};
+use crate::credentials::record::{Claim, SourceVersion};
+use crate::credentials::source::{self, Source};
+
+/// What was found.
+#[derive(Debug)]
+pub(super) struct Observed {
+    /// Each identifier that the User wants, the username first, and who holds it.
+    pub(super) claims: Vec<(Identifier, Holder)>,
+    /// Identity Secrets that the User holds and no longer wants: name and UID.
+    pub(super) surplus: Vec<(String, String)>,
+    /// The password Secret.
+    pub(super) source: Observation,
+    /// When the password in use was set. `None`: there is none.
+    pub(super) password_changed: Option<Timestamp>,
+    /// Namespaces that the User owns.
+    pub(super) namespaces: Vec<String>,
+}
+
+/// Who holds an identifier.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Holder {
+    /// It is free.
+    Nobody,
+    /// The User itself.
+    Me,
+    /// Another User, by name.
+    Other(String),
+    /// A User that is no more: its claim may be taken over.
+    Gone(Claim),
+}
+
+/// What is known of the password Secret.
+#[derive(Debug)]
+pub(super) enum Observation {
+    /// The User refers to none, or to one that has not changed since it was last looked at.
+    NothingNew,
+    /// It can't be used.
+    Problem(Problem),
+    /// Its content is new.
+    New(SourceVersion, Source),
+}
+
+/// Why a password Secret can't be used, for the condition.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Problem {
+    /// The condition reason.
+    pub(super) reason: &'static str,
+    /// What is wrong and what to do.
+    pub(super) message: String,
+    /// Whether it may come right by itself: something that is still to be applied.
+    pub(super) is_waiting: bool,
+}
+
+pub(super) async fn dereference(user: &User, ctx: &Context) -> Result<Observed, Error> {
+    let (mut claims, surplus, credential, namespaces) = look_up(user, ctx);
+    for (_, holder) in &mut claims {
+        if let Holder::Gone(claim) = holder {
+            // The index may not have heard of a User that was created a moment ago: only the API server can tell.
+            let owner = ctx.users.get_metadata_opt(&claim.owner).await.map_err(Error::Dereference)?;
+            if owner.is_some_and(|owner| owner.metadata.uid.as_ref() == Some(&claim.owner_uid)) {
+                *holder = Holder::Other(claim.owner.clone());
+            }
+        }
+    }
+    let source = match &user.spec.password_secret_ref {
+        Some(reference) => {
+            observe_source(user, reference, credential.as_ref(), ctx).await.map_err(Error::Dereference)?
+        }
+        None => Observation::NothingNew,
+    };
+    Ok(Observed { claims, surplus, source, password_changed: credential.and_then(|claim| claim.changed), namespaces })
+}
+
+type Known = (Vec<(Identifier, Holder)>, Vec<(String, String)>, Option<Claim>, Vec<String>);
+
+/// Everything that the index knows, under one lock, so that no release slips between the look and the wait.
+fn look_up(user: &User, ctx: &Context) -> Known {
+    let (name, uid) = (user.name_any(), user.uid().unwrap_or_default());
+    let mut index = ctx.index();
+    let mut wanted = Vec::new();
+    for identifier in claim::wanted(user) {
+        let secret = identifier.secret_name();
+        let holder = match index.claim(&secret) {
+            None => Holder::Nobody,
+            Some(claim) if claim.owner_uid == uid => Holder::Me,
+            Some(claim) if index.is_alive(&claim.owner, &claim.owner_uid) => Holder::Other(claim.owner.clone()),
+            Some(claim) => Holder::Gone(claim.clone()),
+        };
+        if matches!(holder, Holder::Other(_) | Holder::Gone(_)) {
+            index.wait_for(&secret, &name);
+        }
+        wanted.push((identifier, holder));
+    }
+    let is_wanted = |secret: &String| wanted.iter().any(|(identifier, _)| identifier.secret_name() == *secret);
+    let surplus = index
+        .held_by(&uid)
+        .filter(|secret| !is_wanted(secret))
+        .filter_map(|secret| Some((secret.clone(), index.claim(secret)?.uid.clone())))
+        .collect();
+    let credential = match &wanted[0] {
+        (username, Holder::Me) => index.claim(&username.secret_name()).cloned(),
+        _ => None,
+    };
+    let namespaces = index.namespaces_of(&name).cloned().collect();
+    (wanted, surplus, credential, namespaces)
+}
+
+async fn observe_source(
+    user: &User,
+    reference: &PasswordSecretRef,
+    credential: Option<&Claim>,
+    ctx: &Context,
+) -> kube::Result<Observation> {
+    let known = ctx.index().source(reference).cloned();
+    if known.is_some() && known.as_ref() == credential.and_then(|claim| claim.source.as_ref()) {
+        return Ok(Observation::NothingNew);
+    }
+    let secrets: Api<Secret> = Api::namespaced(ctx.client.clone(), &reference.namespace);
+    let Some(secret) = secrets.get_opt(&reference.name).await? else {
+        return missing(reference, ctx).await;
+    };
+    Ok(match (SourceVersion::of(&secret.metadata), source::read(&secret, &user.name_any())) {
+        (Some(version), Ok(source)) => Observation::New(version, source),
+        (None, _) => Observation::NothingNew,
+        (_, Err(error)) => Observation::Problem(Problem {
+            reason: error.reason(),
+            message: format!("Secret {reference} {error}"),
+            is_waiting: false,
+        }),
+    })
+}
+
+async fn missing(reference: &PasswordSecretRef, ctx: &Context) -> kube::Result<Observation> {
+    let namespaces: Api<Namespace> = Api::all(ctx.client.clone());
+    let (reason, message) = if namespaces.get_metadata_opt(&reference.namespace).await?.is_none() {
+        (
+            "NamespaceNotFound",
+            format!(
+                "namespace {} of the password Secret does not exist; create it and the Secret {reference}",
+                reference.namespace
+            ),
+        )
+    } else {
+        ("SecretNotFound", format!("Secret {reference} does not exist; create it with the type roster.dev/password"))
+    };
+    Ok(Observation::Problem(Problem { reason, message, is_waiting: true }))
+}

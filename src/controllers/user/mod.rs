@@ -1,0 +1,272 @@
+//! The User controller: from a manifest to held names, a working credential, and a status that says so.
+//!
+//! ```text
+//!  watches ─▶ index ─▶ 1 dereference ─▶ 2 plan ─▶ 3 apply ─▶ 4 status ─▶ 5 report
+//!             (pure)     reads           (pure)     writes     (pure)      writes
+//! ```
+//!
+//! Step 4 takes what step 3 returned, so a status can't claim more than the API server has confirmed. A reconciliation
+//! with nothing to do makes no request at all: what it needs stands in the index and in the reflector's store.
+
+mod apply;
+mod dereference;
+mod finalize;
+mod index;
+mod plan;
+mod report;
+mod status;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use futures::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::api::PartialObjectMeta;
+use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::watcher::Config as WatchConfig;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::backoff::Backoff;
+use super::follow::follow;
+use crate::api::{OWNER_LABEL, PASSWORD_SECRET_TYPE, User};
+use crate::credentials::pool::{HashPool, Saturated};
+use crate::credentials::record::IDENTIFIER_LABEL;
+use crate::operations::metrics::Metrics;
+use index::Index;
+
+/// Longest time that one reconciliation may take. The client's own retries can add up to minutes.
+const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Names that wait to be reconciled before the watches have to wait.
+const QUEUE: usize = 1024;
+
+/// What the controller works with.
+pub struct Context {
+    client: Client,
+    users: Api<User>,
+    /// Secrets of Roster's own namespace.
+    identities: Api<Secret>,
+    namespace: String,
+    pool: HashPool,
+    metrics: Arc<Metrics>,
+    index: Mutex<Index>,
+    backoff: Backoff,
+    reporter: report::Reporter,
+}
+
+impl Context {
+    /// A controller for the Users of the cluster, with its Secrets in `namespace`.
+    pub fn new(client: Client, namespace: &str, pool: HashPool, metrics: Arc<Metrics>) -> Self {
+        Self {
+            users: Api::all(client.clone()),
+            identities: Api::namespaced(client.clone(), namespace),
+            namespace: namespace.to_owned(),
+            pool,
+            index: Mutex::default(),
+            backoff: Backoff::default(),
+            reporter: report::Reporter::new(client.clone(), Arc::clone(&metrics)),
+            metrics,
+            client,
+        }
+    }
+
+    /// The index. Held for look-ups alone, never across an await.
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a reconciliation did not come to its end. It is tried again, with backoff.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("reading what the User refers to")]
+    Dereference(#[source] kube::Error),
+    #[error("claiming names and writing the credential")]
+    Apply(#[source] kube::Error),
+    #[error("writing the User's finalizers")]
+    Finalize(#[source] kube::Error),
+    #[error("writing the User's status")]
+    Status(#[source] kube::Error),
+    #[error(transparent)]
+    Saturated(#[from] Saturated),
+    #[error("not done within {RECONCILE_TIMEOUT:?}")]
+    Timeout,
+}
+
+impl Error {
+    /// The outcome in metrics.
+    fn category(&self) -> &'static str {
+        match self {
+            Self::Dereference(error) | Self::Apply(error) | Self::Finalize(error) | Self::Status(error)
+                if is_conflict(error) =>
+            {
+                "conflict"
+            }
+            Self::Dereference(_) => "dereference",
+            Self::Apply(_) => "apply",
+            Self::Finalize(_) => "finalize",
+            Self::Status(_) => "status",
+            Self::Saturated(_) => "saturated",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+/// Somebody else wrote the object meanwhile: HTTP 409.
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
+/// Runs the controller until `shutdown`.
+///
+/// # Errors
+/// If a watch ends or a task panics.
+pub async fn run(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToken) -> Result<()> {
+    let (concerned, queue) = mpsc::channel(QUEUE);
+    let mut watches = JoinSet::new();
+    let synced = start_watches(&ctx, &mut watches, &concerned);
+    tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        Some(ended) = watches.join_next() => return ended?.context("before the first complete list"),
+        all = futures::future::try_join_all(synced) => drop(all?),
+    }
+    info!("claims, password Secrets and namespaces are known; reconciling Users");
+    let controller = run_users(Arc::clone(&ctx), concurrency, queue, shutdown);
+    tokio::select! {
+        () = controller => Ok(()),
+        Some(ended) = watches.join_next() => ended?,
+    }
+}
+
+fn start_watches(
+    ctx: &Arc<Context>,
+    watches: &mut JoinSet<Result<()>>,
+    concerned: &mpsc::Sender<String>,
+) -> Vec<oneshot::Receiver<()>> {
+    let mut synced = Vec::new();
+    let mut begin = || {
+        let (sender, receiver) = oneshot::channel();
+        synced.push(receiver);
+        (Arc::clone(ctx), concerned.clone(), sender, ctx.metrics.watch_errors.clone())
+    };
+
+    let identities: Api<PartialObjectMeta<Secret>> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
+    let claims = watcher(identities, WatchConfig::default().labels(IDENTIFIER_LABEL));
+    let (c, queue, ready, errors) = begin();
+    watches.spawn(follow("claims", claims, move |event| c.index().claim_event(event), queue, ready, errors));
+
+    let typed = WatchConfig::default().fields(&format!("type={PASSWORD_SECRET_TYPE}"));
+    let sources = watcher(Api::<PartialObjectMeta<Secret>>::all(ctx.client.clone()), typed);
+    let (c, queue, ready, errors) = begin();
+    watches.spawn(follow("secrets", sources, move |event| c.index().source_event(event), queue, ready, errors));
+
+    let owned = WatchConfig::default().labels(OWNER_LABEL);
+    let namespaces = watcher(Api::<PartialObjectMeta<Namespace>>::all(ctx.client.clone()), owned);
+    let (c, queue, ready, errors) = begin();
+    watches.spawn(follow(
+        "namespaces",
+        namespaces,
+        move |event| c.index().namespace_event(event),
+        queue,
+        ready,
+        errors,
+    ));
+    synced
+}
+
+async fn run_users(ctx: Arc<Context>, concurrency: u16, queue: mpsc::Receiver<String>, shutdown: CancellationToken) {
+    // Unbounded, but each name in it was taken out of a set of waiting Users: it holds each of them once at most.
+    let (freed, freed_queue) = mpsc::unbounded_channel();
+    let (reader, writer) = reflector::store();
+    let tap = Arc::clone(&ctx);
+    let users = watcher(ctx.users.clone(), WatchConfig::default())
+        .modify(prune)
+        .default_backoff()
+        .reflect(writer)
+        .inspect(move |event| match event {
+            Ok(event) => {
+                for name in tap.index().user_event(event) {
+                    let _ = freed.send(name);
+                }
+            }
+            Err(error) => {
+                tap.metrics.watch_errors.inc("users");
+                warn!(resource = "users", %error, "a watch failed and is tried again");
+            }
+        })
+        // The controller pauses all its triggers where one of them fails; this one has its own backoff.
+        .filter(|event| std::future::ready(event.is_ok()))
+        .applied_objects();
+    let concerned = ReceiverStream::new(queue).map(|name| ObjectRef::new(&name));
+    let freed = UnboundedReceiverStream::new(freed_queue).map(|name: String| ObjectRef::new(&name));
+    Controller::for_stream(users, reader)
+        .with_config(Config::default().concurrency(concurrency))
+        .reconcile_on(concerned)
+        .reconcile_on(freed)
+        .graceful_shutdown_on(shutdown.cancelled_owned())
+        .run(reconcile, |user, error, ctx| Action::requeue(retry_after(&user, error, &ctx)), ctx)
+        // Errors are logged and counted where they occur; what is left is "deleted meanwhile".
+        .for_each(|_| std::future::ready(()))
+        .await;
+}
+
+/// Drops what the controller does not read: it is most of an object's size.
+fn prune(user: &mut User) {
+    user.metadata.managed_fields = None;
+    if let Some(annotations) = &mut user.metadata.annotations {
+        annotations.clear();
+    }
+}
+
+async fn reconcile(user: Arc<User>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let started = Instant::now();
+    let result =
+        tokio::time::timeout(RECONCILE_TIMEOUT, reconcile_unbounded(&user, &ctx)).await.unwrap_or(Err(Error::Timeout));
+    ctx.metrics.reconcile_duration.observe(started.elapsed().as_secs_f64());
+    ctx.metrics.reconciliations.inc(result.as_ref().map_or_else(Error::category, |_| "ok"));
+    if result.is_ok() {
+        ctx.backoff.succeeded(&user.name_any());
+    }
+    result
+}
+
+async fn reconcile_unbounded(user: &User, ctx: &Context) -> Result<Action, Error> {
+    let observed = dereference::dereference(user, ctx).await?;
+    if finalize::finalize(user, &observed, ctx).await? == finalize::Next::Stop {
+        return Ok(Action::await_change());
+    }
+    let namespaces = observed.namespaces.clone();
+    let applied = apply::apply(user, plan::plan(observed), ctx).await?;
+    let now = Timestamp::now();
+    let status = status::status(user, &applied, &namespaces, now);
+    report::report(user, status, ctx).await?;
+    Ok(status::next_change(user, now).map_or_else(Action::await_change, Action::requeue))
+}
+
+fn retry_after(user: &User, error: &Error, ctx: &Context) -> Duration {
+    let wait = ctx.backoff.failed(&user.name_any());
+    // A conflict is everyday life: the newer state is on its way through the watch.
+    if error.category() != "conflict" {
+        warn!(user = user.name_any(), error = describe(error), retry_in = ?wait, "a User could not be reconciled");
+    }
+    wait
+}
+
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,126 @@
+//! Step 2: from what is observed to what is to be done. Pure.
+
+use super::dereference::{Holder, Observation, Observed, Problem};
+use crate::credentials::claim::Identifier;
+use crate::credentials::record::{Claim, SourceVersion};
+use crate::credentials::source::Source;
+use jiff::Timestamp;
+
+/// What is to be done.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The username, which everything else depends on.
+    pub(super) username: (Identifier, Step),
+    /// The emails. Empty where the username is not to be had: who has no name holds no address either.
+    pub(super) emails: Vec<(Identifier, Step)>,
+    /// Identity Secrets to give up: name and UID.
+    pub(super) release: Vec<(String, String)>,
+    /// What becomes of the credential.
+    pub(super) credential: CredentialStep,
+    /// When the password in use was set, before anything is done.
+    pub(super) password_changed: Option<Timestamp>,
+}
+
+/// What to do about an identifier.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Step {
+    /// It is held.
+    Keep,
+    /// It is free.
+    Claim,
+    /// It is held by a User that is no more.
+    TakeOver(Claim),
+    /// It is held by another User, of that name.
+    Concede(String),
+}
+
+/// What to do about the credential.
+#[derive(Debug)]
+pub(super) enum CredentialStep {
+    /// Nothing.
+    Keep,
+    /// Say what is wrong, and keep the last good one.
+    Complain(Problem),
+    /// Take in what the password Secret says.
+    TakeIn(SourceVersion, Source),
+}
+
+pub(super) fn plan(observed: Observed) -> Plan {
+    let mut claims = observed.claims.into_iter().map(|(identifier, holder)| (identifier, step(holder)));
+    let username = claims.next().expect("the username is always wanted");
+    let has_name = !matches!(username.1, Step::Concede(_));
+    Plan {
+        emails: if has_name { claims.collect() } else { Vec::new() },
+        release: observed.surplus,
+        credential: match observed.source {
+            Observation::NothingNew => CredentialStep::Keep,
+            Observation::Problem(problem) => CredentialStep::Complain(problem),
+            Observation::New(..) if !has_name => CredentialStep::Keep,
+            Observation::New(version, source) => CredentialStep::TakeIn(version, source),
+        },
+        password_changed: observed.password_changed,
+        username,
+    }
+}
+
+fn step(holder: Holder) -> Step {
+    match holder {
+        Holder::Me => Step::Keep,
+        Holder::Nobody => Step::Claim,
+        Holder::Gone(claim) => Step::TakeOver(claim),
+        Holder::Other(name) => Step::Concede(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credentials::claim::IdentifierKind;
+    use crate::credentials::source::Source;
+    use secrecy::SecretString;
+
+    fn observed(username: Holder, email: Holder) -> Observed {
+        let identifier = |kind, text: &str| Identifier { kind, text: text.to_owned() };
+        Observed {
+            claims: vec![
+                (identifier(IdentifierKind::Username, "jane"), username),
+                (identifier(IdentifierKind::Email, "jane@example.com"), email),
+            ],
+            surplus: vec![("login-old".into(), "s-1".into())],
+            source: Observation::New(
+                SourceVersion::of(&kube::api::ObjectMeta {
+                    uid: Some("u".into()),
+                    resource_version: Some("1".into()),
+                    ..Default::default()
+                })
+                .unwrap(),
+                Source::Password(SecretString::from("x"), None),
+            ),
+            password_changed: None,
+            namespaces: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn free_names_are_claimed_and_the_password_is_taken_in() {
+        let plan = plan(observed(Holder::Nobody, Holder::Nobody));
+        assert_eq!((plan.username.1, &plan.emails[0].1), (Step::Claim, &Step::Claim));
+        assert!(matches!(plan.credential, CredentialStep::TakeIn(..)));
+        assert_eq!(plan.release.len(), 1);
+    }
+
+    #[test]
+    fn who_has_no_name_holds_nothing_else() {
+        let plan = plan(observed(Holder::Other("john".into()), Holder::Nobody));
+        assert_eq!(plan.username.1, Step::Concede("john".into()));
+        assert!(plan.emails.is_empty());
+        assert!(matches!(plan.credential, CredentialStep::Keep), "no credential without a name to log in with");
+    }
+
+    #[test]
+    fn a_lost_email_costs_the_email_alone() {
+        let plan = plan(observed(Holder::Me, Holder::Other("john".into())));
+        assert_eq!((plan.username.1, &plan.emails[0].1), (Step::Keep, &Step::Concede("john".into())));
+        assert!(matches!(plan.credential, CredentialStep::TakeIn(..)));
+    }
+}

@@ -1,0 +1,151 @@
+//! Step 4: the status that follows from what was applied. Pure.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::apply::Applied;
+use super::finalize::is_blocked;
+use crate::api::condition::{
+    CREDENTIAL_READY, DELETION_BLOCKED, Desired, NAME_CLAIMED, READY, RECONCILING, STALLED, carry_over,
+};
+use crate::api::user::DesiredState;
+use crate::api::{State, User, UserStatus, Validity};
+use crate::credentials::claim::IdentifierKind;
+
+/// Conditions that this controller writes. Those of others stay as they are.
+const OWN: &[&str] = &[READY, NAME_CLAIMED, CREDENTIAL_READY, DELETION_BLOCKED, RECONCILING, STALLED];
+
+/// Longest sleep before the clock is looked at again: a timer stands still while a machine is suspended.
+const LONGEST_SLEEP: Duration = Duration::from_secs(12 * 3600);
+
+/// How many blocking namespaces a condition names.
+const NAMED: usize = 10;
+
+pub(super) fn status(user: &User, applied: &Applied, namespaces: &[String], now: Timestamp) -> UserStatus {
+    let before = user.status.clone().unwrap_or_default();
+    let generation = user.metadata.generation;
+    let mut conditions = carry_over(&before.conditions, desired(user, applied, namespaces), generation, now);
+    conditions.extend(before.conditions.iter().filter(|condition| !OWN.contains(&condition.type_.as_str())).cloned());
+    UserStatus {
+        observed_generation: generation,
+        conditions,
+        state: Some(state(user, applied, now)),
+        password_changed_time: applied.password_changed.map(Time),
+        ..before
+    }
+}
+
+fn holds_username(applied: &Applied) -> bool {
+    applied.conflicts.iter().all(|(identifier, _)| identifier.kind != IdentifierKind::Username)
+}
+
+/// The observed state. What an administrator said goes before what the clock says.
+fn state(user: &User, applied: &Applied, now: Timestamp) -> State {
+    let validity = user.spec.validity.clone().unwrap_or_default();
+    match user.spec.state {
+        DesiredState::Banned => State::Banned,
+        DesiredState::Disabled => State::Disabled,
+        DesiredState::Active if user.metadata.deletion_timestamp.is_some() => State::Disabled,
+        DesiredState::Active if validity.not_after.is_some_and(|end| now >= end.0) => State::Expired,
+        DesiredState::Active if validity.not_before.is_some_and(|begin| now < begin.0) => State::Pending,
+        DesiredState::Active if !holds_username(applied) => State::Pending,
+        DesiredState::Active => State::Active,
+    }
+}
+
+/// How long until the clock alone changes the state.
+pub(super) fn next_change(user: &User, now: Timestamp) -> Option<Duration> {
+    let Validity { not_before, not_after } = user.spec.validity.clone()?;
+    let edges = [not_before, not_after].into_iter().flatten().map(|edge| edge.0).filter(|edge| *edge > now);
+    let left = Duration::try_from(edges.min()?.duration_since(now)).ok()?;
+    Some(left.clamp(Duration::from_millis(1), LONGEST_SLEEP))
+}
+
+fn desired(user: &User, applied: &Applied, namespaces: &[String]) -> Vec<Desired> {
+    let name = name_claimed(applied);
+    let credential = credential_ready(applied);
+    let waiting = applied.problem.as_ref().is_some_and(|problem| problem.is_waiting) && applied.conflicts.is_empty();
+    // A user without a password lacks nothing that was declared.
+    let failure =
+        [&name, &credential].into_iter().find(|condition| !condition.status && condition.reason != "NoPassword");
+    let mut all = Vec::new();
+    match failure {
+        None => all.push(Desired {
+            kind: READY,
+            status: true,
+            reason: "Succeeded",
+            message: "everything declared has taken effect".to_owned(),
+        }),
+        Some(failure) => {
+            all.push(Desired { kind: READY, ..failure.clone() });
+            all.push(Desired { kind: if waiting { RECONCILING } else { STALLED }, status: true, ..failure.clone() });
+        }
+    }
+    all.push(name);
+    all.push(credential);
+    if user.metadata.deletion_timestamp.is_some() && is_blocked(user, namespaces) {
+        all.push(deletion_blocked(namespaces));
+    }
+    all
+}
+
+fn name_claimed(applied: &Applied) -> Desired {
+    let Some((first, _)) = applied.conflicts.first() else {
+        return Desired {
+            kind: NAME_CLAIMED,
+            status: true,
+            reason: "Claimed",
+            message: "the username and all emails are held".to_owned(),
+        };
+    };
+    let reason = match first.kind {
+        IdentifierKind::Username => "UsernameConflict",
+        IdentifierKind::Email => "EmailConflict",
+    };
+    let message = applied.conflicts.iter().map(|(identifier, holder)| {
+        let kind = match identifier.kind {
+            IdentifierKind::Username => "username",
+            IdentifierKind::Email => "email",
+        };
+        format!("{kind} {} already exists: it is held by {holder}", identifier.text)
+    });
+    Desired { kind: NAME_CLAIMED, status: false, reason, message: message.collect::<Vec<_>>().join("; ") }
+}
+
+fn credential_ready(applied: &Applied) -> Desired {
+    let (status, reason, message) = match (&applied.problem, applied.password_changed) {
+        (Some(problem), Some(_)) => {
+            (false, problem.reason, format!("{}; the last good password stays in use", problem.message))
+        }
+        (Some(problem), None) => (false, problem.reason, problem.message.clone()),
+        (None, Some(_)) => (true, "PasswordSet", "a password is set".to_owned()),
+        (None, None) => (
+            false,
+            "NoPassword",
+            "no password is set: refer to one by spec.passwordSecretRef, if the user is to log in with one".to_owned(),
+        ),
+    };
+    Desired { kind: CREDENTIAL_READY, status, reason, message }
+}
+
+fn deletion_blocked(namespaces: &[String]) -> Desired {
+    let named = namespaces.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    let more = match namespaces.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Desired {
+        kind: DELETION_BLOCKED,
+        status: true,
+        reason: "NamespacesOwned",
+        message: format!(
+            "the user still owns {named}{more}: delete them, give them another roster.dev/owner, or set spec.deletionPolicy to Orphan"
+        ),
+    }
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;
