@@ -4,5 +4,6 @@ pub mod config;
 pub mod health;
 pub mod leader;
 pub mod metrics;
+pub mod run;
 pub mod supervisor;
 pub mod telemetry;

@@ -1,0 +1,60 @@
+//! The command line.
+
+mod crds;
+mod hash_password;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::operations::config::RunConfig;
+use crate::operations::{run, telemetry};
+
+/// Identity for Kubernetes, declared: users, groups and role bindings as resources.
+#[derive(Debug, Parser)]
+#[command(name = "roster", version, about, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the operator.
+    Run(Box<RunConfig>),
+    /// Print the CustomResourceDefinitions, or write or check the files that hold them.
+    Crds(crds::Args),
+    /// Hash a password for a manifest: read it from the terminal, or from standard input, and print a PHC string.
+    HashPassword(hash_password::Args),
+}
+
+impl Cli {
+    /// Does what was asked for.
+    pub fn execute(self) -> ExitCode {
+        let result = match self.command {
+            Command::Run(config) => run_operator(*config),
+            Command::Crds(args) => crds::execute(&args),
+            Command::HashPassword(args) => hash_password::execute(&args),
+        };
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn run_operator(config: RunConfig) -> anyhow::Result<()> {
+    config.validate().map_err(anyhow::Error::msg)?;
+    telemetry::init(&config.log).map_err(anyhow::Error::msg)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(run::run(config));
+    if let Err(error) = &result {
+        tracing::error!(error = format!("{error:#}"), "ended");
+    }
+    // A hash under way is not worth waiting for.
+    runtime.shutdown_background();
+    result
+}

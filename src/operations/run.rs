@@ -1,0 +1,153 @@
+//! `roster run`: puts the parts together.
+//!
+//! ```text
+//!  every replica:  probes, serving certificate, TLS port (admission)
+//!  the leader:     User controller, certificate authority and caBundle
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::config::RunConfig;
+use super::health::{self, Health};
+use super::leader::Elector;
+use super::metrics::Metrics;
+use super::supervisor::Supervisor;
+use crate::admission;
+use crate::controllers::user;
+use crate::credentials::pool::HashPool;
+use crate::tls::certificates::Certificates;
+use crate::tls::{listener, trust};
+
+/// How long a loop may stand still before the process counts as stuck.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If the configuration is wrong, a port can't be bound, or a task ends by itself: also when the lead is lost.
+pub async fn run(config: RunConfig) -> Result<()> {
+    let config = Arc::new(config);
+    let metrics = Arc::new(Metrics::default());
+    let health = Arc::new(Health::default());
+    let hashing = &config.hashing;
+    let cost = hashing.cost().map_err(anyhow::Error::msg)?;
+    let pool = HashPool::new(cost, hashing.slots(), usize::from(hashing.hash_queue), metrics.hashing.clone());
+    let client = Client::try_default().await.context("no access to a cluster: set KUBECONFIG, or run inside one")?;
+
+    let mut supervisor = Supervisor::default();
+    let shutdown = supervisor.shutdown();
+    let probes = bind(config.probe_listen, "--probe-listen").await?;
+    let tls = bind(config.listen, "--listen").await?;
+    info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, probes = %config.probe_listen, "starting");
+    supervisor.spawn("probes", health::serve(probes, Arc::clone(&health), Arc::clone(&metrics), shutdown.clone()));
+
+    let certificates = load_certificates(&client, &config).await?;
+    let heartbeat = health.watch_over("certificates", PATIENCE);
+    supervisor.spawn("certificates", certificates.clone().keep(heartbeat, shutdown.clone()));
+    let app = admission::server::router(pool.clone(), Arc::clone(&metrics));
+    supervisor.spawn("tls", listener::serve(tls, certificates.serving(), app, shutdown.clone()));
+    health.set_ready(true);
+
+    let leading = Leading { client, config, certificates, pool, metrics };
+    let heartbeat = health.watch_over("leader election", PATIENCE);
+    supervisor.spawn("leader", leading.run(move || heartbeat.beat(), shutdown));
+
+    let ready = Arc::clone(&health);
+    supervisor
+        .run(async move {
+            terminated().await;
+            ready.set_ready(false);
+            info!("asked to end");
+        })
+        .await
+}
+
+async fn bind(address: std::net::SocketAddr, flag: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{flag} {address}"))
+}
+
+/// The API server may come up after Roster does: waits for it, but not for ever.
+async fn load_certificates(client: &Client, config: &Arc<RunConfig>) -> Result<Certificates> {
+    const ATTEMPTS: u32 = 30;
+    for attempt in 1.. {
+        match Certificates::load(client.clone(), Arc::clone(config)).await {
+            Err(error) if attempt < ATTEMPTS => {
+                warn!(
+                    error = format!("{error:#}"),
+                    attempt, "the certificate authority could not be loaded and is tried again"
+                );
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            outcome => return outcome.context("the certificate authority could not be loaded"),
+        }
+    }
+    unreachable!("the last attempt returns")
+}
+
+async fn terminated() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        warn!("signals can't be received; only SIGKILL ends this process");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// What only one replica does at a time.
+struct Leading {
+    client: Client,
+    config: Arc<RunConfig>,
+    certificates: Certificates,
+    pool: HashPool,
+    metrics: Arc<Metrics>,
+}
+
+impl Leading {
+    async fn run(self, beat: impl Fn(), shutdown: CancellationToken) -> Result<()> {
+        let mut elector = Elector::new(self.client.clone(), &self.config.namespace, self.config.lease.clone());
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = elector.acquire(&beat) => {}
+        }
+        self.metrics.leader.set(1);
+        let outcome = tokio::select! {
+            // A lost lead ends the process through the supervisor, without waiting for what the controllers do.
+            lost = elector.keep(&beat) => return lost.context("the lead is lost"),
+            ended = self.control(shutdown.clone()) => ended,
+        };
+        self.metrics.leader.set(0);
+        if shutdown.is_cancelled()
+            && let Err(error) = elector.release().await
+        {
+            warn!(
+                error = format!("{error:#}"),
+                "the lease could not be released; the next leader waits for it to expire"
+            );
+        }
+        outcome
+    }
+
+    async fn control(&self, shutdown: CancellationToken) -> Result<()> {
+        let users = user::Context::new(
+            self.client.clone(),
+            &self.config.namespace,
+            self.pool.clone(),
+            Arc::clone(&self.metrics),
+        );
+        let users = user::run(Arc::new(users), self.config.concurrency, shutdown.clone());
+        let configuration = self.config.webhook_configuration.clone();
+        let trust = trust::keep(self.client.clone(), self.certificates.clone(), configuration, shutdown);
+        tokio::try_join!(users, trust).map(|((), ())| ())
+    }
+}
