@@ -1,0 +1,48 @@
+# Everything a newcomer or a check needs. Nothing has to be installed by hand on a machine with Rust and Go.
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+
+CARGO ?= cargo
+export REPLICAS ?= 1
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+RELEASE := $(CARGO_TARGET_DIR)/release
+
+.PHONY: demo test up down generate format lint deny build control-plane
+
+## demo: bring up a control plane and an operator, apply examples/, show what happens, stay until Ctrl-C
+demo: control-plane build
+	@exec $(RELEASE)/roster-dev demo --binary $(RELEASE)/roster
+
+## test: format, lints, unit tests, integration tests against a real control plane
+test: control-plane lint
+	$(CARGO) test --locked --workspace
+
+## up: the control plane and operators in the background; writes target/dev/env
+up: control-plane build
+	@$(RELEASE)/roster-dev up --binary $(RELEASE)/roster
+
+## down: end what `make up` started
+down:
+	@if [ -x $(RELEASE)/roster-dev ]; then $(RELEASE)/roster-dev down; fi
+
+## generate: write crds/ anew from the types in src/api
+generate:
+	$(CARGO) run --locked --quiet -- crds --write crds
+
+control-plane:
+	@if ! command -v $(CARGO) >/dev/null; then echo "cargo is missing: install Rust 1.95 or later (https://rustup.rs)" >&2; exit 1; fi
+	@controlplane/build.sh >/dev/null
+
+build:
+	$(CARGO) build --locked --release --workspace --bins
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
+	$(CARGO) run --locked --quiet -- crds --check crds
+	@$(MAKE) --no-print-directory deny
+
+## deny: licences, advisories, duplicates and sources of the dependencies
+deny:
+	@if ! command -v cargo-deny >/dev/null; then $(CARGO) install --locked cargo-deny@0.20.2; fi
+	$(CARGO) deny --locked check bans licenses sources
