@@ -46,7 +46,7 @@ pub async fn protect(secret: &mut Secret, old: Option<&Secret>, pool: &HashPool)
     let empty = BTreeMap::new();
     match source::read_data(secret.data.as_ref().unwrap_or(&empty)) {
         Ok(Source::Password(password, beside)) => {
-            let stored = old.and_then(|old| stored_hash(old));
+            let stored = old.and_then(stored_hash);
             let mut hash = None;
             for candidate in [beside, stored].into_iter().flatten() {
                 if pool.verify(&password, &candidate).await? {

@@ -10,6 +10,17 @@ use serde::{Deserialize, Serialize};
 
 use super::schema;
 
+/// An administrative partition. Who belongs to none by name belongs to `default`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Domain(pub String);
+
+impl Default for Domain {
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
 /// A span of time. Either end may be left open; both are exact to the second and need no resync to take effect.
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

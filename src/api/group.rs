@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{QuotaSpec, Validity, schema};
+use super::{Domain, QuotaSpec, Validity, schema};
 
 /// Who belongs to the group. Its members are the union of `members`, `memberships`, `memberSelector`,
 /// the members of `memberGroups`, and the users that name it in `spec.groups`.
@@ -53,9 +53,9 @@ pub struct GroupSpec {
     pub description: Option<String>,
 
     /// Administrative partition that the group belongs to.
-    #[serde(default = "default_domain")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::label_value")]
-    pub domain: String,
+    pub domain: Domain,
 
     /// Names of Users. At most 5000; larger groups use memberSelector, or User.spec.groups.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -69,6 +69,7 @@ pub struct GroupSpec {
 
     /// Users by their labels. An empty selector matches every user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::label_selector")]
     pub member_selector: Option<LabelSelector>,
 
     /// Memberships that begin or end at a given time. At most 1000.
@@ -79,10 +80,6 @@ pub struct GroupSpec {
     /// Limits that are added to those of each member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<QuotaSpec>,
-}
-
-fn default_domain() -> String {
-    "default".to_owned()
 }
 
 /// A membership for a span of time.

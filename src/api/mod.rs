@@ -20,7 +20,7 @@ pub mod role_binding;
 pub mod schema;
 pub mod user;
 
-pub use common::{QuotaSpec, QuotaStatus, Validity};
+pub use common::{Domain, QuotaSpec, QuotaStatus, Validity};
 pub use group::{Group, GroupSpec, GroupStatus};
 pub use role_binding::{RoleBinding, RoleBindingSpec, RoleBindingStatus};
 pub use user::{State, User, UserSpec, UserStatus};

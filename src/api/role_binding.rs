@@ -146,6 +146,7 @@ pub struct Scope {
 
     /// Every namespace whose labels match. An empty selector matches all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::label_selector")]
     pub namespace_selector: Option<LabelSelector>,
 
     /// Every namespace with the label roster.dev/domain of this value.

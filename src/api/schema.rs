@@ -254,6 +254,42 @@ pub fn quota_hard(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// A native label selector, checked: an operator that does not exist would match nothing, or everything.
+pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
+    let value = json!({"type": "string", "maxLength": 63});
+    json_schema!({
+        "type": "object",
+        "properties": {
+            "matchLabels": {
+                "description": "Labels that must all have these values.",
+                "type": "object", "maxProperties": 32, "additionalProperties": value,
+            },
+            "matchExpressions": {
+                "description": "Further requirements, all of which must hold.",
+                "type": "array", "maxItems": 32, "x-kubernetes-list-type": "atomic",
+                "items": {
+                    "type": "object", "required": ["key", "operator"],
+                    "properties": {
+                        "key": {"description": "Key of the label.", "type": "string", "minLength": 1, "maxLength": 317},
+                        "operator": {
+                            "description": "In, NotIn, Exists or DoesNotExist.",
+                            "type": "string", "enum": ["In", "NotIn", "Exists", "DoesNotExist"],
+                        },
+                        "values": {
+                            "description": "Values for In and NotIn.",
+                            "type": "array", "maxItems": 64, "items": value, "x-kubernetes-list-type": "atomic",
+                        },
+                    },
+                    "x-kubernetes-validations": [{
+                        "rule": "(self.operator in ['In', 'NotIn']) == (has(self.values) && self.values.size() > 0)",
+                        "message": "In and NotIn need values; Exists and DoesNotExist take none",
+                    }],
+                },
+            },
+        },
+    })
+}
+
 /// The namespaces of a binding. At most 16, because the policy that checks `bind` in each of them has one CEL rule
 /// an index; more are reached by a selector.
 pub fn namespaces(_: &mut SchemaGenerator) -> Schema {

@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema, ResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{QuotaSpec, QuotaStatus, Validity, schema};
+use super::{Domain, QuotaSpec, QuotaStatus, Validity, schema};
 
 /// Who a person is and how they may log in. There is no field for a password: it comes through
 /// `passwordSecretRef`, through the aggregated API, or by invitation.
@@ -136,9 +136,9 @@ pub struct UserSpec {
     pub github_username: Option<String>,
 
     /// Administrative partition that the user belongs to.
-    #[serde(default = "default_domain")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::label_value")]
-    pub domain: String,
+    pub domain: Domain,
 
     /// Where the person works, such as eu-west.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -209,10 +209,6 @@ pub struct UserSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::extra")]
     pub extra: BTreeMap<String, Vec<String>>,
-}
-
-fn default_domain() -> String {
-    "default".to_owned()
 }
 
 /// What an administrator wants the user to be.

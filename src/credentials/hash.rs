@@ -186,10 +186,10 @@ impl PasswordHash {
                         .map_err(|_| phc::Error::ParamValueInvalid)?;
                 }
                 Algorithm::Pbkdf2Sha256 => {
-                    pbkdf2::pbkdf2_hmac::<sha2::Sha256>(password, salt.as_ref(), rounds(&phc), output)
+                    pbkdf2::pbkdf2_hmac::<sha2::Sha256>(password, salt.as_ref(), rounds(&phc), output);
                 }
                 Algorithm::Pbkdf2Sha512 => {
-                    pbkdf2::pbkdf2_hmac::<sha2::Sha512>(password, salt.as_ref(), rounds(&phc), output)
+                    pbkdf2::pbkdf2_hmac::<sha2::Sha512>(password, salt.as_ref(), rounds(&phc), output);
                 }
                 Algorithm::Bcrypt => unreachable!("handled above"),
             }

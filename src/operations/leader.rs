@@ -41,7 +41,7 @@ struct Observation {
 }
 
 /// What to do about a lease.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Step {
     Renew,
     TakeOver,

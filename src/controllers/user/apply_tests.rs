@@ -1,1 +1,77 @@
+use kube::api::ObjectMeta;
+use secrecy::SecretString;
 
+use super::*;
+use crate::credentials::hash::{Argon2idCost, PasswordHash};
+use crate::operations::metrics::HashMetrics;
+
+const BCRYPT: &str = "$2b$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW";
+
+fn pool() -> HashPool {
+    HashPool::new(Argon2idCost::default(), 2, 16, HashMetrics::default())
+}
+
+fn version(resource_version: &str) -> SourceVersion {
+    let metadata = ObjectMeta {
+        uid: Some("s-1".into()),
+        resource_version: Some(resource_version.to_owned()),
+        ..ObjectMeta::default()
+    };
+    SourceVersion::of(&metadata).unwrap()
+}
+
+fn password(text: &str) -> Source {
+    Source::Password(SecretString::from(text), None)
+}
+
+#[tokio::test]
+async fn the_same_password_again_is_no_change() {
+    let pool = pool();
+    let first = take_in(Credential::default(), &version("1"), &password("hunter2"), &pool).await.unwrap();
+    let again = take_in(first.clone(), &version("2"), &password("hunter2"), &pool).await.unwrap();
+    assert_eq!((&again.hash, &again.changed), (&first.hash, &first.changed));
+    assert_eq!(again.source, Some(version("2")), "it need not be looked at again");
+    let other = take_in(first.clone(), &version("3"), &password("hunter3"), &pool).await.unwrap();
+    assert_ne!(other.hash, first.hash);
+}
+
+#[tokio::test]
+async fn a_hash_is_taken_as_it_is() {
+    let hash = PasswordHash::parse(BCRYPT).unwrap();
+    let source = Source::Hash(hash.clone());
+    let taken = take_in(Credential::default(), &version("1"), &source, &pool()).await.unwrap();
+    assert_eq!(taken.hash, Some(hash));
+    let again = take_in(taken.clone(), &version("2"), &source, &pool()).await.unwrap();
+    assert_eq!(again.changed, taken.changed);
+}
+
+#[tokio::test]
+async fn a_password_beside_its_own_hash_keeps_that_hash() {
+    let beside = PasswordHash::parse(BCRYPT).unwrap();
+    let own = Source::Password(SecretString::from("correct horse battery staple"), Some(beside.clone()));
+    let taken = take_in(Credential::default(), &version("1"), &own, &pool()).await.unwrap();
+    assert_eq!(taken.hash, Some(beside.clone()));
+    let others = Source::Password(SecretString::from("hunter2"), Some(beside.clone()));
+    let taken = take_in(Credential::default(), &version("1"), &others, &pool()).await.unwrap();
+    assert_ne!(taken.hash, Some(beside));
+}
+
+#[tokio::test]
+async fn a_password_changed_by_another_way_outlives_a_rewrite_of_the_secret() {
+    let pool = pool();
+    let first = take_in(Credential::default(), &version("1"), &password("hunter2"), &pool).await.unwrap();
+    let elsewhere = Credential { hash: Some(PasswordHash::parse(BCRYPT).unwrap()), ..first.clone() };
+    let rewritten = take_in(elsewhere.clone(), &version("2"), &password("hunter2"), &pool).await.unwrap();
+    assert_eq!(rewritten.hash, elsewhere.hash);
+    let changed = take_in(elsewhere.clone(), &version("3"), &password("hunter3"), &pool).await.unwrap();
+    assert_ne!(changed.hash, elsewhere.hash);
+}
+
+#[tokio::test]
+async fn a_lost_hash_is_made_again() {
+    let pool = pool();
+    let first = take_in(Credential::default(), &version("1"), &password("hunter2"), &pool).await.unwrap();
+    let damaged = Credential { hash: None, ..first };
+    let mended = take_in(damaged, &version("2"), &password("hunter2"), &pool).await.unwrap();
+    assert!(mended.hash.is_some());
+}

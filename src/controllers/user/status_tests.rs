@@ -1,1 +1,155 @@
+use rstest::rstest;
 
+use super::super::dereference::Problem;
+use super::*;
+use crate::api::UserSpec;
+use crate::api::condition::find;
+use crate::api::user::DeletionPolicy;
+use crate::credentials::claim::Identifier;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn user(state: DesiredState, begin: Option<i64>, end: Option<i64>) -> User {
+    let validity = Validity { not_before: begin.map(|s| Time(at(s))), not_after: end.map(|s| Time(at(s))) };
+    User::new("jane", UserSpec { state, validity: Some(validity), ..UserSpec::default() })
+}
+
+fn applied() -> Applied {
+    Applied { conflicts: Vec::new(), password_changed: Some(at(5)), problem: None }
+}
+
+fn conflict(kind: IdentifierKind, text: &str) -> (Identifier, String) {
+    (Identifier { kind, text: text.into() }, "john".into())
+}
+
+fn problem(is_waiting: bool) -> Problem {
+    Problem { reason: "SecretNotFound", message: "Secret team-a/x does not exist".into(), is_waiting }
+}
+
+#[rstest]
+#[case(DesiredState::Active, None, None, State::Active)]
+#[case(DesiredState::Active, Some(100), None, State::Active)]
+#[case(DesiredState::Active, Some(101), None, State::Pending)]
+#[case(DesiredState::Active, None, Some(101), State::Active)]
+#[case(DesiredState::Active, None, Some(100), State::Expired)]
+#[case(DesiredState::Disabled, None, Some(100), State::Disabled)]
+#[case(DesiredState::Banned, Some(200), None, State::Banned)]
+fn state_follows_the_spec_and_the_clock_to_the_second(
+    #[case] state: DesiredState,
+    #[case] begin: Option<i64>,
+    #[case] end: Option<i64>,
+    #[case] expected: State,
+) {
+    assert_eq!(status(&user(state, begin, end), &applied(), &[], at(100)).state, Some(expected));
+}
+
+#[test]
+fn who_is_being_deleted_or_has_no_name_may_not_log_in() {
+    let mut leaving = user(DesiredState::Active, None, None);
+    leaving.metadata.deletion_timestamp = Some(Time(at(90)));
+    assert_eq!(status(&leaving, &applied(), &[], at(100)).state, Some(State::Disabled));
+    let nameless = Applied { conflicts: vec![conflict(IdentifierKind::Username, "jane")], ..applied() };
+    let jane = user(DesiredState::Active, None, None);
+    assert_eq!(status(&jane, &nameless, &[], at(100)).state, Some(State::Pending));
+    let no_email = Applied { conflicts: vec![conflict(IdentifierKind::Email, "j@example.com")], ..applied() };
+    assert_eq!(status(&jane, &no_email, &[], at(100)).state, Some(State::Active));
+}
+
+#[test]
+fn the_next_change_is_the_nearest_edge_ahead() {
+    let seconds = |s| Some(Duration::from_secs(s));
+    assert_eq!(next_change(&user(DesiredState::Active, Some(110), Some(130)), at(100)), seconds(10));
+    assert_eq!(next_change(&user(DesiredState::Active, Some(110), Some(130)), at(110)), seconds(20));
+    assert_eq!(next_change(&user(DesiredState::Active, Some(110), Some(130)), at(130)), None);
+    assert_eq!(next_change(&user(DesiredState::Active, None, None), at(100)), None);
+    let far = next_change(&user(DesiredState::Active, None, Some(1_000_000)), at(100));
+    assert_eq!(far, Some(LONGEST_SLEEP), "a suspended machine must not sleep through the edge");
+}
+
+#[test]
+fn kstatus_can_tell_waiting_from_stuck() {
+    let jane = user(DesiredState::Active, None, None);
+    let condition = |applied: &Applied, kind: &str| {
+        find(&status(&jane, applied, &[], at(100)).conditions, kind).map(|c| (c.status.clone(), c.reason.clone()))
+    };
+    let is = |status: &str, reason: &str| Some((status.to_owned(), reason.to_owned()));
+
+    assert_eq!(condition(&applied(), READY), is("True", "Succeeded"));
+    assert_eq!(condition(&applied(), RECONCILING), None);
+    assert_eq!(condition(&applied(), STALLED), None);
+
+    let waiting = Applied { problem: Some(problem(true)), ..applied() };
+    assert_eq!(condition(&waiting, READY), is("False", "SecretNotFound"));
+    assert_eq!(condition(&waiting, RECONCILING), is("True", "SecretNotFound"));
+    assert_eq!(condition(&waiting, STALLED), None);
+
+    let stuck = Applied { problem: Some(problem(false)), ..applied() };
+    assert_eq!(condition(&stuck, STALLED), is("True", "SecretNotFound"));
+    assert_eq!(condition(&stuck, RECONCILING), None);
+
+    let both = Applied { conflicts: vec![conflict(IdentifierKind::Email, "j@example.com")], ..waiting };
+    assert_eq!(condition(&both, READY), is("False", "EmailConflict"));
+    assert_eq!(condition(&both, STALLED), is("True", "EmailConflict"));
+}
+
+#[test]
+fn the_two_conflicts_are_told_apart_and_each_is_named() {
+    let applied = Applied {
+        conflicts: vec![
+            conflict(IdentifierKind::Email, "a@example.com"),
+            conflict(IdentifierKind::Email, "b@example.com"),
+        ],
+        ..applied()
+    };
+    let name = name_claimed(&applied);
+    assert_eq!(name.reason, "EmailConflict");
+    assert!(
+        name.message.contains("a@example.com")
+            && name.message.contains("b@example.com")
+            && name.message.contains("john")
+    );
+    let username = Applied { conflicts: vec![conflict(IdentifierKind::Username, "jane")], ..applied };
+    assert_eq!(name_claimed(&username).reason, "UsernameConflict");
+}
+
+#[test]
+fn a_problem_says_whether_an_earlier_password_stays_in_use() {
+    let with = credential_ready(&Applied { problem: Some(problem(false)), ..applied() });
+    assert!(with.message.contains("last good password stays in use"));
+    let without = credential_ready(&Applied { problem: Some(problem(false)), password_changed: None, ..applied() });
+    assert!(!without.message.contains("last good"));
+}
+
+#[test]
+fn no_password_is_no_failure() {
+    let status =
+        status(&user(DesiredState::Active, None, None), &Applied { password_changed: None, ..applied() }, &[], at(100));
+    assert_eq!(find(&status.conditions, READY).unwrap().status, "True");
+    assert_eq!(find(&status.conditions, CREDENTIAL_READY).unwrap().reason, "NoPassword");
+}
+
+#[test]
+fn deletion_names_what_blocks_it() {
+    let mut leaving = user(DesiredState::Active, None, None);
+    leaving.metadata.deletion_timestamp = Some(Time(at(90)));
+    let namespaces: Vec<String> = (0..12).map(|i| format!("ns-{i}")).collect();
+    let blocked = status(&leaving, &applied(), &namespaces, at(100));
+    let message = &find(&blocked.conditions, DELETION_BLOCKED).unwrap().message;
+    assert!(message.contains("ns-0") && message.contains("and 2 more"), "{message}");
+    leaving.spec.deletion_policy = DeletionPolicy::Orphan;
+    assert!(find(&status(&leaving, &applied(), &namespaces, at(100)).conditions, DELETION_BLOCKED).is_none());
+}
+
+#[test]
+fn what_others_wrote_stays_and_nothing_new_is_no_difference() {
+    let mut jane = user(DesiredState::Active, None, None);
+    let mut first = status(&jane, &applied(), &[], at(100));
+    let mut foreign = first.conditions[0].clone();
+    foreign.type_ = "QuotaWithinLimits".into();
+    first.conditions.push(foreign);
+    first.last_login_time = Some(Time(at(50)));
+    jane.status = Some(first.clone());
+    assert_eq!(status(&jane, &applied(), &[], at(200)), first);
+}

@@ -3,15 +3,24 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use crate::balancer::Balancer;
 use crate::control_plane::ControlPlane;
-use crate::kubectl::eventually;
+use crate::kubectl::{Kubectl, eventually};
 use crate::process::Process;
 use crate::{free_port, project_root};
+
+/// A Secret that admission looks at.
+const PROBE: &str = "\
+apiVersion: v1
+kind: Secret
+metadata: {generateName: probe-, namespace: default}
+type: roster.dev/password
+stringData: {password: probe}
+";
 
 /// Namespace that the chart is installed in.
 pub const NAMESPACE: &str = "roster-system";
@@ -24,6 +33,7 @@ pub struct Installation {
     /// Kubeconfig of the operator's ServiceAccount.
     pub kubeconfig: PathBuf,
     dir: PathBuf,
+    kubectl: Kubectl,
 }
 
 impl Installation {
@@ -45,7 +55,7 @@ impl Installation {
         plane.kubectl.run(&wait)?;
         let token = plane.kubectl.run(&["create", "token", "roster", "-n", NAMESPACE, "--duration=24h"])?;
         let kubeconfig = plane.kubeconfig_for_token(&plane.dir.join("operator.kubeconfig"), token.trim())?;
-        Ok(Self { balancer, kubeconfig, dir: plane.dir.clone() })
+        Ok(Self { balancer, kubeconfig, dir: plane.dir.clone(), kubectl: plane.kubectl.clone() })
     }
 }
 
@@ -66,6 +76,27 @@ impl Operator {
     /// # Errors
     /// If it does not become ready; the message holds the end of its log.
     pub fn start(installation: &Installation, binary: &Path, name: &str, args: &[&str]) -> Result<Self> {
+        let mut operator = Self::spawn(installation, binary, name, args)?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while let Err(error) = operator.probe("/readyz") {
+            operator.process.check()?;
+            if Instant::now() > deadline {
+                return Err(error.context("the operator does not become ready"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // kube-apiserver takes a moment to learn of the certificate authority.
+        eventually("admission answers", Duration::from_secs(60), || {
+            installation.kubectl.run_with_input(&["create", "--dry-run=server", "-f", "-"], PROBE)
+        })?;
+        Ok(operator)
+    }
+
+    /// Starts it without waiting.
+    ///
+    /// # Errors
+    /// If the program can't be started.
+    pub fn spawn(installation: &Installation, binary: &Path, name: &str, args: &[&str]) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let probes = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let own =
@@ -76,15 +107,7 @@ impl Operator {
         command.env("KUBECONFIG", &installation.kubeconfig).env("HOSTNAME", name).args(&args);
         let command_line =
             format!("KUBECONFIG={} {} {}", installation.kubeconfig.display(), binary.display(), args.join(" "));
-        let mut process = Process::spawn(name, command, installation.dir.join(format!("{name}.log")))?;
-        eventually("the operator becomes ready", Duration::from_secs(30), || {
-            process.check()?;
-            http_get(probes, "/readyz")
-        })
-        .or_else(|error| {
-            process.check()?;
-            Err(error)
-        })?;
+        let process = Process::spawn(name, command, installation.dir.join(format!("{name}.log")))?;
         installation.balancer.add(address);
         Ok(Self { process, address, probes, balancer: installation.balancer.clone(), command_line })
     }

@@ -1,0 +1,103 @@
+//! The serving certificate: from an authority that replicas share, rotated without a restart, trusted at every moment.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::support::{Cluster, eventually, password_secret, unique};
+
+fn bundle(configuration: &MutatingWebhookConfiguration) -> String {
+    let bundle = configuration.webhooks.as_ref().unwrap()[0].client_config.ca_bundle.clone().unwrap_or_default();
+    String::from_utf8(bundle.0).unwrap()
+}
+
+/// A handshake with `url` that trusts `bundle` alone.
+async fn handshake(url: &str, bundle: &str) -> Result<(), String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
+        roots.add(certificate.map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
+    }
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let address = url.strip_prefix("https://").unwrap();
+    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let name = ServerName::try_from("roster.roster-system.svc").unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.map(drop).map_err(|error| error.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rotation_needs_no_restart_and_is_never_untrusted() {
+    let cluster = Cluster::create("certificates", &[]);
+    let short = ["--ca-lifetime", "30s", "--certificate-lifetime", "10s"];
+    cluster.start_operator(&short);
+    cluster.start_operator(&short);
+    let urls: Vec<String> = cluster.operators().iter().map(|operator| operator.url()).collect();
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(cluster.client().await);
+    let secrets = cluster.secrets("default").await;
+    let first = bundle(&configurations.get("roster").await.unwrap());
+
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let mut rounds = 0;
+    loop {
+        let now = bundle(&configurations.get("roster").await.unwrap());
+        for url in &urls {
+            handshake(url, &now).await.unwrap_or_else(|error| panic!("round {rounds}, {url}: {error}"));
+        }
+        let dry = PostParams { dry_run: true, ..PostParams::default() };
+        secrets.create(&dry, &password_secret(&unique("rotation"), "password", "x")).await.unwrap();
+        rounds += 1;
+        // Until the first authority is no longer trusted: then everything hangs on its successor.
+        if !now.contains(first.trim()) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the first authority is still there");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(rounds > 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_ca_bundle_and_a_deleted_authority_are_mended() {
+    let cluster = Cluster::create("trust", &[]);
+    cluster.start_operator(&[]);
+    let url = cluster.operators()[0].url();
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(cluster.client().await);
+    let good = bundle(&configurations.get("roster").await.unwrap());
+
+    let mut damaged = configurations.get("roster").await.unwrap();
+    damaged.webhooks.as_mut().unwrap()[0].client_config.ca_bundle = Some(ByteString(Vec::new()));
+    configurations.replace("roster", &PostParams::default(), &damaged).await.unwrap();
+    eventually("the caBundle is right again", || async {
+        let now = bundle(&configurations.get("roster").await.map_err(|error| error.to_string())?);
+        if now == good { Ok(()) } else { Err(now) }
+    })
+    .await;
+
+    let secrets = cluster.secrets("roster-system").await;
+    secrets.delete("roster-ca", &Default::default()).await.unwrap();
+    eventually("a new authority is trusted and serves", || async {
+        let now = bundle(&configurations.get("roster").await.map_err(|error| error.to_string())?);
+        if now == good {
+            return Err("the old bundle".to_owned());
+        }
+        handshake(&url, &now).await
+    })
+    .await;
+
+    // Nonsense in its place stops nobody: what was made before goes on serving.
+    let junk = Patch::Merge(json!({"stringData": {"ca-1.crt": "junk", "ca-1.key": "junk"}}));
+    secrets.patch("roster-ca", &PatchParams::default(), &junk).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let now = bundle(&configurations.get("roster").await.unwrap());
+    handshake(&url, &now).await.unwrap();
+    assert!(cluster.operators()[0].is_running());
+}

@@ -1,0 +1,71 @@
+//! The program on the command line.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use roster::credentials::hash::{Memory, PasswordHash};
+use roster_harness::project_root;
+
+use crate::support::binary;
+
+fn run(args: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(binary())
+        .args(args)
+        .env_remove("KUBECONFIG")
+        .env("HOME", "/nonexistent")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that refuses its arguments does not read its input.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+fn refusal(args: &[&str], input: &[u8]) -> String {
+    let output = run(args, input);
+    assert!(!output.status.success() && output.stdout.is_empty());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn hash_password_reads_standard_input_and_prints_a_hash_that_verifies() {
+    for input in ["correct horse", "correct horse\n", "correct horse\r\n"] {
+        let output = run(&["hash-password"], input.as_bytes());
+        assert!(output.status.success() && output.stderr.is_empty());
+        let text = String::from_utf8(output.stdout).unwrap();
+        let hash = PasswordHash::parse(text.trim()).unwrap();
+        assert!(hash.verify(b"correct horse", &mut Memory::default()));
+    }
+}
+
+#[test]
+fn hash_password_refuses_what_no_login_could_type() {
+    assert!(refusal(&["hash-password"], b"").contains("is empty"));
+    assert!(refusal(&["hash-password"], b"two\nlines\n").contains("control character"));
+    assert!(refusal(&["hash-password"], b"\xff\xfe").contains("UTF-8"));
+    assert!(refusal(&["hash-password"], &[b'x'; 5000]).contains("longer than 1024 bytes"));
+    assert!(refusal(&["hash-password", "--memory-kib", "8"], b"x").contains("at least memory 19456"));
+}
+
+#[test]
+fn crds_in_the_repository_are_those_of_the_types() {
+    let crds = project_root().join("crds");
+    let output = run(&["crds", "--check", crds.to_str().unwrap()], b"");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let folder = elsewhere.path().to_str().unwrap();
+    assert!(run(&["crds", "--write", folder], b"").status.success());
+    std::fs::write(elsewhere.path().join("roster.dev_users.yaml"), "edited by hand").unwrap();
+    assert!(refusal(&["crds", "--check", folder], b"").contains("run `make generate`"));
+}
+
+#[test]
+fn run_refuses_nonsense_before_it_starts() {
+    assert!(refusal(&["run", "--retry-period", "1h"], b"").contains("--retry-period must be shorter"));
+    assert!(refusal(&["run", "--log", "a=b=c"], b"").contains("--log"));
+    let error = refusal(&["run", "--listen", "127.0.0.1:0", "--probe-listen", "127.0.0.1:0"], b"");
+    assert!(error.contains("no access to a cluster"), "{error}");
+}

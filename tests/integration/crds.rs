@@ -1,0 +1,292 @@
+//! The custom resources as kube-apiserver sees them: what is refused, with which message, and what kubectl shows.
+
+use kube::CustomResourceExt;
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::ApiResource;
+use roster::api::{Group, RoleBinding, User, crd};
+use serde_json::{Value, json};
+
+use crate::support::{shared, unique, wait_until_ready};
+
+async fn refusal(resource: &ApiResource, object: Value) -> Option<String> {
+    let api: Api<DynamicObject> = Api::all_with(shared().client().await, resource);
+    let object: DynamicObject = serde_json::from_value(object).expect("it is an object");
+    match api.create(&PostParams { dry_run: true, ..PostParams::default() }, &object).await {
+        Ok(_) => None,
+        Err(kube::Error::Api(status)) => Some(status.message),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn object(resource: &ApiResource, name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": name}, "spec": spec})
+}
+
+/// Each must be refused with a message that names the field and says what is allowed.
+async fn refused(resource: &ApiResource, cases: &[(Value, &str, &str)]) {
+    for (spec, field, message) in cases {
+        let refusal =
+            refusal(resource, object(resource, "x", spec)).await.unwrap_or_else(|| panic!("{spec} was accepted"));
+        assert!(refusal.contains(field) && refusal.contains(message), "{spec}: {refusal}");
+    }
+}
+
+async fn accepted(resource: &ApiResource, specs: &[Value]) {
+    for spec in specs {
+        if let Some(refusal) = refusal(resource, object(resource, "x", spec)).await {
+            panic!("{spec}: {refusal}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_with_mistakes_are_refused_by_field() {
+    let window = json!({"notBefore": "2027-01-02T00:00:00Z", "notAfter": "2027-01-01T00:00:00Z"});
+    let cases = [
+        (json!({"username": "jane doe"}), "spec.username", "letters, digits"),
+        (json!({"username": "-jane"}), "spec.username", "begin and end with"),
+        (json!({"username": ""}), "spec.username", "letters, digits"),
+        (json!({"username": "x".repeat(254)}), "spec.username", "253"),
+        (json!({"email": "jane"}), "spec.email", "must be an email address such as"),
+        (json!({"email": "jane@localhost"}), "spec.email", "must be an email address such as"),
+        (json!({"email": "jane@exämple.com"}), "spec.email", "in ASCII"),
+        (json!({"email": "a@b@example.com"}), "spec.email", "must be an email address such as"),
+        (
+            json!({"additionalEmails": ["jane@example.com", "nope"]}),
+            "spec.additionalEmails[1]",
+            "must be an email address",
+        ),
+        (
+            json!({"additionalEmails": ["a@example.com", "a@example.com"]}),
+            "spec.additionalEmails[1]",
+            "Duplicate value",
+        ),
+        (json!({"mobile": "555 0100"}), "spec.mobile", "international form"),
+        (json!({"mobile": "+1 555"}), "spec.mobile", "7 to 15 digits"),
+        (json!({"mobile": "+1234567890123456"}), "spec.mobile", "7 to 15 digits"),
+        (json!({"language": "english!"}), "spec.language", "BCP 47"),
+        (json!({"timezone": "Europe/Atlantis"}), "spec.timezone", "IANA time zone database"),
+        (json!({"timezone": "CEST"}), "spec.timezone", "IANA time zone database"),
+        (json!({"preferredShell": "rm -rf"}), "spec.preferredShell", "name or the path of a shell"),
+        (json!({"githubUsername": "jane_doe_x_"}), "spec.githubUsername", "GitHub username"),
+        (json!({"domain": "a b"}), "spec.domain", "label value"),
+        (json!({"zone": "-eu"}), "spec.zone", "label value"),
+        (json!({"displayName": "Jane\nDoe"}), "spec.displayName", "single line"),
+        (json!({"state": "Asleep"}), "spec.state", "Banned"),
+        (json!({"admin": "yes"}), "spec.admin", "boolean"),
+        (json!({"validity": window}), "spec.validity", "notBefore must be earlier than notAfter"),
+        (json!({"validity": {"notAfter": "tomorrow"}}), "spec.validity.notAfter", "date-time"),
+        (json!({"groups": ["Engineers"]}), "spec.groups[0]", "must be the metadata.name"),
+        (json!({"groups": ["system:masters"]}), "spec.groups[0]", "must be the metadata.name"),
+        (json!({"connector": {"id": "x"}}), "spec.connector.type", "Required value"),
+        (json!({"identities": [{"type": "ldap"}]}), "spec.identities[0].id", "Required value"),
+        (json!({"passwordSecretRef": {"name": "x"}}), "spec.passwordSecretRef.namespace", "Required value"),
+        (json!({"secondFactor": "Maybe"}), "spec.secondFactor", "Required"),
+        (json!({"allowedCIDRs": ["10.0.0.0"]}), "spec.allowedCIDRs[0]", "CIDR notation"),
+        (json!({"allowedCIDRs": ["10.0.0.0/33"]}), "spec.allowedCIDRs[0]", "CIDR notation"),
+        (json!({"quota": {"hard": {"requests.cpus": "8"}}}), "spec.quota.hard", "ResourceQuota knows"),
+        (json!({"quota": {"hard": {"requests.cpu": "many"}}}), "spec.quota.hard", "must be a quantity"),
+        (json!({"quota": {"hard": {"requests.cpu": "-1"}}}), "spec.quota.hard", "zero or more"),
+        (json!({"quota": {"hard": {"namespaces": -1}}}), "spec.quota.hard", "zero or more"),
+        (
+            json!({"notification": {"type": "webhook", "url": "http://example.com"}}),
+            "spec.notification.url",
+            "https URL",
+        ),
+        (
+            json!({"notification": {"type": "webhook", "url": "https://u:p@example.com"}}),
+            "spec.notification.url",
+            "without a user name",
+        ),
+        (json!({"notification": {"type": "smoke", "url": "https://example.com"}}), "spec.notification.type", "webhook"),
+        (json!({"deletionPolicy": "Cascade"}), "spec.deletionPolicy", "Orphan"),
+        (json!({"extra": {"authentication.kubernetes.io/pod-name": ["x"]}}), "spec.extra", "reserved"),
+        (json!({"extra": {"Scopes.K8s.IO/x": ["x"]}}), "spec.extra", "reserved"),
+        (json!({"extra": {"cost center": ["x"]}}), "spec.extra", "a key must consist of"),
+    ];
+    refused(&User::api_resource(), &cases).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_with_all_sorts_of_good_values_are_accepted() {
+    let specs = [
+        json!({}),
+        json!({"username": "Jane.Doe_2+test@example.com"}),
+        json!({"email": "jane.o+tag@mail.example.co.uk", "additionalEmails": ["j!#$%&*+/=?^_{|}~-@xn--exmple-cua.com"]}),
+        json!({"mobile": "+1 (555) 010-0199"}),
+        json!({"mobile": "+442079460000"}),
+        json!({"language": "zh-Hant-TW", "timezone": "America/Argentina/Buenos_Aires"}),
+        json!({"timezone": "UTC"}),
+        json!({"preferredShell": "/usr/bin/zsh", "githubUsername": "jane-doe"}),
+        json!({"allowedCIDRs": ["0.0.0.0/0", "::/0", "2001:db8::/32"]}),
+        json!({"validity": {"notAfter": "2027-01-01T00:00:00Z"}}),
+        json!({"quota": {"hard": {
+            "namespaces": 5, "requests.cpu": "500m", "limits.memory": "1Gi", "services.loadbalancers": "2",
+            "count/deployments.apps": 3, "gold.storageclass.storage.k8s.io/requests.storage": "1Ti",
+            "requests.nvidia.com/gpu": 1, "hugepages-2Mi": "4Mi", "requests.ephemeral-storage": "1G",
+        }}}),
+        json!({"notification": {"type": "webhook", "url": "https://hooks.example.com:8443/x?y=z"}}),
+        json!({"extra": {"costCenter": ["42"], "example.com/team": ["a", "b"], "k8s.io.example.com/x": []}}),
+        json!({"displayName": "Ångström 王 🙂"}),
+    ];
+    accepted(&User::api_resource(), &specs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i8_system_names_are_refused_whoever_asks() {
+    // The client is system:masters, whom no authorizer stops.
+    let users = User::api_resource();
+    let reason = "names with the prefix system: belong to Kubernetes";
+    let cases = [
+        (json!({"username": "system:admin"}), "spec.username", reason),
+        (json!({"username": "SYSTEM:kube-scheduler"}), "spec.username", reason),
+        (json!({"email": "system:masters@example.com"}), "spec.email", reason),
+        (json!({"additionalEmails": ["System:x@example.com"]}), "spec.additionalEmails[0]", reason),
+    ];
+    refused(&users, &cases).await;
+    for resource in [&users, &Group::api_resource()] {
+        let refusal = refusal(resource, object(resource, "system:masters", &json!({}))).await.expect("refused");
+        assert!(refusal.contains("metadata.name"), "{refusal}");
+    }
+    let name = unique("i8");
+    let api = shared().users().await;
+    crate::support::create(&api, &crate::support::user(&name, false)).await;
+    let patch = json!({"spec": {"email": "system:x@example.com"}});
+    let error = api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap_err();
+    assert!(error.to_string().contains(reason), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_username_is_immutable_also_where_it_is_the_name() {
+    let api = shared().users().await;
+    let merge = |name: String, spec: Value| {
+        let api = api.clone();
+        async move { api.patch(&name, &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await }
+    };
+    let name = unique("immutable");
+    crate::support::create(&api, &crate::support::user(&name, false)).await;
+    let error = merge(name.clone(), json!({"username": "other"})).await.unwrap_err();
+    assert!(error.to_string().contains("spec.username is immutable"), "{error}");
+    merge(name.clone(), json!({"username": name})).await.expect("spelling the default out changes nothing");
+    merge(name.clone(), json!({"username": null})).await.expect("and leaving it out again does not either");
+
+    let other = unique("immutable");
+    let mut user = crate::support::user(&other, false);
+    user.spec.username = Some(format!("{other}.x"));
+    crate::support::create(&api, &user).await;
+    let error = merge(other, json!({"username": null})).await.unwrap_err();
+    assert!(error.to_string().contains("spec.username is immutable"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_with_mistakes_are_refused_by_field() {
+    let groups = Group::api_resource();
+    let expression = json!({"matchExpressions": [{"key": "team", "operator": "Is", "values": ["a"]}]});
+    let empty_in = json!({"matchExpressions": [{"key": "team", "operator": "In"}]});
+    let cases = [
+        (json!({"members": ["Jane"]}), "spec.members[0]", "must be the metadata.name"),
+        (json!({"members": ["jane", "jane"]}), "spec.members[1]", "Duplicate value"),
+        (json!({"memberGroups": ["x"]}), "spec.memberGroups", "must not name the group itself"),
+        (json!({"memberSelector": expression}), "spec.memberSelector.matchExpressions[0].operator", "NotIn"),
+        (json!({"memberSelector": empty_in}), "spec.memberSelector.matchExpressions[0]", "In and NotIn need values"),
+        (json!({"memberships": [{"user": "jane"}]}), "spec.memberships[0].validity", "Required value"),
+        (
+            json!({"memberships": [{"user": "a", "validity": {}}, {"user": "a", "validity": {}}]}),
+            "spec.memberships[1]",
+            "Duplicate value",
+        ),
+        (json!({"quota": {"hard": {"x": 1}}}), "spec.quota.hard", "ResourceQuota knows"),
+    ];
+    refused(&groups, &cases).await;
+    accepted(&groups, &[json!({}), json!({"memberSelector": {}}), json!({"members": ["jane"], "memberGroups": ["y"]})])
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn role_bindings_with_mistakes_are_refused_by_field() {
+    let bindings = RoleBinding::api_resource();
+    let with = |changes: Value| {
+        let mut spec = json!({
+            "subjects": [{"kind": "User", "name": "jane"}],
+            "roleRef": {"kind": "ClusterRole", "name": "view"},
+            "scope": {"cluster": {}},
+        });
+        for (key, value) in changes.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
+        spec
+    };
+    let many: Vec<String> = (0..17).map(|i| format!("ns-{i}")).collect();
+    let role = json!({"kind": "Role", "name": "view"});
+    let cases = [
+        (with(json!({"subjects": []})), "spec.subjects", "at least 1"),
+        (with(json!({"subjects": [{"kind": "Robot", "name": "x"}]})), "spec.subjects[0].kind", "Group"),
+        (
+            with(json!({"subjects": [{"kind": "User", "name": "system:admin"}]})),
+            "spec.subjects[0].name",
+            "metadata.name",
+        ),
+        (with(json!({"roleRef": {"kind": "Job", "name": "x"}})), "spec.roleRef.kind", "ClusterRole"),
+        (with(json!({"roleRef": {"kind": "Role", "name": "a/b"}})), "spec.roleRef.name", "no '/'"),
+        (with(json!({"roleRef": role})), "spec", "needs a roleRef of kind ClusterRole"),
+        (with(json!({"scope": {}})), "spec.scope", "exactly one of"),
+        (with(json!({"scope": {"cluster": {}, "domain": "default"}})), "spec.scope", "exactly one of"),
+        (with(json!({"scope": {"namespaces": []}})), "spec.scope.namespaces", "at least 1"),
+        (with(json!({"scope": {"namespaces": many}})), "spec.scope.namespaces", "16"),
+        (with(json!({"scope": {"namespaces": ["A"]}})), "spec.scope.namespaces[0]", "name of a Namespace"),
+        (with(json!({"delegatedBy": "Jane"})), "spec.delegatedBy", "metadata.name"),
+    ];
+    refused(&bindings, &cases).await;
+    let good = [
+        with(json!({})),
+        with(json!({"scope": {"namespaces": ["a", "b"]}, "roleRef": {"kind": "Role", "name": "r"}})),
+        with(json!({"scope": {"namespaceSelector": {}}})),
+        with(json!({"scope": {"domain": "default"}, "roleRef": {"kind": "ClusterRole", "name": "system:basic-user"}})),
+    ];
+    accepted(&bindings, &good).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_finds_users_by_short_name_category_and_field() {
+    let cluster = shared();
+    let (name, users) = (unique("find"), cluster.users().await);
+    let mut user = crate::support::user(&name, false);
+    user.spec.email = Some(format!("{name}@example.com"));
+    user.spec.zone = Some("eu-west".into());
+    crate::support::create(&users, &user).await;
+    wait_until_ready(&users, &name).await;
+    for selector in [format!("spec.email={name}@example.com"), "spec.zone=eu-west,status.state=Active".to_owned()] {
+        let found = cluster.kubectl(&["get", "usr", "--field-selector", &selector, "-o", "name"]);
+        assert!(found.contains(&name), "{selector}: {found}");
+    }
+    assert!(cluster.kubectl(&["get", "roster", "-o", "name"]).contains(&format!("user.roster.dev/{name}")));
+    let table = cluster.kubectl(&["get", "users.roster.dev", &name]);
+    for word in ["STATE", "READY", "REASON", "Active", "True", "Succeeded"] {
+        assert!(table.contains(word), "{word}: {table}");
+    }
+    let explained = cluster.kubectl(&["explain", "users.roster.dev.spec.validity"]);
+    assert!(explained.contains("First instant at which this no longer holds"), "{explained}");
+}
+
+fn undescribed(schema: &Value, path: &str, found: &mut Vec<String>) {
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        if property["description"].as_str().unwrap_or_default().is_empty() {
+            found.push(path.clone());
+        }
+        undescribed(property, &path, found);
+        undescribed(&property["items"], &path, found);
+    }
+}
+
+#[test]
+fn every_field_has_a_description() {
+    for crd in crd::all() {
+        let schema = serde_json::to_value(&crd.spec.versions[0].schema).unwrap();
+        let mut found = Vec::new();
+        for part in ["spec", "status"] {
+            undescribed(&schema["openAPIV3Schema"]["properties"][part], part, &mut found);
+        }
+        assert!(found.is_empty(), "{}: {found:?}", crd.spec.names.kind);
+    }
+}

@@ -1,0 +1,128 @@
+//! I1: a plaintext password is never stored, logged, or shown.
+
+use std::path::Path;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::json;
+
+use crate::support::{create, eventually, password_secret, shared, unique, user, wait_until_ready};
+
+/// Every form in which a text may lie in a file: as it is, and in base64 at each of the three alignments.
+fn forms(text: &str) -> Vec<Vec<u8>> {
+    let mut forms = vec![text.as_bytes().to_vec()];
+    for shift in 0..3 {
+        let padded = [&vec![0; shift], text.as_bytes()].concat();
+        let encoded = BASE64_STANDARD.encode(padded);
+        // What depends on the neighbours is cut off at both ends.
+        let inner = &encoded.as_bytes()[if shift == 0 { 0 } else { 4 }..encoded.len() - 4];
+        forms.push(inner.to_vec());
+    }
+    forms
+}
+
+fn files_with(dir: &Path, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).expect("the folder can be read").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files_with(&path, text));
+        } else if let Ok(bytes) = std::fs::read(&path) {
+            let holds = |form: &Vec<u8>| bytes.windows(form.len()).any(|window| window == form);
+            if forms(text).iter().any(holds) {
+                found.push(path.display().to_string());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_search_finds_a_text_at_every_alignment() {
+    let dir = tempfile::tempdir().unwrap();
+    for (i, prefix) in ["", "a", "ab", "abc"].iter().enumerate() {
+        let encoded = BASE64_STANDARD.encode(format!("{prefix}S3cret-Passphrase{prefix}"));
+        std::fs::write(dir.path().join(i.to_string()), format!("junk{encoded}junk")).unwrap();
+    }
+    assert_eq!(files_with(dir.path(), "S3cret-Passphrase").len(), 4);
+    assert!(files_with(dir.path(), "S3cret-passphrase").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_plaintext_never_reaches_etcd_logs_events_or_metrics() {
+    let (cluster, name) = (shared(), unique("i1"));
+    let (users, secrets) = (cluster.users().await, cluster.secrets("default").await);
+    let password = |way: &str| format!("Xq7-plaintext-{name}-{way}-Zk9");
+
+    create(&secrets, &password_secret(&name, "password", password("create"))).await;
+    create(&users, &user(&name, true)).await;
+    wait_until_ready(&users, &name).await;
+
+    let mut secret = secrets.get(&name).await.unwrap();
+    secret.string_data = Some([("password".to_owned(), password("update"))].into());
+    secrets.replace(&name, &PostParams::default(), &secret).await.unwrap();
+    for (way, patch) in [
+        ("merge", Patch::Merge(json!({"stringData": {"password": password("merge")}}))),
+        ("strategic", Patch::Strategic(json!({"stringData": {"password": password("strategic")}}))),
+    ] {
+        secrets.patch(&name, &PatchParams::default(), &patch).await.unwrap_or_else(|error| panic!("{way}: {error}"));
+    }
+    let manifest = |way: &str| {
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: default, annotations: {{roster.dev/user: {name}}}}}\n\
+             type: roster.dev/password\nstringData: {{password: {}}}\n",
+            password(way)
+        )
+    };
+    let kubectl = &cluster.plane.kubectl;
+    cluster.apply(&manifest("apply"));
+    kubectl.run_with_input(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &manifest("ssa")).unwrap();
+    kubectl.run_with_input(&["apply", "--dry-run=server", "-f", "-"], &manifest("dry-run")).unwrap();
+    kubectl.run_with_input(&["apply", "set-last-applied", "-f", "-"], &manifest("set-last-applied")).unwrap();
+    kubectl.run_with_input(&["replace", "-f", "-"], &manifest("replace")).unwrap();
+    // What is refused is not stored either. (kubectl repeats what it was given; the server's words do not.)
+    let refused = manifest("refused").replace("password:", "passwordHash:");
+    assert!(kubectl.run_with_input(&["apply", "-f", "-"], &refused).is_err());
+
+    // Plaintext that Roster has nothing to do with: without it, the search might be looking in the wrong place.
+    let mut control = password_secret(&format!("{name}-control"), "password", password("control"));
+    control.type_ = Some("Opaque".into());
+    create(&secrets, &control).await;
+    let etcd = cluster.plane.etcd_data_dir();
+    eventually("etcd has written the control text to its snapshot too", || async {
+        let found = files_with(&etcd, &password("control"));
+        let (wal, snapshot) = (found.iter().any(|f| f.ends_with(".wal")), found.iter().any(|f| f.ends_with("snap/db")));
+        if wal && snapshot { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+
+    let ways =
+        ["create", "update", "merge", "strategic", "apply", "ssa", "dry-run", "set-last-applied", "replace", "refused"];
+    for way in ways {
+        assert_eq!(files_with(&etcd, &password(way)), Vec::<String>::new(), "{way}");
+    }
+    let everything_shown = [
+        kubectl.run(&["get", "users.roster.dev", "-o", "yaml"]).unwrap(),
+        kubectl.run(&["get", "events", "-A", "-o", "yaml"]).unwrap(),
+        kubectl.run(&["get", "secrets", "-A", "-l", "roster.dev/identifier", "-o", "yaml"]).unwrap(),
+        cluster.operators()[0].probe("/metrics").unwrap(),
+    ]
+    .concat();
+    for way in ways {
+        assert!(!everything_shown.contains(&password(way)), "{way}");
+    }
+    let logs = tempfile::tempdir().unwrap();
+    for log in cluster
+        .operator_logs()
+        .into_iter()
+        .chain([cluster.plane.audit_log(), cluster.plane.dir.join("kube-apiserver.log")])
+    {
+        std::fs::copy(&log, logs.path().join(log.file_name().unwrap())).unwrap();
+    }
+    for way in ways {
+        assert_eq!(files_with(logs.path(), &password(way)), Vec::<String>::new(), "{way}");
+    }
+}

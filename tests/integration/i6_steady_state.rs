@@ -1,0 +1,105 @@
+//! I6: a cluster in steady state sees no writes: not on restart, not on a change of leaders.
+
+use std::collections::BTreeMap;
+
+use kube::ResourceExt;
+use kube::api::ListParams;
+
+use crate::support::{
+    Cluster, FAST_LEASE, audit_position, create, eventually, operator_writes, password_secret, user, wait_for_reason,
+    wait_until_ready,
+};
+
+const USERS: usize = 60;
+
+async fn versions(cluster: &Cluster) -> BTreeMap<String, String> {
+    let users = cluster.users().await.list(&ListParams::default()).await.unwrap();
+    let secrets = cluster.secrets("roster-system").await.list(&ListParams::default()).await.unwrap();
+    let version = |object: &dyn Fn() -> (String, Option<String>)| {
+        let (name, version) = object();
+        (name, version.unwrap_or_default())
+    };
+    let users =
+        users.items.iter().map(|user| version(&|| (format!("user/{}", user.name_any()), user.resource_version())));
+    let secrets = secrets
+        .items
+        .iter()
+        .map(|secret| version(&|| (format!("secret/{}", secret.name_any()), secret.resource_version())));
+    users.chain(secrets).collect()
+}
+
+/// Waits until the operator that leads has looked at every User.
+async fn all_reconciled(cluster: &Cluster) {
+    eventually("the leader has looked at every User", || async {
+        let looked: usize = cluster
+            .operators()
+            .iter()
+            .filter_map(|operator| operator.probe("/metrics").ok())
+            .flat_map(|metrics| {
+                let line = metrics
+                    .lines()
+                    .find(|line| line.starts_with("roster_user_reconciliations_total{outcome=\"ok\"}"))
+                    .map(str::to_owned);
+                line.and_then(|line| line.rsplit(' ').next()?.parse::<usize>().ok())
+            })
+            .sum();
+        if looked >= USERS + 3 { Ok(()) } else { Err(format!("{looked} reconciliations")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i6_restart_and_leader_change_write_nothing() {
+    let cluster = Cluster::create("i6", &[]);
+    cluster.start_operator(FAST_LEASE);
+    let (users, secrets) = (cluster.users().await, cluster.secrets("default").await);
+    for i in 0..USERS {
+        let name = format!("steady-{i}");
+        create(&secrets, &password_secret(&name, "password", format!("password {i}"))).await;
+        let mut user = user(&name, true);
+        user.spec.email = Some(format!("{name}@example.com"));
+        create(&users, &user).await;
+    }
+    // Those in trouble must be quiet as well.
+    let mut conflict = user("trouble-conflict", false);
+    conflict.spec.email = Some("steady-0@example.com".into());
+    wait_until_ready(&users, "steady-0").await;
+    create(&users, &conflict).await;
+    create(&users, &user("trouble-missing", true)).await;
+    create(
+        &secrets,
+        &password_secret(
+            "trouble-weak",
+            "passwordHash",
+            "$2y$05$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW",
+        ),
+    )
+    .await;
+    create(&users, &user("trouble-weak", true)).await;
+    for i in 0..USERS {
+        wait_until_ready(&users, &format!("steady-{i}")).await;
+    }
+    wait_for_reason(&users, "trouble-conflict", "Ready", "EmailConflict").await;
+    wait_for_reason(&users, "trouble-missing", "Ready", "SecretNotFound").await;
+    wait_for_reason(&users, "trouble-weak", "Ready", "PasswordHashTooWeak").await;
+
+    let before = versions(&cluster).await;
+    let position = audit_position(&cluster);
+
+    let first = cluster.operators().remove(0);
+    first.stop().expect("SIGTERM ends it");
+    cluster.start_operator(FAST_LEASE);
+    all_reconciled(&cluster).await;
+
+    cluster.start_operator(FAST_LEASE);
+    let leader = cluster.operators().remove(0);
+    leader.kill();
+    all_reconciled(&cluster).await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+
+    assert_eq!(versions(&cluster).await, before);
+    let writes = operator_writes(&cluster, position);
+    let others: Vec<&String> = writes.iter().filter(|write| !write.contains("/leases/roster")).collect();
+    assert!(others.is_empty(), "{others:?}");
+    assert!(!writes.is_empty(), "the lease was renewed, or the audit log does not show what the operator does");
+}

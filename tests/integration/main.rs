@@ -1,0 +1,21 @@
+//! Integration tests, against the real kube-apiserver, etcd and kube-controller-manager.
+//!
+//! One program, so that tests share control planes: `shared` for those that leave each other alone, and planes of
+//! their own for those that kill operators or run without admission. Tests of the design's invariants bear their
+//! names (`i1_…`).
+
+mod support;
+
+mod admission;
+mod certificates;
+mod cli;
+mod crds;
+mod credentials;
+mod documentation;
+mod i1_plaintext;
+mod i5_unique_names;
+mod i6_steady_state;
+mod i7_any_order;
+mod operations;
+mod scale;
+mod users;

@@ -1,0 +1,99 @@
+//! Running the operator: probes, metrics, signals, leadership, rights.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
+
+use crate::support::{Cluster, FAST_LEASE, create, eventually, shared, user, wait_until_ready};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_and_metrics_answer_on_their_own_port() {
+    let cluster = shared();
+    let operators = cluster.operators();
+    let operator = &operators[0];
+    assert!(operator.probe("/livez").unwrap().contains("[+]leader election ok"));
+    assert_eq!(operator.probe("/readyz").unwrap(), "ok\n");
+    let metrics = operator.probe("/metrics").unwrap();
+    for name in ["roster_leader 1", "roster_hash_duration_seconds_count", "roster_admission_requests", "roster_writes"]
+    {
+        assert!(metrics.contains(name), "{name}: {metrics}");
+    }
+    assert!(operator.probe("/nothing").is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_are_one_json_object_a_line() {
+    let cluster = shared();
+    let log = std::fs::read_to_string(cluster.operators()[0].log()).unwrap();
+    assert!(log.lines().count() > 3);
+    for line in log.lines() {
+        let entry: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        assert!(entry["timestamp"].is_string() && entry["level"].is_string() && entry["message"].is_string(), "{line}");
+    }
+}
+
+async fn holder(leases: &Api<Lease>) -> Option<String> {
+    leases.get_opt("roster").await.unwrap()?.spec?.holder_identity
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_hands_over_at_once_and_a_crash_within_the_lease() {
+    let cluster = Cluster::create("handover", &[]);
+    // A lease so long that a hand-over within the test's patience can't be its expiry.
+    let long = ["--lease-duration", "10m", "--renew-deadline", "9m", "--retry-period", "200ms"];
+    cluster.start_operator(&long);
+    let leases: Api<Lease> = Api::namespaced(cluster.client().await, "roster-system");
+    let first = holder(&leases).await.expect("the only one leads");
+    cluster.start_operator(&long);
+    let leader = cluster.operators().remove(0);
+    leader.stop().expect("SIGTERM ends it within its time");
+    let changed = |from: String| {
+        let leases = leases.clone();
+        move || {
+            let (leases, from) = (leases.clone(), from.clone());
+            async move {
+                match holder(&leases).await {
+                    Some(holder) if holder != from => Ok(holder),
+                    other => Err(format!("{other:?}")),
+                }
+            }
+        }
+    };
+    eventually("the other one leads", changed(first)).await;
+    let users = cluster.users().await;
+    create(&users, &user("after-handover", false)).await;
+    wait_until_ready(&users, "after-handover").await;
+
+    let cluster = Cluster::create("crash", &[]);
+    cluster.start_operator(FAST_LEASE);
+    cluster.start_operator(FAST_LEASE);
+    let leases: Api<Lease> = Api::namespaced(cluster.client().await, "roster-system");
+    let first = holder(&leases).await.expect("one leads");
+    let started = Instant::now();
+    cluster.operators().remove(0).kill();
+    let users = cluster.users().await;
+    create(&users, &user("after-crash", false)).await;
+    wait_until_ready(&users, "after-crash").await;
+    assert_ne!(holder(&leases).await, Some(first));
+    assert!(started.elapsed() > Duration::from_secs(1), "nobody may lead before the dead one's lease can have expired");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_loses_its_lease_ends() {
+    let cluster = Cluster::create("usurped", &[]);
+    cluster.start_operator(FAST_LEASE);
+    let leases: Api<Lease> = Api::namespaced(cluster.client().await, "roster-system");
+    eventually("the lease is taken away", || async {
+        let mut lease = leases.get("roster").await.map_err(|error| error.to_string())?;
+        lease.spec.as_mut().ok_or("no spec")?.holder_identity = Some("somebody-else".into());
+        leases.replace("roster", &Default::default(), &lease).await.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+    eventually("the process ends", || async {
+        if cluster.operators()[0].is_running() { Err("it runs".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    let log = std::fs::read_to_string(cluster.operators()[0].log()).unwrap();
+    assert!(log.contains("another replica holds the lease"), "{log}");
+}

@@ -1,0 +1,227 @@
+//! What the tests share: control planes with an operator, and a few verbs.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, ObjectMeta, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use roster::api::condition::find;
+use roster::api::user::PasswordSecretRef;
+use roster::api::{PASSWORD_SECRET_TYPE, USER_ANNOTATION, User, UserSpec};
+use roster_harness::{ControlPlane, Installation, Operator, target_dir};
+
+/// How long the tests wait for what should be there at once: machines are slow and noisy, and no test asserts speed.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A control plane with Roster's chart, and its operators.
+pub struct Cluster {
+    pub plane: ControlPlane,
+    pub installation: Installation,
+    pub operators: Mutex<Vec<Operator>>,
+}
+
+/// Path of the program under test.
+pub fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_roster"))
+}
+
+impl Cluster {
+    /// A new control plane without an operator.
+    pub fn create(name: &str, values: &[&str]) -> Self {
+        let dir = target_dir().join("tests").join(name);
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir).expect("the folder of an earlier run can be removed");
+        }
+        let plane = ControlPlane::start(&dir).expect("the control plane starts");
+        let installation = Installation::install(&plane, values).expect("the chart installs");
+        Self { plane, installation, operators: Mutex::default() }
+    }
+
+    /// Starts one more operator.
+    pub fn start_operator(&self, args: &[&str]) {
+        static COUNT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("operator-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let operator = Operator::start(&self.installation, binary(), &name, args).expect("the operator starts");
+        self.operators().push(operator);
+    }
+
+    pub fn operators(&self) -> MutexGuard<'_, Vec<Operator>> {
+        self.operators.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A client as cluster administrator.
+    pub async fn client(&self) -> Client {
+        static PROVIDER: OnceLock<()> = OnceLock::new();
+        PROVIDER.get_or_init(|| {
+            rustls::crypto::aws_lc_rs::default_provider().install_default().expect("no other provider is installed");
+        });
+        let kubeconfig = Kubeconfig::read_from(&self.plane.kubectl.kubeconfig).expect("the kubeconfig is there");
+        let config =
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("it is valid");
+        Client::try_from(config).expect("a client can be made of it")
+    }
+
+    pub async fn users(&self) -> Api<User> {
+        Api::all(self.client().await)
+    }
+
+    pub async fn secrets(&self, namespace: &str) -> Api<Secret> {
+        Api::namespaced(self.client().await, namespace)
+    }
+
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        self.plane.kubectl.run(args).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    pub fn apply(&self, manifest: &str) -> String {
+        self.plane.kubectl.apply(manifest).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// The logs of all operators, past ones too.
+    pub fn operator_logs(&self) -> Vec<PathBuf> {
+        let files = std::fs::read_dir(&self.plane.dir).expect("the folder can be read").flatten();
+        files.map(|file| file.path()).filter(|path| path.to_string_lossy().contains("operator-")).collect()
+    }
+}
+
+/// The control plane of tests that leave each other alone: they use names of their own and do not touch operators.
+pub fn shared() -> &'static Cluster {
+    static SHARED: OnceLock<Cluster> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let cluster = Cluster::create("shared", &[]);
+        cluster.start_operator(&[]);
+        cluster
+    })
+}
+
+/// A control plane without the admission webhook: plaintext and nonsense reach the controller.
+pub fn without_admission() -> &'static Cluster {
+    static BARE: OnceLock<Cluster> = OnceLock::new();
+    BARE.get_or_init(|| {
+        let cluster = Cluster::create("without-admission", &["passwordAdmission=false"]);
+        cluster.start_operator(&[]);
+        cluster
+    })
+}
+
+/// Short leases, for tests in which leaders change.
+pub const FAST_LEASE: &[&str] = &["--lease-duration", "3s", "--renew-deadline", "2s", "--retry-period", "200ms"];
+
+/// A name that no other test uses.
+pub fn unique(prefix: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("{prefix}-{}", COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Asks until the answer is yes.
+pub async fn eventually<T, F: Future<Output = Result<T, String>>>(what: &str, mut probe: impl FnMut() -> F) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match probe().await {
+            Ok(value) => return value,
+            Err(last) if Instant::now() > deadline => panic!("{what}: not within {PATIENCE:?}; last seen: {last}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(30)).await,
+        }
+    }
+}
+
+/// Waits until `accept` likes the User.
+pub async fn user_where(users: &Api<User>, name: &str, what: &str, accept: impl Fn(&User) -> bool) -> User {
+    eventually(&format!("{name}: {what}"), || async {
+        let user = users.get_opt(name).await.map_err(|error| error.to_string())?.ok_or("it does not exist")?;
+        if accept(&user) { Ok(user) } else { Err(format!("{:?}", user.status)) }
+    })
+    .await
+}
+
+/// Waits until the condition has that reason, on the generation of the moment.
+pub async fn wait_for_reason(users: &Api<User>, name: &str, kind: &str, reason: &str) -> User {
+    user_where(users, name, reason, |user| {
+        condition(user, kind).is_some_and(|c| c.reason == reason && c.observed_generation == user.metadata.generation)
+    })
+    .await
+}
+
+pub async fn wait_until_ready(users: &Api<User>, name: &str) -> User {
+    wait_for_reason(users, name, "Ready", "Succeeded").await
+}
+
+pub fn condition<'a>(
+    user: &'a User,
+    kind: &str,
+) -> Option<&'a k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
+    find(&user.status.as_ref()?.conditions, kind)
+}
+
+/// A User, with a password Secret of the same name in the namespace `default` where `password` is set.
+pub fn user(name: &str, with_password: bool) -> User {
+    let reference = PasswordSecretRef { namespace: "default".into(), name: name.into() };
+    User::new(name, UserSpec { password_secret_ref: with_password.then_some(reference), ..UserSpec::default() })
+}
+
+/// A password Secret in the namespace `default` for the User of the same name.
+pub fn password_secret(name: &str, key: &str, value: impl AsRef<[u8]>) -> Secret {
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some("default".into()),
+            annotations: Some([(USER_ANNOTATION.to_owned(), name.to_owned())].into()),
+            ..ObjectMeta::default()
+        },
+        type_: Some(PASSWORD_SECRET_TYPE.to_owned()),
+        data: Some([(key.to_owned(), ByteString(value.as_ref().to_vec()))].into()),
+        ..Secret::default()
+    }
+}
+
+pub async fn create<K>(api: &Api<K>, object: &K) -> K
+where
+    K: Clone + serde::Serialize + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    api.create(&PostParams::default(), object).await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The hash that logins of `user` are checked against, from Roster's own namespace.
+pub async fn stored_hash(cluster: &Cluster, user: &User) -> Option<String> {
+    use roster::credentials::claim::{Identifier, IdentifierKind};
+    let identifier = Identifier { kind: IdentifierKind::Username, text: user.username() };
+    let secret = cluster
+        .secrets("roster-system")
+        .await
+        .get_opt(&identifier.secret_name())
+        .await
+        .expect("Secrets can be read")?;
+    let hash = secret.data?.get("passwordHash")?.0.clone();
+    Some(String::from_utf8(hash).expect("a hash is text"))
+}
+
+/// Writes to the API server by the operator since `from` bytes of the audit log: verb and path of each.
+pub fn operator_writes(cluster: &Cluster, from: u64) -> Vec<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut file = std::fs::File::open(cluster.plane.audit_log()).expect("the audit log is there");
+    file.seek(SeekFrom::Start(from)).expect("it can be read");
+    let mut text = String::new();
+    file.read_to_string(&mut text).expect("it is text");
+    text.lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|event| event["stage"] == "ResponseComplete")
+        .filter(|event| event["user"]["username"] == "system:serviceaccount:roster-system:roster")
+        .map(|event| {
+            format!(
+                "{} {}",
+                event["verb"].as_str().unwrap_or_default(),
+                event["requestURI"].as_str().unwrap_or_default()
+            )
+        })
+        .collect()
+}
+
+pub fn audit_position(cluster: &Cluster) -> u64 {
+    std::fs::metadata(cluster.plane.audit_log()).expect("the audit log is there").len()
+}

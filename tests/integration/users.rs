@@ -1,0 +1,182 @@
+//! The life of a User: created, changed, disabled, expired, deleted.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams};
+use roster::api::user::{DeletionPolicy, DesiredState};
+use roster::api::{OWNER_LABEL, State, Validity};
+use serde_json::{Value, json};
+
+use crate::support::{
+    condition, create, eventually, password_secret, shared, stored_hash, unique, user, user_where, wait_for_reason,
+    wait_until_ready,
+};
+
+async fn merge(name: &str, patch: Value) {
+    let users = shared().users().await;
+    users.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_becomes_a_working_credential() {
+    let (cluster, name) = (shared(), unique("working"));
+    let manifest = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: default, annotations: {{roster.dev/user: {name}}}}}\n\
+         type: roster.dev/password\nstringData: {{password: correct horse}}\n---\n\
+         apiVersion: roster.dev/v1alpha1\nkind: User\nmetadata: {{name: {name}}}\n\
+         spec: {{passwordSecretRef: {{namespace: default, name: {name}}}}}\n"
+    );
+    cluster.apply(&manifest);
+    cluster.kubectl(&["wait", "--for=condition=Ready", &format!("users.roster.dev/{name}"), "--timeout=30s"]);
+    let user = cluster.users().await.get(&name).await.unwrap();
+    let hash = stored_hash(cluster, &user).await.expect("the credential is stored");
+    let hash = roster::credentials::hash::PasswordHash::parse(&hash).unwrap();
+    let mut memory = roster::credentials::hash::Memory::default();
+    assert!(hash.verify(b"correct horse", &mut memory) && !hash.verify(b"wrong horse", &mut memory));
+    assert_eq!(user.status.as_ref().unwrap().state, Some(State::Active));
+    assert!(user.status.unwrap().password_changed_time.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_content_is_a_password_change_and_the_same_again_is_not() {
+    let (cluster, name) = (shared(), unique("change"));
+    let (users, secrets) = (cluster.users().await, cluster.secrets("default").await);
+    create(&secrets, &password_secret(&name, "password", "first")).await;
+    create(&users, &user(&name, true)).await;
+    let before = wait_until_ready(&users, &name).await;
+    let first = stored_hash(cluster, &before).await;
+
+    // The same password, and a label that has nothing to do with it.
+    let same = json!({"metadata": {"labels": {"x": "y"}}, "stringData": {"password": "first"}});
+    secrets.patch(&name, &PatchParams::default(), &Patch::Merge(same)).await.unwrap();
+    let other = json!({"stringData": {"password": "second"}});
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(stored_hash(cluster, &before).await, first, "nothing has changed");
+    assert_eq!(users.get(&name).await.unwrap().resource_version(), before.resource_version());
+
+    secrets.patch(&name, &PatchParams::default(), &Patch::Merge(other)).await.unwrap();
+    let changed = before.status.as_ref().unwrap().password_changed_time.clone();
+    let after = user_where(&users, &name, "the password changes", |user| {
+        user.status.as_ref().unwrap().password_changed_time != changed
+    })
+    .await;
+    assert_ne!(stored_hash(cluster, &after).await, first);
+    let events = cluster.kubectl(&["get", "events", "--field-selector", &format!("involvedObject.name={name}")]);
+    assert!(events.contains("PasswordChanged"), "{events}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn state_follows_the_spec() {
+    let (users, name) = (shared().users().await, unique("state"));
+    create(&users, &user(&name, false)).await;
+    wait_until_ready(&users, &name).await;
+    for (desired, observed) in [("Disabled", State::Disabled), ("Banned", State::Banned), ("Active", State::Active)] {
+        merge(&name, json!({"spec": {"state": desired}})).await;
+        let user =
+            user_where(&users, &name, desired, |user| user.status.as_ref().unwrap().state == Some(observed)).await;
+        assert_eq!(condition(&user, "Ready").unwrap().status, "True", "a disabled user is as declared");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn validity_turns_the_state_at_its_edges_and_nobody_has_to_touch_anything() {
+    let (users, name) = (shared().users().await, unique("validity"));
+    let second = Timestamp::now().as_second();
+    let at = |offset| Timestamp::from_second(second + offset).unwrap();
+    let mut temporary = user(&name, false);
+    temporary.spec.validity = Some(Validity { not_before: Some(Time(at(4))), not_after: Some(Time(at(7))) });
+    create(&users, &temporary).await;
+    let mut seen = Vec::new();
+    for state in [State::Pending, State::Active, State::Expired] {
+        let user = user_where(&users, &name, &state.to_string(), |user| {
+            user.status.as_ref().is_some_and(|status| status.state == Some(state))
+        })
+        .await;
+        seen.push((Timestamp::now(), user));
+    }
+    // Never too early; how late is a matter of the machine, and no resync would have come within the test's time.
+    assert!(seen[1].0 >= at(4) && seen[2].0 >= at(7));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletion_waits_for_owned_namespaces_where_the_policy_says_so() {
+    let (cluster, name) = (shared(), unique("owner"));
+    let (users, namespaces): (_, Api<Namespace>) = (cluster.users().await, Api::all(cluster.client().await));
+    create(&users, &user(&name, false)).await;
+    let owned = Namespace {
+        metadata: ObjectMeta {
+            name: Some(format!("{name}-space")),
+            labels: Some([(OWNER_LABEL.to_owned(), name.clone())].into()),
+            ..ObjectMeta::default()
+        },
+        ..Namespace::default()
+    };
+    create(&namespaces, &owned).await;
+    user_where(&users, &name, "the finalizer is set", |user| !user.finalizers().is_empty()).await;
+    users.delete(&name, &DeleteParams::default()).await.unwrap();
+    let blocked = wait_for_reason(&users, &name, "DeletionBlocked", "NamespacesOwned").await;
+    assert!(condition(&blocked, "DeletionBlocked").unwrap().message.contains(&format!("{name}-space")));
+    assert_eq!(blocked.status.unwrap().state, Some(State::Disabled), "no login while it waits");
+
+    let unowned = json!({"metadata": {"labels": {OWNER_LABEL: null}}});
+    namespaces.patch(&format!("{name}-space"), &PatchParams::default(), &Patch::Merge(unowned)).await.unwrap();
+    eventually("the user is gone", || async {
+        match users.get_opt(&name).await {
+            Ok(None) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletion_does_not_wait_with_the_policy_orphan() {
+    let (cluster, name) = (shared(), unique("orphan"));
+    let (users, namespaces): (_, Api<Namespace>) = (cluster.users().await, Api::all(cluster.client().await));
+    let mut careless = user(&name, false);
+    careless.spec.deletion_policy = DeletionPolicy::Orphan;
+    careless.spec.state = DesiredState::Active;
+    create(&users, &careless).await;
+    let mut namespace = Namespace::default();
+    namespace.metadata.name = Some(format!("{name}-space"));
+    namespace.metadata.labels = Some([(OWNER_LABEL.to_owned(), name.clone())].into());
+    create(&namespaces, &namespace).await;
+    let user = wait_until_ready(&users, &name).await;
+    assert!(user.finalizers().is_empty());
+    users.delete(&name, &DeleteParams::default()).await.unwrap();
+    eventually("the user is gone", || async {
+        users.get_opt(&name).await.map_err(|e| e.to_string())?.map_or(Ok(()), |_| Err("there".into()))
+    })
+    .await;
+    assert!(namespaces.get_opt(&format!("{name}-space")).await.unwrap().is_some(), "what it owned stays behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i9_a_recreated_name_inherits_nothing() {
+    let (cluster, name) = (shared(), unique("i9"));
+    let (users, secrets) = (cluster.users().await, cluster.secrets("default").await);
+    create(&secrets, &password_secret(&name, "password", "the first one's")).await;
+    create(&users, &user(&name, true)).await;
+    let first = wait_until_ready(&users, &name).await;
+    assert!(stored_hash(cluster, &first).await.is_some());
+
+    // Deleted and created again at once, before the garbage collector has come by; the new one refers to no password.
+    users.delete(&name, &DeleteParams::default()).await.unwrap();
+    create(&users, &user(&name, false)).await;
+    let second = wait_for_reason(&users, &name, "CredentialReady", "NoPassword").await;
+    assert_ne!(second.uid(), first.uid());
+    assert_eq!(stored_hash(cluster, &second).await, None);
+    assert_eq!(second.status.unwrap().password_changed_time, None);
+
+    // Nor does the garbage collector take away what the new one holds.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let identities = cluster.secrets("roster-system").await;
+    let held = identities.list(&kube::api::ListParams::default()).await.unwrap();
+    let owners: Vec<String> =
+        held.iter().flat_map(|secret| secret.owner_references().to_vec()).map(|owner| owner.uid).collect();
+    assert!(owners.contains(&second.metadata.uid.unwrap()) && !owners.contains(&first.metadata.uid.unwrap()));
+}
