@@ -13,9 +13,10 @@ RELEASE := $(CARGO_TARGET_DIR)/release
 demo: control-plane build
 	@exec $(RELEASE)/roster-dev demo --binary $(RELEASE)/roster
 
-## test: format, lints, unit tests, integration tests against a real control plane
+## test: format, lints, unit tests, integration tests against a real control plane. In release: what ships is what is
+## tested, and some tests compare its speed
 test: control-plane lint
-	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked --release --workspace
 
 ## up: the control plane and operators in the background; writes target/dev/env
 up: control-plane build

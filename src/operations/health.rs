@@ -1,8 +1,8 @@
 //! Liveness and readiness, on a port of their own.
 //!
 //! *Live* means that the loops still turn: each beats at every attempt, whether or not it succeeds, so an API server
-//! that is away does not get the process killed. *Ready* means that the TLS port serves; it does not depend on
-//! leadership, because every replica answers admission.
+//! that is away does not get the process killed. *Ready* means that the TLS port serves with a certificate that kube-apiserver
+//! trusts; it does not depend on leadership, because every replica answers admission.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,8 @@ use super::metrics::Metrics;
 /// What the probes answer from.
 #[derive(Debug, Default)]
 pub struct Health {
-    ready: AtomicBool,
+    serving: AtomicBool,
+    trusted: AtomicBool,
     loops: Mutex<Vec<Arc<Heartbeat>>>,
 }
 
@@ -52,9 +53,14 @@ impl Health {
         heartbeat
     }
 
-    /// Tells whether requests should be sent here.
-    pub fn set_ready(&self, ready: bool) {
-        self.ready.store(ready, Ordering::Release);
+    /// Tells whether the TLS port takes requests.
+    pub fn set_serving(&self, serving: bool) {
+        self.serving.store(serving, Ordering::Release);
+    }
+
+    /// Tells whether kube-apiserver trusts its certificate.
+    pub fn set_trusted(&self, trusted: bool) {
+        self.trusted.store(trusted, Ordering::Release);
     }
 
     fn livez(&self) -> (StatusCode, String) {
@@ -77,10 +83,14 @@ impl Health {
     }
 
     fn readyz(&self) -> (StatusCode, &'static str) {
-        if self.ready.load(Ordering::Acquire) {
-            (StatusCode::OK, "ok\n")
-        } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "not ready: the TLS port does not serve yet, or no longer\n")
+        match (self.serving.load(Ordering::Acquire), self.trusted.load(Ordering::Acquire)) {
+            (true, true) => (StatusCode::OK, "ok\n"),
+            (false, _) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "not ready: the TLS port does not serve yet, or no longer\n")
+            }
+            (true, false) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "not ready: the caBundle does not hold this replica's authority\n")
+            }
         }
     }
 }
@@ -129,10 +139,12 @@ mod tests {
     }
 
     #[test]
-    fn readiness_is_what_it_was_set_to() {
+    fn readiness_needs_both_a_port_and_trust() {
         let health = Health::default();
-        assert_eq!(health.readyz().0, StatusCode::SERVICE_UNAVAILABLE);
-        health.set_ready(true);
-        assert_eq!(health.readyz().0, StatusCode::OK);
+        for (serving, trusted) in [(false, false), (false, true), (true, false), (true, true)] {
+            health.set_serving(serving);
+            health.set_trusted(trusted);
+            assert_eq!(health.readyz().0 == StatusCode::OK, serving && trusted);
+        }
     }
 }

@@ -54,17 +54,19 @@ pub async fn run(config: RunConfig) -> Result<()> {
     supervisor.spawn("certificates", certificates.clone().keep(heartbeat, shutdown.clone()));
     let app = admission::server::router(pool.clone(), Arc::clone(&metrics));
     supervisor.spawn("tls", listener::serve(tls, certificates.serving(), app, shutdown.clone()));
-    health.set_ready(true);
+    health.set_serving(true);
+    let webhooks = config.webhook_configuration.clone();
+    let trust = trust::observe(client.clone(), webhooks, certificates.signer(), Arc::clone(&health), shutdown.clone());
+    supervisor.spawn("trust", trust);
 
     let leading = Leading { client, config, certificates, pool, metrics };
     let heartbeat = health.watch_over("leader election", PATIENCE);
     supervisor.spawn("leader", leading.run(move || heartbeat.beat(), shutdown));
 
-    let ready = Arc::clone(&health);
     supervisor
         .run(async move {
             terminated().await;
-            ready.set_ready(false);
+            health.set_serving(false);
             info!("asked to end");
         })
         .await

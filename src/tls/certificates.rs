@@ -15,6 +15,7 @@ use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -34,6 +35,8 @@ pub struct Certificates {
     secrets: Api<Secret>,
     config: Arc<RunConfig>,
     serving: Arc<ArcSwap<ServerConfig>>,
+    /// Certificate of the authority that the serving certificate is from, PEM.
+    signer: watch::Sender<String>,
 }
 
 impl Certificates {
@@ -44,14 +47,21 @@ impl Certificates {
     pub async fn load(client: Client, config: Arc<RunConfig>) -> Result<Self> {
         let secrets = Api::namespaced(client, &config.namespace);
         let authorities = load_or_create(&secrets, config.certificates.ca_lifetime).await?;
-        let leaf = issue(&authorities, &config, Timestamp::now())?;
+        let now = Timestamp::now();
+        let leaf = issue(&authorities, &config, now)?;
         let serving = Arc::new(ArcSwap::from_pointee(server_config(&leaf)?));
-        Ok(Self { secrets, config, serving })
+        let signer = watch::Sender::new(authorities.signer(now).cert_pem().to_owned());
+        Ok(Self { secrets, config, serving, signer })
     }
 
     /// The TLS configuration of the moment. New connections use what is there when they arrive.
     pub fn serving(&self) -> Arc<ArcSwap<ServerConfig>> {
         Arc::clone(&self.serving)
+    }
+
+    /// The authority that clients have to trust to reach this replica, as it changes.
+    pub fn signer(&self) -> watch::Receiver<String> {
+        self.signer.subscribe()
     }
 
     /// Keeps the serving certificate right until `shutdown`: it follows the Secret and the clock.
@@ -72,6 +82,7 @@ impl Certificates {
                     let leaf = issue(authorities, &self.config, now)?;
                     self.serving.store(Arc::new(server_config(&leaf)?));
                     info!(renew_at = %leaf.renew_at, "a serving certificate was issued");
+                    self.signer.send_replace(signer.cert_pem().to_owned());
                     current = Some((signer.cert_pem().to_owned(), leaf.renew_at));
                 }
             }

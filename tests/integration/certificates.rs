@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -40,7 +40,7 @@ async fn rotation_needs_no_restart_and_is_never_untrusted() {
     let short = ["--ca-lifetime", "30s", "--certificate-lifetime", "10s"];
     cluster.start_operator(&short);
     cluster.start_operator(&short);
-    let urls: Vec<String> = cluster.operators().iter().map(|operator| operator.url()).collect();
+    let urls: Vec<String> = cluster.operators().iter().map(roster_harness::Operator::url).collect();
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(cluster.client().await);
     let secrets = cluster.secrets("default").await;
     let first = bundle(&configurations.get("roster").await.unwrap());
@@ -83,7 +83,7 @@ async fn a_damaged_ca_bundle_and_a_deleted_authority_are_mended() {
     .await;
 
     let secrets = cluster.secrets("roster-system").await;
-    secrets.delete("roster-ca", &Default::default()).await.unwrap();
+    secrets.delete("roster-ca", &DeleteParams::default()).await.unwrap();
     eventually("a new authority is trusted and serves", || async {
         let now = bundle(&configurations.get("roster").await.map_err(|error| error.to_string())?);
         if now == good {

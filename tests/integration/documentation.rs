@@ -1,32 +1,136 @@
-//! What the examples and the documentation say, done.
+//! What the examples and the documentation say, done: every command runs, and its output is what the page shows.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::Mutex;
 
 use roster_harness::project_root;
 
-use crate::support::{Cluster, FAST_LEASE};
+use crate::support::{Cluster, binary};
+
+/// One cluster for all pages, one page at a time: each begins without users.
+static PAGES: Mutex<Option<Cluster>> = Mutex::new(None);
+
+fn on_a_clean_cluster(run: impl FnOnce(&Cluster)) {
+    let mut pages = PAGES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let cluster = pages.get_or_insert_with(|| {
+        let cluster = Cluster::create("documentation", &[]);
+        cluster.start_operator(&[]);
+        cluster
+    });
+    cluster.kubectl(&["delete", "users.roster.dev,groups.roster.dev,rolebindings.roster.dev", "--all"]);
+    cluster.kubectl(&["delete", "secrets", "-n", "default", "--field-selector=type=roster.dev/password"]);
+    run(cluster);
+}
+
+fn shell(cluster: &Cluster, command: &str) -> Output {
+    let assets = &cluster.plane.kubectl.assets;
+    let own = [&assets.kubectl, &assets.helm].map(|tool| tool.parent().unwrap().to_owned());
+    let tools = own.into_iter().chain([binary().parent().unwrap().to_owned()]);
+    let path = std::env::join_paths(tools.chain(std::env::split_paths(&std::env::var_os("PATH").unwrap()))).unwrap();
+    Command::new("bash")
+        .args(["-c", command])
+        .current_dir(project_root())
+        .env("PATH", path)
+        .env("KUBECONFIG", &cluster.plane.kubectl.kubeconfig)
+        .output()
+        .unwrap()
+}
+
+fn stdout(cluster: &Cluster, command: &str) -> String {
+    let output = shell(cluster, command);
+    assert!(output.status.success(), "{command}\n{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Whether `line` is `pattern`, in which `…` stands for anything.
+fn matches(pattern: &str, line: &str) -> bool {
+    let mut parts = pattern.split('…');
+    let Some(mut rest) = line.strip_prefix(parts.next().unwrap_or_default()) else { return false };
+    let Some(last) = pattern.contains('…').then(|| pattern.rsplit('…').next().unwrap_or_default()) else {
+        return rest.is_empty();
+    };
+    for part in parts {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    line.ends_with(last)
+}
 
 #[test]
-fn every_example_applies_and_every_step_of_the_tour_works() {
-    let cluster = Cluster::create("documentation", &[]);
-    cluster.start_operator(FAST_LEASE);
-    let examples = project_root().join("examples");
-    cluster.kubectl(&["apply", "--dry-run=server", "-f", examples.to_str().unwrap()]);
-    let script = std::fs::read_to_string(examples.join("tour.sh")).unwrap();
-    let path = std::env::join_paths(
-        [&cluster.plane.kubectl.assets.kubectl, &cluster.plane.kubectl.assets.helm]
-            .into_iter()
-            .map(|tool| tool.parent().unwrap().to_owned())
-            .chain([crate::support::binary().parent().unwrap().to_owned()])
-            .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
-    )
-    .unwrap();
-    for line in script.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
-        let output = std::process::Command::new("bash")
-            .args(["-c", line])
-            .current_dir(project_root())
-            .env("PATH", &path)
-            .env("KUBECONFIG", &cluster.plane.kubectl.kubeconfig)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
+fn an_ellipsis_stands_for_anything_and_nothing_else_does() {
+    assert!(matches("a … c", "a b c") && matches("a…", "abc") && matches("abc", "abc"));
+    assert!(!matches("a … c", "a b d") && !matches("ab", "abc") && !matches("abc", "ab"));
+}
+
+/// Runs the `$` lines of a page's `console` blocks and compares what follows each with what it prints.
+fn follow(cluster: &Cluster, page: &str) {
+    let text = std::fs::read_to_string(project_root().join(page)).unwrap();
+    let mut commands = 0;
+    for block in text.split("```console\n").skip(1) {
+        let block = block.split("```").next().unwrap();
+        for step in block.split("$ ").skip(1) {
+            let (command, expected) = step.split_once('\n').unwrap_or((step, ""));
+            // A hash begins with `$` too, but not with `$ `; a step begins at the start of a line.
+            let printed = stdout(cluster, command);
+            let (expected, printed): (Vec<&str>, Vec<&str>) = (expected.lines().collect(), printed.lines().collect());
+            let same =
+                expected.len() == printed.len() && expected.iter().zip(&printed).all(|(e, p)| matches(e, p.trim_end()));
+            assert!(same, "{page}: {command}\nthe page shows: {expected:#?}\nit prints: {printed:#?}");
+            commands += 1;
+        }
+    }
+    assert!(commands > 0, "{page} has no commands");
+}
+
+#[test]
+fn readme_shows_what_happens() {
+    on_a_clean_cluster(|cluster| follow(cluster, "README.md"));
+}
+
+#[test]
+fn the_page_on_passwords_shows_what_happens() {
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/passwords.md"));
+}
+
+#[test]
+fn every_row_of_the_coverage_table_works() {
+    on_a_clean_cluster(|cluster| {
+        stdout(
+            cluster,
+            "kubectl apply -f examples/ && kubectl wait --for=condition=Ready users.roster.dev --all --timeout=60s",
+        );
+        let table = std::fs::read_to_string(project_root().join("docs/coverage.md")).unwrap();
+        let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ") && line.contains('`')).collect();
+        assert!(rows.len() > 10);
+        for row in rows {
+            let id = row.split('|').nth(1).unwrap().trim();
+            let command = row.split('`').nth(1).unwrap();
+            let printed = stdout(cluster, command);
+            assert!(!printed.trim().is_empty(), "{id}: {command} prints nothing");
+        }
+    });
+}
+
+#[test]
+fn every_step_of_the_tour_works() {
+    on_a_clean_cluster(|cluster| {
+        let script = std::fs::read_to_string(project_root().join("examples/tour.sh")).unwrap();
+        for line in script.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
+            stdout(cluster, line);
+        }
+    });
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let root = project_root();
+    let pages = std::fs::read_dir(root.join("docs")).unwrap().flatten().map(|entry| entry.path());
+    for page in pages.chain([root.join("README.md"), root.join("CONTRIBUTING.md")]) {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file: PathBuf = page.parent().unwrap().join(link.split('#').next().unwrap());
+            assert!(link.starts_with("http") || link.starts_with('#') || file.exists(), "{}: {link}", page.display());
+        }
     }
 }

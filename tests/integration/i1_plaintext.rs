@@ -93,7 +93,8 @@ async fn i1_plaintext_never_reaches_etcd_logs_events_or_metrics() {
     let etcd = cluster.plane.etcd_data_dir();
     eventually("etcd has written the control text to its snapshot too", || async {
         let found = files_with(&etcd, &password("control"));
-        let (wal, snapshot) = (found.iter().any(|f| f.ends_with(".wal")), found.iter().any(|f| f.ends_with("snap/db")));
+        let (wal, snapshot) =
+            (found.iter().any(|f| f.contains("member/wal/")), found.iter().any(|f| f.ends_with("snap/db")));
         if wal && snapshot { Ok(()) } else { Err(format!("{found:?}")) }
     })
     .await;

@@ -96,9 +96,7 @@ async fn i5_one_email_has_one_holder_through_races_failover_and_deletion() {
         .await
         .unwrap();
     assert_eq!(identities.items.len(), 2);
-    assert!(
-        identities.items.iter().flat_map(|secret| secret.owner_references()).all(|owner| uids.contains(&owner.uid))
-    );
+    assert!(identities.items.iter().flat_map(ResourceExt::owner_references).all(|owner| uids.contains(&owner.uid)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,7 +35,7 @@ async fn all_reconciled(cluster: &Cluster) {
             .operators()
             .iter()
             .filter_map(|operator| operator.probe("/metrics").ok())
-            .flat_map(|metrics| {
+            .filter_map(|metrics| {
                 let line = metrics
                     .lines()
                     .find(|line| line.starts_with("roster_user_reconciliations_total{outcome=\"ok\"}"))

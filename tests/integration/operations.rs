@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
+use kube::api::PostParams;
 
 use crate::support::{Cluster, FAST_LEASE, create, eventually, shared, user, wait_until_ready};
 
@@ -87,7 +88,7 @@ async fn a_leader_that_loses_its_lease_ends() {
     eventually("the lease is taken away", || async {
         let mut lease = leases.get("roster").await.map_err(|error| error.to_string())?;
         lease.spec.as_mut().ok_or("no spec")?.holder_identity = Some("somebody-else".into());
-        leases.replace("roster", &Default::default(), &lease).await.map(drop).map_err(|error| error.to_string())
+        leases.replace("roster", &PostParams::default(), &lease).await.map(drop).map_err(|error| error.to_string())
     })
     .await;
     eventually("the process ends", || async {
