@@ -22,12 +22,17 @@ pub use kubectl::Kubectl;
 pub use operator::{Installation, Operator};
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// The project's root folder.
-pub fn project_root() -> &'static Path {
-    let harness = Path::new(env!("CARGO_MANIFEST_DIR"));
-    harness.ancestors().nth(2).expect("the harness lies two folders below the root")
+/// The project's root folder: the one that this process works in, or lies in. (Where it was built is no answer: two
+/// checkouts may share a target folder.)
+///
+/// # Panics
+/// If the process runs outside of the project.
+pub fn project_root() -> PathBuf {
+    let here = std::env::current_dir().expect("there is a working directory");
+    let root = here.ancestors().find(|folder| folder.join("controlplane/build.sh").is_file());
+    root.expect("run this inside the project").to_owned()
 }
 
 /// A loopback port that was free a moment ago.

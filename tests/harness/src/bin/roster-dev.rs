@@ -210,7 +210,7 @@ fn tour(plane: &ControlPlane) -> Result<()> {
             println!("$ {line}");
             let status = Command::new("bash")
                 .args(["-c", &line])
-                .current_dir(root)
+                .current_dir(&root)
                 .env("PATH", &path)
                 .env("KUBECONFIG", &plane.kubectl.kubeconfig)
                 .status()?;
