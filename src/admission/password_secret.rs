@@ -99,7 +99,7 @@ fn forget_last_applied(secret: &mut Secret) -> Result<(), Refusal> {
 mod tests {
     use super::*;
     use crate::credentials::hash::Argon2idCost;
-    use crate::operations::metrics::HashMetrics;
+    use crate::metrics::HashMetrics;
     use serde_json::json;
 
     fn pool() -> HashPool {

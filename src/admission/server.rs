@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::password_secret::{self, Refusal};
 use crate::api::PASSWORD_SECRET_TYPE;
 use crate::credentials::pool::HashPool;
-use crate::operations::metrics::Metrics;
+use crate::metrics::Metrics;
 
 /// Path of the webhook for password Secrets.
 pub const PASSWORD_SECRETS_PATH: &str = "/admission/password-secrets";

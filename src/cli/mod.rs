@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::operations::config::RunConfig;
-use crate::operations::{run, telemetry};
+use crate::operations::telemetry;
+use crate::operator;
 
 /// Identity for Kubernetes, declared: users, groups and role bindings as resources.
 #[derive(Debug, Parser)]
@@ -50,7 +51,7 @@ fn run_operator(config: RunConfig) -> anyhow::Result<()> {
     config.validate().map_err(anyhow::Error::msg)?;
     telemetry::init(&config.log).map_err(anyhow::Error::msg)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(run::run(config));
+    let result = runtime.block_on(operator::run(config));
     if let Err(error) = &result {
         tracing::error!(error = format!("{error:#}"), "ended");
     }

@@ -11,7 +11,7 @@ use kube::runtime::watcher::{self, Event};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
-use crate::operations::metrics::CounterBy;
+use crate::metrics::CounterBy;
 
 /// Which keys a relist has named so far. What it has not named when it is done, is gone.
 #[derive(Debug)]

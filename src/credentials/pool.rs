@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
 use super::hash::{Argon2idCost, Memory, PasswordHash};
-use crate::operations::metrics::HashMetrics;
+use crate::metrics::HashMetrics;
 
 /// The queue is full.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]

@@ -1,9 +1,7 @@
-//! Running the process: configuration, logs, metrics, health, supervision and leadership.
+//! What any long-running process needs: configuration, logs, health, supervision, leadership.
 
 pub mod config;
 pub mod health;
 pub mod leader;
-pub mod metrics;
-pub mod run;
 pub mod supervisor;
 pub mod telemetry;

@@ -3,7 +3,7 @@ use secrecy::SecretString;
 
 use super::*;
 use crate::credentials::hash::{Argon2idCost, PasswordHash};
-use crate::operations::metrics::HashMetrics;
+use crate::metrics::HashMetrics;
 
 const BCRYPT: &str = "$2b$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW";
 

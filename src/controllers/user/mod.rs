@@ -40,7 +40,7 @@ use super::follow::follow;
 use crate::api::{OWNER_LABEL, PASSWORD_SECRET_TYPE, User};
 use crate::credentials::pool::{HashPool, Saturated};
 use crate::credentials::record::IDENTIFIER_LABEL;
-use crate::operations::metrics::Metrics;
+use crate::metrics::Metrics;
 use index::Index;
 
 /// Longest time that one reconciliation may take. The client's own retries can add up to minutes.

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::{Context, Error};
 use crate::api::condition::{CREDENTIAL_READY, DELETION_BLOCKED, NAME_CLAIMED, READY, find};
 use crate::api::{User, UserStatus};
-use crate::operations::metrics::Metrics;
+use crate::metrics::Metrics;
 
 /// Events of cluster-scoped objects are kept here, as `kubectl describe` expects.
 const EVENT_NAMESPACE: &str = "default";
@@ -40,7 +40,7 @@ pub(super) async fn report(user: &User, status: UserStatus, ctx: &Context) -> Re
         .map_err(Error::Status)?;
     ctx.metrics.writes.inc("UserStatus");
     for turn in turns(&before, &status) {
-        info!(user = user.name_any(), reason = turn.reason, message = turn.message, "a User has turned");
+        info!(user = user.name_any(), reason = turn.reason, note = turn.message, "a User has turned");
         ctx.reporter.publish(user, turn).await;
     }
     Ok(())

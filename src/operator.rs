@@ -15,14 +15,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::config::RunConfig;
-use super::health::{self, Health};
-use super::leader::Elector;
-use super::metrics::Metrics;
-use super::supervisor::Supervisor;
 use crate::admission;
 use crate::controllers::user;
 use crate::credentials::pool::HashPool;
+use crate::metrics::Metrics;
+use crate::operations::config::RunConfig;
+use crate::operations::health::{self, Health};
+use crate::operations::leader::Elector;
+use crate::operations::supervisor::Supervisor;
 use crate::tls::certificates::Certificates;
 use crate::tls::{listener, trust};
 
