@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -27,15 +26,30 @@ impl Default for Domain {
 #[x_kube(validation = (
     "!has(self.notBefore) || !has(self.notAfter) || self.notBefore < self.notAfter",
     "notBefore must be earlier than notAfter"
+), validation = (
+    "(!has(self.notBefore) || self.notBefore < timestamp('9999-01-01T00:00:00Z')) && (!has(self.notAfter) || self.notAfter < timestamp('9999-01-01T00:00:00Z'))",
+    "a time must lie before the year 9999; for a validity without end, leave notAfter out"
 ))]
 pub struct Validity {
     /// First instant at which this holds, RFC 3339 (for example 2027-01-31T08:00:00Z). Absent: from the beginning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::time")]
     pub not_before: Option<Time>,
 
     /// First instant at which this no longer holds, RFC 3339. Absent: without end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::time")]
     pub not_after: Option<Time>,
+}
+
+/// A quantity as people write it: a number, or a number with a suffix (`500m`, `100Gi`).
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Quantity {
+    /// Written without quotes.
+    Integer(i64),
+    /// Written as text.
+    Text(String),
 }
 
 /// Limits on what may be used.
@@ -47,7 +61,7 @@ pub struct QuotaSpec {
     /// all the namespaces together. A name that is absent is not limited.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::quota_hard")]
-    pub hard: BTreeMap<String, IntOrString>,
+    pub hard: BTreeMap<String, Quantity>,
 }
 
 /// Limits in force and what is used of them.

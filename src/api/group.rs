@@ -62,7 +62,7 @@ pub struct GroupSpec {
     #[schemars(schema_with = "schema::members")]
     pub members: Vec<String>,
 
-    /// Names of Groups whose members belong to this one too. At most 256; a cycle is refused.
+    /// Names of Groups whose members belong to this one too. At most 256.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::object_names")]
     pub member_groups: Vec<String>,

@@ -25,9 +25,6 @@ pub use group::{Group, GroupSpec, GroupStatus};
 pub use role_binding::{RoleBinding, RoleBindingSpec, RoleBindingStatus};
 pub use user::{State, User, UserSpec, UserStatus};
 
-/// API group of the custom resources.
-pub const API_GROUP: &str = "roster.dev";
-
 /// Type of a Secret that carries a person's password into Roster (`password` or `passwordHash`).
 pub const PASSWORD_SECRET_TYPE: &str = "roster.dev/password";
 

@@ -63,7 +63,7 @@ use super::{Validity, schema};
 ))]
 pub struct RoleBindingSpec {
     /// The users and groups that hold the role. At most 256.
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["kind", "name"]))]
     pub subjects: Vec<Subject>,
 
     /// The role that they hold.

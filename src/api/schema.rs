@@ -74,7 +74,7 @@ fn email_value() -> Value {
         &[
             NOT_SYSTEM,
             (
-                "self.matches('^[A-Za-z0-9!#$%&*+/=?^_{|}~-]+([.][A-Za-z0-9!#$%&*+/=?^_{|}~-]+)*@[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?([.][A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)+$')",
+                "self.matches('^[A-Za-z0-9!#$%&\\'*+/=?^_`{|}~-]+([.][A-Za-z0-9!#$%&\\'*+/=?^_`{|}~-]+)*@[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?([.][A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)+$')",
                 "must be an email address such as jane@example.com, in ASCII (write an internationalised domain in its xn-- form)",
             ),
         ],
@@ -123,6 +123,15 @@ pub fn time_zone(_: &mut SchemaGenerator) -> Schema {
             "must be a name of the IANA time zone database such as Europe/Paris, America/New_York or UTC",
         )],
     ))
+}
+
+/// An instant, RFC 3339. The pattern keeps out what the API server takes and others can't read: offsets with minutes
+/// beyond 59, fractions beyond the nanosecond.
+pub fn time(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string", "format": "date-time",
+        "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$",
+    })
 }
 
 /// A set of IP networks in CIDR notation.
@@ -290,16 +299,36 @@ pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// The namespaces of a binding. At most 16, because the policy that checks `bind` in each of them has one CEL rule
-/// an index; more are reached by a selector.
-pub fn namespaces(_: &mut SchemaGenerator) -> Schema {
-    let namespace = text(
+fn namespace_value() -> Value {
+    text(
         63,
         &[(
             "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
             "must be the name of a Namespace: lower-case letters, digits and '-'",
         )],
-    );
+    )
+}
+
+/// The name of a Namespace.
+pub fn namespace(_: &mut SchemaGenerator) -> Schema {
+    schema(namespace_value())
+}
+
+/// The name of a Secret.
+pub fn secret_name(_: &mut SchemaGenerator) -> Schema {
+    schema(text(
+        253,
+        &[(
+            "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
+            "must be the name of a Secret: lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit",
+        )],
+    ))
+}
+
+/// The namespaces of a binding. At most 16, because the policy that checks `bind` in each of them has one CEL rule
+/// an index; more are reached by a selector.
+pub fn namespaces(_: &mut SchemaGenerator) -> Schema {
+    let namespace = namespace_value();
     json_schema!({"type": "array", "items": namespace, "minItems": 1, "maxItems": 16, "x-kubernetes-list-type": "set"})
 }
 

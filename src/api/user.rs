@@ -30,13 +30,13 @@ use super::{Domain, QuotaSpec, QuotaStatus, Validity, schema};
     selectable = ".spec.zone",
     selectable = ".spec.state",
     selectable = ".spec.admin",
-    selectable = ".spec.connector.type",
+    selectable = ".status.username",
     selectable = ".status.state",
     printcolumn(
         name = "Username",
         type_ = "string",
-        json_path = ".spec.username",
-        description = "Login name, where it differs from the object's name"
+        json_path = ".status.username",
+        description = "Login name"
     ),
     printcolumn(name = "Email", type_ = "string", json_path = ".spec.email", description = "Primary email address"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.state", description = "Observed state"),
@@ -170,7 +170,7 @@ pub struct UserSpec {
 
     /// The same person in other systems. At most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type", "id"]))]
     pub identities: Vec<ExternalIdentity>,
 
     /// Secret of type roster.dev/password to take the password from. The Secret must name this user in the
@@ -305,12 +305,23 @@ pub struct ExternalIdentity {
 #[serde(rename_all = "camelCase")]
 pub struct PasswordSecretRef {
     /// Namespace of the Secret.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(schema_with = "schema::namespace")]
     pub namespace: String,
 
     /// Name of the Secret.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(schema_with = "schema::secret_name")]
     pub name: String,
+}
+
+impl PasswordSecretRef {
+    /// Whether both are names and nothing else. The schema says so too, but a rule that is added later is not applied
+    /// to what is stored already, and a name becomes part of a URL.
+    pub fn is_well_formed(&self) -> bool {
+        [&self.namespace, &self.name].into_iter().all(|name| {
+            let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
+            (1..=253).contains(&name.len()) && name.bytes().all(allowed) && !name.starts_with('.')
+        })
+    }
 }
 
 impl fmt::Display for PasswordSecretRef {
@@ -353,6 +364,10 @@ pub struct UserStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "super::condition::conditions_schema")]
     pub conditions: Vec<Condition>,
+
+    /// Login name: spec.username, or else metadata.name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
 
     /// Observed state, from spec.state, validity, lockout and claims together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
