@@ -76,6 +76,8 @@ pub struct Metrics {
     pub reconcile_duration: Histogram,
     /// Failed watches by resource. Each is retried with backoff.
     pub watch_errors: CounterBy,
+    /// Users that did not parse.
+    pub unreadable: Counter,
     /// Writes to the API server by kind of object.
     pub writes: CounterBy,
     /// Admission requests by outcome.
@@ -92,6 +94,7 @@ impl Default for Metrics {
             reconciliations: CounterBy::new("outcome"),
             reconcile_duration: seconds(),
             watch_errors: CounterBy::new("resource"),
+            unreadable: Counter::default(),
             writes: CounterBy::new("kind"),
             admissions: CounterBy::new("outcome"),
             leader: Gauge::default(),
@@ -120,6 +123,7 @@ impl Metrics {
             self.reconcile_duration.clone(),
         );
         registry.register("watch_errors", "Failed watches", self.watch_errors.family.clone());
+        registry.register("users_unreadable", "Users that did not parse and were left alone", self.unreadable.clone());
         registry.register("writes", "Writes to the API server", self.writes.family.clone());
         registry.register("admission_requests", "Admission requests", self.admissions.family.clone());
         registry.register("leader", "1 while this replica holds the lease", self.leader.clone());

@@ -12,6 +12,10 @@ use phc::{Output, ParamsString, PasswordHash as Phc, Salt};
 /// Ceiling on the memory that one verification may take, in KiB.
 const MAX_MEMORY_KIB: u32 = 256 * 1024;
 
+/// Ceiling on the work of one verification, in KiB that are passed over: about a second of a core. A webhook has ten
+/// seconds for a few of them.
+const MAX_WORK_KIB: u64 = 1024 * 1024;
+
 /// The algorithm of a hash.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Algorithm {
@@ -31,7 +35,9 @@ pub enum Algorithm {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum HashError {
     /// Not a hash at all; it may be a password under the wrong key.
-    #[error("is not a password hash: it must begin with '$'. A password in plain text belongs under the key password")]
+    #[error(
+        "is not a password hash: it must begin with its algorithm between two '$'. A password in plain text belongs under the key password"
+    )]
     NotAHash,
     /// A hash of another kind.
     #[error("uses an algorithm that is not supported: use argon2id, bcrypt, scrypt, pbkdf2-sha256 or pbkdf2-sha512")]
@@ -74,9 +80,10 @@ impl Argon2idCost {
                 floor.memory_kib, floor.iterations, floor.parallelism
             ));
         }
-        if memory_kib > MAX_MEMORY_KIB || iterations > 16 || parallelism > 16 {
+        let work = u64::from(memory_kib) * u64::from(iterations);
+        if memory_kib > MAX_MEMORY_KIB || work > MAX_WORK_KIB || parallelism > 16 {
             return Err(format!(
-                "argon2id takes at most memory {MAX_MEMORY_KIB} KiB, 16 iterations and parallelism 16"
+                "argon2id takes at most memory {MAX_MEMORY_KIB} KiB, memory times iterations {MAX_WORK_KIB} and parallelism 16"
             ));
         }
         Ok(Self { memory_kib, iterations, parallelism })
@@ -130,8 +137,11 @@ impl PasswordHash {
     /// # Errors
     /// If the string is not a hash, not of a supported kind, malformed, too weak or too costly.
     pub fn parse(text: &str) -> Result<Self, HashError> {
-        let identifier = text.strip_prefix('$').ok_or(HashError::NotAHash)?;
-        let identifier = identifier.split('$').next().unwrap_or_default();
+        let (identifier, _) =
+            text.strip_prefix('$').and_then(|rest| rest.split_once('$')).ok_or(HashError::NotAHash)?;
+        if identifier.is_empty() || !identifier.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+            return Err(HashError::NotAHash);
+        }
         let algorithm = match identifier {
             "argon2id" => check_argon2id(text),
             "2a" | "2b" | "2y" => check_bcrypt(text),
@@ -229,15 +239,22 @@ fn check_argon2id(text: &str) -> Result<Algorithm, HashError> {
     if !matches!(phc.version, None | Some(0x13 | 0x10)) {
         return Err(HashError::Malformed("argon2id", "its version must be 19"));
     }
-    // OWASP's equivalent settings: m=47104 t=1, 19456 t=2, 12288 t=3, 9216 t=4, 7168 t=5.
-    let work = u64::from(params.m_cost()) * u64::from(params.t_cost());
-    if params.m_cost() < 7168 || work < 35_840 {
+    // OWASP's equivalent settings.
+    let floor = match params.t_cost() {
+        1 => 47_104,
+        2 => 19_456,
+        3 => 12_288,
+        4 => 9_216,
+        _ => 7_168,
+    };
+    if params.m_cost() < floor {
         return Err(HashError::Weak(
             "argon2id needs m=19456,t=2 or an equivalent (m=47104,t=1; m=12288,t=3; m=9216,t=4; m=7168,t=5) or above",
         ));
     }
-    if params.m_cost() > MAX_MEMORY_KIB || params.t_cost() > 16 || params.p_cost() > 16 {
-        return Err(HashError::TooCostly("argon2id is taken up to m=262144 (256 MiB), t=16 and p=16"));
+    let work = u64::from(params.m_cost()) * u64::from(params.t_cost());
+    if params.m_cost() > MAX_MEMORY_KIB || work > MAX_WORK_KIB || params.p_cost() > 16 {
+        return Err(HashError::TooCostly("argon2id is taken up to m=262144 (256 MiB), m·t=1048576 and p=16"));
     }
     Ok(Algorithm::Argon2id)
 }
@@ -252,7 +269,7 @@ fn check_bcrypt(text: &str) -> Result<Algorithm, HashError> {
     let parts: bcrypt::HashParts = text.parse().map_err(|_| malformed)?;
     match parts.get_cost() {
         ..10 => Err(HashError::Weak("bcrypt needs a cost of 10 or above (htpasswd: -B -C 10)")),
-        17.. => Err(HashError::TooCostly("bcrypt is taken up to a cost of 16")),
+        15.. => Err(HashError::TooCostly("bcrypt is taken up to a cost of 14")),
         _ => Ok(Algorithm::Bcrypt),
     }
 }
@@ -270,8 +287,8 @@ fn check_scrypt(text: &str) -> Result<Algorithm, HashError> {
         return Err(HashError::Weak("scrypt needs ln=14,r=8,p=1 or above"));
     }
     let memory_kib = (u64::from(params.r()) << params.log_n()) / 8;
-    if memory_kib > u64::from(MAX_MEMORY_KIB) || params.p() > 16 {
-        return Err(HashError::TooCostly("scrypt is taken up to 256 MiB (128 · r · 2^ln bytes) and p=16"));
+    if memory_kib.saturating_mul(u64::from(params.p())) > u64::from(MAX_MEMORY_KIB) {
+        return Err(HashError::TooCostly("scrypt is taken up to 256 MiB (128 · r · 2^ln · p bytes)"));
     }
     Ok(Algorithm::Scrypt)
 }
@@ -307,7 +324,7 @@ fn check_pbkdf2(text: &str) -> Result<Algorithm, HashError> {
     match rounds {
         // NIST SP 800-132 asks for at least 1,000, SP 800-63B (revision 3) for 10,000.
         ..10_000 => Err(HashError::Weak("PBKDF2 needs 10000 iterations or more")),
-        10_000_001.. => Err(HashError::TooCostly("PBKDF2 is taken up to 10000000 iterations")),
+        2_000_001.. => Err(HashError::TooCostly("PBKDF2 is taken up to 2000000 iterations")),
         _ if phc.algorithm.as_str() == "pbkdf2-sha256" => Ok(Algorithm::Pbkdf2Sha256),
         _ => Ok(Algorithm::Pbkdf2Sha512),
     }

@@ -58,7 +58,10 @@ fn each_hash_has_its_own_salt() {
 #[case("", HashError::NotAHash)]
 #[case("$1$salt$qJH7.N4xYta3aEG/dfqo/0", HashError::UnsupportedAlgorithm)]
 #[case("$argon2i$v=19$m=65536,t=3,p=4$c29tZXNhbHQ$RdescudvJCsgt3ub+b4dWRWJTmaaJObG", HashError::UnsupportedAlgorithm)]
-#[case("$", HashError::UnsupportedAlgorithm)]
+#[case("$", HashError::NotAHash)]
+#[case("$ecret", HashError::NotAHash)]
+#[case("$my secret$", HashError::NotAHash)]
+#[case("$$x", HashError::NotAHash)]
 fn what_is_no_known_hash_is_told_apart(#[case] text: &str, #[case] error: HashError) {
     assert_eq!(PasswordHash::parse(text), Err(error));
 }
@@ -82,6 +85,8 @@ fn malformed_hashes_are_refused(#[case] text: &str) {
 #[rstest]
 #[case("$argon2id$v=19$m=4096,t=3,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG")]
 #[case("$argon2id$v=19$m=19456,t=1,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG")]
+#[case("$argon2id$v=19$m=17920,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG")]
+#[case("$argon2id$v=19$m=35840,t=1,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG")]
 #[case("$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$c2hvcnRoYXNoaGFz")]
 #[case("$2y$05$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW")]
 #[case("$scrypt$ln=10,r=8,p=1$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE")]
@@ -92,6 +97,8 @@ fn weak_hashes_are_refused(#[case] text: &str) {
 
 #[rstest]
 #[case("$argon2id$v=19$m=1048576,t=3,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG")]
+#[case("$argon2id$v=19$m=262144,t=5,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG")]
+#[case("$scrypt$ln=18,r=8,p=2$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE")]
 #[case("$2b$20$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW")]
 #[case("$scrypt$ln=24,r=8,p=1$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE")]
 #[case("$pbkdf2-sha256$20000000$xfj/f08JQQgBoHQupdRaCw$cj0Q5bg3unw2HJicqx5XI2Gd2VrQES7XqsZ2WSdqVWA")]

@@ -25,7 +25,7 @@ pub struct HashPool(Arc<Inner>);
 
 struct Inner {
     cost: Argon2idCost,
-    slots: Semaphore,
+    slots: Arc<Semaphore>,
     waiting: AtomicUsize,
     queue: usize,
     memory: Mutex<Vec<Memory>>,
@@ -37,7 +37,7 @@ impl HashPool {
     pub fn new(cost: Argon2idCost, slots: usize, queue: usize, metrics: HashMetrics) -> Self {
         Self(Arc::new(Inner {
             cost,
-            slots: Semaphore::new(slots),
+            slots: Arc::new(Semaphore::new(slots)),
             waiting: AtomicUsize::new(0),
             queue,
             memory: Mutex::new(Vec::with_capacity(slots)),
@@ -69,7 +69,7 @@ impl HashPool {
     ) -> Result<T, Saturated> {
         let inner = Arc::clone(&self.0);
         let place = Place::take(&inner)?;
-        let permit = inner.slots.acquire().await.expect("the semaphore is never closed");
+        let permit = Arc::clone(&inner.slots).acquire_owned().await.expect("the semaphore is never closed");
         drop(place);
         let worker = Arc::clone(&inner);
         let result = tokio::task::spawn_blocking(move || {
@@ -79,10 +79,11 @@ impl HashPool {
             memory.shrink_to(worker.cost);
             worker.lock_memory().push(memory);
             worker.metrics.duration.observe(started.elapsed().as_secs_f64());
+            // Given back here and not by the caller, who may be gone by now while this still takes a core.
+            drop(permit);
             result
         })
         .await;
-        drop(permit);
         match result {
             Ok(result) => Ok(result),
             Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -146,6 +147,17 @@ mod tests {
         let hashes = futures::future::join_all((0..24).map(|_| pool.hash(&password))).await;
         assert!(hashes.iter().all(Result::is_ok));
         assert!(pool.0.lock_memory().len() <= 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn callers_that_go_away_free_no_slot_before_its_hash_is_done() {
+        let pool = pool(1, 64);
+        let password = SecretString::from("x");
+        for _ in 0..8 {
+            let _ = tokio::time::timeout(std::time::Duration::from_millis(2), pool.hash(&password)).await;
+        }
+        assert!(pool.hash(&password).await.is_ok());
+        assert_eq!(pool.0.lock_memory().len(), 1, "two ran at the same time");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -68,15 +68,16 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Reads the metadata of an identity Secret. `None` if it is not owned by a User.
+    /// Reads the metadata of an identity Secret. One that lost its owner (`kubectl delete --cascade=orphan`) has an
+    /// empty one. `None` if it was never stored.
     pub fn read(metadata: &ObjectMeta) -> Option<Self> {
-        let owner = metadata.owner_references.iter().flatten().find(|owner| owner.kind == User::kind(&()))?;
+        let owner = metadata.owner_references.iter().flatten().find(|owner| owner.kind == User::kind(&()));
         let annotation = |key: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(key));
         Some(Self {
             uid: metadata.uid.clone()?,
             resource_version: metadata.resource_version.as_ref()?.parse().ok()?,
-            owner: owner.name.clone(),
-            owner_uid: owner.uid.clone(),
+            owner: owner.map(|owner| owner.name.clone()).unwrap_or_default(),
+            owner_uid: owner.map(|owner| owner.uid.clone()).unwrap_or_default(),
             source: annotation(SOURCE_ANNOTATION).cloned().map(SourceVersion),
             changed: annotation(CHANGED_ANNOTATION).and_then(|time| time.parse().ok()),
         })
