@@ -13,9 +13,13 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::credentials::hash::{HashError, PasswordHash};
 use crate::credentials::pool::{HashPool, Saturated};
@@ -30,9 +34,19 @@ pub enum Refusal {
     /// What it holds can't be stored safely.
     #[error("{0}")]
     Source(#[from] SourceError),
+    /// A key that is none of the two may hold the password.
+    #[error(
+        "data has neither the key {PASSWORD_KEY} nor {HASH_KEY}: name the key that holds the password {PASSWORD_KEY}"
+    )]
+    UnknownKeys,
     /// The annotation may hold the password.
     #[error("metadata.annotations[{LAST_APPLIED}] is not valid JSON and may hold a password: remove the annotation")]
     LastApplied,
+    /// A tool other than kubectl keeps the manifest in an annotation of its own.
+    #[error(
+        "metadata.annotations[{0}] contains the password: have the tool that writes it leave Secrets out, or apply a passwordHash"
+    )]
+    Copied(String),
     /// No slot for hashing.
     #[error("{0}")]
     Saturated(#[from] Saturated),
@@ -58,11 +72,19 @@ pub async fn protect(secret: &mut Secret, old: Option<&Secret>, pool: &HashPool)
                 Some(hash) => hash,
                 None => pool.hash(&password).await?,
             };
+            forbid_copies(secret, &password)?;
             let data = secret.data.get_or_insert_default();
             data.remove(PASSWORD_KEY);
             data.insert(HASH_KEY.to_owned(), ByteString(hash.expose().into()));
         }
-        Err(error @ (SourceError::Password(_) | SourceError::Hash(HashError::NotAHash))) => return Err(error.into()),
+        Err(
+            error @ (SourceError::Password(_)
+            | SourceError::Hash(HashError::NotAHash | HashError::UnsupportedAlgorithm)),
+        ) => return Err(error.into()),
+        // Under a mistyped key there may be a password.
+        Err(SourceError::KeyMissing) if secret.data.as_ref().is_some_and(|data| !data.is_empty()) => {
+            return Err(Refusal::UnknownKeys);
+        }
         // Nothing in plain text: the controller says what is wrong, if anything is.
         Ok(Source::Hash(_)) | Err(_) => {}
     }
@@ -83,16 +105,42 @@ fn forget_last_applied(secret: &mut Secret) -> Result<(), Refusal> {
         return Ok(());
     };
     let mut manifest: Value = serde_json::from_str(annotation).map_err(|_| Refusal::LastApplied)?;
-    let mut found = false;
+    // A key that stands twice is read once: what is written back has it once.
+    let mut found = annotation.contains(PASSWORD_KEY);
     for field in ["data", "stringData"] {
         if let Some(data) = manifest.get_mut(field).and_then(Value::as_object_mut) {
             found |= data.remove(PASSWORD_KEY).is_some();
+            if data.get(HASH_KEY).is_some_and(|value| !is_hash(value, field)) {
+                found |= data.remove(HASH_KEY).is_some();
+            }
         }
     }
     if found {
         *annotation = format!("{manifest}\n");
     }
     Ok(())
+}
+
+/// Shortest password that is looked for: shorter ones stand in many a text by chance.
+const SHORTEST_COPY: usize = 8;
+
+fn forbid_copies(secret: &Secret, password: &SecretString) -> Result<(), Refusal> {
+    let plain = password.expose_secret();
+    if plain.len() < SHORTEST_COPY {
+        return Ok(());
+    }
+    let encoded = Zeroizing::new(BASE64_STANDARD.encode(plain));
+    let annotations = secret.metadata.annotations.iter().flatten().filter(|(key, _)| *key != LAST_APPLIED);
+    let mut copies = annotations.filter(|(_, value)| value.contains(plain) || value.contains(encoded.as_str()));
+    copies.next().map_or(Ok(()), |(key, _)| Err(Refusal::Copied(key.clone())))
+}
+
+/// Whether the manifest has a hash, and not a password, under the hash's key.
+fn is_hash(value: &Value, field: &str) -> bool {
+    let text = value.as_str().map(str::as_bytes).unwrap_or_default();
+    let bytes = if field == "data" { BASE64_STANDARD.decode(text).unwrap_or_default() } else { text.to_vec() };
+    let text = String::from_utf8_lossy(&bytes);
+    !matches!(PasswordHash::parse(text.trim()), Err(HashError::NotAHash))
 }
 
 #[cfg(test)]
@@ -149,9 +197,16 @@ mod tests {
     #[tokio::test]
     async fn what_may_be_a_password_is_never_let_through() {
         let pool = pool();
-        for data in [[("password", "")], [("password", "line\n")], [("passwordHash", "hunter2")]] {
+        let cases = [
+            ("password", ""),
+            ("password", "line\n"),
+            ("passwordHash", "hunter2"),
+            ("passwordHash", "$hunter2"),
+            ("Password", "hunter2"),
+        ];
+        for data in cases.map(|case| [case]) {
             let refusal = protect(&mut secret(&data, None), None, &pool).await.unwrap_err().to_string();
-            assert!(refusal.starts_with("data.") && !refusal.contains("hunter2"), "{refusal}");
+            assert!(refusal.starts_with("data") && !refusal.contains("hunter2"), "{refusal}");
         }
         let mut odd = secret(&[], Some("stringData: {password: hunter2}"));
         assert!(matches!(protect(&mut odd, None, &pool).await, Err(Refusal::LastApplied)));
@@ -164,6 +219,37 @@ mod tests {
         protect(&mut only, None, &pool()).await.unwrap();
         let text = serde_json::to_string(&only).unwrap();
         assert!(!text.contains("hunter2") && !text.contains("aHVudGVyMg"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_password_under_the_hashs_key_does_not_stay_in_the_annotation() {
+        let applied = json!({"stringData": {"password": "hunter2", "passwordHash": "hunter3"}, "data": {"passwordHash": "aHVudGVyMw=="}});
+        let mut both = secret(&[("password", "hunter2"), ("passwordHash", "hunter3")], Some(&applied.to_string()));
+        protect(&mut both, None, &pool()).await.unwrap();
+        let text = serde_json::to_string(&both).unwrap();
+        assert!(!text.contains("hunter") && !text.contains("aHVudGVy"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_copy_in_another_annotation_is_refused_by_its_key() {
+        let mut copied = secret(&[("password", "correct horse")], None);
+        copied.metadata.annotations =
+            Some([("kapp.k14s.io/original".to_owned(), "x: correct horse".to_owned())].into());
+        let refusal = protect(&mut copied, None, &pool()).await.unwrap_err().to_string();
+        assert!(refusal.contains("kapp.k14s.io/original") && !refusal.contains("correct horse"), "{refusal}");
+    }
+
+    #[tokio::test]
+    async fn a_key_that_stands_twice_in_the_manifest_hides_nothing() {
+        let applied = r#"{"stringData": {"password": "hunter2"}, "stringData": {}}"#;
+        let mut twice = secret(&[("password", "hunter2")], Some(applied));
+        protect(&mut twice, None, &pool()).await.unwrap();
+        assert!(!serde_json::to_string(&twice).unwrap().contains("hunter2"));
+    }
+
+    #[tokio::test]
+    async fn nothing_at_all_is_left_to_the_controller() {
+        protect(&mut secret(&[], None), None, &pool()).await.unwrap();
     }
 
     #[tokio::test]

@@ -1,13 +1,18 @@
 //! The HTTP side of admission.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
+use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use super::password_secret::{self, Refusal};
@@ -21,6 +26,22 @@ pub const PASSWORD_SECRETS_PATH: &str = "/admission/password-secrets";
 /// A Secret has at most 1 MiB; a review holds it twice, in base64, with room for metadata.
 const MAX_REVIEW_BYTES: usize = 8 * 1024 * 1024;
 
+/// Reviews in flight. With the bound on each it bounds the memory that anybody who reaches the port can take.
+const MAX_REVIEWS: usize = 64;
+
+/// Longest time for one review, its body included. kube-apiserver waits no longer either.
+const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Lets a bounded number of requests in, each for a bounded time.
+async fn bounded(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    let Ok(_place) = places.try_acquire() else {
+        return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], "too many reviews at the same time")
+            .into_response();
+    };
+    let response = tokio::time::timeout(REVIEW_TIMEOUT, next.run(request)).await;
+    response.unwrap_or_else(|_| (StatusCode::REQUEST_TIMEOUT, "the review took too long").into_response())
+}
+
 struct Admission {
     pool: HashPool,
     metrics: Arc<Metrics>,
@@ -31,6 +52,7 @@ pub fn router(pool: HashPool, metrics: Arc<Metrics>) -> Router {
     Router::new()
         .route(PASSWORD_SECRETS_PATH, post(password_secrets))
         .layer(DefaultBodyLimit::max(MAX_REVIEW_BYTES))
+        .layer(middleware::from_fn_with_state(Arc::new(Semaphore::new(MAX_REVIEWS)), bounded))
         .with_state(Arc::new(Admission { pool, metrics }))
 }
 
@@ -53,7 +75,9 @@ async fn password_secrets(
             info!(namespace = request.namespace, name = request.name, %refusal, "a password Secret was refused");
             let (outcome, code, reason) = match refusal {
                 Refusal::Saturated(_) => ("saturated", 429, "TooManyRequests"),
-                Refusal::Source(_) | Refusal::LastApplied => ("refused", 422, "Invalid"),
+                Refusal::Source(_) | Refusal::UnknownKeys | Refusal::LastApplied | Refusal::Copied(_) => {
+                    ("refused", 422, "Invalid")
+                }
             };
             let mut response = response.deny(refusal);
             response.result.code = code;
