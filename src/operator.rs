@@ -26,7 +26,7 @@ use crate::operations::supervisor::Supervisor;
 use crate::tls::certificates::Certificates;
 use crate::tls::{listener, trust};
 
-/// How long a loop may stand still before the process counts as stuck.
+/// How long a loop may at least stand still before the process counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs until SIGTERM or SIGINT.
@@ -59,8 +59,9 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let trust = trust::observe(client.clone(), webhooks, certificates.signer(), Arc::clone(&health), shutdown.clone());
     supervisor.spawn("trust", trust);
 
+    // An attempt may take as long as the renew deadline.
+    let heartbeat = health.watch_over("leader election", PATIENCE.max(config.lease.renew_deadline * 2));
     let leading = Leading { client, config, certificates, pool, metrics };
-    let heartbeat = health.watch_over("leader election", PATIENCE);
     supervisor.spawn("leader", leading.run(move || heartbeat.beat(), shutdown));
 
     supervisor
@@ -118,14 +119,14 @@ struct Leading {
 impl Leading {
     async fn run(self, beat: impl Fn(), shutdown: CancellationToken) -> Result<()> {
         let mut elector = Elector::new(self.client.clone(), &self.config.namespace, self.config.lease.clone());
-        tokio::select! {
+        let acquired = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            () = elector.acquire(&beat) => {}
-        }
+            acquired = elector.acquire(&beat) => acquired,
+        };
         self.metrics.leader.set(1);
         let outcome = tokio::select! {
             // A lost lead ends the process through the supervisor, without waiting for what the controllers do.
-            lost = elector.keep(&beat) => return lost.context("the lead is lost"),
+            lost = elector.keep(acquired, &beat) => return lost.context("the lead is lost"),
             ended = self.control(shutdown.clone()) => ended,
         };
         self.metrics.leader.set(0);

@@ -173,8 +173,8 @@ impl RunConfig {
         if lease.retry_period >= lease.renew_deadline {
             return Err("--retry-period must be shorter than --renew-deadline".to_owned());
         }
-        if lease.lease_duration < Duration::from_secs(1) {
-            return Err("--lease-duration must be at least 1s: a Lease counts whole seconds".to_owned());
+        if lease.lease_duration.subsec_nanos() != 0 {
+            return Err("--lease-duration must be whole seconds: a Lease counts no others".to_owned());
         }
         if self.certificates.certificate_lifetime > self.certificates.ca_lifetime {
             return Err("--certificate-lifetime must not be longer than --ca-lifetime".to_owned());
@@ -204,6 +204,7 @@ mod tests {
     #[case(&["--hash-memory-kib", "1024"], "argon2id needs at least")]
     #[case(&["--renew-deadline", "20s"], "--renew-deadline must be shorter")]
     #[case(&["--retry-period", "12s"], "--retry-period must be shorter")]
+    #[case(&["--lease-duration", "12500ms"], "whole seconds")]
     #[case(&["--lease-duration", "fast"], "write a duration such as")]
     #[case(&["--lease-duration", "0s"], "longer than zero")]
     #[case(&["--certificate-lifetime", "9000h"], "--certificate-lifetime must not")]

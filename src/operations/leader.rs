@@ -71,28 +71,32 @@ impl Elector {
         Self { leases: Api::namespaced(client, namespace), config, identity, observed: None }
     }
 
-    /// Waits until this replica leads. `beat` is called at each attempt.
-    pub async fn acquire(&mut self, beat: impl Fn()) {
+    /// Waits until this replica leads, and returns the time at which the attempt that succeeded began. `beat` is called
+    /// at each attempt.
+    pub async fn acquire(&mut self, beat: impl Fn()) -> Instant {
         info!(identity = self.identity, lease = self.config.lease, "waiting for the lease");
         loop {
             beat();
+            let started = Instant::now();
             match self.attempt().await {
-                Ok(true) => break,
+                Ok(true) => {
+                    info!(identity = self.identity, "leading");
+                    return started;
+                }
                 Ok(false) => {}
                 Err(error) => warn!(error = format!("{error:#}"), "the lease could not be acquired"),
             }
             sleep(self.config.retry_period).await;
         }
-        info!(identity = self.identity, "leading");
     }
 
     /// Renews until that fails for `renew_deadline` or another replica holds the lease.
     ///
     /// # Errors
     /// Always, when it returns: the lead is lost.
-    pub async fn keep(&mut self, beat: impl Fn()) -> Result<()> {
+    pub async fn keep(&mut self, acquired: Instant, beat: impl Fn()) -> Result<()> {
         // Counted from before a write was sent: the others count from when they see it, which is later.
-        let mut renewed = Instant::now();
+        let mut renewed = acquired;
         loop {
             sleep(self.config.retry_period).await;
             beat();

@@ -4,7 +4,7 @@ use std::future::ready;
 use std::sync::Arc;
 
 use anyhow::Result;
-use futures::{StreamExt, pin_mut};
+use futures::{Stream, StreamExt, TryStreamExt, pin_mut};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, WebhookClientConfig};
 use k8s_openapi::api::core::v1::Secret;
@@ -31,7 +31,7 @@ pub async fn keep(
     shutdown: CancellationToken,
 ) -> Result<()> {
     let api: Api<MutatingWebhookConfiguration> = Api::all(client);
-    let edits = watch_object(api.clone(), &configuration).default_backoff().filter_map(|event| ready(event.ok()));
+    let edits = edits(api.clone(), &configuration);
     let changes = certificates.changes();
     pin_mut!(edits, changes);
     let (mut secret, mut webhooks) = (None, None);
@@ -62,7 +62,7 @@ pub async fn observe(
     shutdown: CancellationToken,
 ) -> Result<()> {
     let api: Api<MutatingWebhookConfiguration> = Api::all(client);
-    let edits = watch_object(api, &configuration).default_backoff().filter_map(|event| ready(event.ok()));
+    let edits = edits(api, &configuration);
     pin_mut!(edits);
     let mut seen = None;
     loop {
@@ -76,6 +76,17 @@ pub async fn observe(
             health.set_trusted(trusted);
         }
     }
+}
+
+/// The webhook configuration as it changes; `None` where it does not exist.
+fn edits(
+    api: Api<MutatingWebhookConfiguration>,
+    name: &str,
+) -> impl Stream<Item = Option<MutatingWebhookConfiguration>> + Send + use<> {
+    watch_object(api, name)
+        .default_backoff()
+        .inspect_err(|error| warn!(%error, "the webhook configuration can't be watched"))
+        .filter_map(|event| ready(event.ok()))
 }
 
 fn trusts(configuration: &MutatingWebhookConfiguration, signer: &str) -> bool {
