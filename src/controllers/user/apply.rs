@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams, Preconditions};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::dereference::Problem;
 use super::plan::{CredentialStep, Plan, Step};
@@ -34,14 +34,18 @@ pub(super) async fn apply(user: &User, plan: Plan, ctx: &Context) -> Result<Appl
         CredentialStep::TakeIn(version, source) => (None, Some((version, source))),
     };
     let mut applied = Applied { conflicts: Vec::new(), password_changed: plan.password_changed, problem };
+    try_join_all(plan.release.iter().map(|(name, uid)| release(name, uid, ctx))).await?;
     match hold_username(user, plan.username, taken, ctx).await? {
         Held::Yes(Some(changed)) => applied.password_changed = Some(changed),
         Held::Yes(None) => {}
-        Held::By(conflict) => applied.conflicts.push(conflict),
+        // Who has no name holds no address either.
+        Held::By(conflict) => {
+            applied.conflicts.push(conflict);
+            return Ok(applied);
+        }
     }
     let emails = plan.emails.into_iter().map(|(identifier, step)| hold_email(user, identifier, step, ctx));
     applied.conflicts.extend(try_join_all(emails).await?.into_iter().flatten());
-    try_join_all(plan.release.iter().map(|(name, uid)| release(name, uid, ctx))).await?;
     Ok(applied)
 }
 
@@ -66,7 +70,7 @@ async fn hold_username(
         Step::Keep => {
             let Some(taken) = taken else { return Ok(Held::Yes(None)) };
             let secret = ctx.identities.get(&identifier.secret_name()).await.map_err(Error::Apply)?;
-            return update_credential(secret, taken, ctx).await;
+            return update_credential(user, secret, taken, ctx).await;
         }
         Step::TakeOver(claim) => take_over(&identifier, &claim, ctx).await?,
         Step::Claim => {}
@@ -80,7 +84,7 @@ async fn hold_username(
         Claimed::By(other) => Ok(Held::By((identifier, other))),
         // The index had not heard of it yet, as after a restart in the middle of things.
         Claimed::Before(secret) => match taken {
-            Some(taken) => update_credential(*secret, taken, ctx).await,
+            Some(taken) => update_credential(user, *secret, taken, ctx).await,
             None => Ok(Held::Yes(record::read_credential(&secret).changed)),
         },
     }
@@ -120,23 +124,35 @@ async fn claim(user: &User, identifier: &Identifier, credential: &Credential, ct
             Ok(Claimed::Fresh)
         }
         Err(error) if is_conflict(&error) => {
-            let existing = ctx.identities.get(&identifier.secret_name()).await.map_err(Error::Apply)?;
-            note(&existing, ctx);
+            let name = identifier.secret_name();
+            // Before the look: whoever gives the name up after it, then wakes this User.
+            ctx.index().wait_for(&name, &user.name_any());
+            let existing = ctx.identities.get(&name).await.map_err(Error::Apply)?;
             let owner = Claim::read(&existing.metadata);
             Ok(match owner {
                 Some(owner) if Some(&owner.owner_uid) == user.metadata.uid.as_ref() => {
                     Claimed::Before(Box::new(existing))
                 }
-                Some(owner) => {
-                    ctx.index().wait_for(&existing.name_any(), &user.name_any());
-                    Claimed::By(owner.owner)
-                }
+                Some(owner) => Claimed::By(owner.owner),
                 None => {
                     Claimed::By(format!("Secret {}/{}, which Roster did not make", ctx.namespace, existing.name_any()))
                 }
             })
         }
         Err(error) => Err(Error::Apply(error)),
+    }
+}
+
+/// Removes identity Secrets that lost their owner while nobody was looking: a hash that belongs to nobody is not kept.
+pub(super) async fn sweep(ctx: &Context) {
+    let orphans: Vec<(String, String)> = ctx.index().orphans().collect();
+    for (name, uid) in orphans {
+        match release(&name, &uid, ctx).await {
+            Ok(()) => info!(secret = name, "an identity Secret without an owner was removed"),
+            Err(error) => {
+                warn!(secret = name, error = ?error, "an identity Secret without an owner could not be removed");
+            }
+        }
     }
 }
 
@@ -161,10 +177,15 @@ async fn release(name: &str, uid: &str, ctx: &Context) -> Result<(), Error> {
 }
 
 async fn update_credential(
+    user: &User,
     mut secret: Secret,
     (version, source): (SourceVersion, Source),
     ctx: &Context,
 ) -> Result<Held, Error> {
+    // The name may have changed hands since it was looked up: nobody's password goes into another one's credential.
+    if Claim::read(&secret.metadata).is_none_or(|claim| Some(&claim.owner_uid) != user.metadata.uid.as_ref()) {
+        return Err(Error::Overtaken);
+    }
     let before = record::read_credential(&secret);
     let after = take_in(before.clone(), &version, &source, &ctx.pool).await?;
     if before != after {
@@ -214,7 +235,7 @@ async fn take_in(
 /// Tells the index at once what the watch will say in a moment.
 fn note(secret: &Secret, ctx: &Context) {
     if let Some(claim) = Claim::read(&secret.metadata) {
-        ctx.index().set_claim(secret.name_any(), claim);
+        ctx.index().written_claim(secret.name_any(), claim);
     }
 }
 

@@ -31,8 +31,8 @@ pub(super) struct Observed {
 pub(super) enum Holder {
     /// It is free.
     Nobody,
-    /// The User itself.
-    Me,
+    /// The User itself, by an identity Secret of that UID.
+    Me(String),
     /// Another User, by name.
     Other(String),
     /// A User that is no more: its claim may be taken over.
@@ -66,6 +66,9 @@ pub(super) async fn dereference(user: &User, ctx: &Context) -> Result<Observed, 
     for (_, holder) in &mut claims {
         if let Holder::Gone(claim) = holder {
             // The index may not have heard of a User that was created a moment ago: only the API server can tell.
+            if claim.owner.is_empty() {
+                continue;
+            }
             let owner = ctx.users.get_metadata_opt(&claim.owner).await.map_err(Error::Dereference)?;
             if owner.is_some_and(|owner| owner.metadata.uid.as_ref() == Some(&claim.owner_uid)) {
                 *holder = Holder::Other(claim.owner.clone());
@@ -92,7 +95,7 @@ fn look_up(user: &User, ctx: &Context) -> Known {
         let secret = identifier.secret_name();
         let holder = match index.claim(&secret) {
             None => Holder::Nobody,
-            Some(claim) if claim.owner_uid == uid => Holder::Me,
+            Some(claim) if claim.owner_uid == uid => Holder::Me(claim.uid.clone()),
             Some(claim) if index.is_alive(&claim.owner, &claim.owner_uid) => Holder::Other(claim.owner.clone()),
             Some(claim) => Holder::Gone(claim.clone()),
         };
@@ -108,7 +111,7 @@ fn look_up(user: &User, ctx: &Context) -> Known {
         .filter_map(|secret| Some((secret.clone(), index.claim(secret)?.uid.clone())))
         .collect();
     let credential = match &wanted[0] {
-        (username, Holder::Me) => index.claim(&username.secret_name()).cloned(),
+        (username, Holder::Me(_)) => index.claim(&username.secret_name()).cloned(),
         _ => None,
     };
     let namespaces = index.namespaces_of(&name).cloned().collect();
@@ -124,6 +127,14 @@ async fn observe_source(
     let known = ctx.index().source(reference).cloned();
     if known.is_some() && known.as_ref() == credential.and_then(|claim| claim.source.as_ref()) {
         return Ok(Observation::NothingNew);
+    }
+    if !reference.is_well_formed() {
+        return Ok(Observation::Problem(Problem {
+            reason: "SecretReferenceInvalid",
+            message: "spec.passwordSecretRef: namespace and name must be the names of a Namespace and a Secret"
+                .to_owned(),
+            is_waiting: false,
+        }));
     }
     let secrets: Api<Secret> = Api::namespaced(ctx.client.clone(), &reference.namespace);
     let Some(secret) = secrets.get_opt(&reference.name).await? else {

@@ -17,7 +17,7 @@ use crate::api::{OWNERSHIP_FINALIZER, User};
 pub(super) enum Next {
     /// Go on with names, credential and status.
     Proceed,
-    /// Nothing more: the User is on its way out, or has just been written and comes back through the watch.
+    /// Nothing more: the User has just been written and comes back through the watch, if it is still there.
     Stop,
 }
 
@@ -45,5 +45,5 @@ pub(super) async fn finalize(user: &User, observed: &Observed, ctx: &Context) ->
         ctx.metrics.writes.inc("User");
         return Ok(Next::Stop);
     }
-    Ok(if is_deleted && !blocked { Next::Stop } else { Next::Proceed })
+    Ok(Next::Proceed)
 }

@@ -23,8 +23,11 @@ pub struct Index {
     claims: HashMap<String, Claim>,
     /// Names of identity Secrets by UID of the User that owns them.
     held: HashMap<String, BTreeSet<String>>,
-    /// Names of Users that want an identity Secret which another one holds.
+    /// Highest resourceVersion that the watch of identity Secrets has told of: what is older, it knows better.
+    claims_seen: u64,
+    /// Names of Users that want an identity Secret which another one holds, and the other way round.
     waiting: HashMap<String, BTreeSet<String>>,
+    waits_for: HashMap<String, BTreeSet<String>>,
     sources: HashMap<PasswordSecretRef, SourceVersion>,
     /// Names of the Users that refer to a password Secret.
     readers: HashMap<PasswordSecretRef, BTreeSet<String>>,
@@ -71,12 +74,34 @@ impl Index {
 
     fn forget_user(&mut self, name: &str) -> Vec<String> {
         self.set_reference(name, None);
+        for claim in self.waits_for.remove(name).unwrap_or_default() {
+            if let Some(waiting) = self.waiting.get_mut(&claim) {
+                waiting.remove(name);
+                if waiting.is_empty() {
+                    self.waiting.remove(&claim);
+                }
+            }
+        }
         self.users.remove(name).map_or_else(Vec::new, |uid| self.waiting_for_all_of(&uid))
+    }
+
+    /// Those who wait for the identity Secret. They wait no longer: whoever does not get it, waits anew.
+    fn wake(&mut self, claim: &str) -> Vec<String> {
+        let woken = self.waiting.remove(claim).unwrap_or_default();
+        for name in &woken {
+            if let Some(claims) = self.waits_for.get_mut(name) {
+                claims.remove(claim);
+                if claims.is_empty() {
+                    self.waits_for.remove(name);
+                }
+            }
+        }
+        woken.into_iter().collect()
     }
 
     fn waiting_for_all_of(&mut self, uid: &str) -> Vec<String> {
         let held: Vec<String> = self.held.get(uid).into_iter().flatten().cloned().collect();
-        held.iter().flat_map(|claim| self.waiting.remove(claim).unwrap_or_default()).collect()
+        held.iter().flat_map(|claim| self.wake(claim)).collect()
     }
 
     fn set_reference(&mut self, name: &str, reference: Option<PasswordSecretRef>) {
@@ -104,6 +129,10 @@ impl Index {
 
     /// A change of an identity Secret. Concerns its owner, and those who wait for it once it is gone.
     pub fn claim_event(&mut self, event: Event<PartialObjectMeta<Secret>>) -> Vec<String> {
+        if let Event::InitApply(secret) | Event::Apply(secret) | Event::Delete(secret) = &event {
+            let version = secret.resource_version().and_then(|version| version.parse().ok());
+            self.claims_seen = self.claims_seen.max(version.unwrap_or_default());
+        }
         match event {
             Event::Init => self.relists.claims.begin(),
             Event::InitApply(secret) | Event::Apply(secret) => {
@@ -111,8 +140,10 @@ impl Index {
                 self.relists.claims.name(&name);
                 if let Some(claim) = Claim::read(secret.meta()) {
                     let owner = claim.owner.clone();
-                    self.set_claim(name, claim);
-                    return vec![owner];
+                    let is_orphan = owner.is_empty();
+                    self.set_claim(name.clone(), claim);
+                    // One that has lost its owner is free for those who wait.
+                    return if is_orphan { self.wake(&name) } else { vec![owner] };
                 }
             }
             Event::Delete(secret) => return self.remove_claim(&secret.name_any(), &secret.uid().unwrap_or_default()),
@@ -130,8 +161,14 @@ impl Index {
         Vec::new()
     }
 
-    /// Takes note of an identity Secret: from the watch, or from the answer to one's own write, which is ahead of it.
-    pub fn set_claim(&mut self, name: String, claim: Claim) {
+    /// Takes note of the answer to one's own write, where it is ahead of the watch.
+    pub fn written_claim(&mut self, name: String, claim: Claim) {
+        if claim.resource_version > self.claims_seen {
+            self.set_claim(name, claim);
+        }
+    }
+
+    fn set_claim(&mut self, name: String, claim: Claim) {
         if let Some(known) = self.claims.get(&name) {
             if known.resource_version >= claim.resource_version {
                 return;
@@ -151,8 +188,8 @@ impl Index {
         }
         let claim = self.claims.remove(name).expect("looked up above");
         self.unhold(&claim.owner_uid, name);
-        let mut concerned: Vec<String> = self.waiting.remove(name).unwrap_or_default().into_iter().collect();
-        concerned.push(claim.owner);
+        let mut concerned = self.wake(name);
+        concerned.extend(Some(claim.owner).filter(|owner| !owner.is_empty()));
         concerned
     }
 
@@ -175,9 +212,19 @@ impl Index {
         self.held.get(uid).into_iter().flatten()
     }
 
+    /// Identity Secrets that belong to nobody: name and UID.
+    pub fn orphans(&self) -> impl Iterator<Item = (String, String)> {
+        self.held
+            .get("")
+            .into_iter()
+            .flatten()
+            .filter_map(|name| Some((name.clone(), self.claims.get(name)?.uid.clone())))
+    }
+
     /// Lets `user` be told when the identity Secret becomes free.
     pub fn wait_for(&mut self, claim: &str, user: &str) {
         self.waiting.entry(claim.to_owned()).or_default().insert(user.to_owned());
+        self.waits_for.entry(user.to_owned()).or_default().insert(claim.to_owned());
     }
 
     /// A change of a password Secret. Concerns the Users that refer to it.

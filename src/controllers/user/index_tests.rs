@@ -81,12 +81,30 @@ fn a_recreated_user_is_somebody_else() {
 #[test]
 fn the_watch_lagging_behind_ones_own_write_undoes_nothing() {
     let mut index = Index::default();
-    index.set_claim("login-x".into(), Claim::read(claim("login-x", "c-2", 9, "john", "u-2").meta()).unwrap());
+    index.written_claim("login-x".into(), Claim::read(claim("login-x", "c-2", 9, "john", "u-2").meta()).unwrap());
     index.claim_event(Event::Apply(claim("login-x", "c-1", 5, "jane", "u-1")));
     assert_eq!(index.claim("login-x").unwrap().owner, "john");
     assert!(index.claim_event(Event::Delete(claim("login-x", "c-1", 7, "jane", "u-1"))).is_empty());
     assert_eq!(index.claim("login-x").unwrap().owner, "john");
     assert_eq!(index.held_by("u-2").collect::<Vec<_>>(), ["login-x"]);
+}
+
+#[test]
+fn an_answer_that_the_watch_has_overtaken_brings_nothing_back() {
+    let mut index = Index::default();
+    index.claim_event(Event::Delete(claim("login-x", "c-1", 10, "jane", "u-1")));
+    index.written_claim("login-x".into(), Claim::read(claim("login-x", "c-1", 9, "jane", "u-1").meta()).unwrap());
+    assert!(index.claim("login-x").is_none());
+}
+
+#[test]
+fn who_is_gone_waits_for_nothing() {
+    let mut index = Index::default();
+    index.user_event(&Event::Apply(user("john", "u-2", None)));
+    index.claim_event(Event::Apply(claim("login-x", "c-1", 5, "jane", "u-1")));
+    index.wait_for("login-x", "john");
+    index.user_event(&Event::Delete(user("john", "u-2", None)));
+    assert!(index.waiting.is_empty() && index.waits_for.is_empty());
 }
 
 #[test]

@@ -24,9 +24,10 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::PartialObjectMeta;
+use kube::core::{DeserializeGuard, error_boundary::InvalidObject};
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{self, ObjectRef};
-use kube::runtime::watcher::Config as WatchConfig;
+use kube::runtime::watcher::{Config as WatchConfig, Event};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::{mpsc, oneshot};
@@ -45,6 +46,10 @@ use index::Index;
 
 /// Longest time that one reconciliation may take. The client's own retries can add up to minutes.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long until a password Secret that can't be used is looked at again: Roster does not watch Secrets of other types,
+/// nor namespaces without an owner, and these may be what is wrong.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
 
 /// Names that wait to be reconciled before the watches have to wait.
 const QUEUE: usize = 1024;
@@ -79,6 +84,32 @@ impl Context {
         }
     }
 
+    /// The event with the User in it, or nothing where it does not parse.
+    fn parsed(&self, event: Event<DeserializeGuard<User>>) -> Option<Event<User>> {
+        let parsed = |guard: DeserializeGuard<User>| {
+            let unreadable = |invalid: &InvalidObject| {
+                self.metrics.unreadable.inc();
+                warn!(
+                    user = invalid.metadata.name,
+                    error = invalid.error,
+                    "a User does not parse and is left as it is"
+                );
+            };
+            guard.0.inspect_err(unreadable).ok()
+        };
+        Some(match event {
+            Event::Init => Event::Init,
+            Event::InitDone => Event::InitDone,
+            Event::InitApply(guard) => Event::InitApply(parsed(guard)?),
+            Event::Apply(guard) => Event::Apply(parsed(guard)?),
+            // A deletion needs no more than the metadata.
+            Event::Delete(DeserializeGuard(Err(invalid))) => {
+                Event::Delete(User { metadata: invalid.metadata, ..User::default() })
+            }
+            Event::Delete(guard) => Event::Delete(parsed(guard)?),
+        })
+    }
+
     /// The index. Held for look-ups alone, never across an await.
     fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
@@ -96,6 +127,8 @@ enum Error {
     Finalize(#[source] kube::Error),
     #[error("writing the User's status")]
     Status(#[source] kube::Error),
+    #[error("the name has changed hands meanwhile")]
+    Overtaken,
     #[error(transparent)]
     Saturated(#[from] Saturated),
     #[error("not done within {RECONCILE_TIMEOUT:?}")]
@@ -111,6 +144,7 @@ impl Error {
             {
                 "conflict"
             }
+            Self::Overtaken => "conflict",
             Self::Dereference(_) => "dereference",
             Self::Apply(_) => "apply",
             Self::Finalize(_) => "finalize",
@@ -139,6 +173,7 @@ pub async fn run(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToke
         Some(ended) = watches.join_next() => return ended?.context("before the first complete list"),
         all = futures::future::try_join_all(synced) => drop(all?),
     }
+    apply::sweep(&ctx).await;
     info!("claims, password Secrets and namespaces are known; reconciling Users");
     let controller = run_users(Arc::clone(&ctx), concurrency, queue, shutdown);
     tokio::select! {
@@ -188,9 +223,12 @@ async fn run_users(ctx: Arc<Context>, concurrency: u16, queue: mpsc::Receiver<St
     let (freed, freed_queue) = mpsc::unbounded_channel();
     let (reader, writer) = reflector::store();
     let tap = Arc::clone(&ctx);
-    let users = watcher(ctx.users.clone(), WatchConfig::default())
-        .modify(prune)
+    let readable = Arc::clone(&ctx);
+    // Guarded: a User that does not parse, as after a downgrade, must not stop the watch for everybody else.
+    let users = watcher(Api::<DeserializeGuard<User>>::all(ctx.client.clone()), WatchConfig::default())
         .default_backoff()
+        .filter_map(move |event| std::future::ready(event.map(|event| readable.parsed(event)).transpose()))
+        .modify(prune)
         .reflect(writer)
         .inspect(move |event| match event {
             Ok(event) => {
@@ -245,15 +283,18 @@ async fn reconcile_unbounded(user: &User, ctx: &Context) -> Result<Action, Error
         return Ok(Action::await_change());
     }
     let namespaces = observed.namespaces.clone();
-    let applied = apply::apply(user, plan::plan(observed), ctx).await?;
+    let applied = apply::apply(user, plan::plan(observed, user.metadata.deletion_timestamp.is_some()), ctx).await?;
     let now = Timestamp::now();
     let status = status::status(user, &applied, &namespaces, now);
     report::report(user, status, ctx).await?;
-    Ok(status::next_change(user, now).map_or_else(Action::await_change, Action::requeue))
+    let next = status::next_change(user, now).into_iter().chain(applied.problem.map(|_| LOOK_AGAIN)).min();
+    Ok(next.map_or_else(Action::await_change, Action::requeue))
 }
 
 fn retry_after(user: &User, error: &Error, ctx: &Context) -> Duration {
-    let wait = ctx.backoff.failed(&user.name_any());
+    let failed = ctx.backoff.failed(&user.name_any());
+    // Whatever has failed, the state turns when it should.
+    let wait = status::next_change(user, Timestamp::now()).map_or(failed, |change| change.min(failed));
     // A conflict is everyday life: the newer state is on its way through the watch.
     if error.category() != "conflict" {
         warn!(user = user.name_any(), error = describe(error), retry_in = ?wait, "a User could not be reconciled");

@@ -45,27 +45,35 @@ pub(super) enum CredentialStep {
     TakeIn(SourceVersion, Source),
 }
 
-pub(super) fn plan(observed: Observed) -> Plan {
-    let mut claims = observed.claims.into_iter().map(|(identifier, holder)| (identifier, step(holder)));
-    let username = claims.next().expect("the username is always wanted");
-    let has_name = !matches!(username.1, Step::Concede(_));
+/// `is_leaving`: the User is being deleted. It keeps what it has, and takes nothing more.
+pub(super) fn plan(observed: Observed, is_leaving: bool) -> Plan {
+    let step = |holder| if is_leaving { Step::Keep } else { step(holder) };
+    let mut release = observed.surplus;
+    let (wanted, holders): (Vec<_>, Vec<_>) = observed.claims.into_iter().unzip();
+    let has_name = !matches!(holders[0], Holder::Other(_));
+    if !has_name {
+        release.extend(holders[1..].iter().zip(&wanted[1..]).filter_map(|(holder, wanted)| match holder {
+            Holder::Me(uid) => Some((wanted.secret_name(), uid.clone())),
+            _ => None,
+        }));
+    }
+    let mut claims = wanted.into_iter().zip(holders.into_iter().map(step));
     Plan {
+        username: claims.next().expect("the username is always wanted"),
         emails: if has_name { claims.collect() } else { Vec::new() },
-        release: observed.surplus,
+        release,
         credential: match observed.source {
-            Observation::NothingNew => CredentialStep::Keep,
             Observation::Problem(problem) => CredentialStep::Complain(problem),
-            Observation::New(..) if !has_name => CredentialStep::Keep,
-            Observation::New(version, source) => CredentialStep::TakeIn(version, source),
+            Observation::New(version, source) if has_name && !is_leaving => CredentialStep::TakeIn(version, source),
+            Observation::New(..) | Observation::NothingNew => CredentialStep::Keep,
         },
         password_changed: observed.password_changed,
-        username,
     }
 }
 
 fn step(holder: Holder) -> Step {
     match holder {
-        Holder::Me => Step::Keep,
+        Holder::Me(_) => Step::Keep,
         Holder::Nobody => Step::Claim,
         Holder::Gone(claim) => Step::TakeOver(claim),
         Holder::Other(name) => Step::Concede(name),
@@ -103,7 +111,7 @@ mod tests {
 
     #[test]
     fn free_names_are_claimed_and_the_password_is_taken_in() {
-        let plan = plan(observed(Holder::Nobody, Holder::Nobody));
+        let plan = plan(observed(Holder::Nobody, Holder::Nobody), false);
         assert_eq!((plan.username.1, &plan.emails[0].1), (Step::Claim, &Step::Claim));
         assert!(matches!(plan.credential, CredentialStep::TakeIn(..)));
         assert_eq!(plan.release.len(), 1);
@@ -111,15 +119,23 @@ mod tests {
 
     #[test]
     fn who_has_no_name_holds_nothing_else() {
-        let plan = plan(observed(Holder::Other("john".into()), Holder::Nobody));
+        let plan = plan(observed(Holder::Other("john".into()), Holder::Me("s-2".into())), false);
         assert_eq!(plan.username.1, Step::Concede("john".into()));
         assert!(plan.emails.is_empty());
+        assert!(plan.release.iter().any(|(_, uid)| uid == "s-2"), "an address that it holds is given up");
         assert!(matches!(plan.credential, CredentialStep::Keep), "no credential without a name to log in with");
     }
 
     #[test]
+    fn who_is_leaving_takes_nothing_more() {
+        let plan = plan(observed(Holder::Me("s-1".into()), Holder::Nobody), true);
+        assert_eq!((plan.username.1, &plan.emails[0].1), (Step::Keep, &Step::Keep));
+        assert!(matches!(plan.credential, CredentialStep::Keep));
+    }
+
+    #[test]
     fn a_lost_email_costs_the_email_alone() {
-        let plan = plan(observed(Holder::Me, Holder::Other("john".into())));
+        let plan = plan(observed(Holder::Me("s-1".into()), Holder::Other("john".into())), false);
         assert_eq!((plan.username.1, &plan.emails[0].1), (Step::Keep, &Step::Concede("john".into())));
         assert!(matches!(plan.credential, CredentialStep::TakeIn(..)));
     }

@@ -30,14 +30,17 @@ pub(super) async fn report(user: &User, status: UserStatus, ctx: &Context) -> Re
         "status": {
             "observedGeneration": status.observed_generation,
             "conditions": status.conditions,
+            "username": status.username,
             "state": status.state,
             "passwordChangedTime": status.password_changed_time,
         },
     });
-    ctx.users
-        .patch_status(&user.name_any(), &PatchParams::default(), &Patch::Merge(patch))
-        .await
-        .map_err(Error::Status)?;
+    match ctx.users.patch_status(&user.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
+        Ok(_) => {}
+        // Deleted meanwhile: there is nobody left to report on.
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+        Err(error) => return Err(Error::Status(error)),
+    }
     ctx.metrics.writes.inc("UserStatus");
     for turn in turns(&before, &status) {
         info!(user = user.name_any(), reason = turn.reason, note = turn.message, "a User has turned");
@@ -71,7 +74,7 @@ fn turns(before: &UserStatus, after: &UserStatus) -> Vec<Turn> {
         turns.push(Turn {
             is_warning: false,
             reason: "Recovered".into(),
-            message: "everything declared has taken effect".into(),
+            message: "the names are held and the credential is as declared".into(),
         });
     }
     if let (Some(was), Some(is)) = (before.state, after.state)

@@ -18,7 +18,7 @@ use crate::credentials::claim::IdentifierKind;
 const OWN: &[&str] = &[READY, NAME_CLAIMED, CREDENTIAL_READY, DELETION_BLOCKED, RECONCILING, STALLED];
 
 /// Longest sleep before the clock is looked at again: a timer stands still while a machine is suspended.
-const LONGEST_SLEEP: Duration = Duration::from_secs(12 * 3600);
+const LONGEST_SLEEP: Duration = Duration::from_secs(300);
 
 /// How many blocking namespaces a condition names.
 const NAMED: usize = 10;
@@ -31,6 +31,7 @@ pub(super) fn status(user: &User, applied: &Applied, namespaces: &[String], now:
     UserStatus {
         observed_generation: generation,
         conditions,
+        username: Some(user.username()),
         state: Some(state(user, applied, now)),
         password_changed_time: applied.password_changed.map(Time),
         ..before
@@ -76,7 +77,7 @@ fn desired(user: &User, applied: &Applied, namespaces: &[String]) -> Vec<Desired
             kind: READY,
             status: true,
             reason: "Succeeded",
-            message: "everything declared has taken effect".to_owned(),
+            message: "the names are held and the credential is as declared".to_owned(),
         }),
         Some(failure) => {
             all.push(Desired { kind: READY, ..failure.clone() });
