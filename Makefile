@@ -10,16 +10,16 @@ RELEASE := $(CARGO_TARGET_DIR)/release
 .PHONY: demo test up down generate format lint deny build control-plane
 
 ## demo: bring up a control plane and an operator, apply examples/, show what happens, stay until Ctrl-C
-demo: control-plane build
+demo: control-plane
 	@exec $(RELEASE)/roster-dev demo --binary $(RELEASE)/roster
 
 ## test: format, lints, unit tests, integration tests against a real control plane. In release: what ships is what is
 ## tested, and some tests compare its speed
-test: control-plane lint
+test: lint control-plane
 	$(CARGO) test --locked --release --workspace
 
 ## up: the control plane and operators in the background; writes target/dev/env
-up: control-plane build
+up: control-plane
 	@$(RELEASE)/roster-dev up --binary $(RELEASE)/roster
 
 ## down: end what `make up` started
@@ -30,12 +30,18 @@ down:
 generate:
 	$(CARGO) run --locked --quiet -- crds --write crds
 
-control-plane:
-	@if ! command -v $(CARGO) >/dev/null; then echo "cargo is missing: install Rust 1.95 or later (https://rustup.rs)" >&2; exit 1; fi
-	@controlplane/build.sh >/dev/null
+## control-plane: the programs in KUBEBUILDER_ASSETS where that is set; what is missing there is built once
+control-plane: build
+	@$(RELEASE)/roster-dev assets >/dev/null
 
 build:
+	@if ! command -v $(CARGO) >/dev/null; then echo "cargo is missing: install Rust 1.95 or later (https://rustup.rs)" >&2; exit 1; fi
+	@if ! command -v cc >/dev/null; then echo "cc is missing: install a C compiler (Debian: apt-get install gcc libc6-dev)" >&2; exit 1; fi
 	$(CARGO) build --locked --release --workspace --bins
+
+## format: format the code
+format:
+	$(CARGO) fmt --all
 
 lint:
 	$(CARGO) fmt --all --check
@@ -43,7 +49,7 @@ lint:
 	$(CARGO) run --locked --quiet -- crds --check crds
 	@$(MAKE) --no-print-directory deny
 
-## deny: licences, advisories, duplicates and sources of the dependencies
+## deny: licences, duplicates and sources of the dependencies (installs cargo-deny where it is missing)
 deny:
 	@if ! command -v cargo-deny >/dev/null; then $(CARGO) install --locked cargo-deny@0.20.2; fi
 	$(CARGO) deny --locked check bans licenses sources

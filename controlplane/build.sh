@@ -42,7 +42,10 @@ go mod download >&2
 total=$(go list -deps "${tools[@]}" | wc -l)
 rm -rf "$bin.part"
 mkdir -p "$bin.part"
-progress() { awk -v total="$total" 'NR % 100 == 0 { printf "  compiled %d of at most %d packages\n", NR, total; fflush() }' >&2; }
+# A line of -v is a package's path alone; whatever else go says is passed on.
+progress() {
+    awk -v total="$total" '/^[a-zA-Z0-9._\/~+-]+$/ { if (++n % 100 == 0) { printf "  compiled %d of at most %d packages\n", n, total; fflush() } next } { print; fflush() }' >&2
+}
 # One call, so that what the five share is compiled once. Go names a program after the last part of its path.
 GOFLAGS= go build -v -trimpath -buildvcs=false -ldflags "$ldflags" -o "$bin.part/" "${tools[@]}" 2> >(progress)
 mv "$bin.part/server" "$bin.part/etcd"

@@ -5,7 +5,7 @@ use kube::ResourceExt;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
-use crate::support::{Cluster, create, password_secret, shared, unique};
+use crate::support::{Cluster, create, eventually, password_secret, shared, unique};
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -125,6 +125,15 @@ async fn without_an_operator_password_secrets_are_refused_and_all_others_are_not
     let secrets = cluster.secrets("default").await;
     let error = secrets.create(&PostParams::default(), &password_secret("x", "password", "x")).await.unwrap_err();
     assert!(error.to_string().contains("password-secrets.roster.dev"), "{error}");
+    // Nor do they get in where somebody has taken the webhook away.
+    cluster.kubectl(&["delete", "mutatingwebhookconfiguration", "roster"]);
+    eventually("the policy alone refuses plaintext", || async {
+        match secrets.create(&PostParams::default(), &password_secret("x", "password", "x")).await {
+            Err(error) if error.to_string().contains("must not be stored in plain text") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
     for kind in ["Opaque", "kubernetes.io/basic-auth", "roster.dev/passwords"] {
         let mut other = password_secret(&unique("other"), "password", "stays as it is");
         other.type_ = Some(kind.into());

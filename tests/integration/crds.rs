@@ -81,6 +81,23 @@ async fn users_with_mistakes_are_refused_by_field() {
         (json!({"connector": {"id": "x"}}), "spec.connector.type", "Required value"),
         (json!({"identities": [{"type": "ldap"}]}), "spec.identities[0].id", "Required value"),
         (json!({"passwordSecretRef": {"name": "x"}}), "spec.passwordSecretRef.namespace", "Required value"),
+        (
+            json!({"passwordSecretRef": {"namespace": "Team A", "name": "x"}}),
+            "spec.passwordSecretRef.namespace",
+            "name of a Namespace",
+        ),
+        (
+            json!({"passwordSecretRef": {"namespace": "a", "name": "../x"}}),
+            "spec.passwordSecretRef.name",
+            "name of a Secret",
+        ),
+        (json!({"validity": {"notAfter": "2030-01-01T00:00:00+01:60"}}), "spec.validity.notAfter", "should match"),
+        (json!({"validity": {"notAfter": "9999-12-31T23:59:59Z"}}), "spec.validity", "before the year 9999"),
+        (
+            json!({"identities": [{"type": "a", "id": "x"}, {"type": "a", "id": "x"}]}),
+            "spec.identities[1]",
+            "Duplicate value",
+        ),
         (json!({"secondFactor": "Maybe"}), "spec.secondFactor", "Required"),
         (json!({"allowedCIDRs": ["10.0.0.0"]}), "spec.allowedCIDRs[0]", "CIDR notation"),
         (json!({"allowedCIDRs": ["10.0.0.0/33"]}), "spec.allowedCIDRs[0]", "CIDR notation"),
@@ -112,6 +129,7 @@ async fn users_with_all_sorts_of_good_values_are_accepted() {
     let specs = [
         json!({}),
         json!({"username": "Jane.Doe_2+test@example.com"}),
+        json!({"email": "o'brien@example.com"}),
         json!({"email": "jane.o+tag@mail.example.co.uk", "additionalEmails": ["j!#$%&*+/=?^_{|}~-@xn--exmple-cua.com"]}),
         json!({"mobile": "+1 (555) 010-0199"}),
         json!({"mobile": "+442079460000"}),
@@ -127,6 +145,7 @@ async fn users_with_all_sorts_of_good_values_are_accepted() {
         }}}),
         json!({"notification": {"type": "webhook", "url": "https://hooks.example.com:8443/x?y=z"}}),
         json!({"extra": {"costCenter": ["42"], "example.com/team": ["a", "b"], "k8s.io.example.com/x": []}}),
+        json!({"quota": {"hard": {"requests.memory": 4_294_967_296_i64}}}),
         json!({"displayName": "Ångström 王 🙂"}),
     ];
     accepted(&User::api_resource(), &specs).await;
@@ -255,7 +274,10 @@ async fn kubectl_finds_users_by_short_name_category_and_field() {
     user.spec.zone = Some("eu-west".into());
     crate::support::create(&users, &user).await;
     wait_until_ready(&users, &name).await;
-    for selector in [format!("spec.email={name}@example.com"), "spec.zone=eu-west,status.state=Active".to_owned()] {
+    for selector in [
+        format!("spec.email={name}@example.com"),
+        format!("status.username={name},spec.zone=eu-west,status.state=Active"),
+    ] {
         let found = cluster.kubectl(&["get", "usr", "--field-selector", &selector, "-o", "name"]);
         assert!(found.contains(&name), "{selector}: {found}");
     }

@@ -48,7 +48,7 @@ async fn every_fault_has_its_reason_and_the_last_good_password_stays() {
             "passwordHash",
             b"$2b$20$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW",
             "PasswordHashTooCostly",
-            "up to a cost of 16",
+            "up to a cost of 14",
         ),
         ("passwd", b"x", "SecretKeyMissing", "add one"),
         ("password", b"", "PasswordEmpty", "is empty"),

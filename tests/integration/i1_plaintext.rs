@@ -112,15 +112,11 @@ async fn i1_plaintext_never_reaches_etcd_logs_events_or_metrics() {
         cluster.operators()[0].probe("/metrics").unwrap(),
     ]
     .concat();
-    for way in ways {
-        assert!(!everything_shown.contains(&password(way)), "{way}");
-    }
     let logs = tempfile::tempdir().unwrap();
-    for log in cluster
-        .operator_logs()
-        .into_iter()
-        .chain([cluster.plane.audit_log(), cluster.plane.dir.join("kube-apiserver.log")])
-    {
+    std::fs::write(logs.path().join("shown"), everything_shown).unwrap();
+    let others = ["audit", "etcd", "kube-apiserver", "kube-controller-manager"];
+    let others = others.map(|name| cluster.plane.dir.join(format!("{name}.log")));
+    for log in cluster.operator_logs().into_iter().chain(others) {
         std::fs::copy(&log, logs.path().join(log.file_name().unwrap())).unwrap();
     }
     for way in ways {

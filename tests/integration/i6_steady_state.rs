@@ -15,16 +15,11 @@ const USERS: usize = 60;
 async fn versions(cluster: &Cluster) -> BTreeMap<String, String> {
     let users = cluster.users().await.list(&ListParams::default()).await.unwrap();
     let secrets = cluster.secrets("roster-system").await.list(&ListParams::default()).await.unwrap();
-    let version = |object: &dyn Fn() -> (String, Option<String>)| {
-        let (name, version) = object();
-        (name, version.unwrap_or_default())
-    };
-    let users =
-        users.items.iter().map(|user| version(&|| (format!("user/{}", user.name_any()), user.resource_version())));
+    let users = users.items.iter().map(|user| (format!("user/{}", user.name_any()), user.resource_version().unwrap()));
     let secrets = secrets
         .items
         .iter()
-        .map(|secret| version(&|| (format!("secret/{}", secret.name_any()), secret.resource_version())));
+        .map(|secret| (format!("secret/{}", secret.name_any()), secret.resource_version().unwrap()));
     users.chain(secrets).collect()
 }
 

@@ -14,7 +14,8 @@ use roster_harness::Operator;
 use serde_json::json;
 
 use crate::support::{
-    Cluster, binary, create, eventually, password_secret, shared, stored_hash, unique, user, wait_until_ready,
+    Cluster, binary, create, eventually, operator_writes, password_secret, shared, stored_hash, unique, user,
+    wait_until_ready,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,6 +142,8 @@ async fn i7_kill_at_any_instant_loses_nothing_and_leaves_no_orphan() {
         death.await;
         operator.kill();
     }
+    let writes = operator_writes(&cluster, 0).iter().filter(|write| !write.contains("/leases/")).count();
+    assert!(writes > 200, "{writes} writes in {ROUNDS} rounds: nothing was interrupted");
     cluster.start_operator(&identity);
     for (name, password) in &chaos.expected {
         if let Some(password) = password {

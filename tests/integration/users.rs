@@ -12,8 +12,8 @@ use roster::api::{OWNER_LABEL, State, Validity};
 use serde_json::{Value, json};
 
 use crate::support::{
-    condition, create, eventually, password_secret, shared, stored_hash, unique, user, user_where, wait_for_reason,
-    wait_until_ready,
+    Cluster, condition, create, eventually, password_secret, shared, stored_hash, unique, user, user_where,
+    wait_for_reason, wait_until_ready,
 };
 
 async fn merge(name: &str, patch: Value) {
@@ -179,4 +179,51 @@ async fn i9_a_recreated_name_inherits_nothing() {
     let owners: Vec<String> =
         held.iter().flat_map(|secret| secret.owner_references().to_vec()).map(|owner| owner.uid).collect();
     assert!(owners.contains(&second.metadata.uid.unwrap()) && !owners.contains(&first.metadata.uid.unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_that_does_not_parse_stops_nobody_else() {
+    let cluster = Cluster::create("unreadable", &[]);
+    // As after a downgrade: the API server takes a value that this version does not know.
+    let enumeration = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/state/enum";
+    let patch = format!(r#"[{{"op": "remove", "path": "{enumeration}"}}]"#);
+    cluster.kubectl(&["patch", "crd", "users.roster.dev", "--type=json", "-p", &patch]);
+    let strange =
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: strange}, spec: {state: Asleep}}\n";
+    eventually("the rule is gone", || async {
+        cluster.plane.kubectl.apply(strange).map_err(|error| error.to_string())
+    })
+    .await;
+    cluster.start_operator(&[]);
+    let users = cluster.users().await;
+    cluster.apply("---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: jane}, spec: {}}\n");
+    cluster.kubectl(&["wait", "--for=condition=Ready", "users.roster.dev/jane", "--timeout=60s"]);
+    let metrics = cluster.operators()[0].probe("/metrics").unwrap();
+    assert!(metrics.contains("roster_users_unreadable_total 1"), "{metrics}");
+    // Once it is mended, it is a User like any other.
+    users.patch("strange", &PatchParams::default(), &Patch::Merge(json!({"spec": {"state": "Active"}}))).await.unwrap();
+    wait_until_ready(&users, "strange").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_that_was_deleted_without_its_secrets_blocks_nobody_and_leaves_no_hash_behind() {
+    let cluster = Cluster::create("cascade", &[]);
+    cluster.start_operator(&[]);
+    let (users, secrets) = (cluster.users().await, cluster.secrets("default").await);
+    for name in ["jane", "john"] {
+        create(&secrets, &password_secret(name, "password", "the first one's")).await;
+        create(&users, &user(name, true)).await;
+        wait_until_ready(&users, name).await;
+        cluster.kubectl(&["delete", "users.roster.dev", name, "--cascade=orphan"]);
+    }
+    create(&users, &user("jane", false)).await;
+    let second = wait_for_reason(&users, "jane", "CredentialReady", "NoPassword").await;
+    assert_eq!(stored_hash(&cluster, &second).await, None);
+
+    // John's hash belongs to nobody: the next leader removes it.
+    let operator = cluster.operators().remove(0);
+    operator.stop().unwrap();
+    cluster.start_operator(&[]);
+    let gone = user("john", false);
+    eventually("John's hash is gone", || async { stored_hash(&cluster, &gone).await.map_or(Ok(()), Err) }).await;
 }

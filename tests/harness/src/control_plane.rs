@@ -89,11 +89,12 @@ impl ControlPlane {
         }
 
         let command = controller_manager_command(assets, &dir, &certs, &url)?;
-        let controller_manager =
+        let mut controller_manager =
             Process::spawn("kube-controller-manager", command, dir.join("kube-controller-manager.log"))?;
         eventually("the default service account is there", Duration::from_secs(60), || {
             kubectl.run(&["get", "serviceaccount", "default", "-n", "default"])
-        })?;
+        })
+        .or_else(|error| controller_manager.check().and(Err(error)))?;
         Ok(Self { _controller_manager: controller_manager, _apiserver: apiserver, _etcd: etcd, dir, kubectl, url })
     }
 

@@ -1,12 +1,14 @@
 //! `roster-dev`: the local control plane and operators for people: `make demo`, `make up`, `make down`.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use clap::{Parser, Subcommand};
 use roster_harness::assets::Assets;
 use roster_harness::operator::NAMESPACE;
@@ -90,11 +92,10 @@ fn up(binary: &Path, replicas: u8) -> Result<()> {
         if let Some(status) = child.try_wait()? {
             bail!("it did not come up ({status}):\n{}", std::fs::read_to_string(dir.join("serve.log"))?);
         }
-        ensure!(
-            Instant::now() < deadline,
-            "it did not come up within three minutes; see {}",
-            dir.join("serve.log").display()
-        );
+        if Instant::now() > deadline {
+            down()?;
+            bail!("it did not come up within three minutes; see {}", dir.join("serve.log").display());
+        }
         std::thread::sleep(Duration::from_millis(100));
     }
     println!("Up. Use it with:  source {}", dir.join("env").display());
@@ -113,9 +114,7 @@ fn serve(binary: &Path, replicas: u8) -> Result<()> {
     let mut bundle = Vec::new();
     for (key, value) in ca["data"].as_object().context("the CA Secret has data")? {
         if key.ends_with(".crt") {
-            let mut child = Command::new("base64").arg("-d").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-            child.stdin.take().context("piped")?.write_all(value.as_str().unwrap_or_default().as_bytes())?;
-            bundle.extend(child.wait_with_output()?.stdout);
+            bundle.extend(BASE64_STANDARD.decode(value.as_str().unwrap_or_default())?);
         }
     }
     std::fs::write(dir.join("ca.crt"), bundle)?;
