@@ -51,7 +51,7 @@ impl Authority {
             params.distinguished_name.push(DnType::OrganizationName, *organisation);
         }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(dir, file, params)
+        self.issue(dir, file, &params)
     }
 
     /// Issues a serving certificate for loopback and those names.
@@ -63,10 +63,10 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, file);
         params.subject_alt_names.push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.issue(dir, file, params)
+        self.issue(dir, file, &params)
     }
 
-    fn issue(&self, dir: &Path, file: &str, params: CertificateParams) -> Result<(PathBuf, PathBuf)> {
+    fn issue(&self, dir: &Path, file: &str, params: &CertificateParams) -> Result<(PathBuf, PathBuf)> {
         let key = KeyPair::generate()?;
         write(dir, file, &params.signed_by(&key, &self.issuer)?.pem(), &key)
     }

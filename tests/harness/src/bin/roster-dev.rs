@@ -113,7 +113,7 @@ fn serve(binary: &Path, replicas: u8) -> Result<()> {
     let ca = plane.kubectl.get(&["secret", "roster-ca", "-n", NAMESPACE])?;
     let mut bundle = Vec::new();
     for (key, value) in ca["data"].as_object().context("the CA Secret has data")? {
-        if key.ends_with(".crt") {
+        if key.strip_suffix(".crt").is_some() {
             bundle.extend(BASE64_STANDARD.decode(value.as_str().unwrap_or_default())?);
         }
     }
