@@ -1,7 +1,7 @@
 //! Prometheus metrics. Every label has a fixed set of values: never a name, never an error's text.
 
 use std::fmt::Write;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
@@ -52,6 +52,8 @@ fn seconds() -> Histogram {
 pub struct HashMetrics {
     /// Time that a hash or a verification took, without the wait, in seconds.
     pub duration: Histogram,
+    /// CPU time that went into hashes and verifications, in seconds.
+    pub cpu: Counter<f64, AtomicU64>,
     /// Callers that wait for a slot.
     pub waiting: Gauge<i64, AtomicI64>,
     /// Callers that were turned away.
@@ -60,7 +62,7 @@ pub struct HashMetrics {
 
 impl Default for HashMetrics {
     fn default() -> Self {
-        Self { duration: seconds(), waiting: Gauge::default(), rejected: Counter::default() }
+        Self { duration: seconds(), cpu: Counter::default(), waiting: Gauge::default(), rejected: Counter::default() }
     }
 }
 
@@ -113,6 +115,7 @@ impl Metrics {
             Unit::Seconds,
             hashing.duration.clone(),
         );
+        registry.register_with_unit("hash_cpu", "CPU time that went into hashes", Unit::Seconds, hashing.cpu.clone());
         registry.register("hash_waiting", "Callers waiting for a hashing slot", hashing.waiting.clone());
         registry.register("hash_rejected", "Callers turned away because the queue was full", hashing.rejected.clone());
         registry.register("user_reconciliations", "Reconciliations of Users", self.reconciliations.family.clone());

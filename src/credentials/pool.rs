@@ -6,8 +6,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
@@ -73,12 +74,13 @@ impl HashPool {
         drop(place);
         let worker = Arc::clone(&inner);
         let result = tokio::task::spawn_blocking(move || {
-            let started = Instant::now();
+            let (started, cpu) = (Instant::now(), thread_cpu_seconds());
             let mut memory = worker.lock_memory().pop().unwrap_or_default();
             let result = job(&mut memory);
             memory.shrink_to(worker.cost);
             worker.lock_memory().push(memory);
             worker.metrics.duration.observe(started.elapsed().as_secs_f64());
+            worker.metrics.cpu.inc_by(thread_cpu_seconds() - cpu);
             // Given back here and not by the caller, who may be gone by now while this still takes a core.
             drop(permit);
             result
@@ -96,6 +98,12 @@ impl Inner {
         // The vector is valid at every instant; a panic elsewhere leaves nothing half done.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// CPU time of this thread so far.
+fn thread_cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.try_into().unwrap_or_default()).as_secs_f64()
 }
 
 /// A place in the queue, given back when dropped: also when the caller goes away while it waits.
@@ -154,7 +162,7 @@ mod tests {
         let pool = pool(1, 64);
         let password = SecretString::from("x");
         for _ in 0..8 {
-            let _ = tokio::time::timeout(std::time::Duration::from_millis(2), pool.hash(&password)).await;
+            let _ = tokio::time::timeout(Duration::from_millis(2), pool.hash(&password)).await;
         }
         assert!(pool.hash(&password).await.is_ok());
         assert_eq!(pool.0.lock_memory().len(), 1, "two ran at the same time");

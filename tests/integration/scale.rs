@@ -98,25 +98,31 @@ async fn two_thousand_users_converge_with_bounded_memory_and_the_time_goes_into_
     assert_eq!(writes, [USERS; 2], "two writes a user");
 
     let bare = f64::midpoint(before.cpu_seconds_each, after.cpu_seconds_each);
-    let efficiency = bare * f64::from(USERS) / cpu;
-    let occupancy = sample(&metrics, "roster_hash_duration_seconds_sum").unwrap().parse::<f64>().unwrap()
-        / elapsed
-        / f64::from(cores());
-    let rate = f64::from(USERS) / elapsed;
+    let hashing = seconds(&metrics, "roster_hash_cpu_seconds_total");
+    let share = hashing / cpu;
+    let occupancy = seconds(&metrics, "roster_hash_duration_seconds_sum") / elapsed / f64::from(cores());
     println!(
-        "{USERS} users in {elapsed:.1} s: {rate:.1}/s end to end; bare loop {:.1}/s before, {:.1}/s after; \
-         the operator spends {:.1} ms of CPU a user, the bare loop {:.1} ms a hash ({efficiency:.2}); \
+        "{USERS} users in {elapsed:.1} s: {:.1}/s end to end; bare loop {:.1}/s before, {:.1}/s after; \
+         {:.1} ms of CPU a hash, in the bare loop {:.1} ms; {:.0}% of the operator's CPU time is hashing; \
          hashing slots busy {:.0}% of the time; peak memory {peak} MiB",
+        f64::from(USERS) / elapsed,
         before.per_second,
         after.per_second,
-        1000.0 * cpu / f64::from(USERS),
+        1000.0 * hashing / f64::from(USERS),
         1000.0 * bare,
+        100.0 * share,
         100.0 * occupancy,
     );
     assert!(peak < 100, "{peak} MiB");
-    // By CPU time, because kube-apiserver and etcd share the cores here: everything else that the operator does for a
-    // user, TLS and JSON included, may cost it no more than 15% on top of the hash.
-    assert!(efficiency > 0.85, "{efficiency:.2}");
+    // kube-apiserver and etcd share the cores here and take their part of them, and of the caches. What the operator
+    // answers for: that its slots never stand idle, and that all else that it does for a user, TLS and JSON included,
+    // costs little beside the hash.
+    assert!(occupancy > 0.85, "{occupancy:.2}");
+    assert!(share > 0.85, "{share:.2}");
+}
+
+fn seconds(metrics: &str, name: &str) -> f64 {
+    sample(metrics, name).unwrap().parse().unwrap()
 }
 
 fn sample<'a>(metrics: &'a str, name: &str) -> Option<&'a str> {
