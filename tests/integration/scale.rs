@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::api::{ListParams, PostParams};
 use roster::credentials::hash::{Argon2idCost, Memory, PasswordHash};
+use roster::credentials::pool::HashPool;
+use roster::metrics::HashMetrics;
+use secrecy::SecretString;
 
 use crate::support::{Cluster, condition, password_secret, user};
 
@@ -33,6 +36,27 @@ fn bare_loop(rounds: u32) -> Cost {
     });
     let cpu = cpu_seconds(std::process::id()) - cpu;
     Cost { per_second: hashes / started.elapsed().as_secs_f64(), cpu_seconds_each: cpu / hashes }
+}
+
+/// Hashes per second through the operator's pool, with as many callers as a burst of Users brings.
+async fn through_the_pool(rounds: u32) -> f64 {
+    let pool = HashPool::new(Argon2idCost::default(), cores() as usize, 256, HashMetrics::default());
+    let password = SecretString::from("password");
+    let started = Instant::now();
+    let hashes = stream::iter(0..cores() * rounds).map(|_| pool.hash(&password)).buffer_unordered(16);
+    let hashed = hashes.try_collect::<Vec<_>>().await.unwrap().len();
+    f64::from(u32::try_from(hashed).unwrap()) / started.elapsed().as_secs_f64()
+}
+
+/// The pool's rate beside the bare loop's: the median of interleaved rounds, so that a noisy moment counts for little.
+async fn pool_to_bare_loop() -> f64 {
+    let mut ratios = Vec::new();
+    for _ in 0..5 {
+        let bare = bare_loop(30).per_second;
+        ratios.push(through_the_pool(30).await / bare);
+    }
+    ratios.sort_by(f64::total_cmp);
+    ratios[2]
 }
 
 fn cores() -> u32 {
@@ -72,6 +96,10 @@ async fn two_thousand_users_converge_with_bounded_memory_and_the_time_goes_into_
         .try_collect::<()>()
         .await
         .unwrap();
+
+    let pool = pool_to_bare_loop().await;
+    println!("the pool hashes at {pool:.2} of the bare loop's rate");
+    assert!(pool > 0.85, "{pool:.2}");
 
     let before = bare_loop(40);
     let started = Instant::now();
