@@ -1,13 +1,14 @@
-//! I6: a cluster in steady state sees no writes: not on restart, not on a change of leaders.
+//! I6: a cluster in steady state sees no writes: not on restart, not on a change of leaders, not on a new list.
 
 use std::collections::BTreeMap;
 
 use kube::ResourceExt;
 use kube::api::ListParams;
+use roster_harness::Operator;
 
 use crate::support::{
-    Cluster, FAST_LEASE, audit_position, create, eventually, operator_writes, password_secret, user, wait_for_reason,
-    wait_until_ready,
+    Cluster, FAST_LEASE, audit_position, create, eventually, operator_requests, operator_writes, password_secret, user,
+    wait_for_reason, wait_until_ready,
 };
 
 const USERS: usize = 60;
@@ -44,7 +45,7 @@ async fn all_reconciled(cluster: &Cluster) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i6_restart_and_leader_change_write_nothing() {
+async fn i6_restart_leader_change_and_relist_write_nothing() {
     let cluster = Cluster::create("i6", &[]);
     cluster.start_operator(FAST_LEASE);
     let (users, secrets) = (cluster.users().await, cluster.secrets("default").await);
@@ -86,11 +87,23 @@ async fn i6_restart_and_leader_change_write_nothing() {
     cluster.start_operator(FAST_LEASE);
     all_reconciled(&cluster).await;
 
-    cluster.start_operator(FAST_LEASE);
+    cluster.start_operator(&[]);
     let leader = cluster.operators().remove(0);
     leader.kill();
     all_reconciled(&cluster).await;
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+
+    let relisting = audit_position(&cluster);
+    cluster.plane.restart_api_server().expect("kube-apiserver comes back");
+    for path in ["/users?", "/namespaces/roster-system/secrets?"] {
+        eventually("the living operator has listed anew", || async {
+            let requests = operator_requests(&cluster, relisting);
+            let listed = requests.iter().any(|request| request.starts_with("list ") && request.contains(path));
+            if listed { Ok(()) } else { Err(format!("{path}: {requests:?}")) }
+        })
+        .await;
+    }
+    assert!(cluster.operators().iter_mut().all(Operator::is_running), "the operator has outlived it");
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
 
     assert_eq!(versions(&cluster).await, before);
     let writes = operator_writes(&cluster, position);

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -13,7 +14,7 @@ use crate::kubectl::{Kubectl, eventually};
 use crate::pki::Authority;
 use crate::process::Process;
 
-/// Everything that is written is logged, without bodies: tests count writes by it.
+/// Everything that is written is logged, and the operator's lists, without bodies: tests count them.
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -21,6 +22,9 @@ omitStages: [RequestReceived]
 rules:
 - level: Metadata
   verbs: [create, update, patch, delete, deletecollection]
+- level: Metadata
+  verbs: [list]
+  userGroups: ['system:serviceaccounts:roster-system']
 - level: None
 ";
 
@@ -29,7 +33,7 @@ rules:
 pub struct ControlPlane {
     // In the order in which they end.
     _controller_manager: Process,
-    _apiserver: Process,
+    api_server: Mutex<Process>,
     _etcd: Process,
     /// Folder with certificates, kubeconfigs, data and logs.
     pub dir: PathBuf,
@@ -95,7 +99,26 @@ impl ControlPlane {
             kubectl.run(&["get", "serviceaccount", "default", "-n", "default"])
         })
         .or_else(|error| controller_manager.check().and(Err(error)))?;
-        Ok(Self { _controller_manager: controller_manager, _apiserver: apiserver, _etcd: etcd, dir, kubectl, url })
+        Ok(Self {
+            _controller_manager: controller_manager,
+            api_server: Mutex::new(apiserver),
+            _etcd: etcd,
+            dir,
+            kubectl,
+            url,
+        })
+    }
+
+    /// Kills kube-apiserver and starts it again. Watches that it served begin with a new list.
+    ///
+    /// # Errors
+    /// If it does not become ready again.
+    pub fn restart_api_server(&self) -> Result<()> {
+        self.api_server.lock().unwrap_or_else(PoisonError::into_inner).restart()?;
+        eventually("kube-apiserver is ready again", Duration::from_secs(120), || {
+            self.kubectl.run(&["get", "--raw", "/readyz"])
+        })?;
+        Ok(())
     }
 
     /// Where etcd keeps its data.

@@ -1,5 +1,6 @@
 //! Child processes that end when their parent does.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -15,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal
 #[derive(Debug)]
 pub struct Process {
     name: String,
+    command_line: Vec<OsString>,
     child: Child,
     /// Where its standard output and error go.
     pub log: PathBuf,
@@ -28,12 +30,26 @@ impl Process {
     /// # Errors
     /// If the log can't be created or the program can't be started.
     pub fn spawn(name: &str, mut command: Command, log: PathBuf) -> Result<Self> {
+        let command_line = [command.get_program()].into_iter().chain(command.get_args()).map(OsStr::to_owned).collect();
         let file = File::options().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         // A group of its own: Ctrl-C in the terminal reaches this process alone, which then ends its children in order.
         command.process_group(0);
         let child = spawn_with_parent(command).with_context(|| format!("{name} could not be started"))?;
-        Ok(Self { name: name.to_owned(), child, log })
+        Ok(Self { name: name.to_owned(), command_line, child, log })
+    }
+
+    /// Kills the process and starts it anew with the same arguments.
+    ///
+    /// # Errors
+    /// If it can't be started again.
+    pub fn restart(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        let mut command = Command::new(&self.command_line[0]);
+        command.args(&self.command_line[1..]);
+        *self = Self::spawn(&self.name, command, self.log.clone())?;
+        Ok(())
     }
 
     /// Process id.
