@@ -8,12 +8,16 @@
 //!                            operator                    puts the parts together
 //!           ┌───────────────────┼──────────────┐
 //!      controllers          admission         tls        talk to the cluster
-//!           │                   │              │
-//!           │                   │          operations    config, health, leadership, supervision
-//!           └─────────┬─────────┴──────────────┘
-//!                credentials                             pure
-//!                ┌────┴────┐
-//!               api     metrics                          types
+//!           └─────────┬─────────┘              │
+//!                 informers                    │         watches that feed the directory
+//!                     │                        │
+//!                     │                    operations    config, health, leadership, supervision
+//!           ┌─────────┴─────────┬──────────────┘
+//!         rbac                  │                        pure: bindings compiled, and the guard
+//!           │                   │
+//!       directory          credentials                   pure: who is in what; names, hashes, records
+//!           └─────────┬─────────┘
+//!               api, metrics                             types
 //! ```
 
 #![forbid(unsafe_code)]
@@ -23,7 +27,11 @@ pub mod api;
 pub mod cli;
 pub mod controllers;
 pub mod credentials;
+pub mod directory;
+pub mod informers;
+
 pub mod metrics;
 pub mod operations;
 pub mod operator;
+pub mod rbac;
 pub mod tls;

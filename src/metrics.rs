@@ -76,9 +76,15 @@ pub struct Metrics {
     pub reconciliations: CounterBy,
     /// Time that a reconciliation took, in seconds.
     pub reconcile_duration: Histogram,
+    /// Reconciliations of RoleBindings by outcome.
+    pub binding_reconciliations: CounterBy,
+    /// Time that a reconciliation of a RoleBinding took, in seconds.
+    pub binding_reconcile_duration: Histogram,
+    /// Reconciliations of Groups by outcome.
+    pub group_reconciliations: CounterBy,
     /// Failed watches by resource. Each is retried with backoff.
     pub watch_errors: CounterBy,
-    /// Users that did not parse.
+    /// Objects that did not parse.
     pub unreadable: Counter,
     /// Writes to the API server by kind of object.
     pub writes: CounterBy,
@@ -95,6 +101,9 @@ impl Default for Metrics {
             hashing: HashMetrics::default(),
             reconciliations: CounterBy::new("outcome"),
             reconcile_duration: seconds(),
+            binding_reconciliations: CounterBy::new("outcome"),
+            binding_reconcile_duration: seconds(),
+            group_reconciliations: CounterBy::new("outcome"),
             watch_errors: CounterBy::new("resource"),
             unreadable: Counter::default(),
             writes: CounterBy::new("kind"),
@@ -125,8 +134,28 @@ impl Metrics {
             Unit::Seconds,
             self.reconcile_duration.clone(),
         );
+        registry.register(
+            "role_binding_reconciliations",
+            "Reconciliations of RoleBindings",
+            self.binding_reconciliations.family.clone(),
+        );
+        registry.register_with_unit(
+            "role_binding_reconcile_duration",
+            "Time of one reconciliation of a RoleBinding",
+            Unit::Seconds,
+            self.binding_reconcile_duration.clone(),
+        );
+        registry.register(
+            "group_reconciliations",
+            "Reconciliations of Groups",
+            self.group_reconciliations.family.clone(),
+        );
         registry.register("watch_errors", "Failed watches", self.watch_errors.family.clone());
-        registry.register("users_unreadable", "Users that did not parse and were left alone", self.unreadable.clone());
+        registry.register(
+            "objects_unreadable",
+            "Objects that did not parse and were left alone",
+            self.unreadable.clone(),
+        );
         registry.register("writes", "Writes to the API server", self.writes.family.clone());
         registry.register("admission_requests", "Admission requests", self.admissions.family.clone());
         registry.register("leader", "1 while this replica holds the lease", self.leader.clone());

@@ -1,14 +1,15 @@
 //! `roster run`: puts the parts together.
 //!
 //! ```text
-//!  every replica:  probes, serving certificate, TLS port (admission)
-//!  the leader:     User controller, certificate authority and caBundle
+//!  every replica:  probes, serving certificate, TLS port (admission), directory
+//!  the leader:     User, Group and RoleBinding controllers, certificate authority and caBundles
 //! ```
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use futures::FutureExt;
 use kube::Client;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,8 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::admission;
-use crate::controllers::user;
+use crate::admission::guard::Guard;
+use crate::controllers::native::NativeWriter;
+use crate::controllers::{group, role_binding, user};
 use crate::credentials::pool::HashPool;
+use crate::informers::Informers;
 use crate::metrics::Metrics;
 use crate::operations::config::RunConfig;
 use crate::operations::health::{self, Health};
@@ -49,10 +53,13 @@ pub async fn run(config: RunConfig) -> Result<()> {
     info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, probes = %config.probe_listen, "starting");
     supervisor.spawn("probes", health::serve(probes, Arc::clone(&health), Arc::clone(&metrics), shutdown.clone()));
 
+    let informers = Arc::new(Informers::new(config.rbac.expand_groups, Arc::clone(&metrics)));
+    supervisor.spawn("informers", Arc::clone(&informers).run(client.clone(), Arc::clone(&health), shutdown.clone()));
     let certificates = load_certificates(&client, &config).await?;
     let heartbeat = health.watch_over("certificates", PATIENCE);
     supervisor.spawn("certificates", certificates.clone().keep(heartbeat, shutdown.clone()));
-    let app = admission::server::router(pool.clone(), Arc::clone(&metrics));
+    let guard = Guard::new(client.clone(), Arc::clone(&informers), config.rbac.policy());
+    let app = admission::server::router(pool.clone(), guard, Arc::clone(&metrics));
     supervisor.spawn("tls", listener::serve(tls, certificates.serving(), app, shutdown.clone()));
     health.set_serving(true);
     let webhooks = config.webhook_configuration.clone();
@@ -61,7 +68,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
 
     // An attempt may take as long as the renew deadline.
     let heartbeat = health.watch_over("leader election", PATIENCE.max(config.lease.renew_deadline * 2));
-    let leading = Leading { client, config, certificates, pool, metrics };
+    let leading = Leading { client, config, certificates, pool, informers, metrics };
     supervisor.spawn("leader", leading.run(move || heartbeat.beat(), shutdown));
 
     supervisor
@@ -113,6 +120,7 @@ struct Leading {
     config: Arc<RunConfig>,
     certificates: Certificates,
     pool: HashPool,
+    informers: Arc<Informers>,
     metrics: Arc<Metrics>,
 }
 
@@ -142,15 +150,40 @@ impl Leading {
     }
 
     async fn control(&self, shutdown: CancellationToken) -> Result<()> {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = self.informers.synced() => {}
+        }
+        self.informers.mark_everything();
+        let concurrency = self.config.concurrency;
+        let (client, informers, metrics) = (&self.client, &self.informers, &self.metrics);
+        let writer = NativeWriter::new(client.clone(), Arc::clone(informers), concurrency, Arc::clone(metrics));
+        let writer = Arc::new(writer);
+        let policy = Arc::new(self.config.rbac.policy());
         let users = user::Context::new(
-            self.client.clone(),
+            client.clone(),
             &self.config.namespace,
             self.pool.clone(),
-            Arc::clone(&self.metrics),
+            Arc::clone(informers),
+            Arc::clone(&writer),
+            Arc::clone(&policy),
+            Arc::clone(metrics),
         );
-        let users = user::run(Arc::new(users), self.config.concurrency, shutdown.clone());
+        let users = user::run(Arc::new(users), concurrency, shutdown.clone());
+        let groups = group::Context::new(client.clone(), Arc::clone(informers), Arc::clone(metrics));
+        let groups = group::run(Arc::new(groups), concurrency, shutdown.clone());
+        let bindings = role_binding::Context::new(
+            client.clone(),
+            Arc::clone(informers),
+            Arc::clone(&writer),
+            policy,
+            Arc::clone(metrics),
+        );
+        let bindings = role_binding::run(Arc::new(bindings), concurrency, shutdown.clone());
+        let sweep = writer.sweep(shutdown.clone());
         let configuration = self.config.webhook_configuration.clone();
         let trust = trust::keep(self.client.clone(), self.certificates.clone(), configuration, shutdown);
-        tokio::try_join!(users, trust).map(|((), ())| ())
+        let rest = async { tokio::join!(groups, bindings) };
+        tokio::try_join!(users, trust, sweep, rest.map(Ok)).map(drop)
     }
 }

@@ -1,4 +1,6 @@
 //! Admission: what CEL can't do. Served by every replica on the TLS port.
 
+pub mod access;
+pub mod guard;
 pub mod password_secret;
 pub mod server;

@@ -9,14 +9,16 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::Resource;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
+use super::guard::{Guard, Guarded};
 use super::password_secret::{self, Refusal};
-use crate::api::PASSWORD_SECRET_TYPE;
+use crate::api::{Group, PASSWORD_SECRET_TYPE, User};
 use crate::credentials::pool::HashPool;
 use crate::metrics::Metrics;
 
@@ -44,22 +46,53 @@ async fn bounded(State(places): State<Arc<Semaphore>>, request: Request, next: N
 
 struct Admission {
     pool: HashPool,
+    guard: Guard,
     metrics: Arc<Metrics>,
 }
 
 /// The routes of admission.
-pub fn router(pool: HashPool, metrics: Arc<Metrics>) -> Router {
+pub fn router(pool: HashPool, guard: Guard, metrics: Arc<Metrics>) -> Router {
     Router::new()
         .route(PASSWORD_SECRETS_PATH, post(password_secrets))
+        .route("/admission/guard/users", post(guarded::<User>))
+        .route("/admission/guard/groups", post(guarded::<Group>))
+        .route("/admission/guard/namespaces", post(guarded::<Namespace>))
+        .route("/admission/guard/secrets", post(guarded::<Secret>))
+        .route("/admission/cycles", post(cycles))
         .layer(DefaultBodyLimit::max(MAX_REVIEW_BYTES))
         .layer(middleware::from_fn_with_state(Arc::new(Semaphore::new(MAX_REVIEWS)), bounded))
-        .with_state(Arc::new(Admission { pool, metrics }))
+        .with_state(Arc::new(Admission { pool, guard, metrics }))
+}
+
+type Review<K> = Json<AdmissionReview<K>>;
+
+async fn guarded<K>(State(admission): State<Arc<Admission>>, Json(review): Review<K>) -> Review<DynamicObject>
+where
+    K: Guarded + Resource<DynamicType = ()> + Clone,
+{
+    let request: AdmissionRequest<K> = match review.try_into() {
+        Ok(request) => request,
+        Err(_) => return Json(AdmissionResponse::invalid("the review has no request").into_review()),
+    };
+    let (outcome, response) = admission.guard.judge(&request).await;
+    admission.metrics.admissions.inc(outcome);
+    Json(response.into_review())
+}
+
+async fn cycles(State(admission): State<Arc<Admission>>, Json(review): Review<Group>) -> Review<DynamicObject> {
+    let request: AdmissionRequest<Group> = match review.try_into() {
+        Ok(request) => request,
+        Err(_) => return Json(AdmissionResponse::invalid("the review has no request").into_review()),
+    };
+    let (outcome, response) = admission.guard.refuse_cycle(&request);
+    admission.metrics.admissions.inc(outcome);
+    Json(response.into_review())
 }
 
 async fn password_secrets(
     State(admission): State<Arc<Admission>>,
-    Json(review): Json<AdmissionReview<Secret>>,
-) -> Json<AdmissionReview<DynamicObject>> {
+    Json(review): Review<Secret>,
+) -> Review<DynamicObject> {
     let request: AdmissionRequest<Secret> = match review.try_into() {
         Ok(request) => request,
         Err(_) => return Json(AdmissionResponse::invalid("the review has no request").into_review()),
@@ -109,9 +142,15 @@ async fn decide(pool: &HashPool, request: &AdmissionRequest<Secret>) -> Result<O
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io;
+
     use crate::credentials::hash::Argon2idCost;
+    use crate::informers::Informers;
+    use crate::rbac::Policy;
     use axum::body::{Body, to_bytes};
     use axum::http::Request;
+    use kube::Client;
+    use kube::client::Body as KubeBody;
     use serde_json::{Value, json};
     use tower::ServiceExt;
 
@@ -129,9 +168,19 @@ mod tests {
         });
         let request = Request::post(PASSWORD_SECRETS_PATH).header("content-type", "application/json");
         let request = request.body(Body::from(body.to_string())).unwrap();
-        let response = router(pool, metrics).oneshot(request).await.unwrap();
+        let informers = Arc::new(Informers::new(false, Arc::clone(&metrics)));
+        let guard = Guard::new(nobody(), informers, Policy::default());
+        let response = router(pool, guard, metrics).oneshot(request).await.unwrap();
         let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
         serde_json::from_slice::<Value>(&bytes).unwrap()["response"].take()
+    }
+
+    /// A client that reaches no API server.
+    fn nobody() -> Client {
+        let refuse = |_: Request<KubeBody>| async {
+            Err::<axum::http::Response<KubeBody>, _>(io::Error::other("nobody is there"))
+        };
+        Client::new(tower::service_fn(refuse), "default")
     }
 
     fn secret(kind: &str) -> Value {

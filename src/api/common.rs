@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -40,6 +41,23 @@ pub struct Validity {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::time")]
     pub not_after: Option<Time>,
+}
+
+impl Validity {
+    /// Whether `now` lies within.
+    pub fn contains(&self, now: Timestamp) -> bool {
+        self.not_before.as_ref().is_none_or(|begin| begin.0 <= now) && !self.is_over(now)
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        self.not_after.as_ref().is_some_and(|end| end.0 <= now)
+    }
+
+    /// The next instant after `now` at which the clock alone changes [`Validity::contains`].
+    pub fn next_edge(&self, now: Timestamp) -> Option<Timestamp> {
+        [&self.not_before, &self.not_after].into_iter().flatten().map(|edge| edge.0).filter(|edge| *edge > now).min()
+    }
 }
 
 /// A quantity as people write it: a number, or a number with a suffix (`500m`, `100Gi`).

@@ -25,6 +25,12 @@ pub use group::{Group, GroupSpec, GroupStatus};
 pub use role_binding::{RoleBinding, RoleBindingSpec, RoleBindingStatus};
 pub use user::{State, User, UserSpec, UserStatus};
 
+/// API group of the kinds that people declare.
+pub const API_GROUP: &str = "roster.dev";
+
+/// API version of the same kinds.
+pub const API_VERSION: &str = "roster.dev/v1alpha1";
+
 /// Type of a Secret that carries a person's password into Roster (`password` or `passwordHash`).
 pub const PASSWORD_SECRET_TYPE: &str = "roster.dev/password";
 
@@ -40,3 +46,9 @@ pub const OWNER_LABEL: &str = "roster.dev/owner";
 
 /// Finalizer that keeps a User while it owns namespaces and `deletionPolicy` is `Block`.
 pub const OWNERSHIP_FINALIZER: &str = "roster.dev/ownership";
+
+/// Label of a Namespace that names its administrative partition: what `scope.domain` of a RoleBinding selects by.
+pub const DOMAIN_LABEL: &str = "roster.dev/domain";
+
+/// Label of a native binding with the UID of the User or RoleBinding that it was made for.
+pub const OWNER_UID_LABEL: &str = "roster.dev/owner-uid";

@@ -1,5 +1,7 @@
 //! `RoleBinding`: who holds which role where, and for how long.
 
+use std::fmt;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -84,7 +86,7 @@ pub struct RoleBindingSpec {
 }
 
 /// A holder of the role.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Subject {
     /// User or Group, of roster.dev.
@@ -96,7 +98,7 @@ pub struct Subject {
 }
 
 /// What a subject is.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum SubjectKind {
     /// A User.
     #[default]
@@ -106,7 +108,7 @@ pub enum SubjectKind {
 }
 
 /// A reference to a native role.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RoleRef {
     /// ClusterRole, or Role (of the same name in each namespace of the scope).
@@ -118,13 +120,26 @@ pub struct RoleRef {
 }
 
 /// What a role is.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum RoleKind {
     /// A ClusterRole.
     #[default]
     ClusterRole,
     /// A Role of the namespace.
     Role,
+}
+
+impl RoleRef {
+    /// The ClusterRole of that name.
+    pub fn cluster_role(name: &str) -> Self {
+        Self { kind: RoleKind::ClusterRole, name: name.to_owned() }
+    }
+}
+
+impl fmt::Display for RoleRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.kind, self.name)
+    }
 }
 
 /// Where a role is held. Exactly one field is set.

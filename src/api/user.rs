@@ -359,7 +359,7 @@ pub struct UserStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Ready, NameClaimed, CredentialReady, DeletionBlocked, QuotaWithinLimits; Reconciling and Stalled while they
+    /// Ready, NameClaimed, CredentialReady, AdministratorBound, DeletionBlocked, QuotaWithinLimits; Reconciling and Stalled while they
     /// hold (kstatus).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "super::condition::conditions_schema")]

@@ -2,5 +2,8 @@
 //! observed to what is desired.
 
 pub mod backoff;
-pub mod follow;
+pub mod events;
+pub mod group;
+pub mod native;
+pub mod role_binding;
 pub mod user;

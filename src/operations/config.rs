@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::credentials::hash::Argon2idCost;
+use crate::rbac::Policy;
 
 /// Flags of `roster run`.
 #[derive(Args, Clone, Debug)]
@@ -30,7 +31,8 @@ pub struct RunConfig {
     #[arg(long, env = "ROSTER_TLS_SANS", value_delimiter = ',')]
     pub tls_sans: Vec<String>,
 
-    /// Name of the MutatingWebhookConfiguration whose caBundle Roster keeps right.
+    /// Name of the MutatingWebhookConfiguration and of the ValidatingWebhookConfiguration whose caBundles Roster keeps
+    /// right.
     #[arg(long, env = "ROSTER_WEBHOOK_CONFIGURATION", default_value = "roster")]
     pub webhook_configuration: String,
 
@@ -42,11 +44,16 @@ pub struct RunConfig {
     #[command(flatten)]
     pub hashing: HashConfig,
 
+    /// What may be bound.
+    #[command(flatten)]
+    pub rbac: RbacConfig,
+
     /// How the leader is elected.
     #[command(flatten)]
     pub lease: LeaseConfig,
 
-    /// Users that are reconciled at the same time. Each takes a connection to the API server.
+    /// Objects of a kind that are reconciled at the same time, and native bindings that are written at the same time.
+    /// Each takes a connection to the API server.
     #[arg(long, env = "ROSTER_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub concurrency: u16,
 
@@ -104,6 +111,38 @@ impl HashConfig {
     pub fn slots(&self) -> usize {
         self.hash_slots
             .map_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get), usize::from)
+    }
+}
+
+/// What Roster binds, and how.
+#[derive(Args, Clone, Debug)]
+pub struct RbacConfig {
+    /// ClusterRoles that Roster may bind. Its own RBAC has to allow `bind` on each.
+    #[arg(long, env = "ROSTER_BINDABLE_CLUSTER_ROLES", value_delimiter = ',', default_value = "view,edit,admin")]
+    pub bindable_cluster_roles: Vec<String>,
+
+    /// Roles that Roster may bind, in whatever namespace.
+    #[arg(long, env = "ROSTER_BINDABLE_ROLES", value_delimiter = ',')]
+    pub bindable_roles: Vec<String>,
+
+    /// ClusterRole that a User with spec.admin is bound to, cluster-wide. One of the bindable ones.
+    #[arg(long, env = "ROSTER_ADMINISTRATOR_ROLE", default_value = "admin")]
+    pub administrator_role: String,
+
+    /// Whether groups are expanded to their users in native bindings, for authenticators that know no groups.
+    #[arg(long, env = "ROSTER_EXPAND_GROUPS")]
+    pub expand_groups: bool,
+}
+
+impl RbacConfig {
+    /// What may be bound.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            bindable_cluster_roles: self.bindable_cluster_roles.iter().cloned().collect(),
+            bindable_roles: self.bindable_roles.iter().cloned().collect(),
+            administrator_role: self.administrator_role.clone(),
+            expand_groups: self.expand_groups,
+        }
     }
 }
 
@@ -166,6 +205,9 @@ impl RunConfig {
     /// If flags contradict each other; the message names them.
     pub fn validate(&self) -> Result<(), String> {
         self.hashing.cost()?;
+        if !self.rbac.bindable_cluster_roles.contains(&self.rbac.administrator_role) {
+            return Err("--administrator-role must be one of --bindable-cluster-roles".to_owned());
+        }
         let lease = &self.lease;
         if lease.renew_deadline >= lease.lease_duration {
             return Err("--renew-deadline must be shorter than --lease-duration".to_owned());
@@ -208,6 +250,7 @@ mod tests {
     #[case(&["--lease-duration", "fast"], "write a duration such as")]
     #[case(&["--lease-duration", "0s"], "longer than zero")]
     #[case(&["--certificate-lifetime", "9000h"], "--certificate-lifetime must not")]
+    #[case(&["--administrator-role", "cluster-admin"], "one of --bindable-cluster-roles")]
     #[case(&["--concurrency", "0"], "--concurrency")]
     #[case(&["--listen", "here"], "--listen")]
     fn nonsense_is_refused_by_name(#[case] args: &[&str], #[case] message: &str) {

@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 pub struct Health {
     serving: AtomicBool,
     trusted: AtomicBool,
+    informed: AtomicBool,
     loops: Mutex<Vec<Arc<Heartbeat>>>,
 }
 
@@ -63,6 +64,11 @@ impl Health {
         self.trusted.store(trusted, Ordering::Release);
     }
 
+    /// Tells that the directory is complete.
+    pub fn set_informed(&self) {
+        self.informed.store(true, Ordering::Release);
+    }
+
     fn livez(&self) -> (StatusCode, String) {
         let mut report = String::new();
         let mut status = StatusCode::OK;
@@ -83,14 +89,14 @@ impl Health {
     }
 
     fn readyz(&self) -> (StatusCode, &'static str) {
-        match (self.serving.load(Ordering::Acquire), self.trusted.load(Ordering::Acquire)) {
-            (true, true) => (StatusCode::OK, "ok\n"),
-            (false, _) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "not ready: the TLS port does not serve yet, or no longer\n")
-            }
-            (true, false) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "not ready: the caBundle does not hold this replica's authority\n")
-            }
+        let lacks = [
+            (&self.serving, "not ready: the TLS port does not serve yet, or no longer\n"),
+            (&self.informed, "not ready: the directory is not complete yet\n"),
+            (&self.trusted, "not ready: the caBundles do not hold this replica's authority\n"),
+        ];
+        match lacks.into_iter().find(|(holds, _)| !holds.load(Ordering::Acquire)) {
+            None => (StatusCode::OK, "ok\n"),
+            Some((_, lack)) => (StatusCode::SERVICE_UNAVAILABLE, lack),
         }
     }
 }
@@ -139,8 +145,12 @@ mod tests {
     }
 
     #[test]
-    fn readiness_needs_both_a_port_and_trust() {
+    fn readiness_needs_a_port_trust_and_a_directory() {
         let health = Health::default();
+        health.set_serving(true);
+        health.set_trusted(true);
+        assert!(health.readyz().1.contains("directory"));
+        health.set_informed();
         for (serving, trusted) in [(false, false), (false, true), (true, false), (true, true)] {
             health.set_serving(serving);
             health.set_trusted(trusted);

@@ -1,17 +1,23 @@
-//! The caBundle of the webhook configuration: the leader keeps it right, and every replica looks whether it is trusted.
+//! The caBundles of the webhook configurations: the leader keeps them right, and every replica looks whether it is
+//! trusted.
 
+use std::fmt::Debug;
 use std::future::ready;
 use std::sync::Arc;
 
 use anyhow::Result;
 use futures::{Stream, StreamExt, TryStreamExt, pin_mut};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, WebhookClientConfig};
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
+};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::watch_object;
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -19,32 +25,84 @@ use tracing::{info, warn};
 use super::certificates::{Certificates, TICK};
 use crate::operations::health::Health;
 
+/// A configuration with webhooks in it.
+trait Configuration: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize + Send + 'static {
+    /// How each of them is reached.
+    fn clients(&mut self) -> Vec<&mut WebhookClientConfig>;
+}
+
+impl Configuration for MutatingWebhookConfiguration {
+    fn clients(&mut self) -> Vec<&mut WebhookClientConfig> {
+        self.webhooks.iter_mut().flatten().map(|webhook| &mut webhook.client_config).collect()
+    }
+}
+
+impl Configuration for ValidatingWebhookConfiguration {
+    fn clients(&mut self) -> Vec<&mut WebhookClientConfig> {
+        self.webhooks.iter_mut().flatten().map(|webhook| &mut webhook.client_config).collect()
+    }
+}
+
+/// A configuration as it was last seen.
+enum Last<K> {
+    Unseen,
+    Absent,
+    Present(K),
+}
+
+impl<K> From<Option<K>> for Last<K> {
+    fn from(edited: Option<K>) -> Self {
+        edited.map_or(Self::Absent, Self::Present)
+    }
+}
+
+impl<K> Last<K> {
+    const fn is_seen(&self) -> bool {
+        !matches!(self, Self::Unseen)
+    }
+
+    const fn present(&self) -> Option<&K> {
+        if let Self::Present(configuration) = self { Some(configuration) } else { None }
+    }
+}
+
+/// Both configurations as they were last seen.
+struct Seen {
+    mutating: Last<MutatingWebhookConfiguration>,
+    validating: Last<ValidatingWebhookConfiguration>,
+}
+
+impl Seen {
+    const NOTHING: Self = Self { mutating: Last::Unseen, validating: Last::Unseen };
+
+    const fn is_complete(&self) -> bool {
+        self.mutating.is_seen() && self.validating.is_seen()
+    }
+}
+
 /// Publishes the authority until `shutdown`: whenever the authority changes, is due for rotation, or somebody edits
-/// the webhook configuration. Errors are logged and tried again: the webhook goes on with the bundle that it has.
+/// a webhook configuration. Errors are logged and tried again: the webhooks go on with the bundle that they have.
 ///
 /// # Errors
 /// None of its own; it ends only when asked.
-pub async fn keep(
-    client: Client,
-    certificates: Certificates,
-    configuration: String,
-    shutdown: CancellationToken,
-) -> Result<()> {
-    let api: Api<MutatingWebhookConfiguration> = Api::all(client);
-    let edits = edits(api.clone(), &configuration);
+pub async fn keep(client: Client, certificates: Certificates, name: String, shutdown: CancellationToken) -> Result<()> {
+    let mutating = edits::<MutatingWebhookConfiguration>(&client, &name);
+    let validating = edits::<ValidatingWebhookConfiguration>(&client, &name);
     let changes = certificates.changes();
-    pin_mut!(edits, changes);
-    let (mut secret, mut webhooks) = (None, None);
+    pin_mut!(mutating, validating, changes);
+    let (mut secret, mut seen) = (None, Seen::NOTHING);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            Some(edited) = edits.next() => webhooks = Some(edited),
+            Some(edited) = mutating.next() => seen.mutating = edited.into(),
+            Some(edited) = validating.next() => seen.validating = edited.into(),
             Some(changed) = changes.next() => secret = Some(changed),
             () = tokio::time::sleep(TICK) => {}
         }
-        let (Some(secret), Some(webhooks)) = (&secret, &webhooks) else { continue };
-        if let Err(error) = publish(&api, &certificates, secret.as_ref(), webhooks.clone()).await {
-            warn!(error = format!("{error:#}"), configuration, "the caBundle could not be brought up to date");
+        if let Some(secret) = &secret
+            && let Err(error) = publish(&client, &certificates, secret.as_ref(), &mut seen).await
+        {
+            warn!(error = format!("{error:#}"), name, "the caBundles could not be brought up to date");
         }
     }
 }
@@ -56,66 +114,70 @@ pub async fn keep(
 /// None of its own; it ends only when asked.
 pub async fn observe(
     client: Client,
-    configuration: String,
+    name: String,
     mut signer: watch::Receiver<String>,
     health: Arc<Health>,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let api: Api<MutatingWebhookConfiguration> = Api::all(client);
-    let edits = edits(api, &configuration);
-    pin_mut!(edits);
-    let mut seen = None;
+    let mutating = edits::<MutatingWebhookConfiguration>(&client, &name);
+    let validating = edits::<ValidatingWebhookConfiguration>(&client, &name);
+    pin_mut!(mutating, validating);
+    let mut seen = Seen::NOTHING;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            Some(edited) = edits.next() => seen = Some(edited),
+            Some(edited) = mutating.next() => seen.mutating = edited.into(),
+            Some(edited) = validating.next() => seen.validating = edited.into(),
             Ok(()) = signer.changed() => {}
         }
-        if let Some(configuration) = &seen {
-            let trusted = configuration.as_ref().is_none_or(|configuration| trusts(configuration, &signer.borrow()));
-            health.set_trusted(trusted);
+        if seen.is_complete() {
+            let signer = signer.borrow();
+            health.set_trusted(trusts(seen.mutating.present(), &signer) && trusts(seen.validating.present(), &signer));
         }
     }
 }
 
-/// The webhook configuration as it changes; `None` where it does not exist.
-fn edits(
-    api: Api<MutatingWebhookConfiguration>,
-    name: &str,
-) -> impl Stream<Item = Option<MutatingWebhookConfiguration>> + Send + use<> {
-    watch_object(api, name)
+/// The configuration as it changes; `None` where it does not exist.
+fn edits<K: Configuration>(client: &Client, name: &str) -> impl Stream<Item = Option<K>> + Send + use<K> {
+    watch_object(Api::<K>::all(client.clone()), name)
         .default_backoff()
-        .inspect_err(|error| warn!(%error, "the webhook configuration can't be watched"))
+        .inspect_err(|error| warn!(%error, "a webhook configuration can't be watched"))
         .filter_map(|event| ready(event.ok()))
 }
 
-fn trusts(configuration: &MutatingWebhookConfiguration, signer: &str) -> bool {
-    let bundle = |client: &WebhookClientConfig| {
+fn trusts<K: Configuration>(configuration: Option<&K>, signer: &str) -> bool {
+    let mut configuration = configuration.cloned();
+    let clients = configuration.iter_mut().flat_map(Configuration::clients);
+    let bundle = |client: &mut WebhookClientConfig| {
         client.ca_bundle.as_ref().map(|bundle| String::from_utf8_lossy(&bundle.0).contains(signer))
     };
-    configuration.webhooks.iter().flatten().all(|webhook| bundle(&webhook.client_config) == Some(true))
+    clients.map(bundle).all(|trusted| trusted == Some(true))
 }
 
 /// Reads nothing: it goes by what the watches have seen, and a write on top of an older state is refused.
-async fn publish(
-    api: &Api<MutatingWebhookConfiguration>,
-    certificates: &Certificates,
-    secret: Option<&Secret>,
-    configuration: Option<MutatingWebhookConfiguration>,
-) -> Result<()> {
+async fn publish(client: &Client, certificates: &Certificates, secret: Option<&Secret>, seen: &Seen) -> Result<()> {
+    if !seen.is_complete() {
+        return Ok(());
+    }
     let bundle = ByteString(certificates.rotate_if_due(secret).await?.bundle().into_bytes());
-    let Some(mut configuration) = configuration else { return Ok(()) };
+    publish_in(client, &mut seen.mutating, &bundle).await?;
+    publish_in(client, &mut seen.validating, &bundle).await
+}
+
+async fn publish_in<K: Configuration>(client: &Client, last: &mut Last<K>, bundle: &ByteString) -> Result<()> {
+    let Last::Present(configuration) = last else { return Ok(()) };
+    let mut desired = configuration.clone();
     let mut changed = false;
-    for webhook in configuration.webhooks.iter_mut().flatten() {
-        if webhook.client_config.ca_bundle.as_ref() != Some(&bundle) {
-            webhook.client_config.ca_bundle = Some(bundle.clone());
+    for client in desired.clients() {
+        if client.ca_bundle.as_ref() != Some(bundle) {
+            client.ca_bundle = Some(bundle.clone());
             changed = true;
         }
     }
     if changed {
-        let name = configuration.name_any();
-        api.replace(&name, &PostParams::default(), &configuration).await?;
-        info!(configuration = name, "the caBundle was brought up to date");
+        let name = desired.name_any();
+        *configuration = Api::<K>::all(client.clone()).replace(&name, &PostParams::default(), &desired).await?;
+        info!(kind = %K::kind(&()), name, "the caBundle was brought up to date");
     }
     Ok(())
 }

@@ -8,3 +8,31 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/name: roster
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
+
+{{/* How kube-apiserver reaches an admission path of Roster. */}}
+{{- define "roster.clientConfig" -}}
+{{- if .root.Values.externalURL -}}
+url: {{ .root.Values.externalURL }}/admission/{{ .path }}
+{{- else -}}
+service:
+  name: roster
+  namespace: {{ .root.Release.Namespace }}
+  port: 443
+  path: /admission/{{ .path }}
+{{- end -}}
+{{- end }}
+
+{{/* What the webhooks of the guard have in common. It ends with the list of match conditions, to be gone on with. */}}
+{{- define "roster.guardWebhook" -}}
+admissionReviewVersions: [v1]
+sideEffects: None
+failurePolicy: Fail
+matchPolicy: Equivalent
+timeoutSeconds: 10
+clientConfig: {{- include "roster.clientConfig" . | nindent 2 }}
+matchConditions:
+- name: not-roster-itself
+  expression: request.userInfo.username != '{{ .operator }}'
+- name: may-not-bind-every-role
+  expression: "!(authorizer.group('rbac.authorization.k8s.io').resource('clusterroles').check('bind').allowed() && authorizer.group('rbac.authorization.k8s.io').resource('roles').check('bind').allowed())"
+{{- end }}

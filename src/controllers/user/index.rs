@@ -13,8 +13,8 @@ use kube::{Resource, ResourceExt};
 
 use crate::api::user::PasswordSecretRef;
 use crate::api::{OWNER_LABEL, User};
-use crate::controllers::follow::Relist;
 use crate::credentials::record::{Claim, SourceVersion};
+use crate::informers::follow::Relist;
 
 /// The index.
 #[derive(Debug, Default)]

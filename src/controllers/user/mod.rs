@@ -8,6 +8,7 @@
 //! Step 4 takes what step 3 returned, so a status can't claim more than the API server has confirmed. A reconciliation
 //! with nothing to do makes no request at all: what it needs stands in the index and in the reflector's store.
 
+mod administrator;
 mod apply;
 mod dereference;
 mod finalize;
@@ -30,19 +31,23 @@ use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::watcher::{Config as WatchConfig, Event};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
-use super::follow::follow;
+use super::events::Reporter;
+use super::native::{Failed, NativeWriter};
 use crate::api::{OWNER_LABEL, PASSWORD_SECRET_TYPE, User};
 use crate::credentials::pool::{HashPool, Saturated};
 use crate::credentials::record::IDENTIFIER_LABEL;
+use crate::informers::Informers;
+use crate::informers::follow::follow;
 use crate::metrics::Metrics;
+use crate::rbac::Policy;
 use index::Index;
+use status::Standing;
 
 /// Longest time that one reconciliation may take. The client's own retries can add up to minutes.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -50,9 +55,6 @@ const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long until a password Secret that can't be used is looked at again: Roster does not watch Secrets of other types,
 /// nor namespaces without an owner, and these may be what is wrong.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
-
-/// Names that wait to be reconciled before the watches have to wait.
-const QUEUE: usize = 1024;
 
 /// What the controller works with.
 pub struct Context {
@@ -64,21 +66,35 @@ pub struct Context {
     pool: HashPool,
     metrics: Arc<Metrics>,
     index: Mutex<Index>,
+    informers: Arc<Informers>,
+    writer: Arc<NativeWriter>,
+    policy: Arc<Policy>,
     backoff: Backoff,
-    reporter: report::Reporter,
+    reporter: Reporter,
 }
 
 impl Context {
     /// A controller for the Users of the cluster, with its Secrets in `namespace`.
-    pub fn new(client: Client, namespace: &str, pool: HashPool, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        pool: HashPool,
+        informers: Arc<Informers>,
+        writer: Arc<NativeWriter>,
+        policy: Arc<Policy>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             users: Api::all(client.clone()),
             identities: Api::namespaced(client.clone(), namespace),
             namespace: namespace.to_owned(),
             pool,
             index: Mutex::default(),
+            informers,
+            writer,
+            policy,
             backoff: Backoff::default(),
-            reporter: report::Reporter::new(client.clone(), Arc::clone(&metrics)),
+            reporter: Reporter::new(client.clone(), "roster.dev/user", Arc::clone(&metrics)),
             metrics,
             client,
         }
@@ -110,6 +126,12 @@ impl Context {
         })
     }
 
+    /// Tells the index of an event and marks whom it concerns.
+    fn note(&self, change: impl FnOnce(&mut Index) -> Vec<String>) {
+        let concerned = change(&mut self.index());
+        self.informers.waiting.users.mark(concerned);
+    }
+
     /// The index. Held for look-ups alone, never across an await.
     fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
@@ -129,6 +151,8 @@ enum Error {
     Status(#[source] kube::Error),
     #[error("the name has changed hands meanwhile")]
     Overtaken,
+    #[error("writing {}", .0.key)]
+    Administrator(Failed),
     #[error(transparent)]
     Saturated(#[from] Saturated),
     #[error("not done within {RECONCILE_TIMEOUT:?}")]
@@ -149,6 +173,7 @@ impl Error {
             Self::Apply(_) => "apply",
             Self::Finalize(_) => "finalize",
             Self::Status(_) => "status",
+            Self::Administrator(_) => "administrator",
             Self::Saturated(_) => "saturated",
             Self::Timeout => "timeout",
         }
@@ -165,9 +190,8 @@ fn is_conflict(error: &kube::Error) -> bool {
 /// # Errors
 /// If a watch ends or a task panics.
 pub async fn run(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToken) -> Result<()> {
-    let (concerned, queue) = mpsc::channel(QUEUE);
     let mut watches = JoinSet::new();
-    let synced = start_watches(&ctx, &mut watches, &concerned);
+    let synced = start_watches(&ctx, &mut watches);
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
         Some(ended) = watches.join_next() => return ended?.context("before the first complete list"),
@@ -175,52 +199,40 @@ pub async fn run(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToke
     }
     apply::sweep(&ctx).await;
     info!("claims, password Secrets and namespaces are known; reconciling Users");
-    let controller = run_users(Arc::clone(&ctx), concurrency, queue, shutdown);
+    let controller = run_users(Arc::clone(&ctx), concurrency, shutdown);
     tokio::select! {
         () = controller => Ok(()),
         Some(ended) = watches.join_next() => ended?,
     }
 }
 
-fn start_watches(
-    ctx: &Arc<Context>,
-    watches: &mut JoinSet<Result<()>>,
-    concerned: &mpsc::Sender<String>,
-) -> Vec<oneshot::Receiver<()>> {
+fn start_watches(ctx: &Arc<Context>, watches: &mut JoinSet<Result<()>>) -> Vec<oneshot::Receiver<()>> {
     let mut synced = Vec::new();
     let mut begin = || {
         let (sender, receiver) = oneshot::channel();
         synced.push(receiver);
-        (Arc::clone(ctx), concerned.clone(), sender, ctx.metrics.watch_errors.clone())
+        (Arc::clone(ctx), sender, ctx.metrics.watch_errors.clone())
     };
 
     let identities: Api<PartialObjectMeta<Secret>> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
     let claims = watcher(identities, WatchConfig::default().labels(IDENTIFIER_LABEL));
-    let (c, queue, ready, errors) = begin();
-    watches.spawn(follow("claims", claims, move |event| c.index().claim_event(event), queue, ready, errors));
+    let (c, ready, errors) = begin();
+    watches.spawn(follow("claims", claims, move |event| c.note(|index| index.claim_event(event)), ready, errors));
 
     let typed = WatchConfig::default().fields(&format!("type={PASSWORD_SECRET_TYPE}"));
     let sources = watcher(Api::<PartialObjectMeta<Secret>>::all(ctx.client.clone()), typed);
-    let (c, queue, ready, errors) = begin();
-    watches.spawn(follow("secrets", sources, move |event| c.index().source_event(event), queue, ready, errors));
+    let (c, ready, errors) = begin();
+    watches.spawn(follow("secrets", sources, move |event| c.note(|index| index.source_event(event)), ready, errors));
 
     let owned = WatchConfig::default().labels(OWNER_LABEL);
-    let namespaces = watcher(Api::<PartialObjectMeta<Namespace>>::all(ctx.client.clone()), owned);
-    let (c, queue, ready, errors) = begin();
-    watches.spawn(follow(
-        "namespaces",
-        namespaces,
-        move |event| c.index().namespace_event(event),
-        queue,
-        ready,
-        errors,
-    ));
+    let owned = watcher(Api::<PartialObjectMeta<Namespace>>::all(ctx.client.clone()), owned);
+    let (c, ready, errors) = begin();
+    let apply = move |event| c.note(|index| index.namespace_event(event));
+    watches.spawn(follow("owned namespaces", owned, apply, ready, errors));
     synced
 }
 
-async fn run_users(ctx: Arc<Context>, concurrency: u16, queue: mpsc::Receiver<String>, shutdown: CancellationToken) {
-    // Unbounded, but each name in it was taken out of a set of waiting Users: it holds each of them once at most.
-    let (freed, freed_queue) = mpsc::unbounded_channel();
+async fn run_users(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToken) {
     let (reader, writer) = reflector::store();
     let tap = Arc::clone(&ctx);
     let readable = Arc::clone(&ctx);
@@ -231,11 +243,7 @@ async fn run_users(ctx: Arc<Context>, concurrency: u16, queue: mpsc::Receiver<St
         .modify(prune)
         .reflect(writer)
         .inspect(move |event| match event {
-            Ok(event) => {
-                for name in tap.index().user_event(event) {
-                    let _ = freed.send(name);
-                }
-            }
+            Ok(event) => tap.note(|index| index.user_event(event)),
             Err(error) => {
                 tap.metrics.watch_errors.inc("users");
                 warn!(resource = "users", %error, "a watch failed and is tried again");
@@ -244,12 +252,10 @@ async fn run_users(ctx: Arc<Context>, concurrency: u16, queue: mpsc::Receiver<St
         // The controller pauses all its triggers where one of them fails; this one has its own backoff.
         .filter(|event| std::future::ready(event.is_ok()))
         .applied_objects();
-    let concerned = ReceiverStream::new(queue).map(|name| ObjectRef::new(&name));
-    let freed = UnboundedReceiverStream::new(freed_queue).map(|name: String| ObjectRef::new(&name));
+    let marked = ctx.informers.waiting.users.stream(Duration::ZERO).map(|name| ObjectRef::new(&name));
     Controller::for_stream(users, reader)
         .with_config(Config::default().concurrency(concurrency))
-        .reconcile_on(concerned)
-        .reconcile_on(freed)
+        .reconcile_on(marked)
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(reconcile, |user, error, ctx| Action::requeue(retry_after(&user, error, &ctx)), ctx)
         // Errors are logged and counted where they occur; what is left is "deleted meanwhile".
@@ -282,13 +288,25 @@ async fn reconcile_unbounded(user: &User, ctx: &Context) -> Result<Action, Error
     if finalize::finalize(user, &observed, ctx).await? == finalize::Next::Stop {
         return Ok(Action::await_change());
     }
-    let namespaces = observed.namespaces.clone();
+    let (administrator, failed) = administrator::administer(user, ctx).await;
+    let standing = Standing { groups: groups_of(user, ctx), administrator, namespaces: observed.namespaces.clone() };
     let applied = apply::apply(user, plan::plan(observed, user.metadata.deletion_timestamp.is_some()), ctx).await?;
     let now = Timestamp::now();
-    let status = status::status(user, &applied, &namespaces, now);
+    let status = status::status(user, &applied, standing, now);
     report::report(user, status, ctx).await?;
+    if let Some(failed) = failed {
+        return Err(Error::Administrator(failed));
+    }
     let next = status::next_change(user, now).into_iter().chain(applied.problem.map(|_| LOOK_AGAIN)).min();
     Ok(next.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// The groups that the User belongs to, as it stands here: the directory may not have heard of it yet, or not of this
+/// version, and a status with yesterday's groups would have to be written once more.
+fn groups_of(user: &User, ctx: &Context) -> Vec<String> {
+    let directory = ctx.informers.directory();
+    let groups = directory.memberships.would_belong(&user.name_any(), user.labels(), &user.spec.groups, false);
+    groups.into_iter().collect()
 }
 
 fn retry_after(user: &User, error: &Error, ctx: &Context) -> Duration {

@@ -8,14 +8,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::apply::Applied;
 use super::finalize::is_blocked;
 use crate::api::condition::{
-    CREDENTIAL_READY, DELETION_BLOCKED, Desired, NAME_CLAIMED, READY, RECONCILING, STALLED, carry_over,
+    ADMINISTRATOR_BOUND, CREDENTIAL_READY, DELETION_BLOCKED, Desired, NAME_CLAIMED, READY, RECONCILING, STALLED,
+    carry_over,
 };
 use crate::api::user::DesiredState;
-use crate::api::{State, User, UserStatus, Validity};
+use crate::api::{State, User, UserStatus};
 use crate::credentials::claim::IdentifierKind;
+use crate::rbac::compile::reason::{NAME_TAKEN, ROLE_NOT_FOUND, USER_INACTIVE};
 
 /// Conditions that this controller writes. Those of others stay as they are.
-const OWN: &[&str] = &[READY, NAME_CLAIMED, CREDENTIAL_READY, DELETION_BLOCKED, RECONCILING, STALLED];
+const OWN: &[&str] =
+    &[READY, NAME_CLAIMED, CREDENTIAL_READY, ADMINISTRATOR_BOUND, DELETION_BLOCKED, RECONCILING, STALLED];
 
 /// Longest sleep before the clock is looked at again: a timer stands still while a machine is suspended.
 const LONGEST_SLEEP: Duration = Duration::from_secs(300);
@@ -23,16 +26,28 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(300);
 /// How many blocking namespaces a condition names.
 const NAMED: usize = 10;
 
-pub(super) fn status(user: &User, applied: &Applied, namespaces: &[String], now: Timestamp) -> UserStatus {
+/// What the directory says of the User.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    /// Effective groups.
+    pub(super) groups: Vec<String>,
+    /// Whether the administrator role is bound, or why not. `None`: it is not asked for.
+    pub(super) administrator: Option<Result<(), &'static str>>,
+    /// Namespaces that the User owns.
+    pub(super) namespaces: Vec<String>,
+}
+
+pub(super) fn status(user: &User, applied: &Applied, standing: Standing, now: Timestamp) -> UserStatus {
     let before = user.status.clone().unwrap_or_default();
     let generation = user.metadata.generation;
-    let mut conditions = carry_over(&before.conditions, desired(user, applied, namespaces), generation, now);
+    let mut conditions = carry_over(&before.conditions, desired(user, applied, &standing), generation, now);
     conditions.extend(before.conditions.iter().filter(|condition| !OWN.contains(&condition.type_.as_str())).cloned());
     UserStatus {
         observed_generation: generation,
         conditions,
         username: Some(user.username()),
         state: Some(state(user, applied, now)),
+        groups: standing.groups,
         password_changed_time: applied.password_changed.map(Time),
         ..before
     }
@@ -49,8 +64,8 @@ fn state(user: &User, applied: &Applied, now: Timestamp) -> State {
         DesiredState::Banned => State::Banned,
         DesiredState::Disabled => State::Disabled,
         DesiredState::Active if user.metadata.deletion_timestamp.is_some() => State::Disabled,
-        DesiredState::Active if validity.not_after.is_some_and(|end| now >= end.0) => State::Expired,
-        DesiredState::Active if validity.not_before.is_some_and(|begin| now < begin.0) => State::Pending,
+        DesiredState::Active if validity.is_over(now) => State::Expired,
+        DesiredState::Active if !validity.contains(now) => State::Pending,
         DesiredState::Active if !holds_username(applied) => State::Pending,
         DesiredState::Active => State::Active,
     }
@@ -58,19 +73,20 @@ fn state(user: &User, applied: &Applied, now: Timestamp) -> State {
 
 /// How long until the clock alone changes the state.
 pub(super) fn next_change(user: &User, now: Timestamp) -> Option<Duration> {
-    let Validity { not_before, not_after } = user.spec.validity.clone()?;
-    let edges = [not_before, not_after].into_iter().flatten().map(|edge| edge.0).filter(|edge| *edge > now);
-    let left = Duration::try_from(edges.min()?.duration_since(now)).ok()?;
+    let edge = user.spec.validity.as_ref()?.next_edge(now)?;
+    let left = Duration::try_from(edge.duration_since(now)).ok()?;
     Some(left.clamp(Duration::from_millis(1), LONGEST_SLEEP))
 }
 
-fn desired(user: &User, applied: &Applied, namespaces: &[String]) -> Vec<Desired> {
+fn desired(user: &User, applied: &Applied, standing: &Standing) -> Vec<Desired> {
     let name = name_claimed(applied);
     let credential = credential_ready(applied);
+    let administrator = standing.administrator.map(administrator_bound);
     let waiting = applied.problem.as_ref().is_some_and(|problem| problem.is_waiting) && applied.conflicts.is_empty();
-    // A user without a password lacks nothing that was declared.
-    let failure =
-        [&name, &credential].into_iter().find(|condition| !condition.status && condition.reason != "NoPassword");
+    // A user without a password lacks nothing that was declared, and neither does an inactive one.
+    let is_failure =
+        |condition: &&Desired| !condition.status && !["NoPassword", USER_INACTIVE].contains(&condition.reason);
+    let failure = [&name, &credential].into_iter().chain(&administrator).find(is_failure);
     let mut all = Vec::new();
     match failure {
         None => all.push(Desired {
@@ -86,8 +102,9 @@ fn desired(user: &User, applied: &Applied, namespaces: &[String]) -> Vec<Desired
     }
     all.push(name);
     all.push(credential);
-    if user.metadata.deletion_timestamp.is_some() && is_blocked(user, namespaces) {
-        all.push(deletion_blocked(namespaces));
+    all.extend(administrator);
+    if user.metadata.deletion_timestamp.is_some() && is_blocked(user, &standing.namespaces) {
+        all.push(deletion_blocked(&standing.namespaces));
     }
     all
 }
@@ -129,6 +146,21 @@ fn credential_ready(applied: &Applied) -> Desired {
         ),
     };
     Desired { kind: CREDENTIAL_READY, status, reason, message }
+}
+
+fn administrator_bound(outcome: Result<(), &'static str>) -> Desired {
+    let (status, reason, message) = match outcome {
+        Ok(()) => (true, "Bound", "the user is bound to the administrator ClusterRole"),
+        Err(USER_INACTIVE) => (false, USER_INACTIVE, "the user is not active, and nothing is bound to it"),
+        Err(ROLE_NOT_FOUND) => {
+            (false, ROLE_NOT_FOUND, "the administrator ClusterRole of this installation does not exist")
+        }
+        Err(NAME_TAKEN) => {
+            (false, NAME_TAKEN, "a native binding that Roster did not make has the name that it would use")
+        }
+        Err(reason) => (false, reason, "the ClusterRoleBinding could not be written; it is tried again"),
+    };
+    Desired { kind: ADMINISTRATOR_BOUND, status, reason, message: message.to_owned() }
 }
 
 fn deletion_blocked(namespaces: &[String]) -> Desired {

@@ -2,10 +2,14 @@ use rstest::rstest;
 
 use super::super::dereference::Problem;
 use super::*;
-use crate::api::UserSpec;
 use crate::api::condition::find;
 use crate::api::user::DeletionPolicy;
+use crate::api::{UserSpec, Validity};
 use crate::credentials::claim::Identifier;
+
+fn owning(namespaces: &[String]) -> Standing {
+    Standing { namespaces: namespaces.to_vec(), ..Standing::default() }
+}
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -42,19 +46,19 @@ fn state_follows_the_spec_and_the_clock_to_the_second(
     #[case] end: Option<i64>,
     #[case] expected: State,
 ) {
-    assert_eq!(status(&user(state, begin, end), &applied(), &[], at(100)).state, Some(expected));
+    assert_eq!(status(&user(state, begin, end), &applied(), Standing::default(), at(100)).state, Some(expected));
 }
 
 #[test]
 fn who_is_being_deleted_or_has_no_name_may_not_log_in() {
     let mut leaving = user(DesiredState::Active, None, None);
     leaving.metadata.deletion_timestamp = Some(Time(at(90)));
-    assert_eq!(status(&leaving, &applied(), &[], at(100)).state, Some(State::Disabled));
+    assert_eq!(status(&leaving, &applied(), Standing::default(), at(100)).state, Some(State::Disabled));
     let nameless = Applied { conflicts: vec![conflict(IdentifierKind::Username, "jane")], ..applied() };
     let jane = user(DesiredState::Active, None, None);
-    assert_eq!(status(&jane, &nameless, &[], at(100)).state, Some(State::Pending));
+    assert_eq!(status(&jane, &nameless, Standing::default(), at(100)).state, Some(State::Pending));
     let no_email = Applied { conflicts: vec![conflict(IdentifierKind::Email, "j@example.com")], ..applied() };
-    assert_eq!(status(&jane, &no_email, &[], at(100)).state, Some(State::Active));
+    assert_eq!(status(&jane, &no_email, Standing::default(), at(100)).state, Some(State::Active));
 }
 
 #[test]
@@ -72,7 +76,8 @@ fn the_next_change_is_the_nearest_edge_ahead() {
 fn kstatus_can_tell_waiting_from_stuck() {
     let jane = user(DesiredState::Active, None, None);
     let condition = |applied: &Applied, kind: &str| {
-        find(&status(&jane, applied, &[], at(100)).conditions, kind).map(|c| (c.status.clone(), c.reason.clone()))
+        find(&status(&jane, applied, Standing::default(), at(100)).conditions, kind)
+            .map(|c| (c.status.clone(), c.reason.clone()))
     };
     let is = |status: &str, reason: &str| Some((status.to_owned(), reason.to_owned()));
 
@@ -124,8 +129,12 @@ fn a_problem_says_whether_an_earlier_password_stays_in_use() {
 
 #[test]
 fn no_password_is_no_failure() {
-    let status =
-        status(&user(DesiredState::Active, None, None), &Applied { password_changed: None, ..applied() }, &[], at(100));
+    let status = status(
+        &user(DesiredState::Active, None, None),
+        &Applied { password_changed: None, ..applied() },
+        Standing::default(),
+        at(100),
+    );
     assert_eq!(find(&status.conditions, READY).unwrap().status, "True");
     assert_eq!(find(&status.conditions, CREDENTIAL_READY).unwrap().reason, "NoPassword");
 }
@@ -135,21 +144,21 @@ fn deletion_names_what_blocks_it() {
     let mut leaving = user(DesiredState::Active, None, None);
     leaving.metadata.deletion_timestamp = Some(Time(at(90)));
     let namespaces: Vec<String> = (0..12).map(|i| format!("ns-{i}")).collect();
-    let blocked = status(&leaving, &applied(), &namespaces, at(100));
+    let blocked = status(&leaving, &applied(), owning(&namespaces), at(100));
     let message = &find(&blocked.conditions, DELETION_BLOCKED).unwrap().message;
     assert!(message.contains("ns-0") && message.contains("and 2 more"), "{message}");
     leaving.spec.deletion_policy = DeletionPolicy::Orphan;
-    assert!(find(&status(&leaving, &applied(), &namespaces, at(100)).conditions, DELETION_BLOCKED).is_none());
+    assert!(find(&status(&leaving, &applied(), owning(&namespaces), at(100)).conditions, DELETION_BLOCKED).is_none());
 }
 
 #[test]
 fn what_others_wrote_stays_and_nothing_new_is_no_difference() {
     let mut jane = user(DesiredState::Active, None, None);
-    let mut first = status(&jane, &applied(), &[], at(100));
+    let mut first = status(&jane, &applied(), Standing::default(), at(100));
     let mut foreign = first.conditions[0].clone();
     foreign.type_ = "QuotaWithinLimits".into();
     first.conditions.push(foreign);
     first.last_login_time = Some(Time(at(50)));
     jane.status = Some(first.clone());
-    assert_eq!(status(&jane, &applied(), &[], at(200)), first);
+    assert_eq!(status(&jane, &applied(), Standing::default(), at(200)), first);
 }

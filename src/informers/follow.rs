@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use futures::{Stream, StreamExt, pin_mut};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::metrics::CounterBy;
@@ -46,16 +46,14 @@ impl<K: Clone + Eq + Hash> Relist<K> {
     }
 }
 
-/// Feeds a watch into an index and passes on whom each event concerns. The first complete list concerns everyone, so
-/// it passes nothing on but says `synced`.
+/// Feeds a watch into `apply`, and says `synced` after the first complete list.
 ///
 /// # Errors
 /// Only if the stream ends, which a watch does not.
 pub async fn follow<T: Debug>(
     resource: &'static str,
     watch: impl Stream<Item = watcher::Result<Event<T>>> + Send,
-    mut apply: impl FnMut(Event<T>) -> Vec<String>,
-    concerned: mpsc::Sender<String>,
+    mut apply: impl FnMut(Event<T>),
     synced: oneshot::Sender<()>,
     errors: CounterBy,
 ) -> Result<()> {
@@ -63,25 +61,18 @@ pub async fn follow<T: Debug>(
     pin_mut!(watch);
     let mut synced = Some(synced);
     while let Some(event) = watch.next().await {
-        let event = match event {
-            Ok(event) => event,
+        match event {
+            Ok(event) => {
+                let is_complete = matches!(event, Event::InitDone);
+                apply(event);
+                if is_complete && let Some(synced) = synced.take() {
+                    let _ = synced.send(());
+                }
+            }
             Err(error) => {
                 errors.inc(resource);
                 warn!(resource, %error, "a watch failed and is tried again");
-                continue;
             }
-        };
-        let is_complete = matches!(event, Event::InitDone);
-        let names = apply(event);
-        if synced.is_none() {
-            for name in names {
-                // The queue is bounded: a slow controller slows the watch down instead of filling the memory.
-                if concerned.send(name).await.is_err() {
-                    return Ok(());
-                }
-            }
-        } else if is_complete && let Some(synced) = synced.take() {
-            let _ = synced.send(());
         }
     }
     bail!("the watch of {resource} ended")

@@ -1,0 +1,141 @@
+//! The guard at the door: judges writes of Users, Groups, Namespaces and password Secrets by
+//! [`crate::rbac::guard`]. What it can't judge it refuses.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
+use kube::{Client, ResourceExt};
+use tracing::{info, warn};
+
+use super::access::Access;
+use crate::api::user::PasswordSecretRef;
+use crate::api::{Group, PASSWORD_SECRET_TYPE, USER_ANNOTATION, User};
+use crate::directory::Directory;
+use crate::informers::Informers;
+use crate::rbac::Policy;
+use crate::rbac::guard::{Change, Requirements, cycle, requirements};
+
+/// Judges writes.
+pub struct Guard {
+    informers: Arc<Informers>,
+    policy: Policy,
+    access: Access,
+}
+
+/// A kind of object whose writes are guarded.
+pub trait Guarded: kube::Resource<DynamicType = ()> + Sized {
+    /// What a requester who makes this change must be able to bind. `None` as the old one: a create; as the new one: a
+    /// delete.
+    fn requirements(old: Option<&Self>, new: Option<&Self>, directory: &Directory, policy: &Policy) -> Requirements;
+}
+
+impl Guarded for User {
+    fn requirements(old: Option<&Self>, new: Option<&Self>, directory: &Directory, policy: &Policy) -> Requirements {
+        requirements(&Change::User(old, new), directory, policy, Timestamp::now())
+    }
+}
+
+impl Guarded for Group {
+    fn requirements(old: Option<&Self>, new: Option<&Self>, directory: &Directory, policy: &Policy) -> Requirements {
+        requirements(&Change::Group(old, new), directory, policy, Timestamp::now())
+    }
+}
+
+impl Guarded for Namespace {
+    fn requirements(old: Option<&Self>, new: Option<&Self>, directory: &Directory, policy: &Policy) -> Requirements {
+        let Some(new) = new else { return Requirements::new() };
+        let change = Change::Namespace(new.metadata.name.as_deref(), old.map(ResourceExt::labels), new.labels());
+        requirements(&change, directory, policy, Timestamp::now())
+    }
+}
+
+impl Guarded for Secret {
+    fn requirements(old: Option<&Self>, new: Option<&Self>, directory: &Directory, policy: &Policy) -> Requirements {
+        // A Secret that is gone changes no password: the User keeps the last good one.
+        let Some(new) = new.filter(|new| new.type_.as_deref() == Some(PASSWORD_SECRET_TYPE)) else {
+            return Requirements::new();
+        };
+        let user = |secret: &Self| secret.annotations().get(USER_ANNOTATION).cloned();
+        if old.is_some_and(|old| old.data == new.data && user(old) == user(new)) {
+            return Requirements::new();
+        }
+        let users: BTreeSet<String> = old.into_iter().chain([new]).filter_map(user).collect();
+        let reference = PasswordSecretRef { namespace: new.namespace().unwrap_or_default(), name: new.name_any() };
+        let change = Change::PasswordSecret(&reference, users.iter().map(String::as_str).collect());
+        requirements(&change, directory, policy, Timestamp::now())
+    }
+}
+
+/// What became of a request.
+enum Verdict {
+    Allowed,
+    Refused(String),
+    /// It could not be judged.
+    Unknown(String),
+}
+
+impl Guard {
+    /// A guard that goes by what the informers know, and asks the API server by way of `client`.
+    pub fn new(client: Client, informers: Arc<Informers>, policy: Policy) -> Self {
+        Self { informers, policy, access: Access::new(client) }
+    }
+
+    /// Answers an admission request. Returns the outcome for the metrics as well.
+    pub async fn judge<K>(&self, request: &AdmissionRequest<K>) -> (&'static str, AdmissionResponse)
+    where
+        K: Guarded + kube::core::Resource<DynamicType = ()>,
+    {
+        let response = AdmissionResponse::from(request);
+        match self.verdict(request).await {
+            Verdict::Allowed => ("allowed", response),
+            Verdict::Refused(refusal) => {
+                let requester = request.user_info.username.as_deref();
+                info!(kind = %request.kind.kind, name = request.name, requester, refusal, "the guard has refused a write");
+                ("refused", with_code(response.deny(format!("the guard: {refusal}")), 403, "Forbidden"))
+            }
+            Verdict::Unknown(why) => {
+                warn!(kind = %request.kind.kind, name = request.name, why, "the guard could not judge a write");
+                let response = response.deny(format!("the guard can't judge this at the moment: {why}"));
+                ("failed", with_code(response, 503, "ServiceUnavailable"))
+            }
+        }
+    }
+
+    async fn verdict<K: Guarded>(&self, request: &AdmissionRequest<K>) -> Verdict {
+        if !self.informers.is_synced() {
+            return Verdict::Unknown("the directory is not complete yet".to_owned());
+        }
+        let (old, new) = match request.operation {
+            Operation::Delete => (request.old_object.as_ref(), None),
+            Operation::Create | Operation::Update | Operation::Connect => {
+                (request.old_object.as_ref(), request.object.as_ref())
+            }
+        };
+        // A big group takes a moment: other requests go on meanwhile.
+        let required =
+            tokio::task::block_in_place(|| K::requirements(old, new, &self.informers.directory(), &self.policy));
+        match self.access.first_refused(&request.user_info, required).await {
+            Ok(None) => Verdict::Allowed,
+            Ok(Some(refused)) => Verdict::Refused(refused.to_string()),
+            Err(error) => Verdict::Unknown(error.to_string()),
+        }
+    }
+
+    /// Refuses a Group that would close a cycle. The graph can live with one: this is to say so early.
+    pub fn refuse_cycle(&self, request: &AdmissionRequest<Group>) -> (&'static str, AdmissionResponse) {
+        let response = AdmissionResponse::from(request);
+        let found = request.object.as_ref().and_then(|group| cycle(group, &self.informers.directory()));
+        let Some(path) = found else { return ("allowed", response) };
+        let message = format!("spec.memberGroups: would close the cycle {}", path.join(" ⊇ "));
+        ("refused", with_code(response.deny(message), 422, "Invalid"))
+    }
+}
+
+fn with_code(mut response: AdmissionResponse, code: u16, reason: &str) -> AdmissionResponse {
+    response.result.code = code;
+    response.result.reason = reason.to_owned();
+    response
+}

@@ -1,0 +1,171 @@
+//! The Group controller: a status that says how many members a group has and what keeps it from having them all.
+//!
+//! Who is a member is known to the directory; there is nothing else to write. Counts change with every member that
+//! comes, so groups are looked at once a second at most.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::backoff::Backoff;
+use super::events::{Reporter, Turn};
+use crate::api::condition::{Desired, READY, RECONCILING, STALLED, carry_over};
+use crate::api::{Group, GroupStatus};
+use crate::directory::Directory;
+use crate::informers::Informers;
+use crate::metrics::Metrics;
+
+/// How often the same group is looked at, at most.
+const PACE: Duration = Duration::from_secs(1);
+
+/// Longest time that one reconciliation may take.
+const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How many missing members a condition names.
+const NAMED: usize = 10;
+
+/// What the controller works with.
+pub struct Context {
+    groups: Api<Group>,
+    informers: Arc<Informers>,
+    backoff: Backoff,
+    reporter: Reporter,
+    metrics: Arc<Metrics>,
+}
+
+impl Context {
+    /// A controller for the Groups of the cluster.
+    pub fn new(client: Client, informers: Arc<Informers>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            groups: Api::all(client.clone()),
+            informers,
+            backoff: Backoff::default(),
+            reporter: Reporter::new(client, "roster.dev/group", Arc::clone(&metrics)),
+            metrics,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("writing the Group's status")]
+    Status(#[source] kube::Error),
+    #[error("not done within {RECONCILE_TIMEOUT:?}")]
+    Timeout,
+}
+
+/// Runs the controller until `shutdown`.
+pub async fn run(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToken) {
+    let marked = ctx.informers.waiting.groups.stream(PACE).map(|name| ObjectRef::new(&name));
+    Controller::for_stream(futures::stream::pending(), ctx.informers.groups.clone())
+        .with_config(Config::default().concurrency(concurrency))
+        .reconcile_on(marked)
+        .graceful_shutdown_on(shutdown.cancelled_owned())
+        .run(reconcile, |group, error, ctx| Action::requeue(retry_after(&group, error, &ctx)), ctx)
+        // Errors are logged and counted where they occur; what is left is "deleted meanwhile".
+        .for_each(|_| std::future::ready(()))
+        .await;
+}
+
+async fn reconcile(group: Arc<Group>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let outcome = tokio::time::timeout(RECONCILE_TIMEOUT, report(&group, &ctx)).await.unwrap_or(Err(Error::Timeout));
+    ctx.metrics.group_reconciliations.inc(match &outcome {
+        Ok(()) => "ok",
+        Err(Error::Status(_)) => "status",
+        Err(Error::Timeout) => "timeout",
+    });
+    outcome?;
+    ctx.backoff.succeeded(&group.name_any());
+    Ok(Action::await_change())
+}
+
+async fn report(group: &Group, ctx: &Context) -> Result<(), Error> {
+    let before = group.status.clone().unwrap_or_default();
+    let after = status(group, &ctx.informers.directory(), Timestamp::now());
+    if before == after || group.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    let patch = json!({"metadata": {"resourceVersion": group.resource_version()}, "status": {
+        "observedGeneration": after.observed_generation,
+        "conditions": after.conditions,
+        "members": after.members,
+        "roles": after.roles,
+    }});
+    match ctx.groups.patch_status(&group.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+        Err(error) => return Err(Error::Status(error)),
+    }
+    ctx.metrics.writes.inc("GroupStatus");
+    if let Some(turn) = Turn::of_ready(&before.conditions, &after.conditions) {
+        ctx.reporter.publish(group, turn).await;
+    }
+    Ok(())
+}
+
+fn status(group: &Group, directory: &Directory, now: Timestamp) -> GroupStatus {
+    let before = group.status.clone().unwrap_or_default();
+    let name = group.name_any();
+    let generation = group.metadata.generation;
+    GroupStatus {
+        observed_generation: generation,
+        conditions: carry_over(&before.conditions, conditions(&name, directory), generation, now),
+        members: i64::try_from(directory.memberships.count(&name)).ok(),
+        roles: i64::try_from(directory.roles_of_group(&name).len()).ok(),
+        ..before
+    }
+}
+
+fn conditions(name: &str, directory: &Directory) -> Vec<Desired> {
+    let not_ready = |reason, message, progress| {
+        let ready = Desired { kind: READY, status: false, reason, message };
+        vec![ready.clone(), Desired { kind: progress, status: true, ..ready }]
+    };
+    let cycle = directory.memberships.cycle_of(name);
+    if !cycle.is_empty() {
+        let mut cycle = cycle;
+        cycle.sort_unstable();
+        let message = format!(
+            "spec.memberGroups: the groups {} contain each other; until that is mended, none of them passes members on to another",
+            cycle.join(", ")
+        );
+        return not_ready("MembershipCycle", message, STALLED);
+    }
+    let mut missing: Vec<_> = directory.memberships.missing(name).collect();
+    missing.sort_unstable();
+    missing.dedup();
+    if let Some((kind, _)) = missing.first() {
+        let reason = if *kind == "Group" { "GroupNotFound" } else { "UserNotFound" };
+        let named =
+            missing.iter().take(NAMED).map(|(kind, name)| format!("{kind} {name}")).collect::<Vec<_>>().join(", ");
+        let more = match missing.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        return not_ready(reason, format!("waiting for {named}{more}, who do not exist"), RECONCILING);
+    }
+    let message = "every member that is named exists".to_owned();
+    vec![Desired { kind: READY, status: true, reason: "Succeeded", message }]
+}
+
+fn retry_after(group: &Group, error: &Error, ctx: &Context) -> Duration {
+    let wait = ctx.backoff.failed(&group.name_any());
+    match error {
+        // A conflict is everyday life: the newer state is on its way through the watch.
+        Error::Status(kube::Error::Api(status)) if status.code == 409 => {}
+        Error::Status(cause) => {
+            warn!(group = group.name_any(), %error, %cause, retry_in = ?wait, "a Group could not be reconciled");
+        }
+        Error::Timeout => warn!(group = group.name_any(), %error, retry_in = ?wait, "a Group could not be reconciled"),
+    }
+    wait
+}

@@ -1,0 +1,237 @@
+//! Writes native bindings, and removes those whose owner is gone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use futures::{StreamExt, stream};
+use k8s_openapi::api::rbac::v1 as rbac;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::{Api, Client};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::backoff::Backoff;
+use crate::api::{API_VERSION, OWNER_UID_LABEL, RoleBinding, User};
+use crate::directory::native::{Holder, Key, Native, administrator_of, binding_of};
+use crate::informers::Informers;
+use crate::metrics::Metrics;
+use crate::rbac::compile::Desired;
+use crate::rbac::plan::Write;
+
+/// Field manager of server-side apply.
+const FIELD_MANAGER: &str = "roster";
+
+const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
+
+/// A write that the API server has not taken.
+#[derive(Debug)]
+pub struct Failed {
+    /// Where.
+    pub key: Key,
+    /// Why.
+    pub error: kube::Error,
+}
+
+/// Writes native bindings.
+pub struct NativeWriter {
+    client: Client,
+    informers: Arc<Informers>,
+    /// Writes at the same time, over all objects: each takes a connection.
+    places: Semaphore,
+    concurrency: usize,
+    metrics: Arc<Metrics>,
+}
+
+impl NativeWriter {
+    /// A writer with room for `concurrency` writes at a time.
+    pub fn new(client: Client, informers: Arc<Informers>, concurrency: u16, metrics: Arc<Metrics>) -> Self {
+        let concurrency = usize::from(concurrency);
+        Self { client, informers, places: Semaphore::new(concurrency), concurrency, metrics }
+    }
+
+    /// Makes the writes, one stage after the other: no right begins before those that end have ended. One that fails
+    /// keeps no other of its stage from being made, but keeps the later stages from beginning.
+    pub async fn execute(&self, stages: [Vec<Write>; 3]) -> Vec<Failed> {
+        for stage in stages {
+            let writes = stream::iter(stage).map(|write| self.write(write)).buffer_unordered(self.concurrency);
+            let failed: Vec<Failed> = writes.filter_map(std::future::ready).collect().await;
+            if !failed.is_empty() {
+                return failed;
+            }
+        }
+        Vec::new()
+    }
+
+    async fn write(&self, write: Write) -> Option<Failed> {
+        let _place = self.places.acquire().await.expect("the semaphore is never closed");
+        let (key, outcome) = match write {
+            Write::Delete(key, uid) => {
+                let outcome = self.delete(&key, uid).await;
+                (key, outcome)
+            }
+            Write::Apply(key, desired) => {
+                let outcome = self.apply(&key, &desired).await;
+                (key, outcome)
+            }
+        };
+        outcome.err().map(|error| Failed { key, error })
+    }
+
+    async fn delete(&self, key: &Key, uid: String) -> kube::Result<()> {
+        let only_this = Preconditions { uid: Some(uid), resource_version: None };
+        let params = DeleteParams::default().preconditions(only_this);
+        let outcome = match &key.namespace {
+            None => {
+                Api::<rbac::ClusterRoleBinding>::all(self.client.clone()).delete(&key.name, &params).await.map(drop)
+            }
+            Some(namespace) => Api::<rbac::RoleBinding>::namespaced(self.client.clone(), namespace)
+                .delete(&key.name, &params)
+                .await
+                .map(drop),
+        };
+        match outcome {
+            Ok(()) => self.metrics.writes.inc(kind(key)),
+            // Gone already, or another object by now: the watch tells of that one.
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
+            Err(error) => return Err(error),
+        }
+        self.informers.change(|directory, _| directory.remove_native(key));
+        Ok(())
+    }
+
+    async fn apply(&self, key: &Key, desired: &Desired) -> kube::Result<()> {
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let native = match &key.namespace {
+            None => {
+                let binding = rbac::ClusterRoleBinding {
+                    metadata: metadata(key, desired),
+                    role_ref: role_ref(desired),
+                    subjects: Some(subjects(desired)),
+                };
+                let api = Api::<rbac::ClusterRoleBinding>::all(self.client.clone());
+                Native::of_cluster(&api.patch(&key.name, &params, &Patch::Apply(&binding)).await?)
+            }
+            Some(namespace) => {
+                let binding = rbac::RoleBinding {
+                    metadata: metadata(key, desired),
+                    role_ref: role_ref(desired),
+                    subjects: Some(subjects(desired)),
+                };
+                let api = Api::<rbac::RoleBinding>::namespaced(self.client.clone(), namespace);
+                Native::of_namespace(&api.patch(&key.name, &params, &Patch::Apply(&binding)).await?)
+            }
+        };
+        self.metrics.writes.inc(kind(key));
+        self.informers.change(|directory, _| directory.set_native(native));
+        Ok(())
+    }
+
+    /// Removes what was made for Users and RoleBindings that are no more, until `shutdown`.
+    ///
+    /// # Errors
+    /// None of its own; it ends only when asked.
+    pub async fn sweep(&self, shutdown: CancellationToken) -> Result<()> {
+        let backoff = Backoff::default();
+        let orphaned = self.informers.waiting.orphaned.stream(Duration::ZERO);
+        let work = orphaned.for_each_concurrent(self.concurrency, |uid| {
+            let backoff = &backoff;
+            async move {
+                while let Err(error) = self.remove_orphans(&uid).await {
+                    let wait = backoff.failed(&uid);
+                    warn!(owner = uid, %error, retry_in = ?wait, "native bindings without an owner could not be removed");
+                    tokio::time::sleep(wait).await;
+                }
+                backoff.succeeded(&uid);
+            }
+        });
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = work => {}
+        }
+        Ok(())
+    }
+
+    async fn remove_orphans(&self, uid: &str) -> kube::Result<()> {
+        let orphans: Vec<Native> = {
+            let directory = self.informers.directory();
+            if directory.is_owner_known(uid) { Vec::new() } else { directory.natives.owned_by(uid).cloned().collect() }
+        };
+        for native in orphans {
+            // The directory may not have heard yet of an owner that a former leader has seen: only the API server knows.
+            if self.is_alive(&native.key, uid).await? {
+                continue;
+            }
+            let _place = self.places.acquire().await.expect("the semaphore is never closed");
+            self.delete(&native.key, native.uid).await?;
+            info!(binding = %native.key, owner = uid, "a native binding whose owner is gone was removed");
+        }
+        Ok(())
+    }
+
+    async fn is_alive(&self, key: &Key, uid: &str) -> kube::Result<bool> {
+        let found = if let Some(name) = administrator_of(&key.name) {
+            Api::<User>::all(self.client.clone()).get_metadata_opt(name).await?.map(|user| user.metadata)
+        } else if let Some(name) = binding_of(&key.name) {
+            Api::<RoleBinding>::all(self.client.clone()).get_metadata_opt(name).await?.map(|binding| binding.metadata)
+        } else {
+            None
+        };
+        Ok(found.and_then(|metadata| metadata.uid).is_some_and(|found| found == uid))
+    }
+}
+
+const fn kind(key: &Key) -> &'static str {
+    if key.namespace.is_some() { "RoleBinding" } else { "ClusterRoleBinding" }
+}
+
+fn metadata(key: &Key, desired: &Desired) -> ObjectMeta {
+    let owner = &desired.owner;
+    let labels = [
+        ("app.kubernetes.io/managed-by".to_owned(), FIELD_MANAGER.to_owned()),
+        (OWNER_UID_LABEL.to_owned(), owner.uid.clone()),
+    ];
+    ObjectMeta {
+        name: Some(key.name.clone()),
+        namespace: key.namespace.clone(),
+        labels: Some(BTreeMap::from(labels)),
+        // The garbage collector removes it should the owner go while Roster is away.
+        owner_references: Some(vec![OwnerReference {
+            api_version: API_VERSION.to_owned(),
+            kind: owner.kind.to_owned(),
+            name: owner.name.clone(),
+            uid: owner.uid.clone(),
+            controller: Some(true),
+            block_owner_deletion: None,
+        }]),
+        ..ObjectMeta::default()
+    }
+}
+
+fn role_ref(desired: &Desired) -> rbac::RoleRef {
+    rbac::RoleRef {
+        api_group: RBAC_GROUP.to_owned(),
+        kind: format!("{:?}", desired.role.kind),
+        name: desired.role.name.clone(),
+    }
+}
+
+fn subjects(desired: &Desired) -> Vec<rbac::Subject> {
+    let subject = |kind: &str, name: &str| rbac::Subject {
+        api_group: Some(RBAC_GROUP.to_owned()),
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+        namespace: None,
+    };
+    desired
+        .holders
+        .iter()
+        .map(|holder| match holder {
+            Holder::User(name) => subject("User", name),
+            Holder::Group(name) => subject("Group", name),
+        })
+        .collect()
+}

@@ -1,0 +1,241 @@
+//! Label selectors and the objects that they match, indexed both ways: a change of one object's labels looks at the
+//! selectors that ask for one of them, and a change of one selector at the objects that carry what it asks for.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
+
+use kube::core::{Expression, Selector, SelectorExt};
+
+/// Labels of an object.
+pub type Labels = BTreeMap<String, String>;
+
+/// What an object must carry for a selector to be worth a look.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+enum Anchor {
+    /// One of these values under the key.
+    Pair(String, String),
+    /// Any value under the key.
+    Key(String),
+    /// Nothing: the selector has to be tried on every object.
+    Anything,
+}
+
+/// Selectors by `S`, objects by `O`.
+#[derive(Debug)]
+pub struct Matcher<S, O> {
+    selectors: HashMap<S, Selector>,
+    asking: HashMap<Anchor, HashSet<S>>,
+    objects: HashMap<O, Labels>,
+    carrying: HashMap<String, HashMap<String, HashSet<O>>>,
+}
+
+impl<S, O> Default for Matcher<S, O> {
+    fn default() -> Self {
+        Self { selectors: HashMap::new(), asking: HashMap::new(), objects: HashMap::new(), carrying: HashMap::new() }
+    }
+}
+
+/// What a change brought in and what it put out.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Difference<T: Ord> {
+    /// Matches now and did not before.
+    pub entered: BTreeSet<T>,
+    /// Matched before and does not now.
+    pub left: BTreeSet<T>,
+}
+
+impl<S: Clone + Eq + Hash + Ord, O: Clone + Eq + Hash + Ord> Matcher<S, O> {
+    /// Sets or removes an object. Returns the selectors that it entered and left.
+    pub fn set_object(&mut self, object: &O, labels: Option<Labels>) -> Difference<S> {
+        if self.objects.get(object) == labels.as_ref() {
+            return Difference { entered: BTreeSet::new(), left: BTreeSet::new() };
+        }
+        let before = self.objects.remove(object);
+        let was = before.as_ref().map(|labels| self.selectors_of(labels)).unwrap_or_default();
+        let is = labels.as_ref().map(|labels| self.selectors_of(labels)).unwrap_or_default();
+        for (key, value) in before.iter().flatten() {
+            self.drop_label(key, value, object);
+        }
+        if let Some(labels) = labels {
+            for (key, value) in &labels {
+                let values = self.carrying.entry(key.clone()).or_default();
+                values.entry(value.clone()).or_default().insert(object.clone());
+            }
+            self.objects.insert(object.clone(), labels);
+        }
+        Difference { entered: &is - &was, left: &was - &is }
+    }
+
+    fn drop_label(&mut self, key: &str, value: &str, object: &O) {
+        let Some(values) = self.carrying.get_mut(key) else { return };
+        if let Some(objects) = values.get_mut(value) {
+            objects.remove(object);
+            if objects.is_empty() {
+                values.remove(value);
+            }
+        }
+        if values.is_empty() {
+            self.carrying.remove(key);
+        }
+    }
+
+    /// Sets or removes a selector. Returns the objects that entered it and left it.
+    pub fn set_selector(&mut self, id: &S, selector: Option<Selector>) -> Difference<O> {
+        let was = self.selectors.get(id).map(|selector| self.objects_of(selector)).unwrap_or_default();
+        let is = selector.as_ref().map(|selector| self.objects_of(selector)).unwrap_or_default();
+        if let Some(before) = self.selectors.remove(id) {
+            for anchor in anchors(&before) {
+                if let Some(asking) = self.asking.get_mut(&anchor) {
+                    asking.remove(id);
+                    if asking.is_empty() {
+                        self.asking.remove(&anchor);
+                    }
+                }
+            }
+        }
+        if let Some(selector) = selector {
+            for anchor in anchors(&selector) {
+                self.asking.entry(anchor).or_default().insert(id.clone());
+            }
+            self.selectors.insert(id.clone(), selector);
+        }
+        Difference { entered: &is - &was, left: &was - &is }
+    }
+
+    /// The selectors that match these labels.
+    pub fn selectors_of(&self, labels: &Labels) -> BTreeSet<S> {
+        let pairs = labels.iter().map(|(key, value)| Anchor::Pair(key.clone(), value.clone()));
+        let keys = labels.keys().map(|key| Anchor::Key(key.clone()));
+        let candidates = pairs.chain(keys).chain([Anchor::Anything]).filter_map(|anchor| self.asking.get(&anchor));
+        candidates.flatten().filter(|id| self.selectors[*id].matches(labels)).cloned().collect()
+    }
+
+    /// The objects that the selector matches.
+    pub fn objects_of(&self, selector: &Selector) -> BTreeSet<O> {
+        let matches = |object: &&O| selector.matches(&self.objects[*object]);
+        let anchors = anchors(selector);
+        if anchors == [Anchor::Anything] {
+            return self.objects.keys().filter(matches).cloned().collect();
+        }
+        let carrying = anchors.iter().flat_map(|anchor| self.carrying(anchor));
+        carrying.filter(matches).cloned().collect()
+    }
+
+    fn carrying<'a>(&'a self, anchor: &'a Anchor) -> Box<dyn Iterator<Item = &'a O> + 'a> {
+        match anchor {
+            Anchor::Pair(key, value) => {
+                Box::new(self.carrying.get(key).and_then(|values| values.get(value)).into_iter().flatten())
+            }
+            Anchor::Key(key) => Box::new(self.carrying.get(key).into_iter().flat_map(HashMap::values).flatten()),
+            Anchor::Anything => Box::new(self.objects.keys()),
+        }
+    }
+
+    /// All objects.
+    pub fn objects(&self) -> impl Iterator<Item = &O> {
+        self.objects.keys()
+    }
+
+    /// The labels of an object.
+    pub fn labels(&self, object: &O) -> Option<&Labels> {
+        self.objects.get(object)
+    }
+}
+
+/// An object matches only if it carries one of these. One expression of the selector is enough to say so.
+fn anchors(selector: &Selector) -> Vec<Anchor> {
+    let of = |expression: Expression| match expression {
+        Expression::Equal(key, value) => Some(vec![Anchor::Pair(key, value)]),
+        Expression::In(key, values) => Some(values.into_iter().map(|value| Anchor::Pair(key.clone(), value)).collect()),
+        Expression::Exists(key) => Some(vec![Anchor::Key(key)]),
+        Expression::NotIn(..) | Expression::NotEqual(..) | Expression::DoesNotExist(_) => None,
+    };
+    let narrowest = selector.clone().into_iter().filter_map(of).min_by_key(|anchors| match &anchors[..] {
+        [Anchor::Key(_)] => usize::MAX,
+        pairs => pairs.len(),
+    });
+    narrowest.unwrap_or_else(|| vec![Anchor::Anything])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn labels() -> impl Strategy<Value = Labels> {
+        proptest::collection::btree_map("[abc]", "[xy]", 0..3)
+    }
+
+    fn selector() -> impl Strategy<Value = Selector> {
+        let values = || proptest::collection::btree_set("[xyz]".prop_map(String::from), 1..3);
+        let expression = prop_oneof![
+            ("[abc]", "[xyz]").prop_map(|(key, value)| Expression::Equal(key, value)),
+            ("[abc]", values()).prop_map(|(key, values)| Expression::In(key, values)),
+            ("[abc]", values()).prop_map(|(key, values)| Expression::NotIn(key, values)),
+            "[abc]".prop_map(Expression::Exists),
+            "[abc]".prop_map(Expression::DoesNotExist),
+        ];
+        proptest::collection::vec(expression, 0..3).prop_map(|expressions| expressions.into_iter().collect())
+    }
+
+    #[derive(Clone, Debug)]
+    enum Edit {
+        Object(u8, Option<Labels>),
+        Selector(u8, Option<Selector>),
+    }
+
+    fn edit() -> impl Strategy<Value = Edit> {
+        prop_oneof![
+            (0..6u8, proptest::option::of(labels())).prop_map(|(id, labels)| Edit::Object(id, labels)),
+            (0..6u8, proptest::option::of(selector())).prop_map(|(id, selector)| Edit::Selector(id, selector)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn tells_exactly_what_enters_and_leaves(edits in proptest::collection::vec(edit(), 1..40)) {
+            let mut matcher = Matcher::<u8, u8>::default();
+            let (mut objects, mut selectors) = (BTreeMap::new(), BTreeMap::new());
+            let mut told = BTreeSet::new();
+            for edit in edits {
+                match edit {
+                    Edit::Object(id, labels) => {
+                        let difference = matcher.set_object(&id, labels.clone());
+                        told.extend(difference.entered.into_iter().map(|selector| (selector, id)));
+                        for selector in difference.left {
+                            told.remove(&(selector, id));
+                        }
+                        match labels {
+                            Some(labels) => objects.insert(id, labels),
+                            None => objects.remove(&id),
+                        };
+                    }
+                    Edit::Selector(id, selector) => {
+                        let difference = matcher.set_selector(&id, selector.clone());
+                        told.extend(difference.entered.into_iter().map(|object| (id, object)));
+                        for object in difference.left {
+                            told.remove(&(id, object));
+                        }
+                        match selector {
+                            Some(selector) => selectors.insert(id, selector),
+                            None => selectors.remove(&id),
+                        };
+                    }
+                }
+                let naive: BTreeSet<(u8, u8)> = selectors
+                    .iter()
+                    .flat_map(|(s, selector)| {
+                        objects.iter().filter(|(_, labels)| selector.matches(labels)).map(|(o, _)| (*s, *o))
+                    })
+                    .collect();
+                prop_assert_eq!(&told, &naive);
+            }
+            if objects.is_empty() {
+                prop_assert!(matcher.carrying.is_empty());
+            }
+            if selectors.is_empty() {
+                prop_assert!(matcher.asking.is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! Everything that Roster knows of who may do what, in memory: users, groups, bindings, namespaces and native RBAC.
+//!
+//! Fed by watches, on every replica. Every function is synchronous and pure; those that take in a change return what it
+//! concerns ([`Concerned`]), found by look-up and never by a scan.
+//!
+//! ```text
+//!  User ─▶ users ──┐
+//!  Group ─▶ memberships ──┐
+//!  RoleBinding, Namespace ─▶ bindings ──▶ rbac::compile ─▶ desired native bindings
+//!  ClusterRole, Role ─▶ roles ──┤          rbac::guard  ─▶ what a requester must be able to bind
+//!  ClusterRoleBinding, RoleBinding ─▶ natives
+//! ```
+
+pub mod bindings;
+pub mod labels;
+pub mod membership;
+pub mod native;
+mod nodes;
+pub mod person;
+mod timeline;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::api::role_binding::{RoleKind, RoleRef, Subject, SubjectKind};
+use crate::api::{Group, RoleBinding, User};
+use bindings::{Binding, Bindings, NamespaceState};
+use labels::Labels;
+use membership::{DeclaredMembers, Memberships, Touched};
+use native::{Holder, Key, Native, Natives};
+use person::Person;
+use timeline::Timeline;
+
+/// Whom a change concerns, by `metadata.name`.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub struct Concerned {
+    /// Users whose status, or whose administrator binding, may have to change.
+    pub users: BTreeSet<String>,
+    /// Groups whose status may have to change.
+    pub groups: BTreeSet<String>,
+    /// RoleBindings that may compile to something else.
+    pub bindings: BTreeSet<String>,
+    /// UIDs of Users and RoleBindings that are not there, and that native bindings were made for.
+    pub orphaned: BTreeSet<String>,
+}
+
+impl Concerned {
+    fn touched(&mut self, touched: Touched) {
+        self.users.extend(touched.users);
+        self.groups.extend(touched.groups);
+    }
+}
+
+/// A native role: its name and kind, and its namespace where it is a Role.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct RoleKey {
+    /// Kind and name.
+    pub role: RoleRef,
+    /// The namespace of a Role.
+    pub namespace: Option<String>,
+}
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+enum Edge {
+    User(String),
+    Binding(String),
+}
+
+/// The directory.
+#[derive(Debug, Default)]
+pub struct Directory {
+    /// Whether Group subjects compile to their users, so that bindings depend on who is in a group.
+    expand_groups: bool,
+    users: HashMap<String, Person>,
+    by_username: HashMap<String, BTreeSet<String>>,
+    by_uid: HashMap<String, String>,
+    /// UID by name.
+    groups: HashMap<String, String>,
+    /// Who belongs to which group.
+    pub memberships: Memberships,
+    /// Roster's RoleBindings, and the namespaces.
+    pub bindings: Bindings,
+    roles: HashSet<RoleKey>,
+    /// Native bindings.
+    pub natives: Natives,
+    edges: Timeline<Edge>,
+}
+
+impl Directory {
+    /// An empty directory.
+    pub fn new(expand_groups: bool) -> Self {
+        Self { expand_groups, ..Self::default() }
+    }
+
+    /// A User as it is now.
+    pub fn set_user(&mut self, user: &User, now: Timestamp) -> Concerned {
+        let name = user.name_any();
+        let person = Person::of(user);
+        let labels: Labels = user.labels().clone();
+        let mut concerned = Concerned::default();
+        concerned.touched(self.memberships.set_user(&name, Some((labels, &user.spec.groups))));
+        self.edges.set(Edge::User(name.clone()), person.next_edge(now));
+        let before = self.users.get(&name);
+        if before != Some(&person) {
+            let is_new = before.is_none();
+            let uid_before = before.map(|person| person.uid.clone());
+            self.forget_person(&name);
+            self.by_username.entry(person.username.clone()).or_default().insert(name.clone());
+            self.by_uid.insert(person.uid.clone(), name.clone());
+            self.users.insert(name.clone(), person);
+            if is_new {
+                concerned.groups.extend(self.memberships.naming_user(&name).map(str::to_owned));
+            }
+            self.note_orphans(uid_before.as_ref(), &mut concerned);
+            self.person_changed(&name, &mut concerned);
+        }
+        self.follow_groups(&mut concerned);
+        concerned
+    }
+
+    /// A User that is no more.
+    pub fn remove_user(&mut self, name: &str) -> Concerned {
+        let mut concerned = Concerned::default();
+        self.person_changed(name, &mut concerned);
+        concerned.groups.extend(self.memberships.naming_user(name).map(str::to_owned));
+        concerned.touched(self.memberships.set_user(name, None));
+        self.edges.set(Edge::User(name.to_owned()), None);
+        let uid = self.users.get(name).map(|person| person.uid.clone());
+        self.forget_person(name);
+        self.note_orphans(uid.as_ref(), &mut concerned);
+        self.follow_groups(&mut concerned);
+        concerned
+    }
+
+    fn forget_person(&mut self, name: &str) {
+        let Some(person) = self.users.remove(name) else { return };
+        if let Some(names) = self.by_username.get_mut(&person.username) {
+            names.remove(name);
+            if names.is_empty() {
+                self.by_username.remove(&person.username);
+            }
+        }
+        self.by_uid.remove(&person.uid);
+    }
+
+    /// Something of the person itself has changed: its name, its state, its flags.
+    fn person_changed(&self, name: &str, concerned: &mut Concerned) {
+        concerned.users.insert(name.to_owned());
+        let subject = Subject { kind: SubjectKind::User, name: name.to_owned() };
+        concerned.bindings.extend(self.bindings.of_subject(&subject).map(|binding| binding.name.clone()));
+        concerned.bindings.extend(self.bindings.of_delegator(name).cloned());
+        if self.expand_groups {
+            for group in self.memberships.groups_of(name) {
+                concerned.bindings.extend(self.bindings_of_group(group));
+            }
+        }
+    }
+
+    /// What follows from changed memberships.
+    fn follow_groups(&self, concerned: &mut Concerned) {
+        for user in &concerned.users {
+            concerned.bindings.extend(self.bindings.of_delegator(user).cloned());
+        }
+        if self.expand_groups {
+            for group in &concerned.groups {
+                concerned.bindings.extend(self.bindings_of_group(group));
+            }
+        }
+    }
+
+    fn bindings_of_group(&self, group: &str) -> impl Iterator<Item = String> {
+        let subject = Subject { kind: SubjectKind::Group, name: group.to_owned() };
+        self.bindings.of_subject(&subject).map(|binding| binding.name.clone()).collect::<Vec<_>>().into_iter()
+    }
+
+    /// A Group as it is now.
+    pub fn set_group(&mut self, group: &Group, now: Timestamp) -> Concerned {
+        let name = group.name_any();
+        let declared = declared_members(group);
+        let is_new = self.groups.insert(name.clone(), group.uid().unwrap_or_default()).is_none();
+        self.group_changed(&name, Some(declared), is_new, now)
+    }
+
+    /// A Group that is no more.
+    pub fn remove_group(&mut self, name: &str, now: Timestamp) -> Concerned {
+        let existed = self.groups.remove(name).is_some();
+        self.group_changed(name, None, existed, now)
+    }
+
+    fn group_changed(
+        &mut self,
+        name: &str,
+        declared: Option<DeclaredMembers>,
+        came_or_went: bool,
+        now: Timestamp,
+    ) -> Concerned {
+        let mut concerned = Concerned::default();
+        concerned.groups.insert(name.to_owned());
+        let below = self.memberships.below(name);
+        concerned.touched(self.memberships.set_group(name, declared, now));
+        // Groups nested in it hold its roles.
+        concerned.groups.extend(below.symmetric_difference(&self.memberships.below(name)).cloned());
+        if came_or_went {
+            concerned.bindings.extend(self.bindings_of_group(name));
+            concerned.groups.extend(self.memberships.naming_group(name).map(str::to_owned));
+        }
+        self.follow_groups(&mut concerned);
+        concerned
+    }
+
+    /// A RoleBinding of Roster as it is now.
+    pub fn set_binding(&mut self, binding: &RoleBinding, now: Timestamp) -> Concerned {
+        let name = binding.name_any();
+        let Some(binding) = Binding::of(binding) else { return self.remove_binding(&name) };
+        self.edges.set(Edge::Binding(name.clone()), binding.validity.next_edge(now));
+        if self.bindings.get(&name) == Some(&binding) {
+            return Concerned { bindings: [name].into(), ..Concerned::default() };
+        }
+        let before = self.bindings.set(binding);
+        self.binding_changed(&name, before.as_ref())
+    }
+
+    /// A RoleBinding of Roster that is no more.
+    pub fn remove_binding(&mut self, name: &str) -> Concerned {
+        self.edges.set(Edge::Binding(name.to_owned()), None);
+        let before = self.bindings.remove(name);
+        self.binding_changed(name, before.as_ref())
+    }
+
+    fn binding_changed(&self, name: &str, before: Option<&Binding>) -> Concerned {
+        let mut concerned = Concerned { bindings: [name.to_owned()].into(), ..Concerned::default() };
+        let now = self.bindings.get(name);
+        for subject in before.into_iter().chain(now).flat_map(|binding| &binding.subjects) {
+            if subject.kind == SubjectKind::Group {
+                self.roles_changed(&subject.name, &mut concerned);
+            }
+        }
+        self.note_orphans(before.map(|binding| &binding.uid), &mut concerned);
+        concerned
+    }
+
+    /// The group, and whoever is nested in it, holds other roles than before.
+    fn roles_changed(&self, group: &str, concerned: &mut Concerned) {
+        if self.groups.contains_key(group) {
+            concerned.groups.extend(self.memberships.below(group));
+            concerned.groups.insert(group.to_owned());
+        }
+    }
+
+    /// A Namespace as it is now, or is no more.
+    pub fn set_namespace(&mut self, name: &str, state: Option<NamespaceState>) -> Concerned {
+        Concerned { bindings: self.bindings.set_namespace(name, state), ..Concerned::default() }
+    }
+
+    /// A native role that exists now, or no more.
+    pub fn set_role(&mut self, key: RoleKey, exists: bool) -> Concerned {
+        let bindings = self.bindings.of_role(&key.role).cloned().collect();
+        let changed = if exists { self.roles.insert(key) } else { self.roles.remove(&key) };
+        if changed { Concerned { bindings, ..Concerned::default() } } else { Concerned::default() }
+    }
+
+    /// Whether a native role exists in the namespace (a ClusterRole exists in all of them).
+    pub fn has_role(&self, role: &RoleRef, namespace: Option<&str>) -> bool {
+        let namespace = namespace.filter(|_| role.kind == RoleKind::Role).map(str::to_owned);
+        self.roles.contains(&RoleKey { role: role.clone(), namespace })
+    }
+
+    /// All native roles.
+    pub fn roles(&self) -> impl Iterator<Item = &RoleKey> {
+        self.roles.iter()
+    }
+
+    /// A native binding as it is now.
+    pub fn set_native(&mut self, native: Native) -> Concerned {
+        // One's own writes are noted at once; the watch may still tell of what was before.
+        let is_known = |known: &Native| {
+            *known == native || known.uid == native.uid && known.resource_version > native.resource_version
+        };
+        if self.natives.get(&native.key).is_some_and(is_known) {
+            return Concerned::default();
+        }
+        let key = native.key.clone();
+        let before = self.natives.set(native);
+        self.native_changed(&key, before.as_ref())
+    }
+
+    /// A native binding that is no more.
+    pub fn remove_native(&mut self, key: &Key) -> Concerned {
+        let before = self.natives.remove(key);
+        self.native_changed(key, before.as_ref())
+    }
+
+    fn native_changed(&self, key: &Key, before: Option<&Native>) -> Concerned {
+        let mut concerned = Concerned::default();
+        // Whoever wants this name, and whoever it was made for.
+        if let Some(name) = native::binding_of(&key.name) {
+            concerned.bindings.extend(self.bindings.get(name).map(|binding| binding.name.clone()));
+        }
+        if let Some(name) = native::administrator_of(&key.name) {
+            concerned.users.extend(self.users.contains_key(name).then(|| name.to_owned()));
+        }
+        for native in before.into_iter().chain(self.natives.get(key)) {
+            let owner = native.owner.as_deref().unwrap_or_default();
+            concerned.bindings.extend(self.bindings.by_uid(owner).map(|binding| binding.name.clone()));
+            concerned.users.extend(self.by_uid.get(owner).cloned());
+            for holder in &native.holders {
+                self.holder_changed(holder, &mut concerned);
+            }
+        }
+        self.note_orphans(self.natives.get(key).and_then(|native| native.owner.as_ref()), &mut concerned);
+        concerned
+    }
+
+    fn note_orphans(&self, owner: Option<&String>, concerned: &mut Concerned) {
+        concerned.orphaned.extend(owner.filter(|uid| !self.is_owner_known(uid)).cloned());
+    }
+
+    /// The holder holds other roles than before: what it delegates may begin or end.
+    fn holder_changed(&self, holder: &Holder, concerned: &mut Concerned) {
+        let mut delegated = |user: &str| concerned.bindings.extend(self.bindings.of_delegator(user).cloned());
+        match holder {
+            Holder::User(username) => {
+                self.by_username.get(username).into_iter().flatten().for_each(|user| delegated(user));
+            }
+            Holder::Group(group) => {
+                if self.bindings.delegators().len() < self.memberships.count(group) {
+                    let members = self.bindings.delegators().filter(|user| self.memberships.is_member(user, group));
+                    members.for_each(|user| delegated(user));
+                } else {
+                    self.memberships.members_of(group).for_each(delegated);
+                }
+                self.roles_changed(group, concerned);
+            }
+        }
+    }
+
+    /// Moves the clock.
+    pub fn advance(&mut self, now: Timestamp) -> Concerned {
+        let mut concerned = Concerned::default();
+        concerned.touched(self.memberships.advance(now));
+        for edge in self.edges.take_due(now) {
+            match &edge {
+                Edge::User(name) => {
+                    self.person_changed(name, &mut concerned);
+                    let next = self.users.get(name).and_then(|person| person.next_edge(now));
+                    self.edges.set(edge, next);
+                }
+                Edge::Binding(name) => {
+                    concerned.bindings.insert(name.clone());
+                    let next = self.bindings.get(name).and_then(|binding| binding.validity.next_edge(now));
+                    self.edges.set(edge, next);
+                }
+            }
+        }
+        self.follow_groups(&mut concerned);
+        concerned
+    }
+
+    /// When [`Directory::advance`] has something to do next.
+    pub fn next_edge(&self) -> Option<Timestamp> {
+        [self.edges.next(), self.memberships.next_edge()].into_iter().flatten().min()
+    }
+
+    /// The User of that name.
+    pub fn person(&self, name: &str) -> Option<&Person> {
+        self.users.get(name)
+    }
+
+    /// Names of all Users.
+    pub fn users(&self) -> impl Iterator<Item = &String> {
+        self.users.keys()
+    }
+
+    /// Names of the Users that want this username.
+    pub fn wanting(&self, username: &str) -> impl Iterator<Item = &String> {
+        self.by_username.get(username).into_iter().flatten()
+    }
+
+    /// The UID of the Group of that name.
+    pub fn group_uid(&self, name: &str) -> Option<&String> {
+        self.groups.get(name)
+    }
+
+    /// Names of all Groups.
+    pub fn groups(&self) -> impl Iterator<Item = &String> {
+        self.groups.keys()
+    }
+
+    /// Whether something that carries the UID of its owner belongs to a User or RoleBinding that is there.
+    pub fn is_owner_known(&self, uid: &str) -> bool {
+        self.by_uid.contains_key(uid) || self.bindings.by_uid(uid).is_some()
+    }
+
+    /// The roles that the group holds by itself or by a group that it is nested in, as native bindings have it.
+    pub fn roles_of_group(&self, group: &str) -> BTreeSet<&RoleRef> {
+        let holders = self.memberships.above(group).into_iter().map(Holder::Group);
+        holders.flat_map(|holder| self.natives.roles_of(&holder).collect::<Vec<_>>()).collect()
+    }
+}
+
+/// What a Group declares about its members.
+pub fn declared_members(group: &Group) -> DeclaredMembers {
+    let spec = &group.spec;
+    let timed: BTreeMap<_, _> =
+        spec.memberships.iter().map(|membership| (membership.user.clone(), membership.validity.clone())).collect();
+    DeclaredMembers {
+        users: spec.members.iter().cloned().collect(),
+        groups: spec.member_groups.iter().cloned().collect(),
+        // The schema admits nothing that does not convert; what did not would match nobody.
+        selector: spec.member_selector.clone().and_then(|selector| selector.try_into().ok()),
+        timed,
+    }
+}

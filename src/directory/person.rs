@@ -1,0 +1,61 @@
+//! What the directory keeps of a User.
+
+use jiff::Timestamp;
+use kube::{Resource, ResourceExt};
+
+use crate::api::condition::{NAME_CLAIMED, find};
+use crate::api::user::{DesiredState, PasswordSecretRef};
+use crate::api::{User, Validity};
+
+/// A User, compact.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Person {
+    /// Its UID.
+    pub uid: String,
+    /// Login name and RBAC subject name.
+    pub username: String,
+    /// `spec.admin`.
+    pub is_admin: bool,
+    /// `spec.passwordSecretRef`.
+    pub password_secret_ref: Option<PasswordSecretRef>,
+    state: DesiredState,
+    validity: Validity,
+    locked_until: Option<Timestamp>,
+    is_deleted: bool,
+    holds_username: bool,
+}
+
+impl Person {
+    /// Reads a User.
+    pub fn of(user: &User) -> Self {
+        let status = user.status.as_ref();
+        let claimed = status.and_then(|status| find(&status.conditions, NAME_CLAIMED));
+        Self {
+            uid: user.uid().unwrap_or_default(),
+            username: user.username(),
+            is_admin: user.spec.admin,
+            password_secret_ref: user.spec.password_secret_ref.clone(),
+            state: user.spec.state,
+            validity: user.spec.validity.clone().unwrap_or_default(),
+            locked_until: status.and_then(|status| status.locked_until.as_ref()).map(|time| time.0),
+            is_deleted: user.meta().deletion_timestamp.is_some(),
+            // A conflict over an email costs the email alone.
+            holds_username: claimed.is_some_and(|claimed| claimed.reason != "UsernameConflict"),
+        }
+    }
+
+    /// Whether what binds this User is in force. It begins only once the username is held: until then it may be the
+    /// name of somebody else.
+    pub fn is_active(&self, now: Timestamp) -> bool {
+        self.holds_username
+            && !self.is_deleted
+            && self.state == DesiredState::Active
+            && self.validity.contains(now)
+            && self.locked_until.is_none_or(|end| end <= now)
+    }
+
+    /// When the clock alone changes [`Person::is_active`] next.
+    pub fn next_edge(&self, now: Timestamp) -> Option<Timestamp> {
+        self.validity.next_edge(now).into_iter().chain(self.locked_until.filter(|end| *end > now)).min()
+    }
+}

@@ -1,0 +1,264 @@
+//! The guard: nobody gains through Roster a right that they couldn't have granted directly.
+//!
+//! One rule on every path: *to control an identity, you must be able to bind every role that it holds or would hold*.
+//! This module says which roles those are for a change; whether the requester may bind them is asked of the API server
+//! ([`crate::admission::access`]). Identities are counted by name, existing or not: two writes that race must not be
+//! able to do together what neither may do alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use super::Policy;
+use crate::api::role_binding::{RoleRef, Subject, SubjectKind};
+use crate::api::user::PasswordSecretRef;
+use crate::api::{Group, RoleBinding, User, UserSpec};
+use crate::directory::bindings::{Binding, Scope};
+use crate::directory::labels::Labels;
+use crate::directory::native::{Grant, Holder};
+use crate::directory::{Directory, declared_members};
+
+/// The label that every Namespace has without anybody's doing.
+const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// What a requester must be able to bind, and why: for each role and place, one identity that holds it.
+pub type Requirements = BTreeMap<Grant, Reason>;
+
+/// Why a role matters.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Reason {
+    /// Who holds it, or would: `User jane`, `Group engineers`.
+    pub identity: String,
+    /// By what.
+    pub by: String,
+}
+
+/// A write to be judged. `None` as the old one: a create; as the new one: a delete.
+#[derive(Debug)]
+pub enum Change<'a> {
+    /// Of a User.
+    User(Option<&'a User>, Option<&'a User>),
+    /// Of a Group.
+    Group(Option<&'a Group>, Option<&'a Group>),
+    /// Of a RoleBinding.
+    RoleBinding(Option<&'a RoleBinding>, &'a RoleBinding),
+    /// Of a Namespace's labels. Without a name, where the API server is to make one up.
+    Namespace(Option<&'a str>, Option<&'a Labels>, &'a Labels),
+    /// Of the content of a password Secret, or of the Users that it names.
+    PasswordSecret(&'a PasswordSecretRef, BTreeSet<&'a str>),
+}
+
+/// What somebody who makes this change must be able to bind.
+pub fn requirements(change: &Change<'_>, directory: &Directory, policy: &Policy, now: Timestamp) -> Requirements {
+    let mut judge = Judge { directory, policy, now, found: BTreeMap::new() };
+    match change {
+        Change::User(old, Some(new)) => judge.user(*old, new),
+        Change::User(Some(old), None) => judge.user_deletion(old),
+        Change::Group(old, new) => judge.group(*old, *new),
+        Change::RoleBinding(old, new) => judge.role_binding(*old, new),
+        Change::Namespace(name, old, new) => judge.namespace(*name, *old, new),
+        Change::PasswordSecret(reference, users) => judge.password_secret(reference, users),
+        Change::User(None, None) => {}
+    }
+    judge.found
+}
+
+/// A cycle that the change would close, as the groups along it.
+pub fn cycle(new: &Group, directory: &Directory) -> Option<Vec<String>> {
+    let children = new.spec.member_groups.iter().cloned().collect();
+    directory.memberships.would_cycle(&new.name_any(), &children)
+}
+
+/// Whom an identity is known as.
+struct Identity<'a> {
+    name: &'a str,
+    username: &'a str,
+    is_admin: bool,
+    groups: BTreeSet<String>,
+}
+
+struct Judge<'a> {
+    directory: &'a Directory,
+    policy: &'a Policy,
+    now: Timestamp,
+    found: Requirements,
+}
+
+impl Judge<'_> {
+    fn user(&mut self, old: Option<&User>, new: &User) {
+        let groups = self.groups_of(new);
+        let before = old.map(|old| self.groups_of(old));
+        let is_controlled = old.is_none_or(|old| controls(&old.spec) != controls(&new.spec));
+        if !is_controlled && before.as_ref() == Some(&groups) {
+            return;
+        }
+        self.identity(&Identity {
+            name: &new.name_any(),
+            username: &new.username(),
+            is_admin: new.spec.admin || old.is_some_and(|old| old.spec.admin),
+            groups: groups.into_iter().chain(before.into_iter().flatten()).collect(),
+        });
+    }
+
+    fn groups_of(&self, user: &User) -> BTreeSet<String> {
+        let (name, labels) = (user.name_any(), user.labels());
+        self.directory.memberships.would_belong(&name, labels, &user.spec.groups, true)
+    }
+
+    /// Deleting a User ends its rights. But its username goes to whoever waits for it, and with the name go the roles
+    /// that are bound to the name.
+    fn user_deletion(&mut self, old: &User) {
+        let (name, username) = (old.name_any(), old.username());
+        if self.directory.wanting(&username).any(|other| *other != name) {
+            let groups = BTreeSet::new();
+            self.identity(&Identity { name: &name, username: &username, is_admin: false, groups });
+        }
+    }
+
+    fn group(&mut self, old: Option<&Group>, new: Option<&Group>) {
+        let Some(name) = new.or(old).map(ResourceExt::name_any) else { return };
+        let (before, after) = (old.map(declared_members), new.map(declared_members));
+        if before == after {
+            return;
+        }
+        let memberships = &self.directory.memberships;
+        // Whoever says who is in a group controls the group, even while nobody is in it.
+        if new.is_some() || !memberships.cycle_of(&name).is_empty() {
+            for above in memberships.above_uncut(&name) {
+                self.group_identity(&above, &format!("Group {name}"));
+            }
+        }
+        let members = |declared: Option<_>| declared.map(|declared| memberships.would_have(declared, self.now));
+        let had = members(before.as_ref()).unwrap_or_default();
+        let has = members(after.as_ref()).unwrap_or_default();
+        let mut groups = BTreeSet::new();
+        for user in had.symmetric_difference(&has) {
+            groups.extend(memberships.present_and_upcoming(user));
+            self.person(user, BTreeSet::new());
+        }
+        for group in groups {
+            self.group_identity(&group, "a User whose membership changes");
+        }
+    }
+
+    fn role_binding(&mut self, old: Option<&RoleBinding>, new: &RoleBinding) {
+        if old.is_some_and(|old| old.spec == new.spec) {
+            return;
+        }
+        let Some(binding) = Binding::of(new) else { return };
+        let by = format!("RoleBinding {}", binding.name);
+        for subject in &binding.subjects {
+            self.grants(&binding, &format!("{:?} {}", subject.kind, subject.name), &by);
+        }
+    }
+
+    fn namespace(&mut self, name: Option<&str>, old: Option<&Labels>, new: &Labels) {
+        // A new Namespace that a selector matches without any label of its maker's choice is what whoever made the
+        // binding has granted; only labels can be chosen in order to be matched.
+        let bare = Labels::from([(NAMESPACE_NAME_LABEL.to_owned(), name.unwrap_or_default().to_owned())]);
+        let before = self.directory.bindings.selecting(old.unwrap_or(&bare));
+        for entered in self.directory.bindings.selecting(new).difference(&before) {
+            let Some(binding) = self.directory.bindings.get(entered) else { continue };
+            if binding.validity.is_over(self.now) {
+                continue;
+            }
+            let grant = Grant { role: binding.role.clone(), namespace: name.map(str::to_owned) };
+            let subjects: Vec<String> =
+                binding.subjects.iter().take(3).map(|subject| format!("{:?} {}", subject.kind, subject.name)).collect();
+            self.require(grant, &subjects.join(", "), &format!("RoleBinding {entered}, which the labels match"));
+        }
+    }
+
+    fn password_secret(&mut self, reference: &PasswordSecretRef, users: &BTreeSet<&str>) {
+        for user in users {
+            let person = self.directory.person(user);
+            if person.is_some_and(|person| person.password_secret_ref.as_ref() == Some(reference)) {
+                self.person(user, self.directory.memberships.present_and_upcoming(user));
+            }
+        }
+    }
+
+    /// A User by name. Where there is none yet, its username will most likely be its name.
+    fn person(&mut self, name: &str, groups: BTreeSet<String>) {
+        let person = self.directory.person(name);
+        let username = person.map_or(name, |person| &person.username);
+        let is_admin = person.is_some_and(|person| person.is_admin);
+        self.identity(&Identity { name, username, is_admin, groups });
+    }
+
+    fn identity(&mut self, identity: &Identity<'_>) {
+        let who = format!("User {}", identity.name);
+        self.native(&Holder::User(identity.username.to_owned()), &who);
+        self.bindings(SubjectKind::User, identity.name, &who);
+        if identity.is_admin {
+            let role = RoleRef::cluster_role(&self.policy.administrator_role);
+            self.require(Grant { role, namespace: None }, &who, "spec.admin");
+        }
+        for group in &identity.groups {
+            self.group_identity(group, &who);
+        }
+    }
+
+    fn group_identity(&mut self, group: &str, who: &str) {
+        self.native(&Holder::Group(group.to_owned()), who);
+        self.bindings(SubjectKind::Group, group, who);
+    }
+
+    /// What native RBAC says, whoever made it.
+    fn native(&mut self, holder: &Holder, who: &str) {
+        let directory = self.directory;
+        for (grant, mut by) in directory.natives.grants_of(holder) {
+            if let Some(native) = by.next() {
+                self.require(grant.clone(), who, &format!("{holder}, native {}", native.key));
+            }
+        }
+    }
+
+    /// What Roster's bindings say, in force or not yet.
+    fn bindings(&mut self, kind: SubjectKind, name: &str, who: &str) {
+        let subject = Subject { kind, name: name.to_owned() };
+        let directory = self.directory;
+        for binding in directory.bindings.of_subject(&subject) {
+            self.grants(binding, who, &format!("{kind:?} {name}, RoleBinding {}", binding.name));
+        }
+    }
+
+    fn grants(&mut self, binding: &Binding, who: &str, by: &str) {
+        if binding.validity.is_over(self.now) {
+            return;
+        }
+        let role = || binding.role.clone();
+        match &binding.scope {
+            // A selector reaches namespaces to come, too.
+            Scope::Cluster | Scope::Selector(_) => self.require(Grant { role: role(), namespace: None }, who, by),
+            Scope::Namespaces(namespaces) => {
+                for namespace in namespaces {
+                    self.require(Grant { role: role(), namespace: Some(namespace.clone()) }, who, by);
+                }
+            }
+        }
+    }
+
+    fn require(&mut self, grant: Grant, identity: &str, by: &str) {
+        self.found.entry(grant).or_insert_with(|| Reason { identity: identity.to_owned(), by: by.to_owned() });
+    }
+}
+
+/// The part of a User's spec by which the identity is controlled: everything but what only describes the person. What
+/// is added to the spec later counts as control until it is named here.
+fn controls(spec: &UserSpec) -> UserSpec {
+    UserSpec {
+        display_name: None,
+        first_name: None,
+        last_name: None,
+        mobile: None,
+        language: None,
+        timezone: None,
+        preferred_shell: None,
+        zone: None,
+        quota: None,
+        deletion_policy: crate::api::user::DeletionPolicy::default(),
+        ..spec.clone()
+    }
+}
