@@ -6,6 +6,8 @@ use std::hash::Hash;
 
 use anyhow::{Result, bail};
 use futures::{Stream, StreamExt, pin_mut};
+use kube::Resource;
+use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use tokio::sync::oneshot;
@@ -76,6 +78,23 @@ pub async fn follow<T: Debug>(
         }
     }
     bail!("the watch of {resource} ended")
+}
+
+/// The event, unless its object does not parse. Of a deleted one nothing but the metadata is
+/// needed.
+pub fn readable<K: Resource<DynamicType = ()> + Default>(event: Event<DeserializeGuard<K>>) -> Option<Event<K>> {
+    Some(match event {
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+        Event::InitApply(guard) => Event::InitApply(guard.0.ok()?),
+        Event::Apply(guard) => Event::Apply(guard.0.ok()?),
+        Event::Delete(DeserializeGuard(Ok(object))) => Event::Delete(object),
+        Event::Delete(DeserializeGuard(Err(invalid))) => {
+            let mut object = K::default();
+            *object.meta_mut() = invalid.metadata;
+            Event::Delete(object)
+        }
+    })
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ use crate::directory::{Concerned, Directory, RoleKey};
 use crate::metrics::Metrics;
 use crate::operations::health::Health;
 use dirty::Dirty;
-use follow::{Relist, follow};
+use follow::{Relist, follow, readable};
 
 /// Longest sleep before the clock is looked at again: a timer stands still while a machine is suspended.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -284,7 +284,7 @@ impl Feed<'_> {
         mut kept: Option<Kept<K>>,
         known: impl Fn(&Directory) -> Vec<String> + Send + 'static,
     ) where
-        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        K: Resource<DynamicType = ()> + Clone + Debug + Default + DeserializeOwned + Send + Sync + 'static,
     {
         self.start::<DeserializeGuard<K>, String>(
             resource,
@@ -375,15 +375,4 @@ fn prune<K: Resource>(object: &mut K) {
 fn prune_group(group: &mut Group) {
     prune(group);
     group.spec = GroupSpec::default();
-}
-
-/// The event, unless its object does not parse. Of a deleted one nothing but the name is needed.
-fn readable<K: Resource>(event: Event<DeserializeGuard<K>>) -> Option<Event<K>> {
-    Some(match event {
-        Event::Init => Event::Init,
-        Event::InitDone => Event::InitDone,
-        Event::InitApply(guard) => Event::InitApply(guard.0.ok()?),
-        Event::Apply(guard) => Event::Apply(guard.0.ok()?),
-        Event::Delete(guard) => Event::Delete(guard.0.ok()?),
-    })
 }

@@ -155,7 +155,7 @@ fn trusts<K: Configuration>(configuration: Option<&K>, signer: &str) -> bool {
 }
 
 /// Reads nothing: it goes by what the watches have seen, and a write on top of an older state is refused.
-async fn publish(client: &Client, certificates: &Certificates, secret: Option<&Secret>, seen: &Seen) -> Result<()> {
+async fn publish(client: &Client, certificates: &Certificates, secret: Option<&Secret>, seen: &mut Seen) -> Result<()> {
     if !seen.is_complete() {
         return Ok(());
     }

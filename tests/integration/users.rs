@@ -199,7 +199,7 @@ async fn a_user_that_does_not_parse_stops_nobody_else() {
     cluster.apply("---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: jane}, spec: {}}\n");
     cluster.kubectl(&["wait", "--for=condition=Ready", "users.roster.dev/jane", "--timeout=60s"]);
     let metrics = cluster.operators()[0].probe("/metrics").unwrap();
-    assert!(metrics.contains("roster_users_unreadable_total 1"), "{metrics}");
+    assert!(metrics.contains("roster_objects_unreadable_total 1"), "{metrics}");
     // Once it is mended, it is a User like any other.
     users.patch("strange", &PatchParams::default(), &Patch::Merge(json!({"spec": {"state": "Active"}}))).await.unwrap();
     wait_until_ready(&users, "strange").await;

@@ -25,10 +25,10 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::PartialObjectMeta;
-use kube::core::{DeserializeGuard, error_boundary::InvalidObject};
+use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{self, ObjectRef};
-use kube::runtime::watcher::{Config as WatchConfig, Event};
+use kube::runtime::watcher::Config as WatchConfig;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::oneshot;
@@ -43,7 +43,7 @@ use crate::api::{OWNER_LABEL, PASSWORD_SECRET_TYPE, User};
 use crate::credentials::pool::{HashPool, Saturated};
 use crate::credentials::record::IDENTIFIER_LABEL;
 use crate::informers::Informers;
-use crate::informers::follow::follow;
+use crate::informers::follow::{follow, readable};
 use crate::metrics::Metrics;
 use crate::rbac::Policy;
 use index::Index;
@@ -98,32 +98,6 @@ impl Context {
             metrics,
             client,
         }
-    }
-
-    /// The event with the User in it, or nothing where it does not parse.
-    fn parsed(&self, event: Event<DeserializeGuard<User>>) -> Option<Event<User>> {
-        let parsed = |guard: DeserializeGuard<User>| {
-            let unreadable = |invalid: &InvalidObject| {
-                self.metrics.unreadable.inc();
-                warn!(
-                    user = invalid.metadata.name,
-                    error = invalid.error,
-                    "a User does not parse and is left as it is"
-                );
-            };
-            guard.0.inspect_err(unreadable).ok()
-        };
-        Some(match event {
-            Event::Init => Event::Init,
-            Event::InitDone => Event::InitDone,
-            Event::InitApply(guard) => Event::InitApply(parsed(guard)?),
-            Event::Apply(guard) => Event::Apply(parsed(guard)?),
-            // A deletion needs no more than the metadata.
-            Event::Delete(DeserializeGuard(Err(invalid))) => {
-                Event::Delete(User { metadata: invalid.metadata, ..User::default() })
-            }
-            Event::Delete(guard) => Event::Delete(parsed(guard)?),
-        })
     }
 
     /// Tells the index of an event and marks whom it concerns.
@@ -235,11 +209,11 @@ fn start_watches(ctx: &Arc<Context>, watches: &mut JoinSet<Result<()>>) -> Vec<o
 async fn run_users(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToken) {
     let (reader, writer) = reflector::store();
     let tap = Arc::clone(&ctx);
-    let readable = Arc::clone(&ctx);
-    // Guarded: a User that does not parse, as after a downgrade, must not stop the watch for everybody else.
+    // Guarded: a User that does not parse, as after a downgrade, must not stop the watch for everybody else. The
+    // informers report it.
     let users = watcher(Api::<DeserializeGuard<User>>::all(ctx.client.clone()), WatchConfig::default())
         .default_backoff()
-        .filter_map(move |event| std::future::ready(event.map(|event| readable.parsed(event)).transpose()))
+        .filter_map(|event| std::future::ready(event.map(readable).transpose()))
         .modify(prune)
         .reflect(writer)
         .inspect(move |event| match event {
