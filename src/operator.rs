@@ -154,7 +154,7 @@ impl Leading {
             () = shutdown.cancelled() => return Ok(()),
             () = self.informers.synced() => {}
         }
-        self.informers.mark_everything();
+        self.informers.lead();
         let concurrency = self.config.concurrency;
         let (client, informers, metrics) = (&self.client, &self.informers, &self.metrics);
         let writer = NativeWriter::new(client.clone(), Arc::clone(informers), concurrency, Arc::clone(metrics));

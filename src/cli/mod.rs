@@ -1,6 +1,7 @@
 //! The command line.
 
 mod crds;
+mod guard;
 mod hash_password;
 
 use std::process::ExitCode;
@@ -25,6 +26,9 @@ enum Command {
     Run(Box<RunConfig>),
     /// Print the CustomResourceDefinitions, or write or check the files that hold them.
     Crds(crds::Args),
+    /// Explain what the guard against escalation says.
+    #[command(subcommand)]
+    Guard(guard::GuardCommand),
     /// Hash a password for a manifest: read it from the terminal, or from standard input, and print a PHC string.
     HashPassword(hash_password::Args),
 }
@@ -35,6 +39,10 @@ impl Cli {
         let result = match self.command {
             Command::Run(config) => run_operator(*config),
             Command::Crds(args) => crds::execute(&args),
+            Command::Guard(command) => match guard::execute(command) {
+                Ok(false) => return ExitCode::FAILURE,
+                outcome => outcome.map(drop),
+            },
             Command::HashPassword(args) => hash_password::execute(&args),
         };
         match result {

@@ -90,7 +90,14 @@ async fn reconcile(group: Arc<Group>, ctx: Arc<Context>) -> Result<Action, Error
 
 async fn report(group: &Group, ctx: &Context) -> Result<(), Error> {
     let before = group.status.clone().unwrap_or_default();
-    let after = status(group, &ctx.informers.directory(), Timestamp::now());
+    let after = {
+        let directory = ctx.informers.directory();
+        // Where the directory knows of another version of it, the mark of that one is on its way.
+        if directory.group_generation(&group.name_any(), group.metadata.uid.as_ref()) != group.metadata.generation {
+            return Ok(());
+        }
+        status(group, &directory, Timestamp::now())
+    };
     if before == after || group.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }

@@ -20,7 +20,7 @@ use crate::directory::native::{Holder, Key, Native, administrator_of, binding_of
 use crate::informers::Informers;
 use crate::metrics::Metrics;
 use crate::rbac::compile::Desired;
-use crate::rbac::plan::Write;
+use crate::rbac::plan::{Stages, Write};
 
 /// Field manager of server-side apply.
 const FIELD_MANAGER: &str = "roster";
@@ -53,24 +53,30 @@ impl NativeWriter {
         Self { client, informers, places: Semaphore::new(concurrency), concurrency, metrics }
     }
 
-    /// Makes the writes, one stage after the other: no right begins before those that end have ended. One that fails
-    /// keeps no other of its stage from being made, but keeps the later stages from beginning.
-    pub async fn execute(&self, stages: [Vec<Write>; 3]) -> Vec<Failed> {
-        for stage in stages {
-            let writes = stream::iter(stage).map(|write| self.write(write)).buffer_unordered(self.concurrency);
-            let failed: Vec<Failed> = writes.filter_map(std::future::ready).collect().await;
-            if !failed.is_empty() {
-                return failed;
-            }
+    /// Makes the writes, one stage after the other. No right begins before those that end have ended: a write that
+    /// fails keeps grants from being made, and no revocation. A grant is made as long as `still_holds`. Failures are
+    /// returned in the order of their keys.
+    pub async fn execute(&self, stages: Stages, still_holds: impl Fn() -> bool) -> Vec<Failed> {
+        let mut failed = self.execute_stage(stages.moves, || true).await;
+        failed.extend(self.execute_stage(stages.revocations, || true).await);
+        if failed.is_empty() {
+            failed = self.execute_stage(stages.grants, still_holds).await;
         }
-        Vec::new()
+        failed.sort_by(|a, b| a.key.cmp(&b.key));
+        failed
+    }
+
+    async fn execute_stage(&self, stage: Vec<Write>, still_holds: impl Fn() -> bool) -> Vec<Failed> {
+        let writes = stream::iter(stage).take_while(|_| std::future::ready(still_holds()));
+        let outcomes = writes.map(|write| self.write(write)).buffer_unordered(self.concurrency);
+        outcomes.filter_map(std::future::ready).collect().await
     }
 
     async fn write(&self, write: Write) -> Option<Failed> {
         let _place = self.places.acquire().await.expect("the semaphore is never closed");
         let (key, outcome) = match write {
             Write::Delete(key, uid) => {
-                let outcome = self.delete(&key, uid).await;
+                let outcome = self.delete(&key, &uid).await;
                 (key, outcome)
             }
             Write::Apply(key, desired) => {
@@ -81,8 +87,8 @@ impl NativeWriter {
         outcome.err().map(|error| Failed { key, error })
     }
 
-    async fn delete(&self, key: &Key, uid: String) -> kube::Result<()> {
-        let only_this = Preconditions { uid: Some(uid), resource_version: None };
+    async fn delete(&self, key: &Key, uid: &str) -> kube::Result<()> {
+        let only_this = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
         let params = DeleteParams::default().preconditions(only_this);
         let outcome = match &key.namespace {
             None => {
@@ -95,11 +101,11 @@ impl NativeWriter {
         };
         match outcome {
             Ok(()) => self.metrics.writes.inc(kind(key)),
-            // Gone already, or another object by now: the watch tells of that one.
+            // Gone already, or another object by now.
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
             Err(error) => return Err(error),
         }
-        self.informers.change(|directory, _| directory.remove_native(key));
+        self.informers.change(|directory, _| directory.remove_native(key, Some(uid)));
         Ok(())
     }
 
@@ -137,7 +143,8 @@ impl NativeWriter {
     pub async fn sweep(&self, shutdown: CancellationToken) -> Result<()> {
         let backoff = Backoff::default();
         let orphaned = self.informers.waiting.orphaned.stream(Duration::ZERO);
-        let work = orphaned.for_each_concurrent(self.concurrency, |uid| {
+        // As many as there are orphans: each waits for a place to write.
+        let work = orphaned.for_each_concurrent(None, |uid| {
             let backoff = &backoff;
             async move {
                 while let Err(error) = self.remove_orphans(&uid).await {
@@ -160,19 +167,19 @@ impl NativeWriter {
             let directory = self.informers.directory();
             if directory.is_owner_known(uid) { Vec::new() } else { directory.natives.owned_by(uid).cloned().collect() }
         };
-        for native in orphans {
-            // The directory may not have heard yet of an owner that a former leader has seen: only the API server knows.
-            if self.is_alive(&native.key, uid).await? {
-                continue;
-            }
-            let _place = self.places.acquire().await.expect("the semaphore is never closed");
-            self.delete(&native.key, native.uid).await?;
-            info!(binding = %native.key, owner = uid, "a native binding whose owner is gone was removed");
+        let Some(first) = orphans.first() else { return Ok(()) };
+        // The directory may not have heard yet of an owner that a former leader has seen: only the API server knows.
+        if self.is_alive(&first.key, uid).await? {
+            return Ok(());
         }
-        Ok(())
+        let deletions = orphans.iter().map(|native| Write::Delete(native.key.clone(), native.uid.clone())).collect();
+        let failed = self.execute_stage(deletions, || true).await;
+        info!(owner = uid, count = orphans.len() - failed.len(), "native bindings whose owner is gone were removed");
+        failed.into_iter().next().map_or(Ok(()), |failed| Err(failed.error))
     }
 
     async fn is_alive(&self, key: &Key, uid: &str) -> kube::Result<bool> {
+        let _place = self.places.acquire().await.expect("the semaphore is never closed");
         let found = if let Some(name) = administrator_of(&key.name) {
             Api::<User>::all(self.client.clone()).get_metadata_opt(name).await?.map(|user| user.metadata)
         } else if let Some(name) = binding_of(&key.name) {

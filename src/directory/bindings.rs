@@ -30,6 +30,8 @@ pub struct Binding {
     pub name: String,
     /// Its UID.
     pub uid: String,
+    /// Its generation.
+    pub generation: Option<i64>,
     /// Whether it is being deleted.
     pub is_deleted: bool,
     /// Users and Groups by their `metadata.name`.
@@ -61,6 +63,7 @@ impl Binding {
         Some(Self {
             name: binding.name_any(),
             uid: binding.uid().unwrap_or_default(),
+            generation: binding.metadata.generation,
             is_deleted: binding.meta().deletion_timestamp.is_some(),
             subjects: spec.subjects.iter().cloned().collect(),
             role: spec.role_ref.clone(),

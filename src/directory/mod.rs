@@ -76,8 +76,9 @@ pub struct Directory {
     users: HashMap<String, Person>,
     by_username: HashMap<String, BTreeSet<String>>,
     by_uid: HashMap<String, String>,
-    /// UID by name.
-    groups: HashMap<String, String>,
+    administrators: BTreeSet<String>,
+    /// UID and generation by name.
+    groups: HashMap<String, (String, Option<i64>)>,
     /// Who belongs to which group.
     pub memberships: Memberships,
     /// Roster's RoleBindings, and the namespaces.
@@ -101,12 +102,16 @@ impl Directory {
         let labels: Labels = user.labels().clone();
         let mut concerned = Concerned::default();
         concerned.touched(self.memberships.set_user(&name, Some((labels, &user.spec.groups))));
-        self.edges.set(Edge::User(name.clone()), person.next_edge(now));
         let before = self.users.get(&name);
         if before != Some(&person) {
+            // Not where nothing has changed: an instant that has come, and that the clock has yet to see, would be lost.
+            self.edges.set(Edge::User(name.clone()), person.next_edge(now));
             let is_new = before.is_none();
             let uid_before = before.map(|person| person.uid.clone());
             self.forget_person(&name);
+            if person.is_admin {
+                self.administrators.insert(name.clone());
+            }
             self.by_username.entry(person.username.clone()).or_default().insert(name.clone());
             self.by_uid.insert(person.uid.clone(), name.clone());
             self.users.insert(name.clone(), person);
@@ -136,6 +141,7 @@ impl Directory {
 
     fn forget_person(&mut self, name: &str) {
         let Some(person) = self.users.remove(name) else { return };
+        self.administrators.remove(name);
         if let Some(names) = self.by_username.get_mut(&person.username) {
             names.remove(name);
             if names.is_empty() {
@@ -179,7 +185,8 @@ impl Directory {
     pub fn set_group(&mut self, group: &Group, now: Timestamp) -> Concerned {
         let name = group.name_any();
         let declared = declared_members(group);
-        let is_new = self.groups.insert(name.clone(), group.uid().unwrap_or_default()).is_none();
+        let identity = (group.uid().unwrap_or_default(), group.metadata.generation);
+        let is_new = self.groups.insert(name.clone(), identity).is_none();
         self.group_changed(&name, Some(declared), is_new, now)
     }
 
@@ -198,10 +205,16 @@ impl Directory {
     ) -> Concerned {
         let mut concerned = Concerned::default();
         concerned.groups.insert(name.to_owned());
-        let below = self.memberships.below(name);
+        let (below, cycle) = (self.memberships.below(name), self.cycle_of(name));
         concerned.touched(self.memberships.set_group(name, declared, now));
         // Groups nested in it hold its roles.
         concerned.groups.extend(below.symmetric_difference(&self.memberships.below(name)).cloned());
+        let cycle_now = self.cycle_of(name);
+        if cycle != cycle_now {
+            for group in cycle.union(&cycle_now) {
+                concerned.groups.extend(self.memberships.below(group));
+            }
+        }
         if came_or_went {
             concerned.bindings.extend(self.bindings_of_group(name));
             concerned.groups.extend(self.memberships.naming_group(name).map(str::to_owned));
@@ -210,14 +223,18 @@ impl Directory {
         concerned
     }
 
+    fn cycle_of(&self, group: &str) -> BTreeSet<String> {
+        self.memberships.cycle_of(group).into_iter().map(str::to_owned).collect()
+    }
+
     /// A RoleBinding of Roster as it is now.
     pub fn set_binding(&mut self, binding: &RoleBinding, now: Timestamp) -> Concerned {
         let name = binding.name_any();
         let Some(binding) = Binding::of(binding) else { return self.remove_binding(&name) };
-        self.edges.set(Edge::Binding(name.clone()), binding.validity.next_edge(now));
         if self.bindings.get(&name) == Some(&binding) {
             return Concerned { bindings: [name].into(), ..Concerned::default() };
         }
+        self.edges.set(Edge::Binding(name.clone()), binding.validity.next_edge(now));
         let before = self.bindings.set(binding);
         self.binding_changed(&name, before.as_ref())
     }
@@ -235,6 +252,14 @@ impl Directory {
         for subject in before.into_iter().chain(now).flat_map(|binding| &binding.subjects) {
             if subject.kind == SubjectKind::Group {
                 self.roles_changed(&subject.name, &mut concerned);
+            }
+        }
+        // A role that is delegated is nobody's to pass on: what rests on this binding may begin or end with that.
+        let is_trust = |binding: Option<&Binding>| binding.is_some_and(|binding| binding.delegated_by.is_some());
+        if is_trust(before) != is_trust(now) {
+            let uids: BTreeSet<&String> = before.into_iter().chain(now).map(|binding| &binding.uid).collect();
+            for native in uids.into_iter().flat_map(|uid| self.natives.owned_by(uid)) {
+                native.holders.iter().for_each(|holder| self.holder_changed(holder, &mut concerned));
             }
         }
         self.note_orphans(before.map(|binding| &binding.uid), &mut concerned);
@@ -257,8 +282,10 @@ impl Directory {
     /// A native role that exists now, or no more.
     pub fn set_role(&mut self, key: RoleKey, exists: bool) -> Concerned {
         let bindings = self.bindings.of_role(&key.role).cloned().collect();
+        // Which ClusterRole the administrator flag stands for is not known here, and administrators are few.
+        let users = if key.namespace.is_none() { self.administrators.clone() } else { BTreeSet::new() };
         let changed = if exists { self.roles.insert(key) } else { self.roles.remove(&key) };
-        if changed { Concerned { bindings, ..Concerned::default() } } else { Concerned::default() }
+        if changed { Concerned { users, bindings, ..Concerned::default() } } else { Concerned::default() }
     }
 
     /// Whether a native role exists in the namespace (a ClusterRole exists in all of them).
@@ -286,8 +313,11 @@ impl Directory {
         self.native_changed(&key, before.as_ref())
     }
 
-    /// A native binding that is no more.
-    pub fn remove_native(&mut self, key: &Key) -> Concerned {
+    /// A native binding that is no more. With its UID, where that is known: another one may stand in its place already.
+    pub fn remove_native(&mut self, key: &Key, uid: Option<&str>) -> Concerned {
+        if self.natives.get(key).is_none_or(|native| uid.is_some_and(|uid| native.uid != uid)) {
+            return Concerned::default();
+        }
         let before = self.natives.remove(key);
         self.native_changed(key, before.as_ref())
     }
@@ -303,7 +333,11 @@ impl Directory {
         }
         for native in before.into_iter().chain(self.natives.get(key)) {
             let owner = native.owner.as_deref().unwrap_or_default();
-            concerned.bindings.extend(self.bindings.by_uid(owner).map(|binding| binding.name.clone()));
+            if let Some(binding) = self.bindings.by_uid(owner) {
+                concerned.bindings.insert(binding.name.clone());
+                let groups = binding.subjects.iter().filter(|subject| subject.kind == SubjectKind::Group);
+                groups.for_each(|group| self.roles_changed(&group.name, &mut concerned));
+            }
             concerned.users.extend(self.by_uid.get(owner).cloned());
             for holder in &native.holders {
                 self.holder_changed(holder, &mut concerned);
@@ -314,7 +348,8 @@ impl Directory {
     }
 
     fn note_orphans(&self, owner: Option<&String>, concerned: &mut Concerned) {
-        concerned.orphaned.extend(owner.filter(|uid| !self.is_owner_known(uid)).cloned());
+        let is_orphan = |uid: &&String| !self.is_owner_known(uid) && self.natives.owned_by(uid).next().is_some();
+        concerned.orphaned.extend(owner.filter(is_orphan).cloned());
     }
 
     /// The holder holds other roles than before: what it delegates may begin or end.
@@ -378,9 +413,9 @@ impl Directory {
         self.by_username.get(username).into_iter().flatten()
     }
 
-    /// The UID of the Group of that name.
-    pub fn group_uid(&self, name: &str) -> Option<&String> {
-        self.groups.get(name)
+    /// The generation of the Group of that name, if it is the one of that UID.
+    pub fn group_generation(&self, name: &str, uid: Option<&String>) -> Option<i64> {
+        self.groups.get(name).filter(|(known, _)| Some(known) == uid)?.1
     }
 
     /// Names of all Groups.
@@ -393,10 +428,17 @@ impl Directory {
         self.by_uid.contains_key(uid) || self.bindings.by_uid(uid).is_some()
     }
 
-    /// The roles that the group holds by itself or by a group that it is nested in, as native bindings have it.
+    /// The roles that the group holds by itself or by a group that it is nested in: by native bindings that name it, or
+    /// that were made for a RoleBinding that does.
     pub fn roles_of_group(&self, group: &str) -> BTreeSet<&RoleRef> {
-        let holders = self.memberships.above(group).into_iter().map(Holder::Group);
-        holders.flat_map(|holder| self.natives.roles_of(&holder).collect::<Vec<_>>()).collect()
+        let mut roles = BTreeSet::new();
+        for name in self.memberships.above(group) {
+            let subject = Subject { kind: SubjectKind::Group, name };
+            let in_force = |binding: &&Binding| self.natives.owned_by(&binding.uid).next().is_some();
+            roles.extend(self.bindings.of_subject(&subject).filter(in_force).map(|binding| &binding.role));
+            roles.extend(self.natives.roles_of(&Holder::Group(subject.name)));
+        }
+        roles
     }
 }
 

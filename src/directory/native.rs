@@ -129,8 +129,11 @@ impl Native {
             .filter(|reference| reference.api_version.split('/').next() == Some(API_GROUP))
             .map(|reference| &reference.uid)
             .collect::<Vec<_>>();
-        // Either mark is enough to know one's own by: whoever removes one of them has it put back.
-        let owner = labelled.or(referred.first().copied()).cloned();
+        // Either mark is enough to know one's own by: whoever removes one of them has it put back. Under another name,
+        // somebody has made the binding to go with its owner.
+        let name = metadata.name.as_deref().unwrap_or_default();
+        let is_own_name = binding_of(name).is_some() || administrator_of(name).is_some();
+        let owner = labelled.or(referred.first().copied()).filter(|_| is_own_name).cloned();
         Self {
             key: key(metadata),
             uid: metadata.uid.clone().unwrap_or_default(),
@@ -175,8 +178,14 @@ pub struct Natives {
 
 impl Natives {
     /// Sets a binding. Returns what stood there before.
-    pub fn set(&mut self, native: Native) -> Option<Native> {
+    pub fn set(&mut self, mut native: Native) -> Option<Native> {
         let before = self.remove(&native.key);
+        // Whoever takes both marks off does not make it their own.
+        if native.owner.is_none()
+            && let Some(before) = before.as_ref().filter(|before| before.uid == native.uid)
+        {
+            native.owner.clone_from(&before.owner);
+        }
         for holder in &native.holders {
             let grants = self.by_holder.entry(holder.clone()).or_default();
             grants.entry(native.grant()).or_default().insert(native.key.clone());
@@ -228,6 +237,13 @@ impl Natives {
     /// What was made for the User or RoleBinding of that UID.
     pub fn owned_by(&self, uid: &str) -> impl Iterator<Item = &Native> {
         self.by_owner.get(uid).into_iter().flatten().filter_map(|key| self.all.get(key))
+    }
+
+    /// How many of them stand in that namespace, or are ClusterRoleBindings.
+    pub fn count_owned_in(&self, uid: &str, namespace: Option<&str>) -> usize {
+        let first = Key { namespace: namespace.map(str::to_owned), name: String::new() };
+        let keys = self.by_owner.get(uid).into_iter().flat_map(|keys| keys.range(first.clone()..));
+        keys.take_while(|key| key.namespace.as_deref() == namespace).count()
     }
 
     /// UIDs of all owners.
@@ -297,12 +313,17 @@ mod tests {
         };
         let reference = r#"[{"apiVersion": "roster.dev/v1alpha1", "kind": "RoleBinding", "name": "x", "uid": "u-1"}]"#;
         let label = r#"{"roster.dev/owner-uid": "u-1"}"#;
-        let both = read(&format!(r#"{{"name": "n", "labels": {label}, "ownerReferences": {reference}}}"#));
+        let both = read(&format!(r#"{{"name": "roster:n", "labels": {label}, "ownerReferences": {reference}}}"#));
         assert_eq!((both.owner.as_deref(), both.is_marked, both.has_others), (Some("u-1"), true, true));
-        for one in [format!(r#"{{"labels": {label}}}"#), format!(r#"{{"ownerReferences": {reference}}}"#)] {
+        for one in [
+            format!(r#"{{"name": "roster:n", "labels": {label}}}"#),
+            format!(r#"{{"name": "roster:n", "ownerReferences": {reference}}}"#),
+        ] {
             let one = read(&one);
             assert_eq!((one.owner.as_deref(), one.is_marked), (Some("u-1"), false));
         }
         assert_eq!(read("{}").owner, None);
+        let other = read(&format!(r#"{{"name": "hers", "ownerReferences": {reference}}}"#));
+        assert_eq!(other.owner, None, "somebody else's, that is to go with its owner");
     }
 }

@@ -8,9 +8,11 @@
 
 pub mod dirty;
 pub mod follow;
+pub mod snapshot;
 
 use std::fmt::Debug;
 use std::hash::Hash;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -70,6 +72,8 @@ pub struct Informers {
     writers: Mutex<Option<(Writer<Group>, Writer<RoleBinding>)>>,
     edge_moved: Notify,
     synced: watch::Sender<bool>,
+    /// Whether somebody looks at what is marked.
+    is_leading: AtomicBool,
     metrics: Arc<Metrics>,
 }
 
@@ -86,6 +90,7 @@ impl Informers {
             writers: Mutex::new(Some((group_writer, binding_writer))),
             edge_moved: Notify::new(),
             synced: watch::Sender::new(false),
+            is_leading: AtomicBool::new(false),
             metrics,
         }
     }
@@ -117,14 +122,18 @@ impl Informers {
             }
             concerned
         };
+        if !self.is_leading.load(Ordering::Acquire) {
+            return;
+        }
         self.waiting.users.mark(concerned.users);
         self.waiting.groups.mark(concerned.groups);
         self.waiting.bindings.mark(concerned.bindings);
         self.waiting.orphaned.mark(concerned.orphaned);
     }
 
-    /// Marks everything there is, for a new leader.
-    pub fn mark_everything(&self) {
+    /// Begins to mark what changes, with everything there is: this replica leads now.
+    pub fn lead(&self) {
+        self.is_leading.store(true, Ordering::Release);
         let directory = self.directory();
         self.waiting.users.mark(directory.users().cloned());
         self.waiting.groups.mark(directory.groups().cloned());
@@ -191,6 +200,7 @@ impl Informers {
                 });
             },
             None,
+            |waiting| &waiting.users,
             |directory| directory.users().cloned().collect(),
         );
         feed.guarded(
@@ -202,6 +212,7 @@ impl Informers {
                 });
             },
             Some((groups, prune_group)),
+            |waiting| &waiting.groups,
             |directory| directory.groups().cloned().collect(),
         );
         feed.guarded(
@@ -213,6 +224,7 @@ impl Informers {
                 });
             },
             Some((bindings, prune)),
+            |waiting| &waiting.bindings,
             |directory| directory.bindings.names().cloned().collect(),
         );
         feed.native(Native::of_cluster, "clusterrolebindings", true);
@@ -227,6 +239,22 @@ impl Informers {
 /// A store that a watch feeds, and what is dropped from each object first.
 type Kept<K> = (Writer<K>, fn(&mut K));
 
+/// What a watch has seen of an object.
+enum Seen<'a, K> {
+    /// It is there.
+    Present(&'a K),
+    /// It was deleted, and was last this.
+    Deleted(&'a K),
+    /// A new list does not name it.
+    Unlisted,
+}
+
+impl<'a, K> Seen<'a, K> {
+    const fn present(&self) -> Option<&'a K> {
+        if let Self::Present(object) = self { Some(object) } else { None }
+    }
+}
+
 /// Starts one watch after the other.
 struct Feed<'a> {
     informers: &'a Arc<Informers>,
@@ -236,13 +264,14 @@ struct Feed<'a> {
 }
 
 impl Feed<'_> {
-    /// Watches `K`, and passes on each set (`Some`) and removal (`None`), those that a relist implies included.
+    /// Watches `K`, and passes on what is seen of each object, the removals that a relist implies included.
     fn start<K, Q>(
         &mut self,
         resource: &'static str,
         key: impl Fn(&ObjectMeta) -> Q + Send + 'static,
-        mut change: impl FnMut(&Informers, &Q, Option<&K>) + Send + 'static,
+        mut change: impl FnMut(&Informers, &Q, Seen<'_, K>) + Send + 'static,
         mut before: impl FnMut(&Event<K>) + Send + 'static,
+        relisted: impl Fn(&Informers) + Send + 'static,
         known: impl Fn(&Directory) -> Vec<Q> + Send + 'static,
     ) where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
@@ -259,14 +288,15 @@ impl Feed<'_> {
                 Event::InitApply(object) | Event::Apply(object) => {
                     let key = key(object.meta());
                     relist.name(&key);
-                    change(&informers, &key, Some(object));
+                    change(&informers, &key, Seen::Present(object));
                 }
-                Event::Delete(object) => change(&informers, &key(object.meta()), None),
+                Event::Delete(object) => change(&informers, &key(object.meta()), Seen::Deleted(object)),
                 Event::InitDone => {
                     let known = known(&informers.directory());
                     for gone in relist.finish(known.iter()) {
-                        change(&informers, &gone, None);
+                        change(&informers, &gone, Seen::Unlisted);
                     }
+                    relisted(&informers);
                 }
             }
         };
@@ -282,14 +312,16 @@ impl Feed<'_> {
         resource: &'static str,
         change: impl Fn(&Informers, &str, Option<&K>) + Send + 'static,
         mut kept: Option<Kept<K>>,
-        known: impl Fn(&Directory) -> Vec<String> + Send + 'static,
+        waiting: impl Fn(&Waiting) -> &Dirty<String> + Send + 'static,
+        known: impl Fn(&Directory) -> Vec<String> + Clone + Send + 'static,
     ) where
         K: Resource<DynamicType = ()> + Clone + Debug + Default + DeserializeOwned + Send + Sync + 'static,
     {
+        let everyone = known.clone();
         self.start::<DeserializeGuard<K>, String>(
             resource,
             |metadata| metadata.name.clone().unwrap_or_default(),
-            move |informers, name, object| match object.map(|guard| &guard.0) {
+            move |informers, name, object| match object.present().map(|guard| &guard.0) {
                 None => change(informers, name, None),
                 Some(Ok(object)) => change(informers, name, Some(object)),
                 Some(Err(invalid)) => {
@@ -305,6 +337,12 @@ impl Feed<'_> {
                     writer.apply_watcher_event(&event.modify(*prune));
                 }
             },
+            // A store takes over what a relist names when the list is complete: who was marked before was not there yet.
+            move |informers| {
+                if informers.is_leading.load(Ordering::Acquire) {
+                    waiting(&informers.waiting).mark(everyone(&informers.directory()));
+                }
+            },
             known,
         );
     }
@@ -318,10 +356,12 @@ impl Feed<'_> {
             key,
             move |informers, key, object| {
                 informers.change(|directory, _| match object {
-                    Some(object) => directory.set_native(read(object)),
-                    None => directory.remove_native(key),
+                    Seen::Present(object) => directory.set_native(read(object)),
+                    Seen::Deleted(object) => directory.remove_native(key, object.meta().uid.as_deref()),
+                    Seen::Unlisted => directory.remove_native(key, None),
                 });
             },
+            |_| {},
             |_| {},
             move |directory| {
                 directory.natives.keys().filter(|key| key.namespace.is_none() == of_cluster).cloned().collect()
@@ -341,8 +381,10 @@ impl Feed<'_> {
             resource,
             key,
             |informers, key, object| {
-                informers.change(|directory, _| directory.set_role(key.clone(), object.is_some()));
+                let exists = object.present().is_some();
+                informers.change(|directory, _| directory.set_role(key.clone(), exists));
             },
+            |_| {},
             |_| {},
             move |directory| directory.roles().filter(|key| key.role.kind == kind).cloned().collect(),
         );
@@ -353,12 +395,13 @@ impl Feed<'_> {
             "namespaces",
             |metadata| metadata.name.clone().unwrap_or_default(),
             |informers, name, namespace| {
-                let state = namespace.map(|namespace| NamespaceState {
+                let state = namespace.present().map(|namespace| NamespaceState {
                     labels: namespace.labels().clone(),
                     is_terminating: namespace.meta().deletion_timestamp.is_some(),
                 });
                 informers.change(|directory, _| directory.set_namespace(name, state));
             },
+            |_| {},
             |_| {},
             |directory| directory.bindings.namespaces().cloned().collect(),
         );

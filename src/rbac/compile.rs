@@ -55,6 +55,8 @@ pub enum Phase {
 pub struct Compiled {
     /// Native bindings by where they stand.
     pub desired: BTreeMap<Key, Desired>,
+    /// Whom they name, all of them together.
+    pub holders: BTreeSet<Holder>,
     /// What keeps it from taking effect, and where.
     pub pending: Vec<PendingTarget>,
     /// Where it stands in its time.
@@ -94,7 +96,7 @@ pub fn compile(binding: &Binding, directory: &Directory, policy: &Policy, now: T
         validity if !validity.contains(now) => Phase::NotYetValid,
         _ => Phase::InForce,
     };
-    let mut compiled = Compiled { desired: BTreeMap::new(), pending: Vec::new(), phase };
+    let mut compiled = Compiled { desired: BTreeMap::new(), holders: BTreeSet::new(), pending: Vec::new(), phase };
     if binding.is_deleted || phase != Phase::InForce {
         return compiled;
     }
@@ -102,20 +104,16 @@ pub fn compile(binding: &Binding, directory: &Directory, policy: &Policy, now: T
         compiled.pending.push(pending(None, None, reason::ROLE_NOT_BINDABLE));
         return compiled;
     }
-    let mut holders = BTreeSet::new();
-    for subject in &binding.subjects {
-        match resolve(subject, directory, policy, now) {
-            Ok(found) => holders.extend(found),
-            Err(reason) => compiled.pending.push(pending(None, Some(subject), reason)),
-        }
-    }
+    (compiled.holders, compiled.pending) = resolve_holders(binding, directory, policy, now);
     let owner = Owner { kind: "RoleBinding", name: binding.name.clone(), uid: binding.uid.clone() };
     for target in directory.bindings.targets(binding) {
         if let Err(reason) = check_target(binding, target.as_deref(), directory, now) {
             compiled.pending.push(pending(target, None, reason));
             continue;
         }
-        for (part, holders) in spread(&holders, count_parts(binding, target.as_deref(), directory)) {
+        for (part, holders) in
+            spread(&compiled.holders, directory.natives.count_owned_in(&binding.uid, target.as_deref()))
+        {
             let key = Key { namespace: target.clone(), name: binding_name(&binding.name, part) };
             if is_taken(&key, &binding.uid, directory) {
                 compiled.pending.push(pending(target.clone(), None, reason::NAME_TAKEN));
@@ -159,6 +157,23 @@ pub fn administrator(
     let owner = Owner { kind: "User", name: name.to_owned(), uid: person.uid.clone() };
     let holders = [Holder::User(person.username.clone())].into();
     Ok([(key, Desired { role, holders, owner })].into())
+}
+
+/// Whom the subjects come to, and which of them come to nobody, and why.
+pub fn resolve_holders(
+    binding: &Binding,
+    directory: &Directory,
+    policy: &Policy,
+    now: Timestamp,
+) -> (BTreeSet<Holder>, Vec<PendingTarget>) {
+    let (mut holders, mut nobody) = (BTreeSet::new(), Vec::new());
+    for subject in &binding.subjects {
+        match resolve(subject, directory, policy, now) {
+            Ok(found) => holders.extend(found),
+            Err(reason) => nobody.push(pending(None, Some(subject), reason)),
+        }
+    }
+    (holders, nobody)
 }
 
 fn pending(namespace: Option<String>, subject: Option<&Subject>, reason: &str) -> PendingTarget {
@@ -243,15 +258,10 @@ fn is_taken(key: &Key, uid: &str, directory: &Directory) -> bool {
     })
 }
 
-/// Over how many native bindings the holders are spread there now. It only changes by factors of two, so that a
-/// membership that comes or goes touches one native binding and not all of them.
-fn count_parts(binding: &Binding, target: Option<&str>, directory: &Directory) -> usize {
-    let owned = directory.natives.owned_by(&binding.uid);
-    owned.filter(|native| native.key.namespace.as_deref() == target).count().next_power_of_two()
-}
-
+/// Spreads the holders over native bindings. Over how many only changes by factors of two from how many there are now,
+/// so that a membership that comes or goes touches one native binding and not all of them.
 fn spread(holders: &BTreeSet<Holder>, parts: usize) -> BTreeMap<usize, BTreeSet<Holder>> {
-    let mut count = parts;
+    let mut count = parts.next_power_of_two();
     while holders.len() > count * MOST_HOLDERS {
         count *= 2;
     }

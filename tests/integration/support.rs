@@ -110,6 +110,16 @@ pub fn without_admission() -> &'static Cluster {
     })
 }
 
+/// A control plane on which Roster may also bind the Role `deployer`, for tests of groups and bindings.
+pub fn rbac() -> &'static Cluster {
+    static RBAC: OnceLock<Cluster> = OnceLock::new();
+    RBAC.get_or_init(|| {
+        let cluster = Cluster::create("rbac", &["bindableRoles={deployer}"]);
+        cluster.start_operator(&["--bindable-roles", "deployer"]);
+        cluster
+    })
+}
+
 /// Short leases, for tests in which leaders change.
 pub const FAST_LEASE: &[&str] = &["--lease-duration", "3s", "--renew-deadline", "2s", "--retry-period", "200ms"];
 
@@ -185,6 +195,38 @@ where
     K: Clone + serde::Serialize + serde::de::DeserializeOwned + std::fmt::Debug,
 {
     api.create(&PostParams::default(), object).await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Waits until `kubectl get` of the object has the text at the path.
+pub async fn wait_for_text(cluster: &Cluster, object: &[&str], path: &str, expected: &str) {
+    eventually(&format!("{object:?} {path} is {expected:?}"), || async {
+        let path = format!("jsonpath={path}");
+        let args: Vec<&str> = ["get"].into_iter().chain(object.iter().copied()).chain(["-o", &path]).collect();
+        let found = cluster.plane.kubectl.run(&args).map_err(|error| error.to_string())?;
+        if found == expected { Ok(()) } else { Err(format!("it is {found:?}")) }
+    })
+    .await;
+}
+
+/// Waits until `kubectl auth can-i` of the User gives that answer. Its groups are those in its status, as an
+/// authenticator would tell them.
+pub async fn wait_until_can(cluster: &Cluster, user: &str, question: &[&str], expected: bool) {
+    eventually(&format!("{user} {question:?} is {expected}"), || async {
+        if can(cluster, user, question) == expected { Ok(()) } else { Err(format!("it is {}", !expected)) }
+    })
+    .await;
+}
+
+/// What `kubectl auth can-i` says of the User.
+pub fn can(cluster: &Cluster, user: &str, question: &[&str]) -> bool {
+    let kubectl = &cluster.plane.kubectl;
+    // Of a User that is no more, an old token would still tell the name.
+    let groups =
+        kubectl.run(&["get", "users.roster.dev", user, "-o", "jsonpath={.status.groups[*]}"]).unwrap_or_default();
+    let mut args = vec!["auth", "can-i", "--as", user];
+    args.extend(groups.split_whitespace().flat_map(|group| ["--as-group", group]));
+    args.extend(question);
+    String::from_utf8_lossy(&kubectl.output(&args, "").expect("kubectl runs").stdout).trim() == "yes"
 }
 
 /// The hash that logins of `user` are checked against, from Roster's own namespace.

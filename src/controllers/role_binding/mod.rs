@@ -24,11 +24,12 @@ use super::events::{Reporter, Turn};
 use super::native::{Failed, NativeWriter};
 use crate::api::role_binding::PendingTarget;
 use crate::api::{RoleBinding, RoleBindingStatus};
+use crate::directory::bindings::Binding;
 use crate::informers::Informers;
 use crate::metrics::Metrics;
 use crate::rbac::Policy;
-use crate::rbac::compile::{Compiled, compile};
-use crate::rbac::plan::{Write, plan};
+use crate::rbac::compile::{Compiled, compile, resolve_holders};
+use crate::rbac::plan::{Stages, plan};
 use status::Applied;
 
 /// Longest time that one reconciliation may take: a selector may reach thousands of namespaces.
@@ -119,9 +120,16 @@ async fn reconcile(binding: Arc<RoleBinding>, ctx: Arc<Context>) -> Result<Actio
 }
 
 async fn reconcile_unbounded(binding: &RoleBinding, ctx: &Context) -> Result<(), Error> {
-    let Some((compiled, stages)) = prepare(binding, ctx) else { return Ok(()) };
-    let Compiled { desired, mut pending, phase } = compiled;
-    let failed = ctx.writer.execute(stages).await;
+    let Some(Prepared { declared, compiled, stages }) = prepare(binding, ctx) else { return Ok(()) };
+    let Compiled { desired, holders, mut pending, phase } = compiled;
+    // A wide binding takes a while to write. What has ended meanwhile must not be granted any more: it is marked, and
+    // the next reconciliation goes by what is then.
+    let still_holds = || {
+        let directory = ctx.informers.directory();
+        directory.bindings.get(&declared.name) == Some(&declared)
+            && resolve_holders(&declared, &directory, &ctx.policy, Timestamp::now()).0 == holders
+    };
+    let failed = ctx.writer.execute(stages, still_holds).await;
     let stand = {
         let directory = ctx.informers.directory();
         desired.iter().filter(|(key, _)| directory.natives.get(key).is_some()).count()
@@ -135,17 +143,23 @@ async fn reconcile_unbounded(binding: &RoleBinding, ctx: &Context) -> Result<(),
     if failed.is_empty() { Ok(()) } else { Err(Error::Write(failed)) }
 }
 
-/// What the binding comes to and what has to be written for it. The directory knows the spec, and may know of a later
-/// one than `binding`; of a binding that is gone or has been made anew it knows that too.
-fn prepare(binding: &RoleBinding, ctx: &Context) -> Option<(Compiled, [Vec<Write>; 3])> {
+struct Prepared {
+    declared: Binding,
+    compiled: Compiled,
+    stages: Stages,
+}
+
+/// What the binding comes to and what has to be written for it. Nothing, where the directory knows of another version
+/// of it: then the mark of that one is on its way.
+fn prepare(binding: &RoleBinding, ctx: &Context) -> Option<Prepared> {
     let directory = ctx.informers.directory();
     let declared = directory.bindings.get(&binding.name_any())?;
-    if Some(&declared.uid) != binding.metadata.uid.as_ref() {
+    if Some(&declared.uid) != binding.metadata.uid.as_ref() || declared.generation != binding.metadata.generation {
         return None;
     }
     let compiled = compile(declared, &directory, &ctx.policy, Timestamp::now());
     let stages = plan(&declared.uid, compiled.desired.clone(), &directory.natives);
-    Some((compiled, stages))
+    Some(Prepared { declared: declared.clone(), compiled, stages })
 }
 
 async fn report(binding: &RoleBinding, applied: &Applied, ctx: &Context) -> Result<(), Error> {
@@ -155,7 +169,13 @@ async fn report(binding: &RoleBinding, applied: &Applied, ctx: &Context) -> Resu
         return Ok(());
     }
     // The resourceVersion keeps a status that was computed from an older state from being written over a newer one.
-    let patch = json!({"metadata": {"resourceVersion": binding.resource_version()}, "status": after});
+    // A merge patch keeps what it does not name: an empty list has to be named.
+    let patch = json!({"metadata": {"resourceVersion": binding.resource_version()}, "status": {
+        "observedGeneration": after.observed_generation,
+        "conditions": after.conditions,
+        "bindings": after.bindings,
+        "pending": (!after.pending.is_empty()).then_some(&after.pending),
+    }});
     match ctx.bindings.patch_status(&binding.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
         Ok(_) => {}
         // Deleted meanwhile, or changed: the newer state is on its way.

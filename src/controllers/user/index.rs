@@ -66,7 +66,10 @@ impl Index {
             Event::Delete(user) => return self.forget_user(&user.name_any()),
             Event::InitDone => {
                 let gone = self.relists.users.finish(self.users.keys());
-                return gone.iter().flat_map(|name| self.forget_user(name)).collect();
+                let waiting: Vec<String> = gone.iter().flat_map(|name| self.forget_user(name)).collect();
+                // The store takes over what a relist names when the list is complete: who was looked at before that
+                // was looked at as of yesterday.
+                return waiting.into_iter().chain(self.users.keys().cloned()).collect();
             }
         }
         Vec::new()

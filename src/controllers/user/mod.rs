@@ -258,11 +258,12 @@ async fn reconcile(user: Arc<User>, ctx: Arc<Context>) -> Result<Action, Error> 
 }
 
 async fn reconcile_unbounded(user: &User, ctx: &Context) -> Result<Action, Error> {
+    // First, and whatever comes of the rest: nothing may keep a banned administrator's role from being taken back.
+    let (administrator, failed) = administrator::administer(user, ctx).await;
     let observed = dereference::dereference(user, ctx).await?;
     if finalize::finalize(user, &observed, ctx).await? == finalize::Next::Stop {
         return Ok(Action::await_change());
     }
-    let (administrator, failed) = administrator::administer(user, ctx).await;
     let standing = Standing { groups: groups_of(user, ctx), administrator, namespaces: observed.namespaces.clone() };
     let applied = apply::apply(user, plan::plan(observed, user.metadata.deletion_timestamp.is_some()), ctx).await?;
     let now = Timestamp::now();

@@ -1,0 +1,190 @@
+//! `roster guard explain`: what a manifest would grant, and whether the guard lets it pass.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::UserInfo;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_yaml::Value;
+
+use crate::admission::access::Access;
+use crate::admission::guard::Guarded;
+use crate::api::{API_VERSION, Group, RoleBinding, User};
+use crate::directory::Directory;
+use crate::informers::snapshot::snapshot;
+use crate::rbac::Policy;
+use crate::rbac::guard::{Change, Requirements, cycle, requirements};
+
+/// Commands about the guard.
+#[derive(Debug, Subcommand)]
+pub enum GuardCommand {
+    /// Tell what the objects in a manifest would grant, and whether the guard lets somebody write them, and why.
+    Explain(ExplainArgs),
+}
+
+/// Flags of `roster guard explain`.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// Manifest with Users, Groups, RoleBindings, Namespaces and Secrets. `-`: standard input.
+    #[arg(long, short, value_name = "FILE")]
+    filename: PathBuf,
+
+    /// Who would write it.
+    #[arg(long = "as", value_name = "USER")]
+    requester: String,
+
+    /// Groups of whoever would write it. system:authenticated is implied.
+    #[arg(long = "as-group", value_name = "GROUP")]
+    groups: Vec<String>,
+
+    /// Explain the deletion of the objects instead of applying them.
+    #[arg(long)]
+    delete: bool,
+
+    /// ClusterRole that spec.admin stands for in this installation.
+    #[arg(long, env = "ROSTER_ADMINISTRATOR_ROLE", default_value = "admin")]
+    administrator_role: String,
+}
+
+/// Prints the explanation. Returns whether the guard lets everything pass.
+///
+/// # Errors
+/// If the manifest can't be read or the cluster does not answer.
+pub(super) fn execute(command: GuardCommand) -> Result<bool> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(command.run())
+}
+
+impl GuardCommand {
+    async fn run(self) -> Result<bool> {
+        let Self::Explain(args) = self;
+        let text = read(&args.filename)?;
+        let client = Client::try_default().await.context("no access to a cluster: set KUBECONFIG")?;
+        let groups = args.groups.iter().cloned().chain(["system:authenticated".to_owned()]);
+        let explainer = Explainer {
+            directory: snapshot(&client).await?,
+            policy: Policy { administrator_role: args.administrator_role, ..Policy::default() },
+            requester: UserInfo {
+                username: Some(args.requester),
+                groups: Some(groups.collect()),
+                ..UserInfo::default()
+            },
+            access: Access::new(client.clone()),
+            client,
+            delete: args.delete,
+        };
+        let mut passes = true;
+        for document in serde_yaml::Deserializer::from_str(&text) {
+            let value = Value::deserialize(document).context("the manifest is not valid YAML")?;
+            if !value.is_null() {
+                passes &= explainer.explain(&value).await?;
+            }
+        }
+        Ok(passes)
+    }
+}
+
+fn read(path: &PathBuf) -> Result<String> {
+    if path.as_os_str() != "-" {
+        return std::fs::read_to_string(path).with_context(|| path.display().to_string());
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text)?;
+    Ok(text)
+}
+
+struct Explainer {
+    client: Client,
+    directory: Directory,
+    policy: Policy,
+    requester: UserInfo,
+    access: Access,
+    delete: bool,
+}
+
+impl Explainer {
+    async fn explain(&self, value: &Value) -> Result<bool> {
+        let field = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
+        match (field("apiVersion"), field("kind")) {
+            (API_VERSION, "User") => self.guarded::<User>(value, &Api::all(self.client.clone())).await,
+            (API_VERSION, "Group") => {
+                let group: Group = object(value)?;
+                if let Some(path) = cycle(&group, &self.directory).filter(|_| !self.delete) {
+                    println!(
+                        "Group {}: refused: spec.memberGroups would close the cycle {}",
+                        group.name_any(),
+                        path.join(" ⊇ ")
+                    );
+                    return Ok(false);
+                }
+                self.guarded::<Group>(value, &Api::all(self.client.clone())).await
+            }
+            (API_VERSION, "RoleBinding") => self.role_binding(value).await,
+            ("v1", "Namespace") => self.guarded::<Namespace>(value, &Api::all(self.client.clone())).await,
+            ("v1", "Secret") => {
+                let secret: Secret = object(value)?;
+                let namespace = secret.namespace().unwrap_or_else(|| "default".to_owned());
+                self.guarded::<Secret>(value, &Api::namespaced(self.client.clone(), &namespace)).await
+            }
+            (version, kind) => bail!(
+                "{kind} of {version} is not guarded: explain takes User, Group, RoleBinding, Namespace and Secret"
+            ),
+        }
+    }
+
+    async fn guarded<K>(&self, value: &Value, api: &Api<K>) -> Result<bool>
+    where
+        K: Guarded + Clone + std::fmt::Debug + DeserializeOwned,
+    {
+        let new: K = object(value)?;
+        let old = api.get_opt(&new.name_any()).await?;
+        let required = K::requirements(old.as_ref(), (!self.delete).then_some(&new), &self.directory, &self.policy);
+        self.print(&format!("{} {}", K::kind(&()), new.name_any()), old.is_some(), required).await
+    }
+
+    async fn role_binding(&self, value: &Value) -> Result<bool> {
+        let new: RoleBinding = object(value)?;
+        let old = Api::<RoleBinding>::all(self.client.clone()).get_opt(&new.name_any()).await?;
+        let change = Change::RoleBinding(old.as_ref(), &new);
+        let required = if self.delete {
+            Requirements::new()
+        } else {
+            requirements(&change, &self.directory, &self.policy, Timestamp::now())
+        };
+        self.print(&format!("RoleBinding {}", new.name_any()), old.is_some(), required).await
+    }
+
+    async fn print(&self, what: &str, exists: bool, required: Requirements) -> Result<bool> {
+        let verb = match (self.delete, exists) {
+            (true, _) => "delete",
+            (false, true) => "update",
+            (false, false) => "create",
+        };
+        let requester = self.requester.username.as_deref().unwrap_or_default();
+        println!("{what}, {verb} by {requester}:");
+        if required.is_empty() {
+            println!("  grants nothing and touches nobody who holds a role");
+        }
+        for (grant, reason) in &required {
+            println!("  {grant}: {} holds or would hold it (by {})", reason.identity, reason.by);
+        }
+        let refused = self.access.first_refused(&self.requester, required).await?;
+        match &refused {
+            None => println!("  passes"),
+            Some(refused) => println!("  refused: {refused}"),
+        }
+        Ok(refused.is_none())
+    }
+}
+
+fn object<K: Resource<DynamicType = ()> + DeserializeOwned>(value: &Value) -> Result<K> {
+    let name = value.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Value::as_str);
+    serde_yaml::from_value(value.clone())
+        .with_context(|| format!("{} {} is not valid", K::kind(&()), name.unwrap_or("without a name")))
+}

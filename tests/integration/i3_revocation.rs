@@ -1,0 +1,128 @@
+//! I3: disabling, banning, expiring or deleting a user ends their compiled bindings within a second; so does the end of
+//! the binding itself. The tests print how long kube-apiserver took to say no; they assert that it does.
+
+use std::time::Instant;
+
+use jiff::{Timestamp, ToSpan};
+
+use crate::support::{Cluster, can, rbac, unique, wait_for_text, wait_until_can};
+
+const EVERYWHERE: &[&str] = &["create", "pods", "-A"];
+
+fn manifest(name: &str, user: &str, binding: &str) -> String {
+    format!(
+        "---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {name}}}, spec: {{{user}}}}}\n\
+         ---\n{{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {{name: {name}}}, spec: {{{binding}subjects: [{{kind: User, name: {name}}}], roleRef: {{kind: ClusterRole, name: edit}}, scope: {{cluster: {{}}}}}}}}\n"
+    )
+}
+
+async fn bound(cluster: &Cluster, name: &str) {
+    cluster.apply(&manifest(name, "", ""));
+    wait_until_can(cluster, name, EVERYWHERE, true).await;
+}
+
+/// Makes the change and waits for the no.
+async fn ends(cluster: &Cluster, name: &str, change: &[&str]) {
+    cluster.kubectl(change);
+    let started = Instant::now();
+    wait_until_can(cluster, name, EVERYWHERE, false).await;
+    println!("{}: no after {:?}", change.join(" "), started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i3_whatever_ends_a_user_ends_the_bindings() {
+    let cluster = rbac();
+    for change in [
+        r#"{"spec": {"state": "Disabled"}}"#,
+        r#"{"spec": {"state": "Banned"}}"#,
+        r#"{"spec": {"validity": {"notAfter": "2020-01-01T00:00:00Z"}}}"#,
+    ] {
+        let jane = unique("i3");
+        bound(cluster, &jane).await;
+        ends(cluster, &jane, &["patch", "users.roster.dev", &jane, "--type=merge", "-p", change]).await;
+        // Back to what it was, the rights come back.
+        let back = r#"{"spec": {"state": "Active", "validity": null}}"#;
+        cluster.kubectl(&["patch", "users.roster.dev", &jane, "--type=merge", "-p", back]);
+        wait_until_can(cluster, &jane, EVERYWHERE, true).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i3_a_locked_user_holds_nothing() {
+    let (cluster, jane) = (rbac(), unique("i3-locked"));
+    bound(cluster, &jane).await;
+    let until = Timestamp::now().checked_add(4.seconds()).unwrap();
+    let lock = format!(r#"{{"status": {{"lockedUntil": "{until:.0}"}}}}"#);
+    ends(cluster, &jane, &["patch", "users.roster.dev", &jane, "--subresource=status", "--type=merge", "-p", &lock])
+        .await;
+    // And the lock ends by the clock.
+    wait_until_can(cluster, &jane, EVERYWHERE, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i3_a_deleted_user_holds_nothing_and_neither_does_a_deleted_binding() {
+    let (cluster, jane) = (rbac(), unique("i3-deleted"));
+    bound(cluster, &jane).await;
+    ends(cluster, &jane, &["delete", "users.roster.dev", &jane]).await;
+    wait_for_text(cluster, &["rolebindings.roster.dev", &jane], "{.status.pending[*].reason}", "UserNotFound").await;
+    // Made anew, she is who the binding names.
+    cluster.apply(&manifest(&jane, "", ""));
+    wait_until_can(cluster, &jane, EVERYWHERE, true).await;
+    ends(cluster, &jane, &["delete", "rolebindings.roster.dev", &jane]).await;
+    // A binding by the same name is another one.
+    cluster.apply(&manifest(&jane, "", ""));
+    wait_until_can(cluster, &jane, EVERYWHERE, true).await;
+    ends(cluster, &jane, &["delete", "rolebindings.roster.dev", &jane, "--cascade=orphan"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i3_validity_of_user_and_binding_is_exact_to_the_second() {
+    let cluster = rbac();
+    let begin = Timestamp::now().checked_add(4.seconds()).unwrap();
+    let end = begin.checked_add(4.seconds()).unwrap();
+    let validity = format!("validity: {{notBefore: '{begin:.0}', notAfter: '{end:.0}'}}");
+    let (by_user, by_binding) = (unique("i3-user"), unique("i3-binding"));
+    cluster.apply(&manifest(&by_user, &validity, ""));
+    cluster.apply(&manifest(&by_binding, "", &format!("{validity}, ")));
+    wait_for_text(
+        cluster,
+        &["rolebindings.roster.dev", &by_binding],
+        "{.status.conditions[?(@.type=='Ready')].reason}",
+        "NotYetValid",
+    )
+    .await;
+    if Timestamp::now() < begin.checked_sub(1.seconds()).unwrap() {
+        assert!(!can(cluster, &by_user, EVERYWHERE) && !can(cluster, &by_binding, EVERYWHERE), "before it begins");
+    }
+    for name in [&by_user, &by_binding] {
+        wait_until_can(cluster, name, EVERYWHERE, true).await;
+    }
+    println!("yes {} after the begin", Timestamp::now().duration_since(begin));
+    for name in [&by_user, &by_binding] {
+        wait_until_can(cluster, name, EVERYWHERE, false).await;
+    }
+    println!("no {} after the end", Timestamp::now().duration_since(end));
+    assert!(Timestamp::now() >= end.checked_sub(1.seconds()).unwrap());
+    wait_for_text(
+        cluster,
+        &["rolebindings.roster.dev", &by_binding],
+        "{.status.conditions[?(@.type=='Ready')].reason}",
+        "Expired",
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i3_whoever_loses_the_username_loses_what_is_bound_to_it() {
+    let (cluster, n) = (rbac(), unique("i3-name"));
+    bound(cluster, &n).await;
+    // Another User wants the same username, and is bound itself: nothing is in force for it.
+    let other = format!("{n}-other");
+    cluster.apply(&manifest(&other, &format!("username: {n}"), "").replace("name: edit", "name: view"));
+    wait_for_text(cluster, &["rolebindings.roster.dev", &other], "{.status.pending[*].reason}", "UserInactive").await;
+    wait_for_text(cluster, &["rolebindings.roster.dev", &other], "{.status.bindings}", "0").await;
+    // The holder goes: its role goes with it, and the other one's role comes.
+    cluster.kubectl(&["delete", "users.roster.dev", &n]);
+    wait_until_can(cluster, &n, &["list", "pods", "-A"], true).await;
+    assert!(!can(cluster, &n, EVERYWHERE));
+}

@@ -1,0 +1,860 @@
+//! I4: nobody gains through Roster a right that they couldn't have granted directly.
+//!
+//! A matrix: each attempt is made by `mallory`, who may write everything that Roster reads but may bind `view` alone, and
+//! is refused by the guard. Its legitimate twin, the same command by `alice`, who may bind `edit` too, passes.
+
+use std::sync::OnceLock;
+
+use roster_harness::Operator;
+
+use crate::support::{Cluster, FAST_LEASE, can, eventually, rbac, unique, wait_for_text};
+
+/// What every attempt finds: `{n}` is the attempt's own name. The group holds `edit` in `{n}`, and so does its member,
+/// the boss; the boss has a password. `{n}-mine` and `{n}-me` hold nothing.
+const STAGE: &str = "
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: '{n}'}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: '{n}-other'}}
+---
+{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {memberSelector: {matchLabels: {power: '{n}'}}}}
+---
+{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-power'}, spec: {subjects: [{kind: Group, name: '{n}-power'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}}}
+---
+{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss'}, spec: {groups: ['{n}-power'], passwordSecretRef: {namespace: '{n}', name: boss}}}
+---
+{apiVersion: v1, kind: Secret, metadata: {name: boss, namespace: '{n}', annotations: {roster.dev/user: '{n}-boss'}}, type: roster.dev/password, stringData: {password: correct horse}}
+---
+{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-me'}, spec: {}}
+---
+{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-mine'}, spec: {members: ['{n}-me']}}
+";
+
+/// One way to gain a right.
+struct Attempt {
+    what: &'static str,
+    /// What is there beforehand, besides [`STAGE`].
+    setup: &'static str,
+    /// kubectl's arguments.
+    command: &'static [&'static str],
+    /// Its standard input.
+    input: &'static str,
+}
+
+const fn attempt(
+    what: &'static str,
+    setup: &'static str,
+    command: &'static [&'static str],
+    input: &'static str,
+) -> Attempt {
+    Attempt { what, setup, command, input }
+}
+
+const CREATE: &[&str] = &["create", "-f", "-"];
+const APPLY: &[&str] = &["apply", "-f", "-"];
+const SERVER_SIDE: &[&str] = &["apply", "--server-side", "--force-conflicts", "-f", "-"];
+
+/// A binding of `view` in `{n}` to mallory's own user, there beforehand.
+const MY_VIEW: &str = "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: view}, scope: {namespaces: ['{n}']}}}\n";
+
+/// A binding of `edit` in `{n}` to the boss, which has run out.
+const EXPIRED_EDIT: &str = "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}, validity: {notAfter: '2020-01-01T00:00:00Z'}}}\n";
+
+/// A binding of `edit` to mallory's own user that the boss delegates, and that the boss can't, having it by no other way
+/// in the namespace.
+const TRUST: &str = "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}-other']}, delegatedBy: '{n}-boss'}}\n";
+
+/// A binding of `edit` to mallory's own user in every namespace with a label, and in a domain.
+const BY_LABEL: &str = "
+---
+{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-l'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaceSelector: {matchLabels: {project: '{n}'}}}}}
+---
+{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-d'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {domain: '{n}'}}}
+";
+
+/// Native bindings that Roster did not make.
+const NATIVE: &str = "
+---
+{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {name: foreign, namespace: '{n}'}, roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: edit}, subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: '{n}-native'}, {apiGroup: rbac.authorization.k8s.io, kind: Group, name: '{n}-natives'}]}
+";
+
+const MATRIX: &[Attempt] = &[
+    // To bind a role.
+    attempt(
+        "a binding in the whole cluster",
+        "",
+        CREATE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {cluster: {}}}}",
+    ),
+    attempt(
+        "a binding in a namespace",
+        "",
+        CREATE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}}}",
+    ),
+    attempt(
+        "the last of sixteen namespaces",
+        "",
+        APPLY,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: [mallorys, n1, n2, n3, n4, n5, n6, n7, n8, n9, n10, n11, n12, n13, n14, '{n}']}}}",
+    ),
+    attempt(
+        "a binding by selector, with bind in one namespace",
+        "",
+        APPLY,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: mallorys}}}}}",
+    ),
+    attempt(
+        "a binding in a domain",
+        "",
+        APPLY,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {domain: default}}}",
+    ),
+    attempt(
+        "a Role of a namespace",
+        "",
+        APPLY,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: Role, name: deployer}, scope: {namespaces: ['{n}']}}}",
+    ),
+    attempt(
+        "a group as the subject",
+        "",
+        SERVER_SIDE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: Group, name: '{n}-mine'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}}}",
+    ),
+    attempt(
+        "one more subject",
+        "",
+        &[
+            "patch",
+            "rolebindings.roster.dev",
+            "{n}-power",
+            "--type=json",
+            "-p",
+            r#"[{"op": "add", "path": "/spec/subjects/-", "value": {"kind": "User", "name": "{n}-me"}}]"#,
+        ],
+        "",
+    ),
+    attempt(
+        "a wider scope",
+        "",
+        &[
+            "patch",
+            "rolebindings.roster.dev",
+            "{n}-power",
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"scope": {"namespaces": null, "cluster": {}}}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "one more namespace",
+        "",
+        &[
+            "patch",
+            "rolebindings.roster.dev",
+            "{n}-power",
+            "--type=json",
+            "-p",
+            r#"[{"op": "add", "path": "/spec/scope/namespaces/-", "value": "{n}-other"}]"#,
+        ],
+        "",
+    ),
+    attempt(
+        "another role",
+        MY_VIEW,
+        SERVER_SIDE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}}}",
+    ),
+    attempt(
+        "a binding that has run out, made to last",
+        EXPIRED_EDIT,
+        &[
+            "patch",
+            "rolebindings.roster.dev",
+            "{n}-b",
+            "--type=json",
+            "-p",
+            r#"[{"op": "remove", "path": "/spec/validity"}]"#,
+        ],
+        "",
+    ),
+    attempt(
+        "a trust without the one who delegates",
+        TRUST,
+        &[
+            "patch",
+            "rolebindings.roster.dev",
+            "{n}-b",
+            "--type=json",
+            "-p",
+            r#"[{"op": "remove", "path": "/spec/delegatedBy"}]"#,
+        ],
+        "",
+    ),
+    attempt(
+        "a trust on behalf of somebody else",
+        "",
+        APPLY,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}, delegatedBy: '{n}-boss'}}",
+    ),
+    attempt(
+        "a delegate of a delegate",
+        TRUST,
+        APPLY,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-c'}, spec: {subjects: [{kind: Group, name: '{n}-mine'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}-other']}, delegatedBy: '{n}-me'}}",
+    ),
+    // The administrator flag stands for ClusterRole admin, which alice may bind as well.
+    attempt(
+        "an administrator",
+        "",
+        CREATE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-new'}, spec: {admin: true}}",
+    ),
+    attempt(
+        "myself as administrator",
+        "",
+        &["patch", "users.roster.dev", "{n}-me", "--type=merge", "-p", r#"{"spec": {"admin": true}}"#],
+        "",
+    ),
+    attempt(
+        "an administrator who is disabled, enabled",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-root'}, spec: {admin: true, state: Disabled}}",
+        &["patch", "users.roster.dev", "{n}-root", "--type=merge", "-p", r#"{"spec": {"state": "Active"}}"#],
+        "",
+    ),
+    // Membership, from the side of the user.
+    attempt(
+        "a new user in the group",
+        "",
+        CREATE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-new'}, spec: {groups: ['{n}-power']}}",
+    ),
+    attempt(
+        "myself in the group",
+        "",
+        &["patch", "users.roster.dev", "{n}-me", "--type=merge", "-p", r#"{"spec": {"groups": ["{n}-power"]}}"#],
+        "",
+    ),
+    attempt(
+        "myself in the group, server-side",
+        "",
+        SERVER_SIDE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-me'}, spec: {groups: ['{n}-power']}}",
+    ),
+    attempt(
+        "myself in a group nested in it",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-deep'}, spec: {}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {memberGroups: ['{n}-deep']}}",
+        &["patch", "users.roster.dev", "{n}-me", "--type=merge", "-p", r#"{"spec": {"groups": ["{n}-deep"]}}"#],
+        "",
+    ),
+    attempt("a label that the group selects", "", &["label", "users.roster.dev", "{n}-me", "power={n}"], ""),
+    attempt(
+        "a new user with that label",
+        "",
+        CREATE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {generateName: '{n}-new-', labels: {power: '{n}'}}, spec: {}}",
+    ),
+    attempt(
+        "a user by the name that a binding waits for",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-awaited'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}}}",
+        CREATE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-awaited'}, spec: {}}",
+    ),
+    attempt(
+        "a user by the name that a group waits for",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {members: ['{n}-awaited']}}",
+        CREATE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-awaited'}, spec: {}}",
+    ),
+    attempt(
+        "a username that a native binding names",
+        NATIVE,
+        CREATE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-new'}, spec: {username: '{n}-native'}}",
+    ),
+    attempt(
+        "a membership that is still to begin",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {memberships: [{user: '{n}-awaited', validity: {notBefore: '2090-01-01T00:00:00Z'}}]}}",
+        CREATE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-awaited'}, spec: {}}",
+    ),
+    // Membership, from the side of the group.
+    attempt(
+        "one more member",
+        "",
+        &["patch", "groups.roster.dev", "{n}-power", "--type=merge", "-p", r#"{"spec": {"members": ["{n}-me"]}}"#],
+        "",
+    ),
+    attempt(
+        "one more member, server-side",
+        "",
+        SERVER_SIDE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {members: ['{n}-me']}}",
+    ),
+    attempt(
+        "a member who does not exist yet",
+        "",
+        &["patch", "groups.roster.dev", "{n}-power", "--type=merge", "-p", r#"{"spec": {"members": ["{n}-nobody"]}}"#],
+        "",
+    ),
+    attempt(
+        "my group nested in it",
+        "",
+        &[
+            "patch",
+            "groups.roster.dev",
+            "{n}-power",
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"memberGroups": ["{n}-mine"]}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "an empty group nested in it",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-empty'}, spec: {}}",
+        &[
+            "patch",
+            "groups.roster.dev",
+            "{n}-power",
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"memberGroups": ["{n}-empty"]}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "a selector that matches me",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-me', labels: {me: '{n}'}}, spec: {}}",
+        &[
+            "patch",
+            "groups.roster.dev",
+            "{n}-power",
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"memberSelector": {"matchLabels": {"power": null, "me": "{n}"}}}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "a membership for a while",
+        "",
+        &[
+            "patch",
+            "groups.roster.dev",
+            "{n}-power",
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"memberships": [{"user": "{n}-me", "validity": {"notAfter": "2090-01-01T00:00:00Z"}}]}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "a group by the name that a binding waits for",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: Group, name: '{n}-awaited'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}}}",
+        CREATE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-awaited'}, spec: {members: ['{n}-me']}}",
+    ),
+    attempt(
+        "a group by the name that a native binding names",
+        NATIVE,
+        CREATE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-natives'}, spec: {}}",
+    ),
+    attempt(
+        "a mighty member put out of my group",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-mine'}, spec: {members: ['{n}-me', '{n}-boss']}}",
+        &["patch", "groups.roster.dev", "{n}-mine", "--type=merge", "-p", r#"{"spec": {"members": ["{n}-me"]}}"#],
+        "",
+    ),
+    // What controls an identity.
+    attempt(
+        "another password for the boss, by the reference",
+        "---\n{apiVersion: v1, kind: Secret, metadata: {name: mine, namespace: '{n}', annotations: {roster.dev/user: '{n}-boss'}}, type: roster.dev/password, stringData: {password: battery staple}}",
+        &[
+            "patch",
+            "users.roster.dev",
+            "{n}-boss",
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"passwordSecretRef": {"namespace": "{n}", "name": "mine"}}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "another password for the boss, by the Secret",
+        "",
+        &[
+            "patch",
+            "secret",
+            "boss",
+            "-n",
+            "{n}",
+            "--type=merge",
+            "-p",
+            r#"{"stringData": {"password": "battery staple"}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "another password for the boss, server-side",
+        "",
+        SERVER_SIDE,
+        "---\n{apiVersion: v1, kind: Secret, metadata: {name: boss, namespace: '{n}', annotations: {roster.dev/user: '{n}-boss'}}, type: roster.dev/password, stringData: {password: battery staple}}",
+    ),
+    attempt(
+        "a password that the boss waits for",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss'}, spec: {groups: ['{n}-power'], passwordSecretRef: {namespace: '{n}', name: awaited}}}",
+        CREATE,
+        "---\n{apiVersion: v1, kind: Secret, metadata: {name: awaited, namespace: '{n}', annotations: {roster.dev/user: '{n}-boss'}}, type: roster.dev/password, stringData: {password: battery staple}}",
+    ),
+    attempt(
+        "my Secret made out to the boss",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss'}, spec: {groups: ['{n}-power'], passwordSecretRef: {namespace: '{n}', name: mine}}}\n---\n{apiVersion: v1, kind: Secret, metadata: {name: mine, namespace: '{n}', annotations: {roster.dev/user: '{n}-me'}}, type: roster.dev/password, stringData: {password: battery staple}}",
+        &["annotate", "--overwrite", "secret", "mine", "-n", "{n}", "roster.dev/user={n}-boss"],
+        "",
+    ),
+    attempt(
+        "a disabled boss, enabled",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss'}, spec: {groups: ['{n}-power'], state: Disabled}}",
+        &["patch", "users.roster.dev", "{n}-boss", "--type=merge", "-p", r#"{"spec": {"state": "Active"}}"#],
+        "",
+    ),
+    attempt(
+        "the boss disabled",
+        "",
+        &["patch", "users.roster.dev", "{n}-boss", "--type=merge", "-p", r#"{"spec": {"state": "Disabled"}}"#],
+        "",
+    ),
+    attempt(
+        "a boss whose time has passed, prolonged",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss'}, spec: {groups: ['{n}-power'], validity: {notAfter: '2020-01-01T00:00:00Z'}}}",
+        &[
+            "patch",
+            "users.roster.dev",
+            "{n}-boss",
+            "--type=json",
+            "-p",
+            r#"[{"op": "remove", "path": "/spec/validity"}]"#,
+        ],
+        "",
+    ),
+    attempt(
+        "a login for the boss from another system",
+        "",
+        &[
+            "patch",
+            "users.roster.dev",
+            "{n}-boss",
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"identities": [{"type": "ldap", "id": "uid=mallory"}]}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "no second factor for the boss",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss'}, spec: {groups: ['{n}-power'], secondFactor: Required}}",
+        &["patch", "users.roster.dev", "{n}-boss", "--type=merge", "-p", r#"{"spec": {"secondFactor": "Optional"}}"#],
+        "",
+    ),
+    attempt(
+        "the boss deleted, so that whoever waits for the username gets it",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-waiting'}, spec: {username: '{n}-native'}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-native'}, spec: {}}\n---\n{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {name: foreign, namespace: '{n}'}, roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: edit}, subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: '{n}-native'}]}",
+        &["delete", "users.roster.dev", "{n}-native"],
+        "",
+    ),
+    // What brings a namespace into a binding.
+    attempt("a namespace with the label", BY_LABEL, &["label", "namespace", "{n}-other", "project={n}"], ""),
+    attempt("a namespace in the domain", BY_LABEL, &["label", "namespace", "{n}-other", "roster.dev/domain={n}"], ""),
+    attempt(
+        "a new namespace with the label",
+        BY_LABEL,
+        CREATE,
+        "---\n{apiVersion: v1, kind: Namespace, metadata: {name: '{n}-new', labels: {project: '{n}'}}}",
+    ),
+    attempt(
+        "a new namespace whose name is made up",
+        BY_LABEL,
+        CREATE,
+        "---\n{apiVersion: v1, kind: Namespace, metadata: {generateName: mallorys, labels: {project: '{n}'}}}",
+    ),
+    attempt(
+        "a namespace's label by its status",
+        BY_LABEL,
+        &[
+            "patch",
+            "namespace",
+            "{n}-other",
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            r#"{"metadata": {"labels": {"project": "{n}"}}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "a namespace's label by its finalizers",
+        BY_LABEL,
+        &["replace", "--raw", "/api/v1/namespaces/{n}-other/finalize", "-f", "-"],
+        r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "{n}-other", "labels": {"project": "{n}"}}, "spec": {"finalizers": ["kubernetes"]}}"#,
+    ),
+    // What a cycle keeps apart.
+    attempt(
+        "a cycle broken, so that my group is nested after all",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {memberGroups: ['{n}-middle']}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-middle'}, spec: {members: ['{n}-me'], memberGroups: ['{n}-power']}}",
+        &["patch", "groups.roster.dev", "{n}-middle", "--type=merge", "-p", r#"{"spec": {"memberGroups": []}}"#],
+        "",
+    ),
+    attempt(
+        "a cycle broken by deleting a group in it",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {memberGroups: ['{n}-middle']}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-middle'}, spec: {members: ['{n}-me'], memberGroups: ['{n}-last']}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-last'}, spec: {memberGroups: ['{n}-power']}}",
+        &["delete", "groups.roster.dev", "{n}-last"],
+        "",
+    ),
+];
+
+/// Who makes the attempts. `mallory` may write everything and bind `view`; `edit` only in a namespace of her own.
+/// `alice` may bind the roles that are at stake, cluster-wide, but not every role: the webhooks look at her too.
+const PEOPLE: &str = "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: delegate}
+rules:
+- {apiGroups: [roster.dev], resources: ['*'], verbs: ['*']}
+- {apiGroups: [''], resources: [secrets, namespaces, namespaces/status, namespaces/finalize], verbs: [get, list, create, update, patch, delete]}
+- {apiGroups: [rbac.authorization.k8s.io], resources: [clusterroles], resourceNames: [view], verbs: [bind]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: binder}
+rules:
+- {apiGroups: [rbac.authorization.k8s.io], resources: [clusterroles], resourceNames: [edit, admin], verbs: [bind]}
+- {apiGroups: [rbac.authorization.k8s.io], resources: [roles], resourceNames: [deployer], verbs: [bind]}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: mallorys}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: delegate}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: delegate}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: mallory}, {apiGroup: rbac.authorization.k8s.io, kind: User, name: alice}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: binder}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: binder}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: alice}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: binder, namespace: mallorys}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: binder}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: mallory}]
+";
+
+fn people(cluster: &Cluster) {
+    cluster.apply(PEOPLE);
+}
+
+/// The cluster of the tests that leave the operator alone, with the people in it.
+fn guarded() -> &'static Cluster {
+    static PEOPLED: OnceLock<()> = OnceLock::new();
+    PEOPLED.get_or_init(|| people(rbac()));
+    rbac()
+}
+
+/// What kubectl prints when `who` makes the attempt; an error is what the API server refuses it with.
+fn make(cluster: &Cluster, attempt: &Attempt, n: &str, who: &str) -> Result<String, String> {
+    let args: Vec<String> = attempt.command.iter().map(|arg| arg.replace("{n}", n)).collect();
+    let args: Vec<&str> = ["--as", who].into_iter().chain(args.iter().map(String::as_str)).collect();
+    let output = cluster.plane.kubectl.output(&args, &attempt.input.replace("{n}", n)).expect("kubectl runs");
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+/// What every attempt finds, under a name of its own.
+fn stage(cluster: &Cluster, attempts: &[&Attempt], prefix: &str) -> Vec<String> {
+    let names: Vec<String> = (0..attempts.len()).map(|i| format!("{prefix}-{i}")).collect();
+    cluster.apply(&names.iter().map(|name| STAGE.replace("{n}", name)).collect::<String>());
+    names
+}
+
+/// What each attempt needs besides.
+fn set_up(cluster: &Cluster, attempts: &[&Attempt], names: &[String]) {
+    let setups = names.iter().zip(attempts).map(|(name, attempt)| attempt.setup.replace("{n}", name));
+    cluster.apply(&setups.map(|setup| format!("{setup}\n")).collect::<String>());
+}
+
+/// Waits until the operator has seen everything so far: it sees things in order, and this comes last.
+async fn settle(cluster: &Cluster, prefix: &str) {
+    let last = format!("{prefix}-last");
+    cluster.apply(&format!(
+        "---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {last}}}}}\n\
+         ---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {last}}}, spec: {{}}}}\n\
+         ---\n{{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {{name: {last}}}, spec: {{members: [{last}]}}}}\n\
+         ---\n{{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {{name: {last}}}, spec: {{subjects: [{{kind: Group, name: {last}}}], roleRef: {{kind: ClusterRole, name: view}}, scope: {{namespaces: [{last}]}}}}}}\n"
+    ));
+    wait_for_text(cluster, &["groups.roster.dev", &last], "{.status.members} {.status.roles}", "1 1").await;
+    wait_for_text(cluster, &["users.roster.dev", &last], "{.status.groups[*]}", &last).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_every_attempt_is_refused_and_its_legitimate_twin_passes() {
+    assert!(MATRIX.len() >= 30);
+    let (cluster, prefix) = (guarded(), unique("i4"));
+    let (cycles, attempts): (Vec<&Attempt>, Vec<&Attempt>) =
+        MATRIX.iter().partition(|attempt| attempt.what.starts_with("a cycle"));
+    let names = stage(cluster, &attempts, &prefix);
+    set_up(cluster, &attempts, &names);
+    settle(cluster, &prefix).await;
+    let mut failures = judge(cluster, &attempts, &names);
+    failures.extend(cycles_are_guarded(&cycles).await);
+    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), MATRIX.len(), failures.join("\n"));
+}
+
+fn judge(cluster: &Cluster, attempts: &[&Attempt], names: &[String]) -> Vec<String> {
+    let mut failures = Vec::new();
+    for (attempt, n) in attempts.iter().zip(names) {
+        match make(cluster, attempt, n, "mallory") {
+            Ok(printed) => failures.push(format!("{n} {}: mallory could: {printed}", attempt.what)),
+            Err(refusal) if !refusal.contains("the guard: ") => {
+                failures.push(format!("{n} {}: not by the guard: {refusal}", attempt.what));
+            }
+            Err(_) => {}
+        }
+        if let Err(refusal) = make(cluster, attempt, n, "alice") {
+            failures.push(format!("{n} {}: alice could not: {refusal}", attempt.what));
+        }
+    }
+    failures
+}
+
+/// A cycle comes about only where no operator looks: these have a control plane of their own.
+async fn cycles_are_guarded(attempts: &[&Attempt]) -> Vec<String> {
+    let cluster = Cluster::create("i4-cycles", &["bindableRoles={deployer}"]);
+    people(&cluster);
+    cluster.start_operator(FAST_LEASE);
+    let names = stage(&cluster, attempts, "cycle");
+    cluster.operators().drain(..).for_each(Operator::kill);
+    set_up(&cluster, attempts, &names);
+    cluster.start_operator(FAST_LEASE);
+    settle(&cluster, "cycle").await;
+    judge(&cluster, attempts, &names)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_status_is_written_by_roster_alone() {
+    let (cluster, n) = (guarded(), unique("i4-status"));
+    cluster.apply(&STAGE.replace("{n}", &n));
+    for (object, status) in [
+        (format!("users.roster.dev/{n}-me"), r#"{"status": {"conditions": []}}"#),
+        (format!("users.roster.dev/{n}-me"), r#"{"status": {"groups": ["system:masters"], "state": "Active"}}"#),
+        (format!("groups.roster.dev/{n}-mine"), r#"{"status": {"members": 7}}"#),
+        (format!("rolebindings.roster.dev/{n}-power"), r#"{"status": {"bindings": 7}}"#),
+    ] {
+        let patch = ["patch", &object, "--subresource=status", "--type=merge", "-p", status];
+        for who in ["mallory", "alice"] {
+            let error = cluster.plane.kubectl.run(&[&["--as", who], &patch[..]].concat()).unwrap_err().to_string();
+            assert!(error.contains("status is written by Roster alone"), "{error}");
+        }
+    }
+    // What is not in the status: a label in the same write.
+    let patch = r#"{"metadata": {"labels": {"power": "{n}"}}}"#.replace("{n}", &n);
+    let args = [
+        "patch",
+        "users.roster.dev",
+        &format!("{n}-me"),
+        "--as",
+        "mallory",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        &patch,
+    ];
+    assert!(cluster.plane.kubectl.run(&args).is_err());
+    assert!(!can(cluster, &format!("{n}-me"), &["create", "pods", "-n", &n]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_finalizers_of_roster_are_taken_off_by_whoever_may_alone() {
+    let (cluster, n) = (guarded(), unique("i4-finalizer"));
+    cluster.apply(&format!(
+        "---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}}}, spec: {{}}}}\n\
+         ---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {n}, labels: {{roster.dev/owner: {n}}}}}}}\n\
+         ---\n{{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {{name: {n}}}, rules: [{{apiGroups: [roster.dev], resources: [users], verbs: [get, patch]}}]}}\n\
+         ---\n{{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {{name: {n}}}, roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {n}}}, subjects: [{{kind: User, name: eve}}]}}\n"
+    ));
+    wait_for_text(cluster, &["users.roster.dev", &n], "{.metadata.finalizers[*]}", "roster.dev/ownership").await;
+    let patch = |who| {
+        cluster.plane.kubectl.run(&[
+            "patch",
+            "users.roster.dev",
+            &n,
+            "--as",
+            who,
+            "--type=merge",
+            "-p",
+            r#"{"metadata": {"finalizers": null}}"#,
+        ])
+    };
+    let error = patch("eve").unwrap_err().to_string();
+    assert!(error.contains("finalizers of roster.dev are Roster's"), "{error}");
+    patch("mallory").expect("who may update users/finalizers may");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_holds_while_roster_is_down() {
+    let cluster = Cluster::create("i4-down", &["bindableRoles={deployer}"]);
+    people(&cluster);
+    cluster.start_operator(FAST_LEASE);
+    let attempts: Vec<&Attempt> = MATRIX.iter().filter(|attempt| !attempt.what.starts_with("a cycle")).collect();
+    let names = stage(&cluster, &attempts, "down");
+    set_up(&cluster, &attempts, &names);
+    settle(&cluster, "down").await;
+    cluster.operators().drain(..).for_each(Operator::kill);
+    let mut failures = Vec::new();
+    for (attempt, n) in attempts.iter().zip(&names) {
+        if let Ok(printed) = make(&cluster, attempt, n, "mallory") {
+            failures.push(format!("{n} {}: mallory could: {printed}", attempt.what));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    // Bindings are guarded by the API server alone: whoever may, can.
+    let bindings = attempts.iter().zip(&names).filter(|(attempt, _)| {
+        attempt.input.contains("kind: RoleBinding") || attempt.command.contains(&"rolebindings.roster.dev")
+    });
+    for (attempt, n) in bindings {
+        make(&cluster, attempt, n, "alice").unwrap_or_else(|refusal| panic!("{}: {refusal}", attempt.what));
+    }
+    // And whoever may bind every role writes everything else, too.
+    cluster.apply(
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: new}, spec: {groups: [down-0-power]}}\n",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_two_racing_writes_do_not_do_together_what_neither_may_do_alone() {
+    let (cluster, n) = (guarded(), unique("i4-race"));
+    cluster.apply(&STAGE.replace("{n}", &n));
+    cluster.apply(&format!(
+        "---\n{{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {{name: {n}-bridge}}, spec: {{}}}}\n"
+    ));
+    settle(cluster, &n).await;
+    let me = format!("{n}-me");
+    for round in 0..10 {
+        // One nests the bridge in the power, the other puts me on the bridge: alone, each moves nobody into power.
+        let nest = format!(r#"{{"spec": {{"memberGroups": ["{n}-bridge"]}}}}"#);
+        let join = format!(r#"{{"spec": {{"members": ["{me}"]}}}}"#);
+        let patch = |group: String, patch: String| {
+            let kubectl = cluster.plane.kubectl.clone();
+            tokio::task::spawn_blocking(move || {
+                kubectl.run(&["patch", "groups.roster.dev", &group, "--as", "mallory", "--type=merge", "-p", &patch])
+            })
+        };
+        let (nested, joined) = tokio::join!(patch(format!("{n}-power"), nest), patch(format!("{n}-bridge"), join));
+        assert!(nested.unwrap().is_err(), "round {round}");
+        joined.unwrap().expect("the bridge holds nothing");
+        cluster.kubectl(&[
+            "patch",
+            "groups.roster.dev",
+            &format!("{n}-bridge"),
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"members": null}}"#,
+        ]);
+    }
+    assert!(!can(cluster, &me, &["create", "pods", "-n", &n]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_ordinary_work_is_not_in_the_way() {
+    let (cluster, n) = (guarded(), unique("i4-work"));
+    cluster.apply(&STAGE.replace("{n}", &n));
+    settle(cluster, &n).await;
+    // Mallory runs the front desk: people come and go, names change, nobody gains a role.
+    let as_mallory = |args: &[&str], input: &str| {
+        let args: Vec<&str> = ["--as", "mallory"].into_iter().chain(args.iter().copied()).collect();
+        cluster.plane.kubectl.run_with_input(&args, input).unwrap_or_else(|error| panic!("{error:#}"));
+    };
+    as_mallory(
+        APPLY,
+        &format!(
+            "---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}-new}}, spec: {{groups: [{n}-mine]}}}}"
+        ),
+    );
+    as_mallory(
+        &[
+            "patch",
+            "users.roster.dev",
+            &format!("{n}-boss"),
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"displayName": "The boss", "zone": "eu-west"}}"#,
+        ],
+        "",
+    );
+    as_mallory(&["label", "users.roster.dev", &format!("{n}-boss"), "floor=3"], "");
+    as_mallory(&["label", "namespace", &n, "floor=3"], "");
+    as_mallory(&["label", "secret", "boss", "-n", &n, "floor=3"], "");
+    as_mallory(&["create", "namespace", &format!("{n}-new")], "");
+    as_mallory(
+        &["patch", "users.roster.dev", &format!("{n}-new"), "--type=merge", "-p", r#"{"spec": {"state": "Disabled"}}"#],
+        "",
+    );
+    as_mallory(&["delete", "users.roster.dev", &format!("{n}-new")], "");
+    as_mallory(
+        APPLY,
+        &format!(
+            "---\n{{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {{name: {n}-view}}, spec: {{subjects: [{{kind: Group, name: {n}-mine}}], roleRef: {{kind: ClusterRole, name: view}}, scope: {{cluster: {{}}}}}}}}"
+        ),
+    );
+    // A binding for all namespaces does not keep others from making one.
+    cluster.apply(&format!("---\n{{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {{name: {n}-all}}, spec: {{subjects: [{{kind: User, name: {n}-boss}}], roleRef: {{kind: ClusterRole, name: edit}}, scope: {{namespaceSelector: {{matchExpressions: [{{key: {n}, operator: DoesNotExist}}]}}}}}}}}\n"));
+    settle(cluster, &format!("{n}-2")).await;
+    as_mallory(
+        CREATE,
+        &format!("---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {n}-labelled, labels: {{floor: '3'}}}}}}"),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_guard_explain_says_what_the_denial_says() {
+    let (cluster, n) = (guarded(), unique("i4-explain"));
+    cluster.apply(&STAGE.replace("{n}", &n));
+    settle(cluster, &n).await;
+    let manifest = format!(
+        "---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}-me}}, spec: {{groups: [{n}-power]}}}}\n"
+    );
+    let explain = |who: &str| {
+        let mut command = std::process::Command::new(crate::support::binary());
+        command.args(["guard", "explain", "--as", who, "-f", "-"]).env("KUBECONFIG", &cluster.plane.kubectl.kubeconfig);
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        std::io::Write::write_all(child.stdin.as_mut().unwrap(), manifest.as_bytes()).unwrap();
+        drop(child.stdin.take());
+        let output = child.wait_with_output().unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (passes, text) = explain("alice");
+    assert!(
+        passes && text.contains(&format!("ClusterRole edit in namespace {n}: User {n}-me holds or would hold it")),
+        "{text}"
+    );
+    let (passes, text) = explain("mallory");
+    assert!(!passes, "{text}");
+    let refusal = text.split("refused: ").nth(1).unwrap().trim().to_owned();
+    eventually("the denial says the same", || async {
+        match cluster.plane.kubectl.run_with_input(&["apply", "--as", "mallory", "-f", "-"], &manifest) {
+            Ok(printed) => Err(printed),
+            Err(error) if error.to_string().contains(&refusal) => Ok(()),
+            Err(error) => Err(format!("{error:#}\nis not\n{refusal}")),
+        }
+    })
+    .await;
+}
