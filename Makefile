@@ -14,10 +14,10 @@ demo: control-plane
 	@exec $(RELEASE)/roster-dev demo --binary $(RELEASE)/roster
 
 ## test: format, lints, unit tests, integration tests against a real control plane. In release: what ships is what is
-## tested. The test that measures has the machine to itself
+## tested. The tests that measure have the machine to themselves, one at a time
 test: lint control-plane
 	$(CARGO) test --locked --release --workspace -- --skip scale::
-	$(CARGO) test --locked --release --test integration -- --nocapture scale::
+	$(CARGO) test --locked --release --test integration -- --nocapture --test-threads=1 scale::
 
 ## up: the control plane and operators in the background; writes target/dev/env
 up: control-plane

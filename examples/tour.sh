@@ -13,6 +13,13 @@ kubectl apply -f examples/user-with-password.yaml
 kubectl apply -f examples/
 kubectl wait --for=condition=Ready users.roster.dev --all --timeout=10s
 kubectl get users.roster.dev -o wide
+# Groups and bindings become native RBAC: here, in every namespace of the project.
+kubectl create namespace apollo --dry-run=client -o yaml | kubectl apply -f -
+kubectl label namespace apollo --overwrite roster.dev/project=apollo
+kubectl wait --for=jsonpath='{.status.bindings}'=1 rolebindings.roster.dev/engineers-edit --timeout=10s
+kubectl get rolebindings.rbac.authorization.k8s.io -n apollo -o wide
+kubectl auth can-i create deployments -n apollo --as jane --as-group engineers
+kubectl get groups.roster.dev,rolebindings.roster.dev
 # A second person with Jane's email address keeps their manifest, and is told why it does not take effect.
 printf '%s\n' '---' '{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: mallory}, spec: {email: JANE@example.com}}' | kubectl apply -f -
 kubectl wait --for=condition=Stalled users.roster.dev/mallory --timeout=10s

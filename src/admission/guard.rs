@@ -11,12 +11,11 @@ use kube::{Client, ResourceExt};
 use tracing::{info, warn};
 
 use super::access::Access;
-use crate::api::user::PasswordSecretRef;
 use crate::api::{Group, PASSWORD_SECRET_TYPE, USER_ANNOTATION, User};
 use crate::directory::Directory;
 use crate::informers::Informers;
 use crate::rbac::Policy;
-use crate::rbac::guard::{Change, Requirements, cycle, requirements};
+use crate::rbac::guard::{Change, Requirements, cycle, requirements, taken};
 
 /// Judges writes.
 pub struct Guard {
@@ -30,11 +29,24 @@ pub trait Guarded: kube::Resource<DynamicType = ()> + Sized {
     /// What a requester who makes this change must be able to bind. `None` as the old one: a create; as the new one: a
     /// delete.
     fn requirements(old: Option<&Self>, new: Option<&Self>, directory: &Directory, policy: &Policy) -> Requirements;
+
+    /// Why a new object can't be let in whatever it holds, if there is a reason.
+    fn conflict(_new: &Self, _directory: &Directory) -> Option<String> {
+        None
+    }
 }
 
 impl Guarded for User {
     fn requirements(old: Option<&Self>, new: Option<&Self>, directory: &Directory, policy: &Policy) -> Requirements {
         requirements(&Change::User(old, new), directory, policy, Timestamp::now())
+    }
+
+    fn conflict(new: &Self, directory: &Directory) -> Option<String> {
+        let other = taken(new, directory)?;
+        Some(format!(
+            "spec.username: {} already exists: it is held or wanted by User {other}; to wait for a name takes the verb bind on every role",
+            new.username()
+        ))
     }
 }
 
@@ -63,8 +75,7 @@ impl Guarded for Secret {
             return Requirements::new();
         }
         let users: BTreeSet<String> = old.into_iter().chain([new]).filter_map(user).collect();
-        let reference = PasswordSecretRef { namespace: new.namespace().unwrap_or_default(), name: new.name_any() };
-        let change = Change::PasswordSecret(&reference, users.iter().map(String::as_str).collect());
+        let change = Change::PasswordSecret(users.iter().map(String::as_str).collect());
         requirements(&change, directory, policy, Timestamp::now())
     }
 }
@@ -108,12 +119,23 @@ impl Guard {
         if !self.informers.is_synced() {
             return Verdict::Unknown("the directory is not complete yet".to_owned());
         }
+        if self.informers.is_failing() {
+            return Verdict::Unknown("a watch of the directory is failing".to_owned());
+        }
         let (old, new) = match request.operation {
             Operation::Delete => (request.old_object.as_ref(), None),
             Operation::Create | Operation::Update | Operation::Connect => {
                 (request.old_object.as_ref(), request.object.as_ref())
             }
         };
+        if old.is_none() && new.is_none() {
+            return Verdict::Unknown("the review holds no object".to_owned());
+        }
+        if let Some(refusal) =
+            new.filter(|_| old.is_none()).and_then(|new| K::conflict(new, &self.informers.directory()))
+        {
+            return Verdict::Refused(refusal);
+        }
         // A big group takes a moment: other requests go on meanwhile.
         let required =
             tokio::task::block_in_place(|| K::requirements(old, new, &self.informers.directory(), &self.policy));

@@ -52,15 +52,20 @@ struct Admission {
 
 /// The routes of admission.
 pub fn router(pool: HashPool, guard: Guard, metrics: Arc<Metrics>) -> Router {
-    Router::new()
-        .route(PASSWORD_SECRETS_PATH, post(password_secrets))
+    // Places of their own: hashing takes long, and must not keep the guard from answering.
+    let places = || middleware::from_fn_with_state(Arc::new(Semaphore::new(MAX_REVIEWS)), bounded);
+    let guard_routes = Router::new()
         .route("/admission/guard/users", post(guarded::<User>))
         .route("/admission/guard/groups", post(guarded::<Group>))
         .route("/admission/guard/namespaces", post(guarded::<Namespace>))
         .route("/admission/guard/secrets", post(guarded::<Secret>))
         .route("/admission/cycles", post(cycles))
+        .layer(places());
+    Router::new()
+        .route(PASSWORD_SECRETS_PATH, post(password_secrets))
+        .layer(places())
+        .merge(guard_routes)
         .layer(DefaultBodyLimit::max(MAX_REVIEW_BYTES))
-        .layer(middleware::from_fn_with_state(Arc::new(Semaphore::new(MAX_REVIEWS)), bounded))
         .with_state(Arc::new(Admission { pool, guard, metrics }))
 }
 

@@ -144,6 +144,10 @@ impl Explainer {
     {
         let new: K = object(value)?;
         let old = api.get_opt(&new.name_any()).await?;
+        if let Some(conflict) = K::conflict(&new, &self.directory).filter(|_| old.is_none()) {
+            println!("{} {}, create: refused: {conflict}", K::kind(&()), new.name_any());
+            return Ok(false);
+        }
         let required = K::requirements(old.as_ref(), (!self.delete).then_some(&new), &self.directory, &self.policy);
         self.print(&format!("{} {}", K::kind(&()), new.name_any()), old.is_some(), required).await
     }
@@ -151,12 +155,8 @@ impl Explainer {
     async fn role_binding(&self, value: &Value) -> Result<bool> {
         let new: RoleBinding = object(value)?;
         let old = Api::<RoleBinding>::all(self.client.clone()).get_opt(&new.name_any()).await?;
-        let change = Change::RoleBinding(old.as_ref(), &new);
-        let required = if self.delete {
-            Requirements::new()
-        } else {
-            requirements(&change, &self.directory, &self.policy, Timestamp::now())
-        };
+        let change = Change::RoleBinding(old.as_ref(), (!self.delete).then_some(&new));
+        let required = requirements(&change, &self.directory, &self.policy, Timestamp::now());
         self.print(&format!("RoleBinding {}", new.name_any()), old.is_some(), required).await
     }
 

@@ -1,6 +1,7 @@
 //! Writes native bindings, and removes those whose owner is gone.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use k8s_openapi::api::rbac::v1 as rbac;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
+use serde::de::DeserializeOwned;
+use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -88,16 +91,10 @@ impl NativeWriter {
     }
 
     async fn delete(&self, key: &Key, uid: &str) -> kube::Result<()> {
-        let only_this = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
-        let params = DeleteParams::default().preconditions(only_this);
+        let client = self.client.clone();
         let outcome = match &key.namespace {
-            None => {
-                Api::<rbac::ClusterRoleBinding>::all(self.client.clone()).delete(&key.name, &params).await.map(drop)
-            }
-            Some(namespace) => Api::<rbac::RoleBinding>::namespaced(self.client.clone(), namespace)
-                .delete(&key.name, &params)
-                .await
-                .map(drop),
+            None => delete_whole(&Api::<rbac::ClusterRoleBinding>::all(client), key, uid).await,
+            Some(namespace) => delete_whole(&Api::<rbac::RoleBinding>::namespaced(client, namespace), key, uid).await,
         };
         match outcome {
             Ok(()) => self.metrics.writes.inc(kind(key)),
@@ -189,6 +186,20 @@ impl NativeWriter {
         };
         Ok(found.and_then(|metadata| metadata.uid).is_some_and(|found| found == uid))
     }
+}
+
+/// Deletes the object of that UID, and takes off whatever finalizers it has: one that is only marked for deletion still
+/// grants, and to put a finalizer on takes no right to bind.
+async fn delete_whole<K>(api: &Api<K>, key: &Key, uid: &str) -> kube::Result<()>
+where
+    K: Clone + Debug + DeserializeOwned,
+{
+    let only_this = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+    if api.delete(&key.name, &DeleteParams::default().preconditions(only_this)).await?.is_left() {
+        let bare = json!({"metadata": {"uid": uid, "finalizers": null}});
+        api.patch_metadata(&key.name, &PatchParams::default(), &Patch::Merge(bare)).await?;
+    }
+    Ok(())
 }
 
 const fn kind(key: &Key) -> &'static str {

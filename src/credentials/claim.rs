@@ -33,10 +33,15 @@ pub struct Identifier {
 }
 
 impl Identifier {
-    /// Name of the Secret that is the claim. Upper and lower case are one; the admission rules leave only ASCII.
+    /// What is unique: upper and lower case are one; the admission rules leave only ASCII.
+    pub fn folded(&self) -> String {
+        self.text.to_ascii_lowercase()
+    }
+
+    /// Name of the Secret that is the claim.
     /// A digest, because an email address is no object name: 160 bits of SHA-256, far beyond any search for collisions.
     pub fn secret_name(&self) -> String {
-        let digest = Sha256::digest(self.text.to_ascii_lowercase());
+        let digest = Sha256::digest(self.folded());
         digest[..20].iter().fold(String::from("login-"), |mut name, byte| {
             write!(name, "{byte:02x}").expect("writing to a String does not fail");
             name

@@ -47,20 +47,22 @@ pub struct Binding {
 }
 
 impl Binding {
-    /// Reads a RoleBinding. Nothing, where its scope says nothing that could be applied: the schema forbids that.
-    pub fn of(binding: &RoleBinding) -> Option<Self> {
+    /// Reads a RoleBinding. A scope that says nothing that could be applied, which the schema forbids, reaches nothing.
+    pub fn of(binding: &RoleBinding) -> Self {
         let spec = &binding.spec;
         let scope =
             match (&spec.scope.cluster, &spec.scope.namespaces, &spec.scope.namespace_selector, &spec.scope.domain) {
                 (Some(_), None, None, None) => Scope::Cluster,
                 (None, Some(namespaces), None, None) => Scope::Namespaces(namespaces.iter().cloned().collect()),
-                (None, None, Some(selector), None) => Scope::Selector(selector.clone().try_into().ok()?),
+                (None, None, Some(selector), None) => {
+                    selector.clone().try_into().map_or(Scope::Namespaces(BTreeSet::new()), Scope::Selector)
+                }
                 (None, None, None, Some(domain)) => {
                     Scope::Selector(Expression::Equal(DOMAIN_LABEL.to_owned(), domain.clone()).into())
                 }
-                _ => return None,
+                _ => Scope::Namespaces(BTreeSet::new()),
             };
-        Some(Self {
+        Self {
             name: binding.name_any(),
             uid: binding.uid().unwrap_or_default(),
             generation: binding.metadata.generation,
@@ -70,7 +72,7 @@ impl Binding {
             scope,
             validity: spec.validity.clone().unwrap_or_default(),
             delegated_by: spec.delegated_by.clone(),
-        })
+        }
     }
 }
 

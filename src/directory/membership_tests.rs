@@ -95,7 +95,7 @@ fn timed_memberships_begin_and_end_by_the_clock() {
     graph.set_group("oncall", Some(declared), at(0));
     assert_eq!((graph.is_member("jane", "oncall"), graph.next_edge()), (false, Some(at(10))));
     assert_eq!(graph.advance(at(9)), Touched::default());
-    assert_eq!(graph.would_belong("jane", &Labels::new(), &[], true), strings(&["oncall"]));
+    assert_eq!(graph.would_claim("jane", &Labels::new(), &[], at(9)), strings(&["oncall"]));
     assert_eq!(graph.advance(at(10)).users, strings(&["jane"]));
     assert_eq!((graph.is_member("jane", "oncall"), graph.next_edge()), (true, Some(at(20))));
     assert_eq!(graph.advance(at(25)).users, strings(&["jane"]));
@@ -225,7 +225,7 @@ proptest! {
                     prop_assert!(graph.path(&user, group).is_some());
                 }
                 if let Some((labels, groups)) = naive.users.get(&user) {
-                    let would: Vec<String> = graph.would_belong(&user, labels, groups, false).into_iter().collect();
+                    let would: Vec<String> = graph.would_belong(&user, labels, groups).into_iter().collect();
                     prop_assert_eq!(&would, &expected);
                 }
                 known.insert(user, found);

@@ -75,6 +75,8 @@ pub struct Directory {
     expand_groups: bool,
     users: HashMap<String, Person>,
     by_username: HashMap<String, BTreeSet<String>>,
+    /// Names by identifier, as [`crate::credentials::claim`] folds it.
+    by_identifier: HashMap<String, BTreeSet<String>>,
     by_uid: HashMap<String, String>,
     administrators: BTreeSet<String>,
     /// UID and generation by name.
@@ -113,6 +115,9 @@ impl Directory {
                 self.administrators.insert(name.clone());
             }
             self.by_username.entry(person.username.clone()).or_default().insert(name.clone());
+            for identifier in &person.identifiers {
+                self.by_identifier.entry(identifier.clone()).or_default().insert(name.clone());
+            }
             self.by_uid.insert(person.uid.clone(), name.clone());
             self.users.insert(name.clone(), person);
             if is_new {
@@ -142,11 +147,9 @@ impl Directory {
     fn forget_person(&mut self, name: &str) {
         let Some(person) = self.users.remove(name) else { return };
         self.administrators.remove(name);
-        if let Some(names) = self.by_username.get_mut(&person.username) {
-            names.remove(name);
-            if names.is_empty() {
-                self.by_username.remove(&person.username);
-            }
+        forget(&mut self.by_username, &person.username, name);
+        for identifier in &person.identifiers {
+            forget(&mut self.by_identifier, identifier, name);
         }
         self.by_uid.remove(&person.uid);
     }
@@ -184,6 +187,9 @@ impl Directory {
     /// A Group as it is now.
     pub fn set_group(&mut self, group: &Group, now: Timestamp) -> Concerned {
         let name = group.name_any();
+        if group.metadata.deletion_timestamp.is_some() {
+            return self.remove_group(&name, now);
+        }
         let declared = declared_members(group);
         let identity = (group.uid().unwrap_or_default(), group.metadata.generation);
         let is_new = self.groups.insert(name.clone(), identity).is_none();
@@ -230,7 +236,7 @@ impl Directory {
     /// A RoleBinding of Roster as it is now.
     pub fn set_binding(&mut self, binding: &RoleBinding, now: Timestamp) -> Concerned {
         let name = binding.name_any();
-        let Some(binding) = Binding::of(binding) else { return self.remove_binding(&name) };
+        let binding = Binding::of(binding);
         if self.bindings.get(&name) == Some(&binding) {
             return Concerned { bindings: [name].into(), ..Concerned::default() };
         }
@@ -354,10 +360,17 @@ impl Directory {
 
     /// The holder holds other roles than before: what it delegates may begin or end.
     fn holder_changed(&self, holder: &Holder, concerned: &mut Concerned) {
-        let mut delegated = |user: &str| concerned.bindings.extend(self.bindings.of_delegator(user).cloned());
+        let bindings = &mut concerned.bindings;
+        let mut delegated = |user: &str| bindings.extend(self.bindings.of_delegator(user).cloned());
         match holder {
             Holder::User(username) => {
-                self.by_username.get(username).into_iter().flatten().for_each(|user| delegated(user));
+                for user in self.by_username.get(username).into_iter().flatten() {
+                    delegated(user);
+                    // It may have waited for the name to be free of rights.
+                    if !self.users[user].holds_username {
+                        concerned.users.insert(user.clone());
+                    }
+                }
             }
             Holder::Group(group) => {
                 if self.bindings.delegators().len() < self.memberships.count(group) {
@@ -408,9 +421,9 @@ impl Directory {
         self.users.keys()
     }
 
-    /// Names of the Users that want this username.
-    pub fn wanting(&self, username: &str) -> impl Iterator<Item = &String> {
-        self.by_username.get(username).into_iter().flatten()
+    /// Names of the Users that hold or want this identifier, folded.
+    pub fn wanting(&self, identifier: &str) -> impl Iterator<Item = &String> {
+        self.by_identifier.get(identifier).into_iter().flatten()
     }
 
     /// The generation of the Group of that name, if it is the one of that UID.
@@ -439,6 +452,15 @@ impl Directory {
             roles.extend(self.natives.roles_of(&Holder::Group(subject.name)));
         }
         roles
+    }
+}
+
+fn forget(names_by: &mut HashMap<String, BTreeSet<String>>, key: &str, name: &str) {
+    if let Some(names) = names_by.get_mut(key) {
+        names.remove(name);
+        if names.is_empty() {
+            names_by.remove(key);
+        }
     }
 }
 

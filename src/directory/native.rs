@@ -276,7 +276,7 @@ mod tests {
     fn native(name: &str, namespace: Option<&str>, holder: &str, owner: Option<&str>) -> Native {
         Native {
             key: Key { namespace: namespace.map(str::to_owned), name: name.to_owned() },
-            uid: name.to_owned(),
+            uid: format!("{name} of {holder}"),
             resource_version: 1,
             role: RoleRef::cluster_role("edit"),
             holders: [Holder::User(holder.to_owned())].into(),

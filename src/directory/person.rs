@@ -6,6 +6,7 @@ use kube::{Resource, ResourceExt};
 use crate::api::condition::{NAME_CLAIMED, find};
 use crate::api::user::{DesiredState, PasswordSecretRef};
 use crate::api::{User, Validity};
+use crate::credentials::claim::{self, Identifier};
 
 /// A User, compact.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -14,6 +15,10 @@ pub struct Person {
     pub uid: String,
     /// Login name and RBAC subject name.
     pub username: String,
+    /// Username and emails, folded: what at most one User holds at a time. The username comes first.
+    pub identifiers: Vec<String>,
+    /// Whether the username is held, as the status says. Until it is, it may be the name of somebody else.
+    pub holds_username: bool,
     /// `spec.admin`.
     pub is_admin: bool,
     /// `spec.passwordSecretRef`.
@@ -22,7 +27,6 @@ pub struct Person {
     validity: Validity,
     locked_until: Option<Timestamp>,
     is_deleted: bool,
-    holds_username: bool,
 }
 
 impl Person {
@@ -33,6 +37,7 @@ impl Person {
         Self {
             uid: user.uid().unwrap_or_default(),
             username: user.username(),
+            identifiers: claim::wanted(user).iter().map(Identifier::folded).collect(),
             is_admin: user.spec.admin,
             password_secret_ref: user.spec.password_secret_ref.clone(),
             state: user.spec.state,
@@ -44,8 +49,7 @@ impl Person {
         }
     }
 
-    /// Whether what binds this User is in force. It begins only once the username is held: until then it may be the
-    /// name of somebody else.
+    /// Whether what binds this User is in force.
     pub fn is_active(&self, now: Timestamp) -> bool {
         self.holds_username
             && !self.is_deleted

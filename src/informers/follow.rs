@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::hash::Hash;
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use futures::{Stream, StreamExt, pin_mut};
@@ -13,7 +14,7 @@ use kube::runtime::watcher::{self, Event};
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use crate::metrics::CounterBy;
+use super::failures::Failures;
 
 /// Which keys a relist has named so far. What it has not named when it is done, is gone.
 #[derive(Debug)]
@@ -48,7 +49,8 @@ impl<K: Clone + Eq + Hash> Relist<K> {
     }
 }
 
-/// Feeds a watch into `apply`, and says `synced` after the first complete list.
+/// Feeds a watch into `apply`, says `synced` after the first complete list, and tells `failures` of each failure in a
+/// row and of the end of the row.
 ///
 /// # Errors
 /// Only if the stream ends, which a watch does not.
@@ -57,7 +59,7 @@ pub async fn follow<T: Debug>(
     watch: impl Stream<Item = watcher::Result<Event<T>>> + Send,
     mut apply: impl FnMut(Event<T>),
     synced: oneshot::Sender<()>,
-    errors: CounterBy,
+    failures: Arc<Failures>,
 ) -> Result<()> {
     let watch = watch.default_backoff();
     pin_mut!(watch);
@@ -65,6 +67,7 @@ pub async fn follow<T: Debug>(
     while let Some(event) = watch.next().await {
         match event {
             Ok(event) => {
+                failures.end(resource);
                 let is_complete = matches!(event, Event::InitDone);
                 apply(event);
                 if is_complete && let Some(synced) = synced.take() {
@@ -72,7 +75,7 @@ pub async fn follow<T: Debug>(
                 }
             }
             Err(error) => {
-                errors.inc(resource);
+                failures.begin_or_go_on(resource);
                 warn!(resource, %error, "a watch failed and is tried again");
             }
         }

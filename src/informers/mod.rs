@@ -7,6 +7,7 @@
 //! ```
 
 pub mod dirty;
+pub mod failures;
 pub mod follow;
 pub mod snapshot;
 
@@ -42,6 +43,7 @@ use crate::directory::{Concerned, Directory, RoleKey};
 use crate::metrics::Metrics;
 use crate::operations::health::Health;
 use dirty::Dirty;
+use failures::Failures;
 use follow::{Relist, follow, readable};
 
 /// Longest sleep before the clock is looked at again: a timer stands still while a machine is suspended.
@@ -74,6 +76,7 @@ pub struct Informers {
     synced: watch::Sender<bool>,
     /// Whether somebody looks at what is marked.
     is_leading: AtomicBool,
+    failures: Arc<Failures>,
     metrics: Arc<Metrics>,
 }
 
@@ -91,6 +94,7 @@ impl Informers {
             edge_moved: Notify::new(),
             synced: watch::Sender::new(false),
             is_leading: AtomicBool::new(false),
+            failures: Arc::new(Failures::new(metrics.watch_errors.clone())),
             metrics,
         }
     }
@@ -103,6 +107,11 @@ impl Informers {
     /// Whether every first list is complete.
     pub fn is_synced(&self) -> bool {
         *self.synced.borrow()
+    }
+
+    /// Whether a watch fails at this moment: what the directory says may be out of date.
+    pub fn is_failing(&self) -> bool {
+        self.failures.any()
     }
 
     /// Waits until every first list is complete.
@@ -301,8 +310,8 @@ impl Feed<'_> {
             }
         };
         let watch = watcher(Api::<K>::all(self.client.clone()), Config::default());
-        let errors = self.informers.metrics.watch_errors.clone();
-        self.watches.spawn(follow(resource, watch, apply, sender, errors));
+        let failures = Arc::clone(&self.informers.failures);
+        self.watches.spawn(follow(resource, watch, apply, sender, failures));
     }
 
     /// Watches a kind of Roster. An object that does not parse, as after a downgrade, is reported and stays what it

@@ -12,11 +12,12 @@ use kube::ResourceExt;
 
 use super::Policy;
 use crate::api::role_binding::{RoleRef, Subject, SubjectKind};
-use crate::api::user::PasswordSecretRef;
 use crate::api::{Group, RoleBinding, User, UserSpec};
+use crate::credentials::claim::{Identifier, IdentifierKind};
 use crate::directory::bindings::{Binding, Scope};
 use crate::directory::labels::Labels;
 use crate::directory::native::{Grant, Holder};
+use crate::directory::person::Person;
 use crate::directory::{Directory, declared_members};
 
 /// The label that every Namespace has without anybody's doing.
@@ -42,11 +43,11 @@ pub enum Change<'a> {
     /// Of a Group.
     Group(Option<&'a Group>, Option<&'a Group>),
     /// Of a RoleBinding.
-    RoleBinding(Option<&'a RoleBinding>, &'a RoleBinding),
+    RoleBinding(Option<&'a RoleBinding>, Option<&'a RoleBinding>),
     /// Of a Namespace's labels. Without a name, where the API server is to make one up.
     Namespace(Option<&'a str>, Option<&'a Labels>, &'a Labels),
-    /// Of the content of a password Secret, or of the Users that it names.
-    PasswordSecret(&'a PasswordSecretRef, BTreeSet<&'a str>),
+    /// Of the content of a password Secret that names these Users, or of which Users it names.
+    PasswordSecret(BTreeSet<&'a str>),
 }
 
 /// What somebody who makes this change must be able to bind.
@@ -54,11 +55,11 @@ pub fn requirements(change: &Change<'_>, directory: &Directory, policy: &Policy,
     let mut judge = Judge { directory, policy, now, found: BTreeMap::new() };
     match change {
         Change::User(old, Some(new)) => judge.user(*old, new),
-        Change::User(Some(old), None) => judge.user_deletion(old),
+        Change::User(Some(old), None) => judge.successors(old, None),
         Change::Group(old, new) => judge.group(*old, *new),
-        Change::RoleBinding(old, new) => judge.role_binding(*old, new),
+        Change::RoleBinding(old, new) => judge.role_binding(*old, *new),
         Change::Namespace(name, old, new) => judge.namespace(*name, *old, new),
-        Change::PasswordSecret(reference, users) => judge.password_secret(reference, users),
+        Change::PasswordSecret(users) => judge.password_secret(users),
         Change::User(None, None) => {}
     }
     judge.found
@@ -68,6 +69,14 @@ pub fn requirements(change: &Change<'_>, directory: &Directory, policy: &Policy,
 pub fn cycle(new: &Group, directory: &Directory) -> Option<Vec<String>> {
     let children = new.spec.member_groups.iter().cloned().collect();
     directory.memberships.would_cycle(&new.name_any(), &children)
+}
+
+/// Who else has the username of a new User as a name to log in with. Whoever waits for a name will have what is bound to
+/// it by then, and who gives it up then may know nothing of that.
+pub fn taken<'a>(new: &User, directory: &'a Directory) -> Option<&'a String> {
+    let name = new.name_any();
+    let username = Identifier { kind: IdentifierKind::Username, text: new.username() };
+    directory.wanting(&username.folded()).find(|other| **other != name)
 }
 
 /// Whom an identity is known as.
@@ -90,6 +99,9 @@ impl Judge<'_> {
         let groups = self.groups_of(new);
         let before = old.map(|old| self.groups_of(old));
         let is_controlled = old.is_none_or(|old| controls(&old.spec) != controls(&new.spec));
+        if let Some(old) = old {
+            self.successors(old, Some(new));
+        }
         if !is_controlled && before.as_ref() == Some(&groups) {
             return;
         }
@@ -103,16 +115,26 @@ impl Judge<'_> {
 
     fn groups_of(&self, user: &User) -> BTreeSet<String> {
         let (name, labels) = (user.name_any(), user.labels());
-        self.directory.memberships.would_belong(&name, labels, &user.spec.groups, true)
+        self.directory.memberships.would_claim(&name, labels, &user.spec.groups, self.now)
     }
 
-    /// Deleting a User ends its rights. But its username goes to whoever waits for it, and with the name go the roles
-    /// that are bound to the name.
-    fn user_deletion(&mut self, old: &User) {
-        let (name, username) = (old.name_any(), old.username());
-        if self.directory.wanting(&username).any(|other| *other != name) {
-            let groups = BTreeSet::new();
-            self.identity(&Identity { name: &name, username: &username, is_admin: false, groups });
+    /// Whoever waits for an identifier that is given up comes into its own: into what is bound to the name, and into
+    /// what is bound to the one who has waited. Nothing is given up by somebody who does not hold it.
+    fn successors(&mut self, old: &User, new: Option<&User>) {
+        let name = old.name_any();
+        let (had, keeps) = (Person::of(old), new.map(Person::of));
+        let given_up = had.identifiers.iter().enumerate().filter(|(i, identifier)| {
+            (*i > 0 || had.holds_username)
+                && !keeps.as_ref().is_some_and(|keeps| keeps.identifiers.contains(identifier))
+        });
+        let directory = self.directory;
+        for (_, identifier) in given_up {
+            for other in directory.wanting(identifier).filter(|other| **other != name) {
+                let waits = directory.person(other).is_some_and(|other| other.identifiers.first() == Some(identifier));
+                if waits {
+                    self.person(other);
+                }
+            }
         }
     }
 
@@ -124,29 +146,32 @@ impl Judge<'_> {
         }
         let memberships = &self.directory.memberships;
         // Whoever says who is in a group controls the group, even while nobody is in it.
-        if new.is_some() || !memberships.cycle_of(&name).is_empty() {
-            for above in memberships.above_uncut(&name) {
-                self.group_identity(&above, &format!("Group {name}"));
-            }
+        for above in memberships.above_uncut(&name) {
+            self.group_identity(&above, &format!("Group {name}"));
         }
         let members = |declared: Option<_>| declared.map(|declared| memberships.would_have(declared, self.now));
         let had = members(before.as_ref()).unwrap_or_default();
         let has = members(after.as_ref()).unwrap_or_default();
+        let mut touched: BTreeSet<String> = had.symmetric_difference(&has).cloned().collect();
+        if old.is_none() || new.is_none() {
+            // Those who name it come in, or go.
+            touched.extend(memberships.claimants(&name).map(str::to_owned));
+        }
         let mut groups = BTreeSet::new();
-        for user in had.symmetric_difference(&has) {
-            groups.extend(memberships.present_and_upcoming(user));
-            self.person(user, BTreeSet::new());
+        for user in touched {
+            groups.extend(memberships.claims(&user, self.now));
+            self.person_without_groups(&user);
         }
         for group in groups {
             self.group_identity(&group, "a User whose membership changes");
         }
     }
 
-    fn role_binding(&mut self, old: Option<&RoleBinding>, new: &RoleBinding) {
-        if old.is_some_and(|old| old.spec == new.spec) {
+    fn role_binding(&mut self, old: Option<&RoleBinding>, new: Option<&RoleBinding>) {
+        if old.map(|old| &old.spec) == new.map(|new| &new.spec) {
             return;
         }
-        let Some(binding) = Binding::of(new) else { return };
+        let Some(binding) = new.or(old).map(Binding::of) else { return };
         let by = format!("RoleBinding {}", binding.name);
         for subject in &binding.subjects {
             self.grants(&binding, &format!("{:?} {}", subject.kind, subject.name), &by);
@@ -170,21 +195,26 @@ impl Judge<'_> {
         }
     }
 
-    fn password_secret(&mut self, reference: &PasswordSecretRef, users: &BTreeSet<&str>) {
+    /// Every User that a password Secret names, whether or not it refers to the Secret yet: it may do so later.
+    fn password_secret(&mut self, users: &BTreeSet<&str>) {
         for user in users {
-            let person = self.directory.person(user);
-            if person.is_some_and(|person| person.password_secret_ref.as_ref() == Some(reference)) {
-                self.person(user, self.directory.memberships.present_and_upcoming(user));
-            }
+            self.person(user);
         }
     }
 
     /// A User by name. Where there is none yet, its username will most likely be its name.
-    fn person(&mut self, name: &str, groups: BTreeSet<String>) {
+    fn person(&mut self, name: &str) {
+        for group in self.directory.memberships.claims(name, self.now) {
+            self.group_identity(&group, &format!("User {name}"));
+        }
+        self.person_without_groups(name);
+    }
+
+    fn person_without_groups(&mut self, name: &str) {
         let person = self.directory.person(name);
         let username = person.map_or(name, |person| &person.username);
         let is_admin = person.is_some_and(|person| person.is_admin);
-        self.identity(&Identity { name, username, is_admin, groups });
+        self.identity(&Identity { name, username, is_admin, groups: BTreeSet::new() });
     }
 
     fn identity(&mut self, identity: &Identity<'_>) {
@@ -262,3 +292,7 @@ fn controls(spec: &UserSpec) -> UserSpec {
         ..spec.clone()
     }
 }
+
+#[cfg(test)]
+#[path = "guard_tests.rs"]
+mod tests;

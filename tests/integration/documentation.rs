@@ -20,6 +20,7 @@ fn on_a_clean_cluster(run: impl FnOnce(&Cluster)) {
     });
     cluster.kubectl(&["delete", "users.roster.dev,groups.roster.dev,rolebindings.roster.dev", "--all"]);
     cluster.kubectl(&["delete", "secrets", "-n", "default", "--field-selector=type=roster.dev/password"]);
+    cluster.kubectl(&["delete", "namespace", "apollo", "--ignore-not-found"]);
     run(cluster);
 }
 
@@ -86,6 +87,16 @@ fn follow(cluster: &Cluster, page: &str) {
 #[test]
 fn readme_shows_what_happens() {
     on_a_clean_cluster(|cluster| follow(cluster, "README.md"));
+}
+
+#[test]
+fn the_page_on_groups_and_bindings_shows_what_happens() {
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/groups-and-bindings.md"));
+}
+
+#[test]
+fn the_page_on_the_guard_shows_what_happens() {
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/guard.md"));
 }
 
 #[test]

@@ -462,8 +462,33 @@ const MATRIX: &[Attempt] = &[
     ),
     attempt(
         "the boss deleted, so that whoever waits for the username gets it",
-        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-waiting'}, spec: {username: '{n}-native'}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-native'}, spec: {}}\n---\n{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {name: foreign, namespace: '{n}'}, roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: edit}, subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: '{n}-native'}]}",
-        &["delete", "users.roster.dev", "{n}-native"],
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-waiting'}, spec: {username: '{n}-boss'}}\n---\n{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {name: foreign, namespace: '{n}'}, roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: edit}, subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: '{n}-boss'}]}",
+        &["delete", "users.roster.dev", "{n}-boss"],
+        "",
+    ),
+    // What an identity would hold, once something is there again.
+    attempt(
+        "myself in a group that a binding waits for",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: Group, name: '{n}-awaited'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}}}",
+        &["patch", "users.roster.dev", "{n}-me", "--type=merge", "-p", r#"{"spec": {"groups": ["{n}-awaited"]}}"#],
+        "",
+    ),
+    attempt(
+        "a password for somebody who does not refer to it yet",
+        "",
+        CREATE,
+        "---\n{apiVersion: v1, kind: Secret, metadata: {name: planted, namespace: '{n}', annotations: {roster.dev/user: '{n}-boss'}}, type: roster.dev/password, stringData: {password: battery staple}}",
+    ),
+    attempt(
+        "the binding deleted, so that the boss looks harmless",
+        "",
+        &["delete", "rolebindings.roster.dev", "{n}-power"],
+        "",
+    ),
+    attempt(
+        "the group deleted, so that its name is free to join",
+        "",
+        &["delete", "groups.roster.dev", "{n}-power"],
         "",
     ),
     // What brings a namespace into a binding.
@@ -506,6 +531,12 @@ const MATRIX: &[Attempt] = &[
         "a cycle broken, so that my group is nested after all",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {memberGroups: ['{n}-middle']}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-middle'}, spec: {members: ['{n}-me'], memberGroups: ['{n}-power']}}",
         &["patch", "groups.roster.dev", "{n}-middle", "--type=merge", "-p", r#"{"spec": {"memberGroups": []}}"#],
+        "",
+    ),
+    attempt(
+        "a cycle joined below, until it is mended",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {memberGroups: ['{n}-middle']}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-middle'}, spec: {memberGroups: ['{n}-power']}}",
+        &["patch", "users.roster.dev", "{n}-me", "--type=merge", "-p", r#"{"spec": {"groups": ["{n}-middle"]}}"#],
         "",
     ),
     attempt(
@@ -588,7 +619,7 @@ fn stage(cluster: &Cluster, attempts: &[&Attempt], prefix: &str) -> Vec<String> 
 /// What each attempt needs besides.
 fn set_up(cluster: &Cluster, attempts: &[&Attempt], names: &[String]) {
     let setups = names.iter().zip(attempts).map(|(name, attempt)| attempt.setup.replace("{n}", name));
-    cluster.apply(&setups.map(|setup| format!("{setup}\n")).collect::<String>());
+    cluster.apply(&setups.collect::<Vec<_>>().join("\n"));
 }
 
 /// Waits until the operator has seen everything so far: it sees things in order, and this comes last.
@@ -646,6 +677,49 @@ async fn cycles_are_guarded(attempts: &[&Attempt]) -> Vec<String> {
     cluster.start_operator(FAST_LEASE);
     settle(&cluster, "cycle").await;
     judge(&cluster, attempts, &names)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_nobody_waits_for_a_name_in_order_to_come_into_its_rights() {
+    let (cluster, n) = (guarded(), unique("i4-squat"));
+    cluster.apply(&STAGE.replace("{n}", &n));
+    settle(cluster, &n).await;
+    let waiting = |name: &str| {
+        format!(
+            "---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}-{name}}}, spec: {{username: {n}-ME}}}}\n"
+        )
+    };
+    let error = cluster
+        .plane
+        .kubectl
+        .run_with_input(&["create", "--as", "mallory", "-f", "-"], &waiting("squatter"))
+        .unwrap_err();
+    assert!(error.to_string().contains("already exists: it is held or wanted by User"), "{error:#}");
+    // An administrator may; but when the name is free at last, rights that were meant for another one are not passed on.
+    cluster.apply(&waiting("waiting"));
+    let claimed = "{.status.conditions[?(@.type=='NameClaimed')].reason}";
+    let waits = format!("{n}-waiting");
+    wait_for_text(cluster, &["users.roster.dev", &waits], claimed, "UsernameConflict").await;
+    cluster.kubectl(&["create", "clusterrolebinding", &n, "--clusterrole=edit", &format!("--user={n}-ME")]);
+    cluster.kubectl(&["delete", "users.roster.dev", &format!("{n}-me")]);
+    let message = "{.status.conditions[?(@.type=='NameClaimed')].message}";
+    let expected = format!(
+        "username {n}-ME already exists: it is held by the native ClusterRoleBinding {n}, which names it: remove that, or make this User anew"
+    );
+    wait_for_text(cluster, &["users.roster.dev", &waits], message, &expected).await;
+    cluster.kubectl(&["delete", "clusterrolebinding", &n]);
+    wait_for_text(cluster, &["users.roster.dev", &waits], claimed, "Claimed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_what_people_log_in_with_is_written_by_roster_alone() {
+    let cluster = guarded();
+    let secret = "---\n{apiVersion: v1, kind: Secret, metadata: {generateName: login-, namespace: roster-system}, type: roster.dev/identity, stringData: {passwordHash: x}}\n";
+    for who in ["mallory", "alice"] {
+        let error =
+            cluster.plane.kubectl.run_with_input(&["create", "--as", who, "-f", "-"], secret).unwrap_err().to_string();
+        assert!(error.contains("written by Roster alone"), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

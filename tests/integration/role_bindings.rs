@@ -225,6 +225,27 @@ async fn drift_is_repaired() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_finalizer_does_not_keep_a_right_alive() {
+    let (cluster, jane) = (rbac(), unique("finalizer"));
+    namespace(cluster, &jane, &[]);
+    cluster.apply(&bound(&jane, &format!("{{namespaces: [{jane}]}}")));
+    wait_until_ready(cluster, &jane).await;
+    let native = format!("rolebinding.rbac.authorization.k8s.io/roster:{jane}");
+    wait_until_can(cluster, &jane, &["create", "pods", "-n", &jane], true).await;
+    cluster.kubectl(&[
+        "patch",
+        "-n",
+        &jane,
+        &native,
+        "--type=merge",
+        "-p",
+        r#"{"metadata": {"finalizers": ["example.com/stay"]}}"#,
+    ]);
+    cluster.kubectl(&["patch", "users.roster.dev", &jane, "--type=merge", "-p", r#"{"spec": {"state": "Banned"}}"#]);
+    wait_until_can(cluster, &jane, &["create", "pods", "-n", &jane], false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_native_binding_of_somebody_else_is_left_alone() {
     let (cluster, jane) = (rbac(), unique("taken"));
     namespace(cluster, &jane, &[]);

@@ -31,8 +31,6 @@ matchPolicy: Equivalent
 timeoutSeconds: 10
 clientConfig: {{- include "roster.clientConfig" . | nindent 2 }}
 matchConditions:
-- name: not-roster-itself
-  expression: request.userInfo.username != '{{ .operator }}'
 - name: may-not-bind-every-role
   expression: "!(authorizer.group('rbac.authorization.k8s.io').resource('clusterroles').check('bind').allowed() && authorizer.group('rbac.authorization.k8s.io').resource('roles').check('bind').allowed())"
 {{- end }}

@@ -6,10 +6,12 @@ use kube::{Api, ResourceExt};
 
 use super::{Context, Error};
 use crate::api::User;
+use crate::api::condition::{NAME_CLAIMED, find};
 use crate::api::user::PasswordSecretRef;
 use crate::credentials::claim::{self, Identifier};
 use crate::credentials::record::{Claim, SourceVersion};
 use crate::credentials::source::{self, Source};
+use crate::directory::native;
 
 /// What was found.
 #[derive(Debug)]
@@ -75,6 +77,14 @@ pub(super) async fn dereference(user: &User, ctx: &Context) -> Result<Observed, 
             }
         }
     }
+    if let Some((identifier, holder)) = claims.first_mut().filter(|(_, holder)| is_free(holder))
+        && has_waited(user)
+        && let Some(native) = native_naming(&identifier.text, ctx)
+    {
+        // Who made that binding meant whoever had the name then. Somebody who has waited for the name must not come into
+        // it; a User that is made now has passed the guard.
+        *holder = Holder::Other(format!("the native {native}, which names it: remove that, or make this User anew"));
+    }
     let source = match &user.spec.password_secret_ref {
         Some(reference) => {
             observe_source(user, reference, credential.as_ref(), ctx).await.map_err(Error::Dereference)?
@@ -82,6 +92,24 @@ pub(super) async fn dereference(user: &User, ctx: &Context) -> Result<Observed, 
         None => Observation::NothingNew,
     };
     Ok(Observed { claims, surplus, source, password_changed: credential.and_then(|claim| claim.changed), namespaces })
+}
+
+fn is_free(holder: &Holder) -> bool {
+    matches!(holder, Holder::Nobody | Holder::Gone(_))
+}
+
+/// Whether another User had the username when this one was last looked at.
+fn has_waited(user: &User) -> bool {
+    let conditions = user.status.as_ref().map(|status| &status.conditions[..]).unwrap_or_default();
+    find(conditions, NAME_CLAIMED).is_some_and(|claimed| claimed.reason == "UsernameConflict")
+}
+
+fn native_naming(username: &str, ctx: &Context) -> Option<String> {
+    let directory = ctx.informers.directory();
+    let holder = native::Holder::User(username.to_owned());
+    let mut grants = directory.natives.grants_of(&holder);
+    let native = grants.next().and_then(|(_, mut by)| by.next());
+    native.map(|native| native.key.to_string())
 }
 
 type Known = (Vec<(Identifier, Holder)>, Vec<(String, String)>, Option<Claim>, Vec<String>);

@@ -43,6 +43,7 @@ use crate::api::{OWNER_LABEL, PASSWORD_SECRET_TYPE, User};
 use crate::credentials::pool::{HashPool, Saturated};
 use crate::credentials::record::IDENTIFIER_LABEL;
 use crate::informers::Informers;
+use crate::informers::failures::Failures;
 use crate::informers::follow::{follow, readable};
 use crate::metrics::Metrics;
 use crate::rbac::Policy;
@@ -69,6 +70,7 @@ pub struct Context {
     informers: Arc<Informers>,
     writer: Arc<NativeWriter>,
     policy: Arc<Policy>,
+    failures: Arc<Failures>,
     backoff: Backoff,
     reporter: Reporter,
 }
@@ -93,6 +95,7 @@ impl Context {
             informers,
             writer,
             policy,
+            failures: Arc::new(Failures::new(metrics.watch_errors.clone())),
             backoff: Backoff::default(),
             reporter: Reporter::new(client.clone(), "roster.dev/user", Arc::clone(&metrics)),
             metrics,
@@ -185,24 +188,24 @@ fn start_watches(ctx: &Arc<Context>, watches: &mut JoinSet<Result<()>>) -> Vec<o
     let mut begin = || {
         let (sender, receiver) = oneshot::channel();
         synced.push(receiver);
-        (Arc::clone(ctx), sender, ctx.metrics.watch_errors.clone())
+        (Arc::clone(ctx), sender, Arc::clone(&ctx.failures))
     };
 
     let identities: Api<PartialObjectMeta<Secret>> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
     let claims = watcher(identities, WatchConfig::default().labels(IDENTIFIER_LABEL));
-    let (c, ready, errors) = begin();
-    watches.spawn(follow("claims", claims, move |event| c.note(|index| index.claim_event(event)), ready, errors));
+    let (c, ready, failures) = begin();
+    watches.spawn(follow("claims", claims, move |event| c.note(|index| index.claim_event(event)), ready, failures));
 
     let typed = WatchConfig::default().fields(&format!("type={PASSWORD_SECRET_TYPE}"));
     let sources = watcher(Api::<PartialObjectMeta<Secret>>::all(ctx.client.clone()), typed);
-    let (c, ready, errors) = begin();
-    watches.spawn(follow("secrets", sources, move |event| c.note(|index| index.source_event(event)), ready, errors));
+    let (c, ready, failures) = begin();
+    watches.spawn(follow("secrets", sources, move |event| c.note(|index| index.source_event(event)), ready, failures));
 
     let owned = WatchConfig::default().labels(OWNER_LABEL);
     let owned = watcher(Api::<PartialObjectMeta<Namespace>>::all(ctx.client.clone()), owned);
-    let (c, ready, errors) = begin();
+    let (c, ready, failures) = begin();
     let apply = move |event| c.note(|index| index.namespace_event(event));
-    watches.spawn(follow("owned namespaces", owned, apply, ready, errors));
+    watches.spawn(follow("owned namespaces", owned, apply, ready, failures));
     synced
 }
 
@@ -280,7 +283,7 @@ async fn reconcile_unbounded(user: &User, ctx: &Context) -> Result<Action, Error
 /// version, and a status with yesterday's groups would have to be written once more.
 fn groups_of(user: &User, ctx: &Context) -> Vec<String> {
     let directory = ctx.informers.directory();
-    let groups = directory.memberships.would_belong(&user.name_any(), user.labels(), &user.spec.groups, false);
+    let groups = directory.memberships.would_belong(&user.name_any(), user.labels(), &user.spec.groups);
     groups.into_iter().collect()
 }
 

@@ -98,6 +98,17 @@ impl Memberships {
         self.reach(id, |node| &node.children).into_iter().map(|group| self.groups.name(group).to_owned()).collect()
     }
 
+    fn climb_uncut(&self, from: BTreeSet<Id>) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        let mut work: Vec<Id> = from.into_iter().collect();
+        while let Some(group) = work.pop() {
+            if found.insert(group) {
+                work.extend(&self.groups.get(group).parents);
+            }
+        }
+        found.into_iter().map(|group| self.groups.name(group).to_owned()).collect()
+    }
+
     fn climb(&self, from: BTreeSet<Id>) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
         let mut work: Vec<Id> = from.into_iter().collect();
@@ -110,28 +121,51 @@ impl Memberships {
     }
 
     /// The groups that a User of that name would belong to with these labels and `spec.groups`, whether or not the
-    /// graph knows of it yet. With `upcoming`, memberships that have yet to begin count too.
-    pub fn would_belong(&self, user: &str, labels: &Labels, groups: &[String], upcoming: bool) -> BTreeSet<String> {
+    /// graph knows of it yet.
+    pub fn would_belong(&self, user: &str, labels: &Labels, groups: &[String]) -> BTreeSet<String> {
         let mut direct: BTreeSet<Id> = groups.iter().filter_map(|group| self.groups.id(group)).collect();
         direct.extend(self.matcher.selectors_of(labels));
-        if let Some(user) = self.users.id(user) {
-            let node = self.users.get(user);
-            let named = Source::Members as u8 | Source::Membership as u8;
-            direct.extend(node.direct.iter().filter(|group| self.groups.get(**group).direct[&user] & named != 0));
-            if upcoming {
-                direct.extend(&node.timed);
-            }
-        }
+        direct.extend(self.naming(user, Source::Members as u8 | Source::Membership as u8));
         direct.retain(|group| self.groups.get(*group).exists);
         self.climb(direct)
     }
 
-    /// The groups that the user belongs to, and those that it will belong to once a membership begins.
-    pub fn present_and_upcoming(&self, user: &str) -> BTreeSet<String> {
-        let Some(user) = self.users.id(user) else { return BTreeSet::new() };
-        let node = self.users.get(user);
-        let direct = node.direct.union(&node.timed).copied();
-        self.climb(direct.filter(|group| self.groups.get(*group).exists).collect())
+    /// What [`Memberships::would_belong`] could come to: with groups that do not exist (any more), with memberships that
+    /// have yet to begin, and as if no edge of a cycle were cut. The guard goes by this.
+    pub fn would_claim(&self, user: &str, labels: &Labels, groups: &[String], now: Timestamp) -> BTreeSet<String> {
+        let mut direct: BTreeSet<Id> = groups.iter().filter_map(|group| self.groups.id(group)).collect();
+        direct.extend(self.matcher.selectors_of(labels));
+        direct.extend(self.naming(user, Source::Members as u8 | Source::Membership as u8));
+        direct.extend(self.unended(user, now));
+        self.climb_uncut(direct).into_iter().chain(groups.iter().cloned()).collect()
+    }
+
+    /// The same for a user as the graph knows it.
+    pub fn claims(&self, user: &str, now: Timestamp) -> BTreeSet<String> {
+        let direct = self.naming(user, u8::MAX).chain(self.unended(user, now)).collect();
+        self.climb_uncut(direct)
+    }
+
+    /// The groups that the user belongs to directly, existing or not, by one of these [`Source`]s.
+    fn naming(&self, user: &str, sources: u8) -> impl Iterator<Item = Id> {
+        let user = self.users.id(user);
+        let direct =
+            user.into_iter().flat_map(|user| self.users.get(user).direct.iter().map(move |group| (*group, user)));
+        direct.filter(move |(group, user)| self.groups.get(*group).direct[user] & sources != 0).map(|(group, _)| group)
+    }
+
+    /// The groups with a time-bound membership of the user that has not ended.
+    fn unended(&self, user: &str, now: Timestamp) -> impl Iterator<Item = Id> {
+        let user = self.users.id(user);
+        let timed =
+            user.into_iter().flat_map(|user| self.users.get(user).timed.iter().map(move |group| (*group, user)));
+        timed.filter(move |(group, user)| !self.groups.get(*group).timed[user].is_over(now)).map(|(group, _)| group)
+    }
+
+    /// The users that name the group, or that it names, existing or not.
+    pub fn claimants(&self, group: &str) -> impl Iterator<Item = &str> {
+        let direct = self.groups.id(group).map(|group| &self.groups.get(group).direct);
+        direct.into_iter().flat_map(HashMap::keys).map(|user| self.users.name(*user))
     }
 
     /// The groups that name the user, in whatever way.

@@ -9,6 +9,7 @@ use roster::credentials::pool::HashPool;
 use roster::metrics::HashMetrics;
 use secrecy::SecretString;
 
+use super::{count, peak_memory, seconds};
 use crate::support::{Cluster, condition, password_secret, user};
 
 const USERS: u32 = 2000;
@@ -68,13 +69,6 @@ fn cpu_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
-}
-
-/// Peak resident memory of a process, in MiB.
-fn peak_memory(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,17 +141,4 @@ async fn two_thousand_users_converge_with_bounded_memory_and_the_time_goes_into_
     // costs little beside the hash.
     assert!(occupancy > 0.85, "{occupancy:.2}");
     assert!(share > 0.85, "{share:.2}");
-}
-
-fn seconds(metrics: &str, name: &str) -> f64 {
-    sample(metrics, name).unwrap().parse().unwrap()
-}
-
-fn sample<'a>(metrics: &'a str, name: &str) -> Option<&'a str> {
-    metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
-}
-
-/// A count in the metrics; zero where it is not there yet.
-fn count(metrics: &str, name: &str) -> u32 {
-    sample(metrics, name).map_or(0, |count| count.parse().unwrap())
 }

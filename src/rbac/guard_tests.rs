@@ -1,0 +1,175 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
+use kube::core::ObjectMeta;
+
+use super::*;
+use crate::api::condition::{Desired, NAME_CLAIMED, carry_over};
+use crate::api::group::Membership;
+use crate::api::role_binding::{ClusterScope, RoleBindingSpec, Scope as DeclaredScope};
+use crate::api::{GroupSpec, UserStatus, Validity};
+
+const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+fn at(second: i64) -> Time {
+    Time(Timestamp::from_second(second).unwrap())
+}
+
+fn user(name: &str, spec: UserSpec) -> User {
+    User { metadata: metadata(name), spec, status: None }
+}
+
+fn metadata(name: &str) -> ObjectMeta {
+    ObjectMeta { name: Some(name.to_owned()), uid: Some(format!("uid-of-{name}")), ..ObjectMeta::default() }
+}
+
+fn claimed(mut user: User, reason: &'static str) -> User {
+    let claimed = Desired { kind: NAME_CLAIMED, status: reason == "Claimed", reason, message: String::new() };
+    user.status = Some(UserStatus { conditions: carry_over(&[], vec![claimed], None, NOW), ..UserStatus::default() });
+    user
+}
+
+fn in_group(name: &str, group: &str) -> User {
+    user(name, UserSpec { groups: vec![group.to_owned()], ..UserSpec::default() })
+}
+
+fn binding(name: &str, kind: SubjectKind, subject: &str) -> RoleBinding {
+    let spec = RoleBindingSpec {
+        subjects: vec![Subject { kind, name: subject.to_owned() }],
+        role_ref: RoleRef::cluster_role("edit"),
+        scope: DeclaredScope { cluster: Some(ClusterScope {}), ..DeclaredScope::default() },
+        ..RoleBindingSpec::default()
+    };
+    RoleBinding { metadata: metadata(name), spec, status: None }
+}
+
+fn group(name: &str, spec: GroupSpec) -> Group {
+    Group { metadata: metadata(name), spec, status: None }
+}
+
+/// A directory in which Group `power` holds `edit`.
+fn directory() -> Directory {
+    let mut directory = Directory::new(false);
+    directory.set_binding(&binding("power-edit", SubjectKind::Group, "power"), NOW);
+    directory
+}
+
+fn required(change: &Change<'_>, directory: &Directory) -> Vec<String> {
+    let policy = Policy { administrator_role: "admin".to_owned(), ..Policy::default() };
+    requirements(change, directory, &policy, NOW).keys().map(ToString::to_string).collect()
+}
+
+const EDIT: &str = "ClusterRole edit in the whole cluster";
+
+#[test]
+fn a_group_counts_whether_it_exists_or_not() {
+    let mut directory = directory();
+    let jane = in_group("jane", "power");
+    assert_eq!(required(&Change::User(None, Some(&jane)), &directory), [EDIT], "before the group");
+    directory.set_group(&group("power", GroupSpec::default()), NOW);
+    assert_eq!(required(&Change::User(None, Some(&jane)), &directory), [EDIT]);
+    directory.set_user(&jane, NOW);
+    directory.remove_group("power", NOW);
+    assert_eq!(required(&Change::PasswordSecret(["jane"].into()), &directory), [EDIT], "after the group");
+}
+
+#[test]
+fn what_only_describes_a_person_is_free_and_what_is_new_in_the_spec_is_not() {
+    let directory = directory();
+    let jane = in_group("jane", "power");
+    let mut named = jane.clone();
+    named.spec.display_name = Some("Jane".into());
+    named.metadata.labels = Some([("floor".to_owned(), "3".to_owned())].into());
+    assert!(required(&Change::User(Some(&jane), Some(&named)), &directory).is_empty());
+    let mut told = jane.clone();
+    told.spec.extra = [("scope".to_owned(), vec!["all".to_owned()])].into();
+    assert_eq!(required(&Change::User(Some(&jane), Some(&told)), &directory), [EDIT]);
+}
+
+#[test]
+fn the_administrator_flag_counts_on_its_way_in_and_on_its_way_out() {
+    let directory = Directory::new(false);
+    let (plain, root) =
+        (user("jane", UserSpec::default()), user("jane", UserSpec { admin: true, ..UserSpec::default() }));
+    for change in [Change::User(Some(&plain), Some(&root)), Change::User(Some(&root), Some(&plain))] {
+        assert_eq!(required(&change, &directory), ["ClusterRole admin in the whole cluster"]);
+    }
+}
+
+#[test]
+fn a_membership_counts_before_it_begins_and_not_after_it_has_ended() {
+    for (validity, expected) in [
+        (Validity { not_before: Some(at(100)), not_after: None }, vec![EDIT]),
+        (Validity { not_before: None, not_after: Some(at(-100)) }, vec![]),
+    ] {
+        let mut directory = directory();
+        let memberships = vec![Membership { user: "jane".into(), validity }];
+        directory.set_group(&group("power", GroupSpec { memberships, ..GroupSpec::default() }), NOW);
+        directory.set_user(&user("jane", UserSpec::default()), NOW);
+        assert_eq!(required(&Change::PasswordSecret(["jane"].into()), &directory), expected);
+    }
+}
+
+#[test]
+fn a_name_is_handed_over_by_whoever_controls_the_one_who_waits() {
+    let mut directory = directory();
+    let holder = claimed(user("Alice", UserSpec { username: Some("Alice".into()), ..UserSpec::default() }), "Claimed");
+    let waiting = UserSpec { username: Some("alice".into()), groups: vec!["power".into()], ..UserSpec::default() };
+    let waiting = claimed(user("waiting", waiting), "UsernameConflict");
+    directory.set_user(&holder, NOW);
+    directory.set_user(&waiting, NOW);
+    assert_eq!(required(&Change::User(Some(&holder), None), &directory), [EDIT]);
+    assert!(required(&Change::User(Some(&waiting), None), &directory).is_empty(), "the loser gives up nothing");
+    assert_eq!(
+        taken(&user("new", UserSpec { username: Some("ALICE".into()), ..UserSpec::default() }), &directory)
+            .map(String::as_str),
+        Some("Alice")
+    );
+}
+
+#[test]
+fn an_email_that_somebody_waits_for_as_a_username_is_a_name_too() {
+    let mut directory = directory();
+    let mail = |email: Option<&str>| UserSpec { email: email.map(str::to_owned), ..UserSpec::default() };
+    let (before, after) =
+        (claimed(user("jane", mail(Some("x@example.com"))), "Claimed"), claimed(user("jane", mail(None)), "Claimed"));
+    let spec = UserSpec { username: Some("x@example.com".into()), groups: vec!["power".into()], ..UserSpec::default() };
+    directory.set_user(&before, NOW);
+    directory.set_user(&claimed(user("waiting", spec), "UsernameConflict"), NOW);
+    assert_eq!(required(&Change::User(Some(&before), Some(&after)), &directory), [EDIT]);
+}
+
+#[test]
+fn a_group_is_controlled_by_whoever_says_who_is_in_it_even_while_nobody_is() {
+    let mut directory = directory();
+    let (empty, named) = (
+        group("power", GroupSpec::default()),
+        group("power", GroupSpec { members: vec!["nobody".into()], ..GroupSpec::default() }),
+    );
+    assert_eq!(required(&Change::Group(Some(&empty), Some(&named)), &directory), [EDIT]);
+    assert_eq!(required(&Change::Group(Some(&empty), None), &directory), [EDIT], "its name would be free to join");
+    let outer = group("outer", GroupSpec { member_groups: vec!["inner".into()], ..GroupSpec::default() });
+    directory.set_group(&outer, NOW);
+    directory.set_binding(&binding("outer", SubjectKind::Group, "outer"), NOW);
+    let inner = group("inner", GroupSpec::default());
+    assert_eq!(required(&Change::Group(None, Some(&inner)), &directory), [EDIT]);
+    let mut described = empty.clone();
+    described.spec.description = Some("Power".into());
+    assert!(required(&Change::Group(Some(&empty), Some(&described)), &directory).is_empty());
+}
+
+#[test]
+fn a_namespace_enters_a_binding_by_labels_that_somebody_chose() {
+    let mut directory = Directory::new(false);
+    let mut by_label = binding("by-label", SubjectKind::User, "jane");
+    by_label.spec.scope = DeclaredScope { domain: Some("x".into()), ..DeclaredScope::default() };
+    let mut all = binding("all", SubjectKind::User, "jane");
+    all.spec.scope = DeclaredScope { namespace_selector: Some(LabelSelector::default()), ..DeclaredScope::default() };
+    directory.set_binding(&by_label, NOW);
+    directory.set_binding(&all, NOW);
+    let (bare, labelled) = (Labels::new(), Labels::from([("roster.dev/domain".to_owned(), "x".to_owned())]));
+    assert!(required(&Change::Namespace(Some("a"), None, &bare), &directory).is_empty());
+    let expected = ["ClusterRole edit in namespace a"];
+    assert_eq!(required(&Change::Namespace(Some("a"), None, &labelled), &directory), expected);
+    assert_eq!(required(&Change::Namespace(Some("a"), Some(&bare), &labelled), &directory), expected);
+    assert!(required(&Change::Namespace(Some("a"), Some(&labelled), &bare), &directory).is_empty());
+    assert_eq!(required(&Change::Namespace(None, None, &labelled), &directory), [EDIT], "a name that is made up");
+}

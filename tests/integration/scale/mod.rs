@@ -1,0 +1,24 @@
+//! What holds for a few holds for many. These tests have the machine to themselves, one at a time.
+
+mod bindings;
+mod hashing;
+
+fn seconds(metrics: &str, name: &str) -> f64 {
+    sample(metrics, name).unwrap().parse().unwrap()
+}
+
+fn sample<'a>(metrics: &'a str, name: &str) -> Option<&'a str> {
+    metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+}
+
+/// A count in the metrics; zero where it is not there yet.
+fn count(metrics: &str, name: &str) -> u32 {
+    sample(metrics, name).map_or(0, |count| count.parse().unwrap())
+}
+
+/// Peak resident memory of a process, in MiB.
+fn peak_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
