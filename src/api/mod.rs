@@ -28,6 +28,9 @@ pub use user::{State, User, UserSpec, UserStatus};
 /// API group of the kinds that people declare.
 pub const API_GROUP: &str = "roster.dev";
 
+/// Field manager of what Roster applies.
+pub const FIELD_MANAGER: &str = "roster";
+
 /// API version of the same kinds.
 pub const API_VERSION: &str = "roster.dev/v1alpha1";
 

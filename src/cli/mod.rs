@@ -1,6 +1,7 @@
 //! The command line.
 
 mod crds;
+mod groups;
 mod guard;
 mod hash_password;
 
@@ -26,6 +27,8 @@ enum Command {
     Run(Box<RunConfig>),
     /// Print the CustomResourceDefinitions, or write or check the files that hold them.
     Crds(crds::Args),
+    /// Tell which groups a User belongs to, and by what path.
+    Groups(groups::Args),
     /// Explain what the guard against escalation says.
     #[command(subcommand)]
     Guard(guard::GuardCommand),
@@ -39,6 +42,7 @@ impl Cli {
         let result = match self.command {
             Command::Run(config) => run_operator(*config),
             Command::Crds(args) => crds::execute(&args),
+            Command::Groups(args) => groups::execute(&args),
             Command::Guard(command) => match guard::execute(command) {
                 Ok(false) => return ExitCode::FAILURE,
                 outcome => outcome.map(drop),

@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::backoff::Backoff;
 use super::events::{Reporter, Turn};
+use super::written::Written;
 use crate::api::condition::{Desired, READY, RECONCILING, STALLED, carry_over};
 use crate::api::{Group, GroupStatus};
 use crate::directory::Directory;
@@ -37,6 +38,7 @@ const NAMED: usize = 10;
 pub struct Context {
     groups: Api<Group>,
     informers: Arc<Informers>,
+    written: Written,
     backoff: Backoff,
     reporter: Reporter,
     metrics: Arc<Metrics>,
@@ -48,6 +50,7 @@ impl Context {
         Self {
             groups: Api::all(client.clone()),
             informers,
+            written: Written::default(),
             backoff: Backoff::default(),
             reporter: Reporter::new(client, "roster.dev/group", Arc::clone(&metrics)),
             metrics,
@@ -98,7 +101,7 @@ async fn report(group: &Group, ctx: &Context) -> Result<(), Error> {
         }
         status(group, &directory, Timestamp::now())
     };
-    if before == after || group.metadata.deletion_timestamp.is_some() {
+    if before == after || group.metadata.deletion_timestamp.is_some() || ctx.written.is_ahead_of(group) {
         return Ok(());
     }
     let patch = json!({"metadata": {"resourceVersion": group.resource_version()}, "status": {
@@ -108,7 +111,7 @@ async fn report(group: &Group, ctx: &Context) -> Result<(), Error> {
         "roles": after.roles,
     }});
     match ctx.groups.patch_status(&group.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
-        Ok(_) => {}
+        Ok(written) => ctx.written.note(&written),
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
         Err(error) => return Err(Error::Status(error)),
     }
@@ -166,6 +169,7 @@ fn conditions(name: &str, directory: &Directory) -> Vec<Desired> {
 
 fn retry_after(group: &Group, error: &Error, ctx: &Context) -> Duration {
     let wait = ctx.backoff.failed(&group.name_any());
+    ctx.written.forget(&group.name_any());
     match error {
         // A conflict is everyday life: the newer state is on its way through the watch.
         Error::Status(kube::Error::Api(status)) if status.code == 409 => {}

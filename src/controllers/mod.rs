@@ -7,3 +7,4 @@ pub mod group;
 pub mod native;
 pub mod role_binding;
 pub mod user;
+pub mod written;

@@ -18,15 +18,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
-use crate::api::{API_VERSION, OWNER_UID_LABEL, RoleBinding, User};
+use crate::api::{API_VERSION, FIELD_MANAGER, OWNER_UID_LABEL, RoleBinding, User};
 use crate::directory::native::{Holder, Key, Native, administrator_of, binding_of};
 use crate::informers::Informers;
 use crate::metrics::Metrics;
 use crate::rbac::compile::Desired;
 use crate::rbac::plan::{Stages, Write};
-
-/// Field manager of server-side apply.
-const FIELD_MANAGER: &str = "roster";
 
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 

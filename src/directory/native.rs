@@ -8,7 +8,7 @@ use k8s_openapi::api::rbac::v1 as rbac;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::api::role_binding::{RoleKind, RoleRef};
-use crate::api::{API_GROUP, OWNER_UID_LABEL};
+use crate::api::{API_GROUP, FIELD_MANAGER, OWNER_UID_LABEL};
 
 /// Who a native binding names. ServiceAccounts are not people and left out.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -103,7 +103,8 @@ pub struct Native {
     pub holders: BTreeSet<Holder>,
     /// Whether it names anybody else, or names somebody oddly: Roster's own never do.
     pub has_others: bool,
-    /// UID of the User or RoleBinding of Roster that it was made for.
+    /// UID of the User or RoleBinding of Roster that it was made for; empty where Roster has made it and both marks were
+    /// taken off. `None`: Roster has not made it.
     pub owner: Option<String>,
     /// Whether label and owner reference are as Roster writes them.
     pub is_marked: bool,
@@ -133,7 +134,8 @@ impl Native {
         // somebody has made the binding to go with its owner.
         let name = metadata.name.as_deref().unwrap_or_default();
         let is_own_name = binding_of(name).is_some() || administrator_of(name).is_some();
-        let owner = labelled.or(referred.first().copied()).filter(|_| is_own_name).cloned();
+        let owner = labelled.or(referred.first().copied()).cloned();
+        let owner = owner.or_else(|| applied_by_roster(metadata).then(String::new)).filter(|_| is_own_name);
         Self {
             key: key(metadata),
             uid: metadata.uid.clone().unwrap_or_default(),
@@ -155,6 +157,14 @@ impl Native {
 /// Where an object of this metadata stands.
 pub fn key(metadata: &ObjectMeta) -> Key {
     Key { namespace: metadata.namespace.clone(), name: metadata.name.clone().unwrap_or_default() }
+}
+
+/// Whether Roster has applied it, whatever became of its marks since.
+fn applied_by_roster(metadata: &ObjectMeta) -> bool {
+    let entries = metadata.managed_fields.iter().flatten();
+    entries
+        .into_iter()
+        .any(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply"))
 }
 
 fn holder(subject: &rbac::Subject) -> Option<Holder> {
@@ -181,7 +191,7 @@ impl Natives {
     pub fn set(&mut self, mut native: Native) -> Option<Native> {
         let before = self.remove(&native.key);
         // Whoever takes both marks off does not make it their own.
-        if native.owner.is_none()
+        if native.owner.as_deref().is_none_or(str::is_empty)
             && let Some(before) = before.as_ref().filter(|before| before.uid == native.uid)
         {
             native.owner.clone_from(&before.owner);
@@ -323,6 +333,8 @@ mod tests {
             assert_eq!((one.owner.as_deref(), one.is_marked), (Some("u-1"), false));
         }
         assert_eq!(read("{}").owner, None);
+        let bare = r#"{"name": "roster:n", "managedFields": [{"manager": "roster", "operation": "Apply"}]}"#;
+        assert_eq!(read(bare).owner.as_deref(), Some(""), "without marks, but made by Roster");
         let other = read(&format!(r#"{{"name": "hers", "ownerReferences": {reference}}}"#));
         assert_eq!(other.owner, None, "somebody else's, that is to go with its owner");
     }

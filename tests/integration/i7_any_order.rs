@@ -14,7 +14,7 @@ use roster_harness::Operator;
 use serde_json::json;
 
 use crate::support::{
-    Cluster, binary, create, eventually, operator_writes, password_secret, shared, stored_hash, unique, user,
+    Cluster, Random, binary, create, eventually, operator_writes, password_secret, shared, stored_hash, unique, user,
     wait_until_ready,
 };
 
@@ -46,20 +46,6 @@ async fn i7_every_order_of_apply_ends_the_same() {
         cluster.apply(&objects[1]);
         let user = wait_until_ready(&cluster.users().await, &name).await;
         assert!(stored_hash(cluster, &user).await.is_some(), "{order:?}");
-    }
-}
-
-/// A small generator, so that a failing run can be repeated from its seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        // SplitMix64 (Steele, Lea and Flood, 2014).
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
     }
 }
 

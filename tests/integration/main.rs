@@ -18,6 +18,7 @@ mod i4_escalation;
 mod i5_unique_names;
 mod i6_steady_state;
 mod i7_any_order;
+mod i7_bindings;
 mod memberships;
 mod operations;
 mod role_bindings;

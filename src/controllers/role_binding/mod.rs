@@ -22,6 +22,7 @@ use tracing::warn;
 use super::backoff::Backoff;
 use super::events::{Reporter, Turn};
 use super::native::{Failed, NativeWriter};
+use super::written::Written;
 use crate::api::role_binding::PendingTarget;
 use crate::api::{RoleBinding, RoleBindingStatus};
 use crate::directory::bindings::Binding;
@@ -41,6 +42,7 @@ pub struct Context {
     informers: Arc<Informers>,
     writer: Arc<NativeWriter>,
     policy: Arc<Policy>,
+    written: Written,
     backoff: Backoff,
     reporter: Reporter,
     metrics: Arc<Metrics>,
@@ -60,6 +62,7 @@ impl Context {
             informers,
             writer,
             policy,
+            written: Written::default(),
             backoff: Backoff::default(),
             reporter: Reporter::new(client, "roster.dev/rolebinding", Arc::clone(&metrics)),
             metrics,
@@ -165,7 +168,7 @@ fn prepare(binding: &RoleBinding, ctx: &Context) -> Option<Prepared> {
 async fn report(binding: &RoleBinding, applied: &Applied, ctx: &Context) -> Result<(), Error> {
     let before = binding.status.clone().unwrap_or_default();
     let after: RoleBindingStatus = status::status(binding, applied, Timestamp::now());
-    if before == after || binding.metadata.deletion_timestamp.is_some() {
+    if before == after || binding.metadata.deletion_timestamp.is_some() || ctx.written.is_ahead_of(binding) {
         return Ok(());
     }
     // The resourceVersion keeps a status that was computed from an older state from being written over a newer one.
@@ -177,7 +180,7 @@ async fn report(binding: &RoleBinding, applied: &Applied, ctx: &Context) -> Resu
         "pending": (!after.pending.is_empty()).then_some(&after.pending),
     }});
     match ctx.bindings.patch_status(&binding.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
-        Ok(_) => {}
+        Ok(written) => ctx.written.note(&written),
         // Deleted meanwhile, or changed: the newer state is on its way.
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
         Err(error) => return Err(Error::Status(error)),
@@ -191,6 +194,7 @@ async fn report(binding: &RoleBinding, applied: &Applied, ctx: &Context) -> Resu
 
 fn retry_after(binding: &RoleBinding, error: &Error, ctx: &Context) -> Duration {
     let wait = ctx.backoff.failed(&binding.name_any());
+    ctx.written.forget(&binding.name_any());
     // A conflict is everyday life: the newer state is on its way through the watch.
     if !matches!(error, Error::Status(kube::Error::Api(status)) if status.code == 409) {
         let (name, error) = (binding.name_any(), error.describe());

@@ -39,6 +39,7 @@ use tracing::{info, warn};
 use super::backoff::Backoff;
 use super::events::Reporter;
 use super::native::{Failed, NativeWriter};
+use super::written::Written;
 use crate::api::{OWNER_LABEL, PASSWORD_SECRET_TYPE, User};
 use crate::credentials::pool::{HashPool, Saturated};
 use crate::credentials::record::IDENTIFIER_LABEL;
@@ -71,6 +72,7 @@ pub struct Context {
     writer: Arc<NativeWriter>,
     policy: Arc<Policy>,
     failures: Arc<Failures>,
+    written: Written,
     backoff: Backoff,
     reporter: Reporter,
 }
@@ -96,6 +98,7 @@ impl Context {
             writer,
             policy,
             failures: Arc::new(Failures::new(metrics.watch_errors.clone())),
+            written: Written::default(),
             backoff: Backoff::default(),
             reporter: Reporter::new(client.clone(), "roster.dev/user", Arc::clone(&metrics)),
             metrics,
@@ -261,6 +264,9 @@ async fn reconcile(user: Arc<User>, ctx: Arc<Context>) -> Result<Action, Error> 
 }
 
 async fn reconcile_unbounded(user: &User, ctx: &Context) -> Result<Action, Error> {
+    if ctx.written.is_ahead_of(user) {
+        return Ok(Action::await_change());
+    }
     // First, and whatever comes of the rest: nothing may keep a banned administrator's role from being taken back.
     let (administrator, failed) = administrator::administer(user, ctx).await;
     let observed = dereference::dereference(user, ctx).await?;
@@ -291,6 +297,7 @@ fn retry_after(user: &User, error: &Error, ctx: &Context) -> Duration {
     let failed = ctx.backoff.failed(&user.name_any());
     // Whatever has failed, the state turns when it should.
     let wait = status::next_change(user, Timestamp::now()).map_or(failed, |change| change.min(failed));
+    ctx.written.forget(&user.name_any());
     // A conflict is everyday life: the newer state is on its way through the watch.
     if error.category() != "conflict" {
         warn!(user = user.name_any(), error = describe(error), retry_in = ?wait, "a User could not be reconciled");

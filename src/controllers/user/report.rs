@@ -29,7 +29,7 @@ pub(super) async fn report(user: &User, status: UserStatus, ctx: &Context) -> Re
         },
     });
     match ctx.users.patch_status(&user.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
-        Ok(_) => {}
+        Ok(written) => ctx.written.note(&written),
         // Deleted meanwhile: there is nobody left to report on.
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
         Err(error) => return Err(Error::Status(error)),

@@ -1,0 +1,42 @@
+//! `roster groups`: which groups a User belongs to, and by what path.
+
+use anyhow::{Context, Result, bail};
+use kube::Client;
+
+use crate::directory::Directory;
+use crate::informers::snapshot::snapshot;
+
+/// Flags of `roster groups`.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// Name of the User.
+    user: String,
+}
+
+pub(super) fn execute(args: &Args) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let directory = runtime.block_on(async {
+        let client = Client::try_default().await.context("no access to a cluster: set KUBECONFIG")?;
+        snapshot(&client).await
+    })?;
+    if directory.person(&args.user).is_none() {
+        bail!("there is no User {}", args.user);
+    }
+    for line in lines(&args.user, &directory) {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+/// One line a group: its name, the groups on the way to it, and the fields that begin the way.
+fn lines(user: &str, directory: &Directory) -> Vec<String> {
+    let memberships = &directory.memberships;
+    let mut groups: Vec<&str> = memberships.groups_of(user).collect();
+    groups.sort_unstable();
+    let line = |group: &str| {
+        let path = memberships.path(user, group)?;
+        let sources: Vec<&str> = path.sources.iter().map(|source| source.field()).collect();
+        Some(format!("{group}: {user} → {} ({})", path.groups.join(" → "), sources.join(", ")))
+    };
+    groups.into_iter().filter_map(line).collect()
+}
