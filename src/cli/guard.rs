@@ -144,7 +144,10 @@ impl Explainer {
     {
         let new: K = object(value)?;
         let old = api.get_opt(&new.name_any()).await?;
-        if let Some(conflict) = K::conflict(&new, &self.directory).filter(|_| old.is_none()) {
+        let is_new = old.is_none() && !self.delete;
+        if let Some(conflict) = K::conflict(&new, &self.directory).filter(|_| is_new)
+            && !self.access.may_bind_everything(&self.requester).await?
+        {
             println!("{} {}, create: refused: {conflict}", K::kind(&()), new.name_any());
             return Ok(false);
         }

@@ -101,7 +101,8 @@ async fn report(group: &Group, ctx: &Context) -> Result<(), Error> {
         }
         status(group, &directory, Timestamp::now())
     };
-    if before == after || group.metadata.deletion_timestamp.is_some() || ctx.written.is_ahead_of(group) {
+    let is_known_to_be_old = ctx.written.is_ahead_of(group);
+    if before == after || group.metadata.deletion_timestamp.is_some() || is_known_to_be_old {
         return Ok(());
     }
     let patch = json!({"metadata": {"resourceVersion": group.resource_version()}, "status": {

@@ -54,21 +54,27 @@ impl NativeWriter {
     }
 
     /// Makes the writes, one stage after the other. No right begins before those that end have ended: a write that
-    /// fails keeps grants from being made, and no revocation. A grant is made as long as `still_holds`. Failures are
-    /// returned in the order of their keys.
-    pub async fn execute(&self, stages: Stages, still_holds: impl Fn() -> bool) -> Vec<Failed> {
-        let mut failed = self.execute_stage(stages.moves, || true).await;
-        failed.extend(self.execute_stage(stages.revocations, || true).await);
+    /// fails keeps grants from being made, and no revocation. A grant is made if it `still_holds` when its turn comes.
+    /// Failures are returned in the order of their keys.
+    pub async fn execute(&self, stages: Stages, still_holds: impl Fn(&Desired) -> bool) -> Vec<Failed> {
+        let mut failed = self.execute_stage(stages.moves).await;
+        failed.extend(self.execute_stage(stages.revocations).await);
         if failed.is_empty() {
-            failed = self.execute_stage(stages.grants, still_holds).await;
+            let grants = stream::iter(stages.grants).filter(|write| {
+                std::future::ready(match write {
+                    Write::Apply(_, desired) => still_holds(desired),
+                    Write::Delete(..) => true,
+                })
+            });
+            let outcomes = grants.map(|write| self.write(write)).buffer_unordered(self.concurrency);
+            failed = outcomes.filter_map(std::future::ready).collect().await;
         }
         failed.sort_by(|a, b| a.key.cmp(&b.key));
         failed
     }
 
-    async fn execute_stage(&self, stage: Vec<Write>, still_holds: impl Fn() -> bool) -> Vec<Failed> {
-        let writes = stream::iter(stage).take_while(|_| std::future::ready(still_holds()));
-        let outcomes = writes.map(|write| self.write(write)).buffer_unordered(self.concurrency);
+    async fn execute_stage(&self, stage: Vec<Write>) -> Vec<Failed> {
+        let outcomes = stream::iter(stage).map(|write| self.write(write)).buffer_unordered(self.concurrency);
         outcomes.filter_map(std::future::ready).collect().await
     }
 
@@ -93,11 +99,8 @@ impl NativeWriter {
             None => delete_whole(&Api::<rbac::ClusterRoleBinding>::all(client), key, uid).await,
             Some(namespace) => delete_whole(&Api::<rbac::RoleBinding>::namespaced(client, namespace), key, uid).await,
         };
-        match outcome {
-            Ok(()) => self.metrics.writes.inc(kind(key)),
-            // Gone already, or another object by now.
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
-            Err(error) => return Err(error),
+        if outcome? {
+            self.metrics.writes.inc(kind(key));
         }
         self.informers.change(|directory, _| directory.remove_native(key, Some(uid)));
         Ok(())
@@ -167,7 +170,7 @@ impl NativeWriter {
             return Ok(());
         }
         let deletions = orphans.iter().map(|native| Write::Delete(native.key.clone(), native.uid.clone())).collect();
-        let failed = self.execute_stage(deletions, || true).await;
+        let failed = self.execute_stage(deletions).await;
         info!(owner = uid, count = orphans.len() - failed.len(), "native bindings whose owner is gone were removed");
         failed.into_iter().next().map_or(Ok(()), |failed| Err(failed.error))
     }
@@ -186,17 +189,25 @@ impl NativeWriter {
 }
 
 /// Deletes the object of that UID, and takes off whatever finalizers it has: one that is only marked for deletion still
-/// grants, and to put a finalizer on takes no right to bind.
-async fn delete_whole<K>(api: &Api<K>, key: &Key, uid: &str) -> kube::Result<()>
+/// grants, and to put a finalizer on takes no right to bind. Returns whether it was there.
+async fn delete_whole<K>(api: &Api<K>, key: &Key, uid: &str) -> kube::Result<bool>
 where
     K: Clone + Debug + DeserializeOwned,
 {
     let only_this = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
-    if api.delete(&key.name, &DeleteParams::default().preconditions(only_this)).await?.is_left() {
-        let bare = json!({"metadata": {"uid": uid, "finalizers": null}});
-        api.patch_metadata(&key.name, &PatchParams::default(), &Patch::Merge(bare)).await?;
+    match api.delete(&key.name, &DeleteParams::default().preconditions(only_this)).await {
+        Ok(deleted) if deleted.is_right() => return Ok(true),
+        Ok(_) => {}
+        // Gone already, or another object by now.
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return Ok(false),
+        Err(error) => return Err(error),
     }
-    Ok(())
+    let bare = json!({"metadata": {"uid": uid, "finalizers": null}});
+    match api.patch_metadata(&key.name, &PatchParams::default(), &Patch::Merge(bare)).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 const fn kind(key: &Key) -> &'static str {

@@ -421,6 +421,11 @@ impl Directory {
         self.users.keys()
     }
 
+    /// Names of the Users with this username, exactly as written.
+    pub fn named(&self, username: &str) -> impl Iterator<Item = &String> {
+        self.by_username.get(username).into_iter().flatten()
+    }
+
     /// Names of the Users that hold or want this identifier, folded.
     pub fn wanting(&self, identifier: &str) -> impl Iterator<Item = &String> {
         self.by_identifier.get(identifier).into_iter().flatten()

@@ -10,8 +10,8 @@ use crate::metrics::CounterBy;
 const ROW: u32 = 2;
 
 /// How long after the last failure it counts. A watch that has come back says nothing until something happens; one that
-/// has not fails again sooner than this.
-const MEMORY: Duration = Duration::from_secs(45);
+/// has not fails again sooner than this: kube's backoff goes up to 30 s, and its jitter up to as much again.
+const MEMORY: Duration = Duration::from_secs(75);
 
 /// Failures of watches, by resource.
 #[derive(Debug)]
@@ -39,10 +39,11 @@ impl Failures {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner).remove(resource);
     }
 
-    /// Whether a watch fails at this moment.
-    pub fn any(&self) -> bool {
+    /// Whether the watch of one of these resources fails at this moment.
+    pub fn any_of(&self, resources: &[&str]) -> bool {
         let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        rows.values().any(|(count, last)| *count >= ROW && last.elapsed() < MEMORY)
+        let fails = |(count, last): &(u32, Instant)| *count >= ROW && last.elapsed() < MEMORY;
+        resources.iter().any(|resource| rows.get(resource).is_some_and(fails))
     }
 }
 
@@ -55,10 +56,10 @@ mod tests {
     fn one_failure_is_everyday_life_and_a_row_of_them_is_not() {
         let failures = Failures::new(Metrics::default().watch_errors);
         failures.begin_or_go_on("users");
-        assert!(!failures.any());
+        assert!(!failures.any_of(&["users"]));
         failures.begin_or_go_on("users");
-        assert!(failures.any());
+        assert!(failures.any_of(&["users"]) && !failures.any_of(&["groups"]));
         failures.end("users");
-        assert!(!failures.any());
+        assert!(!failures.any_of(&["users"]));
     }
 }

@@ -67,8 +67,11 @@ pub async fn follow<T: Debug>(
     while let Some(event) = watch.next().await {
         match event {
             Ok(event) => {
-                failures.end(resource);
                 let is_complete = matches!(event, Event::InitDone);
+                // The beginning of a list says nothing yet: the rest of it may fail, time and again.
+                if is_complete || matches!(event, Event::Apply(_) | Event::Delete(_)) {
+                    failures.end(resource);
+                }
                 apply(event);
                 if is_complete && let Some(synced) = synced.take() {
                     let _ = synced.send(());

@@ -49,6 +49,12 @@ use follow::{Relist, follow, readable};
 /// Longest sleep before the clock is looked at again: a timer stands still while a machine is suspended.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
+/// Resources whose watches tell who holds what.
+const GUARDED_BY: &[&str] = &[USERS, GROUPS, BINDINGS, "clusterrolebindings", "rolebindings", "namespaces"];
+const USERS: &str = "users";
+const GROUPS: &str = "groups";
+const BINDINGS: &str = "rolebindings.roster.dev";
+
 /// What waits for the leader's controllers, by `metadata.name`, or by UID where it is orphaned.
 #[derive(Debug, Default)]
 pub struct Waiting {
@@ -109,9 +115,9 @@ impl Informers {
         *self.synced.borrow()
     }
 
-    /// Whether a watch fails at this moment: what the directory says may be out of date.
+    /// Whether a watch that the guard goes by fails at this moment: what the directory says may be out of date.
     pub fn is_failing(&self) -> bool {
-        self.failures.any()
+        self.failures.any_of(GUARDED_BY)
     }
 
     /// Waits until every first list is complete.
@@ -201,7 +207,7 @@ impl Informers {
         let (groups, bindings) =
             self.writers.lock().unwrap_or_else(PoisonError::into_inner).take().expect("informers are run once");
         feed.guarded(
-            "users",
+            USERS,
             |informers, name, user| {
                 informers.change(|directory, now| match user {
                     Some(user) => directory.set_user(user, now),
@@ -213,7 +219,7 @@ impl Informers {
             |directory| directory.users().cloned().collect(),
         );
         feed.guarded(
-            "groups",
+            GROUPS,
             |informers, name, group| {
                 informers.change(|directory, now| match group {
                     Some(group) => directory.set_group(group, now),
@@ -225,7 +231,7 @@ impl Informers {
             |directory| directory.groups().cloned().collect(),
         );
         feed.guarded(
-            "rolebindings.roster.dev",
+            BINDINGS,
             |informers, name, binding| {
                 informers.change(|directory, now| match binding {
                     Some(binding) => directory.set_binding(binding, now),

@@ -1,6 +1,7 @@
 //! What a RoleBinding, or the administrator flag of a User, comes to in native RBAC.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -34,7 +35,7 @@ pub struct Desired {
     /// What it binds.
     pub role: RoleRef,
     /// To whom.
-    pub holders: BTreeSet<Holder>,
+    pub holders: Arc<BTreeSet<Holder>>,
     /// For whom it is made.
     pub owner: Owner,
 }
@@ -55,8 +56,6 @@ pub enum Phase {
 pub struct Compiled {
     /// Native bindings by where they stand.
     pub desired: BTreeMap<Key, Desired>,
-    /// Whom they name, all of them together.
-    pub holders: BTreeSet<Holder>,
     /// What keeps it from taking effect, and where.
     pub pending: Vec<PendingTarget>,
     /// Where it stands in its time.
@@ -96,7 +95,7 @@ pub fn compile(binding: &Binding, directory: &Directory, policy: &Policy, now: T
         validity if !validity.contains(now) => Phase::NotYetValid,
         _ => Phase::InForce,
     };
-    let mut compiled = Compiled { desired: BTreeMap::new(), holders: BTreeSet::new(), pending: Vec::new(), phase };
+    let mut compiled = Compiled { desired: BTreeMap::new(), pending: Vec::new(), phase };
     if binding.is_deleted || phase != Phase::InForce {
         return compiled;
     }
@@ -104,22 +103,24 @@ pub fn compile(binding: &Binding, directory: &Directory, policy: &Policy, now: T
         compiled.pending.push(pending(None, None, reason::ROLE_NOT_BINDABLE));
         return compiled;
     }
-    (compiled.holders, compiled.pending) = resolve_holders(binding, directory, policy, now);
+    let holders;
+    (holders, compiled.pending) = resolve_holders(binding, directory, policy, now);
+    // The same in most places: spread once for each number of parts.
+    let mut spreads = HashMap::<usize, Spread>::new();
     let owner = Owner { kind: "RoleBinding", name: binding.name.clone(), uid: binding.uid.clone() };
     for target in directory.bindings.targets(binding) {
         if let Err(reason) = check_target(binding, target.as_deref(), directory, now) {
             compiled.pending.push(pending(target, None, reason));
             continue;
         }
-        for (part, holders) in
-            spread(&compiled.holders, directory.natives.count_owned_in(&binding.uid, target.as_deref()))
-        {
-            let key = Key { namespace: target.clone(), name: binding_name(&binding.name, part) };
+        let parts = directory.natives.count_owned_in(&binding.uid, target.as_deref()).next_power_of_two();
+        for (part, holders) in spreads.entry(parts).or_insert_with(|| spread(&holders, parts)) {
+            let key = Key { namespace: target.clone(), name: binding_name(&binding.name, *part) };
             if is_taken(&key, &binding.uid, directory) {
                 compiled.pending.push(pending(target.clone(), None, reason::NAME_TAKEN));
                 continue;
             }
-            let desired = Desired { role: binding.role.clone(), holders, owner: owner.clone() };
+            let desired = Desired { role: binding.role.clone(), holders: Arc::clone(holders), owner: owner.clone() };
             compiled.desired.insert(key, desired);
         }
     }
@@ -155,12 +156,26 @@ pub fn administrator(
         return Err(reason::USER_INACTIVE);
     }
     let owner = Owner { kind: "User", name: name.to_owned(), uid: person.uid.clone() };
-    let holders = [Holder::User(person.username.clone())].into();
+    let holders = Arc::new([Holder::User(person.username.clone())].into());
     Ok([(key, Desired { role, holders, owner })].into())
 }
 
+/// Whether what was compiled a while ago may still be granted: the binding is the same and in its time, whoever delegates
+/// is active, and so is everybody whom it names.
+pub fn still_holds(binding: &Binding, desired: &Desired, directory: &Directory, now: Timestamp) -> bool {
+    let is_active = |name: &String| directory.person(name).is_some_and(|person| person.is_active(now));
+    let is_there = |holder: &Holder| match holder {
+        Holder::User(username) => directory.named(username).any(is_active),
+        Holder::Group(group) => directory.memberships.has_group(group),
+    };
+    directory.bindings.get(&binding.name) == Some(binding)
+        && binding.validity.contains(now)
+        && binding.delegated_by.as_ref().is_none_or(is_active)
+        && desired.holders.iter().all(is_there)
+}
+
 /// Whom the subjects come to, and which of them come to nobody, and why.
-pub fn resolve_holders(
+fn resolve_holders(
     binding: &Binding,
     directory: &Directory,
     policy: &Policy,
@@ -258,10 +273,13 @@ fn is_taken(key: &Key, uid: &str, directory: &Directory) -> bool {
     })
 }
 
+/// Holders by part.
+type Spread = BTreeMap<usize, Arc<BTreeSet<Holder>>>;
+
 /// Spreads the holders over native bindings. Over how many only changes by factors of two from how many there are now,
 /// so that a membership that comes or goes touches one native binding and not all of them.
-fn spread(holders: &BTreeSet<Holder>, parts: usize) -> BTreeMap<usize, BTreeSet<Holder>> {
-    let mut count = parts.next_power_of_two();
+fn spread(holders: &BTreeSet<Holder>, parts: usize) -> Spread {
+    let mut count = parts;
     while holders.len() > count * MOST_HOLDERS {
         count *= 2;
     }
@@ -273,7 +291,7 @@ fn spread(holders: &BTreeSet<Holder>, parts: usize) -> BTreeMap<usize, BTreeSet<
         let part = if count == 1 { 0 } else { digest(holder) % count };
         parts.entry(part).or_default().insert(holder.clone());
     }
-    parts
+    parts.into_iter().map(|(part, holders)| (part, Arc::new(holders))).collect()
 }
 
 /// The same for the same holder on every replica and in every release.

@@ -72,7 +72,7 @@ fn carry_out(directory: &mut Directory, writes: Vec<Write>, version: &mut u64) {
                     uid,
                     resource_version: *version,
                     role: desired.role,
-                    holders: desired.holders,
+                    holders: (*desired.holders).clone(),
                     has_others: false,
                     owner: Some(desired.owner.uid),
                     is_marked: true,

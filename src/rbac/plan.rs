@@ -2,6 +2,7 @@
 //! end first, and begin last.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use super::compile::Desired;
 use crate::api::role_binding::RoleRef;
@@ -72,7 +73,7 @@ fn narrow(native: &Native, desired: &Desired) -> Option<Write> {
     Some(if stay.is_empty() {
         delete(native)
     } else {
-        Write::Apply(native.key.clone(), Desired { holders: stay, ..desired.clone() })
+        Write::Apply(native.key.clone(), Desired { holders: Arc::new(stay), ..desired.clone() })
     })
 }
 
@@ -81,5 +82,5 @@ fn delete(native: &Native) -> Write {
 }
 
 fn is_right(native: &Native, desired: &Desired) -> bool {
-    native.holders == desired.holders && !native.has_others && native.is_marked
+    native.holders == *desired.holders && !native.has_others && native.is_marked
 }

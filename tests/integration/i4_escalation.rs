@@ -723,6 +723,24 @@ async fn i4_what_people_log_in_with_is_written_by_roster_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn i4_names_of_compiled_bindings_are_rosters_own() {
+    let (cluster, n) = (guarded(), unique("i4-names"));
+    cluster.apply(&STAGE.replace("{n}", &n));
+    settle(cluster, &n).await;
+    // Eve is an administrator of the namespace: she may write native bindings there, of roles that she holds.
+    cluster.kubectl(&["create", "rolebinding", "eve", "-n", &n, "--clusterrole=admin", "--user=eve"]);
+    let name = format!("roster:{n}-power");
+    wait_for_text(cluster, &["rolebinding.rbac.authorization.k8s.io", &name, "-n", &n], "{.roleRef.name}", "edit")
+        .await;
+    let stay = r#"{"metadata": {"finalizers": ["example.com/stay"], "labels": null, "managedFields": [{}]}}"#;
+    let patch =
+        ["patch", "rolebinding.rbac.authorization.k8s.io", &name, "-n", &n, "--as", "eve", "--type=merge", "-p", stay];
+    let error = cluster.plane.kubectl.run(&patch).unwrap_err().to_string();
+    assert!(error.contains("are compiled from RoleBindings of roster.dev"), "{error}");
+    cluster.kubectl(&["create", "rolebinding", "hers", "-n", &n, "--clusterrole=view", "--user=john", "--as", "eve"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn i4_status_is_written_by_roster_alone() {
     let (cluster, n) = (guarded(), unique("i4-status"));
     cluster.apply(&STAGE.replace("{n}", &n));

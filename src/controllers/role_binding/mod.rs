@@ -29,7 +29,7 @@ use crate::directory::bindings::Binding;
 use crate::informers::Informers;
 use crate::metrics::Metrics;
 use crate::rbac::Policy;
-use crate::rbac::compile::{Compiled, compile, resolve_holders};
+use crate::rbac::compile::{self, Compiled, Desired};
 use crate::rbac::plan::{Stages, plan};
 use status::Applied;
 
@@ -124,14 +124,11 @@ async fn reconcile(binding: Arc<RoleBinding>, ctx: Arc<Context>) -> Result<Actio
 
 async fn reconcile_unbounded(binding: &RoleBinding, ctx: &Context) -> Result<(), Error> {
     let Some(Prepared { declared, compiled, stages }) = prepare(binding, ctx) else { return Ok(()) };
-    let Compiled { desired, holders, mut pending, phase } = compiled;
+    let Compiled { desired, mut pending, phase } = compiled;
     // A wide binding takes a while to write. What has ended meanwhile must not be granted any more: it is marked, and
     // the next reconciliation goes by what is then.
-    let still_holds = || {
-        let directory = ctx.informers.directory();
-        directory.bindings.get(&declared.name) == Some(&declared)
-            && resolve_holders(&declared, &directory, &ctx.policy, Timestamp::now()).0 == holders
-    };
+    let still_holds =
+        |desired: &Desired| compile::still_holds(&declared, desired, &ctx.informers.directory(), Timestamp::now());
     let failed = ctx.writer.execute(stages, still_holds).await;
     let stand = {
         let directory = ctx.informers.directory();
@@ -160,7 +157,7 @@ fn prepare(binding: &RoleBinding, ctx: &Context) -> Option<Prepared> {
     if Some(&declared.uid) != binding.metadata.uid.as_ref() || declared.generation != binding.metadata.generation {
         return None;
     }
-    let compiled = compile(declared, &directory, &ctx.policy, Timestamp::now());
+    let compiled = compile::compile(declared, &directory, &ctx.policy, Timestamp::now());
     let stages = plan(&declared.uid, compiled.desired.clone(), &directory.natives);
     Some(Prepared { declared: declared.clone(), compiled, stages })
 }
@@ -168,7 +165,8 @@ fn prepare(binding: &RoleBinding, ctx: &Context) -> Option<Prepared> {
 async fn report(binding: &RoleBinding, applied: &Applied, ctx: &Context) -> Result<(), Error> {
     let before = binding.status.clone().unwrap_or_default();
     let after: RoleBindingStatus = status::status(binding, applied, Timestamp::now());
-    if before == after || binding.metadata.deletion_timestamp.is_some() || ctx.written.is_ahead_of(binding) {
+    let is_known_to_be_old = ctx.written.is_ahead_of(binding);
+    if before == after || binding.metadata.deletion_timestamp.is_some() || is_known_to_be_old {
         return Ok(());
     }
     // The resourceVersion keeps a status that was computed from an older state from being written over a newer one.

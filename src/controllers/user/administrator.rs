@@ -23,7 +23,7 @@ pub(super) async fn administer(user: &User, ctx: &Context) -> (Option<Result<(),
         let outcome = desired.as_ref().map(BTreeMap::len).map_err(|reason| *reason);
         (outcome, plan(&person.uid, desired.unwrap_or_default(), &directory.natives))
     };
-    let failed = ctx.writer.execute(stages, || true).await.into_iter().next();
+    let failed = ctx.writer.execute(stages, |_| true).await.into_iter().next();
     let outcome = if failed.is_some() { Err("WriteFailed") } else { outcome.map(|_| ()) };
     (user.spec.admin.then_some(outcome), failed)
 }

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::dereference::Problem;
 use super::plan::{CredentialStep, Plan, Step};
 use super::{Context, Error, is_conflict};
-use crate::api::User;
+use crate::api::{IDENTITY_SECRET_TYPE, User};
 use crate::credentials::claim::Identifier;
 use crate::credentials::pool::HashPool;
 use crate::credentials::record::{self, Claim, Credential, SourceVersion};
@@ -129,6 +129,7 @@ async fn claim(user: &User, identifier: &Identifier, credential: &Credential, ct
             ctx.index().wait_for(&name, &user.name_any());
             let existing = ctx.identities.get(&name).await.map_err(Error::Apply)?;
             let owner = Claim::read(&existing.metadata);
+            let owner = owner.filter(|_| existing.type_.as_deref() == Some(IDENTITY_SECRET_TYPE));
             Ok(match owner {
                 Some(owner) if Some(&owner.owner_uid) == user.metadata.uid.as_ref() => {
                     Claimed::Before(Box::new(existing))
