@@ -68,14 +68,28 @@ pub async fn run(config: RunConfig) -> Result<()> {
 
     // An attempt may take as long as the renew deadline.
     let heartbeat = health.watch_over("leader election", PATIENCE.max(config.lease.renew_deadline * 2));
+    let drain = config.drain;
     let leading = Leading { client, config, certificates, pool, informers, metrics };
-    supervisor.spawn("leader", leading.run(move || heartbeat.beat(), shutdown));
+    let stepping_down = shutdown.child_token();
+    let led = leading.run(move || heartbeat.beat(), stepping_down.clone());
+    supervisor.spawn("leader", async move {
+        Box::pin(led).await?;
+        shutdown.cancelled().await;
+        Ok(())
+    });
 
     supervisor
         .run(async move {
             terminated().await;
+            info!(?drain, "asked to end");
+            // Another replica leads at once. This one goes on answering for as long as it takes until everybody knows
+            // that it is no longer ready: the guard fails closed.
             health.set_serving(false);
-            info!("asked to end");
+            stepping_down.cancel();
+            tokio::select! {
+                () = tokio::time::sleep(drain) => {}
+                () = terminated() => {}
+            }
         })
         .await
 }

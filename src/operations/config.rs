@@ -57,6 +57,11 @@ pub struct RunConfig {
     #[arg(long, env = "ROSTER_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub concurrency: u16,
 
+    /// How long requests are still answered after SIGTERM, while the Service learns that this replica is no longer
+    /// ready. A second signal ends it at once.
+    #[arg(long, env = "ROSTER_DRAIN", default_value = "5s", value_parser = duration)]
+    pub drain: Duration,
+
     /// How logs are written.
     #[command(flatten)]
     pub log: LogConfig,

@@ -6,7 +6,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use kube::api::PostParams;
 
-use crate::support::{Cluster, FAST_LEASE, create, eventually, shared, user, wait_until_ready};
+use crate::support::{Cluster, FAST_LEASE, create, eventually, password_secret, shared, user, wait_until_ready};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_and_metrics_answer_on_their_own_port() {
@@ -97,4 +97,35 @@ async fn a_leader_that_loses_its_lease_ends() {
     .await;
     let log = std::fs::read_to_string(cluster.operators()[0].log()).unwrap();
     assert!(log.contains("another replica holds the lease"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_asked_to_end_answers_until_everybody_knows() {
+    let cluster = Cluster::create("drain", &[]);
+    cluster.start_operator(&["--drain", "30s"]);
+    let mut operator = cluster.operators().remove(0);
+    operator.terminate().unwrap();
+    eventually("it is not ready", || async {
+        match operator.probe("/readyz") {
+            Ok(answer) => Err(answer),
+            Err(_) => Ok(()),
+        }
+    })
+    .await;
+    let holder = ["get", "lease", "roster", "-n", "roster-system", "-o", "jsonpath={.spec.holderIdentity}"];
+    eventually("the lead is free", || async {
+        match cluster.kubectl(&holder) {
+            free if free.is_empty() => Ok(()),
+            holder => Err(holder),
+        }
+    })
+    .await;
+    // Password Secrets need admission, and nobody else is there to answer.
+    let secrets = cluster.secrets("default").await;
+    create(&secrets, &password_secret("late", "password", "correct horse")).await;
+    assert!(operator.is_running());
+    // A second signal is meant.
+    operator.terminate().unwrap();
+    eventually("it has ended", || std::future::ready(if operator.is_running() { Err(String::new()) } else { Ok(()) }))
+        .await;
 }

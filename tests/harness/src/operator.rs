@@ -102,9 +102,15 @@ impl Operator {
         let own =
             ["run", "--listen", &address.to_string(), "--probe-listen", &probes.to_string(), "--tls-sans", "127.0.0.1"]
                 .map(str::to_owned);
+
         let args: Vec<String> = own.into_iter().chain(args.iter().map(|arg| (*arg).to_owned())).collect();
         let mut command = Command::new(binary);
-        command.env("KUBECONFIG", &installation.kubeconfig).env("HOSTNAME", name).args(&args);
+        // There is no Service that has to learn of its end.
+        command
+            .env("KUBECONFIG", &installation.kubeconfig)
+            .env("HOSTNAME", name)
+            .env("ROSTER_DRAIN", "50ms")
+            .args(&args);
         let command_line =
             format!("KUBECONFIG={} {} {}", installation.kubeconfig.display(), binary.display(), args.join(" "));
         let process = Process::spawn(name, command, installation.dir.join(format!("{name}.log")))?;
@@ -143,6 +149,14 @@ impl Operator {
     /// Whether the process is still there.
     pub fn is_running(&mut self) -> bool {
         self.process.is_running()
+    }
+
+    /// Sends SIGTERM, and does not wait.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn terminate(&self) -> Result<()> {
+        Ok(self.process.signal(rustix::process::Signal::TERM)?)
     }
 
     /// Ends it at once, as a crash would.
