@@ -1,0 +1,185 @@
+//! To bind a role, by a RoleBinding or by what brings a namespace into one.
+
+use super::{APPLY, Attempt, CREATE, SERVER_SIDE, attempt};
+
+/// A binding of `view` in `{n}` to mallory's own user, there beforehand.
+const MY_VIEW: &str = "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: view}, scope: {namespaces: ['{n}']}}}\n";
+
+/// A binding of `edit` in `{n}` to the boss, which has run out.
+const EXPIRED_EDIT: &str = "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}, validity: {notAfter: '2020-01-01T00:00:00Z'}}}\n";
+
+/// A binding of `edit` to mallory's own user that the boss delegates, and that the boss can't, having it by no other way
+/// in the namespace.
+const TRUST: &str = "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}-other']}, delegatedBy: '{n}-boss'}}\n";
+
+/// A binding of `edit` to mallory's own user in every namespace with a label, and in a domain.
+const BY_LABEL: &str = "
+---
+{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-l'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaceSelector: {matchLabels: {project: '{n}'}}}}}
+---
+{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-d'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {domain: '{n}'}}}
+";
+
+pub(super) const ATTEMPTS: &[Attempt] = &[
+    // To bind a role.
+    attempt(
+        "a binding in the whole cluster",
+        "",
+        CREATE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {cluster: {}}}}",
+    ),
+    attempt(
+        "a binding in a namespace",
+        "",
+        CREATE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}}}",
+    ),
+    attempt(
+        "the last of sixteen namespaces",
+        "",
+        APPLY,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: [mallorys, n1, n2, n3, n4, n5, n6, n7, n8, n9, n10, n11, n12, n13, n14, '{n}']}}}",
+    ),
+    attempt(
+        "a binding by selector, with bind in one namespace",
+        "",
+        APPLY,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: mallorys}}}}}",
+    ),
+    attempt(
+        "a binding in a domain",
+        "",
+        APPLY,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {domain: default}}}",
+    ),
+    attempt(
+        "a Role of a namespace",
+        "",
+        APPLY,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: Role, name: deployer}, scope: {namespaces: ['{n}']}}}",
+    ),
+    attempt(
+        "a group as the subject",
+        "",
+        SERVER_SIDE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: Group, name: '{n}-mine'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}}}",
+    ),
+    attempt(
+        "one more subject",
+        "",
+        &[
+            "patch",
+            "rolebindings.roster.dev",
+            "{n}-power",
+            "--type=json",
+            "-p",
+            r#"[{"op": "add", "path": "/spec/subjects/-", "value": {"kind": "User", "name": "{n}-me"}}]"#,
+        ],
+        "",
+    ),
+    attempt(
+        "a wider scope",
+        "",
+        &[
+            "patch",
+            "rolebindings.roster.dev",
+            "{n}-power",
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"scope": {"namespaces": null, "cluster": {}}}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "one more namespace",
+        "",
+        &[
+            "patch",
+            "rolebindings.roster.dev",
+            "{n}-power",
+            "--type=json",
+            "-p",
+            r#"[{"op": "add", "path": "/spec/scope/namespaces/-", "value": "{n}-other"}]"#,
+        ],
+        "",
+    ),
+    attempt(
+        "another role",
+        MY_VIEW,
+        SERVER_SIDE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}}}",
+    ),
+    attempt(
+        "a binding that has run out, made to last",
+        EXPIRED_EDIT,
+        &[
+            "patch",
+            "rolebindings.roster.dev",
+            "{n}-b",
+            "--type=json",
+            "-p",
+            r#"[{"op": "remove", "path": "/spec/validity"}]"#,
+        ],
+        "",
+    ),
+    attempt(
+        "a trust without the one who delegates",
+        TRUST,
+        &[
+            "patch",
+            "rolebindings.roster.dev",
+            "{n}-b",
+            "--type=json",
+            "-p",
+            r#"[{"op": "remove", "path": "/spec/delegatedBy"}]"#,
+        ],
+        "",
+    ),
+    attempt(
+        "a trust on behalf of somebody else",
+        "",
+        APPLY,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}, delegatedBy: '{n}-boss'}}",
+    ),
+    attempt(
+        "a delegate of a delegate",
+        TRUST,
+        APPLY,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-c'}, spec: {subjects: [{kind: Group, name: '{n}-mine'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}-other']}, delegatedBy: '{n}-me'}}",
+    ),
+    // What brings a namespace into a binding.
+    attempt("a namespace with the label", BY_LABEL, &["label", "namespace", "{n}-other", "project={n}"], ""),
+    attempt("a namespace in the domain", BY_LABEL, &["label", "namespace", "{n}-other", "roster.dev/domain={n}"], ""),
+    attempt(
+        "a new namespace with the label",
+        BY_LABEL,
+        CREATE,
+        "---\n{apiVersion: v1, kind: Namespace, metadata: {name: '{n}-new', labels: {project: '{n}'}}}",
+    ),
+    attempt(
+        "a new namespace whose name is made up",
+        BY_LABEL,
+        CREATE,
+        "---\n{apiVersion: v1, kind: Namespace, metadata: {generateName: mallorys, labels: {project: '{n}'}}}",
+    ),
+    attempt(
+        "a namespace's label by its status",
+        BY_LABEL,
+        &[
+            "patch",
+            "namespace",
+            "{n}-other",
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            r#"{"metadata": {"labels": {"project": "{n}"}}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "a namespace's label by its finalizers",
+        BY_LABEL,
+        &["replace", "--raw", "/api/v1/namespaces/{n}-other/finalize", "-f", "-"],
+        r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "{n}-other", "labels": {"project": "{n}"}}, "spec": {"finalizers": ["kubernetes"]}}"#,
+    ),
+];

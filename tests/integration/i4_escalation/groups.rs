@@ -1,0 +1,114 @@
+//! To control a Group: who is in it, and what a cycle keeps apart.
+
+use super::{Attempt, CREATE, NATIVE, SERVER_SIDE, attempt};
+
+pub(super) const ATTEMPTS: &[Attempt] = &[
+    // Membership, from the side of the group.
+    attempt(
+        "one more member",
+        "",
+        &["patch", "groups.roster.dev", "{n}-power", "--type=merge", "-p", r#"{"spec": {"members": ["{n}-me"]}}"#],
+        "",
+    ),
+    attempt(
+        "one more member, server-side",
+        "",
+        SERVER_SIDE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {members: ['{n}-me']}}",
+    ),
+    attempt(
+        "a member who does not exist yet",
+        "",
+        &["patch", "groups.roster.dev", "{n}-power", "--type=merge", "-p", r#"{"spec": {"members": ["{n}-nobody"]}}"#],
+        "",
+    ),
+    attempt(
+        "my group nested in it",
+        "",
+        &[
+            "patch",
+            "groups.roster.dev",
+            "{n}-power",
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"memberGroups": ["{n}-mine"]}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "an empty group nested in it",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-empty'}, spec: {}}",
+        &[
+            "patch",
+            "groups.roster.dev",
+            "{n}-power",
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"memberGroups": ["{n}-empty"]}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "a selector that matches me",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-me', labels: {me: '{n}'}}, spec: {}}",
+        &[
+            "patch",
+            "groups.roster.dev",
+            "{n}-power",
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"memberSelector": {"matchLabels": {"power": null, "me": "{n}"}}}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "a membership for a while",
+        "",
+        &[
+            "patch",
+            "groups.roster.dev",
+            "{n}-power",
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"memberships": [{"user": "{n}-me", "validity": {"notAfter": "2090-01-01T00:00:00Z"}}]}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "a group by the name that a binding waits for",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: Group, name: '{n}-awaited'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}}}",
+        CREATE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-awaited'}, spec: {members: ['{n}-me']}}",
+    ),
+    attempt(
+        "a group by the name that a native binding names",
+        NATIVE,
+        CREATE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-natives'}, spec: {}}",
+    ),
+    attempt(
+        "a mighty member put out of my group",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-mine'}, spec: {members: ['{n}-me', '{n}-boss']}}",
+        &["patch", "groups.roster.dev", "{n}-mine", "--type=merge", "-p", r#"{"spec": {"members": ["{n}-me"]}}"#],
+        "",
+    ),
+    // What a cycle keeps apart.
+    attempt(
+        "a cycle broken, so that my group is nested after all",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {memberGroups: ['{n}-middle']}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-middle'}, spec: {members: ['{n}-me'], memberGroups: ['{n}-power']}}",
+        &["patch", "groups.roster.dev", "{n}-middle", "--type=merge", "-p", r#"{"spec": {"memberGroups": []}}"#],
+        "",
+    ),
+    attempt(
+        "a cycle joined below, until it is mended",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {memberGroups: ['{n}-middle']}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-middle'}, spec: {memberGroups: ['{n}-power']}}",
+        &["patch", "users.roster.dev", "{n}-me", "--type=merge", "-p", r#"{"spec": {"groups": ["{n}-middle"]}}"#],
+        "",
+    ),
+    attempt(
+        "a cycle broken by deleting a group in it",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {memberGroups: ['{n}-middle']}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-middle'}, spec: {members: ['{n}-me'], memberGroups: ['{n}-last']}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-last'}, spec: {memberGroups: ['{n}-power']}}",
+        &["delete", "groups.roster.dev", "{n}-last"],
+        "",
+    ),
+];
