@@ -18,7 +18,7 @@ use tracing::warn;
 
 use super::backoff::Backoff;
 use super::events::{Reporter, Turn};
-use super::written::Written;
+use super::written::{Written, forget_deleted};
 use crate::api::condition::{Desired, READY, RECONCILING, STALLED, carry_over};
 use crate::api::{Group, GroupStatus};
 use crate::directory::Directory;
@@ -73,9 +73,11 @@ pub async fn run(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToke
         .with_config(Config::default().concurrency(concurrency))
         .reconcile_on(marked)
         .graceful_shutdown_on(shutdown.cancelled_owned())
-        .run(reconcile, |group, error, ctx| Action::requeue(retry_after(&group, error, &ctx)), ctx)
-        // Errors are logged and counted where they occur; what is left is "deleted meanwhile".
-        .for_each(|_| std::future::ready(()))
+        .run(reconcile, |group, error, ctx| Action::requeue(retry_after(&group, error, &ctx)), Arc::clone(&ctx))
+        .for_each(|outcome| {
+            forget_deleted(&outcome, &ctx.backoff, &ctx.written);
+            std::future::ready(())
+        })
         .await;
 }
 

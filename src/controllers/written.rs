@@ -6,7 +6,10 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use kube::runtime::controller;
 use kube::{Resource, ResourceExt};
+
+use super::backoff::Backoff;
 
 /// The version of the last own write, by object. It holds those that are on their way alone.
 #[derive(Debug, Default)]
@@ -37,6 +40,19 @@ impl Written {
     }
 }
 
+/// Forgets what is remembered of an object that turned out to be deleted, so that names which come and go leave nothing
+/// behind. Every other outcome is logged and counted where it occurs.
+pub fn forget_deleted<T, E, Q>(outcome: &Result<T, controller::Error<E, Q>>, backoff: &Backoff, written: &Written)
+where
+    E: std::error::Error + 'static,
+    Q: std::error::Error + 'static,
+{
+    if let Err(controller::Error::ObjectNotFound(deleted)) = outcome {
+        backoff.succeeded(&deleted.name);
+        written.forget(&deleted.name);
+    }
+}
+
 /// resourceVersions of one object are ordered (KEP-5504).
 fn version<K: Resource>(object: &K) -> u64 {
     object.resource_version().and_then(|version| version.parse().ok()).unwrap_or_default()
@@ -44,8 +60,12 @@ fn version<K: Resource>(object: &K) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use kube::runtime::reflector::ObjectRef;
+
     use super::*;
     use crate::api::User;
+
+    type Outcome = Result<(), controller::Error<std::io::Error, std::io::Error>>;
 
     fn user(uid: &str, version: &str) -> User {
         let mut user = User::new("jane", crate::api::UserSpec::default());
@@ -64,5 +84,17 @@ mod tests {
         assert!(written.0.lock().unwrap().is_empty());
         written.note(&user("a", "9"));
         assert!(!written.is_ahead_of(&user("b", "8")), "another object of that name");
+    }
+
+    #[test]
+    fn a_deleted_object_leaves_nothing_behind() {
+        let (backoff, written) = (Backoff::default(), Written::default());
+        let first = backoff.failed("jane");
+        written.note(&user("a", "7"));
+        let gone = ObjectRef::<User>::new("jane").erase();
+        let outcome: Outcome = Err(controller::Error::ObjectNotFound(Box::new(gone)));
+        forget_deleted(&outcome, &backoff, &written);
+        assert!(written.0.lock().unwrap().is_empty());
+        assert_eq!(backoff.failed("jane"), first);
     }
 }

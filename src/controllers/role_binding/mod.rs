@@ -22,7 +22,7 @@ use tracing::warn;
 use super::backoff::Backoff;
 use super::events::{Reporter, Turn};
 use super::native::{Failed, NativeWriter};
-use super::written::Written;
+use super::written::{Written, forget_deleted};
 use crate::api::role_binding::PendingTarget;
 use crate::api::{RoleBinding, RoleBindingStatus};
 use crate::directory::bindings::Binding;
@@ -105,9 +105,11 @@ pub async fn run(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToke
         .with_config(Config::default().concurrency(concurrency))
         .reconcile_on(marked)
         .graceful_shutdown_on(shutdown.cancelled_owned())
-        .run(reconcile, |binding, error, ctx| Action::requeue(retry_after(&binding, error, &ctx)), ctx)
-        // Errors are logged and counted where they occur; what is left is "deleted meanwhile".
-        .for_each(|_| std::future::ready(()))
+        .run(reconcile, |binding, error, ctx| Action::requeue(retry_after(&binding, error, &ctx)), Arc::clone(&ctx))
+        .for_each(|outcome| {
+            forget_deleted(&outcome, &ctx.backoff, &ctx.written);
+            std::future::ready(())
+        })
         .await;
 }
 

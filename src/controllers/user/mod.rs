@@ -39,7 +39,7 @@ use tracing::{info, warn};
 use super::backoff::Backoff;
 use super::events::Reporter;
 use super::native::{Failed, NativeWriter};
-use super::written::Written;
+use super::written::{Written, forget_deleted};
 use crate::api::{OWNER_LABEL, PASSWORD_SECRET_TYPE, User};
 use crate::credentials::pool::{HashPool, Saturated};
 use crate::credentials::record::IDENTIFIER_LABEL;
@@ -237,9 +237,11 @@ async fn run_users(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationTo
         .with_config(Config::default().concurrency(concurrency))
         .reconcile_on(marked)
         .graceful_shutdown_on(shutdown.cancelled_owned())
-        .run(reconcile, |user, error, ctx| Action::requeue(retry_after(&user, error, &ctx)), ctx)
-        // Errors are logged and counted where they occur; what is left is "deleted meanwhile".
-        .for_each(|_| std::future::ready(()))
+        .run(reconcile, |user, error, ctx| Action::requeue(retry_after(&user, error, &ctx)), Arc::clone(&ctx))
+        .for_each(|outcome| {
+            forget_deleted(&outcome, &ctx.backoff, &ctx.written);
+            std::future::ready(())
+        })
         .await;
 }
 
