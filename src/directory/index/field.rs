@@ -1,0 +1,134 @@
+//! What can be filtered and sorted by, and how values are laid down so that comparing bytes compares values.
+
+use jiff::Timestamp;
+
+/// What the values of a field are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// Text, compared without regard to upper and lower case.
+    Text,
+    /// One of these words, exactly; ordered as they stand here.
+    Choice(&'static [&'static str]),
+    /// `true` or `false`.
+    Flag,
+    /// A whole number.
+    Number,
+    /// An instant, to the second.
+    Time,
+}
+
+/// A field of a resource.
+#[derive(Debug)]
+pub struct Field {
+    /// Its name in `filterBy` and `sortBy`.
+    pub name: &'static str,
+    /// Its path in the object, which is its name in a field selector.
+    pub path: &'static str,
+    /// What its values are.
+    pub kind: Kind,
+    /// Whether a record may have several values; the first is the one to sort by.
+    pub is_many: bool,
+    /// Whether records are also kept by value: where values are few, or several a record.
+    pub has_postings: bool,
+    /// Whether it can be sorted by.
+    pub is_sortable: bool,
+}
+
+impl Field {
+    /// A sortable field with one value, which differs from record to record.
+    pub const fn one(name: &'static str, path: &'static str, kind: Kind) -> Self {
+        Self { name, path, kind, is_many: false, has_postings: false, is_sortable: true }
+    }
+
+    /// A sortable field with one value that many records share.
+    pub const fn shared(name: &'static str, path: &'static str, kind: Kind) -> Self {
+        Self { has_postings: true, ..Self::one(name, path, kind) }
+    }
+
+    /// A text field with several values.
+    pub const fn many(name: &'static str, path: &'static str, is_sortable: bool) -> Self {
+        Self { is_many: true, has_postings: true, is_sortable, ..Self::one(name, path, Kind::Text) }
+    }
+}
+
+/// Separates the values of a field in a record. Values never contain it.
+pub const SEPARATOR: u8 = 0;
+
+/// Text as it is compared: without case, and without the separator.
+pub fn fold(text: &str) -> Vec<u8> {
+    text.chars().filter(|c| *c != char::from(SEPARATOR)).flat_map(char::to_lowercase).collect::<String>().into_bytes()
+}
+
+/// A number so that its bytes are ordered as numbers are. No byte is the separator only by chance: fields of this kind
+/// have one value.
+pub fn number(value: i64) -> [u8; 8] {
+    (value.cast_unsigned() ^ (1 << 63)).to_be_bytes()
+}
+
+/// An instant so that its bytes are ordered as instants are.
+pub fn time(value: Timestamp) -> [u8; 8] {
+    number(value.as_second())
+}
+
+impl Kind {
+    /// Reads a value as a query writes it.
+    ///
+    /// # Errors
+    /// What would have been allowed.
+    pub fn read(self, text: &str) -> Result<Vec<u8>, String> {
+        match self {
+            Self::Text => Ok(fold(text)),
+            Self::Choice(allowed) => match (1_u8..).zip(allowed).find(|(_, word)| **word == text) {
+                Some((place, _)) => Ok(vec![place]),
+                None => Err(format!("must be one of {}", allowed.join(", "))),
+            },
+            Self::Flag if text == "true" || text == "false" => Ok(text.as_bytes().to_vec()),
+            Self::Flag => Err("must be true or false".to_owned()),
+            Self::Number => text
+                .parse()
+                .map(|value| number(value).to_vec())
+                .map_err(|_| format!("must be a whole number from {} to {}", i64::MIN, i64::MAX)),
+            Self::Time => text
+                .parse()
+                .map(|value| time(value).to_vec())
+                .map_err(|_| "must be a time in RFC 3339, such as 2027-01-31T08:00:00Z".to_owned()),
+        }
+    }
+
+    /// Whether there is an order that comparisons can go by.
+    pub const fn is_ordered(self) -> bool {
+        matches!(self, Self::Text | Self::Number | Self::Time)
+    }
+
+    /// What it is called in messages.
+    pub const fn noun(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Choice(_) => "a choice",
+            Self::Flag => "a flag",
+            Self::Number => "a number",
+            Self::Time => "a time",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn bytes_are_ordered_as_numbers_are(a: i64, b: i64) {
+            prop_assert_eq!(number(a).cmp(&number(b)), a.cmp(&b));
+        }
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_named() {
+        assert!(Kind::Choice(&["Active", "Banned"]).read("active").unwrap_err().contains("Active, Banned"));
+        assert!(Kind::Time.read("yesterday").unwrap_err().contains("RFC 3339"));
+        assert!(Kind::Flag.read("yes").is_err() && Kind::Number.read("1.5").is_err());
+        assert_eq!(Kind::Text.read("Jäne\0").unwrap(), "jäne".as_bytes());
+    }
+}

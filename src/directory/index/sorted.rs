@@ -1,0 +1,143 @@
+//! Ids in an order that the caller knows, in chunks that snapshots share.
+//!
+//! Four bytes an entry, where a tree of keys would repeat each value: what an id stands for is in the record. A change
+//! copies one chunk and the list of chunks.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+/// A chunk is split when it has grown beyond this.
+const MOST: usize = 512;
+
+/// Ids in order.
+#[derive(Clone, Debug, Default)]
+pub struct SortedIds {
+    chunks: Arc<Vec<Arc<Vec<u32>>>>,
+    len: usize,
+}
+
+impl SortedIds {
+    /// Takes over ids that are in order.
+    pub fn from_sorted(ids: &[u32]) -> Self {
+        // Half full: what is inserted later has room.
+        let chunks = ids.chunks(MOST / 2).map(|chunk| Arc::new(chunk.to_vec())).collect();
+        Self { chunks: Arc::new(chunks), len: ids.len() }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Chunk, and place in it, of the first id that `is_before` does not hold for.
+    fn place(&self, is_before: impl Fn(u32) -> bool) -> (usize, usize) {
+        let chunk = self.chunks.partition_point(|chunk| chunk.last().is_some_and(|last| is_before(*last)));
+        let place = self.chunks.get(chunk).map_or(0, |chunk| chunk.partition_point(|id| is_before(*id)));
+        (chunk, place)
+    }
+
+    /// How many ids come before the first that `is_before` does not hold for.
+    pub fn rank(&self, is_before: impl Fn(u32) -> bool) -> usize {
+        let (chunk, place) = self.place(is_before);
+        self.chunks[..chunk].iter().map(|chunk| chunk.len()).sum::<usize>() + place
+    }
+
+    /// Inserts an id. `compare` says where the others stand to it.
+    pub fn insert(&mut self, id: u32, compare: impl Fn(u32) -> Ordering) {
+        let (chunk, place) = self.place(|other| compare(other) == Ordering::Less);
+        let chunks = Arc::make_mut(&mut self.chunks);
+        self.len += 1;
+        // At the very end, the last chunk takes it.
+        let Some(last) = chunks.len().checked_sub(1) else {
+            chunks.push(Arc::new(vec![id]));
+            return;
+        };
+        let at = chunk.min(last);
+        let ids = Arc::make_mut(&mut chunks[at]);
+        ids.insert(if chunk == at { place } else { ids.len() }, id);
+        if ids.len() > MOST {
+            let rest = ids.split_off(MOST / 2);
+            chunks.insert(at + 1, Arc::new(rest));
+        }
+    }
+
+    /// Removes the id that `compare` calls equal.
+    pub fn remove(&mut self, compare: impl Fn(u32) -> Ordering) {
+        let (chunk, place) = self.place(|other| compare(other) == Ordering::Less);
+        let is_there = self.chunks.get(chunk).and_then(|ids| ids.get(place));
+        if is_there.is_none_or(|id| compare(*id) != Ordering::Equal) {
+            return;
+        }
+        let chunks = Arc::make_mut(&mut self.chunks);
+        let ids = Arc::make_mut(&mut chunks[chunk]);
+        ids.remove(place);
+        if ids.is_empty() {
+            chunks.remove(chunk);
+        }
+        self.len -= 1;
+    }
+
+    /// The id that `compare` calls equal.
+    pub fn find(&self, compare: impl Fn(u32) -> Ordering) -> Option<u32> {
+        let (chunk, place) = self.place(|other| compare(other) == Ordering::Less);
+        let id = *self.chunks.get(chunk)?.get(place)?;
+        (compare(id) == Ordering::Equal).then_some(id)
+    }
+
+    /// The ids from rank `begin` up to and without rank `end`.
+    pub fn range(&self, begin: usize, end: usize) -> impl DoubleEndedIterator<Item = u32> {
+        let mut before = 0;
+        let parts = self.chunks.iter().filter_map(move |chunk| {
+            let (first, last) = (begin.saturating_sub(before), end.saturating_sub(before).min(chunk.len()));
+            before += chunk.len();
+            (first < last).then(|| &chunk[first..last])
+        });
+        parts.collect::<Vec<_>>().into_iter().flatten().copied()
+    }
+
+    /// The id at that rank.
+    pub fn at(&self, rank: usize) -> Option<u32> {
+        self.range(rank, rank + 1).next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        /// Beside a set of the standard library, through any inserts and removals.
+        #[test]
+        fn keeps_ids_in_order(edits in prop::collection::vec((0_u32..2000, prop::bool::weighted(0.7)), 0..3000), cut in 0_usize..2000) {
+            let (mut ids, mut expected) = (SortedIds::default(), BTreeSet::new());
+            let mut snapshot = None;
+            for (at, (id, is_in)) in edits.iter().enumerate() {
+                if *is_in && expected.insert(*id) {
+                    ids.insert(*id, |other| other.cmp(id));
+                } else if !is_in {
+                    expected.remove(id);
+                    ids.remove(|other| other.cmp(id));
+                }
+                if at == cut {
+                    snapshot = Some((ids.clone(), expected.clone()));
+                }
+            }
+            for (ids, expected) in snapshot.into_iter().chain([(ids, expected)]) {
+                prop_assert_eq!(ids.len(), expected.len());
+                prop_assert!(ids.range(0, usize::MAX).eq(expected.iter().copied()));
+                prop_assert!(ids.range(3, 700).rev().eq(expected.iter().copied().skip(3).take(697).collect::<Vec<_>>().into_iter().rev()));
+                prop_assert_eq!(ids.rank(|id| id < 1000), expected.range(..1000).count());
+                prop_assert_eq!(ids.find(|id| id.cmp(&77)), expected.get(&77).copied());
+                let again = SortedIds::from_sorted(&expected.iter().copied().collect::<Vec<_>>());
+                prop_assert!(again.range(0, usize::MAX).eq(expected.iter().copied()));
+            }
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Records by id, and the ids in every order and under every value that queries ask for.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use imbl::{OrdMap, Vector};
+use roaring::RoaringBitmap;
+
+use super::field::Field;
+use super::record::Record;
+use super::sorted::SortedIds;
+
+/// Ids with a value in common.
+#[derive(Clone, Debug)]
+pub enum Posting {
+    /// One alone: most emails have one holder, and a bitmap is large for that.
+    One(u32),
+    /// Several.
+    Many(Arc<RoaringBitmap>),
+}
+
+impl Posting {
+    /// Adds its ids to a set.
+    pub fn add_to(&self, ids: &mut RoaringBitmap) {
+        match self {
+            Self::One(id) => {
+                ids.insert(*id);
+            }
+            Self::Many(several) => *ids |= &**several,
+        }
+    }
+
+    fn with(&self, id: u32) -> Self {
+        match self {
+            Self::One(one) => Self::Many(Arc::new([*one, id].into_iter().collect())),
+            Self::Many(several) => {
+                let mut several = RoaringBitmap::clone(several);
+                several.insert(id);
+                Self::Many(Arc::new(several))
+            }
+        }
+    }
+
+    fn without(&self, id: u32) -> Option<Self> {
+        match self {
+            Self::One(one) => (*one != id).then_some(Self::One(*one)),
+            Self::Many(several) => {
+                let mut several = RoaringBitmap::clone(several);
+                several.remove(id);
+                Self::of(several)
+            }
+        }
+    }
+
+    fn of(ids: RoaringBitmap) -> Option<Self> {
+        match (ids.len(), ids.min()) {
+            (_, None) => None,
+            (1, Some(one)) => Some(Self::One(one)),
+            _ => Some(Self::Many(Arc::new(ids))),
+        }
+    }
+}
+
+/// Ids by value, in the order of values.
+pub type Postings = OrdMap<Box<[u8]>, Posting>;
+
+/// All records of a resource. Cloning is cheap, whatever it holds.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// What can be asked for. The first field is the name.
+    pub fields: &'static [Field],
+    records: Vector<Option<Arc<Record>>>,
+    free: Vector<u32>,
+    all: Arc<RoaringBitmap>,
+    orders: Vec<Option<SortedIds>>,
+    postings: Vec<Option<Postings>>,
+    labels: Postings,
+}
+
+impl Table {
+    /// A table of these records, of which each has a name of its own.
+    pub fn new(fields: &'static [Field], mut records: Vec<Arc<Record>>) -> Self {
+        records.sort_unstable_by(|a, b| a.order(b, 0));
+        let count = u32::try_from(records.len()).expect("etcd holds less than that");
+        let orders = fields.iter().enumerate();
+        let orders = orders.map(|(at, field)| field.is_sortable.then(|| sorted(&records, at))).collect();
+        let postings = fields
+            .iter()
+            .enumerate()
+            .map(|(at, field)| field.has_postings.then(|| posted(&records, |record| record.values(at).collect())));
+        let postings = postings.collect();
+        let labels = posted(&records, |record| record.labels.iter().map(|label| label.as_bytes()).collect());
+        Self {
+            fields,
+            orders,
+            postings,
+            labels,
+            records: records.into_iter().map(Some).collect(),
+            free: Vector::new(),
+            all: Arc::new((0..count).collect()),
+        }
+    }
+
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.order(0).len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Ids of all records.
+    pub fn all(&self) -> &RoaringBitmap {
+        &self.all
+    }
+
+    /// The record of an id that is in use.
+    pub fn record(&self, id: u32) -> &Arc<Record> {
+        self.records[id as usize].as_ref().expect("ids that are handed out are in use")
+    }
+
+    /// Ids in the order of a field that can be sorted by.
+    pub fn order(&self, field: usize) -> &SortedIds {
+        self.orders[field].as_ref().expect("only sortable fields are sorted by")
+    }
+
+    /// Ids by value, where the field has postings.
+    pub fn postings(&self, field: usize) -> Option<&Postings> {
+        self.postings[field].as_ref()
+    }
+
+    /// Ids by `key=value`.
+    pub fn labels(&self) -> &Postings {
+        &self.labels
+    }
+
+    /// The record of that name.
+    pub fn get(&self, name: &str) -> Option<&Arc<Record>> {
+        self.id_of(name).map(|id| self.record(id))
+    }
+
+    /// The records whose field, one that has no postings, has exactly this value.
+    pub fn with_value(&self, field: usize, value: &[u8]) -> impl Iterator<Item = &Arc<Record>> {
+        let order = self.order(field);
+        let begin = order.rank(|id| self.record(id).field(field) < value);
+        let equal = move |record: &&Arc<Record>| record.field(field) == value;
+        order.range(begin, usize::MAX).map(|id| self.record(id)).take_while(equal)
+    }
+
+    fn id_of(&self, name: &str) -> Option<u32> {
+        self.order(0).find(|id| self.record(id).name.as_ref().cmp(name))
+    }
+
+    /// Sets a record. Returns the one of the same name before.
+    pub fn set(&mut self, record: &Arc<Record>) -> Option<Arc<Record>> {
+        let id = self.id_of(&record.name);
+        let before = id.map(|id| Arc::clone(self.record(id)));
+        let id = id.or_else(|| self.free.pop_back()).unwrap_or_else(|| {
+            self.records.push_back(None);
+            u32::try_from(self.records.len() - 1).expect("etcd holds less than that")
+        });
+        let changed = self.changed(before.as_deref(), Some(record));
+        if let Some(before) = &before {
+            self.take_out(id, before, &changed);
+        } else {
+            Arc::make_mut(&mut self.all).insert(id);
+        }
+        self.records.set(id as usize, Some(Arc::clone(record)));
+        for at in changed {
+            if self.fields[at].has_postings {
+                self.post(at, id, record);
+            }
+            let (records, order) = (&self.records, self.orders[at].as_mut());
+            if let Some(order) = order {
+                order.insert(id, |other| in_use(records, other).order(record, at));
+            }
+        }
+        relabel(&mut self.labels, id, before.as_deref(), Some(record));
+        before
+    }
+
+    /// Removes the record of that name. Returns it.
+    pub fn remove(&mut self, name: &str) -> Option<Arc<Record>> {
+        let id = self.id_of(name)?;
+        let before = Arc::clone(self.record(id));
+        self.take_out(id, &before, &self.changed(Some(&before), None));
+        relabel(&mut self.labels, id, Some(&before), None);
+        self.records.set(id as usize, None);
+        self.free.push_back(id);
+        Arc::make_mut(&mut self.all).remove(id);
+        Some(before)
+    }
+
+    /// The fields that two states of a record differ in; all of them where one is missing.
+    fn changed(&self, before: Option<&Record>, now: Option<&Record>) -> Vec<usize> {
+        let fields = 0..self.fields.len();
+        match before.zip(now) {
+            None => fields.collect(),
+            Some((before, now)) => fields.filter(|at| before.field(*at) != now.field(*at)).collect(),
+        }
+    }
+
+    fn take_out(&mut self, id: u32, before: &Record, changed: &[usize]) {
+        for at in changed {
+            if let Some(postings) = &mut self.postings[*at] {
+                before.values(*at).for_each(|value| unpost(postings, value, id));
+            }
+            let (records, order) = (&self.records, self.orders[*at].as_mut());
+            if let Some(order) = order {
+                order.remove(|other| in_use(records, other).order(before, *at));
+            }
+        }
+    }
+
+    fn post(&mut self, field: usize, id: u32, record: &Record) {
+        if let Some(postings) = &mut self.postings[field] {
+            record.values(field).for_each(|value| post(postings, value, id));
+        }
+    }
+}
+
+fn in_use(records: &Vector<Option<Arc<Record>>>, id: u32) -> &Record {
+    records[id as usize].as_ref().expect("ids in an order are in use")
+}
+
+fn post(postings: &mut Postings, value: &[u8], id: u32) {
+    let posting = postings.get(value).map_or(Posting::One(id), |posting| posting.with(id));
+    postings.insert(value.into(), posting);
+}
+
+fn unpost(postings: &mut Postings, value: &[u8], id: u32) {
+    // A field may hold the same value twice.
+    let Some(posting) = postings.get(value) else { return };
+    match posting.without(id) {
+        Some(posting) => postings.insert(value.into(), posting),
+        None => postings.remove(value),
+    };
+}
+
+fn relabel(labels: &mut Postings, id: u32, before: Option<&Record>, now: Option<&Record>) {
+    let of = |record: Option<&Record>| -> BTreeSet<Box<str>> {
+        record.into_iter().flat_map(|record| record.labels.iter().cloned()).collect()
+    };
+    let (before, now) = (of(before), of(now));
+    before.difference(&now).for_each(|label| unpost(labels, label.as_bytes(), id));
+    now.difference(&before).for_each(|label| post(labels, label.as_bytes(), id));
+}
+
+/// Ids of records, which are in the order of their names, in the order of a field.
+fn sorted(records: &[Arc<Record>], field: usize) -> SortedIds {
+    // The first bytes decide nearly always, and stand beside each other in memory.
+    let first = |record: &Arc<Record>| {
+        let mut bytes = [0; 8];
+        let value = record.field(field);
+        let length = value.len().min(8);
+        bytes[..length].copy_from_slice(&value[..length]);
+        u64::from_be_bytes(bytes)
+    };
+    let mut keys: Vec<(u64, u32)> = records.iter().map(first).zip(0..).collect();
+    let full = |id: u32| records[id as usize].field(field);
+    // Stable: equal values stay in the order of names.
+    keys.sort_by(|a, b| match a.0.cmp(&b.0) {
+        Ordering::Equal => full(a.1).cmp(full(b.1)),
+        different => different,
+    });
+    SortedIds::from_sorted(&keys.into_iter().map(|(_, id)| id).collect::<Vec<_>>())
+}
+
+fn posted<'a>(records: &'a [Arc<Record>], values: impl Fn(&'a Record) -> Vec<&'a [u8]>) -> Postings {
+    let mut by_value = HashMap::<&[u8], RoaringBitmap>::new();
+    for (record, id) in records.iter().zip(0..) {
+        for value in values(record) {
+            by_value.entry(value).or_default().insert(id);
+        }
+    }
+    let posted = by_value.into_iter().filter_map(|(value, ids)| Some((Box::<[u8]>::from(value), Posting::of(ids)?)));
+    posted.collect()
+}

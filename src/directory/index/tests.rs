@@ -1,0 +1,355 @@
+//! The index beside a linear scan: any records, any edits, any query.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kube::core::{Selector, SelectorExt};
+use proptest::prelude::*;
+
+use super::dialect::Invalid;
+use super::field::{Field, Kind, fold, number, time};
+use super::query::Query;
+use super::record::{Record, Values};
+use super::view::{Unavailable, View};
+
+static FIELDS: &[Field] = &[
+    Field::one("name", "metadata.name", Kind::Text),
+    Field::one("displayName", "spec.displayName", Kind::Text),
+    Field::shared("state", "status.state", Kind::Choice(&["Active", "Banned"])),
+    Field::shared("zone", "spec.zone", Kind::Text),
+    Field::one("failedLogins", "status.failedLogins", Kind::Number),
+    Field::one("lastLoginTime", "status.lastLoginTime", Kind::Time),
+    Field::many("email", "spec.email", true),
+    Field::many("groups", "status.groups", false),
+];
+
+/// An object as the scan sees it.
+#[derive(Clone, Debug, PartialEq)]
+struct Plain {
+    name: String,
+    display_name: Option<String>,
+    state: &'static str,
+    zone: Option<String>,
+    failed: Option<i64>,
+    login: Option<i64>,
+    emails: Vec<String>,
+    groups: Vec<String>,
+    labels: BTreeMap<String, String>,
+}
+
+impl Plain {
+    fn record(&self, revision: u64) -> Record {
+        let mut values = Values::default();
+        values.push([fold(&self.name)]);
+        values.push(self.display_name.as_deref().map(fold));
+        values.push([FIELDS[2].kind.read(self.state).unwrap()]);
+        values.push(self.zone.as_deref().map(fold));
+        values.push(self.failed.map(number));
+        values.push(self.login.map(|second| time(jiff::Timestamp::from_second(second).unwrap())));
+        values.push(self.emails.iter().map(|email| fold(email)));
+        values.push(self.groups.iter().map(|group| fold(group)));
+        let labels = self.labels.iter().map(|(key, value)| format!("{key}={value}").into()).collect();
+        values.finish(&self.name, revision, labels, Bytes::new(), 0..0)
+    }
+
+    /// The values of a field, as text.
+    fn texts(&self, field: &str) -> Vec<String> {
+        let lower = |values: Vec<&String>| values.into_iter().map(|value| value.to_lowercase()).collect();
+        match field {
+            "name" => vec![self.name.clone()],
+            "displayName" => lower(self.display_name.iter().collect()),
+            "state" => vec![self.state.to_owned()],
+            "zone" => lower(self.zone.iter().collect()),
+            "email" => lower(self.emails.iter().collect()),
+            "groups" => lower(self.groups.iter().collect()),
+            _ => unreachable!(),
+        }
+    }
+
+    fn number(&self, field: &str) -> Option<i64> {
+        if field == "failedLogins" { self.failed } else { self.login }
+    }
+}
+
+/// One thing to ask, as a person would write it and as the scan answers it.
+#[derive(Clone, Debug)]
+enum Filter {
+    Is(&'static str, String),
+    Not(&'static str, String),
+    Begins(&'static str, String),
+    Ends(&'static str, String),
+    Contains(&'static str, String),
+    Absent(&'static str),
+    Compare(&'static str, &'static str, i64),
+    Label(String),
+}
+
+impl Filter {
+    fn text(&self) -> String {
+        match self {
+            Self::Is(field, value) => format!("{field},{value}"),
+            Self::Not(field, value) => format!("{field},neq:{value}"),
+            Self::Begins(field, value) => format!("{field},{value}*"),
+            Self::Ends(field, value) => format!("{field},*{value}"),
+            Self::Contains(field, value) => format!("{field},*{value}*"),
+            Self::Absent(field) => format!("{field},"),
+            Self::Compare("lastLoginTime", operator, value) => {
+                format!("lastLoginTime,{operator}:{}", jiff::Timestamp::from_second(*value).unwrap())
+            }
+            Self::Compare(field, operator, value) => format!("{field},{operator}:{value}"),
+            Self::Label(_) => unreachable!(),
+        }
+    }
+
+    fn field(&self) -> &'static str {
+        match self {
+            Self::Is(field, _)
+            | Self::Not(field, _)
+            | Self::Begins(field, _)
+            | Self::Ends(field, _)
+            | Self::Contains(field, _)
+            | Self::Absent(field)
+            | Self::Compare(field, ..) => field,
+            Self::Label(_) => "",
+        }
+    }
+
+    fn holds(&self, plain: &Plain) -> bool {
+        match self {
+            Self::Is(field, value) => plain.texts(field).contains(value),
+            Self::Not(field, value) => !plain.texts(field).contains(value),
+            Self::Begins(field, value) => plain.texts(field).iter().any(|text| text.starts_with(value)),
+            Self::Ends(field, value) => plain.texts(field).iter().any(|text| text.ends_with(value)),
+            Self::Contains(field, value) => plain.texts(field).iter().any(|text| text.contains(value)),
+            Self::Absent(field) => plain.texts(field).is_empty(),
+            Self::Compare(field, operator, bound) => plain.number(field).is_some_and(|value| match *operator {
+                "lt" => value < *bound,
+                "lte" => value <= *bound,
+                "gt" => value > *bound,
+                _ => value >= *bound,
+            }),
+            Self::Label(_) => true,
+        }
+    }
+
+    fn is_alternative(&self) -> bool {
+        !matches!(self, Self::Not(..) | Self::Compare(..) | Self::Label(_))
+    }
+}
+
+/// OR across the values of a field, AND across fields.
+fn scan_matches(filters: &[Filter], labels: &Selector, plain: &Plain) -> bool {
+    let alternatives = filters.iter().filter(|filter| filter.is_alternative());
+    let fields: std::collections::BTreeSet<_> = alternatives.clone().map(Filter::field).collect();
+    fields.iter().all(|field| alternatives.clone().any(|filter| filter.field() == *field && filter.holds(plain)))
+        && filters.iter().filter(|filter| !filter.is_alternative()).all(|filter| filter.holds(plain))
+        && labels.matches(&plain.labels)
+}
+
+type Key = (&'static str, bool);
+
+fn scan(all: &BTreeMap<String, Plain>, filters: &[Filter], labels: &Selector, sort: &[Key]) -> Vec<String> {
+    let mut found: Vec<&Plain> = all.values().filter(|plain| scan_matches(filters, labels, plain)).collect();
+    found.sort_by(|a, b| {
+        let by = sort.iter().map(|(field, is_descending)| {
+            let order = match *field {
+                "failedLogins" | "lastLoginTime" => a.number(field).cmp(&b.number(field)),
+                _ => a.texts(field).join("\0").cmp(&b.texts(field).join("\0")),
+            };
+            if *is_descending { order.reverse() } else { order }
+        });
+        by.into_iter().find(|order| order.is_ne()).unwrap_or_else(|| a.name.cmp(&b.name))
+    });
+    found.into_iter().map(|plain| plain.name.clone()).collect()
+}
+
+fn query(filters: &[Filter], sort: &[Key]) -> Result<Query, Invalid> {
+    let mut query = Query::default();
+    for filter in filters {
+        match filter {
+            Filter::Label(selector) => query.label_selector(selector)?,
+            filter => query.filter_by(FIELDS, &filter.text())?,
+        }
+    }
+    let keys: Vec<String> =
+        sort.iter().map(|(field, down)| format!("{}{field}", if *down { "-" } else { "" })).collect();
+    if !keys.is_empty() {
+        query.sort_by(FIELDS, &keys.join(","))?;
+    }
+    Ok(query)
+}
+
+fn names(view: &super::table::Table, query: &Query, offset: usize, limit: Option<usize>) -> (usize, Vec<String>) {
+    let selection = view.select(query, offset, limit);
+    (selection.total, selection.records.iter().map(|record| record.name.to_string()).collect())
+}
+
+const TEXT: &[&str] = &["displayName", "zone", "email", "groups", "name"];
+
+fn plains() -> impl Strategy<Value = Plain> {
+    let word = || prop::sample::select(vec!["a", "ab", "b", "Ba", "abc", "cab"]).prop_map(str::to_owned);
+    let label = (prop::sample::select(vec!["team", "tier", "team.x"]), prop::sample::select(vec!["a", "b"]));
+    let labels = prop::collection::vec(label, 0..3);
+    let who = (0_u32..60, prop::option::of(word()), prop::bool::weighted(0.9), prop::option::of(word()));
+    let what = (
+        prop::option::of(-3_i64..4),
+        prop::option::of(0_i64..20),
+        prop::collection::vec(word(), 0..3),
+        prop::collection::vec(word(), 0..4),
+    );
+    (who, what, labels).prop_map(|((name, display_name, active, zone), (failed, login, emails, groups), labels)| {
+        Plain {
+            name: format!("u{name}"),
+            display_name,
+            state: if active { "Active" } else { "Banned" },
+            zone,
+            failed,
+            login,
+            emails,
+            groups,
+            labels: labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        }
+    })
+}
+
+fn filters() -> impl Strategy<Value = Filter> {
+    let word = || prop::sample::select(vec!["a", "ab", "b", "ba", "u1", "zz"]).prop_map(str::to_owned);
+    let text = || prop::sample::select(TEXT);
+    prop_oneof![
+        (text(), word()).prop_map(|(field, value)| Filter::Is(field, value)),
+        (text(), word()).prop_map(|(field, value)| Filter::Not(field, value)),
+        (text(), word()).prop_map(|(field, value)| Filter::Begins(field, value)),
+        (text(), word()).prop_map(|(field, value)| Filter::Ends(field, value)),
+        (text(), word()).prop_map(|(field, value)| Filter::Contains(field, value)),
+        text().prop_map(Filter::Absent),
+        prop::sample::select(vec!["Active", "Banned"]).prop_map(|state| Filter::Is("state", state.to_owned())),
+        (
+            prop::sample::select(vec!["failedLogins", "lastLoginTime"]),
+            prop::sample::select(vec!["lt", "lte", "gt", "gte"]),
+            0_i64..15,
+        )
+            .prop_map(|(field, operator, bound)| Filter::Compare(field, operator, bound)),
+        prop::sample::select(vec!["team=a", "team!=a", "team", "!team", "team in (a,b),tier=b", "tier notin (a)"])
+            .prop_map(|selector| Filter::Label(selector.to_owned())),
+    ]
+}
+
+fn sorts() -> impl Strategy<Value = Vec<Key>> {
+    let fields = vec!["displayName", "state", "zone", "failedLogins", "lastLoginTime", "email", "name"];
+    prop::sample::subsequence(fields, 0..3).prop_shuffle().prop_flat_map(|fields| {
+        let length = fields.len();
+        (Just(fields), prop::collection::vec(any::<bool>(), length))
+            .prop_map(|(fields, down)| fields.into_iter().zip(down).collect())
+    })
+}
+
+fn labels_of(filters: &[Filter]) -> Selector {
+    let mut query = Query::default();
+    for filter in filters {
+        if let Filter::Label(selector) = filter {
+            query.label_selector(selector).unwrap();
+        }
+    }
+    query.labels.into_iter().collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn index_and_scan_agree(
+        listed in prop::collection::vec(plains(), 0..50),
+        edits in prop::collection::vec((plains(), prop::bool::weighted(0.75)), 0..60),
+        queries in prop::collection::vec((prop::collection::vec(filters(), 0..4), sorts(), 0_usize..40, 1_usize..20), 1..8),
+        pause in 0_u64..60,
+    ) {
+        let mut all: BTreeMap<String, Plain> = listed.into_iter().map(|plain| (plain.name.clone(), plain)).collect();
+        let mut view = View::empty(FIELDS);
+        view.relist(all.values().map(|plain| Arc::new(plain.record(1))).collect(), 1);
+        let mut then = (1, all.clone());
+        for ((plain, stays), revision) in edits.into_iter().zip(2..) {
+            if stays {
+                view.set(plain.record(revision));
+                all.insert(plain.name.clone(), plain);
+            } else {
+                view.remove(&plain.name, revision);
+                all.remove(&plain.name);
+            }
+            view.reach(revision);
+            if revision == pause {
+                then = (revision, all.clone());
+            }
+        }
+        let earlier = view.at(then.0).unwrap();
+        for (filters, sort, offset, limit) in &queries {
+            let (query, labels) = (query(filters, sort).unwrap(), labels_of(filters));
+            for (table, all) in [(&view.table, &all), (&earlier, &then.1)] {
+                let expected = scan(all, filters, &labels, sort);
+                prop_assert_eq!(names(table, &query, 0, None), (expected.len(), expected.clone()));
+                let page: Vec<String> = expected.iter().skip(*offset).take(*limit).cloned().collect();
+                prop_assert_eq!(names(table, &query, *offset, Some(*limit)), (expected.len(), page), "{:?} {:?}", filters, sort);
+                // One record at a time, as a watch asks.
+                for plain in all.values() {
+                    prop_assert_eq!(query.matches(&plain.record(1), FIELDS), expected.contains(&plain.name));
+                }
+                let mut pages = Vec::new();
+                for page in 0..=expected.len() / limit {
+                    pages.extend(names(table, &query, page * limit, Some(*limit)).1);
+                }
+                prop_assert_eq!(pages, expected, "all pages are the list");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_revision_is_gone_or_ahead() {
+    let mut view = View::empty(FIELDS);
+    view.relist(Vec::new(), 100);
+    assert_eq!(view.at(99).unwrap_err(), Unavailable::Gone);
+    assert_eq!(view.at(101).unwrap_err(), Unavailable::Ahead);
+    view.reach(150);
+    assert!(view.at(120).unwrap().is_empty() && view.revision == 100, "nothing has changed since");
+    assert_eq!(view.changes_since(120).unwrap().count(), 0);
+    assert!(view.changes_since(200).is_ok() && view.changes_since(99).is_err());
+}
+
+#[test]
+fn what_cannot_be_answered_is_refused_by_name() {
+    let refused = |filter: &str| Query::default().filter_by(FIELDS, filter).unwrap_err().message;
+    assert!(refused("nmae,x").contains("unknown field \"nmae\"; allowed: name, displayName, state"));
+    assert!(refused("name").contains("pairs"));
+    assert!(refused("state,Asleep").contains("Active, Banned"));
+    assert!(refused("state,A*").contains("no wildcard"));
+    assert!(refused("name,like:x").contains("unknown operator like:"));
+    assert!(refused("name,a*b").contains("either end"));
+    assert!(refused("failedLogins,gt:many").contains("whole number"));
+    assert!(refused("lastLoginTime,lt:").contains("needs a value"));
+    assert!(refused("groups,lt:a").contains("use neq: or in:"));
+    assert!(refused("name,\\").contains("backslash"));
+    assert!(refused(&format!("name,in:{}", "a|".repeat(300))).contains("at most"));
+    let sort = |keys: &str| Query::default().sort_by(FIELDS, keys).unwrap_err().message;
+    assert!(sort("groups").contains("allowed"));
+    assert!(sort("name,-name").contains("twice"));
+    assert!(sort("").contains("can't sort by \"\""));
+    let select = |text: &str| Query::default().field_selector(FIELDS, text).unwrap_err().message;
+    assert!(select("zone=a").contains("metadata.name, spec.displayName"));
+    assert!(select("spec.zone").contains("path=value"));
+    assert!(select("spec.zone!=neq:a").contains("can't be combined"));
+    let label = |text: &str| Query::default().label_selector(text).unwrap_err().message;
+    assert!(label("a in (b").contains("parenthesis") && label("a?b").contains("no label key"));
+    assert!(label("a=b c").contains("no label value") && label("a near (b)").contains("notin"));
+}
+
+#[test]
+fn a_backslash_takes_the_meaning_away() {
+    let mut query = Query::default();
+    query.filter_by(FIELDS, r"displayName,lt\:a\,b\*").unwrap();
+    assert_eq!(query.conditions[0].any, [super::query::Test::Equal(b"lt:a,b*".to_vec())]);
+    let mut query = Query::default();
+    query.field_selector(FIELDS, r"spec.displayName==a\=b,status.state!=Banned,spec.zone=in:a|b").unwrap();
+    assert_eq!(query.conditions[0].any, [super::query::Test::Equal(b"a=b".to_vec())]);
+    assert_eq!(query.conditions[1].none.len(), 1);
+    assert_eq!(query.conditions[2].any.len(), 2);
+}
