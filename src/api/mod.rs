@@ -15,6 +15,7 @@
 pub mod common;
 pub mod condition;
 pub mod crd;
+pub mod directory;
 pub mod group;
 pub mod role_binding;
 pub mod schema;
@@ -46,6 +47,9 @@ pub const USER_ANNOTATION: &str = "roster.dev/user";
 
 /// Label of a Namespace that names its owner, a User's `metadata.name`.
 pub const OWNER_LABEL: &str = "roster.dev/owner";
+
+/// Annotation of a Namespace that names the User who holds it locked.
+pub const LOCKED_BY_ANNOTATION: &str = "roster.dev/locked-by";
 
 /// Finalizer that keeps a User while it owns namespaces and `deletionPolicy` is `Block`.
 pub const OWNERSHIP_FINALIZER: &str = "roster.dev/ownership";

@@ -33,9 +33,9 @@ pub struct Identifier {
 }
 
 impl Identifier {
-    /// What is unique: upper and lower case are one; the admission rules leave only ASCII.
+    /// What is unique.
     pub fn folded(&self) -> String {
-        self.text.to_ascii_lowercase()
+        fold(&self.text)
     }
 
     /// Name of the Secret that is the claim.
@@ -47,6 +47,11 @@ impl Identifier {
             name
         })
     }
+}
+
+/// An identifier as it is compared: upper and lower case are one; the admission rules leave only ASCII.
+pub fn fold(text: &str) -> String {
+    text.to_ascii_lowercase()
 }
 
 /// What `user` wants to hold: the username first, each identifier once.

@@ -5,12 +5,13 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{Expression, Selector};
 use kube::{Resource, ResourceExt};
 
 use super::labels::{Labels, Matcher};
 use crate::api::role_binding::{RoleRef, Subject};
-use crate::api::{DOMAIN_LABEL, RoleBinding, Validity};
+use crate::api::{DOMAIN_LABEL, LOCKED_BY_ANNOTATION, RoleBinding, Validity};
 
 /// Where a binding applies.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -83,6 +84,20 @@ pub struct NamespaceState {
     pub labels: Labels,
     /// Whether it is being deleted: nothing can be created in it any more.
     pub is_terminating: bool,
+    /// Name of the User that holds it locked.
+    pub locked_by: Option<String>,
+}
+
+impl NamespaceState {
+    /// Reads the metadata of a Namespace.
+    pub fn of(metadata: &ObjectMeta) -> Self {
+        let annotations = metadata.annotations.as_ref();
+        Self {
+            labels: metadata.labels.clone().unwrap_or_default(),
+            is_terminating: metadata.deletion_timestamp.is_some(),
+            locked_by: annotations.and_then(|annotations| annotations.get(LOCKED_BY_ANNOTATION)).cloned(),
+        }
+    }
 }
 
 /// Sets of names by a key, without empty sets.
@@ -131,6 +146,10 @@ pub struct Bindings {
     /// Namespaces that a selector matches, by binding.
     matched: NamesBy<String>,
     terminating: BTreeSet<String>,
+    /// Who holds a namespace locked.
+    locks: HashMap<String, String>,
+    /// Namespaces that a User holds locked.
+    locked: NamesBy<String>,
 }
 
 impl Bindings {
@@ -205,6 +224,7 @@ impl Bindings {
             self.terminating.remove(namespace);
         }
         let exists = state.is_some();
+        self.set_lock(namespace, state.as_ref().and_then(|state| state.locked_by.clone()));
         let difference = self.matcher.set_object(&namespace.to_owned(), state.map(|state| state.labels));
         for binding in &difference.left {
             self.matched.remove(binding.clone(), namespace);
@@ -222,6 +242,36 @@ impl Bindings {
             concerned.extend(self.matcher.selectors_of(labels));
         }
         concerned
+    }
+
+    fn set_lock(&mut self, namespace: &str, holder: Option<String>) {
+        if let Some(before) = self.locks.remove(namespace) {
+            self.locked.remove(before, namespace);
+        }
+        if let Some(holder) = holder {
+            self.locked.insert(holder.clone(), namespace);
+            self.locks.insert(namespace.to_owned(), holder);
+        }
+    }
+
+    /// Name of the User that holds the namespace locked.
+    pub fn locked_by(&self, namespace: &str) -> Option<&String> {
+        self.locks.get(namespace)
+    }
+
+    /// The namespaces that the User holds locked.
+    pub fn locked(&self, user: &str) -> impl Iterator<Item = &String> {
+        self.locked.get(user)
+    }
+
+    /// The namespaces that carry this label.
+    pub fn labelled(&self, key: &str, value: &str) -> BTreeSet<String> {
+        self.matcher.objects_of(&Expression::Equal(key.to_owned(), value.to_owned()).into())
+    }
+
+    /// The value of a label of the namespace.
+    pub fn label_of(&self, namespace: &str, key: &str) -> Option<&String> {
+        self.matcher.labels(&namespace.to_owned())?.get(key)
     }
 
     /// The binding of that name.

@@ -12,6 +12,8 @@
 //! ```
 
 pub mod bindings;
+pub mod entries;
+pub mod index;
 pub mod labels;
 pub mod membership;
 pub mod native;
@@ -19,13 +21,16 @@ mod nodes;
 pub mod person;
 mod timeline;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::ResourceExt;
 
 use crate::api::role_binding::{RoleKind, RoleRef, Subject, SubjectKind};
 use crate::api::{Group, RoleBinding, User};
+use crate::credentials::claim;
 use bindings::{Binding, Bindings, NamespaceState};
 use labels::Labels;
 use membership::{DeclaredMembers, Memberships, Touched};
@@ -85,7 +90,8 @@ pub struct Directory {
     pub memberships: Memberships,
     /// Roster's RoleBindings, and the namespaces.
     pub bindings: Bindings,
-    roles: HashSet<RoleKey>,
+    /// The rules of each native role.
+    roles: HashMap<RoleKey, Arc<[PolicyRule]>>,
     /// Native bindings.
     pub natives: Natives,
     edges: Timeline<Edge>,
@@ -285,24 +291,36 @@ impl Directory {
         Concerned { bindings: self.bindings.set_namespace(name, state), ..Concerned::default() }
     }
 
-    /// A native role that exists now, or no more.
-    pub fn set_role(&mut self, key: RoleKey, exists: bool) -> Concerned {
+    /// The rules of a native role as they are now; `None`: it is no more.
+    pub fn set_role(&mut self, key: RoleKey, rules: Option<Arc<[PolicyRule]>>) -> Concerned {
         let bindings = self.bindings.of_role(&key.role).cloned().collect();
         // Which ClusterRole the administrator flag stands for is not known here, and administrators are few.
         let users = if key.namespace.is_none() { self.administrators.clone() } else { BTreeSet::new() };
-        let changed = if exists { self.roles.insert(key) } else { self.roles.remove(&key) };
-        if changed { Concerned { users, bindings, ..Concerned::default() } } else { Concerned::default() }
+        let exists = rules.is_some();
+        let existed = match rules {
+            Some(rules) => self.roles.insert(key, rules),
+            None => self.roles.remove(&key),
+        };
+        if existed.is_some() == exists {
+            return Concerned::default();
+        }
+        Concerned { users, bindings, ..Concerned::default() }
     }
 
     /// Whether a native role exists in the namespace (a ClusterRole exists in all of them).
     pub fn has_role(&self, role: &RoleRef, namespace: Option<&str>) -> bool {
+        self.rules_of(role, namespace).is_some()
+    }
+
+    /// The rules of a native role in the namespace (a ClusterRole has the same in all of them), if it exists.
+    pub fn rules_of(&self, role: &RoleRef, namespace: Option<&str>) -> Option<&Arc<[PolicyRule]>> {
         let namespace = namespace.filter(|_| role.kind == RoleKind::Role).map(str::to_owned);
-        self.roles.contains(&RoleKey { role: role.clone(), namespace })
+        self.roles.get(&RoleKey { role: role.clone(), namespace })
     }
 
     /// All native roles.
     pub fn roles(&self) -> impl Iterator<Item = &RoleKey> {
-        self.roles.iter()
+        self.roles.keys()
     }
 
     /// A native binding as it is now.
@@ -367,7 +385,7 @@ impl Directory {
                 for user in self.by_username.get(username).into_iter().flatten() {
                     delegated(user);
                     // It may have waited for the name to be free of rights.
-                    if !self.users[user].holds_username {
+                    if !self.users[user].holds_username() {
                         concerned.users.insert(user.clone());
                     }
                 }
@@ -429,6 +447,22 @@ impl Directory {
     /// Names of the Users that hold or want this identifier, folded.
     pub fn wanting(&self, identifier: &str) -> impl Iterator<Item = &String> {
         self.by_identifier.get(identifier).into_iter().flatten()
+    }
+
+    /// Name of the User that holds this username, exactly as written.
+    pub fn holder_of(&self, username: &str) -> Option<&String> {
+        self.named(username).find(|name| self.users[*name].holds_username())
+    }
+
+    /// Name of the User that a key stands for: a name, a username, an email or a UID, in this order.
+    pub fn find_user(&self, key: &str) -> Option<&String> {
+        if let Some((name, _)) = self.users.get_key_value(key) {
+            return Some(name);
+        }
+        let folded = claim::fold(key);
+        // Of several that want an identifier, one holds it.
+        let holder = self.wanting(&folded).find(|name| self.users[*name].holds(&folded));
+        holder.or_else(|| self.wanting(&folded).next()).or_else(|| self.by_uid.get(key))
     }
 
     /// The generation of the Group of that name, if it is the one of that UID.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::hash::Hash;
 
 use k8s_openapi::api::rbac::v1 as rbac;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -181,7 +182,8 @@ fn holder(subject: &rbac::Subject) -> Option<Holder> {
 /// All native bindings.
 #[derive(Debug, Default)]
 pub struct Natives {
-    all: HashMap<Key, Native>,
+    all: BTreeMap<Key, Native>,
+    by_role: HashMap<RoleRef, BTreeSet<Key>>,
     by_owner: HashMap<String, BTreeSet<Key>>,
     by_holder: HashMap<Holder, BTreeMap<Grant, BTreeSet<Key>>>,
 }
@@ -200,6 +202,7 @@ impl Natives {
             let grants = self.by_holder.entry(holder.clone()).or_default();
             grants.entry(native.grant()).or_default().insert(native.key.clone());
         }
+        self.by_role.entry(native.role.clone()).or_default().insert(native.key.clone());
         if let Some(owner) = &native.owner {
             self.by_owner.entry(owner.clone()).or_default().insert(native.key.clone());
         }
@@ -223,13 +226,9 @@ impl Natives {
                 self.by_holder.remove(holder);
             }
         }
-        if let Some(owner) = &native.owner
-            && let Some(keys) = self.by_owner.get_mut(owner)
-        {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.by_owner.remove(owner);
-            }
+        forget(&mut self.by_role, &native.role, key);
+        if let Some(owner) = &native.owner {
+            forget(&mut self.by_owner, owner, key);
         }
         Some(native)
     }
@@ -237,6 +236,21 @@ impl Natives {
     /// The binding of that key.
     pub fn get(&self, key: &Key) -> Option<&Native> {
         self.all.get(key)
+    }
+
+    /// All bindings from a key on, in the order of keys: ClusterRoleBindings first.
+    pub fn from<'a>(&'a self, key: &Key) -> impl Iterator<Item = &'a Native> + use<'a> {
+        self.all.range(key..).map(|(_, native)| native)
+    }
+
+    /// The bindings to a role.
+    pub fn of_role<'a>(&'a self, role: &RoleRef) -> impl Iterator<Item = &'a Native> + use<'a> {
+        self.by_role.get(role).into_iter().flatten().filter_map(|key| self.all.get(key))
+    }
+
+    /// All bindings, in the order of their keys.
+    pub fn all(&self) -> impl Iterator<Item = &Native> {
+        self.all.values()
     }
 
     /// All keys.
@@ -276,6 +290,15 @@ impl Natives {
     pub fn granting(&self, holder: &Holder, grant: &Grant) -> impl Iterator<Item = &Native> {
         let keys = self.by_holder.get(holder).and_then(|grants| grants.get(grant));
         keys.into_iter().flatten().filter_map(|key| self.all.get(key))
+    }
+}
+
+fn forget<K: Eq + Hash>(keys_by: &mut HashMap<K, BTreeSet<Key>>, by: &K, key: &Key) {
+    if let Some(keys) = keys_by.get_mut(by) {
+        keys.remove(key);
+        if keys.is_empty() {
+            keys_by.remove(by);
+        }
     }
 }
 

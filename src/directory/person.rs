@@ -8,6 +8,15 @@ use crate::api::user::{DesiredState, PasswordSecretRef};
 use crate::api::{User, Validity};
 use crate::credentials::claim::{self, Identifier};
 
+/// Which of its identifiers a User holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Claimed {
+    Nothing,
+    /// The username, and perhaps some of the emails.
+    Username,
+    Everything,
+}
+
 /// A User, compact.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Person {
@@ -17,8 +26,7 @@ pub struct Person {
     pub username: String,
     /// Username and emails, folded: what at most one User holds at a time. The username comes first.
     pub identifiers: Vec<String>,
-    /// Whether the username is held, as the status says. Until it is, it may be the name of somebody else.
-    pub holds_username: bool,
+    claimed: Claimed,
     /// `spec.admin`.
     pub is_admin: bool,
     /// `spec.passwordSecretRef`.
@@ -45,17 +53,34 @@ impl Person {
             locked_until: status.and_then(|status| status.locked_until.as_ref()).map(|time| time.0),
             is_deleted: user.meta().deletion_timestamp.is_some(),
             // A conflict over an email costs the email alone.
-            holds_username: claimed.is_some_and(|claimed| claimed.reason != "UsernameConflict"),
+            claimed: match claimed {
+                Some(claimed) if claimed.status == "True" => Claimed::Everything,
+                Some(claimed) if claimed.reason != "UsernameConflict" => Claimed::Username,
+                _ => Claimed::Nothing,
+            },
         }
     }
 
     /// Whether what binds this User is in force.
     pub fn is_active(&self, now: Timestamp) -> bool {
-        self.holds_username
+        self.holds_username()
             && !self.is_deleted
             && self.state == DesiredState::Active
             && self.validity.contains(now)
             && self.locked_until.is_none_or(|end| end <= now)
+    }
+
+    /// Whether it holds an identifier, folded, that it may share the wish for with others.
+    pub fn holds(&self, identifier: &str) -> bool {
+        if self.identifiers.first().is_some_and(|username| username == identifier) {
+            return self.holds_username();
+        }
+        self.claimed == Claimed::Everything && self.identifiers.iter().any(|own| own == identifier)
+    }
+
+    /// Whether the username is held, as the status says. Until it is, it may be the name of somebody else.
+    pub fn holds_username(&self) -> bool {
+        self.claimed != Claimed::Nothing
     }
 
     /// When the clock alone changes [`Person::is_active`] next.

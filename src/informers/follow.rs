@@ -1,16 +1,16 @@
 //! From a watch to an index: one task a watch, each with a backoff of its own.
 
 use std::collections::HashSet;
-use std::fmt::Debug;
+use std::fmt::Display;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::bail;
 use futures::{Stream, StreamExt, pin_mut};
 use kube::Resource;
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event};
+use kube::runtime::watcher::Event;
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -49,30 +49,70 @@ impl<K: Clone + Eq + Hash> Relist<K> {
     }
 }
 
+/// What a watch tells.
+#[derive(Clone, Debug)]
+pub enum Step<K> {
+    /// Something of an object.
+    Event(Event<K>),
+    /// Everything up to this revision has been told; within a list: when it is complete.
+    Revision(u64),
+}
+
+/// What tells how far a watch has come.
+pub trait Told {
+    /// Whether a list is complete with this.
+    fn is_complete(&self) -> bool;
+
+    /// Whether this comes of a watch that works: the beginning of a list does not, the rest of it may fail.
+    fn is_proof(&self) -> bool;
+}
+
+impl<K> Told for Event<K> {
+    fn is_complete(&self) -> bool {
+        matches!(self, Self::InitDone)
+    }
+
+    fn is_proof(&self) -> bool {
+        matches!(self, Self::InitDone | Self::Apply(_) | Self::Delete(_))
+    }
+}
+
+impl<K> Told for Step<K> {
+    fn is_complete(&self) -> bool {
+        matches!(self, Self::Event(event) if event.is_complete())
+    }
+
+    fn is_proof(&self) -> bool {
+        match self {
+            Self::Event(event) => event.is_proof(),
+            Self::Revision(_) => true,
+        }
+    }
+}
+
 /// Feeds a watch into `apply`, says `synced` after the first complete list, and tells `failures` of each failure in a
 /// row and of the end of the row.
 ///
 /// # Errors
 /// Only if the stream ends, which a watch does not.
-pub async fn follow<T: Debug>(
+pub async fn follow<T: Told, E: Display>(
     resource: &'static str,
-    watch: impl Stream<Item = watcher::Result<Event<T>>> + Send,
-    mut apply: impl FnMut(Event<T>),
+    watch: impl Stream<Item = Result<T, E>> + Send,
+    mut apply: impl FnMut(T),
     synced: oneshot::Sender<()>,
     failures: Arc<Failures>,
-) -> Result<()> {
+) -> anyhow::Result<()> {
     let watch = watch.default_backoff();
     pin_mut!(watch);
     let mut synced = Some(synced);
     while let Some(event) = watch.next().await {
         match event {
-            Ok(event) => {
-                let is_complete = matches!(event, Event::InitDone);
-                // The beginning of a list says nothing yet: the rest of it may fail, time and again.
-                if is_complete || matches!(event, Event::Apply(_) | Event::Delete(_)) {
+            Ok(told) => {
+                let is_complete = told.is_complete();
+                if told.is_proof() {
                     failures.end(resource);
                 }
-                apply(event);
+                apply(told);
                 if is_complete && let Some(synced) = synced.take() {
                     let _ = synced.send(());
                 }

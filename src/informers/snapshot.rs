@@ -26,11 +26,7 @@ pub async fn snapshot(client: &Client) -> Result<Directory> {
     let mut directory = Directory::new(false);
     let now = Timestamp::now();
     each::<Namespace>(client, |namespace| {
-        let state = NamespaceState {
-            labels: namespace.labels().clone(),
-            is_terminating: namespace.metadata.deletion_timestamp.is_some(),
-        };
-        directory.set_namespace(&namespace.name_any(), Some(state));
+        directory.set_namespace(&namespace.name_any(), Some(NamespaceState::of(&namespace.metadata)));
     })
     .await?;
     each::<Group>(client, |group| drop(directory.set_group(&group, now))).await?;

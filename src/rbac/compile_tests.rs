@@ -54,7 +54,7 @@ fn policy(expand_groups: bool) -> Policy {
 
 fn with_role(expand_groups: bool) -> Directory {
     let mut directory = Directory::new(expand_groups);
-    directory.set_role(RoleKey { role: RoleRef::cluster_role("edit"), namespace: None }, true);
+    directory.set_role(RoleKey { role: RoleRef::cluster_role("edit"), namespace: None }, Some([].into()));
     directory
 }
 
@@ -228,7 +228,7 @@ proptest! {
                 }
                 Edit::Namespace(id, exists) => {
                     if exists { naive.namespaces.insert(ns(id)) } else { naive.namespaces.remove(&ns(id)) };
-                    let state = NamespaceState { labels: BTreeMap::new(), is_terminating: false };
+                    let state = NamespaceState { labels: BTreeMap::new(), is_terminating: false, locked_by: None };
                     directory.set_namespace(&ns(id), exists.then_some(state))
                 }
                 Edit::Binding(None) => {

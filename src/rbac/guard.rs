@@ -124,7 +124,7 @@ impl Judge<'_> {
         let name = old.name_any();
         let (had, keeps) = (Person::of(old), new.map(Person::of));
         let given_up = had.identifiers.iter().enumerate().filter(|(i, identifier)| {
-            (*i > 0 || had.holds_username)
+            (*i > 0 || had.holds_username())
                 && !keeps.as_ref().is_some_and(|keeps| keeps.identifiers.contains(identifier))
         });
         let directory = self.directory;

@@ -1,9 +1,12 @@
 //! From declared bindings to native RBAC, and the guard against gaining rights through it. Pure: it reads the
 //! [`Directory`](crate::directory::Directory) and returns what is to be done.
 
+pub mod assignments;
 pub mod compile;
 pub mod guard;
+pub mod permissions;
 pub mod plan;
+pub mod rules;
 
 use std::collections::BTreeSet;
 

@@ -1,0 +1,144 @@
+//! List and watch, with the revision that each list and each bookmark speaks of.
+//!
+//! `kube::runtime::watcher` keeps those to itself, and the directory's own API has to tell them: it serves lists and
+//! watches at the revisions of etcd, so that they mean the same on every replica.
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::pin::Pin;
+
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt};
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::runtime::watcher::Event;
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+
+use super::follow::Step;
+
+/// Objects in one page of a list.
+const PAGE: u32 = 500;
+
+/// Longest watch, in seconds. kube-apiserver takes no longer one.
+const WATCH_SECONDS: u32 = 290;
+
+type Events<K> = BoxStream<'static, kube::Result<WatchEvent<K>>>;
+
+enum State<K> {
+    /// A list is to be begun, or to be gone on with at this token.
+    List(Option<String>),
+    /// A watch is to be begun after this revision.
+    Begin(String),
+    /// A watch goes on, and has told of everything up to this revision.
+    Watch(String, Events<K>),
+}
+
+struct ListWatch<K> {
+    api: Api<K>,
+    state: State<K>,
+    ready: VecDeque<Step<K>>,
+}
+
+/// Lists the objects and watches them from there, for ever. A failure is told and, when it is polled again, made up for.
+pub fn list_watch<K>(api: Api<K>) -> impl Stream<Item = kube::Result<Step<K>>> + Send
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    stream::unfold(ListWatch { api, state: State::List(None), ready: VecDeque::new() }, |mut this| async move {
+        loop {
+            if let Some(step) = this.ready.pop_front() {
+                return Some((Ok(step), this));
+            }
+            if let Err(error) = this.turn().await {
+                return Some((Err(error), this));
+            }
+        }
+    })
+}
+
+impl<K> ListWatch<K>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    async fn turn(&mut self) -> kube::Result<()> {
+        match std::mem::replace(&mut self.state, State::List(None)) {
+            State::List(token) => {
+                let is_first = token.is_none();
+                let params = ListParams { continue_token: token, ..ListParams::default().limit(PAGE) };
+                let page = self.api.list(&params).await?;
+                if is_first {
+                    self.ready.push_back(Step::Event(Event::Init));
+                }
+                self.ready.extend(page.items.into_iter().map(|object| Step::Event(Event::InitApply(object))));
+                if let Some(token) = page.metadata.continue_.filter(|token| !token.is_empty()) {
+                    self.state = State::List(Some(token));
+                    return Ok(());
+                }
+                let revision = page.metadata.resource_version.unwrap_or_default();
+                self.ready.extend(parse(&revision).map(Step::Revision));
+                self.ready.push_back(Step::Event(Event::InitDone));
+                self.state = State::Begin(revision);
+                Ok(())
+            }
+            State::Begin(revision) => {
+                let params = WatchParams::default().timeout(WATCH_SECONDS);
+                match self.api.watch(&params, &revision).await {
+                    Ok(events) => {
+                        let events: Pin<Box<dyn Stream<Item = _> + Send>> = events.boxed();
+                        self.state = State::Watch(revision, events);
+                        Ok(())
+                    }
+                    Err(error) => self.failed(revision, error),
+                }
+            }
+            State::Watch(revision, mut events) => match events.next().await {
+                // The end of its time.
+                None => {
+                    self.state = State::Begin(revision);
+                    Ok(())
+                }
+                Some(Ok(WatchEvent::Error(status))) => self.failed(revision, kube::Error::Api(status)),
+                Some(Err(error)) => self.failed(revision, error),
+                Some(Ok(event)) => {
+                    let revision = self.take(event).unwrap_or(revision);
+                    self.state = State::Watch(revision, events);
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    /// Takes in an event. Returns the revision that it led to.
+    fn take(&mut self, event: WatchEvent<K>) -> Option<String> {
+        match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                let revision = object.meta().resource_version.clone();
+                self.ready.push_back(Step::Event(Event::Apply(object)));
+                revision
+            }
+            WatchEvent::Deleted(object) => {
+                let revision = object.meta().resource_version.clone();
+                self.ready.push_back(Step::Event(Event::Delete(object)));
+                revision
+            }
+            WatchEvent::Bookmark(bookmark) => {
+                let revision = bookmark.metadata.resource_version;
+                self.ready.extend(parse(&revision).map(Step::Revision));
+                Some(revision)
+            }
+            WatchEvent::Error(_) => None,
+        }
+    }
+
+    /// Goes on after the revision, or lists anew where that is no longer remembered.
+    fn failed(&mut self, revision: String, error: kube::Error) -> kube::Result<()> {
+        let is_expired = matches!(&error, kube::Error::Api(status) if status.code == 410);
+        self.state = if is_expired { State::List(None) } else { State::Begin(revision) };
+        Err(error)
+    }
+}
+
+/// A revision of etcd. What is none, an API server of another make tells; then nothing can be said of it.
+fn parse(revision: &str) -> Option<u64> {
+    revision.parse().ok()
+}
