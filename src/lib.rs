@@ -7,7 +7,7 @@
 //!                               │
 //!                            operator                    puts the parts together
 //!           ┌───────────────────┼──────────────┐
-//!      controllers          admission         tls        talk to the cluster
+//!      controllers     admission, apiserver   tls        talk to the cluster
 //!           └─────────┬─────────┘              │
 //!                 informers                    │         watches that feed the directory
 //!                     │                        │
@@ -24,6 +24,7 @@
 
 pub mod admission;
 pub mod api;
+pub mod apiserver;
 pub mod cli;
 pub mod controllers;
 pub mod credentials;

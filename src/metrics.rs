@@ -90,6 +90,8 @@ pub struct Metrics {
     pub writes: CounterBy,
     /// Admission requests by outcome.
     pub admissions: CounterBy,
+    /// Requests to the aggregated API by outcome.
+    pub directory_requests: CounterBy,
     /// 1 while this replica holds the lease.
     pub leader: Gauge<i64, AtomicI64>,
 }
@@ -108,6 +110,7 @@ impl Default for Metrics {
             unreadable: Counter::default(),
             writes: CounterBy::new("kind"),
             admissions: CounterBy::new("outcome"),
+            directory_requests: CounterBy::new("outcome"),
             leader: Gauge::default(),
         };
         metrics.registered()
@@ -158,6 +161,11 @@ impl Metrics {
         );
         registry.register("writes", "Writes to the API server", self.writes.family.clone());
         registry.register("admission_requests", "Admission requests", self.admissions.family.clone());
+        registry.register(
+            "directory_requests",
+            "Requests to the aggregated API",
+            self.directory_requests.family.clone(),
+        );
         registry.register("leader", "1 while this replica holds the lease", self.leader.clone());
         self
     }

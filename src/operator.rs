@@ -16,8 +16,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::admission;
 use crate::admission::guard::Guard;
+use crate::apiserver::front_proxy::FrontProxy;
 use crate::controllers::native::NativeWriter;
 use crate::controllers::{group, role_binding, user};
 use crate::credentials::pool::HashPool;
@@ -29,6 +29,7 @@ use crate::operations::leader::Elector;
 use crate::operations::supervisor::Supervisor;
 use crate::tls::certificates::Certificates;
 use crate::tls::{listener, trust};
+use crate::{admission, apiserver};
 
 /// How long a loop may at least stand still before the process counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -59,7 +60,17 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let heartbeat = health.watch_over("certificates", PATIENCE);
     supervisor.spawn("certificates", certificates.clone().keep(heartbeat, shutdown.clone()));
     let guard = Guard::new(client.clone(), Arc::clone(&informers), config.rbac.policy());
-    let app = admission::server::router(pool.clone(), guard, Arc::clone(&metrics));
+    let front_proxy = Arc::new(FrontProxy::default());
+    supervisor.spawn("front proxy", Arc::clone(&front_proxy).follow(client.clone(), shutdown.clone()));
+    let directory = apiserver::server::router(
+        Arc::clone(&informers),
+        client.clone(),
+        front_proxy,
+        certificates.authorities(),
+        Arc::clone(&metrics),
+        shutdown.clone(),
+    );
+    let app = admission::server::router(pool.clone(), guard, Arc::clone(&metrics)).merge(directory);
     supervisor.spawn("tls", listener::serve(tls, certificates.serving(), app, shutdown.clone()));
     health.set_serving(true);
     let webhooks = config.webhook_configuration.clone();

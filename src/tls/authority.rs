@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use aws_lc_rs::hmac;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use rcgen::{
@@ -181,6 +182,18 @@ impl Authorities {
             return Ok(None);
         }
         Ok(Some(Self(next)))
+    }
+
+    /// Keys for signing what only the replicas read, one from each authority; that of the signing one comes first. They
+    /// live as long as the authorities do, and tell nothing of theirs (HMAC-SHA-256 as a key derivation, NIST SP 800-108).
+    pub fn derive(&self, purpose: &str, now: Timestamp) -> Vec<hmac::Key> {
+        let derive = |authority: &Authority| {
+            let secret = hmac::Key::new(hmac::HMAC_SHA256, authority.key_pem.as_bytes());
+            hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&secret, purpose.as_bytes()).as_ref())
+        };
+        let signer = self.signer(now);
+        let others = self.0.iter().filter(|authority| authority.cert_pem != signer.cert_pem);
+        [signer].into_iter().chain(others).map(derive).collect()
     }
 
     /// The PEM bundle that clients are to trust.

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::authority::{Authorities, Leaf};
+use super::peer::AnyClientCertificate;
 use crate::operations::config::RunConfig;
 use crate::operations::health::Heartbeat;
 
@@ -37,6 +38,7 @@ pub struct Certificates {
     serving: Arc<ArcSwap<ServerConfig>>,
     /// Certificate of the authority that the serving certificate is from, PEM.
     signer: watch::Sender<String>,
+    authorities: Arc<ArcSwap<Authorities>>,
 }
 
 impl Certificates {
@@ -51,12 +53,18 @@ impl Certificates {
         let leaf = issue(&authorities, &config, now)?;
         let serving = Arc::new(ArcSwap::from_pointee(server_config(&leaf)?));
         let signer = watch::Sender::new(authorities.signer(now).cert_pem().to_owned());
-        Ok(Self { secrets, config, serving, signer })
+        let authorities = Arc::new(ArcSwap::from_pointee(authorities));
+        Ok(Self { secrets, config, serving, signer, authorities })
     }
 
     /// The TLS configuration of the moment. New connections use what is there when they arrive.
     pub fn serving(&self) -> Arc<ArcSwap<ServerConfig>> {
         Arc::clone(&self.serving)
+    }
+
+    /// The authorities of the moment.
+    pub fn authorities(&self) -> Arc<ArcSwap<Authorities>> {
+        Arc::clone(&self.authorities)
     }
 
     /// The authority that clients have to trust to reach this replica, as it changes.
@@ -93,7 +101,10 @@ impl Certificates {
                 () = shutdown.cancelled() => return Ok(()),
                 // Where the Secret was deleted, what was made from it serves until the leader has made a new one.
                 Some(Some(secret)) = changes.next() => match read(&secret) {
-                    Ok(read) => authorities = Some(read),
+                    Ok(read) => {
+                        self.authorities.store(Arc::new(read.clone()));
+                        authorities = Some(read);
+                    }
                     Err(error) => warn!(error = format!("{error:#}"), "the certificate authority is not used"),
                 },
                 () = tokio::time::sleep(until_renewal.clamp(Duration::from_millis(100), TICK)) => {}
@@ -159,7 +170,8 @@ fn issue(authorities: &Authorities, config: &RunConfig, now: Timestamp) -> Resul
 fn server_config(leaf: &Leaf) -> Result<ServerConfig> {
     let chain = vec![CertificateDer::from(leaf.cert_der.clone())];
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf.key_der.to_vec()));
-    let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
+    let builder = ServerConfig::builder().with_client_cert_verifier(Arc::new(AnyClientCertificate::new()?));
+    let mut config = builder.with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

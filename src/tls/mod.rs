@@ -9,4 +9,5 @@
 pub mod authority;
 pub mod certificates;
 pub mod listener;
+pub mod peer;
 pub mod trust;

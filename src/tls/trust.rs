@@ -1,5 +1,5 @@
-//! The caBundles of the webhook configurations: the leader keeps them right, and every replica looks whether it is
-//! trusted.
+//! The caBundles of the webhook configurations and of the APIService: the leader keeps them right, and every replica
+//! looks whether it is trusted.
 
 use std::fmt::Debug;
 use std::future::ready;
@@ -8,10 +8,9 @@ use std::sync::Arc;
 use anyhow::Result;
 use futures::{Stream, StreamExt, TryStreamExt, pin_mut};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::admissionregistration::v1::{
-    MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
-};
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::api::PostParams;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::watch_object;
@@ -25,21 +24,30 @@ use tracing::{info, warn};
 use super::certificates::{Certificates, TICK};
 use crate::operations::health::Health;
 
-/// A configuration with webhooks in it.
+/// Name of the APIService of the directory.
+const API_SERVICE: &str = "v1alpha1.directory.roster.dev";
+
+/// Something by which kube-apiserver reaches this port.
 trait Configuration: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize + Send + 'static {
-    /// How each of them is reached.
-    fn clients(&mut self) -> Vec<&mut WebhookClientConfig>;
+    /// What is trusted on the way.
+    fn bundles(&mut self) -> Vec<&mut Option<ByteString>>;
 }
 
 impl Configuration for MutatingWebhookConfiguration {
-    fn clients(&mut self) -> Vec<&mut WebhookClientConfig> {
-        self.webhooks.iter_mut().flatten().map(|webhook| &mut webhook.client_config).collect()
+    fn bundles(&mut self) -> Vec<&mut Option<ByteString>> {
+        self.webhooks.iter_mut().flatten().map(|webhook| &mut webhook.client_config.ca_bundle).collect()
     }
 }
 
 impl Configuration for ValidatingWebhookConfiguration {
-    fn clients(&mut self) -> Vec<&mut WebhookClientConfig> {
-        self.webhooks.iter_mut().flatten().map(|webhook| &mut webhook.client_config).collect()
+    fn bundles(&mut self) -> Vec<&mut Option<ByteString>> {
+        self.webhooks.iter_mut().flatten().map(|webhook| &mut webhook.client_config.ca_bundle).collect()
+    }
+}
+
+impl Configuration for APIService {
+    fn bundles(&mut self) -> Vec<&mut Option<ByteString>> {
+        self.spec.iter_mut().map(|spec| &mut spec.ca_bundle).collect()
     }
 }
 
@@ -66,17 +74,24 @@ impl<K> Last<K> {
     }
 }
 
-/// Both configurations as they were last seen.
+/// All of them as they were last seen.
 struct Seen {
     mutating: Last<MutatingWebhookConfiguration>,
     validating: Last<ValidatingWebhookConfiguration>,
+    service: Last<APIService>,
 }
 
 impl Seen {
-    const NOTHING: Self = Self { mutating: Last::Unseen, validating: Last::Unseen };
+    const NOTHING: Self = Self { mutating: Last::Unseen, validating: Last::Unseen, service: Last::Unseen };
 
     const fn is_complete(&self) -> bool {
-        self.mutating.is_seen() && self.validating.is_seen()
+        self.mutating.is_seen() && self.validating.is_seen() && self.service.is_seen()
+    }
+
+    fn all_trust(&self, signer: &str) -> bool {
+        trusts(self.mutating.present(), signer)
+            && trusts(self.validating.present(), signer)
+            && trusts(self.service.present(), signer)
     }
 }
 
@@ -88,14 +103,16 @@ impl Seen {
 pub async fn keep(client: Client, certificates: Certificates, name: String, shutdown: CancellationToken) -> Result<()> {
     let mutating = edits::<MutatingWebhookConfiguration>(&client, &name);
     let validating = edits::<ValidatingWebhookConfiguration>(&client, &name);
+    let service = edits::<APIService>(&client, API_SERVICE);
     let changes = certificates.changes();
-    pin_mut!(mutating, validating, changes);
+    pin_mut!(mutating, validating, service, changes);
     let (mut secret, mut seen) = (None, Seen::NOTHING);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             Some(edited) = mutating.next() => seen.mutating = edited.into(),
             Some(edited) = validating.next() => seen.validating = edited.into(),
+            Some(edited) = service.next() => seen.service = edited.into(),
             Some(changed) = changes.next() => secret = Some(changed),
             () = tokio::time::sleep(TICK) => {}
         }
@@ -107,8 +124,8 @@ pub async fn keep(client: Client, certificates: Certificates, name: String, shut
     }
 }
 
-/// Tells `health` whether kube-apiserver trusts what this replica serves, until `shutdown`. Where there is no webhook
-/// configuration, nobody has to.
+/// Tells `health` whether kube-apiserver trusts what this replica serves, until `shutdown`. Where there is nothing that
+/// reaches it, nobody has to.
 ///
 /// # Errors
 /// None of its own; it ends only when asked.
@@ -121,18 +138,19 @@ pub async fn observe(
 ) -> Result<()> {
     let mutating = edits::<MutatingWebhookConfiguration>(&client, &name);
     let validating = edits::<ValidatingWebhookConfiguration>(&client, &name);
-    pin_mut!(mutating, validating);
+    let service = edits::<APIService>(&client, API_SERVICE);
+    pin_mut!(mutating, validating, service);
     let mut seen = Seen::NOTHING;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             Some(edited) = mutating.next() => seen.mutating = edited.into(),
             Some(edited) = validating.next() => seen.validating = edited.into(),
+            Some(edited) = service.next() => seen.service = edited.into(),
             Ok(()) = signer.changed() => {}
         }
         if seen.is_complete() {
-            let signer = signer.borrow();
-            health.set_trusted(trusts(seen.mutating.present(), &signer) && trusts(seen.validating.present(), &signer));
+            health.set_trusted(seen.all_trust(&signer.borrow()));
         }
     }
 }
@@ -141,17 +159,14 @@ pub async fn observe(
 fn edits<K: Configuration>(client: &Client, name: &str) -> impl Stream<Item = Option<K>> + Send + use<K> {
     watch_object(Api::<K>::all(client.clone()), name)
         .default_backoff()
-        .inspect_err(|error| warn!(%error, "a webhook configuration can't be watched"))
+        .inspect_err(|error| warn!(%error, "what kube-apiserver reaches this port by can't be watched"))
         .filter_map(|event| ready(event.ok()))
 }
 
 fn trusts<K: Configuration>(configuration: Option<&K>, signer: &str) -> bool {
     let mut configuration = configuration.cloned();
-    let clients = configuration.iter_mut().flat_map(Configuration::clients);
-    let bundle = |client: &mut WebhookClientConfig| {
-        client.ca_bundle.as_ref().map(|bundle| String::from_utf8_lossy(&bundle.0).contains(signer))
-    };
-    clients.map(bundle).all(|trusted| trusted == Some(true))
+    let mut bundles = configuration.iter_mut().flat_map(Configuration::bundles);
+    bundles.all(|bundle| bundle.as_ref().is_some_and(|bundle| String::from_utf8_lossy(&bundle.0).contains(signer)))
 }
 
 /// Reads nothing: it goes by what the watches have seen, and a write on top of an older state is refused.
@@ -161,16 +176,17 @@ async fn publish(client: &Client, certificates: &Certificates, secret: Option<&S
     }
     let bundle = ByteString(certificates.rotate_if_due(secret).await?.bundle().into_bytes());
     publish_in(client, &mut seen.mutating, &bundle).await?;
-    publish_in(client, &mut seen.validating, &bundle).await
+    publish_in(client, &mut seen.validating, &bundle).await?;
+    publish_in(client, &mut seen.service, &bundle).await
 }
 
 async fn publish_in<K: Configuration>(client: &Client, last: &mut Last<K>, bundle: &ByteString) -> Result<()> {
     let Last::Present(configuration) = last else { return Ok(()) };
     let mut desired = configuration.clone();
     let mut changed = false;
-    for client in desired.clients() {
-        if client.ca_bundle.as_ref() != Some(bundle) {
-            client.ca_bundle = Some(bundle.clone());
+    for current in desired.bundles() {
+        if current.as_ref() != Some(bundle) {
+            *current = Some(bundle.clone());
             changed = true;
         }
     }

@@ -34,3 +34,15 @@ matchConditions:
 - name: may-not-bind-every-role
   expression: "!(authorizer.group('rbac.authorization.k8s.io').resource('clusterroles').check('bind').allowed() && authorizer.group('rbac.authorization.k8s.io').resource('roles').check('bind').allowed())"
 {{- end }}
+
+{{/* Host and port of an operator outside the cluster. */}}
+{{- define "roster.externalHost" -}}
+{{- (urlParse .Values.externalURL).hostname -}}
+{{- end }}
+{{- define "roster.servicePort" -}}
+{{- if .Values.externalURL -}}
+{{- regexFind "[0-9]+$" (urlParse .Values.externalURL).host | default "443" -}}
+{{- else -}}
+443
+{{- end -}}
+{{- end }}

@@ -44,7 +44,7 @@ impl Installation {
     pub fn install(plane: &ControlPlane, values: &[&str]) -> Result<Self> {
         let balancer = Balancer::start()?;
         let chart = project_root().join("charts/roster");
-        let external = format!("externalURL=https://127.0.0.1:{}", balancer.port);
+        let external = format!("externalURL=https://localhost:{}", balancer.port);
         let mut args = vec!["install", "roster", chart.to_str().context("the path is UTF-8")?, "-n", NAMESPACE];
         args.extend(["--create-namespace", "--set", &external]);
         args.extend(values.iter().flat_map(|value| ["--set", value]));

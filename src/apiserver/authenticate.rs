@@ -1,0 +1,133 @@
+//! Who asks: by the front proxy's certificate and headers, or by a bearer token.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use moka::future::Cache;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use tracing::warn;
+
+use super::front_proxy::FrontProxy;
+use super::identity::Caller;
+use super::status::ApiError;
+use crate::informers::Informers;
+use crate::tls::peer::Peer;
+
+/// How long an answer of the API server is believed, as upstream's delegated authentication does.
+pub const BELIEVED: Duration = Duration::from_secs(10);
+
+/// Answers that are remembered.
+pub const REMEMBERED: u64 = 4096;
+
+/// Longest wait for an answer of the API server.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest token. JWTs have some KiB.
+const MOST_TOKEN_BYTES: usize = 16 * 1024;
+
+/// Tells who asks.
+pub struct Authenticator {
+    front_proxy: Arc<FrontProxy>,
+    reviews: Api<TokenReview>,
+    /// By digest of the token; never the token itself.
+    known: Cache<[u8; 32], Option<Caller>>,
+    informers: Arc<Informers>,
+}
+
+impl Authenticator {
+    /// Asks the API server by way of `client`.
+    pub fn new(client: Client, front_proxy: Arc<FrontProxy>, informers: Arc<Informers>) -> Self {
+        let known = Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED).build();
+        Self { front_proxy, reviews: Api::all(client), known, informers }
+    }
+
+    async fn identify(&self, peer: &Peer, headers: &HeaderMap) -> Result<Caller, ApiError> {
+        if let Some(caller) = self.front_proxy.authenticate(&peer.certificates, headers) {
+            return Ok(caller);
+        }
+        let token = bearer(headers).ok_or_else(ApiError::unauthorized)?;
+        let digest = Sha256::digest(token.expose_secret()).into();
+        let known = self.known.try_get_with(digest, self.review(&token)).await;
+        known.map_err(|error| (*error).clone())?.ok_or_else(ApiError::unauthorized)
+    }
+
+    async fn review(&self, token: &SecretString) -> Result<Option<Caller>, ApiError> {
+        let review = TokenReview {
+            spec: TokenReviewSpec { token: Some(token.expose_secret().to_owned()), ..TokenReviewSpec::default() },
+            ..TokenReview::default()
+        };
+        let params = PostParams::default();
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.reviews.create(&params, &review)).await;
+        let Ok(Ok(answer)) = answer else {
+            // Not with the error: it may repeat what was sent.
+            warn!("a token could not be reviewed by the API server");
+            return Err(ApiError::unavailable("the token could not be reviewed"));
+        };
+        let status = answer.status.unwrap_or_default();
+        Ok(status.user.filter(|_| status.authenticated == Some(true)).map(Caller::from))
+    }
+
+    /// Whether the caller is a User that is not active now. What the API server has said of them may be seconds old.
+    fn is_inactive(&self, caller: &Caller) -> bool {
+        let directory = self.informers.directory();
+        let now = Timestamp::now();
+        let mut holders = directory.named(&caller.username).filter_map(|name| directory.person(name));
+        holders.any(|person| person.holds_username() && !person.is_active(now))
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<SecretString> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    let is_bearer = scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= MOST_TOKEN_BYTES;
+    is_bearer.then(|| token.into())
+}
+
+/// Lets in whoever is known, and tells the rest of the way who that is.
+pub async fn authenticate(
+    State(authenticator): State<Arc<Authenticator>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let Some(peer) = request.extensions().get::<Arc<Peer>>().cloned() else {
+        return ApiError::internal("the connection is not known").into_response();
+    };
+    match authenticator.identify(&peer, request.headers()).await {
+        Err(error) => error.into_response(),
+        Ok(caller) if !caller.is_authenticated() => ApiError::unauthorized().into_response(),
+        Ok(caller) if authenticator.is_inactive(&caller) => ApiError::unauthorized().into_response(),
+        Ok(caller) => {
+            request.extensions_mut().insert(Arc::new(caller));
+            next.run(request).await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_bearer_tokens_are_tokens() {
+        let read = |value: &str| {
+            let headers = [(header::AUTHORIZATION, value.parse().unwrap())].into_iter().collect();
+            bearer(&headers).map(|token| token.expose_secret().to_owned())
+        };
+        assert_eq!(read("Bearer abc"), Some("abc".to_owned()));
+        assert_eq!(read("bearer  abc "), Some("abc".to_owned()));
+        for other in ["Basic abc", "Bearer", "Bearer  ", "abc"] {
+            assert_eq!(read(other), None, "{other}");
+        }
+        assert_eq!(read(&format!("Bearer {}", "a".repeat(MOST_TOKEN_BYTES + 1))), None);
+    }
+}

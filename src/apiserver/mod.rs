@@ -1,0 +1,29 @@
+//! The aggregated API `directory.roster.dev/v1alpha1`, on every replica: queries over the directory.
+//!
+//! ```text
+//!  server: routes ─▶ authenticate (front_proxy, identity) ─▶ users, groups, assignments, reviews, profile
+//!                                                              │ authorize
+//!                    params, negotiate, pages ─▶ list, watch ──┘─▶ render ─▶ bytes
+//!                    discovery, openapi: what there is           status: errors
+//! ```
+
+pub mod assignments;
+pub mod authenticate;
+pub mod authorize;
+pub mod discovery;
+pub mod front_proxy;
+pub mod groups;
+pub mod identity;
+pub mod list;
+pub mod negotiate;
+pub mod openapi;
+pub mod pages;
+pub mod params;
+pub mod profile;
+pub mod render;
+pub mod resource;
+pub mod reviews;
+pub mod server;
+pub mod status;
+pub mod users;
+pub mod watch;

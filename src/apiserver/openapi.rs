@@ -1,0 +1,241 @@
+//! OpenAPI: what `kubectl explain` and generated clients go by. The schemas are those of the types.
+
+use std::sync::LazyLock;
+
+use axum::http::HeaderMap;
+use axum::response::Response;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+
+use super::discovery::{Document, ENTRIES, Entry};
+use crate::api::directory::{
+    API_VERSION, AccessReviewSpec, AccessReviewStatus, DirectoryUserStatus, GROUP, GroupMembership, RoleAssignment,
+    UserLocksStatus, UserNamespace, UserPermissionsStatus, VERSION,
+};
+use crate::api::{GroupSpec, GroupStatus, UserSpec};
+
+const JSON: &str = "application/json";
+
+/// `GET /openapi/v2`: without paths. Everything is in version 3, and a server without this one fills the log of
+/// kube-apiserver.
+pub async fn v2(headers: HeaderMap) -> Response {
+    static V2: LazyLock<Document> = LazyLock::new(|| {
+        let document = json!({"swagger": "2.0", "info": info(), "paths": {}, "definitions": {}});
+        Document::new(JSON, &document)
+    });
+    V2.respond(&headers)
+}
+
+/// `GET /openapi/v3`
+pub async fn v3_paths(headers: HeaderMap) -> Response {
+    static PATHS: LazyLock<Document> = LazyLock::new(|| {
+        let url = format!("/openapi/v3/apis/{API_VERSION}?hash={}", V3.etag());
+        let document = json!({"paths": {format!("apis/{API_VERSION}"): {"serverRelativeURL": url}}});
+        Document::new(JSON, &document)
+    });
+    PATHS.respond(&headers)
+}
+
+/// `GET /openapi/v3/apis/directory.roster.dev/v1alpha1`
+pub async fn v3(headers: HeaderMap) -> Response {
+    V3.respond(&headers)
+}
+
+static V3: LazyLock<Document> = LazyLock::new(|| Document::new(JSON, &document()));
+
+fn info() -> Value {
+    json!({"title": "Roster directory", "version": env!("CARGO_PKG_VERSION")})
+}
+
+/// The whole document.
+pub fn document() -> Value {
+    let mut schemas = Schemas { generator: SchemaSettings::openapi3().into_generator(), kinds: Map::new() };
+    schemas.object("User", "A user of the cluster, with everything known of it.", |generator| {
+        vec![("spec", reference::<UserSpec>(generator)), ("status", reference::<DirectoryUserStatus>(generator))]
+    });
+    schemas.object("Group", "A group of users, with its counts.", |generator| {
+        vec![("spec", reference::<GroupSpec>(generator)), ("status", reference::<GroupStatus>(generator))]
+    });
+    schemas.object("UserPermissions", "What a user may do, each rule with why.", |generator| {
+        vec![("status", reference::<UserPermissionsStatus>(generator))]
+    });
+    schemas.object("UserLocks", "What blocks the deletion of a user, and what it keeps locked.", |generator| {
+        vec![("status", reference::<UserLocksStatus>(generator))]
+    });
+    schemas.object("AccessReview", "Whether a user may do something, and by which bindings.", |generator| {
+        vec![("spec", reference::<AccessReviewSpec>(generator)), ("status", reference::<AccessReviewStatus>(generator))]
+    });
+    schemas.object("RoleAssignment", "A role that somebody holds somewhere.", |generator| {
+        vec![("spec", reference::<RoleAssignment>(generator))]
+    });
+    schemas.object("GroupMembership", "How a user belongs to a group.", |generator| {
+        vec![("status", reference::<GroupMembership>(generator))]
+    });
+    for kind in ["User", "Group", "RoleAssignment"] {
+        schemas.list(kind, &json!({"$ref": format!("#/components/schemas/{}", name(kind))}));
+    }
+    let membership = reference::<GroupMembership>(&mut schemas.generator);
+    schemas.list("GroupMembership", &membership);
+    let namespace = reference::<UserNamespace>(&mut schemas.generator);
+    schemas.list("UserNamespace", &namespace);
+    let mut all = schemas.generator.take_definitions(true);
+    all.append(&mut schemas.kinds);
+    all.values_mut().for_each(plain_types);
+    json!({"openapi": "3.0.0", "info": info(), "paths": paths(), "components": {"schemas": all}})
+}
+
+/// One type each: version 3.0 knows no lists of types, and a field that may be null may as well be absent.
+fn plain_types(schema: &mut Value) {
+    match schema {
+        Value::Object(members) => {
+            if let Some(Value::Array(types)) = members.get_mut("type") {
+                types.retain(|kind| kind != "null");
+                match types.as_slice() {
+                    [kind] => {
+                        let kind = kind.clone();
+                        members.insert("type".to_owned(), kind);
+                    }
+                    // A number or text: x-kubernetes-int-or-string says so.
+                    _ => drop(members.remove("type")),
+                }
+            }
+            members.values_mut().for_each(plain_types);
+        }
+        Value::Array(members) => members.iter_mut().for_each(plain_types),
+        _ => {}
+    }
+}
+
+struct Schemas {
+    generator: SchemaGenerator,
+    kinds: Map<String, Value>,
+}
+
+type Parts = Vec<(&'static str, Value)>;
+
+impl Schemas {
+    fn object(&mut self, kind: &str, description: &str, parts: impl FnOnce(&mut SchemaGenerator) -> Parts) {
+        let mut properties = Map::new();
+        properties.insert("apiVersion".to_owned(), json!({"type": "string", "description": API_VERSION}));
+        properties.insert("kind".to_owned(), json!({"type": "string", "description": kind}));
+        properties.insert("metadata".to_owned(), reference::<ObjectMeta>(&mut self.generator));
+        properties.extend(parts(&mut self.generator).into_iter().map(|(name, schema)| (name.to_owned(), schema)));
+        self.add(kind, &json!({"type": "object", "description": description, "properties": properties}));
+    }
+
+    fn list(&mut self, kind: &str, item: &Value) {
+        let count = |description: &str| json!({"type": "integer", "format": "int64", "description": description});
+        let schema = json!({
+            "type": "object",
+            "description": format!("A list of {kind}."),
+            "required": ["items"],
+            "properties": {
+                "apiVersion": {"type": "string", "description": API_VERSION},
+                "kind": {"type": "string", "description": format!("{kind}List")},
+                "metadata": reference::<ListMeta>(&mut self.generator),
+                "total": count("How many answer to the query, on all pages together."),
+                "page": count("Which page this is, from 1."),
+                "limit": count("Most items of a page."),
+                "pages": count("How many pages there are."),
+                "items": {"type": "array", "items": item},
+            },
+        });
+        self.add(&format!("{kind}List"), &schema);
+    }
+
+    fn add(&mut self, kind: &str, schema: &Value) {
+        let mut schema = schema.clone();
+        schema["x-kubernetes-group-version-kind"] = json!([group_version_kind(kind)]);
+        self.kinds.insert(name(kind), schema);
+    }
+}
+
+fn name(kind: &str) -> String {
+    format!("dev.roster.directory.{VERSION}.{kind}")
+}
+
+fn group_version_kind(kind: &str) -> Value {
+    json!({"group": GROUP, "version": VERSION, "kind": kind})
+}
+
+fn reference<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
+    generator.subschema_for::<T>().into()
+}
+
+fn paths() -> Value {
+    let mut paths = Map::new();
+    for entry in ENTRIES {
+        let base = format!("/apis/{API_VERSION}");
+        if let Some((main, part)) = entry.name.split_once('/') {
+            paths.insert(format!("{base}/{main}/{{name}}/{part}"), operations(entry, entry.verbs, true));
+            continue;
+        }
+        let of_many: Vec<&str> = entry.verbs.iter().copied().filter(|verb| *verb == "list").collect();
+        let of_one: Vec<&str> = entry.verbs.iter().copied().filter(|verb| matches!(*verb, "get" | "patch")).collect();
+        paths.insert(format!("{base}/{}", entry.name), operations(entry, &of_many, false));
+        if !of_one.is_empty() {
+            paths.insert(format!("{base}/{}/{{name}}", entry.name), operations(entry, &of_one, true));
+        }
+    }
+    Value::Object(paths)
+}
+
+fn operations(entry: &Entry, verbs: &[&str], is_named: bool) -> Value {
+    let mut operations = Map::new();
+    for verb in verbs {
+        let (method, kind) = match *verb {
+            "create" => ("post", entry.kind.to_owned()),
+            "patch" => ("patch", entry.kind.to_owned()),
+            "list" => ("get", format!("{}List", entry.kind)),
+            _ => ("get", entry.kind.to_owned()),
+        };
+        let schema = json!({"$ref": format!("#/components/schemas/{}", name(&kind))});
+        let mut operation = json!({
+            "description": entry.description,
+            "operationId": format!("{verb}{}", entry.name.replace('/', "_")),
+            "x-kubernetes-action": verb,
+            "x-kubernetes-group-version-kind": group_version_kind(entry.kind),
+            "responses": {"200": {"description": "OK", "content": {JSON: {"schema": schema}}},
+                "401": {"description": "Unauthorized"}},
+        });
+        if method == "post" {
+            operation["requestBody"] = json!({"required": true, "content": {JSON: {"schema": schema}}});
+        }
+        if *verb == "list" && entry.name != "roleassignments" {
+            operation["parameters"] = query_parameters();
+        }
+        operations.insert(method.to_owned(), operation);
+    }
+    if is_named {
+        operations.insert("parameters".to_owned(), json!([path_parameter("name")]));
+    }
+    Value::Object(operations)
+}
+
+fn path_parameter(name: &str) -> Value {
+    json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}})
+}
+
+fn query_parameters() -> Value {
+    let text = [
+        ("filterBy", "Pairs of field and value: AND across fields, OR across values of one field."),
+        ("sortBy", "Fields to sort by, each with - before it for descending."),
+        ("fieldSelector", "Paths and values that have to hold, all of them."),
+        ("labelSelector", "Labels that have to match."),
+        ("continue", "metadata.continue of the page before."),
+        ("resourceVersion", "The revision to read at, or to watch from."),
+        ("resourceVersionMatch", "Exact or NotOlderThan."),
+    ];
+    let numbers =
+        [("limit", "Most items of a page."), ("page", "Which page, from 1."), ("timeoutSeconds", "When a watch ends.")];
+    let flags = [
+        ("watch", "Whether to watch."),
+        ("allowWatchBookmarks", "Whether bookmarks are wanted."),
+        ("sendInitialEvents", "Whether a watch begins with what there is."),
+    ];
+    let parameter = |kind: &'static str| move |(name, description): (&str, &str)| json!({"name": name, "in": "query", "description": description, "schema": {"type": kind}});
+    let all = text.map(parameter("string")).into_iter().chain(numbers.map(parameter("integer")));
+    all.chain(flags.map(parameter("boolean"))).collect()
+}

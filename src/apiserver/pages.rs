@@ -1,0 +1,193 @@
+//! Pages of a list: signed tokens that say where to go on, and the revisions that lists are being read at.
+//!
+//! A token holds all that is needed, so that any replica can go on with it. What is remembered beside it only saves the
+//! work of undoing changes, and lets a list be finished whose revision is no longer in the log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+use moka::future::Cache;
+use sha2::{Digest, Sha256};
+
+use super::identity::Caller;
+use super::status::ApiError;
+use crate::directory::index::table::Table;
+use crate::directory::index::view::{Unavailable, View};
+use crate::tls::authority::Authorities;
+
+/// How long a list may pause between two pages: as long as etcd keeps a revision by default.
+const REMEMBERED: Duration = Duration::from_secs(300);
+
+/// Revisions that are remembered for lists, of all resources together. Each holds what has changed since.
+const MOST_REVISIONS: u64 = 256;
+
+/// Lists whose first page is remembered.
+const MOST_LISTS: u64 = 10_000;
+
+const PURPOSE: &str = "roster continue token v1";
+const SIGNATURE_BYTES: usize = 16;
+const PAYLOAD_BYTES: usize = 24;
+
+/// Where a list goes on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Position {
+    /// The revision of its first page.
+    pub revision: u64,
+    /// Items on the pages before.
+    pub offset: u64,
+}
+
+/// Which list it is: the resource and the query, as written.
+pub type ListId = [u8; 8];
+
+/// Tells lists apart.
+pub fn list_id(resource: &str, written: &str) -> ListId {
+    let digest = Sha256::new().chain_update(resource).chain_update([0]).chain_update(written).finalize();
+    digest[..8].try_into().expect("a digest is longer")
+}
+
+/// Signs and reads tokens.
+pub struct Tokens(Arc<ArcSwap<Authorities>>);
+
+impl Tokens {
+    /// With keys from these authorities, which all replicas share.
+    pub fn new(authorities: Arc<ArcSwap<Authorities>>) -> Self {
+        Self(authorities)
+    }
+
+    /// A token for going on.
+    pub fn write(&self, list: ListId, position: Position) -> String {
+        let keys = self.0.load().derive(PURPOSE, Timestamp::now());
+        let mut bytes = Vec::with_capacity(PAYLOAD_BYTES + SIGNATURE_BYTES);
+        bytes.extend(list);
+        bytes.extend(position.revision.to_be_bytes());
+        bytes.extend(position.offset.to_be_bytes());
+        let signature = hmac::sign(&keys[0], &bytes);
+        bytes.extend(&signature.as_ref()[..SIGNATURE_BYTES]);
+        BASE64_URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// Reads a token of this list.
+    ///
+    /// # Errors
+    /// 400 if it is not one, or one of another list.
+    pub fn read(&self, list: ListId, token: &str) -> Result<Position, ApiError> {
+        let keys = self.0.load().derive(PURPOSE, Timestamp::now());
+        read(&keys, list, token)
+    }
+}
+
+/// Reads a token that one of the keys has signed.
+///
+/// # Errors
+/// 400.
+pub fn read(keys: &[hmac::Key], list: ListId, token: &str) -> Result<Position, ApiError> {
+    let invalid = |message: &str| ApiError::bad_parameter("continue", message);
+    let unknown = || invalid("must be a token from metadata.continue of the page before");
+    if token.len() > 2 * (PAYLOAD_BYTES + SIGNATURE_BYTES) {
+        return Err(unknown());
+    }
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).map_err(|_| unknown())?;
+    let (payload, signature) = bytes.split_at_checked(PAYLOAD_BYTES).ok_or_else(unknown)?;
+    let is_signed = |key: &hmac::Key| {
+        let expected = hmac::sign(key, payload);
+        aws_lc_rs::constant_time::verify_slices_are_equal(&expected.as_ref()[..SIGNATURE_BYTES], signature).is_ok()
+    };
+    if !keys.iter().any(is_signed) {
+        return Err(unknown());
+    }
+    if payload[..8] != list {
+        return Err(invalid("belongs to a list with other filters, selectors or sort keys"));
+    }
+    let number = |at: usize| u64::from_be_bytes(payload[at..at + 8].try_into().expect("eight bytes"));
+    Ok(Position { revision: number(8), offset: number(16) })
+}
+
+/// The revisions at which lists are being read.
+pub struct Revisions {
+    tables: Cache<(&'static str, u64), Table>,
+    /// Revision of the first page, by who reads which list.
+    first_pages: Cache<(Arc<Caller>, ListId), u64>,
+}
+
+impl Default for Revisions {
+    fn default() -> Self {
+        Self {
+            tables: Cache::builder().max_capacity(MOST_REVISIONS).time_to_idle(REMEMBERED).build(),
+            first_pages: Cache::builder().max_capacity(MOST_LISTS).time_to_idle(REMEMBERED).build(),
+        }
+    }
+}
+
+impl Revisions {
+    /// Remembers a list that has further pages.
+    pub async fn begin(&self, resource: &'static str, revision: u64, table: Table, caller: &Arc<Caller>, list: ListId) {
+        self.tables.insert((resource, revision), table).await;
+        self.first_pages.insert((Arc::clone(caller), list), revision).await;
+    }
+
+    /// The revision at which this caller has read the first page of a list, if they have lately, from this replica.
+    pub async fn of_first_page(&self, caller: &Arc<Caller>, list: ListId) -> Option<u64> {
+        self.first_pages.get(&(Arc::clone(caller), list)).await
+    }
+
+    /// All records as they were at a revision.
+    ///
+    /// # Errors
+    /// If it is no longer remembered, or not known yet.
+    pub async fn table(&self, resource: &'static str, view: &View, revision: u64) -> Result<Table, Unavailable> {
+        if revision == view.revision {
+            return Ok(view.table.clone());
+        }
+        if let Some(table) = self.tables.get(&(resource, revision)).await {
+            return Ok(table);
+        }
+        let table = view.at(revision)?;
+        self.tables.insert((resource, revision), table.clone()).await;
+        Ok(table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens() -> Tokens {
+        let authorities = Authorities::create(Timestamp::now(), Duration::from_secs(3600)).unwrap();
+        Tokens::new(Arc::new(ArcSwap::from_pointee(authorities)))
+    }
+
+    #[test]
+    fn a_token_is_read_where_it_belongs_and_nowhere_else() {
+        let (tokens, list) = (tokens(), list_id("users", "sortBy=name&"));
+        let position = Position { revision: 77, offset: 500 };
+        let token = tokens.write(list, position);
+        assert_eq!(tokens.read(list, &token).unwrap(), position);
+        let other = tokens.read(list_id("users", ""), &token).unwrap_err();
+        assert!(other.to_json()["message"].as_str().unwrap().contains("other filters"));
+        for at in 0..token.len() {
+            let mut bytes = token.clone().into_bytes();
+            bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+            assert!(tokens.read(list, std::str::from_utf8(&bytes).unwrap()).is_err(), "byte {at}");
+        }
+        for nonsense in ["", "x", "%%%", &"A".repeat(10_000)] {
+            assert!(tokens.read(list, nonsense).is_err());
+        }
+    }
+
+    #[test]
+    fn a_token_outlives_a_rotation_of_the_authority() {
+        let first = Authorities::create(Timestamp::now(), Duration::from_secs(3600)).unwrap();
+        let shared = Arc::new(ArcSwap::from_pointee(first.clone()));
+        let tokens = Tokens::new(Arc::clone(&shared));
+        let token = tokens.write([1; 8], Position { revision: 1, offset: 2 });
+        let later = Timestamp::now() + Duration::from_secs(2700);
+        shared.store(Arc::new(first.rotated(later, Duration::from_secs(3600)).unwrap().unwrap()));
+        assert!(tokens.read([1; 8], &token).is_ok());
+    }
+}

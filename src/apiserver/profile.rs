@@ -1,0 +1,205 @@
+//! `PATCH users/~`: what people may change on themselves.
+//!
+//! The write goes to the User of `roster.dev`, so that its rules hold for it, and so do the guard and the audit log.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Path, RawQuery, Request};
+use axum::http::{HeaderMap, header};
+use axum::response::Response;
+use kube::Api as KubeApi;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Map, Value, json};
+
+use super::list::reached;
+use super::negotiate::Form;
+use super::params::IncludeObject;
+use super::resource::USERS;
+use super::reviews::{read_bytes, read_write_params};
+use super::server::{Api, DirectoryApi, Who};
+use super::status::{About, ApiError};
+use super::users::{SELF, Target, authorised, single};
+use crate::api::User;
+use crate::directory::entries::user::record;
+
+/// The fields of `spec` that are a person's own business.
+const OWN: &[&str] = &["displayName", "language", "mobile", "preferredShell", "timezone"];
+
+const MERGE_PATCH: &str = "application/merge-patch+json";
+const JSON_PATCH: &str = "application/json-patch+json";
+
+/// How often a write is tried that somebody else was faster than.
+const ATTEMPTS: usize = 5;
+
+/// `PATCH users/{key}`
+///
+/// # Errors
+/// As the request deserves.
+pub async fn patch(
+    api: Api,
+    Extension(caller): Who,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let form = Form::of(&headers)?;
+    let is_dry_run = read_write_params(query.as_deref())?;
+    let target = authorised(&api, &caller, &key, "patch", "users").await?;
+    if key != SELF {
+        let instead =
+            format!("only users/{SELF} can be patched here; for others, patch users.roster.dev {}", target.name);
+        return Err(ApiError::method_not_allowed(instead));
+    }
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
+    if media_type != MERGE_PATCH && media_type != JSON_PATCH {
+        return Err(ApiError::unsupported_media_type(&format!("{MERGE_PATCH}, {JSON_PATCH}")));
+    }
+    let body = read_bytes(request).await?;
+    let written = write(&api, &target, &media_type, &body, is_dry_run).await?;
+    if is_dry_run {
+        return Ok(as_it_would_be(&api, &written, form));
+    }
+    let revision = written.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0);
+    // So that whoever reads next finds what they have written.
+    reached(&api.informers.user_catalogue, revision).await?;
+    single(&api, &caller, &USERS, &target, form, IncludeObject::Metadata)
+}
+
+fn as_it_would_be(api: &Arc<DirectoryApi>, user: &User, form: Form) -> Response {
+    use axum::response::IntoResponse;
+    let renderer = super::render::Renderer {
+        resource: &USERS,
+        form,
+        include: IncludeObject::Metadata,
+        current: user.metadata.name.clone(),
+    };
+    let json = renderer.single(&record(user), &api.informers.directory(), jiff::Timestamp::now());
+    ([(header::CONTENT_TYPE, "application/json")], json).into_response()
+}
+
+async fn write(
+    api: &DirectoryApi,
+    target: &Target,
+    media_type: &str,
+    body: &[u8],
+    is_dry_run: bool,
+) -> Result<User, ApiError> {
+    let about = About { resource: "users", name: &target.asked };
+    let users: KubeApi<User> = KubeApi::all(api.client.clone());
+    let passed_on = |error| match error {
+        kube::Error::Api(status) => ApiError::passed_on(*status, about),
+        _ => ApiError::unavailable("the API server does not answer"),
+    };
+    let params = PatchParams { dry_run: is_dry_run, ..PatchParams::default() };
+    for _ in 0..ATTEMPTS {
+        let user = users.get(&target.name).await.map_err(passed_on)?;
+        let uid = user.metadata.uid.clone();
+        if api.informers.directory().person(&target.name).is_none_or(|person| Some(&person.uid) != uid.as_ref()) {
+            return Err(ApiError::not_found(about));
+        }
+        let changes = changes(&json!({"metadata": user.metadata, "spec": user.spec}), media_type, body, about)?;
+        // Against what the change was judged by.
+        let metadata = json!({"uid": uid, "resourceVersion": user.metadata.resource_version});
+        let patch = json!({"metadata": metadata, "spec": changes});
+        match users.patch(&target.name, &params, &Patch::Merge(&patch)).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            outcome => return outcome.map_err(passed_on),
+        }
+    }
+    Err(ApiError::conflict("the user was changed by others at the same time, please try again", about))
+}
+
+/// The fields of `spec` that a patch changes, and nothing else.
+///
+/// # Errors
+/// 400 if it is no patch, 403 if it changes what is not a person's own business, 409 if it was made for another state.
+fn changes(before: &Value, media_type: &str, body: &[u8], about: About<'_>) -> Result<Map<String, Value>, ApiError> {
+    let no_patch =
+        |error: &dyn std::fmt::Display| ApiError::bad_request(format!("the body is no {media_type}: {error}"));
+    let mut after = before.clone();
+    if media_type == JSON_PATCH {
+        let patch: json_patch::Patch = serde_json::from_slice(body).map_err(|error| no_patch(&error))?;
+        json_patch::patch(&mut after, &patch).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    } else {
+        let patch: Value = serde_json::from_slice(body).map_err(|error| no_patch(&error))?;
+        if !patch.is_object() {
+            return Err(no_patch(&"it must be an object"));
+        }
+        json_patch::merge(&mut after, &patch);
+    }
+    let version = |value: &Value| value["metadata"]["resourceVersion"].clone();
+    if version(&after) != version(before) {
+        return Err(ApiError::conflict("metadata.resourceVersion is not that of the user as it is now", about));
+    }
+    let own = || OWN.iter().map(|field| format!("spec.{field}")).collect::<Vec<_>>().join(", ");
+    let refused =
+        |field: &str| ApiError::refused(format!("{field} can't be changed by oneself; allowed: {}", own()), about);
+    for (key, value) in after.as_object().into_iter().flatten() {
+        // Who the object is may be said again, and what only the directory shows is left out of account.
+        let is_repeated = matches!(key.as_str(), "apiVersion" | "kind" | "spec" | "status");
+        if !is_repeated && before[key] != *value {
+            return Err(refused(key));
+        }
+    }
+    let (was, is) = (before["spec"].as_object(), after["spec"].as_object());
+    let (Some(was), Some(is)) = (was, is) else { return Err(refused("spec")) };
+    let mut changes = Map::new();
+    for key in was.keys().chain(is.keys()) {
+        let value = is.get(key).cloned().unwrap_or(Value::Null);
+        if was.get(key).unwrap_or(&Value::Null) != &value {
+            if !OWN.contains(&key.as_str()) {
+                return Err(refused(&format!("spec.{key}")));
+            }
+            changes.insert(key.clone(), value);
+        }
+    }
+    Ok(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ABOUT: About<'static> = About { resource: "users", name: SELF };
+
+    fn try_patch(media_type: &str, patch: &Value) -> Result<Map<String, Value>, ApiError> {
+        let before = json!({"metadata": {"name": "jane", "resourceVersion": "7"},
+            "spec": {"displayName": "Jane", "language": "en", "admin": false}});
+        changes(&before, media_type, patch.to_string().as_bytes(), ABOUT)
+    }
+
+    #[test]
+    fn ones_own_business_and_nothing_else() {
+        let merge = |patch: Value| try_patch(MERGE_PATCH, &patch);
+        let changed = merge(json!({"spec": {"displayName": "J", "language": null}})).unwrap();
+        assert_eq!(Value::Object(changed), json!({"displayName": "J", "language": null}));
+        assert!(merge(json!({"spec": {"admin": false}})).unwrap().is_empty(), "what is so already is no change");
+        for refused in [
+            json!({"spec": {"admin": true}}),
+            json!({"spec": {"groups": ["admins"]}}),
+            json!({"metadata": {"labels": {"team": "a"}}}),
+            json!({"metadata": {"finalizers": ["x"]}}),
+            json!({"spec": null}),
+        ] {
+            let error = merge(refused.clone()).unwrap_err().to_json();
+            assert_eq!(
+                (&error["code"], error["message"].as_str().unwrap().contains("spec.displayName")),
+                (&json!(403), true),
+                "{refused}"
+            );
+        }
+        assert_eq!(merge(json!({"metadata": {"resourceVersion": "6"}})).unwrap_err().code(), 409);
+        assert_eq!(merge(json!(["x"])).unwrap_err().code(), 400);
+        let json_patch = |patch: Value| try_patch(JSON_PATCH, &patch);
+        let changed = json_patch(json!([{"op": "replace", "path": "/spec/displayName", "value": "J"}])).unwrap();
+        assert_eq!(Value::Object(changed), json!({"displayName": "J"}));
+        assert_eq!(json_patch(json!([{"op": "add", "path": "/spec/admin", "value": true}])).unwrap_err().code(), 403);
+        assert_eq!(
+            json_patch(json!([{"op": "test", "path": "/spec/language", "value": "fr"}])).unwrap_err().code(),
+            400
+        );
+    }
+}

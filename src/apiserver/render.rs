@@ -1,0 +1,217 @@
+//! Objects as bytes, in the form that was asked for: as themselves, as their metadata, or as rows of a table.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::negotiate::Form;
+use super::params::IncludeObject;
+use super::resource::{Cell, Column, Resource};
+use crate::api::directory::API_VERSION;
+use crate::directory::Directory;
+use crate::directory::index::record::Record;
+use crate::rbac::permissions::role_names;
+
+/// API version of tables and of metadata alone.
+const META: &str = "meta.k8s.io/v1";
+
+/// How objects are written.
+#[derive(Clone, Debug)]
+pub struct Renderer {
+    /// What they are.
+    pub resource: &'static Resource,
+    /// The form.
+    pub form: Form,
+    /// What comes with each row of a table.
+    pub include: IncludeObject,
+    /// Name of the User who asks, where it is one.
+    pub current: Option<String>,
+}
+
+impl Renderer {
+    /// What an answer with several objects begins with, up to the bracket that opens their list.
+    pub fn head(&self, metadata: &Value, counts: &Value) -> String {
+        let (kind, version, list, extra) = match self.form {
+            Form::Object => (format!("{}List", self.resource.kind), API_VERSION, "items", counts.clone()),
+            Form::Metadata => ("PartialObjectMetadataList".to_owned(), META, "items", json!({})),
+            Form::Table => {
+                ("Table".to_owned(), META, "rows", json!({"columnDefinitions": columns(self.resource.columns)}))
+            }
+        };
+        let mut head = json!({"kind": kind, "apiVersion": version, "metadata": metadata});
+        for (key, value) in extra.as_object().into_iter().flatten() {
+            head[key] = value.clone();
+        }
+        let mut head = head.to_string();
+        head.pop();
+        head.extend([",\"", list, "\":["]);
+        head
+    }
+
+    /// One of several objects.
+    pub fn item(&self, record: &Record, directory: &Directory, now: Timestamp, out: &mut Vec<u8>) {
+        match self.form {
+            Form::Object => self.object(record, directory, now, out),
+            Form::Metadata => metadata(record, out),
+            Form::Table => self.row(record, directory, now, out),
+        }
+    }
+
+    /// An object by itself.
+    pub fn single(&self, record: &Record, directory: &Directory, now: Timestamp) -> Vec<u8> {
+        let mut out = Vec::with_capacity(record.json.len() + 256);
+        if self.form == Form::Table {
+            let metadata = json!({"resourceVersion": record.revision.to_string()});
+            out.extend(self.head(&metadata, &json!({})).into_bytes());
+            self.row(record, directory, now, &mut out);
+            out.extend(b"]}");
+        } else {
+            self.item(record, directory, now, &mut out);
+        }
+        out
+    }
+
+    /// An object that is gone, or no longer answers to the query, as it was, at the revision of that.
+    pub fn gone(&self, record: &Record, revision: u64, directory: &Directory, now: Timestamp) -> Vec<u8> {
+        let mut object = record.to_value();
+        object["metadata"]["resourceVersion"] = revision.to_string().into();
+        let rendered = match self.form {
+            Form::Object => object,
+            Form::Metadata => partial(&object["metadata"]),
+            Form::Table => {
+                let mut table: Value = serde_json::from_slice(&self.single(record, directory, now)).unwrap_or_default();
+                table["metadata"]["resourceVersion"] = revision.to_string().into();
+                if self.include == IncludeObject::Metadata {
+                    table["rows"][0]["object"] = partial(&object["metadata"]);
+                }
+                table
+            }
+        };
+        rendered.to_string().into_bytes()
+    }
+
+    /// What a bookmark carries: a revision, and whether the initial events end here.
+    pub fn bookmark(&self, revision: u64, ends_initial_events: bool) -> Value {
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if ends_initial_events {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        match self.form {
+            Form::Object => json!({"kind": self.resource.kind, "apiVersion": API_VERSION, "metadata": metadata}),
+            Form::Metadata => partial(&metadata),
+            Form::Table => json!({"kind": "Table", "apiVersion": META, "metadata": metadata,
+                "columnDefinitions": columns(self.resource.columns), "rows": []}),
+        }
+    }
+
+    fn object(&self, record: &Record, directory: &Directory, now: Timestamp, out: &mut Vec<u8>) {
+        out.extend_from_slice(&record.json);
+        if self.resource.is_joined {
+            let roles = role_names(directory, &record.name, now);
+            if !roles.is_empty() {
+                out.extend(br#","roles":"#);
+                out.extend(json!(roles).to_string().into_bytes());
+            }
+            if self.current.as_deref() == Some(&record.name) {
+                out.extend(br#","current":true"#);
+            }
+        }
+        out.extend(b"}}");
+    }
+
+    fn row(&self, record: &Record, directory: &Directory, now: Timestamp, out: &mut Vec<u8>) {
+        let object = record.to_value();
+        let cells: Vec<Value> = self.resource.columns.iter().map(|column| cell(column.cell, &object, now)).collect();
+        out.extend(br#"{"cells":"#);
+        out.extend(json!(cells).to_string().into_bytes());
+        match self.include {
+            IncludeObject::None => {}
+            IncludeObject::Metadata => {
+                out.extend(br#","object":"#);
+                metadata(record, out);
+            }
+            IncludeObject::Object => {
+                out.extend(br#","object":"#);
+                self.object(record, directory, now, out);
+            }
+        }
+        out.push(b'}');
+    }
+}
+
+fn metadata(record: &Record, out: &mut Vec<u8>) {
+    out.extend(format!(r#"{{"kind":"PartialObjectMetadata","apiVersion":"{META}","metadata":"#).into_bytes());
+    out.extend_from_slice(&record.metadata_json());
+    out.push(b'}');
+}
+
+/// Metadata alone, as an object.
+pub fn partial(metadata: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": META, "metadata": metadata})
+}
+
+/// The columns as a table names them.
+pub fn columns(columns: &[Column]) -> Value {
+    let definition = |column: &Column| {
+        json!({"name": column.name, "type": column.kind, "format": if column.name == "Name" { "name" } else { "" },
+            "description": column.description, "priority": column.priority})
+    };
+    columns.iter().map(definition).collect()
+}
+
+/// What a column shows of an object.
+pub fn cell(cell: Cell, object: &Value, now: Timestamp) -> Value {
+    match cell {
+        Cell::Path(path) => at(object, path).clone(),
+        Cell::Age(path) => {
+            let time = at(object, path).as_str().and_then(|time| time.parse::<Timestamp>().ok());
+            time.map_or(Value::Null, |time| human_duration(now.as_second() - time.as_second()).into())
+        }
+        Cell::Condition(kind) => {
+            let conditions = at(object, "status.conditions").as_array().into_iter().flatten();
+            let found = conditions.into_iter().find(|condition| condition["type"] == kind);
+            found.map_or(Value::Null, |condition| condition["status"].clone())
+        }
+    }
+}
+
+fn at<'a>(object: &'a Value, path: &str) -> &'a Value {
+    path.split('.').fold(object, |value, key| &value[key])
+}
+
+/// Seconds as kubectl shows an age: two units while the first is small, then one.
+fn human_duration(seconds: i64) -> String {
+    const MINUTE: i64 = 60;
+    const HOUR: i64 = 60 * MINUTE;
+    const DAY: i64 = 24 * HOUR;
+    const YEAR: i64 = 365 * DAY;
+    let two = |big: i64, unit: &str, small: i64, rest: &str| match seconds % big / small {
+        0 => format!("{}{unit}", seconds / big),
+        more => format!("{}{unit}{more}{rest}", seconds / big),
+    };
+    match seconds {
+        ..=-2 => "<invalid>".to_owned(),
+        -1 | 0 => "0s".to_owned(),
+        _ if seconds < 2 * MINUTE => format!("{seconds}s"),
+        _ if seconds < 10 * MINUTE => two(MINUTE, "m", 1, "s"),
+        _ if seconds < 3 * HOUR => format!("{}m", seconds / MINUTE),
+        _ if seconds < 8 * HOUR => two(HOUR, "h", MINUTE, "m"),
+        _ if seconds < 2 * DAY => format!("{}h", seconds / HOUR),
+        _ if seconds < 8 * DAY => two(DAY, "d", HOUR, "h"),
+        _ if seconds < 2 * YEAR => format!("{}d", seconds / DAY),
+        _ if seconds < 8 * YEAR => two(YEAR, "y", DAY, "d"),
+        _ => format!("{}y", seconds / YEAR),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_those_of_kubectl() {
+        let ages = [0, 1, 119, 120, 125, 3599, 3600 * 3, 3600 * 5 + 60, 3600 * 47, 86_400 * 3 + 3600, 86_400 * 400];
+        let shown = ["0s", "1s", "119s", "2m", "2m5s", "59m", "3h", "5h1m", "47h", "3d1h", "400d"];
+        assert_eq!(ages.map(human_duration), shown);
+        assert_eq!(human_duration(-60), "<invalid>");
+    }
+}

@@ -1,0 +1,138 @@
+//! `users/{key}/accessreviews`: may this user do this? The API server's own answer, and the bindings behind it.
+
+use axum::Extension;
+use axum::extract::{FromRequest, Path, RawQuery, Request};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::identity::Caller;
+use super::params::{pairs, unknown};
+use super::server::{Api, MOST_BODY_BYTES, Who};
+use super::status::{About, ApiError};
+use super::users::authorised;
+use crate::api::directory::{API_VERSION, AccessReviewSpec, AccessReviewStatus};
+use crate::rbac::permissions::{allowing, groups_of, held_by};
+
+/// A body of this group-version.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", bound(deserialize = "S: DeserializeOwned"))]
+struct Body<S> {
+    api_version: String,
+    kind: String,
+    spec: S,
+}
+
+/// Reads a body of the kind.
+///
+/// # Errors
+/// 400, 413 or 415, which say what is wrong.
+pub async fn read_body<S: DeserializeOwned>(kind: &str, request: Request) -> Result<S, ApiError> {
+    let media_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media_type = media_type.unwrap_or("application/json").split(';').next().unwrap_or_default().trim();
+    if media_type != "application/json" {
+        return Err(ApiError::unsupported_media_type("application/json"));
+    }
+    let bytes = read_bytes(request).await?;
+    let body: Body<S> = serde_json::from_slice(&bytes)
+        .map_err(|error| ApiError::bad_request(format!("the body is no {kind} of {API_VERSION}: {error}")))?;
+    if body.api_version != API_VERSION || body.kind != kind {
+        let found = format!("{} of {}", body.kind, body.api_version);
+        return Err(ApiError::bad_request(format!("the body must be a {kind} of {API_VERSION}, not a {found}")));
+    }
+    Ok(body.spec)
+}
+
+/// Reads a body, whatever it is.
+///
+/// # Errors
+/// 413 if it is too large, 400 if it breaks off.
+pub async fn read_bytes(request: Request) -> Result<axum::body::Bytes, ApiError> {
+    axum::body::Bytes::from_request(request, &()).await.map_err(|rejection| match rejection.into_response().status() {
+        axum::http::StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(MOST_BODY_BYTES),
+        _ => ApiError::bad_request("the body could not be read"),
+    })
+}
+
+/// The parameters of a write. Returns whether it is to be tried only.
+///
+/// # Errors
+/// 400.
+pub fn read_write_params(query: Option<&str>) -> Result<bool, ApiError> {
+    const ALLOWED: &[&str] = &["dryRun", "fieldManager", "fieldValidation", "pretty"];
+    let mut is_dry_run = false;
+    for (key, value) in pairs(query.unwrap_or_default())? {
+        match (key.as_str(), value.as_str()) {
+            ("dryRun", "All") => is_dry_run = true,
+            ("dryRun", "")
+            | ("fieldValidation", "" | "Strict" | "Warn" | "Ignore")
+            | ("fieldManager" | "pretty", _) => {}
+            ("dryRun", _) => return Err(ApiError::bad_parameter("dryRun", "must be All")),
+            ("fieldValidation", _) => {
+                return Err(ApiError::bad_parameter("fieldValidation", "must be Strict, Warn or Ignore"));
+            }
+            _ => return Err(unknown(&key, ALLOWED)),
+        }
+    }
+    Ok(is_dry_run)
+}
+
+/// `POST users/{key}/accessreviews`
+///
+/// # Errors
+/// As the request deserves.
+pub async fn create(
+    api: Api,
+    Extension(caller): Who,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
+    // A review changes nothing: to try it is to do it.
+    read_write_params(query.as_deref())?;
+    let target = authorised(&api, &caller, &key, "create", "users/accessreviews").await?;
+    let spec: AccessReviewSpec = read_body("AccessReview", request).await?;
+    if spec.resource_attributes.is_some() == spec.non_resource_attributes.is_some() {
+        let about = About { resource: "users/accessreviews", name: &target.asked };
+        return Err(ApiError::invalid(
+            about,
+            "spec",
+            "exactly one of resourceAttributes and nonResourceAttributes must be set",
+        ));
+    }
+    let (asked, path) = {
+        let (directory, now) = (api.informers.directory(), Timestamp::now());
+        let about = About { resource: "users", name: &target.asked };
+        let person = directory.person(&target.name).ok_or_else(|| ApiError::not_found(about))?;
+        let asked = Caller {
+            username: person.username.clone(),
+            uid: person.uid.clone(),
+            groups: groups_of(&directory, &target.name),
+            ..Caller::default()
+        };
+        let held = held_by(&directory, &target.name, None, now);
+        (person.is_active(now).then_some(asked), allowing(&directory, held, &spec))
+    };
+    let status = match asked {
+        None => AccessReviewStatus {
+            reason: Some(format!("the user {} is not active", target.name)),
+            ..AccessReviewStatus::default()
+        },
+        Some(asked) => {
+            let (resource, path_attributes) = (spec.resource_attributes.clone(), spec.non_resource_attributes.clone());
+            let answer = api.authorizer.review(&asked, resource, path_attributes).await?;
+            AccessReviewStatus {
+                allowed: answer.allowed,
+                reason: answer.reason,
+                evaluation_error: answer.evaluation_error,
+                path: if answer.allowed { path } else { Vec::new() },
+            }
+        }
+    };
+    let answer = json!({"kind": "AccessReview", "apiVersion": API_VERSION, "metadata": {"name": target.name},
+        "spec": spec, "status": status});
+    Ok((axum::http::StatusCode::CREATED, axum::Json(answer)).into_response())
+}

@@ -1,0 +1,205 @@
+//! The routes of the aggregated API, and what each request passes on its way.
+//!
+//! ```text
+//!  request ─▶ place ─▶ authenticate ─▶ parse ─▶ resolve the name ─▶ authorise ─▶ answer
+//! ```
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{Extensions, HeaderMap, StatusCode, Version};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use kube::Client;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{Predicate, SizeAbove};
+
+use super::authenticate::{Authenticator, authenticate};
+use super::authorize::Authorizer;
+use super::front_proxy::FrontProxy;
+use super::identity::Caller;
+use super::pages::{Revisions, Tokens};
+use super::status::ApiError;
+use super::{assignments, discovery, groups, openapi, profile, reviews, users};
+use crate::api::directory::{GROUP, VERSION};
+use crate::informers::Informers;
+use crate::metrics::Metrics;
+use crate::tls::authority::Authorities;
+
+/// Requests in flight, watches apart. With the bound on each it bounds memory and time.
+const MOST_REQUESTS: usize = 256;
+
+/// Watches at the same time.
+const MOST_WATCHES: usize = 1024;
+
+/// Longest address of a request, its query string included.
+const MOST_URI_BYTES: usize = 20 * 1024;
+
+/// Largest body: reviews and patches are small.
+pub const MOST_BODY_BYTES: usize = 1024 * 1024;
+
+/// From this size on, answers are compressed for whoever takes that; kube-apiserver draws the same line.
+const COMPRESSED_FROM: u64 = 128 * 1024;
+
+/// Marks an answer that is not to be compressed.
+#[derive(Clone, Copy, Debug)]
+pub struct Uncompressed;
+
+/// What the handlers share.
+pub struct DirectoryApi {
+    /// What is known.
+    pub informers: Arc<Informers>,
+    /// How the API server is reached.
+    pub client: Client,
+    /// Whether callers may.
+    pub authorizer: Authorizer,
+    /// Where lists go on.
+    pub tokens: Tokens,
+    /// At which revisions lists are read.
+    pub revisions: Revisions,
+    /// Ends the watches.
+    pub shutdown: CancellationToken,
+    watches: Arc<Semaphore>,
+}
+
+impl DirectoryApi {
+    /// Name of the User who asks. Bound to the UID where the authenticator knows one: who bears the name of a User that
+    /// is gone is not the one who has it now.
+    pub fn user_of(&self, caller: &Caller) -> Option<String> {
+        let directory = self.informers.directory();
+        let mut holders = directory.named(&caller.username);
+        let is_caller = |name: &&String| {
+            let person = directory.person(name);
+            person.is_some_and(|person| person.holds_username() && (caller.uid.is_empty() || caller.uid == person.uid))
+        };
+        holders.find(is_caller).cloned()
+    }
+
+    /// A place for a watch.
+    ///
+    /// # Errors
+    /// 429, if there is none.
+    pub fn watch_place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.watches).try_acquire_owned().map_err(|_| ApiError::too_many_requests())
+    }
+}
+
+/// The place of a request, to be kept by whoever is not done when the answer begins.
+#[derive(Clone)]
+pub struct Place(Arc<std::sync::Mutex<Option<OwnedSemaphorePermit>>>);
+
+impl Place {
+    /// Takes the place over.
+    ///
+    /// # Errors
+    /// If somebody has taken it over already.
+    pub fn take(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let mut place = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        place.take().ok_or_else(|| ApiError::internal("the place of this request is taken"))
+    }
+}
+
+/// What a handler gets of a request.
+pub type Api = State<Arc<DirectoryApi>>;
+/// Who asks.
+pub type Who = Extension<Arc<Caller>>;
+
+/// The routes of the aggregated API.
+pub fn router(
+    informers: Arc<Informers>,
+    client: Client,
+    front_proxy: Arc<FrontProxy>,
+    authorities: Arc<ArcSwap<Authorities>>,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) -> Router {
+    let authenticator = Authenticator::new(client.clone(), front_proxy, Arc::clone(&informers));
+    let api = DirectoryApi {
+        authorizer: Authorizer::new(client.clone()),
+        tokens: Tokens::new(authorities),
+        revisions: Revisions::default(),
+        watches: Arc::new(Semaphore::new(MOST_WATCHES)),
+        informers,
+        client,
+        shutdown,
+    };
+    let places = Arc::new(Semaphore::new(MOST_REQUESTS));
+    let base = format!("/apis/{GROUP}/{VERSION}");
+    let resources = Router::new()
+        .route("/users", get(users::list))
+        .route("/users/{key}", get(users::get).patch(profile::patch))
+        .route("/users/{key}/groups", get(users::groups))
+        .route("/users/{key}/namespaces", get(users::namespaces))
+        .route("/users/{key}/locks", get(users::locks))
+        .route("/users/{key}/permissions", get(users::permissions))
+        .route("/users/{key}/roleassignments", get(assignments::of_user))
+        .route("/users/{key}/accessreviews", post(reviews::create))
+        .route("/groups", get(groups::list))
+        .route("/groups/{name}", get(groups::get))
+        .route("/groups/{name}/members", get(groups::members))
+        .route("/groups/{name}/members/{user}", get(groups::member))
+        .route("/roleassignments", get(assignments::list));
+    Router::new()
+        .nest(&base, resources)
+        .route("/apis", get(discovery::groups))
+        .route(&format!("/apis/{GROUP}"), get(discovery::group))
+        .route(&base, get(discovery::resources))
+        .route("/openapi/v2", get(openapi::v2))
+        .route("/openapi/v3", get(openapi::v3_paths))
+        .route(&format!("/openapi/v3/apis/{GROUP}/{VERSION}"), get(openapi::v3))
+        .fallback(async || ApiError::no_such_path())
+        .method_not_allowed_fallback(async |request: Request| {
+            ApiError::method_not_allowed(format!("{} is not supported on this resource", request.method()))
+        })
+        .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
+        .layer(middleware::from_fn_with_state(Arc::new(authenticator), authenticate))
+        .layer(middleware::from_fn_with_state(places, placed))
+        .layer(CompressionLayer::new().compress_when(SizeAbove::new(COMPRESSED_FROM).and(
+            |_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions| {
+                extensions.get::<Uncompressed>().is_none()
+            },
+        )))
+        .layer(middleware::from_fn_with_state(metrics, counted))
+        .with_state(Arc::new(api))
+        .merge(probes())
+}
+
+/// Whether this replica answers, for whoever looks at the TLS port. Nobody has to say who they are for that.
+fn probes() -> Router {
+    let ok = || get(async || "ok");
+    Router::new().route("/livez", ok()).route("/readyz", ok()).route("/healthz", ok())
+}
+
+/// Lets a bounded number of requests of a bounded size in.
+async fn placed(State(places): State<Arc<Semaphore>>, mut request: Request, next: Next) -> Response {
+    let length = request.uri().path_and_query().map_or(0, |address| address.as_str().len());
+    if length > MOST_URI_BYTES {
+        return ApiError::uri_too_long(MOST_URI_BYTES).into_response();
+    }
+    let Ok(place) = places.try_acquire_owned() else { return ApiError::too_many_requests().into_response() };
+    let place = Place(Arc::new(std::sync::Mutex::new(Some(place))));
+    request.extensions_mut().insert(place.clone());
+    let response = next.run(request).await;
+    drop(place);
+    response
+}
+
+/// Counts answers by what came of them.
+async fn counted(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    metrics.directory_requests.inc(match response.status().as_u16() {
+        200..=299 => "success",
+        401 | 403 => "denied",
+        404 => "not_found",
+        410 | 504 => "expired",
+        429 => "rejected",
+        400..=499 => "client_error",
+        _ => "server_error",
+    });
+    response
+}
