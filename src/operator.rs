@@ -68,6 +68,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
         front_proxy,
         certificates.authorities(),
         Arc::clone(&metrics),
+        Arc::clone(&health),
         shutdown.clone(),
     );
     let app = admission::server::router(pool.clone(), guard, Arc::clone(&metrics)).merge(directory);

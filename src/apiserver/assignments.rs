@@ -10,13 +10,15 @@ use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::list::blocking;
 use super::negotiate::Form;
-use super::pages::{Position, list_id};
+use super::pages::{Moment, Position, list_id};
 use super::params::{IncludeObject, flag, include_object, number, pairs, unknown};
 use super::render::{cell, columns, partial};
 use super::resource::{Cell, Column};
-use super::server::{Api, DirectoryApi, Who};
+use super::server::{Api, DirectoryApi, Place, Who};
 use super::status::ApiError;
 use super::users::authorised;
 use crate::api::directory::{API_VERSION, RoleAssignment};
@@ -32,7 +34,17 @@ const MOST_ITEMS: usize = 1000;
 const FIELDS: &[&str] = &["effective", "group", "includeNames", "role", "scope", "user"];
 
 /// What else can be asked for.
-const OTHERS: &[&str] = &["continue", "fieldSelector", "includeObject", "limit", "pretty"];
+const OTHERS: &[&str] = &[
+    "continue",
+    "fieldSelector",
+    "includeObject",
+    "limit",
+    "pretty",
+    "resourceVersion",
+    "resourceVersionMatch",
+    "timeout",
+    "timeoutSeconds",
+];
 
 static COLUMNS: &[Column] = &[
     column("Role", Cell::Path("spec.role.name"), "Name of the role"),
@@ -75,7 +87,8 @@ impl Request {
                 "limit" => request.limit = Some(number(&key, &value, 0)?).filter(|limit| *limit > 0),
                 "continue" => request.continue_token = Some(value).filter(|token| !token.is_empty()),
                 "includeObject" => request.include = include_object(&value)?,
-                "pretty" => {}
+                // It is always what there is at this moment, and an answer is never long.
+                "pretty" | "resourceVersion" | "resourceVersionMatch" | "timeout" | "timeoutSeconds" => {}
                 _ => request.filter(&key, &value)?,
             }
         }
@@ -141,13 +154,14 @@ fn read_scope(text: &str) -> Result<Scope, ApiError> {
 pub async fn list(
     api: Api,
     Extension(caller): Who,
+    Extension(place): Extension<Place>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let request = Request::read(query.as_deref().unwrap_or_default())?;
     let form = Form::of(&headers)?;
-    api.authorizer.check(&caller, "list", "roleassignments", "", "").await?;
-    answer(&api, request, form).await
+    api.admit(&caller, "list", "roleassignments", "", "").await?;
+    answer(&api, request, form, place.take()?).await
 }
 
 /// `GET users/{key}/roleassignments`: those of the user, by groups too.
@@ -157,6 +171,7 @@ pub async fn list(
 pub async fn of_user(
     api: Api,
     Extension(caller): Who,
+    Extension(place): Extension<Place>,
     Path(key): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -170,10 +185,15 @@ pub async fn of_user(
     request.written.extend(["of=", &target.name, "&"]);
     request.filter.user = Some(target.name);
     request.filter.is_effective = true;
-    answer(&api, request, form).await
+    answer(&api, request, form, place.take()?).await
 }
 
-async fn answer(api: &Arc<DirectoryApi>, request: Request, form: Form) -> Result<Response, ApiError> {
+async fn answer(
+    api: &Arc<DirectoryApi>,
+    request: Request,
+    form: Form,
+    place: OwnedSemaphorePermit,
+) -> Result<Response, ApiError> {
     let id = list_id("roleassignments", &request.written);
     let offset = match &request.continue_token {
         Some(token) => api.tokens.read(id, token)?.offset,
@@ -188,12 +208,11 @@ async fn answer(api: &Arc<DirectoryApi>, request: Request, form: Form) -> Result
         // One more than is told, to know whether that was all.
         find(&informers.directory(), &filter, (skip, limit + 1), display_name)
     };
-    let found = tokio::task::spawn_blocking(search).await;
-    let mut found = found.map_err(|_| ApiError::internal("the query could not be answered"))?;
+    let mut found = blocking(move || (search(), place)).await?.0;
     let mut metadata = json!({"resourceVersion": api.informers.user_catalogue.peek().revision.to_string()});
     if found.len() > limit {
         found.truncate(limit);
-        let position = Position { revision: 0, offset: offset.saturating_add(limit as u64) };
+        let position = Position { moment: Moment { since: 0, until: 0 }, offset: offset.saturating_add(limit as u64) };
         metadata["continue"] = api.tokens.write(id, position).into();
     }
     let items: Vec<Value> = found.iter().map(object).collect();

@@ -7,7 +7,6 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::api::PostParams;
 use kube::{Api, Client};
@@ -75,14 +74,6 @@ impl Authenticator {
         let status = answer.status.unwrap_or_default();
         Ok(status.user.filter(|_| status.authenticated == Some(true)).map(Caller::from))
     }
-
-    /// Whether the caller is a User that is not active now. What the API server has said of them may be seconds old.
-    fn is_inactive(&self, caller: &Caller) -> bool {
-        let directory = self.informers.directory();
-        let now = Timestamp::now();
-        let mut holders = directory.named(&caller.username).filter_map(|name| directory.person(name));
-        holders.any(|person| person.holds_username() && !person.is_active(now))
-    }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<SecretString> {
@@ -105,7 +96,9 @@ pub async fn authenticate(
     match authenticator.identify(&peer, request.headers()).await {
         Err(error) => error.into_response(),
         Ok(caller) if !caller.is_authenticated() => ApiError::unauthorized().into_response(),
-        Ok(caller) if authenticator.is_inactive(&caller) => ApiError::unauthorized().into_response(),
+        Ok(caller) if authenticator.informers.is_inactive(&caller.username, &caller.uid) => {
+            ApiError::unauthorized().into_response()
+        }
         Ok(caller) => {
             request.extensions_mut().insert(Arc::new(caller));
             next.run(request).await

@@ -26,6 +26,8 @@ struct Question {
     resource: String,
     subresource: String,
     name: String,
+    /// The name as it was written: how fast a refusal comes must not tell whom it stands for.
+    asked: String,
 }
 
 /// Asks the API server.
@@ -64,6 +66,7 @@ impl Authorizer {
             resource: main.to_owned(),
             subresource: subresource.to_owned(),
             name: name.to_owned(),
+            asked: asked.to_owned(),
         };
         let may =
             self.known.try_get_with(question.clone(), self.ask(&question)).await.map_err(|error| (*error).clone())?;

@@ -25,6 +25,9 @@ use super::identity::{Caller, HeaderNames};
 
 const CONFIG_MAP: &str = "extension-apiserver-authentication";
 
+/// Longest chain that is looked at: whoever reaches the port chooses what they show.
+const MOST_INTERMEDIATES: usize = 4;
+
 /// What the ConfigMap says.
 struct Trusted {
     verifier: Arc<dyn ClientCertVerifier>,
@@ -43,7 +46,7 @@ impl FrontProxy {
     /// Who asks, by the headers, where the certificates are those of the aggregator.
     pub fn authenticate(&self, certificates: &[CertificateDer<'_>], headers: &HeaderMap) -> Option<Caller> {
         let trusted = self.trusted.load_full()?;
-        let (own, intermediates) = certificates.split_first()?;
+        let (own, intermediates) = certificates.split_first().filter(|(_, rest)| rest.len() <= MOST_INTERMEDIATES)?;
         if let Err(error) = trusted.verifier.verify_client_cert(own, intermediates, UnixTime::now()) {
             debug!(%error, "a client certificate is not the front proxy's");
             return None;

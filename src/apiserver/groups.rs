@@ -12,7 +12,7 @@ use super::params::ListParams;
 use super::resource::{GROUPS, USERS};
 use super::server::{Api, Place, Who};
 use super::status::{About, ApiError};
-use super::users::{GetParams, Target, list_or_watch, membership, only, single};
+use super::users::{GetParams, list_or_watch, membership, only, single};
 use crate::api::directory::API_VERSION;
 use crate::directory::entries::user;
 use crate::directory::index::field::fold;
@@ -45,10 +45,9 @@ pub async fn get(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (form, get) = (Form::of(&headers)?, GetParams::read(query.as_deref())?);
-    api.authorizer.check(&caller, "get", "groups", &name, &name).await?;
+    api.admit(&caller, "get", "groups", &name, &name).await?;
     reached(&api.informers.group_catalogue, get.resource_version).await?;
-    let target = Target { asked: name.clone(), name };
-    single(&api, &caller, &GROUPS, &target, form, get.include)
+    single(&api, &caller, &GROUPS, (&name, &name), form, get.include)
 }
 
 /// `GET groups/{name}/members`: a list of users, with the whole query dialect.
@@ -71,7 +70,7 @@ pub async fn members(
             "members can't be watched; watch users with fieldSelector=status.groups=<name>",
         ));
     }
-    api.authorizer.check(&caller, "get", "groups/members", &name, &name).await?;
+    api.admit(&caller, "get", "groups/members", &name, &name).await?;
     if !api.informers.directory().memberships.has_group(&name) {
         return Err(ApiError::not_found(About { resource: "groups", name: &name }));
     }
@@ -92,8 +91,8 @@ pub async fn member(
     Path((name, key)): Path<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    only(query.as_deref(), &["pretty"])?;
-    api.authorizer.check(&caller, "get", "groups/members", &name, &name).await?;
+    only(query.as_deref(), &[])?;
+    api.admit(&caller, "get", "groups/members", &name, &name).await?;
     let directory = api.informers.directory();
     let found = directory.find_user(&key).and_then(|user| membership(&directory, user, &name));
     let found = found.ok_or_else(|| ApiError::not_found(About { resource: "groups/members", name: &key }))?;

@@ -1,5 +1,6 @@
 //! Who asks: the identity that kube-apiserver's aggregator tells in headers.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use axum::http::{HeaderMap, HeaderName};
@@ -104,7 +105,7 @@ impl HeaderNames {
             let key = self.extra_prefixes.iter().find_map(|prefix| name.as_str().strip_prefix(prefix.as_str()));
             let Some(key) = key else { continue };
             let decoded = percent_decode_str(key).decode_utf8();
-            let key = decoded.map_or_else(|_| key.to_owned(), |key| key.to_lowercase());
+            let key = decoded.map_or_else(|_| key.to_owned(), Cow::into_owned);
             caller.extra.entry(key).or_default().push(text(value.as_bytes())?);
             extras += 1;
         }
@@ -158,7 +159,7 @@ mod tests {
             ("x-remote-uid", b"u-1"),
             ("x-remote-group", b"a"),
             ("x-remote-group", b"b,c"),
-            ("x-remote-extra-scopes.example.com%2fAB", b"1"),
+            ("x-remote-extra-scopes.example.com%2fab", b"1"),
             ("x-remote-extra-scopes.example.com%2fab", b"2"),
         ]));
         let caller = caller.unwrap().unwrap();

@@ -11,10 +11,11 @@ use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::identity::Caller;
 use super::negotiate::Form;
-use super::pages::{ListId, Position, list_id};
+use super::pages::{ListId, Moment, Position, list_id};
 use super::params::ListParams;
 use super::render::Renderer;
 use super::resource::Resource;
@@ -23,7 +24,7 @@ use super::status::ApiError;
 use crate::directory::index::record::Record;
 use crate::directory::index::select::Selection;
 use crate::directory::index::table::Table;
-use crate::directory::index::view::{Unavailable, View};
+use crate::directory::index::view::View;
 use crate::informers::Informers;
 use crate::informers::catalogue::Catalogue;
 
@@ -32,6 +33,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Objects that are written at a time.
 const CHUNK: usize = 128;
+
+/// Longest time that an answer may hold its place. Whoever reads slower than that goes on reading, beside those who
+/// have places.
+const LONGEST_ANSWER: Duration = Duration::from_secs(120);
 
 /// Answers a list.
 ///
@@ -49,14 +54,17 @@ pub async fn list(
     let catalogue = (resource.catalogue)(&api.informers);
     let (table, position) = start(api, caller, resource, catalogue, params, id).await?;
     let offset = usize::try_from(position.offset).unwrap_or(usize::MAX);
-    let selection = {
+    let (selection, permit) = {
         let (table, query, limit) = (table.clone(), params.query.clone(), params.limit);
-        let selected = tokio::task::spawn_blocking(move || table.select(&query, offset, limit)).await;
-        selected.map_err(|_| ApiError::internal("the query could not be answered"))?
+        // With its place: who goes away in the meantime has not made room for another one.
+        blocking(move || (table.select(&query, offset, limit), permit)).await?
     };
     let (metadata, counts) = describe(api, params, id, position, &selection);
     if !metadata["continue"].is_null() {
-        api.revisions.begin(resource.plural, position.revision, table, caller, id).await;
+        api.moments.remember(resource.plural, position.moment, table).await;
+        if position.offset == 0 {
+            api.moments.begin(caller, id, position.moment).await;
+        }
     }
     let renderer = Renderer { resource, form, include: params.include_object, current: api.user_of(caller) };
     let head = renderer.head(&metadata, &counts);
@@ -73,9 +81,9 @@ async fn start(
     id: ListId,
 ) -> Result<(Table, Position), ApiError> {
     if let Some(token) = &params.continue_token {
-        let position = api.tokens.read(id, token)?;
-        let table = table_at(api, resource, catalogue, position.revision).await?;
-        return Ok((table, position));
+        let Position { moment, offset } = api.tokens.read(id, token)?;
+        let (table, _) = table_of(api, resource, catalogue, moment).await?;
+        return Ok((table, Position { moment, offset }));
     }
     let before = match (params.page, params.limit) {
         (Some(page), Some(limit)) => (page - 1).saturating_mul(limit),
@@ -83,29 +91,51 @@ async fn start(
     };
     let offset = u64::try_from(before).unwrap_or(u64::MAX);
     let asked = params.resource_version.filter(|revision| *revision > 0);
-    let same_list = match params.page {
-        Some(page) if page > 1 && asked.is_none() => api.revisions.of_first_page(caller, id).await,
-        _ => None,
-    };
-    if let Some(revision) = same_list.or(asked.filter(|_| params.is_exact)) {
-        let table = table_at(api, resource, catalogue, revision).await?;
-        return Ok((table, Position { revision, offset }));
+    if let Some(revision) = asked.filter(|_| params.is_exact) {
+        let moment = Moment { since: revision, until: revision };
+        let (table, moment) = table_of(api, resource, catalogue, moment).await?;
+        return Ok((table, Position { moment, offset }));
+    }
+    if params.page.is_some_and(|page| page > 1)
+        && asked.is_none()
+        && let Some(moment) = api.moments.of_first_page(caller, id).await
+        // Of a first page that is forgotten nobody has spoken: this is a new one.
+        && let Ok((table, moment)) = table_of(api, resource, catalogue, moment).await
+    {
+        return Ok((table, Position { moment, offset }));
     }
     let view = reached(catalogue, asked.unwrap_or(0)).await?;
-    Ok((view.table.clone(), Position { revision: view.revision, offset }))
+    let moment = Moment { since: view.revision, until: view.progress };
+    Ok((view.table.clone(), Position { moment, offset }))
 }
 
-async fn table_at(
+/// All records as they were at a moment, and the moment as it is known here.
+async fn table_of(
     api: &DirectoryApi,
     resource: &'static Resource,
     catalogue: &Catalogue,
-    revision: u64,
-) -> Result<Table, ApiError> {
-    let view = reached(catalogue, revision).await?;
-    api.revisions.table(resource.plural, &view, revision).await.map_err(|unavailable| match unavailable {
-        Unavailable::Gone => expired(revision),
-        Unavailable::Ahead => ApiError::too_large_resource_version(revision, view.progress),
-    })
+    moment: Moment,
+) -> Result<(Table, Moment), ApiError> {
+    let view = reached(catalogue, moment.since).await?;
+    if view.revision <= moment.until {
+        return Ok((view.table.clone(), moment));
+    }
+    if let Some(table) = api.moments.table(resource.plural, moment).await {
+        return Ok((table, moment));
+    }
+    // Undoing many changes takes a while and some memory: not too much of it at a time.
+    let turn = api.turn_to_undo().await;
+    let past = blocking(move || (view.at(moment.until), turn)).await?.0;
+    let past = past.map_err(|_| expired(moment.until))?;
+    Ok((past.table, Moment { since: past.revision, until: moment.until }))
+}
+
+/// Does what takes long where it keeps nobody waiting.
+///
+/// # Errors
+/// If it panics.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal("the query could not be answered"))
 }
 
 /// 410 for a revision that is no longer remembered.
@@ -145,7 +175,7 @@ fn describe(
 ) -> (Value, Value) {
     let total = selection.total as u64;
     let end = position.offset.saturating_add(selection.records.len() as u64);
-    let mut metadata = json!({"resourceVersion": position.revision.to_string()});
+    let mut metadata = json!({"resourceVersion": position.moment.until.to_string()});
     if end < total && !selection.records.is_empty() {
         metadata["continue"] = api.tokens.write(id, Position { offset: end, ..position }).into();
         metadata["remainingItemCount"] = (total - end).into();
@@ -169,15 +199,15 @@ fn respond(
     permit: OwnedSemaphorePermit,
 ) -> Response {
     let write = move |from: usize, records: &[Arc<Record>], out: &mut Vec<u8>| {
-        let now = Timestamp::now();
-        let directory = informers.directory();
-        for (at, record) in records.iter().enumerate().skip(from).take(CHUNK) {
+        let end = records.len().min(from + CHUNK);
+        let (part, now) = (&records[from..end], Timestamp::now());
+        for (at, (record, joined)) in (from..).zip(part.iter().zip(renderer.joined(part, &informers, now))) {
             if at > 0 {
                 out.push(b',');
             }
-            renderer.item(record, &directory, now, out);
+            renderer.item(record, &joined, now, out);
         }
-        if from + CHUNK >= records.len() {
+        if end == records.len() {
             out.extend(b"]}\n");
         }
     };
@@ -187,16 +217,30 @@ fn respond(
         Body::from(first)
     } else {
         // The place is held until the last of it is on its way.
-        let rest = stream::unfold((CHUNK, records, write, permit), |(from, records, write, permit)| async move {
+        let place = lend(permit, LONGEST_ANSWER);
+        let rest = stream::unfold((CHUNK, records, write, place), |(from, records, write, place)| async move {
             if from >= records.len() {
                 return None;
             }
+            // Others have their turn in between.
+            tokio::task::yield_now().await;
             let mut out = Vec::new();
             write(from, &records, &mut out);
-            Some((Bytes::from(out), (from + CHUNK, records, write, permit)))
+            Some((Bytes::from(out), (from + CHUNK, records, write, place)))
         });
         let all = stream::once(async { Bytes::from(first) }).chain(rest);
         Body::from_stream(all.map(Ok::<_, Infallible>))
     };
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// Holds a place until the guard is dropped, or for that long.
+fn lend(permit: OwnedSemaphorePermit, longest: Duration) -> DropGuard {
+    let done = CancellationToken::new();
+    let returned = done.clone();
+    tokio::spawn(async move {
+        let _permit = permit;
+        let _ = tokio::time::timeout(longest, returned.cancelled()).await;
+    });
+    done.drop_guard()
 }

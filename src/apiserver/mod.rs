@@ -12,6 +12,8 @@ pub mod authenticate;
 pub mod authorize;
 pub mod discovery;
 pub mod front_proxy;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod groups;
 pub mod identity;
 pub mod list;

@@ -17,27 +17,36 @@ use sha2::{Digest, Sha256};
 use super::identity::Caller;
 use super::status::ApiError;
 use crate::directory::index::table::Table;
-use crate::directory::index::view::{Unavailable, View};
 use crate::tls::authority::Authorities;
 
 /// How long a list may pause between two pages: as long as etcd keeps a revision by default.
 const REMEMBERED: Duration = Duration::from_secs(300);
 
 /// Revisions that are remembered for lists, of all resources together. Each holds what has changed since.
-const MOST_REVISIONS: u64 = 256;
+const MOST_REVISIONS: u64 = 64;
 
 /// Lists whose first page is remembered.
 const MOST_LISTS: u64 = 10_000;
 
 const PURPOSE: &str = "roster continue token v1";
 const SIGNATURE_BYTES: usize = 16;
-const PAYLOAD_BYTES: usize = 24;
+const PAYLOAD_BYTES: usize = 32;
+
+/// A state of a resource: what it was from its last change on, and at least until what was known then. Any replica that
+/// has been at some revision in between has the same.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Moment {
+    /// Revision of the last change.
+    pub since: u64,
+    /// A revision up to which nothing changed.
+    pub until: u64,
+}
 
 /// Where a list goes on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Position {
-    /// The revision of its first page.
-    pub revision: u64,
+    /// The state of its first page.
+    pub moment: Moment,
     /// Items on the pages before.
     pub offset: u64,
 }
@@ -65,7 +74,8 @@ impl Tokens {
         let keys = self.0.load().derive(PURPOSE, Timestamp::now());
         let mut bytes = Vec::with_capacity(PAYLOAD_BYTES + SIGNATURE_BYTES);
         bytes.extend(list);
-        bytes.extend(position.revision.to_be_bytes());
+        bytes.extend(position.moment.since.to_be_bytes());
+        bytes.extend(position.moment.until.to_be_bytes());
         bytes.extend(position.offset.to_be_bytes());
         let signature = hmac::sign(&keys[0], &bytes);
         bytes.extend(&signature.as_ref()[..SIGNATURE_BYTES]);
@@ -105,51 +115,46 @@ pub fn read(keys: &[hmac::Key], list: ListId, token: &str) -> Result<Position, A
         return Err(invalid("belongs to a list with other filters, selectors or sort keys"));
     }
     let number = |at: usize| u64::from_be_bytes(payload[at..at + 8].try_into().expect("eight bytes"));
-    Ok(Position { revision: number(8), offset: number(16) })
+    Ok(Position { moment: Moment { since: number(8), until: number(16) }, offset: number(24) })
 }
 
-/// The revisions at which lists are being read.
-pub struct Revisions {
+/// The states that lists are being read at.
+pub struct Moments {
+    /// By resource and last change.
     tables: Cache<(&'static str, u64), Table>,
-    /// Revision of the first page, by who reads which list.
-    first_pages: Cache<(Arc<Caller>, ListId), u64>,
+    /// That of the first page, by who reads which list.
+    first_pages: Cache<(Arc<Caller>, ListId), Moment>,
 }
 
-impl Default for Revisions {
+impl Default for Moments {
     fn default() -> Self {
         Self {
             tables: Cache::builder().max_capacity(MOST_REVISIONS).time_to_idle(REMEMBERED).build(),
-            first_pages: Cache::builder().max_capacity(MOST_LISTS).time_to_idle(REMEMBERED).build(),
+            // Not for as long as it is asked for: whoever looks at the second page again and again wants news.
+            first_pages: Cache::builder().max_capacity(MOST_LISTS).time_to_live(REMEMBERED).build(),
         }
     }
 }
 
-impl Revisions {
-    /// Remembers a list that has further pages.
-    pub async fn begin(&self, resource: &'static str, revision: u64, table: Table, caller: &Arc<Caller>, list: ListId) {
-        self.tables.insert((resource, revision), table).await;
-        self.first_pages.insert((Arc::clone(caller), list), revision).await;
+impl Moments {
+    /// Remembers at which state this caller has read the first page of a list.
+    pub async fn begin(&self, caller: &Arc<Caller>, list: ListId, moment: Moment) {
+        self.first_pages.insert((Arc::clone(caller), list), moment).await;
     }
 
-    /// The revision at which this caller has read the first page of a list, if they have lately, from this replica.
-    pub async fn of_first_page(&self, caller: &Arc<Caller>, list: ListId) -> Option<u64> {
+    /// The state at which this caller has read the first page of a list, if they have lately, from this replica.
+    pub async fn of_first_page(&self, caller: &Arc<Caller>, list: ListId) -> Option<Moment> {
         self.first_pages.get(&(Arc::clone(caller), list)).await
     }
 
-    /// All records as they were at a revision.
-    ///
-    /// # Errors
-    /// If it is no longer remembered, or not known yet.
-    pub async fn table(&self, resource: &'static str, view: &View, revision: u64) -> Result<Table, Unavailable> {
-        if revision == view.revision {
-            return Ok(view.table.clone());
-        }
-        if let Some(table) = self.tables.get(&(resource, revision)).await {
-            return Ok(table);
-        }
-        let table = view.at(revision)?;
-        self.tables.insert((resource, revision), table.clone()).await;
-        Ok(table)
+    /// Remembers all records as they were.
+    pub async fn remember(&self, resource: &'static str, moment: Moment, table: Table) {
+        self.tables.insert((resource, moment.since), table).await;
+    }
+
+    /// All records as they were, if that is remembered.
+    pub async fn table(&self, resource: &'static str, moment: Moment) -> Option<Table> {
+        self.tables.get(&(resource, moment.since)).await
     }
 }
 
@@ -165,7 +170,7 @@ mod tests {
     #[test]
     fn a_token_is_read_where_it_belongs_and_nowhere_else() {
         let (tokens, list) = (tokens(), list_id("users", "sortBy=name&"));
-        let position = Position { revision: 77, offset: 500 };
+        let position = Position { moment: Moment { since: 77, until: 80 }, offset: 500 };
         let token = tokens.write(list, position);
         assert_eq!(tokens.read(list, &token).unwrap(), position);
         let other = tokens.read(list_id("users", ""), &token).unwrap_err();
@@ -185,7 +190,7 @@ mod tests {
         let first = Authorities::create(Timestamp::now(), Duration::from_secs(3600)).unwrap();
         let shared = Arc::new(ArcSwap::from_pointee(first.clone()));
         let tokens = Tokens::new(Arc::clone(&shared));
-        let token = tokens.write([1; 8], Position { revision: 1, offset: 2 });
+        let token = tokens.write([1; 8], Position { moment: Moment { since: 1, until: 1 }, offset: 2 });
         let later = Timestamp::now() + Duration::from_secs(2700);
         shared.store(Arc::new(first.rotated(later, Duration::from_secs(3600)).unwrap().unwrap()));
         assert!(tokens.read([1; 8], &token).is_ok());

@@ -164,11 +164,12 @@ impl ListParams {
     /// The name, where the query asks for a single one.
     pub fn single_name(&self) -> Option<String> {
         let name = self.query.conditions.iter().find_map(|condition| match condition {
-            Condition { field: 0, any, none, compare } if none.is_empty() && compare.is_empty() => match any.as_slice()
-            {
-                [Test::Equal(name)] if !name.is_empty() => Some(name),
-                _ => None,
-            },
+            Condition { field: 0, any, none, compare, .. } if none.is_empty() && compare.is_empty() => {
+                match any.as_slice() {
+                    [Test::Equal(name)] if !name.is_empty() => Some(name),
+                    _ => None,
+                }
+            }
             _ => None,
         });
         name.and_then(|name| String::from_utf8(name.clone()).ok())

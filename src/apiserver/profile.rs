@@ -7,19 +7,23 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::{Path, RawQuery, Request};
 use axum::http::{HeaderMap, header};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use json_patch::PatchOperation;
 use kube::Api as KubeApi;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Map, Value, json};
+use tracing::warn;
 
 use super::list::reached;
 use super::negotiate::Form;
 use super::params::IncludeObject;
+use super::render::Renderer;
 use super::resource::USERS;
 use super::reviews::{read_bytes, read_write_params};
 use super::server::{Api, DirectoryApi, Who};
 use super::status::{About, ApiError};
-use super::users::{SELF, Target, authorised, single};
+use super::users::{SELF, Target, authorised};
 use crate::api::User;
 use crate::directory::entries::user::record;
 
@@ -28,6 +32,9 @@ const OWN: &[&str] = &["displayName", "language", "mobile", "preferredShell", "t
 
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const JSON_PATCH: &str = "application/json-patch+json";
+
+/// Most operations of a JSON patch. There are five fields.
+const MOST_OPERATIONS: usize = 32;
 
 /// How often a write is tried that somebody else was faster than.
 const ATTEMPTS: usize = 5;
@@ -46,6 +53,8 @@ pub async fn patch(
 ) -> Result<Response, ApiError> {
     let form = Form::of(&headers)?;
     let is_dry_run = read_write_params(query.as_deref())?;
+    // All of it, before anything is judged: nobody waits in between.
+    let body = read_bytes(request).await?;
     let target = authorised(&api, &caller, &key, "patch", "users").await?;
     if key != SELF {
         let instead =
@@ -57,26 +66,21 @@ pub async fn patch(
     if media_type != MERGE_PATCH && media_type != JSON_PATCH {
         return Err(ApiError::unsupported_media_type(&format!("{MERGE_PATCH}, {JSON_PATCH}")));
     }
-    let body = read_bytes(request).await?;
     let written = write(&api, &target, &media_type, &body, is_dry_run).await?;
-    if is_dry_run {
-        return Ok(as_it_would_be(&api, &written, form));
-    }
     let revision = written.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0);
-    // So that whoever reads next finds what they have written.
-    reached(&api.informers.user_catalogue, revision).await?;
-    single(&api, &caller, &USERS, &target, form, IncludeObject::Metadata)
+    if !is_dry_run && reached(&api.informers.user_catalogue, revision).await.is_err() {
+        // Whoever reads next may not find what they have written yet; written it is.
+        warn!(revision, "a write is not seen yet");
+    }
+    Ok(respond(&api, &written, form))
 }
 
-fn as_it_would_be(api: &Arc<DirectoryApi>, user: &User, form: Form) -> Response {
-    use axum::response::IntoResponse;
-    let renderer = super::render::Renderer {
-        resource: &USERS,
-        form,
-        include: IncludeObject::Metadata,
-        current: user.metadata.name.clone(),
-    };
-    let json = renderer.single(&record(user), &api.informers.directory(), jiff::Timestamp::now());
+fn respond(api: &Arc<DirectoryApi>, user: &User, form: Form) -> Response {
+    let current = user.metadata.name.clone();
+    let renderer = Renderer { resource: &USERS, form, include: IncludeObject::Metadata, current };
+    let (record, now) = ([Arc::new(record(user))], Timestamp::now());
+    let joined = renderer.joined(&record, &api.informers, now).concat();
+    let json = renderer.single(&record[0], &joined, now);
     ([(header::CONTENT_TYPE, "application/json")], json).into_response()
 }
 
@@ -97,8 +101,9 @@ async fn write(
     for _ in 0..ATTEMPTS {
         let user = users.get(&target.name).await.map_err(passed_on)?;
         let uid = user.metadata.uid.clone();
-        if api.informers.directory().person(&target.name).is_none_or(|person| Some(&person.uid) != uid.as_ref()) {
-            return Err(ApiError::not_found(about));
+        // Somebody of the same name is somebody else.
+        if uid.as_ref() != Some(&target.uid) || !api.is_active(&target.name) {
+            return Err(ApiError::unauthorized());
         }
         let changes = changes(&json!({"metadata": user.metadata, "spec": user.spec}), media_type, body, about)?;
         // Against what the change was judged by.
@@ -122,7 +127,9 @@ fn changes(before: &Value, media_type: &str, body: &[u8], about: About<'_>) -> R
     let mut after = before.clone();
     if media_type == JSON_PATCH {
         let patch: json_patch::Patch = serde_json::from_slice(body).map_err(|error| no_patch(&error))?;
-        json_patch::patch(&mut after, &patch).map_err(|error| ApiError::bad_request(error.to_string()))?;
+        // Before anything is done: a handful of copies can double a document until memory ends.
+        check_operations(&patch, about)?;
+        json_patch::patch(&mut after, &patch).map_err(|error| ApiError::invalid(about, "patch", &error.to_string()))?;
     } else {
         let patch: Value = serde_json::from_slice(body).map_err(|error| no_patch(&error))?;
         if !patch.is_object() {
@@ -134,9 +141,7 @@ fn changes(before: &Value, media_type: &str, body: &[u8], about: About<'_>) -> R
     if version(&after) != version(before) {
         return Err(ApiError::conflict("metadata.resourceVersion is not that of the user as it is now", about));
     }
-    let own = || OWN.iter().map(|field| format!("spec.{field}")).collect::<Vec<_>>().join(", ");
-    let refused =
-        |field: &str| ApiError::refused(format!("{field} can't be changed by oneself; allowed: {}", own()), about);
+    let refused = |field: &str| not_own(field, about);
     for (key, value) in after.as_object().into_iter().flatten() {
         // Who the object is may be said again, and what only the directory shows is left out of account.
         let is_repeated = matches!(key.as_str(), "apiVersion" | "kind" | "spec" | "status");
@@ -157,6 +162,34 @@ fn changes(before: &Value, media_type: &str, body: &[u8], about: About<'_>) -> R
         }
     }
     Ok(changes)
+}
+
+/// 403 for what is not a person's own business.
+fn not_own(field: &str, about: About<'_>) -> ApiError {
+    let own: Vec<String> = OWN.iter().map(|field| format!("spec.{field}")).collect();
+    ApiError::refused(format!("{field} can't be changed by oneself; allowed: {}", own.join(", ")), about)
+}
+
+/// Refuses operations that read or write anything but the fields that are a person's own business.
+fn check_operations(patch: &json_patch::Patch, about: About<'_>) -> Result<(), ApiError> {
+    if patch.len() > MOST_OPERATIONS {
+        return Err(ApiError::bad_request(format!("a patch has at most {MOST_OPERATIONS} operations")));
+    }
+    for operation in patch.iter() {
+        let path = operation.path().as_str();
+        let is_own = path.strip_prefix("/spec/").is_some_and(|field| OWN.contains(&field));
+        let is_allowed = match operation {
+            PatchOperation::Add(_) | PatchOperation::Replace(_) | PatchOperation::Remove(_) => is_own,
+            PatchOperation::Test(_) => is_own || matches!(path, "/metadata/resourceVersion" | "/metadata/uid"),
+            PatchOperation::Move(_) | PatchOperation::Copy(_) => {
+                return Err(ApiError::bad_request("operations must be add, replace, remove or test"));
+            }
+        };
+        if !is_allowed {
+            return Err(not_own(&path.trim_start_matches('/').replace('/', "."), about));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -199,7 +232,18 @@ mod tests {
         assert_eq!(json_patch(json!([{"op": "add", "path": "/spec/admin", "value": true}])).unwrap_err().code(), 403);
         assert_eq!(
             json_patch(json!([{"op": "test", "path": "/spec/language", "value": "fr"}])).unwrap_err().code(),
+            422
+        );
+        assert_eq!(
+            json_patch(json!([{"op": "copy", "from": "/spec", "path": "/spec/displayName"}])).unwrap_err().code(),
             400
         );
+        assert_eq!(
+            json_patch(json!([{"op": "test", "path": "/metadata/name", "value": "x"}])).unwrap_err().code(),
+            403
+        );
+        assert_eq!(json_patch(json!([{"op": "add", "path": "/spec", "value": {}}])).unwrap_err().code(), 403);
+        let many: Vec<Value> = (0..33).map(|_| json!({"op": "remove", "path": "/spec/language"})).collect();
+        assert_eq!(json_patch(json!(many)).unwrap_err().code(), 400);
     }
 }

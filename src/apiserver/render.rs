@@ -1,5 +1,8 @@
 //! Objects as bytes, in the form that was asked for: as themselves, as their metadata, or as rows of a table.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -7,8 +10,8 @@ use super::negotiate::Form;
 use super::params::IncludeObject;
 use super::resource::{Cell, Column, Resource};
 use crate::api::directory::API_VERSION;
-use crate::directory::Directory;
 use crate::directory::index::record::Record;
+use crate::informers::Informers;
 use crate::rbac::permissions::role_names;
 
 /// API version of tables and of metadata alone.
@@ -47,41 +50,62 @@ impl Renderer {
         head
     }
 
+    /// What is joined to each object at this moment, as members of its status: under one look at the directory.
+    pub fn joined(&self, records: &[Arc<Record>], informers: &Informers, now: Timestamp) -> Vec<String> {
+        let is_shown = self.form == Form::Object || self.form == Form::Table && self.include == IncludeObject::Object;
+        if !self.resource.is_joined || !is_shown {
+            return vec![String::new(); records.len()];
+        }
+        let directory = informers.directory();
+        let roles: Vec<_> = records.iter().map(|record| role_names(&directory, &record.name, now)).collect();
+        drop(directory);
+        let join = |(record, roles): (&Arc<Record>, BTreeSet<String>)| {
+            let mut joined = if roles.is_empty() { String::new() } else { format!(r#","roles":{}"#, json!(roles)) };
+            if self.current.as_deref() == Some(&record.name) {
+                joined.push_str(r#","current":true"#);
+            }
+            joined
+        };
+        records.iter().zip(roles).map(join).collect()
+    }
+
     /// One of several objects.
-    pub fn item(&self, record: &Record, directory: &Directory, now: Timestamp, out: &mut Vec<u8>) {
+    pub fn item(&self, record: &Record, joined: &str, now: Timestamp, out: &mut Vec<u8>) {
         match self.form {
-            Form::Object => self.object(record, directory, now, out),
+            Form::Object => object(record, joined, out),
             Form::Metadata => metadata(record, out),
-            Form::Table => self.row(record, directory, now, out),
+            Form::Table => self.row(record, joined, now, out),
         }
     }
 
     /// An object by itself.
-    pub fn single(&self, record: &Record, directory: &Directory, now: Timestamp) -> Vec<u8> {
+    pub fn single(&self, record: &Record, joined: &str, now: Timestamp) -> Vec<u8> {
         let mut out = Vec::with_capacity(record.json.len() + 256);
         if self.form == Form::Table {
             let metadata = json!({"resourceVersion": record.revision.to_string()});
             out.extend(self.head(&metadata, &json!({})).into_bytes());
-            self.row(record, directory, now, &mut out);
+            self.row(record, joined, now, &mut out);
             out.extend(b"]}");
         } else {
-            self.item(record, directory, now, &mut out);
+            self.item(record, joined, now, &mut out);
         }
         out
     }
 
     /// An object that is gone, or no longer answers to the query, as it was, at the revision of that.
-    pub fn gone(&self, record: &Record, revision: u64, directory: &Directory, now: Timestamp) -> Vec<u8> {
+    pub fn gone(&self, record: &Record, revision: u64, now: Timestamp) -> Vec<u8> {
         let mut object = record.to_value();
         object["metadata"]["resourceVersion"] = revision.to_string().into();
         let rendered = match self.form {
             Form::Object => object,
             Form::Metadata => partial(&object["metadata"]),
             Form::Table => {
-                let mut table: Value = serde_json::from_slice(&self.single(record, directory, now)).unwrap_or_default();
+                let mut table: Value = serde_json::from_slice(&self.single(record, "", now)).unwrap_or_default();
                 table["metadata"]["resourceVersion"] = revision.to_string().into();
-                if self.include == IncludeObject::Metadata {
-                    table["rows"][0]["object"] = partial(&object["metadata"]);
+                match self.include {
+                    IncludeObject::None => {}
+                    IncludeObject::Metadata => table["rows"][0]["object"] = partial(&object["metadata"]),
+                    IncludeObject::Object => table["rows"][0]["object"] = object,
                 }
                 table
             }
@@ -103,24 +127,9 @@ impl Renderer {
         }
     }
 
-    fn object(&self, record: &Record, directory: &Directory, now: Timestamp, out: &mut Vec<u8>) {
-        out.extend_from_slice(&record.json);
-        if self.resource.is_joined {
-            let roles = role_names(directory, &record.name, now);
-            if !roles.is_empty() {
-                out.extend(br#","roles":"#);
-                out.extend(json!(roles).to_string().into_bytes());
-            }
-            if self.current.as_deref() == Some(&record.name) {
-                out.extend(br#","current":true"#);
-            }
-        }
-        out.extend(b"}}");
-    }
-
-    fn row(&self, record: &Record, directory: &Directory, now: Timestamp, out: &mut Vec<u8>) {
-        let object = record.to_value();
-        let cells: Vec<Value> = self.resource.columns.iter().map(|column| cell(column.cell, &object, now)).collect();
+    fn row(&self, record: &Record, joined: &str, now: Timestamp, out: &mut Vec<u8>) {
+        let shown = record.to_value();
+        let cells: Vec<Value> = self.resource.columns.iter().map(|column| cell(column.cell, &shown, now)).collect();
         out.extend(br#"{"cells":"#);
         out.extend(json!(cells).to_string().into_bytes());
         match self.include {
@@ -131,11 +140,17 @@ impl Renderer {
             }
             IncludeObject::Object => {
                 out.extend(br#","object":"#);
-                self.object(record, directory, now, out);
+                object(record, joined, out);
             }
         }
         out.push(b'}');
     }
+}
+
+fn object(record: &Record, joined: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(&record.json);
+    out.extend(joined.as_bytes());
+    out.extend(b"}}");
 }
 
 fn metadata(record: &Record, out: &mut Vec<u8>) {

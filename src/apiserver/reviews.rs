@@ -1,5 +1,7 @@
 //! `users/{key}/accessreviews`: may this user do this? The API server's own answer, and the bindings behind it.
 
+use std::collections::BTreeMap;
+
 use axum::Extension;
 use axum::extract::{FromRequest, Path, RawQuery, Request};
 use axum::http::header;
@@ -7,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::identity::Caller;
 use super::params::{pairs, unknown};
@@ -15,15 +17,21 @@ use super::server::{Api, MOST_BODY_BYTES, Who};
 use super::status::{About, ApiError};
 use super::users::authorised;
 use crate::api::directory::{API_VERSION, AccessReviewSpec, AccessReviewStatus};
+use crate::informers::Informers;
 use crate::rbac::permissions::{allowing, groups_of, held_by};
 
 /// A body of this group-version.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", bound(deserialize = "S: DeserializeOwned"))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, bound(deserialize = "S: DeserializeOwned"))]
 struct Body<S> {
     api_version: String,
     kind: String,
     spec: S,
+    /// May be there, and says nothing.
+    #[serde(rename = "metadata")]
+    _metadata: Option<Value>,
+    #[serde(rename = "status")]
+    _status: Option<Value>,
 }
 
 /// Reads a body of the kind.
@@ -62,14 +70,14 @@ pub async fn read_bytes(request: Request) -> Result<axum::body::Bytes, ApiError>
 /// # Errors
 /// 400.
 pub fn read_write_params(query: Option<&str>) -> Result<bool, ApiError> {
-    const ALLOWED: &[&str] = &["dryRun", "fieldManager", "fieldValidation", "pretty"];
+    const ALLOWED: &[&str] = &["dryRun", "fieldManager", "fieldValidation", "pretty", "timeout"];
     let mut is_dry_run = false;
     for (key, value) in pairs(query.unwrap_or_default())? {
         match (key.as_str(), value.as_str()) {
             ("dryRun", "All") => is_dry_run = true,
             ("dryRun", "")
             | ("fieldValidation", "" | "Strict" | "Warn" | "Ignore")
-            | ("fieldManager" | "pretty", _) => {}
+            | ("fieldManager" | "pretty" | "timeout", _) => {}
             ("dryRun", _) => return Err(ApiError::bad_parameter("dryRun", "must be All")),
             ("fieldValidation", _) => {
                 return Err(ApiError::bad_parameter("fieldValidation", "must be Strict, Warn or Ignore"));
@@ -78,6 +86,13 @@ pub fn read_write_params(query: Option<&str>) -> Result<bool, ApiError> {
         }
     }
     Ok(is_dry_run)
+}
+
+/// What reaches `UserInfo.extra` of the User's requests.
+fn extra_of(informers: &Informers, user: &str) -> BTreeMap<String, Vec<String>> {
+    let record = informers.user_catalogue.peek().table.get(user).cloned();
+    let extra = record.map(|record| record.to_value()["spec"]["extra"].take());
+    extra.and_then(|extra| serde_json::from_value(extra).ok()).unwrap_or_default()
 }
 
 /// `POST users/{key}/accessreviews`
@@ -93,8 +108,10 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     // A review changes nothing: to try it is to do it.
     read_write_params(query.as_deref())?;
+    // All of it, before anything is judged: nobody waits in between. Who may not, learns nothing of what is wrong with it.
+    let spec = read_body::<AccessReviewSpec>("AccessReview", request).await;
     let target = authorised(&api, &caller, &key, "create", "users/accessreviews").await?;
-    let spec: AccessReviewSpec = read_body("AccessReview", request).await?;
+    let spec = spec?;
     if spec.resource_attributes.is_some() == spec.non_resource_attributes.is_some() {
         let about = About { resource: "users/accessreviews", name: &target.asked };
         return Err(ApiError::invalid(
@@ -111,7 +128,7 @@ pub async fn create(
             username: person.username.clone(),
             uid: person.uid.clone(),
             groups: groups_of(&directory, &target.name),
-            ..Caller::default()
+            extra: extra_of(&api.informers, &target.name),
         };
         let held = held_by(&directory, &target.name, None, now);
         (person.is_active(now).then_some(asked), allowing(&directory, held, &spec))

@@ -1,10 +1,11 @@
 //! The routes of the aggregated API, and what each request passes on its way.
 //!
 //! ```text
-//!  request ─▶ place ─▶ authenticate ─▶ parse ─▶ resolve the name ─▶ authorise ─▶ answer
+//!  request ─▶ authenticate ─▶ place ─▶ parse ─▶ resolve the name ─▶ authorise ─▶ answer
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -13,9 +14,12 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
+use jiff::Timestamp;
 use kube::Client;
+use percent_encoding::percent_decode_str;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{Predicate, SizeAbove};
 
@@ -23,16 +27,29 @@ use super::authenticate::{Authenticator, authenticate};
 use super::authorize::Authorizer;
 use super::front_proxy::FrontProxy;
 use super::identity::Caller;
-use super::pages::{Revisions, Tokens};
+use super::pages::{Moments, Tokens};
 use super::status::ApiError;
 use super::{assignments, discovery, groups, openapi, profile, reviews, users};
 use crate::api::directory::{GROUP, VERSION};
 use crate::informers::Informers;
 use crate::metrics::Metrics;
+use crate::operations::health::Health;
 use crate::tls::authority::Authorities;
 
 /// Requests in flight, watches apart. With the bound on each it bounds memory and time.
 const MOST_REQUESTS: usize = 256;
+
+/// Requests for discovery in flight, apart from the others: without it, kube-apiserver takes the whole group for gone.
+const MOST_DISCOVERIES: usize = 64;
+
+/// Longest time until an answer begins, the body of the request included.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Changes of the past that are undone at the same time.
+const MOST_UNDOING: usize = 2;
+
+/// Longest key of a user: an email address has at most 254 characters.
+const MOST_KEY_BYTES: usize = 320;
 
 /// Watches at the same time.
 const MOST_WATCHES: usize = 1024;
@@ -41,7 +58,7 @@ const MOST_WATCHES: usize = 1024;
 const MOST_URI_BYTES: usize = 20 * 1024;
 
 /// Largest body: reviews and patches are small.
-pub const MOST_BODY_BYTES: usize = 1024 * 1024;
+pub const MOST_BODY_BYTES: usize = 64 * 1024;
 
 /// From this size on, answers are compressed for whoever takes that; kube-apiserver draws the same line.
 const COMPRESSED_FROM: u64 = 128 * 1024;
@@ -60,14 +77,62 @@ pub struct DirectoryApi {
     pub authorizer: Authorizer,
     /// Where lists go on.
     pub tokens: Tokens,
-    /// At which revisions lists are read.
-    pub revisions: Revisions,
+    /// At which states lists are read.
+    pub moments: Moments,
     /// Ends the watches.
     pub shutdown: CancellationToken,
     watches: Arc<Semaphore>,
+    undoing: Arc<Semaphore>,
+}
+
+/// What somebody was let in for.
+#[derive(Clone, Debug)]
+pub struct Right {
+    /// The verb.
+    pub verb: &'static str,
+    /// The resource.
+    pub resource: &'static str,
+    /// The name, where it is about a single object.
+    pub name: String,
 }
 
 impl DirectoryApi {
+    /// Lets the caller pass who is active at this moment and may do this. `asked` is the name as the caller wrote it.
+    ///
+    /// # Errors
+    /// 401, 403, or 503 where the API server does not answer; 400 for a name that nobody can have.
+    pub async fn admit(
+        &self,
+        caller: &Arc<Caller>,
+        verb: &'static str,
+        resource: &str,
+        name: &str,
+        asked: &str,
+    ) -> Result<(), ApiError> {
+        if asked.len() > MOST_KEY_BYTES {
+            return Err(ApiError::bad_request(format!("a name has at most {MOST_KEY_BYTES} bytes")));
+        }
+        if self.is_inactive(caller) {
+            return Err(ApiError::unauthorized());
+        }
+        self.authorizer.check(caller, verb, resource, name, asked).await
+    }
+
+    /// Whether the caller is a User that is not active now, or is no more.
+    pub fn is_inactive(&self, caller: &Caller) -> bool {
+        self.informers.is_inactive(&caller.username, &caller.uid)
+    }
+
+    /// Whether the User of that name is active now.
+    pub fn is_active(&self, name: &str) -> bool {
+        self.informers.directory().person(name).is_some_and(|person| person.is_active(Timestamp::now()))
+    }
+
+    /// A turn to undo changes of the past.
+    pub async fn turn_to_undo(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.undoing).acquire_owned().await.ok()
+    }
+
     /// Name of the User who asks. Bound to the UID where the authenticator knows one: who bears the name of a User that
     /// is gone is not the one who has it now.
     pub fn user_of(&self, caller: &Caller) -> Option<String> {
@@ -116,19 +181,21 @@ pub fn router(
     front_proxy: Arc<FrontProxy>,
     authorities: Arc<ArcSwap<Authorities>>,
     metrics: Arc<Metrics>,
+    health: Arc<Health>,
     shutdown: CancellationToken,
 ) -> Router {
     let authenticator = Authenticator::new(client.clone(), front_proxy, Arc::clone(&informers));
     let api = DirectoryApi {
         authorizer: Authorizer::new(client.clone()),
         tokens: Tokens::new(authorities),
-        revisions: Revisions::default(),
+        moments: Moments::default(),
+        undoing: Arc::new(Semaphore::new(MOST_UNDOING)),
         watches: Arc::new(Semaphore::new(MOST_WATCHES)),
-        informers,
+        informers: Arc::clone(&informers),
         client,
         shutdown,
     };
-    let places = Arc::new(Semaphore::new(MOST_REQUESTS));
+    let places = |most: usize| middleware::from_fn_with_state(Arc::new(Semaphore::new(most)), placed);
     let base = format!("/apis/{GROUP}/{VERSION}");
     let resources = Router::new()
         .route("/users", get(users::list))
@@ -143,36 +210,51 @@ pub fn router(
         .route("/groups/{name}", get(groups::get))
         .route("/groups/{name}/members", get(groups::members))
         .route("/groups/{name}/members/{user}", get(groups::member))
-        .route("/roleassignments", get(assignments::list));
-    Router::new()
-        .nest(&base, resources)
+        .route("/roleassignments", get(assignments::list))
+        .layer(middleware::from_fn_with_state(informers, informed))
+        .layer(places(MOST_REQUESTS));
+    let documents = Router::new()
         .route("/apis", get(discovery::groups))
         .route(&format!("/apis/{GROUP}"), get(discovery::group))
         .route(&base, get(discovery::resources))
         .route("/openapi/v2", get(openapi::v2))
         .route("/openapi/v3", get(openapi::v3_paths))
         .route(&format!("/openapi/v3/apis/{GROUP}/{VERSION}"), get(openapi::v3))
+        .layer(places(MOST_DISCOVERIES));
+    Router::new()
+        .nest(&base, resources)
+        .merge(documents)
         .fallback(async || ApiError::no_such_path())
         .method_not_allowed_fallback(async |request: Request| {
             ApiError::method_not_allowed(format!("{} is not supported on this resource", request.method()))
         })
         .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
         .layer(middleware::from_fn_with_state(Arc::new(authenticator), authenticate))
-        .layer(middleware::from_fn_with_state(places, placed))
-        .layer(CompressionLayer::new().compress_when(SizeAbove::new(COMPRESSED_FROM).and(
-            |_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions| {
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(
+            SizeAbove::new(COMPRESSED_FROM).and(|_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions| {
                 extensions.get::<Uncompressed>().is_none()
-            },
-        )))
+            }),
+        ))
         .layer(middleware::from_fn_with_state(metrics, counted))
         .with_state(Arc::new(api))
-        .merge(probes())
+        .merge(probes(health))
 }
 
 /// Whether this replica answers, for whoever looks at the TLS port. Nobody has to say who they are for that.
-fn probes() -> Router {
-    let ok = || get(async || "ok");
-    Router::new().route("/livez", ok()).route("/readyz", ok()).route("/healthz", ok())
+fn probes(health: Arc<Health>) -> Router {
+    Router::new()
+        .route("/livez", get(async |State(health): State<Arc<Health>>| health.livez()))
+        .route("/healthz", get(async |State(health): State<Arc<Health>>| health.livez()))
+        .route("/readyz", get(async |State(health): State<Arc<Health>>| health.readyz()))
+        .with_state(health)
+}
+
+/// Lets nobody in before everything is known: half a list is worse than none.
+async fn informed(State(informers): State<Arc<Informers>>, request: Request, next: Next) -> Response {
+    if informers.is_synced() {
+        return next.run(request).await;
+    }
+    ApiError::unavailable("the directory is not complete yet").into_response()
 }
 
 /// Lets a bounded number of requests of a bounded size in.
@@ -181,12 +263,15 @@ async fn placed(State(places): State<Arc<Semaphore>>, mut request: Request, next
     if length > MOST_URI_BYTES {
         return ApiError::uri_too_long(MOST_URI_BYTES).into_response();
     }
+    if percent_decode_str(request.uri().path()).decode_utf8().is_err() {
+        return ApiError::bad_request("the path is not UTF-8").into_response();
+    }
     let Ok(place) = places.try_acquire_owned() else { return ApiError::too_many_requests().into_response() };
     let place = Place(Arc::new(std::sync::Mutex::new(Some(place))));
     request.extensions_mut().insert(place.clone());
-    let response = next.run(request).await;
+    let response = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await;
     drop(place);
-    response
+    response.unwrap_or_else(|_| ApiError::unavailable("the answer takes too long").into_response())
 }
 
 /// Counts answers by what came of them.

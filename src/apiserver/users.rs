@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::{Path, RawQuery};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -17,7 +17,7 @@ use super::negotiate::Form;
 use super::params::{IncludeObject, ListParams, include_object, number, pairs, unknown};
 use super::render::Renderer;
 use super::resource::{Resource, USERS};
-use super::server::{Api, DirectoryApi, Place, Who};
+use super::server::{Api, DirectoryApi, Place, Right, Who};
 use super::status::{About, ApiError};
 use super::watch::watch;
 use crate::api::OWNER_LABEL;
@@ -28,11 +28,16 @@ use crate::rbac::permissions::{groups_of, held_by, roles_by_namespace, rules};
 /// How a caller names itself.
 pub const SELF: &str = "~";
 
+/// Most grants whose rules are told in one answer: each has dozens.
+const MOST_GRANTS: usize = 500;
+
 /// A User as a request names it, and the caller who may do what it asks for.
 #[derive(Debug)]
 pub struct Target {
     /// `metadata.name`.
     pub name: String,
+    /// `metadata.uid`.
+    pub uid: String,
     /// As the request wrote it.
     pub asked: String,
 }
@@ -50,11 +55,12 @@ pub async fn list_or_watch(
     let verb = if params.is_watch { "watch" } else { "list" };
     // A query for a single one is authorised by its name, as kube-apiserver does.
     let name = params.single_name().unwrap_or_default();
-    api.authorizer.check(caller, verb, resource.plural, &name, &name).await?;
+    api.admit(caller, verb, resource.plural, &name, &name).await?;
     if params.is_watch {
         let current = api.user_of(caller);
         let renderer = Renderer { resource, form, include: params.include_object, current };
-        return watch(api, params, renderer, api.watch_place()?).await;
+        let right = Right { verb, resource: resource.plural, name };
+        return watch(api, caller, right, params, renderer, api.watch_place()?).await;
     }
     list_records(api, caller, resource, &params, form, place.take()?).await
 }
@@ -86,9 +92,16 @@ pub async fn get(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (form, get) = (Form::of(&headers)?, GetParams::read(query.as_deref())?);
+    let target = match authorised(&api, &caller, &key, "get", "users").await {
+        // It may be in what is not known yet.
+        Err(error) if error.code() == StatusCode::NOT_FOUND && get.resource_version > 0 => {
+            reached(&api.informers.user_catalogue, get.resource_version).await?;
+            authorised(&api, &caller, &key, "get", "users").await?
+        }
+        outcome => outcome?,
+    };
     reached(&api.informers.user_catalogue, get.resource_version).await?;
-    let target = authorised(&api, &caller, &key, "get", "users").await?;
-    single(&api, &caller, &USERS, &target, form, get.include)
+    single(&api, &caller, &USERS, (&target.name, &target.asked), form, get.include)
 }
 
 /// One object, as it is now.
@@ -99,15 +112,17 @@ pub fn single(
     api: &DirectoryApi,
     caller: &Caller,
     resource: &'static Resource,
-    target: &Target,
+    (name, asked): (&str, &str),
     form: Form,
     include: IncludeObject,
 ) -> Result<Response, ApiError> {
     let view = (resource.catalogue)(&api.informers).view();
-    let not_found = || ApiError::not_found(About { resource: resource.plural, name: &target.asked });
-    let record = view.table.get(&target.name).ok_or_else(not_found)?;
+    let not_found = || ApiError::not_found(About { resource: resource.plural, name: asked });
+    let record = view.table.get(name).ok_or_else(not_found)?;
     let renderer = Renderer { resource, form, include, current: api.user_of(caller) };
-    let json = renderer.single(record, &api.informers.directory(), Timestamp::now());
+    let now = Timestamp::now();
+    let joined = renderer.joined(std::slice::from_ref(record), &api.informers, now).concat();
+    let json = renderer.single(record, &joined, now);
     Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
 
@@ -126,7 +141,7 @@ impl GetParams {
     /// # Errors
     /// 400.
     pub fn read(query: Option<&str>) -> Result<Self, ApiError> {
-        let params = only(query, &["includeObject", "pretty", "resourceVersion"])?;
+        let params = only(query, &["includeObject", "resourceVersion"])?;
         let value = |key: &str| params.get(key).map_or("", String::as_str);
         let revision = Some(value("resourceVersion")).filter(|revision| !revision.is_empty()).unwrap_or("0");
         Ok(Self {
@@ -149,11 +164,17 @@ pub async fn authorised(
     resource: &str,
 ) -> Result<Target, ApiError> {
     let found = if key == SELF { api.user_of(caller) } else { api.informers.directory().find_user(key).cloned() };
+    let found = found.and_then(|name| {
+        let directory = api.informers.directory();
+        directory.person(&name).map(|person| (person.uid.clone(), name.clone()))
+    });
     // By oneself one is named so, and nobody else is.
-    let name = if key == SELF { SELF } else { found.as_deref().unwrap_or(key) };
-    api.authorizer.check(caller, verb, resource, name, key).await?;
+    let name = if key == SELF { SELF } else { found.as_ref().map_or(key, |(_, name)| name) };
+    api.admit(caller, verb, resource, name, key).await?;
     let asked = key.to_owned();
-    found.map(|name| Target { name, asked }).ok_or_else(|| ApiError::not_found(About { resource: "users", name: key }))
+    found
+        .map(|(uid, name)| Target { name, uid, asked })
+        .ok_or_else(|| ApiError::not_found(About { resource: "users", name: key }))
 }
 
 /// A list of something that is no object of its own.
@@ -166,13 +187,19 @@ fn about_user(kind: &str, target: &Target, status: impl Serialize) -> Response {
     axum::Json(json!({"kind": kind, "apiVersion": API_VERSION, "metadata": metadata, "status": status})).into_response()
 }
 
-/// The only parameters of a request, by key.
+/// Parameters that every client may send with every request.
+pub const EVERYWHERE: &[&str] = &["pretty", "timeout"];
+
+/// The only parameters of a request, by key, beside those that are allowed everywhere.
 ///
 /// # Errors
 /// 400 for any other.
 pub fn only(query: Option<&str>, allowed: &[&str]) -> Result<BTreeMap<String, String>, ApiError> {
     let mut found = BTreeMap::new();
     for (key, value) in pairs(query.unwrap_or_default())? {
+        if EVERYWHERE.contains(&key.as_str()) {
+            continue;
+        }
         if !allowed.contains(&key.as_str()) {
             return Err(unknown(&key, allowed));
         }
@@ -193,7 +220,7 @@ pub async fn groups(
     Path(key): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    only(query.as_deref(), &["pretty"])?;
+    only(query.as_deref(), &[])?;
     let target = authorised(&api, &caller, &key, "get", "users/groups").await?;
     let directory = api.informers.directory();
     let groups: BTreeSet<&str> = directory.memberships.groups_of(&target.name).collect();
@@ -223,7 +250,7 @@ pub async fn namespaces(
     Path(key): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    only(query.as_deref(), &["pretty"])?;
+    only(query.as_deref(), &[])?;
     let target = authorised(&api, &caller, &key, "get", "users/namespaces").await?;
     let directory = api.informers.directory();
     let held = held_by(&directory, &target.name, None, Timestamp::now());
@@ -256,7 +283,7 @@ pub async fn locks(
     Path(key): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    only(query.as_deref(), &["pretty"])?;
+    only(query.as_deref(), &[])?;
     let target = authorised(&api, &caller, &key, "get", "users/locks").await?;
     let directory = api.informers.directory();
     let status = UserLocksStatus {
@@ -276,12 +303,17 @@ pub async fn permissions(
     Path(key): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let params = only(query.as_deref(), &["namespace", "pretty"])?;
+    let params = only(query.as_deref(), &["namespace"])?;
     let namespace = params.get("namespace").map(String::as_str).filter(|namespace| !namespace.is_empty());
     let target = authorised(&api, &caller, &key, "get", "users/permissions").await?;
     let status = {
         let (directory, now) = (api.informers.directory(), Timestamp::now());
         let held = held_by(&directory, &target.name, namespace, now);
+        if held.len() > MOST_GRANTS {
+            let message =
+                format!("{} holds roles in {} places: ask for one namespace at a time", target.name, held.len());
+            return Err(ApiError::bad_parameter("namespace", &message));
+        }
         UserPermissionsStatus {
             active: directory.person(&target.name).is_some_and(|person| person.is_active(now)),
             groups: groups_of(&directory, &target.name),

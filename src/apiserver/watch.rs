@@ -8,28 +8,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
 
-use super::list::{expired, reached};
+use super::identity::Caller;
+use super::list::{blocking, expired, reached};
 use super::params::ListParams;
 use super::render::Renderer;
-use super::server::{DirectoryApi, Uncompressed};
+use super::server::{DirectoryApi, Right, Uncompressed};
 use super::status::ApiError;
 use crate::directory::index::query::Query;
 use crate::directory::index::record::Record;
 use crate::directory::index::view::{Change, View};
-use crate::informers::Informers;
 use crate::informers::catalogue::Catalogue;
 
 /// Time between two bookmarks.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often it is looked at whether the caller is still active.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often it is asked whether the caller still may.
+const QUESTION_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long a watch lasts where the client does not say.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
@@ -40,10 +45,12 @@ const CHUNK: usize = 128;
 struct Watcher {
     renderer: Renderer,
     query: Query,
-    informers: Arc<Informers>,
+    api: Arc<DirectoryApi>,
+    caller: Arc<Caller>,
+    /// What the caller was let in for.
+    right: Right,
     catalogue: Arc<Catalogue>,
     changes: tokio::sync::watch::Receiver<()>,
-    shutdown: CancellationToken,
     allow_bookmarks: bool,
     stage: Stage,
     /// Which list the revisions go back to.
@@ -51,6 +58,8 @@ struct Watcher {
     /// Everything up to this revision is told.
     told: u64,
     next_bookmark: Instant,
+    next_look: Instant,
+    next_question: Instant,
     end: Instant,
     _permit: OwnedSemaphorePermit,
 }
@@ -73,6 +82,8 @@ enum Stage {
 /// 504 where a revision is asked for that this replica has not seen.
 pub async fn watch(
     api: &Arc<DirectoryApi>,
+    caller: &Arc<Caller>,
+    right: Right,
     params: ListParams,
     renderer: Renderer,
     permit: OwnedSemaphorePermit,
@@ -85,8 +96,7 @@ pub async fn watch(
     let view = if initial { reached(&catalogue, asked).await? } else { catalogue.view() };
     let stage = if initial {
         let (table, query) = (view.table.clone(), params.query.clone());
-        let selected = tokio::task::spawn_blocking(move || table.select(&query, 0, None)).await;
-        let selected = selected.map_err(|_| ApiError::internal("the query could not be answered"))?;
+        let selected = blocking(move || table.select(&query, 0, None)).await?;
         let bookmark = params.send_initial_events == Some(true) && params.allow_bookmarks;
         Stage::Initial { records: selected.records, next: 0, bookmark }
     } else {
@@ -95,8 +105,9 @@ pub async fn watch(
     let timeout = params.timeout_seconds.filter(|seconds| *seconds > 0).map(Duration::from_secs);
     let now = Instant::now();
     let watcher = Watcher {
-        informers: Arc::clone(&api.informers),
-        shutdown: api.shutdown.clone(),
+        api: Arc::clone(api),
+        caller: Arc::clone(caller),
+        right,
         allow_bookmarks: params.allow_bookmarks,
         query: params.query,
         renderer,
@@ -104,8 +115,10 @@ pub async fn watch(
         changes,
         stage,
         epoch: view.epoch,
-        told: if initial || asked == 0 { view.revision } else { asked },
+        told: if initial || asked == 0 { view.progress } else { asked },
         next_bookmark: now + BOOKMARK_INTERVAL,
+        next_look: now + LOOK_INTERVAL,
+        next_question: now + QUESTION_INTERVAL,
         end: now + timeout.unwrap_or(DEFAULT_TIMEOUT).min(DEFAULT_TIMEOUT * 2),
         _permit: permit,
     };
@@ -124,29 +137,51 @@ impl Watcher {
     /// The next events. `None`: the end.
     async fn next(&mut self) -> Option<Vec<u8>> {
         loop {
-            match &mut self.stage {
-                Stage::Ended => return None,
-                Stage::Initial { .. } => {
-                    if let Some(events) = self.initial() {
-                        return Some(events);
-                    }
-                }
-                Stage::Following => {
-                    self.changes.mark_unchanged();
-                    if let Some(events) = self.follow() {
-                        return Some(events);
-                    }
-                    tokio::select! {
-                        () = self.shutdown.cancelled() => return None,
-                        () = sleep_until(self.end) => return self.last_bookmark(),
-                        () = sleep_until(self.next_bookmark), if self.allow_bookmarks => {
-                            self.next_bookmark = Instant::now() + BOOKMARK_INTERVAL;
-                            return Some(self.bookmark(false));
-                        }
-                        changed = self.changes.changed() => changed.ok()?,
-                    }
-                }
+            // Before anything else: somebody who always finds something to read meets these, too.
+            if matches!(self.stage, Stage::Ended) || self.api.shutdown.is_cancelled() || !self.is_allowed().await {
+                return None;
             }
+            if Instant::now() >= self.end {
+                return self.last_bookmark();
+            }
+            let found = match &self.stage {
+                Stage::Initial { .. } => self.initial(),
+                Stage::Following | Stage::Ended => {
+                    self.changes.mark_unchanged();
+                    self.follow()
+                }
+            };
+            if found.is_some() {
+                return found;
+            }
+            if matches!(self.stage, Stage::Initial { .. }) {
+                continue;
+            }
+            tokio::select! {
+                () = self.api.shutdown.cancelled() => {}
+                () = sleep_until(self.end.min(self.next_look)) => {}
+                () = sleep_until(self.next_bookmark), if self.allow_bookmarks => {
+                    self.next_bookmark = Instant::now() + BOOKMARK_INTERVAL;
+                    return Some(self.bookmark(false));
+                }
+                changed = self.changes.changed() => changed.ok()?,
+            }
+        }
+    }
+
+    /// Whether the caller is active at this moment, and has been allowed to watch lately.
+    async fn is_allowed(&mut self) -> bool {
+        let now = Instant::now();
+        self.next_look = now + LOOK_INTERVAL;
+        if now < self.next_question {
+            return !self.api.is_inactive(&self.caller);
+        }
+        self.next_question = now + QUESTION_INTERVAL;
+        let Right { verb, resource, name } = &self.right;
+        match self.api.admit(&self.caller, verb, resource, name, name).await {
+            Ok(()) => true,
+            // Where nobody answers, what was said before holds on.
+            Err(error) => error.code() == StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -160,10 +195,10 @@ impl Watcher {
             self.stage = Stage::Following;
             return bookmark.then(|| self.bookmark(true));
         }
-        let (directory, now) = (self.informers.directory(), Timestamp::now());
+        let now = Timestamp::now();
         let mut out = Vec::new();
-        for record in part {
-            event("ADDED", &self.renderer.single(&record, &directory, now), &mut out);
+        for (record, joined) in part.iter().zip(self.renderer.joined(&part, &self.api.informers, now)) {
+            event("ADDED", &self.renderer.single(record, &joined, now), &mut out);
         }
         Some(out)
     }
@@ -180,9 +215,9 @@ impl Watcher {
             };
             let last = changes.last()?;
             self.told = last.revision;
-            let (directory, now) = (self.informers.directory(), Timestamp::now());
+            let now = Timestamp::now();
             for change in &changes {
-                self.tell(change, &directory, now, &mut out);
+                self.tell(change, now, &mut out);
             }
         }
         Some(out)
@@ -192,20 +227,21 @@ impl Watcher {
         if view.epoch != self.epoch {
             return None;
         }
-        Some(view.changes_since(self.told).ok()?.take(CHUNK).cloned().collect())
+        Some(view.changes_since(self.told).ok()?.into_iter().take(CHUNK).collect())
     }
 
     /// What a change means to whoever sees only the answers to the query.
-    fn tell(&self, change: &Change, directory: &crate::directory::Directory, now: Timestamp, out: &mut Vec<u8>) {
+    fn tell(&self, change: &Change, now: Timestamp, out: &mut Vec<u8>) {
         let fields = self.renderer.resource.fields;
         let answers =
             |record: &Option<Arc<Record>>| record.as_ref().filter(|record| self.query.matches(record, fields)).cloned();
         match (answers(&change.before), answers(&change.after)) {
             (None, None) => {}
-            (None, Some(after)) => event("ADDED", &self.renderer.single(&after, directory, now), out),
-            (Some(_), Some(after)) => event("MODIFIED", &self.renderer.single(&after, directory, now), out),
-            (Some(before), None) => {
-                event("DELETED", &self.renderer.gone(&before, change.revision, directory, now), out);
+            (Some(before), None) => event("DELETED", &self.renderer.gone(&before, change.revision, now), out),
+            (before, Some(after)) => {
+                let joined = self.renderer.joined(std::slice::from_ref(&after), &self.api.informers, now).concat();
+                let kind = if before.is_some() { "MODIFIED" } else { "ADDED" };
+                event(kind, &self.renderer.single(&after, &joined, now), out);
             }
         }
     }

@@ -15,6 +15,7 @@ pub mod bindings;
 pub mod entries;
 pub mod index;
 pub mod labels;
+mod lookup;
 pub mod membership;
 pub mod native;
 mod nodes;
@@ -28,9 +29,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::ResourceExt;
 
-use crate::api::role_binding::{RoleKind, RoleRef, Subject, SubjectKind};
+use crate::api::role_binding::{RoleRef, Subject, SubjectKind};
 use crate::api::{Group, RoleBinding, User};
-use crate::credentials::claim;
 use bindings::{Binding, Bindings, NamespaceState};
 use labels::Labels;
 use membership::{DeclaredMembers, Memberships, Touched};
@@ -307,22 +307,6 @@ impl Directory {
         Concerned { users, bindings, ..Concerned::default() }
     }
 
-    /// Whether a native role exists in the namespace (a ClusterRole exists in all of them).
-    pub fn has_role(&self, role: &RoleRef, namespace: Option<&str>) -> bool {
-        self.rules_of(role, namespace).is_some()
-    }
-
-    /// The rules of a native role in the namespace (a ClusterRole has the same in all of them), if it exists.
-    pub fn rules_of(&self, role: &RoleRef, namespace: Option<&str>) -> Option<&Arc<[PolicyRule]>> {
-        let namespace = namespace.filter(|_| role.kind == RoleKind::Role).map(str::to_owned);
-        self.roles.get(&RoleKey { role: role.clone(), namespace })
-    }
-
-    /// All native roles.
-    pub fn roles(&self) -> impl Iterator<Item = &RoleKey> {
-        self.roles.keys()
-    }
-
     /// A native binding as it is now.
     pub fn set_native(&mut self, native: Native) -> Concerned {
         // One's own writes are noted at once; the watch may still tell of what was before.
@@ -427,70 +411,6 @@ impl Directory {
     /// When [`Directory::advance`] has something to do next.
     pub fn next_edge(&self) -> Option<Timestamp> {
         [self.edges.next(), self.memberships.next_edge()].into_iter().flatten().min()
-    }
-
-    /// The User of that name.
-    pub fn person(&self, name: &str) -> Option<&Person> {
-        self.users.get(name)
-    }
-
-    /// Names of all Users.
-    pub fn users(&self) -> impl Iterator<Item = &String> {
-        self.users.keys()
-    }
-
-    /// Names of the Users with this username, exactly as written.
-    pub fn named(&self, username: &str) -> impl Iterator<Item = &String> {
-        self.by_username.get(username).into_iter().flatten()
-    }
-
-    /// Names of the Users that hold or want this identifier, folded.
-    pub fn wanting(&self, identifier: &str) -> impl Iterator<Item = &String> {
-        self.by_identifier.get(identifier).into_iter().flatten()
-    }
-
-    /// Name of the User that holds this username, exactly as written.
-    pub fn holder_of(&self, username: &str) -> Option<&String> {
-        self.named(username).find(|name| self.users[*name].holds_username())
-    }
-
-    /// Name of the User that a key stands for: a name, a username, an email or a UID, in this order.
-    pub fn find_user(&self, key: &str) -> Option<&String> {
-        if let Some((name, _)) = self.users.get_key_value(key) {
-            return Some(name);
-        }
-        let folded = claim::fold(key);
-        // Of several that want an identifier, one holds it.
-        let holder = self.wanting(&folded).find(|name| self.users[*name].holds(&folded));
-        holder.or_else(|| self.wanting(&folded).next()).or_else(|| self.by_uid.get(key))
-    }
-
-    /// The generation of the Group of that name, if it is the one of that UID.
-    pub fn group_generation(&self, name: &str, uid: Option<&String>) -> Option<i64> {
-        self.groups.get(name).filter(|(known, _)| Some(known) == uid)?.1
-    }
-
-    /// Names of all Groups.
-    pub fn groups(&self) -> impl Iterator<Item = &String> {
-        self.groups.keys()
-    }
-
-    /// Whether something that carries the UID of its owner belongs to a User or RoleBinding that is there.
-    pub fn is_owner_known(&self, uid: &str) -> bool {
-        self.by_uid.contains_key(uid) || self.bindings.by_uid(uid).is_some()
-    }
-
-    /// The roles that the group holds by itself or by a group that it is nested in: by native bindings that name it, or
-    /// that were made for a RoleBinding that does.
-    pub fn roles_of_group(&self, group: &str) -> BTreeSet<&RoleRef> {
-        let mut roles = BTreeSet::new();
-        for name in self.memberships.above(group) {
-            let subject = Subject { kind: SubjectKind::Group, name };
-            let in_force = |binding: &&Binding| self.natives.owned_by(&binding.uid).next().is_some();
-            roles.extend(self.bindings.of_subject(&subject).filter(in_force).map(|binding| &binding.role));
-            roles.extend(self.natives.roles_of(&Holder::Group(subject.name)));
-        }
-        roles
     }
 }
 

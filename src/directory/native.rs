@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::hash::Hash;
+use std::iter::successors;
+use std::ops::Bound;
 
 use k8s_openapi::api::rbac::v1 as rbac;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -281,9 +283,16 @@ impl Natives {
         grants.map(|(grant, keys)| (grant, keys.iter().filter_map(|key| self.all.get(key))))
     }
 
-    /// The roles of a holder, each as often as there are places where it is held.
+    /// The roles of a holder, each once, however many places it is held in.
     pub fn roles_of(&self, holder: &Holder) -> impl Iterator<Item = &RoleRef> {
-        self.by_holder.get(holder).into_iter().flat_map(BTreeMap::keys).map(|grant| &grant.role)
+        let grants = self.by_holder.get(holder);
+        let first = grants.and_then(|grants| grants.keys().next());
+        successors(first, move |grant| {
+            // Names of namespaces are ASCII: this comes after all of them.
+            let last = Grant { role: grant.role.clone(), namespace: Some("\u{7f}".to_owned()) };
+            grants?.range((Bound::Excluded(last), Bound::Unbounded)).next().map(|(grant, _)| grant)
+        })
+        .map(|grant| &grant.role)
     }
 
     /// The bindings by which a holder holds exactly this.

@@ -54,23 +54,27 @@ pub struct Feeder<K> {
     catalogue: Arc<Catalogue>,
     read: fn(&K) -> Record,
     listed: Vec<Arc<Record>>,
+    /// Revision of the list.
     revision: u64,
+    is_listing: bool,
 }
 
 impl<K: Resource<DynamicType = ()>> Feeder<K> {
     /// Feeds `catalogue` with what `read` makes of each object.
     pub fn new(catalogue: Arc<Catalogue>, read: fn(&K) -> Record) -> Self {
-        Self { catalogue, read, listed: Vec::new(), revision: 0 }
+        Self { catalogue, read, listed: Vec::new(), revision: 0, is_listing: false }
     }
 
     /// Takes in what the watch tells. An object that does not parse stays what it was last known as.
     pub fn take(&mut self, step: &Step<DeserializeGuard<K>>) {
         match step {
-            Step::Revision(revision) => {
-                self.revision = *revision;
-                self.catalogue.update(|view| view.reach(*revision));
+            // The revision of a list is reached when the list is there, and not before.
+            Step::Revision(revision) if self.is_listing => self.revision = *revision,
+            Step::Revision(revision) => self.catalogue.update(|view| view.reach(*revision)),
+            Step::Event(Event::Init) => {
+                self.listed.clear();
+                self.is_listing = true;
             }
-            Step::Event(Event::Init) => self.listed.clear(),
             Step::Event(Event::InitApply(DeserializeGuard(Ok(object)))) => {
                 self.listed.push(Arc::new((self.read)(object)));
             }
@@ -80,10 +84,11 @@ impl<K: Resource<DynamicType = ()>> Feeder<K> {
             }
             Step::Event(Event::InitDone) => {
                 let listed = std::mem::take(&mut self.listed);
+                self.is_listing = false;
                 self.catalogue.update(|view| view.relist(listed, self.revision));
             }
             Step::Event(Event::Apply(DeserializeGuard(Ok(object)))) => {
-                let record = (self.read)(object);
+                let record = Arc::new((self.read)(object));
                 self.catalogue.update(|view| view.set(record));
             }
             Step::Event(Event::Apply(DeserializeGuard(Err(_)))) => {}

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
-use std::pin::Pin;
+use std::time::Duration;
 
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
@@ -13,6 +13,9 @@ use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::runtime::watcher::Event;
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout};
 
 use super::follow::Step;
 
@@ -22,6 +25,27 @@ const PAGE: u32 = 500;
 /// Longest watch, in seconds. kube-apiserver takes no longer one.
 const WATCH_SECONDS: u32 = 290;
 
+/// Longest silence. kube-apiserver sends a bookmark every minute; whoever says less is gone, whether or not the
+/// connection knows.
+const LONGEST_SILENCE: Duration = Duration::from_secs(120);
+
+/// A watch that ends sooner than this without having told anything is no watch.
+const SHORTEST_WATCH: Duration = Duration::from_secs(1);
+
+/// Why a list or a watch broke off.
+#[derive(Debug, Error)]
+pub enum Failure {
+    /// The API server says so, or can't be reached.
+    #[error(transparent)]
+    Client(#[from] kube::Error),
+    /// Nothing comes any more.
+    #[error("nothing was heard for {LONGEST_SILENCE:?}")]
+    Silence(#[from] Elapsed),
+    /// It ends as soon as it has begun.
+    #[error("the watch ended at once")]
+    EndedAtOnce,
+}
+
 type Events<K> = BoxStream<'static, kube::Result<WatchEvent<K>>>;
 
 enum State<K> {
@@ -30,7 +54,7 @@ enum State<K> {
     /// A watch is to be begun after this revision.
     Begin(String),
     /// A watch goes on, and has told of everything up to this revision.
-    Watch(String, Events<K>),
+    Watch { revision: String, events: Events<K>, since: Instant, is_silent: bool },
 }
 
 struct ListWatch<K> {
@@ -40,7 +64,7 @@ struct ListWatch<K> {
 }
 
 /// Lists the objects and watches them from there, for ever. A failure is told and, when it is polled again, made up for.
-pub fn list_watch<K>(api: Api<K>) -> impl Stream<Item = kube::Result<Step<K>>> + Send
+pub fn list_watch<K>(api: Api<K>) -> impl Stream<Item = Result<Step<K>, Failure>> + Send
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
@@ -60,12 +84,12 @@ impl<K> ListWatch<K>
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    async fn turn(&mut self) -> kube::Result<()> {
+    async fn turn(&mut self) -> Result<(), Failure> {
         match std::mem::replace(&mut self.state, State::List(None)) {
             State::List(token) => {
                 let is_first = token.is_none();
                 let params = ListParams { continue_token: token, ..ListParams::default().limit(PAGE) };
-                let page = self.api.list(&params).await?;
+                let page = timeout(LONGEST_SILENCE, self.api.list(&params)).await??;
                 if is_first {
                     self.ready.push_back(Step::Event(Event::Init));
                 }
@@ -82,29 +106,36 @@ where
             }
             State::Begin(revision) => {
                 let params = WatchParams::default().timeout(WATCH_SECONDS);
-                match self.api.watch(&params, &revision).await {
-                    Ok(events) => {
-                        let events: Pin<Box<dyn Stream<Item = _> + Send>> = events.boxed();
-                        self.state = State::Watch(revision, events);
+                match timeout(LONGEST_SILENCE, self.api.watch(&params, &revision)).await {
+                    Ok(Ok(events)) => {
+                        let events = events.boxed();
+                        self.state = State::Watch { revision, events, since: Instant::now(), is_silent: true };
                         Ok(())
                     }
-                    Err(error) => self.failed(revision, error),
+                    Ok(Err(error)) => self.failed(revision, error.into()),
+                    Err(elapsed) => self.failed(revision, elapsed.into()),
                 }
             }
-            State::Watch(revision, mut events) => match events.next().await {
-                // The end of its time.
-                None => {
-                    self.state = State::Begin(revision);
-                    Ok(())
+            State::Watch { revision, mut events, since, is_silent } => {
+                match timeout(LONGEST_SILENCE, events.next()).await {
+                    Err(elapsed) => self.failed(revision, elapsed.into()),
+                    Ok(None) if is_silent && since.elapsed() < SHORTEST_WATCH => {
+                        self.failed(revision, Failure::EndedAtOnce)
+                    }
+                    // The end of its time.
+                    Ok(None) => {
+                        self.state = State::Begin(revision);
+                        Ok(())
+                    }
+                    Ok(Some(Ok(WatchEvent::Error(status)))) => self.failed(revision, kube::Error::Api(status).into()),
+                    Ok(Some(Err(error))) => self.failed(revision, error.into()),
+                    Ok(Some(Ok(event))) => {
+                        let revision = self.take(event).unwrap_or(revision);
+                        self.state = State::Watch { revision, events, since, is_silent: false };
+                        Ok(())
+                    }
                 }
-                Some(Ok(WatchEvent::Error(status))) => self.failed(revision, kube::Error::Api(status)),
-                Some(Err(error)) => self.failed(revision, error),
-                Some(Ok(event)) => {
-                    let revision = self.take(event).unwrap_or(revision);
-                    self.state = State::Watch(revision, events);
-                    Ok(())
-                }
-            },
+            }
         }
     }
 
@@ -131,8 +162,8 @@ where
     }
 
     /// Goes on after the revision, or lists anew where that is no longer remembered.
-    fn failed(&mut self, revision: String, error: kube::Error) -> kube::Result<()> {
-        let is_expired = matches!(&error, kube::Error::Api(status) if status.code == 410);
+    fn failed(&mut self, revision: String, error: Failure) -> Result<(), Failure> {
+        let is_expired = matches!(&error, Failure::Client(kube::Error::Api(status)) if status.code == 410);
         self.state = if is_expired { State::List(None) } else { State::Begin(revision) };
         Err(error)
     }

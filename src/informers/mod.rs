@@ -26,6 +26,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, Role};
 use kube::Client;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{Store, store};
+use moka::sync::Cache;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,12 @@ use catalogue::{Catalogue, Feeder};
 use dirty::Dirty;
 use failures::Failures;
 use feed::{Feed, prune, prune_group};
+
+/// How long it is remembered who is gone: longer than any API server believes an authenticator.
+const DEPARTED: Duration = Duration::from_secs(900);
+
+/// Most of them that are remembered, each with a UID and a username.
+const MOST_DEPARTED: u64 = 200_000;
 
 /// Longest sleep before the clock is looked at again: a timer stands still while a machine is suspended.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -78,6 +85,8 @@ pub struct Informers {
     /// RoleBindings of Roster.
     pub role_bindings: Store<RoleBinding>,
     writers: Mutex<Option<(Writer<Group>, Writer<RoleBinding>)>>,
+    /// UIDs and usernames of Users that are gone since lately: what was issued to them may still be shown around.
+    departed: Cache<String, ()>,
     edge_moved: Notify,
     synced: watch::Sender<bool>,
     /// Whether somebody looks at what is marked.
@@ -99,6 +108,7 @@ impl Informers {
             groups,
             role_bindings,
             writers: Mutex::new(Some((group_writer, binding_writer))),
+            departed: Cache::builder().max_capacity(MOST_DEPARTED).time_to_live(DEPARTED).build(),
             edge_moved: Notify::new(),
             synced: watch::Sender::new(false),
             is_leading: AtomicBool::new(false),
@@ -110,6 +120,26 @@ impl Informers {
     /// The directory. Held for look-ups alone, never across an await.
     pub fn directory(&self) -> RwLockReadGuard<'_, Directory> {
         self.directory.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an identity is that of a User who is not active now, or who is no more. The UID is empty where the
+    /// authenticator knows none; then whoever has taken over the name counts.
+    pub fn is_inactive(&self, username: &str, uid: &str) -> bool {
+        let (directory, now) = (self.directory(), Timestamp::now());
+        let holder = directory.holder_of(username).and_then(|name| directory.person(name));
+        match holder {
+            Some(holder) if !holder.is_active(now) => true,
+            Some(_) => self.departed.contains_key(uid),
+            None => self.departed.contains_key(uid) || self.departed.contains_key(username),
+        }
+    }
+
+    fn note_departure(&self, name: &str) {
+        let gone = self.directory().person(name).map(|person| (person.uid.clone(), person.username.clone()));
+        if let Some((uid, username)) = gone {
+            self.departed.insert(uid, ());
+            self.departed.insert(username, ());
+        }
     }
 
     /// Whether every first list is complete.
@@ -211,6 +241,9 @@ impl Informers {
         feed.guarded(
             USERS,
             |informers: &Self, name, user| {
+                if user.is_none() {
+                    informers.note_departure(name);
+                }
                 informers.change(|directory, now| match user {
                     Some(user) => directory.set_user(user, now),
                     None => directory.remove_user(name),

@@ -69,7 +69,8 @@ impl Health {
         self.informed.store(true, Ordering::Release);
     }
 
-    fn livez(&self) -> (StatusCode, String) {
+    /// What `/livez` answers.
+    pub fn livez(&self) -> (StatusCode, String) {
         let mut report = String::new();
         let mut status = StatusCode::OK;
         for heartbeat in self.loops.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -88,7 +89,8 @@ impl Health {
         (status, report)
     }
 
-    fn readyz(&self) -> (StatusCode, &'static str) {
+    /// What `/readyz` answers.
+    pub fn readyz(&self) -> (StatusCode, &'static str) {
         let lacks = [
             (&self.serving, "not ready: the TLS port does not serve yet, or no longer\n"),
             (&self.informed, "not ready: the directory is not complete yet\n"),

@@ -72,10 +72,14 @@ fn of_holders<'a>(directory: &'a Directory, filter: &'a Filter) -> Assignments<'
             // A name that is no User's may be bound all the same.
             let user = directory.find_user(key).cloned();
             let person = user.as_ref().and_then(|user| directory.person(user));
-            let username = person.map_or_else(|| key.clone(), |person| person.username.clone());
+            // A name that somebody else holds is not this user's.
+            let username = match person {
+                None => Some(key.clone()),
+                Some(person) => person.holds_username().then(|| person.username.clone()),
+            };
             let by_group = user.as_ref().filter(|_| filter.is_effective).map(|user| groups_of(directory, user));
             let by_group = by_group.into_iter().flatten().map(|group| (Holder::Group(group), user.clone()));
-            [(Holder::User(username), None)].into_iter().chain(by_group).collect()
+            username.map(|username| (Holder::User(username), None)).into_iter().chain(by_group).collect()
         }
         (None, Some(group)) if filter.is_effective => {
             directory.memberships.above(group).into_iter().map(|group| (Holder::Group(group), None)).collect()

@@ -59,8 +59,9 @@ pub fn held_by(directory: &Directory, user: &str, namespace: Option<&str>, now: 
 pub fn role_names(directory: &Directory, user: &str, now: Timestamp) -> BTreeSet<String> {
     let Some(person) = directory.person(user).filter(|person| person.is_active(now)) else { return BTreeSet::new() };
     let groups = directory.memberships.groups_of(user).map(|group| Holder::Group(group.to_owned()));
-    let holders = groups.chain([Holder::User(person.username.clone())]);
-    holders.flat_map(|holder| directory.natives.roles_of(&holder).map(role_name).collect::<Vec<_>>()).collect()
+    let holders: Vec<Holder> = groups.chain([Holder::User(person.username.clone())]).collect();
+    let roles: BTreeSet<&RoleRef> = holders.iter().flat_map(|holder| directory.natives.roles_of(holder)).collect();
+    roles.into_iter().map(role_name).collect()
 }
 
 /// A role as people see it in a list.

@@ -6,6 +6,7 @@
 //!                            └──▶ trust: caBundle of the webhook configuration (leader only)
 //! ```
 
+pub mod activity;
 pub mod authority;
 pub mod certificates;
 pub mod listener;

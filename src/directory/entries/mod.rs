@@ -70,7 +70,8 @@ impl Writer {
         append(&mut json, status);
         assert_eq!(json.pop(), Some(b'}'), "a status is an object");
         json.shrink_to_fit();
-        self.values.finish(name, revision, labels, Bytes::from(json), begin..end)
+        let uid = metadata.uid.as_deref().unwrap_or_default();
+        self.values.finish((name, uid, revision), labels, Bytes::from(json), begin..end)
     }
 }
 

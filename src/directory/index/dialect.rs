@@ -52,9 +52,9 @@ impl Query {
             let field = fields.iter().position(|field| field.name == name).ok_or_else(|| {
                 invalid(format!("unknown field {name:?}; allowed: {}", names(fields.iter().map(|field| field.name))))
             })?;
-            let condition = self.conditions.iter().position(|condition| condition.field == field);
+            let condition = self.conditions.iter().position(|other| other.is_open && other.field == field);
             let condition = condition.unwrap_or_else(|| {
-                self.conditions.push(Condition { field, ..Condition::default() });
+                self.conditions.push(Condition { field, is_open: true, ..Condition::default() });
                 self.conditions.len() - 1
             });
             read_value(&mut self.conditions[condition], &fields[field], &pair[1])

@@ -77,6 +77,7 @@ impl Kind {
     /// What would have been allowed.
     pub fn read(self, text: &str) -> Result<Vec<u8>, String> {
         match self {
+            Self::Text if text.contains(char::from(SEPARATOR)) => Err("must not contain NUL".to_owned()),
             Self::Text => Ok(fold(text)),
             Self::Choice(allowed) => match (1_u8..).zip(allowed).find(|(_, word)| **word == text) {
                 Some((place, _)) => Ok(vec![place]),
@@ -88,10 +89,11 @@ impl Kind {
                 .parse()
                 .map(|value| number(value).to_vec())
                 .map_err(|_| format!("must be a whole number from {} to {}", i64::MIN, i64::MAX)),
-            Self::Time => text
-                .parse()
-                .map(|value| time(value).to_vec())
-                .map_err(|_| "must be a time in RFC 3339, such as 2027-01-31T08:00:00Z".to_owned()),
+            Self::Time => {
+                let value = text.parse().ok().filter(|value: &Timestamp| value.subsec_nanosecond() == 0);
+                let value = value.map(|value| time(value).to_vec());
+                value.ok_or_else(|| "must be a time in RFC 3339, in whole seconds: 2027-01-31T08:00:00Z".to_owned())
+            }
         }
     }
 
@@ -129,6 +131,7 @@ mod tests {
         assert!(Kind::Choice(&["Active", "Banned"]).read("active").unwrap_err().contains("Active, Banned"));
         assert!(Kind::Time.read("yesterday").unwrap_err().contains("RFC 3339"));
         assert!(Kind::Flag.read("yes").is_err() && Kind::Number.read("1.5").is_err());
-        assert_eq!(Kind::Text.read("Jäne\0").unwrap(), "jäne".as_bytes());
+        assert_eq!(Kind::Text.read("Jäne").unwrap(), "jäne".as_bytes());
+        assert!(Kind::Text.read("\0").is_err() && Kind::Time.read("2027-01-31T08:00:00.5Z").is_err());
     }
 }

@@ -76,6 +76,8 @@ impl Comparison {
 pub struct Condition {
     /// The field.
     pub field: usize,
+    /// Whether a further filter on the field adds to it: that of a `filterBy` is an alternative, that of a selector not.
+    pub is_open: bool,
     /// One of these holds, if there are any.
     pub any: Vec<Test>,
     /// None of these holds.

@@ -13,6 +13,8 @@ use super::field::SEPARATOR;
 pub struct Record {
     /// `metadata.name`.
     pub name: Box<str>,
+    /// `metadata.uid`.
+    pub uid: Box<str>,
     /// `metadata.resourceVersion`.
     pub revision: u64,
     /// Labels as `key=value`, sorted.
@@ -37,8 +39,10 @@ pub struct Values {
 impl Values {
     /// The values of the next field; none where it is absent.
     pub fn push<V: AsRef<[u8]>>(&mut self, values: impl IntoIterator<Item = V>) {
-        for (at, value) in values.into_iter().enumerate() {
-            if at > 0 {
+        let begin = self.values.len();
+        for value in values {
+            // What is empty is as good as absent.
+            if self.values.len() > begin && !value.as_ref().is_empty() {
                 self.values.push(SEPARATOR);
             }
             self.values.extend_from_slice(value.as_ref());
@@ -49,14 +53,14 @@ impl Values {
     /// The record.
     pub fn finish(
         self,
-        name: &str,
-        revision: u64,
+        (name, uid, revision): (&str, &str, u64),
         labels: Box<[Box<str>]>,
         json: Bytes,
         metadata: Range<usize>,
     ) -> Record {
         Record {
             name: name.into(),
+            uid: uid.into(),
             revision,
             labels,
             json,

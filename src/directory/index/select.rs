@@ -281,7 +281,13 @@ impl Table {
                 skip -= equal.len();
                 continue;
             }
-            equal.sort_unstable_by(|a, b| self.compare(*a, *b, &sort[1..]));
+            let order = |a: &u32, b: &u32| self.compare(*a, *b, &sort[1..]);
+            let needed = skip + limit - page.len();
+            if needed < equal.len() {
+                equal.select_nth_unstable_by(needed, order);
+                equal.truncate(needed);
+            }
+            equal.sort_unstable_by(order);
             page.extend(equal.into_iter().skip(skip).take(limit - page.len()));
             skip = 0;
         }

@@ -50,7 +50,7 @@ impl Plain {
         values.push(self.emails.iter().map(|email| fold(email)));
         values.push(self.groups.iter().map(|group| fold(group)));
         let labels = self.labels.iter().map(|(key, value)| format!("{key}={value}").into()).collect();
-        values.finish(&self.name, revision, labels, Bytes::new(), 0..0)
+        values.finish((&self.name, "", revision), labels, Bytes::new(), 0..0)
     }
 
     /// The values of a field, as text.
@@ -270,7 +270,7 @@ proptest! {
         let mut then = (1, all.clone());
         for ((plain, stays), revision) in edits.into_iter().zip(2..) {
             if stays {
-                view.set(plain.record(revision));
+                view.set(Arc::new(plain.record(revision)));
                 all.insert(plain.name.clone(), plain);
             } else {
                 view.remove(&plain.name, revision);
@@ -281,7 +281,7 @@ proptest! {
                 then = (revision, all.clone());
             }
         }
-        let earlier = view.at(then.0).unwrap();
+        let earlier = view.at(then.0).unwrap().table;
         for (filters, sort, offset, limit) in &queries {
             let (query, labels) = (query(filters, sort).unwrap(), labels_of(filters));
             for (table, all) in [(&view.table, &all), (&earlier, &then.1)] {
@@ -310,8 +310,8 @@ fn a_revision_is_gone_or_ahead() {
     assert_eq!(view.at(99).unwrap_err(), Unavailable::Gone);
     assert_eq!(view.at(101).unwrap_err(), Unavailable::Ahead);
     view.reach(150);
-    assert!(view.at(120).unwrap().is_empty() && view.revision == 100, "nothing has changed since");
-    assert_eq!(view.changes_since(120).unwrap().count(), 0);
+    assert!(view.at(120).unwrap().table.is_empty() && view.revision == 100, "nothing has changed since");
+    assert_eq!(view.changes_since(120).unwrap().len(), 0);
     assert!(view.changes_since(200).is_ok() && view.changes_since(99).is_err());
 }
 
@@ -352,4 +352,34 @@ fn a_backslash_takes_the_meaning_away() {
     assert_eq!(query.conditions[0].any, [super::query::Test::Equal(b"a=b".to_vec())]);
     assert_eq!(query.conditions[1].none.len(), 1);
     assert_eq!(query.conditions[2].any.len(), 2);
+}
+
+#[test]
+fn a_list_in_which_nobody_is_missing_goes_on_where_the_last_one_ended() {
+    let plain = |name: &str, revision: u64| {
+        let mut values = Values::default();
+        FIELDS.iter().enumerate().for_each(|(at, _)| values.push((at == 0).then_some(name)));
+        Arc::new(values.finish((name, name, revision), Box::default(), Bytes::new(), 0..0))
+    };
+    let mut view = View::empty(FIELDS);
+    view.relist(vec![plain("a", 5), plain("b", 7)], 10);
+    view.relist(vec![plain("a", 5), plain("b", 12), plain("c", 11)], 20);
+    assert_eq!((view.epoch, view.revision, view.progress), (1, 12, 20));
+    let changes: Vec<u64> = view.changes_since(10).unwrap().iter().map(|change| change.revision).collect();
+    assert_eq!(changes, [11, 12]);
+    let past = view.at(11).unwrap();
+    assert_eq!((past.revision, past.table.len(), past.table.get("b").unwrap().revision), (11, 3, 7));
+    view.relist(vec![plain("a", 5), plain("b", 12)], 30);
+    assert_eq!((view.epoch, view.revision), (2, 30), "somebody is gone: when, nobody knows");
+    assert_eq!(view.changes_since(20).unwrap_err(), Unavailable::Gone);
+}
+
+#[test]
+fn a_filter_does_not_widen_a_selector() {
+    let mut query = Query::default();
+    query.field_selector(FIELDS, "spec.zone=a").unwrap();
+    query.filter_by(FIELDS, "zone,b").unwrap();
+    query.filter_by(FIELDS, "zone,c").unwrap();
+    assert_eq!(query.conditions.len(), 2);
+    assert_eq!(query.conditions[1].any.len(), 2);
 }

@@ -1,5 +1,6 @@
 //! The state of a resource at a moment, and the changes that led to it.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use imbl::Vector;
@@ -11,6 +12,9 @@ use super::table::Table;
 /// Changes that are remembered. Watches can be taken up, and pages of a list read on, that far back.
 const MOST_CHANGES: usize = 10_000;
 
+/// Bytes of JSON that are remembered for no other reason than that it was once so.
+const MOST_BYTES: usize = 64 * 1024 * 1024;
+
 /// A change of one record.
 #[derive(Clone, Debug)]
 pub struct Change {
@@ -20,6 +24,12 @@ pub struct Change {
     pub before: Option<Arc<Record>>,
     /// What it is; `None`: it is gone.
     pub after: Option<Arc<Record>>,
+}
+
+impl Change {
+    fn bytes(&self) -> usize {
+        self.before.as_ref().map_or(0, |before| before.json.len())
+    }
 }
 
 /// Why the state at a revision can't be had.
@@ -45,27 +55,71 @@ pub struct View {
     /// The revision before the first change in the log.
     floor: u64,
     log: Vector<Change>,
+    log_bytes: usize,
+}
+
+/// All records at some moment of the past.
+#[derive(Clone, Debug)]
+pub struct Past {
+    /// The records.
+    pub table: Table,
+    /// Revision of the last change before.
+    pub revision: u64,
 }
 
 impl View {
     /// Nothing is known yet.
     pub fn empty(fields: &'static [Field]) -> Self {
         let table = Table::new(fields, Vec::new());
-        Self { epoch: 0, revision: 0, progress: 0, table, floor: 0, log: Vector::new() }
+        Self { epoch: 0, revision: 0, progress: 0, table, floor: 0, log: Vector::new(), log_bytes: 0 }
     }
 
-    /// A complete list at a revision. What led to it is not known.
+    /// A complete list at a revision. Where nobody has gone, it is clear what led to it, and watches go on; otherwise
+    /// they have to begin anew.
     pub fn relist(&mut self, records: Vec<Arc<Record>>, revision: u64) {
-        let table = Table::new(self.table.fields, records);
-        *self =
-            Self { epoch: self.epoch + 1, revision, progress: revision, table, floor: revision, log: Vector::new() };
+        if let Some(changed) = self.only_set(&records) {
+            for record in changed {
+                self.set(record);
+            }
+            self.reach(revision);
+            return;
+        }
+        *self = Self {
+            epoch: self.epoch + 1,
+            revision,
+            progress: revision,
+            table: Table::new(self.table.fields, records),
+            floor: revision,
+            log: Vector::new(),
+            log_bytes: 0,
+        };
+    }
+
+    /// What of a list is new or changed, in the order of revisions. `None`: something is gone, too.
+    fn only_set(&self, records: &[Arc<Record>]) -> Option<Vec<Arc<Record>>> {
+        if self.epoch == 0 {
+            return None;
+        }
+        let (mut known, mut changed) = (0, Vec::new());
+        for record in records {
+            let before = self.table.get(&record.name);
+            known += usize::from(before.is_some());
+            match before {
+                // Somebody of the same name is somebody else.
+                Some(before) if before.uid != record.uid => return None,
+                Some(before) if before.revision == record.revision => {}
+                _ => changed.push(Arc::clone(record)),
+            }
+        }
+        changed.sort_unstable_by_key(|record| record.revision);
+        let is_later = changed.first().is_none_or(|record| record.revision > self.revision);
+        (known == self.table.len() && is_later).then_some(changed)
     }
 
     /// A record as it is now.
-    pub fn set(&mut self, record: Record) {
-        let (revision, record) = (record.revision, Arc::new(record));
+    pub fn set(&mut self, record: Arc<Record>) {
         let before = self.table.set(&record);
-        self.note(Change { revision, before, after: Some(record) });
+        self.note(Change { revision: record.revision, before, after: Some(record) });
     }
 
     /// A record that is gone since `revision`.
@@ -83,10 +137,12 @@ impl View {
     fn note(&mut self, change: Change) {
         self.revision = self.revision.max(change.revision);
         self.reach(change.revision);
+        self.log_bytes += change.bytes();
         self.log.push_back(change);
-        if self.log.len() > MOST_CHANGES
+        while (self.log.len() > MOST_CHANGES || self.log_bytes > MOST_BYTES)
             && let Some(forgotten) = self.log.pop_front()
         {
+            self.log_bytes -= forgotten.bytes();
             self.floor = forgotten.revision;
         }
     }
@@ -95,35 +151,39 @@ impl View {
     ///
     /// # Errors
     /// If they are not remembered. A revision that is not reached yet is none: there is nothing after it so far.
-    pub fn changes_since(&self, revision: u64) -> Result<impl Iterator<Item = &Change>, Unavailable> {
+    pub fn changes_since(&self, revision: u64) -> Result<Vector<Change>, Unavailable> {
         if revision < self.floor {
             return Err(Unavailable::Gone);
         }
-        let first = match self.log.binary_search_by(|change| {
-            if change.revision <= revision { std::cmp::Ordering::Less } else { std::cmp::Ordering::Greater }
-        }) {
-            Ok(at) | Err(at) => at,
-        };
-        Ok(self.log.iter().skip(first))
+        if revision >= self.revision {
+            return Ok(Vector::new());
+        }
+        Ok(self.log.skip(self.first_after(revision)))
+    }
+
+    /// Where the changes after a revision begin.
+    fn first_after(&self, revision: u64) -> usize {
+        let order = |change: &Change| if change.revision <= revision { Ordering::Less } else { Ordering::Greater };
+        self.log.binary_search_by(order).unwrap_or_else(|at| at)
     }
 
     /// All records as they were at a revision.
     ///
     /// # Errors
     /// If it is no longer remembered, or not known yet.
-    pub fn at(&self, revision: u64) -> Result<Table, Unavailable> {
+    pub fn at(&self, revision: u64) -> Result<Past, Unavailable> {
         if revision > self.progress {
             return Err(Unavailable::Ahead);
         }
         let mut table = self.table.clone();
-        let later: Vec<&Change> = self.changes_since(revision)?.collect();
-        for change in later.into_iter().rev() {
+        for change in self.changes_since(revision)?.iter().rev() {
             match (&change.before, &change.after) {
                 (Some(before), _) => drop(table.set(before)),
                 (None, Some(after)) => drop(table.remove(&after.name)),
                 (None, None) => {}
             }
         }
-        Ok(table)
+        let last_before = self.first_after(revision).checked_sub(1).and_then(|at| self.log.get(at));
+        Ok(Past { table, revision: last_before.map_or(self.floor, |change| change.revision) })
     }
 }
