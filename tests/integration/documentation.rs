@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::Mutex;
 
+use roster::directory::entries;
+use roster::directory::index::field::{Field, Kind};
 use roster_harness::project_root;
 
 use crate::support::{Cluster, binary};
@@ -16,6 +18,7 @@ fn on_a_clean_cluster(run: impl FnOnce(&Cluster)) {
     let cluster = pages.get_or_insert_with(|| {
         let cluster = Cluster::create("documentation", &[]);
         cluster.start_operator(&[]);
+        crate::directory::wait_until_served(&cluster);
         cluster
     });
     cluster.kubectl(&["delete", "users.roster.dev,groups.roster.dev,rolebindings.roster.dev", "--all"]);
@@ -92,6 +95,39 @@ fn readme_shows_what_happens() {
 #[test]
 fn the_page_on_groups_and_bindings_shows_what_happens() {
     on_a_clean_cluster(|cluster| follow(cluster, "docs/groups-and-bindings.md"));
+}
+
+#[test]
+fn the_page_on_the_directory_shows_what_happens() {
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/directory.md"));
+}
+
+/// The table of a resource's fields, as the page has to show it.
+fn field_table(fields: &[Field]) -> String {
+    let row = |field: &Field| {
+        let values = match field.kind {
+            Kind::Text if field.is_many => "texts".to_owned(),
+            Kind::Text => "text".to_owned(),
+            Kind::Choice(words) => words.join(", "),
+            Kind::Flag => "true, false".to_owned(),
+            Kind::Number => "number".to_owned(),
+            Kind::Time => "time".to_owned(),
+        };
+        let sortable = if field.is_sortable { "yes" } else { "" };
+        format!("| `{}` | `{}` | {values} | {sortable} |\n", field.name, field.path)
+    };
+    let rows: Vec<String> = fields.iter().map(row).collect();
+    format!("| name | path | values | sortable |\n| --- | --- | --- | --- |\n{}", rows.concat())
+}
+
+#[test]
+fn the_page_on_the_directory_lists_every_field() {
+    let page = std::fs::read_to_string(project_root().join("docs/directory.md")).unwrap();
+    for (resource, fields) in [("users", entries::user::FIELDS), ("groups", entries::group::FIELDS)] {
+        let table = page.split(&format!("<!-- {resource} -->\n")).nth(1).unwrap().split("<!-- end -->").next().unwrap();
+        let expected = field_table(fields);
+        assert!(table == expected, "docs/directory.md must list the fields of {resource} so:\n{expected}");
+    }
 }
 
 #[test]

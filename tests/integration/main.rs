@@ -11,6 +11,7 @@ mod certificates;
 mod cli;
 mod crds;
 mod credentials;
+mod directory;
 mod documentation;
 mod i1_plaintext;
 mod i3_revocation;

@@ -16,10 +16,12 @@ pub mod kubectl;
 pub mod operator;
 pub mod pki;
 pub mod process;
+mod python;
 
 pub use control_plane::ControlPlane;
 pub use kubectl::Kubectl;
 pub use operator::{Installation, Operator};
+pub use python::python_with_kubernetes;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;

@@ -34,6 +34,17 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(params, key_pair), cert, key })
     }
 
+    /// The authority that `<name>.crt` and `<name>.key` in `dir` are of.
+    ///
+    /// # Errors
+    /// If they can't be read.
+    pub fn load(dir: &Path, name: &str) -> Result<Self> {
+        let (cert, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
+        let key_pair = KeyPair::from_pem(&std::fs::read_to_string(&key)?)?;
+        let issuer = Issuer::from_ca_cert_pem(&std::fs::read_to_string(&cert)?, key_pair)?;
+        Ok(Self { issuer, cert, key })
+    }
+
     /// Issues a certificate for a client of that common name and those organisations (user name and groups).
     ///
     /// # Errors

@@ -1,0 +1,279 @@
+//! Who asks: certificates, headers, tokens; and what those learn who may not ask.
+
+use serde_json::{Value, json};
+
+use super::{BASE, Direct, directory, get};
+use crate::support::{Cluster, create, eventually, unique, user, wait_until_ready};
+use roster_harness::pki::Authority;
+
+const IDENTITY: &[(&str, &str)] = &[("X-Remote-User", "admin"), ("X-Remote-Group", "system:masters")];
+
+/// A client certificate and its key, PEM, of an authority and a common name.
+fn certificate(authority: &Authority, common_name: &str) -> (String, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let (certificate, key) = authority.client(dir.path(), "client", common_name, &[]).unwrap();
+    (std::fs::read_to_string(certificate).unwrap(), std::fs::read_to_string(key).unwrap())
+}
+
+async fn ask(cluster: &Cluster, certificate: Option<&(String, String)>, headers: &[(&str, &str)]) -> u16 {
+    let pair = certificate.map(|(certificate, key)| (certificate.as_str(), key.as_str()));
+    Direct::new(cluster, 0, pair).await.get(&format!("{BASE}/users?limit=1"), headers).await.status
+}
+
+/// The aggregator's own certificate, as kube-apiserver shows it.
+fn front_proxy(cluster: &Cluster) -> (String, String) {
+    let read = |file: &str| std::fs::read_to_string(cluster.plane.dir.join("pki").join(file)).unwrap();
+    (read("front-proxy.crt"), read("front-proxy.key"))
+}
+
+#[tokio::test]
+async fn identity_headers_count_with_the_front_proxys_certificate_alone() {
+    let cluster = directory();
+    let own = front_proxy(cluster);
+    assert_eq!(ask(cluster, Some(&own), IDENTITY).await, 200);
+    assert_eq!(ask(cluster, Some(&own), &[]).await, 401, "the aggregator itself is nobody");
+    assert_eq!(ask(cluster, None, IDENTITY).await, 401, "headers without a certificate");
+    let pki = cluster.plane.dir.join("pki");
+    let front_proxy_ca = Authority::load(&pki, "front-proxy-ca").unwrap();
+    let wrong_name = certificate(&front_proxy_ca, "somebody-else");
+    assert_eq!(ask(cluster, Some(&wrong_name), IDENTITY).await, 401, "another common name");
+    let cluster_ca = Authority::load(&pki, "ca").unwrap();
+    let wrong_authority = certificate(&cluster_ca, "front-proxy-client");
+    assert_eq!(ask(cluster, Some(&wrong_authority), IDENTITY).await, 401, "the authority of ordinary clients");
+    let mixed = [IDENTITY, &[("Authorization", "Bearer nonsense")]].concat();
+    assert_eq!(ask(cluster, None, &mixed).await, 401);
+    // The admission paths ask for nobody, and tell nothing.
+    let direct = Direct::new(cluster, 0, None).await;
+    assert_eq!(direct.get("/livez", &[]).await.status, 200);
+    for path in ["/", "/apis", "/openapi/v3", "/metrics", BASE] {
+        assert_eq!(direct.get(path, &[]).await.status, 401, "{path}");
+    }
+}
+
+/// kube-apiserver writes its own authority into the ConfigMap again and again, and leaves others in it.
+#[tokio::test]
+async fn the_front_proxys_authorities_are_followed() {
+    let cluster = directory();
+    let dir = tempfile::tempdir().unwrap();
+    let next = Authority::create(dir.path(), "next").unwrap();
+    let client = certificate(&next, "front-proxy-client");
+    assert_eq!(ask(cluster, Some(&client), IDENTITY).await, 401, "before it is trusted");
+    let config_map =
+        || cluster.plane.kubectl.get(&["configmap", "extension-apiserver-authentication", "-n", "kube-system"]);
+    let before = config_map().unwrap()["data"]["requestheader-client-ca-file"].as_str().unwrap().to_owned();
+    let set = |bundle: &str| {
+        let patch = json!({"data": {"requestheader-client-ca-file": bundle}}).to_string();
+        cluster.kubectl(&[
+            "patch",
+            "configmap",
+            "extension-apiserver-authentication",
+            "-n",
+            "kube-system",
+            "-p",
+            &patch,
+        ]);
+    };
+    set(&format!("{before}{}", std::fs::read_to_string(&next.cert).unwrap()));
+    let becomes = async |expected: u16, what: &str| {
+        eventually(what, || async {
+            match ask(cluster, Some(&client), IDENTITY).await {
+                status if status == expected => Ok(()),
+                status => Err(status.to_string()),
+            }
+        })
+        .await;
+    };
+    becomes(200, "a new authority counts without a restart").await;
+    assert_eq!(ask(cluster, Some(&front_proxy(cluster)), IDENTITY).await, 200, "and the old one still does");
+    set(&before);
+    becomes(401, "an authority that was rotated out does not count").await;
+    assert_eq!(ask(cluster, Some(&front_proxy(cluster)), IDENTITY).await, 200);
+}
+
+#[tokio::test]
+async fn a_bearer_token_is_reviewed() {
+    let cluster = directory();
+    let direct = Direct::new(cluster, 1, None).await;
+    let account = unique("reader");
+    cluster.kubectl(&["create", "serviceaccount", &account]);
+    let token = cluster.kubectl(&["create", "token", &account]);
+    let bearer = format!("Bearer {}", token.trim());
+    let headers = [("Authorization", bearer.as_str())];
+    let path = format!("{BASE}/users?limit=1");
+    let refused = direct.get(&path, &headers).await;
+    assert_eq!(refused.status, 403);
+    assert_eq!(refused.json()["details"]["kind"], "users");
+    cluster.kubectl(&[
+        "create",
+        "clusterrolebinding",
+        &account,
+        "--clusterrole=roster-directory-reader",
+        &format!("--serviceaccount=default:{account}"),
+    ]);
+    // A refusal is remembered for ten seconds, as upstream's delegated authorisation does.
+    eventually("the account may read", || async {
+        match direct.get(&path, &headers).await.status {
+            200 => Ok(()),
+            status => Err(status.to_string()),
+        }
+    })
+    .await;
+    let discovery = direct.get(BASE, &headers).await;
+    assert_eq!(discovery.status, 200);
+    assert_eq!(direct.get(&path, &[("Authorization", "Bearer nonsense")]).await.status, 401);
+}
+
+/// What a person gets of a path: the whole error text, or the answer.
+fn ask_as(cluster: &Cluster, person: &str, path: &str) -> Result<String, String> {
+    let path = format!("{BASE}/{path}");
+    let output = cluster.plane.kubectl.output(&["get", "--as", person, "--raw", &path], "").unwrap();
+    if output.status.success() {
+        return Ok(String::from_utf8(output.stdout).unwrap());
+    }
+    Err(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[tokio::test]
+async fn people_read_themselves_and_learn_nothing_of_others() {
+    let cluster = directory();
+    let users = cluster.users().await;
+    let (me, other) = (unique("me"), unique("other"));
+    for name in [&me, &other] {
+        let mut user = user(name, false);
+        user.spec.email = Some(format!("{name}@example.com"));
+        create(&users, &user).await;
+        wait_until_ready(&users, name).await;
+    }
+    let own: Value = eventually("the User is served", || async {
+        ask_as(cluster, &me, "users/~").map(|text| serde_json::from_str(&text).unwrap())
+    })
+    .await;
+    assert_eq!((&own["metadata"]["name"], &own["status"]["current"]), (&json!(me), &json!(true)));
+    for part in ["groups", "locks", "namespaces", "permissions", "roleassignments"] {
+        ask_as(cluster, &me, &format!("users/~/{part}")).unwrap_or_else(|error| panic!("{part}: {error}"));
+    }
+    // By name one is somebody like others.
+    assert!(ask_as(cluster, &me, &format!("users/{me}")).unwrap_err().contains("Forbidden"));
+    let email = format!("{other}@example.com");
+    for part in ["", "/groups", "/permissions", "/locks"] {
+        let refusal = |key: &str| ask_as(cluster, &me, &format!("users/{key}{part}")).unwrap_err().replace(key, "KEY");
+        let of_nobody = refusal("nobody-of-that-name");
+        assert!(of_nobody.contains("Forbidden"), "{of_nobody}");
+        assert_eq!(refusal(&other), of_nobody, "whether there is somebody is not told");
+        assert_eq!(refusal(&email), of_nobody, "nor whose email it is");
+    }
+    // Beside kube-apiserver, which has an opinion of its own, the answers are the same.
+    let (certificate, key) = front_proxy(cluster);
+    let direct = Direct::new(cluster, 0, Some((&certificate, &key))).await;
+    let as_me = [("X-Remote-User", me.as_str()), ("X-Remote-Group", "system:authenticated")];
+    let mut answers = Vec::new();
+    for key in ["nobody-of-that-name", &other, &email] {
+        let answer = direct.get(&format!("{BASE}/users/{key}"), &as_me).await;
+        answers.push((answer.status, answer.body.replace(key, "KEY")));
+    }
+    assert_eq!(answers[0].0, 403);
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    assert_eq!(direct.get(&format!("{BASE}/users/~"), &as_me).await.json()["metadata"]["name"], json!(me));
+    for path in ["users", "groups", "roleassignments", "groups/any/members", "users?watch=true"] {
+        assert!(ask_as(cluster, &me, path).unwrap_err().contains("Forbidden"), "{path}");
+    }
+}
+
+/// I3 and I9 for the directory: a disabled user asks nothing any more, and a UID that is gone is nobody's.
+#[tokio::test]
+async fn i3_who_is_disabled_asks_nothing() {
+    let cluster = directory();
+    let users = cluster.users().await;
+    let name = unique("leaving");
+    let uid = create(&users, &user(&name, false)).await.metadata.uid.unwrap();
+    wait_until_ready(&users, &name).await;
+    let (certificate, key) = front_proxy(cluster);
+    let direct = Direct::new(cluster, 0, Some((&certificate, &key))).await;
+    let path = format!("{BASE}/users/~");
+    let me = [("X-Remote-User", name.as_str()), ("X-Remote-Uid", uid.as_str())];
+    eventually("the user is served", || async {
+        match direct.get(&path, &me).await.status {
+            200 => Ok(()),
+            status => Err(status.to_string()),
+        }
+    })
+    .await;
+    let stranger = [("X-Remote-User", name.as_str()), ("X-Remote-Uid", "of-another-life")];
+    assert_eq!(direct.get(&path, &stranger).await.status, 404, "a UID of another life is not this user");
+    cluster.kubectl(&["patch", "users.roster.dev", &name, "--type=merge", "-p", r#"{"spec":{"state":"Disabled"}}"#]);
+    let refused = async |what: &str| {
+        eventually(what, || async {
+            match direct.get(&path, &me).await.status {
+                401 => Ok(()),
+                status => Err(status.to_string()),
+            }
+        })
+        .await;
+    };
+    refused("nothing is answered any more, in spite of what is remembered").await;
+    cluster.kubectl(&["delete", "users.roster.dev", &name]);
+    create(&users, &user(&name, false)).await;
+    wait_until_ready(&users, &name).await;
+    refused("who has the name now is somebody else").await;
+}
+
+/// I3 for watches: they end with the right to them, and with the user.
+#[tokio::test]
+async fn i3_a_watch_ends_with_its_user() {
+    let cluster = directory();
+    let users = cluster.users().await;
+    let name = unique("watching");
+    create(&users, &user(&name, false)).await;
+    wait_until_ready(&users, &name).await;
+    cluster.kubectl(&["create", "clusterrolebinding", &name, "--clusterrole=roster-directory-reader", "--user", &name]);
+    let (certificate, key) = front_proxy(cluster);
+    let direct = Direct::new(cluster, 0, Some((&certificate, &key))).await;
+    let me = [("X-Remote-User", name.as_str())];
+    let path = format!("{BASE}/groups?watch=true&timeoutSeconds=300");
+    eventually("the right has come", || async {
+        match direct.get(&format!("{BASE}/groups?limit=1"), &me).await.status {
+            200 => Ok(()),
+            status => Err(status.to_string()),
+        }
+    })
+    .await;
+    let watch = direct.get(&path, &me);
+    let disable = async {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        cluster.kubectl(&["patch", "users.roster.dev", &name, "--type=merge", "-p", r#"{"spec":{"state":"Banned"}}"#]);
+    };
+    let (answer, ()) = tokio::join!(watch, disable);
+    assert_eq!(answer.status, 200);
+    assert!(answer.body.ends_with("0\r\n\r\n"), "the answer comes to its end long before its time: {}", answer.body);
+}
+
+#[tokio::test]
+async fn a_user_is_found_by_name_username_email_and_uid() {
+    let cluster = directory();
+    let users = cluster.users().await;
+    let name = unique("found");
+    let mut manifest = user(&name, false);
+    manifest.spec.username = Some(format!("U.{name}"));
+    manifest.spec.email = Some(format!("Found.{name}@Example.com"));
+    manifest.spec.additional_emails = vec![format!("second-{name}@example.com")];
+    let uid = create(&users, &manifest).await.metadata.uid.unwrap();
+    wait_until_ready(&users, &name).await;
+    let keys = [
+        name.clone(),
+        format!("u.{name}"),
+        format!("found.{name}@example.com"),
+        format!("SECOND-{name}@example.com"),
+        uid,
+    ];
+    for key in keys {
+        let found = eventually("it is found", || async {
+            let path = format!("{BASE}/users/{key}");
+            cluster.plane.kubectl.run(&["get", "--raw", &path]).map_err(|error| error.to_string())
+        })
+        .await;
+        assert_eq!(serde_json::from_str::<Value>(&found).unwrap()["metadata"]["name"], json!(name), "{key}");
+    }
+    let missing = cluster.plane.kubectl.run(&["get", "--raw", &format!("{BASE}/users/nobody")]).unwrap_err();
+    assert!(missing.to_string().contains("users.directory.roster.dev \"nobody\" not found"), "{missing}");
+    assert_eq!(get(cluster, "users?limit=1")["kind"], "UserList");
+}

@@ -1,0 +1,128 @@
+//! The aggregated API, through kube-apiserver and beside it, with two replicas.
+
+mod authentication;
+mod kubectl;
+mod permissions;
+mod profile;
+mod queries;
+mod watching;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::support::Cluster;
+
+pub const BASE: &str = "/apis/directory.roster.dev/v1alpha1";
+
+/// A control plane with two operators, for tests that leave them alone: each has a domain of its own.
+pub fn directory() -> &'static Cluster {
+    static DIRECTORY: OnceLock<Cluster> = OnceLock::new();
+    DIRECTORY.get_or_init(|| {
+        let cluster = Cluster::create("directory", &["bindableRoles={deployer}"]);
+        cluster.start_operator(&["--bindable-roles", "deployer"]);
+        cluster.start_operator(&["--bindable-roles", "deployer"]);
+        wait_until_served(&cluster);
+        cluster
+    })
+}
+
+/// Waits until kube-apiserver passes requests on.
+pub fn wait_until_served(cluster: &Cluster) {
+    let what = "the aggregated API is served";
+    let probe = || cluster.plane.kubectl.run(&["get", "--raw", &format!("{BASE}/users?limit=1")]);
+    roster_harness::kubectl::eventually(what, Duration::from_secs(90), probe)
+        .unwrap_or_else(|error| panic!("{error:#}"));
+}
+
+/// What a path under the group-version answers.
+pub fn get(cluster: &Cluster, path: &str) -> Value {
+    serde_json::from_str(&cluster.kubectl(&["get", "--raw", &format!("{BASE}/{path}")])).expect("the answer is JSON")
+}
+
+/// The names of the items of an answer.
+pub fn names(list: &Value) -> Vec<String> {
+    let items = list["items"].as_array().unwrap_or_else(|| panic!("no items: {list}"));
+    items.iter().map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// A percent-encoded value of a query.
+pub fn encoded(value: &str) -> String {
+    form_urlencoded::byte_serialize(value.as_bytes()).collect()
+}
+
+/// One request over a connection of its own: status, headers and body.
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+}
+
+/// A client of a replica's own port, with or without a certificate.
+pub struct Direct {
+    address: String,
+    tls: Arc<ClientConfig>,
+}
+
+impl Direct {
+    pub async fn new(cluster: &Cluster, replica: usize, certificate: Option<(&str, &str)>) -> Self {
+        // Installs the TLS provider.
+        let secrets = cluster.secrets("roster-system").await;
+        let authority = secrets.get("roster-ca").await.expect("the authority is there").data.unwrap_or_default();
+        let mut roots = RootCertStore::empty();
+        for pem in authority.values() {
+            // Of the keys beside them nothing is read.
+            for certificate in CertificateDer::pem_slice_iter(&pem.0) {
+                roots.add(certificate.unwrap()).unwrap();
+            }
+        }
+        let config = ClientConfig::builder().with_root_certificates(roots);
+        let config = match certificate {
+            None => config.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<_, _>>().unwrap();
+                config.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap()).unwrap()
+            }
+        };
+        let address = cluster.operators()[replica].url().trim_start_matches("https://").to_owned();
+        Self { address, tls: Arc::new(config) }
+    }
+
+    /// A GET with further headers.
+    pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        self.request("GET", path, headers).await.unwrap_or_else(|error| panic!("{path}: {error:#}"))
+    }
+
+    pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+        let stream = TcpStream::connect(&self.address).await?;
+        let connector = TlsConnector::from(Arc::clone(&self.tls));
+        let mut stream = connector.connect(ServerName::try_from("localhost")?, stream).await?;
+        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+        for (name, value) in headers {
+            request.extend([name, ": ", value, "\r\n"]);
+        }
+        request.push_str("\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut bytes = Vec::new();
+        // A server that closes without saying goodbye has answered all the same.
+        let _ = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut bytes)).await?;
+        let text = String::from_utf8_lossy(&bytes);
+        let (head, body) = text.split_once("\r\n\r\n").context("no HTTP answer")?;
+        let status = head.split_whitespace().nth(1).context("no status")?.parse()?;
+        Ok(Answer { status, head: head.to_lowercase(), body: body.to_owned() })
+    }
+}

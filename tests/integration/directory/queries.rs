@@ -1,0 +1,193 @@
+//! Queries that say nothing, lists that are read while people change, and requests that nobody would send.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::kubectl::people;
+use super::{BASE, Direct, directory, encoded, get, names};
+use crate::support::{Random, unique};
+
+/// Path with its query, and what the message has to name.
+const BAD: &[(&str, &str)] = &[
+    ("users?filterBy=nmae,jane", "allowed: name, uid"),
+    ("users?filterBy=username", "pairs"),
+    ("users?filterBy=username,jane,state", "pairs"),
+    ("users?filterBy=", "pairs"),
+    ("users?filterBy=state,Asleep", "Active, Pending, Disabled, Banned, Locked, Expired"),
+    ("users?filterBy=state,active", "must be one of"),
+    ("users?filterBy=state,A*", "no wildcard"),
+    ("users?filterBy=admin,yes", "true or false"),
+    ("users?filterBy=permissionLevel,Root", "Banned, User, Admin"),
+    ("users?filterBy=username,like:jane", "lt:, lte:, gt:, gte:, neq:, in:"),
+    ("users?filterBy=username,j*e", "either end"),
+    ("users?filterBy=lastLoginTime,gt:yesterday", "RFC 3339"),
+    ("users?filterBy=lastLoginTime,2027-01-31", "RFC 3339"),
+    ("users?filterBy=lastLoginTime,lt:", "needs a value"),
+    ("users?filterBy=failedLogins,gt:many", "whole number"),
+    ("users?filterBy=failedLogins,gt:1.5", "whole number"),
+    ("users?filterBy=failedLogins,99999999999999999999", "whole number"),
+    ("users?filterBy=groups,gt:a", "neq: or in:"),
+    ("users?filterBy=state,gt:Active", "neq: or in:"),
+    ("users?filterBy=password,x", "unknown field"),
+    ("users?filterBy=passwordHash,x", "unknown field"),
+    ("users?filterBy=name,%5C", "backslash"),
+    ("users?sortBy=age", "can't sort by"),
+    ("users?sortBy=groups", "can't sort by"),
+    ("users?sortBy=", "can't sort by"),
+    ("users?sortBy=--name", "can't sort by"),
+    ("users?sortBy=name,name", "twice"),
+    ("users?sortBy=name&sortBy=-name", "twice"),
+    ("users?limit=abc", "whole number"),
+    ("users?limit=-1", "whole number"),
+    ("users?limit=1&limit=2", "more than once"),
+    ("users?page=0&limit=10", "whole number"),
+    ("users?page=x&limit=10", "whole number"),
+    ("users?page=2", "limit"),
+    ("users?page=2&limit=1&continue=abc", "combined"),
+    ("users?continue=abc", "metadata.continue"),
+    ("users?resourceVersion=latest", "resourceVersion"),
+    ("users?resourceVersionMatch=Exact", "needs a resourceVersion"),
+    ("users?resourceVersionMatch=Newest", "Exact or NotOlderThan"),
+    ("users?watch=maybe", "true or false"),
+    ("users?watch=true&page=1&limit=1", "watch"),
+    ("users?watch=true&sortBy=name", "watch"),
+    ("users?sendInitialEvents=true", "watch alone"),
+    ("users?timeoutSeconds=soon", "whole number"),
+    ("users?fieldSelector=zone%3Deu", "spec.zone"),
+    ("users?fieldSelector=spec.zone", "path=value"),
+    ("users?fieldSelector=spec.passwordHash%3Dx", "unknown field"),
+    ("users?labelSelector=a%3Fb", "no label key"),
+    ("users?labelSelector=a%20in%20(b", "parenthesis"),
+    ("users?labelSelector=a%20near%20(b)", "notin"),
+    ("users?search=jane", "allowed: allowWatchBookmarks"),
+    ("users?includeObject=All", "None, Metadata or Object"),
+    ("users/nobody?limit=1", "unknown parameter"),
+    ("groups?filterBy=members,gt:x", "whole number"),
+    ("groups?filterBy=username,jane", "allowed: name, uid"),
+    ("groups?sortBy=memberGroups", "can't sort by"),
+    ("roleassignments?user=a&group=b", "combined"),
+    ("roleassignments?role=Rolle/x", "ClusterRole/name"),
+    ("roleassignments?scope=everywhere", "namespace:<name>"),
+    ("roleassignments?subject=jane", "allowed: effective"),
+    ("roleassignments?fieldSelector=name%3Dx", "allowed fields"),
+    ("roleassignments?user=", "must not be empty"),
+];
+
+#[tokio::test]
+async fn what_says_nothing_is_refused_with_what_is_allowed() {
+    let cluster = directory();
+    let read = |file: &str| std::fs::read_to_string(cluster.plane.dir.join("pki").join(file)).unwrap();
+    let direct = Direct::new(cluster, 0, Some((&read("front-proxy.crt"), &read("front-proxy.key")))).await;
+    let admin = [("X-Remote-User", "admin"), ("X-Remote-Group", "system:masters")];
+    assert!(BAD.len() >= 50);
+    for (path, named) in BAD {
+        let answer = direct.get(&format!("{BASE}/{path}"), &admin).await;
+        let status: Value = answer.json();
+        assert_eq!(
+            (answer.status, &status["kind"], &status["reason"]),
+            (400, &json!("Status"), &json!("BadRequest")),
+            "{path}: {status}"
+        );
+        let message = status["message"].as_str().unwrap();
+        assert!(message.contains(named), "{path}: {message}");
+        assert!(!status["details"]["causes"][0]["field"].as_str().unwrap().is_empty(), "{path}: {status}");
+    }
+}
+
+#[tokio::test]
+async fn odd_requests_are_answered_and_cost_little() {
+    let cluster = directory();
+    let read = |file: &str| std::fs::read_to_string(cluster.plane.dir.join("pki").join(file)).unwrap();
+    let direct = Direct::new(cluster, 0, Some((&read("front-proxy.crt"), &read("front-proxy.key")))).await;
+    let admin = [("X-Remote-User", "admin"), ("X-Remote-Group", "system:masters")];
+    let long = "a".repeat(19_000);
+    let many = format!("filterBy=name,in:{}", vec!["a"; 300].join("|"));
+    for (method, path, expected) in [
+        ("GET", format!("{BASE}/users?filterBy=name,{long}"), 414),
+        ("GET", format!("{BASE}/users/{long}{long}"), 414),
+        ("GET", format!("{BASE}/users?{many}"), 400),
+        ("GET", format!("{BASE}/users?continue={}", "A".repeat(10_000)), 400),
+        ("GET", format!("{BASE}/users?limit=18446744073709551615&page=18446744073709551615"), 200),
+        ("GET", format!("{BASE}/users?resourceVersion=1&resourceVersionMatch=Exact"), 410),
+        ("GET", format!("{BASE}/users?resourceVersion=18446744073709551615"), 504),
+        ("GET", format!("{BASE}/users/%ff"), 400),
+        ("GET", format!("{BASE}/users/..%2f..%2fapis"), 404),
+        ("GET", format!("{BASE}/nothing"), 404),
+        ("DELETE", format!("{BASE}/users/jane"), 405),
+        ("POST", format!("{BASE}/users"), 405),
+        ("GET", format!("{BASE}/users/~"), 404),
+    ] {
+        let answer = direct.request(method, &path, &admin).await.unwrap();
+        let shown = &path[..path.len().min(120)];
+        assert_eq!(answer.status, expected, "{method} {shown}: {}", answer.body);
+        if expected >= 400 {
+            assert_eq!(answer.json()["kind"], "Status", "{method} {shown}: {}", answer.body);
+        }
+    }
+    let unacceptable = [&admin[..], &[("Accept", "application/cbor")]].concat();
+    assert_eq!(direct.get(&format!("{BASE}/users"), &unacceptable).await.status, 406);
+    // A list that is not small is compressed for whoever takes that, and discovery is not sent twice.
+    let etag = direct.get("/openapi/v3", &admin).await;
+    let tag = etag.head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap().to_uppercase();
+    let again = [&admin[..], &[("If-None-Match", tag.as_str())]].concat();
+    assert_eq!(direct.get("/openapi/v3", &again).await.status, 304);
+    let aggregated =
+        [&admin[..], &[("Accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")]].concat();
+    let discovery = direct.get("/apis", &aggregated).await;
+    assert!(discovery.head.contains("g=apidiscovery.k8s.io"), "{}", discovery.head);
+    assert_eq!(discovery.json()["items"][0]["versions"][0]["freshness"], "Current");
+}
+
+/// Page after page, by one replica and the other, while people come, change and go.
+#[tokio::test]
+async fn pages_show_everybody_once_while_people_change() {
+    let cluster = directory();
+    let domain = unique("paged");
+    let people: BTreeSet<String> = people(cluster, &domain, 20).await.into_iter().collect();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let mut random = Random(7);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0.. {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+                let name = format!("{domain}-{}", random.below(20));
+                cluster.kubectl(&["label", "users.roster.dev", &name, &format!("round=r{round}"), "--overwrite"]);
+                let patch = json!({"spec": {"displayName": format!("{}", random.below(1000))}}).to_string();
+                cluster.kubectl(&["patch", "users.roster.dev", &name, "--type=merge", "-p", &patch]);
+                let extra = format!("{domain}-extra-{round}");
+                cluster.apply(&format!("apiVersion: roster.dev/v1alpha1\nkind: User\nmetadata: {{name: {extra}}}\nspec: {{domain: {domain}}}\n"));
+                cluster.kubectl(&["delete", "users.roster.dev", &extra, "--wait=false"]);
+            }
+        });
+        for round in 0..6 {
+            let sort = ["name", "-name", "displayName", "-displayName,name", "-creationTimestamp", "email"][round];
+            let query = format!("users?filterBy=domain,{domain}&sortBy={sort}&limit=3");
+            let (mut found, mut page) = (Vec::new(), get(cluster, &query));
+            let (revision, total) = (page["metadata"]["resourceVersion"].clone(), page["total"].clone());
+            found.extend(names(&page));
+            while let Some(token) = page["metadata"]["continue"].as_str() {
+                std::thread::sleep(Duration::from_millis(50));
+                page = get(cluster, &format!("{query}&continue={token}"));
+                assert_eq!((&page["metadata"]["resourceVersion"], &page["total"]), (&revision, &total));
+                found.extend(names(&page));
+            }
+            let distinct: BTreeSet<String> = found.iter().cloned().collect();
+            assert_eq!(distinct.len(), found.len(), "each once: {found:?}");
+            assert_eq!(json!(found.len()), total);
+            assert!(people.is_subset(&distinct), "everybody who was there all the time: {found:?}");
+            // The same by number of the page, at the revision of the first one.
+            let exact = format!("{query}&resourceVersionMatch=Exact&resourceVersion={}", revision.as_str().unwrap());
+            let pages = page["pages"].as_u64().unwrap();
+            let by_number: Vec<String> =
+                (1..=pages).flat_map(|page| names(&get(cluster, &format!("{exact}&page={page}")))).collect();
+            assert_eq!(by_number, found, "{sort}");
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let search = encoded("spec.displayName=*a*");
+    assert!(get(cluster, &format!("users?fieldSelector={search}"))["total"].is_u64());
+}
