@@ -154,9 +154,6 @@ impl Watcher {
             if found.is_some() {
                 return found;
             }
-            if matches!(self.stage, Stage::Initial { .. }) {
-                continue;
-            }
             tokio::select! {
                 () = self.api.shutdown.cancelled() => {}
                 () = sleep_until(self.end.min(self.next_look)) => {}

@@ -43,8 +43,8 @@ use dirty::Dirty;
 use failures::Failures;
 use feed::{Feed, prune, prune_group};
 
-/// How long it is remembered who is gone: longer than any API server believes an authenticator.
-const DEPARTED: Duration = Duration::from_secs(900);
+/// How long it is remembered who is gone: longer than an API server believes an authenticator, which is two minutes.
+const DEPARTED: Duration = Duration::from_secs(300);
 
 /// Most of them that are remembered, each with a UID and a username.
 const MOST_DEPARTED: u64 = 200_000;

@@ -104,7 +104,8 @@ fn up_writes_the_environment_and_down_ends_everything() {
     let script = "source dev/env; set -eu; test \"$(kubectl get users.roster.dev -o name)\" = ''; helm version >/dev/null; \
         test -d \"$ETCD_DATA_DIR\"; test -x \"$ROSTER_BIN\"; test -s \"$ROSTER_LOG_2\"; kill -0 $ROSTER_PID_1 $ROSTER_PID_2; \
         test \"$(curl -sf $ROSTER_PROBE_URL_1/readyz)\" = ok; test \"$(curl -sf $ROSTER_PROBE_URL_2/readyz)\" = ok; \
-        test \"$(curl -s --cacert $ROSTER_CA -o /dev/null -w '%{http_code}' $ROSTER_URL_1/)\" = 404";
+        test \"$(curl -sf --cacert $ROSTER_CA $ROSTER_URL_2/readyz)\" = ok; \
+        test \"$(curl -s --cacert $ROSTER_CA -o /dev/null -w '%{http_code}' $ROSTER_URL_1/)\" = 401";
     let used = Command::new("bash").args(["-c", script]).current_dir(target.path()).output().unwrap();
     assert!(used.status.success(), "{}", String::from_utf8_lossy(&used.stderr));
     let down = dev(target.path(), &["down"]).status().unwrap();

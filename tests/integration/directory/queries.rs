@@ -128,7 +128,15 @@ async fn odd_requests_are_answered_and_cost_little() {
     }
     let unacceptable = [&admin[..], &[("Accept", "application/cbor")]].concat();
     assert_eq!(direct.get(&format!("{BASE}/users"), &unacceptable).await.status, 406);
-    // A list that is not small is compressed for whoever takes that, and discovery is not sent twice.
+    for (form, kind) in [("PartialObjectMetadataList", "PartialObjectMetadataList"), ("Table", "Table")] {
+        let accept = format!("application/json;as={form};v=v1;g=meta.k8s.io");
+        let wanted = [&admin[..], &[("Accept", accept.as_str())]].concat();
+        for path in ["users?limit=1", "groups?limit=1", "roleassignments?limit=1"] {
+            let answer = direct.get(&format!("{BASE}/{path}"), &wanted).await.json();
+            assert_eq!(answer["kind"], kind, "{path}: {answer}");
+        }
+    }
+    // Discovery is not sent twice.
     let etag = direct.get("/openapi/v3", &admin).await;
     let tag = etag.head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap().to_uppercase();
     let again = [&admin[..], &[("If-None-Match", tag.as_str())]].concat();
@@ -190,4 +198,47 @@ async fn pages_show_everybody_once_while_people_change() {
     });
     let search = encoded("spec.displayName=*a*");
     assert!(get(cluster, &format!("users?fieldSelector={search}"))["total"].is_u64());
+}
+
+/// Tokens, revisions and watches of one replica mean the same at the other.
+#[tokio::test]
+async fn replicas_speak_of_the_same_revisions() {
+    let cluster = directory();
+    let domain = unique("replicated");
+    let people = people(cluster, &domain, 5).await;
+    let read = |file: &str| std::fs::read_to_string(cluster.plane.dir.join("pki").join(file)).unwrap();
+    let (certificate, key) = (read("front-proxy.crt"), read("front-proxy.key"));
+    let admin = [("X-Remote-User", "admin"), ("X-Remote-Group", "system:masters")];
+    let one = Direct::new(cluster, 0, Some((&certificate, &key))).await;
+    let other = Direct::new(cluster, 1, Some((&certificate, &key))).await;
+    let path = format!("{BASE}/users?filterBy=domain,{domain}&limit=2");
+    for (from, to) in [(&one, &other), (&other, &one)] {
+        let first = from.get(&path, &admin).await.json();
+        let revision = first["metadata"]["resourceVersion"].as_str().unwrap();
+        let token = first["metadata"]["continue"].as_str().unwrap();
+        // Somebody comes in between, and belongs to neither page.
+        let late = unique(&format!("{domain}-0-late"));
+        cluster.apply(&format!(
+            "apiVersion: roster.dev/v1alpha1\nkind: User\nmetadata: {{name: {late}}}\nspec: {{domain: {domain}}}\n"
+        ));
+        let next = to.get(&format!("{path}&continue={token}"), &admin).await.json();
+        assert_eq!(next["metadata"]["resourceVersion"], revision, "{next}");
+        assert_eq!(names(&next), people[2..4], "{next}");
+        // The other one tells what has changed since.
+        let watch = to
+            .get(
+                &format!("{path}&watch=true&resourceVersion={revision}&timeoutSeconds=2").replace("&limit=2", ""),
+                &admin,
+            )
+            .await;
+        assert!(watch.body.contains(r#""type":"ADDED""#) && watch.body.contains(&late), "{}", watch.body);
+        cluster.kubectl(&["delete", "users.roster.dev", &late]);
+        let gone = format!("{BASE}/users/{late}");
+        for replica in [&one, &other] {
+            crate::support::eventually("the late one is gone", || async {
+                if replica.get(&gone, &admin).await.status == 404 { Ok(()) } else { Err("it is there".to_owned()) }
+            })
+            .await;
+        }
+    }
 }

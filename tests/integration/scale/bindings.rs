@@ -153,6 +153,7 @@ async fn ten_thousand_users_in_a_thousand_groups_converge_and_a_change_touches_w
 
     one_membership(&cluster).await;
     restart(&cluster).await;
+    super::queries::measure(&cluster, USERS).await;
 }
 
 async fn one_membership(cluster: &Cluster) {

@@ -2,6 +2,7 @@
 
 mod bindings;
 mod hashing;
+mod queries;
 
 fn seconds(metrics: &str, name: &str) -> f64 {
     sample(metrics, name).unwrap().parse().unwrap()
