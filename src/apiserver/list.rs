@@ -228,7 +228,8 @@ fn respond(
             write(from, &records, &mut out);
             Some((Bytes::from(out), (from + CHUNK, records, write, place)))
         });
-        let all = stream::once(async { Bytes::from(first) }).chain(rest);
+        // Whoever compresses it looks once more when it has ended.
+        let all = stream::once(async { Bytes::from(first) }).chain(rest).fuse();
         Body::from_stream(all.map(Ok::<_, Infallible>))
     };
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
@@ -243,4 +244,39 @@ fn lend(permit: OwnedSemaphorePermit, longest: Duration) -> DropGuard {
         let _ = tokio::time::timeout(longest, returned.cancelled()).await;
     });
     done.drop_guard()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use std::pin::Pin;
+
+    use crate::api::User;
+    use crate::apiserver::params::IncludeObject;
+    use crate::apiserver::resource::USERS;
+    use crate::directory::entries::user::record;
+    use crate::metrics::Metrics;
+    use axum::body::HttpBody;
+    use tokio::sync::Semaphore;
+
+    /// As many objects as make several chunks; and a body that has ended stays so.
+    #[tokio::test]
+    async fn a_long_list_is_whole_and_ends_for_good() {
+        let informers = Arc::new(Informers::new(false, Arc::new(Metrics::default())));
+        let records =
+            (0..300).map(|at| Arc::new(record(&User::new(&format!("user-{at}"), crate::api::UserSpec::default()))));
+        let renderer =
+            Renderer { resource: &USERS, form: Form::Object, include: IncludeObject::Metadata, current: None };
+        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let head = renderer.head(&json!({}), &json!({}));
+        let mut body = respond(renderer, head, records.collect(), informers, permit).into_body();
+        let mut bytes = Vec::new();
+        while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+            bytes.extend(frame.unwrap().into_data().unwrap());
+        }
+        assert!(poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await.is_none());
+        let list: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(list["items"].as_array().unwrap().len(), 300);
+    }
 }

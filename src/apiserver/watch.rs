@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures::stream;
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
@@ -126,7 +126,7 @@ pub async fn watch(
         let events = watcher.next().await?;
         Some((Ok::<_, Infallible>(Bytes::from(events)), watcher))
     });
-    let body = Body::from_stream(events);
+    let body = Body::from_stream(events.fuse());
     let mut response = ([(header::CONTENT_TYPE, "application/json")], body).into_response();
     // A compressor would hold events back.
     response.extensions_mut().insert(Uncompressed);
