@@ -13,6 +13,7 @@ use kube::{Api, Client};
 use moka::future::Cache;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 use tracing::warn;
 
 use super::front_proxy::FrontProxy;
@@ -30,6 +31,10 @@ pub const REMEMBERED: u64 = 4096;
 /// Longest wait for an answer of the API server.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Tokens that are reviewed at the same time. Whoever reaches the port may send any, and each costs the API server a
+/// request.
+const MOST_REVIEWS: usize = 32;
+
 /// Longest token. JWTs have some KiB.
 const MOST_TOKEN_BYTES: usize = 16 * 1024;
 
@@ -37,6 +42,7 @@ const MOST_TOKEN_BYTES: usize = 16 * 1024;
 pub struct Authenticator {
     front_proxy: Arc<FrontProxy>,
     reviews: Api<TokenReview>,
+    reviewing: Semaphore,
     /// By digest of the token; never the token itself.
     known: Cache<[u8; 32], Option<Caller>>,
     informers: Arc<Informers>,
@@ -46,7 +52,8 @@ impl Authenticator {
     /// Asks the API server by way of `client`.
     pub fn new(client: Client, front_proxy: Arc<FrontProxy>, informers: Arc<Informers>) -> Self {
         let known = Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED).build();
-        Self { front_proxy, reviews: Api::all(client), known, informers }
+        let reviewing = Semaphore::new(MOST_REVIEWS);
+        Self { front_proxy, reviews: Api::all(client), reviewing, known, informers }
     }
 
     async fn identify(&self, peer: &Peer, headers: &HeaderMap) -> Result<Caller, ApiError> {
@@ -60,6 +67,7 @@ impl Authenticator {
     }
 
     async fn review(&self, token: &SecretString) -> Result<Option<Caller>, ApiError> {
+        let _turn = self.reviewing.try_acquire().map_err(|_| ApiError::too_many_requests())?;
         let review = TokenReview {
             spec: TokenReviewSpec { token: Some(token.expose_secret().to_owned()), ..TokenReviewSpec::default() },
             ..TokenReview::default()
@@ -122,5 +130,22 @@ mod tests {
             assert_eq!(read(other), None, "{other}");
         }
         assert_eq!(read(&format!("Bearer {}", "a".repeat(MOST_TOKEN_BYTES + 1))), None);
+    }
+
+    /// An API server that is busy, or does not answer, is not asked more and more.
+    #[tokio::test]
+    async fn only_so_many_tokens_are_reviewed_at_a_time() {
+        let silent = tower::service_fn(|_: axum::http::Request<kube::client::Body>| {
+            std::future::pending::<Result<axum::http::Response<kube::client::Body>, std::io::Error>>()
+        });
+        let informers = Arc::new(Informers::new(false, Arc::default()));
+        let authenticator = Authenticator::new(Client::new(silent, "default"), Arc::default(), informers);
+        let tokens: Vec<SecretString> = (0..=MOST_REVIEWS).map(|at| format!("token-{at}").into()).collect();
+        let mut reviews: Vec<_> = tokens.iter().map(|token| Box::pin(authenticator.review(token))).collect();
+        let last = reviews.pop().expect("there are more than are allowed");
+        for review in &mut reviews {
+            assert!(futures::poll!(review).is_pending());
+        }
+        assert_eq!(last.await.unwrap_err().code(), axum::http::StatusCode::TOO_MANY_REQUESTS);
     }
 }

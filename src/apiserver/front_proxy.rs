@@ -64,11 +64,6 @@ impl FrontProxy {
         }
     }
 
-    /// Whether the ConfigMap has been read.
-    pub fn is_known(&self) -> bool {
-        self.trusted.load().is_some()
-    }
-
     /// Follows the ConfigMap until `shutdown`.
     ///
     /// # Errors

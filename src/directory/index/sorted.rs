@@ -99,11 +99,6 @@ impl SortedIds {
         });
         parts.collect::<Vec<_>>().into_iter().flatten().copied()
     }
-
-    /// The id at that rank.
-    pub fn at(&self, rank: usize) -> Option<u32> {
-        self.range(rank, rank + 1).next()
-    }
 }
 
 #[cfg(test)]

@@ -142,14 +142,6 @@ impl Table {
         self.id_of(name).map(|id| self.record(id))
     }
 
-    /// The records whose field, one that has no postings, has exactly this value.
-    pub fn with_value(&self, field: usize, value: &[u8]) -> impl Iterator<Item = &Arc<Record>> {
-        let order = self.order(field);
-        let begin = order.rank(|id| self.record(id).field(field) < value);
-        let equal = move |record: &&Arc<Record>| record.field(field) == value;
-        order.range(begin, usize::MAX).map(|id| self.record(id)).take_while(equal)
-    }
-
     fn id_of(&self, name: &str) -> Option<u32> {
         self.order(0).find(|id| self.record(id).name.as_ref().cmp(name))
     }
