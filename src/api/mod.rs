@@ -15,6 +15,7 @@
 pub mod common;
 pub mod condition;
 pub mod crd;
+pub mod credentials;
 pub mod directory;
 pub mod group;
 pub mod role_binding;
