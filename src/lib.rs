@@ -30,7 +30,7 @@ pub mod controllers;
 pub mod credentials;
 pub mod directory;
 pub mod informers;
-
+pub mod logins;
 pub mod metrics;
 pub mod operations;
 pub mod operator;

@@ -92,6 +92,10 @@ pub struct Metrics {
     pub admissions: CounterBy,
     /// Requests to the aggregated API by outcome.
     pub directory_requests: CounterBy,
+    /// Attempts to log in by what came of them.
+    pub logins: CounterBy,
+    /// Reviews of tokens and API keys by what came of them.
+    pub token_reviews: CounterBy,
     /// 1 while this replica holds the lease.
     pub leader: Gauge<i64, AtomicI64>,
 }
@@ -111,6 +115,8 @@ impl Default for Metrics {
             writes: CounterBy::new("kind"),
             admissions: CounterBy::new("outcome"),
             directory_requests: CounterBy::new("outcome"),
+            logins: CounterBy::new("outcome"),
+            token_reviews: CounterBy::new("outcome"),
             leader: Gauge::default(),
         };
         metrics.registered()
@@ -166,6 +172,8 @@ impl Metrics {
             "Requests to the aggregated API",
             self.directory_requests.family.clone(),
         );
+        registry.register("logins", "Attempts to log in", self.logins.family.clone());
+        registry.register("token_reviews", "Reviews of tokens and API keys", self.token_reviews.family.clone());
         registry.register("leader", "1 while this replica holds the lease", self.leader.clone());
         self
     }

@@ -18,10 +18,19 @@ use tracing::{info, warn};
 
 use crate::admission::guard::Guard;
 use crate::apiserver::front_proxy::FrontProxy;
+use crate::apiserver::server::Parts;
 use crate::controllers::native::NativeWriter;
 use crate::controllers::{group, role_binding, user};
+use crate::credentials::policy::PasswordPolicy;
 use crate::credentials::pool::HashPool;
 use crate::informers::Informers;
+use crate::logins::Logins;
+use crate::logins::issuer::Issuer;
+use crate::logins::last_use::LastUse;
+use crate::logins::recognizer::Recognizer;
+use crate::logins::signing_keys::SigningKeyStore;
+use crate::logins::vault::Vault;
+use crate::logins::verifier::Verifier;
 use crate::metrics::Metrics;
 use crate::operations::config::RunConfig;
 use crate::operations::health::{self, Health};
@@ -56,21 +65,29 @@ pub async fn run(config: RunConfig) -> Result<()> {
 
     let informers = Arc::new(Informers::new(config.rbac.expand_groups, Arc::clone(&metrics)));
     supervisor.spawn("informers", Arc::clone(&informers).run(client.clone(), Arc::clone(&health), shutdown.clone()));
-    let certificates = load_certificates(&client, &config).await?;
+    let certificates = retried("the certificate authority", || Certificates::load(client.clone(), Arc::clone(&config)));
+    let certificates = certificates.await?;
     let heartbeat = health.watch_over("certificates", PATIENCE);
     supervisor.spawn("certificates", certificates.clone().keep(heartbeat, shutdown.clone()));
-    let guard = Guard::new(client.clone(), Arc::clone(&informers), config.rbac.policy());
+    let guard = Arc::new(Guard::new(client.clone(), Arc::clone(&informers), config.rbac.policy()));
+    let signing_keys = retried("the signing keys", || SigningKeyStore::load(client.clone(), &config.namespace)).await?;
+    supervisor.spawn("signing keys", signing_keys.clone().follow(shutdown.clone()));
+    let policy = Arc::new(config.logins.password_policy()?);
+    let (logins, last_use) = logins(&client, &config, &informers, &signing_keys, &policy, &metrics)?;
+    supervisor.spawn("last use", last_use.run(config.logins.last_use_interval, shutdown.clone()));
     let front_proxy = Arc::new(FrontProxy::default());
     supervisor.spawn("front proxy", Arc::clone(&front_proxy).follow(client.clone(), shutdown.clone()));
-    let directory = apiserver::server::router(
-        Arc::clone(&informers),
-        client.clone(),
+    let directory = apiserver::server::router(Parts {
+        informers: Arc::clone(&informers),
+        client: client.clone(),
         front_proxy,
-        certificates.authorities(),
-        Arc::clone(&metrics),
-        Arc::clone(&health),
-        shutdown.clone(),
-    );
+        authorities: certificates.authorities(),
+        logins,
+        guard: Arc::clone(&guard),
+        metrics: Arc::clone(&metrics),
+        health: Arc::clone(&health),
+        shutdown: shutdown.clone(),
+    });
     let app = admission::server::router(pool.clone(), guard, Arc::clone(&metrics)).merge(directory);
     supervisor.spawn("tls", listener::serve(tls, certificates.serving(), app, shutdown.clone()));
     health.set_serving(true);
@@ -81,7 +98,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
     // An attempt may take as long as the renew deadline.
     let heartbeat = health.watch_over("leader election", PATIENCE.max(config.lease.renew_deadline * 2));
     let drain = config.drain;
-    let leading = Leading { client, config, certificates, pool, informers, metrics };
+    let leading = Leading { client, config, certificates, signing_keys, pool, policy, informers, metrics };
     let stepping_down = shutdown.child_token();
     let led = leading.run(move || heartbeat.beat(), stepping_down.clone());
     supervisor.spawn("leader", async move {
@@ -111,21 +128,54 @@ async fn bind(address: std::net::SocketAddr, flag: &str) -> Result<TcpListener> 
 }
 
 /// The API server may come up after Roster does: waits for it, but not for ever.
-async fn load_certificates(client: &Client, config: &Arc<RunConfig>) -> Result<Certificates> {
+async fn retried<T, F: Future<Output = Result<T>>>(what: &str, mut load: impl FnMut() -> F) -> Result<T> {
     const ATTEMPTS: u32 = 30;
     for attempt in 1.. {
-        match Certificates::load(client.clone(), Arc::clone(config)).await {
+        match load().await {
             Err(error) if attempt < ATTEMPTS => {
-                warn!(
-                    error = format!("{error:#}"),
-                    attempt, "the certificate authority could not be loaded and is tried again"
-                );
+                warn!(error = format!("{error:#}"), attempt, "{what} could not be loaded, and it is tried again");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            outcome => return outcome.context("the certificate authority could not be loaded"),
+            outcome => return outcome.with_context(|| format!("{what} could not be loaded")),
         }
     }
     unreachable!("the last attempt returns")
+}
+
+/// What logins are served with, on every replica.
+fn logins(
+    client: &Client,
+    config: &RunConfig,
+    informers: &Arc<Informers>,
+    signing_keys: &SigningKeyStore,
+    policy: &Arc<PasswordPolicy>,
+    metrics: &Arc<Metrics>,
+) -> Result<(Arc<Logins>, Arc<LastUse>)> {
+    let (hashing, logins) = (&config.hashing, &config.logins);
+    let cost = hashing.cost().map_err(anyhow::Error::msg)?;
+    // A pool of their own: a flood of logins must not keep password Secrets from being hashed.
+    let pool = HashPool::new(cost, hashing.slots(), usize::from(hashing.hash_queue), metrics.hashing.clone());
+    let vault = Arc::new(Vault::new(client.clone(), &config.namespace, Arc::clone(metrics)));
+    let last_use = LastUse::new(client.clone(), Arc::clone(informers), Arc::clone(&vault), Arc::clone(metrics));
+    let last_use = Arc::new(last_use);
+    let url = logins.issuer_url.clone();
+    let url = url.unwrap_or_else(|| format!("https://{}.{}.svc", config.service, config.namespace));
+    let audiences = (logins.token_audiences.clone(), logins.oidc_audiences.clone());
+    let issuer = Arc::new(Issuer::new(&url, audiences, logins.token_lifetime, signing_keys.keys()));
+    let (own_vault, own_last_use) = (Arc::clone(&vault), Arc::clone(&last_use));
+    let recognizer = Recognizer::new(Arc::clone(informers), Arc::clone(&issuer), own_vault, own_last_use);
+    let kept = (Arc::clone(&vault), Arc::clone(&last_use));
+    let rules = (logins.limits(), Arc::clone(policy));
+    let verifier = Verifier::new(Arc::clone(informers), kept, pool, rules, Arc::clone(metrics));
+    let logins = Logins {
+        verifier,
+        issuer,
+        recognizer: Arc::new(recognizer),
+        vault,
+        longest_key: logins.api_key_max_lifetime,
+        trusted_proxies: logins.trusted_proxies.clone(),
+    };
+    Ok((Arc::new(logins), last_use))
 }
 
 async fn terminated() {
@@ -145,7 +195,9 @@ struct Leading {
     client: Client,
     config: Arc<RunConfig>,
     certificates: Certificates,
+    signing_keys: SigningKeyStore,
     pool: HashPool,
+    policy: Arc<PasswordPolicy>,
     informers: Arc<Informers>,
     metrics: Arc<Metrics>,
 }
@@ -189,7 +241,7 @@ impl Leading {
         let users = user::Context::new(
             client.clone(),
             &self.config.namespace,
-            self.pool.clone(),
+            (self.pool.clone(), Arc::clone(&self.policy)),
             Arc::clone(informers),
             Arc::clone(&writer),
             Arc::clone(&policy),
@@ -208,8 +260,10 @@ impl Leading {
         let bindings = role_binding::run(Arc::new(bindings), concurrency, shutdown.clone());
         let sweep = writer.sweep(shutdown.clone());
         let configuration = self.config.webhook_configuration.clone();
+        let lifetime = self.config.logins.signing_key_lifetime;
+        let rotation = self.signing_keys.clone().rotate(lifetime, shutdown.clone());
         let trust = trust::keep(self.client.clone(), self.certificates.clone(), configuration, shutdown);
         let rest = async { tokio::join!(groups, bindings) };
-        tokio::try_join!(users, trust, sweep, rest.map(Ok)).map(drop)
+        tokio::try_join!(users, trust, sweep, rotation, rest.map(Ok)).map(drop)
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
 use kube::{Client, ResourceExt};
@@ -75,7 +76,7 @@ impl Guarded for Secret {
             return Requirements::new();
         }
         let users: BTreeSet<String> = old.into_iter().chain([new]).filter_map(user).collect();
-        let change = Change::PasswordSecret(users.iter().map(String::as_str).collect());
+        let change = Change::Credential(users.iter().map(String::as_str).collect());
         requirements(&change, directory, policy, Timestamp::now())
     }
 }
@@ -144,6 +145,22 @@ impl Guard {
             Ok(Some(refused)) => Verdict::Refused(refused.to_string()),
             Err(error) => Verdict::Unknown(error.to_string()),
         }
+    }
+
+    /// Why a requester may not control the identity of a User; `None`: they may.
+    ///
+    /// # Errors
+    /// If it can't be judged.
+    pub async fn refusal_to_control(&self, requester: &UserInfo, user: &str) -> Result<Option<String>, String> {
+        if self.informers.is_failing() {
+            return Err("a watch of the directory is failing".to_owned());
+        }
+        let change = Change::Credential([user].into());
+        let required = tokio::task::block_in_place(|| {
+            requirements(&change, &self.informers.directory(), &self.policy, Timestamp::now())
+        });
+        let refused = self.access.first_refused(requester, required).await.map_err(|error| error.to_string())?;
+        Ok(refused.map(|refused| refused.to_string()))
     }
 
     /// Refuses a Group that would close a cycle. The graph can live with one: this is to say so early.

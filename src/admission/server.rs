@@ -46,12 +46,12 @@ async fn bounded(State(places): State<Arc<Semaphore>>, request: Request, next: N
 
 struct Admission {
     pool: HashPool,
-    guard: Guard,
+    guard: Arc<Guard>,
     metrics: Arc<Metrics>,
 }
 
 /// The routes of admission.
-pub fn router(pool: HashPool, guard: Guard, metrics: Arc<Metrics>) -> Router {
+pub fn router(pool: HashPool, guard: Arc<Guard>, metrics: Arc<Metrics>) -> Router {
     // Places of their own: hashing takes long, and must not keep the guard from answering.
     let places = || middleware::from_fn_with_state(Arc::new(Semaphore::new(MAX_REVIEWS)), bounded);
     let guard_routes = Router::new()
@@ -174,7 +174,7 @@ mod tests {
         let request = Request::post(PASSWORD_SECRETS_PATH).header("content-type", "application/json");
         let request = request.body(Body::from(body.to_string())).unwrap();
         let informers = Arc::new(Informers::new(false, Arc::clone(&metrics)));
-        let guard = Guard::new(nobody(), informers, Policy::default());
+        let guard = Arc::new(Guard::new(nobody(), informers, Policy::default()));
         let response = router(pool, guard, metrics).oneshot(request).await.unwrap();
         let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
         serde_json::from_slice::<Value>(&bytes).unwrap()["response"].take()

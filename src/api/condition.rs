@@ -17,6 +17,8 @@ pub const STALLED: &str = "Stalled";
 pub const NAME_CLAIMED: &str = "NameClaimed";
 /// A password is in use, and it is the one that the spec refers to.
 pub const CREDENTIAL_READY: &str = "CredentialReady";
+/// Reason of [`CREDENTIAL_READY`]: the password in use was set by somebody else, and the User says that it must be changed.
+pub const PASSWORD_CHANGE_REQUIRED: &str = "PasswordChangeRequired";
 /// The User is bound to the administrator ClusterRole. Present while `spec.admin` is set.
 pub const ADMINISTRATOR_BOUND: &str = "AdministratorBound";
 /// The User is to be deleted but still owns something.

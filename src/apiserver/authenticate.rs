@@ -20,6 +20,7 @@ use super::front_proxy::FrontProxy;
 use super::identity::Caller;
 use super::status::ApiError;
 use crate::informers::Informers;
+use crate::logins::recognizer::{Recognition, Recognizer};
 use crate::tls::peer::Peer;
 
 /// How long an answer of the API server is believed, as upstream's delegated authentication does.
@@ -45,15 +46,21 @@ pub struct Authenticator {
     reviewing: Semaphore,
     /// By digest of the token; never the token itself.
     known: Cache<[u8; 32], Option<Caller>>,
+    recognizer: Arc<Recognizer>,
     informers: Arc<Informers>,
 }
 
 impl Authenticator {
     /// Asks the API server by way of `client`.
-    pub fn new(client: Client, front_proxy: Arc<FrontProxy>, informers: Arc<Informers>) -> Self {
+    pub fn new(
+        client: Client,
+        front_proxy: Arc<FrontProxy>,
+        recognizer: Arc<Recognizer>,
+        informers: Arc<Informers>,
+    ) -> Self {
         let known = Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED).build();
         let reviewing = Semaphore::new(MOST_REVIEWS);
-        Self { front_proxy, reviews: Api::all(client), reviewing, known, informers }
+        Self { front_proxy, reviews: Api::all(client), reviewing, known, recognizer, informers }
     }
 
     async fn identify(&self, peer: &Peer, headers: &HeaderMap) -> Result<Caller, ApiError> {
@@ -61,6 +68,13 @@ impl Authenticator {
             return Ok(caller);
         }
         let token = bearer(headers).ok_or_else(ApiError::unauthorized)?;
+        // Roster's own need no API server, and count as of this moment.
+        match self.recognizer.recognize(&token).await {
+            Ok(Recognition::Known(known)) => return Ok(known.user.into()),
+            Ok(Recognition::Refused) => return Err(ApiError::unauthorized()),
+            Ok(Recognition::Foreign) => {}
+            Err(_) => return Err(ApiError::unavailable("the credential can't be reached")),
+        }
         let digest = Sha256::digest(token.expose_secret()).into();
         let known = self.known.try_get_with(digest, self.review(&token)).await;
         known.map_err(|error| (*error).clone())?.ok_or_else(ApiError::unauthorized)
@@ -117,6 +131,11 @@ pub async fn authenticate(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credentials::signing::SigningKeys;
+    use crate::logins::issuer::Issuer;
+    use crate::logins::last_use::LastUse;
+    use crate::logins::vault::Vault;
+    use arc_swap::ArcSwap;
 
     #[test]
     fn only_bearer_tokens_are_tokens() {
@@ -133,13 +152,23 @@ mod tests {
     }
 
     /// An API server that is busy, or does not answer, is not asked more and more.
+    fn recognizer(client: Client, informers: &Arc<Informers>) -> Arc<Recognizer> {
+        let keys = Arc::new(ArcSwap::from_pointee(SigningKeys::create(jiff::Timestamp::now()).unwrap()));
+        let issuer = Issuer::new("https://localhost", (Vec::new(), Vec::new()), BELIEVED, keys);
+        let vault = Arc::new(Vault::new(client.clone(), "default", Arc::default()));
+        let last_use = LastUse::new(client, Arc::clone(informers), Arc::clone(&vault), Arc::default());
+        Arc::new(Recognizer::new(Arc::clone(informers), Arc::new(issuer), vault, Arc::new(last_use)))
+    }
+
     #[tokio::test]
     async fn only_so_many_tokens_are_reviewed_at_a_time() {
         let silent = tower::service_fn(|_: axum::http::Request<kube::client::Body>| {
             std::future::pending::<Result<axum::http::Response<kube::client::Body>, std::io::Error>>()
         });
         let informers = Arc::new(Informers::new(false, Arc::default()));
-        let authenticator = Authenticator::new(Client::new(silent, "default"), Arc::default(), informers);
+        let client = Client::new(silent, "default");
+        let authenticator =
+            Authenticator::new(client.clone(), Arc::default(), recognizer(client, &informers), informers);
         let tokens: Vec<SecretString> = (0..=MOST_REVIEWS).map(|at| format!("token-{at}").into()).collect();
         let mut reviews: Vec<_> = tokens.iter().map(|token| Box::pin(authenticator.review(token))).collect();
         let last = reviews.pop().expect("there are more than are allowed");

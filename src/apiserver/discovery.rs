@@ -45,7 +45,14 @@ pub static ENTRIES: &[Entry] = &[
         &["create"],
         "whether the user may do something, and by which bindings",
     ),
+    entry(
+        "users/apikeys",
+        "APIKey",
+        &["create", "delete", "get"],
+        "API keys of the user; each is told once, when it is made",
+    ),
     entry("users/groups", "GroupMembership", &["get"], "groups that the user belongs to, each with its path"),
+    entry("users/invitation", "Invitation", &["create"], "invites the user to set a password, once"),
     entry(
         "users/locks",
         "UserLocks",
@@ -53,10 +60,20 @@ pub static ENTRIES: &[Entry] = &[
         "what blocks the user's deletion, and namespaces that the user holds locked",
     ),
     entry("users/namespaces", "UserNamespace", &["get"], "namespaces that the user owns or holds a role in"),
+    entry("users/password", "PasswordChange", &["create"], "sets the user's password"),
     entry("users/permissions", "UserPermissions", &["get"], "what the user may do, each rule with why"),
     entry("users/roleassignments", "RoleAssignment", &["get"], "roles that the user holds, by groups too"),
+    entry("users/totp", "TOTPEnrollment", &["create", "delete", "get"], "the user's second factor"),
+    entry("users/unlock", "Unlock", &["create"], "ends a lockout of the user"),
     entry("groups", "Group", &["get", "list", "watch"], "groups, with their counts"),
     entry("groups/members", "User", &["get"], "users that belong to the group"),
+    entry("logins", "Login", &["create"], "exchanges a password and a second factor for a token"),
+    entry(
+        "passwordreviews",
+        "PasswordReview",
+        &["create"],
+        "whether a password and a second factor are good, and whose",
+    ),
     entry("roleassignments", "RoleAssignment", &["list"], "who holds which role where"),
 ];
 

@@ -10,6 +10,11 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::discovery::{Document, ENTRIES, Entry};
+use crate::api::credentials::{
+    ApiKeySpec, ApiKeyStatus, InvitationSpec, InvitationStatus, LoginSpec, LoginStatus, PasswordChangeSpec,
+    PasswordChangeStatus, PasswordReviewSpec, PasswordReviewStatus, TotpEnrollmentSpec, TotpEnrollmentStatus,
+    UnlockSpec,
+};
 use crate::api::directory::{
     API_VERSION, AccessReviewSpec, AccessReviewStatus, DirectoryUserStatus, GROUP, GroupMembership, RoleAssignment,
     UserLocksStatus, UserNamespace, UserPermissionsStatus, VERSION,
@@ -73,7 +78,8 @@ pub fn document() -> Value {
     schemas.object("GroupMembership", "How a user belongs to a group.", |generator| {
         vec![("status", reference::<GroupMembership>(generator))]
     });
-    for kind in ["User", "Group", "RoleAssignment"] {
+    credentials(&mut schemas);
+    for kind in ["User", "Group", "RoleAssignment", "APIKey"] {
         schemas.list(kind, &json!({"$ref": format!("#/components/schemas/{}", name(kind))}));
     }
     let membership = reference::<GroupMembership>(&mut schemas.generator);
@@ -84,6 +90,32 @@ pub fn document() -> Value {
     all.append(&mut schemas.kinds);
     all.values_mut().for_each(plain_types);
     json!({"openapi": "3.0.0", "info": info(), "paths": paths(), "components": {"schemas": all}})
+}
+
+/// The actions on credentials.
+fn credentials(schemas: &mut Schemas) {
+    schemas.object("Login", "Exchanges a password and a second factor for a token.", |generator| {
+        vec![("spec", reference::<LoginSpec>(generator)), ("status", reference::<LoginStatus>(generator))]
+    });
+    schemas.object("PasswordReview", "Whether a password and a second factor are good, and whose.", |generator| {
+        let status = reference::<PasswordReviewStatus>(generator);
+        vec![("spec", reference::<PasswordReviewSpec>(generator)), ("status", status)]
+    });
+    schemas.object("PasswordChange", "Sets a password.", |generator| {
+        let status = reference::<PasswordChangeStatus>(generator);
+        vec![("spec", reference::<PasswordChangeSpec>(generator)), ("status", status)]
+    });
+    schemas.object("APIKey", "A key that stands for its user until it ends or is revoked.", |generator| {
+        vec![("spec", reference::<ApiKeySpec>(generator)), ("status", reference::<ApiKeyStatus>(generator))]
+    });
+    schemas.object("TOTPEnrollment", "A second factor: enrolled, confirmed, removed.", |generator| {
+        let status = reference::<TotpEnrollmentStatus>(generator);
+        vec![("spec", reference::<TotpEnrollmentSpec>(generator)), ("status", status)]
+    });
+    schemas.object("Invitation", "Lets a user set a password, once.", |generator| {
+        vec![("spec", reference::<InvitationSpec>(generator)), ("status", reference::<InvitationStatus>(generator))]
+    });
+    schemas.object("Unlock", "Ends a lockout.", |generator| vec![("spec", reference::<UnlockSpec>(generator))]);
 }
 
 /// One type each: version 3.0 knows no lists of types, and a field that may be null may as well be absent.
@@ -172,7 +204,8 @@ fn paths() -> Value {
             paths.insert(format!("{base}/{main}/{{name}}/{part}"), operations(entry, entry.verbs, true));
             continue;
         }
-        let of_many: Vec<&str> = entry.verbs.iter().copied().filter(|verb| *verb == "list").collect();
+        let of_many: Vec<&str> =
+            entry.verbs.iter().copied().filter(|verb| matches!(*verb, "create" | "list")).collect();
         let of_one: Vec<&str> = entry.verbs.iter().copied().filter(|verb| matches!(*verb, "get" | "patch")).collect();
         paths.insert(format!("{base}/{}", entry.name), operations(entry, &of_many, false));
         if !of_one.is_empty() {
@@ -187,6 +220,7 @@ fn operations(entry: &Entry, verbs: &[&str], is_named: bool) -> Value {
     for verb in verbs {
         let (method, kind) = match *verb {
             "create" => ("post", entry.kind.to_owned()),
+            "delete" => ("delete", entry.kind.to_owned()),
             "patch" => ("patch", entry.kind.to_owned()),
             "list" => ("get", format!("{}List", entry.kind)),
             _ => ("get", entry.kind.to_owned()),

@@ -7,6 +7,7 @@ use axum::extract::{FromRequest, Path, RawQuery, Request};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -39,14 +40,43 @@ struct Body<S> {
 /// # Errors
 /// 400, 413 or 415, which say what is wrong.
 pub async fn read_body<S: DeserializeOwned>(kind: &str, request: Request) -> Result<S, ApiError> {
+    let bytes = read_json(request).await?;
+    let body = serde_json::from_slice(&bytes)
+        .map_err(|error| ApiError::bad_request(format!("the body is no {kind} of {API_VERSION}: {error}")))?;
+    spec_of(kind, body)
+}
+
+/// Reads a body with something secret in it, which no error repeats.
+///
+/// # Errors
+/// As [`read_body`].
+pub async fn read_secret_body<S: DeserializeOwned + JsonSchema>(kind: &str, request: Request) -> Result<S, ApiError> {
+    let bytes = read_json(request).await?;
+    let body = serde_json::from_slice(&bytes).map_err(|error: serde_json::Error| {
+        let fields = fields_of::<S>().join(", ");
+        let (line, column) = (error.line(), error.column());
+        ApiError::bad_request(format!(
+            "the body is no {kind} of {API_VERSION}: see line {line}, column {column}; its spec has the fields {fields}"
+        ))
+    })?;
+    spec_of(kind, body)
+}
+
+fn fields_of<S: JsonSchema>() -> Vec<String> {
+    let schema = schemars::schema_for!(S).to_value();
+    schema["properties"].as_object().into_iter().flatten().map(|(field, _)| field.clone()).collect()
+}
+
+async fn read_json(request: Request) -> Result<axum::body::Bytes, ApiError> {
     let media_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = media_type.unwrap_or("application/json").split(';').next().unwrap_or_default().trim();
     if media_type != "application/json" {
         return Err(ApiError::unsupported_media_type("application/json"));
     }
-    let bytes = read_bytes(request).await?;
-    let body: Body<S> = serde_json::from_slice(&bytes)
-        .map_err(|error| ApiError::bad_request(format!("the body is no {kind} of {API_VERSION}: {error}")))?;
+    read_bytes(request).await
+}
+
+fn spec_of<S>(kind: &str, body: Body<S>) -> Result<S, ApiError> {
     if body.api_version != API_VERSION || body.kind != kind {
         let found = format!("{} of {}", body.kind, body.api_version);
         return Err(ApiError::bad_request(format!("the body must be a {kind} of {API_VERSION}, not a {found}")));

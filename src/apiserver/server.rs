@@ -29,9 +29,14 @@ use super::front_proxy::FrontProxy;
 use super::identity::Caller;
 use super::pages::{Moments, Tokens};
 use super::status::ApiError;
-use super::{assignments, discovery, groups, openapi, profile, reviews, users};
+use super::{
+    api_keys, assignments, bearers, discovery, groups, logins, openapi, passwords, profile, reviews, totp, users,
+};
+use crate::admission::guard::Guard;
 use crate::api::directory::{GROUP, VERSION};
 use crate::informers::Informers;
+use crate::logins::Logins;
+use crate::logins::issuer::JWKS_PATH;
 use crate::metrics::Metrics;
 use crate::operations::health::Health;
 use crate::tls::authority::Authorities;
@@ -41,6 +46,12 @@ const MOST_REQUESTS: usize = 256;
 
 /// Requests for discovery in flight, apart from the others: without it, kube-apiserver takes the whole group for gone.
 const MOST_DISCOVERIES: usize = 64;
+
+/// Attempts to log in, in flight: each waits for a hash, and a refusal for its tick.
+const MOST_LOGINS: usize = 256;
+
+/// Reviews of tokens in flight.
+const MOST_TOKEN_REVIEWS: usize = 256;
 
 /// Longest time until an answer begins, the body of the request included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -79,6 +90,14 @@ pub struct DirectoryApi {
     pub tokens: Tokens,
     /// At which states lists are read.
     pub moments: Moments,
+    /// Recognises the aggregator.
+    pub front_proxy: Arc<FrontProxy>,
+    /// How people log in.
+    pub logins: Arc<Logins>,
+    /// Who may control an identity.
+    pub guard: Arc<Guard>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// Ends the watches.
     pub shutdown: CancellationToken,
     watches: Arc<Semaphore>,
@@ -174,17 +193,34 @@ pub type Api = State<Arc<DirectoryApi>>;
 /// Who asks.
 pub type Who = Extension<Arc<Caller>>;
 
+/// What the aggregated API is served with.
+pub struct Parts {
+    /// What is known.
+    pub informers: Arc<Informers>,
+    /// How the API server is reached.
+    pub client: Client,
+    /// Recognises the aggregator.
+    pub front_proxy: Arc<FrontProxy>,
+    /// Whose keys sign the tokens of lists.
+    pub authorities: Arc<ArcSwap<Authorities>>,
+    /// How people log in.
+    pub logins: Arc<Logins>,
+    /// Who may control an identity.
+    pub guard: Arc<Guard>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether this replica answers.
+    pub health: Arc<Health>,
+    /// Ends the watches.
+    pub shutdown: CancellationToken,
+}
+
 /// The routes of the aggregated API.
-pub fn router(
-    informers: Arc<Informers>,
-    client: Client,
-    front_proxy: Arc<FrontProxy>,
-    authorities: Arc<ArcSwap<Authorities>>,
-    metrics: Arc<Metrics>,
-    health: Arc<Health>,
-    shutdown: CancellationToken,
-) -> Router {
-    let authenticator = Authenticator::new(client.clone(), front_proxy, Arc::clone(&informers));
+pub fn router(parts: Parts) -> Router {
+    let Parts { informers, client, front_proxy, authorities, logins, guard, metrics, health, shutdown } = parts;
+    let recognizer = Arc::clone(&logins.recognizer);
+    let authenticator =
+        Authenticator::new(client.clone(), Arc::clone(&front_proxy), recognizer, Arc::clone(&informers));
     let api = DirectoryApi {
         authorizer: Authorizer::new(client.clone()),
         tokens: Tokens::new(authorities),
@@ -193,6 +229,10 @@ pub fn router(
         watches: Arc::new(Semaphore::new(MOST_WATCHES)),
         informers: Arc::clone(&informers),
         client,
+        front_proxy,
+        logins,
+        guard,
+        metrics: Arc::clone(&metrics),
         shutdown,
     };
     let places = |most: usize| middleware::from_fn_with_state(Arc::new(Semaphore::new(most)), placed);
@@ -206,13 +246,28 @@ pub fn router(
         .route("/users/{key}/permissions", get(users::permissions))
         .route("/users/{key}/roleassignments", get(assignments::of_user))
         .route("/users/{key}/accessreviews", post(reviews::create))
+        .route("/users/{key}/password", post(passwords::change))
+        .route("/users/{key}/invitation", post(passwords::invite))
+        .route("/users/{key}/unlock", post(passwords::unlock))
+        .route("/users/{key}/apikeys", get(api_keys::list).post(api_keys::create))
+        .route("/users/{key}/apikeys/{name}", get(api_keys::get).delete(api_keys::revoke))
+        .route("/users/{key}/totp", get(totp::get).post(totp::enroll).delete(totp::remove))
+        .route("/passwordreviews", post(logins::review))
         .route("/groups", get(groups::list))
         .route("/groups/{name}", get(groups::get))
         .route("/groups/{name}/members", get(groups::members))
         .route("/groups/{name}/members/{user}", get(groups::member))
         .route("/roleassignments", get(assignments::list))
-        .layer(middleware::from_fn_with_state(informers, informed))
+        .layer(middleware::from_fn_with_state(Arc::clone(&informers), informed))
         .layer(places(MOST_REQUESTS));
+    // Everybody may: who they are is what this is about.
+    let open = Router::new()
+        .route(&format!("{base}/logins"), post(logins::login))
+        .layer(places(MOST_LOGINS))
+        .merge(Router::new().route(bearers::TOKEN_REVIEW_PATH, post(bearers::review)).layer(places(MOST_TOKEN_REVIEWS)))
+        .layer(middleware::from_fn_with_state(informers, informed))
+        .route("/.well-known/openid-configuration", get(bearers::configuration))
+        .route(JWKS_PATH, get(bearers::jwks));
     let documents = Router::new()
         .route("/apis", get(discovery::groups))
         .route(&format!("/apis/{GROUP}"), get(discovery::group))
@@ -228,8 +283,9 @@ pub fn router(
         .method_not_allowed_fallback(async |request: Request| {
             ApiError::method_not_allowed(format!("{} is not supported on this resource", request.method()))
         })
-        .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
         .layer(middleware::from_fn_with_state(Arc::new(authenticator), authenticate))
+        .merge(open)
+        .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(
             SizeAbove::new(COMPRESSED_FROM).and(|_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions| {
                 extensions.get::<Uncompressed>().is_none()

@@ -209,6 +209,15 @@ impl PasswordHash {
         computed.is_ok_and(|computed| computed == *expected)
     }
 
+    /// Whether a hash made today would be stronger: another algorithm, or parameters below `cost`.
+    pub fn is_outdated(&self, cost: Argon2idCost) -> bool {
+        let Some(phc) = Phc::new(&self.text).ok().filter(|_| self.algorithm == Algorithm::Argon2id) else {
+            return true;
+        };
+        let Ok(params) = argon2::Params::try_from(&phc) else { return true };
+        params.m_cost() < cost.memory_kib || params.t_cost() < cost.iterations || params.p_cost() < cost.parallelism
+    }
+
     /// The algorithm.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm

@@ -46,6 +46,11 @@ impl HashPool {
         }))
     }
 
+    /// What a hash costs.
+    pub fn cost(&self) -> Argon2idCost {
+        self.0.cost
+    }
+
     /// Hashes a password with the pool's cost.
     ///
     /// # Errors

@@ -10,8 +10,12 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::{Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use super::api_key::ApiKey;
 use super::claim::{Identifier, IdentifierKind};
+use super::credential::{Credential, Invitation, SetBy, SourceVersion, Summary};
 use super::hash::PasswordHash;
 use crate::api::{IDENTITY_SECRET_TYPE, USER_ANNOTATION, User};
 
@@ -21,34 +25,29 @@ pub const IDENTIFIER_LABEL: &str = "roster.dev/identifier";
 const SOURCE_ANNOTATION: &str = "roster.dev/password-source";
 /// Annotation: when the password in use was set, RFC 3339.
 const CHANGED_ANNOTATION: &str = "roster.dev/password-changed";
+/// Annotation: who has set it.
+const SET_BY_ANNOTATION: &str = "roster.dev/password-set-by";
+/// Annotation: how many logins have failed.
+const FAILED_ANNOTATION: &str = "roster.dev/failed-logins";
+/// Annotation: until when the user is locked, RFC 3339.
+const LOCKED_ANNOTATION: &str = "roster.dev/locked-until";
+/// Annotation: when the second factor was confirmed, RFC 3339.
+const SECOND_FACTOR_ANNOTATION: &str = "roster.dev/second-factor";
 
 const HASH_KEY: &str = "passwordHash";
 const SOURCE_HASH_KEY: &str = "sourcePasswordHash";
+/// One hash a line, the latest first.
+const HISTORY_KEY: &str = "passwordHistory";
+const INVITATION_KEY: &str = "invitation";
+const SECOND_FACTOR_KEY: &str = "secondFactor";
+const API_KEYS_KEY: &str = "apiKeys";
+const FAILED_KEY: &str = "failedLogins";
 
-/// One state of a password Secret: its UID and resourceVersion.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct SourceVersion(String);
-
-impl SourceVersion {
-    /// The version that `metadata` describes. `None` for an object that was never stored.
-    pub fn of(metadata: &ObjectMeta) -> Option<Self> {
-        Some(Self(format!("{}/{}", metadata.uid.as_ref()?, metadata.resource_version.as_ref()?)))
-    }
-}
-
-/// The credential of a User.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Credential {
-    /// The hash that logins are checked against.
-    pub hash: Option<PasswordHash>,
-    /// The hash that the password Secret last gave. It differs from `hash` once the password was changed by another
-    /// way, and tells a changed Secret from one that was merely written again.
-    pub source_hash: Option<PasswordHash>,
-    /// The state of the password Secret that was last looked at.
-    pub source: Option<SourceVersion>,
-    /// When `hash` was set.
-    pub changed: Option<Timestamp>,
-}
+/// A part of an identity Secret does not parse. What can't be read is not taken for absent: a second factor that was
+/// enrolled must not be forgotten.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the key {0} of the identity Secret does not parse")]
+pub struct Corrupt(&'static str);
 
 /// What the metadata of an identity Secret tells.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -63,8 +62,8 @@ pub struct Claim {
     pub owner_uid: String,
     /// See [`Credential::source`].
     pub source: Option<SourceVersion>,
-    /// See [`Credential::changed`]; present where there is a password.
-    pub changed: Option<Timestamp>,
+    /// What may be known of the credential.
+    pub summary: Summary,
 }
 
 impl Claim {
@@ -73,13 +72,20 @@ impl Claim {
     pub fn read(metadata: &ObjectMeta) -> Option<Self> {
         let owner = metadata.owner_references.iter().flatten().find(|owner| owner.kind == User::kind(&()));
         let annotation = |key: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(key));
+        let time = |key: &str| annotation(key).and_then(|time| time.parse().ok());
         Some(Self {
             uid: metadata.uid.clone()?,
             resource_version: metadata.resource_version.as_ref()?.parse().ok()?,
             owner: owner.map(|owner| owner.name.clone()).unwrap_or_default(),
             owner_uid: owner.map(|owner| owner.uid.clone()).unwrap_or_default(),
-            source: annotation(SOURCE_ANNOTATION).cloned().map(SourceVersion),
-            changed: annotation(CHANGED_ANNOTATION).and_then(|time| time.parse().ok()),
+            source: annotation(SOURCE_ANNOTATION).cloned().map(SourceVersion::from),
+            summary: Summary {
+                changed: time(CHANGED_ANNOTATION),
+                set_by: annotation(SET_BY_ANNOTATION).and_then(|text| SetBy::parse(text)),
+                failed_logins: annotation(FAILED_ANNOTATION).and_then(|count| count.parse().ok()).unwrap_or(0),
+                locked_until: time(LOCKED_ANNOTATION),
+                second_factor: time(SECOND_FACTOR_ANNOTATION),
+            },
         })
     }
 }
@@ -122,18 +128,34 @@ fn owner_reference(user: &User) -> OwnerReference {
 }
 
 /// Reads the credential from an identity Secret. A hash that no longer parses counts as absent.
-pub fn read_credential(secret: &Secret) -> Credential {
-    let hash = |key: &str| {
-        let bytes = secret.data.as_ref()?.get(key)?;
-        PasswordHash::parse(str::from_utf8(&bytes.0).ok()?).ok()
-    };
+///
+/// # Errors
+/// If anything else in it does not parse.
+pub fn read_credential(secret: &Secret) -> Result<Credential, Corrupt> {
+    let text = |key: &str| secret.data.as_ref()?.get(key).and_then(|bytes| str::from_utf8(&bytes.0).ok());
+    let hash = |key: &str| PasswordHash::parse(text(key)?).ok();
     let claim = Claim::read(&secret.metadata);
-    Credential {
+    Ok(Credential {
         hash: hash(HASH_KEY),
         source_hash: hash(SOURCE_HASH_KEY),
         source: claim.as_ref().and_then(|claim| claim.source.clone()),
-        changed: claim.and_then(|claim| claim.changed),
-    }
+        changed: claim.as_ref().and_then(|claim| claim.summary.changed),
+        set_by: claim.and_then(|claim| claim.summary.set_by),
+        history: text(HISTORY_KEY)
+            .unwrap_or_default()
+            .lines()
+            .filter_map(|hash| PasswordHash::parse(hash).ok())
+            .collect(),
+        invitation: part(secret, INVITATION_KEY)?,
+        second_factor: part(secret, SECOND_FACTOR_KEY)?,
+        api_keys: part::<Vec<ApiKey>>(secret, API_KEYS_KEY)?.unwrap_or_default(),
+        failed: part(secret, FAILED_KEY)?.unwrap_or_default(),
+    })
+}
+
+fn part<T: DeserializeOwned>(secret: &Secret, key: &'static str) -> Result<Option<T>, Corrupt> {
+    let bytes = secret.data.as_ref().and_then(|data| data.get(key));
+    bytes.map(|bytes| serde_json::from_slice(&bytes.0).map_err(|_| Corrupt(key))).transpose()
 }
 
 /// Writes the credential into an identity Secret and leaves the rest of it as it is.
@@ -141,9 +163,26 @@ pub fn write_credential(secret: &mut Secret, credential: &Credential) {
     let data = secret.data.get_or_insert_default();
     set(data, HASH_KEY, credential.hash.as_ref().map(|hash| ByteString(hash.expose().into())));
     set(data, SOURCE_HASH_KEY, credential.source_hash.as_ref().map(|hash| ByteString(hash.expose().into())));
+    let history: Vec<&str> = credential.history.iter().map(PasswordHash::expose).collect();
+    set(data, HISTORY_KEY, (!history.is_empty()).then(|| ByteString(history.join("\n").into())));
+    set(data, INVITATION_KEY, credential.invitation.as_ref().map(json::<Invitation>));
+    set(data, SECOND_FACTOR_KEY, credential.second_factor.as_ref().map(json));
+    set(data, API_KEYS_KEY, (!credential.api_keys.is_empty()).then(|| json(&credential.api_keys)));
+    set(data, FAILED_KEY, (!credential.failed.is_empty()).then(|| json(&credential.failed)));
     let annotations = secret.metadata.annotations.get_or_insert_default();
-    set(annotations, SOURCE_ANNOTATION, credential.source.as_ref().map(|source| source.0.clone()));
-    set(annotations, CHANGED_ANNOTATION, credential.changed.map(|time| time.to_string()));
+    let summary = credential.summary();
+    let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
+    set(annotations, SOURCE_ANNOTATION, credential.source.as_ref().map(ToString::to_string));
+    set(annotations, CHANGED_ANNOTATION, time(summary.changed));
+    set(annotations, SET_BY_ANNOTATION, summary.set_by.map(|set_by| set_by.as_str().to_owned()));
+    let failed = (summary.failed_logins > 0).then(|| summary.failed_logins.to_string());
+    set(annotations, FAILED_ANNOTATION, failed);
+    set(annotations, LOCKED_ANNOTATION, time(summary.locked_until));
+    set(annotations, SECOND_FACTOR_ANNOTATION, time(summary.second_factor));
+}
+
+fn json<T: Serialize>(part: &T) -> ByteString {
+    ByteString(serde_json::to_vec(part).expect("the parts of a credential are JSON"))
 }
 
 fn set<T>(map: &mut BTreeMap<String, T>, key: &str, value: Option<T>) {
@@ -157,6 +196,10 @@ fn set<T>(map: &mut BTreeMap<String, T>, key: &str, value: Option<T>) {
 mod tests {
     use super::*;
     use crate::api::UserSpec;
+    use crate::credentials::digest::Digest;
+    use crate::credentials::lockout::{FailedLogins, Limits};
+    use crate::credentials::totp::SecondFactor;
+    use std::time::Duration;
 
     const BCRYPT: &str = "$2b$12$L6Bc/AlTQHyd9liGgGEZyOFLPHNgyxeEPfgYfBCVxJ7JIlwxyVU3u";
 
@@ -164,21 +207,45 @@ mod tests {
     fn a_credential_survives_being_written_and_read() {
         let mut user = User::new("jane", UserSpec::default());
         user.metadata.uid = Some("u-1".into());
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let limits =
+            Limits { of_source: 1, of_user: 1, window: Duration::from_secs(60), duration: Duration::from_secs(60) };
+        let mut confirmed = SecondFactor::create();
+        confirmed.confirmed = Some(now);
+        let mut failed = FailedLogins::default();
+        failed.fail("192.0.2.7", &limits, now);
         let credential = Credential {
             hash: Some(PasswordHash::parse(BCRYPT).unwrap()),
             source_hash: Some(PasswordHash::parse(BCRYPT).unwrap()),
-            source: Some(SourceVersion("s-1/7".into())),
-            changed: Some(Timestamp::from_second(1_800_000_000).unwrap()),
+            source: Some(SourceVersion::from("s-1/7".to_owned())),
+            changed: Some(now),
+            set_by: Some(SetBy::Owner),
+            history: vec![PasswordHash::parse(BCRYPT).unwrap(), PasswordHash::parse(BCRYPT).unwrap()],
+            invitation: Some(Invitation { digest: Digest::of("invited"), expires: now }),
+            second_factor: Some(confirmed),
+            api_keys: vec![ApiKey::create("2f1c9d1e-7c0b-4a55-9d3e-0123456789ab", "laptop", now, now).unwrap().0],
+            failed,
         };
         let identifier = Identifier { kind: IdentifierKind::Username, text: "jane".into() };
         let mut secret = build(&user, "roster-system", &identifier, &credential);
         secret.metadata.uid = Some("s-2".into());
         secret.metadata.resource_version = Some("9".into());
-        assert_eq!(read_credential(&secret), credential);
+        assert_eq!(read_credential(&secret).unwrap(), credential);
         let claim = Claim::read(&secret.metadata).unwrap();
         assert_eq!((claim.owner.as_str(), claim.owner_uid.as_str(), claim.resource_version), ("jane", "u-1", 9));
+        assert_eq!(claim.summary, credential.summary());
         write_credential(&mut secret, &Credential::default());
-        assert_eq!(read_credential(&secret), Credential::default());
+        assert_eq!(read_credential(&secret).unwrap(), Credential::default());
+        assert!(secret.data.as_ref().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_does_not_parse_is_not_taken_for_absent() {
+        let secret = Secret {
+            data: Some([("secondFactor".to_owned(), ByteString(b"junk".to_vec()))].into()),
+            ..Secret::default()
+        };
+        assert_eq!(read_credential(&secret), Err(Corrupt("secondFactor")));
     }
 
     #[test]

@@ -38,6 +38,11 @@ impl Directory {
         self.named(username).find(|name| self.users[*name].holds_username())
     }
 
+    /// Name of the User of that UID.
+    pub fn named_by_uid(&self, uid: &str) -> Option<&String> {
+        self.by_uid.get(uid)
+    }
+
     /// Name of the User that a key stands for: a UID, a name, a username or an email, in this order. An identifier that
     /// several want, none of whom is known to hold it, stands for nobody.
     pub fn find_user(&self, key: &str) -> Option<&String> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+pub use super::login_config::LoginConfig;
 use crate::credentials::hash::Argon2idCost;
 use crate::rbac::Policy;
 
@@ -43,6 +44,10 @@ pub struct RunConfig {
     /// How passwords are hashed.
     #[command(flatten)]
     pub hashing: HashConfig,
+
+    /// How people log in.
+    #[command(flatten)]
+    pub logins: LoginConfig,
 
     /// What may be bound.
     #[command(flatten)]
@@ -196,7 +201,7 @@ pub enum LogFormat {
     Text,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let parsed: jiff::SignedDuration =
         text.parse().map_err(|_| "write a duration such as 15s, 10m or 720h".to_owned())?;
     let duration = Duration::try_from(parsed).map_err(|_| "a duration can't be negative".to_owned())?;
@@ -223,6 +228,7 @@ impl RunConfig {
         if lease.lease_duration.subsec_nanos() != 0 {
             return Err("--lease-duration must be whole seconds: a Lease counts no others".to_owned());
         }
+        self.logins.validate()?;
         if self.certificates.certificate_lifetime > self.certificates.ca_lifetime {
             return Err("--certificate-lifetime must not be longer than --ca-lifetime".to_owned());
         }
@@ -257,6 +263,11 @@ mod tests {
     #[case(&["--certificate-lifetime", "9000h"], "--certificate-lifetime must not")]
     #[case(&["--administrator-role", "cluster-admin"], "one of --bindable-cluster-roles")]
     #[case(&["--concurrency", "0"], "--concurrency")]
+    #[case(&["--token-lifetime", "2h"], "--token-lifetime must be at most 1h")]
+    #[case(&["--issuer-url", "http://roster.example.com"], "--issuer-url must be an https URL")]
+    #[case(&["--password-min-length", "7"], "--password-min-length")]
+    #[case(&["--lockout-user-threshold", "4"], "--lockout-user-threshold must be above --lockout-threshold")]
+    #[case(&["--trusted-proxies", "10.0.0.0"], "--trusted-proxies")]
     #[case(&["--listen", "here"], "--listen")]
     fn nonsense_is_refused_by_name(#[case] args: &[&str], #[case] message: &str) {
         let error = parse(args).unwrap_err();

@@ -46,8 +46,8 @@ pub enum Change<'a> {
     RoleBinding(Option<&'a RoleBinding>, Option<&'a RoleBinding>),
     /// Of a Namespace's labels. Without a name, where the API server is to make one up.
     Namespace(Option<&'a str>, Option<&'a Labels>, &'a Labels),
-    /// Of the content of a password Secret that names these Users, or of which Users it names.
-    PasswordSecret(BTreeSet<&'a str>),
+    /// Of what these Users are recognised by: directly, or by a password Secret that names them.
+    Credential(BTreeSet<&'a str>),
 }
 
 /// What somebody who makes this change must be able to bind.
@@ -59,7 +59,7 @@ pub fn requirements(change: &Change<'_>, directory: &Directory, policy: &Policy,
         Change::Group(old, new) => judge.group(*old, *new),
         Change::RoleBinding(old, new) => judge.role_binding(*old, *new),
         Change::Namespace(name, old, new) => judge.namespace(*name, *old, new),
-        Change::PasswordSecret(users) => judge.password_secret(users),
+        Change::Credential(users) => judge.credential(users),
         Change::User(None, None) => {}
     }
     judge.found
@@ -196,7 +196,7 @@ impl Judge<'_> {
     }
 
     /// Every User that a password Secret names, whether or not it refers to the Secret yet: it may do so later.
-    fn password_secret(&mut self, users: &BTreeSet<&str>) {
+    fn credential(&mut self, users: &BTreeSet<&str>) {
         for user in users {
             self.person(user);
         }

@@ -68,7 +68,7 @@ fn a_group_counts_whether_it_exists_or_not() {
     assert_eq!(required(&Change::User(None, Some(&jane)), &directory), [EDIT]);
     directory.set_user(&jane, NOW);
     directory.remove_group("power", NOW);
-    assert_eq!(required(&Change::PasswordSecret(["jane"].into()), &directory), [EDIT], "after the group");
+    assert_eq!(required(&Change::Credential(["jane"].into()), &directory), [EDIT], "after the group");
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_membership_counts_before_it_begins_and_not_after_it_has_ended() {
         let memberships = vec![Membership { user: "jane".into(), validity }];
         directory.set_group(&group("power", GroupSpec { memberships, ..GroupSpec::default() }), NOW);
         directory.set_user(&user("jane", UserSpec::default()), NOW);
-        assert_eq!(required(&Change::PasswordSecret(["jane"].into()), &directory), expected);
+        assert_eq!(required(&Change::Credential(["jane"].into()), &directory), expected);
     }
 }
 

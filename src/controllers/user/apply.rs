@@ -12,8 +12,11 @@ use super::plan::{CredentialStep, Plan, Step};
 use super::{Context, Error, is_conflict};
 use crate::api::{IDENTITY_SECRET_TYPE, User};
 use crate::credentials::claim::Identifier;
+use crate::credentials::credential::{Credential, SetBy, SourceVersion, Summary};
+use crate::credentials::hash::PasswordHash;
+use crate::credentials::policy::PasswordPolicy;
 use crate::credentials::pool::HashPool;
-use crate::credentials::record::{self, Claim, Credential, SourceVersion};
+use crate::credentials::record::{self, Claim};
 use crate::credentials::source::Source;
 
 /// What holds now.
@@ -21,8 +24,8 @@ use crate::credentials::source::Source;
 pub(super) struct Applied {
     /// Identifiers that another User holds, with that User's name. The username first, if it is among them.
     pub(super) conflicts: Vec<(Identifier, String)>,
-    /// When the password in use was set. `None`: there is none.
-    pub(super) password_changed: Option<Timestamp>,
+    /// What may be known of the credential.
+    pub(super) credential: Summary,
     /// Why the password Secret was not taken in.
     pub(super) problem: Option<Problem>,
 }
@@ -33,10 +36,10 @@ pub(super) async fn apply(user: &User, plan: Plan, ctx: &Context) -> Result<Appl
         CredentialStep::Complain(problem) => (Some(problem), None),
         CredentialStep::TakeIn(version, source) => (None, Some((version, source))),
     };
-    let mut applied = Applied { conflicts: Vec::new(), password_changed: plan.password_changed, problem };
+    let mut applied = Applied { conflicts: Vec::new(), credential: plan.summary, problem };
     try_join_all(plan.release.iter().map(|(name, uid)| release(name, uid, ctx))).await?;
     match hold_username(user, plan.username, taken, ctx).await? {
-        Held::Yes(Some(changed)) => applied.password_changed = Some(changed),
+        Held::Yes(Some(summary)) => applied.credential = summary,
         Held::Yes(None) => {}
         // Who has no name holds no address either.
         Held::By(conflict) => {
@@ -50,8 +53,8 @@ pub(super) async fn apply(user: &User, plan: Plan, ctx: &Context) -> Result<Appl
 }
 
 enum Held {
-    /// By the User; with the time of the password where that was written.
-    Yes(Option<Timestamp>),
+    /// By the User; with what may be known of the credential where that was looked at.
+    Yes(Option<Summary>),
     /// By another one.
     By((Identifier, String)),
 }
@@ -76,16 +79,18 @@ async fn hold_username(
         Step::Claim => {}
     }
     let credential = match &taken {
-        Some((version, source)) => take_in(Credential::default(), version, source, &ctx.pool).await?,
+        Some((version, source)) => {
+            take_in(Credential::default(), version, source, (&ctx.pool, &ctx.password_policy)).await?
+        }
         None => Credential::default(),
     };
     match claim(user, &identifier, &credential, ctx).await? {
-        Claimed::Fresh => Ok(Held::Yes(credential.changed)),
+        Claimed::Fresh => Ok(Held::Yes(Some(credential.summary()))),
         Claimed::By(other) => Ok(Held::By((identifier, other))),
         // The index had not heard of it yet, as after a restart in the middle of things.
         Claimed::Before(secret) => match taken {
             Some(taken) => update_credential(user, *secret, taken, ctx).await,
-            None => Ok(Held::Yes(record::read_credential(&secret).changed)),
+            None => Ok(Held::Yes(Claim::read(&secret.metadata).map(|claim| claim.summary))),
         },
     }
 }
@@ -187,8 +192,8 @@ async fn update_credential(
     if Claim::read(&secret.metadata).is_none_or(|claim| Some(&claim.owner_uid) != user.metadata.uid.as_ref()) {
         return Err(Error::Overtaken);
     }
-    let before = record::read_credential(&secret);
-    let after = take_in(before.clone(), &version, &source, &ctx.pool).await?;
+    let before = record::read_credential(&secret).map_err(Error::Corrupt)?;
+    let after = take_in(before.clone(), &version, &source, (&ctx.pool, &ctx.password_policy)).await?;
     if before != after {
         record::write_credential(&mut secret, &after);
         // A replace carries the resourceVersion: a change made meanwhile by another way is not overwritten.
@@ -197,7 +202,7 @@ async fn update_credential(
         ctx.metrics.writes.inc("Secret");
         note(&written, ctx);
     }
-    Ok(Held::Yes(after.changed))
+    Ok(Held::Yes(Some(after.summary())))
 }
 
 /// What the credential becomes when the password Secret says `source`. The same content again is no change.
@@ -205,10 +210,21 @@ async fn take_in(
     before: Credential,
     version: &SourceVersion,
     source: &Source,
-    pool: &HashPool,
+    (pool, policy): (&HashPool, &PasswordPolicy),
 ) -> Result<Credential, Error> {
+    let new = new_hash(&before, source, pool).await?;
+    let mut after = Credential { source: Some(version.clone()), ..before };
+    if let Some(hash) = new {
+        after.source_hash = Some(hash.clone());
+        after.set_password(hash, SetBy::Other, policy.history, Timestamp::now());
+    }
+    Ok(after)
+}
+
+/// The hash that the source gives, where that is another password than the one it gave before.
+async fn new_hash(before: &Credential, source: &Source, pool: &HashPool) -> Result<Option<PasswordHash>, Error> {
     let said_before = before.source_hash.as_ref().filter(|_| before.hash.is_some());
-    let new = match source {
+    Ok(match source {
         Source::Hash(hash) => (said_before != Some(hash)).then(|| hash.clone()),
         Source::Password(password, beside) => {
             if let Some(hash) = said_before
@@ -221,14 +237,6 @@ async fn take_in(
                     _ => Some(pool.hash(password).await?),
                 }
             }
-        }
-    };
-    let source = Some(version.clone());
-    Ok(match new {
-        None => Credential { source, ..before },
-        Some(hash) => {
-            let changed = Timestamp::from_second(Timestamp::now().as_second()).expect("now is within range");
-            Credential { hash: Some(hash.clone()), source_hash: Some(hash), source, changed: Some(changed) }
         }
     })
 }

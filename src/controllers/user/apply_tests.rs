@@ -11,6 +11,10 @@ fn pool() -> HashPool {
     HashPool::new(Argon2idCost::default(), 2, 16, HashMetrics::default())
 }
 
+fn policy() -> PasswordPolicy {
+    PasswordPolicy { min_length: 8, history: 3, max_age: None, denied: std::sync::Arc::default() }
+}
+
 fn version(resource_version: &str) -> SourceVersion {
     let metadata = ObjectMeta {
         uid: Some("s-1".into()),
@@ -27,11 +31,11 @@ fn password(text: &str) -> Source {
 #[tokio::test]
 async fn the_same_password_again_is_no_change() {
     let pool = pool();
-    let first = take_in(Credential::default(), &version("1"), &password("hunter2"), &pool).await.unwrap();
-    let again = take_in(first.clone(), &version("2"), &password("hunter2"), &pool).await.unwrap();
+    let first = take_in(Credential::default(), &version("1"), &password("hunter2"), (&pool, &policy())).await.unwrap();
+    let again = take_in(first.clone(), &version("2"), &password("hunter2"), (&pool, &policy())).await.unwrap();
     assert_eq!((&again.hash, &again.changed), (&first.hash, &first.changed));
     assert_eq!(again.source, Some(version("2")), "it need not be looked at again");
-    let other = take_in(first.clone(), &version("3"), &password("hunter3"), &pool).await.unwrap();
+    let other = take_in(first.clone(), &version("3"), &password("hunter3"), (&pool, &policy())).await.unwrap();
     assert_ne!(other.hash, first.hash);
 }
 
@@ -39,9 +43,9 @@ async fn the_same_password_again_is_no_change() {
 async fn a_hash_is_taken_as_it_is() {
     let hash = PasswordHash::parse(BCRYPT).unwrap();
     let source = Source::Hash(hash.clone());
-    let taken = take_in(Credential::default(), &version("1"), &source, &pool()).await.unwrap();
+    let taken = take_in(Credential::default(), &version("1"), &source, (&pool(), &policy())).await.unwrap();
     assert_eq!(taken.hash, Some(hash));
-    let again = take_in(taken.clone(), &version("2"), &source, &pool()).await.unwrap();
+    let again = take_in(taken.clone(), &version("2"), &source, (&pool(), &policy())).await.unwrap();
     assert_eq!(again.changed, taken.changed);
 }
 
@@ -49,29 +53,29 @@ async fn a_hash_is_taken_as_it_is() {
 async fn a_password_beside_its_own_hash_keeps_that_hash() {
     let beside = PasswordHash::parse(BCRYPT).unwrap();
     let own = Source::Password(SecretString::from("correct horse battery staple"), Some(beside.clone()));
-    let taken = take_in(Credential::default(), &version("1"), &own, &pool()).await.unwrap();
+    let taken = take_in(Credential::default(), &version("1"), &own, (&pool(), &policy())).await.unwrap();
     assert_eq!(taken.hash, Some(beside.clone()));
     let others = Source::Password(SecretString::from("hunter2"), Some(beside.clone()));
-    let taken = take_in(Credential::default(), &version("1"), &others, &pool()).await.unwrap();
+    let taken = take_in(Credential::default(), &version("1"), &others, (&pool(), &policy())).await.unwrap();
     assert_ne!(taken.hash, Some(beside));
 }
 
 #[tokio::test]
 async fn a_password_changed_by_another_way_outlives_a_rewrite_of_the_secret() {
     let pool = pool();
-    let first = take_in(Credential::default(), &version("1"), &password("hunter2"), &pool).await.unwrap();
+    let first = take_in(Credential::default(), &version("1"), &password("hunter2"), (&pool, &policy())).await.unwrap();
     let elsewhere = Credential { hash: Some(PasswordHash::parse(BCRYPT).unwrap()), ..first.clone() };
-    let rewritten = take_in(elsewhere.clone(), &version("2"), &password("hunter2"), &pool).await.unwrap();
+    let rewritten = take_in(elsewhere.clone(), &version("2"), &password("hunter2"), (&pool, &policy())).await.unwrap();
     assert_eq!(rewritten.hash, elsewhere.hash);
-    let changed = take_in(elsewhere.clone(), &version("3"), &password("hunter3"), &pool).await.unwrap();
+    let changed = take_in(elsewhere.clone(), &version("3"), &password("hunter3"), (&pool, &policy())).await.unwrap();
     assert_ne!(changed.hash, elsewhere.hash);
 }
 
 #[tokio::test]
 async fn a_lost_hash_is_made_again() {
     let pool = pool();
-    let first = take_in(Credential::default(), &version("1"), &password("hunter2"), &pool).await.unwrap();
+    let first = take_in(Credential::default(), &version("1"), &password("hunter2"), (&pool, &policy())).await.unwrap();
     let damaged = Credential { hash: None, ..first };
-    let mended = take_in(damaged, &version("2"), &password("hunter2"), &pool).await.unwrap();
+    let mended = take_in(damaged, &version("2"), &password("hunter2"), (&pool, &policy())).await.unwrap();
     assert!(mended.hash.is_some());
 }

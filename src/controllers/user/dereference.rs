@@ -1,6 +1,5 @@
 //! Step 1: reads what a User refers to. From the index where it can; from the API server what is new.
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{Api, ResourceExt};
 
@@ -9,7 +8,8 @@ use crate::api::User;
 use crate::api::condition::{NAME_CLAIMED, find};
 use crate::api::user::PasswordSecretRef;
 use crate::credentials::claim::{self, Identifier};
-use crate::credentials::record::{Claim, SourceVersion};
+use crate::credentials::credential::{SourceVersion, Summary};
+use crate::credentials::record::Claim;
 use crate::credentials::source::{self, Source};
 use crate::directory::native;
 
@@ -22,8 +22,8 @@ pub(super) struct Observed {
     pub(super) surplus: Vec<(String, String)>,
     /// The password Secret.
     pub(super) source: Observation,
-    /// When the password in use was set. `None`: there is none.
-    pub(super) password_changed: Option<Timestamp>,
+    /// What may be known of the credential.
+    pub(super) credential: Summary,
     /// Namespaces that the User owns.
     pub(super) namespaces: Vec<String>,
 }
@@ -91,7 +91,8 @@ pub(super) async fn dereference(user: &User, ctx: &Context) -> Result<Observed, 
         }
         None => Observation::NothingNew,
     };
-    Ok(Observed { claims, surplus, source, password_changed: credential.and_then(|claim| claim.changed), namespaces })
+    let credential = credential.map(|claim| claim.summary).unwrap_or_default();
+    Ok(Observed { claims, surplus, source, credential, namespaces })
 }
 
 fn is_free(holder: &Holder) -> bool {

@@ -13,7 +13,8 @@ use kube::{Resource, ResourceExt};
 
 use crate::api::user::PasswordSecretRef;
 use crate::api::{OWNER_LABEL, User};
-use crate::credentials::record::{Claim, SourceVersion};
+use crate::credentials::credential::SourceVersion;
+use crate::credentials::record::Claim;
 use crate::informers::follow::Relist;
 
 /// The index.

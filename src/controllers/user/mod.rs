@@ -41,8 +41,9 @@ use super::events::Reporter;
 use super::native::{Failed, NativeWriter};
 use super::written::{Written, forget_deleted};
 use crate::api::{OWNER_LABEL, PASSWORD_SECRET_TYPE, User};
+use crate::credentials::policy::PasswordPolicy;
 use crate::credentials::pool::{HashPool, Saturated};
-use crate::credentials::record::IDENTIFIER_LABEL;
+use crate::credentials::record::{Corrupt, IDENTIFIER_LABEL};
 use crate::informers::Informers;
 use crate::informers::failures::Failures;
 use crate::informers::follow::{follow, readable};
@@ -66,6 +67,7 @@ pub struct Context {
     identities: Api<Secret>,
     namespace: String,
     pool: HashPool,
+    password_policy: Arc<PasswordPolicy>,
     metrics: Arc<Metrics>,
     index: Mutex<Index>,
     informers: Arc<Informers>,
@@ -82,7 +84,7 @@ impl Context {
     pub fn new(
         client: Client,
         namespace: &str,
-        pool: HashPool,
+        (pool, password_policy): (HashPool, Arc<PasswordPolicy>),
         informers: Arc<Informers>,
         writer: Arc<NativeWriter>,
         policy: Arc<Policy>,
@@ -93,6 +95,7 @@ impl Context {
             identities: Api::namespaced(client.clone(), namespace),
             namespace: namespace.to_owned(),
             pool,
+            password_policy,
             index: Mutex::default(),
             informers,
             writer,
@@ -125,6 +128,8 @@ enum Error {
     Dereference(#[source] kube::Error),
     #[error("claiming names and writing the credential")]
     Apply(#[source] kube::Error),
+    #[error("reading the credential: delete the Secret to begin anew, without second factor and API keys")]
+    Corrupt(#[source] Corrupt),
     #[error("writing the User's finalizers")]
     Finalize(#[source] kube::Error),
     #[error("writing the User's status")]
@@ -151,6 +156,7 @@ impl Error {
             Self::Overtaken => "conflict",
             Self::Dereference(_) => "dereference",
             Self::Apply(_) => "apply",
+            Self::Corrupt(_) => "corrupt",
             Self::Finalize(_) => "finalize",
             Self::Status(_) => "status",
             Self::Administrator(_) => "administrator",
@@ -275,7 +281,12 @@ async fn reconcile_unbounded(user: &User, ctx: &Context) -> Result<Action, Error
     if finalize::finalize(user, &observed, ctx).await? == finalize::Next::Stop {
         return Ok(Action::await_change());
     }
-    let standing = Standing { groups: groups_of(user, ctx), administrator, namespaces: observed.namespaces.clone() };
+    let standing = Standing {
+        groups: groups_of(user, ctx),
+        administrator,
+        namespaces: observed.namespaces.clone(),
+        max_password_age: ctx.password_policy.max_age,
+    };
     let applied = apply::apply(user, plan::plan(observed, user.metadata.deletion_timestamp.is_some()), ctx).await?;
     let now = Timestamp::now();
     let status = status::status(user, &applied, standing, now);
@@ -283,7 +294,10 @@ async fn reconcile_unbounded(user: &User, ctx: &Context) -> Result<Action, Error
     if let Some(failed) = failed {
         return Err(Error::Administrator(failed));
     }
-    let next = status::next_change(user, now).into_iter().chain(applied.problem.map(|_| LOOK_AGAIN)).min();
+    let next = status::next_change(user, applied.credential.locked_until, now)
+        .into_iter()
+        .chain(applied.problem.map(|_| LOOK_AGAIN))
+        .min();
     Ok(next.map_or_else(Action::await_change, Action::requeue))
 }
 
@@ -298,7 +312,7 @@ fn groups_of(user: &User, ctx: &Context) -> Vec<String> {
 fn retry_after(user: &User, error: &Error, ctx: &Context) -> Duration {
     let failed = ctx.backoff.failed(&user.name_any());
     // Whatever has failed, the state turns when it should.
-    let wait = status::next_change(user, Timestamp::now()).map_or(failed, |change| change.min(failed));
+    let wait = status::next_change(user, None, Timestamp::now()).map_or(failed, |change| change.min(failed));
     ctx.written.forget(&user.name_any());
     // A conflict is everyday life: the newer state is on its way through the watch.
     if error.category() != "conflict" {

@@ -2,9 +2,9 @@
 
 use super::dereference::{Holder, Observation, Observed, Problem};
 use crate::credentials::claim::Identifier;
-use crate::credentials::record::{Claim, SourceVersion};
+use crate::credentials::credential::{SourceVersion, Summary};
+use crate::credentials::record::Claim;
 use crate::credentials::source::Source;
-use jiff::Timestamp;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -17,8 +17,8 @@ pub(super) struct Plan {
     pub(super) release: Vec<(String, String)>,
     /// What becomes of the credential.
     pub(super) credential: CredentialStep,
-    /// When the password in use was set, before anything is done.
-    pub(super) password_changed: Option<Timestamp>,
+    /// What may be known of the credential, before anything is done.
+    pub(super) summary: Summary,
 }
 
 /// What to do about an identifier.
@@ -67,7 +67,7 @@ pub(super) fn plan(observed: Observed, is_leaving: bool) -> Plan {
             Observation::New(version, source) if has_name && !is_leaving => CredentialStep::TakeIn(version, source),
             Observation::New(..) | Observation::NothingNew => CredentialStep::Keep,
         },
-        password_changed: observed.password_changed,
+        summary: observed.credential,
     }
 }
 
@@ -104,7 +104,7 @@ mod tests {
                 .unwrap(),
                 Source::Password(SecretString::from("x"), None),
             ),
-            password_changed: None,
+            credential: Summary::default(),
             namespaces: Vec::new(),
         }
     }

@@ -25,7 +25,11 @@ pub(super) async fn report(user: &User, status: UserStatus, ctx: &Context) -> Re
             "username": status.username,
             "state": status.state,
             "groups": (!status.groups.is_empty()).then_some(&status.groups),
+            "failedLogins": status.failed_logins,
+            "lockedUntil": status.locked_until,
             "passwordChangedTime": status.password_changed_time,
+            "passwordExpiresTime": status.password_expires_time,
+            "secondFactorEnabled": status.second_factor_enabled,
         },
     });
     match ctx.users.patch_status(&user.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {

@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::apply::Applied;
 use super::finalize::is_blocked;
 use crate::api::condition::{
-    ADMINISTRATOR_BOUND, CREDENTIAL_READY, DELETION_BLOCKED, Desired, NAME_CLAIMED, READY, RECONCILING, STALLED,
-    carry_over,
+    ADMINISTRATOR_BOUND, CREDENTIAL_READY, DELETION_BLOCKED, Desired, NAME_CLAIMED, PASSWORD_CHANGE_REQUIRED, READY,
+    RECONCILING, STALLED, carry_over,
 };
 use crate::api::user::DesiredState;
 use crate::api::{State, User, UserStatus};
@@ -35,11 +35,15 @@ pub(super) struct Standing {
     pub(super) administrator: Option<Result<(), &'static str>>,
     /// Namespaces that the User owns.
     pub(super) namespaces: Vec<String>,
+    /// How long a password may be used.
+    pub(super) max_password_age: Option<Duration>,
 }
 
 pub(super) fn status(user: &User, applied: &Applied, standing: Standing, now: Timestamp) -> UserStatus {
     let before = user.status.clone().unwrap_or_default();
     let generation = user.metadata.generation;
+    let credential = &applied.credential;
+    let expiry = credential.changed.zip(standing.max_password_age).and_then(|(set, age)| set.checked_add(age).ok());
     let mut conditions = carry_over(&before.conditions, desired(user, applied, &standing), generation, now);
     conditions.extend(before.conditions.iter().filter(|condition| !OWN.contains(&condition.type_.as_str())).cloned());
     UserStatus {
@@ -48,7 +52,11 @@ pub(super) fn status(user: &User, applied: &Applied, standing: Standing, now: Ti
         username: Some(user.username()),
         state: Some(state(user, applied, now)),
         groups: standing.groups,
-        password_changed_time: applied.password_changed.map(Time),
+        failed_logins: (credential.failed_logins > 0).then_some(credential.failed_logins.into()),
+        locked_until: credential.locked_until.map(Time),
+        password_changed_time: credential.changed.map(Time),
+        password_expires_time: expiry.map(Time),
+        second_factor_enabled: Some(credential.second_factor.is_some()),
         ..before
     }
 }
@@ -67,20 +75,22 @@ fn state(user: &User, applied: &Applied, now: Timestamp) -> State {
         DesiredState::Active if validity.is_over(now) => State::Expired,
         DesiredState::Active if !validity.contains(now) => State::Pending,
         DesiredState::Active if !holds_username(applied) => State::Pending,
+        DesiredState::Active if applied.credential.locked_until.is_some_and(|end| end > now) => State::Locked,
         DesiredState::Active => State::Active,
     }
 }
 
 /// How long until the clock alone changes the state.
-pub(super) fn next_change(user: &User, now: Timestamp) -> Option<Duration> {
-    let edge = user.spec.validity.as_ref()?.next_edge(now)?;
+pub(super) fn next_change(user: &User, locked_until: Option<Timestamp>, now: Timestamp) -> Option<Duration> {
+    let edge = user.spec.validity.as_ref().and_then(|validity| validity.next_edge(now));
+    let edge = edge.into_iter().chain(locked_until.filter(|end| *end > now)).min()?;
     let left = Duration::try_from(edge.duration_since(now)).ok()?;
     Some(left.clamp(Duration::from_millis(1), LONGEST_SLEEP))
 }
 
 fn desired(user: &User, applied: &Applied, standing: &Standing) -> Vec<Desired> {
     let name = name_claimed(applied);
-    let credential = credential_ready(applied);
+    let credential = credential_ready(user, applied);
     let administrator = standing.administrator.map(administrator_bound);
     let waiting = applied.problem.as_ref().is_some_and(|problem| problem.is_waiting) && applied.conflicts.is_empty();
     // A user without a password lacks nothing that was declared, and neither does an inactive one.
@@ -132,12 +142,18 @@ fn name_claimed(applied: &Applied) -> Desired {
     Desired { kind: NAME_CLAIMED, status: false, reason, message: message.collect::<Vec<_>>().join("; ") }
 }
 
-fn credential_ready(applied: &Applied) -> Desired {
-    let (status, reason, message) = match (&applied.problem, applied.password_changed) {
+fn credential_ready(user: &User, applied: &Applied) -> Desired {
+    let must_change = user.spec.require_password_change && applied.credential.is_set_by_another();
+    let (status, reason, message) = match (&applied.problem, applied.credential.changed) {
         (Some(problem), Some(_)) => {
             (false, problem.reason, format!("{}; the last good password stays in use", problem.message))
         }
         (Some(problem), None) => (false, problem.reason, problem.message.clone()),
+        (None, Some(_)) if must_change => (
+            true,
+            PASSWORD_CHANGE_REQUIRED,
+            "a password is set, and the person must change it before anything else".to_owned(),
+        ),
         (None, Some(_)) => (true, "PasswordSet", "a password is set".to_owned()),
         (None, None) => (
             false,

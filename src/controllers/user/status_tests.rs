@@ -6,6 +6,7 @@ use crate::api::condition::find;
 use crate::api::user::DeletionPolicy;
 use crate::api::{UserSpec, Validity};
 use crate::credentials::claim::Identifier;
+use crate::credentials::credential::{SetBy, Summary};
 
 fn owning(namespaces: &[String]) -> Standing {
     Standing { namespaces: namespaces.to_vec(), ..Standing::default() }
@@ -20,8 +21,12 @@ fn user(state: DesiredState, begin: Option<i64>, end: Option<i64>) -> User {
     User::new("jane", UserSpec { state, validity: Some(validity), ..UserSpec::default() })
 }
 
+fn with_password() -> Summary {
+    Summary { changed: Some(at(5)), set_by: Some(SetBy::Other), ..Summary::default() }
+}
+
 fn applied() -> Applied {
-    Applied { conflicts: Vec::new(), password_changed: Some(at(5)), problem: None }
+    Applied { conflicts: Vec::new(), credential: with_password(), problem: None }
 }
 
 fn conflict(kind: IdentifierKind, text: &str) -> (Identifier, String) {
@@ -64,12 +69,46 @@ fn who_is_being_deleted_or_has_no_name_may_not_log_in() {
 #[test]
 fn the_next_change_is_the_nearest_edge_ahead() {
     let seconds = |s| Some(Duration::from_secs(s));
-    assert_eq!(next_change(&user(DesiredState::Active, Some(110), Some(130)), at(100)), seconds(10));
-    assert_eq!(next_change(&user(DesiredState::Active, Some(110), Some(130)), at(110)), seconds(20));
-    assert_eq!(next_change(&user(DesiredState::Active, Some(110), Some(130)), at(130)), None);
-    assert_eq!(next_change(&user(DesiredState::Active, None, None), at(100)), None);
-    let far = next_change(&user(DesiredState::Active, None, Some(1_000_000)), at(100));
+    assert_eq!(next_change(&user(DesiredState::Active, Some(110), Some(130)), None, at(100)), seconds(10));
+    assert_eq!(next_change(&user(DesiredState::Active, Some(110), Some(130)), None, at(110)), seconds(20));
+    assert_eq!(next_change(&user(DesiredState::Active, Some(110), Some(130)), None, at(130)), None);
+    assert_eq!(next_change(&user(DesiredState::Active, None, None), None, at(100)), None);
+    let far = next_change(&user(DesiredState::Active, None, Some(1_000_000)), None, at(100));
     assert_eq!(far, Some(LONGEST_SLEEP), "a suspended machine must not sleep through the edge");
+}
+
+#[test]
+fn a_lockout_is_a_state_that_ends_by_the_clock() {
+    let jane = user(DesiredState::Active, None, None);
+    let locked = Summary { failed_logins: 100, locked_until: Some(at(130)), ..with_password() };
+    let applied = Applied { credential: locked, ..applied() };
+    let seen = status(&jane, &applied, Standing::default(), at(100));
+    assert_eq!(
+        (seen.state, seen.failed_logins, seen.locked_until),
+        (Some(State::Locked), Some(100), Some(Time(at(130))))
+    );
+    assert_eq!(status(&jane, &applied, Standing::default(), at(130)).state, Some(State::Active));
+    assert_eq!(next_change(&jane, Some(at(130)), at(100)), Some(Duration::from_secs(30)));
+    assert_eq!(next_change(&jane, Some(at(130)), at(130)), None);
+    let banned = user(DesiredState::Banned, None, None);
+    assert_eq!(status(&banned, &applied, Standing::default(), at(100)).state, Some(State::Banned));
+}
+
+#[test]
+fn a_password_of_somebody_else_must_be_changed_where_the_user_says_so() {
+    let mut jane = user(DesiredState::Active, None, None);
+    jane.spec.require_password_change = true;
+    assert_eq!(credential_ready(&jane, &applied()).reason, PASSWORD_CHANGE_REQUIRED);
+    let own = Summary { set_by: Some(SetBy::Owner), ..with_password() };
+    assert_eq!(credential_ready(&jane, &Applied { credential: own, ..applied() }).reason, "PasswordSet");
+    let seen = status(
+        &jane,
+        &applied(),
+        Standing { max_password_age: Some(Duration::from_secs(60)), ..Standing::default() },
+        at(9),
+    );
+    assert_eq!(seen.password_expires_time, Some(Time(at(65))));
+    assert_eq!(find(&seen.conditions, READY).map(|ready| &*ready.status), Some("True"));
 }
 
 #[test]
@@ -121,9 +160,13 @@ fn the_two_conflicts_are_told_apart_and_each_is_named() {
 
 #[test]
 fn a_problem_says_whether_an_earlier_password_stays_in_use() {
-    let with = credential_ready(&Applied { problem: Some(problem(false)), ..applied() });
+    let jane = user(DesiredState::Active, None, None);
+    let with = credential_ready(&jane, &Applied { problem: Some(problem(false)), ..applied() });
     assert!(with.message.contains("last good password stays in use"));
-    let without = credential_ready(&Applied { problem: Some(problem(false)), password_changed: None, ..applied() });
+    let without = credential_ready(
+        &jane,
+        &Applied { problem: Some(problem(false)), credential: Summary::default(), ..applied() },
+    );
     assert!(!without.message.contains("last good"));
 }
 
@@ -131,7 +174,7 @@ fn a_problem_says_whether_an_earlier_password_stays_in_use() {
 fn no_password_is_no_failure() {
     let status = status(
         &user(DesiredState::Active, None, None),
-        &Applied { password_changed: None, ..applied() },
+        &Applied { credential: Summary::default(), ..applied() },
         Standing::default(),
         at(100),
     );

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::assets::Assets;
+use crate::balancer::Balancer;
 use crate::free_port;
 use crate::kubectl::{Kubectl, eventually};
 use crate::pki::Authority;
@@ -28,6 +29,9 @@ rules:
 - level: None
 ";
 
+/// Name of the files of Roster's own certificate authority.
+pub const ROSTER_CA: &str = "roster-ca";
+
 /// A running control plane. Dropping it ends its processes.
 #[derive(Debug)]
 pub struct ControlPlane {
@@ -41,6 +45,51 @@ pub struct ControlPlane {
     pub kubectl: Kubectl,
     /// Address of the API server.
     pub url: String,
+    /// Stands in for the Service in front of the operators: what kube-apiserver asks about tokens.
+    pub balancer: Balancer,
+}
+
+/// Audience of tokens that kube-apiserver trusts by OpenID Connect, beside those that it asks the token webhook about.
+pub const OIDC_AUDIENCE: &str = "kubernetes-oidc";
+
+/// Both doors by which kube-apiserver may trust Roster's tokens.
+struct Doors {
+    /// Structured authentication configuration: OpenID Connect.
+    configuration: PathBuf,
+    /// Kubeconfig of the token webhook.
+    webhook: PathBuf,
+}
+
+impl Doors {
+    /// Written before there is an operator: its authority is made here, and installed with the chart.
+    fn write(dir: &Path, balancer: &Balancer, roster_ca: &Path) -> Result<Self> {
+        let url = format!("https://localhost:{}", balancer.port);
+        let ca = std::fs::read_to_string(roster_ca)?;
+        let indented = ca.lines().fold(String::new(), |all, line| all + "      " + line + "\n");
+        let configuration = dir.join("authentication.yaml");
+        std::fs::write(
+            &configuration,
+            format!(
+                "apiVersion: apiserver.config.k8s.io/v1beta1\nkind: AuthenticationConfiguration\njwt:\n- issuer:\n    \
+                 url: {url}\n    audiences: [{OIDC_AUDIENCE}]\n    certificateAuthority: |\n{indented}  \
+                 claimMappings:\n    username: {{claim: preferred_username, prefix: ''}}\n    \
+                 groups: {{claim: groups, prefix: ''}}\n    uid: {{claim: sub}}\n    extra:\n    \
+                 - {{key: example.com/recognised-by, valueExpression: claims.amr}}\n"
+            ),
+        )?;
+        let webhook = dir.join("token-webhook.kubeconfig");
+        std::fs::write(
+            &webhook,
+            format!(
+                "apiVersion: v1\nkind: Config\ncurrent-context: roster\n\
+                 clusters:\n- name: roster\n  cluster: {{server: '{url}/tokenreview', certificate-authority: {}}}\n\
+                 users:\n- {{name: kube-apiserver, user: {{}}}}\n\
+                 contexts:\n- {{name: roster, context: {{cluster: roster, user: kube-apiserver}}}}\n",
+                roster_ca.display()
+            ),
+        )?;
+        Ok(Self { configuration, webhook })
+    }
 }
 
 impl ControlPlane {
@@ -72,7 +121,9 @@ impl ControlPlane {
 
         let port = free_port()?;
         let url = format!("https://127.0.0.1:{port}");
-        let command = apiserver_command(assets, &dir, &certs, &etcd_url, port)?;
+        let balancer = Balancer::start()?;
+        let doors = Doors::write(&dir, &balancer, &certs.roster_ca.cert)?;
+        let command = apiserver_command(assets, &dir, (&certs, &doors), &etcd_url, port)?;
         let mut apiserver = Process::spawn("kube-apiserver", command, dir.join("kube-apiserver.log"))?;
 
         let kubeconfig = write_kubeconfig(
@@ -106,6 +157,7 @@ impl ControlPlane {
             dir,
             kubectl,
             url,
+            balancer,
         })
     }
 
@@ -148,6 +200,8 @@ struct Certificates {
     controller_manager: (PathBuf, PathBuf),
     front_proxy: (PathBuf, PathBuf),
     service_accounts: (PathBuf, PathBuf),
+    /// Roster's own.
+    roster_ca: Authority,
 }
 
 impl Certificates {
@@ -168,6 +222,7 @@ impl Certificates {
             ca,
             front_proxy_ca,
             service_accounts,
+            roster_ca: Authority::create(dir, ROSTER_CA)?,
         })
     }
 }
@@ -190,7 +245,13 @@ fn etcd_command(assets: &Assets, dir: &Path, url: &str) -> Result<Command> {
     Ok(command)
 }
 
-fn apiserver_command(assets: &Assets, dir: &Path, certs: &Certificates, etcd_url: &str, port: u16) -> Result<Command> {
+fn apiserver_command(
+    assets: &Assets,
+    dir: &Path,
+    (certs, doors): (&Certificates, &Doors),
+    etcd_url: &str,
+    port: u16,
+) -> Result<Command> {
     let policy = dir.join("audit-policy.yaml");
     std::fs::write(&policy, AUDIT_POLICY)?;
     let mut command = Command::new(&assets.apiserver);
@@ -218,6 +279,11 @@ fn apiserver_command(assets: &Assets, dir: &Path, certs: &Certificates, etcd_url
         "--requestheader-extra-headers-prefix=X-Remote-Extra-",
         &file("proxy-client-cert-file", &certs.front_proxy.0),
         &file("proxy-client-key-file", &certs.front_proxy.1),
+        &file("authentication-config", &doors.configuration),
+        &file("authentication-token-webhook-config-file", &doors.webhook),
+        "--authentication-token-webhook-version=v1",
+        // What the webhook has said is believed for two minutes by default: a person who is locked out would not be yet.
+        "--authentication-token-webhook-cache-ttl=100ms",
         &file("audit-policy-file", &policy),
         &file("audit-log-path", &dir.join("audit.log")),
         "--allow-privileged=true",

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::balancer::Balancer;
-use crate::control_plane::ControlPlane;
+use crate::control_plane::{ControlPlane, OIDC_AUDIENCE, ROSTER_CA};
 use crate::kubectl::{Kubectl, eventually};
 use crate::process::Process;
 use crate::{free_port, project_root};
@@ -42,11 +42,12 @@ impl Installation {
     /// # Errors
     /// If helm or the API server refuses it.
     pub fn install(plane: &ControlPlane, values: &[&str]) -> Result<Self> {
-        let balancer = Balancer::start()?;
+        let balancer = plane.balancer.clone();
+        install_authority(plane)?;
         let chart = project_root().join("charts/roster");
         let external = format!("externalURL=https://localhost:{}", balancer.port);
         let mut args = vec!["install", "roster", chart.to_str().context("the path is UTF-8")?, "-n", NAMESPACE];
-        args.extend(["--create-namespace", "--set", &external]);
+        args.extend(["--set", &external, "--set", "anonymousLogins=true"]);
         args.extend(values.iter().flat_map(|value| ["--set", value]));
         plane.kubectl.helm(&args)?;
         let crds = ["users", "groups", "rolebindings"].map(|plural| format!("crd/{plural}.roster.dev"));
@@ -57,6 +58,17 @@ impl Installation {
         let kubeconfig = plane.kubeconfig_for_token(&plane.dir.join("operator.kubeconfig"), token.trim())?;
         Ok(Self { balancer, kubeconfig, dir: plane.dir.clone(), kubectl: plane.kubectl.clone() })
     }
+}
+
+/// Makes the namespace, with the certificate authority that kube-apiserver trusts already.
+fn install_authority(plane: &ControlPlane) -> Result<()> {
+    plane.kubectl.run(&["create", "namespace", NAMESPACE])?;
+    let file = |from: &str, to: &str| {
+        format!("--from-file=ca-1.{to}={}", plane.dir.join("pki").join(format!("{ROSTER_CA}.{from}")).display())
+    };
+    let (cert, key) = (file("crt", "crt"), file("key", "key"));
+    plane.kubectl.run(&["create", "secret", "generic", "roster-ca", "-n", NAMESPACE, &cert, &key])?;
+    Ok(())
 }
 
 /// A running operator. Dropping it ends it.
@@ -110,6 +122,8 @@ impl Operator {
             .env("KUBECONFIG", &installation.kubeconfig)
             .env("HOSTNAME", name)
             .env("ROSTER_DRAIN", "50ms")
+            .env("ROSTER_ISSUER_URL", format!("https://localhost:{}", installation.balancer.port))
+            .env("ROSTER_OIDC_AUDIENCES", OIDC_AUDIENCE)
             .args(&args);
         let command_line =
             format!("KUBECONFIG={} {} {}", installation.kubeconfig.display(), binary.display(), args.join(" "));

@@ -1,0 +1,88 @@
+//! The two doors by which others trust Roster's tokens: the token webhook (`TokenReview`), and OpenID Connect's discovery
+//! documents. Everybody may ask: whoever shows a good token knows it already.
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use k8s_openapi::api::authentication::v1::{TokenReviewSpec, TokenReviewStatus};
+use secrecy::SecretString;
+use serde::Deserialize;
+use serde_json::json;
+use tracing::warn;
+
+use super::reviews::read_bytes;
+use super::server::Api;
+use super::status::ApiError;
+use crate::logins::recognizer::Recognition;
+
+/// Path of the token webhook.
+pub const TOKEN_REVIEW_PATH: &str = "/tokenreview";
+
+const GROUP: &str = "authentication.k8s.io/";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Review {
+    api_version: String,
+    kind: String,
+    spec: TokenReviewSpec,
+}
+
+/// `POST /tokenreview`
+///
+/// # Errors
+/// 400 for what is no TokenReview, 503 where the credential can't be reached.
+pub async fn review(State(api): Api, request: Request) -> Result<Response, ApiError> {
+    let bytes = read_bytes(request).await?;
+    // Not with the error: it may repeat the token.
+    let review: Option<Review> = serde_json::from_slice(&bytes).ok();
+    let is_review = |review: &Review| review.kind == "TokenReview" && review.api_version.starts_with(GROUP);
+    let Review { api_version, spec, .. } = review
+        .filter(is_review)
+        .ok_or_else(|| ApiError::bad_request("the body must be a TokenReview of authentication.k8s.io/v1"))?;
+    let token = SecretString::from(spec.token.unwrap_or_default());
+    let recognition = api.logins.recognizer.recognize(&token).await.map_err(|error| {
+        warn!(%error, "a token or key could not be looked at");
+        api.metrics.token_reviews.inc("unavailable");
+        ApiError::unavailable("the credential can't be reached, please try again later")
+    })?;
+    let status = match recognition {
+        Recognition::Known(known) => {
+            api.metrics.token_reviews.inc("authenticated");
+            let asked = spec.audiences.unwrap_or_default();
+            TokenReviewStatus {
+                authenticated: Some(true),
+                // Without, it counts for the API server itself.
+                audiences: known.audience.filter(|audience| asked.contains(audience)).map(|audience| vec![audience]),
+                user: Some(known.user),
+                error: None,
+            }
+        }
+        Recognition::Foreign | Recognition::Refused => {
+            api.metrics.token_reviews.inc("refused");
+            TokenReviewStatus { authenticated: Some(false), ..TokenReviewStatus::default() }
+        }
+    };
+    let answer =
+        json!({"kind": "TokenReview", "apiVersion": api_version, "metadata": {}, "spec": {}, "status": status});
+    Ok(axum::Json(answer).into_response())
+}
+
+/// `GET /.well-known/openid-configuration`
+pub async fn configuration(State(api): Api) -> Response {
+    public(axum::Json(api.logins.issuer.configuration()).into_response())
+}
+
+/// `GET /openid/v1/jwks`
+pub async fn jwks(State(api): Api) -> Response {
+    let mut response = public(axum::Json(api.logins.issuer.jwks()).into_response());
+    let media_type = axum::http::HeaderValue::from_static("application/jwk-set+json");
+    response.headers_mut().insert(axum::http::header::CONTENT_TYPE, media_type);
+    response
+}
+
+fn public(mut response: Response) -> Response {
+    // An hour: half of the time for which a new key is published before it signs.
+    let control = axum::http::HeaderValue::from_static("public, max-age=3600");
+    response.headers_mut().insert(axum::http::header::CACHE_CONTROL, control);
+    response
+}

@@ -1,0 +1,187 @@
+//! `logins` and `passwordreviews`: what somebody shows, and what comes of it.
+
+use axum::Extension;
+use axum::extract::{RawQuery, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use secrecy::ExposeSecret;
+use serde::Serialize;
+use serde_json::json;
+use tracing::warn;
+
+use super::reviews::{read_secret_body, read_write_params};
+use super::server::{Api, DirectoryApi, Who};
+use super::source::Origin;
+use super::status::{About, ApiError};
+use crate::api::credentials::{
+    Challenge, Enrollment, LoginSpec, LoginStatus, PasswordReviewSpec, PasswordReviewStatus,
+};
+use crate::api::directory::API_VERSION;
+use crate::credentials::credential::Credential;
+use crate::credentials::lockout::source_of;
+use crate::credentials::token::{ONE_TIME_PASSWORD, PASSWORD};
+use crate::logins::person::Person;
+use crate::logins::verifier::{Failure, Granted, Outcome, Secret, Shown};
+
+/// Name under which apps show an account.
+pub const OTP_ISSUER: &str = "Roster";
+
+/// Longest username or email address that anybody has.
+const MOST_USERNAME_BYTES: usize = 320;
+
+/// `POST logins`: for everybody. Through kube-apiserver, whoever its RBAC lets through.
+///
+/// # Errors
+/// 401 for whatever is not good, whatever it is.
+pub async fn login(
+    State(api): Api,
+    Origin(address): Origin,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
+    refuse_dry_run(query.as_deref())?;
+    let spec: LoginSpec = read_secret_body("Login", request).await?;
+    check_login(&api, &spec)?;
+    let secret = spec.password.as_ref().map(Secret::Password).or(spec.invitation.as_ref().map(Secret::Invitation));
+    let secret = secret.ok_or_else(|| api_invalid("spec.password", "is needed"))?;
+    let shown = Shown {
+        username: &spec.username,
+        secret,
+        code: spec.code.as_ref(),
+        new_password: spec.new_password.as_ref(),
+        source: source_of(address),
+        address: Some(address),
+    };
+    match api.logins.verifier.verify(&shown).await.map_err(failed)? {
+        Outcome::Refused => Err(ApiError::unauthorized()),
+        Outcome::Challenged(person, challenge, credential) => {
+            let enrollment = enrollment(&person, challenge, &credential);
+            let status = LoginStatus { challenge: Some(challenge), enrollment, ..LoginStatus::default() };
+            Ok(created("Login", &json!({"username": spec.username}), &status))
+        }
+        Outcome::Granted(granted) => {
+            let status = token_for(&api, *granted, spec.audience.as_deref())?;
+            Ok(created("Login", &json!({"username": spec.username}), &status))
+        }
+    }
+}
+
+fn api_invalid(field: &str, message: &str) -> ApiError {
+    ApiError::invalid(About { resource: "logins", name: "" }, field, message)
+}
+
+fn check_login(api: &DirectoryApi, spec: &LoginSpec) -> Result<(), ApiError> {
+    check_username(&spec.username)?;
+    if spec.password.is_some() == spec.invitation.is_some() {
+        return Err(api_invalid("spec", "exactly one of password and invitation must be set"));
+    }
+    if spec.invitation.is_some() && spec.new_password.is_none() {
+        return Err(api_invalid("spec.newPassword", "must be set with an invitation"));
+    }
+    if let Some(audience) = &spec.audience
+        && !api.logins.issuer.audiences().any(|known| known == audience)
+    {
+        let known: Vec<&str> = api.logins.issuer.audiences().map(String::as_str).collect();
+        return Err(api_invalid("spec.audience", &format!("must be one of: {}", known.join(", "))));
+    }
+    Ok(())
+}
+
+fn check_username(username: &str) -> Result<(), ApiError> {
+    if username.is_empty() || username.len() > MOST_USERNAME_BYTES {
+        return Err(api_invalid("spec.username", &format!("must have 1 to {MOST_USERNAME_BYTES} bytes")));
+    }
+    Ok(())
+}
+
+/// An attempt that counts can't be tried without counting.
+fn refuse_dry_run(query: Option<&str>) -> Result<(), ApiError> {
+    if read_write_params(query)? {
+        return Err(ApiError::bad_parameter("dryRun", "is not supported here: an attempt counts"));
+    }
+    Ok(())
+}
+
+fn enrollment(person: &Person, challenge: Challenge, credential: &Credential) -> Option<Enrollment> {
+    let factor = credential.second_factor.as_ref().filter(|_| challenge == Challenge::Enrollment)?;
+    Some(factor.enrollment(OTP_ISSUER, &person.username))
+}
+
+fn token_for(api: &DirectoryApi, granted: Granted, audience: Option<&str>) -> Result<LoginStatus, ApiError> {
+    let methods: &[&str] = if granted.has_second_factor { &[PASSWORD, ONE_TIME_PASSWORD] } else { &[PASSWORD] };
+    let now = Timestamp::now();
+    let issued = api.logins.issuer.issue(&granted.person, methods, audience, granted.password_changed, now);
+    let (token, ends) = issued.map_err(|error| {
+        warn!(error = format!("{error:#}"), "a token could not be issued");
+        ApiError::internal("a token could not be issued")
+    })?;
+    let expiry = granted.password_changed.and_then(|changed| api.logins.verifier.policy.expiry(changed));
+    Ok(LoginStatus {
+        token: Some(token),
+        expiration_timestamp: Some(Time(ends)),
+        recovery_codes: granted.recovery_codes,
+        password_expires_time: expiry.map(Time),
+        ..LoginStatus::default()
+    })
+}
+
+/// `POST passwordreviews`: for applications that may.
+///
+/// # Errors
+/// 403 for those that may not.
+pub async fn review(
+    api: Api,
+    Extension(caller): Who,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
+    refuse_dry_run(query.as_deref())?;
+    let spec = read_secret_body::<PasswordReviewSpec>("PasswordReview", request).await;
+    api.admit(&caller, "create", "passwordreviews", "", "").await?;
+    let spec = spec?;
+    check_username(&spec.username)?;
+    let shown = Shown {
+        username: &spec.username,
+        secret: Secret::Password(&spec.password),
+        code: spec.code.as_ref(),
+        new_password: None,
+        source: spec.source_ip.map_or_else(|| format!("application {}", caller.username), source_of),
+        address: spec.source_ip,
+    };
+    let status = match api.logins.verifier.verify(&shown).await.map_err(failed)? {
+        Outcome::Refused => PasswordReviewStatus::default(),
+        Outcome::Challenged(_, challenge, _) => {
+            PasswordReviewStatus { challenge: Some(challenge), ..PasswordReviewStatus::default() }
+        }
+        Outcome::Granted(granted) => {
+            PasswordReviewStatus { authenticated: true, user: Some(granted.person.user_info(None)), challenge: None }
+        }
+    };
+    Ok(created("PasswordReview", &json!({"username": spec.username}), &status))
+}
+
+/// What a failure is to whoever made the request.
+pub fn failed(failure: Failure) -> ApiError {
+    match failure {
+        Failure::Saturated(_) => ApiError::too_many_requests(),
+        Failure::Vault(error) => {
+            warn!(%error, "a credential can't be used");
+            ApiError::unavailable("the credential can't be reached, please try again later")
+        }
+        Failure::Unacceptable(why) => api_invalid("spec.newPassword", &why.to_string()),
+        Failure::NotDue => api_invalid("spec.newPassword", "no change is due: use users/~/password"),
+    }
+}
+
+/// The answer to a request that has made something. `spec` holds what is no secret of it.
+pub fn created(kind: &str, spec: &impl Serialize, status: &impl Serialize) -> Response {
+    let answer = json!({"kind": kind, "apiVersion": API_VERSION, "metadata": {}, "spec": spec, "status": status});
+    (StatusCode::CREATED, [("cache-control", "no-store")], axum::Json(answer)).into_response()
+}
+
+/// The text of an optional secret.
+pub fn exposed(secret: Option<&secrecy::SecretString>) -> Option<&str> {
+    secret.map(ExposeSecret::expose_secret)
+}

@@ -1,0 +1,241 @@
+//! `users/{key}/password`, `/invitation` and `/unlock`: who may set a password, and who may let somebody in again.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::{Path, RawQuery, Request};
+use axum::response::Response;
+use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::UserInfo;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::identity::Caller;
+use super::logins::{created, failed};
+use super::reviews::{read_body, read_secret_body, read_write_params};
+use super::server::{Api, DirectoryApi, Who};
+use super::source::Origin;
+use super::status::{About, ApiError};
+use super::users::{Target, authorised};
+use crate::api::credentials::{InvitationSpec, InvitationStatus, PasswordChangeSpec, PasswordChangeStatus, UnlockSpec};
+use crate::credentials::credential::{Credential, Invitation, SetBy};
+use crate::credentials::digest::{Digest, hex, random};
+use crate::credentials::lockout::{FailedLogins, source_of};
+use crate::logins::person::Person;
+use crate::logins::recognizer::API_KEY_CREDENTIAL;
+use crate::logins::vault::VaultError;
+use crate::logins::verifier::Failure;
+
+/// How long an invitation lasts that says nothing of it.
+const INVITATION_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// How long an invitation lasts at most.
+const LONGEST_INVITATION: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The User that a request is about, as logins know it.
+///
+/// # Errors
+/// 404 where it is gone meanwhile.
+pub fn person(api: &DirectoryApi, target: &Target) -> Result<Person, ApiError> {
+    let person = Person::named(&api.informers, &target.name).filter(|person| person.uid == target.uid);
+    person.ok_or_else(|| ApiError::not_found(About { resource: "users", name: &target.asked }))
+}
+
+/// Whether the caller is the User that the request is about.
+pub fn is_self(api: &DirectoryApi, caller: &Caller, target: &Target) -> bool {
+    api.user_of(caller).as_ref() == Some(&target.name)
+}
+
+/// Lets the caller pass who may control the identity: whoever could bind every role that it holds.
+///
+/// # Errors
+/// 403 with what is missing; 503 where that can't be judged.
+pub async fn control(api: &DirectoryApi, caller: &Caller, target: &Target, resource: &str) -> Result<(), ApiError> {
+    let requester = UserInfo {
+        username: Some(caller.username.clone()),
+        uid: Some(caller.uid.clone()).filter(|uid| !uid.is_empty()),
+        groups: Some(caller.groups.clone()),
+        extra: Some(caller.extra.clone()),
+    };
+    let refusal = api.guard.refusal_to_control(&requester, &target.name).await.map_err(|why| {
+        warn!(user = target.name, why, "the guard could not judge a request");
+        ApiError::unavailable("the guard can't judge this at the moment")
+    })?;
+    refusal.map_or(Ok(()), |why| {
+        info!(user = target.name, requester = caller.username, why, "the guard has refused a request");
+        Err(ApiError::refused(format!("the guard: {why}"), About { resource, name: &target.asked }))
+    })
+}
+
+/// Lets nobody pass who has shown an API key: who has found one must not be able to make it last.
+///
+/// # Errors
+/// 403.
+pub fn refuse_api_key(caller: &Caller, target: &Target, resource: &str) -> Result<(), ApiError> {
+    let shown = caller.extra.get(crate::logins::person::CREDENTIAL_ID).into_iter().flatten();
+    if shown.into_iter().any(|credential| credential.starts_with(API_KEY_CREDENTIAL)) {
+        let about = About { resource, name: &target.asked };
+        return Err(ApiError::refused("an API key does not do for this: log in with the password", about));
+    }
+    Ok(())
+}
+
+/// What a failure of the vault is to whoever made the request.
+pub fn unreachable(error: VaultError) -> ApiError {
+    failed(Failure::Vault(error))
+}
+
+/// 409: the User has no credential to change, because it does not hold its username.
+pub fn nothing_held(target: &Target, resource: &str) -> ApiError {
+    ApiError::conflict("the user does not hold its username yet", About { resource, name: &target.asked })
+}
+
+/// `POST users/{key}/password`
+///
+/// # Errors
+/// As the request deserves.
+pub async fn change(
+    api: Api,
+    Extension(caller): Who,
+    Origin(source): Origin,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let is_dry_run = read_write_params(query.as_deref())?;
+    let spec = read_secret_body::<PasswordChangeSpec>("PasswordChange", request).await;
+    let target = authorised(&api, &caller, &key, "create", "users/password").await?;
+    let (spec, person) = (spec?, person(&api, &target)?);
+    let is_own = is_self(&api, &caller, &target);
+    if !is_own {
+        control(&api, &caller, &target, "users/password").await?;
+    }
+    let change = Change { spec, source, is_own, is_dry_run };
+    let status = change_password(&api, &target, &person, &change).await?;
+    if !is_dry_run {
+        info!(user = target.name, by = caller.username, "a password was set");
+    }
+    Ok(created("PasswordChange", &json!({"revokeAPIKeys": change.spec.revoke_api_keys}), &status))
+}
+
+struct Change {
+    spec: PasswordChangeSpec,
+    source: IpAddr,
+    is_own: bool,
+    is_dry_run: bool,
+}
+
+async fn change_password(
+    api: &DirectoryApi,
+    target: &Target,
+    person: &Person,
+    change: &Change,
+) -> Result<PasswordChangeStatus, ApiError> {
+    let about = About { resource: "users/password", name: &target.asked };
+    let invalid = |failure| match failure {
+        Failure::Unacceptable(why) => ApiError::invalid(about, "spec.newPassword", &why.to_string()),
+        other => failed(other),
+    };
+    let verifier = &api.logins.verifier;
+    let _turn = verifier.turn(&person.username).await;
+    let opened = api.logins.vault.open(&person.username, &person.uid).await.map_err(unreachable)?;
+    let opened = opened.ok_or_else(|| nothing_held(target, about.resource))?;
+    let mut after = opened.credential.clone();
+    let now = Timestamp::now();
+    if change.is_own && !prove_old(api, person, &mut after, change, about).await? {
+        if !change.is_dry_run && !api.logins.vault.save(&opened, &after).await.map_err(unreachable)? {
+            return Err(ApiError::conflict("the credential was changed by others at the same time", about));
+        }
+        return Err(ApiError::invalid(about, "spec.oldPassword", "is not the password in use"));
+    }
+    let hash = verifier.accept(&change.spec.new_password, person, &opened.credential).await.map_err(invalid)?;
+    let set_by = if change.is_own { SetBy::Owner } else { SetBy::Other };
+    after.set_password(hash, set_by, verifier.policy.history, now);
+    let revoked = if change.spec.revoke_api_keys { std::mem::take(&mut after.api_keys).len() } else { 0 };
+    if !change.is_dry_run && !api.logins.vault.save(&opened, &after).await.map_err(unreachable)? {
+        return Err(ApiError::conflict("the credential was changed by others at the same time", about));
+    }
+    Ok(PasswordChangeStatus { password_changed_time: Time(after.changed.unwrap_or(now)), revoked_api_keys: revoked })
+}
+
+/// Whether the old password is right. A wrong one counts as a failed login: a session that was found must not be enough
+/// to try all of them.
+async fn prove_old(
+    api: &DirectoryApi,
+    person: &Person,
+    credential: &mut Credential,
+    change: &Change,
+    about: About<'_>,
+) -> Result<bool, ApiError> {
+    let Some(old) = &change.spec.old_password else {
+        return Err(ApiError::invalid(about, "spec.oldPassword", "is needed to change one's own password"));
+    };
+    let verifier = &api.logins.verifier;
+    let matches = verifier.matches(old, credential.hash.as_ref()).await.map_err(failed)?;
+    Ok(verifier.count(person, credential, &source_of(change.source), matches))
+}
+
+/// `POST users/{key}/invitation`
+///
+/// # Errors
+/// As the request deserves.
+pub async fn invite(
+    api: Api,
+    Extension(caller): Who,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
+    const RESOURCE: &str = "users/invitation";
+    let is_dry_run = read_write_params(query.as_deref())?;
+    let spec = read_body::<InvitationSpec>("Invitation", request).await;
+    let target = authorised(&api, &caller, &key, "create", RESOURCE).await?;
+    let (spec, person) = (spec?, person(&api, &target)?);
+    let about = About { resource: RESOURCE, name: &target.asked };
+    if is_self(&api, &caller, &target) {
+        return Err(ApiError::refused("nobody invites themselves: change the password by users/~/password", about));
+    }
+    control(&api, &caller, &target, RESOURCE).await?;
+    let now = Timestamp::now();
+    let expires = spec.expiration_timestamp.as_ref().map_or(now + INVITATION_LIFETIME, |time| time.0);
+    if expires <= now || expires > now + LONGEST_INVITATION {
+        return Err(ApiError::invalid(about, "spec.expirationTimestamp", "must lie ahead, at most 30 days"));
+    }
+    let code = hex(&random::<16>());
+    let invitation = Invitation { digest: Digest::of(&code), expires };
+    if !is_dry_run {
+        let set = |credential: &mut Credential| credential.invitation = Some(invitation.clone());
+        let written = api.logins.vault.update(&person, set).await.map_err(unreachable)?;
+        written.ok_or_else(|| nothing_held(&target, RESOURCE))?;
+        info!(user = target.name, by = caller.username, "somebody was invited to set a password");
+    }
+    Ok(created("Invitation", &spec, &InvitationStatus { code, expiration_timestamp: Time(expires) }))
+}
+
+/// `POST users/{key}/unlock`
+///
+/// # Errors
+/// As the request deserves.
+pub async fn unlock(
+    api: Api,
+    Extension(caller): Who,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
+    const RESOURCE: &str = "users/unlock";
+    let is_dry_run = read_write_params(query.as_deref())?;
+    let spec = read_body::<UnlockSpec>("Unlock", request).await;
+    let target = authorised(&api, &caller, &key, "create", RESOURCE).await?;
+    let (spec, person) = (spec?, person(&api, &target)?);
+    control(&api, &caller, &target, RESOURCE).await?;
+    if !is_dry_run {
+        let unlock = |credential: &mut Credential| credential.failed = FailedLogins::default();
+        let written = api.logins.vault.update(&person, unlock).await.map_err(unreachable)?;
+        written.ok_or_else(|| nothing_held(&target, RESOURCE))?;
+        info!(user = target.name, by = caller.username, "a user was unlocked");
+    }
+    Ok(created("Unlock", &spec, &json!({})))
+}

@@ -1,0 +1,181 @@
+//! `users/{key}/totp`: the second factor, enrolled by its owner, removed by its owner or by whoever controls the identity.
+
+use axum::Extension;
+use axum::extract::{Path, RawQuery, Request};
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::json;
+use tracing::info;
+
+use super::api_keys::success;
+use super::logins::{OTP_ISSUER, created, exposed};
+use super::passwords::{control, is_self, nothing_held, person, refuse_api_key, unreachable};
+use super::reviews::{read_secret_body, read_write_params};
+use super::server::{Api, Who};
+use super::source::Origin;
+use super::status::{About, ApiError};
+use super::users::{authorised, only};
+use crate::api::credentials::{TotpEnrollmentSpec, TotpEnrollmentStatus};
+use crate::api::directory::API_VERSION;
+use crate::api::user::SecondFactor as Policy;
+use crate::credentials::credential::Credential;
+use crate::credentials::lockout::source_of;
+use crate::credentials::totp::SecondFactor;
+
+const RESOURCE: &str = "users/totp";
+const KIND: &str = "TOTPEnrollment";
+
+fn status_of(factor: Option<&SecondFactor>) -> TotpEnrollmentStatus {
+    let confirmed = factor.and_then(|factor| factor.confirmed);
+    TotpEnrollmentStatus {
+        enabled: confirmed.is_some(),
+        confirmed_time: confirmed.map(Time),
+        recovery_codes_left: factor.filter(|_| confirmed.is_some()).map(SecondFactor::recovery_codes_left),
+        ..TotpEnrollmentStatus::default()
+    }
+}
+
+/// `GET users/{key}/totp`
+///
+/// # Errors
+/// As the request deserves.
+pub async fn get(
+    api: Api,
+    Extension(caller): Who,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    only(query.as_deref(), &[])?;
+    let target = authorised(&api, &caller, &key, "get", RESOURCE).await?;
+    let person = person(&api, &target)?;
+    let opened = api.logins.vault.open(&person.username, &person.uid).await.map_err(unreachable)?;
+    let factor = opened.and_then(|opened| opened.credential.second_factor);
+    let (metadata, status) = (json!({"name": target.name}), status_of(factor.as_ref()));
+    let answer = json!({"kind": KIND, "apiVersion": API_VERSION, "metadata": metadata, "status": status});
+    Ok(axum::Json(answer).into_response())
+}
+
+enum Enrolled {
+    AlreadyEnabled,
+    NothingToConfirm,
+    WrongCode,
+    Done(TotpEnrollmentStatus),
+}
+
+/// `POST users/{key}/totp`: without a code, makes a seed; with one, confirms it.
+///
+/// # Errors
+/// As the request deserves.
+pub async fn enroll(
+    api: Api,
+    Extension(caller): Who,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let is_dry_run = read_write_params(query.as_deref())?;
+    let spec = read_secret_body::<TotpEnrollmentSpec>(KIND, request).await;
+    let target = authorised(&api, &caller, &key, "create", RESOURCE).await?;
+    let (spec, person) = (spec?, person(&api, &target)?);
+    let about = About { resource: RESOURCE, name: &target.asked };
+    if !is_self(&api, &caller, &target) {
+        let message = "only its owner can enrol a second factor: nobody else is to see the seed";
+        return Err(ApiError::refused(message, about));
+    }
+    refuse_api_key(&caller, &target, RESOURCE)?;
+    let (code, now) = (exposed(spec.code.as_ref()), Timestamp::now());
+    let enrol = |credential: &mut Credential| {
+        let before = credential.clone();
+        let outcome = enrolled(credential, code, &person.username, now);
+        if is_dry_run {
+            *credential = before;
+        }
+        outcome
+    };
+    let outcome = api.logins.vault.update(&person, enrol).await.map_err(unreachable)?;
+    match outcome.ok_or_else(|| nothing_held(&target, RESOURCE))? {
+        Enrolled::AlreadyEnabled => {
+            Err(ApiError::conflict("a second factor is enabled: remove it before another one is enrolled", about))
+        }
+        Enrolled::NothingToConfirm => {
+            Err(ApiError::invalid(about, "spec.code", "there is no seed to confirm: leave the code out to make one"))
+        }
+        Enrolled::WrongCode => Err(ApiError::invalid(about, "spec.code", "is not the code that the app shows now")),
+        Enrolled::Done(status) => {
+            if status.enabled && !is_dry_run {
+                info!(user = target.name, "a second factor was confirmed");
+            }
+            Ok(created(KIND, &json!({}), &status))
+        }
+    }
+}
+
+fn enrolled(credential: &mut Credential, code: Option<&str>, username: &str, now: Timestamp) -> Enrolled {
+    if credential.second_factor.as_ref().is_some_and(|factor| factor.confirmed.is_some()) {
+        return Enrolled::AlreadyEnabled;
+    }
+    let Some(code) = code else {
+        let factor = credential.second_factor.insert(SecondFactor::create());
+        let enrollment = Some(factor.enrollment(OTP_ISSUER, username));
+        return Enrolled::Done(TotpEnrollmentStatus { enrollment, ..TotpEnrollmentStatus::default() });
+    };
+    let Some(factor) = &mut credential.second_factor else { return Enrolled::NothingToConfirm };
+    let Some(recovery_codes) = factor.confirm(code, now) else { return Enrolled::WrongCode };
+    Enrolled::Done(TotpEnrollmentStatus { recovery_codes, ..status_of(Some(factor)) })
+}
+
+/// `DELETE users/{key}/totp`: oneself with a code, others under the guard.
+///
+/// # Errors
+/// As the request deserves.
+pub async fn remove(
+    api: Api,
+    Extension(caller): Who,
+    Origin(source): Origin,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let is_dry_run = read_write_params(query.as_deref())?;
+    let source = source_of(source);
+    let target = authorised(&api, &caller, &key, "delete", RESOURCE).await?;
+    let person = person(&api, &target)?;
+    let about = About { resource: RESOURCE, name: &target.asked };
+    let code = if is_self(&api, &caller, &target) {
+        let spec: TotpEnrollmentSpec = read_secret_body(KIND, request).await?;
+        refuse_api_key(&caller, &target, RESOURCE)?;
+        if person.spec.second_factor == Policy::Required {
+            return Err(ApiError::refused("this user needs a second factor: only an administrator removes it", about));
+        }
+        let code = spec
+            .code
+            .ok_or_else(|| ApiError::invalid(about, "spec.code", "is needed: a code of the app, or a recovery code"))?;
+        Some(code)
+    } else {
+        control(&api, &caller, &target, RESOURCE).await?;
+        None
+    };
+    let now = Timestamp::now();
+    let remove = |credential: &mut Credential| {
+        let mut factor = credential.second_factor.clone()?;
+        let is_open = factor.confirmed.is_none();
+        // A wrong code counts as a failed login: a session that was found must not be enough to try all of them.
+        let matches = exposed(code.as_ref()).is_none_or(|code| is_open || factor.accept(code, now));
+        let may = code.is_none() || api.logins.verifier.count(&person, credential, &source, matches);
+        if may && !is_dry_run {
+            credential.second_factor = None;
+        }
+        Some(may)
+    };
+    match api.logins.vault.update(&person, remove).await.map_err(unreachable)?.flatten() {
+        None => Err(ApiError::not_found(about)),
+        Some(false) => Err(ApiError::invalid(about, "spec.code", "is not the code that the app shows now")),
+        Some(true) => {
+            if !is_dry_run {
+                info!(user = target.name, by = caller.username, "a second factor was removed");
+            }
+            Ok(success())
+        }
+    }
+}

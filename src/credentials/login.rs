@@ -1,0 +1,127 @@
+//! What follows from an attempt to log in: for the credential, and for whoever makes it. Pure.
+
+use jiff::Timestamp;
+
+use super::credential::{Credential, SetBy};
+use super::hash::PasswordHash;
+use super::lockout::Limits;
+use super::policy::PasswordPolicy;
+use super::totp::SecondFactor;
+use crate::api::credentials::Challenge;
+
+/// What was shown in the first place.
+#[derive(Clone, Copy, Debug)]
+pub enum Proof<'a> {
+    /// A password; whether it is that of the credential.
+    Password(bool),
+    /// The code of an invitation.
+    Invitation(&'a str),
+}
+
+/// An attempt to log in, and what it is judged by.
+#[derive(Clone, Debug)]
+pub struct Attempt<'a> {
+    /// Where it comes from.
+    pub source: &'a str,
+    /// Whether the user may log in at all, at this time and from there.
+    pub is_welcome: bool,
+    /// What was shown.
+    pub proof: Proof<'a>,
+    /// The code of the second factor.
+    pub code: Option<&'a str>,
+    /// The hash of a new password that the policy allows.
+    pub replacement: Option<&'a PasswordHash>,
+    /// Whether the user needs a second factor.
+    pub needs_second_factor: bool,
+    /// Whether a password that somebody else has set must be changed.
+    pub needs_own_password: bool,
+    /// When somebody is locked out.
+    pub limits: &'a Limits,
+    /// What a password has to be.
+    pub policy: &'a PasswordPolicy,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What comes of an attempt.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// Nothing. Why is nobody's business.
+    Refused,
+    /// What was shown is right, and more is asked for.
+    Challenged(Challenge),
+    /// It is them. Recovery codes, where the attempt has confirmed a second factor.
+    Granted(Vec<String>),
+}
+
+enum Factor {
+    Passed(Vec<String>),
+    Wrong,
+    Asked(Challenge),
+}
+
+/// Judges an attempt. The credential becomes what has to be kept before the answer is given.
+pub fn judge(credential: &mut Credential, attempt: &Attempt<'_>) -> Verdict {
+    let now = attempt.now;
+    if !attempt.is_welcome || credential.failed.is_locked(attempt.source, now) {
+        return Verdict::Refused;
+    }
+    if !is_proven(credential, attempt) {
+        credential.failed.fail(attempt.source, attempt.limits, now);
+        return Verdict::Refused;
+    }
+    let before = credential.second_factor.clone();
+    let recovery_codes = match second_factor(credential, attempt) {
+        Factor::Passed(recovery_codes) => recovery_codes,
+        Factor::Asked(challenge) => return Verdict::Challenged(challenge),
+        Factor::Wrong => {
+            credential.failed.fail(attempt.source, attempt.limits, now);
+            return Verdict::Refused;
+        }
+    };
+    if must_change(credential, attempt) {
+        let Some(hash) = attempt.replacement else {
+            // The code is used up by the attempt that comes with the new password.
+            credential.second_factor = before;
+            return Verdict::Challenged(Challenge::PasswordChange);
+        };
+        credential.set_password(hash.clone(), SetBy::Owner, attempt.policy.history, now);
+    }
+    credential.failed.succeed(attempt.source, attempt.limits, now);
+    Verdict::Granted(recovery_codes)
+}
+
+fn is_proven(credential: &Credential, attempt: &Attempt<'_>) -> bool {
+    match attempt.proof {
+        Proof::Password(matches) => matches,
+        Proof::Invitation(code) => {
+            let open = credential.invitation.as_ref().filter(|invitation| invitation.expires > attempt.now);
+            open.is_some_and(|invitation| invitation.digest.is_of(code))
+        }
+    }
+}
+
+fn must_change(credential: &Credential, attempt: &Attempt<'_>) -> bool {
+    matches!(attempt.proof, Proof::Invitation(_))
+        || attempt.needs_own_password && credential.summary().is_set_by_another()
+        || attempt.policy.is_expired(credential.changed, attempt.now)
+}
+
+fn second_factor(credential: &mut Credential, attempt: &Attempt<'_>) -> Factor {
+    let is_enrolled = credential.second_factor.as_ref().is_some_and(|factor| factor.confirmed.is_some());
+    if !is_enrolled && !attempt.needs_second_factor {
+        return Factor::Passed(Vec::new());
+    }
+    let factor = credential.second_factor.get_or_insert_with(SecondFactor::create);
+    let Some(code) = attempt.code else {
+        return Factor::Asked(if is_enrolled { Challenge::Code } else { Challenge::Enrollment });
+    };
+    if is_enrolled {
+        return if factor.accept(code, attempt.now) { Factor::Passed(Vec::new()) } else { Factor::Wrong };
+    }
+    factor.confirm(code, attempt.now).map_or(Factor::Wrong, Factor::Passed)
+}
+
+#[cfg(test)]
+#[path = "login_tests.rs"]
+mod tests;

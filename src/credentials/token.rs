@@ -1,0 +1,181 @@
+//! Tokens: JWTs (RFC 7519) that are bound to a User by UID, and to the password that was in use.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use jsonwebtoken::{Algorithm, Header, TokenData, Validation, decode, decode_header, encode};
+use serde::{Deserialize, Serialize};
+
+use super::digest::{hex, random};
+use super::signing::SigningKeys;
+
+/// Value of `amr` (RFC 8176) for a password.
+pub const PASSWORD: &str = "pwd";
+/// Value of `amr` for a one-time password.
+pub const ONE_TIME_PASSWORD: &str = "otp";
+
+/// How far clocks may differ, in seconds. Tokens are issued and verified by replicas of one cluster.
+const LEEWAY: u64 = 10;
+
+/// What a token says.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Claims {
+    /// Who has issued it.
+    pub iss: String,
+    /// UID of the User.
+    pub sub: String,
+    /// Whom it is for.
+    pub aud: String,
+    /// When it was issued, in seconds.
+    pub iat: i64,
+    /// From when on it is good, in seconds.
+    pub nbf: i64,
+    /// When it ends, in seconds.
+    pub exp: i64,
+    /// Its own name.
+    pub jti: String,
+    /// How its owner was recognised (RFC 8176).
+    pub amr: Vec<String>,
+    /// The username, as kube-apiserver is to know it.
+    pub preferred_username: String,
+    /// Effective groups at the time of the login.
+    pub groups: Vec<String>,
+    /// `spec.extra` at the time of the login.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra: BTreeMap<String, Vec<String>>,
+    /// When the password was set that it was issued for, in seconds. A later one ends it.
+    #[serde(rename = "roster.dev/password-changed")]
+    pub password_changed: i64,
+}
+
+/// A new name for a token: 128 bits.
+pub fn new_id() -> String {
+    hex(&random::<16>())
+}
+
+/// Signs claims with the key of the moment.
+///
+/// # Errors
+/// If the key does not work.
+pub fn sign(
+    typ: &str,
+    claims: &impl Serialize,
+    keys: &SigningKeys,
+    now: Timestamp,
+) -> jsonwebtoken::errors::Result<String> {
+    let key = keys.signer(now);
+    let header = Header { typ: Some(typ.to_owned()), kid: Some(key.id.clone()), ..Header::new(Algorithm::ES256) };
+    encode(&header, claims, &key.private)
+}
+
+/// The claims of a token that one of the keys has signed, that `issuer` has issued for one of the audiences, and that has
+/// not ended.
+pub fn verify(token: &str, keys: &SigningKeys, issuer: &str, audiences: &[String]) -> Option<Claims> {
+    let header = decode_header(token).ok()?;
+    // A notice is signed with the same keys, and is no token.
+    if header.typ.as_deref() != Some("JWT") {
+        return None;
+    }
+    let key = keys.get(header.kid.as_deref()?)?;
+    let mut validation = Validation::new(Algorithm::ES256);
+    validation.set_issuer(&[issuer]);
+    validation.set_audience(audiences);
+    validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
+    validation.validate_nbf = true;
+    validation.leeway = LEEWAY;
+    let TokenData { claims, .. } = decode::<Claims>(token, &key.public, &validation).ok()?;
+    Some(claims)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    use serde_json::{Value, json};
+
+    const ISSUER: &str = "https://roster.example.com";
+
+    fn claims(now: Timestamp) -> Claims {
+        Claims {
+            iss: ISSUER.into(),
+            sub: "u-1".into(),
+            aud: "kubernetes".into(),
+            iat: now.as_second(),
+            nbf: now.as_second(),
+            exp: now.as_second() + 600,
+            jti: new_id(),
+            amr: vec![PASSWORD.into()],
+            preferred_username: "jane".into(),
+            groups: vec!["engineers".into()],
+            extra: BTreeMap::new(),
+            password_changed: 7,
+        }
+    }
+
+    fn audiences(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn what_was_signed_is_read_back() {
+        let now = Timestamp::now();
+        let keys = SigningKeys::create(now).unwrap();
+        let claims = claims(now);
+        let token = sign("JWT", &claims, &keys, now).unwrap();
+        assert_eq!(verify(&token, &keys, ISSUER, &audiences(&["other", "kubernetes"])), Some(claims));
+    }
+
+    #[test]
+    fn what_is_not_for_here_or_over_or_of_another_kind_is_refused() {
+        let now = Timestamp::now();
+        let keys = SigningKeys::create(now).unwrap();
+        let good = claims(now);
+        let sign = |claims: &Claims| sign("JWT", claims, &keys, now).unwrap();
+        let accepts = |token: &str| verify(token, &keys, ISSUER, &audiences(&["kubernetes"])).is_some();
+        assert!(accepts(&sign(&good)));
+        assert!(!accepts(&sign(&Claims { aud: "other".into(), ..good.clone() })));
+        assert!(!accepts(&sign(&Claims { iss: "https://evil.example.com".into(), ..good.clone() })));
+        assert!(!accepts(&sign(&Claims { exp: now.as_second() - 60, ..good.clone() })));
+        assert!(!accepts(&sign(&Claims { nbf: now.as_second() + 60, ..good.clone() })));
+        assert!(!accepts(&super::sign("secevent+jwt", &good, &keys, now).unwrap()));
+        let others = SigningKeys::create(now).unwrap();
+        assert!(!accepts(&super::sign("JWT", &good, &others, now).unwrap()));
+        assert!(!accepts("") && !accepts("a.b.c") && !accepts("é.é.é"));
+    }
+
+    #[test]
+    fn neither_no_algorithm_nor_another_one_is_believed() {
+        let now = Timestamp::now();
+        let keys = SigningKeys::create(now).unwrap();
+        let token = sign("JWT", &claims(now), &keys, now).unwrap();
+        let parts: Vec<&str> = token.split('.').collect();
+        for alg in ["none", "HS256", "ES384"] {
+            let header = json!({"typ": "JWT", "alg": alg, "kid": keys.signer(now).id});
+            let header = BASE64_URL_SAFE_NO_PAD.encode(header.to_string());
+            for signature in ["", parts[2]] {
+                let forged = format!("{header}.{}.{signature}", parts[1]);
+                assert_eq!(verify(&forged, &keys, ISSUER, &audiences(&["kubernetes"])), None, "{alg}");
+            }
+        }
+    }
+
+    /// RFC 7515, appendix A.3: a signature with ES256, and its key.
+    #[test]
+    fn the_vector_of_rfc_7515() {
+        let key = json!({"kty": "EC", "crv": "P-256",
+            "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+            "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"});
+        let jwk: jsonwebtoken::jwk::Jwk = serde_json::from_value(key).unwrap();
+        let key = jsonwebtoken::DecodingKey::from_jwk(&jwk).unwrap();
+        // Header and claims are also those of RFC 7519, section 3.1.
+        let token = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.\
+                     DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
+        let mut validation = Validation::new(Algorithm::ES256);
+        validation.validate_exp = false;
+        let read = decode::<Value>(token, &key, &validation).unwrap();
+        assert_eq!(read.claims, json!({"iss": "joe", "exp": 1_300_819_380, "http://example.com/is_root": true}));
+        let broken = token.replace("Q.Dt", "Q.Du");
+        assert!(decode::<Value>(broken, &key, &validation).is_err());
+    }
+}

@@ -1,0 +1,115 @@
+//! Issues tokens and reads them back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::person::Person;
+use crate::credentials::signing::SigningKeys;
+use crate::credentials::token::{Claims, new_id, sign, verify};
+
+/// Path of the public keys.
+pub const JWKS_PATH: &str = "/openid/v1/jwks";
+
+/// Issues tokens.
+pub struct Issuer {
+    url: String,
+    /// Audiences of the tokens that are accepted here; the first is that of a login that asks for none.
+    audiences: Vec<String>,
+    /// Audiences of tokens for others.
+    foreign: Vec<String>,
+    lifetime: Duration,
+    keys: Arc<ArcSwap<SigningKeys>>,
+}
+
+impl Issuer {
+    /// An issuer under that URL, with the keys of the moment.
+    pub fn new(
+        url: &str,
+        (audiences, foreign): (Vec<String>, Vec<String>),
+        lifetime: Duration,
+        keys: Arc<ArcSwap<SigningKeys>>,
+    ) -> Self {
+        Self { url: url.trim_end_matches('/').to_owned(), audiences, foreign, lifetime, keys }
+    }
+
+    /// All audiences that tokens are issued for.
+    pub fn audiences(&self) -> impl Iterator<Item = &String> {
+        self.audiences.iter().chain(&self.foreign)
+    }
+
+    /// Issues a token and tells when it ends. `password_changed` is when the password was set that was shown.
+    ///
+    /// # Errors
+    /// If the key does not work.
+    pub fn issue(
+        &self,
+        person: &Person,
+        amr: &[&str],
+        audience: Option<&str>,
+        password_changed: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<(String, Timestamp)> {
+        let ends = now.checked_add(self.lifetime).context("the clock is beyond its range")?;
+        // It does not outlive its owner.
+        let validity = person.spec.validity.as_ref().and_then(|validity| validity.not_after.as_ref());
+        let ends = validity.map_or(ends, |end| end.0.min(ends));
+        let audience = audience.or_else(|| self.audiences().next().map(String::as_str)).unwrap_or_default();
+        let claims = Claims {
+            iss: self.url.clone(),
+            sub: person.uid.clone(),
+            aud: audience.to_owned(),
+            iat: now.as_second(),
+            nbf: now.as_second(),
+            exp: ends.as_second(),
+            jti: new_id(),
+            amr: amr.iter().map(|method| (*method).to_owned()).collect(),
+            preferred_username: person.username.clone(),
+            groups: person.groups.clone(),
+            extra: person.spec.extra.clone(),
+            password_changed: password_changed.map_or(0, Timestamp::as_second),
+        };
+        Ok((sign("JWT", &claims, &self.keys.load(), now)?, Timestamp::from_second(claims.exp)?))
+    }
+
+    /// The claims of a token that is to be accepted here, as far as the token itself tells.
+    pub fn read(&self, token: &str) -> Option<Claims> {
+        verify(token, &self.keys.load(), &self.url, &self.audiences)
+    }
+
+    /// Signs claims of another kind with the key of the moment.
+    ///
+    /// # Errors
+    /// If the key does not work.
+    pub fn sign(&self, typ: &str, claims: &Value) -> Result<String> {
+        Ok(sign(typ, claims, &self.keys.load(), Timestamp::now())?)
+    }
+
+    /// What the tokens say that they were issued by.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The public keys.
+    pub fn jwks(&self) -> Value {
+        self.keys.load().jwks()
+    }
+
+    /// Where everything is, as OpenID Connect Discovery 1.0 wants it told. There is no authorization endpoint: tokens are
+    /// had by a login.
+    pub fn configuration(&self) -> Value {
+        let url = &self.url;
+        json!({
+            "issuer": url,
+            "jwks_uri": format!("{url}{JWKS_PATH}"),
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["ES256"],
+            "claims_supported": ["aud", "amr", "exp", "extra", "groups", "iat", "iss", "jti", "nbf", "preferred_username", "sub"],
+        })
+    }
+}

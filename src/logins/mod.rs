@@ -1,0 +1,44 @@
+//! Logins: credentials verified, exchanged for tokens, and told again by whoever shows one.
+//!
+//! ```text
+//!  attempt ─▶ verifier ──▶ credentials::login (pure) ──▶ vault: identity Secrets, by compare-and-swap
+//!                │                                         ▲
+//!                ├──▶ issuer ──▶ token                     │
+//!  token, key ──▶ recognizer ──▶ UserInfo ─────────────────┤
+//!                └──▶ last_use: written in batches ────────┘
+//!  signing_keys: the Secret behind the issuer              person: who that is, from the directory
+//! ```
+
+pub mod issuer;
+pub mod last_use;
+pub mod person;
+pub mod recognizer;
+pub mod signing_keys;
+pub mod vault;
+pub mod verifier;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use issuer::Issuer;
+use recognizer::Recognizer;
+use vault::Vault;
+use verifier::Verifier;
+
+/// Everything that logins and credentials are served with.
+pub struct Logins {
+    /// Judges attempts.
+    pub verifier: Verifier,
+    /// Issues tokens.
+    pub issuer: Arc<Issuer>,
+    /// Recognises bearers of tokens and keys.
+    pub recognizer: Arc<Recognizer>,
+    /// Where credentials are kept.
+    pub vault: Arc<Vault>,
+    /// Longest lifetime of an API key.
+    pub longest_key: Duration,
+    /// Proxies that are believed about where somebody comes from.
+    pub trusted_proxies: Vec<IpNet>,
+}

@@ -1,0 +1,99 @@
+//! Whose token or API key this is: without hashing a password, and as of this moment.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::UserInfo;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::issuer::Issuer;
+use super::last_use::LastUse;
+use super::person::Person;
+use super::vault::{Vault, VaultError};
+use crate::api::user::SecondFactor;
+use crate::credentials::api_key;
+use crate::credentials::token::{Claims, ONE_TIME_PASSWORD};
+use crate::informers::Informers;
+
+/// How the extra that tells the credential begins, for an API key.
+pub const API_KEY_CREDENTIAL: &str = "APIKey=";
+
+/// Recognises bearers.
+pub struct Recognizer {
+    informers: Arc<Informers>,
+    issuer: Arc<Issuer>,
+    vault: Arc<Vault>,
+    last_use: Arc<LastUse>,
+}
+
+/// Somebody who was recognised.
+#[derive(Clone, Debug)]
+pub struct Recognized {
+    /// Who it is.
+    pub user: UserInfo,
+    /// Audience of the token; an API key is for none in particular.
+    pub audience: Option<String>,
+}
+
+/// What is known of a bearer's token.
+#[derive(Clone, Debug)]
+pub enum Recognition {
+    /// It is none of Roster's, or none that is good any longer.
+    Foreign,
+    /// It is one of Roster's, and does not count at this moment.
+    Refused,
+    /// It is good.
+    Known(Recognized),
+}
+
+impl Recognizer {
+    /// By what the informers know, the issuer has signed, and the vault holds.
+    pub fn new(informers: Arc<Informers>, issuer: Arc<Issuer>, vault: Arc<Vault>, last_use: Arc<LastUse>) -> Self {
+        Self { informers, issuer, vault, last_use }
+    }
+
+    /// Who shows the token or key.
+    ///
+    /// # Errors
+    /// If the credential can't be reached.
+    pub async fn recognize(&self, token: &SecretString) -> Result<Recognition, VaultError> {
+        let token = token.expose_secret();
+        let known = if token.starts_with(api_key::PREFIX) {
+            self.by_key(token).await?
+        } else {
+            let Some(claims) = self.issuer.read(token) else { return Ok(Recognition::Foreign) };
+            self.by_claims(claims)
+        };
+        Ok(known.map_or(Recognition::Refused, Recognition::Known))
+    }
+
+    fn by_claims(&self, claims: Claims) -> Option<Recognized> {
+        let person = self.welcome(&claims.sub)?;
+        let changed = person.status.password_changed_time.as_ref().map_or(0, |changed| changed.0.as_second());
+        let has_second_factor = claims.amr.iter().any(|method| method == ONE_TIME_PASSWORD);
+        if changed > claims.password_changed
+            || claims.preferred_username != person.username
+            || person.spec.second_factor == SecondFactor::Required && !has_second_factor
+        {
+            return None;
+        }
+        Some(Recognized { user: person.user_info(Some(format!("JTI={}", claims.jti))), audience: Some(claims.aud) })
+    }
+
+    async fn by_key(&self, text: &str) -> Result<Option<Recognized>, VaultError> {
+        let Some(person) = api_key::uid_of(text).and_then(|uid| self.welcome(&uid)) else { return Ok(None) };
+        // Read anew each time: a key is revoked at once, on every replica.
+        let Some(opened) = self.vault.open(&person.username, &person.uid).await? else { return Ok(None) };
+        let now = Timestamp::now();
+        let mut keys = opened.credential.api_keys.iter().filter(|key| !key.is_over(now));
+        let Some(key) = keys.find(|key| key.digest.is_of(text)) else { return Ok(None) };
+        self.last_use.note_key(&person, &key.name, now);
+        let credential = format!("{API_KEY_CREDENTIAL}{}", key.name);
+        Ok(Some(Recognized { user: person.user_info(Some(credential)), audience: None }))
+    }
+
+    /// The User of that UID, if what was issued to it counts at this moment.
+    fn welcome(&self, uid: &str) -> Option<Person> {
+        Person::of_uid(&self.informers, uid).filter(|person| person.is_active && !person.must_change_password())
+    }
+}

@@ -1,0 +1,130 @@
+//! Credentials in their Secrets. Every write is a compare-and-swap: nothing that somebody else has written is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::PostParams;
+use kube::{Api, Client, ResourceExt};
+use thiserror::Error;
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::person::Person;
+use crate::api::IDENTITY_SECRET_TYPE;
+use crate::credentials::claim::{Identifier, IdentifierKind};
+use crate::credentials::credential::Credential;
+use crate::credentials::record::{Claim, Corrupt, read_credential, write_credential};
+use crate::metrics::Metrics;
+
+/// Longest wait for the API server.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a write is tried that somebody else was faster than.
+const ATTEMPTS: usize = 16;
+
+/// Why a credential can't be read or written.
+#[derive(Clone, Debug, Error)]
+pub enum VaultError {
+    /// The API server does not answer, or not as it should.
+    #[error("the API server does not answer")]
+    Unavailable,
+    /// What is stored does not parse.
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+    /// Others are faster all the time.
+    #[error("the credential is changed by others all the time")]
+    Contended,
+}
+
+/// A credential as it was read.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    secret: Secret,
+    /// What it holds.
+    pub credential: Credential,
+}
+
+/// Reads and writes credentials.
+pub struct Vault {
+    secrets: Api<Secret>,
+    metrics: Arc<Metrics>,
+}
+
+impl Vault {
+    /// For the Secrets of Roster's own namespace.
+    pub fn new(client: Client, namespace: &str, metrics: Arc<Metrics>) -> Self {
+        Self { secrets: Api::namespaced(client, namespace), metrics }
+    }
+
+    /// Reads the Secret that holds, or would hold, the credential of whoever logs in by that username. `None` where there
+    /// is none, or where it is not that of the User of that UID.
+    ///
+    /// # Errors
+    /// If the API server does not answer, or what is stored does not parse.
+    pub async fn open(&self, username: &str, uid: &str) -> Result<Option<Opened>, VaultError> {
+        let identifier = Identifier { kind: IdentifierKind::Username, text: username.to_owned() };
+        let answer = timeout(ANSWER_TIMEOUT, self.secrets.get_opt(&identifier.secret_name())).await;
+        let secret = match answer {
+            Ok(Ok(secret)) => secret,
+            Ok(Err(error)) => return Err(unavailable(&error)),
+            Err(_) => return Err(VaultError::Unavailable),
+        };
+        let is_theirs = |secret: &Secret| {
+            secret.type_.as_deref() == Some(IDENTITY_SECRET_TYPE)
+                && Claim::read(&secret.metadata).is_some_and(|claim| claim.owner_uid == uid)
+        };
+        let Some(secret) = secret.filter(is_theirs) else { return Ok(None) };
+        let credential = read_credential(&secret)?;
+        Ok(Some(Opened { secret, credential }))
+    }
+
+    /// Writes what the credential has become. False: somebody else was faster, and nothing is written.
+    ///
+    /// # Errors
+    /// If the API server does not answer.
+    pub async fn save(&self, opened: &Opened, credential: &Credential) -> Result<bool, VaultError> {
+        if opened.credential == *credential {
+            return Ok(true);
+        }
+        let mut secret = opened.secret.clone();
+        write_credential(&mut secret, credential);
+        let (name, params) = (secret.name_any(), PostParams::default());
+        match timeout(ANSWER_TIMEOUT, self.secrets.replace(&name, &params, &secret)).await {
+            Ok(Ok(_)) => {
+                self.metrics.writes.inc("Secret");
+                Ok(true)
+            }
+            // Gone: the User was deleted, and there is nothing to keep.
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => Ok(false),
+            Ok(Err(error)) => Err(unavailable(&error)),
+            Err(_) => Err(VaultError::Unavailable),
+        }
+    }
+
+    /// Changes a credential, however many others do so at the same time. `change` may be called several times; where it
+    /// leaves the credential as it is, nothing is written. `None`: there is no credential.
+    ///
+    /// # Errors
+    /// If the API server does not answer, or others are faster all the time.
+    pub async fn update<T>(
+        &self,
+        person: &Person,
+        mut change: impl FnMut(&mut Credential) -> T,
+    ) -> Result<Option<T>, VaultError> {
+        for _ in 0..ATTEMPTS {
+            let Some(opened) = self.open(&person.username, &person.uid).await? else { return Ok(None) };
+            let mut credential = opened.credential.clone();
+            let outcome = change(&mut credential);
+            if self.save(&opened, &credential).await? {
+                return Ok(Some(outcome));
+            }
+        }
+        Err(VaultError::Contended)
+    }
+}
+
+fn unavailable(error: &kube::Error) -> VaultError {
+    warn!(%error, "a credential can't be reached");
+    VaultError::Unavailable
+}

@@ -1,0 +1,353 @@
+//! An attempt to log in, from what was shown to what comes of it.
+//!
+//! Whoever fails learns nothing but that: an unknown name costs the same read and the same hash as a known one, and
+//! every refusal is given at the next tick of a clock that began with the attempt, whatever was done meanwhile.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use thiserror::Error;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::last_use::LastUse;
+use super::person::Person;
+use super::vault::{Vault, VaultError};
+use crate::api::credentials::Challenge;
+use crate::api::user::SecondFactor;
+use crate::credentials::claim::fold;
+use crate::credentials::credential::Credential;
+use crate::credentials::digest::{hex, random};
+use crate::credentials::hash::{Memory, PasswordHash};
+use crate::credentials::lockout::Limits;
+use crate::credentials::login::{Attempt, Proof, Verdict, judge};
+use crate::credentials::policy::{PasswordPolicy, Unacceptable};
+use crate::credentials::pool::{HashPool, Saturated};
+use crate::informers::Informers;
+use crate::metrics::Metrics;
+
+/// Refusals are given at multiples of this after the attempt began. Longer than a hash, a read and a write take.
+const REFUSAL_TICK: Duration = Duration::from_millis(400);
+
+/// How often an attempt is judged anew because somebody else has changed the credential.
+const ATTEMPTS: usize = 16;
+
+/// Attempts of as many users are judged at the same time; those of one user, one after the other: what one has failed
+/// with counts for the next.
+const TURNS: usize = 1024;
+
+/// What somebody shows in order to be let in.
+#[derive(Debug)]
+pub struct Shown<'a> {
+    /// Username or email.
+    pub username: &'a str,
+    /// A password, or the code of an invitation.
+    pub secret: Secret<'a>,
+    /// Code of the second factor.
+    pub code: Option<&'a SecretString>,
+    /// The password from now on.
+    pub new_password: Option<&'a SecretString>,
+    /// Where they come from, as the lockout counts.
+    pub source: String,
+    /// The same, as `allowedCIDRs` goes by.
+    pub address: Option<IpAddr>,
+}
+
+/// What is shown first.
+#[derive(Clone, Copy, Debug)]
+pub enum Secret<'a> {
+    /// The password.
+    Password(&'a SecretString),
+    /// The code of an invitation.
+    Invitation(&'a SecretString),
+}
+
+/// What comes of it.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Nothing.
+    Refused,
+    /// It was right, and more is asked for.
+    Challenged(Box<Person>, Challenge, Box<Credential>),
+    /// It is them.
+    Granted(Box<Granted>),
+}
+
+/// Somebody who was let in.
+#[derive(Debug)]
+pub struct Granted {
+    /// Who.
+    pub person: Person,
+    /// Recovery codes of a second factor that this has confirmed.
+    pub recovery_codes: Vec<String>,
+    /// Whether a second factor was shown.
+    pub has_second_factor: bool,
+    /// Whether the password was changed.
+    pub is_changed: bool,
+    /// When the password was set.
+    pub password_changed: Option<Timestamp>,
+}
+
+/// Why there is no outcome.
+#[derive(Clone, Debug, Error)]
+pub enum Failure {
+    /// Too many at the same time.
+    #[error(transparent)]
+    Saturated(#[from] Saturated),
+    /// The credential can't be reached.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// The new password is none that the policy allows.
+    #[error(transparent)]
+    Unacceptable(#[from] Unacceptable),
+    /// A new password, where none is due.
+    #[error("no new password is due")]
+    NotDue,
+}
+
+/// Verifies what people show.
+pub struct Verifier {
+    informers: Arc<Informers>,
+    vault: Arc<Vault>,
+    last_use: Arc<LastUse>,
+    pool: HashPool,
+    limits: Limits,
+    /// What passwords have to be.
+    pub policy: Arc<PasswordPolicy>,
+    metrics: Arc<Metrics>,
+    /// The hash of a password that nobody knows, for those who have none.
+    decoy: PasswordHash,
+    turns: Vec<Mutex<()>>,
+    hasher: RandomState,
+}
+
+/// A hash that a password was compared with, and what came of it.
+type Compared = (Option<PasswordHash>, bool);
+
+impl Verifier {
+    /// A verifier by way of a pool of its own.
+    pub fn new(
+        informers: Arc<Informers>,
+        (vault, last_use): (Arc<Vault>, Arc<LastUse>),
+        pool: HashPool,
+        (limits, policy): (Limits, Arc<PasswordPolicy>),
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let decoy = PasswordHash::create(hex(&random::<16>()).as_bytes(), pool.cost(), &mut Memory::default());
+        let turns = (0..TURNS).map(|_| Mutex::default()).collect();
+        Self { informers, vault, last_use, pool, limits, policy, metrics, decoy, turns, hasher: RandomState::new() }
+    }
+
+    /// Judges what somebody shows.
+    ///
+    /// # Errors
+    /// If there is no room for it, the credential can't be reached, or the new password is not acceptable.
+    pub async fn verify(&self, shown: &Shown<'_>) -> Result<Outcome, Failure> {
+        let began = Instant::now();
+        let outcome = self.judged(shown).await;
+        self.metrics.logins.inc(match &outcome {
+            Ok(Outcome::Granted(_)) => "granted",
+            Ok(Outcome::Challenged(..)) => "challenged",
+            Ok(Outcome::Refused) => "refused",
+            Err(Failure::Saturated(_)) => "saturated",
+            Err(Failure::Vault(_)) => "unavailable",
+            Err(Failure::Unacceptable(_) | Failure::NotDue) => "invalid",
+        });
+        if let Ok(Outcome::Refused) = &outcome {
+            tokio::time::sleep_until(next_tick(began, Instant::now())).await;
+        }
+        outcome
+    }
+
+    async fn judged(&self, shown: &Shown<'_>) -> Result<Outcome, Failure> {
+        let _turn = self.turn(shown.username).await;
+        let person = Person::holding(&self.informers, shown.username);
+        let mut compared = None;
+        for _ in 0..ATTEMPTS {
+            // A name that nobody has is looked up like any other.
+            let (username, uid) =
+                person.as_ref().map_or((shown.username, ""), |person| (&person.username, &person.uid));
+            let opened = self.vault.open(username, uid).await?;
+            let known = opened.as_ref().and_then(|opened| opened.credential.hash.clone());
+            let matches = self.compare(shown, known, &mut compared).await?;
+            let (Some(person), Some(opened)) = (&person, &opened) else { return Ok(Outcome::Refused) };
+            let (verdict, credential) = self.verdict(shown, person, &opened.credential, matches).await?;
+            if self.vault.save(opened, &credential).await? {
+                return Ok(self.outcome(shown, person.clone(), verdict, credential, &opened.credential));
+            }
+        }
+        Err(VaultError::Contended.into())
+    }
+
+    /// Counts what somebody who is logged in shows once more. Whether it was right, and they are not locked out.
+    pub fn count(&self, person: &Person, credential: &mut Credential, source: &str, matches: bool) -> bool {
+        let now = Timestamp::now();
+        if credential.failed.is_locked(source, now) {
+            return false;
+        }
+        if !matches {
+            info!(user = person.name, source, "a credential that was asked for again was wrong");
+            credential.failed.fail(source, &self.limits, now);
+        }
+        matches
+    }
+
+    /// Attempts of one user are judged one after the other.
+    pub async fn turn(&self, username: &str) -> MutexGuard<'_, ()> {
+        let name = Person::holding(&self.informers, username).map_or_else(|| fold(username), |person| person.uid);
+        let turn = self.hasher.hash_one(name) % TURNS as u64;
+        self.turns[usize::try_from(turn).expect("it is below a thousand")].lock().await
+    }
+
+    /// Compares what is shown with the hash: once for each hash.
+    async fn compare(
+        &self,
+        shown: &Shown<'_>,
+        known: Option<PasswordHash>,
+        compared: &mut Option<Compared>,
+    ) -> Result<bool, Failure> {
+        if let Some((hash, matches)) = compared
+            && *hash == known
+        {
+            return Ok(*matches);
+        }
+        let (Secret::Password(secret) | Secret::Invitation(secret)) = shown.secret;
+        let matches = self.pool.verify(secret, known.as_ref().unwrap_or(&self.decoy)).await? && known.is_some();
+        *compared = Some((known, matches));
+        Ok(matches)
+    }
+
+    /// What follows, and what the credential becomes.
+    async fn verdict(
+        &self,
+        shown: &Shown<'_>,
+        person: &Person,
+        before: &Credential,
+        matches: bool,
+    ) -> Result<(Verdict, Credential), Failure> {
+        let now = Timestamp::now();
+        let attempt = Attempt {
+            source: &shown.source,
+            is_welcome: person.is_active && person.may_come_from(shown.address),
+            proof: match shown.secret {
+                Secret::Password(_) => Proof::Password(matches),
+                Secret::Invitation(code) => Proof::Invitation(code.expose_secret()),
+            },
+            code: shown.code.map(ExposeSecret::expose_secret),
+            replacement: None,
+            needs_second_factor: person.spec.second_factor == SecondFactor::Required,
+            needs_own_password: person.spec.require_password_change,
+            limits: &self.limits,
+            policy: &self.policy,
+            now,
+        };
+        let mut after = before.clone();
+        let mut verdict = judge(&mut after, &attempt);
+        match (&verdict, shown.new_password) {
+            (Verdict::Challenged(Challenge::PasswordChange), Some(password)) => {
+                let hash = self.accept(password, person, before).await?;
+                after = before.clone();
+                verdict = judge(&mut after, &Attempt { replacement: Some(&hash), ..attempt });
+            }
+            (Verdict::Granted(_), Some(_)) => return Err(Failure::NotDue),
+            (Verdict::Granted(_), None) => self.strengthen(shown, &mut after).await?,
+            _ => {}
+        }
+        Ok((verdict, after))
+    }
+
+    /// Hashes a new password of theirs, if the policy allows it.
+    ///
+    /// # Errors
+    /// If it does not, or there is no room for it.
+    pub async fn accept(
+        &self,
+        password: &SecretString,
+        person: &Person,
+        before: &Credential,
+    ) -> Result<PasswordHash, Failure> {
+        let names = [&person.username, &person.name].into_iter();
+        let emails = person.spec.email.iter().chain(&person.spec.additional_emails);
+        self.policy.check(password.expose_secret(), names.chain(emails).map(String::as_str))?;
+        for used in before.used(self.policy.history) {
+            if self.pool.verify(password, used).await? {
+                return Err(Unacceptable::UsedBefore(self.policy.history + 1).into());
+            }
+        }
+        Ok(self.pool.hash(password).await?)
+    }
+
+    /// Whether that is the password.
+    ///
+    /// # Errors
+    /// If there is no room for it.
+    pub async fn matches(&self, password: &SecretString, hash: Option<&PasswordHash>) -> Result<bool, Failure> {
+        Ok(self.pool.verify(password, hash.unwrap_or(&self.decoy)).await? && hash.is_some())
+    }
+
+    /// Makes the hash anew that no longer is what a new one would be: here the password is known.
+    async fn strengthen(&self, shown: &Shown<'_>, credential: &mut Credential) -> Result<(), Failure> {
+        let (Secret::Password(password), Some(hash)) = (shown.secret, &credential.hash) else { return Ok(()) };
+        if hash.is_outdated(self.pool.cost()) {
+            credential.hash = Some(self.pool.hash(password).await?);
+        }
+        Ok(())
+    }
+
+    fn outcome(
+        &self,
+        shown: &Shown<'_>,
+        person: Person,
+        verdict: Verdict,
+        credential: Credential,
+        before: &Credential,
+    ) -> Outcome {
+        match verdict {
+            Verdict::Refused => {
+                let (user, until) = (&person.name, credential.failed.locked_until);
+                if until == before.failed.locked_until {
+                    info!(user, source = shown.source, "a login was refused");
+                } else {
+                    warn!(user, ?until, "a user is locked after failed logins");
+                }
+                Outcome::Refused
+            }
+            Verdict::Challenged(challenge) => Outcome::Challenged(Box::new(person), challenge, Box::new(credential)),
+            Verdict::Granted(recovery_codes) => {
+                self.last_use.note_login(&person, Timestamp::now());
+                Outcome::Granted(Box::new(Granted {
+                    person,
+                    recovery_codes,
+                    has_second_factor: credential.summary().second_factor.is_some(),
+                    is_changed: credential.changed != before.changed,
+                    password_changed: credential.changed,
+                }))
+            }
+        }
+    }
+}
+
+/// The first multiple of the tick after the beginning that lies ahead.
+fn next_tick(began: Instant, now: Instant) -> Instant {
+    let ticks = now.duration_since(began).as_nanos() / REFUSAL_TICK.as_nanos() + 1;
+    began + REFUSAL_TICK * u32::try_from(ticks).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_come_at_the_ticks() {
+        let began = Instant::now();
+        for (took, answered) in [(0, 400), (1, 400), (399, 400), (400, 800), (1_250, 1_600)] {
+            assert_eq!(next_tick(began, began + Duration::from_millis(took)), began + Duration::from_millis(answered));
+        }
+    }
+}
