@@ -92,6 +92,8 @@ pub struct Metrics {
     pub admissions: CounterBy,
     /// Requests to the aggregated API by outcome.
     pub directory_requests: CounterBy,
+    /// Notices by outcome.
+    pub notifications: CounterBy,
     /// 1 while this replica holds the lease.
     pub leader: Gauge<i64, AtomicI64>,
 }
@@ -111,6 +113,7 @@ impl Default for Metrics {
             writes: CounterBy::new("kind"),
             admissions: CounterBy::new("outcome"),
             directory_requests: CounterBy::new("outcome"),
+            notifications: CounterBy::new("outcome"),
             leader: Gauge::default(),
         };
         metrics.registered()
@@ -166,6 +169,7 @@ impl Metrics {
             "Requests to the aggregated API",
             self.directory_requests.family.clone(),
         );
+        registry.register("notifications", "Security notices to users", self.notifications.family.clone());
         registry.register("leader", "1 while this replica holds the lease", self.leader.clone());
         self
     }
