@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+pub use notification::NotificationConfig;
+
 use crate::credentials::hash::Argon2idCost;
 use crate::rbac::Policy;
+
+mod notification;
 
 /// Flags of `roster run`.
 #[derive(Args, Clone, Debug)]
@@ -47,6 +51,10 @@ pub struct RunConfig {
     /// What may be bound.
     #[command(flatten)]
     pub rbac: RbacConfig,
+
+    /// Where notices may go.
+    #[command(flatten)]
+    pub notification: NotificationConfig,
 
     /// How the leader is elected.
     #[command(flatten)]
@@ -258,6 +266,7 @@ mod tests {
     #[case(&["--administrator-role", "cluster-admin"], "one of --bindable-cluster-roles")]
     #[case(&["--concurrency", "0"], "--concurrency")]
     #[case(&["--listen", "here"], "--listen")]
+    #[case(&["--notification-allowed-cidrs", "10.0.0.0/8,here"], "--notification-allowed-cidrs")]
     fn nonsense_is_refused_by_name(#[case] args: &[&str], #[case] message: &str) {
         let error = parse(args).unwrap_err();
         assert!(error.contains(message), "{error}");
