@@ -11,6 +11,8 @@
 //!           └─────────┬─────────┘              │
 //!                 informers                    │         watches that feed the directory
 //!                     │                        │
+//!               notifications                  │         signed notices to the webhooks of users
+//!                     │                        │
 //!                     │                    operations    config, health, leadership, supervision
 //!           ┌─────────┴─────────┬──────────────┘
 //!         rbac                  │                        pure: bindings compiled, and the guard
@@ -32,6 +34,7 @@ pub mod directory;
 pub mod informers;
 pub mod logins;
 pub mod metrics;
+pub mod notifications;
 pub mod operations;
 pub mod operator;
 pub mod rbac;

@@ -96,6 +96,8 @@ pub struct Metrics {
     pub logins: CounterBy,
     /// Reviews of tokens and API keys by what came of them.
     pub token_reviews: CounterBy,
+    /// Notices by outcome.
+    pub notifications: CounterBy,
     /// 1 while this replica holds the lease.
     pub leader: Gauge<i64, AtomicI64>,
 }
@@ -117,6 +119,7 @@ impl Default for Metrics {
             directory_requests: CounterBy::new("outcome"),
             logins: CounterBy::new("outcome"),
             token_reviews: CounterBy::new("outcome"),
+            notifications: CounterBy::new("outcome"),
             leader: Gauge::default(),
         };
         metrics.registered()
@@ -174,6 +177,7 @@ impl Metrics {
         );
         registry.register("logins", "Attempts to log in", self.logins.family.clone());
         registry.register("token_reviews", "Reviews of tokens and API keys", self.token_reviews.family.clone());
+        registry.register("notifications", "Security notices to users", self.notifications.family.clone());
         registry.register("leader", "1 while this replica holds the lease", self.leader.clone());
         self
     }

@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-pub use super::login_config::LoginConfig;
+pub use login::LoginConfig;
+pub use notification::NotificationConfig;
+
 use crate::credentials::hash::Argon2idCost;
 use crate::rbac::Policy;
+
+mod notification;
 
 /// Flags of `roster run`.
 #[derive(Args, Clone, Debug)]
@@ -52,6 +56,10 @@ pub struct RunConfig {
     /// What may be bound.
     #[command(flatten)]
     pub rbac: RbacConfig,
+
+    /// Where notices may go.
+    #[command(flatten)]
+    pub notification: NotificationConfig,
 
     /// How the leader is elected.
     #[command(flatten)]
@@ -201,7 +209,7 @@ pub enum LogFormat {
     Text,
 }
 
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+fn duration(text: &str) -> Result<Duration, String> {
     let parsed: jiff::SignedDuration =
         text.parse().map_err(|_| "write a duration such as 15s, 10m or 720h".to_owned())?;
     let duration = Duration::try_from(parsed).map_err(|_| "a duration can't be negative".to_owned())?;
@@ -269,6 +277,7 @@ mod tests {
     #[case(&["--lockout-user-threshold", "4"], "--lockout-user-threshold must be above --lockout-threshold")]
     #[case(&["--trusted-proxies", "10.0.0.0"], "--trusted-proxies")]
     #[case(&["--listen", "here"], "--listen")]
+    #[case(&["--notification-allowed-cidrs", "10.0.0.0/8,here"], "--notification-allowed-cidrs")]
     fn nonsense_is_refused_by_name(#[case] args: &[&str], #[case] message: &str) {
         let error = parse(args).unwrap_err();
         assert!(error.contains(message), "{error}");

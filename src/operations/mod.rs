@@ -3,6 +3,5 @@
 pub mod config;
 pub mod health;
 pub mod leader;
-mod login_config;
 pub mod supervisor;
 pub mod telemetry;

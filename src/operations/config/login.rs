@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use ipnet::IpNet;
 
-use super::config::duration;
+use super::duration;
 use crate::credentials::lockout::Limits;
 use crate::credentials::policy::PasswordPolicy;
 use crate::credentials::signing::LONGEST_TOKEN;
