@@ -95,6 +95,16 @@ impl Directory {
         self.send("POST", path, body(kind, spec)?).await
     }
 
+    /// DELETE.
+    pub(super) async fn delete(&self, path: &str) -> Result<Value> {
+        self.send("DELETE", path, Vec::new()).await
+    }
+
+    /// DELETE, with an object of the kind that says by which right.
+    pub(super) async fn delete_with(&self, path: &str, kind: &str, spec: &impl Serialize) -> Result<Value> {
+        self.send("DELETE", path, body(kind, spec)?).await
+    }
+
     async fn send(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Value> {
         let text = self.client.request_text(request(method, path, body)?).await.map_err(explain)?;
         // Without the source: it would quote what may be secret.

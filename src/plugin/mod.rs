@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   login ──▶ server, cache       where a password goes, and which token is still good
-//!   whoami, can-i, who-can,
-//!   quota ──▶ client                   the aggregated API, as the kubeconfig says
+//!   whoami, passwd, totp, keys,
+//!   can-i, who-can, quota ──▶ client      the aggregated API, as the kubeconfig says
 //!   all of them ──▶ prompt, output        what is asked of people, and what they are shown
 //! ```
 
@@ -11,11 +11,14 @@ mod access;
 mod cache;
 mod client;
 mod enrollment;
+mod keys;
 mod kubeconfig;
 mod login;
 mod output;
+mod passwd;
 mod prompt;
 mod quota;
+mod totp;
 mod who_can;
 mod whoami;
 
@@ -33,7 +36,7 @@ use self::output::{Output, printable};
 /// File name under which kubectl finds the plugin.
 pub const NAME: &str = "kubectl-roster";
 
-/// Log in, and see to one's own rights, or to somebody else's.
+/// Log in, and see to one's own password, second factor, API keys and rights, or to somebody else's.
 #[derive(Debug, Parser)]
 #[command(
     name = NAME,
@@ -71,6 +74,14 @@ enum Command {
     Kubeconfig(kubeconfig::Args),
     /// Tell who you are.
     Whoami,
+    /// Change your password, or set somebody else's.
+    Passwd(passwd::Args),
+    /// See to the second factor.
+    #[command(subcommand)]
+    Totp(totp::TotpCommand),
+    /// See to API keys.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Tell whether you, or somebody else, may do something, and why. Ends with 1 where the answer is no.
     CanI(access::Args),
     /// Show limits over all the namespaces that you own, and what is used of them.
@@ -119,6 +130,9 @@ impl Command {
             Self::Logout => eprintln!("cached tokens that were deleted: {}", Cache::of_environment()?.clear()?),
             Self::Kubeconfig(args) => kubeconfig::execute(&args, global)?,
             Self::Whoami => whoami::execute(global).await?,
+            Self::Passwd(args) => passwd::execute(&args, global).await?,
+            Self::Totp(command) => totp::execute(command, global).await?,
+            Self::Keys(command) => keys::execute(command, global).await?,
             Self::Quota(args) => quota::execute(&args, global).await?,
             Self::WhoCan(args) => who_can::execute(&args, global).await?,
             Self::Completion { shell } => {
@@ -159,7 +173,7 @@ mod tests {
     #[test]
     fn help_names_the_plugin_as_it_is_called() {
         assert!(Plugin::command().get_about().unwrap().to_string().starts_with("Log in"));
-        let error = Plugin::try_parse_from([NAME, "can-i", "get"]).unwrap_err().to_string();
-        assert!(error.contains("Usage: kubectl roster can-i"), "{error}");
+        let error = Plugin::try_parse_from([NAME, "keys", "create"]).unwrap_err().to_string();
+        assert!(error.contains("Usage: kubectl roster keys create"), "{error}");
     }
 }
