@@ -3,7 +3,7 @@
 //! One room per responsibility; imports point downwards only.
 //!
 //! ```text
-//!                       main ── cli
+//!                       main ── cli, plugin                 commands: of the operator, of `kubectl roster`
 //!                               │
 //!                            operator                    puts the parts together
 //!           ┌───────────────────┼──────────────┐
@@ -37,5 +37,6 @@ pub mod metrics;
 pub mod notifications;
 pub mod operations;
 pub mod operator;
+pub mod plugin;
 pub mod rbac;
 pub mod tls;

@@ -1,19 +1,22 @@
-//! The `roster` program: picks the TLS provider and parses arguments, nothing more.
+//! The `roster` program: picks the TLS provider and parses arguments, nothing more. Under the name `kubectl-roster` it is
+//! a plugin of kubectl.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use roster::cli::Cli;
+use roster::plugin::{self, Plugin};
 
 #[cfg(not(target_env = "msvc"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         eprintln!("error: a TLS provider is installed already");
         return ExitCode::FAILURE;
     }
-    cli.execute()
+    let program = std::env::args_os().next().unwrap_or_default();
+    if plugin::is_name(Path::new(&program)) { Plugin::parse().execute() } else { Cli::parse().execute() }
 }

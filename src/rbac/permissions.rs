@@ -134,7 +134,8 @@ pub fn allowing(directory: &Directory, held: Vec<Held>, asked: &AccessReviewSpec
     held.into_iter().filter(|held| allows(held)).map(|held| held.reason).collect()
 }
 
-fn allows(rule: &PolicyRule, asked: &AccessReviewSpec) -> bool {
+/// Whether the rule allows the action.
+pub fn allows(rule: &PolicyRule, asked: &AccessReviewSpec) -> bool {
     let resource = |asked: &ResourceAttributes| allows_resource(rule, asked);
     let path = |asked: &NonResourceAttributes| allows_path(rule, asked);
     asked.resource_attributes.as_ref().is_some_and(resource) || asked.non_resource_attributes.as_ref().is_some_and(path)

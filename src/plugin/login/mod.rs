@@ -1,0 +1,157 @@
+//! `kubectl roster login`: a password becomes a token, which kubectl is handed as an ExecCredential.
+
+mod attempt;
+pub(super) mod server;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow, bail};
+use jiff::Timestamp;
+use kube::Client;
+use kube::config::Cluster;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+
+use self::attempt::Attempt;
+use super::cache::{Cache, Key, Token};
+use super::client::{Connection, body, message, request, status, unreachable};
+use super::prompt::{Person, Question, Terminal, password_in};
+use crate::api::credentials::LoginStatus;
+
+/// Kind and version that kubectl and its plugins agree on.
+pub(super) const EXEC_VERSION: &str = "client.authentication.k8s.io/v1";
+
+/// Most requests of one login: a new password, a second factor, and some mistyped codes.
+const MOST_ROUNDS: usize = 8;
+
+const USERNAME: Question = Question { prompt: "Username: ", otherwise: "give it by --username" };
+const PASSWORD: Question = Question { prompt: "Password: ", otherwise: "give it by --password-file" };
+
+/// Flags that say who logs in, and where.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct Identity {
+    /// Username or email. Absent: asked for.
+    #[arg(long, value_name = "NAME")]
+    pub username: Option<String>,
+
+    /// Roster's own address, such as https://roster.example.com. Absent: the API server of the cluster.
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+
+    /// Certificate authority of the server, PEM. Absent: that of the cluster, and the system's for --server.
+    #[arg(long, value_name = "FILE")]
+    pub certificate_authority: Option<PathBuf>,
+
+    /// Audience of the token. Absent: the first that the installation issues tokens for.
+    #[arg(long)]
+    pub audience: Option<String>,
+
+    /// File with the password, for automation. `-`: standard input. Absent: asked for.
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+
+    /// Neither use a cached token nor cache the new one.
+    #[arg(long)]
+    pub no_cache: bool,
+}
+
+impl Identity {
+    /// The username: the flag, or else what is typed.
+    pub(super) fn username(&self, person: &mut dyn Person) -> Result<String> {
+        self.username.clone().map_or_else(|| person.line(USERNAME), Ok)
+    }
+}
+
+/// Flags of `kubectl roster login`.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    #[command(flatten)]
+    identity: Identity,
+
+    /// Code of the authenticator app, or a recovery code. Absent: asked for where it is needed.
+    #[arg(long)]
+    code: Option<SecretString>,
+}
+
+pub(super) async fn execute(args: Args, connection: &Connection) -> Result<()> {
+    let identity = &args.identity;
+    let cluster = server::find(identity, connection)?;
+    let address = cluster.server.clone().context("the cluster has no server")?;
+    let username = identity.username(&mut Terminal)?;
+    let key = Key { server: &address, username: &username, audience: identity.audience.as_deref() };
+    let cache = if identity.no_cache { None } else { Some(Cache::of_environment()?) };
+    let cached = cache.as_ref().and_then(|cache| cache.get(key, Timestamp::now()));
+    let token = match cached {
+        Some(token) => token,
+        None => renew(&args, &cluster, key, cache.as_ref()).await?,
+    };
+    println!("{}", exec_credential(&token));
+    Ok(())
+}
+
+async fn renew(args: &Args, cluster: &Cluster, key: Key<'_>, cache: Option<&Cache>) -> Result<Token> {
+    // First, so that nobody types a password for nothing.
+    let client = server::client(cluster)?;
+    let password = match &args.identity.password_file {
+        Some(path) => password_in(path)?,
+        None => Terminal.secret(PASSWORD)?,
+    };
+    let attempt = Attempt::new(key.username, password, args.code.clone(), key.audience);
+    let token = log_in(&client, key.server, attempt, &mut Terminal).await?;
+    if let Err(error) = cache.map_or(Ok(()), |cache| cache.put(key, &token)) {
+        Terminal.tell(&format!("warning: the token is not cached: {error:#}"));
+    }
+    Ok(token)
+}
+
+async fn log_in(client: &Client, address: &str, mut attempt: Attempt<'_>, person: &mut dyn Person) -> Result<Token> {
+    for _ in 0..MOST_ROUNDS {
+        let request = request("POST", "logins", body("Login", &attempt.spec())?)?;
+        let text = client.request_text(request).await.map_err(|error| explain(error, address))?;
+        let answer: Value = serde_json::from_str(&text).map_err(|_| anyhow!("the answer of {address} is not JSON"))?;
+        if let Some(token) = attempt.proceed(status::<LoginStatus>(&answer)?, person)? {
+            return Ok(token);
+        }
+    }
+    bail!("{address} asks again and again; nobody is logged in")
+}
+
+fn explain(error: kube::Error, address: &str) -> anyhow::Error {
+    match error {
+        kube::Error::Api(status) if status.code == 401 => {
+            anyhow!("the username, password or code is wrong, or the account can't be used")
+        }
+        kube::Error::Api(status) => anyhow!(message(&status)),
+        other => unreachable(address, other),
+    }
+}
+
+fn exec_credential(token: &Token) -> Value {
+    json!({"apiVersion": EXEC_VERSION, "kind": "ExecCredential", "status": {
+        "token": token.token.expose_secret(), "expirationTimestamp": token.expiration_timestamp}})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use kube::core::Status;
+
+    #[test]
+    fn kubectl_is_handed_the_token_and_its_end() {
+        let end = "2030-01-01T12:00:00Z";
+        let token = Token { token: "x.y.z".into(), expiration_timestamp: Time(end.parse().unwrap()) };
+        assert_eq!(
+            exec_credential(&token),
+            json!({"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
+                "status": {"token": "x.y.z", "expirationTimestamp": end}})
+        );
+    }
+
+    #[test]
+    fn a_refusal_does_not_tell_what_was_wrong() {
+        let refusal = Status { code: 401, message: "Unauthorized".to_owned(), ..Status::default() };
+        let error = explain(kube::Error::Api(refusal.boxed()), "https://a").to_string();
+        assert_eq!(error, "the username, password or code is wrong, or the account can't be used");
+    }
+}

@@ -1,0 +1,106 @@
+//! `kubectl roster totp`.
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+
+use super::Global;
+use super::client::{path_of, status};
+use super::enrollment::{present, recovery_codes};
+use super::output::table;
+use super::prompt::{CODE, Person, Terminal};
+use crate::api::credentials::TotpEnrollmentStatus;
+
+const KIND: &str = "TOTPEnrollment";
+
+/// Commands about the second factor.
+#[derive(Debug, Subcommand)]
+pub(super) enum TotpCommand {
+    /// Enrol an authenticator app: shows a QR code, and takes a code of the app. Prints recovery codes.
+    Enroll,
+    /// Tell whether a second factor is enrolled.
+    Status {
+        /// Whose, as an administrator. Absent: your own.
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
+    },
+    /// Remove the second factor.
+    Disable {
+        /// Whose, as an administrator, without a code. Absent: your own.
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
+
+        /// Code of the authenticator app, or a recovery code. Absent: asked for.
+        #[arg(long, conflicts_with = "user")]
+        code: Option<SecretString>,
+    },
+}
+
+pub(super) async fn execute(command: TotpCommand, global: &Global) -> Result<()> {
+    match command {
+        TotpCommand::Enroll => enroll(global).await,
+        TotpCommand::Status { user } => show(user.as_ref(), global).await,
+        TotpCommand::Disable { user, code } => disable(user.as_ref(), code, global).await,
+    }
+}
+
+async fn enroll(global: &Global) -> Result<()> {
+    let directory = global.connection.directory().await?;
+    let path = path_of(None, &["totp"])?;
+    let answer = directory.create(&path, KIND, &json!({})).await?;
+    let enrollment = status::<TotpEnrollmentStatus>(&answer)?.enrollment;
+    present(&enrollment.context("the API server sends no seed")?, &mut Terminal);
+    let code = Terminal.secret(CODE)?;
+    let answer = directory.create(&path, KIND, &spec(Some(&code))).await?;
+    let codes = status::<TotpEnrollmentStatus>(&answer)?.recovery_codes;
+    global.output.print(&answer, || format!("The second factor is enrolled.\n\n{}", recovery_codes(&codes)))
+}
+
+async fn show(user: Option<&String>, global: &Global) -> Result<()> {
+    let answer = global.connection.directory().await?.get(&path_of(user, &["totp"])?).await?;
+    let status = status::<TotpEnrollmentStatus>(&answer)?;
+    global.output.print(&answer, || describe(&status))
+}
+
+async fn disable(user: Option<&String>, code: Option<SecretString>, global: &Global) -> Result<()> {
+    let directory = global.connection.directory().await?;
+    let code = match (code, user) {
+        (None, None) => Some(Terminal.secret(CODE)?),
+        (code, _) => code,
+    };
+    let answer = directory.delete_with(&path_of(user, &["totp"])?, KIND, &spec(code.as_ref())).await?;
+    global.output.print(&answer, || "The second factor is removed.".to_owned())
+}
+
+fn spec(code: Option<&SecretString>) -> Value {
+    code.map_or_else(|| json!({}), |code| json!({"code": code.expose_secret()}))
+}
+
+fn describe(status: &TotpEnrollmentStatus) -> String {
+    let confirmed = status.confirmed_time.as_ref().map(|time| time.0.to_string()).unwrap_or_default();
+    let left = status.recovery_codes_left.map(|left| left.to_string()).unwrap_or_default();
+    table(["ENABLED", "CONFIRMED", "RECOVERY CODES LEFT"], &[[status.enabled.to_string(), confirmed, left]])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_is_in_the_body_where_there_is_one() {
+        assert_eq!(spec(None), json!({}));
+        assert_eq!(spec(Some(&"123456".into())), json!({"code": "123456"}));
+    }
+
+    #[test]
+    fn a_second_factor_is_described() {
+        let status: TotpEnrollmentStatus = serde_json::from_value(json!({
+            "enabled": true, "confirmedTime": "2030-01-01T12:00:00Z", "recoveryCodesLeft": 9}))
+        .unwrap();
+        let text = describe(&status);
+        assert_eq!(text.lines().nth(1).unwrap(), "true      2030-01-01T12:00:00Z   9");
+        let text = describe(&TotpEnrollmentStatus::default());
+        assert_eq!(text.lines().nth(1).unwrap(), "false     <none>      <none>");
+    }
+}
