@@ -32,6 +32,7 @@ use crate::logins::signing_keys::SigningKeyStore;
 use crate::logins::vault::Vault;
 use crate::logins::verifier::Verifier;
 use crate::metrics::Metrics;
+use crate::notifications::Notifier;
 use crate::operations::config::RunConfig;
 use crate::operations::health::{self, Health};
 use crate::operations::leader::Elector;
@@ -73,7 +74,12 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let signing_keys = retried("the signing keys", || SigningKeyStore::load(client.clone(), &config.namespace)).await?;
     supervisor.spawn("signing keys", signing_keys.clone().follow(shutdown.clone()));
     let policy = Arc::new(config.logins.password_policy()?);
-    let (logins, last_use) = logins(&client, &config, &informers, &signing_keys, &policy, &metrics)?;
+    let issuer = Arc::new(issuer(&config, &signing_keys));
+    let signer = Arc::clone(&issuer);
+    let (notifier, courier) = Notifier::new(&config.notification, signer, metrics.notifications.clone())?;
+    supervisor.spawn("notifications", courier.run(shutdown.clone()));
+    let tools = (issuer, notifier.clone());
+    let (logins, last_use) = logins(&client, &config, &informers, tools, &policy, &metrics)?;
     supervisor.spawn("last use", last_use.run(config.logins.last_use_interval, shutdown.clone()));
     let front_proxy = Arc::new(FrontProxy::default());
     supervisor.spawn("front proxy", Arc::clone(&front_proxy).follow(client.clone(), shutdown.clone()));
@@ -98,7 +104,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
     // An attempt may take as long as the renew deadline.
     let heartbeat = health.watch_over("leader election", PATIENCE.max(config.lease.renew_deadline * 2));
     let drain = config.drain;
-    let leading = Leading { client, config, certificates, signing_keys, pool, policy, informers, metrics };
+    let leading = Leading { client, config, certificates, signing_keys, pool, policy, informers, notifier, metrics };
     let stepping_down = shutdown.child_token();
     let led = leading.run(move || heartbeat.beat(), stepping_down.clone());
     supervisor.spawn("leader", async move {
@@ -142,12 +148,20 @@ async fn retried<T, F: Future<Output = Result<T>>>(what: &str, mut load: impl Fn
     unreachable!("the last attempt returns")
 }
 
+fn issuer(config: &RunConfig, signing_keys: &SigningKeyStore) -> Issuer {
+    let logins = &config.logins;
+    let url = logins.issuer_url.clone();
+    let url = url.unwrap_or_else(|| format!("https://{}.{}.svc", config.service, config.namespace));
+    let audiences = (logins.token_audiences.clone(), logins.oidc_audiences.clone());
+    Issuer::new(&url, audiences, logins.token_lifetime, signing_keys.keys())
+}
+
 /// What logins are served with, on every replica.
 fn logins(
     client: &Client,
     config: &RunConfig,
     informers: &Arc<Informers>,
-    signing_keys: &SigningKeyStore,
+    (issuer, notifier): (Arc<Issuer>, Notifier),
     policy: &Arc<PasswordPolicy>,
     metrics: &Arc<Metrics>,
 ) -> Result<(Arc<Logins>, Arc<LastUse>)> {
@@ -158,10 +172,6 @@ fn logins(
     let vault = Arc::new(Vault::new(client.clone(), &config.namespace, Arc::clone(metrics)));
     let last_use = LastUse::new(client.clone(), Arc::clone(informers), Arc::clone(&vault), Arc::clone(metrics));
     let last_use = Arc::new(last_use);
-    let url = logins.issuer_url.clone();
-    let url = url.unwrap_or_else(|| format!("https://{}.{}.svc", config.service, config.namespace));
-    let audiences = (logins.token_audiences.clone(), logins.oidc_audiences.clone());
-    let issuer = Arc::new(Issuer::new(&url, audiences, logins.token_lifetime, signing_keys.keys()));
     let (own_vault, own_last_use) = (Arc::clone(&vault), Arc::clone(&last_use));
     let recognizer = Recognizer::new(Arc::clone(informers), Arc::clone(&issuer), own_vault, own_last_use);
     let kept = (Arc::clone(&vault), Arc::clone(&last_use));
@@ -172,6 +182,7 @@ fn logins(
         issuer,
         recognizer: Arc::new(recognizer),
         vault,
+        notifier,
         longest_key: logins.api_key_max_lifetime,
         trusted_proxies: logins.trusted_proxies.clone(),
     };
@@ -199,6 +210,7 @@ struct Leading {
     pool: HashPool,
     policy: Arc<PasswordPolicy>,
     informers: Arc<Informers>,
+    notifier: Notifier,
     metrics: Arc<Metrics>,
 }
 
@@ -245,7 +257,7 @@ impl Leading {
             Arc::clone(informers),
             Arc::clone(&writer),
             Arc::clone(&policy),
-            Arc::clone(metrics),
+            (self.notifier.clone(), Arc::clone(metrics)),
         );
         let users = user::run(Arc::new(users), concurrency, shutdown.clone());
         let groups = group::Context::new(client.clone(), Arc::clone(informers), Arc::clone(metrics));

@@ -19,6 +19,12 @@ pub const NAME_CLAIMED: &str = "NameClaimed";
 pub const CREDENTIAL_READY: &str = "CredentialReady";
 /// Reason of [`CREDENTIAL_READY`]: the password in use was set by somebody else, and the User says that it must be changed.
 pub const PASSWORD_CHANGE_REQUIRED: &str = "PasswordChangeRequired";
+/// The password must be changed soon, or the User ends soon. Present while it holds.
+pub const EXPIRING: &str = "Expiring";
+/// Reason of [`EXPIRING`]: the password.
+pub const PASSWORD_EXPIRING: &str = "PasswordExpiring";
+/// Reason of [`EXPIRING`]: the User.
+pub const ACCOUNT_EXPIRING: &str = "AccountExpiring";
 /// The User is bound to the administrator ClusterRole. Present while `spec.admin` is set.
 pub const ADMINISTRATOR_BOUND: &str = "AdministratorBound";
 /// The User is to be deleted but still owns something.

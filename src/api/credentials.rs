@@ -43,7 +43,7 @@ pub enum Challenge {
 }
 
 /// What came of a login.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LoginStatus {
     /// Bearer token, a JWT. Absent where something is still asked for.
@@ -67,7 +67,7 @@ pub struct LoginStatus {
 }
 
 /// A seed for an authenticator app.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Enrollment {
     /// The seed in base32 (RFC 4648), for typing.
@@ -145,7 +145,7 @@ pub struct ApiKeySpec {
 }
 
 /// An API key that was made.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiKeyStatus {
     /// The key itself, in the answer that makes it and never again.
@@ -170,7 +170,7 @@ pub struct TotpEnrollmentSpec {
 }
 
 /// How it stands with the second factor.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TotpEnrollmentStatus {
     /// Whether logins need a code.
@@ -199,7 +199,7 @@ pub struct InvitationSpec {
 }
 
 /// An invitation that was made.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InvitationStatus {
     /// The code, shown once and good for one login with a new password. An invitation replaces the one before it.

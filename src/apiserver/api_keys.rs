@@ -22,6 +22,7 @@ use crate::api::credentials::{ApiKeySpec, ApiKeyStatus};
 use crate::api::directory::API_VERSION;
 use crate::credentials::api_key::{ApiKey, MOST, MOST_NAME_CHARACTERS};
 use crate::credentials::credential::Credential;
+use crate::notifications::Notice;
 
 const RESOURCE: &str = "users/apikeys";
 
@@ -123,6 +124,10 @@ pub async fn create(
             return Err(ApiError::refused(format!("a user has at most {MOST} API keys: revoke one"), about));
         }
         info!(user = target.name, by = caller.username, key = made.name, "an API key was made");
+        if let Some(recipient) = person.recipient() {
+            let (id, display_name) = (made.name.clone(), made.display_name.clone());
+            api.logins.notifier.notify(&recipient, Notice::ApiKeyCreated { id, display_name });
+        }
     }
     let answer = object(&made, Some(secret.expose_secret().to_owned()), now);
     Ok((StatusCode::CREATED, [("cache-control", "no-store")], axum::Json(answer)).into_response())

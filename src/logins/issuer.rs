@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::person::Person;
 use crate::credentials::signing::SigningKeys;
 use crate::credentials::token::{Claims, new_id, sign, verify};
+use crate::notifications::Sign;
 
 /// Path of the public keys.
 pub const JWKS_PATH: &str = "/openid/v1/jwks";
@@ -81,19 +82,6 @@ impl Issuer {
         verify(token, &self.keys.load(), &self.url, &self.audiences)
     }
 
-    /// Signs claims of another kind with the key of the moment.
-    ///
-    /// # Errors
-    /// If the key does not work.
-    pub fn sign(&self, typ: &str, claims: &Value) -> Result<String> {
-        Ok(sign(typ, claims, &self.keys.load(), Timestamp::now())?)
-    }
-
-    /// What the tokens say that they were issued by.
-    pub fn url(&self) -> &str {
-        &self.url
-    }
-
     /// The public keys.
     pub fn jwks(&self) -> Value {
         self.keys.load().jwks()
@@ -111,5 +99,16 @@ impl Issuer {
             "id_token_signing_alg_values_supported": ["ES256"],
             "claims_supported": ["aud", "amr", "exp", "extra", "groups", "iat", "iss", "jti", "nbf", "preferred_username", "sub"],
         })
+    }
+}
+
+/// Notices are signed with the keys that tokens are: whoever gets one verifies it by the same public keys.
+impl Sign for Issuer {
+    fn sign(&self, typ: &str, claims: &Value) -> Result<String> {
+        Ok(sign(typ, claims, &self.keys.load(), Timestamp::now())?)
+    }
+
+    fn issuer(&self) -> String {
+        self.url.clone()
     }
 }

@@ -20,6 +20,7 @@ pub mod verifier;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::notifications::Notifier;
 use ipnet::IpNet;
 
 use issuer::Issuer;
@@ -37,6 +38,8 @@ pub struct Logins {
     pub recognizer: Arc<Recognizer>,
     /// Where credentials are kept.
     pub vault: Arc<Vault>,
+    /// Tells people of what was done.
+    pub notifier: Notifier,
     /// Longest lifetime of an API key.
     pub longest_key: Duration,
     /// Proxies that are believed about where somebody comes from.

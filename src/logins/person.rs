@@ -11,6 +11,7 @@ use crate::api::condition::{CREDENTIAL_READY, PASSWORD_CHANGE_REQUIRED, find};
 use crate::api::{UserSpec, UserStatus};
 use crate::credentials::claim::fold;
 use crate::informers::Informers;
+use crate::notifications::Recipient;
 
 /// Name of the extra that tells which credential was shown, as kube-apiserver has it for its own tokens.
 pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
@@ -89,6 +90,12 @@ impl Person {
     pub fn must_change_password(&self) -> bool {
         let ready = find(&self.status.conditions, CREDENTIAL_READY);
         self.spec.require_password_change && ready.is_some_and(|ready| ready.reason == PASSWORD_CHANGE_REQUIRED)
+    }
+
+    /// Where notices to them go.
+    pub fn recipient(&self) -> Option<Recipient> {
+        let url = self.spec.notification.as_ref()?.url.clone();
+        Some(Recipient { username: self.username.clone(), uid: self.uid.clone(), url })
     }
 
     /// Who this is, as kube-apiserver wants to know it. `credential` is the one that was shown.

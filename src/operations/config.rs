@@ -11,6 +11,7 @@ pub use notification::NotificationConfig;
 use crate::credentials::hash::Argon2idCost;
 use crate::rbac::Policy;
 
+mod login;
 mod notification;
 
 /// Flags of `roster run`.

@@ -48,6 +48,7 @@ use crate::informers::Informers;
 use crate::informers::failures::Failures;
 use crate::informers::follow::{follow, readable};
 use crate::metrics::Metrics;
+use crate::notifications::Notifier;
 use crate::rbac::Policy;
 use index::Index;
 use status::Standing;
@@ -77,6 +78,7 @@ pub struct Context {
     written: Written,
     backoff: Backoff,
     reporter: Reporter,
+    notifier: Notifier,
 }
 
 impl Context {
@@ -88,7 +90,7 @@ impl Context {
         informers: Arc<Informers>,
         writer: Arc<NativeWriter>,
         policy: Arc<Policy>,
-        metrics: Arc<Metrics>,
+        (notifier, metrics): (Notifier, Arc<Metrics>),
     ) -> Self {
         Self {
             users: Api::all(client.clone()),
@@ -103,6 +105,7 @@ impl Context {
             failures: Arc::new(Failures::new(metrics.watch_errors.clone())),
             written: Written::default(),
             backoff: Backoff::default(),
+            notifier,
             reporter: Reporter::new(client.clone(), "roster.dev/user", Arc::clone(&metrics)),
             metrics,
             client,
@@ -294,10 +297,8 @@ async fn reconcile_unbounded(user: &User, ctx: &Context) -> Result<Action, Error
     if let Some(failed) = failed {
         return Err(Error::Administrator(failed));
     }
-    let next = status::next_change(user, applied.credential.locked_until, now)
-        .into_iter()
-        .chain(applied.problem.map(|_| LOOK_AGAIN))
-        .min();
+    let edges = status::credential_edges(&applied, ctx.password_policy.max_age);
+    let next = status::next_change(user, &edges, now).into_iter().chain(applied.problem.map(|_| LOOK_AGAIN)).min();
     Ok(next.map_or_else(Action::await_change, Action::requeue))
 }
 
@@ -312,7 +313,7 @@ fn groups_of(user: &User, ctx: &Context) -> Vec<String> {
 fn retry_after(user: &User, error: &Error, ctx: &Context) -> Duration {
     let failed = ctx.backoff.failed(&user.name_any());
     // Whatever has failed, the state turns when it should.
-    let wait = status::next_change(user, None, Timestamp::now()).map_or(failed, |change| change.min(failed));
+    let wait = status::next_change(user, &[], Timestamp::now()).map_or(failed, |change| change.min(failed));
     ctx.written.forget(&user.name_any());
     // A conflict is everyday life: the newer state is on its way through the watch.
     if error.category() != "conflict" {

@@ -1,13 +1,17 @@
 //! Step 5: writes the status where it differs, and an Event where something has turned.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
 use super::{Context, Error};
-use crate::api::condition::{ADMINISTRATOR_BOUND, CREDENTIAL_READY, DELETION_BLOCKED, NAME_CLAIMED, READY, find};
+use crate::api::condition::{
+    ADMINISTRATOR_BOUND, CREDENTIAL_READY, DELETION_BLOCKED, EXPIRING, NAME_CLAIMED, PASSWORD_EXPIRING, READY, find,
+};
 use crate::api::{User, UserStatus};
 use crate::controllers::events::Turn;
+use crate::notifications::{Notice, Recipient};
 use crate::rbac::compile::reason::USER_INACTIVE;
 
 pub(super) async fn report(user: &User, status: UserStatus, ctx: &Context) -> Result<(), Error> {
@@ -39,10 +43,42 @@ pub(super) async fn report(user: &User, status: UserStatus, ctx: &Context) -> Re
         Err(error) => return Err(Error::Status(error)),
     }
     ctx.metrics.writes.inc("UserStatus");
+    if let Some(recipient) = Recipient::of(user) {
+        let end = user.spec.validity.as_ref().and_then(|validity| validity.not_after.as_ref());
+        for notice in notices(&before, &status, end) {
+            ctx.notifier.notify(&recipient, notice);
+        }
+    }
     for turn in turns(&before, &status) {
         ctx.reporter.publish(user, turn).await;
     }
     Ok(())
+}
+
+/// What the person is to know of between two states.
+fn notices(before: &UserStatus, after: &UserStatus, end: Option<&Time>) -> Vec<Notice> {
+    let mut notices = Vec::new();
+    if let Some(until) = &after.locked_until
+        && before.locked_until.as_ref() != Some(until)
+    {
+        notices.push(Notice::Locked { until: until.0 });
+    }
+    if before.password_changed_time.is_some() && before.password_changed_time != after.password_changed_time {
+        notices.push(Notice::PasswordChanged);
+    }
+    let expiring = |status: &UserStatus| find(&status.conditions, EXPIRING).map(|expiring| expiring.message.clone());
+    if let Some(is) = find(&after.conditions, EXPIRING)
+        && expiring(before).as_ref() != Some(&is.message)
+    {
+        let (password, account) = (after.password_expires_time.as_ref(), end);
+        let notice = if is.reason == PASSWORD_EXPIRING {
+            password.map(|at| Notice::PasswordExpiring { at: at.0 })
+        } else {
+            account.map(|at| Notice::AccountExpiring { at: at.0 })
+        };
+        notices.extend(notice);
+    }
+    notices
 }
 
 /// What is worth an Event between two states. That a new User became ready the first time is not: the status says so,

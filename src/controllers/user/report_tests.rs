@@ -47,3 +47,28 @@ fn states_passwords_and_blocked_deletions_are_told_when_they_turn() {
     let blocked = status(&[(READY, true, "Succeeded"), (DELETION_BLOCKED, true, "NamespacesOwned")], State::Active);
     assert_eq!(reasons(&fine, &blocked), ["NamespacesOwned"]);
 }
+
+#[test]
+fn the_person_is_told_of_what_has_turned_and_of_nothing_twice() {
+    let at = |second| Some(Time(Timestamp::from_second(second).unwrap()));
+    let fine = UserStatus { password_changed_time: at(1), ..status(&[(READY, true, "Succeeded")], State::Active) };
+    assert_eq!(notices(&UserStatus::default(), &fine, None), [], "a first password is no news");
+    let changed = UserStatus { password_changed_time: at(2), ..fine.clone() };
+    assert_eq!(notices(&fine, &changed, None), [Notice::PasswordChanged]);
+    let locked = UserStatus { locked_until: at(90), ..fine.clone() };
+    assert_eq!(notices(&fine, &locked, None), [Notice::Locked { until: at(90).unwrap().0 }]);
+    assert_eq!(notices(&locked, &locked, None), []);
+    assert_eq!(notices(&locked, &fine, None), []);
+    let ahead = |reason| UserStatus {
+        password_expires_time: at(100),
+        ..status(&[(READY, true, "Succeeded"), (EXPIRING, true, reason)], State::Active)
+    };
+    let password = ahead(PASSWORD_EXPIRING);
+    assert_eq!(
+        notices(&UserStatus { password_changed_time: None, ..fine.clone() }, &password, None),
+        [Notice::PasswordExpiring { at: at(100).unwrap().0 }]
+    );
+    assert_eq!(notices(&password, &password, None), []);
+    let account = ahead("AccountExpiring");
+    assert_eq!(notices(&password, &account, at(70).as_ref()), [Notice::AccountExpiring { at: at(70).unwrap().0 }]);
+}

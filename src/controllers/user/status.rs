@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::apply::Applied;
 use super::finalize::is_blocked;
 use crate::api::condition::{
-    ADMINISTRATOR_BOUND, CREDENTIAL_READY, DELETION_BLOCKED, Desired, NAME_CLAIMED, PASSWORD_CHANGE_REQUIRED, READY,
-    RECONCILING, STALLED, carry_over,
+    ACCOUNT_EXPIRING, ADMINISTRATOR_BOUND, CREDENTIAL_READY, DELETION_BLOCKED, Desired, EXPIRING, NAME_CLAIMED,
+    PASSWORD_CHANGE_REQUIRED, PASSWORD_EXPIRING, READY, RECONCILING, STALLED, carry_over,
 };
 use crate::api::user::DesiredState;
 use crate::api::{State, User, UserStatus};
@@ -18,10 +18,13 @@ use crate::rbac::compile::reason::{NAME_TAKEN, ROLE_NOT_FOUND, USER_INACTIVE};
 
 /// Conditions that this controller writes. Those of others stay as they are.
 const OWN: &[&str] =
-    &[READY, NAME_CLAIMED, CREDENTIAL_READY, ADMINISTRATOR_BOUND, DELETION_BLOCKED, RECONCILING, STALLED];
+    &[READY, NAME_CLAIMED, CREDENTIAL_READY, EXPIRING, ADMINISTRATOR_BOUND, DELETION_BLOCKED, RECONCILING, STALLED];
 
 /// Longest sleep before the clock is looked at again: a timer stands still while a machine is suspended.
 const LONGEST_SLEEP: Duration = Duration::from_secs(300);
+
+/// How long before something expires the person is told.
+const AHEAD: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How many blocking namespaces a condition names.
 const NAMED: usize = 10;
@@ -43,8 +46,10 @@ pub(super) fn status(user: &User, applied: &Applied, standing: Standing, now: Ti
     let before = user.status.clone().unwrap_or_default();
     let generation = user.metadata.generation;
     let credential = &applied.credential;
-    let expiry = credential.changed.zip(standing.max_password_age).and_then(|(set, age)| set.checked_add(age).ok());
-    let mut conditions = carry_over(&before.conditions, desired(user, applied, &standing), generation, now);
+    let expiry = password_expiry(applied, standing.max_password_age);
+    let mut wanted = desired(user, applied, &standing);
+    wanted.extend(expiring(user, expiry, now));
+    let mut conditions = carry_over(&before.conditions, wanted, generation, now);
     conditions.extend(before.conditions.iter().filter(|condition| !OWN.contains(&condition.type_.as_str())).cloned());
     UserStatus {
         observed_generation: generation,
@@ -80,10 +85,37 @@ fn state(user: &User, applied: &Applied, now: Timestamp) -> State {
     }
 }
 
-/// How long until the clock alone changes the state.
-pub(super) fn next_change(user: &User, locked_until: Option<Timestamp>, now: Timestamp) -> Option<Duration> {
-    let edge = user.spec.validity.as_ref().and_then(|validity| validity.next_edge(now));
-    let edge = edge.into_iter().chain(locked_until.filter(|end| *end > now)).min()?;
+fn password_expiry(applied: &Applied, max_age: Option<Duration>) -> Option<Timestamp> {
+    let (changed, max_age) = applied.credential.changed.zip(max_age)?;
+    changed.checked_add(max_age).ok()
+}
+
+fn account_expiry(user: &User) -> Option<Timestamp> {
+    user.spec.validity.as_ref()?.not_after.as_ref().map(|end| end.0)
+}
+
+/// What expires soon; the earlier of the two.
+fn expiring(user: &User, password: Option<Timestamp>, now: Timestamp) -> Option<Desired> {
+    let password = password.map(|at| (at, PASSWORD_EXPIRING, format!("the password must be changed by {at}")));
+    let account = account_expiry(user).map(|at| (at, ACCOUNT_EXPIRING, format!("the user ends at {at}")));
+    let soon = password.into_iter().chain(account).filter(|(at, ..)| *at > now && *at <= now + AHEAD);
+    let (_, reason, message) = soon.min_by_key(|(at, ..)| *at)?;
+    Some(Desired { kind: EXPIRING, status: true, reason, message })
+}
+
+/// When the clock changes what follows from the credential.
+pub(super) fn credential_edges(applied: &Applied, max_age: Option<Duration>) -> Vec<Timestamp> {
+    let expiry = password_expiry(applied, max_age);
+    let ahead = expiry.and_then(|at| at.checked_sub(AHEAD).ok());
+    [applied.credential.locked_until, ahead, expiry].into_iter().flatten().collect()
+}
+
+/// How long until the clock alone changes the status.
+pub(super) fn next_change(user: &User, edges: &[Timestamp], now: Timestamp) -> Option<Duration> {
+    let validity = user.spec.validity.as_ref().and_then(|validity| validity.next_edge(now));
+    let ahead = account_expiry(user).and_then(|at| at.checked_sub(AHEAD).ok());
+    let edges = validity.into_iter().chain(ahead).chain(edges.iter().copied());
+    let edge = edges.filter(|edge| *edge > now).min()?;
     let left = Duration::try_from(edge.duration_since(now)).ok()?;
     Some(left.clamp(Duration::from_millis(1), LONGEST_SLEEP))
 }

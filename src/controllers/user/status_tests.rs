@@ -69,11 +69,11 @@ fn who_is_being_deleted_or_has_no_name_may_not_log_in() {
 #[test]
 fn the_next_change_is_the_nearest_edge_ahead() {
     let seconds = |s| Some(Duration::from_secs(s));
-    assert_eq!(next_change(&user(DesiredState::Active, Some(110), Some(130)), None, at(100)), seconds(10));
-    assert_eq!(next_change(&user(DesiredState::Active, Some(110), Some(130)), None, at(110)), seconds(20));
-    assert_eq!(next_change(&user(DesiredState::Active, Some(110), Some(130)), None, at(130)), None);
-    assert_eq!(next_change(&user(DesiredState::Active, None, None), None, at(100)), None);
-    let far = next_change(&user(DesiredState::Active, None, Some(1_000_000)), None, at(100));
+    assert_eq!(next_change(&user(DesiredState::Active, Some(110), Some(130)), &[], at(100)), seconds(10));
+    assert_eq!(next_change(&user(DesiredState::Active, Some(110), Some(130)), &[], at(110)), seconds(20));
+    assert_eq!(next_change(&user(DesiredState::Active, Some(110), Some(130)), &[], at(130)), None);
+    assert_eq!(next_change(&user(DesiredState::Active, None, None), &[], at(100)), None);
+    let far = next_change(&user(DesiredState::Active, None, Some(1_000_000)), &[], at(100));
     assert_eq!(far, Some(LONGEST_SLEEP), "a suspended machine must not sleep through the edge");
 }
 
@@ -88,8 +88,8 @@ fn a_lockout_is_a_state_that_ends_by_the_clock() {
         (Some(State::Locked), Some(100), Some(Time(at(130))))
     );
     assert_eq!(status(&jane, &applied, Standing::default(), at(130)).state, Some(State::Active));
-    assert_eq!(next_change(&jane, Some(at(130)), at(100)), Some(Duration::from_secs(30)));
-    assert_eq!(next_change(&jane, Some(at(130)), at(130)), None);
+    assert_eq!(next_change(&jane, &[at(130)], at(100)), Some(Duration::from_secs(30)));
+    assert_eq!(next_change(&jane, &[at(130)], at(130)), None);
     let banned = user(DesiredState::Banned, None, None);
     assert_eq!(status(&banned, &applied, Standing::default(), at(100)).state, Some(State::Banned));
 }
@@ -204,4 +204,23 @@ fn what_others_wrote_stays_and_nothing_new_is_no_difference() {
     first.last_login_time = Some(Time(at(50)));
     jane.status = Some(first.clone());
     assert_eq!(status(&jane, &applied(), Standing::default(), at(200)), first);
+}
+
+#[test]
+fn what_expires_within_a_week_is_told_ahead_and_scheduled() {
+    const DAY: i64 = 86_400;
+    let condition = |end: i64, max_age: Option<i64>, now: i64| {
+        let max_password_age = max_age.map(|age| Duration::from_secs(age.unsigned_abs()));
+        let standing = Standing { max_password_age, ..Standing::default() };
+        let seen = status(&user(DesiredState::Active, None, Some(end)), &applied(), standing, at(now));
+        find(&seen.conditions, EXPIRING).map(|expiring| expiring.reason.clone())
+    };
+    assert_eq!(condition(30 * DAY, None, 22 * DAY), None);
+    assert_eq!(condition(30 * DAY, None, 23 * DAY).as_deref(), Some(ACCOUNT_EXPIRING));
+    assert_eq!(condition(30 * DAY, None, 30 * DAY), None, "it has ended");
+    assert_eq!(condition(30 * DAY, Some(25 * DAY), 23 * DAY).as_deref(), Some(PASSWORD_EXPIRING), "the earlier one");
+    let edges = credential_edges(&applied(), Some(Duration::from_secs(10 * 86_400)));
+    assert_eq!(edges, [at(5 + 3 * DAY), at(5 + 10 * DAY)]);
+    let almost = next_change(&user(DesiredState::Active, None, Some(30 * DAY)), &[], at(23 * DAY - 60));
+    assert_eq!(almost, Some(Duration::from_secs(60)));
 }
