@@ -45,10 +45,10 @@ pub async fn review(State(api): Api, request: Request) -> Result<Response, ApiEr
         api.metrics.token_reviews.inc("unavailable");
         ApiError::unavailable("the credential can't be reached, please try again later")
     })?;
+    let asked = spec.audiences.as_deref().unwrap_or_default();
     let status = match recognition {
-        Recognition::Known(known) => {
+        Recognition::Known(known) if api.logins.issuer.is_for(known.audience.as_deref(), asked) => {
             api.metrics.token_reviews.inc("authenticated");
-            let asked = spec.audiences.unwrap_or_default();
             TokenReviewStatus {
                 authenticated: Some(true),
                 // Without, it counts for the API server itself.
@@ -57,7 +57,7 @@ pub async fn review(State(api): Api, request: Request) -> Result<Response, ApiEr
                 error: None,
             }
         }
-        Recognition::Foreign | Recognition::Refused => {
+        Recognition::Known(_) | Recognition::Foreign | Recognition::Refused => {
             api.metrics.token_reviews.inc("refused");
             TokenReviewStatus { authenticated: Some(false), ..TokenReviewStatus::default() }
         }

@@ -20,7 +20,7 @@ use crate::api::credentials::{
 };
 use crate::api::directory::API_VERSION;
 use crate::credentials::credential::Credential;
-use crate::credentials::lockout::source_of;
+use crate::credentials::lockout::{source_of, source_of_application};
 use crate::credentials::token::{ONE_TIME_PASSWORD, PASSWORD};
 use crate::logins::person::Person;
 use crate::logins::verifier::{Failure, Granted, Outcome, Secret, Shown};
@@ -44,6 +44,7 @@ pub async fn login(
     refuse_dry_run(query.as_deref())?;
     let spec: LoginSpec = read_secret_body("Login", request).await?;
     check_login(&api, &spec)?;
+    let _seat = api.attempts.take(source_of(address)).ok_or_else(ApiError::too_many_requests)?;
     let secret = spec.password.as_ref().map(Secret::Password).or(spec.invitation.as_ref().map(Secret::Invitation));
     let secret = secret.ok_or_else(|| api_invalid("spec.password", "is needed"))?;
     let shown = Shown {
@@ -147,7 +148,7 @@ pub async fn review(
         secret: Secret::Password(&spec.password),
         code: spec.code.as_ref(),
         new_password: None,
-        source: spec.source_ip.map_or_else(|| format!("application {}", caller.username), source_of),
+        source: spec.source_ip.map_or_else(|| source_of_application(&caller.username), source_of),
         address: spec.source_ip,
     };
     let status = match api.logins.verifier.verify(&shown).await.map_err(failed)? {

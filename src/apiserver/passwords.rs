@@ -28,6 +28,9 @@ use crate::logins::recognizer::API_KEY_CREDENTIAL;
 use crate::logins::vault::VaultError;
 use crate::logins::verifier::Failure;
 
+/// How often a change is tried that somebody else was faster than.
+const ATTEMPTS: usize = 16;
+
 /// How long an invitation lasts that says nothing of it.
 const INVITATION_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
@@ -109,7 +112,9 @@ pub async fn change(
     let target = authorised(&api, &caller, &key, "create", "users/password").await?;
     let (spec, person) = (spec?, person(&api, &target)?);
     let is_own = is_self(&api, &caller, &target);
-    if !is_own {
+    if is_own {
+        refuse_api_key(&caller, &target, "users/password")?;
+    } else {
         control(&api, &caller, &target, "users/password").await?;
     }
     let change = Change { spec, source, is_own, is_dry_run };
@@ -139,25 +144,31 @@ async fn change_password(
         other => failed(other),
     };
     let verifier = &api.logins.verifier;
-    let _turn = verifier.turn(&person.username).await;
-    let opened = api.logins.vault.open(&person.username, &person.uid).await.map_err(unreachable)?;
-    let opened = opened.ok_or_else(|| nothing_held(target, about.resource))?;
-    let mut after = opened.credential.clone();
-    let now = Timestamp::now();
-    if change.is_own && !prove_old(api, person, &mut after, change, about).await? {
-        if !change.is_dry_run && !api.logins.vault.save(&opened, &after).await.map_err(unreachable)? {
-            return Err(ApiError::conflict("the credential was changed by others at the same time", about));
+    let _turn = verifier.turn(&person.username, &source_of(change.source)).await.map_err(|busy| failed(busy.into()))?;
+    for _ in 0..ATTEMPTS {
+        let opened = api.logins.vault.open(&person.username, &person.uid).await.map_err(unreachable)?;
+        let opened = opened.ok_or_else(|| nothing_held(target, about.resource))?;
+        let mut after = opened.credential.clone();
+        if change.is_own && !prove_old(api, person, &mut after, change, about).await? {
+            // Counted also where it was to be tried only: that would be a way to try them all.
+            if api.logins.vault.save(&opened, &after).await.map_err(unreachable)? {
+                return Err(ApiError::invalid(about, "spec.oldPassword", "is not the password in use"));
+            }
+            continue;
         }
-        return Err(ApiError::invalid(about, "spec.oldPassword", "is not the password in use"));
+        // Of somebody else's passwords nothing is told, not even that they were used.
+        let used = opened.credential.used(verifier.policy.history).filter(|_| change.is_own);
+        let hash = verifier.accept(&change.spec.new_password, person, used).await.map_err(invalid)?;
+        let set_by = if change.is_own { SetBy::Owner } else { SetBy::Other };
+        let now = Timestamp::now();
+        after.set_password(hash, set_by, verifier.policy.history, now);
+        let revoked = if change.spec.revoke_api_keys { std::mem::take(&mut after.api_keys).len() } else { 0 };
+        if change.is_dry_run || api.logins.vault.save(&opened, &after).await.map_err(unreachable)? {
+            let changed = Time(after.changed.unwrap_or(now));
+            return Ok(PasswordChangeStatus { password_changed_time: changed, revoked_api_keys: revoked });
+        }
     }
-    let hash = verifier.accept(&change.spec.new_password, person, &opened.credential).await.map_err(invalid)?;
-    let set_by = if change.is_own { SetBy::Owner } else { SetBy::Other };
-    after.set_password(hash, set_by, verifier.policy.history, now);
-    let revoked = if change.spec.revoke_api_keys { std::mem::take(&mut after.api_keys).len() } else { 0 };
-    if !change.is_dry_run && !api.logins.vault.save(&opened, &after).await.map_err(unreachable)? {
-        return Err(ApiError::conflict("the credential was changed by others at the same time", about));
-    }
-    Ok(PasswordChangeStatus { password_changed_time: Time(after.changed.unwrap_or(now)), revoked_api_keys: revoked })
+    Err(ApiError::conflict("the credential is changed by others all the time", about))
 }
 
 /// Whether the old password is right. A wrong one counts as a failed login: a session that was found must not be enough

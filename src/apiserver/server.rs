@@ -4,12 +4,14 @@
 //!  request ─▶ authenticate ─▶ place ─▶ parse ─▶ resolve the name ─▶ authorise ─▶ answer
 //! ```
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use axum::body::{Body, to_bytes};
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{Extensions, HeaderMap, StatusCode, Version};
+use axum::http::{Extensions, HeaderMap, Method, StatusCode, Version};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -39,7 +41,9 @@ use crate::logins::Logins;
 use crate::logins::issuer::JWKS_PATH;
 use crate::metrics::Metrics;
 use crate::operations::health::Health;
+use crate::operations::seats::Seats;
 use crate::tls::authority::Authorities;
+use crate::tls::peer::Peer;
 
 /// Requests in flight, watches apart. With the bound on each it bounds memory and time.
 const MOST_REQUESTS: usize = 256;
@@ -52,6 +56,15 @@ const MOST_LOGINS: usize = 256;
 
 /// Reviews of tokens in flight.
 const MOST_TOKEN_REVIEWS: usize = 256;
+
+/// Attempts to log in from one source, in flight: whoever hammers takes the places of nobody else.
+const MOST_LOGINS_OF_A_SOURCE: usize = 32;
+
+/// Bodies of open requests that one peer may be sending.
+const MOST_BODIES_OF_A_PEER: usize = 64;
+
+/// Longest time for the body of an open request. Nobody has shown who they are yet.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest time until an answer begins, the body of the request included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -100,6 +113,8 @@ pub struct DirectoryApi {
     pub metrics: Arc<Metrics>,
     /// Ends the watches.
     pub shutdown: CancellationToken,
+    /// Attempts to log in, by source.
+    pub attempts: Arc<Seats<String>>,
     watches: Arc<Semaphore>,
     undoing: Arc<Semaphore>,
 }
@@ -227,6 +242,7 @@ pub fn router(parts: Parts) -> Router {
         moments: Moments::default(),
         undoing: Arc::new(Semaphore::new(MOST_UNDOING)),
         watches: Arc::new(Semaphore::new(MOST_WATCHES)),
+        attempts: Seats::new(MOST_LOGINS_OF_A_SOURCE),
         informers: Arc::clone(&informers),
         client,
         front_proxy,
@@ -258,13 +274,18 @@ pub fn router(parts: Parts) -> Router {
         .route("/groups/{name}/members", get(groups::members))
         .route("/groups/{name}/members/{user}", get(groups::member))
         .route("/roleassignments", get(assignments::list))
+        .layer(middleware::from_fn(uninterrupted))
         .layer(middleware::from_fn_with_state(Arc::clone(&informers), informed))
         .layer(places(MOST_REQUESTS));
     // Everybody may: who they are is what this is about.
-    let open = Router::new()
-        .route(&format!("{base}/logins"), post(logins::login))
+    let attempts = Router::new().route(&format!("{base}/logins"), post(logins::login));
+    let token_reviews = Router::new().route(bearers::TOKEN_REVIEW_PATH, post(bearers::review));
+    let bodies = || middleware::from_fn_with_state(Seats::new(MOST_BODIES_OF_A_PEER), sent);
+    let open = attempts
+        .layer(middleware::from_fn(uninterrupted))
         .layer(places(MOST_LOGINS))
-        .merge(Router::new().route(bearers::TOKEN_REVIEW_PATH, post(bearers::review)).layer(places(MOST_TOKEN_REVIEWS)))
+        .layer(bodies())
+        .merge(token_reviews.layer(places(MOST_TOKEN_REVIEWS)).layer(bodies()))
         .layer(middleware::from_fn_with_state(informers, informed))
         .route("/.well-known/openid-configuration", get(bearers::configuration))
         .route(JWKS_PATH, get(bearers::jwks));
@@ -328,6 +349,31 @@ async fn placed(State(places): State<Arc<Semaphore>>, mut request: Request, next
     let response = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await;
     drop(place);
     response.unwrap_or_else(|_| ApiError::unavailable("the answer takes too long").into_response())
+}
+
+/// Lets a request be done with even where its client goes away: a failed attempt has to be counted.
+async fn uninterrupted(request: Request, next: Next) -> Response {
+    if request.method() == Method::GET {
+        return next.run(request).await;
+    }
+    let answer = tokio::spawn(next.run(request)).await;
+    answer.unwrap_or_else(|_| ApiError::internal("the request could not be answered").into_response())
+}
+
+/// Waits for the body before the request takes a place: whoever sends it slowly takes no other's.
+async fn sent(State(seats): State<Arc<Seats<IpAddr>>>, request: Request, next: Next) -> Response {
+    let Some(peer) = request.extensions().get::<Arc<Peer>>().map(|peer| peer.remote.ip()) else {
+        return ApiError::internal("the connection is not known").into_response();
+    };
+    let Some(seat) = seats.take(peer) else { return ApiError::too_many_requests().into_response() };
+    let (parts, body) = request.into_parts();
+    let body = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MOST_BODY_BYTES)).await;
+    drop(seat);
+    match body {
+        Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
+        Ok(Err(_)) => ApiError::too_large(MOST_BODY_BYTES).into_response(),
+        Err(_) => ApiError::bad_request("the body takes too long").into_response(),
+    }
 }
 
 /// Counts answers by what came of them.

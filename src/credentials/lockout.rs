@@ -36,7 +36,7 @@ struct Failures {
 impl Failures {
     /// Whether nothing follows from it any more.
     fn is_past(&self, limits: &Limits, now: Timestamp) -> bool {
-        self.locked_until.map_or(self.last + limits.window <= now, |end| end <= now)
+        self.locked_until.map_or(later(self.last, limits.window) <= now, |end| end <= now)
     }
 }
 
@@ -80,10 +80,10 @@ impl FailedLogins {
         failures.count += 1;
         failures.last = now;
         if failures.count >= limits.of_source {
-            failures.locked_until = Some(now + limits.duration);
+            failures.locked_until = Some(later(now, limits.duration));
         }
         if self.count() >= limits.of_user {
-            self.locked_until = Some(now + limits.duration);
+            self.locked_until = Some(later(now, limits.duration));
         }
     }
 
@@ -102,6 +102,11 @@ impl FailedLogins {
     }
 }
 
+/// Without an end, where there is none within the range of the clock.
+fn later(time: Timestamp, duration: Duration) -> Timestamp {
+    time.checked_add(duration).unwrap_or(Timestamp::MAX)
+}
+
 /// What counts as one source: an IPv4 address, or the /64 network that a subscriber of IPv6 has to themselves.
 pub fn source_of(address: IpAddr) -> String {
     match address.to_canonical() {
@@ -111,6 +116,12 @@ pub fn source_of(address: IpAddr) -> String {
             network.to_string()
         }
     }
+}
+
+/// An application that does not say where somebody comes from counts as one source itself.
+pub fn source_of_application(username: &str) -> String {
+    const MOST_CHARACTERS: usize = 128;
+    format!("application {}", username.chars().take(MOST_CHARACTERS).collect::<String>())
 }
 
 #[cfg(test)]

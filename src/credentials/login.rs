@@ -54,6 +54,13 @@ pub enum Verdict {
     Granted(Vec<String>),
 }
 
+impl Verdict {
+    /// Whether it is them.
+    pub const fn is_granted(&self) -> bool {
+        matches!(self, Self::Granted(_))
+    }
+}
+
 enum Factor {
     Passed(Vec<String>),
     Wrong,
@@ -88,6 +95,8 @@ pub fn judge(credential: &mut Credential, attempt: &Attempt<'_>) -> Verdict {
         credential.set_password(hash.clone(), SetBy::Owner, attempt.policy.history, now);
     }
     credential.failed.succeed(attempt.source, attempt.limits, now);
+    // Whoever has a password needs no invitation: what lies around for weeks would lead to what they are by then.
+    credential.invitation = None;
     Verdict::Granted(recovery_codes)
 }
 
@@ -112,10 +121,15 @@ fn second_factor(credential: &mut Credential, attempt: &Attempt<'_>) -> Factor {
     if !is_enrolled && !attempt.needs_second_factor {
         return Factor::Passed(Vec::new());
     }
-    let factor = credential.second_factor.get_or_insert_with(SecondFactor::create);
     let Some(code) = attempt.code else {
-        return Factor::Asked(if is_enrolled { Challenge::Code } else { Challenge::Enrollment });
+        if is_enrolled {
+            return Factor::Asked(Challenge::Code);
+        }
+        // A new seed each time: one that somebody else was shown must not become this person's.
+        credential.second_factor = Some(SecondFactor::create());
+        return Factor::Asked(Challenge::Enrollment);
     };
+    let Some(factor) = &mut credential.second_factor else { return Factor::Wrong };
     if is_enrolled {
         return if factor.accept(code, attempt.now) { Factor::Passed(Vec::new()) } else { Factor::Wrong };
     }

@@ -109,9 +109,11 @@ fn a_factor_that_is_required_is_enrolled_at_the_login() {
     let mut kept = credential();
     let required = Attempt { needs_second_factor: true, ..attempt(&rules) };
     assert_eq!(judge(&mut kept, &required), Verdict::Challenged(Challenge::Enrollment));
-    let seed = kept.second_factor.clone().unwrap();
+    let shown_to_another = kept.second_factor.clone().unwrap();
     assert_eq!(judge(&mut kept, &required), Verdict::Challenged(Challenge::Enrollment));
-    assert_eq!(kept.second_factor.as_ref(), Some(&seed), "the same seed until it is confirmed");
+    let seed = kept.second_factor.clone().unwrap();
+    let theirs = code_of(&shown_to_another);
+    assert_eq!(judge(&mut kept, &Attempt { code: Some(&theirs), ..required.clone() }), Verdict::Refused);
     let code = code_of(&seed);
     let Verdict::Granted(codes) = judge(&mut kept, &Attempt { code: Some(&code), ..required.clone() }) else {
         panic!("the code is right");
@@ -151,6 +153,15 @@ fn the_code_is_used_up_by_the_attempt_that_changes_the_password() {
     let changing = Attempt { replacement: Some(&new), ..needed };
     assert_eq!(judge(&mut kept, &changing), Verdict::Granted(Vec::new()));
     assert_eq!(judge(&mut kept, &changing), Verdict::Refused);
+}
+
+#[test]
+fn an_invitation_ends_with_a_login() {
+    let rules = rules();
+    let invitation = Invitation { digest: Digest::of("come"), expires: now() + Duration::from_secs(60) };
+    let mut kept = Credential { invitation: Some(invitation), ..credential() };
+    assert_eq!(judge(&mut kept, &attempt(&rules)), Verdict::Granted(Vec::new()));
+    assert_eq!(kept.invitation, None);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::password::PasswordError;
 use jiff::Timestamp;
 use passwords::analyzer::is_common_password;
 
@@ -28,6 +29,9 @@ pub struct PasswordPolicy {
 /// Why a password is not taken. The messages never repeat it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Unacceptable {
+    /// None that anybody could type.
+    #[error("{0}")]
+    NoPassword(PasswordError),
     /// Too short.
     #[error("must have at least {0} characters")]
     TooShort(usize),

@@ -38,9 +38,10 @@ pub struct Claims {
     pub amr: Vec<String>,
     /// The username, as kube-apiserver is to know it.
     pub preferred_username: String,
-    /// Effective groups at the time of the login.
+    /// Effective groups at the time of the login, in a token that is verified without asking Roster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
-    /// `spec.extra` at the time of the login.
+    /// `spec.extra`, likewise.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extra: BTreeMap<String, Vec<String>>,
     /// When the password was set that it was issued for, in seconds. A later one ends it.

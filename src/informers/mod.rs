@@ -152,6 +152,11 @@ impl Informers {
         self.failures.any_of(GUARDED_BY)
     }
 
+    /// Whether the watch of the Users fails at this moment: who was disabled may not be known.
+    pub fn is_blind_to_users(&self) -> bool {
+        self.failures.any_of(&[USERS])
+    }
+
     /// Waits until every first list is complete.
     pub async fn synced(&self) {
         // The sender lives in self: it can't be gone.

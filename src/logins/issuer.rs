@@ -1,5 +1,6 @@
 //! Issues tokens and reads them back.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,14 @@ impl Issuer {
         self.audiences.iter().chain(&self.foreign)
     }
 
+    /// Whether a token for `audience` counts for whoever asks for those. The first of the audiences is that of
+    /// kube-apiserver, which asks for its own names; a token for another one is for those alone that ask for it.
+    pub fn is_for(&self, audience: Option<&str>, asked: &[String]) -> bool {
+        audience.is_none_or(|audience| {
+            asked.iter().any(|asked| asked == audience) || self.audiences.first().is_some_and(|first| first == audience)
+        })
+    }
+
     /// Issues a token and tells when it ends. `password_changed` is when the password was set that was shown.
     ///
     /// # Errors
@@ -60,6 +69,8 @@ impl Issuer {
         let validity = person.spec.validity.as_ref().and_then(|validity| validity.not_after.as_ref());
         let ends = validity.map_or(ends, |end| end.0.min(ends));
         let audience = audience.or_else(|| self.audiences().next().map(String::as_str)).unwrap_or_default();
+        // At the webhook, groups and extra are those of the moment: there the token need not be long.
+        let is_told = self.foreign.iter().any(|foreign| foreign == audience);
         let claims = Claims {
             iss: self.url.clone(),
             sub: person.uid.clone(),
@@ -70,8 +81,8 @@ impl Issuer {
             jti: new_id(),
             amr: amr.iter().map(|method| (*method).to_owned()).collect(),
             preferred_username: person.username.clone(),
-            groups: person.groups.clone(),
-            extra: person.spec.extra.clone(),
+            groups: if is_told { person.groups.clone() } else { Vec::new() },
+            extra: if is_told { person.spec.extra.clone() } else { BTreeMap::new() },
             password_changed: password_changed.map_or(0, Timestamp::as_second),
         };
         Ok((sign("JWT", &claims, &self.keys.load(), now)?, Timestamp::from_second(claims.exp)?))

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use serde::Deserialize;
 
-use crate::api::condition::{CREDENTIAL_READY, PASSWORD_CHANGE_REQUIRED, find};
+use crate::api::condition::{PASSWORD_CHANGE_REQUIRED, find};
 use crate::api::{UserSpec, UserStatus};
 use crate::credentials::claim::fold;
 use crate::informers::Informers;
@@ -88,8 +88,7 @@ impl Person {
 
     /// Whether the password has to be changed before anything else can be done.
     pub fn must_change_password(&self) -> bool {
-        let ready = find(&self.status.conditions, CREDENTIAL_READY);
-        self.spec.require_password_change && ready.is_some_and(|ready| ready.reason == PASSWORD_CHANGE_REQUIRED)
+        self.spec.require_password_change && find(&self.status.conditions, PASSWORD_CHANGE_REQUIRED).is_some()
     }
 
     /// Where notices to them go.

@@ -1,10 +1,13 @@
 //! Whose token or API key this is: without hashing a password, and as of this moment.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::issuer::Issuer;
 use super::last_use::LastUse;
@@ -24,7 +27,14 @@ pub struct Recognizer {
     issuer: Arc<Issuer>,
     vault: Arc<Vault>,
     last_use: Arc<LastUse>,
+    looking: Semaphore,
 }
+
+/// Keys that are looked up at the same time. Anybody can make one up, and each costs the API server a request.
+const MOST_LOOKUPS: usize = 64;
+
+/// Longest wait for a look-up.
+const LOOKUP_WAIT: Duration = Duration::from_secs(2);
 
 /// Somebody who was recognised.
 #[derive(Clone, Debug)]
@@ -49,7 +59,7 @@ pub enum Recognition {
 impl Recognizer {
     /// By what the informers know, the issuer has signed, and the vault holds.
     pub fn new(informers: Arc<Informers>, issuer: Arc<Issuer>, vault: Arc<Vault>, last_use: Arc<LastUse>) -> Self {
-        Self { informers, issuer, vault, last_use }
+        Self { informers, issuer, vault, last_use, looking: Semaphore::new(MOST_LOOKUPS) }
     }
 
     /// Who shows the token or key.
@@ -57,6 +67,10 @@ impl Recognizer {
     /// # Errors
     /// If the credential can't be reached.
     pub async fn recognize(&self, token: &SecretString) -> Result<Recognition, VaultError> {
+        // What the directory says of a user may be out of date: better no answer than yesterday's.
+        if self.informers.is_blind_to_users() {
+            return Err(VaultError::Unavailable);
+        }
         let token = token.expose_secret();
         let known = if token.starts_with(api_key::PREFIX) {
             self.by_key(token).await?
@@ -82,6 +96,8 @@ impl Recognizer {
 
     async fn by_key(&self, text: &str) -> Result<Option<Recognized>, VaultError> {
         let Some(person) = api_key::uid_of(text).and_then(|uid| self.welcome(&uid)) else { return Ok(None) };
+        let turn = timeout(LOOKUP_WAIT, self.looking.acquire()).await;
+        let _turn = turn.map_err(|_| VaultError::Unavailable)?;
         // Read anew each time: a key is revoked at once, on every replica.
         let Some(opened) = self.vault.open(&person.username, &person.uid).await? else { return Ok(None) };
         let now = Timestamp::now();

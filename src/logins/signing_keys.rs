@@ -14,6 +14,7 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -30,6 +31,7 @@ const TICK: Duration = Duration::from_secs(60);
 pub struct SigningKeyStore {
     secrets: Api<Secret>,
     keys: Arc<ArcSwap<SigningKeys>>,
+    deleted: Arc<Notify>,
 }
 
 impl SigningKeyStore {
@@ -40,7 +42,7 @@ impl SigningKeyStore {
     pub async fn load(client: Client, namespace: &str) -> Result<Self> {
         let secrets = Api::namespaced(client, namespace);
         let keys = load_or_create(&secrets).await?;
-        Ok(Self { secrets, keys: Arc::new(ArcSwap::from_pointee(keys)) })
+        Ok(Self { secrets, keys: Arc::new(ArcSwap::from_pointee(keys)), deleted: Arc::default() })
     }
 
     /// The keys of the moment.
@@ -65,8 +67,8 @@ impl SigningKeyStore {
                     Ok(keys) => self.keys.store(Arc::new(keys)),
                     Err(error) => warn!(error = format!("{error:#}"), "the signing keys are not used"),
                 },
-                // Deleted: what is known signs until the leader has made new ones.
-                Ok(None) => {}
+                // What is known signs until the leader has made new ones: in a moment.
+                Ok(None) => self.deleted.notify_one(),
                 Err(error) => warn!(%error, "the signing keys can't be watched"),
             }
         }
@@ -83,6 +85,7 @@ impl SigningKeyStore {
             }
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
+                () = self.deleted.notified() => {}
                 () = tokio::time::sleep(TICK.min(lifetime / 4)) => {}
             }
         }

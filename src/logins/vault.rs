@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
+use serde_json::json;
 use thiserror::Error;
 use tokio::time::timeout;
 use tracing::warn;
 
 use super::person::Person;
-use crate::api::IDENTITY_SECRET_TYPE;
+use crate::api::{IDENTITY_SECRET_TYPE, User};
 use crate::credentials::claim::{Identifier, IdentifierKind};
-use crate::credentials::credential::Credential;
+use crate::credentials::credential::{Credential, Summary};
 use crate::credentials::record::{Claim, Corrupt, read_credential, write_credential};
 use crate::metrics::Metrics;
 
@@ -38,7 +39,7 @@ pub enum VaultError {
 }
 
 /// A credential as it was read.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Opened {
     secret: Secret,
     /// What it holds.
@@ -48,13 +49,14 @@ pub struct Opened {
 /// Reads and writes credentials.
 pub struct Vault {
     secrets: Api<Secret>,
+    users: Api<User>,
     metrics: Arc<Metrics>,
 }
 
 impl Vault {
     /// For the Secrets of Roster's own namespace.
     pub fn new(client: Client, namespace: &str, metrics: Arc<Metrics>) -> Self {
-        Self { secrets: Api::namespaced(client, namespace), metrics }
+        Self { secrets: Api::namespaced(client.clone(), namespace), users: Api::all(client), metrics }
     }
 
     /// Reads the Secret that holds, or would hold, the credential of whoever logs in by that username. `None` where there
@@ -91,14 +93,31 @@ impl Vault {
         write_credential(&mut secret, credential);
         let (name, params) = (secret.name_any(), PostParams::default());
         match timeout(ANSWER_TIMEOUT, self.secrets.replace(&name, &params, &secret)).await {
-            Ok(Ok(_)) => {
+            Ok(Ok(written)) => {
                 self.metrics.writes.inc("Secret");
+                self.publish(&written, &opened.credential.summary(), &credential.summary()).await;
                 Ok(true)
             }
             // Gone: the User was deleted, and there is nothing to keep.
             Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => Ok(false),
             Ok(Err(error)) => Err(unavailable(&error)),
             Err(_) => Err(VaultError::Unavailable),
+        }
+    }
+
+    /// Tells at once what ends sessions: the leader, which reports the rest, may be changing hands.
+    async fn publish(&self, secret: &Secret, before: &Summary, after: &Summary) {
+        if (before.changed, before.locked_until) == (after.changed, after.locked_until) {
+            return;
+        }
+        let Some(claim) = Claim::read(&secret.metadata) else { return };
+        let status = json!({"passwordChangedTime": after.changed, "lockedUntil": after.locked_until});
+        let patch = Patch::Merge(json!({"metadata": {"uid": claim.owner_uid}, "status": status}));
+        let params = PatchParams::default();
+        match timeout(ANSWER_TIMEOUT, self.users.patch_status(&claim.owner, &params, &patch)).await {
+            Ok(Ok(_)) => self.metrics.writes.inc("UserStatus"),
+            Ok(Err(error)) => warn!(user = claim.owner, %error, "the leader has to tell of a change"),
+            Err(_) => warn!(user = claim.owner, "the leader has to tell of a change"),
         }
     }
 

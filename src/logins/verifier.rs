@@ -12,7 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Semaphore};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -27,6 +27,7 @@ use crate::credentials::digest::{hex, random};
 use crate::credentials::hash::{Memory, PasswordHash};
 use crate::credentials::lockout::Limits;
 use crate::credentials::login::{Attempt, Proof, Verdict, judge};
+use crate::credentials::password;
 use crate::credentials::policy::{PasswordPolicy, Unacceptable};
 use crate::credentials::pool::{HashPool, Saturated};
 use crate::informers::Informers;
@@ -38,9 +39,12 @@ const REFUSAL_TICK: Duration = Duration::from_millis(400);
 /// How often an attempt is judged anew because somebody else has changed the credential.
 const ATTEMPTS: usize = 16;
 
-/// Attempts of as many users are judged at the same time; those of one user, one after the other: what one has failed
-/// with counts for the next.
+/// Attempts on as many names from as many sources are judged at the same time; those on one name from one source, one
+/// after the other: what one has failed with counts for the next.
 const TURNS: usize = 1024;
+
+/// Attempts that wait for the same turn. Whoever comes beyond that is turned away.
+const MOST_WAITING: usize = 8;
 
 /// What somebody shows in order to be let in.
 #[derive(Debug)]
@@ -123,8 +127,20 @@ pub struct Verifier {
     metrics: Arc<Metrics>,
     /// The hash of a password that nobody knows, for those who have none.
     decoy: PasswordHash,
-    turns: Vec<Mutex<()>>,
+    turns: Vec<Turn>,
     hasher: RandomState,
+}
+
+/// One attempt at a time.
+struct Turn {
+    lock: Mutex<()>,
+    waiting: Semaphore,
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self { lock: Mutex::default(), waiting: Semaphore::new(MOST_WAITING) }
+    }
 }
 
 /// A hash that a password was compared with, and what came of it.
@@ -140,7 +156,7 @@ impl Verifier {
         metrics: Arc<Metrics>,
     ) -> Self {
         let decoy = PasswordHash::create(hex(&random::<16>()).as_bytes(), pool.cost(), &mut Memory::default());
-        let turns = (0..TURNS).map(|_| Mutex::default()).collect();
+        let turns = (0..TURNS).map(|_| Turn::default()).collect();
         Self { informers, vault, last_use, pool, limits, policy, metrics, decoy, turns, hasher: RandomState::new() }
     }
 
@@ -166,7 +182,7 @@ impl Verifier {
     }
 
     async fn judged(&self, shown: &Shown<'_>) -> Result<Outcome, Failure> {
-        let _turn = self.turn(shown.username).await;
+        let _turn = self.turn(shown.username, &shown.source).await?;
         let person = Person::holding(&self.informers, shown.username);
         let mut compared = None;
         for _ in 0..ATTEMPTS {
@@ -178,7 +194,18 @@ impl Verifier {
             let matches = self.compare(shown, known, &mut compared).await?;
             let (Some(person), Some(opened)) = (&person, &opened) else { return Ok(Outcome::Refused) };
             let (verdict, credential) = self.verdict(shown, person, &opened.credential, matches).await?;
-            if self.vault.save(opened, &credential).await? {
+            let saved = match self.vault.save(opened, &credential).await {
+                // A refusal is one whether or not it could be counted: nobody is to tell known names by that.
+                Err(_) if verdict == Verdict::Refused => return Ok(Outcome::Refused),
+                saved => saved?,
+            };
+            if saved {
+                if shown.new_password.is_some()
+                    && credential.changed == opened.credential.changed
+                    && verdict.is_granted()
+                {
+                    return Err(Failure::NotDue);
+                }
                 return Ok(self.outcome(shown, person.clone(), verdict, credential, &opened.credential));
             }
         }
@@ -198,11 +225,16 @@ impl Verifier {
         matches
     }
 
-    /// Attempts of one user are judged one after the other.
-    pub async fn turn(&self, username: &str) -> MutexGuard<'_, ()> {
-        let name = Person::holding(&self.informers, username).map_or_else(|| fold(username), |person| person.uid);
-        let turn = self.hasher.hash_one(name) % TURNS as u64;
-        self.turns[usize::try_from(turn).expect("it is below a thousand")].lock().await
+    /// A turn for an attempt on that name, as it was typed, from that source. Not by the user behind it: two names would
+    /// tell by their waiting that they are one person's.
+    ///
+    /// # Errors
+    /// If too many wait for it.
+    pub async fn turn(&self, username: &str, source: &str) -> Result<MutexGuard<'_, ()>, Saturated> {
+        let at = self.hasher.hash_one((fold(username), source)) % TURNS as u64;
+        let turn = &self.turns[usize::try_from(at).expect("it is below a thousand")];
+        let _place = turn.waiting.try_acquire().map_err(|_| Saturated)?;
+        Ok(turn.lock.lock().await)
     }
 
     /// Compares what is shown with the hash: once for each hash.
@@ -251,18 +283,17 @@ impl Verifier {
         let mut verdict = judge(&mut after, &attempt);
         match (&verdict, shown.new_password) {
             (Verdict::Challenged(Challenge::PasswordChange), Some(password)) => {
-                let hash = self.accept(password, person, before).await?;
+                let hash = self.accept(password, person, before.used(self.policy.history)).await?;
                 after = before.clone();
                 verdict = judge(&mut after, &Attempt { replacement: Some(&hash), ..attempt });
             }
-            (Verdict::Granted(_), Some(_)) => return Err(Failure::NotDue),
             (Verdict::Granted(_), None) => self.strengthen(shown, &mut after).await?,
             _ => {}
         }
         Ok((verdict, after))
     }
 
-    /// Hashes a new password of theirs, if the policy allows it.
+    /// Hashes a new password of theirs, if the policy allows it. `used` are hashes of those that can't be used again.
     ///
     /// # Errors
     /// If it does not, or there is no room for it.
@@ -270,12 +301,13 @@ impl Verifier {
         &self,
         password: &SecretString,
         person: &Person,
-        before: &Credential,
+        used: impl Iterator<Item = &PasswordHash>,
     ) -> Result<PasswordHash, Failure> {
+        password::accept(password.expose_secret().as_bytes()).map_err(Unacceptable::NoPassword)?;
         let names = [&person.username, &person.name].into_iter();
         let emails = person.spec.email.iter().chain(&person.spec.additional_emails);
         self.policy.check(password.expose_secret(), names.chain(emails).map(String::as_str))?;
-        for used in before.used(self.policy.history) {
+        for used in used {
             if self.pool.verify(password, used).await? {
                 return Err(Unacceptable::UsedBefore(self.policy.history + 1).into());
             }

@@ -210,11 +210,19 @@ pub enum LogFormat {
     Text,
 }
 
+/// A hundred years.
+const LONGEST: Duration = Duration::from_secs(876_000 * 3600);
+
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed: jiff::SignedDuration =
         text.parse().map_err(|_| "write a duration such as 15s, 10m or 720h".to_owned())?;
     let duration = Duration::try_from(parsed).map_err(|_| "a duration can't be negative".to_owned())?;
-    if duration.is_zero() { Err("a duration must be longer than zero".to_owned()) } else { Ok(duration) }
+    match duration {
+        Duration::ZERO => Err("a duration must be longer than zero".to_owned()),
+        // The clock ends in the year 9999.
+        _ if duration > LONGEST => Err("a duration must be at most 876000h".to_owned()),
+        _ => Ok(duration),
+    }
 }
 
 impl RunConfig {
@@ -269,6 +277,7 @@ mod tests {
     #[case(&["--lease-duration", "12500ms"], "whole seconds")]
     #[case(&["--lease-duration", "fast"], "write a duration such as")]
     #[case(&["--lease-duration", "0s"], "longer than zero")]
+    #[case(&["--lockout-duration", "900000h"], "at most 876000h")]
     #[case(&["--certificate-lifetime", "9000h"], "--certificate-lifetime must not")]
     #[case(&["--administrator-role", "cluster-admin"], "one of --bindable-cluster-roles")]
     #[case(&["--concurrency", "0"], "--concurrency")]

@@ -3,5 +3,6 @@
 pub mod config;
 pub mod health;
 pub mod leader;
+pub mod seats;
 pub mod supervisor;
 pub mod telemetry;

@@ -3,9 +3,7 @@
 //! Of our own because a TLS handshake must never hold up the next connection, certificates change without a restart,
 //! and the number of connections, those of one peer, and the time that each may do nothing are all bounded.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -24,6 +22,7 @@ use tracing::{debug, warn};
 
 use super::activity::{Activity, counted};
 use super::peer::Peer;
+use crate::operations::seats::Seats;
 
 const MAX_CONNECTIONS: usize = 1024;
 /// kube-apiserver takes a handful; the rest is for everybody else.
@@ -48,7 +47,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<()> {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let peers = Arc::new(Peers::default());
+    let peers = Seats::new(MAX_CONNECTIONS_OF_A_PEER);
     let graceful = GracefulShutdown::new();
     loop {
         let permit = tokio::select! {
@@ -67,7 +66,7 @@ pub async fn serve(
                 }
             },
         };
-        let Some(seat) = Peers::seat(&peers, remote.ip()) else {
+        let Some(seat) = peers.take(remote.ip()) else {
             debug!(%remote, "a peer has too many connections");
             continue;
         };
@@ -112,56 +111,5 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, app: Router, watch
     tokio::select! {
         ended = watcher.watch(connection) => ended.map_err(|error| anyhow::anyhow!(error)),
         () = activity.idle_for(IDLE_TIMEOUT) => Ok(()),
-    }
-}
-
-/// How many connections each peer has.
-#[derive(Debug, Default)]
-struct Peers(Mutex<HashMap<IpAddr, usize>>);
-
-impl Peers {
-    /// A seat for one more connection, if the peer has not too many.
-    fn seat(peers: &Arc<Self>, peer: IpAddr) -> Option<Seat> {
-        let mut counts = peers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(peer).or_default();
-        if *count >= MAX_CONNECTIONS_OF_A_PEER {
-            return None;
-        }
-        *count += 1;
-        Some(Seat { peers: Arc::clone(peers), peer })
-    }
-}
-
-struct Seat {
-    peers: Arc<Peers>,
-    peer: IpAddr,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut counts = self.peers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.peer);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_peer_has_a_bounded_number_of_seats() {
-        let (peers, peer) = (Arc::new(Peers::default()), IpAddr::from([127, 0, 0, 1]));
-        let mut seats: Vec<Seat> = (0..MAX_CONNECTIONS_OF_A_PEER).filter_map(|_| Peers::seat(&peers, peer)).collect();
-        assert_eq!(seats.len(), MAX_CONNECTIONS_OF_A_PEER);
-        assert!(Peers::seat(&peers, peer).is_none() && Peers::seat(&peers, IpAddr::from([127, 0, 0, 2])).is_some());
-        seats.pop();
-        assert!(Peers::seat(&peers, peer).is_some());
-        drop(seats);
-        assert!(peers.0.lock().unwrap().is_empty());
     }
 }

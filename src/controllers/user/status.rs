@@ -17,8 +17,17 @@ use crate::credentials::claim::IdentifierKind;
 use crate::rbac::compile::reason::{NAME_TAKEN, ROLE_NOT_FOUND, USER_INACTIVE};
 
 /// Conditions that this controller writes. Those of others stay as they are.
-const OWN: &[&str] =
-    &[READY, NAME_CLAIMED, CREDENTIAL_READY, EXPIRING, ADMINISTRATOR_BOUND, DELETION_BLOCKED, RECONCILING, STALLED];
+const OWN: &[&str] = &[
+    READY,
+    NAME_CLAIMED,
+    CREDENTIAL_READY,
+    PASSWORD_CHANGE_REQUIRED,
+    EXPIRING,
+    ADMINISTRATOR_BOUND,
+    DELETION_BLOCKED,
+    RECONCILING,
+    STALLED,
+];
 
 /// Longest sleep before the clock is looked at again: a timer stands still while a machine is suspended.
 const LONGEST_SLEEP: Duration = Duration::from_secs(300);
@@ -122,7 +131,7 @@ pub(super) fn next_change(user: &User, edges: &[Timestamp], now: Timestamp) -> O
 
 fn desired(user: &User, applied: &Applied, standing: &Standing) -> Vec<Desired> {
     let name = name_claimed(applied);
-    let credential = credential_ready(user, applied);
+    let credential = credential_ready(applied);
     let administrator = standing.administrator.map(administrator_bound);
     let waiting = applied.problem.as_ref().is_some_and(|problem| problem.is_waiting) && applied.conflicts.is_empty();
     // A user without a password lacks nothing that was declared, and neither does an inactive one.
@@ -144,6 +153,14 @@ fn desired(user: &User, applied: &Applied, standing: &Standing) -> Vec<Desired> 
     }
     all.push(name);
     all.push(credential);
+    if user.spec.require_password_change && applied.credential.is_set_by_another() {
+        all.push(Desired {
+            kind: PASSWORD_CHANGE_REQUIRED,
+            status: true,
+            reason: "SetByAnother",
+            message: "the person must change the password before anything else".to_owned(),
+        });
+    }
     all.extend(administrator);
     if user.metadata.deletion_timestamp.is_some() && is_blocked(user, &standing.namespaces) {
         all.push(deletion_blocked(&standing.namespaces));
@@ -174,18 +191,12 @@ fn name_claimed(applied: &Applied) -> Desired {
     Desired { kind: NAME_CLAIMED, status: false, reason, message: message.collect::<Vec<_>>().join("; ") }
 }
 
-fn credential_ready(user: &User, applied: &Applied) -> Desired {
-    let must_change = user.spec.require_password_change && applied.credential.is_set_by_another();
+fn credential_ready(applied: &Applied) -> Desired {
     let (status, reason, message) = match (&applied.problem, applied.credential.changed) {
         (Some(problem), Some(_)) => {
             (false, problem.reason, format!("{}; the last good password stays in use", problem.message))
         }
         (Some(problem), None) => (false, problem.reason, problem.message.clone()),
-        (None, Some(_)) if must_change => (
-            true,
-            PASSWORD_CHANGE_REQUIRED,
-            "a password is set, and the person must change it before anything else".to_owned(),
-        ),
         (None, Some(_)) => (true, "PasswordSet", "a password is set".to_owned()),
         (None, None) => (
             false,

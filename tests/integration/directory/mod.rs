@@ -108,6 +108,11 @@ impl Direct {
     }
 
     pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+        self.send(method, path, headers, "").await
+    }
+
+    /// A request with a JSON body.
+    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Result<Answer> {
         let stream = TcpStream::connect(&self.address).await?;
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         let mut stream = connector.connect(ServerName::try_from("localhost")?, stream).await?;
@@ -115,7 +120,12 @@ impl Direct {
         for (name, value) in headers {
             request.extend([name, ": ", value, "\r\n"]);
         }
+        if !body.is_empty() {
+            let length = body.len().to_string();
+            request.extend(["Content-Type: application/json\r\nContent-Length: ", &length, "\r\n"]);
+        }
         request.push_str("\r\n");
+        request.push_str(body);
         stream.write_all(request.as_bytes()).await?;
         let mut bytes = Vec::new();
         // A server that closes without saying goodbye has answered all the same.

@@ -1,0 +1,36 @@
+//! I9: credentials, tokens and keys are bound to the User's UID. A deleted and recreated name inherits nothing.
+
+use serde_json::json;
+
+use crate::directory::{BASE, Direct};
+use crate::logins::{PASSWORD, body, kubectl_as, logins, person, post, token, whoami, with_password};
+use crate::support::{eventually, wait_until_ready};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i9_a_recreated_name_inherits_neither_password_nor_token_nor_key() {
+    let cluster = logins();
+    let direct = Direct::new(cluster, 0, None).await;
+    let other = Direct::new(cluster, 1, None).await;
+    let name = person(cluster, "reborn", |_| {}).await;
+    let old = token(&direct, &name, PASSWORD).await;
+    let made = post(&direct, "users/~/apikeys", Some(&old), &body("APIKey", &json!({"displayName": "old"}))).await;
+    let key = made.json()["status"]["key"].as_str().unwrap().to_owned();
+    whoami(&kubectl_as(cluster, &key)).unwrap();
+
+    cluster.kubectl(&["delete", "users.roster.dev", &name]);
+    cluster.apply(&format!("apiVersion: roster.dev/v1alpha1\nkind: User\nmetadata: {{name: {name}}}\nspec: {{}}\n"));
+    wait_until_ready(&cluster.users().await, &name).await;
+    for credential in [&old, &key] {
+        for replica in [&direct, &other] {
+            let bearer = format!("Bearer {credential}");
+            let answer = replica.get(&format!("{BASE}/users/~"), &[("Authorization", &bearer)]).await;
+            assert_eq!(answer.status, 401);
+        }
+        let kubectl = kubectl_as(cluster, credential);
+        eventually("kube-apiserver refuses it, too", || async {
+            whoami(&kubectl).map_or_else(|_| Ok(()), |user| Err(user.to_string()))
+        })
+        .await;
+    }
+    assert_eq!(with_password(&direct, &name, PASSWORD).await.status, 401);
+}

@@ -1,0 +1,156 @@
+//! The two doors by which kube-apiserver trusts Roster's tokens, and what ends them.
+
+use std::time::{Duration, Instant};
+
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+
+use super::{PASSWORD, attempt, kubectl_as, logins, own_status, person, token, token_of, whoami};
+use crate::directory::Direct;
+use crate::support::{eventually, unique, wait_until_can};
+use roster_harness::control_plane::OIDC_AUDIENCE;
+
+/// Waits until the token is refused, and tells for how long it still was not.
+async fn refused_after(kubectl: &roster_harness::Kubectl) -> Duration {
+    let since = Instant::now();
+    eventually("the token is refused", || async {
+        match whoami(kubectl) {
+            Err(error) if error.contains("Unauthorized") || error.contains("logged in") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    since.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_doors_lead_to_the_same_identity() {
+    let cluster = logins();
+    let direct = Direct::new(cluster, 0, None).await;
+    let group = unique("group");
+    cluster.apply(&format!("apiVersion: roster.dev/v1alpha1\nkind: Group\nmetadata: {{name: {group}}}\nspec: {{}}\n"));
+    let name = person(cluster, "doors", |user| {
+        user.spec.groups = vec![group.clone()];
+        user.spec.email = Some(format!("{}@example.com", user.metadata.name.as_ref().unwrap()));
+        user.spec.extra = [("costCenter".to_owned(), vec!["42".to_owned()])].into();
+    })
+    .await;
+    eventually("the group is known", || async {
+        let user = cluster.users().await.get(&name).await.unwrap();
+        if user.status.unwrap().groups == [group.clone()] { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    let uid = cluster.users().await.get(&name).await.unwrap().metadata.uid.unwrap();
+    // By the email address, in capitals.
+    let webhook = token(&direct, &format!("{}@EXAMPLE.com", name.to_uppercase()), PASSWORD).await;
+    let spec = json!({"username": name, "password": PASSWORD, "audience": OIDC_AUDIENCE});
+    let oidc = token_of(&attempt(&direct, &spec).await);
+    for (door, token) in [("webhook", &webhook), ("oidc", &oidc)] {
+        let kubectl = kubectl_as(cluster, token);
+        // kube-apiserver fetches the public keys in its own time.
+        let user = eventually(&format!("{door} lets them in"), || async { whoami(&kubectl) }).await;
+        assert_eq!((&user["username"], &user["uid"]), (&json!(name), &json!(uid)), "{door}");
+        let groups: Vec<Value> = user["groups"].as_array().unwrap().clone();
+        assert!(groups.contains(&json!(group)) && groups.contains(&json!("system:authenticated")), "{door}: {user}");
+    }
+    let user = whoami(&kubectl_as(cluster, &webhook)).unwrap();
+    assert_eq!(user["extra"]["costCenter"], json!(["42"]));
+    let user = whoami(&kubectl_as(cluster, &oidc)).unwrap();
+    assert_eq!(user["extra"]["example.com/recognised-by"], json!(["pwd"]));
+
+    cluster.apply(&format!(
+        "apiVersion: roster.dev/v1alpha1\nkind: RoleBinding\nmetadata: {{name: {name}}}\nspec:\n  \
+         subjects: [{{kind: Group, name: {group}}}]\n  roleRef: {{kind: ClusterRole, name: view}}\n  \
+         scope: {{namespaces: [default]}}\n"
+    ));
+    wait_until_can(cluster, &name, &["list", "pods", "-n", "default"], true).await;
+    for token in [&webhook, &oidc] {
+        kubectl_as(cluster, token).run(&["get", "pods", "-n", "default"]).unwrap();
+        let refused = kubectl_as(cluster, token).run(&["get", "pods", "-n", "kube-system"]).unwrap_err();
+        assert!(format!("{refused:#}").contains("Forbidden"));
+    }
+}
+
+/// I3 for sessions: the webhook asks again for each request, but for what kube-apiserver remembers.
+#[tokio::test(flavor = "multi_thread")]
+async fn i3_whatever_ends_a_user_ends_their_tokens_and_keys() {
+    let cluster = logins();
+    let direct = Direct::new(cluster, 1, None).await;
+    let users = cluster.users().await;
+    let past = (jiff::Timestamp::now() - Duration::from_secs(60)).to_string();
+    let ends: [(&str, Value); 4] = [
+        ("disabled", json!({"spec": {"state": "Disabled"}})),
+        ("banned", json!({"spec": {"state": "Banned"}})),
+        ("expired", json!({"spec": {"validity": {"notAfter": past}}})),
+        ("deleted", Value::Null),
+    ];
+    for (end, patch) in ends {
+        let name = person(cluster, end, |_| {}).await;
+        let token = token(&direct, &name, PASSWORD).await;
+        let key = super::api_keys::key(&direct, &token).await;
+        let (by_token, by_key) = (kubectl_as(cluster, &token), kubectl_as(cluster, &key));
+        whoami(&by_token).unwrap();
+        whoami(&by_key).unwrap();
+        let params = PatchParams::default();
+        if patch.is_null() {
+            users.delete(&name, &kube::api::DeleteParams::default()).await.unwrap();
+        } else {
+            users.patch(&name, &params, &Patch::Merge(patch)).await.unwrap();
+        }
+        let took = refused_after(&by_token).await;
+        println!("{end}: the token was refused after {took:?}, a kubectl included");
+        refused_after(&by_key).await;
+        assert_eq!(super::with_password(&direct, &name, PASSWORD).await.status, 401, "{end}");
+        assert_eq!(own_status(&direct, &token).await, 401, "{end}: at Roster's own port");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_by_openid_connect_ends_with_its_life() {
+    let cluster = crate::support::Cluster::create("short-tokens", &[]);
+    cluster.start_operator(&["--token-lifetime", "12s"]);
+    let direct = Direct::new(&cluster, 0, None).await;
+    let name = person(&cluster, "short", |_| {}).await;
+    let kubectl = eventually("kube-apiserver has fetched the keys", || async {
+        let spec = json!({"username": name, "password": PASSWORD, "audience": OIDC_AUDIENCE});
+        let kubectl = kubectl_as(&cluster, &token_of(&attempt(&direct, &spec).await));
+        whoami(&kubectl).map(|_| kubectl)
+    })
+    .await;
+    let patch = Patch::Merge(json!({"spec": {"state": "Disabled"}}));
+    cluster.users().await.patch(&name, &PatchParams::default(), &patch).await.unwrap();
+    let took = refused_after(&kubectl).await;
+    println!("disabled: the token by OpenID Connect was refused after {took:?} of at most 12 s");
+}
+
+#[tokio::test]
+async fn openid_documents_and_reviews_are_there_for_everybody() {
+    let cluster = logins();
+    let direct = Direct::new(cluster, 0, None).await;
+    let configuration = direct.get("/.well-known/openid-configuration", &[]).await.json();
+    assert_eq!(configuration["issuer"], format!("https://localhost:{}", cluster.plane.balancer.port));
+    let keys = direct.get("/openid/v1/jwks", &[]).await;
+    assert!(keys.head.contains("application/jwk-set+json"), "{}", keys.head);
+    let other = Direct::new(cluster, 1, None).await.get("/openid/v1/jwks", &[]).await;
+    assert_eq!(keys.json(), other.json(), "replicas sign with the same keys");
+
+    let review = |token: &str, audiences: Value| {
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+            "spec": {"token": token, "audiences": audiences}})
+        .to_string()
+    };
+    let name = person(cluster, "reviewed", |_| {}).await;
+    let token = token(&direct, &name, PASSWORD).await;
+    let answer = direct.send("POST", "/tokenreview", &[], &review(&token, json!(["kubernetes", "x"]))).await.unwrap();
+    let status = answer.json()["status"].clone();
+    assert_eq!((&status["authenticated"], &status["audiences"]), (&json!(true), &json!(["kubernetes"])));
+    assert_eq!(status["user"]["username"], json!(name));
+    for nonsense in ["", "nonsense", "a.b.c", "rstr_00"] {
+        let answer = direct.send("POST", "/tokenreview", &[], &review(nonsense, Value::Null)).await.unwrap();
+        assert_eq!(answer.json()["status"], json!({"authenticated": false}), "{nonsense}");
+    }
+    let broken =
+        direct.send("POST", "/tokenreview", &[], r#"{"spec": {"token": 5, "secret": "s3cret"}}"#).await.unwrap();
+    assert_eq!(broken.status, 400);
+    assert!(!broken.body.contains("s3cret"));
+}

@@ -1,0 +1,135 @@
+//! Failed logins: counted exactly, whatever replicas and crashes do, and for each source apart.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::json;
+
+use super::{PASSWORD, attempt, body, logins, person, post, token, with_password};
+use crate::directory::{BASE, Direct, wait_until_served};
+use crate::support::{Cluster, eventually, user_where};
+
+/// An attempt from an address of the test's choice: the operators believe this proxy.
+async fn from(direct: &Direct, address: &str, username: &str, password: &str) -> u16 {
+    let body = body("Login", &json!({"username": username, "password": password}));
+    direct.send("POST", &format!("{BASE}/logins"), &[("X-Forwarded-For", address)], &body).await.unwrap().status
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_wrong_passwords_lock_their_source_and_not_the_persons() {
+    let cluster = Cluster::create("lockout", &[]);
+    let flags = ["--trusted-proxies", "127.0.0.0/8", "--lockout-user-threshold", "12", "--lockout-duration", "6s"];
+    cluster.start_operator(&flags);
+    cluster.start_operator(&flags);
+    wait_until_served(&cluster);
+    let replicas = [Direct::new(&cluster, 0, None).await, Direct::new(&cluster, 1, None).await];
+    let name = person(&cluster, "hammered", |_| {}).await;
+    let session = token(&replicas[0], &name, PASSWORD).await;
+    let attempts = (0..50).map(|at| from(&replicas[at % 2], "203.0.113.7", &name, "wrong"));
+    let answers = futures::future::join_all(attempts).await;
+    assert!(answers.iter().all(|status| *status == 401), "{answers:?}");
+    let users = cluster.users().await;
+    user_where(&users, &name, "five were counted, and no more", |user| {
+        user.status.as_ref().is_some_and(|status| status.failed_logins == Some(5) && status.locked_until.is_none())
+    })
+    .await;
+    assert_eq!(from(&replicas[0], "203.0.113.7", &name, PASSWORD).await, 401, "that source is locked");
+    assert_eq!(from(&replicas[1], "198.51.100.7", &name, PASSWORD).await, 201, "the person's own is not");
+    assert_eq!(from(&replicas[0], "203.0.113.7", &name, PASSWORD).await, 401, "and their login forgives nobody");
+
+    // From many sources: then it is the user who is locked, for a while.
+    for source in 10..20 {
+        from(&replicas[source % 2], &format!("203.0.113.{source}"), &name, "wrong").await;
+    }
+    user_where(&users, &name, "the user is locked", |user| {
+        user.status.as_ref().is_some_and(|status| status.state == Some(roster::api::State::Locked))
+    })
+    .await;
+    assert_eq!(from(&replicas[1], "198.51.100.7", &name, PASSWORD).await, 401);
+    let bearer = format!("Bearer {session}");
+    let own = async |direct: &Direct| {
+        direct.get(&format!("{BASE}/users/~"), &[("Authorization", bearer.as_str())]).await.status
+    };
+    eventually("I3: sessions end with the lockout", || async {
+        match (own(&replicas[0]).await, own(&replicas[1]).await) {
+            (401, 401) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    eventually("the lockout ends by itself", || async {
+        match from(&replicas[1], "198.51.100.7", &name, PASSWORD).await {
+            201 => Ok(()),
+            status => Err(status.to_string()),
+        }
+    })
+    .await;
+    assert_eq!(own(&replicas[0]).await, 200, "and so does the refusal of the session");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_controls_the_identity_unlocks_it() {
+    let cluster = logins();
+    let direct = Direct::new(cluster, 0, None).await;
+    let name = person(cluster, "unlocked", |_| {}).await;
+    for _ in 0..6 {
+        assert_eq!(with_password(&direct, &name, "wrong").await.status, 401);
+    }
+    assert_eq!(with_password(&direct, &name, PASSWORD).await.status, 401);
+    let body = body("Unlock", &json!({}));
+    let nobody = post(&direct, &format!("users/{name}/unlock"), None, &body).await;
+    assert_eq!(nobody.status, 401);
+    let file = cluster.plane.dir.join("unlock.json");
+    std::fs::write(&file, body).unwrap();
+    cluster.kubectl(&["create", "--raw", &format!("{BASE}/users/{name}/unlock"), "-f", file.to_str().unwrap()]);
+    assert_eq!(with_password(&direct, &name, PASSWORD).await.status, 201);
+    user_where(&cluster.users().await, &name, "nothing is counted any more", |user| {
+        user.status.as_ref().is_some_and(|status| status.failed_logins.is_none())
+    })
+    .await;
+}
+
+/// Every refusal that was answered was counted before, also where the replica is gone a moment later.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_count_is_exact_across_replicas_and_a_kill() {
+    let cluster = Cluster::create("lockout-kill", &[]);
+    let flags = ["--lockout-threshold", "100", "--lockout-user-threshold", "1000"];
+    cluster.start_operator(&flags);
+    cluster.start_operator(&flags);
+    let name = person(&cluster, "counted", |_| {}).await;
+    let replicas = [Direct::new(&cluster, 0, None).await, Direct::new(&cluster, 1, None).await];
+    let (answered, lost) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let tries = |count: u32| {
+        let (answered, lost, replicas, name) = (&answered, &lost, &replicas, &name);
+        async move {
+            let tries = (0..count).map(|at| async move {
+                let body = body("Login", &json!({"username": name, "password": "wrong"}));
+                let path = format!("{BASE}/logins");
+                let answer = replicas[at as usize % 2].send("POST", &path, &[], &body).await;
+                match answer {
+                    Ok(answer) if answer.status == 401 => answered.fetch_add(1, Ordering::Relaxed),
+                    Ok(answer) => panic!("{}", answer.body),
+                    Err(_) => lost.fetch_add(1, Ordering::Relaxed),
+                }
+            });
+            futures::future::join_all(tries).await;
+        }
+    };
+    let killed = async {
+        tokio::time::sleep(std::time::Duration::from_millis(350)).await;
+        let first = cluster.operators().remove(0);
+        first.kill();
+    };
+    tokio::join!(tries(60), killed);
+    let (answered, lost) = (answered.load(Ordering::Relaxed), lost.load(Ordering::Relaxed));
+    println!("{answered} refusals were answered, {lost} requests were cut off by the kill");
+    let user = user_where(&cluster.users().await, &name, "every answer was counted", |user| {
+        user.status.as_ref().and_then(|status| status.failed_logins).unwrap_or(0) >= i64::from(answered)
+    })
+    .await;
+    let counted = user.status.unwrap().failed_logins.unwrap();
+    assert!(counted <= i64::from(answered + lost), "{counted} of {answered} and {lost}");
+    assert!(
+        answered >= 30 && attempt(&replicas[1], &json!({"username": name, "password": PASSWORD})).await.status == 201
+    );
+}

@@ -1,0 +1,110 @@
+//! Logins, through kube-apiserver and beside it, with two replicas.
+
+mod api_keys;
+mod doors;
+mod lockout;
+mod notices;
+mod passwords;
+mod plugin;
+mod second_factor;
+mod sources;
+
+use std::sync::OnceLock;
+
+use jiff::Timestamp;
+use roster::api::User;
+use roster_harness::Kubectl;
+use serde_json::{Value, json};
+
+use crate::directory::{Answer, BASE, Direct, wait_until_served};
+use crate::support::{Cluster, create, password_secret, unique, user, wait_for_reason};
+
+pub const PASSWORD: &str = "to be or not to be";
+
+/// Flags of the operators: short intervals, so that tests see what follows.
+pub const FLAGS: &[&str] = &["--last-use-interval", "300ms"];
+
+/// A control plane with two operators, for tests that leave them alone.
+pub fn logins() -> &'static Cluster {
+    static LOGINS: OnceLock<Cluster> = OnceLock::new();
+    LOGINS.get_or_init(|| {
+        let cluster = Cluster::create("logins", &[]);
+        cluster.start_operator(FLAGS);
+        cluster.start_operator(FLAGS);
+        wait_until_served(&cluster);
+        cluster
+    })
+}
+
+/// A new user with [`PASSWORD`], whose spec `change` may change first.
+pub async fn person(cluster: &Cluster, prefix: &str, change: impl FnOnce(&mut User)) -> String {
+    let name = unique(prefix);
+    create(&cluster.secrets("default").await, &password_secret(&name, "password", PASSWORD)).await;
+    let mut user = user(&name, true);
+    change(&mut user);
+    let users = cluster.users().await;
+    create(&users, &user).await;
+    wait_for_reason(&users, &name, "Ready", "Succeeded").await;
+    name
+}
+
+/// The body of an action.
+pub fn body(kind: &str, spec: &Value) -> String {
+    json!({"apiVersion": "directory.roster.dev/v1alpha1", "kind": kind, "spec": spec}).to_string()
+}
+
+/// A POST below the group-version, at a replica's own port.
+pub async fn post(direct: &Direct, path: &str, bearer: Option<&str>, body: &str) -> Answer {
+    let authorization = bearer.map(|token| format!("Bearer {token}"));
+    let headers: Vec<(&str, &str)> = authorization.iter().map(|value| ("Authorization", value.as_str())).collect();
+    direct.send("POST", &format!("{BASE}/{path}"), &headers, body).await.expect("it answers")
+}
+
+/// An attempt to log in with whatever `spec` shows.
+pub async fn attempt(direct: &Direct, spec: &Value) -> Answer {
+    post(direct, "logins", None, &body("Login", spec)).await
+}
+
+/// An attempt with a password.
+pub async fn with_password(direct: &Direct, username: &str, password: &str) -> Answer {
+    attempt(direct, &json!({"username": username, "password": password})).await
+}
+
+/// The token of a login that succeeds.
+pub async fn token(direct: &Direct, username: &str, password: &str) -> String {
+    token_of(&with_password(direct, username, password).await)
+}
+
+/// The token in an answer.
+pub fn token_of(answer: &Answer) -> String {
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    answer.json()["status"]["token"].as_str().unwrap_or_else(|| panic!("no token: {}", answer.body)).to_owned()
+}
+
+/// What whoever shows the token is told about themselves: the status.
+pub async fn own_status(direct: &Direct, token: &str) -> u16 {
+    let bearer = format!("Bearer {token}");
+    direct.get(&format!("{BASE}/users/~"), &[("Authorization", &bearer)]).await.status
+}
+
+/// kubectl with that token.
+pub fn kubectl_as(cluster: &Cluster, token: &str) -> Kubectl {
+    let path = cluster.plane.dir.join(format!("{}.kubeconfig", unique("person")));
+    let kubeconfig = cluster.plane.kubeconfig_for_token(&path, token).expect("the kubeconfig is written");
+    Kubectl { kubeconfig, ..cluster.plane.kubectl.clone() }
+}
+
+/// What `kubectl auth whoami` says, or why it does not.
+pub fn whoami(kubectl: &Kubectl) -> Result<Value, String> {
+    let said = kubectl.run(&["auth", "whoami", "-o", "json"]).map_err(|error| format!("{error:#}"))?;
+    let said: Value = serde_json::from_str(&said).map_err(|error| error.to_string())?;
+    Ok(said["status"]["userInfo"].clone())
+}
+
+/// The code that an app shows now for a seed in base32, so many periods later.
+pub fn code(secret: &str, later: i64) -> String {
+    let secret = totp_rs::Secret::try_from_base32(secret).expect("it is base32");
+    let totp = totp_rs::Builder::new().with_secret(secret).build().expect("it is long enough");
+    let second = Timestamp::now().as_second() + 30 * later;
+    totp.generate(second.unsigned_abs()).to_string()
+}
