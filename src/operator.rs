@@ -23,11 +23,13 @@ use crate::controllers::native::NativeWriter;
 use crate::controllers::{group, role_binding, user};
 use crate::credentials::policy::PasswordPolicy;
 use crate::credentials::pool::HashPool;
+use crate::credentials::seal::Sealer;
 use crate::informers::Informers;
 use crate::logins::Logins;
 use crate::logins::issuer::Issuer;
 use crate::logins::last_use::LastUse;
 use crate::logins::recognizer::Recognizer;
+use crate::logins::sealing_key;
 use crate::logins::signing_keys::SigningKeyStore;
 use crate::logins::vault::Vault;
 use crate::logins::verifier::Verifier;
@@ -67,18 +69,19 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let informers = Arc::new(Informers::new(config.rbac.expand_groups, Arc::clone(&metrics)));
     supervisor.spawn("informers", Arc::clone(&informers).run(client.clone(), Arc::clone(&health), shutdown.clone()));
     let certificates = retried("the certificate authority", || Certificates::load(client.clone(), Arc::clone(&config)));
-    let certificates = certificates.await?;
+    let signing_keys = retried("the signing keys", || SigningKeyStore::load(client.clone(), &config.namespace));
+    let sealer = retried("the sealing key", || sealing_key::load(client.clone(), &config.namespace));
+    let (certificates, signing_keys, sealer) = tokio::try_join!(certificates, signing_keys, sealer)?;
     let heartbeat = health.watch_over("certificates", PATIENCE);
     supervisor.spawn("certificates", certificates.clone().keep(heartbeat, shutdown.clone()));
     let guard = Arc::new(Guard::new(client.clone(), Arc::clone(&informers), config.rbac.policy()));
-    let signing_keys = retried("the signing keys", || SigningKeyStore::load(client.clone(), &config.namespace)).await?;
     supervisor.spawn("signing keys", signing_keys.clone().follow(shutdown.clone()));
     let policy = Arc::new(config.logins.password_policy()?);
     let issuer = Arc::new(issuer(&config, &signing_keys));
     let signer = Arc::clone(&issuer);
     let (notifier, courier) = Notifier::new(&config.notification, signer, metrics.notifications.clone())?;
     supervisor.spawn("notifications", courier.run(shutdown.clone()));
-    let tools = (issuer, notifier.clone());
+    let tools = (issuer, notifier.clone(), Arc::new(sealer));
     let (logins, last_use) = logins(&client, &config, &informers, tools, &policy, &metrics)?;
     supervisor.spawn("last use", last_use.run(config.logins.last_use_interval, shutdown.clone()));
     let front_proxy = Arc::new(FrontProxy::default());
@@ -161,7 +164,7 @@ fn logins(
     client: &Client,
     config: &RunConfig,
     informers: &Arc<Informers>,
-    (issuer, notifier): (Arc<Issuer>, Notifier),
+    (issuer, notifier, sealer): (Arc<Issuer>, Notifier, Arc<Sealer>),
     policy: &Arc<PasswordPolicy>,
     metrics: &Arc<Metrics>,
 ) -> Result<(Arc<Logins>, Arc<LastUse>)> {
@@ -175,13 +178,14 @@ fn logins(
     let (own_vault, own_last_use) = (Arc::clone(&vault), Arc::clone(&last_use));
     let recognizer = Recognizer::new(Arc::clone(informers), Arc::clone(&issuer), own_vault, own_last_use);
     let kept = (Arc::clone(&vault), Arc::clone(&last_use));
-    let rules = (logins.limits(), Arc::clone(policy));
+    let rules = (logins.limits(), Arc::clone(policy), Arc::clone(&sealer));
     let verifier = Verifier::new(Arc::clone(informers), kept, pool, rules, Arc::clone(metrics));
     let logins = Logins {
         verifier,
         issuer,
         recognizer: Arc::new(recognizer),
         vault,
+        sealer,
         notifier,
         longest_key: logins.api_key_max_lifetime,
         trusted_proxies: logins.trusted_proxies.clone(),

@@ -212,11 +212,3 @@ pub struct InvitationStatus {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UnlockSpec {}
-
-/// Another username.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct RenameSpec {
-    /// The username from now on.
-    pub username: String,
-}

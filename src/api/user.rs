@@ -359,8 +359,8 @@ pub struct UserStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Ready, NameClaimed, CredentialReady, AdministratorBound, DeletionBlocked, QuotaWithinLimits; Reconciling and Stalled while they
-    /// hold (kstatus).
+    /// Ready, NameClaimed, CredentialReady, QuotaWithinLimits; PasswordChangeRequired, Expiring, AdministratorBound,
+    /// DeletionBlocked, Reconciling and Stalled while they hold (kstatus).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "super::condition::conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -392,6 +392,10 @@ pub struct UserStatus {
     /// Time at which the password in use was set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_changed_time: Option<Time>,
+
+    /// Tokens that were issued for a password of before this time are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions_not_before: Option<Time>,
 
     /// Time from which the password must be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -70,8 +70,8 @@ impl Authenticator {
         let token = bearer(headers).ok_or_else(ApiError::unauthorized)?;
         // Roster's own need no API server, and count as of this moment.
         match self.recognizer.recognize(&token).await {
-            Ok(Recognition::Known(known)) => return Ok(known.user.into()),
-            Ok(Recognition::Refused) => return Err(ApiError::unauthorized()),
+            Ok(Recognition::Known(known)) if known.is_for_the_cluster => return Ok(known.user.into()),
+            Ok(Recognition::Known(_) | Recognition::Refused) => return Err(ApiError::unauthorized()),
             Ok(Recognition::Foreign) => {}
             Err(_) => return Err(ApiError::unavailable("the credential can't be reached")),
         }

@@ -52,13 +52,14 @@ pub async fn login(
         secret,
         code: spec.code.as_ref(),
         new_password: spec.new_password.as_ref(),
+        may_enroll: true,
         source: source_of(address),
         address: Some(address),
     };
     match api.logins.verifier.verify(&shown).await.map_err(failed)? {
         Outcome::Refused => Err(ApiError::unauthorized()),
         Outcome::Challenged(person, challenge, credential) => {
-            let enrollment = enrollment(&person, challenge, &credential);
+            let enrollment = enrollment(&api, &person, challenge, &credential);
             let status = LoginStatus { challenge: Some(challenge), enrollment, ..LoginStatus::default() };
             Ok(created("Login", &json!({"username": spec.username}), &status))
         }
@@ -74,7 +75,7 @@ fn api_invalid(field: &str, message: &str) -> ApiError {
 }
 
 fn check_login(api: &DirectoryApi, spec: &LoginSpec) -> Result<(), ApiError> {
-    check_username(&spec.username)?;
+    check_username("logins", &spec.username)?;
     if spec.password.is_some() == spec.invitation.is_some() {
         return Err(api_invalid("spec", "exactly one of password and invitation must be set"));
     }
@@ -90,9 +91,10 @@ fn check_login(api: &DirectoryApi, spec: &LoginSpec) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn check_username(username: &str) -> Result<(), ApiError> {
+fn check_username(resource: &str, username: &str) -> Result<(), ApiError> {
     if username.is_empty() || username.len() > MOST_USERNAME_BYTES {
-        return Err(api_invalid("spec.username", &format!("must have 1 to {MOST_USERNAME_BYTES} bytes")));
+        let message = format!("must have 1 to {MOST_USERNAME_BYTES} bytes");
+        return Err(ApiError::invalid(About { resource, name: "" }, "spec.username", &message));
     }
     Ok(())
 }
@@ -105,9 +107,14 @@ fn refuse_dry_run(query: Option<&str>) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn enrollment(person: &Person, challenge: Challenge, credential: &Credential) -> Option<Enrollment> {
+fn enrollment(
+    api: &DirectoryApi,
+    person: &Person,
+    challenge: Challenge,
+    credential: &Credential,
+) -> Option<Enrollment> {
     let factor = credential.second_factor.as_ref().filter(|_| challenge == Challenge::Enrollment)?;
-    Some(factor.enrollment(OTP_ISSUER, &person.username))
+    factor.enrollment(&api.logins.sealer, OTP_ISSUER, &person.username)
 }
 
 fn token_for(api: &DirectoryApi, granted: Granted, audience: Option<&str>) -> Result<LoginStatus, ApiError> {
@@ -142,12 +149,13 @@ pub async fn review(
     let spec = read_secret_body::<PasswordReviewSpec>("PasswordReview", request).await;
     api.admit(&caller, "create", "passwordreviews", "", "").await?;
     let spec = spec?;
-    check_username(&spec.username)?;
+    check_username("passwordreviews", &spec.username)?;
     let shown = Shown {
         username: &spec.username,
         secret: Secret::Password(&spec.password),
         code: spec.code.as_ref(),
         new_password: None,
+        may_enroll: false,
         source: spec.source_ip.map_or_else(|| source_of_application(&caller.username), source_of),
         address: spec.source_ip,
     };

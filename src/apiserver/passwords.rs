@@ -56,6 +56,7 @@ pub fn is_self(api: &DirectoryApi, caller: &Caller, target: &Target) -> bool {
 /// # Errors
 /// 403 with what is missing; 503 where that can't be judged.
 pub async fn control(api: &DirectoryApi, caller: &Caller, target: &Target, resource: &str) -> Result<(), ApiError> {
+    refuse_api_key(caller, target, resource)?;
     let requester = UserInfo {
         username: Some(caller.username.clone()),
         uid: Some(caller.uid.clone()).filter(|uid| !uid.is_empty()),
@@ -72,7 +73,7 @@ pub async fn control(api: &DirectoryApi, caller: &Caller, target: &Target, resou
     })
 }
 
-/// Lets nobody pass who has shown an API key: who has found one must not be able to make it last.
+/// Lets nobody pass who has shown an API key: who has found one must not be able to make it last, nor to become others.
 ///
 /// # Errors
 /// 403.

@@ -16,6 +16,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
+use http_body_util::LengthLimitError;
 use jiff::Timestamp;
 use kube::Client;
 use percent_encoding::percent_decode_str;
@@ -371,9 +372,14 @@ async fn sent(State(seats): State<Arc<Seats<IpAddr>>>, request: Request, next: N
     drop(seat);
     match body {
         Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
-        Ok(Err(_)) => ApiError::too_large(MOST_BODY_BYTES).into_response(),
+        Ok(Err(error)) if is_too_long(&error) => ApiError::too_large(MOST_BODY_BYTES).into_response(),
+        Ok(Err(_)) => ApiError::bad_request("the body could not be read").into_response(),
         Err(_) => ApiError::bad_request("the body takes too long").into_response(),
     }
+}
+
+fn is_too_long(error: &axum::Error) -> bool {
+    std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<LengthLimitError>)
 }
 
 /// Counts answers by what came of them.

@@ -21,6 +21,7 @@ use crate::api::directory::API_VERSION;
 use crate::api::user::SecondFactor as Policy;
 use crate::credentials::credential::Credential;
 use crate::credentials::lockout::source_of;
+use crate::credentials::seal::Sealer;
 use crate::credentials::totp::SecondFactor;
 
 const RESOURCE: &str = "users/totp";
@@ -87,7 +88,7 @@ pub async fn enroll(
     let (code, now) = (exposed(spec.code.as_ref()), Timestamp::now());
     let enrol = |credential: &mut Credential| {
         let before = credential.clone();
-        let outcome = enrolled(credential, code, &person.username, now);
+        let outcome = enrolled(credential, code, (&api.logins.sealer, &person.username), now);
         if is_dry_run {
             *credential = before;
         }
@@ -111,17 +112,22 @@ pub async fn enroll(
     }
 }
 
-fn enrolled(credential: &mut Credential, code: Option<&str>, username: &str, now: Timestamp) -> Enrolled {
+fn enrolled(
+    credential: &mut Credential,
+    code: Option<&str>,
+    (sealer, username): (&Sealer, &str),
+    now: Timestamp,
+) -> Enrolled {
     if credential.second_factor.as_ref().is_some_and(|factor| factor.confirmed.is_some()) {
         return Enrolled::AlreadyEnabled;
     }
     let Some(code) = code else {
-        let factor = credential.second_factor.insert(SecondFactor::create());
-        let enrollment = Some(factor.enrollment(OTP_ISSUER, username));
+        let factor = credential.second_factor.insert(SecondFactor::create(sealer));
+        let enrollment = factor.enrollment(sealer, OTP_ISSUER, username);
         return Enrolled::Done(TotpEnrollmentStatus { enrollment, ..TotpEnrollmentStatus::default() });
     };
     let Some(factor) = &mut credential.second_factor else { return Enrolled::NothingToConfirm };
-    let Some(recovery_codes) = factor.confirm(code, now) else { return Enrolled::WrongCode };
+    let Some(recovery_codes) = factor.confirm(code, sealer, now) else { return Enrolled::WrongCode };
     Enrolled::Done(TotpEnrollmentStatus { recovery_codes, ..status_of(Some(factor)) })
 }
 
@@ -161,7 +167,7 @@ pub async fn remove(
         let mut factor = credential.second_factor.clone()?;
         let is_open = factor.confirmed.is_none();
         // A wrong code counts as a failed login: a session that was found must not be enough to try all of them.
-        let matches = exposed(code.as_ref()).is_none_or(|code| is_open || factor.accept(code, now));
+        let matches = exposed(code.as_ref()).is_none_or(|code| is_open || factor.accept(code, &api.logins.sealer, now));
         let may = code.is_none() || api.logins.verifier.count(&person, credential, &source, matches);
         if may && !is_dry_run {
             credential.second_factor = None;

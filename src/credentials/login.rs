@@ -1,16 +1,19 @@
 //! What follows from an attempt to log in: for the credential, and for whoever makes it. Pure.
 
+use std::fmt;
+
 use jiff::Timestamp;
 
 use super::credential::{Credential, SetBy};
 use super::hash::PasswordHash;
 use super::lockout::Limits;
 use super::policy::PasswordPolicy;
+use super::seal::Sealer;
 use super::totp::SecondFactor;
 use crate::api::credentials::Challenge;
 
 /// What was shown in the first place.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub enum Proof<'a> {
     /// A password; whether it is that of the credential.
     Password(bool),
@@ -18,8 +21,19 @@ pub enum Proof<'a> {
     Invitation(&'a str),
 }
 
+/// Whether a second factor is needed where none is enrolled. One that is enrolled always is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Need {
+    /// It is not.
+    No,
+    /// It is, and can be enrolled on the way.
+    Enrollable,
+    /// It is, and has to be enrolled elsewhere: nobody is shown a seed here.
+    Elsewhere,
+}
+
 /// An attempt to log in, and what it is judged by.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Attempt<'a> {
     /// Where it comes from.
     pub source: &'a str,
@@ -32,11 +46,13 @@ pub struct Attempt<'a> {
     /// The hash of a new password that the policy allows.
     pub replacement: Option<&'a PasswordHash>,
     /// Whether the user needs a second factor.
-    pub needs_second_factor: bool,
+    pub second_factor: Need,
     /// Whether a password that somebody else has set must be changed.
     pub needs_own_password: bool,
     /// When somebody is locked out.
     pub limits: &'a Limits,
+    /// Opens the seed of the second factor.
+    pub sealer: &'a Sealer,
     /// What a password has to be.
     pub policy: &'a PasswordPolicy,
     /// Now.
@@ -44,7 +60,7 @@ pub struct Attempt<'a> {
 }
 
 /// What comes of an attempt.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Eq, PartialEq)]
 pub enum Verdict {
     /// Nothing. Why is nobody's business.
     Refused,
@@ -52,6 +68,17 @@ pub enum Verdict {
     Challenged(Challenge),
     /// It is them. Recovery codes, where the attempt has confirmed a second factor.
     Granted(Vec<String>),
+}
+
+/// Without the recovery codes.
+impl fmt::Debug for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused => f.write_str("Refused"),
+            Self::Challenged(challenge) => write!(f, "Challenged({challenge:?})"),
+            Self::Granted(codes) => write!(f, "Granted({} recovery codes)", codes.len()),
+        }
+    }
 }
 
 impl Verdict {
@@ -118,7 +145,7 @@ fn must_change(credential: &Credential, attempt: &Attempt<'_>) -> bool {
 
 fn second_factor(credential: &mut Credential, attempt: &Attempt<'_>) -> Factor {
     let is_enrolled = credential.second_factor.as_ref().is_some_and(|factor| factor.confirmed.is_some());
-    if !is_enrolled && !attempt.needs_second_factor {
+    if !is_enrolled && attempt.second_factor == Need::No {
         return Factor::Passed(Vec::new());
     }
     let Some(code) = attempt.code else {
@@ -126,14 +153,21 @@ fn second_factor(credential: &mut Credential, attempt: &Attempt<'_>) -> Factor {
             return Factor::Asked(Challenge::Code);
         }
         // A new seed each time: one that somebody else was shown must not become this person's.
-        credential.second_factor = Some(SecondFactor::create());
+        if attempt.second_factor == Need::Enrollable {
+            credential.second_factor = Some(SecondFactor::create(attempt.sealer));
+        }
         return Factor::Asked(Challenge::Enrollment);
     };
-    let Some(factor) = &mut credential.second_factor else { return Factor::Wrong };
+    let factor = credential.second_factor.as_mut().filter(|_| is_enrolled || attempt.second_factor == Need::Enrollable);
+    let Some(factor) = factor else { return Factor::Wrong };
     if is_enrolled {
-        return if factor.accept(code, attempt.now) { Factor::Passed(Vec::new()) } else { Factor::Wrong };
+        return if factor.accept(code, attempt.sealer, attempt.now) {
+            Factor::Passed(Vec::new())
+        } else {
+            Factor::Wrong
+        };
     }
-    factor.confirm(code, attempt.now).map_or(Factor::Wrong, Factor::Passed)
+    factor.confirm(code, attempt.sealer, attempt.now).map_or(Factor::Wrong, Factor::Passed)
 }
 
 #[cfg(test)]

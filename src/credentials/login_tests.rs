@@ -8,13 +8,19 @@ use crate::credentials::digest::Digest;
 const BCRYPT: &str = "$2b$12$L6Bc/AlTQHyd9liGgGEZyOFLPHNgyxeEPfgYfBCVxJ7JIlwxyVU3u";
 
 struct Rules {
+    sealer: Sealer,
     limits: Limits,
     policy: PasswordPolicy,
+}
+
+fn sealer() -> Sealer {
+    Sealer::new(&[7; 32]).unwrap()
 }
 
 fn rules() -> Rules {
     let day = Duration::from_secs(86_400);
     Rules {
+        sealer: sealer(),
         limits: Limits { of_source: 3, of_user: 9, window: day, duration: day },
         policy: PasswordPolicy { min_length: 8, history: 3, max_age: Some(90 * day), denied: Arc::default() },
     }
@@ -39,9 +45,10 @@ fn attempt(rules: &Rules) -> Attempt<'_> {
         proof: Proof::Password(true),
         code: None,
         replacement: None,
-        needs_second_factor: false,
+        second_factor: Need::No,
         needs_own_password: false,
         limits: &rules.limits,
+        sealer: &rules.sealer,
         policy: &rules.policy,
         now: now(),
     }
@@ -49,7 +56,7 @@ fn attempt(rules: &Rules) -> Attempt<'_> {
 
 /// The code that an app shows for the factor.
 fn code_of(factor: &SecondFactor) -> String {
-    let secret = totp_rs::Secret::try_from_base32(factor.enrollment("x", "x").secret).unwrap();
+    let secret = totp_rs::Secret::try_from_base32(factor.enrollment(&sealer(), "x", "x").unwrap().secret).unwrap();
     let totp = totp_rs::Builder::new().with_secret(secret).build().unwrap();
     totp.generate(now().as_second().unsigned_abs()).to_string()
 }
@@ -90,7 +97,7 @@ fn who_is_not_welcome_is_refused_and_counted_nowhere() {
 #[test]
 fn a_confirmed_factor_asks_for_its_code_and_takes_it_once() {
     let rules = rules();
-    let mut factor = SecondFactor::create();
+    let mut factor = SecondFactor::create(&sealer());
     let code = code_of(&factor);
     factor.confirmed = Some(now());
     let mut kept = Credential { second_factor: Some(factor), ..credential() };
@@ -107,7 +114,7 @@ fn a_confirmed_factor_asks_for_its_code_and_takes_it_once() {
 fn a_factor_that_is_required_is_enrolled_at_the_login() {
     let rules = rules();
     let mut kept = credential();
-    let required = Attempt { needs_second_factor: true, ..attempt(&rules) };
+    let required = Attempt { second_factor: Need::Enrollable, ..attempt(&rules) };
     assert_eq!(judge(&mut kept, &required), Verdict::Challenged(Challenge::Enrollment));
     let shown_to_another = kept.second_factor.clone().unwrap();
     assert_eq!(judge(&mut kept, &required), Verdict::Challenged(Challenge::Enrollment));
@@ -144,7 +151,7 @@ fn a_password_of_somebody_else_or_an_old_one_must_be_changed_first() {
 fn the_code_is_used_up_by_the_attempt_that_changes_the_password() {
     let rules = rules();
     let new = hash();
-    let mut factor = SecondFactor::create();
+    let mut factor = SecondFactor::create(&sealer());
     let code = code_of(&factor);
     factor.confirmed = Some(now());
     let mut kept = Credential { second_factor: Some(factor), set_by: Some(SetBy::Other), ..credential() };
@@ -153,6 +160,15 @@ fn the_code_is_used_up_by_the_attempt_that_changes_the_password() {
     let changing = Attempt { replacement: Some(&new), ..needed };
     assert_eq!(judge(&mut kept, &changing), Verdict::Granted(Vec::new()));
     assert_eq!(judge(&mut kept, &changing), Verdict::Refused);
+}
+
+#[test]
+fn nothing_is_enrolled_where_nobody_is_shown_the_seed() {
+    let rules = rules();
+    let mut kept = credential();
+    let review = Attempt { second_factor: Need::Elsewhere, ..attempt(&rules) };
+    assert_eq!(judge(&mut kept, &review), Verdict::Challenged(Challenge::Enrollment));
+    assert_eq!(kept, credential());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //!  password Secret ──source──▶ password ──pool──▶ hash ──▶ credential ──record──▶ identity Secret
 //!                                 policy                  ▲    │                  (its name: claim)
-//!                 totp, api_key, lockout (digest) ────────┘  login: what follows from an attempt
+//!                 totp (seal), api_key, lockout (digest) ─┘  login: what follows from an attempt
 //!                                                            signing ──▶ token: what it is exchanged for
 //! ```
 //!
@@ -20,6 +20,7 @@ pub mod password;
 pub mod policy;
 pub mod pool;
 pub mod record;
+pub mod seal;
 pub mod signing;
 pub mod source;
 pub mod token;

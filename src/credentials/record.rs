@@ -198,6 +198,7 @@ mod tests {
     use crate::api::UserSpec;
     use crate::credentials::digest::Digest;
     use crate::credentials::lockout::{FailedLogins, Limits};
+    use crate::credentials::seal::Sealer;
     use crate::credentials::totp::SecondFactor;
     use std::time::Duration;
 
@@ -210,7 +211,7 @@ mod tests {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let limits =
             Limits { of_source: 1, of_user: 1, window: Duration::from_secs(60), duration: Duration::from_secs(60) };
-        let mut confirmed = SecondFactor::create();
+        let mut confirmed = SecondFactor::create(&Sealer::new(&[7; 32]).unwrap());
         confirmed.confirmed = Some(now);
         let mut failed = FailedLogins::default();
         failed.fail("192.0.2.7", &limits, now);

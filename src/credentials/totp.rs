@@ -7,8 +7,10 @@ use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use totp_rs::{Builder, Secret, Totp};
+use zeroize::Zeroizing;
 
 use super::digest::{Digest, random};
+use super::seal::Sealer;
 use crate::api::credentials::Enrollment;
 
 /// Codes for the day on which the app is gone.
@@ -20,32 +22,33 @@ const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 /// Letters of a recovery code: 60 bits.
 const LETTERS_OF_A_CODE: usize = 12;
 
-/// What the app and Roster share, in base32.
+/// What the app and Roster share, in base32, sealed.
 #[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(transparent)]
-pub struct Seed(String);
+struct Seed(String);
 
 impl fmt::Debug for Seed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Seed([redacted])")
+        f.write_str("Seed([sealed])")
     }
 }
 
 impl Seed {
     /// 160 bits, as RFC 4226 recommends.
-    fn generate() -> Self {
-        Self(Secret::generate().to_base32())
+    fn generate(sealer: &Sealer) -> Self {
+        Self(sealer.seal(&Zeroizing::new(Secret::generate().to_base32())))
     }
 
     /// One period before and after the present one are let through, for clocks that differ (RFC 6238, section 5.2).
-    fn totp(&self) -> Option<Totp> {
-        Builder::new().with_secret(Secret::try_from_base32(&self.0).ok()?).build().ok()
+    fn totp(&self, sealer: &Sealer) -> Option<Totp> {
+        let text = sealer.open(&self.0)?;
+        Builder::new().with_secret(Secret::try_from_base32(text.as_str()).ok()?).build().ok()
     }
 
     /// The period that `code` is of; `None`: it is wrong.
-    fn step_of(&self, code: &str, now: Timestamp) -> Option<u64> {
+    fn step_of(&self, code: &str, sealer: &Sealer, now: Timestamp) -> Option<u64> {
         let seconds = u64::try_from(now.as_second()).ok()?;
-        self.totp()?.check(code, seconds)
+        self.totp(sealer)?.check(code.trim(), seconds)
     }
 }
 
@@ -66,23 +69,24 @@ pub struct SecondFactor {
 
 impl SecondFactor {
     /// A new seed, to be confirmed.
-    pub fn create() -> Self {
-        Self { seed: Seed::generate(), confirmed: None, last_step: 0, recovery: Vec::new() }
+    pub fn create(sealer: &Sealer) -> Self {
+        Self { seed: Seed::generate(sealer), confirmed: None, last_step: 0, recovery: Vec::new() }
     }
 
-    /// What the app is told. `issuer` is the name under which it shows the account.
-    pub fn enrollment(&self, issuer: &str, username: &str) -> Enrollment {
+    /// What the app is told. `issuer` is the name under which it shows the account. `None`: the seed was sealed with
+    /// another key.
+    pub fn enrollment(&self, sealer: &Sealer, issuer: &str, username: &str) -> Option<Enrollment> {
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-        let (issuer, account, secret) = (encode(issuer), encode(username), &self.seed.0);
+        let (issuer, account, secret) = (encode(issuer), encode(username), sealer.open(&self.seed.0)?.to_string());
         let url = format!(
             "otpauth://totp/{issuer}:{account}?secret={secret}&issuer={issuer}&algorithm=SHA1&digits=6&period=30"
         );
-        Enrollment { secret: secret.clone(), url }
+        Some(Enrollment { secret, url })
     }
 
     /// Confirms the seed by a first code. Returns the recovery codes, which are kept as digests.
-    pub fn confirm(&mut self, code: &str, now: Timestamp) -> Option<Vec<String>> {
-        self.last_step = self.seed.step_of(code, now)?;
+    pub fn confirm(&mut self, code: &str, sealer: &Sealer, now: Timestamp) -> Option<Vec<String>> {
+        self.last_step = self.seed.step_of(code, sealer, now)?;
         self.confirmed = Some(now);
         let codes: Vec<String> = (0..RECOVERY_CODES).map(|_| recovery_code()).collect();
         self.recovery = codes.iter().map(|code| Digest::of(code)).collect();
@@ -90,8 +94,8 @@ impl SecondFactor {
     }
 
     /// Uses a code of the app, or a recovery code, up. Whether it was good: none is so twice.
-    pub fn accept(&mut self, code: &str, now: Timestamp) -> bool {
-        if let Some(step) = self.seed.step_of(code, now) {
+    pub fn accept(&mut self, code: &str, sealer: &Sealer, now: Timestamp) -> bool {
+        if let Some(step) = self.seed.step_of(code, sealer, now) {
             let is_fresh = step > self.last_step;
             self.last_step = self.last_step.max(step);
             return is_fresh;
@@ -126,7 +130,11 @@ mod tests {
     /// RFC 6238, appendix B: the seed of its SHA-1 rows, and the last six of its eight digits.
     fn rfc() -> SecondFactor {
         let seed = Secret::from(*b"12345678901234567890");
-        SecondFactor { seed: Seed(seed.to_base32()), ..SecondFactor::create() }
+        SecondFactor { seed: Seed(sealer().seal(&seed.to_base32())), ..SecondFactor::create(&sealer()) }
+    }
+
+    fn sealer() -> Sealer {
+        Sealer::new(&[7; 32]).unwrap()
     }
 
     #[rstest]
@@ -137,28 +145,28 @@ mod tests {
     #[case(2_000_000_000, "279037")]
     #[case(20_000_000_000, "353130")]
     fn the_vectors_of_the_rfc(#[case] second: i64, #[case] code: &str) {
-        assert_eq!(rfc().seed.step_of(code, at(second)), Some(u64::try_from(second).unwrap() / 30));
-        assert_eq!(rfc().seed.step_of(code, at(second + 300)), None);
+        assert_eq!(rfc().seed.step_of(code, &sealer(), at(second)), Some(u64::try_from(second).unwrap() / 30));
+        assert_eq!(rfc().seed.step_of(code, &sealer(), at(second + 300)), None);
     }
 
     #[test]
     fn a_code_is_good_once_and_none_before_it_is_afterwards() {
         let mut factor = rfc();
         // 1111111109 and 1111111111 lie in neighbouring periods.
-        assert!(factor.accept("050471", at(1_111_111_111)));
-        assert!(!factor.accept("050471", at(1_111_111_111)), "used up");
-        assert!(!factor.accept("081804", at(1_111_111_112)), "older than the last one");
+        assert!(factor.accept("050471", &sealer(), at(1_111_111_111)));
+        assert!(!factor.accept("050471", &sealer(), at(1_111_111_111)), "used up");
+        assert!(!factor.accept("081804", &sealer(), at(1_111_111_112)), "older than the last one");
     }
 
     #[test]
     fn confirming_uses_the_code_up_and_makes_recovery_codes() {
         let mut factor = rfc();
-        assert_eq!(factor.confirm("000000", at(59)), None);
-        let codes = factor.confirm("287082", at(59)).unwrap();
+        assert_eq!(factor.confirm("000000", &sealer(), at(59)), None);
+        let codes = factor.confirm("287082", &sealer(), at(59)).unwrap();
         assert_eq!((codes.len(), factor.recovery_codes_left()), (10, 10));
-        assert!(!factor.accept("287082", at(59)), "the code that confirmed");
-        assert!(factor.accept(&format!(" {}", codes[3].to_uppercase()), at(59)));
-        assert!(!factor.accept(&codes[3], at(59)), "a recovery code is good once");
+        assert!(!factor.accept("287082", &sealer(), at(59)), "the code that confirmed");
+        assert!(factor.accept(&format!(" {}", codes[3].to_uppercase()), &sealer(), at(59)));
+        assert!(!factor.accept(&codes[3], &sealer(), at(59)), "a recovery code is good once");
         assert_eq!(factor.recovery_codes_left(), 9);
         let kept = serde_json::to_string(&factor).unwrap();
         assert!(codes.iter().all(|code| !kept.contains(code)));
@@ -166,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_url_is_what_apps_read() {
-        let enrollment = rfc().enrollment("Roster", "jane@example.com");
+        let enrollment = rfc().enrollment(&sealer(), "Roster", "jane@example.com").unwrap();
         assert_eq!(
             enrollment.url,
             "otpauth://totp/Roster:jane%40example%2Ecom?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=Roster&algorithm=SHA1&digits=6&period=30"
@@ -175,6 +183,6 @@ mod tests {
 
     #[test]
     fn nothing_secret_is_shown() {
-        assert!(!format!("{:?}", rfc()).contains("GEZDGNBV"));
+        assert!(!format!("{:?}{}", rfc(), serde_json::to_string(&rfc()).unwrap()).contains("GEZDGNBV"));
     }
 }

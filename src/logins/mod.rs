@@ -6,13 +6,14 @@
 //!                ├──▶ issuer ──▶ token                     │
 //!  token, key ──▶ recognizer ──▶ UserInfo ─────────────────┤
 //!                └──▶ last_use: written in batches ────────┘
-//!  signing_keys: the Secret behind the issuer              person: who that is, from the directory
+//!  signing_keys, sealing_key: Secrets with keys            person: who that is, from the directory
 //! ```
 
 pub mod issuer;
 pub mod last_use;
 pub mod person;
 pub mod recognizer;
+pub mod sealing_key;
 pub mod signing_keys;
 pub mod vault;
 pub mod verifier;
@@ -20,6 +21,7 @@ pub mod verifier;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::credentials::seal::Sealer;
 use crate::notifications::Notifier;
 use ipnet::IpNet;
 
@@ -38,6 +40,8 @@ pub struct Logins {
     pub recognizer: Arc<Recognizer>,
     /// Where credentials are kept.
     pub vault: Arc<Vault>,
+    /// Seals and opens seeds.
+    pub sealer: Arc<Sealer>,
     /// Tells people of what was done.
     pub notifier: Notifier,
     /// Longest lifetime of an API key.

@@ -93,8 +93,7 @@ impl Person {
 
     /// Where notices to them go.
     pub fn recipient(&self) -> Option<Recipient> {
-        let url = self.spec.notification.as_ref()?.url.clone();
-        Some(Recipient { username: self.username.clone(), uid: self.uid.clone(), url })
+        Recipient::new(&self.username, &self.uid, self.spec.notification.as_ref())
     }
 
     /// Who this is, as kube-apiserver wants to know it. `credential` is the one that was shown.

@@ -43,6 +43,8 @@ pub struct Recognized {
     pub user: UserInfo,
     /// Audience of the token; an API key is for none in particular.
     pub audience: Option<String>,
+    /// Whether it counts for the API server itself, and for what is part of it.
+    pub is_for_the_cluster: bool,
 }
 
 /// What is known of a bearer's token.
@@ -83,7 +85,8 @@ impl Recognizer {
 
     fn by_claims(&self, claims: Claims) -> Option<Recognized> {
         let person = self.welcome(&claims.sub)?;
-        let changed = person.status.password_changed_time.as_ref().map_or(0, |changed| changed.0.as_second());
+        let changed = [&person.status.password_changed_time, &person.status.sessions_not_before];
+        let changed = changed.into_iter().flatten().map(|changed| changed.0.as_second()).max().unwrap_or(0);
         let has_second_factor = claims.amr.iter().any(|method| method == ONE_TIME_PASSWORD);
         if changed > claims.password_changed
             || claims.preferred_username != person.username
@@ -91,7 +94,11 @@ impl Recognizer {
         {
             return None;
         }
-        Some(Recognized { user: person.user_info(Some(format!("JTI={}", claims.jti))), audience: Some(claims.aud) })
+        Some(Recognized {
+            user: person.user_info(Some(format!("JTI={}", claims.jti))),
+            is_for_the_cluster: self.issuer.is_for(Some(&claims.aud), &[]),
+            audience: Some(claims.aud),
+        })
     }
 
     async fn by_key(&self, text: &str) -> Result<Option<Recognized>, VaultError> {
@@ -105,7 +112,7 @@ impl Recognizer {
         let Some(key) = keys.find(|key| key.digest.is_of(text)) else { return Ok(None) };
         self.last_use.note_key(&person, &key.name, now);
         let credential = format!("{API_KEY_CREDENTIAL}{}", key.name);
-        Ok(Some(Recognized { user: person.user_info(Some(credential)), audience: None }))
+        Ok(Some(Recognized { user: person.user_info(Some(credential)), audience: None, is_for_the_cluster: true }))
     }
 
     /// The User of that UID, if what was issued to it counts at this moment.

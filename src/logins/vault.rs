@@ -105,13 +105,14 @@ impl Vault {
         }
     }
 
-    /// Tells at once what ends sessions: the leader, which reports the rest, may be changing hands.
+    /// Tells at once what ends sessions: the leader may be changing hands. What it reports itself, and tells people of
+    /// because it has turned, is left to it.
     async fn publish(&self, secret: &Secret, before: &Summary, after: &Summary) {
         if (before.changed, before.locked_until) == (after.changed, after.locked_until) {
             return;
         }
         let Some(claim) = Claim::read(&secret.metadata) else { return };
-        let status = json!({"passwordChangedTime": after.changed, "lockedUntil": after.locked_until});
+        let status = json!({"sessionsNotBefore": after.changed, "lockedUntil": after.locked_until});
         let patch = Patch::Merge(json!({"metadata": {"uid": claim.owner_uid}, "status": status}));
         let params = PatchParams::default();
         match timeout(ANSWER_TIMEOUT, self.users.patch_status(&claim.owner, &params, &patch)).await {

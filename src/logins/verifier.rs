@@ -4,7 +4,7 @@
 //! every refusal is given at the next tick of a clock that began with the attempt, whatever was done meanwhile.
 
 use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,10 +26,11 @@ use crate::credentials::credential::Credential;
 use crate::credentials::digest::{hex, random};
 use crate::credentials::hash::{Memory, PasswordHash};
 use crate::credentials::lockout::Limits;
-use crate::credentials::login::{Attempt, Proof, Verdict, judge};
+use crate::credentials::login::{Attempt, Need, Proof, Verdict, judge};
 use crate::credentials::password;
 use crate::credentials::policy::{PasswordPolicy, Unacceptable};
 use crate::credentials::pool::{HashPool, Saturated};
+use crate::credentials::seal::Sealer;
 use crate::informers::Informers;
 use crate::metrics::Metrics;
 
@@ -47,7 +48,6 @@ const TURNS: usize = 1024;
 const MOST_WAITING: usize = 8;
 
 /// What somebody shows in order to be let in.
-#[derive(Debug)]
 pub struct Shown<'a> {
     /// Username or email.
     pub username: &'a str,
@@ -57,6 +57,8 @@ pub struct Shown<'a> {
     pub code: Option<&'a SecretString>,
     /// The password from now on.
     pub new_password: Option<&'a SecretString>,
+    /// Whether a second factor that is needed can be enrolled on the way.
+    pub may_enroll: bool,
     /// Where they come from, as the lockout counts.
     pub source: String,
     /// The same, as `allowedCIDRs` goes by.
@@ -64,7 +66,7 @@ pub struct Shown<'a> {
 }
 
 /// What is shown first.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub enum Secret<'a> {
     /// The password.
     Password(&'a SecretString),
@@ -73,7 +75,6 @@ pub enum Secret<'a> {
 }
 
 /// What comes of it.
-#[derive(Debug)]
 pub enum Outcome {
     /// Nothing.
     Refused,
@@ -84,7 +85,6 @@ pub enum Outcome {
 }
 
 /// Somebody who was let in.
-#[derive(Debug)]
 pub struct Granted {
     /// Who.
     pub person: Person,
@@ -92,8 +92,6 @@ pub struct Granted {
     pub recovery_codes: Vec<String>,
     /// Whether a second factor was shown.
     pub has_second_factor: bool,
-    /// Whether the password was changed.
-    pub is_changed: bool,
     /// When the password was set.
     pub password_changed: Option<Timestamp>,
 }
@@ -122,12 +120,15 @@ pub struct Verifier {
     last_use: Arc<LastUse>,
     pool: HashPool,
     limits: Limits,
+    sealer: Arc<Sealer>,
     /// What passwords have to be.
     pub policy: Arc<PasswordPolicy>,
     metrics: Arc<Metrics>,
     /// The hash of a password that nobody knows, for those who have none.
     decoy: PasswordHash,
     turns: Vec<Turn>,
+    /// For those who were not the first to write, by user.
+    saving: Vec<Mutex<()>>,
     hasher: RandomState,
 }
 
@@ -152,12 +153,26 @@ impl Verifier {
         informers: Arc<Informers>,
         (vault, last_use): (Arc<Vault>, Arc<LastUse>),
         pool: HashPool,
-        (limits, policy): (Limits, Arc<PasswordPolicy>),
+        (limits, policy, sealer): (Limits, Arc<PasswordPolicy>, Arc<Sealer>),
         metrics: Arc<Metrics>,
     ) -> Self {
         let decoy = PasswordHash::create(hex(&random::<16>()).as_bytes(), pool.cost(), &mut Memory::default());
         let turns = (0..TURNS).map(|_| Turn::default()).collect();
-        Self { informers, vault, last_use, pool, limits, policy, metrics, decoy, turns, hasher: RandomState::new() }
+        let saving = (0..TURNS).map(|_| Mutex::default()).collect();
+        Self {
+            informers,
+            vault,
+            last_use,
+            pool,
+            limits,
+            sealer,
+            policy,
+            metrics,
+            decoy,
+            turns,
+            saving,
+            hasher: RandomState::new(),
+        }
     }
 
     /// Judges what somebody shows.
@@ -182,9 +197,13 @@ impl Verifier {
     }
 
     async fn judged(&self, shown: &Shown<'_>) -> Result<Outcome, Failure> {
+        // For every name: what is known of users may be out of date.
+        if self.informers.is_blind_to_users() {
+            return Err(VaultError::Unavailable.into());
+        }
         let _turn = self.turn(shown.username, &shown.source).await?;
         let person = Person::holding(&self.informers, shown.username);
-        let mut compared = None;
+        let (mut compared, mut saving) = (None, None);
         for _ in 0..ATTEMPTS {
             // A name that nobody has is looked up like any other.
             let (username, uid) =
@@ -208,8 +227,16 @@ impl Verifier {
                 }
                 return Ok(self.outcome(shown, person.clone(), verdict, credential, &opened.credential));
             }
+            // Somebody was faster. From here on one after the other: other replicas alone can still be.
+            if saving.is_none() {
+                saving = Some(self.saving[self.stripe(&person.uid)].lock().await);
+            }
         }
-        Err(VaultError::Contended.into())
+        warn!(
+            user = person.map(|person| person.name),
+            "an attempt could not be counted: others are faster all the time"
+        );
+        Ok(Outcome::Refused)
     }
 
     /// Counts what somebody who is logged in shows once more. Whether it was right, and they are not locked out.
@@ -231,10 +258,13 @@ impl Verifier {
     /// # Errors
     /// If too many wait for it.
     pub async fn turn(&self, username: &str, source: &str) -> Result<MutexGuard<'_, ()>, Saturated> {
-        let at = self.hasher.hash_one((fold(username), source)) % TURNS as u64;
-        let turn = &self.turns[usize::try_from(at).expect("it is below a thousand")];
+        let turn = &self.turns[self.stripe((fold(username), source))];
         let _place = turn.waiting.try_acquire().map_err(|_| Saturated)?;
         Ok(turn.lock.lock().await)
+    }
+
+    fn stripe(&self, key: impl Hash) -> usize {
+        usize::try_from(self.hasher.hash_one(key) % TURNS as u64).expect("it is below a thousand")
     }
 
     /// Compares what is shown with the hash: once for each hash.
@@ -273,9 +303,14 @@ impl Verifier {
             },
             code: shown.code.map(ExposeSecret::expose_secret),
             replacement: None,
-            needs_second_factor: person.spec.second_factor == SecondFactor::Required,
+            second_factor: match (person.spec.second_factor, shown.may_enroll) {
+                (SecondFactor::Optional, _) => Need::No,
+                (SecondFactor::Required, true) => Need::Enrollable,
+                (SecondFactor::Required, false) => Need::Elsewhere,
+            },
             needs_own_password: person.spec.require_password_change,
             limits: &self.limits,
+            sealer: &self.sealer,
             policy: &self.policy,
             now,
         };
@@ -357,7 +392,6 @@ impl Verifier {
                     person,
                     recovery_codes,
                     has_second_factor: credential.summary().second_factor.is_some(),
-                    is_changed: credential.changed != before.changed,
                     password_changed: credential.changed,
                 }))
             }

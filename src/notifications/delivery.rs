@@ -1,6 +1,7 @@
 //! One notice to one receiver: a signed token by POST (RFC 8935), tried again for a while.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -13,8 +14,8 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
 use serde_json::Value;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
 
 use super::connect::{HttpsClient, Refused};
@@ -31,6 +32,7 @@ const MOST_ANSWER_BYTES: usize = 4096;
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(120);
 /// Of an error in a log.
 const MOST_ERROR_CHARS: usize = 200;
+const HTTPS_PORT: u16 = 443;
 const MEDIA_TYPE: &str = "application/secevent+jwt";
 const TOKEN_TYPE: &str = "secevent+jwt";
 
@@ -64,6 +66,11 @@ impl Delivery {
     /// The host that it goes to, the one part of the URL that logs may hold: others may be secrets.
     pub fn host(&self) -> String {
         self.receiver.host().unwrap_or_default().to_ascii_lowercase()
+    }
+
+    /// The lane that it waits in: what is the matter with one person's receiver is none of the others'.
+    pub fn lane(&self) -> String {
+        format!("{}:{} {}", self.host(), self.receiver.port_u16().unwrap_or(HTTPS_PORT), self.to.uid)
     }
 
     fn claims(&self, issuer: &str) -> Result<Value, Failure> {
@@ -124,8 +131,35 @@ impl From<hyper_util::client::legacy::Error> for Failure {
     }
 }
 
+/// Deliveries that wait to be tried again.
+#[derive(Debug, Default)]
+pub(super) struct Pauses {
+    count: AtomicUsize,
+    begun: Notify,
+}
+
+impl Pauses {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Returns when another one has begun.
+    pub async fn begun(&self) {
+        self.begun.notified().await;
+    }
+
+    async fn pause(self: Arc<Self>, time: Duration) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.begun.notify_one();
+        sleep(time).await;
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Sends deliveries.
 pub(super) struct Sender {
+    pub pauses: Arc<Pauses>,
     client: HttpsClient,
     signer: Arc<dyn Sign>,
     attempts: Semaphore,
@@ -134,14 +168,16 @@ pub(super) struct Sender {
 
 impl Sender {
     pub fn new(client: HttpsClient, signer: Arc<dyn Sign>, backoff: ExponentialBuilder) -> Self {
-        Self { client, signer, attempts: Semaphore::new(ATTEMPTS), backoff }
+        Self { pauses: Arc::default(), client, signer, attempts: Semaphore::new(ATTEMPTS), backoff }
     }
 
     /// Sends a delivery, as often as it takes and makes sense.
     pub async fn send(&self, delivery: &Delivery) -> Result<(), Failure> {
         let claims = delivery.claims(&self.signer.issuer())?;
+        let pauses = Arc::clone(&self.pauses);
         (|| self.attempt(&delivery.receiver, &claims))
             .retry(self.backoff)
+            .sleep(move |time: Duration| Arc::clone(&pauses).pause(time))
             .when(Failure::is_transient)
             .adjust(Failure::wait)
             .notify(|error, wait| {
@@ -214,6 +250,28 @@ mod tests {
         let to = Recipient { username: "jane".to_owned(), uid: "u".to_owned(), url: url.to_owned() };
         let delivery = Delivery::new(&to, Notice::PasswordChanged, Timestamp::UNIX_EPOCH);
         assert_eq!(delivery.map(|delivery| delivery.host()).as_deref(), host);
+    }
+
+    #[test]
+    fn a_lane_is_of_one_receiver_and_one_person() {
+        let lane = |url: &str, uid: &str| {
+            let to = Recipient { username: "jane".to_owned(), uid: uid.to_owned(), url: url.to_owned() };
+            Delivery::new(&to, Notice::PasswordChanged, Timestamp::UNIX_EPOCH).unwrap().lane()
+        };
+        assert_eq!(lane("https://a/x", "1"), lane("https://A:443/y", "1"));
+        assert_ne!(lane("https://a/x", "1"), lane("https://a:8443/x", "1"));
+        assert_ne!(lane("https://a/x", "1"), lane("https://b/x", "1"));
+        assert_ne!(lane("https://a/x", "1"), lane("https://a/x", "2"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_is_told_and_ends() {
+        let pauses = Arc::new(Pauses::default());
+        let pausing = tokio::spawn(Arc::clone(&pauses).pause(Duration::from_secs(10)));
+        pauses.begun().await;
+        assert_eq!(pauses.count(), 1);
+        pausing.await.unwrap();
+        assert_eq!(pauses.count(), 0);
     }
 
     #[rstest]

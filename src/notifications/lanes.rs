@@ -1,18 +1,21 @@
-//! Who waits for whom (pure): a lane for each receiver, so that a dead one holds up nobody but itself.
+//! Who waits for whom (pure): a lane for each receiver and user, so that a dead one holds up nobody but itself.
 
 use std::collections::{HashMap, VecDeque};
 
-/// Deliveries to one receiver that are under way, those between two attempts among them.
+/// Deliveries of one lane that are under way, those between two attempts among them.
 const UNDER_WAY: usize = 4;
-/// Deliveries to one receiver that wait behind those.
-const WAITING: usize = 256;
-/// All of them.
-const TOTAL: usize = 1024;
+/// Deliveries of one lane that wait behind those.
+const WAITING: usize = 32;
+/// Deliveries of all lanes that are being tried, or are about to be. One between two attempts takes no such place.
+const PLACES: usize = 1024;
+/// All of them, those that wait for whatever reason among them. It bounds the memory.
+const TOTAL: usize = 16 * 1024;
 
-/// Deliveries by receiver. It holds the receivers alone that have one.
+/// Deliveries by lane. It holds the lanes alone that have one.
 #[derive(Debug)]
 pub(super) struct Lanes<T> {
-    lanes: HashMap<String, Lane<T>>,
+    by_name: HashMap<String, Lane<T>>,
+    under_way: usize,
     total: usize,
 }
 
@@ -29,13 +32,13 @@ pub(super) enum Entry<T> {
     Start(T),
     /// It waits, until another one ends.
     Waits,
-    /// The lane is full.
+    /// The lane is full, or all of them together are.
     Full(T),
 }
 
 impl<T> Default for Lanes<T> {
     fn default() -> Self {
-        Self { lanes: HashMap::new(), total: 0 }
+        Self { by_name: HashMap::new(), under_way: 0, total: 0 }
     }
 }
 
@@ -46,9 +49,9 @@ impl<T> Default for Lane<T> {
 }
 
 impl<T> Lanes<T> {
-    /// Whether another one may enter.
-    pub fn has_room(&self) -> bool {
-        self.total < TOTAL
+    /// Whether another one can be tried soon, where so many are between two attempts.
+    pub fn has_room(&self, paused: usize) -> bool {
+        self.under_way.saturating_sub(paused) < PLACES
     }
 
     /// How many there are.
@@ -56,30 +59,35 @@ impl<T> Lanes<T> {
         self.total
     }
 
-    /// A delivery enters the lane of its receiver.
-    pub fn enter(&mut self, receiver: &str, delivery: T) -> Entry<T> {
-        let lane = self.lanes.entry(receiver.to_owned()).or_default();
+    /// A delivery enters its lane.
+    pub fn enter(&mut self, name: &str, delivery: T) -> Entry<T> {
+        if self.total >= TOTAL {
+            return Entry::Full(delivery);
+        }
+        let lane = self.by_name.entry(name.to_owned()).or_default();
         if lane.waiting.len() >= WAITING {
             return Entry::Full(delivery);
         }
         self.total += 1;
         if lane.under_way < UNDER_WAY {
             lane.under_way += 1;
+            self.under_way += 1;
             return Entry::Start(delivery);
         }
         lane.waiting.push_back(delivery);
         Entry::Waits
     }
 
-    /// A delivery to that receiver has ended; the one that is to start in its place.
-    pub fn leave(&mut self, receiver: &str) -> Option<T> {
-        let lane = self.lanes.get_mut(receiver)?;
+    /// A delivery of that lane has ended; the one that is to start in its place.
+    pub fn leave(&mut self, name: &str) -> Option<T> {
+        let lane = self.by_name.get_mut(name)?;
         self.total -= 1;
         let next = lane.waiting.pop_front();
         if next.is_none() {
             lane.under_way -= 1;
+            self.under_way -= 1;
             if lane.under_way == 0 {
-                self.lanes.remove(receiver);
+                self.by_name.remove(name);
             }
         }
         next
@@ -105,8 +113,8 @@ mod tests {
             assert_eq!(lanes.leave("a"), None);
         }
         assert_eq!(lanes.leave("b"), None);
-        assert_eq!(lanes.len(), 0);
-        assert!(lanes.lanes.is_empty());
+        assert_eq!((lanes.len(), lanes.under_way), (0, 0));
+        assert!(lanes.by_name.is_empty());
     }
 
     #[test]
@@ -116,19 +124,41 @@ mod tests {
             assert!(!matches!(lanes.enter("a", delivery), Entry::Full(_)));
         }
         assert_eq!(lanes.enter("a", 7), Entry::Full(7));
-        assert!(lanes.has_room());
+        assert!(lanes.has_room(0));
         assert_eq!(lanes.enter("b", 8), Entry::Start(8));
+    }
+
+    #[test]
+    fn what_is_tried_at_the_same_time_is_bounded_and_what_pauses_does_not_count() {
+        let mut lanes = Lanes::default();
+        for delivery in 0..PLACES {
+            assert!(lanes.has_room(0));
+            lanes.enter(&delivery.to_string(), delivery);
+        }
+        assert!(!lanes.has_room(0) && lanes.has_room(1));
+        lanes.leave("0");
+        assert!(lanes.has_room(0));
+    }
+
+    #[test]
+    fn what_waits_behind_others_takes_no_place() {
+        let mut lanes = Lanes::default();
+        for delivery in 0..PLACES {
+            lanes.enter(&(delivery % 32).to_string(), delivery);
+        }
+        assert_eq!((lanes.len(), lanes.under_way), (PLACES, 32 * UNDER_WAY));
+        assert!(lanes.has_room(0));
     }
 
     #[test]
     fn all_lanes_together_are_bounded() {
         let mut lanes = Lanes::default();
         for delivery in 0..TOTAL {
-            assert!(lanes.has_room());
-            lanes.enter(&delivery.to_string(), delivery);
+            assert_eq!(lanes.enter(&delivery.to_string(), delivery), Entry::Start(delivery));
         }
-        assert!(!lanes.has_room());
+        assert_eq!(lanes.enter("another", 7), Entry::Full(7));
+        assert_eq!(lanes.by_name.len(), TOTAL);
         lanes.leave("0");
-        assert!(lanes.has_room());
+        assert_eq!(lanes.enter("another", 7), Entry::Start(7));
     }
 }

@@ -1,9 +1,9 @@
 //! Security notices to the webhook that a User names: a Security Event Token, pushed as RFC 8935 has it.
 //!
 //! ```text
-//!  notify ──▶ queue ──▶ lanes (pure), one a receiver ──▶ delivery: sign, POST, try again
-//!                                                           │
-//!             event (pure): what is told                 connect: resolve, check, TLS ── target (pure): where to
+//!  notify ──▶ queue ──▶ lanes (pure), one a receiver and user ──▶ delivery: sign, POST, try again
+//!                                                                    │
+//!             event (pure): what is told                          connect: resolve, check, TLS ── target (pure): where to
 //! ```
 //!
 //! Notices are kept in memory alone: a replica that ends loses those that it has not delivered.
@@ -29,6 +29,7 @@ use tracing::{info, warn};
 pub use event::Notice;
 
 use crate::api::User;
+use crate::api::user::Notification;
 use crate::metrics::CounterBy;
 use crate::operations::config::NotificationConfig;
 use delivery::{BACKOFF, Delivery, Failure, Sender};
@@ -62,10 +63,15 @@ pub struct Recipient {
 }
 
 impl Recipient {
+    /// None if the user wants no notices.
+    pub fn new(username: &str, uid: &str, notification: Option<&Notification>) -> Option<Self> {
+        let url = notification?.url.clone();
+        Some(Self { username: username.to_owned(), uid: uid.to_owned(), url })
+    }
+
     /// None if that User wants no notices.
     pub fn of(user: &User) -> Option<Self> {
-        let notification = user.spec.notification.as_ref()?;
-        Some(Self { username: user.username(), uid: user.uid()?, url: notification.url.clone() })
+        Self::new(&user.username(), &user.uid()?, user.spec.notification.as_ref())
     }
 }
 
@@ -123,7 +129,7 @@ impl Notifier {
 pub struct Courier {
     queued: mpsc::Receiver<Delivery>,
     lanes: Lanes<Delivery>,
-    /// Each returns the host that it was for.
+    /// Each returns the lane that it was in.
     under_way: JoinSet<String>,
     sender: Arc<Sender>,
     metrics: CounterBy,
@@ -136,15 +142,17 @@ impl Courier {
     /// If a delivery panics.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<()> {
         loop {
+            let has_room = self.lanes.has_room(self.sender.pauses.count());
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(ended) = self.under_way.join_next() => {
-                    let host = ended.context("a delivery panicked")?;
-                    if let Some(next) = self.lanes.leave(&host) {
+                    let lane = ended.context("a delivery panicked")?;
+                    if let Some(next) = self.lanes.leave(&lane) {
                         self.start(next);
                     }
                 }
-                Some(delivery) = self.queued.recv(), if self.lanes.has_room() => self.enter(delivery),
+                Some(delivery) = self.queued.recv(), if has_room => self.enter(delivery),
+                () = self.sender.pauses.begun(), if !has_room => {}
             }
         }
         let lost = self.lanes.len() + self.queued.len();
@@ -155,14 +163,13 @@ impl Courier {
     }
 
     fn enter(&mut self, delivery: Delivery) {
-        let host = delivery.host();
-        match self.lanes.enter(&host, delivery) {
+        match self.lanes.enter(&delivery.lane(), delivery) {
             Entry::Start(delivery) => self.start(delivery),
             Entry::Waits => {}
-            Entry::Full(Delivery { to, notice, .. }) => {
+            Entry::Full(delivery) => {
                 self.metrics.inc("dropped");
-                let (user, notice) = (to.username, notice.name());
-                warn!(user, host, notice, "a notice is dropped: too many wait for its receiver");
+                let (user, host, notice) = (&delivery.to.username, delivery.host(), delivery.notice.name());
+                warn!(user, host, notice, "a notice is dropped: too many wait");
             }
         }
     }
@@ -173,7 +180,7 @@ impl Courier {
             let result = sender.send(&delivery).await;
             metrics.inc(outcome(&result));
             log(&delivery, &result);
-            delivery.host()
+            delivery.lane()
         });
     }
 }

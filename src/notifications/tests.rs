@@ -72,6 +72,10 @@ impl Receiver {
         recipient(&format!("https://{host}:{}/jane?key=1", self.port))
     }
 
+    fn for_another(&self, host: &str) -> Recipient {
+        Recipient { username: "joan".to_owned(), uid: "77aa".to_owned(), ..self.at(host) }
+    }
+
     async fn next(&mut self) -> (String, HeaderMap, String) {
         timeout(SOON, self.arrived.recv()).await.expect("nothing arrives").unwrap()
     }
@@ -244,6 +248,29 @@ async fn a_slow_receiver_does_not_hold_up_another() {
     // The same port by another name: another receiver, as far as the lanes can tell.
     office.notifier.notify(&slow.at("127.0.0.1"), Notice::PasswordChanged);
     assert!(slow.next().await.1[header::HOST].to_str().unwrap().starts_with("127.0.0.1"));
+}
+
+#[tokio::test]
+async fn one_person_does_not_hold_up_another_at_the_same_receiver() {
+    let mut slow = Receiver::start([]).await;
+    let office = Office::for_receiver(&slow);
+    for _ in 0..32 {
+        office.notifier.notify(&slow.at("localhost"), Notice::PasswordChanged);
+    }
+    for _ in 0..4 {
+        slow.next().await;
+    }
+    slow.nothing_more().await;
+    office.notifier.notify(&slow.for_another("localhost"), Notice::PasswordChanged);
+    assert!(slow.next().await.2.contains("77aa"));
+}
+
+#[test]
+fn who_names_no_receiver_is_no_recipient() {
+    let named: Notification = serde_json::from_value(json!({"type": "webhook", "url": "https://a/"})).unwrap();
+    assert!(Recipient::new("jane", "4f2c", None).is_none());
+    let recipient = Recipient::new("jane", "4f2c", Some(&named)).unwrap();
+    assert_eq!((recipient.username, recipient.uid, recipient.url), ("jane".into(), "4f2c".into(), "https://a/".into()));
 }
 
 #[tokio::test]

@@ -281,6 +281,7 @@ mod tests {
     #[case(&["--certificate-lifetime", "9000h"], "--certificate-lifetime must not")]
     #[case(&["--administrator-role", "cluster-admin"], "one of --bindable-cluster-roles")]
     #[case(&["--concurrency", "0"], "--concurrency")]
+    #[case(&["--signing-key-lifetime", "1h"], "--signing-key-lifetime must be at least 4h")]
     #[case(&["--token-lifetime", "2h"], "--token-lifetime must be at most 1h")]
     #[case(&["--issuer-url", "http://roster.example.com"], "--issuer-url must be an https URL")]
     #[case(&["--password-min-length", "7"], "--password-min-length")]

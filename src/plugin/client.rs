@@ -43,6 +43,8 @@ impl Connection {
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let mut config = Config::from_custom_kubeconfig(self.read()?, &options).await?;
         config.read_timeout = Some(PATIENCE);
+        // What is sent twice may be done twice: two API keys, or two failed logins of one wrong password.
+        config.default_retry = false;
         Client::try_from(config).context("the credentials of the kubeconfig can't be used")
     }
 
@@ -90,6 +92,14 @@ impl Directory {
         self.send("GET", path, Vec::new()).await
     }
 
+    /// GET of what need not be there.
+    pub(super) async fn find(&self, path: &str) -> Result<Option<Value>> {
+        match self.client.request_text(request("GET", path, Vec::new())?).await {
+            Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => Ok(None),
+            answer => parse(&answer.map_err(explain)?).map(Some),
+        }
+    }
+
     /// POST of an object of the kind.
     pub(super) async fn create(&self, path: &str, kind: &str, spec: &impl Serialize) -> Result<Value> {
         self.send("POST", path, body(kind, spec)?).await
@@ -107,9 +117,13 @@ impl Directory {
 
     async fn send(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Value> {
         let text = self.client.request_text(request(method, path, body)?).await.map_err(explain)?;
-        // Without the source: it would quote what may be secret.
-        serde_json::from_str(&text).map_err(|_| anyhow!("the answer of the API server is not JSON"))
+        parse(&text)
     }
+}
+
+fn parse(text: &str) -> Result<Value> {
+    // Without the source: it would quote what may be secret.
+    serde_json::from_str(text).map_err(|_| anyhow!("the answer of the API server is not JSON"))
 }
 
 /// A request to the aggregated API.

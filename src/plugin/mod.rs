@@ -4,6 +4,7 @@
 //!   login ──▶ server, cache       where a password goes, and which token is still good
 //!   whoami, passwd, totp, keys,
 //!   can-i, who-can, quota ──▶ client      the aggregated API, as the kubeconfig says
+//!   passwd, totp ──▶ oneself      whether it is about whoever asks
 //!   all of them ──▶ prompt, output        what is asked of people, and what they are shown
 //! ```
 
@@ -14,6 +15,7 @@ mod enrollment;
 mod keys;
 mod kubeconfig;
 mod login;
+mod oneself;
 mod output;
 mod passwd;
 mod prompt;
@@ -97,8 +99,7 @@ enum Command {
 
 /// Whether a program that was started by this path is to be the plugin.
 pub fn is_name(program: &Path) -> bool {
-    let name = program.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    name.strip_suffix(".exe").unwrap_or(name) == NAME
+    program.file_name().is_some_and(|name| name == NAME)
 }
 
 impl Plugin {
@@ -151,7 +152,7 @@ mod tests {
     #[rstest]
     #[case("kubectl-roster", true)]
     #[case("/usr/local/bin/kubectl-roster", true)]
-    #[case("kubectl-roster.exe", true)]
+    #[case("kubectl-roster.exe", false)]
     #[case("roster", false)]
     #[case("/kubectl-roster/roster", false)]
     #[case("", false)]

@@ -2,17 +2,18 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use super::Global;
 use super::cache::Cache;
-use super::client::{ONESELF, path_of, status};
+use super::client::{path_of, status};
+use super::oneself::Oneself;
 use super::prompt::{Person, Question, Terminal, new_password, password_in};
 use crate::api::credentials::PasswordChangeStatus;
 
-const OLD: Question = Question { prompt: "Old password: ", otherwise: "give it by --old-password-file" };
+const OLD: Question<'static> = Question { prompt: "Old password: ", otherwise: "give it by --old-password-file" };
 
 /// Flags of `kubectl roster passwd`.
 #[derive(clap::Args, Debug)]
@@ -21,7 +22,7 @@ pub(super) struct Args {
     user: Option<String>,
 
     /// File with your password so far. `-`: standard input. Absent: asked for.
-    #[arg(long, value_name = "FILE", conflicts_with = "user")]
+    #[arg(long, value_name = "FILE")]
     old_password_file: Option<PathBuf>,
 
     /// File with the new password. `-`: standard input. Absent: asked for, twice.
@@ -44,15 +45,13 @@ struct Spec<'a> {
 }
 
 impl Args {
-    fn is_own(&self) -> bool {
-        self.user.as_deref().is_none_or(|user| user == ONESELF)
-    }
-
-    fn old_password(&self, person: &mut dyn Person) -> Result<Option<SecretString>> {
-        match &self.old_password_file {
-            _ if !self.is_own() => Ok(None),
-            Some(path) => password_in(path).map(Some),
-            None => person.secret(OLD).map(Some),
+    /// What proves that it is oneself. Nothing where it is about another.
+    fn old_password(&self, other: Option<&String>, person: &mut dyn Person) -> Result<Option<SecretString>> {
+        match (&self.old_password_file, other) {
+            (Some(_), Some(other)) => bail!("--old-password-file is for your own password, and {other} is not you"),
+            (None, Some(_)) => Ok(None),
+            (Some(path), None) => password_in(path).map(Some),
+            (None, None) => person.secret(OLD).map(Some),
         }
     }
 
@@ -66,24 +65,30 @@ impl Args {
 
 pub(super) async fn execute(args: &Args, global: &Global) -> Result<()> {
     let directory = global.connection.directory().await?;
-    let old = args.old_password(&mut Terminal)?;
+    let oneself = Oneself::of(&directory).await?;
+    let other = oneself.other(args.user.as_ref());
+    let old = args.old_password(other, &mut Terminal)?;
     let new = args.new_password(&mut Terminal)?;
     let spec = Spec {
         old_password: old.as_ref().map(ExposeSecret::expose_secret),
         new_password: new.expose_secret(),
         revoke_api_keys: args.revoke_api_keys,
     };
-    let answer = directory.create(&path_of(args.user.as_ref(), &["password"])?, "PasswordChange", &spec).await?;
-    if args.is_own() {
-        forget();
+    let answer = directory.create(&path_of(other, &["password"])?, "PasswordChange", &spec).await?;
+    if other.is_none() {
+        forget(&oneself, global);
     }
     let outcome = status::<PasswordChangeStatus>(&answer)?;
     global.output.print(&answer, || describe(&outcome))
 }
 
 /// Tokens that were issued before are refused, and would be offered until they end.
-fn forget() {
-    if let Err(error) = Cache::of_environment().and_then(|cache| cache.clear()) {
+fn forget(oneself: &Oneself, global: &Global) {
+    let forget = || {
+        let cluster = global.connection.current()?.1.server.unwrap_or_default();
+        Cache::of_environment()?.forget(&cluster, &oneself.names())
+    };
+    if let Err(error) = forget() {
         Terminal.tell(&format!("warning: tokens issued before are still cached: {error:#}"));
     }
 }
@@ -116,17 +121,20 @@ mod tests {
     #[test]
     fn ones_own_password_takes_the_old_one() {
         let mut person = Script::new(["old", "new", "new"]);
-        for own in [args(&[]), args(&["~"])] {
+        for own in [args(&[]), args(&["~"]), args(&["jane"])] {
             person.answers = ["old", "new", "new"].into();
-            assert_eq!(own.old_password(&mut person).unwrap().unwrap().expose_secret(), "old");
+            let oneself = Oneself::jane();
+            let other = oneself.other(own.user.as_ref());
+            assert_eq!(own.old_password(other, &mut person).unwrap().unwrap().expose_secret(), "old");
             assert_eq!(own.new_password(&mut person).unwrap().expose_secret(), "new");
         }
     }
 
     #[test]
     fn an_administrator_is_not_asked_for_it() {
-        assert!(args(&["jane"]).old_password(&mut Script::default()).unwrap().is_none());
-        assert!(Line::try_parse_from(["", "jane", "--old-password-file", "x"]).is_err());
+        let (joan, mut nobody) = ("joan".to_owned(), Script::default());
+        assert!(args(&["joan"]).old_password(Some(&joan), &mut nobody).unwrap().is_none());
+        assert!(args(&["joan", "--old-password-file", "x"]).old_password(Some(&joan), &mut nobody).is_err());
     }
 
     #[test]

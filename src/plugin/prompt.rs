@@ -15,23 +15,23 @@ const TERMINAL: &str = "/dev/tty";
 
 /// Something to ask.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Question {
+pub(super) struct Question<'a> {
     /// What stands before the answer.
-    pub prompt: &'static str,
+    pub prompt: &'a str,
     /// What to do where there is nobody to ask.
     pub otherwise: &'static str,
 }
 
 /// The code of the authenticator app.
-pub(super) const CODE: Question =
+pub(super) const CODE: Question<'static> =
     Question { prompt: "Code of the authenticator app: ", otherwise: "give it by --code" };
 
 /// Whoever is asked.
 pub(super) trait Person {
     /// Asks for something that may be seen.
-    fn line(&mut self, question: Question) -> Result<String>;
+    fn line(&mut self, question: Question<'_>) -> Result<String>;
     /// Asks for something that nobody may see.
-    fn secret(&mut self, question: Question) -> Result<SecretString>;
+    fn secret(&mut self, question: Question<'_>) -> Result<SecretString>;
     /// Tells something.
     fn tell(&mut self, text: &str);
 }
@@ -40,8 +40,8 @@ pub(super) trait Person {
 pub(super) struct Terminal;
 
 impl Person for Terminal {
-    fn line(&mut self, question: Question) -> Result<String> {
-        let line = ask_line(question.prompt).map_err(|error| unanswered(&error, question))?;
+    fn line(&mut self, question: Question<'_>) -> Result<String> {
+        let line = ask_line(&printable(question.prompt)).map_err(|error| unanswered(&error, question))?;
         let line = line.trim();
         if line.is_empty() {
             return Err(unanswered(&io::ErrorKind::UnexpectedEof.into(), question));
@@ -49,8 +49,9 @@ impl Person for Terminal {
         Ok(line.to_owned())
     }
 
-    fn secret(&mut self, question: Question) -> Result<SecretString> {
-        let line = rpassword::prompt_password(question.prompt).map_err(|error| unanswered(&error, question))?;
+    fn secret(&mut self, question: Question<'_>) -> Result<SecretString> {
+        let line =
+            rpassword::prompt_password(printable(question.prompt)).map_err(|error| unanswered(&error, question))?;
         let line = Zeroizing::new(line);
         password::accept_line(&line).context("what was typed")
     }
@@ -68,7 +69,7 @@ fn ask_line(prompt: &str) -> io::Result<String> {
     Ok(line)
 }
 
-fn unanswered(error: &io::Error, question: Question) -> anyhow::Error {
+fn unanswered(error: &io::Error, question: Question<'_>) -> anyhow::Error {
     let what = question.prompt.trim_end_matches([':', ' ']);
     if error.kind() == io::ErrorKind::UnexpectedEof {
         return anyhow!("nothing was typed for this: {what}");
@@ -106,7 +107,7 @@ pub(super) struct Script {
     /// What is answered, in this order.
     pub answers: std::collections::VecDeque<&'static str>,
     /// What was asked.
-    pub asked: Vec<&'static str>,
+    pub asked: Vec<String>,
     /// What was told.
     pub told: Vec<String>,
 }
@@ -121,12 +122,12 @@ impl Script {
 
 #[cfg(test)]
 impl Person for Script {
-    fn line(&mut self, question: Question) -> Result<String> {
-        self.asked.push(question.prompt);
+    fn line(&mut self, question: Question<'_>) -> Result<String> {
+        self.asked.push(question.prompt.to_owned());
         self.answers.pop_front().map(str::to_owned).context(question.otherwise)
     }
 
-    fn secret(&mut self, question: Question) -> Result<SecretString> {
+    fn secret(&mut self, question: Question<'_>) -> Result<SecretString> {
         self.line(question).map(SecretString::from)
     }
 

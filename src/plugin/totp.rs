@@ -1,6 +1,6 @@
 //! `kubectl roster totp`.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -8,11 +8,15 @@ use serde_json::{Value, json};
 use super::Global;
 use super::client::{path_of, status};
 use super::enrollment::{present, recovery_codes};
+use super::oneself::Oneself;
 use super::output::table;
-use super::prompt::{CODE, Person, Terminal};
+use super::prompt::{CODE, Person, Question, Terminal};
 use crate::api::credentials::TotpEnrollmentStatus;
 
 const KIND: &str = "TOTPEnrollment";
+
+/// The first code of a seed that was shown a moment ago.
+const FIRST_CODE: Question<'static> = Question { otherwise: "enrol on a terminal", ..CODE };
 
 /// Commands about the second factor.
 #[derive(Debug, Subcommand)]
@@ -32,7 +36,7 @@ pub(super) enum TotpCommand {
         user: Option<String>,
 
         /// Code of the authenticator app, or a recovery code. Absent: asked for.
-        #[arg(long, conflicts_with = "user")]
+        #[arg(long)]
         code: Option<SecretString>,
     },
 }
@@ -51,7 +55,7 @@ async fn enroll(global: &Global) -> Result<()> {
     let answer = directory.create(&path, KIND, &json!({})).await?;
     let enrollment = status::<TotpEnrollmentStatus>(&answer)?.enrollment;
     present(&enrollment.context("the API server sends no seed")?, &mut Terminal);
-    let code = Terminal.secret(CODE)?;
+    let code = Terminal.secret(FIRST_CODE)?;
     let answer = directory.create(&path, KIND, &spec(Some(&code))).await?;
     let codes = status::<TotpEnrollmentStatus>(&answer)?.recovery_codes;
     global.output.print(&answer, || format!("The second factor is enrolled.\n\n{}", recovery_codes(&codes)))
@@ -65,16 +69,24 @@ async fn show(user: Option<&String>, global: &Global) -> Result<()> {
 
 async fn disable(user: Option<&String>, code: Option<SecretString>, global: &Global) -> Result<()> {
     let directory = global.connection.directory().await?;
-    let code = match (code, user) {
-        (None, None) => Some(Terminal.secret(CODE)?),
-        (code, _) => code,
-    };
-    let answer = directory.delete_with(&path_of(user, &["totp"])?, KIND, &spec(code.as_ref())).await?;
+    let oneself = if user.is_some() { Oneself::of(&directory).await? } else { Oneself::default() };
+    let other = oneself.other(user);
+    let code = proof(code, other, &mut Terminal)?;
+    let answer = directory.delete_with(&path_of(other, &["totp"])?, KIND, &spec(code.as_ref())).await?;
     global.output.print(&answer, || "The second factor is removed.".to_owned())
 }
 
+/// The code that proves that it is oneself. Nothing where it is about another.
+fn proof(code: Option<SecretString>, other: Option<&String>, person: &mut dyn Person) -> Result<Option<SecretString>> {
+    match (code, other) {
+        (Some(_), Some(other)) => bail!("--code is for your own second factor, and {other} is not you"),
+        (None, None) => person.secret(CODE).map(Some),
+        (code, _) => Ok(code),
+    }
+}
+
 fn spec(code: Option<&SecretString>) -> Value {
-    code.map_or_else(|| json!({}), |code| json!({"code": code.expose_secret()}))
+    code.map_or_else(|| json!({}), |code| json!({"code": code.expose_secret().trim()}))
 }
 
 fn describe(status: &TotpEnrollmentStatus) -> String {
@@ -86,11 +98,21 @@ fn describe(status: &TotpEnrollmentStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::prompt::Script;
+
+    #[test]
+    fn ones_own_second_factor_takes_a_code_and_that_of_another_takes_none() {
+        let (joan, mut person) = ("joan".to_owned(), Script::new(["123456"]));
+        assert_eq!(proof(None, None, &mut person).unwrap().unwrap().expose_secret(), "123456");
+        assert_eq!(proof(Some("654321".into()), None, &mut person).unwrap().unwrap().expose_secret(), "654321");
+        assert!(proof(None, Some(&joan), &mut person).unwrap().is_none());
+        assert!(proof(Some("654321".into()), Some(&joan), &mut person).is_err());
+    }
 
     #[test]
     fn the_code_is_in_the_body_where_there_is_one() {
         assert_eq!(spec(None), json!({}));
-        assert_eq!(spec(Some(&"123456".into())), json!({"code": "123456"}));
+        assert_eq!(spec(Some(&" 123456 ".into())), json!({"code": "123456"}));
     }
 
     #[test]

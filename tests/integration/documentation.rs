@@ -24,6 +24,8 @@ fn on_a_clean_cluster(run: impl FnOnce(&Cluster)) {
     cluster.kubectl(&["delete", "users.roster.dev,groups.roster.dev,rolebindings.roster.dev", "--all"]);
     cluster.kubectl(&["delete", "secrets", "-n", "default", "--field-selector=type=roster.dev/password"]);
     cluster.kubectl(&["delete", "namespace", "apollo", "--ignore-not-found"]);
+    // Tokens of those who bore the same names before.
+    let _ = std::fs::remove_dir_all(cluster.plane.dir.join("home/.cache"));
     run(cluster);
 }
 
@@ -31,12 +33,23 @@ fn shell(cluster: &Cluster, command: &str) -> Output {
     let assets = &cluster.plane.kubectl.assets;
     let own = [&assets.kubectl, &assets.helm].map(|tool| tool.parent().unwrap().to_owned());
     let tools = own.into_iter().chain([binary().parent().unwrap().to_owned()]);
+    let home = cluster.plane.dir.join("home");
+    let plugin = home.join("bin/kubectl-roster");
+    if !plugin.exists() {
+        std::fs::create_dir_all(plugin.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(binary(), &plugin).unwrap();
+    }
+    let tools = [home.join("bin")].into_iter().chain(tools);
     let path = std::env::join_paths(tools.chain(std::env::split_paths(&std::env::var_os("PATH").unwrap()))).unwrap();
     Command::new("bash")
         .args(["-c", command])
         .current_dir(project_root())
         .env("PATH", path)
         .env("KUBECONFIG", &cluster.plane.kubectl.kubeconfig)
+        .env("HOME", &home)
+        .env_remove("XDG_CACHE_HOME")
+        .env("ROSTER_URL_1", cluster.operators()[0].url())
+        .env("ROSTER_CA", cluster.plane.dir.join("pki/roster-ca.crt"))
         .output()
         .unwrap()
 }
@@ -138,6 +151,31 @@ fn the_page_on_the_guard_shows_what_happens() {
 #[test]
 fn the_page_on_passwords_shows_what_happens() {
     on_a_clean_cluster(|cluster| follow(cluster, "docs/passwords.md"));
+}
+
+#[test]
+fn the_page_on_logins_shows_what_happens() {
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/logins.md"));
+}
+
+#[test]
+fn the_page_on_tokens_shows_what_happens() {
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/tokens.md"));
+}
+
+#[test]
+fn the_page_on_the_kubectl_plugin_shows_what_happens() {
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/kubectl-plugin.md"));
+}
+
+#[test]
+fn the_page_on_notifications_shows_what_happens() {
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/notifications.md"));
+}
+
+#[test]
+fn the_page_on_operations_shows_what_happens() {
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/operations.md"));
 }
 
 #[test]

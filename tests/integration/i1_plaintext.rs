@@ -8,6 +8,8 @@ use base64::prelude::BASE64_STANDARD;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
+use crate::directory::{BASE, Direct};
+use crate::logins::{PASSWORD, attempt, body, code, logins, own_status, person, post, token, with_password};
 use crate::support::{create, eventually, password_secret, shared, unique, user, wait_until_ready};
 
 /// Every form in which a text may lie in a file: as it is, and in base64 at each of the three alignments.
@@ -121,5 +123,75 @@ async fn i1_plaintext_never_reaches_etcd_logs_events_or_metrics() {
     }
     for way in ways {
         assert_eq!(files_with(logs.path(), &password(way)), Vec::<String>::new(), "{way}");
+    }
+}
+
+/// What people type in and what they are told once.
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_nothing_of_a_login_reaches_etcd_or_logs() {
+    let cluster = logins();
+    let direct = Direct::new(cluster, 0, None).await;
+    let name = person(cluster, "i1-login", |_| {}).await;
+    // A password must not hold the name.
+    let text = unique("text");
+    let typed = |way: &str| format!("Xq7-typed-{text}-{way}-Zk9");
+    // Wrong, malformed, and right.
+    assert_eq!(with_password(&direct, &name, &typed("wrong")).await.status, 401);
+    let unknown = format!("{}@example.com", typed("in-the-wrong-field"));
+    assert_eq!(with_password(&direct, &unknown, "x").await.status, 401);
+    assert_eq!(attempt(&direct, &json!({"username": name, "password": [typed("malformed")]})).await.status, 400);
+    let session = token(&direct, &name, PASSWORD).await;
+    let change = json!({"oldPassword": PASSWORD, "newPassword": typed("new")});
+    let changed = post(&direct, "users/~/password", Some(&session), &body("PasswordChange", &change)).await;
+    assert_eq!(changed.status, 201, "{}", changed.body);
+    let session = token(&direct, &name, &typed("new")).await;
+    let key = crate::logins::api_keys::key(&direct, &session).await;
+    assert_eq!(own_status(&direct, &key).await, 200);
+    let enrol = async |spec: serde_json::Value| {
+        let answer = post(&direct, "users/~/totp", Some(&session), &body("TOTPEnrollment", &spec)).await;
+        assert_eq!(answer.status, 201, "{}", answer.body);
+        answer.json()["status"].clone()
+    };
+    let seed = enrol(json!({})).await["enrollment"]["secret"].as_str().unwrap().to_owned();
+    let recovery = enrol(json!({"code": code(&seed, 0)})).await["recoveryCodes"][0].as_str().unwrap().to_owned();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), body("Invitation", &json!({}))).unwrap();
+    let path = format!("{BASE}/users/{name}/invitation");
+    let invitation = cluster.kubectl(&["create", "--raw", &path, "-f", file.path().to_str().unwrap()]);
+    let invitation: serde_json::Value = serde_json::from_str(&invitation).unwrap();
+    let invitation = invitation["status"]["code"].as_str().unwrap().to_owned();
+
+    let secrets = [
+        typed("wrong"),
+        typed("in-the-wrong-field"),
+        typed("malformed"),
+        typed("new"),
+        key,
+        seed,
+        recovery,
+        invitation,
+        session,
+    ];
+    let stored = unique("i1-stored");
+    cluster.kubectl(&["create", "configmap", &stored, &format!("--from-literal=control=Xq7-control-{stored}-Zk9")]);
+    let etcd = cluster.plane.etcd_data_dir();
+    eventually("etcd has written what came after it", || async {
+        let found = files_with(&etcd, &format!("Xq7-control-{stored}-Zk9"));
+        if found.iter().any(|file| file.ends_with("snap/db")) { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+    let logs = tempfile::tempdir().unwrap();
+    let others = ["audit", "etcd", "kube-apiserver", "kube-controller-manager"];
+    let others = others.map(|name| cluster.plane.dir.join(format!("{name}.log")));
+    for log in cluster.operator_logs().into_iter().chain(others) {
+        std::fs::copy(&log, logs.path().join(log.file_name().unwrap())).unwrap();
+    }
+    let shown =
+        ["users.roster.dev", "events", "secrets"].map(|what| cluster.kubectl(&["get", what, "-A", "-o", "yaml"]));
+    std::fs::write(logs.path().join("shown"), shown.concat() + &cluster.operators()[0].probe("/metrics").unwrap())
+        .unwrap();
+    for (at, secret) in secrets.iter().enumerate() {
+        assert_eq!(files_with(&etcd, secret), Vec::<String>::new(), "etcd, {at}");
+        assert_eq!(files_with(logs.path(), secret), Vec::<String>::new(), "logs, {at}");
     }
 }

@@ -5,6 +5,10 @@ use std::time::Instant;
 
 use jiff::{Timestamp, ToSpan};
 
+use serde_json::json;
+
+use crate::directory::{BASE, Direct};
+use crate::logins::body;
 use crate::support::{Cluster, can, rbac, unique, wait_for_text, wait_until_can};
 
 const EVERYWHERE: &[&str] = &["create", "pods", "-A"];
@@ -51,10 +55,16 @@ async fn i3_whatever_ends_a_user_ends_the_bindings() {
 async fn i3_a_locked_user_holds_nothing() {
     let (cluster, jane) = (rbac(), unique("i3-locked"));
     bound(cluster, &jane).await;
-    let until = Timestamp::now().checked_add(4.seconds()).unwrap();
-    let lock = format!(r#"{{"status": {{"lockedUntil": "{until:.0}"}}}}"#);
-    ends(cluster, &jane, &["patch", "users.roster.dev", &jane, "--subresource=status", "--type=merge", "-p", &lock])
-        .await;
+    // As many failures as this installation allows, from several addresses.
+    let direct = Direct::new(cluster, 0, None).await;
+    let body = body("Login", &json!({"username": jane, "password": "wrong"}));
+    for attempt in 0..6 {
+        let address = format!("203.0.113.{}", attempt / 2);
+        let headers = [("X-Forwarded-For", address.as_str())];
+        let answer = direct.send("POST", &format!("{BASE}/logins"), &headers, &body).await.unwrap();
+        assert_eq!(answer.status, 401);
+    }
+    wait_until_can(cluster, &jane, EVERYWHERE, false).await;
     // And the lock ends by the clock.
     wait_until_can(cluster, &jane, EVERYWHERE, true).await;
 }

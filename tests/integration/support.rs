@@ -115,7 +115,8 @@ pub fn rbac() -> &'static Cluster {
     static RBAC: OnceLock<Cluster> = OnceLock::new();
     RBAC.get_or_init(|| {
         let cluster = Cluster::create("rbac", &["bindableRoles={deployer}"]);
-        cluster.start_operator(&["--bindable-roles", "deployer"]);
+        let lockout = ["--lockout-user-threshold", "6", "--lockout-duration", "6s", "--trusted-proxies", "127.0.0.0/8"];
+        cluster.start_operator(&[&["--bindable-roles", "deployer"], &lockout[..]].concat());
         cluster
     })
 }

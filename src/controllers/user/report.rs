@@ -9,7 +9,7 @@ use super::{Context, Error};
 use crate::api::condition::{
     ADMINISTRATOR_BOUND, CREDENTIAL_READY, DELETION_BLOCKED, EXPIRING, NAME_CLAIMED, PASSWORD_EXPIRING, READY, find,
 };
-use crate::api::{User, UserStatus};
+use crate::api::{State, User, UserStatus};
 use crate::controllers::events::Turn;
 use crate::notifications::{Notice, Recipient};
 use crate::rbac::compile::reason::USER_INACTIVE;
@@ -58,8 +58,10 @@ pub(super) async fn report(user: &User, status: UserStatus, ctx: &Context) -> Re
 /// What the person is to know of between two states.
 fn notices(before: &UserStatus, after: &UserStatus, end: Option<&Time>) -> Vec<Notice> {
     let mut notices = Vec::new();
+    // By the state, which the leader alone writes: the time is told by whoever has counted the last failure.
     if let Some(until) = &after.locked_until
-        && before.locked_until.as_ref() != Some(until)
+        && before.state != Some(State::Locked)
+        && after.state == Some(State::Locked)
     {
         notices.push(Notice::Locked { until: until.0 });
     }

@@ -55,7 +55,9 @@ fn the_person_is_told_of_what_has_turned_and_of_nothing_twice() {
     assert_eq!(notices(&UserStatus::default(), &fine, None), [], "a first password is no news");
     let changed = UserStatus { password_changed_time: at(2), ..fine.clone() };
     assert_eq!(notices(&fine, &changed, None), [Notice::PasswordChanged]);
-    let locked = UserStatus { locked_until: at(90), ..fine.clone() };
+    let locked = UserStatus { locked_until: at(90), state: Some(State::Locked), ..fine.clone() };
+    let told = UserStatus { locked_until: at(90), ..fine.clone() };
+    assert_eq!(notices(&told, &locked, None).len(), 1, "whoever has told of the time first");
     assert_eq!(notices(&fine, &locked, None), [Notice::Locked { until: at(90).unwrap().0 }]);
     assert_eq!(notices(&locked, &locked, None), []);
     assert_eq!(notices(&locked, &fine, None), []);

@@ -14,6 +14,9 @@ use crate::credentials::lockout::Limits;
 use crate::credentials::policy::PasswordPolicy;
 use crate::credentials::signing::LONGEST_TOKEN;
 
+/// A key is published for hours before it signs and after it has.
+const SHORTEST_KEY: Duration = Duration::from_secs(4 * 3600);
+
 /// How people log in, and what with.
 #[derive(Args, Clone, Debug)]
 pub struct LoginConfig {
@@ -124,6 +127,9 @@ impl LoginConfig {
     pub fn validate(&self) -> Result<(), String> {
         if self.token_lifetime > LONGEST_TOKEN {
             return Err("--token-lifetime must be at most 1h".to_owned());
+        }
+        if self.signing_key_lifetime < SHORTEST_KEY {
+            return Err("--signing-key-lifetime must be at least 4h".to_owned());
         }
         if self.issuer_url.as_ref().is_some_and(|url| !url.starts_with("https://") || url.contains(['?', '#'])) {
             return Err("--issuer-url must be an https URL without query and fragment".to_owned());

@@ -52,7 +52,7 @@ impl<'a> Attempt<'a> {
         Spec {
             username: self.username,
             password: self.password.expose_secret(),
-            code: self.code.as_ref().map(ExposeSecret::expose_secret),
+            code: self.code.as_ref().map(|code| code.expose_secret().trim()),
             new_password: self.new_password.as_ref().map(ExposeSecret::expose_secret),
             audience: self.audience,
         }
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn everything_that_is_asked_for_is_sent_together() {
-        let (mut attempt, mut person) = (attempt(), Script::new(["new", "new", "123456"]));
+        let (mut attempt, mut person) = (attempt(), Script::new(["new", "new", " 123456 "]));
         assert_eq!(sent(&attempt), json!({"username": "jane", "password": "old"}));
         assert!(attempt.proceed(challenge(Challenge::PasswordChange), &mut person).unwrap().is_none());
         assert!(attempt.proceed(challenge(Challenge::Code), &mut person).unwrap().is_none());

@@ -5,7 +5,7 @@ pub(super) mod server;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use jiff::Timestamp;
 use kube::Client;
 use kube::config::Cluster;
@@ -24,8 +24,7 @@ pub(super) const EXEC_VERSION: &str = "client.authentication.k8s.io/v1";
 /// Most requests of one login: a new password, a second factor, and some mistyped codes.
 const MOST_ROUNDS: usize = 8;
 
-const USERNAME: Question = Question { prompt: "Username: ", otherwise: "give it by --username" };
-const PASSWORD: Question = Question { prompt: "Password: ", otherwise: "give it by --password-file" };
+const USERNAME: Question<'static> = Question { prompt: "Username: ", otherwise: "give it by --username" };
 
 /// Flags that say who logs in, and where.
 #[derive(clap::Args, Clone, Debug)]
@@ -75,33 +74,61 @@ pub(super) struct Args {
 
 pub(super) async fn execute(args: Args, connection: &Connection) -> Result<()> {
     let identity = &args.identity;
-    let cluster = server::find(identity, connection)?;
-    let address = cluster.server.clone().context("the cluster has no server")?;
+    let way = server::find(identity, connection)?;
     let username = identity.username(&mut Terminal)?;
-    let key = Key { server: &address, username: &username, audience: identity.audience.as_deref() };
+    let key = Key {
+        server: &way.address,
+        cluster: way.target.server.as_deref().unwrap_or_default(),
+        username: &username,
+        audience: identity.audience.as_deref(),
+    };
     let cache = if identity.no_cache { None } else { Some(Cache::of_environment()?) };
-    let cached = cache.as_ref().and_then(|cache| cache.get(key, Timestamp::now()));
-    let token = match cached {
+    let token = match cached(cache.as_ref(), key, &way.target).await {
         Some(token) => token,
-        None => renew(&args, &cluster, key, cache.as_ref()).await?,
+        None => renew(&args, &way.server, key, cache.as_ref()).await?,
     };
     println!("{}", exec_credential(&token));
     Ok(())
 }
 
-async fn renew(args: &Args, cluster: &Cluster, key: Key<'_>, cache: Option<&Cache>) -> Result<Token> {
+/// The cached token. One that was ended early is dropped: kubectl asks again where it was refused.
+async fn cached(cache: Option<&Cache>, key: Key<'_>, target: &Cluster) -> Option<Token> {
+    let cache = cache?;
+    let cached = cache.get(key, Timestamp::now())?;
+    if cached.is_doubtful && server::refuses(target, &cached.token.token).await {
+        cache.remove(key);
+        return None;
+    }
+    Some(cached.token)
+}
+
+async fn renew(args: &Args, server: &Cluster, key: Key<'_>, cache: Option<&Cache>) -> Result<Token> {
     // First, so that nobody types a password for nothing.
-    let client = server::client(cluster)?;
+    let client = server::client(server)?;
+    if !server::is_verified(server) {
+        Terminal.tell(&unverified(key.server));
+    }
     let password = match &args.identity.password_file {
         Some(path) => password_in(path)?,
-        None => Terminal.secret(PASSWORD)?,
+        None => ask_password(key, &mut Terminal)?,
     };
     let attempt = Attempt::new(key.username, password, args.code.clone(), key.audience);
     let token = log_in(&client, key.server, attempt, &mut Terminal).await?;
-    if let Err(error) = cache.map_or(Ok(()), |cache| cache.put(key, &token)) {
+    if let Err(error) = cache.map_or(Ok(()), |cache| cache.put(key, &token, Timestamp::now())) {
         Terminal.tell(&format!("warning: the token is not cached: {error:#}"));
     }
     Ok(token)
+}
+
+fn unverified(address: &str) -> String {
+    format!(
+        "warning: {address} is not verified (insecure-skip-tls-verify): whoever is on the way there can read the password; give --certificate-authority"
+    )
+}
+
+fn ask_password(key: Key<'_>, person: &mut dyn Person) -> Result<SecretString> {
+    let prompt = format!("Password of {} at {}: ", key.username, key.server);
+    person.secret(Question { prompt: &prompt, otherwise: "give it by --password-file" })
 }
 
 async fn log_in(client: &Client, address: &str, mut attempt: Attempt<'_>, person: &mut dyn Person) -> Result<Token> {
@@ -134,6 +161,7 @@ fn exec_credential(token: &Token) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::prompt::Script;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use kube::core::Status;
 
@@ -146,6 +174,14 @@ mod tests {
             json!({"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
                 "status": {"token": "x.y.z", "expirationTimestamp": end}})
         );
+    }
+
+    #[test]
+    fn a_password_is_asked_for_by_whose_and_where() {
+        let key = Key { server: "https://roster", cluster: "https://a:6443", username: "jane", audience: None };
+        let mut person = Script::new(["secret"]);
+        assert_eq!(ask_password(key, &mut person).unwrap().expose_secret(), "secret");
+        assert_eq!(person.asked, ["Password of jane at https://roster: "]);
     }
 
     #[test]

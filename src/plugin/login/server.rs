@@ -2,15 +2,17 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use axum::http::Uri;
+use axum::http::{Request, Uri};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use kube::config::{AuthInfo, Cluster};
 use kube::{Client, Config};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::Identity;
@@ -19,20 +21,46 @@ use crate::plugin::client::{Connection, PATIENCE};
 /// Where kubectl tells its plugins about the cluster.
 const EXEC_INFO: &str = "KUBERNETES_EXEC_INFO";
 
+/// How long to wait for a cluster that is asked whether it accepts a token.
+const CHECK: Duration = Duration::from_secs(5);
+
+/// Where a password goes, and where the token goes that it becomes.
+#[derive(Debug)]
+pub(super) struct Way {
+    /// Where to log in.
+    pub server: Cluster,
+    /// Its URL.
+    pub address: String,
+    /// The cluster that the token is sent to. Without a URL where none is known.
+    pub target: Cluster,
+}
+
 /// The server that the flags name, or else the one that kubectl asks for, or else that of the kubeconfig.
-pub(super) fn find(identity: &Identity, connection: &Connection) -> Result<Cluster> {
-    let mut cluster = if let Some(server) = &identity.server {
-        Cluster { server: Some(server.clone()), ..Cluster::default() }
-    } else if let Some(cluster) = told()? {
-        cluster
+pub(super) fn find(identity: &Identity, connection: &Connection) -> Result<Way> {
+    let target = told()?.map_or_else(|| connection.current().map(|(_, cluster)| cluster), Ok);
+    way(identity, target)
+}
+
+fn way(identity: &Identity, target: Result<Cluster>) -> Result<Way> {
+    let (mut server, target) = if let Some(url) = &identity.server {
+        // By hand, a token can be had without a kubeconfig.
+        (Cluster { server: Some(url.clone()), ..Cluster::default() }, target.unwrap_or_default())
     } else {
-        connection.current()?.1
+        let target = target?;
+        (target.clone(), target)
     };
     if let Some(path) = &identity.certificate_authority {
-        cluster.certificate_authority = Some(path.to_str().context("the path of the authority is no text")?.to_owned());
-        cluster.certificate_authority_data = None;
+        server.certificate_authority = Some(path.to_str().context("the path of the authority is no text")?.to_owned());
+        server.certificate_authority_data = None;
+        server.insecure_skip_tls_verify = None;
     }
-    Ok(cluster)
+    let address = server.server.clone().context("the cluster has no server")?;
+    Ok(Way { server, address, target })
+}
+
+/// Whether it is certain that the other side is the server.
+pub(super) fn is_verified(server: &Cluster) -> bool {
+    server.insecure_skip_tls_verify != Some(true)
 }
 
 fn told() -> Result<Option<Cluster>> {
@@ -55,6 +83,19 @@ fn cluster_in(text: &str) -> Result<Option<Cluster>> {
     Ok(info.spec.cluster)
 }
 
+/// Whether the cluster says that it does not accept the token. Where it says nothing, the token may be good.
+pub(super) async fn refuses(cluster: &Cluster, token: &SecretString) -> bool {
+    let asked = async {
+        let mut config = config(cluster)?;
+        config.auth_info.token = Some(token.clone());
+        (config.connect_timeout, config.read_timeout) = (Some(CHECK), Some(CHECK));
+        // Whoever is known at all may read this.
+        let request = Request::get("/version").body(Vec::new())?;
+        anyhow::Ok(Client::try_from(config)?.request_text(request).await)
+    };
+    matches!(asked.await, Ok(Err(kube::Error::Api(status))) if status.code == 401)
+}
+
 /// A client that shows no credentials.
 pub(super) fn client(cluster: &Cluster) -> Result<Client> {
     let config = config(cluster)?;
@@ -69,7 +110,7 @@ fn config(cluster: &Cluster) -> Result<Config> {
     }
     let mut config = Config::new(address);
     config.root_cert = authority(cluster)?.map(|pem| certificates(&pem)).transpose()?;
-    config.accept_invalid_certs = cluster.insecure_skip_tls_verify.unwrap_or_default();
+    config.accept_invalid_certs = !is_verified(cluster);
     config.tls_server_name = cluster.tls_server_name.clone().filter(|name| !name.is_empty());
     let proxy = cluster.proxy_url.as_ref().filter(|proxy| !proxy.is_empty());
     config.proxy_url = proxy.map(|proxy| proxy.parse()).transpose().context("the URL of the proxy")?;
@@ -115,7 +156,11 @@ fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anyhow::anyhow;
+    use clap::Parser;
     use rstest::rstest;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
 
     fn pem() -> String {
         rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap().cert.pem()
@@ -151,6 +196,70 @@ mod tests {
         assert_eq!(config.cluster_url, "https://a:6443/");
         assert_eq!((config.tls_server_name.as_deref(), config.root_cert.unwrap().len()), (Some("b"), 1));
         assert!(!config.accept_invalid_certs);
+    }
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        identity: Identity,
+    }
+
+    fn identity(arguments: &[&str]) -> Identity {
+        Line::parse_from([&[""], arguments].concat()).identity
+    }
+
+    #[test]
+    fn a_token_goes_to_the_cluster_wherever_it_comes_from() {
+        let found = way(&identity(&[]), Ok(cluster("https://a:6443"))).unwrap();
+        assert_eq!(
+            (found.address.as_str(), found.target.server.as_deref()),
+            ("https://a:6443", Some("https://a:6443"))
+        );
+        let direct = identity(&["--server", "https://roster"]);
+        let found = way(&direct, Ok(cluster("https://a:6443"))).unwrap();
+        assert_eq!(
+            (found.address.as_str(), found.target.server.as_deref()),
+            ("https://roster", Some("https://a:6443"))
+        );
+        assert!(way(&direct, Err(anyhow!("no kubeconfig"))).unwrap().target.server.is_none());
+        assert!(way(&identity(&[]), Err(anyhow!("no kubeconfig"))).is_err());
+    }
+
+    #[test]
+    fn an_authority_that_is_given_is_what_the_server_is_known_by() {
+        let careless = || Ok(Cluster { insecure_skip_tls_verify: Some(true), ..cluster("https://a") });
+        assert!(!is_verified(&way(&identity(&[]), careless()).unwrap().server));
+        let found = way(&identity(&["--certificate-authority", "ca.crt"]), careless()).unwrap();
+        assert!(is_verified(&found.server));
+        assert_eq!(found.server.certificate_authority.as_deref(), Some("ca.crt"));
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_says_nothing_refuses_nothing() {
+        assert!(!refuses(&Cluster::default(), &"x".into()).await);
+        assert!(!refuses(&cluster("http://127.0.0.1:1"), &"x".into()).await);
+    }
+
+    #[rstest]
+    #[case("401 Unauthorized", true)]
+    #[case("403 Forbidden", false)]
+    #[case("200 OK", false)]
+    #[tokio::test]
+    async fn a_cluster_says_which_tokens_it_refuses(#[case] status: &str, #[case] expected: bool) {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", socket.local_addr().unwrap());
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno");
+        let serving = tokio::spawn(async move {
+            let (mut stream, _) = socket.accept().await.unwrap();
+            let mut request = vec![0; 4096];
+            let count = stream.read(&mut request).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8_lossy(&request[..count]).to_lowercase()
+        });
+        let asked = Cluster { certificate_authority_data: Some(STANDARD.encode(pem())), ..cluster(&url) };
+        assert_eq!(refuses(&asked, &"x.y.z".into()).await, expected);
+        let request = serving.await.unwrap();
+        assert!(request.starts_with("get /version ") && request.contains("bearer x.y.z"), "{request}");
     }
 
     #[test]

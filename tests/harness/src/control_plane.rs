@@ -230,7 +230,8 @@ impl Certificates {
 fn etcd_command(assets: &Assets, dir: &Path, url: &str) -> Result<Command> {
     let peer_url = format!("http://127.0.0.1:{}", free_port()?);
     let mut command = Command::new(&assets.etcd);
-    command.args([
+    // `make up` exports it for people; etcd would take it for a flag given twice.
+    command.env_remove("ETCD_DATA_DIR").args([
         &format!("--data-dir={}", dir.join("etcd").display()),
         &format!("--listen-client-urls={url}"),
         &format!("--advertise-client-urls={url}"),
@@ -282,7 +283,7 @@ fn apiserver_command(
         &file("authentication-config", &doors.configuration),
         &file("authentication-token-webhook-config-file", &doors.webhook),
         "--authentication-token-webhook-version=v1",
-        // What the webhook has said is believed for two minutes by default: a person who is locked out would not be yet.
+        // What the webhook has said is believed for two minutes by default, and for ten seconds at least.
         "--authentication-token-webhook-cache-ttl=100ms",
         &file("audit-policy-file", &policy),
         &file("audit-log-path", &dir.join("audit.log")),

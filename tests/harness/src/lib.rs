@@ -21,7 +21,7 @@ mod python;
 pub use control_plane::ControlPlane;
 pub use kubectl::Kubectl;
 pub use operator::{Installation, Operator};
-pub use python::python_with_kubernetes;
+pub use python::python_with_packages;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;

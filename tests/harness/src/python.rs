@@ -1,4 +1,4 @@
-//! Python with the Kubernetes client, for tests of what that makes of an API.
+//! Python with packages, for tests of what other implementations make of an API, of hashes and of tokens.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ use crate::{project_root, target_dir};
 ///
 /// # Errors
 /// If there is no Python 3 with venv, or PyPI can't be reached.
-pub fn python_with_kubernetes() -> Result<PathBuf> {
+pub fn python_with_packages() -> Result<PathBuf> {
     let requirements = project_root().join("tests/requirements.txt");
     let wanted = std::fs::read_to_string(&requirements)?;
     let dir = target_dir().join("python");

@@ -66,7 +66,7 @@ struct Python {
 impl Python {
     fn start(cluster: &Cluster, domain: &str) -> Self {
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/integration/directory/sync.py");
-        let mut child = Command::new(roster_harness::python_with_kubernetes().expect("Python is there"))
+        let mut child = Command::new(roster_harness::python_with_packages().expect("Python is there"))
             .args([script.as_os_str(), cluster.plane.kubectl.kubeconfig.as_os_str()])
             .arg(domain)
             .stdin(Stdio::piped())

@@ -97,8 +97,18 @@ async fn i3_whatever_ends_a_user_ends_their_tokens_and_keys() {
         } else {
             users.patch(&name, &params, &Patch::Merge(patch)).await.unwrap();
         }
+        let since = Instant::now();
+        eventually("Roster refuses the token and the key", || async {
+            match (own_status(&direct, &token).await, own_status(&direct, &key).await) {
+                (401, 401) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        println!("{end}: Roster refused token and key after {:?}", since.elapsed());
+        // It believes an authenticator for ten seconds, whatever the webhook's own cache is set to.
         let took = refused_after(&by_token).await;
-        println!("{end}: the token was refused after {took:?}, a kubectl included");
+        println!("{end}: kube-apiserver refused the token after {took:?} more");
         refused_after(&by_key).await;
         assert_eq!(super::with_password(&direct, &name, PASSWORD).await.status, 401, "{end}");
         assert_eq!(own_status(&direct, &token).await, 401, "{end}: at Roster's own port");

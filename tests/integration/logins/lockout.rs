@@ -5,20 +5,20 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::json;
 
-use super::{PASSWORD, attempt, body, logins, person, post, token, with_password};
+use super::{PASSWORD, attempt, body, logins, own_status, person, post, send, token, with_password};
 use crate::directory::{BASE, Direct, wait_until_served};
 use crate::support::{Cluster, eventually, user_where};
 
 /// An attempt from an address of the test's choice: the operators believe this proxy.
 async fn from(direct: &Direct, address: &str, username: &str, password: &str) -> u16 {
     let body = body("Login", &json!({"username": username, "password": password}));
-    direct.send("POST", &format!("{BASE}/logins"), &[("X-Forwarded-For", address)], &body).await.unwrap().status
+    send(direct, "logins", &[("X-Forwarded-For", address)], &body).await.unwrap().status
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_wrong_passwords_lock_their_source_and_not_the_persons() {
     let cluster = Cluster::create("lockout", &[]);
-    let flags = ["--trusted-proxies", "127.0.0.0/8", "--lockout-user-threshold", "12", "--lockout-duration", "6s"];
+    let flags = ["--trusted-proxies", "127.0.0.0/8", "--lockout-user-threshold", "8", "--lockout-duration", "20s"];
     cluster.start_operator(&flags);
     cluster.start_operator(&flags);
     wait_until_served(&cluster);
@@ -38,7 +38,7 @@ async fn fifty_wrong_passwords_lock_their_source_and_not_the_persons() {
     assert_eq!(from(&replicas[0], "203.0.113.7", &name, PASSWORD).await, 401, "and their login forgives nobody");
 
     // From many sources: then it is the user who is locked, for a while.
-    for source in 10..20 {
+    for source in 10..16 {
         from(&replicas[source % 2], &format!("203.0.113.{source}"), &name, "wrong").await;
     }
     user_where(&users, &name, "the user is locked", |user| {
@@ -46,10 +46,7 @@ async fn fifty_wrong_passwords_lock_their_source_and_not_the_persons() {
     })
     .await;
     assert_eq!(from(&replicas[1], "198.51.100.7", &name, PASSWORD).await, 401);
-    let bearer = format!("Bearer {session}");
-    let own = async |direct: &Direct| {
-        direct.get(&format!("{BASE}/users/~"), &[("Authorization", bearer.as_str())]).await.status
-    };
+    let own = async |direct: &Direct| own_status(direct, &session).await;
     eventually("I3: sessions end with the lockout", || async {
         match (own(&replicas[0]).await, own(&replicas[1]).await) {
             (401, 401) => Ok(()),
@@ -65,6 +62,24 @@ async fn fifty_wrong_passwords_lock_their_source_and_not_the_persons() {
     })
     .await;
     assert_eq!(own(&replicas[0]).await, 200, "and so does the refusal of the session");
+}
+
+/// Who hammers waits, and is turned away; everybody else is let in meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_hammers_takes_the_places_of_nobody_else() {
+    let cluster = logins();
+    let direct = Direct::new(cluster, 0, None).await;
+    let (hammered, other) = (person(cluster, "flooded", |_| {}).await, person(cluster, "calm", |_| {}).await);
+    let body = body("Login", &json!({"username": hammered, "password": "wrong"}));
+    let path = format!("{BASE}/logins");
+    let flood = (0..60).map(|_| direct.send("POST", &path, &[], &body));
+    let (answers, calm) = tokio::join!(futures::future::join_all(flood), async {
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        with_password(&direct, &other, PASSWORD).await.status
+    });
+    let statuses: Vec<u16> = answers.into_iter().map(|answer| answer.unwrap().status).collect();
+    assert!(statuses.contains(&429) && statuses.iter().all(|status| [401, 429].contains(status)), "{statuses:?}");
+    assert_eq!(calm, 201);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,8 +119,7 @@ async fn the_count_is_exact_across_replicas_and_a_kill() {
         async move {
             let tries = (0..count).map(|at| async move {
                 let body = body("Login", &json!({"username": name, "password": "wrong"}));
-                let path = format!("{BASE}/logins");
-                let answer = replicas[at as usize % 2].send("POST", &path, &[], &body).await;
+                let answer = send(&replicas[at as usize % 2], "logins", &[], &body).await;
                 match answer {
                     Ok(answer) if answer.status == 401 => answered.fetch_add(1, Ordering::Relaxed),
                     Ok(answer) => panic!("{}", answer.body),

@@ -15,13 +15,13 @@ use crate::support::{Cluster, condition, password_secret, user};
 const USERS: u32 = 2000;
 
 /// What hashing costs.
-struct Cost {
-    per_second: f64,
+pub struct Cost {
+    pub per_second: f64,
     cpu_seconds_each: f64,
 }
 
 /// A bare loop of argon2id on every core, with memory reused.
-fn bare_loop(rounds: u32) -> Cost {
+pub fn bare_loop(rounds: u32) -> Cost {
     let cores = cores();
     let hashes = f64::from(cores * rounds);
     let (started, cpu) = (Instant::now(), cpu_seconds(std::process::id()));
@@ -60,7 +60,7 @@ async fn pool_to_bare_loop() -> f64 {
     ratios[2]
 }
 
-fn cores() -> u32 {
+pub fn cores() -> u32 {
     std::thread::available_parallelism().unwrap().get().try_into().unwrap()
 }
 

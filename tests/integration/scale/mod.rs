@@ -2,6 +2,7 @@
 
 mod bindings;
 mod hashing;
+mod logins;
 mod queries;
 
 fn seconds(metrics: &str, name: &str) -> f64 {
