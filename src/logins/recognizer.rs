@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::UserInfo;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -84,11 +85,15 @@ impl Recognizer {
     }
 
     fn by_claims(&self, claims: Claims) -> Option<Recognized> {
-        let person = self.welcome(&claims.sub)?;
-        let changed = [&person.status.password_changed_time, &person.status.sessions_not_before];
-        let changed = changed.into_iter().flatten().map(|changed| changed.0.as_second()).max().unwrap_or(0);
+        let person = self.active(&claims.sub)?;
+        let seconds = |time: &Option<Time>| time.as_ref().map_or(0, |time| time.0.as_second());
+        let reported = seconds(&person.status.password_changed_time);
+        let changed = reported.max(seconds(&person.status.sessions_not_before));
+        // A token for a later password than the status speaks of: whoever issued it has seen that nothing is due.
+        let must_change = person.must_change_password() && claims.password_changed <= reported;
         let has_second_factor = claims.amr.iter().any(|method| method == ONE_TIME_PASSWORD);
         if changed > claims.password_changed
+            || must_change
             || claims.preferred_username != person.username
             || person.spec.second_factor == SecondFactor::Required && !has_second_factor
         {
@@ -102,7 +107,8 @@ impl Recognizer {
     }
 
     async fn by_key(&self, text: &str) -> Result<Option<Recognized>, VaultError> {
-        let Some(person) = api_key::uid_of(text).and_then(|uid| self.welcome(&uid)) else { return Ok(None) };
+        let person = api_key::uid_of(text).and_then(|uid| self.active(&uid));
+        let Some(person) = person.filter(|person| !person.must_change_password()) else { return Ok(None) };
         let turn = timeout(LOOKUP_WAIT, self.looking.acquire()).await;
         let _turn = turn.map_err(|_| VaultError::Unavailable)?;
         // Read anew each time: a key is revoked at once, on every replica.
@@ -115,8 +121,8 @@ impl Recognizer {
         Ok(Some(Recognized { user: person.user_info(Some(credential)), audience: None, is_for_the_cluster: true }))
     }
 
-    /// The User of that UID, if what was issued to it counts at this moment.
-    fn welcome(&self, uid: &str) -> Option<Person> {
-        Person::of_uid(&self.informers, uid).filter(|person| person.is_active && !person.must_change_password())
+    /// The User of that UID, if it is active at this moment.
+    fn active(&self, uid: &str) -> Option<Person> {
+        Person::of_uid(&self.informers, uid).filter(|person| person.is_active)
     }
 }

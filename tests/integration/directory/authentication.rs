@@ -2,11 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{BASE, Direct, directory, get};
+use super::{BASE, Direct, IDENTITY, directory, front_proxy, get};
 use crate::support::{Cluster, create, eventually, unique, user, wait_until_ready};
 use roster_harness::pki::Authority;
-
-const IDENTITY: &[(&str, &str)] = &[("X-Remote-User", "admin"), ("X-Remote-Group", "system:masters")];
 
 /// A client certificate and its key, PEM, of an authority and a common name.
 fn certificate(authority: &Authority, common_name: &str) -> (String, String) {
@@ -18,12 +16,6 @@ fn certificate(authority: &Authority, common_name: &str) -> (String, String) {
 async fn ask(cluster: &Cluster, certificate: Option<&(String, String)>, headers: &[(&str, &str)]) -> u16 {
     let pair = certificate.map(|(certificate, key)| (certificate.as_str(), key.as_str()));
     Direct::new(cluster, 0, pair).await.get(&format!("{BASE}/users?limit=1"), headers).await.status
-}
-
-/// The aggregator's own certificate, as kube-apiserver shows it.
-fn front_proxy(cluster: &Cluster) -> (String, String) {
-    let read = |file: &str| std::fs::read_to_string(cluster.plane.dir.join("pki").join(file)).unwrap();
-    (read("front-proxy.crt"), read("front-proxy.key"))
 }
 
 #[tokio::test]

@@ -35,6 +35,15 @@ pub fn directory() -> &'static Cluster {
     })
 }
 
+/// A cluster administrator, as the aggregator tells who asks.
+pub const IDENTITY: &[(&str, &str)] = &[("X-Remote-User", "admin"), ("X-Remote-Group", "system:masters")];
+
+/// The aggregator's own certificate, as kube-apiserver shows it.
+pub fn front_proxy(cluster: &Cluster) -> (String, String) {
+    let read = |file: &str| std::fs::read_to_string(cluster.plane.dir.join("pki").join(file)).unwrap();
+    (read("front-proxy.crt"), read("front-proxy.key"))
+}
+
 /// Waits until kube-apiserver passes requests on.
 pub fn wait_until_served(cluster: &Cluster) {
     let what = "the aggregated API is served";
@@ -127,11 +136,14 @@ impl Direct {
         request.push_str("\r\n");
         request.push_str(body);
         stream.write_all(request.as_bytes()).await?;
+        // What the TLS session could not write at once waits in it, and a read does not send it.
+        stream.flush().await?;
         let mut bytes = Vec::new();
         // A server that closes without saying goodbye has answered all the same.
-        let _ = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut bytes)).await?;
+        let read = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut bytes)).await?;
         let text = String::from_utf8_lossy(&bytes);
-        let (head, body) = text.split_once("\r\n\r\n").context("no HTTP answer")?;
+        let answer = text.split_once("\r\n\r\n");
+        let (head, body) = answer.with_context(|| format!("no HTTP answer but {text:?}, {read:?}"))?;
         let status = head.split_whitespace().nth(1).context("no status")?.parse()?;
         Ok(Answer { status, head: head.to_lowercase(), body: body.to_owned() })
     }

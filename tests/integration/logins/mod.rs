@@ -17,7 +17,7 @@ use roster::api::User;
 use roster_harness::Kubectl;
 use serde_json::{Value, json};
 
-use crate::directory::{Answer, BASE, Direct, wait_until_served};
+use crate::directory::{Answer, BASE, Direct, IDENTITY, front_proxy, wait_until_served};
 use crate::support::{Cluster, create, password_secret, unique, user, wait_for_reason};
 
 pub const PASSWORD: &str = "to be or not to be";
@@ -45,8 +45,21 @@ pub async fn person(cluster: &Cluster, prefix: &str, change: impl FnOnce(&mut Us
     change(&mut user);
     let users = cluster.users().await;
     create(&users, &user).await;
-    wait_for_reason(&users, &name, "Ready", "Succeeded").await;
+    let user = wait_for_reason(&users, &name, "Ready", "Succeeded").await;
+    known_everywhere(cluster, &name, &user.metadata.resource_version.unwrap_or_default()).await;
     name
+}
+
+/// Waits until every replica has heard of the User as it is in that revision: it tells the API server when it is ready,
+/// and the others hear of that a moment later.
+pub async fn known_everywhere(cluster: &Cluster, name: &str, revision: &str) {
+    let (certificate, key) = front_proxy(cluster);
+    let replicas = cluster.operators().len();
+    for replica in 0..replicas {
+        let direct = Direct::new(cluster, replica, Some((&certificate, &key))).await;
+        let answer = direct.get(&format!("{BASE}/users/{name}?resourceVersion={revision}"), IDENTITY).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
 }
 
 /// The body of an action.
