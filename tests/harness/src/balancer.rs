@@ -51,6 +51,9 @@ fn connect(backends: &Mutex<Vec<SocketAddr>>) -> Option<TcpStream> {
 }
 
 fn relay(client: TcpStream, server: TcpStream) -> io::Result<()> {
+    // A Service is no program: it holds no small packet back.
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
     for (mut from, mut to) in [(client.try_clone()?, server.try_clone()?), (server, client)] {
         std::thread::spawn(move || {
             let _ = io::copy(&mut from, &mut to);
