@@ -6,8 +6,10 @@ CARGO ?= cargo
 export REPLICAS ?= 1
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 RELEASE := $(CARGO_TARGET_DIR)/release
+# What is built and tested every day. The benchmarks bring things to compare with, which nothing else needs.
+PRODUCT := -p roster -p roster-harness
 
-.PHONY: demo test up down generate format lint deny build control-plane
+.PHONY: demo test up down generate format lint deny build control-plane image
 
 ## demo: bring up a control plane and an operator, apply examples/, show what happens, stay until Ctrl-C
 demo: control-plane
@@ -15,8 +17,8 @@ demo: control-plane
 
 ## test: format, lints, unit tests, integration tests against a real control plane. In release: what ships is what is
 ## tested. The tests that measure have the machine to themselves, one at a time
-test: lint control-plane
-	$(CARGO) test --locked --release --workspace -- --skip scale::
+test: lint control-plane image
+	$(CARGO) test --locked --release $(PRODUCT) -- --skip scale::
 	$(CARGO) test --locked --release --test integration -- --nocapture --test-threads=1 scale::
 
 ## up: the control plane and operators in the background; writes target/dev/env
@@ -27,27 +29,40 @@ up: control-plane
 down:
 	@if [ -x $(RELEASE)/roster-dev ]; then $(RELEASE)/roster-dev down; fi
 
-## generate: write crds/ anew from the types in src/api
+## generate: write crds/ and docs/reference/ anew from the types
 generate: build
 	$(RELEASE)/roster crds --write crds
+	$(RELEASE)/roster reference --write docs/reference
 
 ## control-plane: the programs in KUBEBUILDER_ASSETS where that is set; what is missing there is built once
 control-plane: build
 	@$(RELEASE)/roster-dev assets >/dev/null
 
+## image: the container image, as an OCI archive in target/image/roster.tar. IMAGE names it
+IMAGE ?= roster:dev
+image: build
+	@if ! command -v buildah >/dev/null; then echo "buildah is missing: install it (Debian: apt-get install buildah)" >&2; exit 1; fi
+	@mkdir -p $(CARGO_TARGET_DIR)/image
+	$(CARGO) rustc --locked --release --bin roster -- -C target-feature=+crt-static
+	strip --strip-debug -o $(CARGO_TARGET_DIR)/image/roster $(RELEASE)/roster
+	buildah build --quiet --timestamp 0 --file Dockerfile --tag $(IMAGE) $(CARGO_TARGET_DIR)/image
+	rm -f $(CARGO_TARGET_DIR)/image/roster.tar
+	buildah push --quiet $(IMAGE) oci-archive:$(CARGO_TARGET_DIR)/image/roster.tar:$(IMAGE)
+
 build:
 	@if ! command -v $(CARGO) >/dev/null; then echo "cargo is missing: install Rust 1.95 or later (https://rustup.rs)" >&2; exit 1; fi
 	@if ! command -v cc >/dev/null; then echo "cc is missing: install a C compiler (Debian: apt-get install gcc libc6-dev)" >&2; exit 1; fi
-	$(CARGO) build --locked --release --workspace --bins
+	$(CARGO) build --locked --release $(PRODUCT) --bins
 
 ## format: format the code
 format:
 	$(CARGO) fmt --all
 
-## lint: format, clippy and the rules for dependencies; a test compares crds/ with the types
+## lint: format, clippy and the rules for dependencies; a test compares crds/ with the types. With the profile of the build,
+## with which it shares what compiling takes
 lint:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
+	$(CARGO) clippy --locked --release --workspace --all-targets -- --deny warnings
 	@$(MAKE) --no-print-directory deny
 
 ## deny: licences, duplicates and sources of the dependencies (installs cargo-deny where it is missing)

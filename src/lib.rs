@@ -11,13 +11,14 @@
 //!           └─────────┬─────────┘              │
 //!                 informers                    │         watches that feed the directory
 //!                     │                        │
-//!               notifications                  │         signed notices to the webhooks of users
+//!          notifications, logins               │         signed notices to users; passwords, tokens and keys proved
 //!                     │                        │
 //!                     │                    operations    config, health, leadership, supervision
 //!           ┌─────────┴─────────┬──────────────┘
 //!         rbac                  │                        pure: bindings compiled, and the guard
 //!           │                   │
-//!       directory          credentials                   pure: who is in what; names, hashes, records
+//!       directory ─▶ quota credentials ◀─ import         pure: who is in what; what may be used; names, hashes, records;
+//!                                                        people of other systems
 //!           └─────────┬─────────┘
 //!               api, metrics                             types
 //! ```
@@ -31,6 +32,7 @@ pub mod cli;
 pub mod controllers;
 pub mod credentials;
 pub mod directory;
+pub mod import;
 pub mod informers;
 pub mod logins;
 pub mod metrics;
@@ -38,5 +40,6 @@ pub mod notifications;
 pub mod operations;
 pub mod operator;
 pub mod plugin;
+pub mod quota;
 pub mod rbac;
 pub mod tls;

@@ -33,8 +33,14 @@ pub struct CounterBy {
 }
 
 impl CounterBy {
-    fn new(name: &'static str) -> Self {
-        Self { name, family: Family::default() }
+    /// Of a label with these values, and maybe others. They are exposed from the start: Prometheus does not see the
+    /// first event of a series that begins with it.
+    fn new(name: &'static str, values: &[&'static str]) -> Self {
+        let family = Family::<Label, Counter>::default();
+        for value in values {
+            drop(family.get_or_create(&Label { name, value }));
+        }
+        Self { name, family }
     }
 
     /// Counts one more for that value of the label.
@@ -90,14 +96,24 @@ pub struct Metrics {
     pub writes: CounterBy,
     /// Admission requests by outcome.
     pub admissions: CounterBy,
+    /// Time that kube-apiserver waited for an answer of admission, in seconds; without those that wait for room.
+    pub admission_duration: Histogram,
     /// Requests to the aggregated API by outcome.
     pub directory_requests: CounterBy,
     /// Attempts to log in by what came of them.
     pub logins: CounterBy,
+    /// Users that were locked after failed logins.
+    pub lockouts: Counter,
     /// Reviews of tokens and API keys by what came of them.
     pub token_reviews: CounterBy,
     /// Notices by outcome.
     pub notifications: CounterBy,
+    /// Room that was moved between the namespaces of one owner: `grow`, `shrink`.
+    pub quota_moves: CounterBy,
+    /// Requests for which room was looked for: `roomy`, `made`, `full`, `late`.
+    pub quota_hints: CounterBy,
+    /// When the serving certificate of this replica expires, in seconds since 1970.
+    pub certificate_expiry: Gauge<i64, AtomicI64>,
     /// 1 while this replica holds the lease.
     pub leader: Gauge<i64, AtomicI64>,
 }
@@ -107,19 +123,50 @@ impl Default for Metrics {
         let metrics = Self {
             registry: Registry::default(),
             hashing: HashMetrics::default(),
-            reconciliations: CounterBy::new("outcome"),
+            reconciliations: CounterBy::new(
+                "outcome",
+                &[
+                    "ok",
+                    "conflict",
+                    "dereference",
+                    "apply",
+                    "corrupt",
+                    "finalize",
+                    "status",
+                    "administrator",
+                    "saturated",
+                    "timeout",
+                ],
+            ),
             reconcile_duration: seconds(),
-            binding_reconciliations: CounterBy::new("outcome"),
+            binding_reconciliations: CounterBy::new("outcome", &["ok", "write", "status", "timeout"]),
             binding_reconcile_duration: seconds(),
-            group_reconciliations: CounterBy::new("outcome"),
-            watch_errors: CounterBy::new("resource"),
+            group_reconciliations: CounterBy::new("outcome", &["ok", "status", "timeout"]),
+            watch_errors: CounterBy::new("resource", &["users", "groups", "rolebindings"]),
             unreadable: Counter::default(),
-            writes: CounterBy::new("kind"),
-            admissions: CounterBy::new("outcome"),
-            directory_requests: CounterBy::new("outcome"),
-            logins: CounterBy::new("outcome"),
-            token_reviews: CounterBy::new("outcome"),
-            notifications: CounterBy::new("outcome"),
+            writes: CounterBy::new(
+                "kind",
+                &["Secret", "UserStatus", "GroupStatus", "ClusterRoleBinding", "RoleBinding"],
+            ),
+            admissions: CounterBy::new(
+                "outcome",
+                &["protected", "unchanged", "allowed", "refused", "saturated", "failed"],
+            ),
+            admission_duration: seconds(),
+            directory_requests: CounterBy::new(
+                "outcome",
+                &["success", "denied", "not_found", "client_error", "expired", "rejected", "server_error"],
+            ),
+            logins: CounterBy::new(
+                "outcome",
+                &["granted", "challenged", "refused", "invalid", "saturated", "unavailable"],
+            ),
+            lockouts: Counter::default(),
+            token_reviews: CounterBy::new("outcome", &["authenticated", "refused", "unavailable"]),
+            notifications: CounterBy::new("outcome", &["sent", "refused", "failed", "dropped"]),
+            quota_moves: CounterBy::new("direction", &["grow", "shrink"]),
+            quota_hints: CounterBy::new("outcome", &["roomy", "made", "full", "late"]),
+            certificate_expiry: Gauge::default(),
             leader: Gauge::default(),
         };
         metrics.registered()
@@ -170,14 +217,33 @@ impl Metrics {
         );
         registry.register("writes", "Writes to the API server", self.writes.family.clone());
         registry.register("admission_requests", "Admission requests", self.admissions.family.clone());
+        registry.register_with_unit(
+            "admission_duration",
+            "Time of one admission request",
+            Unit::Seconds,
+            self.admission_duration.clone(),
+        );
         registry.register(
             "directory_requests",
             "Requests to the aggregated API",
             self.directory_requests.family.clone(),
         );
         registry.register("logins", "Attempts to log in", self.logins.family.clone());
+        registry.register("lockouts", "Users that were locked after failed logins", self.lockouts.clone());
         registry.register("token_reviews", "Reviews of tokens and API keys", self.token_reviews.family.clone());
         registry.register("notifications", "Security notices to users", self.notifications.family.clone());
+        registry.register(
+            "quota_moves",
+            "Room moved between the namespaces of one owner",
+            self.quota_moves.family.clone(),
+        );
+        registry.register("quota_hints", "Requests for which room was looked for", self.quota_hints.family.clone());
+        registry.register_with_unit(
+            "certificate_expiry_timestamp",
+            "When the serving certificate expires",
+            Unit::Seconds,
+            self.certificate_expiry.clone(),
+        );
         registry.register("leader", "1 while this replica holds the lease", self.leader.clone());
         self
     }

@@ -17,10 +17,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::admission::guard::Guard;
+use crate::admission::quota::hints::Hints;
+use crate::admission::quota::namespaces::NamespaceCount;
+use crate::admission::server::Admission;
 use crate::apiserver::front_proxy::FrontProxy;
 use crate::apiserver::server::Parts;
 use crate::controllers::native::NativeWriter;
-use crate::controllers::{group, role_binding, user};
+use crate::controllers::{group, quota, role_binding, user};
 use crate::credentials::policy::PasswordPolicy;
 use crate::credentials::pool::HashPool;
 use crate::credentials::seal::Sealer;
@@ -68,13 +71,16 @@ pub async fn run(config: RunConfig) -> Result<()> {
 
     let informers = Arc::new(Informers::new(config.rbac.expand_groups, Arc::clone(&metrics)));
     supervisor.spawn("informers", Arc::clone(&informers).run(client.clone(), Arc::clone(&health), shutdown.clone()));
-    let certificates = retried("the certificate authority", || Certificates::load(client.clone(), Arc::clone(&config)));
+    let certificates = retried("the certificates", || {
+        Certificates::load(client.clone(), Arc::clone(&config), metrics.certificate_expiry.clone())
+    });
     let signing_keys = retried("the signing keys", || SigningKeyStore::load(client.clone(), &config.namespace));
     let sealer = retried("the sealing key", || sealing_key::load(client.clone(), &config.namespace));
     let (certificates, signing_keys, sealer) = tokio::try_join!(certificates, signing_keys, sealer)?;
     let heartbeat = health.watch_over("certificates", PATIENCE);
     supervisor.spawn("certificates", certificates.clone().keep(heartbeat, shutdown.clone()));
-    let guard = Arc::new(Guard::new(client.clone(), Arc::clone(&informers), config.rbac.policy()));
+    let guard = Guard::new(client.clone(), config.service_account(), Arc::clone(&informers), config.rbac.policy());
+    let guard = Arc::new(guard);
     supervisor.spawn("signing keys", signing_keys.clone().follow(shutdown.clone()));
     let policy = Arc::new(config.logins.password_policy()?);
     let issuer = Arc::new(issuer(&config, &signing_keys));
@@ -85,7 +91,8 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let (logins, last_use) = logins(&client, &config, &informers, tools, &policy, &metrics)?;
     supervisor.spawn("last use", last_use.run(config.logins.last_use_interval, shutdown.clone()));
     let front_proxy = Arc::new(FrontProxy::default());
-    supervisor.spawn("front proxy", Arc::clone(&front_proxy).follow(client.clone(), shutdown.clone()));
+    supervisor
+        .spawn("front proxy", Arc::clone(&front_proxy).follow(client.clone(), Arc::clone(&health), shutdown.clone()));
     let directory = apiserver::server::router(Parts {
         informers: Arc::clone(&informers),
         client: client.clone(),
@@ -97,8 +104,17 @@ pub async fn run(config: RunConfig) -> Result<()> {
         health: Arc::clone(&health),
         shutdown: shutdown.clone(),
     });
-    let app = admission::server::router(pool.clone(), guard, Arc::clone(&metrics)).merge(directory);
-    supervisor.spawn("tls", listener::serve(tls, certificates.serving(), app, shutdown.clone()));
+    let admission = Admission {
+        pool: pool.clone(),
+        guard,
+        namespaces: NamespaceCount::new(client.clone(), &config.namespace, Arc::clone(&informers)),
+        hints: Hints::new(client.clone(), Arc::clone(&informers)),
+        metrics: Arc::clone(&metrics),
+    };
+    let app = admission::server::router(admission).merge(directory);
+    let leaving = shutdown.child_token();
+    let serving = listener::serve(tls, certificates.serving(), app, leaving.clone(), shutdown.clone());
+    supervisor.spawn("tls", serving);
     health.set_serving(true);
     let webhooks = config.webhook_configuration.clone();
     let trust = trust::observe(client.clone(), webhooks, certificates.signer(), Arc::clone(&health), shutdown.clone());
@@ -108,8 +124,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let heartbeat = health.watch_over("leader election", PATIENCE.max(config.lease.renew_deadline * 2));
     let drain = config.drain;
     let leading = Leading { client, config, certificates, signing_keys, pool, policy, informers, notifier, metrics };
-    let stepping_down = shutdown.child_token();
-    let led = leading.run(move || heartbeat.beat(), stepping_down.clone());
+    let led = leading.run(move || heartbeat.beat(), leaving.clone());
     supervisor.spawn("leader", async move {
         Box::pin(led).await?;
         shutdown.cancelled().await;
@@ -123,7 +138,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
             // Another replica leads at once. This one goes on answering for as long as it takes until everybody knows
             // that it is no longer ready: the guard fails closed.
             health.set_serving(false);
-            stepping_down.cancel();
+            leaving.cancel();
             tokio::select! {
                 () = tokio::time::sleep(drain) => {}
                 () = terminated() => {}
@@ -274,12 +289,19 @@ impl Leading {
             Arc::clone(metrics),
         );
         let bindings = role_binding::run(Arc::new(bindings), concurrency, shutdown.clone());
+        let quotas = quota::Context::new(
+            client.clone(),
+            Arc::clone(informers),
+            self.config.quota.defaults(),
+            Arc::clone(metrics),
+        );
+        let quotas = quota::run(Arc::new(quotas), concurrency, shutdown.clone());
         let sweep = writer.sweep(shutdown.clone());
         let configuration = self.config.webhook_configuration.clone();
         let lifetime = self.config.logins.signing_key_lifetime;
         let rotation = self.signing_keys.clone().rotate(lifetime, shutdown.clone());
         let trust = trust::keep(self.client.clone(), self.certificates.clone(), configuration, shutdown);
         let rest = async { tokio::join!(groups, bindings) };
-        tokio::try_join!(users, trust, sweep, rotation, rest.map(Ok)).map(drop)
+        tokio::try_join!(users, quotas, trust, sweep, rotation, rest.map(Ok)).map(drop)
     }
 }

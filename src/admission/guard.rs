@@ -12,38 +12,72 @@ use kube::{Client, ResourceExt};
 use tracing::{info, warn};
 
 use super::access::Access;
-use crate::api::{Group, PASSWORD_SECRET_TYPE, USER_ANNOTATION, User};
+use crate::api::{Group, OWNER_LABEL, PASSWORD_SECRET_TYPE, USER_ANNOTATION, User, UserSpec};
 use crate::directory::Directory;
 use crate::informers::Informers;
 use crate::rbac::Policy;
-use crate::rbac::guard::{Change, Requirements, cycle, requirements, taken};
+use crate::rbac::guard::{Change, Requirements, cycle, requirements, taken, uncounted};
 
 /// Judges writes.
 pub struct Guard {
     informers: Arc<Informers>,
     policy: Policy,
     access: Access,
+    /// Username of the operator's own ServiceAccount.
+    operator: String,
+}
+
+/// What a write is judged by.
+pub struct Known<'a> {
+    /// What there is.
+    pub directory: &'a Directory,
+    /// How roles are bound here.
+    pub policy: &'a Policy,
+    requester: Option<&'a str>,
+}
+
+impl<'a> Known<'a> {
+    /// For a write by somebody with this username.
+    pub fn new(directory: &'a Directory, policy: &'a Policy, username: Option<&str>) -> Self {
+        let requester = username.and_then(|username| directory.holder_of(username)).map(String::as_str);
+        Self { directory, policy, requester }
+    }
+
+    fn required(&self, change: &Change<'_>) -> Requirements {
+        requirements(change, self.directory, self.policy, Timestamp::now())
+    }
 }
 
 /// A kind of object whose writes are guarded.
 pub trait Guarded: kube::Resource<DynamicType = ()> + Sized {
     /// What a requester who makes this change must be able to bind. `None` as the old one: a create; as the new one: a
     /// delete.
-    fn requirements(old: Option<&Self>, new: Option<&Self>, directory: &Directory, policy: &Policy) -> Requirements;
+    fn requirements(old: Option<&Self>, new: Option<&Self>, known: &Known<'_>) -> Requirements;
 
-    /// Why a new object can't be let in whatever it holds, if there is a reason.
-    fn conflict(_new: &Self, _directory: &Directory) -> Option<String> {
+    /// Whether the operator makes this change for somebody of whom it has asked all this before.
+    fn is_judged_before(_old: &Self, _new: &Self) -> bool {
+        false
+    }
+
+    /// Why an object can't be written so whatever roles the requester may bind, if there is a reason.
+    fn conflict(_old: Option<&Self>, _new: &Self, _known: &Known<'_>) -> Option<String> {
         None
     }
 }
 
 impl Guarded for User {
-    fn requirements(old: Option<&Self>, new: Option<&Self>, directory: &Directory, policy: &Policy) -> Requirements {
-        requirements(&Change::User(old, new), directory, policy, Timestamp::now())
+    fn requirements(old: Option<&Self>, new: Option<&Self>, known: &Known<'_>) -> Requirements {
+        known.required(&Change::User(old, new))
     }
 
-    fn conflict(new: &Self, directory: &Directory) -> Option<String> {
-        let other = taken(new, directory)?;
+    /// A rename, which comes by way of the directory's API.
+    fn is_judged_before(old: &Self, new: &Self) -> bool {
+        let renamed = UserSpec { username: new.spec.username.clone(), ..old.spec.clone() };
+        renamed == new.spec && old.labels() == new.labels()
+    }
+
+    fn conflict(old: Option<&Self>, new: &Self, known: &Known<'_>) -> Option<String> {
+        let other = taken(new, known.directory).filter(|_| old.is_none())?;
         Some(format!(
             "spec.username: {} already exists: it is held or wanted by User {other}; to wait for a name takes the verb bind on every role",
             new.username()
@@ -52,21 +86,33 @@ impl Guarded for User {
 }
 
 impl Guarded for Group {
-    fn requirements(old: Option<&Self>, new: Option<&Self>, directory: &Directory, policy: &Policy) -> Requirements {
-        requirements(&Change::Group(old, new), directory, policy, Timestamp::now())
+    fn requirements(old: Option<&Self>, new: Option<&Self>, known: &Known<'_>) -> Requirements {
+        known.required(&Change::Group(old, new))
     }
 }
 
 impl Guarded for Namespace {
-    fn requirements(old: Option<&Self>, new: Option<&Self>, directory: &Directory, policy: &Policy) -> Requirements {
+    fn requirements(old: Option<&Self>, new: Option<&Self>, known: &Known<'_>) -> Requirements {
         let Some(new) = new else { return Requirements::new() };
-        let change = Change::Namespace(new.metadata.name.as_deref(), old.map(ResourceExt::labels), new.labels());
-        requirements(&change, directory, policy, Timestamp::now())
+        known.required(&Change::Namespace {
+            name: new.metadata.name.as_deref(),
+            old: old.map(ResourceExt::labels),
+            new: new.labels(),
+            by: known.requester,
+        })
+    }
+
+    fn conflict(old: Option<&Self>, new: &Self, known: &Known<'_>) -> Option<String> {
+        let owner = |namespace: &Self| namespace.labels().get(OWNER_LABEL).cloned();
+        if old.is_some_and(|old| owner(old) == owner(new)) {
+            return None;
+        }
+        uncounted(new.labels(), known.requester, known.directory, known.policy, Timestamp::now())
     }
 }
 
 impl Guarded for Secret {
-    fn requirements(old: Option<&Self>, new: Option<&Self>, directory: &Directory, policy: &Policy) -> Requirements {
+    fn requirements(old: Option<&Self>, new: Option<&Self>, known: &Known<'_>) -> Requirements {
         // A Secret that is gone changes no password: the User keeps the last good one.
         let Some(new) = new.filter(|new| new.type_.as_deref() == Some(PASSWORD_SECRET_TYPE)) else {
             return Requirements::new();
@@ -76,8 +122,7 @@ impl Guarded for Secret {
             return Requirements::new();
         }
         let users: BTreeSet<String> = old.into_iter().chain([new]).filter_map(user).collect();
-        let change = Change::Credential(users.iter().map(String::as_str).collect());
-        requirements(&change, directory, policy, Timestamp::now())
+        known.required(&Change::Credential(users.iter().map(String::as_str).collect()))
     }
 }
 
@@ -90,9 +135,9 @@ enum Verdict {
 }
 
 impl Guard {
-    /// A guard that goes by what the informers know, and asks the API server by way of `client`.
-    pub fn new(client: Client, informers: Arc<Informers>, policy: Policy) -> Self {
-        Self { informers, policy, access: Access::new(client) }
+    /// A guard that goes by what the informers know, and asks the API server by way of `client`. `operator`: who that is.
+    pub fn new(client: Client, operator: String, informers: Arc<Informers>, policy: Policy) -> Self {
+        Self { informers, policy, access: Access::new(client), operator }
     }
 
     /// Answers an admission request. Returns the outcome for the metrics as well.
@@ -132,14 +177,29 @@ impl Guard {
         if old.is_none() && new.is_none() {
             return Verdict::Unknown("the review holds no object".to_owned());
         }
-        if let Some(refusal) =
-            new.filter(|_| old.is_none()).and_then(|new| K::conflict(new, &self.informers.directory()))
+        if request.user_info.username.as_ref() == Some(&self.operator)
+            && old.zip(new).is_some_and(|(old, new)| K::is_judged_before(old, new))
         {
-            return Verdict::Refused(refusal);
+            return Verdict::Allowed;
         }
         // A big group takes a moment: other requests go on meanwhile.
-        let required =
-            tokio::task::block_in_place(|| K::requirements(old, new, &self.informers.directory(), &self.policy));
+        let judged = tokio::task::block_in_place(|| {
+            let directory = self.informers.directory();
+            let known = Known::new(&directory, &self.policy, request.user_info.username.as_deref());
+            match new.and_then(|new| K::conflict(old, new, &known)) {
+                Some(refusal) => Err(refusal),
+                None => Ok(K::requirements(old, new, &known)),
+            }
+        });
+        let required = match judged {
+            Ok(required) => required,
+            // The webhooks do not ask of those who may bind everything.
+            Err(refusal) => match self.access.may_bind_everything(&request.user_info).await {
+                Ok(true) => return Verdict::Allowed,
+                Ok(false) => return Verdict::Refused(refusal),
+                Err(error) => return Verdict::Unknown(error.to_string()),
+            },
+        };
         match self.access.first_refused(&request.user_info, required).await {
             Ok(None) => Verdict::Allowed,
             Ok(Some(refused)) => Verdict::Refused(refused.to_string()),
@@ -147,17 +207,16 @@ impl Guard {
         }
     }
 
-    /// Why a requester may not control the identity of a User; `None`: they may.
+    /// Why a requester may not make a change that comes by another way than a write; `None`: they may.
     ///
     /// # Errors
     /// If it can't be judged.
-    pub async fn refusal_to_control(&self, requester: &UserInfo, user: &str) -> Result<Option<String>, String> {
+    pub async fn refusal(&self, requester: &UserInfo, change: &Change<'_>) -> Result<Option<String>, String> {
         if self.informers.is_failing() {
             return Err("a watch of the directory is failing".to_owned());
         }
-        let change = Change::Credential([user].into());
         let required = tokio::task::block_in_place(|| {
-            requirements(&change, &self.informers.directory(), &self.policy, Timestamp::now())
+            requirements(change, &self.informers.directory(), &self.policy, Timestamp::now())
         });
         let refused = self.access.first_refused(requester, required).await.map_err(|error| error.to_string())?;
         Ok(refused.map(|refused| refused.to_string()))
@@ -173,7 +232,8 @@ impl Guard {
     }
 }
 
-fn with_code(mut response: AdmissionResponse, code: u16, reason: &str) -> AdmissionResponse {
+/// A response of that HTTP status and reason.
+pub fn with_code(mut response: AdmissionResponse, code: u16, reason: &str) -> AdmissionResponse {
     response.result.code = code;
     response.result.reason = reason.to_owned();
     response

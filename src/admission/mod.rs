@@ -3,4 +3,5 @@
 pub mod access;
 pub mod guard;
 pub mod password_secret;
+pub mod quota;
 pub mod server;

@@ -1,7 +1,7 @@
 //! The HTTP side of admission.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
@@ -16,8 +16,10 @@ use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
-use super::guard::{Guard, Guarded};
+use super::guard::{Guard, Guarded, with_code};
 use super::password_secret::{self, Refusal};
+use super::quota::hints::Hints;
+use super::quota::namespaces::{NamespaceCount, Verdict};
 use crate::api::{Group, PASSWORD_SECRET_TYPE, User};
 use crate::credentials::pool::HashPool;
 use crate::metrics::Metrics;
@@ -44,14 +46,35 @@ async fn bounded(State(places): State<Arc<Semaphore>>, request: Request, next: N
     response.unwrap_or_else(|_| (StatusCode::REQUEST_TIMEOUT, "the review took too long").into_response())
 }
 
-struct Admission {
-    pool: HashPool,
-    guard: Arc<Guard>,
-    metrics: Arc<Metrics>,
+/// Tells how long kube-apiserver waited, and counts those whom nobody judged.
+async fn measured(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let response = next.run(request).await;
+    metrics.admission_duration.observe(began.elapsed().as_secs_f64());
+    match response.status() {
+        StatusCode::TOO_MANY_REQUESTS => metrics.admissions.inc("saturated"),
+        StatusCode::REQUEST_TIMEOUT => metrics.admissions.inc("failed"),
+        _ => {}
+    }
+    response
+}
+
+/// What admission judges by.
+pub struct Admission {
+    /// Where passwords are hashed.
+    pub pool: HashPool,
+    /// Who may do what to whom.
+    pub guard: Arc<Guard>,
+    /// How many namespaces somebody owns.
+    pub namespaces: NamespaceCount,
+    /// Room for what is to be created.
+    pub hints: Hints,
+    /// What became of requests.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The routes of admission.
-pub fn router(pool: HashPool, guard: Arc<Guard>, metrics: Arc<Metrics>) -> Router {
+pub fn router(admission: Admission) -> Router {
     // Places of their own: hashing takes long, and must not keep the guard from answering.
     let places = || middleware::from_fn_with_state(Arc::new(Semaphore::new(MAX_REVIEWS)), bounded);
     let guard_routes = Router::new()
@@ -60,13 +83,19 @@ pub fn router(pool: HashPool, guard: Arc<Guard>, metrics: Arc<Metrics>) -> Route
         .route("/admission/guard/namespaces", post(guarded::<Namespace>))
         .route("/admission/guard/secrets", post(guarded::<Secret>))
         .route("/admission/cycles", post(cycles))
+        .route("/admission/quota/namespaces", post(namespaces))
         .layer(places());
+    let metrics = Arc::clone(&admission.metrics);
+    // They wait for others.
+    let hint_routes = Router::new().route("/admission/quota/hints", post(hints)).layer(places());
     Router::new()
         .route(PASSWORD_SECRETS_PATH, post(password_secrets))
         .layer(places())
         .merge(guard_routes)
+        .layer(middleware::from_fn_with_state(metrics, measured))
+        .merge(hint_routes)
         .layer(DefaultBodyLimit::max(MAX_REVIEW_BYTES))
-        .with_state(Arc::new(Admission { pool, guard, metrics }))
+        .with_state(Arc::new(admission))
 }
 
 type Review<K> = Json<AdmissionReview<K>>;
@@ -92,6 +121,41 @@ async fn cycles(State(admission): State<Arc<Admission>>, Json(review): Review<Gr
     let (outcome, response) = admission.guard.refuse_cycle(&request);
     admission.metrics.admissions.inc(outcome);
     Json(response.into_review())
+}
+
+async fn namespaces(State(admission): State<Arc<Admission>>, Json(review): Review<Namespace>) -> Review<DynamicObject> {
+    let request: AdmissionRequest<Namespace> = match review.try_into() {
+        Ok(request) => request,
+        Err(_) => return Json(AdmissionResponse::invalid("the review has no request").into_review()),
+    };
+    // First, so that nothing is noted down for somebody who may not do it: the other webhook is asked at the same time.
+    let (outcome, refused) = admission.guard.judge(&request).await;
+    if !refused.allowed {
+        admission.metrics.admissions.inc(outcome);
+        return Json(refused.into_review());
+    }
+    let verdict = admission.namespaces.judge(&request).await;
+    admission.metrics.admissions.inc(verdict.noted(&request));
+    let response = AdmissionResponse::from(&request);
+    Json(match verdict {
+        Verdict::Allowed => response.into_review(),
+        Verdict::Refused(why) => with_code(response.deny(format!("the quota: {why}")), 403, "Forbidden").into_review(),
+        Verdict::Exists(why) => with_code(response.deny(why), 409, "AlreadyExists").into_review(),
+        Verdict::Unknown(why) => {
+            let why = format!("the quota can't judge this at the moment: {why}");
+            with_code(response.deny(why), 503, "ServiceUnavailable").into_review()
+        }
+    })
+}
+
+async fn hints(State(admission): State<Arc<Admission>>, Json(review): Review<DynamicObject>) -> Review<DynamicObject> {
+    let request: AdmissionRequest<DynamicObject> = match review.try_into() {
+        Ok(request) => request,
+        Err(_) => return Json(AdmissionResponse::invalid("the review has no request").into_review()),
+    };
+    let outcome = admission.hints.make_room(&request).await;
+    admission.metrics.quota_hints.inc(outcome.as_str());
+    Json(AdmissionResponse::from(&request).into_review())
 }
 
 async fn password_secrets(
@@ -174,8 +238,10 @@ mod tests {
         let request = Request::post(PASSWORD_SECRETS_PATH).header("content-type", "application/json");
         let request = request.body(Body::from(body.to_string())).unwrap();
         let informers = Arc::new(Informers::new(false, Arc::clone(&metrics)));
-        let guard = Arc::new(Guard::new(nobody(), informers, Policy::default()));
-        let response = router(pool, guard, metrics).oneshot(request).await.unwrap();
+        let guard = Arc::new(Guard::new(nobody(), "operator".to_owned(), Arc::clone(&informers), Policy::default()));
+        let namespaces = NamespaceCount::new(nobody(), "roster-system", Arc::clone(&informers));
+        let hints = Hints::new(nobody(), informers);
+        let response = router(Admission { pool, guard, namespaces, hints, metrics }).oneshot(request).await.unwrap();
         let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
         serde_json::from_slice::<Value>(&bytes).unwrap()["response"].take()
     }

@@ -28,6 +28,8 @@ pub const PASSWORD_EXPIRING: &str = "PasswordExpiring";
 pub const ACCOUNT_EXPIRING: &str = "AccountExpiring";
 /// The User is bound to the administrator ClusterRole. Present while `spec.admin` is set.
 pub const ADMINISTRATOR_BOUND: &str = "AdministratorBound";
+/// No more is used than there may be. Present where anything is limited.
+pub const QUOTA_WITHIN_LIMITS: &str = "QuotaWithinLimits";
 /// The User is to be deleted but still owns something.
 pub const DELETION_BLOCKED: &str = "DeletionBlocked";
 

@@ -208,6 +208,14 @@ pub struct InvitationStatus {
     pub expiration_timestamp: Time,
 }
 
+/// Another username.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RenameSpec {
+    /// The username that the user is to have, as in `spec.username` of a User.
+    pub username: String,
+}
+
 /// An end of a lockout.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -2,6 +2,8 @@
 //!
 //! Its `User` and `Group` are the declared ones, joined with what is known beyond them.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::authorization::v1::{NonResourceAttributes, ResourceAttributes};
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use schemars::JsonSchema;
@@ -180,9 +182,39 @@ pub struct UserNamespace {
     pub phase: String,
     /// Roles that the user holds in it, those for the whole cluster included.
     pub roles: Vec<String>,
-    /// Name of the User that holds it locked.
+    /// What is used in it, where the user owns it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<BTreeMap<String, String>>,
+    /// Username of whoever holds it locked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locked_by: Option<String>,
+}
+
+/// What a user may use and does use, over all the namespaces that they own.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UserQuotaStatus {
+    /// The limits in force: the user's own together with those of their groups.
+    pub hard: BTreeMap<String, String>,
+    /// The use, limited or not.
+    pub used: BTreeMap<String, String>,
+    /// What each namespace has of it.
+    pub namespaces: Vec<NamespaceQuota>,
+}
+
+/// What a namespace has of its owner's quota.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceQuota {
+    /// Its name.
+    pub name: String,
+    /// What may be used in it at this moment. It moves between namespaces, to where it is needed. Absent: nothing is
+    /// enforced yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hard: Option<BTreeMap<String, String>>,
+    /// What is used in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<BTreeMap<String, String>>,
 }
 
 /// What stands in the way of deleting a user, and what the user keeps others from.

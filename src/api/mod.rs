@@ -20,6 +20,7 @@ pub mod directory;
 pub mod group;
 pub mod role_binding;
 pub mod schema;
+pub mod syntax;
 pub mod user;
 
 pub use common::{Domain, QuotaSpec, QuotaStatus, Validity};
@@ -49,7 +50,7 @@ pub const USER_ANNOTATION: &str = "roster.dev/user";
 /// Label of a Namespace that names its owner, a User's `metadata.name`.
 pub const OWNER_LABEL: &str = "roster.dev/owner";
 
-/// Annotation of a Namespace that names the User who holds it locked.
+/// Annotation of a Namespace with the username of whoever holds it locked.
 pub const LOCKED_BY_ANNOTATION: &str = "roster.dev/locked-by";
 
 /// Finalizer that keeps a User while it owns namespaces and `deletionPolicy` is `Block`.

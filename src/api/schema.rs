@@ -243,7 +243,7 @@ pub fn quota_hard(_: &mut SchemaGenerator) -> Schema {
     ];
     let names: Vec<String> = NAMES.iter().map(|name| format!("'{name}'")).collect();
     let name_rule = format!(
-        "self.all(k, k in [{}] || (k.size() <= 253 && k.matches('^(count/[a-z0-9.-]+|(requests[.])?hugepages-[0-9]+[KMGT]i|requests[.][a-z0-9.-]+/[A-Za-z0-9._-]+|[a-z0-9.-]+[.]storageclass[.]storage[.]k8s[.]io/(requests[.]storage|persistentvolumeclaims))$')))",
+        "self.all(k, k in [{}] || (k.size() <= 253 && k.matches('^(count/[a-z0-9]([a-z0-9.-]{{0,61}}[a-z0-9])?|(requests[.])?hugepages-[0-9]+[KMGT]i|requests[.][a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/[A-Za-z0-9]([A-Za-z0-9._-]{{0,61}}[A-Za-z0-9])?|[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*[.]storageclass[.]storage[.]k8s[.]io/(requests[.]storage|persistentvolumeclaims))$')))",
         names.join(",")
     );
     json_schema!({

@@ -72,14 +72,10 @@ use super::{Domain, QuotaSpec, QuotaStatus, Validity, schema};
     validation = (
         "self.metadata.name.size() <= 63",
         "metadata.name must have at most 63 characters: it serves as a label value on the namespaces that the user owns"
-    ),
-    validation = (
-        "(has(self.spec.username) ? self.spec.username : self.metadata.name) == (has(oldSelf.spec.username) ? oldSelf.spec.username : oldSelf.metadata.name)",
-        "spec.username is immutable (where it is absent, it is metadata.name)"
     )
 )]
 pub struct UserSpec {
-    /// Login name and RBAC subject name. Default: metadata.name. Immutable. Unique among all usernames and emails,
+    /// Login name and RBAC subject name. Default: metadata.name. Immutable, but for users/{name}/rename of directory.roster.dev. Unique among all usernames and emails,
     /// upper and lower case alike.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::username")]

@@ -67,7 +67,7 @@ impl Authenticator {
         if let Some(caller) = self.front_proxy.authenticate(&peer.certificates, headers) {
             return Ok(caller);
         }
-        let token = bearer(headers).ok_or_else(ApiError::unauthorized)?;
+        let token = bearer(headers).ok_or_else(|| self.nobody(peer))?;
         // Roster's own need no API server, and count as of this moment.
         match self.recognizer.recognize(&token).await {
             Ok(Recognition::Known(known)) if known.is_for_the_cluster => return Ok(known.user.into()),
@@ -78,6 +78,14 @@ impl Authenticator {
         let digest = Sha256::digest(token.expose_secret()).into();
         let known = self.known.try_get_with(digest, self.review(&token)).await;
         known.map_err(|error| (*error).clone())?.ok_or_else(ApiError::unauthorized)
+    }
+
+    /// What is said to who shows no token.
+    fn nobody(&self, peer: &Peer) -> ApiError {
+        if peer.certificates.is_empty() || self.front_proxy.is_known() {
+            return ApiError::unauthorized();
+        }
+        ApiError::unavailable("the front proxy's authorities have not been read yet")
     }
 
     async fn review(&self, token: &SecretString) -> Result<Option<Caller>, ApiError> {
@@ -151,7 +159,6 @@ mod tests {
         assert_eq!(read(&format!("Bearer {}", "a".repeat(MOST_TOKEN_BYTES + 1))), None);
     }
 
-    /// An API server that is busy, or does not answer, is not asked more and more.
     fn recognizer(client: Client, informers: &Arc<Informers>) -> Arc<Recognizer> {
         let keys = Arc::new(ArcSwap::from_pointee(SigningKeys::create(jiff::Timestamp::now()).unwrap()));
         let issuer = Issuer::new("https://localhost", (Vec::new(), Vec::new()), BELIEVED, keys);
@@ -160,15 +167,52 @@ mod tests {
         Arc::new(Recognizer::new(Arc::clone(informers), Arc::new(issuer), vault, Arc::new(last_use)))
     }
 
+    fn authenticator(client: Client, front_proxy: Arc<FrontProxy>) -> Authenticator {
+        let informers = Arc::new(Informers::new(false, Arc::default()));
+        Authenticator::new(client.clone(), front_proxy, recognizer(client, &informers), informers)
+    }
+
+    /// A replica that has just been started is asked by kube-apiserver before it knows whom kube-apiserver is known by.
+    #[tokio::test]
+    async fn nobody_is_unknown_before_the_front_proxy_is_known() {
+        let silent = tower::service_fn(|_: axum::http::Request<kube::client::Body>| {
+            std::future::pending::<Result<axum::http::Response<kube::client::Body>, std::io::Error>>()
+        });
+        let front_proxy = Arc::new(FrontProxy::default());
+        let authenticator = authenticator(Client::new(silent, "default"), Arc::clone(&front_proxy));
+        let certificate = rcgen::generate_simple_self_signed(vec!["somebody".to_owned()]).unwrap().cert.der().clone();
+        let remote = ([127, 0, 0, 1], 1).into();
+        let (shown, none) = (Peer { remote, certificates: vec![certificate] }, Peer { remote, certificates: vec![] });
+        let headers = HeaderMap::new();
+        let answers = async |peer: &Peer| authenticator.identify(peer, &headers).await.unwrap_err().code().as_u16();
+        assert_eq!((answers(&shown).await, answers(&none).await), (503, 401));
+        front_proxy.set(&std::collections::BTreeMap::new());
+        assert_eq!((answers(&shown).await, answers(&none).await), (401, 401));
+    }
+
+    /// A token of a ServiceAccount, say, is judged by the API server, whatever is known of users here.
+    #[tokio::test]
+    async fn tokens_of_others_need_no_watch_of_users() {
+        let refuse = tower::service_fn(async |_: axum::http::Request<kube::client::Body>| {
+            Err::<axum::http::Response<kube::client::Body>, _>(std::io::Error::other("nobody is there"))
+        });
+        let informers = Arc::new(Informers::new(false, Arc::default()));
+        let recognizer = recognizer(Client::new(refuse, "default"), &informers);
+        informers.lose_sight_of_users();
+        assert!(informers.is_blind_to_users());
+        let recognition = recognizer.recognize(&"a.b.c".into()).await;
+        assert!(matches!(recognition, Ok(Recognition::Foreign)), "{recognition:?}");
+        let key = format!("{}{}", crate::credentials::api_key::PREFIX, "0".repeat(80));
+        assert!(recognizer.recognize(&key.into()).await.is_err(), "of Roster's own, nothing is said now");
+    }
+
+    /// An API server that is busy, or does not answer, is not asked more and more.
     #[tokio::test]
     async fn only_so_many_tokens_are_reviewed_at_a_time() {
         let silent = tower::service_fn(|_: axum::http::Request<kube::client::Body>| {
             std::future::pending::<Result<axum::http::Response<kube::client::Body>, std::io::Error>>()
         });
-        let informers = Arc::new(Informers::new(false, Arc::default()));
-        let client = Client::new(silent, "default");
-        let authenticator =
-            Authenticator::new(client.clone(), Arc::default(), recognizer(client, &informers), informers);
+        let authenticator = authenticator(Client::new(silent, "default"), Arc::default());
         let tokens: Vec<SecretString> = (0..=MOST_REVIEWS).map(|at| format!("token-{at}").into()).collect();
         let mut reviews: Vec<_> = tokens.iter().map(|token| Box::pin(authenticator.review(token))).collect();
         let last = reviews.pop().expect("there are more than are allowed");

@@ -62,6 +62,13 @@ pub static ENTRIES: &[Entry] = &[
     entry("users/namespaces", "UserNamespace", &["get"], "namespaces that the user owns or holds a role in"),
     entry("users/password", "PasswordChange", &["create"], "sets the user's password"),
     entry("users/permissions", "UserPermissions", &["get"], "what the user may do, each rule with why"),
+    entry(
+        "users/quota",
+        "UserQuota",
+        &["get"],
+        "what the user may use and does use, and what each namespace has of it",
+    ),
+    entry("users/rename", "Rename", &["create"], "gives the user another username"),
     entry("users/roleassignments", "RoleAssignment", &["get"], "roles that the user holds, by groups too"),
     entry("users/totp", "TOTPEnrollment", &["create", "delete", "get"], "the user's second factor"),
     entry("users/unlock", "Unlock", &["create"], "ends a lockout of the user"),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use arc_swap::ArcSwapOption;
@@ -12,6 +13,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
+use moka::sync::Cache;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -21,12 +23,20 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::authenticate::BELIEVED;
 use super::identity::{Caller, HeaderNames};
+use crate::operations::health::Health;
 
 const CONFIG_MAP: &str = "extension-apiserver-authentication";
 
 /// Longest chain that is looked at: whoever reaches the port chooses what they show.
 const MOST_INTERMEDIATES: usize = 4;
+
+/// Chains that are remembered: each kube-apiserver shows one, and another one after it was renewed.
+const MOST_CHAINS: u64 = 64;
+
+/// What a client has shown: its own certificate first.
+type Chain = Vec<CertificateDer<'static>>;
 
 /// What the ConfigMap says.
 struct Trusted {
@@ -34,27 +44,50 @@ struct Trusted {
     /// Empty: any name will do.
     names: Vec<String>,
     headers: HeaderNames,
+    /// Chains that were found to be the front proxy's. To look at signatures takes longer than most answers do.
+    recognised: Cache<Chain, ()>,
+}
+
+impl Trusted {
+    fn recognises(&self, chain: &Chain) -> bool {
+        if self.recognised.contains_key(chain.as_slice()) {
+            return true;
+        }
+        let is_recognised = self.verifies(chain);
+        if is_recognised {
+            self.recognised.insert(chain.clone(), ());
+        }
+        is_recognised
+    }
+
+    fn verifies(&self, chain: &Chain) -> bool {
+        let Some((own, intermediates)) = chain.split_first().filter(|(_, rest)| rest.len() <= MOST_INTERMEDIATES)
+        else {
+            return false;
+        };
+        if let Err(error) = self.verifier.verify_client_cert(own, intermediates, UnixTime::now()) {
+            debug!(%error, "a client certificate is not the front proxy's");
+            return false;
+        }
+        let is_named = self.names.is_empty() || common_name(own).is_some_and(|name| self.names.contains(&name));
+        if !is_named {
+            debug!("the common name of a client certificate is not among the names of the front proxy");
+        }
+        is_named
+    }
 }
 
 /// Recognises the aggregator.
 #[derive(Default)]
 pub struct FrontProxy {
     trusted: ArcSwapOption<Trusted>,
+    known: AtomicBool,
 }
 
 impl FrontProxy {
     /// Who asks, by the headers, where the certificates are those of the aggregator.
-    pub fn authenticate(&self, certificates: &[CertificateDer<'_>], headers: &HeaderMap) -> Option<Caller> {
-        let trusted = self.trusted.load_full()?;
-        let (own, intermediates) = certificates.split_first().filter(|(_, rest)| rest.len() <= MOST_INTERMEDIATES)?;
-        if let Err(error) = trusted.verifier.verify_client_cert(own, intermediates, UnixTime::now()) {
-            debug!(%error, "a client certificate is not the front proxy's");
-            return None;
-        }
-        if !trusted.names.is_empty() && !common_name(own).is_some_and(|name| trusted.names.contains(&name)) {
-            debug!("the common name of a client certificate is not among the names of the front proxy");
-            return None;
-        }
+    pub fn authenticate(&self, chain: &Chain, headers: &HeaderMap) -> Option<Caller> {
+        let trusted = self.trusted.load_full().filter(|trusted| trusted.recognises(chain))?;
         match trusted.headers.read(headers) {
             Ok(caller) => caller,
             Err(error) => {
@@ -64,11 +97,21 @@ impl FrontProxy {
         }
     }
 
-    /// Follows the ConfigMap until `shutdown`.
+    /// Whether the ConfigMap has been read. Before, nobody can be told that they are unknown.
+    pub fn is_known(&self) -> bool {
+        self.known.load(Ordering::Acquire)
+    }
+
+    /// Follows the ConfigMap until `shutdown`, and tells `health` when it has been read.
     ///
     /// # Errors
     /// None of its own: a ConfigMap that does not parse is not trusted.
-    pub async fn follow(self: Arc<Self>, client: Client, shutdown: CancellationToken) -> Result<()> {
+    pub async fn follow(
+        self: Arc<Self>,
+        client: Client,
+        health: Arc<Health>,
+        shutdown: CancellationToken,
+    ) -> Result<()> {
         let changes = watch_object(Api::<ConfigMap>::namespaced(client, "kube-system"), CONFIG_MAP).default_backoff();
         pin_mut!(changes);
         loop {
@@ -77,13 +120,16 @@ impl FrontProxy {
                 change = changes.next() => change.context("the watch of the front proxy's authorities ended")?,
             };
             match change {
-                Ok(config) => self.set(&config.and_then(|config| config.data).unwrap_or_default()),
+                Ok(config) => {
+                    self.set(&config.and_then(|config| config.data).unwrap_or_default());
+                    health.set_introduced();
+                }
                 Err(error) => warn!(%error, "the front proxy's authorities can't be watched"),
             }
         }
     }
 
-    fn set(&self, config: &BTreeMap<String, String>) {
+    pub(super) fn set(&self, config: &BTreeMap<String, String>) {
         match read(config) {
             Ok(trusted) => {
                 info!(names = ?trusted.names, "requests through the aggregation layer are recognised");
@@ -94,6 +140,7 @@ impl FrontProxy {
                 self.trusted.store(None);
             }
         }
+        self.known.store(true, Ordering::Release);
     }
 }
 
@@ -114,7 +161,8 @@ fn read(config: &BTreeMap<String, String>) -> Result<Trusted> {
             .map(|prefix| prefix.to_ascii_lowercase())
             .collect(),
     };
-    Ok(Trusted { verifier, names: list(config, "requestheader-allowed-names")?, headers })
+    let recognised = Cache::builder().max_capacity(MOST_CHAINS).time_to_live(BELIEVED).build();
+    Ok(Trusted { verifier, names: list(config, "requestheader-allowed-names")?, headers, recognised })
 }
 
 fn list(config: &BTreeMap<String, String>, key: &str) -> Result<Vec<String>> {

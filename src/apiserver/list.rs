@@ -55,9 +55,14 @@ pub async fn list(
     let (table, position) = start(api, caller, resource, catalogue, params, id).await?;
     let offset = usize::try_from(position.offset).unwrap_or(usize::MAX);
     let (selection, permit) = {
-        let (table, query, limit) = (table.clone(), params.query.clone(), params.limit);
-        // With its place: who goes away in the meantime has not made room for another one.
-        blocking(move || (table.select(&query, offset, limit), permit)).await?
+        let (query, limit) = (&params.query, params.limit);
+        if table.is_quick(query, offset, limit) {
+            (table.select(query, offset, limit), permit)
+        } else {
+            let (table, query) = (table.clone(), query.clone());
+            // With its place: who goes away in the meantime has not made room for another one.
+            blocking(move || (table.select(&query, offset, limit), permit)).await?
+        }
     };
     let (metadata, counts) = describe(api, params, id, position, &selection);
     if !metadata["continue"].is_null() {

@@ -30,6 +30,7 @@ pub mod pages;
 pub mod params;
 pub mod passwords;
 pub mod profile;
+pub mod rename;
 pub mod render;
 pub mod resource;
 pub mod reviews;

@@ -1,23 +1,25 @@
 //! OpenAPI: what `kubectl explain` and generated clients go by. The schemas are those of the types.
 
+mod paths;
+
 use std::sync::LazyLock;
 
 use axum::http::HeaderMap;
 use axum::response::Response;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta, Status};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use super::discovery::{Document, ENTRIES, Entry};
+use super::discovery::Document;
 use crate::api::credentials::{
     ApiKeySpec, ApiKeyStatus, InvitationSpec, InvitationStatus, LoginSpec, LoginStatus, PasswordChangeSpec,
-    PasswordChangeStatus, PasswordReviewSpec, PasswordReviewStatus, TotpEnrollmentSpec, TotpEnrollmentStatus,
-    UnlockSpec,
+    PasswordChangeStatus, PasswordReviewSpec, PasswordReviewStatus, RenameSpec, TotpEnrollmentSpec,
+    TotpEnrollmentStatus, UnlockSpec,
 };
 use crate::api::directory::{
     API_VERSION, AccessReviewSpec, AccessReviewStatus, DirectoryUserStatus, GROUP, GroupMembership, RoleAssignment,
-    UserLocksStatus, UserNamespace, UserPermissionsStatus, VERSION,
+    UserLocksStatus, UserNamespace, UserPermissionsStatus, UserQuotaStatus, VERSION,
 };
 use crate::api::{GroupSpec, GroupStatus, UserSpec};
 
@@ -66,6 +68,9 @@ pub fn document() -> Value {
     schemas.object("UserPermissions", "What a user may do, each rule with why.", |generator| {
         vec![("status", reference::<UserPermissionsStatus>(generator))]
     });
+    schemas.object("UserQuota", "What a user may use and does use.", |generator| {
+        vec![("status", reference::<UserQuotaStatus>(generator))]
+    });
     schemas.object("UserLocks", "What blocks the deletion of a user, and what it keeps locked.", |generator| {
         vec![("status", reference::<UserLocksStatus>(generator))]
     });
@@ -86,10 +91,11 @@ pub fn document() -> Value {
     schemas.list("GroupMembership", &membership);
     let namespace = reference::<UserNamespace>(&mut schemas.generator);
     schemas.list("UserNamespace", &namespace);
+    let paths = paths::all(&reference::<Status>(&mut schemas.generator));
     let mut all = schemas.generator.take_definitions(true);
     all.append(&mut schemas.kinds);
     all.values_mut().for_each(plain_types);
-    json!({"openapi": "3.0.0", "info": info(), "paths": paths(), "components": {"schemas": all}})
+    json!({"openapi": "3.0.0", "info": info(), "paths": paths, "components": {"schemas": all}})
 }
 
 /// The actions on credentials.
@@ -114,6 +120,9 @@ fn credentials(schemas: &mut Schemas) {
     });
     schemas.object("Invitation", "Lets a user set a password, once.", |generator| {
         vec![("spec", reference::<InvitationSpec>(generator)), ("status", reference::<InvitationStatus>(generator))]
+    });
+    schemas.object("Rename", "Gives a user another username.", |generator| {
+        vec![("spec", reference::<RenameSpec>(generator))]
     });
     schemas.object("Unlock", "Ends a lockout.", |generator| vec![("spec", reference::<UnlockSpec>(generator))]);
 }
@@ -194,82 +203,4 @@ fn group_version_kind(kind: &str) -> Value {
 
 fn reference<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
     generator.subschema_for::<T>().into()
-}
-
-fn paths() -> Value {
-    let mut paths = Map::new();
-    for entry in ENTRIES {
-        let base = format!("/apis/{API_VERSION}");
-        if let Some((main, part)) = entry.name.split_once('/') {
-            paths.insert(format!("{base}/{main}/{{name}}/{part}"), operations(entry, entry.verbs, true));
-            continue;
-        }
-        let of_many: Vec<&str> =
-            entry.verbs.iter().copied().filter(|verb| matches!(*verb, "create" | "list")).collect();
-        let of_one: Vec<&str> = entry.verbs.iter().copied().filter(|verb| matches!(*verb, "get" | "patch")).collect();
-        paths.insert(format!("{base}/{}", entry.name), operations(entry, &of_many, false));
-        if !of_one.is_empty() {
-            paths.insert(format!("{base}/{}/{{name}}", entry.name), operations(entry, &of_one, true));
-        }
-    }
-    Value::Object(paths)
-}
-
-fn operations(entry: &Entry, verbs: &[&str], is_named: bool) -> Value {
-    let mut operations = Map::new();
-    for verb in verbs {
-        let (method, kind) = match *verb {
-            "create" => ("post", entry.kind.to_owned()),
-            "delete" => ("delete", entry.kind.to_owned()),
-            "patch" => ("patch", entry.kind.to_owned()),
-            "list" => ("get", format!("{}List", entry.kind)),
-            _ => ("get", entry.kind.to_owned()),
-        };
-        let schema = json!({"$ref": format!("#/components/schemas/{}", name(&kind))});
-        let mut operation = json!({
-            "description": entry.description,
-            "operationId": format!("{verb}{}", entry.name.replace('/', "_")),
-            "x-kubernetes-action": verb,
-            "x-kubernetes-group-version-kind": group_version_kind(entry.kind),
-            "responses": {"200": {"description": "OK", "content": {JSON: {"schema": schema}}},
-                "401": {"description": "Unauthorized"}},
-        });
-        if method == "post" {
-            operation["requestBody"] = json!({"required": true, "content": {JSON: {"schema": schema}}});
-        }
-        if *verb == "list" && entry.name != "roleassignments" {
-            operation["parameters"] = query_parameters();
-        }
-        operations.insert(method.to_owned(), operation);
-    }
-    if is_named {
-        operations.insert("parameters".to_owned(), json!([path_parameter("name")]));
-    }
-    Value::Object(operations)
-}
-
-fn path_parameter(name: &str) -> Value {
-    json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}})
-}
-
-fn query_parameters() -> Value {
-    let text = [
-        ("filterBy", "Pairs of field and value: AND across fields, OR across values of one field."),
-        ("sortBy", "Fields to sort by, each with - before it for descending."),
-        ("fieldSelector", "Paths and values that have to hold, all of them."),
-        ("labelSelector", "Labels that have to match."),
-        ("continue", "metadata.continue of the page before."),
-        ("resourceVersion", "The revision to read at, or to watch from."),
-        ("resourceVersionMatch", "Exact or NotOlderThan."),
-    ];
-    let numbers =
-        [("limit", "Most items of a page."), ("page", "Which page, from 1."), ("timeoutSeconds", "When a watch ends.")];
-    let flags = [
-        ("watch", "Whether to watch."),
-        ("allowWatchBookmarks", "Whether bookmarks are wanted."),
-        ("sendInitialEvents", "Whether a watch begins with what there is."),
-    ];
-    let parameter = |kind: &'static str| move |(name, description): (&str, &str)| json!({"name": name, "in": "query", "description": description, "schema": {"type": kind}});
-    let all = text.map(parameter("string")).into_iter().chain(numbers.map(parameter("integer")));
-    all.chain(flags.map(parameter("boolean"))).collect()
 }

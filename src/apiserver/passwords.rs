@@ -27,6 +27,7 @@ use crate::logins::person::Person;
 use crate::logins::recognizer::API_KEY_CREDENTIAL;
 use crate::logins::vault::VaultError;
 use crate::logins::verifier::Failure;
+use crate::rbac::guard::Change as Guarded;
 
 /// How often a change is tried that somebody else was faster than.
 const ATTEMPTS: usize = 16;
@@ -56,6 +57,20 @@ pub fn is_self(api: &DirectoryApi, caller: &Caller, target: &Target) -> bool {
 /// # Errors
 /// 403 with what is missing; 503 where that can't be judged.
 pub async fn control(api: &DirectoryApi, caller: &Caller, target: &Target, resource: &str) -> Result<(), ApiError> {
+    allow(api, caller, target, resource, &Guarded::Credential([target.name.as_str()].into())).await
+}
+
+/// Lets the caller pass who may make the change, as the guard sees it, and shows no API key.
+///
+/// # Errors
+/// 403 with what is missing; 503 where that can't be judged.
+pub async fn allow(
+    api: &DirectoryApi,
+    caller: &Caller,
+    target: &Target,
+    resource: &str,
+    change: &Guarded<'_>,
+) -> Result<(), ApiError> {
     refuse_api_key(caller, target, resource)?;
     let requester = UserInfo {
         username: Some(caller.username.clone()),
@@ -63,7 +78,7 @@ pub async fn control(api: &DirectoryApi, caller: &Caller, target: &Target, resou
         groups: Some(caller.groups.clone()),
         extra: Some(caller.extra.clone()),
     };
-    let refusal = api.guard.refusal_to_control(&requester, &target.name).await.map_err(|why| {
+    let refusal = api.guard.refusal(&requester, change).await.map_err(|why| {
         warn!(user = target.name, why, "the guard could not judge a request");
         ApiError::unavailable("the guard can't judge this at the moment")
     })?;

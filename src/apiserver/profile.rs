@@ -93,10 +93,7 @@ async fn write(
 ) -> Result<User, ApiError> {
     let about = About { resource: "users", name: &target.asked };
     let users: KubeApi<User> = KubeApi::all(api.client.clone());
-    let passed_on = |error| match error {
-        kube::Error::Api(status) => ApiError::passed_on(*status, about),
-        _ => ApiError::unavailable("the API server does not answer"),
-    };
+    let passed_on = |error| ApiError::of_kube(error, about);
     let params = PatchParams { dry_run: is_dry_run, ..PatchParams::default() };
     for _ in 0..ATTEMPTS {
         let user = users.get(&target.name).await.map_err(passed_on)?;

@@ -22,6 +22,7 @@ use kube::Client;
 use percent_encoding::percent_decode_str;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceBuilder;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{Predicate, SizeAbove};
@@ -33,7 +34,8 @@ use super::identity::Caller;
 use super::pages::{Moments, Tokens};
 use super::status::ApiError;
 use super::{
-    api_keys, assignments, bearers, discovery, groups, logins, openapi, passwords, profile, reviews, totp, users,
+    api_keys, assignments, bearers, discovery, groups, logins, openapi, passwords, profile, rename, reviews, totp,
+    users,
 };
 use crate::admission::guard::Guard;
 use crate::api::directory::{GROUP, VERSION};
@@ -254,30 +256,37 @@ pub fn router(parts: Parts) -> Router {
     };
     let places = |most: usize| middleware::from_fn_with_state(Arc::new(Semaphore::new(most)), placed);
     let base = format!("/apis/{GROUP}/{VERSION}");
+    // Not nested, and with as few layers as can be: each costs a request more than most answers take to be found.
+    let at = |path: &str| format!("{base}{path}");
     let resources = Router::new()
-        .route("/users", get(users::list))
-        .route("/users/{key}", get(users::get).patch(profile::patch))
-        .route("/users/{key}/groups", get(users::groups))
-        .route("/users/{key}/namespaces", get(users::namespaces))
-        .route("/users/{key}/locks", get(users::locks))
-        .route("/users/{key}/permissions", get(users::permissions))
-        .route("/users/{key}/roleassignments", get(assignments::of_user))
-        .route("/users/{key}/accessreviews", post(reviews::create))
-        .route("/users/{key}/password", post(passwords::change))
-        .route("/users/{key}/invitation", post(passwords::invite))
-        .route("/users/{key}/unlock", post(passwords::unlock))
-        .route("/users/{key}/apikeys", get(api_keys::list).post(api_keys::create))
-        .route("/users/{key}/apikeys/{name}", get(api_keys::get).delete(api_keys::revoke))
-        .route("/users/{key}/totp", get(totp::get).post(totp::enroll).delete(totp::remove))
-        .route("/passwordreviews", post(logins::review))
-        .route("/groups", get(groups::list))
-        .route("/groups/{name}", get(groups::get))
-        .route("/groups/{name}/members", get(groups::members))
-        .route("/groups/{name}/members/{user}", get(groups::member))
-        .route("/roleassignments", get(assignments::list))
-        .layer(middleware::from_fn(uninterrupted))
-        .layer(middleware::from_fn_with_state(Arc::clone(&informers), informed))
-        .layer(places(MOST_REQUESTS));
+        .route(&at("/users"), get(users::list))
+        .route(&at("/users/{key}"), get(users::get).patch(profile::patch))
+        .route(&at("/users/{key}/groups"), get(users::groups))
+        .route(&at("/users/{key}/namespaces"), get(users::namespaces))
+        .route(&at("/users/{key}/locks"), get(users::locks))
+        .route(&at("/users/{key}/permissions"), get(users::permissions))
+        .route(&at("/users/{key}/roleassignments"), get(assignments::of_user))
+        .route(&at("/users/{key}/accessreviews"), post(reviews::create))
+        .route(&at("/users/{key}/password"), post(passwords::change))
+        .route(&at("/users/{key}/invitation"), post(passwords::invite))
+        .route(&at("/users/{key}/quota"), get(users::quota))
+        .route(&at("/users/{key}/rename"), post(rename::rename))
+        .route(&at("/users/{key}/unlock"), post(passwords::unlock))
+        .route(&at("/users/{key}/apikeys"), get(api_keys::list).post(api_keys::create))
+        .route(&at("/users/{key}/apikeys/{name}"), get(api_keys::get).delete(api_keys::revoke))
+        .route(&at("/users/{key}/totp"), get(totp::get).post(totp::enroll).delete(totp::remove))
+        .route(&at("/passwordreviews"), post(logins::review))
+        .route(&at("/groups"), get(groups::list))
+        .route(&at("/groups/{name}"), get(groups::get))
+        .route(&at("/groups/{name}/members"), get(groups::members))
+        .route(&at("/groups/{name}/members/{user}"), get(groups::member))
+        .route(&at("/roleassignments"), get(assignments::list))
+        .layer(
+            ServiceBuilder::new()
+                .layer(places(MOST_REQUESTS))
+                .layer(middleware::from_fn_with_state(Arc::clone(&informers), informed))
+                .layer(middleware::from_fn(uninterrupted)),
+        );
     // Everybody may: who they are is what this is about.
     let attempts = Router::new().route(&format!("{base}/logins"), post(logins::login));
     let token_reviews = Router::new().route(bearers::TOKEN_REVIEW_PATH, post(bearers::review));
@@ -298,8 +307,12 @@ pub fn router(parts: Parts) -> Router {
         .route("/openapi/v3", get(openapi::v3_paths))
         .route(&format!("/openapi/v3/apis/{GROUP}/{VERSION}"), get(openapi::v3))
         .layer(places(MOST_DISCOVERIES));
+    let is_compressed =
+        SizeAbove::new(COMPRESSED_FROM).and(|_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions| {
+            extensions.get::<Uncompressed>().is_none()
+        });
     Router::new()
-        .nest(&base, resources)
+        .merge(resources)
         .merge(documents)
         .fallback(async || ApiError::no_such_path())
         .method_not_allowed_fallback(async |request: Request| {
@@ -307,13 +320,12 @@ pub fn router(parts: Parts) -> Router {
         })
         .layer(middleware::from_fn_with_state(Arc::new(authenticator), authenticate))
         .merge(open)
-        .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
-        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(
-            SizeAbove::new(COMPRESSED_FROM).and(|_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions| {
-                extensions.get::<Uncompressed>().is_none()
-            }),
-        ))
-        .layer(middleware::from_fn_with_state(metrics, counted))
+        .layer(
+            ServiceBuilder::new()
+                .layer(middleware::from_fn_with_state(metrics, counted))
+                .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(is_compressed))
+                .layer(DefaultBodyLimit::max(MOST_BODY_BYTES)),
+        )
         .with_state(Arc::new(api))
         .merge(probes(health))
 }

@@ -176,6 +176,14 @@ impl ApiError {
         Self(Box::new(status)).about(about)
     }
 
+    /// What kube-apiserver says of a write made for somebody, or 503 where it says nothing.
+    pub fn of_kube(error: kube::Error, about: About<'_>) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::passed_on(*status, about),
+            _ => Self::unavailable("the API server does not answer"),
+        }
+    }
+
     /// The HTTP status.
     pub fn code(&self) -> StatusCode {
         StatusCode::from_u16(self.0.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)

@@ -21,8 +21,12 @@ use super::server::{Api, DirectoryApi, Place, Right, Who};
 use super::status::{About, ApiError};
 use super::watch::watch;
 use crate::api::OWNER_LABEL;
-use crate::api::directory::{API_VERSION, GroupMembership, UserLocksStatus, UserNamespace, UserPermissionsStatus};
+use crate::api::directory::{
+    API_VERSION, GroupMembership, NamespaceQuota, UserLocksStatus, UserNamespace, UserPermissionsStatus,
+    UserQuotaStatus,
+};
 use crate::directory::Directory;
+use crate::quota::amount::{Amount, Amounts, texts};
 use crate::rbac::permissions::{groups_of, held_by, roles_by_namespace, rules};
 
 /// How a caller names itself.
@@ -263,6 +267,11 @@ pub async fn namespaces(
         names.extend(directory.bindings.namespaces().cloned());
     }
     let describe = |name: String| UserNamespace {
+        used: directory
+            .quotas
+            .allotment(&name)
+            .map(|allotment| texts(&allotment.used))
+            .filter(|_| owned.contains(&name)),
         owned: owned.contains(&name),
         phase: if directory.bindings.is_terminating(&name) { "Terminating" } else { "Active" }.to_owned(),
         roles: roles.get(&Some(name.clone())).into_iter().flatten().chain(&everywhere).cloned().collect(),
@@ -271,6 +280,40 @@ pub async fn namespaces(
     };
     let existing = names.into_iter().filter(|name| directory.bindings.has_namespace(name));
     Ok(items("UserNamespaceList", &existing.map(describe).collect::<Vec<_>>()))
+}
+
+/// `GET users/{key}/quota`: limits, use, and what each namespace has of them.
+///
+/// # Errors
+/// As the request deserves.
+pub async fn quota(
+    api: Api,
+    Extension(caller): Who,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    only(query.as_deref(), &[])?;
+    let target = authorised(&api, &caller, &key, "get", "users/quota").await?;
+    let directory = api.informers.directory();
+    let standing = directory.quota_of(&target.name).unwrap_or_default();
+    let limited = |amounts: &Amounts| -> Amounts {
+        let of = |(name, amount): (&String, &Amount)| (name.clone(), *amount);
+        amounts.iter().filter(|(name, _)| standing.hard.contains_key(*name)).map(of).collect()
+    };
+    let describe = |name: String| {
+        let allotment = directory.quotas.allotment(&name);
+        NamespaceQuota {
+            hard: allotment.and_then(|allotment| allotment.enforced.as_ref()).map(|hard| texts(&limited(hard))),
+            used: allotment.map(|allotment| texts(&allotment.used)),
+            name,
+        }
+    };
+    let status = UserQuotaStatus {
+        namespaces: directory.owned_by(&target.name).into_iter().map(describe).collect(),
+        hard: texts(&standing.hard),
+        used: texts(&standing.used),
+    };
+    Ok(about_user("UserQuota", &target, status))
 }
 
 /// `GET users/{key}/locks`: what blocks the user's deletion, and what the user keeps locked.
@@ -286,9 +329,12 @@ pub async fn locks(
     only(query.as_deref(), &[])?;
     let target = authorised(&api, &caller, &key, "get", "users/locks").await?;
     let directory = api.informers.directory();
+    // A lock is held by a username. Whoever only waits for that holds nothing.
+    let username =
+        directory.person(&target.name).filter(|person| person.holds_username()).map(|person| &person.username);
     let status = UserLocksStatus {
         blocking_deletion: directory.bindings.labelled(OWNER_LABEL, &target.name).into_iter().collect(),
-        held: directory.bindings.locked(&target.name).cloned().collect(),
+        held: username.into_iter().flat_map(|name| directory.bindings.locked(name)).cloned().collect(),
     };
     Ok(about_user("UserLocks", &target, status))
 }

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_yaml::Value;
 
 use crate::admission::access::Access;
-use crate::admission::guard::Guarded;
+use crate::admission::guard::{Guarded, Known};
 use crate::api::{API_VERSION, Group, RoleBinding, User};
 use crate::directory::Directory;
 use crate::informers::snapshot::snapshot;
@@ -144,14 +144,15 @@ impl Explainer {
     {
         let new: K = object(value)?;
         let old = api.get_opt(&new.name_any()).await?;
-        let is_new = old.is_none() && !self.delete;
-        if let Some(conflict) = K::conflict(&new, &self.directory).filter(|_| is_new)
+        let known = Known::new(&self.directory, &self.policy, self.requester.username.as_deref());
+        if let Some(conflict) = K::conflict(old.as_ref(), &new, &known).filter(|_| !self.delete)
             && !self.access.may_bind_everything(&self.requester).await?
         {
-            println!("{} {}, create: refused: {conflict}", K::kind(&()), new.name_any());
+            let what = if old.is_some() { "change" } else { "create" };
+            println!("{} {}, {what}: refused: {conflict}", K::kind(&()), new.name_any());
             return Ok(false);
         }
-        let required = K::requirements(old.as_ref(), (!self.delete).then_some(&new), &self.directory, &self.policy);
+        let required = K::requirements(old.as_ref(), (!self.delete).then_some(&new), &known);
         self.print(&format!("{} {}", K::kind(&()), new.name_any()), old.is_some(), required).await
     }
 

@@ -1,14 +1,20 @@
 //! The command line.
 
-mod crds;
+mod check;
+mod export;
+mod generated;
 mod groups;
 mod guard;
 mod hash_password;
+mod import;
+mod private_file;
+mod reference;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::api::crd;
 use crate::operations::config::RunConfig;
 use crate::operations::telemetry;
 use crate::operator;
@@ -25,8 +31,10 @@ pub struct Cli {
 enum Command {
     /// Run the operator.
     Run(Box<RunConfig>),
+    /// Tell whether what is installed works, as kube-apiserver sees it.
+    Check(check::Args),
     /// Print the CustomResourceDefinitions, or write or check the files that hold them.
-    Crds(crds::Args),
+    Crds(generated::Args),
     /// Tell which groups a User belongs to, and by what path.
     Groups(groups::Args),
     /// Explain what the guard against escalation says.
@@ -34,6 +42,12 @@ enum Command {
     Guard(guard::GuardCommand),
     /// Hash a password for a manifest: read it from the terminal, or from standard input, and print a PHC string.
     HashPassword(hash_password::Args),
+    /// Read people and groups from another system: preview them, write manifests, or apply them.
+    Import(Box<import::Args>),
+    /// Write people and groups in the format of another system.
+    Export(export::Args),
+    /// Print the pages of reference that are read out of the types, or write or check the files that hold them.
+    Reference(generated::Args),
 }
 
 impl Cli {
@@ -41,13 +55,23 @@ impl Cli {
     pub fn execute(self) -> ExitCode {
         let result = match self.command {
             Command::Run(config) => run_operator(*config),
-            Command::Crds(args) => crds::execute(&args),
+            Command::Check(args) => match check::execute(&args) {
+                Ok(false) => return ExitCode::FAILURE,
+                outcome => outcome.map(drop),
+            },
+            Command::Crds(args) => print_crds(&args),
             Command::Groups(args) => groups::execute(&args),
             Command::Guard(command) => match guard::execute(command) {
                 Ok(false) => return ExitCode::FAILURE,
                 outcome => outcome.map(drop),
             },
             Command::HashPassword(args) => hash_password::execute(&args),
+            Command::Import(args) => match import::execute(&args) {
+                Ok(code) => return code,
+                outcome => outcome.map(drop),
+            },
+            Command::Export(args) => export::execute(&args),
+            Command::Reference(args) => reference::execute(&args),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,
@@ -57,6 +81,14 @@ impl Cli {
             }
         }
     }
+}
+
+fn print_crds(args: &generated::Args) -> anyhow::Result<()> {
+    for definition in crd::all() {
+        let (name, content) = crd::file(&definition)?;
+        args.put(&name, &content)?;
+    }
+    Ok(())
 }
 
 fn run_operator(config: RunConfig) -> anyhow::Result<()> {

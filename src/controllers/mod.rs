@@ -4,7 +4,9 @@
 pub mod backoff;
 pub mod events;
 pub mod group;
+pub mod keyed;
 pub mod native;
+pub mod quota;
 pub mod role_binding;
 pub mod user;
 pub mod written;

@@ -29,6 +29,8 @@ pub enum Algorithm {
     Pbkdf2Sha256,
     /// RFC 8018 with HMAC-SHA-512.
     Pbkdf2Sha512,
+    /// RFC 8018 with HMAC-SHA3-512, as Rancher has it.
+    Pbkdf2Sha3,
 }
 
 /// Why a string is not taken as a password hash. The messages say what is allowed and never repeat the string.
@@ -40,7 +42,9 @@ pub enum HashError {
     )]
     NotAHash,
     /// A hash of another kind.
-    #[error("uses an algorithm that is not supported: use argon2id, bcrypt, scrypt, pbkdf2-sha256 or pbkdf2-sha512")]
+    #[error(
+        "uses an algorithm that is not supported: use argon2id, bcrypt, scrypt, pbkdf2-sha256, pbkdf2-sha512 or pbkdf2-sha3-512"
+    )]
     UnsupportedAlgorithm,
     /// Known algorithm, but it does not parse.
     #[error("is not a well-formed {0} hash: {1}")]
@@ -146,7 +150,7 @@ impl PasswordHash {
             "argon2id" => check_argon2id(text),
             "2a" | "2b" | "2y" => check_bcrypt(text),
             "scrypt" => check_scrypt(text),
-            "pbkdf2-sha256" | "pbkdf2-sha512" => check_pbkdf2(text),
+            "pbkdf2-sha256" | "pbkdf2-sha512" | "pbkdf2-sha3-512" => check_pbkdf2(text),
             _ => Err(HashError::UnsupportedAlgorithm),
         }?;
         Ok(Self { text: text.to_owned(), algorithm })
@@ -200,6 +204,16 @@ impl PasswordHash {
                 }
                 Algorithm::Pbkdf2Sha512 => {
                     pbkdf2::pbkdf2_hmac::<sha2::Sha512>(password, salt.as_ref(), rounds(&phc), output);
+                }
+                Algorithm::Pbkdf2Sha3 => {
+                    // A sponge has no state to prepare once for all rounds, so it takes the plain form of HMAC.
+                    pbkdf2::pbkdf2::<pbkdf2::hmac::SimpleHmac<sha3::Sha3_512>>(
+                        password,
+                        salt.as_ref(),
+                        rounds(&phc),
+                        output,
+                    )
+                    .map_err(|_| phc::Error::ParamValueInvalid)?;
                 }
                 Algorithm::Bcrypt => unreachable!("handled above"),
             }
@@ -334,8 +348,11 @@ fn check_pbkdf2(text: &str) -> Result<Algorithm, HashError> {
         // NIST SP 800-132 asks for at least 1,000, SP 800-63B (revision 3) for 10,000.
         ..10_000 => Err(HashError::Weak("PBKDF2 needs 10000 iterations or more")),
         2_000_001.. => Err(HashError::TooCostly("PBKDF2 is taken up to 2000000 iterations")),
-        _ if phc.algorithm.as_str() == "pbkdf2-sha256" => Ok(Algorithm::Pbkdf2Sha256),
-        _ => Ok(Algorithm::Pbkdf2Sha512),
+        _ => Ok(match phc.algorithm.as_str() {
+            "pbkdf2-sha256" => Algorithm::Pbkdf2Sha256,
+            "pbkdf2-sha3-512" => Algorithm::Pbkdf2Sha3,
+            _ => Algorithm::Pbkdf2Sha512,
+        }),
     }
 }
 

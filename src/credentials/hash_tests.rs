@@ -4,7 +4,7 @@ use super::*;
 
 const PASSWORD: &[u8] = b"correct horse battery staple";
 
-/// Hashes of [`PASSWORD`] made by argon2-cffi 23, bcrypt 4.0 and passlib 1.7.
+/// Hashes of [`PASSWORD`] made by argon2-cffi 23, bcrypt 4.0 and passlib 1.7, unless said otherwise.
 const FOREIGN: &[(&str, Algorithm)] = &[
     (
         "$argon2id$v=19$m=65536,t=3,p=4$g6i79i7GD79Y/o0U8bpRCg$IIVtAguGCWylNR/2SA3uetNF/dYFvaUic4GQHsjLEvM",
@@ -23,6 +23,11 @@ const FOREIGN: &[(&str, Algorithm)] = &[
     (
         "$pbkdf2-sha512$25000$UCoFQMj5v5dSSqm1dm6N0Q$O0Aij2pm3/fhwj1Ih/jwrhzeYJvm9OleYOFOXx29czWZwh57UYi/KIw89N760xYKNtUx0FkTyuEHiCPU25rXNw",
         Algorithm::Pbkdf2Sha512,
+    ),
+    // hashlib of Python 3, with the parameters that Rancher takes.
+    (
+        "$pbkdf2-sha3-512$i=210000$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8$VYnncxt/yMhXQXrrLwhCPWO30mvBdtSvPRe9f/kE5yE",
+        Algorithm::Pbkdf2Sha3,
     ),
 ];
 

@@ -34,6 +34,9 @@ const LOCKED_ANNOTATION: &str = "roster.dev/locked-until";
 /// Annotation: when the second factor was confirmed, RFC 3339.
 const SECOND_FACTOR_ANNOTATION: &str = "roster.dev/second-factor";
 
+/// Annotation: the credential is on its way to the Secret of a new username.
+const CLOSED_ANNOTATION: &str = "roster.dev/closed";
+
 const HASH_KEY: &str = "passwordHash";
 const SOURCE_HASH_KEY: &str = "sourcePasswordHash";
 /// One hash a line, the latest first.
@@ -60,6 +63,10 @@ pub struct Claim {
     pub owner: String,
     /// UID of that User.
     pub owner_uid: String,
+    /// Whether it is, or was, the claim on the username: the one that carries the credential.
+    pub is_username: bool,
+    /// Whether the credential is being moved to the Secret of another username: nobody may change it here any more.
+    pub is_closed: bool,
     /// See [`Credential::source`].
     pub source: Option<SourceVersion>,
     /// What may be known of the credential.
@@ -78,6 +85,9 @@ impl Claim {
             resource_version: metadata.resource_version.as_ref()?.parse().ok()?,
             owner: owner.map(|owner| owner.name.clone()).unwrap_or_default(),
             owner_uid: owner.map(|owner| owner.uid.clone()).unwrap_or_default(),
+            is_username: metadata.labels.as_ref().and_then(|labels| labels.get(IDENTIFIER_LABEL)).map(String::as_str)
+                == Some(label(IdentifierKind::Username)),
+            is_closed: annotation(CLOSED_ANNOTATION).is_some(),
             source: annotation(SOURCE_ANNOTATION).cloned().map(SourceVersion::from),
             summary: Summary {
                 changed: time(CHANGED_ANNOTATION),
@@ -88,20 +98,28 @@ impl Claim {
             },
         })
     }
+
+    /// Whether this is where the credential stands and may be changed.
+    pub fn is_home(&self) -> bool {
+        self.is_username && !self.is_closed
+    }
+}
+
+fn label(kind: IdentifierKind) -> &'static str {
+    match kind {
+        IdentifierKind::Username => "username",
+        IdentifierKind::Email => "email",
+    }
 }
 
 /// The Secret that is `user`'s claim on `identifier`, with a credential where it is the username's.
 pub fn build(user: &User, namespace: &str, identifier: &Identifier, credential: &Credential) -> Secret {
-    let kind = match identifier.kind {
-        IdentifierKind::Username => "username",
-        IdentifierKind::Email => "email",
-    };
     let mut secret = Secret {
         metadata: ObjectMeta {
             name: Some(identifier.secret_name()),
             namespace: Some(namespace.to_owned()),
             labels: Some(
-                [("app.kubernetes.io/managed-by", "roster"), (IDENTIFIER_LABEL, kind)]
+                [("app.kubernetes.io/managed-by", "roster"), (IDENTIFIER_LABEL, label(identifier.kind))]
                     .map(|(key, value)| (key.to_owned(), value.to_owned()))
                     .into(),
             ),
@@ -114,6 +132,17 @@ pub fn build(user: &User, namespace: &str, identifier: &Identifier, credential: 
     };
     write_credential(&mut secret, credential);
     secret
+}
+
+/// Lets nobody change the credential here any more.
+pub fn close(secret: &mut Secret) {
+    secret.metadata.annotations.get_or_insert_default().insert(CLOSED_ANNOTATION.to_owned(), "true".to_owned());
+}
+
+/// Makes an identity Secret the claim on an identifier of that kind, open for what belongs there.
+pub fn open_as(secret: &mut Secret, kind: IdentifierKind) {
+    secret.metadata.annotations.get_or_insert_default().remove(CLOSED_ANNOTATION);
+    secret.metadata.labels.get_or_insert_default().insert(IDENTIFIER_LABEL.to_owned(), label(kind).to_owned());
 }
 
 fn owner_reference(user: &User) -> OwnerReference {
@@ -235,6 +264,13 @@ mod tests {
         let claim = Claim::read(&secret.metadata).unwrap();
         assert_eq!((claim.owner.as_str(), claim.owner_uid.as_str(), claim.resource_version), ("jane", "u-1", 9));
         assert_eq!(claim.summary, credential.summary());
+        assert!(claim.is_home());
+        close(&mut secret);
+        assert!(!Claim::read(&secret.metadata).unwrap().is_home(), "it is on its way elsewhere");
+        open_as(&mut secret, IdentifierKind::Email);
+        assert!(!Claim::read(&secret.metadata).unwrap().is_home(), "an address carries no credential");
+        open_as(&mut secret, IdentifierKind::Username);
+        assert!(Claim::read(&secret.metadata).unwrap().is_home());
         write_credential(&mut secret, &Credential::default());
         assert_eq!(read_credential(&secret).unwrap(), Credential::default());
         assert!(secret.data.as_ref().unwrap().is_empty());

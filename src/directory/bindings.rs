@@ -84,7 +84,7 @@ pub struct NamespaceState {
     pub labels: Labels,
     /// Whether it is being deleted: nothing can be created in it any more.
     pub is_terminating: bool,
-    /// Name of the User that holds it locked.
+    /// Username of whoever holds it locked.
     pub locked_by: Option<String>,
 }
 
@@ -95,7 +95,10 @@ impl NamespaceState {
         Self {
             labels: metadata.labels.clone().unwrap_or_default(),
             is_terminating: metadata.deletion_timestamp.is_some(),
-            locked_by: annotations.and_then(|annotations| annotations.get(LOCKED_BY_ANNOTATION)).cloned(),
+            locked_by: annotations
+                .and_then(|annotations| annotations.get(LOCKED_BY_ANNOTATION))
+                .filter(|holder| !holder.is_empty())
+                .cloned(),
         }
     }
 }
@@ -146,9 +149,9 @@ pub struct Bindings {
     /// Namespaces that a selector matches, by binding.
     matched: NamesBy<String>,
     terminating: BTreeSet<String>,
-    /// Who holds a namespace locked.
+    /// Username of whoever holds a namespace locked.
     locks: HashMap<String, String>,
-    /// Namespaces that a User holds locked.
+    /// Namespaces that somebody of that username holds locked.
     locked: NamesBy<String>,
 }
 
@@ -254,14 +257,14 @@ impl Bindings {
         }
     }
 
-    /// Name of the User that holds the namespace locked.
+    /// Username of whoever holds the namespace locked.
     pub fn locked_by(&self, namespace: &str) -> Option<&String> {
         self.locks.get(namespace)
     }
 
-    /// The namespaces that the User holds locked.
-    pub fn locked(&self, user: &str) -> impl Iterator<Item = &String> {
-        self.locked.get(user)
+    /// The namespaces that whoever has the username holds locked.
+    pub fn locked(&self, username: &str) -> impl Iterator<Item = &String> {
+        self.locked.get(username)
     }
 
     /// The namespaces that carry this label.

@@ -20,6 +20,7 @@ pub mod membership;
 pub mod native;
 mod nodes;
 pub mod person;
+pub mod quotas;
 mod timeline;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -31,11 +32,15 @@ use kube::ResourceExt;
 
 use crate::api::role_binding::{RoleRef, Subject, SubjectKind};
 use crate::api::{Group, RoleBinding, User};
+use crate::quota::allotment::Allotment;
+use crate::quota::amount::Amounts;
+use crate::quota::limits;
 use bindings::{Binding, Bindings, NamespaceState};
 use labels::Labels;
 use membership::{DeclaredMembers, Memberships, Touched};
 use native::{Holder, Key, Native, Natives};
 use person::Person;
+use quotas::{NOBODY, Quotas};
 use timeline::Timeline;
 
 /// Whom a change concerns, by `metadata.name`.
@@ -49,6 +54,8 @@ pub struct Concerned {
     pub bindings: BTreeSet<String>,
     /// UIDs of Users and RoleBindings that are not there, and that native bindings were made for.
     pub orphaned: BTreeSet<String>,
+    /// Owners of namespaces, by name of the User, whose limits or use may have changed.
+    pub owners: BTreeSet<String>,
 }
 
 impl Concerned {
@@ -94,6 +101,8 @@ pub struct Directory {
     roles: HashMap<RoleKey, Arc<[PolicyRule]>>,
     /// Native bindings.
     pub natives: Natives,
+    /// Limits, and what each owned namespace has of them.
+    pub quotas: Quotas,
     edges: Timeline<Edge>,
 }
 
@@ -106,6 +115,7 @@ impl Directory {
     /// A User as it is now.
     pub fn set_user(&mut self, user: &User, now: Timestamp) -> Concerned {
         let name = user.name_any();
+        let was_known = self.users.contains_key(&name);
         let person = Person::of(user);
         let labels: Labels = user.labels().clone();
         let mut concerned = Concerned::default();
@@ -132,6 +142,10 @@ impl Directory {
             self.note_orphans(uid_before.as_ref(), &mut concerned);
             self.person_changed(&name, &mut concerned);
         }
+        if self.quotas.set_user(&name, limits::declared(user.spec.quota.as_ref())) || !was_known {
+            concerned.users.insert(name.clone());
+            concerned.owners.insert(name);
+        }
         self.follow_groups(&mut concerned);
         concerned
     }
@@ -140,6 +154,8 @@ impl Directory {
     pub fn remove_user(&mut self, name: &str) -> Concerned {
         let mut concerned = Concerned::default();
         self.person_changed(name, &mut concerned);
+        self.quotas.set_user(name, Amounts::new());
+        concerned.owners.insert(name.to_owned());
         concerned.groups.extend(self.memberships.naming_user(name).map(str::to_owned));
         concerned.touched(self.memberships.set_user(name, None));
         self.edges.set(Edge::User(name.to_owned()), None);
@@ -196,16 +212,28 @@ impl Directory {
         if group.metadata.deletion_timestamp.is_some() {
             return self.remove_group(&name, now);
         }
+        let limits_changed = self.quotas.set_group(&name, limits::declared(group.spec.quota.as_ref()));
         let declared = declared_members(group);
         let identity = (group.uid().unwrap_or_default(), group.metadata.generation);
         let is_new = self.groups.insert(name.clone(), identity).is_none();
-        self.group_changed(&name, Some(declared), is_new, now)
+        let mut concerned = self.group_changed(&name, Some(declared), is_new, now);
+        if limits_changed {
+            concerned.users.extend(self.memberships.members_of(&name).map(str::to_owned));
+            concerned.owners.extend(self.memberships.members_of(&name).map(str::to_owned));
+        }
+        concerned
     }
 
     /// A Group that is no more.
     pub fn remove_group(&mut self, name: &str, now: Timestamp) -> Concerned {
         let existed = self.groups.remove(name).is_some();
-        self.group_changed(name, None, existed, now)
+        let had_limits = self.quotas.set_group(name, Amounts::new());
+        let members: BTreeSet<String> = self.memberships.members_of(name).map(str::to_owned).collect();
+        let mut concerned = self.group_changed(name, None, existed, now);
+        if had_limits {
+            concerned.owners.extend(members);
+        }
+        concerned
     }
 
     fn group_changed(
@@ -288,7 +316,28 @@ impl Directory {
 
     /// A Namespace as it is now, or is no more.
     pub fn set_namespace(&mut self, name: &str, state: Option<NamespaceState>) -> Concerned {
-        Concerned { bindings: self.bindings.set_namespace(name, state), ..Concerned::default() }
+        let mut owners: BTreeSet<String> = self.owner_of(name).cloned().into_iter().collect();
+        let bindings = self.bindings.set_namespace(name, state);
+        owners.extend(self.owner_of(name).cloned());
+        if self.owner_of(name).is_none() && self.quotas.allotment(name).is_some() {
+            owners.insert(NOBODY.to_owned());
+        }
+        Concerned { bindings, owners, ..Concerned::default() }
+    }
+
+    /// What a namespace may use, as it is now; `None`: the ResourceQuota is no more.
+    pub fn set_allotment(&mut self, namespace: &str, allotment: Option<Allotment>) -> Concerned {
+        if !self.quotas.set_allotment(namespace, allotment) {
+            return Concerned::default();
+        }
+        let owner = self.owner_of(namespace).cloned().unwrap_or_else(|| NOBODY.to_owned());
+        Concerned { owners: [owner].into(), ..Concerned::default() }
+    }
+
+    /// A LimitRange as it is now, with the defaults that Roster has noted on it; `None`: it is no more.
+    pub fn set_limit_range(&mut self, namespace: &str, name: &str, defaults: Option<String>) -> Concerned {
+        self.quotas.set_limit_range(namespace, name, defaults);
+        Concerned { owners: self.owner_of(namespace).cloned().into_iter().collect(), ..Concerned::default() }
     }
 
     /// The rules of a native role as they are now; `None`: it is no more.

@@ -40,11 +40,13 @@ pub struct Person {
 impl Person {
     /// Reads a User.
     pub fn of(user: &User) -> Self {
-        let status = user.status.as_ref();
-        let claimed = status.and_then(|status| find(&status.conditions, NAME_CLAIMED));
+        let (username, status) = (user.username(), user.status.as_ref());
+        // After a rename the status still speaks of the former username for a moment.
+        let reported = status.filter(|status| status.username.as_ref() == Some(&username));
+        let claimed = reported.and_then(|status| find(&status.conditions, NAME_CLAIMED));
         Self {
             uid: user.uid().unwrap_or_default(),
-            username: user.username(),
+            username,
             identifiers: claim::wanted(user).iter().map(Identifier::folded).collect(),
             is_admin: user.spec.admin,
             password_secret_ref: user.spec.password_secret_ref.clone(),

@@ -7,14 +7,14 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use futures::{Stream, TryStreamExt};
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{LimitRange, Namespace, ResourceQuota};
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PartialObjectMeta;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::watcher::{self, Config, Event};
-use kube::{Api, Client, Resource};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -30,6 +30,8 @@ use crate::api::{Group, GroupSpec};
 use crate::directory::bindings::NamespaceState;
 use crate::directory::native::{Key, Native, key};
 use crate::directory::{Directory, RoleKey};
+use crate::quota::allotment::{Allotment, DEFAULTS_ANNOTATION, NAME};
+use crate::quota::defaults::given_by;
 
 /// A store that a watch feeds, and what is dropped from each object first.
 pub type Kept<K> = (Writer<K>, fn(&mut K));
@@ -216,6 +218,45 @@ impl Feed<'_> {
             |_| {},
             |_| {},
             |directory| directory.bindings.namespaces().cloned().collect(),
+        );
+    }
+
+    /// Watches the ResourceQuotas that Roster keeps.
+    pub fn allotments(&mut self) {
+        // By name: others may put the label on theirs.
+        let own = Config::default().fields(&format!("metadata.name={NAME}"));
+        let quotas = watcher::watcher(Api::<ResourceQuota>::all(self.client.clone()), own).map_ok(Step::Event);
+        self.start(
+            ("resourcequotas", quotas),
+            |metadata| metadata.namespace.clone().unwrap_or_default(),
+            |informers, namespace: &String, quota| {
+                let allotment = quota.present().map(Allotment::of);
+                informers.change(|directory, _| directory.set_allotment(namespace, allotment));
+            },
+            |_| {},
+            |_| {},
+            |directory| directory.quotas.allotted().cloned().collect(),
+        );
+    }
+
+    /// Watches the LimitRanges that say what containers get, Roster's own and those of others.
+    pub fn limit_ranges(&mut self) {
+        self.start(
+            ("limitranges", self.watch::<LimitRange>()),
+            |metadata| (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default()),
+            |informers, (namespace, name): &(String, String), range| {
+                let given = |range: &LimitRange| given_by(range).into_iter().collect::<Vec<_>>().join(",");
+                let noted = |range: &LimitRange| range.annotations().get(DEFAULTS_ANNOTATION).cloned();
+                let defaults = range.present().map(|range| {
+                    // What others write on theirs says nothing.
+                    Some(range).filter(|_| name == NAME).and_then(noted).unwrap_or_else(|| given(range))
+                });
+                let defaults = defaults.filter(|defaults| !defaults.is_empty());
+                informers.change(|directory, _| directory.set_limit_range(namespace, name, defaults));
+            },
+            |_| {},
+            |_| {},
+            |directory| directory.quotas.limit_ranges().collect(),
         );
     }
 }

@@ -69,6 +69,8 @@ pub struct Waiting {
     pub bindings: Arc<Dirty<String>>,
     /// Owners of native bindings that are not there.
     pub orphaned: Arc<Dirty<String>>,
+    /// Owners of namespaces, whose limits or use may have changed.
+    pub owners: Arc<Dirty<String>>,
 }
 
 /// The directory and the watches behind it.
@@ -88,6 +90,8 @@ pub struct Informers {
     /// UIDs and usernames of Users that are gone since lately: what was issued to them may still be shown around.
     departed: Cache<String, ()>,
     edge_moved: Notify,
+    /// Something has changed: perhaps the room that somebody waits for is there.
+    pub allotments_moved: Notify,
     synced: watch::Sender<bool>,
     /// Whether somebody looks at what is marked.
     is_leading: AtomicBool,
@@ -110,6 +114,7 @@ impl Informers {
             writers: Mutex::new(Some((group_writer, binding_writer))),
             departed: Cache::builder().max_capacity(MOST_DEPARTED).time_to_live(DEPARTED).build(),
             edge_moved: Notify::new(),
+            allotments_moved: Notify::new(),
             synced: watch::Sender::new(false),
             is_leading: AtomicBool::new(false),
             failures: Arc::new(Failures::new(metrics.watch_errors.clone())),
@@ -157,6 +162,12 @@ impl Informers {
         self.failures.any_of(&[USERS])
     }
 
+    /// Has the watch of the Users fail.
+    #[cfg(test)]
+    pub fn lose_sight_of_users(&self) {
+        (0..2).for_each(|_| self.failures.begin_or_go_on(USERS));
+    }
+
     /// Waits until every first list is complete.
     pub async fn synced(&self) {
         // The sender lives in self: it can't be gone.
@@ -165,15 +176,19 @@ impl Informers {
 
     /// Changes the directory and sets in motion whom that concerns.
     pub fn change(&self, change: impl FnOnce(&mut Directory, Timestamp) -> Concerned) {
-        let concerned = {
+        let (concerned, owners) = {
             let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
             let edge = directory.next_edge();
             let concerned = change(&mut directory, Timestamp::now());
             if directory.next_edge() != edge {
                 self.edge_moved.notify_one();
             }
-            concerned
+            let owners = directory.owners_among(&concerned);
+            (concerned, owners)
         };
+        if !concerned.owners.is_empty() {
+            self.allotments_moved.notify_waiters();
+        }
         if !self.is_leading.load(Ordering::Acquire) {
             return;
         }
@@ -181,6 +196,7 @@ impl Informers {
         self.waiting.groups.mark(concerned.groups);
         self.waiting.bindings.mark(concerned.bindings);
         self.waiting.orphaned.mark(concerned.orphaned);
+        self.waiting.owners.mark(owners);
     }
 
     /// Begins to mark what changes, with everything there is: this replica leads now.
@@ -190,6 +206,7 @@ impl Informers {
         self.waiting.users.mark(directory.users().cloned());
         self.waiting.groups.mark(directory.groups().cloned());
         self.waiting.bindings.mark(directory.bindings.names().cloned());
+        self.waiting.owners.mark(directory.owners());
         let orphaned = directory.natives.owners().filter(|uid| !directory.is_owner_known(uid)).cloned();
         self.waiting.orphaned.mark(orphaned);
     }
@@ -290,6 +307,8 @@ impl Informers {
         feed.roles::<ClusterRole>(RoleKind::ClusterRole, |role| role.rules.as_ref(), "clusterroles");
         feed.roles::<Role>(RoleKind::Role, |role| role.rules.as_ref(), "roles");
         feed.namespaces();
+        feed.allotments();
+        feed.limit_ranges();
         feed.synced
     }
 }

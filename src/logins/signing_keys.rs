@@ -79,16 +79,27 @@ impl SigningKeyStore {
     /// # Errors
     /// None of its own: what fails is tried again.
     pub async fn rotate(self, lifetime: Duration, shutdown: CancellationToken) -> Result<()> {
+        // Whoever begins to lead looks once. After that, nobody is asked before the keys that are watched have come to
+        // their age, or are gone.
+        let mut must_look = true;
         loop {
-            if let Err(error) = self.rotate_if_due(lifetime).await {
-                warn!(error = format!("{error:#}"), "the signing keys could not be rotated; it is tried again");
+            if must_look || self.is_due(lifetime) {
+                let outcome = self.rotate_if_due(lifetime).await;
+                must_look = outcome.is_err();
+                if let Err(error) = outcome {
+                    warn!(error = format!("{error:#}"), "the signing keys could not be rotated; it is tried again");
+                }
             }
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                () = self.deleted.notified() => {}
+                () = self.deleted.notified() => must_look = true,
                 () = tokio::time::sleep(TICK.min(lifetime / 4)) => {}
             }
         }
+    }
+
+    fn is_due(&self, lifetime: Duration) -> bool {
+        !matches!(self.keys.load().rotated(Timestamp::now(), lifetime), Ok(None))
     }
 
     async fn rotate_if_due(&self, lifetime: Duration) -> Result<()> {

@@ -60,7 +60,7 @@ impl Vault {
     }
 
     /// Reads the Secret that holds, or would hold, the credential of whoever logs in by that username. `None` where there
-    /// is none, or where it is not that of the User of that UID.
+    /// is none, where it is not that of the User of that UID, or where it is on its way to a new username.
     ///
     /// # Errors
     /// If the API server does not answer, or what is stored does not parse.
@@ -74,7 +74,7 @@ impl Vault {
         };
         let is_theirs = |secret: &Secret| {
             secret.type_.as_deref() == Some(IDENTITY_SECRET_TYPE)
-                && Claim::read(&secret.metadata).is_some_and(|claim| claim.owner_uid == uid)
+                && Claim::read(&secret.metadata).is_some_and(|claim| claim.owner_uid == uid && claim.is_home())
         };
         let Some(secret) = secret.filter(is_theirs) else { return Ok(None) };
         let credential = read_credential(&secret)?;
@@ -145,6 +145,10 @@ impl Vault {
 }
 
 fn unavailable(error: &kube::Error) -> VaultError {
-    warn!(%error, "a credential can't be reached");
+    // An error of the parser may quote what it read: a Secret.
+    match error {
+        kube::Error::SerdeError(_) => warn!("a credential can't be reached: what the API server answers is no Secret"),
+        error => warn!(%error, "a credential can't be reached"),
+    }
     VaultError::Unavailable
 }

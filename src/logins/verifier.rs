@@ -280,7 +280,7 @@ impl Verifier {
             return Ok(*matches);
         }
         let (Secret::Password(secret) | Secret::Invitation(secret)) = shown.secret;
-        let matches = self.pool.verify(secret, known.as_ref().unwrap_or(&self.decoy)).await? && known.is_some();
+        let matches = self.matches(secret, known.as_ref()).await?;
         *compared = Some((known, matches));
         Ok(matches)
     }
@@ -381,6 +381,7 @@ impl Verifier {
                 if until == before.failed.locked_until {
                     info!(user, source = shown.source, "a login was refused");
                 } else {
+                    self.metrics.lockouts.inc();
                     warn!(user, ?until, "a user is locked after failed logins");
                 }
                 Outcome::Refused

@@ -264,10 +264,10 @@ mod tests {
         assert_ne!(lane("https://a/x", "1"), lane("https://a/x", "2"));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_pause_is_told_and_ends() {
         let pauses = Arc::new(Pauses::default());
-        let pausing = tokio::spawn(Arc::clone(&pauses).pause(Duration::from_secs(10)));
+        let pausing = tokio::spawn(Arc::clone(&pauses).pause(Duration::from_millis(10)));
         pauses.begun().await;
         assert_eq!(pauses.count(), 1);
         pausing.await.unwrap();

@@ -64,7 +64,13 @@ impl Receiver {
         let port = socket.local_addr().unwrap().port();
         let (app, arrived) = app(answers.into_iter().collect());
         let shutdown = CancellationToken::new();
-        tokio::spawn(listener::serve(socket, Arc::new(ArcSwap::from_pointee(tls)), app, shutdown.clone()));
+        tokio::spawn(listener::serve(
+            socket,
+            Arc::new(ArcSwap::from_pointee(tls)),
+            app,
+            shutdown.clone(),
+            shutdown.clone(),
+        ));
         Self { port, ca, arrived, _end: shutdown.drop_guard() }
     }
 

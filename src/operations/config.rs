@@ -9,6 +9,7 @@ pub use login::LoginConfig;
 pub use notification::NotificationConfig;
 
 use crate::credentials::hash::Argon2idCost;
+use crate::quota::defaults::{Defaults, Pairs};
 use crate::rbac::Policy;
 
 mod login;
@@ -21,7 +22,7 @@ pub struct RunConfig {
     #[arg(long, env = "ROSTER_NAMESPACE", default_value = "roster-system")]
     pub namespace: String,
 
-    /// Address of the TLS port: admission.
+    /// Address of the TLS port: admission, directory, logins.
     #[arg(long, env = "ROSTER_LISTEN", default_value = "0.0.0.0:8443")]
     pub listen: SocketAddr,
 
@@ -62,6 +63,10 @@ pub struct RunConfig {
     #[command(flatten)]
     pub notification: NotificationConfig,
 
+    /// What containers get that state nothing.
+    #[command(flatten)]
+    pub quota: QuotaConfig,
+
     /// How the leader is elected.
     #[command(flatten)]
     pub lease: LeaseConfig,
@@ -81,7 +86,39 @@ pub struct RunConfig {
     pub log: LogConfig,
 }
 
-/// Lifetimes of certificates.
+/// What containers get, in owned namespaces where nobody else keeps a LimitRange.
+#[derive(Args, Clone, Debug)]
+pub struct QuotaConfig {
+    /// Requests of a container that states none, of what its owner's quota limits.
+    #[arg(long, env = "ROSTER_QUOTA_DEFAULT_REQUEST", default_value = "cpu=100m,memory=128Mi,ephemeral-storage=64Mi")]
+    pub quota_default_request: Pairs,
+
+    /// Limits of a container that states none, of what its owner's quota limits.
+    #[arg(long, env = "ROSTER_QUOTA_DEFAULT_LIMIT", default_value = "cpu=1,memory=512Mi,ephemeral-storage=1Gi")]
+    pub quota_default_limit: Pairs,
+}
+
+impl QuotaConfig {
+    /// Both together.
+    pub fn defaults(&self) -> Defaults {
+        Defaults { requests: self.quota_default_request.0.clone(), limits: self.quota_default_limit.0.clone() }
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let limits = &self.quota_default_limit.0;
+        let mut above = self
+            .quota_default_request
+            .0
+            .iter()
+            .filter(|(name, request)| limits.get(*name).is_some_and(|limit| limit < request));
+        match above.next() {
+            Some((name, _)) => Err(format!("--quota-default-request must not be above --quota-default-limit: {name}")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Who makes the serving certificate, and how long what Roster makes lasts.
 #[derive(Args, Clone, Debug)]
 pub struct CertificateConfig {
     /// Lifetime of the certificate authority. A new one takes over after two thirds of it.
@@ -91,6 +128,11 @@ pub struct CertificateConfig {
     /// Lifetime of a serving certificate. It is replaced after two thirds of it.
     #[arg(long, env = "ROSTER_CERTIFICATE_LIFETIME", default_value = "720h", value_parser = duration)]
     pub certificate_lifetime: Duration,
+
+    /// Secret of type kubernetes.io/tls in Roster's namespace, as cert-manager keeps it, that holds the serving
+    /// certificate. Roster makes none of its own then, and leaves the caBundles to whoever makes this one.
+    #[arg(long, env = "ROSTER_SERVING_CERTIFICATE_SECRET")]
+    pub serving_certificate_secret: Option<String>,
 }
 
 /// Parameters of argon2id and of the pool that runs it.
@@ -226,6 +268,11 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 impl RunConfig {
+    /// Username of the ServiceAccount that the chart gives the operator.
+    pub fn service_account(&self) -> String {
+        format!("system:serviceaccount:{}:roster", self.namespace)
+    }
+
     /// Checks what a single flag can't.
     ///
     /// # Errors
@@ -246,6 +293,7 @@ impl RunConfig {
             return Err("--lease-duration must be whole seconds: a Lease counts no others".to_owned());
         }
         self.logins.validate()?;
+        self.quota.validate()?;
         if self.certificates.certificate_lifetime > self.certificates.ca_lifetime {
             return Err("--certificate-lifetime must not be longer than --ca-lifetime".to_owned());
         }

@@ -2,7 +2,8 @@
 //!
 //! *Live* means that the loops still turn: each beats at every attempt, whether or not it succeeds, so an API server
 //! that is away does not get the process killed. *Ready* means that the TLS port serves with a certificate that kube-apiserver
-//! trusts; it does not depend on leadership, because every replica answers admission.
+//! trusts, and knows everybody, kube-apiserver's front proxy included; it does not depend on leadership, because every
+//! replica answers.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,7 @@ pub struct Health {
     serving: AtomicBool,
     trusted: AtomicBool,
     informed: AtomicBool,
+    introduced: AtomicBool,
     loops: Mutex<Vec<Arc<Heartbeat>>>,
 }
 
@@ -69,6 +71,11 @@ impl Health {
         self.informed.store(true, Ordering::Release);
     }
 
+    /// Tells that it is known what the front proxy shows, or that there is none.
+    pub fn set_introduced(&self) {
+        self.introduced.store(true, Ordering::Release);
+    }
+
     /// What `/livez` answers.
     pub fn livez(&self) -> (StatusCode, String) {
         let mut report = String::new();
@@ -94,6 +101,7 @@ impl Health {
         let lacks = [
             (&self.serving, "not ready: the TLS port does not serve yet, or no longer\n"),
             (&self.informed, "not ready: the directory is not complete yet\n"),
+            (&self.introduced, "not ready: the front proxy's authorities have not been read yet\n"),
             (&self.trusted, "not ready: the caBundles do not hold this replica's authority\n"),
         ];
         match lacks.into_iter().find(|(holds, _)| !holds.load(Ordering::Acquire)) {
@@ -147,12 +155,14 @@ mod tests {
     }
 
     #[test]
-    fn readiness_needs_a_port_trust_and_a_directory() {
+    fn readiness_needs_a_port_trust_a_front_proxy_and_a_directory() {
         let health = Health::default();
         health.set_serving(true);
         health.set_trusted(true);
         assert!(health.readyz().1.contains("directory"));
         health.set_informed();
+        assert!(health.readyz().1.contains("front proxy"));
+        health.set_introduced();
         for (serving, trusted) in [(false, false), (false, true), (true, false), (true, true)] {
             health.set_serving(serving);
             health.set_trusted(trusted);

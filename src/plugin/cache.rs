@@ -1,8 +1,8 @@
 //! Tokens that are kept on this machine until shortly before they end, one file each, for their owner alone.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -201,14 +201,15 @@ impl Cache {
     fn write(&self, key: Key<'_>, token: &Token, handed_out: Option<Timestamp>) -> Result<()> {
         let path = self.path(key);
         let content = content(key, token, handed_out);
-        // Its name is of this process alone, so that it is complete before anybody reads it.
-        let draft = path.with_extension(std::process::id().to_string());
-        let written = write_own(&draft, content.as_bytes()).and_then(|()| fs::rename(&draft, &path));
-        if written.is_err() {
-            // What is left of it would be in the way of the next process of this id.
-            let _ = fs::remove_file(&draft);
-        }
-        written.with_context(|| path.display().to_string())
+        // Complete before anybody reads it under its name, and for its owner alone all the while. What a process leaves behind
+        // that ends in between is known by its name.
+        let stem = path.file_stem().unwrap_or_default().display();
+        let write = || {
+            let mut draft = tempfile::Builder::new().prefix(&format!("{stem}.")).tempfile_in(&self.folder)?;
+            draft.write_all(content.as_bytes())?;
+            draft.persist(&path).map_err(|error| error.error)
+        };
+        write().map(drop).with_context(|| path.display().to_string())
     }
 
     fn prepare(&self) -> Result<()> {
@@ -266,11 +267,6 @@ fn read_own(path: &Path) -> Result<Zeroizing<String>> {
     let mut text = Zeroizing::new(String::new());
     file.take(MOST_BYTES).read_to_string(&mut text)?;
     Ok(text)
-}
-
-fn write_own(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(content)
 }
 
 #[cfg(test)]

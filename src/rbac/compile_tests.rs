@@ -22,7 +22,11 @@ fn user(name: &str, state: DesiredState, groups: &[String]) -> User {
     User {
         metadata: metadata(name),
         spec: UserSpec { state, groups: groups.to_vec(), ..UserSpec::default() },
-        status: Some(UserStatus { conditions: carry_over(&[], vec![claimed], None, NOW), ..UserStatus::default() }),
+        status: Some(UserStatus {
+            username: Some(name.to_owned()),
+            conditions: carry_over(&[], vec![claimed], None, NOW),
+            ..UserStatus::default()
+        }),
     }
 }
 

@@ -12,7 +12,7 @@ use kube::ResourceExt;
 
 use super::Policy;
 use crate::api::role_binding::{RoleRef, Subject, SubjectKind};
-use crate::api::{Group, RoleBinding, User, UserSpec};
+use crate::api::{Group, OWNER_LABEL, RoleBinding, User, UserSpec};
 use crate::credentials::claim::{Identifier, IdentifierKind};
 use crate::directory::bindings::{Binding, Scope};
 use crate::directory::labels::Labels;
@@ -44,8 +44,17 @@ pub enum Change<'a> {
     Group(Option<&'a Group>, Option<&'a Group>),
     /// Of a RoleBinding.
     RoleBinding(Option<&'a RoleBinding>, Option<&'a RoleBinding>),
-    /// Of a Namespace's labels. Without a name, where the API server is to make one up.
-    Namespace(Option<&'a str>, Option<&'a Labels>, &'a Labels),
+    /// Of a Namespace's labels.
+    Namespace {
+        /// Its name; none where the API server is to make one up.
+        name: Option<&'a str>,
+        /// The labels that it had.
+        old: Option<&'a Labels>,
+        /// Those that it gets.
+        new: &'a Labels,
+        /// The User who makes the change, where it is one.
+        by: Option<&'a str>,
+    },
     /// Of what these Users are recognised by: directly, or by a password Secret that names them.
     Credential(BTreeSet<&'a str>),
 }
@@ -58,7 +67,10 @@ pub fn requirements(change: &Change<'_>, directory: &Directory, policy: &Policy,
         Change::User(Some(old), None) => judge.successors(old, None),
         Change::Group(old, new) => judge.group(*old, *new),
         Change::RoleBinding(old, new) => judge.role_binding(*old, *new),
-        Change::Namespace(name, old, new) => judge.namespace(*name, *old, new),
+        Change::Namespace { name, old, new, by } => {
+            judge.owner(*old, new, *by);
+            judge.namespace(*name, *old, new);
+        }
         Change::Credential(users) => judge.credential(users),
         Change::User(None, None) => {}
     }
@@ -77,6 +89,40 @@ pub fn taken<'a>(new: &User, directory: &'a Directory) -> Option<&'a String> {
     let name = new.name_any();
     let username = Identifier { kind: IdentifierKind::Username, text: new.username() };
     directory.wanting(&username.folded()).find(|other| **other != name)
+}
+
+/// Why a new Namespace, of a requester whose use is limited, would count against nobody. Without an owner it would escape
+/// the quota, and so it would with one who is not there, or who has no quota and no role that says who controls them.
+pub fn uncounted(
+    new: &Labels,
+    by: Option<&str>,
+    directory: &Directory,
+    policy: &Policy,
+    now: Timestamp,
+) -> Option<String> {
+    let by = by.filter(|by| directory.has_quota(by))?;
+    let Some(owner) = owner(new) else {
+        return Some(format!(
+            "metadata.labels[{OWNER_LABEL}]: is required: User {by} has a quota, and a Namespace without an owner would \
+             count against none; set it to {by}"
+        ));
+    };
+    let is_controlled = || {
+        let change = Change::Credential([owner].into());
+        !requirements(&change, directory, policy, now).is_empty()
+    };
+    let counts = owner == by || directory.person(owner).is_some() && (directory.has_quota(owner) || is_controlled());
+    (!counts).then(|| {
+        format!(
+            "metadata.labels[{OWNER_LABEL}]: User {owner} does not exist, or has neither a quota nor a role, and User \
+             {by} has a quota, which the Namespace would escape; set it to {by}"
+        )
+    })
+}
+
+/// The User that owns a Namespace with these labels.
+fn owner(labels: &Labels) -> Option<&str> {
+    labels.get(OWNER_LABEL).map(String::as_str).filter(|owner| !owner.is_empty())
 }
 
 /// Whom an identity is known as.
@@ -105,12 +151,17 @@ impl Judge<'_> {
         if !is_controlled && before.as_ref() == Some(&groups) {
             return;
         }
-        self.identity(&Identity {
-            name: &new.name_any(),
-            username: &new.username(),
-            is_admin: new.spec.admin || old.is_some_and(|old| old.spec.admin),
-            groups: groups.into_iter().chain(before.into_iter().flatten()).collect(),
-        });
+        let groups: BTreeSet<String> = groups.into_iter().chain(before.into_iter().flatten()).collect();
+        // Whoever is renamed loses what the earlier username holds, and comes into what the new one does.
+        let usernames: BTreeSet<String> = old.into_iter().chain([new]).map(User::username).collect();
+        for username in &usernames {
+            self.identity(&Identity {
+                name: &new.name_any(),
+                username,
+                is_admin: new.spec.admin || old.is_some_and(|old| old.spec.admin),
+                groups: groups.clone(),
+            });
+        }
     }
 
     fn groups_of(&self, user: &User) -> BTreeSet<String> {
@@ -175,6 +226,21 @@ impl Judge<'_> {
         let by = format!("RoleBinding {}", binding.name);
         for subject in &binding.subjects {
             self.grants(&binding, &format!("{:?} {}", subject.kind, subject.name), &by);
+        }
+    }
+
+    /// A namespace is charged to its owner, and so it changes hands by whoever controls both sides. To take it over
+    /// oneself is nobody else's business; to give up one's own is not enough, as it would count against nobody.
+    fn owner(&mut self, old: Option<&Labels>, new: &Labels, by: Option<&str>) {
+        let (before, after) = (old.and_then(owner), owner(new));
+        if before == after {
+            return;
+        }
+        for user in after.filter(|after| by != Some(after)).into_iter().chain(before) {
+            self.person(user);
+        }
+        for reason in self.found.values_mut() {
+            reason.identity = format!("{} (metadata.labels[{OWNER_LABEL}])", reason.identity);
         }
     }
 

@@ -23,7 +23,8 @@ fn metadata(name: &str) -> ObjectMeta {
 
 fn claimed(mut user: User, reason: &'static str) -> User {
     let claimed = Desired { kind: NAME_CLAIMED, status: reason == "Claimed", reason, message: String::new() };
-    user.status = Some(UserStatus { conditions: carry_over(&[], vec![claimed], None, NOW), ..UserStatus::default() });
+    let (username, conditions) = (Some(user.username()), carry_over(&[], vec![claimed], None, NOW));
+    user.status = Some(UserStatus { conditions, username, ..UserStatus::default() });
     user
 }
 
@@ -55,6 +56,15 @@ fn directory() -> Directory {
 fn required(change: &Change<'_>, directory: &Directory) -> Vec<String> {
     let policy = Policy { administrator_role: "admin".to_owned(), ..Policy::default() };
     requirements(change, directory, &policy, NOW).keys().map(ToString::to_string).collect()
+}
+
+fn labels_change<'a>(
+    name: Option<&'a str>,
+    old: Option<&'a Labels>,
+    new: &'a Labels,
+    by: Option<&'a str>,
+) -> Change<'a> {
+    Change::Namespace { name, old, new, by }
 }
 
 const EDIT: &str = "ClusterRole edit in the whole cluster";
@@ -166,10 +176,79 @@ fn a_namespace_enters_a_binding_by_labels_that_somebody_chose() {
     directory.set_binding(&by_label, NOW);
     directory.set_binding(&all, NOW);
     let (bare, labelled) = (Labels::new(), Labels::from([("roster.dev/domain".to_owned(), "x".to_owned())]));
-    assert!(required(&Change::Namespace(Some("a"), None, &bare), &directory).is_empty());
+    assert!(required(&labels_change(Some("a"), None, &bare, None), &directory).is_empty());
     let expected = ["ClusterRole edit in namespace a"];
-    assert_eq!(required(&Change::Namespace(Some("a"), None, &labelled), &directory), expected);
-    assert_eq!(required(&Change::Namespace(Some("a"), Some(&bare), &labelled), &directory), expected);
-    assert!(required(&Change::Namespace(Some("a"), Some(&labelled), &bare), &directory).is_empty());
-    assert_eq!(required(&Change::Namespace(None, None, &labelled), &directory), [EDIT], "a name that is made up");
+    assert_eq!(required(&labels_change(Some("a"), None, &labelled, None), &directory), expected);
+    assert_eq!(required(&labels_change(Some("a"), Some(&bare), &labelled, None), &directory), expected);
+    assert!(required(&labels_change(Some("a"), Some(&labelled), &bare, None), &directory).is_empty());
+    assert_eq!(required(&labels_change(None, None, &labelled, None), &directory), [EDIT], "a name that is made up");
+}
+
+fn owned_by(owner: &str) -> Labels {
+    [(OWNER_LABEL.to_owned(), owner.to_owned())].into()
+}
+
+#[test]
+fn a_namespace_changes_hands_by_whoever_controls_both_sides() {
+    let mut directory = directory();
+    directory.set_user(&in_group("boss", "power"), NOW);
+    directory.set_user(&user("jane", UserSpec::default()), NOW);
+    let (bare, boss, jane) = (Labels::new(), owned_by("boss"), owned_by("jane"));
+    let hands = |old: Option<&Labels>, new: &Labels, by| required(&labels_change(Some("a"), old, new, by), &directory);
+    for old in [None, Some(&bare)] {
+        assert_eq!(hands(old, &boss, Some("jane")), [EDIT]);
+        assert_eq!(hands(old, &boss, None), [EDIT], "somebody who is no User");
+        assert!(hands(old, &boss, Some("boss")).is_empty(), "one's own");
+    }
+    for new in [&bare, &jane, &owned_by("")] {
+        assert_eq!(hands(Some(&boss), new, Some("boss")), [EDIT], "one's own is not let go");
+        assert_eq!(hands(Some(&boss), new, Some("jane")), [EDIT]);
+    }
+    let both = owned_by("boss").into_iter().chain([("floor".to_owned(), "3".to_owned())]).collect();
+    assert!(hands(Some(&boss), &both, None).is_empty(), "another label");
+    assert!(hands(Some(&jane), &bare, None).is_empty(), "who holds nothing is controlled by anybody");
+    directory.set_binding(&binding("late", SubjectKind::User, "late"), NOW);
+    assert_eq!(required(&labels_change(None, None, &owned_by("late"), None), &directory), [EDIT], "not there yet");
+}
+
+#[test]
+fn the_reason_names_the_label() {
+    let (mut directory, policy, labels) = (directory(), Policy::default(), owned_by("x"));
+    directory.set_user(&in_group("x", "power"), NOW);
+    let found = requirements(&labels_change(Some("a"), None, &labels, None), &directory, &policy, NOW);
+    assert_eq!(found.values().next().unwrap().identity, "User x (metadata.labels[roster.dev/owner])");
+}
+
+#[test]
+fn whoever_has_a_quota_makes_no_namespace_that_escapes_it() {
+    use crate::api::QuotaSpec;
+    use crate::api::common::Quantity;
+    let mut directory = directory();
+    let quota = |names: &[&str]| {
+        let hard = names.iter().map(|name| ((*name).to_owned(), Quantity::Text("2".into()))).collect();
+        Some(QuotaSpec { hard })
+    };
+    directory.set_user(&user("free", UserSpec { quota: quota(&[]), ..UserSpec::default() }), NOW);
+    directory.set_user(&in_group("boss", "power"), NOW);
+    directory.set_user(&user("own", UserSpec { quota: quota(&["namespaces"]), ..UserSpec::default() }), NOW);
+    directory.set_user(&in_group("grouped", "inner"), NOW);
+    directory.set_group(&group("inner", GroupSpec::default()), NOW);
+    let member_groups = vec!["inner".to_owned()];
+    directory
+        .set_group(&group("outer", GroupSpec { member_groups, quota: quota(&["pods"]), ..GroupSpec::default() }), NOW);
+    let refusal = |labels: &Labels, by| uncounted(labels, by, &directory, &Policy::default(), NOW);
+    for by in ["own", "grouped"] {
+        let message = refusal(&Labels::new(), Some(by)).expect("a Namespace without an owner escapes");
+        assert!(message.starts_with("metadata.labels[roster.dev/owner]: is required"), "{message}");
+        assert!(message.ends_with(&format!("set it to {by}")), "{message}");
+        for escape in ["", "nobody", "free"] {
+            assert!(refusal(&owned_by(escape), Some(by)).is_some(), "{by} for {escape:?}");
+        }
+        for counted in [by, "own", "grouped", "boss"] {
+            assert_eq!(refusal(&owned_by(counted), Some(by)), None, "{by} for {counted}");
+        }
+    }
+    for by in [None, Some("free"), Some("boss"), Some("nobody")] {
+        assert_eq!(refusal(&Labels::new(), by), None, "{by:?}");
+    }
 }

@@ -7,9 +7,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{Request, State};
-use axum::middleware::Next;
-use axum::response::Response;
 use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, sleep_until};
 
@@ -21,6 +18,7 @@ struct Requests {
     in_flight: usize,
     is_first: bool,
     idle_since: Instant,
+    first_request: Duration,
 }
 
 /// What happens on one connection.
@@ -29,12 +27,17 @@ pub struct Activity(Mutex<Requests>);
 
 impl Default for Activity {
     fn default() -> Self {
-        Self(Mutex::new(Requests { in_flight: 0, is_first: true, idle_since: Instant::now() }))
+        Self::new(FIRST_REQUEST)
     }
 }
 
 impl Activity {
-    fn begin(self: &Arc<Self>) -> InFlight {
+    fn new(first_request: Duration) -> Self {
+        Self(Mutex::new(Requests { in_flight: 0, is_first: true, idle_since: Instant::now(), first_request }))
+    }
+
+    /// A request begins.
+    pub fn begin(self: &Arc<Self>) -> InFlight {
         let mut requests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         requests.in_flight += 1;
         requests.is_first = false;
@@ -47,7 +50,7 @@ impl Activity {
             let end = {
                 let requests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
                 match (requests.in_flight, requests.is_first) {
-                    (0, true) => requests.idle_since + FIRST_REQUEST.min(longest),
+                    (0, true) => requests.idle_since + requests.first_request.min(longest),
                     (0, false) => requests.idle_since + longest,
                     _ => Instant::now() + longest,
                 }
@@ -61,7 +64,15 @@ impl Activity {
 }
 
 /// A request that is not answered yet, or whose answer is not written yet.
-struct InFlight(Arc<Activity>);
+#[derive(Debug)]
+pub struct InFlight(Arc<Activity>);
+
+impl InFlight {
+    /// The body of its answer, with which it ends.
+    pub fn until_the_end_of(self, body: Body) -> Body {
+        Body::new(Counted { body, _request: self })
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
@@ -97,31 +108,26 @@ impl HttpBody for Counted {
     }
 }
 
-/// Counts requests.
-pub async fn counted(State(activity): State<Arc<Activity>>, request: Request, next: Next) -> Response {
-    let in_flight = activity.begin();
-    next.run(request).await.map(|body| Body::new(Counted { body, _request: in_flight }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_connection_is_idle_when_the_last_answer_is_written() {
-        let activity = Arc::new(Activity::default());
+        let (first_request, longest) = (Duration::from_millis(20), Duration::from_millis(100));
         let begin = Instant::now();
-        activity.idle_for(Duration::from_secs(120)).await;
-        assert_eq!(begin.elapsed(), FIRST_REQUEST, "whoever asks nothing is not waited for");
+        let activity = Arc::new(Activity::new(first_request));
+        // Whoever asks nothing is not waited for.
+        tokio::time::timeout(Duration::from_secs(600), activity.idle_for(Duration::from_secs(3600))).await.unwrap();
+        assert!(begin.elapsed() >= first_request);
         let request = activity.begin();
-        let waiting = activity.idle_for(Duration::from_secs(120));
         let ended = async {
-            tokio::time::sleep(Duration::from_secs(1000)).await;
+            tokio::time::sleep(longest * 3).await;
+            let at = Instant::now();
             drop(request);
-            Instant::now()
+            at
         };
-        let ((), ended) = tokio::join!(waiting, ended);
-        let silence = ended.elapsed();
-        assert!((120..=240).contains(&silence.as_secs()), "{silence:?}");
+        let ((), ended) = tokio::join!(activity.idle_for(longest), ended);
+        assert!(ended.elapsed() >= longest, "{:?} after the answer", ended.elapsed());
     }
 }

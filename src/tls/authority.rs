@@ -37,6 +37,8 @@ pub struct Leaf {
     pub key_der: Zeroizing<Vec<u8>>,
     /// When to replace it.
     pub renew_at: Timestamp,
+    /// When it expires.
+    pub not_after: Timestamp,
 }
 
 /// Certificates are made out to begin a little early, for clocks that run behind.
@@ -112,6 +114,7 @@ impl Authority {
             cert_der: cert.der().to_vec(),
             key_der: Zeroizing::new(key.serialize_der()),
             renew_at: now + left * 2 / 3,
+            not_after,
         })
     }
 

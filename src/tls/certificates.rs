@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,6 +14,7 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
+use prometheus_client::metrics::gauge::Gauge;
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::watch;
@@ -20,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::authority::{Authorities, Leaf};
+use super::given::Given;
 use super::peer::AnyClientCertificate;
 use crate::operations::config::RunConfig;
 use crate::operations::health::Heartbeat;
@@ -36,25 +39,40 @@ pub struct Certificates {
     secrets: Api<Secret>,
     config: Arc<RunConfig>,
     serving: Arc<ArcSwap<ServerConfig>>,
+    /// When the serving certificate expires, for whoever looks at metrics.
+    expiry: Gauge<i64, AtomicI64>,
     /// Certificate of the authority that the serving certificate is from, PEM.
     signer: watch::Sender<String>,
     authorities: Arc<ArcSwap<Authorities>>,
 }
 
 impl Certificates {
-    /// Reads the authority, or makes the first one, and issues a serving certificate.
+    /// Reads the authority, or makes the first one, and issues a serving certificate, or reads the one that is given.
     ///
     /// # Errors
     /// If the Secret can be neither read nor created, or does not parse.
-    pub async fn load(client: Client, config: Arc<RunConfig>) -> Result<Self> {
+    pub async fn load(client: Client, config: Arc<RunConfig>, expiry: Gauge<i64, AtomicI64>) -> Result<Self> {
         let secrets = Api::namespaced(client, &config.namespace);
         let authorities = load_or_create(&secrets, config.certificates.ca_lifetime).await?;
         let now = Timestamp::now();
-        let leaf = issue(&authorities, &config, now)?;
-        let serving = Arc::new(ArcSwap::from_pointee(server_config(&leaf)?));
-        let signer = watch::Sender::new(authorities.signer(now).cert_pem().to_owned());
+        let (server, not_after, signer) = if let Some(name) = &config.certificates.serving_certificate_secret {
+            let read = async { Given::read(&secrets.get(name).await?) };
+            let given = read.await.with_context(|| format!("Secret {name} of --serving-certificate-secret"))?;
+            let Given { chain, key, authority, not_after } = given;
+            (server_config(chain, key)?, not_after, authority)
+        } else {
+            let leaf = issue(&authorities, &config, now)?;
+            (server_config_of(&leaf)?, leaf.not_after, authorities.signer(now).cert_pem().to_owned())
+        };
+        expiry.set(not_after.as_second());
+        let serving = Arc::new(ArcSwap::from_pointee(server));
         let authorities = Arc::new(ArcSwap::from_pointee(authorities));
-        Ok(Self { secrets, config, serving, signer, authorities })
+        Ok(Self { secrets, config, serving, expiry, signer: watch::Sender::new(signer), authorities })
+    }
+
+    /// Whether somebody else makes the serving certificate, and sees to it that it is trusted.
+    pub fn are_given(&self) -> bool {
+        self.config.certificates.serving_certificate_secret.is_some()
     }
 
     /// The TLS configuration of the moment. New connections use what is there when they arrive.
@@ -78,17 +96,19 @@ impl Certificates {
     /// If a certificate can't be issued from a Secret that parses.
     pub async fn keep(self, heartbeat: Arc<Heartbeat>, shutdown: CancellationToken) -> Result<()> {
         let changes = self.changes();
-        pin_mut!(changes);
+        let given = self.given();
+        pin_mut!(changes, given);
         let mut authorities: Option<Authorities> = None;
         let mut current: Option<(String, Timestamp)> = None;
         loop {
             heartbeat.beat();
-            if let Some(authorities) = &authorities {
+            if let Some(authorities) = authorities.as_ref().filter(|_| !self.are_given()) {
                 let now = Timestamp::now();
                 let signer = authorities.signer(now);
                 if current.as_ref().is_none_or(|(cert, renew_at)| cert != signer.cert_pem() || now >= *renew_at) {
                     let leaf = issue(authorities, &self.config, now)?;
-                    self.serving.store(Arc::new(server_config(&leaf)?));
+                    self.serving.store(Arc::new(server_config_of(&leaf)?));
+                    self.expiry.set(leaf.not_after.as_second());
                     info!(renew_at = %leaf.renew_at, "a serving certificate was issued");
                     self.signer.send_replace(signer.cert_pem().to_owned());
                     current = Some((signer.cert_pem().to_owned(), leaf.renew_at));
@@ -106,6 +126,9 @@ impl Certificates {
                         authorities = Some(read);
                     }
                     Err(error) => warn!(error = format!("{error:#}"), "the certificate authority is not used"),
+                },
+                Some(Some(secret)) = given.next() => if let Err(error) = self.take(&secret) {
+                    warn!(error = format!("{error:#}"), "the serving certificate that is given is not used");
                 },
                 () = tokio::time::sleep(until_renewal.clamp(Duration::from_millis(100), TICK)) => {}
             }
@@ -128,11 +151,34 @@ impl Certificates {
         Ok(next)
     }
 
+    /// Serves with the certificate that is given.
+    fn take(&self, secret: &Secret) -> Result<()> {
+        let Given { chain, key, authority, not_after } = Given::read(secret)?;
+        self.serving.store(Arc::new(server_config(chain, key)?));
+        self.expiry.set(not_after.as_second());
+        self.signer.send_replace(authority);
+        info!(%not_after, "the serving certificate that is given was taken");
+        Ok(())
+    }
+
     /// The authority's Secret as it changes; `None` where it does not exist.
     pub fn changes(&self) -> impl Stream<Item = Option<Secret>> + Send + use<> {
-        watch_object(self.secrets.clone(), CA_SECRET)
+        self.follow(CA_SECRET)
+    }
+
+    /// The same of the Secret with the serving certificate, where it is given.
+    fn given(&self) -> impl Stream<Item = Option<Secret>> + Send + use<> {
+        match &self.config.certificates.serving_certificate_secret {
+            Some(name) => self.follow(name).left_stream(),
+            None => futures::stream::pending().right_stream(),
+        }
+    }
+
+    fn follow(&self, name: &str) -> impl Stream<Item = Option<Secret>> + Send + use<> {
+        let what = name.to_owned();
+        watch_object(self.secrets.clone(), name)
             .default_backoff()
-            .inspect_err(|error| warn!(%error, "the certificate authority can't be watched"))
+            .inspect_err(move |error| warn!(%error, what, "a Secret with certificates can't be watched"))
             .filter_map(|event| std::future::ready(event.ok()))
     }
 }
@@ -167,11 +213,16 @@ fn issue(authorities: &Authorities, config: &RunConfig, now: Timestamp) -> Resul
     authorities.signer(now).issue(&names, now, config.certificates.certificate_lifetime)
 }
 
-fn server_config(leaf: &Leaf) -> Result<ServerConfig> {
+fn server_config_of(leaf: &Leaf) -> Result<ServerConfig> {
     let chain = vec![CertificateDer::from(leaf.cert_der.clone())];
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf.key_der.to_vec()));
+    server_config(chain, PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf.key_der.to_vec())))
+}
+
+fn server_config(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<ServerConfig> {
     let builder = ServerConfig::builder().with_client_cert_verifier(Arc::new(AnyClientCertificate::new()?));
     let mut config = builder.with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Not HTTP/2: when a replica dies, kube-apiserver asks another one for what was being read only where each request had a
+    // connection to itself. Its client in Go repeats those, and none of those that shared one.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }

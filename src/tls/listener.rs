@@ -3,40 +3,47 @@
 //! Of our own because a TLS handshake must never hold up the next connection, certificates change without a restart,
 //! and the number of connections, those of one peer, and the time that each may do nothing are all bounded.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use arc_swap::ArcSwap;
-use axum::{Extension, Router};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
+use hyper::body::Incoming;
+use hyper::server::conn::http1::Builder;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tower_service::Service;
 use tracing::{debug, warn};
 
-use super::activity::{Activity, counted};
+use super::activity::Activity;
 use super::peer::Peer;
 use crate::operations::seats::Seats;
 
-const MAX_CONNECTIONS: usize = 1024;
-/// kube-apiserver takes a handful; the rest is for everybody else.
-const MAX_CONNECTIONS_OF_A_PEER: usize = 256;
+const MAX_CONNECTIONS: usize = 4096;
+/// kube-apiserver takes one for each watch that it passes on; the rest is for everybody else.
+const MAX_CONNECTIONS_OF_A_PEER: usize = 2048;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(10);
 /// Clients in Go give up an idle connection after 90 s: they are to be the first.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Room for an identity with a few thousand groups. kube-apiserver takes 1 MiB.
-const MAX_HEADER_BYTES: u32 = 256 * 1024;
+const MAX_HEADER_BYTES: usize = 256 * 1024;
 const MAX_HEADERS: usize = 4096;
 
-/// Serves `app` until `shutdown`, then lets requests in flight end.
+/// Serves `app` until `shutdown`, then lets requests in flight end. From `leaving` on, each answer is the last one on its
+/// connection: whoever asks again asks another replica, before this one is gone.
 ///
 /// # Errors
 /// None of its own: a failed accept is logged and tried again.
@@ -44,6 +51,7 @@ pub async fn serve(
     listener: TcpListener,
     tls: Arc<ArcSwap<ServerConfig>>,
     app: Router,
+    leaving: CancellationToken,
     shutdown: CancellationToken,
 ) -> Result<()> {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -71,10 +79,10 @@ pub async fn serve(
             continue;
         };
         let acceptor = TlsAcceptor::from(tls.load_full());
-        let (app, watcher) = (app.clone(), graceful.watcher());
+        let (app, leaving, watcher) = (app.clone(), leaving.clone(), graceful.watcher());
         tokio::spawn(async move {
             let _held = (permit, seat);
-            if let Err(error) = connection(stream, acceptor, app, watcher).await {
+            if let Err(error) = connection(stream, acceptor, app, leaving, watcher).await {
                 debug!(error = format!("{error:#}"), "a connection ended early");
             }
         });
@@ -86,28 +94,38 @@ pub async fn serve(
     Ok(())
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, app: Router, watcher: Watcher) -> Result<()> {
+async fn connection(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    app: Router,
+    leaving: CancellationToken,
+    watcher: Watcher,
+) -> Result<()> {
     stream.set_nodelay(true)?;
     let remote = stream.peer_addr()?;
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
     let session = stream.get_ref().1;
     let certificates = session.peer_certificates().unwrap_or_default().to_vec();
-    let is_http2 = session.alpn_protocol() == Some(b"h2".as_slice());
     let activity = Arc::new(Activity::default());
-    let app = app
-        .layer(Extension(Arc::new(Peer { remote, certificates })))
-        .layer(axum::middleware::from_fn_with_state(Arc::clone(&activity), counted));
-    // The protocol is agreed upon in the handshake: nobody waits for whoever says nothing to show which one it is.
-    let builder = Builder::new(TokioExecutor::new());
-    let mut builder = if is_http2 { builder.http2_only() } else { builder.http1_only() };
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_headers(MAX_HEADERS);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(Duration::from_secs(30))
-        .max_concurrent_streams(256)
-        .max_header_list_size(MAX_HEADER_BYTES);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)).into_owned();
+    let (peer, begins) = (Arc::new(Peer { remote, certificates }), Arc::clone(&activity));
+    // Not as layers of the router: those would be made anew for each route of each connection.
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Arc::clone(&peer));
+        let (in_flight, leaving) = (begins.begin(), leaving.clone());
+        let answer = app.clone().call(request.map(Body::new));
+        async move {
+            let mut answer = answer.await?.map(|body| in_flight.until_the_end_of(body));
+            if leaving.is_cancelled() {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let mut builder = Builder::new();
+    // Without a timeout of its own for headers: it would run while a connection waits for its next request, and close it
+    // under the hands of a client that is about to send one. Slow ones are idle.
+    builder.max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         ended = watcher.watch(connection) => ended.map_err(|error| anyhow::anyhow!(error)),
         () = activity.idle_for(IDLE_TIMEOUT) => Ok(()),

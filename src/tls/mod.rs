@@ -5,10 +5,13 @@
 //!                            │
 //!                            └──▶ trust: caBundle of the webhook configuration (leader only)
 //! ```
+//!
+//! With `--serving-certificate-secret`, the serving certificate is given (by cert-manager, say), and so is the trust in it.
 
 pub mod activity;
 pub mod authority;
 pub mod certificates;
+pub mod given;
 pub mod listener;
 pub mod peer;
 pub mod trust;

@@ -174,7 +174,12 @@ async fn publish(client: &Client, certificates: &Certificates, secret: Option<&S
     if !seen.is_complete() {
         return Ok(());
     }
-    let bundle = ByteString(certificates.rotate_if_due(secret).await?.bundle().into_bytes());
+    let authorities = certificates.rotate_if_due(secret).await?;
+    // Two who write the same field would never come to an end.
+    if certificates.are_given() {
+        return Ok(());
+    }
+    let bundle = ByteString(authorities.bundle().into_bytes());
     publish_in(client, &mut seen.mutating, &bundle).await?;
     publish_in(client, &mut seen.validating, &bundle).await?;
     publish_in(client, &mut seen.service, &bundle).await

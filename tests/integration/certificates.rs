@@ -7,6 +7,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use roster_harness::pki::Authority;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -102,4 +103,65 @@ async fn a_damaged_ca_bundle_and_a_deleted_authority_are_mended() {
     let now = bundle(&configurations.get("roster").await.unwrap());
     handshake(&url, &now).await.unwrap();
     assert!(cluster.operators()[0].is_running());
+}
+
+/// The data of a Secret as cert-manager writes it, by an authority of its own.
+fn given(cluster: &Cluster, name: &str) -> (serde_json::Value, String) {
+    let dir = cluster.plane.dir.join(name);
+    std::fs::create_dir_all(&dir).unwrap();
+    let authority = Authority::create(&dir, "ca").unwrap();
+    let (cert, key) = authority.server(&dir, "serving", &["roster.roster-system.svc", "localhost"]).unwrap();
+    let text = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
+    let ca = text(&authority.cert);
+    (json!({"tls.crt": text(&cert), "tls.key": text(&key), "ca.crt": ca}), ca)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_given_is_served_and_followed_and_the_trust_in_it_left_to_others() {
+    let cluster = Cluster::create("given-certificate", &[]);
+    let secrets = cluster.secrets("roster-system").await;
+    let (data, ca) = given(&cluster, "first");
+    let secret = json!({"metadata": {"name": "roster-serving"}, "type": "kubernetes.io/tls", "stringData": data});
+    secrets.create(&PostParams::default(), &serde_json::from_value(secret).unwrap()).await.unwrap();
+    let trust = |ca: &str| {
+        // As cert-manager's cainjector does.
+        let bundle = ByteString(ca.as_bytes().to_vec());
+        for kind in ["mutatingwebhookconfiguration", "validatingwebhookconfiguration"] {
+            let webhooks = cluster.plane.kubectl.get(&[kind, "roster"]).unwrap();
+            let webhooks = webhooks["webhooks"].as_array().unwrap().iter();
+            let patch: Vec<_> = webhooks
+                .enumerate()
+                .map(|(i, _)| json!({"op": "add", "path": format!("/webhooks/{i}/clientConfig/caBundle"), "value": bundle}))
+                .collect();
+            cluster.kubectl(&["patch", kind, "roster", "--type=json", "-p", &json!(patch).to_string()]);
+        }
+        let patch = json!({"spec": {"caBundle": bundle}}).to_string();
+        cluster.kubectl(&["patch", "apiservice", "v1alpha1.directory.roster.dev", "--type=merge", "-p", &patch]);
+    };
+    trust(&ca);
+    cluster.start_operator(&["--serving-certificate-secret", "roster-serving"]);
+    let url = cluster.operators()[0].url();
+    handshake(&url, &ca).await.unwrap();
+    crate::directory::wait_until_served(&cluster);
+
+    let (data, next) = given(&cluster, "next");
+    let patch = Patch::Merge(json!({"stringData": data}));
+    secrets.patch("roster-serving", &PatchParams::default(), &patch).await.unwrap();
+    eventually("the next one is served", || handshake(&url, &next)).await;
+    // Until it is trusted, the replica takes no requests.
+    assert!(cluster.operators()[0].probe("/readyz").is_err());
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(cluster.client().await);
+    assert_eq!(bundle(&configurations.get("roster").await.unwrap()), ca);
+    trust(&next);
+    eventually("it is ready", || {
+        std::future::ready(cluster.operators()[0].probe("/readyz").map_err(|error| error.to_string()))
+    })
+    .await;
+    // Nonsense in its place stops nobody.
+    let junk = Patch::Merge(json!({"stringData": {"tls.crt": "junk"}}));
+    secrets.patch("roster-serving", &PatchParams::default(), &junk).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    handshake(&url, &next).await.unwrap();
+    let metrics = cluster.operators()[0].probe("/metrics").unwrap();
+    assert!(metrics.contains("roster_certificate_expiry_timestamp_seconds "), "{metrics}");
 }

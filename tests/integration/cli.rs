@@ -63,6 +63,21 @@ fn crds_in_the_repository_are_those_of_the_types() {
 }
 
 #[test]
+fn pages_of_reference_in_the_repository_are_those_of_the_types() {
+    let pages = project_root().join("docs/reference");
+    let output = run(&["reference", "--check", pages.to_str().unwrap()], b"");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let folder = elsewhere.path().to_str().unwrap();
+    assert!(run(&["reference", "--write", folder], b"").status.success());
+    let written = std::fs::read_dir(folder).unwrap().count();
+    assert_eq!(written, std::fs::read_dir(pages).unwrap().count(), "no page is left over");
+    std::fs::write(elsewhere.path().join("users.md"), "edited by hand").unwrap();
+    assert!(refusal(&["reference", "--check", folder], b"").contains("run `make generate`"));
+}
+
+#[test]
 fn run_refuses_nonsense_before_it_starts() {
     assert!(refusal(&["run", "--retry-period", "1h"], b"").contains("--retry-period must be shorter"));
     assert!(refusal(&["run", "--log", "a=b=c"], b"").contains("--log"));

@@ -1,6 +1,7 @@
 //! What the examples and the documentation say, done: every command runs, and its output is what the page shows.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Mutex;
 
@@ -21,9 +22,10 @@ fn on_a_clean_cluster(run: impl FnOnce(&Cluster)) {
         crate::directory::wait_until_served(&cluster);
         cluster
     });
+    // First, as it may have an owner, who would wait for its end.
+    cluster.kubectl(&["delete", "namespace", "apollo", "gemini", "--ignore-not-found"]);
     cluster.kubectl(&["delete", "users.roster.dev,groups.roster.dev,rolebindings.roster.dev", "--all"]);
     cluster.kubectl(&["delete", "secrets", "-n", "default", "--field-selector=type=roster.dev/password"]);
-    cluster.kubectl(&["delete", "namespace", "apollo", "--ignore-not-found"]);
     // Tokens of those who bore the same names before.
     let _ = std::fs::remove_dir_all(cluster.plane.dir.join("home/.cache"));
     run(cluster);
@@ -41,6 +43,10 @@ fn shell(cluster: &Cluster, command: &str) -> Output {
     }
     let tools = [home.join("bin")].into_iter().chain(tools);
     let path = std::env::join_paths(tools.chain(std::env::split_paths(&std::env::var_os("PATH").unwrap()))).unwrap();
+    let (url, probe_url) = {
+        let operators = cluster.operators();
+        (operators[0].url(), operators[0].probe_url())
+    };
     Command::new("bash")
         .args(["-c", command])
         .current_dir(project_root())
@@ -48,7 +54,8 @@ fn shell(cluster: &Cluster, command: &str) -> Output {
         .env("KUBECONFIG", &cluster.plane.kubectl.kubeconfig)
         .env("HOME", &home)
         .env_remove("XDG_CACHE_HOME")
-        .env("ROSTER_URL_1", cluster.operators()[0].url())
+        .env("ROSTER_URL_1", url)
+        .env("ROSTER_PROBE_URL_1", probe_url)
         .env("ROSTER_CA", cluster.plane.dir.join("pki/roster-ca.crt"))
         .output()
         .unwrap()
@@ -124,6 +131,7 @@ fn field_table(fields: &[Field]) -> String {
             Kind::Choice(words) => words.join(", "),
             Kind::Flag => "true, false".to_owned(),
             Kind::Number => "number".to_owned(),
+            Kind::Quantity => "quantity".to_owned(),
             Kind::Time => "time".to_owned(),
         };
         let sortable = if field.is_sortable { "yes" } else { "" };
@@ -149,8 +157,27 @@ fn the_page_on_the_guard_shows_what_happens() {
 }
 
 #[test]
+fn the_page_on_namespaces_shows_what_happens() {
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/namespaces.md"));
+}
+
+#[test]
+fn the_page_on_quota_shows_what_happens() {
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/quota.md"));
+}
+
+#[test]
 fn the_page_on_passwords_shows_what_happens() {
     on_a_clean_cluster(|cluster| follow(cluster, "docs/passwords.md"));
+}
+
+#[test]
+fn the_page_on_import_shows_what_happens() {
+    // What an earlier run has written would be the same.
+    for folder in ["target/people", "target/everybody"] {
+        let _ = std::fs::remove_dir_all(project_root().join(folder));
+    }
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/import.md"));
 }
 
 #[test]
@@ -176,6 +203,88 @@ fn the_page_on_notifications_shows_what_happens() {
 #[test]
 fn the_page_on_operations_shows_what_happens() {
     on_a_clean_cluster(|cluster| follow(cluster, "docs/operations.md"));
+}
+
+#[test]
+fn the_page_on_troubleshooting_shows_what_happens() {
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/troubleshooting.md"));
+}
+
+#[test]
+fn the_page_on_installing_shows_what_happens() {
+    // Its own cluster: it ends with nothing left.
+    let cluster = Cluster::create("installing", &[]);
+    cluster.start_operator(&[]);
+    crate::directory::wait_until_served(&cluster);
+    follow(&cluster, "docs/install.md");
+}
+
+#[test]
+fn the_page_on_gitops_shows_what_happens() {
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/gitops.md"));
+}
+
+#[test]
+fn the_page_on_backup_shows_what_happens() {
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/backup.md"));
+}
+
+#[test]
+fn the_page_on_managed_clusters_shows_what_happens() {
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/managed-clusters.md"));
+}
+
+/// On a cluster of its own: afterwards nobody trusts the keys that kube-apiserver was started with.
+#[test]
+fn the_page_on_rotation_shows_what_happens() {
+    let cluster = Cluster::create("rotation", &[]);
+    cluster.start_operator(&[]);
+    crate::directory::wait_until_served(&cluster);
+    follow(&cluster, "docs/rotation.md");
+}
+
+/// Pages in Markdown: those that are written, and those that are generated.
+fn pages() -> Vec<PathBuf> {
+    let root = project_root();
+    let folders = ["docs", "docs/reference"].map(|folder| std::fs::read_dir(root.join(folder)).unwrap());
+    let files = folders.into_iter().flatten().flatten().map(|entry| entry.path());
+    let pages = files.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    pages.chain(["README.md", "CONTRIBUTING.md"].map(|page| root.join(page))).collect()
+}
+
+#[test]
+fn every_page_with_commands_is_followed_by_a_test() {
+    let tests = include_str!("documentation.rs");
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let name = page.strip_prefix(project_root()).unwrap().display().to_string();
+        let is_followed = tests.contains(&format!("follow(cluster, \"{name}\")"))
+            || tests.contains(&format!("follow(&cluster, \"{name}\")"));
+        assert!(!text.contains("\n```console\n") || is_followed, "nothing runs the commands of {name}");
+    }
+}
+
+#[test]
+fn the_threat_model_names_tests_that_there_are() {
+    fn functions(folder: &Path, found: &mut String) {
+        for path in std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                functions(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let mut sources = String::new();
+    for folder in ["src", "tests/integration"] {
+        functions(&project_root().join(folder), &mut sources);
+    }
+    let page = std::fs::read_to_string(project_root().join("docs/security.md")).unwrap();
+    let named: Vec<&str> = page.split('`').skip(1).step_by(2).filter(|code| code.matches('_').count() > 2).collect();
+    assert!(named.len() > 15, "{named:?}");
+    for name in named {
+        assert!(sources.contains(&format!("fn {name}(")), "docs/security.md: there is no test {name}");
+    }
 }
 
 #[test]
@@ -207,15 +316,46 @@ fn every_step_of_the_tour_works() {
     });
 }
 
+/// What a heading is linked by: its letters and digits, in lower case, with hyphens for blanks. The second of the same
+/// name is counted.
+fn anchors(text: &str) -> Vec<String> {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let headings = text.split("```").step_by(2).flat_map(str::lines).filter(|line| line.starts_with('#'));
+    let slug = |heading: &str| -> String {
+        let kept = heading.trim_start_matches('#').trim().chars();
+        let kept = kept.filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.flat_map(char::to_lowercase).map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    headings
+        .map(slug)
+        .map(|slug| {
+            let count = seen.entry(slug.clone()).or_default();
+            *count += 1;
+            if *count == 1 { slug } else { format!("{slug}-{}", *count - 1) }
+        })
+        .collect()
+}
+
+#[test]
+fn a_heading_is_linked_as_it_reads() {
+    let text = "# The Guard\n```sh\n# a comment\n```\n## What `bind` is, and why\n## Users\n## Users\n";
+    assert_eq!(anchors(text), ["the-guard", "what-bind-is-and-why", "users", "users-1"]);
+}
+
 #[test]
 fn links_between_pages_lead_somewhere() {
-    let root = project_root();
-    let pages = std::fs::read_dir(root.join("docs")).unwrap().flatten().map(|entry| entry.path());
-    for page in pages.chain([root.join("README.md"), root.join("CONTRIBUTING.md")]) {
+    for page in pages() {
         let text = std::fs::read_to_string(&page).unwrap();
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let file: PathBuf = page.parent().unwrap().join(link.split('#').next().unwrap());
-            assert!(link.starts_with("http") || link.starts_with('#') || file.exists(), "{}: {link}", page.display());
+        let prose: String = text.split("```").step_by(2).collect();
+        let links = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.starts_with("http")) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            assert!(target.exists(), "{}: {link}", page.display());
+            if !anchor.is_empty() {
+                let there = anchors(&std::fs::read_to_string(&target).unwrap());
+                assert!(there.iter().any(|other| other == anchor), "{}: {link}: {there:?}", page.display());
+            }
         }
     }
 }

@@ -25,7 +25,8 @@ fn forms(text: &str) -> Vec<Vec<u8>> {
     forms
 }
 
-fn files_with(dir: &Path, text: &str) -> Vec<String> {
+/// Files below the folder that hold the text, in whatever form.
+pub fn files_with(dir: &Path, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).expect("the folder can be read").flatten() {
         let path = entry.path();

@@ -1,10 +1,12 @@
 //! I9: credentials, tokens and keys are bound to the User's UID. A deleted and recreated name inherits nothing.
 
+use kube::api::ObjectMeta;
+use roster::credentials::claim::{Identifier, IdentifierKind};
 use serde_json::json;
 
 use crate::directory::{BASE, Direct};
 use crate::logins::{PASSWORD, body, kubectl_as, logins, person, post, token, whoami, with_password};
-use crate::support::{eventually, wait_until_ready};
+use crate::support::{create, eventually, wait_until_ready};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i9_a_recreated_name_inherits_neither_password_nor_token_nor_key() {
@@ -36,4 +38,35 @@ async fn i9_a_recreated_name_inherits_neither_password_nor_token_nor_key() {
         .await;
     }
     assert_eq!(with_password(&direct, &name, PASSWORD).await.status, 401);
+}
+
+/// A backup tool makes Secrets anew under their old names, without UID and without owner, and that before the Users.
+#[tokio::test(flavor = "multi_thread")]
+async fn i9_an_identity_from_a_backup_belongs_to_nobody() {
+    let cluster = logins();
+    let direct = Direct::new(cluster, 0, None).await;
+    let name = person(cluster, "restored", |_| {}).await;
+    token(&direct, &name, PASSWORD).await;
+    let secret = Identifier { kind: IdentifierKind::Username, text: name.clone() }.secret_name();
+    let identities = cluster.secrets("roster-system").await;
+    let mut kept = identities.get(&secret).await.unwrap();
+    cluster.kubectl(&["delete", "users.roster.dev", &name]);
+    eventually("the credential is gone", || async {
+        let found = identities.get_opt(&secret).await.map_err(|error| error.to_string())?;
+        found.map_or(Ok(()), |found| Err(format!("{:?}", found.metadata)))
+    })
+    .await;
+
+    kept.metadata = ObjectMeta {
+        name: Some(secret.clone()),
+        labels: kept.metadata.labels,
+        annotations: kept.metadata.annotations,
+        ..ObjectMeta::default()
+    };
+    create(&identities, &kept).await;
+    cluster.apply(&format!("apiVersion: roster.dev/v1alpha1\nkind: User\nmetadata: {{name: {name}}}\nspec: {{}}\n"));
+    wait_until_ready(&cluster.users().await, &name).await;
+    assert_eq!(with_password(&direct, &name, PASSWORD).await.status, 401);
+    let now = identities.get(&secret).await.unwrap();
+    assert!(!now.data.unwrap_or_default().contains_key("passwordHash"), "what was in it is gone");
 }

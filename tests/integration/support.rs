@@ -34,11 +34,16 @@ pub fn binary() -> &'static Path {
 impl Cluster {
     /// A new control plane without an operator.
     pub fn create(name: &str, values: &[&str]) -> Self {
+        Self::create_with(name, values, &[])
+    }
+
+    /// The same, with further flags for kube-controller-manager.
+    pub fn create_with(name: &str, values: &[&str], controller_manager: &[&str]) -> Self {
         let dir = target_dir().join("tests").join(name);
         if dir.exists() {
             std::fs::remove_dir_all(&dir).expect("the folder of an earlier run can be removed");
         }
-        let plane = ControlPlane::start(&dir).expect("the control plane starts");
+        let plane = ControlPlane::start(&dir, controller_manager).expect("the control plane starts");
         let installation = Installation::install(&plane, values).expect("the chart installs");
         Self { plane, installation, operators: Mutex::default() }
     }
@@ -146,12 +151,21 @@ impl Random {
 }
 
 /// Asks until the answer is yes.
-pub async fn eventually<T, F: Future<Output = Result<T, String>>>(what: &str, mut probe: impl FnMut() -> F) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub async fn eventually<T, F: Future<Output = Result<T, String>>>(what: &str, probe: impl FnMut() -> F) -> T {
+    eventually_within(PATIENCE, what, probe).await
+}
+
+/// The same for what takes longer for reasons that are not Roster's.
+pub async fn eventually_within<T, F: Future<Output = Result<T, String>>>(
+    patience: Duration,
+    what: &str,
+    mut probe: impl FnMut() -> F,
+) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         match probe().await {
             Ok(value) => return value,
-            Err(last) if Instant::now() > deadline => panic!("{what}: not within {PATIENCE:?}; last seen: {last}"),
+            Err(last) if Instant::now() > deadline => panic!("{what}: not within {patience:?}; last seen: {last}"),
             Err(_) => tokio::time::sleep(Duration::from_millis(30)).await,
         }
     }
@@ -266,15 +280,9 @@ pub fn operator_writes(cluster: &Cluster, from: u64) -> Vec<String> {
 
 /// What [`operator_writes`] counts, and lists: the beginning of each watch.
 pub fn operator_requests(cluster: &Cluster, from: u64) -> Vec<String> {
-    use std::io::{Read, Seek, SeekFrom};
-    let mut file = std::fs::File::open(cluster.plane.audit_log()).expect("the audit log is there");
-    file.seek(SeekFrom::Start(from)).expect("it can be read");
-    let mut text = String::new();
-    file.read_to_string(&mut text).expect("it is text");
-    text.lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|event| event["stage"] == "ResponseComplete")
-        .filter(|event| event["user"]["username"] == "system:serviceaccount:roster-system:roster")
+    operator_events(cluster, from)
+        .into_iter()
+        .filter(|event| event["stage"] == "ResponseComplete" && event["verb"] != "get" && event["verb"] != "watch")
         .map(|event| {
             format!(
                 "{} {}",
@@ -285,6 +293,11 @@ pub fn operator_requests(cluster: &Cluster, from: u64) -> Vec<String> {
         .collect()
 }
 
+/// What the audit log tells of the operator since `from` bytes of it. A watch is told when it begins and when it ends.
+pub fn operator_events(cluster: &Cluster, from: u64) -> Vec<serde_json::Value> {
+    cluster.plane.operator_events(from).expect("the audit log can be read")
+}
+
 pub fn audit_position(cluster: &Cluster) -> u64 {
-    std::fs::metadata(cluster.plane.audit_log()).expect("the audit log is there").len()
+    cluster.plane.audit_position().expect("the audit log is there")
 }

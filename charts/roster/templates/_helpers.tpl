@@ -9,6 +9,36 @@ app.kubernetes.io/name: roster
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{/* By digest where there is one. */}}
+{{- define "roster.image" -}}
+{{- $image := .Values.image -}}
+{{- if $image.digest -}}
+{{ printf "%s@%s" $image.repository $image.digest | quote }}
+{{- else -}}
+{{ printf "%s:%s" $image.repository ($image.tag | default .Chart.AppVersion) | quote }}
+{{- end -}}
+{{- end }}
+
+{{/* What a container may do: nothing that takes a privilege. */}}
+{{- define "roster.containerSecurity" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  privileged: false
+  capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* Annotations of what holds a caBundle: further ones, and who fills it in where Roster does not. */}}
+{{- define "roster.trustAnnotations" -}}
+{{- $annotations := .annotations | default dict -}}
+{{- if eq .root.Values.certificates.provider "cert-manager" -}}
+{{- $annotations = merge (dict "cert-manager.io/inject-ca-from" (printf "%s/roster-serving" .root.Release.Namespace)) $annotations -}}
+{{- end -}}
+{{- if $annotations -}}
+annotations: {{- toYaml $annotations | nindent 2 }}
+{{- end -}}
+{{- end }}
+
 {{/* How kube-apiserver reaches an admission path of Roster. */}}
 {{- define "roster.clientConfig" -}}
 {{- if .root.Values.externalURL -}}
@@ -33,6 +63,12 @@ clientConfig: {{- include "roster.clientConfig" . | nindent 2 }}
 matchConditions:
 - name: may-not-bind-every-role
   expression: "!(authorizer.group('rbac.authorization.k8s.io').resource('clusterroles').check('bind').allowed() && authorizer.group('rbac.authorization.k8s.io').resource('roles').check('bind').allowed())"
+{{- end }}
+
+{{/* What kube-apiserver would fill in. Written out, because it compares the whole of it with what the next one applies. */}}
+{{- define "roster.matchDefaults" -}}
+matchPolicy: Equivalent
+objectSelector: {}
 {{- end }}
 
 {{/* Host and port of an operator outside the cluster. */}}

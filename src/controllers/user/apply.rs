@@ -7,11 +7,11 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use tracing::{info, warn};
 
-use super::dereference::Problem;
+use super::dereference::{Problem, Residence};
 use super::plan::{CredentialStep, Plan, Step};
-use super::{Context, Error, is_conflict};
+use super::{Context, Error, is_conflict, rename};
 use crate::api::{IDENTITY_SECRET_TYPE, User};
-use crate::credentials::claim::Identifier;
+use crate::credentials::claim::{Identifier, IdentifierKind};
 use crate::credentials::credential::{Credential, SetBy, SourceVersion, Summary};
 use crate::credentials::hash::PasswordHash;
 use crate::credentials::policy::PasswordPolicy;
@@ -38,7 +38,7 @@ pub(super) async fn apply(user: &User, plan: Plan, ctx: &Context) -> Result<Appl
     };
     let mut applied = Applied { conflicts: Vec::new(), credential: plan.summary, problem };
     try_join_all(plan.release.iter().map(|(name, uid)| release(name, uid, ctx))).await?;
-    match hold_username(user, plan.username, taken, ctx).await? {
+    match hold_username(user, plan.username, &plan.residence, taken, ctx).await? {
         Held::Yes(Some(summary)) => applied.credential = summary,
         Held::Yes(None) => {}
         // Who has no name holds no address either.
@@ -46,6 +46,9 @@ pub(super) async fn apply(user: &User, plan: Plan, ctx: &Context) -> Result<Appl
             applied.conflicts.push(conflict);
             return Ok(applied);
         }
+    }
+    if let Residence::Away(from) | Residence::Moved(from) = &plan.residence {
+        rename::retire(user, from, ctx).await?;
     }
     let emails = plan.emails.into_iter().map(|(identifier, step)| hold_email(user, identifier, step, ctx));
     applied.conflicts.extend(try_join_all(emails).await?.into_iter().flatten());
@@ -65,33 +68,29 @@ type Taken = Option<(SourceVersion, Source)>;
 async fn hold_username(
     user: &User,
     (identifier, step): (Identifier, Step),
+    residence: &Residence,
     taken: Taken,
     ctx: &Context,
 ) -> Result<Held, Error> {
+    let moved = rename::take_leave(user, residence, ctx).await?;
     match step {
         Step::Concede(other) => return Ok(Held::By((identifier, other))),
         Step::Keep => {
-            let Some(taken) = taken else { return Ok(Held::Yes(None)) };
-            let secret = ctx.identities.get(&identifier.secret_name()).await.map_err(Error::Apply)?;
-            return update_credential(user, secret, taken, ctx).await;
+            if taken.is_none() && moved.is_none() && *residence != Residence::Closed {
+                return Ok(Held::Yes(None));
+            }
+            let secret = rename::own(user, &identifier.secret_name(), ctx).await?;
+            return update_credential(secret, moved, taken, ctx).await;
         }
         Step::TakeOver(claim) => take_over(&identifier, &claim, ctx).await?,
         Step::Claim => {}
     }
-    let credential = match &taken {
-        Some((version, source)) => {
-            take_in(Credential::default(), version, source, (&ctx.pool, &ctx.password_policy)).await?
-        }
-        None => Credential::default(),
-    };
+    let credential = with_taken(moved.clone().unwrap_or_default(), taken.as_ref(), ctx).await?;
     match claim(user, &identifier, &credential, ctx).await? {
         Claimed::Fresh => Ok(Held::Yes(Some(credential.summary()))),
         Claimed::By(other) => Ok(Held::By((identifier, other))),
         // The index had not heard of it yet, as after a restart in the middle of things.
-        Claimed::Before(secret) => match taken {
-            Some(taken) => update_credential(user, *secret, taken, ctx).await,
-            None => Ok(Held::Yes(Claim::read(&secret.metadata).map(|claim| claim.summary))),
-        },
+        Claimed::Before(secret) => update_credential(*secret, moved, taken, ctx).await,
     }
 }
 
@@ -170,39 +169,49 @@ async fn take_over(identifier: &Identifier, gone: &Claim, ctx: &Context) -> Resu
     Ok(())
 }
 
-async fn release(name: &str, uid: &str, ctx: &Context) -> Result<(), Error> {
+/// Removes an identity Secret, if it is still the one of that UID.
+pub(super) async fn release(name: &str, uid: &str, ctx: &Context) -> Result<(), Error> {
     let only_this = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
     match ctx.identities.delete(name, &DeleteParams::default().preconditions(only_this)).await {
-        Ok(_) => {
-            ctx.metrics.writes.inc("Secret");
-            Ok(())
-        }
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(Error::Apply(error)),
+        Ok(_) => ctx.metrics.writes.inc("Secret"),
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(error) => return Err(Error::Apply(error)),
     }
+    // Those who wait for it look for themselves; this User must not take it for its own any more.
+    let waiting = ctx.index().remove_claim(name, uid);
+    ctx.informers.waiting.users.mark(waiting);
+    Ok(())
 }
 
+/// Writes what comes new into the Secret of the username: a credential that moves there, and a password.
 async fn update_credential(
-    user: &User,
     mut secret: Secret,
-    (version, source): (SourceVersion, Source),
+    moved: Option<Credential>,
+    taken: Taken,
     ctx: &Context,
 ) -> Result<Held, Error> {
-    // The name may have changed hands since it was looked up: nobody's password goes into another one's credential.
-    if Claim::read(&secret.metadata).is_none_or(|claim| Some(&claim.owner_uid) != user.metadata.uid.as_ref()) {
-        return Err(Error::Overtaken);
-    }
+    let is_home = Claim::read(&secret.metadata).is_some_and(|claim| claim.is_home());
     let before = record::read_credential(&secret).map_err(Error::Corrupt)?;
-    let after = take_in(before.clone(), &version, &source, (&ctx.pool, &ctx.password_policy)).await?;
-    if before != after {
+    // What is at home has come before.
+    let moved = moved.filter(|_| !is_home).unwrap_or_else(|| before.clone());
+    let after = with_taken(moved, taken.as_ref(), ctx).await?;
+    if before != after || !is_home {
         record::write_credential(&mut secret, &after);
-        // A replace carries the resourceVersion: a change made meanwhile by another way is not overwritten.
-        let written =
-            ctx.identities.replace(&secret.name_any(), &PostParams::default(), &secret).await.map_err(Error::Apply)?;
-        ctx.metrics.writes.inc("Secret");
-        note(&written, ctx);
+        record::open_as(&mut secret, IdentifierKind::Username);
+        rename::replace(&secret, ctx).await?;
     }
     Ok(Held::Yes(Some(after.summary())))
+}
+
+async fn with_taken(
+    before: Credential,
+    taken: Option<&(SourceVersion, Source)>,
+    ctx: &Context,
+) -> Result<Credential, Error> {
+    match taken {
+        Some((version, source)) => take_in(before, version, source, (&ctx.pool, &ctx.password_policy)).await,
+        None => Ok(before),
+    }
 }
 
 /// What the credential becomes when the password Secret says `source`. The same content again is no change.
@@ -242,7 +251,7 @@ async fn new_hash(before: &Credential, source: &Source, pool: &HashPool) -> Resu
 }
 
 /// Tells the index at once what the watch will say in a moment.
-fn note(secret: &Secret, ctx: &Context) {
+pub(super) fn note(secret: &Secret, ctx: &Context) {
     if let Some(claim) = Claim::read(&secret.metadata) {
         ctx.index().written_claim(secret.name_any(), claim);
     }

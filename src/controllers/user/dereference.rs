@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{Api, ResourceExt};
 
+use super::index::Index;
 use super::{Context, Error};
 use crate::api::User;
 use crate::api::condition::{NAME_CLAIMED, find};
@@ -20,6 +21,8 @@ pub(super) struct Observed {
     pub(super) claims: Vec<(Identifier, Holder)>,
     /// Identity Secrets that the User holds and no longer wants: name and UID.
     pub(super) surplus: Vec<(String, String)>,
+    /// Where the credential stands.
+    pub(super) residence: Residence,
     /// The password Secret.
     pub(super) source: Observation,
     /// What may be known of the credential.
@@ -39,6 +42,30 @@ pub(super) enum Holder {
     Other(String),
     /// A User that is no more: its claim may be taken over.
     Gone(Claim),
+}
+
+/// Where the credential stands. It moves when the User is renamed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Residence {
+    /// In the Secret of the username, or nowhere yet.
+    Home,
+    /// There; the Secret of an earlier username is left over.
+    Moved(Predecessor),
+    /// In the Secret of an earlier username.
+    Away(Predecessor),
+    /// In the Secret of the username, which was closed for a rename that has been taken back.
+    Closed,
+}
+
+/// The Secret of an earlier username.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Predecessor {
+    /// Name of the Secret.
+    pub(super) secret: String,
+    /// UID of the Secret.
+    pub(super) uid: String,
+    /// Whether the earlier username is an email address of the User, which stays claimed.
+    pub(super) is_email: bool,
 }
 
 /// What is known of the password Secret.
@@ -64,7 +91,7 @@ pub(super) struct Problem {
 }
 
 pub(super) async fn dereference(user: &User, ctx: &Context) -> Result<Observed, Error> {
-    let (mut claims, surplus, credential, namespaces) = look_up(user, ctx);
+    let Known { mut claims, surplus, residence, credential, namespaces } = look_up(user, ctx);
     for (_, holder) in &mut claims {
         if let Holder::Gone(claim) = holder {
             // The index may not have heard of a User that was created a moment ago: only the API server can tell.
@@ -92,7 +119,7 @@ pub(super) async fn dereference(user: &User, ctx: &Context) -> Result<Observed, 
         None => Observation::NothingNew,
     };
     let credential = credential.map(|claim| claim.summary).unwrap_or_default();
-    Ok(Observed { claims, surplus, source, credential, namespaces })
+    Ok(Observed { claims, surplus, residence, source, credential, namespaces })
 }
 
 fn is_free(holder: &Holder) -> bool {
@@ -101,7 +128,8 @@ fn is_free(holder: &Holder) -> bool {
 
 /// Whether another User had the username when this one was last looked at.
 fn has_waited(user: &User) -> bool {
-    let conditions = user.status.as_ref().map(|status| &status.conditions[..]).unwrap_or_default();
+    let status = user.status.as_ref().filter(|status| status.username == Some(user.username()));
+    let conditions = status.map(|status| &status.conditions[..]).unwrap_or_default();
     find(conditions, NAME_CLAIMED).is_some_and(|claimed| claimed.reason == "UsernameConflict")
 }
 
@@ -113,7 +141,13 @@ fn native_naming(username: &str, ctx: &Context) -> Option<String> {
     native.map(|native| native.key.to_string())
 }
 
-type Known = (Vec<(Identifier, Holder)>, Vec<(String, String)>, Option<Claim>, Vec<String>);
+struct Known {
+    claims: Vec<(Identifier, Holder)>,
+    surplus: Vec<(String, String)>,
+    residence: Residence,
+    credential: Option<Claim>,
+    namespaces: Vec<String>,
+}
 
 /// Everything that the index knows, under one lock, so that no release slips between the look and the wait.
 fn look_up(user: &User, ctx: &Context) -> Known {
@@ -134,17 +168,58 @@ fn look_up(user: &User, ctx: &Context) -> Known {
         wanted.push((identifier, holder));
     }
     let is_wanted = |secret: &String| wanted.iter().any(|(identifier, _)| identifier.secret_name() == *secret);
+    let (residence, credential) = locate(&wanted[0].0.secret_name(), &uid, &index, is_wanted);
+    let is_surplus = |secret: &&String| {
+        let is_kept = match &residence {
+            Residence::Moved(from) => from.secret == **secret,
+            // Until the credential has come home nothing is given up that may hold it.
+            Residence::Away(_) => index.claim(secret).is_some_and(|claim| claim.is_username),
+            Residence::Home | Residence::Closed => false,
+        };
+        !is_kept && !is_wanted(secret)
+    };
     let surplus = index
         .held_by(&uid)
-        .filter(|secret| !is_wanted(secret))
+        .filter(is_surplus)
         .filter_map(|secret| Some((secret.clone(), index.claim(secret)?.uid.clone())))
         .collect();
-    let credential = match &wanted[0] {
-        (username, Holder::Me(_)) => index.claim(&username.secret_name()).cloned(),
-        _ => None,
-    };
     let namespaces = index.namespaces_of(&name).cloned().collect();
-    (wanted, surplus, credential, namespaces)
+    Known { claims: wanted, surplus, residence, credential, namespaces }
+}
+
+/// Of several Secrets that have been the username's, the one that is open is the latest, or else the one that was closed
+/// last.
+fn recency(claim: &Claim) -> (bool, u64) {
+    (!claim.is_closed, claim.resource_version)
+}
+
+/// Where the credential stands, and what may be known of it. `username`: the Secret that it belongs into.
+fn locate(
+    username: &String,
+    uid: &str,
+    index: &Index,
+    is_wanted: impl Fn(&String) -> bool,
+) -> (Residence, Option<Claim>) {
+    let held = index.held_by(uid).filter_map(|secret| Some((secret, index.claim(secret)?)));
+    let (mut home, mut earlier) = (None, None);
+    for (secret, claim) in held.filter(|(_, claim)| claim.is_username) {
+        if secret == username {
+            home = Some(claim);
+        } else if earlier.is_none_or(|(_, known): (_, &Claim)| recency(claim) > recency(known)) {
+            earlier = Some((secret, claim));
+        }
+    }
+    let predecessor = earlier.map(|(secret, claim)| Predecessor {
+        secret: secret.clone(),
+        uid: claim.uid.clone(),
+        is_email: is_wanted(secret),
+    });
+    match (home, predecessor) {
+        (Some(home), Some(from)) if !home.is_closed => (Residence::Moved(from), Some(home.clone())),
+        (_, Some(from)) => (Residence::Away(from), earlier.map(|(_, claim)| claim.clone())),
+        (Some(home), None) if home.is_closed => (Residence::Closed, Some(home.clone())),
+        (home, None) => (Residence::Home, home.cloned()),
+    }
 }
 
 async fn observe_source(
@@ -194,4 +269,76 @@ async fn missing(reference: &PasswordSecretRef, ctx: &Context) -> kube::Result<O
         ("SecretNotFound", format!("Secret {reference} does not exist; create it with the type roster.dev/password"))
     };
     Ok(Observation::Problem(Problem { reason, message, is_waiting: true }))
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+    use kube::core::PartialObjectMetaExt;
+    use kube::runtime::watcher::Event;
+    use rstest::rstest;
+
+    use super::*;
+    use crate::credentials::record::IDENTIFIER_LABEL;
+
+    /// Whether the username's own Secret is there and an earlier one: of which kind, and whether closed.
+    type Found = Option<(&'static str, bool)>;
+
+    fn index(new: Found, old: Found) -> Index {
+        let mut index = Index::default();
+        for (name, found) in [("login-new", new), ("login-old", old)] {
+            let Some((kind, is_closed)) = found else { continue };
+            let owner = OwnerReference { kind: "User".into(), uid: "u-1".into(), ..OwnerReference::default() };
+            let mut secret = Secret {
+                metadata: ObjectMeta {
+                    name: Some(name.into()),
+                    uid: Some(format!("s-{name}")),
+                    resource_version: Some("5".into()),
+                    owner_references: Some(vec![owner]),
+                    labels: Some([(IDENTIFIER_LABEL.to_owned(), kind.to_owned())].into()),
+                    ..ObjectMeta::default()
+                },
+                ..Secret::default()
+            };
+            if is_closed {
+                crate::credentials::record::close(&mut secret);
+            }
+            index.claim_event(Event::Apply(secret.metadata.into_response_partial()));
+        }
+        index
+    }
+
+    /// Every state that a crash in the midst of a rename can leave behind.
+    #[rstest]
+    #[case::never_renamed(Some(("username", false)), None, "home")]
+    #[case::new(None, None, "home")]
+    #[case::begun(None, Some(("username", false)), "away")]
+    #[case::closed(None, Some(("username", true)), "away")]
+    #[case::carried_over(Some(("username", false)), Some(("username", true)), "moved")]
+    #[case::taken_back(Some(("username", true)), None, "closed")]
+    #[case::taken_back_later(Some(("username", true)), Some(("username", false)), "away")]
+    #[case::into_an_own_address(Some(("email", false)), Some(("username", true)), "away")]
+    #[case::an_address_beside(Some(("username", false)), Some(("email", false)), "home")]
+    fn the_credential_is_found_wherever_a_rename_was_cut_off(
+        #[case] new: Found,
+        #[case] old: Found,
+        #[case] expected: &str,
+    ) {
+        let (residence, _) = locate(&"login-new".to_owned(), "u-1", &index(new, old), |_| false);
+        let from =
+            |from: &Predecessor| assert_eq!((from.secret.as_str(), from.uid.as_str()), ("login-old", "s-login-old"));
+        let found = match &residence {
+            Residence::Home => "home",
+            Residence::Closed => "closed",
+            Residence::Away(predecessor) => {
+                from(predecessor);
+                "away"
+            }
+            Residence::Moved(predecessor) => {
+                from(predecessor);
+                "moved"
+            }
+        };
+        assert_eq!(found, expected);
+    }
 }

@@ -14,6 +14,7 @@ mod dereference;
 mod finalize;
 mod index;
 mod plan;
+mod rename;
 mod report;
 mod status;
 
@@ -288,6 +289,7 @@ async fn reconcile_unbounded(user: &User, ctx: &Context) -> Result<Action, Error
         groups: groups_of(user, ctx),
         administrator,
         namespaces: observed.namespaces.clone(),
+        quota: ctx.informers.directory().quota_of(&user.name_any()),
         max_password_age: ctx.password_policy.max_age,
     };
     let applied = apply::apply(user, plan::plan(observed, user.metadata.deletion_timestamp.is_some()), ctx).await?;

@@ -1,6 +1,6 @@
 //! Step 2: from what is observed to what is to be done. Pure.
 
-use super::dereference::{Holder, Observation, Observed, Problem};
+use super::dereference::{Holder, Observation, Observed, Problem, Residence};
 use crate::credentials::claim::Identifier;
 use crate::credentials::credential::{SourceVersion, Summary};
 use crate::credentials::record::Claim;
@@ -15,6 +15,8 @@ pub(super) struct Plan {
     pub(super) emails: Vec<(Identifier, Step)>,
     /// Identity Secrets to give up: name and UID.
     pub(super) release: Vec<(String, String)>,
+    /// Where the credential stands that belongs to the username: whatever is elsewhere moves there.
+    pub(super) residence: Residence,
     /// What becomes of the credential.
     pub(super) credential: CredentialStep,
     /// What may be known of the credential, before anything is done.
@@ -62,6 +64,8 @@ pub(super) fn plan(observed: Observed, is_leaving: bool) -> Plan {
         username: claims.next().expect("the username is always wanted"),
         emails: if has_name { claims.collect() } else { Vec::new() },
         release,
+        // Who does not have the new name keeps the credential where it is.
+        residence: if has_name && !is_leaving { observed.residence } else { Residence::Home },
         credential: match observed.source {
             Observation::Problem(problem) => CredentialStep::Complain(problem),
             Observation::New(version, source) if has_name && !is_leaving => CredentialStep::TakeIn(version, source),
@@ -83,6 +87,7 @@ fn step(holder: Holder) -> Step {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controllers::user::dereference::Predecessor;
     use crate::credentials::claim::IdentifierKind;
     use crate::credentials::source::Source;
     use secrecy::SecretString;
@@ -95,6 +100,11 @@ mod tests {
                 (identifier(IdentifierKind::Email, "jane@example.com"), email),
             ],
             surplus: vec![("login-old".into(), "s-1".into())],
+            residence: Residence::Away(Predecessor {
+                secret: "login-former".into(),
+                uid: "s-0".into(),
+                is_email: false,
+            }),
             source: Observation::New(
                 SourceVersion::of(&kube::api::ObjectMeta {
                     uid: Some("u".into()),
@@ -115,6 +125,7 @@ mod tests {
         assert_eq!((plan.username.1, &plan.emails[0].1), (Step::Claim, &Step::Claim));
         assert!(matches!(plan.credential, CredentialStep::TakeIn(..)));
         assert_eq!(plan.release.len(), 1);
+        assert!(matches!(plan.residence, Residence::Away(_)), "the credential comes along");
     }
 
     #[test]
@@ -122,6 +133,7 @@ mod tests {
         let plan = plan(observed(Holder::Other("john".into()), Holder::Me("s-2".into())), false);
         assert_eq!(plan.username.1, Step::Concede("john".into()));
         assert!(plan.emails.is_empty());
+        assert_eq!(plan.residence, Residence::Home, "the credential stays where it is");
         assert!(plan.release.iter().any(|(_, uid)| uid == "s-2"), "an address that it holds is given up");
         assert!(matches!(plan.credential, CredentialStep::Keep), "no credential without a name to log in with");
     }

@@ -1,15 +1,18 @@
 //! Step 5: writes the status where it differs, and an Event where something has turned.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::{Context, Error};
 use crate::api::condition::{
-    ADMINISTRATOR_BOUND, CREDENTIAL_READY, DELETION_BLOCKED, EXPIRING, NAME_CLAIMED, PASSWORD_EXPIRING, READY, find,
+    ADMINISTRATOR_BOUND, CREDENTIAL_READY, DELETION_BLOCKED, EXPIRING, NAME_CLAIMED, PASSWORD_EXPIRING,
+    QUOTA_WITHIN_LIMITS, READY, find,
 };
-use crate::api::{State, User, UserStatus};
+use crate::api::{QuotaStatus, State, User, UserStatus};
 use crate::controllers::events::Turn;
 use crate::notifications::{Notice, Recipient};
 use crate::rbac::compile::reason::USER_INACTIVE;
@@ -34,6 +37,7 @@ pub(super) async fn report(user: &User, status: UserStatus, ctx: &Context) -> Re
             "passwordChangedTime": status.password_changed_time,
             "passwordExpiresTime": status.password_expires_time,
             "secondFactorEnabled": status.second_factor_enabled,
+            "quota": quota(before.quota.as_ref(), status.quota.as_ref()),
         },
     });
     match ctx.users.patch_status(&user.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
@@ -53,6 +57,20 @@ pub(super) async fn report(user: &User, status: UserStatus, ctx: &Context) -> Re
         ctx.reporter.publish(user, turn).await;
     }
     Ok(())
+}
+
+/// The merge patch from one to the other: what is absent from the new one is removed.
+fn quota(before: Option<&QuotaStatus>, after: Option<&QuotaStatus>) -> Option<Value> {
+    let after = after?;
+    let patch = |before: Option<&BTreeMap<String, String>>, after: &BTreeMap<String, String>| {
+        let gone = before.into_iter().flat_map(BTreeMap::keys).filter(|name| !after.contains_key(*name));
+        let gone = gone.map(|name| (name.clone(), Value::Null));
+        gone.chain(after.iter().map(|(name, text)| (name.clone(), json!(text)))).collect::<Map<_, _>>()
+    };
+    Some(json!({
+        "hard": patch(before.map(|before| &before.hard), &after.hard),
+        "used": patch(before.map(|before| &before.used), &after.used),
+    }))
 }
 
 /// What the person is to know of between two states.
@@ -87,7 +105,7 @@ fn notices(before: &UserStatus, after: &UserStatus, end: Option<&Time>) -> Vec<N
 /// and a hundred thousand Events would say it again.
 fn turns(before: &UserStatus, after: &UserStatus) -> Vec<Turn> {
     let mut turns = Vec::new();
-    for kind in [NAME_CLAIMED, CREDENTIAL_READY, ADMINISTRATOR_BOUND, DELETION_BLOCKED] {
+    for kind in [NAME_CLAIMED, CREDENTIAL_READY, ADMINISTRATOR_BOUND, DELETION_BLOCKED, QUOTA_WITHIN_LIMITS] {
         let (was, is) = (find(&before.conditions, kind), find(&after.conditions, kind));
         let Some(is) = is else { continue };
         let is_bad = (is.status == "True") == (kind == DELETION_BLOCKED)

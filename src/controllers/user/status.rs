@@ -9,11 +9,14 @@ use super::apply::Applied;
 use super::finalize::is_blocked;
 use crate::api::condition::{
     ACCOUNT_EXPIRING, ADMINISTRATOR_BOUND, CREDENTIAL_READY, DELETION_BLOCKED, Desired, EXPIRING, NAME_CLAIMED,
-    PASSWORD_CHANGE_REQUIRED, PASSWORD_EXPIRING, READY, RECONCILING, STALLED, carry_over,
+    PASSWORD_CHANGE_REQUIRED, PASSWORD_EXPIRING, QUOTA_WITHIN_LIMITS, READY, RECONCILING, STALLED, carry_over,
 };
 use crate::api::user::DesiredState;
-use crate::api::{State, User, UserStatus};
+use crate::api::{QuotaStatus, State, User, UserStatus};
 use crate::credentials::claim::IdentifierKind;
+use crate::directory::quotas;
+use crate::quota::amount::texts;
+use crate::quota::limits::exceeded;
 use crate::rbac::compile::reason::{NAME_TAKEN, ROLE_NOT_FOUND, USER_INACTIVE};
 
 /// Conditions that this controller writes. Those of others stay as they are.
@@ -25,6 +28,7 @@ const OWN: &[&str] = &[
     EXPIRING,
     ADMINISTRATOR_BOUND,
     DELETION_BLOCKED,
+    QUOTA_WITHIN_LIMITS,
     RECONCILING,
     STALLED,
 ];
@@ -47,6 +51,8 @@ pub(super) struct Standing {
     pub(super) administrator: Option<Result<(), &'static str>>,
     /// Namespaces that the User owns.
     pub(super) namespaces: Vec<String>,
+    /// What the User may use and does use.
+    pub(super) quota: Option<quotas::Standing>,
     /// How long a password may be used.
     pub(super) max_password_age: Option<Duration>,
 }
@@ -58,6 +64,7 @@ pub(super) fn status(user: &User, applied: &Applied, standing: Standing, now: Ti
     let expiry = password_expiry(applied, standing.max_password_age);
     let mut wanted = desired(user, applied, &standing);
     wanted.extend(expiring(user, expiry, now));
+    wanted.extend(standing.quota.as_ref().and_then(within_limits));
     let mut conditions = carry_over(&before.conditions, wanted, generation, now);
     conditions.extend(before.conditions.iter().filter(|condition| !OWN.contains(&condition.type_.as_str())).cloned());
     UserStatus {
@@ -71,8 +78,31 @@ pub(super) fn status(user: &User, applied: &Applied, standing: Standing, now: Ti
         password_changed_time: credential.changed.map(Time),
         password_expires_time: expiry.map(Time),
         second_factor_enabled: Some(credential.second_factor.is_some()),
+        quota: standing.quota.as_ref().map(quota_status),
         ..before
     }
+}
+
+fn quota_status(quota: &quotas::Standing) -> QuotaStatus {
+    QuotaStatus { hard: texts(&quota.hard), used: texts(&quota.used) }
+}
+
+/// Where nothing is limited there is nothing to say.
+fn within_limits(quota: &quotas::Standing) -> Option<Desired> {
+    if quota.hard.is_empty() {
+        return None;
+    }
+    let exceeded: Vec<String> = exceeded(&quota.hard, &quota.used)
+        .map(|(name, used, hard)| format!("{name} {} of {}", used.text_for(name), hard.text_for(name)))
+        .collect();
+    let is_within = exceeded.is_empty();
+    let message = if is_within {
+        "the use is within the limits".to_owned()
+    } else {
+        format!("more is used than there may be: {}; nothing more is admitted, nothing is deleted", exceeded.join(", "))
+    };
+    let reason = if is_within { "WithinLimits" } else { "Exceeded" };
+    Some(Desired { kind: QUOTA_WITHIN_LIMITS, status: is_within, reason, message })
 }
 
 fn holds_username(applied: &Applied) -> bool {

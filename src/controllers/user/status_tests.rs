@@ -200,7 +200,7 @@ fn what_others_wrote_stays_and_nothing_new_is_no_difference() {
     let mut jane = user(DesiredState::Active, None, None);
     let mut first = status(&jane, &applied(), Standing::default(), at(100));
     let mut foreign = first.conditions[0].clone();
-    foreign.type_ = "QuotaWithinLimits".into();
+    foreign.type_ = "example.com/Audited".into();
     first.conditions.push(foreign);
     first.last_login_time = Some(Time(at(50)));
     jane.status = Some(first.clone());

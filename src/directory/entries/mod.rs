@@ -7,9 +7,10 @@ use bytes::Bytes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Serialize;
 
-use super::index::field::{Field, fold, number, time};
+use super::index::field::{Field, fold, number, quantity, time};
 use super::index::record::{Record, Values};
 use crate::api::directory::API_VERSION;
+use crate::quota::amount::Amount;
 
 /// Annotation that repeats what was applied.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -48,6 +49,11 @@ impl Writer {
     fn number(&mut self, name: &str, value: Option<i64>) {
         self.next(name);
         self.values.push(value.map(number));
+    }
+
+    fn quantity(&mut self, name: &str, value: Option<&String>) {
+        self.next(name);
+        self.values.push(value.and_then(|text| Amount::parse(text)).map(quantity));
     }
 
     fn time(&mut self, name: &str, value: Option<&Time>) {

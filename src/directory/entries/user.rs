@@ -15,6 +15,9 @@ const DESIRED_STATES: Kind = Kind::Choice(&["Active", "Disabled", "Banned"]);
 const LEVELS: Kind = Kind::Choice(&["Banned", "User", "Admin"]);
 const SECOND_FACTORS: Kind = Kind::Choice(&["Optional", "Required"]);
 
+/// How the names of fields begin that tell what somebody uses; the rest is the name in their quota.
+const USED: &str = "used.";
+
 /// What users can be filtered and sorted by.
 pub static FIELDS: &[Field] = &[
     Field::one("name", "metadata.name", Kind::Text),
@@ -50,6 +53,14 @@ pub static FIELDS: &[Field] = &[
     Field::one("lockedUntil", "status.lockedUntil", Kind::Time),
     Field::one("passwordChangedTime", "status.passwordChangedTime", Kind::Time),
     Field::one("passwordExpiresTime", "status.passwordExpiresTime", Kind::Time),
+    Field::one("used.namespaces", "status.quota.used.namespaces", Kind::Quantity),
+    Field::one("used.namespaces.running", "status.quota.used.namespaces.running", Kind::Quantity),
+    Field::one("used.pods", "status.quota.used.pods", Kind::Quantity),
+    Field::one("used.persistentvolumeclaims", "status.quota.used.persistentvolumeclaims", Kind::Quantity),
+    Field::one("used.requests.cpu", "status.quota.used.requests.cpu", Kind::Quantity),
+    Field::one("used.requests.memory", "status.quota.used.requests.memory", Kind::Quantity),
+    Field::one("used.requests.storage", "status.quota.used.requests.storage", Kind::Quantity),
+    Field::one("used.services.loadbalancers", "status.quota.used.services.loadbalancers", Kind::Quantity),
 ];
 
 /// The field of a name.
@@ -105,6 +116,10 @@ pub fn record(user: &User) -> Record {
     fields.time("lockedUntil", observed.locked_until.as_ref());
     fields.time("passwordChangedTime", observed.password_changed_time.as_ref());
     fields.time("passwordExpiresTime", observed.password_expires_time.as_ref());
+    for field in FIELDS.iter().filter(|field| field.name.starts_with(USED)) {
+        let used = observed.quota.as_ref().and_then(|quota| quota.used.get(&field.name[USED.len()..]));
+        fields.quantity(field.name, used);
+    }
     fields.finish("User", metadata, spec, &status)
 }
 

@@ -16,6 +16,7 @@ use kube::core::Expression;
 
 use super::field::{Field, Kind};
 use super::query::{Comparison, Condition, Query, SortKey, Test};
+use crate::api::syntax;
 
 /// Longest list of filters, of alternatives or of requirements.
 pub const MOST_TERMS: usize = 256;
@@ -288,12 +289,7 @@ fn read_requirement(text: &str) -> Result<Expression, String> {
 }
 
 fn label_key(text: &str) -> Result<String, String> {
-    let (prefix, name) = text.split_once('/').map_or((None, text), |(prefix, name)| (Some(prefix), name));
-    let is_prefix = |prefix: &str| {
-        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
-        (1..=253).contains(&prefix.len()) && prefix.bytes().all(allowed)
-    };
-    if name.is_empty() || !is_label_name(name) || !prefix.is_none_or(is_prefix) {
+    if !syntax::is_label_key(text) {
         return Err(format!(
             "{text:?} is no label key; allowed are key, !key, key=value, key!=value, key in (a,b), key notin (a,b), \
              with at most 63 letters, digits, -, _ and . in a key, and a DNS name and / before it"
@@ -303,16 +299,10 @@ fn label_key(text: &str) -> Result<String, String> {
 }
 
 fn label_value(text: &str) -> Result<String, String> {
-    if is_label_name(text) {
+    if syntax::is_label_value(text) {
         return Ok(text.to_owned());
     }
     Err(format!(
         "{text:?} is no label value: at most 63 letters, digits, -, _ and ., with a letter or digit at both ends"
     ))
-}
-
-fn is_label_name(text: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let edge = |byte: Option<u8>| byte.is_none_or(|byte| byte.is_ascii_alphanumeric());
-    text.len() <= 63 && text.bytes().all(inner) && edge(text.bytes().next()) && edge(text.bytes().last())
 }

@@ -2,6 +2,8 @@
 
 use jiff::Timestamp;
 
+use crate::quota::amount::Amount;
+
 /// What the values of a field are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
@@ -13,6 +15,8 @@ pub enum Kind {
     Flag,
     /// A whole number.
     Number,
+    /// A quantity of Kubernetes (`500m`, `100Gi`), to the thousandth.
+    Quantity,
     /// An instant, to the second.
     Time,
 }
@@ -65,6 +69,11 @@ pub fn number(value: i64) -> [u8; 8] {
     (value.cast_unsigned() ^ (1 << 63)).to_be_bytes()
 }
 
+/// A quantity so that its bytes are ordered as quantities are: in thousandths, up to some 9 × 10^15.
+pub fn quantity(value: Amount) -> [u8; 8] {
+    number(i64::try_from(value.nanos() / 1_000_000).unwrap_or(i64::MAX))
+}
+
 /// An instant so that its bytes are ordered as instants are.
 pub fn time(value: Timestamp) -> [u8; 8] {
     number(value.as_second())
@@ -89,6 +98,9 @@ impl Kind {
                 .parse()
                 .map(|value| number(value).to_vec())
                 .map_err(|_| format!("must be a whole number from {} to {}", i64::MIN, i64::MAX)),
+            Self::Quantity => Amount::parse(text)
+                .map(|value| quantity(value).to_vec())
+                .ok_or_else(|| "must be a quantity, such as 5, 500m or 100Gi".to_owned()),
             Self::Time => {
                 let value = text.parse().ok().filter(|value: &Timestamp| value.subsec_nanosecond() == 0);
                 let value = value.map(|value| time(value).to_vec());
@@ -99,7 +111,7 @@ impl Kind {
 
     /// Whether there is an order that comparisons can go by.
     pub const fn is_ordered(self) -> bool {
-        matches!(self, Self::Text | Self::Number | Self::Time)
+        matches!(self, Self::Text | Self::Number | Self::Quantity | Self::Time)
     }
 
     /// What it is called in messages.
@@ -109,6 +121,7 @@ impl Kind {
             Self::Choice(_) => "a choice",
             Self::Flag => "a flag",
             Self::Number => "a number",
+            Self::Quantity => "a quantity",
             Self::Time => "a time",
         }
     }
@@ -131,6 +144,8 @@ mod tests {
         assert!(Kind::Choice(&["Active", "Banned"]).read("active").unwrap_err().contains("Active, Banned"));
         assert!(Kind::Time.read("yesterday").unwrap_err().contains("RFC 3339"));
         assert!(Kind::Flag.read("yes").is_err() && Kind::Number.read("1.5").is_err());
+        assert!(Kind::Quantity.read("much").unwrap_err().contains("500m"));
+        assert!(Kind::Quantity.read("1Gi").unwrap() > Kind::Quantity.read("1G").unwrap());
         assert_eq!(Kind::Text.read("Jäne").unwrap(), "jäne".as_bytes());
         assert!(Kind::Text.read("\0").is_err() && Kind::Time.read("2027-01-31T08:00:00.5Z").is_err());
     }

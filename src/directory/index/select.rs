@@ -38,6 +38,12 @@ enum Matched {
 /// Costs of sorting one id, in steps of walking an order.
 const SORT_STEPS: usize = 16;
 
+/// Records of one value that are passed one by one: to find where more of them begin takes about as long.
+const FEW: usize = 512;
+
+/// What takes fewer steps than this takes less time than to hand it over to another thread and back.
+const QUICK_STEPS: usize = 8192;
+
 impl Table {
     /// The records that answer to the query, from `offset` on, `limit` of them.
     pub fn select(&self, query: &Query, offset: usize, limit: Option<usize>) -> Selection {
@@ -62,6 +68,37 @@ impl Table {
             _ => self.walk(matched, sort, offset, limit),
         };
         Selection { total, records: ids.into_iter().map(|id| Arc::clone(self.record(id))).collect() }
+    }
+
+    /// Whether [`Table::select`] can be expected to be done sooner than another thread would begin.
+    pub fn is_quick(&self, query: &Query, offset: usize, limit: Option<usize>) -> bool {
+        let end = offset.saturating_add(limit.unwrap_or(self.len())).min(self.len());
+        // The order is walked, or what was found is sorted, whichever takes less: at the worst, as many are found as make
+        // both take as long.
+        let order = match query.sort.as_slice() {
+            [] | [_] => end.saturating_mul(self.len()).saturating_mul(SORT_STEPS).isqrt(),
+            _ => self.len(),
+        };
+        let is_alone = query.conditions.len() == 1 && query.labels.is_empty();
+        let found = query.conditions.iter().map(|condition| self.steps_of(condition, is_alone));
+        let labelled = query.labels.iter().map(|expression| match expression {
+            Expression::Exists(_) | Expression::DoesNotExist(_) => self.labels().len(),
+            _ => 1,
+        });
+        found.chain(labelled).fold(order, usize::saturating_add) < QUICK_STEPS
+    }
+
+    /// How many values or records are looked at for a condition at most. Alone, it may be part of an order.
+    fn steps_of(&self, condition: &Condition, is_alone: bool) -> usize {
+        let is_by_itself = |test: &Test| matches!(test, Test::Equal(value) if !value.is_empty());
+        match self.postings(condition.field) {
+            Some(postings) if condition.compare.is_empty() => {
+                let tests = condition.any.iter().chain(&condition.none);
+                tests.map(|test| if is_by_itself(test) { 1 } else { postings.len() }).sum()
+            }
+            _ if is_alone && self.exact_run(condition).is_some() => 1,
+            _ => size(&self.runs(condition)),
+        }
     }
 
     fn matched(&self, query: &Query) -> Matched {
@@ -265,6 +302,9 @@ impl Table {
             }
             return order.range(begin, end).filter(is_in).skip(offset).take(limit).collect();
         }
+        if sort.len() == 1 {
+            return self.walk_down(key.field, begin..end, is_in, offset..offset + limit);
+        }
         let ids = order.range(begin, end);
         let ids: Box<dyn Iterator<Item = u32>> = if key.is_descending { Box::new(ids.rev()) } else { Box::new(ids) };
         let mut ids = ids.filter(is_in).peekable();
@@ -292,6 +332,62 @@ impl Table {
             skip = 0;
         }
         page
+    }
+
+    /// Goes along part of the order of a field from its end on, in which those of one value stand by name all the same.
+    fn walk_down(
+        &self,
+        field: usize,
+        part: Range<usize>,
+        is_in: impl Fn(&u32) -> bool,
+        page: Range<usize>,
+    ) -> Vec<u32> {
+        let order = self.order(field);
+        let value = |id: u32| self.record(id).field(field);
+        // What comes before the page is passed over without a look at its values.
+        let mut left = page.start;
+        let is_passed = |id: &u32| {
+            let is_counted = is_in(id);
+            let is_before = !is_counted || left > 0;
+            left = left.saturating_sub(usize::from(is_counted));
+            is_before
+        };
+        let mut end = part.end - order.range(part.start, part.end).rev().take_while(is_passed).count();
+        let mut found = Vec::new();
+        let Some(first) = order.range(part.start, end).next_back() else { return found };
+        // Those of the value that the page begins with stand by name: how many of them were passed is what counts.
+        let top = self.rank(field, |other| other <= value(first)).min(part.end);
+        let mut skip = order.range(end, top).filter(&is_in).count();
+        end = top;
+        let mut ids = order.range(part.start, end).rev().peekable();
+        let mut few = Vec::new();
+        while found.len() < page.len()
+            && let Some(id) = ids.next()
+        {
+            let top = end;
+            end -= 1;
+            if !is_in(&id) {
+                continue;
+            }
+            few.push(id);
+            while top - end < FEW
+                && let Some(next) = ids.next_if(|next| value(*next) == value(id))
+            {
+                end -= 1;
+                few.extend(Some(next).filter(&is_in));
+            }
+            let (skipped, needed) = (std::mem::take(&mut skip), page.len() - found.len());
+            if ids.peek().is_none_or(|next| value(*next) != value(id)) {
+                found.extend(few.drain(..).rev().skip(skipped).take(needed));
+                continue;
+            }
+            few.clear();
+            let begin = self.rank(field, |other| other < value(id)).max(part.start);
+            found.extend(order.range(begin, top).filter(&is_in).skip(skipped).take(needed));
+            end = begin;
+            ids = order.range(part.start, end).rev().peekable();
+        }
+        found
     }
 }
 

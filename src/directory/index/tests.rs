@@ -383,3 +383,78 @@ fn a_filter_does_not_widen_a_selector() {
     assert_eq!(query.conditions.len(), 2);
     assert_eq!(query.conditions[1].any.len(), 2);
 }
+
+/// One of many: two to a last login.
+fn person(at: u32) -> Plain {
+    Plain {
+        name: format!("u{at}"),
+        display_name: Some(format!("Person {at}")),
+        state: "Active",
+        zone: Some(format!("zone-{}", at % 7)),
+        failed: None,
+        login: Some(i64::from(at / 2)),
+        emails: vec![],
+        groups: vec![format!("group-{}", at % 90)],
+        labels: BTreeMap::from([("team".to_owned(), format!("t{at}"))]),
+    }
+}
+
+#[test]
+fn what_looks_at_few_records_is_quick_and_nothing_else() {
+    let mut view = View::empty(FIELDS);
+    view.relist((0..20_000).map(|at| Arc::new(person(at).record(1))).collect(), 1);
+    let is_quick = |filter: &str, selector: &str, sort: &str, (offset, limit): (usize, Option<usize>)| {
+        let mut query = Query::default();
+        query.label_selector(selector).unwrap();
+        if !filter.is_empty() {
+            query.filter_by(FIELDS, filter).unwrap();
+        }
+        if !sort.is_empty() {
+            query.sort_by(FIELDS, sort).unwrap();
+        }
+        view.table.is_quick(&query, offset, limit)
+    };
+    let first = (0, Some(20));
+    assert!(is_quick("", "", "", first));
+    assert!(is_quick("groups,group-3,state,Active", "", "-lastLoginTime", first));
+    assert!(is_quick("displayName,person 7*", "", "", first), "part of an order");
+    assert!(is_quick("", "team=t3", "", first));
+    assert!(!is_quick("displayName,*7*", "", "", first), "every name");
+    assert!(!is_quick("", "team", "", first), "every value of the label");
+    assert!(!is_quick("", "", "state,name", first), "the records of one state have to be sorted");
+    assert!(!is_quick("", "", "", (0, None)), "everybody");
+    assert!(!is_quick("groups,group-3", "", "-lastLoginTime", (19_000, Some(20))), "a page far behind");
+}
+
+/// As many of one value as are passed one by one, and more.
+#[test]
+fn a_descending_order_keeps_those_of_one_value_by_name() {
+    let all: Vec<Plain> = (0..3000).map(|at| Plain { zone: Some(format!("zone-{}", at % 3)), ..person(at) }).collect();
+    let mut view = View::empty(FIELDS);
+    view.relist(all.iter().map(|plain| Arc::new(plain.record(1))).collect(), 1);
+    let mut expected: Vec<&Plain> = all.iter().collect();
+    for sort in ["zone", "lastLoginTime"] {
+        let value = |plain: &Plain| if sort == "zone" { (plain.zone.clone(), None) } else { (None, plain.login) };
+        expected.sort_by(|a, b| value(b).cmp(&value(a)).then_with(|| a.name.cmp(&b.name)));
+        for filter in [None, Some("group-3")] {
+            let expected: Vec<&str> = expected
+                .iter()
+                .filter(|plain| filter.is_none_or(|group| plain.groups[0] == group))
+                .map(|plain| plain.name.as_str())
+                .collect();
+            let mut query = Query::default();
+            if let Some(group) = filter {
+                query.filter_by(FIELDS, &format!("groups,{group}")).unwrap();
+            }
+            query.sort_by(FIELDS, &format!("-{sort}")).unwrap();
+            for (offset, limit) in [(0, 20), (7, 20), (333, 700), (990, 30), (1500, 1500), (0, 3000), (2999, 5)] {
+                let page: Vec<&str> = expected.iter().skip(offset).take(limit).copied().collect();
+                assert_eq!(
+                    names(&view.table, &query, offset, Some(limit)).1,
+                    page,
+                    "{sort} {filter:?} {offset} {limit}"
+                );
+            }
+        }
+    }
+}

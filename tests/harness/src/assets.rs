@@ -65,13 +65,27 @@ impl Assets {
 }
 
 fn build() -> Result<PathBuf> {
-    let script = project_root().join("controlplane/build.sh");
+    run("controlplane/build.sh")
+}
+
+/// The folder with kubeconform and kube-score, which are built where they are missing. It takes a minute, so only those
+/// who need them ask.
+///
+/// # Errors
+/// If they can't be built.
+pub fn linters() -> Result<PathBuf> {
+    run("controlplane/linters/build.sh")
+}
+
+/// Runs a script that builds something and prints where it is.
+fn run(script: &str) -> Result<PathBuf> {
+    let script = project_root().join(script);
     let output = Command::new(&script)
         .stderr(Stdio::inherit())
         .output()
         .with_context(|| format!("{} could not be run", script.display()))?;
     if !output.status.success() {
-        bail!("the control plane could not be built; see above");
+        bail!("{} failed; see above", script.display());
     }
     Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
 }

@@ -1,21 +1,25 @@
 //! etcd, kube-apiserver and kube-controller-manager on loopback.
 
 use std::fmt::Write;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::assets::Assets;
 use crate::balancer::Balancer;
 use crate::free_port;
 use crate::kubectl::{Kubectl, eventually};
+use crate::operator::NAMESPACE;
 use crate::pki::Authority;
 use crate::process::Process;
 
-/// Everything that is written is logged, and the operator's lists, without bodies: tests count them.
+/// Everything that is written is logged, and whatever the operator does, without bodies: tests count it.
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -24,7 +28,6 @@ rules:
 - level: Metadata
   verbs: [create, update, patch, delete, deletecollection]
 - level: Metadata
-  verbs: [list]
   userGroups: ['system:serviceaccounts:roster-system']
 - level: None
 ";
@@ -93,25 +96,26 @@ impl Doors {
 }
 
 impl ControlPlane {
-    /// Starts a control plane in `dir`, which must be empty or absent.
+    /// Starts a control plane in `dir`, which must be empty or absent. `controller_manager`: further flags for
+    /// kube-controller-manager.
     ///
     /// # Errors
     /// If a program is missing or does not become ready; the message holds the end of its log.
-    pub fn start(dir: &Path) -> Result<Self> {
+    pub fn start(dir: &Path, controller_manager: &[&str]) -> Result<Self> {
         let assets = Assets::resolve()?;
         // A free port can be taken by another process before the program that it was meant for binds it.
         let attempts = 3;
         for attempt in 1..attempts {
             let dir = dir.join(format!("attempt-{attempt}"));
-            match Self::try_start(&dir, &assets) {
+            match Self::try_start(&dir, &assets, controller_manager) {
                 Err(error) if format!("{error:#}").contains("address already in use") => {}
                 outcome => return outcome,
             }
         }
-        Self::try_start(&dir.join(format!("attempt-{attempts}")), &assets)
+        Self::try_start(&dir.join(format!("attempt-{attempts}")), &assets, controller_manager)
     }
 
-    fn try_start(dir: &Path, assets: &Assets) -> Result<Self> {
+    fn try_start(dir: &Path, assets: &Assets, controller_manager: &[&str]) -> Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
         let dir = dir.canonicalize()?;
         let certs = Certificates::create(&dir.join("pki"))?;
@@ -143,7 +147,8 @@ impl ControlPlane {
             std::thread::sleep(Duration::from_millis(100));
         }
 
-        let command = controller_manager_command(assets, &dir, &certs, &url)?;
+        let mut command = controller_manager_command(assets, &dir, &certs, &url)?;
+        command.args(controller_manager);
         let mut controller_manager =
             Process::spawn("kube-controller-manager", command, dir.join("kube-controller-manager.log"))?;
         eventually("the default service account is there", Duration::from_secs(60), || {
@@ -181,6 +186,27 @@ impl ControlPlane {
     /// One JSON line for every write that reached the API server.
     pub fn audit_log(&self) -> PathBuf {
         self.dir.join("audit.log")
+    }
+
+    /// Where the audit log ends now.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn audit_position(&self) -> Result<u64> {
+        Ok(std::fs::metadata(self.audit_log())?.len())
+    }
+
+    /// What the audit log tells of the operator since `from` bytes of it. A watch is told when it begins and when it ends.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    pub fn operator_events(&self, from: u64) -> Result<Vec<Value>> {
+        let operator = format!("system:serviceaccount:{NAMESPACE}:roster");
+        let mut log = File::open(self.audit_log())?;
+        log.seek(SeekFrom::Start(from))?;
+        let events = BufReader::new(log).lines().map_while(Result::ok);
+        let events = events.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+        Ok(events.filter(|event| event["user"]["username"] == operator.as_str()).collect())
     }
 
     /// Writes a kubeconfig for a bearer token.
@@ -266,6 +292,8 @@ fn apiserver_command(
         &format!("--secure-port={port}"),
         "--service-cluster-ip-range=10.0.0.0/16",
         "--authorization-mode=RBAC",
+        // As on OpenShift: whoever makes an owner responsible needs a right on its finalizers.
+        "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
         &file("client-ca-file", &certs.ca.cert),
         &file("tls-cert-file", &certs.serving.0),
         &file("tls-private-key-file", &certs.serving.1),
@@ -287,6 +315,8 @@ fn apiserver_command(
         "--authentication-token-webhook-cache-ttl=100ms",
         &file("audit-policy-file", &policy),
         &file("audit-log-path", &dir.join("audit.log")),
+        // In MiB. Tests read it from where it stood: it is never to begin anew.
+        "--audit-log-maxsize=65536",
         "--allow-privileged=true",
     ]);
     Ok(command)

@@ -42,8 +42,16 @@ impl Installation {
     /// # Errors
     /// If helm or the API server refuses it.
     pub fn install(plane: &ControlPlane, values: &[&str]) -> Result<Self> {
-        let balancer = plane.balancer.clone();
         install_authority(plane)?;
+        Self::reinstall(plane, values)
+    }
+
+    /// The same once more after `helm uninstall`: the namespace and what Roster kept in it are still there.
+    ///
+    /// # Errors
+    /// If helm or the API server refuses it.
+    pub fn reinstall(plane: &ControlPlane, values: &[&str]) -> Result<Self> {
+        let balancer = plane.balancer.clone();
         let chart = project_root().join("charts/roster");
         let external = format!("externalURL=https://localhost:{}", balancer.port);
         let mut args = vec!["install", "roster", chart.to_str().context("the path is UTF-8")?, "-n", NAMESPACE];

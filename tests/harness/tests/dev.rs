@@ -13,7 +13,7 @@ const DEV: &str = env!("CARGO_BIN_EXE_roster-dev");
 /// The operator, which cargo puts beside roster-dev.
 fn operator() -> PathBuf {
     let binary = Path::new(DEV).with_file_name("roster");
-    assert!(binary.is_file(), "build the operator first: cargo build --release --workspace --bins");
+    assert!(binary.is_file(), "build the operator first: make build");
     binary
 }
 

@@ -145,7 +145,7 @@ fn set_up(cluster: &Cluster, attempts: &[&Attempt], names: &[String]) {
 }
 
 /// Waits until the operator has seen everything so far: it sees things in order, and this comes last.
-async fn settle(cluster: &Cluster, prefix: &str) {
+pub async fn settle(cluster: &Cluster, prefix: &str) {
     let last = format!("{prefix}-last");
     cluster.apply(&format!(
         "---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {last}}}}}\n\

@@ -7,6 +7,7 @@ mod lockout;
 mod notices;
 mod passwords;
 mod plugin;
+mod rename;
 mod second_factor;
 mod sources;
 

@@ -2,8 +2,10 @@
 
 mod bindings;
 mod hashing;
+mod import;
 mod logins;
 mod queries;
+mod quota;
 
 fn seconds(metrics: &str, name: &str) -> f64 {
     sample(metrics, name).unwrap().parse().unwrap()

@@ -167,7 +167,7 @@ fn down() -> Result<()> {
 }
 
 fn start(dir: &Path) -> Result<(ControlPlane, Installation)> {
-    let plane = ControlPlane::start(&dir.join("plane"))?;
+    let plane = ControlPlane::start(&dir.join("plane"), &[])?;
     let installation = Installation::install(&plane, &[])?;
     Ok((plane, installation))
 }

@@ -1,15 +1,13 @@
-//! `roster crds`.
+//! Files that are read out of the types: printed, written, or compared with what is there.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-use crate::api::crd;
-
-/// Flags of `roster crds`.
+/// What to do with the files.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// Write one file a CRD to this folder.
+    /// Write the files to this folder.
     #[arg(long, value_name = "FOLDER", conflicts_with = "check")]
     write: Option<PathBuf>,
 
@@ -18,21 +16,24 @@ pub(super) struct Args {
     check: Option<PathBuf>,
 }
 
-pub(super) fn execute(args: &Args) -> Result<()> {
-    for definition in crd::all() {
-        let (name, content) = crd::file(&definition)?;
-        if let Some(folder) = &args.write {
+impl Args {
+    /// Does it for one file.
+    ///
+    /// # Errors
+    /// If the file can't be written or read, or differs.
+    pub(super) fn put(&self, name: &str, content: &str) -> Result<()> {
+        if let Some(folder) = &self.write {
             let path = folder.join(name);
             std::fs::write(&path, content).with_context(|| path.display().to_string())?;
-        } else if let Some(folder) = &args.check {
+        } else if let Some(folder) = &self.check {
             let path = folder.join(name);
             let written = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
             if written != content {
-                bail!("{} differs from the types in src/api: run `make generate`", path.display());
+                bail!("{} differs from the types: run `make generate`", path.display());
             }
         } else {
             print!("{content}");
         }
+        Ok(())
     }
-    Ok(())
 }

@@ -1,0 +1,48 @@
+//! What kube-apiserver takes as a name and as a label.
+
+/// Whether it is a DNS-1123 subdomain, as most names of objects are.
+pub fn is_subdomain(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let is_label =
+        |label: &str| !label.is_empty() && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-');
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
+/// Whether it is the key of a label: a name, after a subdomain and a slash or by itself.
+pub fn is_label_key(key: &str) -> bool {
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    prefix.is_none_or(is_subdomain) && !name.is_empty() && is_label_value(name)
+}
+
+/// Whether it is the value of a label. An empty one is.
+pub fn is_label_value(value: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let edge = |byte: Option<u8>| byte.is_none_or(|byte| byte.is_ascii_alphanumeric());
+    value.len() <= 63 && value.bytes().all(inner) && edge(value.bytes().next()) && edge(value.bytes().last())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_judged_as_kube_apiserver_does() {
+        for good in ["a", "a-b.c", "0", &"a".repeat(253)] {
+            assert!(is_subdomain(good), "{good}");
+        }
+        for bad in ["", "A", "a..b", "-a", "a-", "a.-b", "a_b", &"a".repeat(254)] {
+            assert!(!is_subdomain(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn labels_are_judged_as_kube_apiserver_does() {
+        for good in ["a", "A_b.c-D", "example.com/team", "a/b"] {
+            assert!(is_label_key(good), "{good}");
+        }
+        for bad in ["", "/", "a/", "/a", "a/b/c", "-a", "a_", "Example.com/a", "a b", &"a".repeat(64)] {
+            assert!(!is_label_key(bad), "{bad}");
+        }
+        assert!(is_label_value("") && is_label_value("x") && !is_label_value("-x") && !is_label_value("ä"));
+    }
+}

@@ -1,0 +1,159 @@
+//! `roster check`: whether what is installed works, as kube-apiserver sees it. `helm test` runs it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
+use kube::{Api, Client, Config, ResourceExt};
+use serde_json::{Value, to_value};
+
+use crate::api::crd;
+
+/// How long to wait before everything is looked at once more.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a single answer may take. kube-apiserver itself waits five seconds for the directory.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Flags of `roster check`.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// How long to wait until all is well, such as 30s or 2m.
+    #[arg(long, default_value = "60s")]
+    timeout: jiff::SignedDuration,
+
+    /// Name of Roster's webhook configurations.
+    #[arg(long, default_value = "roster")]
+    webhook_configuration: String,
+
+    /// Do not ask for the webhook that hashes passwords: this installation goes without it.
+    #[arg(long)]
+    without_password_admission: bool,
+}
+
+/// Prints one line for each thing that was looked at. Returns whether all of them are well.
+///
+/// # Errors
+/// If there is no cluster to look at.
+pub(super) fn execute(args: &Args) -> Result<bool> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut config = Config::infer().await.context("no access to a cluster: set KUBECONFIG")?;
+        // All of it is tried again here, and what is wrong meanwhile is what there is to tell.
+        config.default_retry = false;
+        config.connect_timeout = Some(PATIENCE);
+        config.read_timeout = Some(PATIENCE);
+        let client = Client::try_from(config)?;
+        let deadline = Instant::now() + Duration::try_from(args.timeout).context("--timeout can't be negative")?;
+        loop {
+            let findings = findings(&client, args).await;
+            let is_well = findings.iter().all(|(_, outcome)| outcome.is_ok());
+            if is_well || Instant::now() > deadline {
+                for (what, outcome) in findings {
+                    match outcome {
+                        Ok(()) => println!("ok      {what}"),
+                        Err(error) => println!("FAILED  {what}: {error:#}"),
+                    }
+                }
+                return Ok(is_well);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    })
+}
+
+/// What was looked at, and what is wrong with it.
+async fn findings(client: &Client, args: &Args) -> Vec<(String, Result<()>)> {
+    let mut findings = Vec::new();
+    for definition in crd::all() {
+        let name = definition.name_any();
+        let outcome = established(client, &definition).await;
+        findings.push((format!("CustomResourceDefinition {name}"), outcome));
+    }
+    let name = &args.webhook_configuration;
+    if !args.without_password_admission {
+        findings.push((format!("MutatingWebhookConfiguration {name}"), mutating(client, name).await));
+    }
+    findings.push((format!("ValidatingWebhookConfiguration {name}"), validating(client, name).await));
+    findings.push(("APIService v1alpha1.directory.roster.dev".to_owned(), available(client).await));
+    findings.push(("the directory, by way of kube-apiserver".to_owned(), answers(client).await));
+    findings
+}
+
+async fn established(client: &Client, expected: &CustomResourceDefinition) -> Result<()> {
+    let definition: CustomResourceDefinition = Api::all(client.clone()).get(&expected.name_any()).await?;
+    let conditions = definition.status.and_then(|status| status.conditions).unwrap_or_default();
+    ensure!(conditions.iter().any(|c| c.type_ == "Established" && c.status == "True"), "it is not established");
+    let (found, wanted) = (to_value(&definition.spec.versions)?, to_value(&expected.spec.versions)?);
+    // Helm does not upgrade CRDs, and what they do not know is dropped without a word.
+    ensure!(
+        includes(&found, &wanted),
+        "its schema is that of another version: apply the CRDs of this one, as docs/install.md says"
+    );
+    Ok(())
+}
+
+/// Whether the API server, which adds defaults, has all that is expected.
+fn includes(found: &Value, expected: &Value) -> bool {
+    match (found, expected) {
+        (Value::Object(found), Value::Object(expected)) => expected
+            .iter()
+            .all(|(key, expected)| expected.is_null() || found.get(key).is_some_and(|found| includes(found, expected))),
+        (Value::Array(found), Value::Array(expected)) => {
+            found.len() == expected.len()
+                && found.iter().zip(expected).all(|(found, expected)| includes(found, expected))
+        }
+        _ => found == expected,
+    }
+}
+
+async fn mutating(client: &Client, name: &str) -> Result<()> {
+    let configuration: MutatingWebhookConfiguration = Api::all(client.clone()).get(name).await?;
+    let webhooks = configuration.webhooks.unwrap_or_default();
+    trusted(webhooks.iter().map(|webhook| (webhook.name.as_str(), webhook.client_config.ca_bundle.is_some())))
+}
+
+async fn validating(client: &Client, name: &str) -> Result<()> {
+    let configuration: ValidatingWebhookConfiguration = Api::all(client.clone()).get(name).await?;
+    let webhooks = configuration.webhooks.unwrap_or_default();
+    trusted(webhooks.iter().map(|webhook| (webhook.name.as_str(), webhook.client_config.ca_bundle.is_some())))
+}
+
+fn trusted<'a>(mut webhooks: impl Iterator<Item = (&'a str, bool)>) -> Result<()> {
+    match webhooks.find(|(_, has_bundle)| !has_bundle) {
+        None => Ok(()),
+        Some((name, _)) => bail!("{name} has no caBundle: has an operator been the leader yet?"),
+    }
+}
+
+async fn available(client: &Client) -> Result<()> {
+    let service: APIService = Api::all(client.clone()).get("v1alpha1.directory.roster.dev").await?;
+    let conditions = service.status.and_then(|status| status.conditions).unwrap_or_default();
+    let condition = conditions.iter().find(|condition| condition.type_ == "Available");
+    let condition = condition.context("kube-apiserver has not looked at it yet")?;
+    ensure!(condition.status == "True", "{}", condition.message.as_deref().unwrap_or("it is not available"));
+    Ok(())
+}
+
+async fn answers(client: &Client) -> Result<()> {
+    let resources = client.list_api_group_resources("directory.roster.dev/v1alpha1").await?;
+    ensure!(resources.resources.iter().any(|resource| resource.name == "users"), "it does not list users");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use serde_json::json;
+
+    #[test]
+    fn what_the_api_server_adds_is_no_difference() {
+        let found = json!([{"name": "v1alpha1", "served": true, "schema": {"a": {"type": "string"}}}]);
+        assert!(includes(&found, &json!([{"name": "v1alpha1", "schema": {"a": {"type": "string"}}, "x": null}])));
+        assert!(!includes(&found, &json!([{"name": "v1alpha1", "schema": {"b": {"type": "string"}}}])));
+        assert!(!includes(&found, &json!([])));
+    }
+}

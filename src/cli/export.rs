@@ -1,0 +1,143 @@
+//! `roster export`: people and groups, page by page, in formats of other systems.
+
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, ApiResource, DynamicObject, ListParams};
+use kube::{Client, Resource};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+
+use super::import::PAGE;
+use super::private_file;
+use crate::api::{API_VERSION, Group, User};
+use crate::credentials::source::{self, Source};
+use crate::import::assemble::{self, Content};
+use crate::import::rules::{Kind, Rules};
+use crate::import::write::{Record, Target, Writer, writer};
+
+/// Secrets that are read at a time.
+const CONCURRENCY: usize = 16;
+
+/// Flags of `roster export`.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// Format to write. CSV, JSON and YAML hold everything, the others what they have a place for.
+    #[arg(long, value_name = "FORMAT")]
+    to: Target,
+
+    /// Include password hashes, from the password Secrets that Users refer to. Takes the right to get those Secrets.
+    #[arg(long)]
+    with_hashes: bool,
+
+    /// File to write, for its owner alone. Default: standard output.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Base of the names in LDIF.
+    #[arg(long, value_name = "DN", default_value = "dc=example,dc=com")]
+    base: String,
+}
+
+pub(super) fn execute(args: &Args) -> Result<()> {
+    match &args.output {
+        None => export(args, &mut io::stdout()),
+        Some(path) => private_file::write(path, |out| export(args, out)).with_context(|| path.display().to_string()),
+    }
+}
+
+fn export(args: &Args, out: &mut dyn Write) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut writer = writer(args.to, BufWriter::new(out), args.with_hashes, &args.base, &Rules::default());
+    runtime.block_on(async {
+        let client = Client::try_default().await.context("no access to a cluster: set KUBECONFIG")?;
+        let mut export = Export { client, with_hashes: args.with_hashes, unread: 0 };
+        writer.begin()?;
+        export.each::<Group>(Kind::Group, writer.as_mut()).await?;
+        export.each::<User>(Kind::User, writer.as_mut()).await?;
+        writer.end()?;
+        if export.unread > 0 {
+            eprintln!("{} people come without their hash: their password Secrets can't be read", export.unread);
+        }
+        Ok(())
+    })
+}
+
+struct Export {
+    client: Client,
+    with_hashes: bool,
+    unread: usize,
+}
+
+impl Export {
+    async fn each<K: Resource<DynamicType = ()>>(&mut self, kind: Kind, writer: &mut dyn Writer) -> Result<()> {
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &ApiResource::erase::<K>(&()));
+        let mut params = ListParams::default().limit(PAGE);
+        loop {
+            let page = api.list(&params).await.with_context(|| format!("{} can't be listed", K::plural(&())))?;
+            let next = page.metadata.continue_.filter(|token| !token.is_empty());
+            self.page(kind, page.items, writer).await?;
+            match next {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn page(&mut self, kind: Kind, objects: Vec<DynamicObject>, writer: &mut dyn Writer) -> Result<()> {
+        let client = &self.client;
+        let is_wanted = self.with_hashes && kind == Kind::User;
+        let mut records = stream::iter(objects)
+            .map(async |object| {
+                let object = declared(kind, &object);
+                let secret = if is_wanted { secret(client, &object).await } else { Ok(None) };
+                (object, secret)
+            })
+            .buffered(CONCURRENCY);
+        while let Some((object, secret)) = records.next().await {
+            let secret = secret.unwrap_or_else(|()| {
+                self.unread += 1;
+                None
+            });
+            let hash = secret.as_ref().and_then(|secret| match &secret.content {
+                Content::Hash(hash) => Some(hash.expose_secret()),
+                Content::Plain(_) => None,
+            });
+            let manifest = secret.as_ref().and_then(|secret| Some(secret.manifest(hash?)));
+            writer.record(Record { kind, object: &object, secret: manifest.as_ref(), hash })?;
+        }
+        Ok(())
+    }
+}
+
+/// What somebody has declared: the name, the labels, and the `spec`.
+fn declared(kind: Kind, object: &DynamicObject) -> Value {
+    let mut metadata = json!({"name": object.metadata.name});
+    if let Some(labels) = object.metadata.labels.as_ref().filter(|labels| !labels.is_empty()) {
+        metadata["labels"] = json!(labels);
+    }
+    json!({"apiVersion": API_VERSION, "kind": kind.name(), "metadata": metadata, "spec": object.data["spec"]})
+}
+
+/// The password Secret of a User, if there is one; an error if it can't be read.
+async fn secret(client: &Client, user: &Value) -> Result<Option<assemble::Secret>, ()> {
+    let reference = &user["spec"]["passwordSecretRef"];
+    let (Some(namespace), Some(name)) = (reference["namespace"].as_str(), reference["name"].as_str()) else {
+        return Ok(None);
+    };
+    let owner = user["metadata"]["name"].as_str().unwrap_or_default();
+    let found = Api::<Secret>::namespaced(client.clone(), namespace).get(name).await.map_err(drop)?;
+    let hash = match source::read(&found, owner).map_err(drop)? {
+        Source::Hash(hash) | Source::Password(_, Some(hash)) => hash,
+        Source::Password(_, None) => return Err(()),
+    };
+    Ok(Some(assemble::Secret {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        user: owner.to_owned(),
+        content: Content::Hash(hash.expose().into()),
+    }))
+}

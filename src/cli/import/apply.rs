@@ -1,0 +1,75 @@
+//! Applies what differs. It begins with what is there, so that it does not matter where an earlier run has ended.
+
+use anyhow::{Result, bail};
+use futures::{StreamExt, stream};
+use indicatif::{ProgressBar, ProgressStyle};
+use kube::Client;
+
+use super::live::Live;
+use super::{CONCURRENCY, Files, Outcome, rejects};
+use crate::import::assemble::{Item, Plan};
+use crate::import::rules::Kind;
+
+pub(super) async fn plan(client: Client, plan: Plan, files: &Files, force: bool) -> Result<Outcome> {
+    let live = Live::read(client, &plan).await?;
+    let bar = progress(plan.items.len());
+    let mut outcome = Outcome::default();
+    let (groups, people): (Vec<_>, Vec<_>) = plan.items.iter().partition(|item| item.kind == Kind::Group);
+    for items in [groups, people] {
+        let mut applied = stream::iter(items).map(|item| apply(&live, item, force)).buffer_unordered(CONCURRENCY);
+        while let Some((item, result)) = applied.next().await {
+            match result {
+                Ok(false) if live.exists(item) => outcome.same += 1,
+                Ok(_) if live.exists(item) => outcome.changed += 1,
+                Ok(_) => outcome.created += 1,
+                Err(error @ kube::Error::Api(_)) => {
+                    outcome.failed += 1;
+                    bar.suspend(|| report(item, files, &error));
+                }
+                // Without a server there is no point in asking for each of the others.
+                Err(error) => bail!("the cluster does not answer: {error}; do the import again to go on from here"),
+            }
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    let failed = if outcome.failed > 0 { format!(", {} failed", outcome.failed) } else { String::new() };
+    println!(
+        "{} created, {} changed, {} the same, {} rejected{failed}",
+        outcome.created,
+        outcome.changed,
+        outcome.same,
+        plan.rejected.len()
+    );
+    Ok(outcome)
+}
+
+/// Whether anything had to be applied.
+async fn apply<'a>(live: &Live, item: &'a Item, force: bool) -> (&'a Item, kube::Result<bool>) {
+    let steps = live.steps(item).await;
+    for step in &steps {
+        if let Err(error) = live.apply(step, force, false).await {
+            return (item, Err(error));
+        }
+    }
+    (item, Ok(!steps.is_empty()))
+}
+
+/// Tells what the server has refused, by the line that it comes from.
+pub(super) fn report(item: &Item, files: &Files, error: &kube::Error) {
+    let message = match error {
+        kube::Error::Api(status) if status.code == 409 => {
+            format!("{} (--force-conflicts takes the fields over)", status.message)
+        }
+        kube::Error::Api(status) => status.message.clone(),
+        error => error.to_string(),
+    };
+    rejects::tell(item.place, files, &format!("{} {}: {message}", item.kind.name(), item.name));
+}
+
+/// A bar on standard error, where that is a terminal.
+fn progress(length: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len}, {per_sec}, {eta} left");
+    let bar = ProgressBar::new(u64::try_from(length).unwrap_or(u64::MAX));
+    bar.with_style(style.expect("the template is valid"))
+}

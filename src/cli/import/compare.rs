@@ -1,0 +1,129 @@
+//! Whether applying a manifest would change anything, told from the object alone, without a request.
+//!
+//! It would not where this field manager owns exactly the fields of the manifest, and each has its value. Whatever is in
+//! doubt is applied: that costs a request and changes nothing.
+
+use serde_json::{Map, Value};
+
+use super::FIELD_MANAGER;
+
+/// Whether `live` is what applying `manifest` would make of it.
+pub(super) fn is_applied(manifest: &Value, live: &Value) -> bool {
+    let managers = live["metadata"]["managedFields"].as_array().into_iter().flatten();
+    let mut own = managers.filter(|entry| entry["manager"] == FIELD_MANAGER && entry["operation"] == "Apply");
+    let Some(owned) = own.next().map(|entry| &entry["fieldsV1"]) else { return false };
+    let desired = content(manifest);
+    owned.as_object().is_some_and(|owned| owns(owned, &Value::Object(desired), live))
+}
+
+/// What ownership is kept of: not the kind, the version and the name.
+fn content(manifest: &Value) -> Map<String, Value> {
+    let mut content = manifest.as_object().cloned().unwrap_or_default();
+    content.retain(|name, _| name != "apiVersion" && name != "kind");
+    let metadata = content.get_mut("metadata").and_then(Value::as_object_mut);
+    let is_empty = metadata.is_some_and(|metadata| {
+        metadata.retain(|name, _| name != "name" && name != "namespace");
+        metadata.is_empty()
+    });
+    if is_empty {
+        content.remove("metadata");
+    }
+    content
+}
+
+fn owns(owned: &Map<String, Value>, desired: &Value, live: &Value) -> bool {
+    let keys: Vec<&String> = owned.keys().filter(|key| *key != ".").collect();
+    match desired {
+        // Owned as a whole. An empty object is no more than its being there.
+        _ if keys.is_empty() => desired == live || (desired.as_object().is_some_and(Map::is_empty) && live.is_object()),
+        Value::Object(fields) => {
+            keys.len() == fields.len()
+                && fields.iter().all(|(name, value)| {
+                    let owned = owned.get(&format!("f:{name}")).and_then(Value::as_object);
+                    owned.is_some_and(|owned| owns(owned, value, &live[name]))
+                })
+        }
+        Value::Array(items) => {
+            let live = live.as_array().map(Vec::as_slice).unwrap_or_default();
+            keys.len() == items.len() && keys.iter().all(|key| has_item(key, &owned[*key], items, live))
+        }
+        _ => false,
+    }
+}
+
+/// Whether an item that is owned, by its value (`v:`) or by its keys (`k:`), is wanted and there.
+fn has_item(key: &str, owned: &Value, desired: &[Value], live: &[Value]) -> bool {
+    if let Some(value) = key.strip_prefix("v:").and_then(|value| serde_json::from_str::<Value>(value).ok()) {
+        return desired.contains(&value) && live.contains(&value);
+    }
+    let Some(keys) = key.strip_prefix("k:").and_then(|keys| serde_json::from_str::<Map<String, Value>>(keys).ok())
+    else {
+        return false;
+    };
+    let with_keys = |items: &[Value]| {
+        items.iter().find(|item| keys.iter().all(|(name, value)| item.get(name) == Some(value))).cloned()
+    };
+    match (with_keys(desired), with_keys(live), owned.as_object()) {
+        (Some(desired), Some(live), Some(owned)) => owns(owned, &desired, &live),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn live(spec: &Value, owned: &Value) -> Value {
+        let managers = json!([
+            {"manager": "kubectl", "operation": "Update", "fieldsV1": {"f:spec": {"f:zone": {}}}},
+            {"manager": FIELD_MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": owned}},
+        ]);
+        json!({"metadata": {"name": "ada", "managedFields": managers}, "spec": spec})
+    }
+
+    fn manifest(spec: &Value) -> Value {
+        json!({"apiVersion": "roster.dev/v1alpha1", "kind": "User", "metadata": {"name": "ada"}, "spec": spec})
+    }
+
+    #[test]
+    fn what_is_owned_and_has_its_value_is_applied() {
+        let spec = json!({
+            "email": "ada@example.com", "groups": ["b", "a"], "domain": "default", "zone": "eu", "extra": {"x": ["1", "2"]},
+            "identities": [{"type": "ldap", "id": "1"}, {"type": "oidc", "id": "2"}],
+        });
+        let owned = json!({
+            "f:email": {}, "f:groups": {"v:\"a\"": {}}, "f:extra": {"f:x": {}},
+            "f:identities": {"k:{\"id\":\"1\",\"type\":\"ldap\"}": {".": {}, "f:id": {}, "f:type": {}}},
+        });
+        let desired = json!({
+            "email": "ada@example.com", "groups": ["a"], "extra": {"x": ["1", "2"]}, "identities": [{"type": "ldap", "id": "1"}],
+        });
+        assert!(is_applied(&manifest(&desired), &live(&spec, &owned)));
+        for (field, value) in [
+            ("email", json!("a@example.com")),
+            ("groups", json!(["b"])),
+            ("groups", json!(["a", "b"])),
+            ("extra", json!({"x": ["1"]})),
+            ("extra", json!({})),
+            ("identities", json!([])),
+            ("state", json!("Active")),
+        ] {
+            let mut other = desired.clone();
+            other[field] = value;
+            assert!(!is_applied(&manifest(&other), &live(&spec, &owned)), "{field}");
+        }
+        // A field that is no longer wanted has to be given up.
+        let mut fewer = desired;
+        fewer.as_object_mut().unwrap().remove("email");
+        assert!(!is_applied(&manifest(&fewer), &live(&spec, &owned)));
+    }
+
+    #[test]
+    fn an_empty_spec_is_applied_where_it_was() {
+        let object = live(&json!({"domain": "default"}), &json!({}));
+        assert!(is_applied(&manifest(&json!({})), &object));
+        assert!(!is_applied(&manifest(&json!({"zone": "x"})), &object));
+        assert!(!is_applied(&manifest(&json!({})), &json!({"metadata": {"name": "ada"}, "spec": {}})));
+    }
+}

@@ -1,0 +1,196 @@
+//! The cluster: what is there of what is to be, from a few lists, and the writes.
+
+use std::collections::{BTreeSet, HashMap};
+use std::num::NonZero;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use backon::{ExponentialBuilder, Retryable};
+use base64::prelude::{BASE64_STANDARD, Engine};
+use k8s_openapi::api::core::v1::Secret as SecretObject;
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use kube::{Client, Resource, ResourceExt};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+
+use super::compare::is_applied;
+use super::{CONCURRENCY, FIELD_MANAGER};
+use crate::api::{Group, PASSWORD_SECRET_TYPE, User};
+use crate::credentials::hash::{Argon2idCost, PasswordHash};
+use crate::credentials::pool::HashPool;
+use crate::credentials::source::HASH_KEY;
+use crate::import::assemble::{Content, Item, Plan};
+use crate::import::rules::Kind;
+use crate::metrics::HashMetrics;
+
+/// Objects in one page of a list.
+pub(crate) const PAGE: u32 = 500;
+
+/// Which object.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) enum Key {
+    /// A User.
+    User(String),
+    /// A Group.
+    Group(String),
+    /// A Secret, by namespace and name.
+    Secret(String, String),
+}
+
+/// One object of an item, and what is known of it.
+pub(super) struct Step {
+    pub key: Key,
+    pub manifest: Value,
+    /// The object as it stands, where it exists and differs.
+    pub live: Option<Value>,
+}
+
+/// What is there, of the objects of a plan.
+pub(super) struct Live {
+    client: Client,
+    pool: HashPool,
+    /// Objects that are there: none where applying would change nothing, so that memory grows with the differences.
+    found: HashMap<Key, Option<Value>>,
+}
+
+impl Live {
+    /// Lists Users, Groups and password Secrets, as far as the plan has some.
+    pub(super) async fn read(client: Client, plan: &Plan) -> Result<Self> {
+        let mut wanted = HashMap::new();
+        let mut namespaces = BTreeSet::new();
+        for item in &plan.items {
+            wanted.insert(key_of(item), Some(item.object.clone()));
+            if let Some(secret) = &item.secret {
+                namespaces.insert(secret.namespace.clone());
+                let manifest = match &secret.content {
+                    Content::Hash(hash) => Some(secret.manifest(hash.expose_secret())),
+                    Content::Plain(_) => None,
+                };
+                wanted.insert(Key::Secret(secret.namespace.clone(), secret.name.clone()), manifest);
+            }
+        }
+        let mut live = Self { client, pool: pool(), found: HashMap::new() };
+        live.list(&Api::all_with(live.client.clone(), &resource::<Group>()), "", Key::Group, &wanted).await?;
+        live.list(&Api::all_with(live.client.clone(), &resource::<User>()), "", Key::User, &wanted).await?;
+        for namespace in namespaces {
+            let api = Api::namespaced_with(live.client.clone(), &namespace, &resource::<SecretObject>());
+            let key = |name| Key::Secret(namespace.clone(), name);
+            live.list(&api, &format!("type={PASSWORD_SECRET_TYPE}"), key, &wanted).await?;
+        }
+        Ok(live)
+    }
+
+    async fn list(
+        &mut self,
+        api: &Api<DynamicObject>,
+        fields: &str,
+        key: impl Fn(String) -> Key,
+        wanted: &HashMap<Key, Option<Value>>,
+    ) -> Result<()> {
+        let mut params = ListParams::default().limit(PAGE).fields(fields);
+        loop {
+            let page = api.list(&params).await.with_context(|| format!("{} can't be listed", api.resource_url()))?;
+            for object in page.items {
+                let key = key(object.name_any());
+                if let Some(manifest) = wanted.get(&key) {
+                    let object = serde_json::to_value(object)?;
+                    let is_same = manifest.as_ref().is_some_and(|manifest| is_applied(manifest, &object));
+                    self.found.insert(key, (!is_same).then_some(object));
+                }
+            }
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Whether the item's own object is there.
+    pub(super) fn exists(&self, item: &Item) -> bool {
+        self.found.contains_key(&key_of(item))
+    }
+
+    /// What is to be applied of an item: the Secret first, so that nobody waits for it.
+    pub(super) async fn steps(&self, item: &Item) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if let Some(secret) = &item.secret {
+            let key = Key::Secret(secret.namespace.clone(), secret.name.clone());
+            let live = self.found.get(&key).cloned();
+            let hash = match &secret.content {
+                Content::Hash(hash) => Some(hash.expose_secret().to_owned()),
+                Content::Plain(password) => {
+                    hash_anew(&self.pool, password, live.as_ref().and_then(Option::as_ref)).await
+                }
+            };
+            if let Some(hash) = hash.filter(|_| !matches!(live, Some(None))) {
+                steps.push(Step { key, manifest: secret.manifest(&hash), live: live.flatten() });
+            }
+        }
+        let key = key_of(item);
+        match self.found.get(&key) {
+            Some(None) => {}
+            live => steps.push(Step { key, manifest: item.object.clone(), live: live.cloned().flatten() }),
+        }
+        steps
+    }
+
+    /// Applies a manifest, again where the server is busy.
+    pub(super) async fn apply(&self, step: &Step, force: bool, dry_run: bool) -> kube::Result<DynamicObject> {
+        let (api, name): (Api<DynamicObject>, _) = match &step.key {
+            Key::User(name) => (Api::all_with(self.client.clone(), &resource::<User>()), name),
+            Key::Group(name) => (Api::all_with(self.client.clone(), &resource::<Group>()), name),
+            Key::Secret(namespace, name) => {
+                (Api::namespaced_with(self.client.clone(), namespace, &resource::<SecretObject>()), name)
+            }
+        };
+        let params =
+            PatchParams { force, dry_run, field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(100))
+            .with_max_delay(Duration::from_secs(5))
+            .with_max_times(8)
+            .with_jitter();
+        let patch = Patch::Apply(&step.manifest);
+        (|| api.patch(name, &params, &patch)).retry(backoff).when(is_passing).await
+    }
+}
+
+fn key_of(item: &Item) -> Key {
+    match item.kind {
+        Kind::User => Key::User(item.name.clone()),
+        Kind::Group => Key::Group(item.name.clone()),
+    }
+}
+
+fn resource<K: Resource<DynamicType = ()>>() -> ApiResource {
+    ApiResource::erase::<K>(&())
+}
+
+/// Whether it may go better in a moment.
+fn is_passing(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => status.code == 429 || status.code >= 500,
+        kube::Error::Service(_) | kube::Error::HyperError(_) => true,
+        _ => false,
+    }
+}
+
+/// A pool with as many slots as there are cores, and a place for everybody who may come at a time.
+fn pool() -> HashPool {
+    let slots = std::thread::available_parallelism().map_or(1, NonZero::get);
+    HashPool::new(Argon2idCost::default(), slots, CONCURRENCY, HashMetrics::default())
+}
+
+/// Hashes a password, but where the hash that is there already is its: then there is nothing to do, and doing the import
+/// again changes nothing.
+async fn hash_anew(pool: &HashPool, password: &SecretString, live: Option<&Value>) -> Option<String> {
+    let known = live.and_then(|live| live["data"][HASH_KEY].as_str());
+    let known = known.and_then(|known| String::from_utf8(BASE64_STANDARD.decode(known).ok()?).ok());
+    if let Some(known) = known.and_then(|known| PasswordHash::parse(&known).ok())
+        && pool.verify(password, &known).await == Ok(true)
+    {
+        return None;
+    }
+    let hash = pool.hash(password).await.expect("nobody comes for whom there is no place");
+    Some(hash.expose().to_owned())
+}

@@ -1,0 +1,44 @@
+//! What is rejected: for people on standard error, for programs in a file.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use serde_json::json;
+
+use super::Files;
+use crate::import::draft::{Place, Rejected};
+
+/// `FILE:LINE: field: reason`
+pub(super) fn print(rejected: &[Rejected], files: &Files) {
+    for item in rejected {
+        tell(item.place, files, &item.to_string());
+    }
+}
+
+/// A line on standard error, by the place that it is about. What the source says is repeated in it, so that nothing of it
+/// may command the terminal.
+pub(super) fn tell(place: Place, files: &Files, message: &str) {
+    let message: String = message.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    // Nobody is left to tell where standard error is closed.
+    let _ = writeln!(io::stderr(), "{}:{}: {message}", files.name(place.file), place.line);
+}
+
+pub(super) fn write(path: &Path, rejected: &[Rejected], files: &Files) -> io::Result<()> {
+    let mut out = BufWriter::new(File::create(path)?);
+    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv")) {
+        let mut csv = csv::Writer::from_writer(out);
+        csv.write_record(["file", "line", "who", "field", "reason"])?;
+        for item in rejected {
+            let line = item.place.line.to_string();
+            csv.write_record([files.name(item.place.file), &line, &item.who, &item.field, &item.reason])?;
+        }
+        return csv.flush();
+    }
+    for item in rejected {
+        let (file, line) = (files.name(item.place.file), item.place.line);
+        let object = json!({"file": file, "line": line, "who": item.who, "field": item.field, "reason": item.reason});
+        writeln!(out, "{object}")?;
+    }
+    out.flush()
+}

@@ -1,0 +1,55 @@
+//! Manifests in a folder: a file a person and a file a group, the same for the same input.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use secrecy::ExposeSecret;
+
+use super::Outcome;
+use crate::cli::private_file;
+use crate::credentials::hash::{Argon2idCost, Memory, PasswordHash};
+use crate::import::assemble::{Content, Item, Plan, Secret};
+use crate::import::rules::Kind;
+
+pub(super) fn manifests(plan: Plan, folder: &Path) -> Result<Outcome> {
+    for name in ["groups", "users"] {
+        let folder = folder.join(name);
+        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    }
+    let (mut memory, mut outcome) = (Memory::default(), Outcome::default());
+    let rejected = plan.rejected.len();
+    for item in plan.items {
+        let plural = if item.kind == Kind::Group { "groups" } else { "users" };
+        let path = folder.join(plural).join(format!("{}.yaml", item.name));
+        let text = text(&item, &mut memory)?;
+        if fs::read(&path).is_ok_and(|known| known == text.as_bytes()) {
+            outcome.same += 1;
+            continue;
+        }
+        outcome.created += 1;
+        private_file::write(&path, |out| Ok(out.write_all(text.as_bytes())?))
+            .with_context(|| path.display().to_string())?;
+    }
+    println!("{} written, {} the same, {rejected} rejected", outcome.created, outcome.same);
+    Ok(outcome)
+}
+
+fn text(item: &Item, memory: &mut Memory) -> Result<String> {
+    let mut text = String::new();
+    if let Some(secret) = &item.secret {
+        let manifest = secret.manifest(&hash(secret, memory));
+        text = format!("---\n{}", serde_yaml::to_string(&manifest)?);
+    }
+    Ok(format!("{text}---\n{}", serde_yaml::to_string(&item.object)?))
+}
+
+fn hash(secret: &Secret, memory: &mut Memory) -> String {
+    match &secret.content {
+        Content::Hash(hash) => hash.expose_secret().to_owned(),
+        Content::Plain(password) => {
+            let password = password.expose_secret().as_bytes();
+            PasswordHash::create(password, Argon2idCost::default(), memory).expose().to_owned()
+        }
+    }
+}

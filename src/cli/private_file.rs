@@ -1,0 +1,62 @@
+//! Files that may hold hashes.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Result;
+
+/// Writes a file for its owner alone, which is there whole or not at all; what was there before does not say who may read
+/// it. What is no regular file, such as a pipe, is written to.
+///
+/// # Errors
+/// If it can't be written, or `content` fails.
+pub(super) fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    if path.metadata().is_ok_and(|found| !found.is_file()) {
+        let mut file: File = OpenOptions::new().write(true).open(path)?;
+        return content(&mut file);
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut draft = tempfile::NamedTempFile::new_in(folder)?;
+    content(&mut draft)?;
+    draft.persist(path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_for_its_owner_alone_whatever_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("people.csv");
+        std::fs::write(&path, "before").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+        write(&path, |out| Ok(out.write_all(b"hashes")?)).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "hashes");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_fails_leaves_what_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("people.csv");
+        std::fs::write(&path, "before").unwrap();
+        let failed = write(&path, |out| {
+            out.write_all(b"half")?;
+            anyhow::bail!("no more")
+        });
+        assert!(failed.is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "before");
+        assert_eq!(folder.path().read_dir().unwrap().count(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn a_device_stays_one() {
+        write(Path::new("/dev/null"), |out| Ok(out.write_all(b"hashes")?)).unwrap();
+        assert!(!Path::new("/dev/null").metadata().unwrap().is_file());
+    }
+}

@@ -1,0 +1,107 @@
+//! The page on the aggregated API, from the OpenAPI document that it serves.
+
+use serde_json::Value;
+
+use super::fields::Schemas;
+use super::{code, head, table};
+use crate::api::directory::API_VERSION;
+
+/// What the pages of the custom resources tell: kind, part and page.
+const ELSEWHERE: &[(&str, &str, &str)] =
+    &[("User", "spec", "users.md"), ("Group", "spec", "groups.md"), ("Group", "status", "groups.md")];
+
+const METHODS: &[&str] = &["get", "post", "patch", "delete"];
+
+pub(super) fn page(document: &Value) -> String {
+    let parts = [
+        head("The directory's API"),
+        format!("\n`{API_VERSION}`. Paths are below `/apis/{API_VERSION}`; what they are for is in\n"),
+        "[the directory](../directory.md) and [logins](../logins.md).\n\n## Paths\n\n".to_owned(),
+        paths(document),
+        "\n## Parameters\n".to_owned(),
+        parameters(document),
+        "\n## Kinds\n\n`metadata` is that of every object of Kubernetes. Lists have `items`; those that are queried say\n\
+         `total`, `page`, `limit` and `pages` as well.\n"
+            .to_owned(),
+        kinds(document),
+    ];
+    parts.concat()
+}
+
+/// Each path, cut short, with its operations.
+fn operations(document: &Value) -> Vec<(String, &'static str, &Value)> {
+    let base = format!("/apis/{API_VERSION}/");
+    let paths = document["paths"].as_object().into_iter().flatten();
+    paths
+        .flat_map(|(path, item)| {
+            let path = path.trim_start_matches(base.as_str()).to_owned();
+            METHODS.iter().filter_map(move |method| Some((path.clone(), *method, item.get(*method)?)))
+        })
+        .collect()
+}
+
+fn paths(document: &Value) -> String {
+    let row = |(path, _, operation): (String, &str, &Value)| {
+        let text = |key: &str| operation[key].as_str().unwrap_or_default();
+        let answers = answer(operation).unwrap_or_default();
+        vec![code(&path), text("x-kubernetes-action").to_owned(), code(answers), text("description").to_owned()]
+    };
+    let rows: Vec<Vec<String>> = operations(document).into_iter().map(row).collect();
+    table(&["path", "verb", "answers", "what it is"], &rows)
+}
+
+/// The kind that an operation answers with.
+fn answer(operation: &Value) -> Option<&str> {
+    let mut answers = operation["responses"].as_object()?.values();
+    answers.find_map(|answer| answer["content"]["application/json"]["schema"]["$ref"].as_str()?.rsplit('.').next())
+}
+
+/// Parameters, told once for all the operations that take the same.
+fn parameters(document: &Value) -> String {
+    let mut sets: Vec<(&Value, Vec<String>)> = Vec::new();
+    for (path, _, operation) in operations(document) {
+        let taken = &operation["parameters"];
+        if taken.is_null() {
+            continue;
+        }
+        let what = format!("{} of `{path}`", operation["x-kubernetes-action"].as_str().unwrap_or_default());
+        match sets.iter_mut().find(|(set, _)| *set == taken) {
+            Some((_, takers)) => takers.push(what),
+            None => sets.push((taken, vec![what])),
+        }
+    }
+    let section = |(set, takers): (&Value, Vec<String>)| {
+        let row = |parameter: &Value| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            vec![code(&text(&parameter["name"])), text(&parameter["schema"]["type"]), text(&parameter["description"])]
+        };
+        let rows: Vec<Vec<String>> = set.as_array().into_iter().flatten().map(row).collect();
+        format!("\nTo {}:\n\n{}", takers.join(", "), table(&["parameter", "type", "what it is"], &rows))
+    };
+    sets.into_iter().map(section).collect()
+}
+
+fn kinds(document: &Value) -> String {
+    let named = &document["components"]["schemas"];
+    let schemas = Schemas { named };
+    let mut parts = Vec::new();
+    let of_group = named.as_object().into_iter().flatten();
+    for (name, schema) in of_group.filter(|(_, schema)| schema["x-kubernetes-group-version-kind"].is_array()) {
+        let kind = name.rsplit('.').next().unwrap_or_default();
+        if kind.ends_with("List") {
+            continue;
+        }
+        parts.push(format!("\n### {kind}\n\n{}\n", schema["description"].as_str().unwrap_or_default()));
+        for (part, inner) in schema["properties"].as_object().into_iter().flatten() {
+            if ["apiVersion", "kind", "metadata"].contains(&part.as_str()) {
+                continue;
+            }
+            let elsewhere = ELSEWHERE.iter().find(|(of, name, _)| *of == kind && name == part);
+            parts.push(match elsewhere {
+                Some((.., page)) => format!("\n`{part}` is [that of the resource]({page}#{part}).\n"),
+                None => format!("\n{}", schemas.table(part, inner)),
+            });
+        }
+    }
+    parts.concat()
+}

@@ -1,0 +1,171 @@
+//! Who may use how much, and what each owned namespace has of it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::{Concerned, Directory};
+use crate::api::OWNER_LABEL;
+use crate::quota::allotment::Allotment;
+use crate::quota::amount::{Amount, Amounts, add_all};
+use crate::quota::limits::{NAMESPACES, PODS, RUNNING};
+
+/// Stands for the owner of namespaces that have none, and still have an allotment.
+pub const NOBODY: &str = "";
+
+/// Limits as they are declared, and allotments as they are.
+#[derive(Debug, Default)]
+pub struct Quotas {
+    /// By User.
+    users: HashMap<String, Amounts>,
+    /// By Group.
+    groups: HashMap<String, Amounts>,
+    /// By namespace.
+    allotments: HashMap<String, Allotment>,
+    /// By namespace and name, with the defaults that Roster has noted on its own.
+    limit_ranges: HashMap<String, BTreeMap<String, String>>,
+}
+
+/// What somebody may use and does use.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Standing {
+    /// The limits.
+    pub hard: Amounts,
+    /// The use, limited or not.
+    pub used: Amounts,
+}
+
+impl Quotas {
+    /// Sets the limits of a User. Returns whether they are others than before.
+    pub fn set_user(&mut self, user: &str, limits: Amounts) -> bool {
+        set(&mut self.users, user, limits)
+    }
+
+    /// Sets the limits that a Group adds to those of its members. Returns whether they are others than before.
+    pub fn set_group(&mut self, group: &str, limits: Amounts) -> bool {
+        set(&mut self.groups, group, limits)
+    }
+
+    /// Sets or removes what a namespace has. Returns whether that is something else than before.
+    pub fn set_allotment(&mut self, namespace: &str, allotment: Option<Allotment>) -> bool {
+        let after = allotment.clone();
+        let before = match allotment {
+            Some(allotment) => self.allotments.insert(namespace.to_owned(), allotment),
+            None => self.allotments.remove(namespace),
+        };
+        before != after
+    }
+
+    /// Sets or removes a LimitRange.
+    pub fn set_limit_range(&mut self, namespace: &str, name: &str, defaults: Option<String>) {
+        let ranges = self.limit_ranges.entry(namespace.to_owned()).or_default();
+        match defaults {
+            Some(defaults) => ranges.insert(name.to_owned(), defaults),
+            None => ranges.remove(name),
+        };
+        if ranges.is_empty() {
+            self.limit_ranges.remove(namespace);
+        }
+    }
+
+    /// The LimitRanges of a namespace, each with the defaults that Roster has noted on it.
+    pub fn limit_ranges_in(&self, namespace: &str) -> impl Iterator<Item = (&String, &String)> {
+        self.limit_ranges.get(namespace).into_iter().flatten()
+    }
+
+    /// All LimitRanges: namespace and name.
+    pub fn limit_ranges(&self) -> impl Iterator<Item = (String, String)> {
+        let all = self.limit_ranges.iter();
+        all.flat_map(|(namespace, ranges)| ranges.keys().map(|name| (namespace.clone(), name.clone())))
+    }
+
+    /// What a namespace has.
+    pub fn allotment(&self, namespace: &str) -> Option<&Allotment> {
+        self.allotments.get(namespace)
+    }
+
+    /// Names of the namespaces that have something.
+    pub fn allotted(&self) -> impl Iterator<Item = &String> {
+        self.allotments.keys()
+    }
+}
+
+fn set(limits: &mut HashMap<String, Amounts>, name: &str, after: Amounts) -> bool {
+    if limits.get(name).map_or(after.is_empty(), |before| *before == after) {
+        return false;
+    }
+    if after.is_empty() {
+        limits.remove(name);
+    } else {
+        limits.insert(name.to_owned(), after);
+    }
+    true
+}
+
+impl Directory {
+    /// The limits of a User: its own, and those of each group that it effectively belongs to, added name by name. What none
+    /// of them names is not limited.
+    pub fn limits_of(&self, user: &str) -> Amounts {
+        let mut limits = self.quotas.users.get(user).cloned().unwrap_or_default();
+        if self.quotas.groups.is_empty() {
+            return limits;
+        }
+        for group in self.memberships.groups_of(user) {
+            if let Some(more) = self.quotas.groups.get(group) {
+                add_all(&mut limits, more);
+            }
+        }
+        limits
+    }
+
+    /// Whether anything is limited for the User.
+    pub fn has_quota(&self, user: &str) -> bool {
+        let quotas = &self.quotas;
+        quotas.users.contains_key(user)
+            || self.memberships.groups_of(user).any(|group| quotas.groups.contains_key(group))
+    }
+
+    /// Whom a change may give or take room, of those who own namespaces.
+    pub fn owners_among(&self, concerned: &Concerned) -> BTreeSet<String> {
+        let members = concerned.users.iter().filter(|_| !self.quotas.groups.is_empty());
+        let all = concerned.owners.iter().chain(members).filter(|user| !self.owned_by(user).is_empty());
+        let emptied = concerned.owners.iter().filter(|user| *user == NOBODY || self.users.contains_key(*user));
+        all.chain(emptied).cloned().collect()
+    }
+
+    /// Names of all who own namespaces, whether or not there is such a User.
+    pub fn owners(&self) -> BTreeSet<String> {
+        let owners = self.bindings.namespaces().filter_map(|namespace| self.owner_of(namespace)).cloned();
+        owners.chain([NOBODY.to_owned()]).collect()
+    }
+
+    /// Namespaces that the User of that name owns.
+    pub fn owned_by(&self, user: &str) -> BTreeSet<String> {
+        self.bindings.labelled(OWNER_LABEL, user)
+    }
+
+    /// Who owns the namespace: a User by name, whether or not there is one.
+    pub fn owner_of(&self, namespace: &str) -> Option<&String> {
+        self.bindings.label_of(namespace, OWNER_LABEL).filter(|owner| !owner.is_empty())
+    }
+
+    /// What the User may use and does use, if there is anything to tell.
+    pub fn quota_of(&self, user: &str) -> Option<Standing> {
+        let mut standing = Standing { hard: self.limits_of(user), used: Amounts::new() };
+        let (mut owned, mut running) = (0, 0);
+        for namespace in self.owned_by(user) {
+            owned += 1;
+            if let Some(allotment) = self.quotas.allotment(&namespace) {
+                add_all(&mut standing.used, &allotment.used);
+                running += i64::from(allotment.used.get(PODS).is_some_and(|pods| *pods > Amount::ZERO));
+            }
+        }
+        if owned == 0 && standing.hard.is_empty() {
+            return None;
+        }
+        for name in standing.hard.keys() {
+            standing.used.entry(name.clone()).or_default();
+        }
+        standing.used.insert(NAMESPACES.to_owned(), Amount::units(owned));
+        standing.used.insert(RUNNING.to_owned(), Amount::units(running));
+        Some(standing)
+    }
+}

@@ -1,0 +1,193 @@
+//! JSON and YAML documents, and in which line each begins.
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::draft::{Input, Place};
+
+/// An object and where it begins.
+pub(super) struct Located {
+    pub place: Place,
+    pub value: Value,
+}
+
+/// A text of which offsets can be told as lines.
+pub(super) struct Text<'a> {
+    text: &'a str,
+    breaks: Vec<usize>,
+}
+
+impl<'a> Text<'a> {
+    /// Takes bytes as text; says where they are none.
+    pub(super) fn new(bytes: &'a [u8], input: &mut Input) -> Option<Self> {
+        let breaks = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at).collect();
+        match str::from_utf8(bytes) {
+            Ok(text) => Some(Self { text: text.strip_prefix('\u{feff}').unwrap_or(text), breaks }),
+            Err(error) => {
+                let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
+                input.reject(Place::line(line), "is not UTF-8 text");
+                None
+            }
+        }
+    }
+
+    fn place(&self, offset: usize) -> Place {
+        Place::line(self.breaks.partition_point(|at| *at < offset) + 1)
+    }
+
+    /// The place of a part of the text.
+    fn place_of(&self, part: &str) -> Place {
+        self.place((part.as_ptr() as usize).saturating_sub(self.text.as_ptr() as usize))
+    }
+
+    fn is_json(&self) -> bool {
+        self.text.trim_start().starts_with(['{', '['])
+    }
+
+    /// All objects: of documents one after another, of lists, of arrays.
+    pub(super) fn objects(&self, input: &mut Input) -> Vec<Located> {
+        if !self.is_json() {
+            return self.yaml(input);
+        }
+        let mut found = Vec::new();
+        for raw in self.json(input) {
+            self.unfold(raw, &mut found, input);
+        }
+        found
+    }
+
+    /// The arrays of an object, by the name of the field that holds them: `{"users": […], "groups": […]}`.
+    pub(super) fn tables(&self, input: &mut Input) -> Vec<(String, Located)> {
+        let mut rows = Vec::new();
+        for raw in self.json(input) {
+            match serde_json::from_str::<std::collections::BTreeMap<String, &RawValue>>(raw.get()) {
+                Ok(tables) => {
+                    for (name, table) in tables.into_iter().filter(|(_, table)| table.get().starts_with('[')) {
+                        let mut found = Vec::new();
+                        self.unfold(table, &mut found, input);
+                        rows.extend(found.into_iter().map(|row| (name.clone(), row)));
+                    }
+                }
+                Err(_) => input.reject(self.place_of(raw.get()), "is no object that holds tables"),
+            }
+        }
+        rows
+    }
+
+    /// The values that stand one after another. Behind a line that is no JSON, it goes on with the next one, as long as
+    /// that begins a value.
+    fn json(&self, input: &mut Input) -> Vec<&'a RawValue> {
+        let (mut values, mut begin) = (Vec::new(), 0);
+        while let Some(rest) = self.text.get(begin..) {
+            let mut stream = serde_json::Deserializer::from_str(rest).into_iter::<&RawValue>();
+            let Some(error) = stream.by_ref().find_map(|value| value.map(|value| values.push(value)).err()) else {
+                break;
+            };
+            let broken = begin + stream.byte_offset();
+            let start = broken + self.text[broken..].len() - self.text[broken..].trim_start().len();
+            input.reject(self.place(start), format!("is no JSON: {}", without_position(&error.to_string())));
+            let next = self.text[start..].find('\n').map(|at| start + at + 1);
+            let Some(next) = next.filter(|next| self.text[*next..].starts_with(['{', '['])) else { break };
+            begin = next;
+        }
+        values
+    }
+
+    fn unfold(&self, raw: &'a RawValue, found: &mut Vec<Located>, input: &mut Input) {
+        let place = self.place_of(raw.get());
+        if raw.get().starts_with('[') {
+            match serde_json::from_str::<Vec<&RawValue>>(raw.get()) {
+                Ok(items) => items.into_iter().for_each(|item| self.one(item, found, input)),
+                Err(error) => input.reject(place, without_position(&error.to_string())),
+            }
+            return;
+        }
+        match serde_json::from_str::<List>(raw.get()) {
+            Ok(List { items: Some(items) }) => items.into_iter().for_each(|item| self.one(item, found, input)),
+            _ => self.one(raw, found, input),
+        }
+    }
+
+    fn one(&self, raw: &RawValue, found: &mut Vec<Located>, input: &mut Input) {
+        let place = self.place_of(raw.get());
+        match serde_json::from_str::<Value>(raw.get()) {
+            Ok(value) if value.is_object() => found.push(Located { place, value }),
+            Ok(_) => input.reject(place, "is no object"),
+            Err(error) => input.reject(place, without_position(&error.to_string())),
+        }
+    }
+
+    fn yaml(&self, input: &mut Input) -> Vec<Located> {
+        let mut found = Vec::new();
+        let mut begin = 0;
+        for (offset, line) in lines(self.text).chain([(self.text.len(), "---\n")]) {
+            if !(line.starts_with("---") && line[3..].chars().next().is_none_or(char::is_whitespace)) {
+                continue;
+            }
+            self.yaml_document(begin, offset, &mut found, input);
+            begin = offset + line.len().min(self.text.len() - offset);
+        }
+        found
+    }
+
+    fn yaml_document(&self, begin: usize, end: usize, found: &mut Vec<Located>, input: &mut Input) {
+        let text = &self.text[begin..end];
+        let blank = |line: &&str| line.trim().is_empty() || line.starts_with('#');
+        let first = begin + text.split_inclusive('\n').take_while(blank).map(str::len).sum::<usize>();
+        let mut value = match serde_yaml::from_str::<Value>(text) {
+            Ok(Value::Null) => return,
+            Ok(value) => value,
+            Err(error) => {
+                let line = error.location().map_or(1, |location| location.line());
+                let place = Place::line(self.place(begin).line + line - 1);
+                return input.reject(place, "is no YAML");
+            }
+        };
+        let items = match value.get_mut("items") {
+            Some(Value::Array(items)) => std::mem::take(items),
+            _ => match value {
+                Value::Array(items) => items,
+                value => vec![value],
+            },
+        };
+        let places = self.items_of(begin, end).filter(|places| places.len() == items.len());
+        for (index, value) in items.into_iter().enumerate() {
+            let place = places.as_ref().map_or_else(|| self.place(first), |places| places[index]);
+            if value.is_object() {
+                found.push(Located { place, value });
+            } else {
+                input.reject(place, "is no object");
+            }
+        }
+    }
+
+    /// Where the items of a list in block style begin: at the first hyphens, all of one depth.
+    fn items_of(&self, begin: usize, end: usize) -> Option<Vec<Place>> {
+        let depth = |line: &str| line.starts_with("- ").then_some(0).or(line.starts_with("  - ").then_some(2));
+        let lines = lines(&self.text[begin..end]).filter_map(|(offset, line)| Some((begin + offset, depth(line)?)));
+        let lines: Vec<(usize, i32)> = lines.collect();
+        let first = lines.first()?.1;
+        Some(lines.iter().filter(|(_, depth)| *depth == first).map(|(offset, _)| self.place(*offset)).collect())
+    }
+}
+
+/// Lines and where they begin.
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut offset = 0;
+    text.split_inclusive('\n').map(move |line| {
+        offset += line.len();
+        (offset - line.len(), line)
+    })
+}
+
+#[derive(Deserialize)]
+struct List<'a> {
+    #[serde(borrow)]
+    items: Option<Vec<&'a RawValue>>,
+}
+
+/// serde_json counts lines from where it began to read, which is not where the file begins.
+fn without_position(message: &str) -> &str {
+    message.split(" at line ").next().unwrap_or(message)
+}

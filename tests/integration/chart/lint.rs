@@ -1,0 +1,229 @@
+//! What kubeconform, kube-score and kube-apiserver say of what the chart renders.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use roster_harness::assets::linters;
+use roster_harness::{project_root, target_dir};
+use serde_json::{Value, json};
+
+use super::{EVERYTHING, objects, of_kind, rendered};
+use crate::support::{shared, unique};
+
+/// Ways to set values that render different things.
+const WAYS: &[&[&str]] = &[
+    &[],
+    &["--values", EVERYTHING],
+    &["--set", "externalURL=https://roster.example.com:8443", "--set", "passwordAdmission=false"],
+    &["--set", "certificates.provider=cert-manager"],
+];
+
+/// Kinds of others' CRDs, which no cluster has by itself: nothing here knows their schemas. Both are held to what their
+/// documentation says by hand.
+const FOREIGN: &[&str] = &["Certificate", "Issuer", "PrometheusRule", "ServiceMonitor"];
+
+/// Writes one JSON schema for each kind that is asked for, from the OpenAPI document of the API server, in which nothing
+/// else than what it describes is allowed. Its definitions are JSON schemas but for a few habits of Kubernetes.
+fn write_schemas(folder: &std::path::Path, kinds: &BTreeSet<(String, String)>) {
+    let document = shared().kubectl(&["get", "--raw", "/openapi/v2"]);
+    let mut document: Value = serde_json::from_str(&document).unwrap();
+    let mut definitions = document["definitions"].take();
+    for definition in definitions.as_object_mut().unwrap().values_mut() {
+        make_strict(definition);
+    }
+    for (api_version, kind) in kinds {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let wanted = json!({"group": group, "version": version, "kind": kind});
+        let name = definitions.as_object().unwrap().iter().find_map(|(name, definition)| {
+            let names = definition["x-kubernetes-group-version-kind"].as_array()?;
+            names.contains(&wanted).then_some(name)
+        });
+        let name = name.unwrap_or_else(|| panic!("the cluster does not know {kind} of {api_version}"));
+        let mut needed = BTreeMap::new();
+        collect(&definitions, name, &mut needed);
+        let schema = json!({
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "$ref": format!("#/definitions/{name}"),
+            "definitions": needed,
+        });
+        // kubeconform says `v1` for the group that has no name.
+        let group = if group.is_empty() { version } else { group };
+        let file = folder.join(format!("{}-{group}-{version}.json", kind.to_lowercase()));
+        std::fs::write(file, schema.to_string()).unwrap();
+    }
+}
+
+/// The definition of that name and all that it refers to.
+fn collect<'a>(definitions: &'a Value, name: &str, found: &mut BTreeMap<String, &'a Value>) {
+    let definition = &definitions[name];
+    if found.insert(name.to_owned(), definition).is_some() {
+        return;
+    }
+    let text = definition.to_string();
+    for rest in text.split("#/definitions/").skip(1) {
+        collect(definitions, rest.split('"').next().unwrap_or_default(), found);
+    }
+}
+
+fn make_strict(schema: &mut Value) {
+    let Some(fields) = schema.as_object_mut() else { return };
+    if fields.get("format").is_some_and(|format| format == "int-or-string") {
+        fields.insert("type".into(), json!(["integer", "string"]));
+    }
+    // Formats of Go (int32, byte) are none of JSON schema.
+    fields.remove("format");
+    let is_open = fields.contains_key("additionalProperties")
+        || fields.get("x-kubernetes-preserve-unknown-fields").is_some_and(|open| open == true);
+    if fields.contains_key("properties") && !is_open {
+        fields.insert("additionalProperties".into(), false.into());
+    }
+    for schema in fields.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+        make_strict(schema.1);
+    }
+    for inner in ["items", "additionalProperties"] {
+        if let Some(schema) = fields.get_mut(inner) {
+            make_strict(schema);
+        }
+    }
+}
+
+#[test]
+fn every_manifest_is_what_the_cluster_expects() {
+    let folder = target_dir().join("tests/schemas");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let all: Vec<Value> = WAYS.iter().flat_map(|args| objects(args)).collect();
+    let kinds = all.iter().map(|object| (object["apiVersion"].clone(), object["kind"].clone()));
+    let kinds = kinds.map(|(version, kind)| (version.as_str().unwrap().to_owned(), kind.as_str().unwrap().to_owned()));
+    let kinds = kinds.filter(|(_, kind)| !FOREIGN.contains(&kind.as_str())).collect();
+    write_schemas(&folder, &kinds);
+
+    let template =
+        format!("{}/{{{{.ResourceKind}}}}-{{{{.Group}}}}-{{{{.ResourceAPIVersion}}}}.json", folder.display());
+    let kubeconform = linters().unwrap().join("kubeconform");
+    let check = |manifest: &str| {
+        let file = folder.join("manifest.yaml");
+        std::fs::write(&file, manifest).unwrap();
+        let mut command = Command::new(&kubeconform);
+        command.args(["-strict", "-schema-location", &template, "-skip", &FOREIGN.join(",")]).arg(&file);
+        let output = command.output().unwrap();
+        (output.status.success(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    for args in WAYS {
+        let (passes, said) = check(&rendered(args));
+        assert!(passes, "{args:?}: {said}");
+    }
+    for (good, bad) in [("minReadySeconds:", "minReadySecond:"), ("replicas: 2", "replicas: two")] {
+        let (passes, said) = check(&rendered(&[]).replacen(good, bad, 1));
+        assert!(!passes, "{bad} passes: {said}");
+    }
+}
+
+/// Object, check and finding of everything that kube-score finds fault with.
+fn faults(args: &[&str]) -> BTreeSet<[String; 3]> {
+    let file = target_dir().join("tests").join(unique("score"));
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, rendered(args)).unwrap();
+    let output = Command::new(linters().unwrap().join("kube-score"))
+        .args(["score", "--kubernetes-version", "v1.33", "--output-format", "json"])
+        .args(["--enable-optional-test", "container-seccomp-profile"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    let scores: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut faults = BTreeSet::new();
+    for object in scores.as_array().unwrap() {
+        let meta = (&object["type_meta"]["kind"], &object["object_meta"]["name"]);
+        let name = format!("{}/{}", meta.0.as_str().unwrap(), meta.1.as_str().unwrap());
+        for check in object["checks"].as_array().unwrap() {
+            // Ten is flawless.
+            if check["skipped"] == true || check["grade"].as_i64() >= Some(10) {
+                continue;
+            }
+            for comment in check["comments"].as_array().unwrap() {
+                let texts = [&check["check"]["id"], &comment["summary"]].map(|text| text.as_str().unwrap().to_owned());
+                let [id, summary] = texts;
+                faults.insert([name.clone(), id, summary]);
+            }
+        }
+    }
+    faults
+}
+
+#[test]
+fn nothing_is_found_fault_with_that_is_not_argued() {
+    let found: BTreeSet<[String; 3]> = WAYS.iter().flat_map(|args| faults(args)).collect();
+    let text = std::fs::read_to_string(project_root().join("controlplane/linters/exceptions.yaml")).unwrap();
+    let exceptions: Vec<Value> = serde_yaml::from_str(&text).unwrap();
+    let argued = exceptions.iter().map(|exception| {
+        assert!(exception["because"].as_str().is_some_and(|because| because.len() > 20), "{exception}");
+        ["object", "check", "finding"].map(|key| exception[key].as_str().unwrap().to_owned())
+    });
+    assert_eq!(found, argued.collect(), "what kube-score finds, and what controlplane/linters/exceptions.yaml argues");
+}
+
+#[test]
+fn no_right_is_given_by_a_wildcard() {
+    let mut rules = 0;
+    for object in WAYS.iter().flat_map(|args| objects(args)) {
+        for rule in object["rules"].as_array().into_iter().flatten() {
+            assert!(!rule.to_string().contains('*'), "{}: {rule}", object["metadata"]["name"]);
+            rules += 1;
+        }
+        // What is bound is the chart's own, but for the one role of Kubernetes that tells the front proxy's authority.
+        if let Some(role) = object["roleRef"]["name"].as_str().filter(|_| object["apiVersion"] != "roster.dev/v1alpha1")
+        {
+            assert!(role.starts_with("roster") || role == "extension-apiserver-authentication-reader", "{object}");
+        }
+    }
+    assert!(rules > 40);
+}
+
+#[test]
+fn the_cluster_accepts_whatever_values_render() {
+    let cluster = shared();
+    for args in WAYS {
+        let all = objects(args);
+        // Pods are looked at below: they need a ServiceAccount.
+        let known = all.iter().filter(|object| !FOREIGN.contains(&object["kind"].as_str().unwrap()));
+        let known = known.filter(|object| object["kind"] != "Pod");
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": known.collect::<Vec<_>>()});
+        let command = ["create", "--dry-run=server", "--validate=strict", "-f", "-"];
+        let output = cluster.plane.kubectl.output(&command, &list.to_string()).unwrap();
+        // The chart is installed already, in another way: whatever is named the same is found to be valid before that.
+        let complaints = String::from_utf8(output.stderr).unwrap();
+        let complaints: Vec<&str> = complaints.lines().filter(|line| !line.contains("(AlreadyExists)")).collect();
+        assert!(complaints.is_empty(), "{args:?}: {complaints:#?}");
+    }
+}
+
+#[test]
+fn restricted_pod_security_lets_every_pod_in() {
+    let cluster = shared();
+    let namespace = unique("restricted");
+    cluster.apply(&format!(
+        "{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}, labels: \
+         {{pod-security.kubernetes.io/enforce: restricted, pod-security.kubernetes.io/enforce-version: latest}}}}}}"
+    ));
+    for account in ["roster", "roster-check"] {
+        cluster.kubectl(&["create", "serviceaccount", account, "-n", &namespace]);
+    }
+    let try_to_create = |pod: &Value| {
+        let command = ["create", "--dry-run=server", "-f", "-"];
+        cluster.plane.kubectl.run_with_input(&command, &pod.to_string())
+    };
+    for args in WAYS {
+        let objects = objects(&[&["--namespace", &namespace], *args].concat());
+        let templates = of_kind(&objects, "Deployment").map(|deployment| &deployment["spec"]["template"]);
+        for template in templates.chain(of_kind(&objects, "Pod")) {
+            let mut pod = json!({
+                "apiVersion": "v1", "kind": "Pod", "spec": template["spec"],
+                "metadata": {"name": "roster", "namespace": namespace, "labels": template["metadata"]["labels"]},
+            });
+            try_to_create(&pod).unwrap_or_else(|error| panic!("{args:?}: {error:#}"));
+            pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = true.into();
+            let error = try_to_create(&pod).expect_err("Pod Security is on").to_string();
+            assert!(error.contains("violates PodSecurity \"restricted:latest\""), "{error}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Alerts and the dashboard ask for metrics that there are, and point to pages that there are.
+
+use std::collections::BTreeSet;
+
+use roster_harness::project_root;
+use serde_json::Value;
+
+use crate::support::shared;
+
+/// Metrics of kube-apiserver that an alert may ask for.
+const FOREIGN: &[&str] = &["aggregator_unavailable_apiservice"];
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(project_root().join(path)).unwrap()
+}
+
+/// The series that the operator and, of those that are asked for, kube-apiserver expose.
+fn exposed() -> BTreeSet<String> {
+    let mut series = BTreeSet::new();
+    let own = shared().operators()[0].probe("/metrics").unwrap();
+    let foreign = shared().kubectl(&["get", "--raw", "/metrics"]);
+    for line in own.lines().chain(foreign.lines()).filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        let suffixes: &[&str] = match kind {
+            "counter" if name.ends_with("_total") => &[""],
+            "counter" => &["_total"],
+            "histogram" => &["_bucket", "_sum", "_count"],
+            _ => &[""],
+        };
+        series.extend(suffixes.iter().map(|suffix| format!("{name}{suffix}")));
+    }
+    series
+}
+
+/// The names of metrics in a query.
+fn metrics(query: &str) -> impl Iterator<Item = &str> {
+    let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("roster_") || FOREIGN.contains(word))
+}
+
+fn alerts() -> Vec<Value> {
+    let file: Value = serde_yaml::from_str(&read("charts/roster/files/alerts.yaml")).unwrap();
+    file["groups"][0]["rules"].as_array().unwrap().clone()
+}
+
+#[test]
+fn every_metric_that_is_asked_for_is_exposed() {
+    let exposed = exposed();
+    let dashboard: Value = serde_json::from_str(&read("charts/roster/files/dashboard.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
+    let queries = targets.map(|target| target["expr"].as_str().unwrap().to_owned());
+    let queries = queries.chain(alerts().into_iter().map(|alert| alert["expr"].as_str().unwrap().to_owned()));
+    let mut asked_for = BTreeSet::new();
+    for query in queries {
+        assert!(metrics(&query).next().is_some(), "{query} asks for nothing");
+        for metric in metrics(&query) {
+            assert!(exposed.contains(metric), "{query}: {metric} is not among {exposed:#?}");
+            asked_for.insert(metric.to_owned());
+        }
+    }
+    // What is measured is shown.
+    let unseen: Vec<&String> = exposed
+        .iter()
+        .filter(|name| name.starts_with("roster_"))
+        .map(|name| (name, ["_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix))))
+        .filter(|(name, family)| {
+            let name = family.map_or_else(|| (*name).clone(), |family| format!("{family}_bucket"));
+            !asked_for.contains(&name)
+        })
+        .map(|(name, _)| name)
+        .collect();
+    assert!(unseen.is_empty(), "neither an alert nor the dashboard asks for {unseen:?}");
+}
+
+#[test]
+fn every_metric_is_in_the_page_on_operations() {
+    let page = read("docs/operations.md");
+    for name in exposed().iter().filter(|name| name.starts_with("roster_")) {
+        let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
+        assert!(page.contains(&format!("`{family}")), "docs/operations.md does not tell of {family}");
+    }
+}
+
+/// The anchor that a heading of Markdown has on the usual sites.
+fn anchor(heading: &str) -> String {
+    let heading = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn every_alert_says_what_to_do() {
+    let page = read("docs/troubleshooting.md");
+    let anchors: BTreeSet<String> = page.lines().filter(|line| line.starts_with("##")).map(anchor).collect();
+    for alert in alerts() {
+        let name = alert["alert"].as_str().unwrap();
+        let runbook = alert["annotations"]["runbook_url"].as_str().unwrap();
+        let at = runbook.strip_prefix("docs/troubleshooting.md#").unwrap_or_else(|| panic!("{name}: {runbook}"));
+        assert!(anchors.contains(at), "{name}: {runbook} is none of {anchors:#?}");
+        assert!(matches!(alert["labels"]["severity"].as_str(), Some("critical" | "warning")), "{name}");
+        assert!(page.contains(name), "docs/troubleshooting.md does not name {name}");
+    }
+}

@@ -1,0 +1,207 @@
+//! What may be set, and what may not.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use rstest::rstest;
+use serde_json::Value;
+
+use super::{EVERYTHING, helm, objects, of_kind};
+use roster_harness::project_root;
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(project_root().join(path)).unwrap()
+}
+
+#[test]
+fn the_chart_is_without_a_fault() {
+    for values in [None, Some(EVERYTHING)] {
+        let args: Vec<&str> = values.iter().flat_map(|file| ["--values", file]).collect();
+        let output = helm(&[&["lint", "--strict", "charts/roster"], &args[..]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+#[rstest]
+#[case("replica=3", "additional properties 'replica' not allowed")]
+#[case("replicas=two", "'/replicas': got string, want integer")]
+#[case("replicas=0", "'/replicas': minimum: got 0, want 1")]
+#[case("image.repository=", "'/image/repository'")]
+#[case("image.repo=x", "'/image': additional properties 'repo' not allowed")]
+#[case("image.digest=sha256:12", "'/image/digest': 'sha256:12' does not match")]
+#[case("image.pullPolicy=Sometimes", "'/image/pullPolicy': value must be one of 'Always', 'IfNotPresent', 'Never'")]
+#[case("imagePullSecrets[0].name=x", "'/imagePullSecrets/0': got object, want string")]
+#[case("externalURL=http://example.com", "'/externalURL'")]
+#[case("passwordAdmission=maybe", "'/passwordAdmission': got string, want boolean")]
+#[case("bindableClusterRoles={}", "'/bindableClusterRoles/0'")]
+#[case("bindableRoles=deployer", "'/bindableRoles': got string, want array")]
+#[case("administratorClusterRole=", "'/administratorClusterRole'")]
+#[case("quota.hint=false", "'/quota': additional properties 'hint' not allowed")]
+#[case("hashSlots=0", "'/hashSlots': minimum: got 0, want 1")]
+#[case("extraArgs={run}", "'/extraArgs/0': 'run' does not match")]
+#[case("extraVolumes[0].emptyDir.medium=Memory", "'/extraVolumes/0': missing property 'name'")]
+#[case("extraVolumeMounts[0].name=x", "'/extraVolumeMounts/0': missing property 'mountPath'")]
+#[case("resources.request.cpu=1", "'/resources': additional properties 'request' not allowed")]
+#[case("resources.limits.memory=lots", "'/resources/limits/memory': 'lots' does not match")]
+#[case("priorityClassName=High Priority", "'/priorityClassName'")]
+#[case("terminationGracePeriodSeconds=10", "'/terminationGracePeriodSeconds': minimum: got 10, want 26")]
+#[case("nodeSelector.gpu=true", "'/nodeSelector/gpu': got boolean, want string")]
+#[case("tolerations[0].efect=NoSchedule", "'/tolerations/0': additional properties 'efect' not allowed")]
+#[case("affinity.podAffinities.x=y", "'/affinity': additional properties 'podAffinities' not allowed")]
+#[case("topologySpreadConstraints[0].maxSkew=1", "missing properties 'topologyKey', 'whenUnsatisfiable'")]
+#[case(r"podLabels.app\.kubernetes\.io/name=x", "'/podLabels/app.kubernetes.io~1name'")]
+#[case("networkPolicy.metricsFrom[0].namespace=x", "'/networkPolicy/metricsFrom/0'")]
+#[case("monitoring.serviceMonitor.interval=often", "'/monitoring/serviceMonitor/interval': 'often' does not match")]
+#[case("monitoring.alerts.enabled=true", "'/monitoring': additional properties 'alerts' not allowed")]
+#[case("certificates.provider=vault", "'/certificates/provider': value must be one of 'self', 'cert-manager'")]
+#[case("certificates.issuerRef.kind=Issuer", "'/certificates/issuerRef': properties 'name' required")]
+#[case("users.Jane.spec.email=x", "'/users': additional properties 'Jane' not allowed")]
+#[case("users.jane.email=x", "'/users/jane': additional properties 'email' not allowed")]
+#[case("users.jane.spec.password=x", "'/users/jane/spec/password'")]
+#[case("groups.engineers=yes", "'/groups/engineers': got string, want object")]
+#[case("roleBindings.edit.labels.a=b", "'/roleBindings/edit': missing property 'spec'")]
+#[case("roleBindings.edit.spec.scope.domain=x", "'/roleBindings/edit/spec': missing properties 'subjects', 'roleRef'")]
+#[case("keepResources=1", "'/keepResources': got number, want boolean")]
+fn a_wrong_value_is_refused_by_name(#[case] value: &str, #[case] message: &str) {
+    for command in [&["lint", "--strict", "charts/roster"][..], &["template", "roster", "charts/roster"]] {
+        let output = helm(&[command, &["--set", value]].concat());
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(!output.status.success() && said.contains(message), "{command:?} {value}: {said}");
+    }
+}
+
+#[rstest]
+#[case(&["administratorClusterRole=cluster-admin"], "administratorClusterRole: cluster-admin must be one of bindableClusterRoles")]
+#[case(&["certificates.issuerRef.name=x"], "certificates.issuerRef: takes certificates.provider=cert-manager")]
+#[case(&["certificates.provider=cert-manager", "externalURL=https://x"], "certificates.provider: must be self")]
+fn values_that_contradict_each_other_are_refused(#[case] values: &[&str], #[case] message: &str) {
+    let args: Vec<&str> = values.iter().flat_map(|value| ["--set", value]).collect();
+    let output = helm(&[&["template", "roster", "charts/roster"], &args[..]].concat());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains(message), "{said}");
+}
+
+/// The paths of all values below `value`; what is free for users to fill is one.
+fn paths(value: &Value, at: &str, found: &mut BTreeSet<String>) {
+    match value.as_object() {
+        Some(fields) if !fields.is_empty() && !is_free(at) => {
+            for (name, value) in fields {
+                let dot = if at.is_empty() { "" } else { "." };
+                paths(value, &format!("{at}{dot}{name}"), found);
+            }
+        }
+        _ => drop(found.insert(at.to_owned())),
+    }
+}
+
+fn is_free(path: &str) -> bool {
+    let maps = ["resources", "certificates.issuerRef", "affinity", "monitoring.dashboard.labels"];
+    maps.contains(&path)
+}
+
+/// The same of the schema.
+fn schema_paths(schema: &Value, at: &str, found: &mut BTreeSet<String>) {
+    match schema["properties"].as_object() {
+        Some(properties) if !is_free(at) => {
+            assert_eq!(schema["additionalProperties"], false, "{at} takes what it does not know");
+            for (name, schema) in properties.iter().filter(|(name, _)| *name != "global") {
+                let dot = if at.is_empty() { "" } else { "." };
+                schema_paths(schema, &format!("{at}{dot}{name}"), found);
+            }
+        }
+        _ => drop(found.insert(at.to_owned())),
+    }
+}
+
+#[test]
+fn schema_defaults_and_tests_know_the_same_values() {
+    let schema: Value = serde_json::from_str(&read("charts/roster/values.schema.json")).unwrap();
+    let defaults: Value = serde_yaml::from_str(&read("charts/roster/values.yaml")).unwrap();
+    let everything: Value = serde_yaml::from_str(&read(EVERYTHING)).unwrap();
+    let (mut known, mut given, mut tested) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    schema_paths(&schema, "", &mut known);
+    paths(&defaults, "", &mut given);
+    assert_eq!(known, given, "values.schema.json and values.yaml");
+    paths(&everything, "", &mut tested);
+    let untested: Vec<&String> =
+        known.iter().filter(|path| !tested.iter().any(|tested| tested.starts_with(*path))).collect();
+    // It contradicts most of the others.
+    assert_eq!(untested, ["externalURL"], "{EVERYTHING}");
+}
+
+/// What the page on installing has to show of values.yaml: each value with its default and its comment.
+fn table() -> String {
+    let defaults: Value = serde_yaml::from_str(&read("charts/roster/values.yaml")).unwrap();
+    let (mut rows, mut comment, mut parents) = (String::new(), String::new(), Vec::<(usize, String)>::new());
+    for line in read("charts/roster/values.yaml").lines().skip(2) {
+        let indent = line.len() - line.trim_start().len();
+        if let Some(text) = line.trim_start().strip_prefix("# ") {
+            comment = format!("{comment} {text}").trim().to_owned();
+            continue;
+        }
+        let key = line.trim_start().split_once(':').filter(|(key, _)| !key.contains(['{', ' '])).map(|(key, _)| key);
+        if let Some(key) = key.filter(|_| !comment.is_empty() || line.ends_with(':')) {
+            parents.retain(|(at, _)| *at < indent);
+            parents.push((indent, key.to_owned()));
+            let path = parents.iter().map(|(_, key)| key.as_str()).collect::<Vec<_>>();
+            if !comment.is_empty() {
+                let value = defaults.pointer(&format!("/{}", path.join("/"))).unwrap();
+                writeln!(rows, "| `{}` | `{value}` | {comment} |", path.join(".")).unwrap();
+            }
+        }
+        comment.clear();
+    }
+    format!("| value | default | |\n| --- | --- | --- |\n{rows}")
+}
+
+#[test]
+fn the_page_on_installing_lists_every_value() {
+    let page = read("docs/install.md");
+    let shown = page.split("<!-- values -->\n").nth(1).and_then(|rest| rest.split("<!-- end -->").next());
+    let expected = table();
+    assert!(shown == Some(&expected), "docs/install.md must list the values so:\n{expected}");
+}
+
+#[test]
+fn what_is_set_reaches_the_operator() {
+    let objects = objects(&["--values", EVERYTHING]);
+    let pod = &of_kind(&objects, "Deployment").next().unwrap()["spec"]["template"];
+    let container = &pod["spec"]["containers"][0];
+    assert_eq!(container["image"].as_str().unwrap().split('@').next(), Some("registry.example.com/roster"));
+    let args: Vec<&str> = container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()).collect();
+    assert_eq!(args[..2], ["run", "--issuer-url=https://roster.example.com"]);
+    let environment = |name: &str| {
+        let variables = container["env"].as_array().unwrap();
+        let found = variables.iter().find(|variable| variable["name"] == name);
+        found.unwrap_or_else(|| panic!("{name}"))["value"].as_str().map(str::to_owned)
+    };
+    for (name, value) in [
+        ("ROSTER_HASH_SLOTS", "2"),
+        ("ROSTER_BINDABLE_CLUSTER_ROLES", "view,edit,admin,cluster-admin"),
+        ("ROSTER_BINDABLE_ROLES", "deployer"),
+        ("ROSTER_ADMINISTRATOR_ROLE", "cluster-admin"),
+        ("ROSTER_EXPAND_GROUPS", "true"),
+        ("ROSTER_SERVING_CERTIFICATE_SECRET", "roster-serving"),
+    ] {
+        assert_eq!(environment(name).as_deref(), Some(value), "{name}");
+    }
+    assert_eq!(pod["metadata"]["labels"]["example.com/team"], "identity");
+    // Who is in values stays when they are taken out of them, unless told otherwise.
+    let user = of_kind(&objects, "User").find(|user| user["metadata"]["name"] == "jane").unwrap();
+    assert_eq!(user["metadata"]["annotations"]["example.com/ticket"], "42");
+    assert!(user["metadata"]["annotations"].get("helm.sh/resource-policy").is_none());
+    let kept = super::objects(&["--set", "users.jane.spec.email=jane@example.com"]);
+    let kept = of_kind(&kept, "User").next().unwrap();
+    assert_eq!(kept["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+}
+
+#[test]
+fn the_configuration_of_the_operator_is_part_of_its_pods() {
+    // So that every change of it rolls out: nothing but Secrets that the operator itself follows is read from elsewhere.
+    let objects = objects(&[]);
+    let pod = &of_kind(&objects, "Deployment").next().unwrap()["spec"]["template"]["spec"];
+    let text = pod.to_string();
+    assert!(!text.contains("configMap") && !text.contains("secretKeyRef") && !text.contains("envFrom"), "{text}");
+    assert!(pod.get("volumes").is_none());
+}

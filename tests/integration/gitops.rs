@@ -1,0 +1,205 @@
+//! GitOps: a repository that is synced again and again changes nothing, and tools tell from the conditions what is healthy.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use roster_harness::{project_root, target_dir};
+use serde_json::{Value, json};
+
+use crate::support::{Cluster, audit_position, eventually, operator_writes, wait_for_text, wait_until_ready};
+
+/// What a team keeps in Git.
+const PEOPLE: &str = "examples/gitops/people";
+
+/// Names under which Flux and Argo CD apply.
+const MANAGERS: [&str; 2] = ["kustomize-controller", "argocd-controller"];
+
+fn cluster() -> &'static Cluster {
+    static GITOPS: OnceLock<Cluster> = OnceLock::new();
+    GITOPS.get_or_init(|| {
+        let cluster = Cluster::create("gitops", &[]);
+        cluster.start_operator(&[]);
+        cluster
+    })
+}
+
+/// Who judges the health of an object.
+#[derive(Clone, Copy, Debug)]
+enum Judge {
+    /// The library kstatus.
+    Flux,
+    /// The script that the example gives it.
+    ArgoCd,
+}
+
+/// The program that asks the judges' own code.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let program = target_dir().join("gitops-health");
+        let mut build = Command::new("go");
+        build.current_dir(project_root().join("tests/gitops-health")).args(["build", "-o"]).arg(&program).arg(".");
+        assert!(build.status().expect("go is there").success(), "tests/gitops-health could not be built");
+        program
+    })
+}
+
+/// Argo CD's script for Roster's kinds, as a file.
+fn script() -> PathBuf {
+    let manifest = std::fs::read_to_string(project_root().join("examples/gitops/argocd/health.yaml")).unwrap();
+    let config: Value = serde_yaml::from_str(&manifest).unwrap();
+    let scripts = config["data"].as_object().unwrap();
+    assert_eq!(scripts.len(), 3, "one for each kind");
+    let path = target_dir().join("argocd-health.lua");
+    let script = |kind: &str| scripts[&format!("resource.customizations.health.roster.dev_{kind}")].as_str().unwrap();
+    assert!(["Group", "RoleBinding"].iter().all(|kind| script(kind) == script("User")));
+    std::fs::write(&path, script("User")).unwrap();
+    path
+}
+
+/// The health of Roster's objects, by name.
+fn health(cluster: &Cluster, judge: Judge) -> BTreeMap<String, (String, String)> {
+    let list = cluster.kubectl(&["get", "users.roster.dev,groups.roster.dev,rolebindings.roster.dev", "-o", "json"]);
+    let mut command = Command::new(program());
+    if matches!(judge, Judge::ArgoCd) {
+        command.arg("--lua").arg(script());
+    }
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(list.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let said = String::from_utf8(output.stdout).unwrap();
+    said.lines()
+        .map(|line| {
+            let mut parts = line.splitn(3, '\t').map(str::to_owned);
+            let mut next = || parts.next().unwrap_or_default();
+            (next(), (next(), next()))
+        })
+        .collect()
+}
+
+async fn wait_for_health(cluster: &Cluster, judge: Judge, name: &str, expected: &str) -> String {
+    eventually(&format!("{judge:?} says that {name} is {expected}"), || async {
+        match health(cluster, judge).remove(name) {
+            Some((health, message)) if health == expected => Ok(message),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+}
+
+fn sync(cluster: &Cluster, manager: &str, what: &[&str]) {
+    cluster.kubectl(&[&["apply", "--server-side", "--field-manager", manager], what].concat());
+}
+
+/// The version of everything that the repository declares and of what comes of it.
+fn versions(cluster: &Cluster) -> Vec<String> {
+    let kinds = "users.roster.dev,groups.roster.dev,rolebindings.roster.dev,secrets,\
+                 clusterrolebindings.rbac.authorization.k8s.io,rolebindings.rbac.authorization.k8s.io,\
+                 validatingwebhookconfigurations,mutatingwebhookconfigurations,apiservices,validatingadmissionpolicies";
+    let path = "jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.resourceVersion}{\"\\n\"}{end}";
+    cluster.kubectl(&["get", kinds, "-A", "-o", path]).lines().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_syncs_of_the_same_repository_by_two_managers_change_nothing() {
+    let cluster = cluster();
+    cluster.kubectl(&["create", "namespace", "apollo"]);
+    cluster.kubectl(&["label", "namespace", "apollo", "roster.dev/project=apollo"]);
+    let chart = render(cluster);
+    let repository = [vec!["-k", PEOPLE], vec!["-f", chart.to_str().unwrap()]];
+    for manager in MANAGERS {
+        for part in &repository {
+            sync(cluster, manager, part);
+        }
+    }
+    for (judge, healthy) in [(Judge::Flux, "Current"), (Judge::ArgoCd, "Healthy")] {
+        for name in ["grace", "alan", "developers", "leads", "developers-edit", "leads-view"] {
+            wait_for_health(cluster, judge, name, healthy).await;
+        }
+    }
+    wait_for_text(cluster, &["rolebindings.roster.dev", "developers-edit"], "{.status.bindings}", "1").await;
+    crate::quota::settle(cluster).await;
+
+    let (before, position) = (versions(cluster), audit_position(cluster));
+    for at in 0..10 {
+        for part in &repository {
+            sync(cluster, MANAGERS[at % 2], part);
+            let diff = [&["diff", "--server-side", "--field-manager", MANAGERS[at % 2]], &part[..]].concat();
+            let output = cluster.plane.kubectl.output(&diff, "").unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    crate::quota::settle(cluster).await;
+    let writes: Vec<String> =
+        operator_writes(cluster, position).into_iter().filter(|write| !write.contains("/leases/")).collect();
+    assert!(writes.iter().all(|write| write.contains("subjectaccessreviews")), "{writes:#?}");
+    assert_eq!(versions(cluster), before);
+}
+
+/// The chart as a GitOps tool renders it, with the values of the installation.
+fn render(cluster: &Cluster) -> PathBuf {
+    let values = cluster.plane.kubectl.helm(&["get", "values", "roster", "-n", "roster-system", "-o", "yaml"]).unwrap();
+    let values_file = cluster.plane.dir.join("values.yaml");
+    std::fs::write(&values_file, values).unwrap();
+    let chart = project_root().join("charts/roster");
+    let version: Value = serde_json::from_str(&cluster.kubectl(&["get", "--raw", "/version"])).unwrap();
+    let mut args = vec!["template", "roster", chart.to_str().unwrap(), "-n", "roster-system", "--no-hooks"];
+    args.extend(["--include-crds", "--kube-version", version["gitVersion"].as_str().unwrap()]);
+    args.extend(["-f", values_file.to_str().unwrap()]);
+    let rendered = cluster.plane.kubectl.helm(&args).unwrap();
+    let path = cluster.plane.dir.join("chart.yaml");
+    std::fs::write(&path, rendered).unwrap();
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_tell_not_yet_from_never() {
+    let cluster = cluster();
+    cluster.apply(
+        "apiVersion: roster.dev/v1alpha1\nkind: User\nmetadata: {name: first}\nspec: {email: taken@example.com}\n---\n\
+         apiVersion: roster.dev/v1alpha1\nkind: User\nmetadata: {name: waiting}\n\
+         spec: {passwordSecretRef: {namespace: default, name: to-come}}\n",
+    );
+    wait_until_ready(&cluster.users().await, "first").await;
+    cluster.apply(
+        "apiVersion: roster.dev/v1alpha1\nkind: User\nmetadata: {name: second}\nspec: {email: taken@example.com}\n",
+    );
+    let judges = [(Judge::Flux, "InProgress", "Failed"), (Judge::ArgoCd, "Progressing", "Degraded")];
+    for (judge, not_yet, never) in judges {
+        let message = wait_for_health(cluster, judge, "waiting", not_yet).await;
+        assert!(message.contains("to-come"), "{judge:?}: {message}");
+        let message = wait_for_health(cluster, judge, "second", never).await;
+        assert!(message.contains("taken@example.com"), "{judge:?}: {message}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_sealed_and_external_secrets_make_is_a_password() {
+    let cluster = cluster();
+    for (file, template, name) in [
+        ("sealed-secret.yaml", "/spec/template", "sealed"),
+        ("external-secret.yaml", "/spec/target/template", "external"),
+    ] {
+        let manifest = std::fs::read_to_string(project_root().join("examples/gitops/secrets").join(file)).unwrap();
+        let manifest: Value = serde_yaml::from_str(&manifest).unwrap();
+        let mut secret = manifest.pointer(template).unwrap_or_else(|| panic!("{file} has a template")).clone();
+        secret["apiVersion"] = "v1".into();
+        secret["kind"] = "Secret".into();
+        secret["metadata"]["name"] = name.into();
+        secret["metadata"]["namespace"] = "default".into();
+        secret["metadata"]["annotations"]["roster.dev/user"] = name.into();
+        let hash = "$2y$12$RPHu8aLfzJvdD4Zk8FhXaeDFIqJnzN7RG0SDm2lbNhLPHmwZbmwVa";
+        secret["stringData"] = json!({ "passwordHash": hash });
+        cluster.apply(&format!("---\n{secret}"));
+        cluster.apply(&format!(
+            "apiVersion: roster.dev/v1alpha1\nkind: User\nmetadata: {{name: {name}}}\n\
+             spec: {{passwordSecretRef: {{namespace: default, name: {name}}}}}\n"
+        ));
+        wait_until_ready(&cluster.users().await, name).await;
+    }
+}

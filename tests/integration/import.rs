@@ -1,0 +1,235 @@
+//! Import and export, with the program itself, against a cluster with an operator.
+
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use roster::api::{Group, User};
+use roster_harness::project_root;
+use serde_json::{Value, json};
+
+use crate::directory::{Direct, wait_until_served};
+use crate::logins::with_password;
+use crate::support::{Cluster, binary, unique, user_where, wait_for_reason, wait_until_ready};
+
+/// The password of everybody in `examples/import`.
+const PASSWORD: &str = "correct horse battery staple";
+const BCRYPT: &str = "$2b$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW";
+
+fn cluster() -> &'static Cluster {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    CLUSTER.get_or_init(|| {
+        let cluster = Cluster::create("import", &[]);
+        cluster.start_operator(&[]);
+        wait_until_served(&cluster);
+        cluster.kubectl(&["create", "namespace", "people"]);
+        cluster
+    })
+}
+
+fn roster(args: &[&str]) -> Output {
+    let kubeconfig = &cluster().plane.kubectl.kubeconfig;
+    Command::new(binary()).args(args).current_dir(project_root()).env("KUBECONFIG", kubeconfig).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn succeeds(args: &[&str]) -> String {
+    let output = roster(args);
+    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn last_line(output: &str) -> &str {
+    output.lines().last().unwrap_or_default()
+}
+
+/// A file below the cluster's folder.
+fn file(name: &str, content: &str) -> String {
+    let path = cluster().plane.dir.join(name);
+    std::fs::write(&path, content).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+async fn delete(names: &[&str]) {
+    let (users, secrets) = (cluster().users().await, cluster().secrets("people").await);
+    for name in names {
+        users.delete(name, &DeleteParams::default()).await.unwrap();
+        let _ = secrets.delete(&format!("{name}-password"), &DeleteParams::default()).await;
+        crate::support::eventually("the user is gone", || async {
+            match users.get_opt(name).await {
+                Ok(None) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+}
+
+/// A format, the file and its flags, who comes, and who of them logs in.
+type Case<'a> = (&'a str, &'a [&'a str], &'a [&'a str], &'a [&'a str]);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_of_every_format_come_and_log_in() {
+    let direct = Direct::new(cluster(), 0, None).await;
+    let users = cluster().users().await;
+    let formats: &[Case] = &[
+        ("csv", &["people.csv"], &["ada", "charles", "mary.somerville-example.com"], &["ada", "charles@example.com"]),
+        ("json", &["people.json"], &["katherine", "dorothy"], &["katherine"]),
+        ("ldif", &["people.ldif"], &["grace", "alan"], &["g.hopper@example.com"]),
+        ("htpasswd", &["htpasswd"], &["hedy", "george"], &["hedy", "george"]),
+        ("openstack", &["keystone.json"], &["ada", "bob", "eve"], &["ada"]),
+        ("openstack", &["keystone.sql"], &["ada", "bob", "eve"], &["ada"]),
+        ("kubesphere", &["kubesphere.yaml"], &["lin", "mei"], &["lin"]),
+        ("rancher", &["rancher.yaml"], &["admin", "u-dana5"], &["admin"]),
+        (
+            "passwd",
+            &["passwd", "--group-file", "examples/import/group", "--shadow-file", "examples/import/shadow"],
+            &["linus", "margaret"],
+            &["linus"],
+        ),
+    ];
+    for (format, args, people, logins) in formats {
+        let path = format!("examples/import/{}", args[0]);
+        let flags = ["import", "--from", format, "--secret-namespace", "people", &path];
+        let apply = [&flags[..], &args[1..], &["--apply"]].concat();
+        let applied = succeeds(&apply);
+        assert!(last_line(&applied).contains("0 changed"), "{applied}");
+        for name in *people {
+            wait_until_ready(&users, name).await;
+        }
+        for login in *logins {
+            let answer = with_password(&direct, login, PASSWORD).await;
+            // Whoever has to change the password first is told so, and only they.
+            let must_change = answer.body.contains("must be changed") || answer.body.contains("PasswordChangeRequired");
+            assert!(answer.status == 201 || (*format == "rancher" && must_change), "{format} {login}: {}", answer.body);
+        }
+        assert!(last_line(&succeeds(&apply)).starts_with("0 created, 0 changed, "));
+        delete(people).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_shows_what_would_change_and_no_hash() {
+    let (ada, bob) = (unique("preview"), unique("preview"));
+    let rows = |zone: &str| format!("username,zone,hash\n{ada},{zone},{BCRYPT}\n{bob},eu,\n");
+    let path = file("preview.csv", &rows("eu"));
+    let args = ["import", "--from", "csv", "--secret-namespace", "people", &path];
+    let shown = succeeds(&args);
+    assert_eq!(last_line(&shown), "2 to create, 0 to change, 0 the same, 0 rejected");
+    assert!(shown.contains("+  passwordHash: bcrypt…") && shown.contains(&format!("+++ users/{ada}")), "{shown}");
+    assert!(!shown.contains("Crp.JRmP") && cluster().users().await.get_opt(&ada).await.unwrap().is_none());
+
+    succeeds(&[&args[..], &["--apply"]].concat());
+    assert_eq!(last_line(&succeeds(&args)), "0 to create, 0 to change, 2 the same, 0 rejected");
+    file("preview.csv", &rows("us"));
+    let shown = succeeds(&args);
+    assert_eq!(last_line(&shown), "0 to create, 1 to change, 1 the same, 0 rejected");
+    assert!(shown.contains("-  zone: eu\n+  zone: us\n"), "{shown}");
+    // A field that the file no longer has is given up.
+    file("preview.csv", &format!("username,hash\n{ada},{BCRYPT}\n{bob},\n"));
+    assert_eq!(
+        last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
+        "0 created, 2 changed, 0 the same, 0 rejected"
+    );
+    user_where(&cluster().users().await, &ada, "without a zone", |user| user.spec.zone.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_of_somebody_else_is_not_taken_over_unasked() {
+    let name = unique("conflict");
+    let path = file("conflict.csv", &format!("username,zone\n{name},eu\n"));
+    let args = ["import", "--from", "csv", &path, "--apply"];
+    succeeds(&args);
+    let users = cluster().users().await;
+    let patch = json!({"apiVersion": "roster.dev/v1alpha1", "kind": "User", "spec": {"zone": "us"}});
+    let params = PatchParams::apply("somebody").force();
+    users.patch(&name, &params, &Patch::Apply(&patch)).await.unwrap();
+    let output = roster(&args);
+    assert!(!output.status.success());
+    let told = text(&output.stderr);
+    assert!(told.contains(&format!("{path}:2: User {name}: ")) && told.contains("--force-conflicts"), "{told}");
+    assert_eq!(users.get(&name).await.unwrap().spec.zone.as_deref(), Some("us"));
+    succeeds(&[&args[..], &["--force-conflicts"]].concat());
+    assert_eq!(users.get(&name).await.unwrap().spec.zone.as_deref(), Some("eu"));
+}
+
+#[test]
+fn every_rejected_line_is_told_and_the_others_come() {
+    let name = unique("rejected");
+    let path =
+        file("rejected.csv", &format!("username,timezone,password\n{name},UTC,\nbad,Mars/Base,\nplain,,hunter2\n"));
+    let rejects = cluster().plane.dir.join("rejects.csv");
+    let args = ["import", "--from", "csv", &path, "--apply", "--rejects", rejects.to_str().unwrap()];
+    let output = roster(&args);
+    assert!(!output.status.success());
+    assert_eq!(text(&output.stdout), "1 created, 0 changed, 0 the same, 2 rejected\n");
+    let told = text(&output.stderr);
+    assert!(told.contains(&format!("{path}:3: spec.timezone: must be a name of the IANA")), "{told}");
+    assert!(told.contains(&format!("{path}:4: password: is plaintext")) && !told.contains("hunter2"), "{told}");
+    let written = std::fs::read_to_string(&rejects).unwrap();
+    assert!(
+        written.starts_with("file,line,who,field,reason\n") && written.contains(",3,bad,spec.timezone,"),
+        "{written}"
+    );
+    assert!(roster(&[&args[..], &["--allow-rejected"]].concat()).status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passwords_are_hashed_here_once() {
+    let name = unique("plain");
+    let path = file("plain.csv", &format!("username,password\n{name},a giraffe in rubber boots\n"));
+    let args = ["import", "--from", "csv", &path, "--hash-passwords", "--secret-namespace", "people", "--apply"];
+    succeeds(&args);
+    let users = cluster().users().await;
+    wait_for_reason(&users, &name, "Ready", "Succeeded").await;
+    assert_eq!(last_line(&succeeds(&args)), "0 created, 0 changed, 1 the same, 0 rejected");
+    let direct = Direct::new(cluster(), 0, None).await;
+    assert_eq!(with_password(&direct, &name, "a giraffe in rubber boots").await.status, 201);
+    let secret = cluster().secrets("people").await.get(&format!("{name}-password")).await.unwrap();
+    assert_eq!(secret.data.unwrap().keys().collect::<Vec<_>>(), ["passwordHash"]);
+}
+
+/// What was written as manifests is what was applied, and what was exported is imported again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_exported_is_what_was_imported() {
+    let (ada, group) = (unique("export"), unique("export-group"));
+    let path = file(
+        "export.csv",
+        &format!("username,email,groups,hash,quota,extra\n{ada},{ada}@example.com,{group},{BCRYPT},pods=5,a=1;a=2\n"),
+    );
+    succeeds(&["import", "--from", "csv", "--secret-namespace", "people", &path, "--apply"]);
+    let users = cluster().users().await;
+    let before = wait_until_ready(&users, &ada).await;
+    let declared = |documents: &[Value], kind: &str, name: &str| {
+        documents.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name).cloned().unwrap()
+    };
+    for format in ["json", "yaml", "csv"] {
+        let exported = cluster().plane.dir.join(format!("exported.{format}"));
+        let exported = exported.to_str().unwrap();
+        succeeds(&["export", "--to", format, "--with-hashes", "--output", exported]);
+        let folder = cluster().plane.dir.join(format!("written-{format}"));
+        // Other tests leave people behind whose Secret is not there.
+        succeeds(&["import", "--from", format, exported, "--write", folder.to_str().unwrap(), "--allow-rejected"]);
+        let text = std::fs::read_to_string(folder.join(format!("users/{ada}.yaml"))).unwrap();
+        let documents: Vec<Value> = serde_yaml::Deserializer::from_str(&text)
+            .map(|document| serde::Deserialize::deserialize(document).unwrap())
+            .collect();
+        let user = declared(&documents, "User", &ada);
+        assert_eq!(user["spec"], serde_json::to_value(&before.spec).unwrap(), "{format}");
+        let secret = declared(&documents, "Secret", &format!("{ada}-password"));
+        let live = cluster().secrets("people").await.get(&format!("{ada}-password")).await.unwrap();
+        assert_eq!(secret["data"], serde_json::to_value(live.data).unwrap(), "{format}");
+        assert!(folder.join(format!("groups/{group}.yaml")).exists());
+    }
+    let htpasswd = succeeds(&["export", "--to", "htpasswd", "--with-hashes"]);
+    assert!(htpasswd.contains(&format!("{ada}:{BCRYPT}\n")));
+    for format in ["csv", "json", "yaml", "ldif", "htpasswd", "passwd"] {
+        assert!(!succeeds(&["export", "--to", format]).contains("Crp.JRmP"), "{format} tells hashes unasked");
+    }
+    let groups = Api::<Group>::all(cluster().client().await).list(&ListParams::default()).await.unwrap();
+    assert!(groups.items.iter().any(|found| found.metadata.name.as_deref() == Some(group.as_str())));
+    let _: Vec<User> = users.list(&ListParams::default()).await.unwrap().items;
+}

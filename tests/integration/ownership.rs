@@ -1,0 +1,266 @@
+//! Who owns a namespace: nobody makes another person's namespace their own, or charges them with one, and whoever has a
+//! quota makes none that escapes it. Every refusal has its legitimate twin.
+
+use roster_harness::Operator;
+
+use crate::i4_escalation::settle;
+use crate::support::{Cluster, eventually, rbac, unique};
+
+/// `{n}-boss` holds `edit` in `{n}-power` by a group. Everybody may write namespaces. `{n}-alice` and the lead, who has a
+/// quota, may bind what is at stake, but not every role; the others `view` alone. `{n}-eve` and `{n}-alice` are no Users.
+const STAGE: &str = "
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: '{n}-power'}}
+---
+{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: '{n}-desk'}, rules: [{apiGroups: [''], resources: [namespaces, namespaces/status, namespaces/finalize], verbs: ['*']}, {apiGroups: [rbac.authorization.k8s.io], resources: [clusterroles], resourceNames: [view], verbs: [bind]}]}
+---
+{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: '{n}-binder'}, rules: [{apiGroups: [rbac.authorization.k8s.io], resources: [clusterroles], resourceNames: [edit, '{n}-desk'], verbs: [bind]}]}
+---
+{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: '{n}-desk'}, roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: '{n}-desk'}, subjects: [{kind: User, name: '{n}-eve'}, {kind: User, name: '{n}-alice'}, {kind: User, name: '{n}-boss'}, {kind: User, name: '{n}-me-by-name'}, {kind: User, name: '{n}-limited'}, {kind: User, name: '{n}-grouped'}, {kind: User, name: '{n}-lead'}, {kind: ServiceAccount, name: robot, namespace: '{n}-power'}]}
+---
+{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: '{n}-binder'}, roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: '{n}-binder'}, subjects: [{kind: User, name: '{n}-alice'}, {kind: User, name: '{n}-lead'}]}
+---
+{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {members: ['{n}-boss']}}
+---
+{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-power'}, spec: {subjects: [{kind: Group, name: '{n}-power'}, {kind: User, name: '{n}-late'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}-power']}}}
+---
+{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-outer'}, spec: {memberGroups: ['{n}-inner'], quota: {hard: {pods: '9'}}}}
+---
+{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-inner'}, spec: {members: ['{n}-grouped']}}
+---
+{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss'}, spec: {}}
+---
+{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-me'}, spec: {username: '{n}-me-by-name'}}
+---
+{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-plain'}, spec: {}}
+---
+{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-grouped'}, spec: {}}
+---
+{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-limited'}, spec: {quota: {hard: {namespaces: '5'}}}}
+---
+{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-lead'}, spec: {quota: {hard: {namespaces: '5'}}}}
+";
+
+/// A stage under a name of its own.
+struct Stage {
+    cluster: &'static Cluster,
+    n: String,
+}
+
+impl Stage {
+    async fn set(prefix: &str) -> Self {
+        let (cluster, n) = (rbac(), unique(prefix));
+        cluster.apply(&STAGE.replace("{n}", &n));
+        settle(cluster, &n).await;
+        Self { cluster, n }
+    }
+
+    /// What kubectl prints when somebody of the stage asks for this, or what the API server refuses it with.
+    fn ask(&self, who: &str, args: &[&str], input: &str) -> Result<String, String> {
+        let who = if who.starts_with("system:") { who.replace("{n}", &self.n) } else { format!("{}-{who}", self.n) };
+        let args: Vec<String> = args.iter().map(|arg| arg.replace("{n}", &self.n)).collect();
+        let args: Vec<&str> = ["--as", &who].into_iter().chain(args.iter().map(String::as_str)).collect();
+        let printed = self.cluster.plane.kubectl.run_with_input(&args, &input.replace("{n}", &self.n));
+        printed.map_err(|error| format!("{error:#}"))
+    }
+
+    fn passes(&self, who: &str, args: &[&str], input: &str) {
+        self.ask(who, args, input).unwrap_or_else(|refusal| panic!("{who} can't {args:?} {input}: {refusal}"));
+    }
+
+    fn refused(&self, who: &str, args: &[&str], input: &str, because: &str) {
+        let because = because.replace("{n}", &self.n);
+        match self.ask(who, args, input) {
+            Ok(printed) => panic!("{who} could {args:?} {input}: {printed}"),
+            Err(refusal) => assert!(refusal.contains("the guard: ") && refusal.contains(&because), "{refusal}"),
+        }
+    }
+
+    /// A namespace of that owner, made by the administrator; `none`: without an owner.
+    fn namespace(&self, owner: &str) -> String {
+        let name = unique(&self.n);
+        self.cluster.kubectl(&["create", "namespace", &name]);
+        if owner != "none" {
+            let label = format!("roster.dev/owner={}-{owner}", self.n);
+            self.cluster.kubectl(&["label", "namespace", &name, &label]);
+        }
+        name
+    }
+
+    /// The manifest of a new namespace of that owner.
+    fn manifest(&self, owner: &str) -> String {
+        format!(
+            "---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {}, labels: {{roster.dev/owner: '{{n}}-{owner}'}}}}}}",
+            unique(&self.n)
+        )
+    }
+}
+
+const CREATE: &[&str] = &["create", "-f", "-"];
+
+/// The three ways to give a namespace to somebody.
+fn give<'a>(namespace: &'a str, label: &'a str, object: &'a str) -> [(Vec<&'a str>, &'a str); 3] {
+    let status = vec!["patch", "namespace", namespace, "--subresource=status", "--type=merge", "-p", label];
+    [
+        (vec!["patch", "namespace", namespace, "--type=merge", "-p", label], ""),
+        (status, ""),
+        (vec!["replace", "--raw", object, "-f", "-"], label),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ownership_is_given_by_whoever_controls_the_owner() {
+    let stage = Stage::set("own-give").await;
+    let boss = "User {n}-boss (metadata.labels[roster.dev/owner]) holds or would hold ClusterRole";
+    stage.refused("eve", CREATE, &stage.manifest("boss"), boss);
+    stage.refused("me-by-name", CREATE, &stage.manifest("boss"), boss);
+    stage.passes("alice", CREATE, &stage.manifest("boss"));
+    stage.passes("boss", CREATE, &stage.manifest("boss"));
+    // Whoever is not there yet counts by name, and whoever holds nothing is controlled by anybody.
+    stage.refused("eve", CREATE, &stage.manifest("late"), "User {n}-late");
+    stage.passes("alice", CREATE, &stage.manifest("late"));
+    stage.passes("eve", CREATE, &stage.manifest("plain"));
+    // One is known by the username, and not by the name.
+    stage.passes("me-by-name", CREATE, &stage.manifest("me"));
+    stage.refused("eve", CREATE, &stage.manifest("me"), "User {n}-me (");
+    // A namespace that is there, by every way to write its labels.
+    for who in ["eve", "alice", "boss"] {
+        for way in 0..3 {
+            let namespace = stage.namespace("none");
+            let (path, label) = (
+                format!("/api/v1/namespaces/{namespace}/finalize"),
+                format!(
+                    r#"{{"apiVersion": "v1", "kind": "Namespace", "metadata": {{"name": "{namespace}", "labels": {{"roster.dev/owner": "{{n}}-boss"}}}}, "spec": {{"finalizers": ["kubernetes"]}}}}"#
+                ),
+            );
+            let (args, input) = &give(&namespace, &label, &path)[way];
+            if who == "eve" {
+                stage.refused(who, args, input, boss);
+            } else {
+                stage.passes(who, args, input);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ownership_is_not_let_go_by_the_owner_alone() {
+    let stage = Stage::set("own-take").await;
+    let namespace = stage.namespace("me");
+    let label = |value: &str| ["label", "namespace", &namespace, "--overwrite", value].map(str::to_owned).to_vec();
+    let me = "User {n}-me (metadata.labels[roster.dev/owner]) holds or would hold ClusterRole {n}-desk";
+    for change in ["roster.dev/owner-", "roster.dev/owner=", "roster.dev/owner={n}-plain", "roster.dev/owner={n}-boss"]
+    {
+        let change = label(change);
+        let change: Vec<&str> = change.iter().map(String::as_str).collect();
+        for who in ["me-by-name", "eve"] {
+            let because = if change[4].ends_with("boss") { "metadata.labels[roster.dev/owner]" } else { me };
+            stage.refused(who, &change, "", because);
+        }
+        stage.passes("alice", &change, "");
+        // Back again, which takes control of whoever has it now.
+        let back = label("roster.dev/owner={n}-me");
+        let back: Vec<&str> = back.iter().map(String::as_str).collect();
+        if change[4].ends_with("boss") {
+            stage.refused("me-by-name", &back, "", "User {n}-boss (");
+            stage.passes("alice", &back, "");
+        } else {
+            stage.passes("me-by-name", &back, "");
+        }
+    }
+    // Anything else goes on, and an end is an end.
+    let other = label("floor=3");
+    stage.passes("eve", &other.iter().map(String::as_str).collect::<Vec<_>>(), "");
+    stage.passes("eve", &["delete", "namespace", &namespace, "--wait=false"], "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ownership_is_said_by_whoever_has_a_quota() {
+    let stage = Stage::set("own-quota").await;
+    let bare = || {
+        let name = unique(&stage.n);
+        format!("---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}")
+    };
+    for who in ["limited", "grouped", "lead"] {
+        let because = format!(
+            "metadata.labels[roster.dev/owner]: is required: User {{n}}-{who} has a quota, and a Namespace without an owner would count against none; set it to {{n}}-{who}"
+        );
+        stage.refused(who, CREATE, &bare(), &because);
+        let generated =
+            "---\n{apiVersion: v1, kind: Namespace, metadata: {generateName: '{n}-x', labels: {floor: '3'}}}";
+        stage.refused(who, CREATE, generated, &because);
+        stage.passes(who, CREATE, &stage.manifest(who));
+        // Whose nobody is, or somebody who nobody says may do what, it would escape too.
+        stage.refused(who, CREATE, &stage.manifest("nobody"), "which the Namespace would escape; set it to");
+        stage.refused(who, CREATE, &stage.manifest("plain"), "which the Namespace would escape; set it to");
+    }
+    stage.refused("limited", CREATE, &stage.manifest("boss"), "User {n}-boss (");
+    stage.passes("lead", CREATE, &stage.manifest("boss"));
+    // Who has no quota, or is no User, is not asked.
+    for who in ["eve", "boss", "me-by-name", "system:serviceaccount:{n}-power:robot"] {
+        stage.passes(who, CREATE, &bare());
+    }
+    let limited = format!("{}-limited", stage.n);
+    let patch = r#"{"spec": {"quota": null}}"#;
+    stage.cluster.kubectl(&["patch", "users.roster.dev", &limited, "--type=merge", "-p", patch]);
+    eventually("no quota, no owner", || async { stage.ask("limited", CREATE, &bare()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ownership_is_explained_by_guard_explain() {
+    let stage = Stage::set("own-explain").await;
+    let explain = |who: &str, owner: &str| {
+        let file = stage.cluster.plane.dir.join(unique("explain"));
+        std::fs::write(&file, stage.manifest(owner).replace("{n}", &stage.n)).unwrap();
+        let mut command = std::process::Command::new(crate::support::binary());
+        command.args(["guard", "explain", "--as", &format!("{}-{who}", stage.n), "-f"]).arg(&file);
+        let output = command.env("KUBECONFIG", &stage.cluster.plane.kubectl.kubeconfig).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
+    for (who, owner, passes) in [
+        ("eve", "boss", false),
+        ("alice", "boss", true),
+        ("boss", "boss", true),
+        ("me-by-name", "me", true),
+        ("limited", "nobody", false),
+        ("limited", "limited", true),
+    ] {
+        let (found, text) = explain(who, owner);
+        assert_eq!(found, passes, "{who} {owner}: {text}");
+    }
+}
+
+/// What creates of namespaces cost while no operator answers. Called where there is none, by [`crate::locks`].
+pub fn fails_closed_without_an_operator(cluster: &Cluster) {
+    assert!(cluster.operators().is_empty());
+    let n = unique("own-down");
+    cluster.apply(&format!(
+        "---\n{{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {{name: {n}}}, rules: [{{apiGroups: [''], resources: [namespaces], verbs: ['*']}}]}}\n\
+         ---\n{{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {{name: {n}}}, roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {n}}}, subjects: [{{kind: User, name: {n}}}, {{kind: ServiceAccount, name: robot, namespace: {n}}}]}}\n"
+    ));
+    let create = |who: &str| cluster.plane.kubectl.run(&["create", "namespace", &unique(&n), "--as", who]);
+    let error = create(&n).unwrap_err().to_string();
+    assert!(error.contains("namespaces.guard.roster.dev"), "{error}");
+    create(&format!("system:serviceaccount:{n}:robot")).expect("no User has such a name");
+    cluster.kubectl(&["create", "namespace", &unique(&n)]);
+}
+
+/// Ends every operator of a cluster.
+pub fn kill_operators(cluster: &Cluster) {
+    cluster.operators().drain(..).for_each(Operator::kill);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_the_cluster_belongs_to_nobody() {
+    let cluster = rbac();
+    let label = |namespace: &str, label: &str| {
+        cluster.plane.kubectl.run(&["label", "namespace", namespace, label, "--overwrite", "--dry-run=server"])
+    };
+    for namespace in ["roster-system", "kube-system", "kube-public", "kube-node-lease"] {
+        let refused = format!("{:#}", label(namespace, "roster.dev/owner=jane").unwrap_err());
+        assert!(refused.contains("roster.dev/owner") && refused.contains("belong to nobody"), "{refused}");
+        label(namespace, "team=apollo").unwrap();
+    }
+    let anonymous = "apiVersion: v1\nkind: Namespace\nmetadata: {generateName: anybodys-, labels: {team: apollo}}\n";
+    cluster.plane.kubectl.run_with_input(&["create", "--dry-run=server", "-f", "-"], anonymous).unwrap();
+}

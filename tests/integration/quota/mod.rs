@@ -1,0 +1,270 @@
+//! Quota over all the namespaces of a user. There is no kubelet: pods stay Pending, which counts in full.
+
+mod counting;
+mod ledger;
+mod limits;
+mod namespaces;
+mod strict;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Namespace, Pod, ResourceQuota, ServiceAccount};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::Client;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use roster::api::{OWNER_LABEL, User};
+use serde_json::{Value, json};
+
+use crate::support::{Cluster, audit_position, condition, create, eventually, operator_writes, user_where};
+
+/// Name of what Roster keeps in each owned namespace.
+pub const ROSTER: &str = "roster";
+
+/// The control plane of tests that leave the operators alone: two of them, so that what one knows, both must know.
+fn quota() -> &'static Cluster {
+    static QUOTA: OnceLock<Cluster> = OnceLock::new();
+    QUOTA.get_or_init(|| {
+        // What the control plane has missed to count, as it does where it is slow, it finds within 30 seconds.
+        let cluster = Cluster::create_with("quota", &[], &["--resource-quota-sync-period=30s"]);
+        cluster.start_operator(&[]);
+        cluster.start_operator(&[]);
+        cluster
+    })
+}
+
+/// Limits by name.
+pub fn limits(hard: &[(&str, &str)]) -> Value {
+    hard.iter().map(|(name, limit)| ((*name).to_owned(), Value::from(*limit))).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// A User with those limits.
+pub fn owner(name: &str, hard: &[(&str, &str)]) -> User {
+    let manifest = json!({
+        "apiVersion": "roster.dev/v1alpha1", "kind": "User",
+        "metadata": {"name": name}, "spec": {"quota": {"hard": limits(hard)}},
+    });
+    serde_json::from_value(manifest).expect("it is a User")
+}
+
+/// Gives a User other limits on the same names.
+async fn limit(users: &Api<User>, name: &str, hard: &[(&str, &str)]) {
+    let patch = Patch::Merge(json!({"spec": {"quota": {"hard": limits(hard)}}}));
+    users.patch(name, &PatchParams::default(), &patch).await.unwrap();
+}
+
+/// A Namespace, owned or not.
+pub fn namespace(name: &str, owner: Option<&str>) -> Namespace {
+    let mut namespace = Namespace::default();
+    namespace.metadata.name = Some(name.to_owned());
+    namespace.metadata.labels = owner.map(|owner| [(OWNER_LABEL.to_owned(), owner.to_owned())].into());
+    namespace
+}
+
+/// Hands a Namespace over, as a merge patch does.
+async fn hand_over(client: &Client, name: &str, to: Option<&str>) -> kube::Result<Namespace> {
+    let patch = Patch::Merge(json!({"metadata": {"labels": {OWNER_LABEL: to}}}));
+    Api::all(client.clone()).patch(name, &PatchParams::default(), &patch).await
+}
+
+/// A pod that requests that much CPU, or says nothing of it.
+pub fn pod(name: &str, cpu: Option<&str>) -> Pod {
+    let requests = cpu.map(|cpu| json!({"requests": {"cpu": cpu}}));
+    let container = json!({"name": "main", "image": "nowhere.invalid/nothing", "resources": requests});
+    serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"containers": [container]}})).expect("it is one")
+}
+
+/// A User with namespaces `{name}-0`, `{name}-1`, … that can be used.
+async fn owner_of(cluster: &Cluster, name: &str, hard: &[(&str, &str)], count: usize) -> Vec<String> {
+    create(&cluster.users().await, &owner(name, hard)).await;
+    let names: Vec<String> = (0..count).map(|at| format!("{name}-{at}")).collect();
+    let client = cluster.client().await;
+    for own in &names {
+        create(&Api::all(client.clone()), &namespace(own, Some(name))).await;
+    }
+    for own in &names {
+        wait_until_enforced(&client, own, ROSTER).await;
+    }
+    names
+}
+
+/// Waits until kube-apiserver enforces that ResourceQuota, and pods can be made at all.
+pub async fn wait_until_enforced(client: &Client, namespace: &str, quota: &str) {
+    wait_for_account(client, namespace).await;
+    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), namespace);
+    eventually(&format!("the ResourceQuota {quota} of {namespace} is enforced"), || async {
+        let found = quotas.get_opt(quota).await.map_err(|error| error.to_string())?.ok_or("it is not there")?;
+        let enforced =
+            found.status.as_ref().and_then(|status| status.hard.as_ref()).is_some_and(|hard| !hard.is_empty());
+        if enforced { Ok(()) } else { Err(format!("{:?}", found.status)) }
+    })
+    .await;
+}
+
+/// Without its service account a namespace takes no pods, quota or not. controller-manager makes it.
+async fn wait_for_account(client: &Client, namespace: &str) {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    eventually(&format!("{namespace} has its service account"), || async {
+        accounts.get_opt("default").await.map_err(|error| error.to_string())?.ok_or_else(|| "it has none".to_owned())
+    })
+    .await;
+}
+
+/// What came of an attempt to make something.
+#[derive(Debug)]
+enum Outcome {
+    Admitted,
+    /// By quota: nothing else says Forbidden or Invalid to a cluster administrator with a valid object.
+    Refused(String),
+    /// Too many write one ResourceQuota at the same time: kube-apiserver gives up after some attempts.
+    Conflict(String),
+    /// By an accident.
+    Failed(String),
+}
+
+impl Outcome {
+    fn of<K>(result: kube::Result<K>) -> Self {
+        match result {
+            Ok(_) => Self::Admitted,
+            Err(kube::Error::Api(status)) if [403, 422].contains(&status.code) => Self::Refused(status.message.clone()),
+            Err(kube::Error::Api(status)) if status.code == 409 => Self::Conflict(status.message.clone()),
+            Err(error) => Self::Failed(error.to_string()),
+        }
+    }
+
+    fn refusal(self) -> String {
+        match self {
+            Self::Refused(message) => message,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    fn is_admitted(&self) -> bool {
+        matches!(self, Self::Admitted)
+    }
+}
+
+/// One attempt to make a pod.
+async fn try_pod(client: &Client, namespace: &str, name: &str, cpu: Option<&str>) -> Outcome {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    Outcome::of(pods.create(&PostParams::default(), &pod(name, cpu)).await)
+}
+
+/// The first attempt on which somebody has judged: a conflict says nothing of the quota.
+async fn judge_pod(client: &Client, namespace: &str, name: &str, cpu: Option<&str>) -> Outcome {
+    eventually(&format!("somebody judges the pod {name} in {namespace}"), || async {
+        match try_pod(client, namespace, name, cpu).await {
+            Outcome::Conflict(message) => Err(message),
+            other => Ok(other),
+        }
+    })
+    .await
+}
+
+/// What the refusal of a pod says.
+async fn refused_pod(client: &Client, namespace: &str, name: &str, cpu: &str) -> String {
+    judge_pod(client, namespace, name, Some(cpu)).await.refusal()
+}
+
+/// Makes a pod, tried again while it is refused: room may have to be moved first.
+async fn make_pod(client: &Client, namespace: &str, name: &str, cpu: Option<&str>) {
+    eventually(&format!("{namespace} takes the pod {name}"), || async {
+        match try_pod(client, namespace, name, cpu).await {
+            Outcome::Admitted => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+/// Nobody waits for a pod without a node: it is gone at once.
+async fn delete_pod(client: &Client, namespace: &str, name: &str) {
+    Api::<Pod>::namespaced(client.clone(), namespace).delete(name, &DeleteParams::default()).await.unwrap();
+}
+
+/// A quantity in thousandths.
+fn milli(quantity: &str) -> i128 {
+    let digits = quantity.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let binary = |power| 1000 * 1024_i128.pow(power);
+    let decimal = |power| 1000 * 1000_i128.pow(power);
+    let factor = match &quantity[digits.len()..] {
+        "m" => 1,
+        "" => decimal(0),
+        "k" => decimal(1),
+        "M" => decimal(2),
+        "G" => decimal(3),
+        "T" => decimal(4),
+        "P" => decimal(5),
+        "E" => decimal(6),
+        "Ki" => binary(1),
+        "Mi" => binary(2),
+        "Gi" => binary(3),
+        "Ti" => binary(4),
+        "Pi" => binary(5),
+        "Ei" => binary(6),
+        other => panic!("{quantity}: {other} is no suffix"),
+    };
+    // Canonical quantities have no fraction.
+    digits.parse::<i128>().unwrap_or_else(|error| panic!("{quantity}: {error}")) * factor
+}
+
+/// Amounts by name, in thousandths; what is not there counts as zero.
+type Amounts = BTreeMap<String, i128>;
+
+fn amounts(quantities: &BTreeMap<String, Quantity>) -> Amounts {
+    quantities.iter().map(|(name, quantity)| (name.clone(), milli(&quantity.0))).collect()
+}
+
+fn amount(amounts: &Amounts, name: &str) -> i128 {
+    amounts.get(name).copied().unwrap_or_default()
+}
+
+/// What the User's status says is used, and which limits are in force.
+fn told(user: &User) -> (Amounts, Amounts) {
+    let quota = user.status.as_ref().and_then(|status| status.quota.clone()).unwrap_or_default();
+    let parse = |map: BTreeMap<String, String>| map.iter().map(|(name, text)| (name.clone(), milli(text))).collect();
+    (parse(quota.used), parse(quota.hard))
+}
+
+/// Waits until the User's status tells that use.
+async fn wait_for_use(cluster: &Cluster, name: &str, used: &[(&str, &str)]) -> User {
+    let expected: Vec<(&str, i128)> = used.iter().map(|(name, quantity)| (*name, milli(quantity))).collect();
+    user_where(&cluster.users().await, name, &format!("uses {used:?}"), |user| {
+        let (used, _) = told(user);
+        expected.iter().all(|(name, expected)| amount(&used, name) == *expected)
+    })
+    .await
+}
+
+/// Waits until the condition QuotaWithinLimits has that reason; its message.
+async fn wait_until_quota_is(cluster: &Cluster, name: &str, status: &str, reason: &str) -> String {
+    let user = user_where(&cluster.users().await, name, reason, |user| {
+        condition(user, "QuotaWithinLimits").is_some_and(|c| {
+            (c.status.as_str(), c.reason.as_str()) == (status, reason)
+                && c.observed_generation == user.metadata.generation
+        })
+    })
+    .await;
+    condition(&user, "QuotaWithinLimits").expect("it was just there").message.clone()
+}
+
+/// The operator's writes since `position`, but for those of its leadership.
+pub fn writes_since(cluster: &Cluster, position: u64) -> Vec<String> {
+    operator_writes(cluster, position).into_iter().filter(|write| !write.contains("/leases/")).collect()
+}
+
+/// Waits until the operator has nothing left to write: it writes nothing for some seconds.
+pub async fn settle(cluster: &Cluster) {
+    eventually("the operator is done", || async {
+        let position = audit_position(cluster);
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let writes = writes_since(cluster, position);
+        if writes.is_empty() { Ok(()) } else { Err(format!("{writes:#?}")) }
+    })
+    .await;
+}
+
+fn set<T: AsRef<str>>(names: &[T]) -> BTreeSet<String> {
+    names.iter().map(|name| name.as_ref().to_owned()).collect()
+}

@@ -1,0 +1,300 @@
+//! The limit holds over all namespaces together, at each instant; and what is free can be used, wherever it is wanted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Namespace, Pod, ResourceQuota};
+use kube::api::{Api, DeleteParams, PostParams};
+use kube::{Client, ResourceExt};
+use serde_json::json;
+use tokio::task::{JoinHandle, block_in_place};
+
+use super::ledger::{Ledger, Moves};
+use super::{
+    Outcome, ROSTER, amount, amounts, delete_pod, judge_pod, limits, make_pod, namespace, owner_of, pod, quota,
+    refused_pod, set, try_pod, wait_for_use, wait_until_enforced,
+};
+use crate::support::{Cluster, FAST_LEASE, Random, create, eventually, eventually_within, unique};
+
+/// What the limits of these tests are, in thousandths of a CPU.
+const LIMIT: i128 = 8000;
+const WRITERS: usize = 16;
+const KILLS: u32 = 10;
+
+/// What came of the attempts of some writers.
+#[derive(Default)]
+struct Tally {
+    admitted: AtomicUsize,
+    refused: AtomicUsize,
+    conflicts: AtomicUsize,
+    failed: AtomicUsize,
+    deleted: AtomicUsize,
+}
+
+impl Tally {
+    fn add(&self, outcome: &Outcome) {
+        let counter = match outcome {
+            Outcome::Admitted => &self.admitted,
+            Outcome::Refused(_) => &self.refused,
+            Outcome::Conflict(_) => &self.conflicts,
+            Outcome::Failed(_) => &self.failed,
+        };
+        // One is enough to see what kind of accident it was.
+        if counter.fetch_add(1, Ordering::Relaxed) == 0
+            && let Outcome::Failed(message) = outcome
+        {
+            println!("the first that failed: {message}");
+        }
+    }
+
+    fn numbers(&self) -> [usize; 5] {
+        [&self.admitted, &self.refused, &self.conflicts, &self.failed, &self.deleted]
+            .map(|count| count.load(Ordering::Relaxed))
+    }
+
+    fn told(&self) -> String {
+        let [admitted, refused, conflicts, failed, deleted] = self.numbers();
+        format!(
+            "{admitted} creates admitted, {refused} refused, {conflicts} in conflict, {failed} failed; {deleted} pods \
+             deleted"
+        )
+    }
+
+    /// Whether the limit was in anybody's way at all.
+    fn assert_contended(&self) {
+        let [admitted, refused, _, failed, _] = self.numbers();
+        assert!(admitted >= 50 && refused >= 50 && failed < admitted, "{}", self.told());
+    }
+}
+
+/// Somebody who makes pods of 100m to 700m and deletes them again, at random, until told to stop.
+async fn write(client: Client, own: usize, namespaces: Vec<String>, mut random: Random, (stop, tally): Shared) {
+    let api = |namespace: &str| Api::<Pod>::namespaced(client.clone(), namespace);
+    let mut mine: Vec<(String, String)> = Vec::new();
+    let mut made = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let at = |random: &mut Random, len: usize| usize::try_from(random.below(len as u64)).expect("it is small");
+        if !mine.is_empty() && random.below(2) == 0 {
+            let (namespace, name) = mine.swap_remove(at(&mut random, mine.len()));
+            // Where the answer is lost the pod stays, and counts.
+            if api(&namespace).delete(&name, &DeleteParams::default()).await.is_ok() {
+                tally.deleted.fetch_add(1, Ordering::Relaxed);
+            }
+        } else {
+            let (namespace, name) = (&namespaces[at(&mut random, namespaces.len())], format!("writer-{own}-{made}"));
+            let cpu = format!("{}m", 100 + random.below(601));
+            made += 1;
+            let outcome = try_pod(&client, namespace, &name, Some(&cpu)).await;
+            tally.add(&outcome);
+            if outcome.is_admitted() {
+                mine.push((namespace.clone(), name));
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(random.below(30))).await;
+    }
+}
+
+type Shared = (Arc<AtomicBool>, Arc<Tally>);
+
+/// Lets writers loose on namespaces.
+fn hammer(
+    client: &Client,
+    namespaces: &[String],
+    seed: u64,
+    stop: &Arc<AtomicBool>,
+) -> (Arc<Tally>, Vec<JoinHandle<()>>) {
+    let tally = Arc::new(Tally::default());
+    let writer = |own| {
+        let random = Random(seed.wrapping_mul(1000).wrapping_add(own as u64));
+        let shared = (Arc::clone(stop), Arc::clone(&tally));
+        tokio::spawn(write(client.clone(), own, namespaces.to_vec(), random, shared))
+    };
+    let writers = (0..WRITERS).map(writer).collect();
+    (tally, writers)
+}
+
+/// A namespace of nobody, with a limit of its own that nobody moves.
+async fn native_floor(client: &Client, name: &str) {
+    create(&Api::<Namespace>::all(client.clone()), &namespace(name, None)).await;
+    let fixed = json!({"metadata": {"name": "fixed"}, "spec": {"hard": limits(&[("requests.cpu", "8")])}});
+    let fixed: ResourceQuota = serde_json::from_value(fixed).unwrap();
+    create(&Api::namespaced(client.clone(), name), &fixed).await;
+    wait_until_enforced(client, name, "fixed").await;
+}
+
+/// Kills one of two operators after the other, and starts another in its place, over that time.
+async fn kill_now_and_then(cluster: &Cluster, time: Duration, mut random: Random) {
+    for _ in 0..KILLS {
+        let (before, after) = (random.below(100), random.below(100));
+        let turn = (time / KILLS).mul_f64(1.0 / 200.0);
+        tokio::time::sleep(turn * u32::try_from(before).expect("it is small")).await;
+        block_in_place(|| {
+            let one = usize::try_from(random.below(2)).expect("it is small");
+            let operator = cluster.operators().remove(one);
+            operator.kill();
+            cluster.start_operator(FAST_LEASE);
+        });
+        tokio::time::sleep(turn * u32::try_from(after).expect("it is small")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_sum_over_all_namespaces_never_exceeds_the_limit() {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let (seed, seconds) = (number("ROSTER_SEED").unwrap_or(20_261_123), number("ROSTER_QUOTA_SECONDS").unwrap_or(90));
+    println!("ROSTER_SEED={seed} ROSTER_QUOTA_SECONDS={seconds}");
+    let cluster = Cluster::create("quota-strict", &[]);
+    cluster.start_operator(FAST_LEASE);
+    cluster.start_operator(FAST_LEASE);
+    let client = cluster.client().await;
+    native_floor(&client, "native").await;
+    let owned = owner_of(&cluster, "strict", &[("requests.cpu", "8")], 5).await;
+
+    let ledger = Ledger::open(&client, set(&owned)).await;
+    let floor = Ledger::open(&client, set(&["native"])).await;
+    let moves = Moves::count(&client).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    // The native limit has the machine's load, the writers and the time in common with Roster's.
+    let (tally, mut writers) = hammer(&client, &owned, seed, &stop);
+    let (native_tally, native_writers) = hammer(&client, &["native".to_owned()], seed + 1, &stop);
+    writers.extend(native_writers);
+    let time = Duration::from_secs(seconds);
+    tokio::join!(kill_now_and_then(&cluster, time, Random(seed + 2)), tokio::time::sleep(time));
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let moves = moves.end();
+    let (max, _) = ledger.close().await;
+    let (native, _) = floor.close().await;
+    println!("five namespaces: at most {max}m of {LIMIT}m; {}; {moves} moves", tally.told());
+    println!("a native ResourceQuota: at most {native}m of {LIMIT}m; {}", native_tally.told());
+    tally.assert_contended();
+    native_tally.assert_contended();
+    assert!(moves > 0, "no room was moved, so nothing was shown");
+    let overshoot = (native - LIMIT).max(0);
+    assert!(max <= LIMIT + overshoot, "{max}m; a native ResourceQuota alone let {overshoot}m too many through");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_least_7500m_of_8_can_be_used_even_when_every_namespace_wants_them() {
+    let cluster = quota();
+    let client = cluster.client().await;
+    let owned = owner_of(cluster, &unique("greedy"), &[("requests.cpu", "8")], 5).await;
+    let ledger = Ledger::open(&client, set(&owned)).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let greedy = |own: &String| {
+        let (client, own, stop) = (client.clone(), own.clone(), Arc::clone(&stop));
+        tokio::spawn(async move {
+            let mut made = 0;
+            while !stop.load(Ordering::Relaxed) {
+                match try_pod(&client, &own, &format!("greedy-{made}"), Some("500m")).await {
+                    Outcome::Admitted => made += 1,
+                    _ => tokio::time::sleep(Duration::from_millis(100)).await,
+                }
+            }
+        })
+    };
+    let writers: Vec<JoinHandle<()>> = owned.iter().map(greedy).collect();
+    eventually("7500m are in use", || async {
+        let pods = ledger.pods();
+        if pods >= 15 { Ok(()) } else { Err(format!("{pods} pods of 500m")) }
+    })
+    .await;
+    // Those who are refused go on for a while.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let (max, most) = ledger.close().await;
+    println!("at most {most} pods, {max}m");
+    assert!(max <= LIMIT && most <= 16, "{most} pods, {max}m");
+}
+
+/// Fills a namespace with that many pods of 500m.
+async fn fill(cluster: &Cluster, own: &str, count: u32) {
+    let client = cluster.client().await;
+    for at in 0..count {
+        make_pod(&client, own, &format!("full-{at}"), Some("500m")).await;
+    }
+}
+
+/// Deletes all but some of them, and waits until kube-apiserver knows that the room is free: controller-manager gives
+/// it back, in its own time.
+async fn make_room(client: &Client, own: &str, count: u32, left: u32) {
+    for at in left..count {
+        delete_pod(client, own, &format!("full-{at}")).await;
+    }
+    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), own);
+    eventually("the use of what is gone is given back", || async {
+        let status = quotas.get(ROSTER).await.map_err(|error| error.to_string())?.status.unwrap_or_default();
+        let used = amount(&amounts(&status.used.unwrap_or_default()), "requests.cpu");
+        if used == 500 * i128::from(left) { Ok(()) } else { Err(format!("{used}m")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_writer_that_retries_gets_free_room_within_seconds() {
+    let cluster = quota();
+    let (client, name) = (cluster.client().await, unique("hinted"));
+    let owned = owner_of(cluster, &name, &[("requests.cpu", "8")], 2).await;
+    let ledger = Ledger::open(&client, set(&owned)).await;
+    fill(cluster, &owned[0], 15).await;
+    refused_pod(&client, &owned[1], "too-early", "2").await;
+    make_room(&client, &owned[0], 15, 7).await;
+    // More than any share that might lie ready: room is made while the request waits.
+    let outcome = judge_pod(&client, &owned[1], "hinted", Some("2")).await;
+    assert!(outcome.is_admitted(), "at the first try: {outcome:?}");
+    wait_for_use(cluster, &name, &[("requests.cpu", "5500m"), ("pods", "8"), ("namespaces.running", "2")]).await;
+    let (max, _) = ledger.close().await;
+    assert!(max <= LIMIT, "{max}m");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_writer_that_retries_gets_free_room_without_hints_and_so_does_a_deployment() {
+    let cluster = Cluster::create("quota-without-hints", &["quota.hints=false"]);
+    cluster.start_operator(&[]);
+    let client = cluster.client().await;
+    let hinted =
+        cluster.kubectl(&["get", "validatingwebhookconfigurations,mutatingwebhookconfigurations", "-o", "yaml"]);
+    assert!(!hinted.contains("quota/hint"), "there is no hint webhook here");
+    let name = "patient";
+    let owned = owner_of(&cluster, name, &[("requests.cpu", "8")], 3).await;
+    let ledger = Ledger::open(&client, set(&owned)).await;
+    // Not to the brim: without hints nobody tells that somebody waits for the last of it.
+    fill(&cluster, &owned[0], 12).await;
+
+    // Of refused creates the ReplicaSet leaves Events, and they tell. There is no room for one pod, nor, once there
+    // is, in an even share for both.
+    let labels = json!({"app": "patient"});
+    let template = json!({"metadata": {"labels": labels}, "spec": pod("", Some("2500m")).spec});
+    let deployment: Deployment = serde_json::from_value(json!({
+        "metadata": {"name": "patient"},
+        "spec": {"replicas": 2, "selector": {"matchLabels": labels}, "template": template},
+    }))
+    .unwrap();
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), &owned[1]);
+    deployments.create(&PostParams::default(), &deployment).await.unwrap();
+    make_room(&client, &owned[0], 12, 4).await;
+    // The ReplicaSet controller waits twice as long after each refusal.
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &owned[1]);
+    eventually_within(Duration::from_secs(300), "the Deployment has its pods", || async {
+        let found = pods.list(&kube::api::ListParams::default()).await.map_err(|error| error.to_string())?.items;
+        if found.len() == 2 {
+            Ok(())
+        } else {
+            Err(format!("{:?}", found.iter().map(ResourceExt::name_any).collect::<Vec<_>>()))
+        }
+    })
+    .await;
+    // A bare pod leaves no Event of a controller: what lets it in is the room that lies ready everywhere again, now that
+    // whoever had asked has theirs. Of 1000m that are free, a quarter of an even part.
+    make_pod(&client, &owned[2], "bare", Some("80m")).await;
+    wait_for_use(&cluster, name, &[("requests.cpu", "7080m"), ("pods", "7")]).await;
+    let (max, _) = ledger.close().await;
+    assert!(max <= LIMIT, "{max}m");
+}

@@ -1,0 +1,308 @@
+//! The operator has the rights that it needs, and no others.
+//!
+//! Every test runs operators with the chart's ServiceAccount alone. Here one of them is led through everything that takes
+//! a right, and the audit log says which it has used: a right that is taken out of the chart shows as a refusal, and one
+//! that is put in for nothing as one that was never used.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+
+use crate::directory::Direct;
+use crate::quota::wait_until_enforced;
+use crate::support::{
+    Cluster, condition, create, eventually, operator_events, user, user_where, wait_for_text, wait_until_can,
+    wait_until_ready,
+};
+
+const NAMESPACE: &str = "roster-system";
+
+/// One verb on one resource.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Right {
+    /// The namespace where it holds; none: everywhere.
+    namespace: Option<String>,
+    group: String,
+    /// With its subresource.
+    resource: String,
+    verb: String,
+    /// The names that it is restricted to.
+    names: Vec<String>,
+}
+
+impl Right {
+    /// Whether this request needed the right.
+    fn covers(&self, event: &Value) -> bool {
+        let object = &event["objectRef"];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let resource = match object["subresource"].as_str() {
+            Some(subresource) => format!("{}/{subresource}", text(&object["resource"])),
+            None => text(&object["resource"]),
+        };
+        self.group == text(&object["apiGroup"])
+            && self.resource == resource
+            && self.verb == text(&event["verb"])
+            && self.namespace.as_ref().is_none_or(|namespace| *namespace == text(&object["namespace"]))
+            && (self.names.is_empty() || self.names.contains(&text(&object["name"])))
+    }
+}
+
+fn rights_of(rules: Option<Vec<PolicyRule>>, namespace: Option<&str>) -> Vec<Right> {
+    let mut rights = Vec::new();
+    for rule in rules.unwrap_or_default() {
+        for group in rule.api_groups.iter().flatten() {
+            for resource in rule.resources.iter().flatten() {
+                rights.extend(rule.verbs.iter().map(|verb| Right {
+                    namespace: namespace.map(str::to_owned),
+                    group: group.clone(),
+                    resource: resource.clone(),
+                    verb: verb.clone(),
+                    names: rule.resource_names.clone().unwrap_or_default(),
+                }));
+            }
+        }
+    }
+    rights
+}
+
+/// Everything that the chart gives the operator.
+async fn granted(cluster: &Cluster) -> Vec<Right> {
+    let client = cluster.client().await;
+    let roles = |namespace: &str| Api::<Role>::namespaced(client.clone(), namespace);
+    let clusterwide = Api::<ClusterRole>::all(client.clone()).get("roster").await.unwrap().rules;
+    let own = roles(NAMESPACE).get("roster").await.unwrap().rules;
+    let events = roles("default").get("roster-events").await.unwrap().rules;
+    [rights_of(clusterwide, None), rights_of(own, Some(NAMESPACE)), rights_of(events, Some("default"))].concat()
+}
+
+/// Some rights are asked for behind the request that they are needed in, which the audit log does not tell: to bind a role,
+/// and to create by a patch. The test below takes these away.
+fn is_asked_for_behind(right: &Right) -> bool {
+    let is_binding = ["clusterrolebindings", "rolebindings"].contains(&right.resource.as_str());
+    right.verb == "bind" || (is_binding && right.verb == "create")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_right_of_the_chart_is_used_and_none_is_missing() {
+    let cluster = Cluster::create("rights", &[]);
+    cluster.start_operator(&[]);
+    tour(&cluster).await;
+
+    let events = operator_events(&cluster, 0);
+    let refused: BTreeSet<String> = events
+        .iter()
+        .filter(|event| event["annotations"]["authorization.k8s.io/decision"] == "forbid")
+        .map(|event| format!("{} {}", event["verb"], event["requestURI"]))
+        .collect();
+    assert!(refused.is_empty(), "the operator lacks rights: {refused:#?}");
+    let rights = granted(&cluster).await;
+    assert!(rights.len() > 50, "{rights:#?}");
+    let wildcards: Vec<&Right> = rights
+        .iter()
+        .filter(|right| [&right.group, &right.resource, &right.verb].into_iter().any(|part| part.contains('*')))
+        .collect();
+    assert!(wildcards.is_empty(), "{wildcards:#?}");
+    let unused: Vec<&Right> = rights
+        .iter()
+        .filter(|right| !is_asked_for_behind(right) && !events.iter().any(|event| right.covers(event)))
+        .collect();
+    assert!(unused.is_empty(), "the operator has rights that it does not use: {unused:#?}");
+}
+
+/// Does everything in which the operator needs a right.
+async fn tour(cluster: &Cluster) {
+    people(cluster).await;
+    bindings(cluster).await;
+    owned(cluster).await;
+    leaving(cluster).await;
+}
+
+/// Credentials, Events, callers by token and callers that have to be asked about.
+async fn people(cluster: &Cluster) {
+    cluster.kubectl(&["apply", "-f", "examples/user-with-password.yaml"]);
+    let users = cluster.users().await;
+    wait_until_ready(&users, "jane").await;
+    // The Secret changes: a write to the identity.
+    cluster.kubectl(&["delete", "secret", "jane-password"]);
+    user_where(&users, "jane", "has lost it", |user| {
+        condition(user, "Ready").is_some_and(|ready| ready.reason == "SecretNotFound")
+    })
+    .await;
+    cluster.kubectl(&["apply", "-f", "examples/user-with-password.yaml"]);
+    wait_until_ready(&users, "jane").await;
+
+    cluster.kubectl(&["create", "serviceaccount", "asker"]);
+    cluster.kubectl(&[
+        "create",
+        "clusterrolebinding",
+        "asker",
+        "--clusterrole=roster-directory-reader",
+        "--serviceaccount=default:asker",
+    ]);
+    let token = cluster.kubectl(&["create", "token", "asker"]);
+    let direct = Direct::new(cluster, 0, None).await;
+    let bearer = format!("Bearer {}", token.trim());
+    eventually("a ServiceAccount may read", || async {
+        let answer = direct.get("/apis/directory.roster.dev/v1alpha1/users/jane", &[("authorization", &bearer)]).await;
+        if answer.status == 200 { Ok(()) } else { Err(format!("{}: {}", answer.status, answer.body)) }
+    })
+    .await;
+}
+
+/// Native bindings of both kinds: made, changed, taken back.
+async fn bindings(cluster: &Cluster) {
+    cluster.kubectl(&["create", "namespace", "apollo"]);
+    for (name, scope) in [("everywhere", "{cluster: {}}"), ("somewhere", "{namespaces: [apollo]}")] {
+        cluster.apply(&format!(
+            "apiVersion: roster.dev/v1alpha1\nkind: RoleBinding\nmetadata: {{name: {name}}}\nspec: {{subjects: \
+             [{{kind: User, name: jane}}], roleRef: {{kind: ClusterRole, name: view}}, scope: {scope}}}\n"
+        ));
+    }
+    cluster
+        .apply("apiVersion: roster.dev/v1alpha1\nkind: Group\nmetadata: {name: engineers}\nspec: {members: [jane]}\n");
+    wait_until_can(cluster, "jane", &["list", "pods", "-A"], true).await;
+    wait_until_can(cluster, "jane", &["list", "pods", "-n", "apollo"], true).await;
+    wait_for_text(cluster, &["groups.roster.dev", "engineers"], "{.status.members}", "1").await;
+    // What is left of a RoleBinding that is no more.
+    cluster.apply(
+        "apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {name: 'roster:gone', namespace: apollo, labels: \
+         {app.kubernetes.io/managed-by: roster, roster.dev/owner-uid: 00000000-0000-4000-8000-000000000000}}\n\
+         roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: view}\n\
+         subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: jane}]\n",
+    );
+    eventually("the orphan is gone", || async {
+        let left = cluster.kubectl(&["get", "rolebindings.rbac.authorization.k8s.io", "-n", "apollo", "-o", "name"]);
+        if left.contains("roster:gone") { Err(left) } else { Ok(()) }
+    })
+    .await;
+    // Somebody else's change is undone.
+    cluster.kubectl(&["delete", "rolebindings.rbac.authorization.k8s.io", "-n", "apollo", "--all"]);
+    wait_until_can(cluster, "jane", &["list", "pods", "-n", "apollo"], true).await;
+    cluster.kubectl(&["patch", "users.roster.dev", "jane", "--type=merge", "-p", r#"{"spec": {"state": "Disabled"}}"#]);
+    wait_until_can(cluster, "jane", &["list", "pods", "-A"], false).await;
+    wait_until_can(cluster, "jane", &["list", "pods", "-n", "apollo"], false).await;
+    cluster.kubectl(&["patch", "users.roster.dev", "jane", "--type=merge", "-p", r#"{"spec": {"state": "Active"}}"#]);
+}
+
+/// A namespace with an owner who has limits on everything that is counted, and then has none.
+async fn owned(cluster: &Cluster) {
+    let limits: serde_json::Map<String, Value> = [
+        "namespaces",
+        "pods",
+        "requests.cpu",
+        "persistentvolumeclaims",
+        "services",
+        "configmaps",
+        "secrets",
+        "replicationcontrollers",
+        "count/daemonsets.apps",
+        "count/deployments.apps",
+        "count/replicasets.apps",
+        "count/statefulsets.apps",
+        "count/cronjobs.batch",
+        "count/jobs.batch",
+        "count/ingresses.networking.k8s.io",
+    ]
+    .into_iter()
+    .map(|name| (name.to_owned(), Value::from("20")))
+    .collect();
+    let patch = |hard: Value| Patch::Merge(json!({"spec": {"quota": hard}}));
+    let users = cluster.users().await;
+    users.patch("jane", &PatchParams::default(), &patch(json!({"hard": limits}))).await.unwrap();
+    for name in ["hers", "hers-too"] {
+        cluster.apply(&format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{roster.dev/owner: jane}}}}\n"
+        ));
+        wait_until_enforced(&cluster.client().await, name, "roster").await;
+    }
+    // More than an even share: room moves from one namespace to the other.
+    for at in 0..12 {
+        eventually("room is made", || async {
+            let pods = Api::<k8s_openapi::api::core::v1::Pod>::namespaced(cluster.client().await, "hers");
+            let pod = crate::quota::pod(&format!("pod-{at}"), Some("1"));
+            pods.create(&PostParams::default(), &pod).await.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
+    }
+    user_where(&users, "jane", "uses twelve", |user| {
+        let quota = user.status.as_ref().and_then(|status| status.quota.as_ref());
+        quota.and_then(|quota| quota.used.get("requests.cpu")).is_some_and(|used| used == "12")
+    })
+    .await;
+    // What is limited anew has a default anew.
+    let memory = json!({"spec": {"quota": {"hard": {"limits.memory": "8Gi"}}}});
+    users.patch("jane", &PatchParams::default(), &Patch::Merge(memory)).await.unwrap();
+    eventually("the LimitRange gives memory", || async {
+        let ranges = cluster.kubectl(&["get", "limitrange", "-n", "hers", "-o", "json"]);
+        let ranges: Value = serde_json::from_str(&ranges).unwrap();
+        let given = &ranges["items"][0]["spec"]["limits"][0]["default"]["memory"];
+        if given.is_string() { Ok(()) } else { Err(ranges.to_string()) }
+    })
+    .await;
+    // Without an owner there is no share, and no defaults.
+    cluster.kubectl(&["label", "namespace", "hers-too", "roster.dev/owner-"]);
+    for kind in ["resourcequota", "limitrange"] {
+        eventually(&format!("the {kind} is gone"), || async {
+            match cluster.kubectl(&["get", kind, "-n", "hers-too", "-o", "name"]) {
+                none if none.is_empty() => Ok(()),
+                some => Err(some),
+            }
+        })
+        .await;
+    }
+}
+
+/// The User goes, with everything that was made for it.
+async fn leaving(cluster: &Cluster) {
+    cluster.kubectl(&["label", "namespace", "hers", "roster.dev/owner-"]);
+    cluster.kubectl(&["delete", "users.roster.dev", "jane", "--timeout=60s"]);
+    cluster.kubectl(&["delete", "rolebindings.roster.dev", "--all", "--timeout=60s"]);
+    // A name that somebody else held is free.
+    create(&cluster.users().await, &user("jane", false)).await;
+    wait_until_ready(&cluster.users().await, "jane").await;
+}
+
+/// Takes a verb out of the operator's ClusterRole, wherever it stands for the resource. Returns the role as it was.
+async fn without(cluster: &Cluster, resource: &str, verb: &str) -> ClusterRole {
+    let roles = Api::<ClusterRole>::all(cluster.client().await);
+    let before = roles.get("roster").await.unwrap();
+    let mut role = before.clone();
+    let is_it = |rule: &&mut PolicyRule| rule.resources.iter().flatten().any(|other| other == resource);
+    for rule in role.rules.iter_mut().flatten().filter(is_it) {
+        rule.verbs.retain(|other| other != verb);
+    }
+    // A rule without verbs is none.
+    role.rules.iter_mut().for_each(|rules| rules.retain(|rule| !rule.verbs.is_empty()));
+    assert_ne!(role.rules, before.rules, "there is such a right");
+    roles.replace("roster", &PostParams::default(), &role).await.unwrap();
+    before
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_bind_or_create_nothing_is_bound() {
+    let cluster = Cluster::create("rights-behind", &[]);
+    cluster.start_operator(&[]);
+    let users = cluster.users().await;
+    create(&users, &user("jane", false)).await;
+    wait_until_ready(&users, "jane").await;
+    let roles = Api::<ClusterRole>::all(cluster.client().await);
+    for (name, resource, verb) in
+        [("unbound", "clusterroles", "bind"), ("uncreated", "clusterrolebindings", "create"), ("bound", "", "")]
+    {
+        let before = if verb.is_empty() { None } else { Some(without(&cluster, resource, verb).await) };
+        cluster.apply(&format!(
+            "apiVersion: roster.dev/v1alpha1\nkind: RoleBinding\nmetadata: {{name: {name}}}\nspec: {{subjects: \
+             [{{kind: User, name: jane}}], roleRef: {{kind: ClusterRole, name: edit}}, scope: {{cluster: {{}}}}}}\n"
+        ));
+        let path = "{.status.conditions[?(@.type=='Ready')].status}";
+        let expected = if before.is_some() { "False" } else { "True" };
+        wait_for_text(&cluster, &["rolebindings.roster.dev", name], path, expected).await;
+        if let Some(before) = before {
+            let mut role = roles.get("roster").await.unwrap();
+            role.rules = before.rules;
+            roles.replace("roster", &PostParams::default(), &role).await.unwrap();
+        }
+    }
+}

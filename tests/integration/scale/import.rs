@@ -1,0 +1,293 @@
+//! Ten thousand people from each format: an import that is killed halfway and done again gives what one run gives.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams};
+use kube::{Client, Resource};
+use roster::api::{Group, User};
+use serde_json::{Value, json};
+
+use crate::support::{Cluster, binary};
+
+const PEOPLE: usize = 10_000;
+const GROUPS: usize = 20;
+const BCRYPT: &str = "$2b$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW";
+
+/// One person in a hundred brings a hash: hashes are Secrets, and half the objects of the import would be those.
+fn hash(index: usize) -> &'static str {
+    if index.is_multiple_of(100) { BCRYPT } else { "" }
+}
+
+fn lines(line: impl Fn(usize) -> String) -> String {
+    (0..PEOPLE).map(line).collect()
+}
+
+fn array(items: impl Fn(usize) -> Value, count: usize) -> Value {
+    (0..count).map(items).collect::<Vec<_>>().into()
+}
+
+fn csv() -> String {
+    let row = |i| format!("u{i:05},u{i:05}@example.com,\"Person, the {i}th\",g{};everyone,{}\n", i % GROUPS, hash(i));
+    format!("username,email,display name,groups,password hash\n{}", lines(row))
+}
+
+fn json_lines() -> String {
+    lines(|i| {
+        let mut person =
+            json!({"username": format!("u{i:05}"), "zone": "eu-west", "extra": {"number": [i.to_string()]}});
+        if !hash(i).is_empty() {
+            person["passwordHash"] = hash(i).into();
+        }
+        format!("{person}\n")
+    })
+}
+
+fn ldif() -> String {
+    let person = |i| {
+        let hash = Some(hash(i)).filter(|hash| !hash.is_empty()).map(|hash| format!("userPassword: {{CRYPT}}{hash}\n"));
+        let (dn, hash) = (format!("uid=u{i:05},ou=people,dc=example"), hash.unwrap_or_default());
+        format!(
+            "dn: {dn}\nobjectClass: inetOrgPerson\nuid: u{i:05}\ncn: Person {i}\nsn: {i}\nmail: u{i:05}@example.com\n{hash}\n"
+        )
+    };
+    let mut text = lines(person);
+    for group in 0..GROUPS {
+        write!(text, "dn: cn=g{group},dc=example\nobjectClass: groupOfNames\ncn: g{group}\n").unwrap();
+        for i in (group..PEOPLE).step_by(GROUPS) {
+            writeln!(text, "member: uid=u{i:05},ou=people,dc=example").unwrap();
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn htpasswd() -> String {
+    // Each line has a hash in it; most are of a kind that nobody can use.
+    lines(|i| format!("u{i:05}:{}\n", if hash(i).is_empty() { "{SHA}VBPuJHI7uixaa6LQGWx4s+5GKNE=" } else { hash(i) }))
+}
+
+fn passwd() -> String {
+    lines(|i| {
+        format!(
+            "u{i:05}:{}:{}:100:Person {i},,,:/home/u{i:05}:/bin/zsh\n",
+            if hash(i).is_empty() { "x" } else { hash(i) },
+            1000 + i
+        )
+    })
+}
+
+fn openstack() -> String {
+    let id = |i: usize| format!("{i:032x}");
+    let dump = json!({
+        "user": array(|i| json!({"id": id(i), "enabled": 1, "extra": format!("{{\"email\": \"u{i}@example.com\"}}")}), PEOPLE),
+        "local_user": array(|i| json!({"id": i, "user_id": id(i), "domain_id": "default", "name": format!("u{i:05}")}), PEOPLE),
+        "password": array(|i| json!({"local_user_id": i * 100, "password_hash": BCRYPT, "created_at": "2026-01-01"}), PEOPLE / 100),
+        "group": array(|i| json!({"id": id(i), "name": format!("g{i}"), "domain_id": "default"}), GROUPS),
+        "user_group_membership": array(|i| json!({"user_id": id(i), "group_id": id(i % GROUPS)}), PEOPLE),
+    });
+    dump.to_string()
+}
+
+fn kubesphere() -> String {
+    let api = "iam.kubesphere.io/v1beta1";
+    let user = |i| {
+        let spec = json!({"email": format!("u{i:05}@example.com"), "lang": "en", "password": hash(i)});
+        json!({"apiVersion": api, "kind": "User", "metadata": {"name": format!("u{i:05}")}, "spec": spec})
+    };
+    let group = |i| json!({"apiVersion": api, "kind": "Group", "metadata": {"name": format!("g{i}")}});
+    let binding = |i| {
+        let users: Vec<String> = (i..PEOPLE).step_by(GROUPS).map(|i| format!("u{i:05}")).collect();
+        json!({"apiVersion": api, "kind": "GroupBinding", "groupRef": {"name": format!("g{i}")}, "users": users})
+    };
+    let all = [array(user, PEOPLE), array(group, GROUPS), array(binding, GROUPS)];
+    let items: Vec<&Value> = all.iter().flat_map(|list| list.as_array().unwrap()).collect();
+    json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
+}
+
+fn rancher() -> String {
+    lines(|i| {
+        let user = json!({
+            "apiVersion": "management.cattle.io/v3", "kind": "User", "metadata": {"name": format!("user-{i:05}")},
+            "username": format!("u{i:05}"), "displayName": format!("Person {i}"), "password": hash(i),
+            "principalIds": [format!("local://user-{i:05}")],
+        });
+        format!("{user}\n")
+    })
+}
+
+/// Makes the content of a file.
+type Content = fn() -> String;
+
+/// The import on the cluster, with its flags.
+fn import(cluster: &Cluster, args: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command
+        .arg("import")
+        .args(args)
+        .env("KUBECONFIG", &cluster.plane.kubectl.kubeconfig)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn succeeds(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().last().unwrap_or_default().to_owned()
+}
+
+/// What somebody has declared of an object: enough to tell two of them apart.
+fn declared(object: &Value) -> Value {
+    json!([object["spec"], object["data"], object["metadata"]["labels"], object["metadata"]["annotations"]])
+}
+
+type Objects = BTreeMap<String, Value>;
+
+fn written(folder: &Path) -> Objects {
+    let files =
+        ["groups", "users"].into_iter().flat_map(|name| std::fs::read_dir(folder.join(name)).unwrap().flatten());
+    let mut objects = Objects::new();
+    for file in files {
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        for document in serde_yaml::Deserializer::from_str(&text) {
+            let object: Value = serde::Deserialize::deserialize(document).unwrap();
+            let key = format!("{}/{}", object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap());
+            objects.insert(key, object);
+        }
+    }
+    objects
+}
+
+async fn all<K: Resource<DynamicType = ()>>(api: Api<DynamicObject>, objects: &mut Objects) {
+    let mut params = ListParams::default().limit(1000);
+    loop {
+        let page = api.list(&params).await.unwrap();
+        for object in page.items {
+            let key = format!("{}/{}", K::kind(&()), object.metadata.name.as_deref().unwrap());
+            objects.insert(key, serde_json::to_value(object).unwrap());
+        }
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return,
+        }
+    }
+}
+
+fn resource<K: Resource<DynamicType = ()>>() -> ApiResource {
+    ApiResource::erase::<K>(&())
+}
+
+async fn there(client: &Client) -> Objects {
+    let mut objects = Objects::new();
+    all::<User>(Api::all_with(client.clone(), &resource::<User>()), &mut objects).await;
+    all::<Group>(Api::all_with(client.clone(), &resource::<Group>()), &mut objects).await;
+    all::<Secret>(Api::namespaced_with(client.clone(), "people", &resource::<Secret>()), &mut objects).await;
+    objects
+}
+
+/// How many Users there are, for the price of one.
+async fn count(client: &Client) -> usize {
+    let page = Api::<User>::all(client.clone()).list(&ListParams::default().limit(1)).await.unwrap();
+    page.items.len() + usize::try_from(page.metadata.remaining_item_count.unwrap_or_default()).unwrap()
+}
+
+/// Kills the import once half of the people are there.
+async fn interrupt(client: &Client, mut child: Child) -> usize {
+    let deadline = Instant::now() + Duration::from_secs(300);
+    while count(client).await < PEOPLE / 2 {
+        assert!(child.try_wait().unwrap().is_none(), "the import has ended before it was half done");
+        assert!(Instant::now() < deadline, "the import does not get on");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    count(client).await
+}
+
+async fn clear(client: &Client) {
+    let (delete, list) = (DeleteParams::default(), ListParams::default());
+    Api::<User>::all(client.clone()).delete_collection(&delete, &list).await.unwrap();
+    Api::<Group>::all(client.clone()).delete_collection(&delete, &list).await.unwrap();
+    Api::<Secret>::namespaced(client.clone(), "people").delete_collection(&delete, &list).await.unwrap();
+}
+
+/// What the server says has to be what the manifest says, field by field; it may say more, which are defaults.
+fn assert_same(expected: &Objects, found: &Objects, format: &str) {
+    assert!(
+        expected.keys().eq(found.keys()),
+        "{format}: {} objects are written and {} are there",
+        expected.len(),
+        found.len()
+    );
+    for (key, object) in expected {
+        assert!(contains(&declared(&found[key]), &declared(object)), "{format}: {key}");
+    }
+}
+
+fn contains(found: &Value, expected: &Value) -> bool {
+    match (found, expected) {
+        (Value::Object(found), Value::Object(expected)) => {
+            expected.iter().all(|(name, value)| found.get(name).is_some_and(|found| contains(found, value)))
+        }
+        (Value::Array(found), Value::Array(expected)) => {
+            found.len() == expected.len()
+                && found.iter().zip(expected).all(|(found, expected)| contains(found, expected))
+        }
+        (found, expected) => found == expected,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_people_of_each_format_survive_an_interruption() {
+    // Nobody but the import writes here: CRDs, and no operator.
+    let cluster = Cluster::create("scale-import", &["passwordAdmission=false"]);
+    cluster.kubectl(&["create", "namespace", "people"]);
+    let client = cluster.client().await;
+    let dir = cluster.plane.dir.clone();
+    let formats: [(&str, Content); 8] = [
+        ("csv", csv),
+        ("json", json_lines),
+        ("ldif", ldif),
+        ("htpasswd", htpasswd),
+        ("openstack", openstack),
+        ("kubesphere", kubesphere),
+        ("rancher", rancher),
+        ("passwd", passwd),
+    ];
+    for (format, content) in formats {
+        let started = Instant::now();
+        let (file, folder) = (dir.join(format!("people.{format}")), dir.join(format!("written-{format}")));
+        std::fs::write(&file, content()).unwrap();
+        let flags =
+            ["--from", format, "--secret-namespace", "people", "--without-unusable-hashes", file.to_str().unwrap()];
+        let args = |more: &[&'static str]| import(&cluster, &[&flags[..], more].concat());
+
+        let mut one_run = args(&["--write"]);
+        one_run.arg(&folder);
+        succeeds(one_run);
+        // Nobody reads what it tells, which must not stop it.
+        let child = args(&["--apply"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let half = interrupt(&client, child).await;
+        assert!(half < PEOPLE, "{format}: all were there already");
+        let resumed = succeeds(args(&["--apply"]));
+        let same: usize = resumed.split(" the same").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+        assert!(same >= half.saturating_sub(1), "{format}: what was there was written again: {resumed}");
+
+        let expected = written(&folder);
+        assert_same(&expected, &there(&client).await, format);
+        let again = succeeds(args(&["--apply"]));
+        assert!(again.starts_with("0 created, 0 changed, "), "{format}: {again}");
+        println!(
+            "import of {PEOPLE} from {format}: killed at {half}, then {resumed}; {} objects as one run writes them, in {:.1?}",
+            expected.len(),
+            started.elapsed()
+        );
+        clear(&client).await;
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}
