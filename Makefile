@@ -9,7 +9,7 @@ RELEASE := $(CARGO_TARGET_DIR)/release
 # What is built and tested every day. The benchmarks bring things to compare with, which nothing else needs.
 PRODUCT := -p roster -p roster-harness
 
-.PHONY: demo test up down generate format lint deny build control-plane image
+.PHONY: demo test bench bench-large up down generate format lint deny build control-plane image
 
 ## demo: bring up a control plane and an operator, apply examples/, show what happens, stay until Ctrl-C
 demo: control-plane
@@ -20,6 +20,17 @@ demo: control-plane
 test: lint control-plane image
 	$(CARGO) test --locked --release $(PRODUCT) -- --skip scale::
 	$(CARGO) test --locked --release --test integration -- --nocapture --test-threads=1 scale::
+
+## bench: measure Roster beside what people would use instead; one table, and target/bench/results.json. BENCH_FLAGS:
+## what `roster-bench --help` tells
+bench: control-plane
+	$(CARGO) test --locked --release -p roster-bench
+	$(CARGO) build --locked --release -p roster-bench
+	@exec $(RELEASE)/roster-bench $(BENCH_FLAGS)
+
+## bench-large: queries, watches and cost up to 100,000 users. Takes long, and 8 GiB of memory
+bench-large:
+	@$(MAKE) --no-print-directory bench BENCH_FLAGS="--only queries --sizes 1000,10000,100000 $(BENCH_FLAGS)"
 
 ## up: the control plane and operators in the background; writes target/dev/env
 up: control-plane

@@ -1,0 +1,200 @@
+//! A closed loop of requests over TLS with keep-alive: each connection asks, reads the whole answer, and asks again.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use futures::future::try_join_all;
+use hdrhistogram::Histogram;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::SendRequest;
+use hyper::{Request, header};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// A server, and who asks it.
+#[derive(Clone)]
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What it is asked with.
+    pub headers: Vec<(&'static str, String)>,
+    tls: Arc<ClientConfig>,
+}
+
+/// What a slice of time came to.
+pub struct Measured {
+    /// Requests per second.
+    pub per_second: f64,
+    /// Time until the answer was read, in microseconds.
+    pub micros: Histogram<u64>,
+}
+
+impl Server {
+    /// A server at `address` whose certificate is from the authority `ca` (PEM), asked with a client certificate.
+    ///
+    /// # Errors
+    /// If something is no PEM.
+    pub fn new(address: SocketAddr, ca: &str, client: Option<(&str, &str)>) -> Result<Self> {
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
+            roots.add(certificate?)?;
+        }
+        let config = ClientConfig::builder().with_root_certificates(roots);
+        let mut config = match client {
+            None => config.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<_, _>>()?;
+                config.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes())?)?
+            }
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self { address, headers: Vec::new(), tls: Arc::new(config) })
+    }
+
+    /// The same server, asked with these headers.
+    pub fn with_headers(mut self, headers: &[(&'static str, &str)]) -> Self {
+        self.headers.extend(headers.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        self
+    }
+
+    /// A connection.
+    ///
+    /// # Errors
+    /// If it can't be made.
+    pub async fn connect(&self) -> Result<Connection> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let stream =
+            TlsConnector::from(Arc::clone(&self.tls)).connect(ServerName::try_from("localhost")?, stream).await?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(Connection { sender, headers: self.headers.clone() })
+    }
+
+    /// One answer.
+    ///
+    /// # Errors
+    /// If it is none of success.
+    pub async fn get(&self, path: &str) -> Result<Bytes> {
+        self.connect().await?.body("GET", path, Bytes::new()).await
+    }
+
+    /// Asks for the time of `slice` over that many connections, each at least once, and each the same: the calls by turns.
+    ///
+    /// # Errors
+    /// If an answer is none of success.
+    pub async fn load(&self, calls: &[Call], connections: usize, slice: Duration) -> Result<Measured> {
+        let mut open = try_join_all((0..connections).map(|_| self.connect())).await?;
+        // Once without the clock.
+        try_join_all(open.iter_mut().zip(calls.iter().cycle()).map(|(connection, call)| connection.drain(call)))
+            .await?;
+        let start = Instant::now();
+        let tasks = open.into_iter().zip(calls.iter().cycle().cloned()).map(|(mut connection, call)| {
+            tokio::spawn(async move {
+                let mut micros = Histogram::<u64>::new(3)?;
+                loop {
+                    let before = Instant::now();
+                    connection.drain(&call).await?;
+                    micros.record(before.elapsed().as_micros().try_into()?)?;
+                    if start.elapsed() > slice {
+                        return anyhow::Ok(micros);
+                    }
+                }
+            })
+        });
+        let mut micros = Histogram::<u64>::new(3)?;
+        for done in try_join_all(tasks).await? {
+            micros.add(done?)?;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "so many requests there are not")]
+        let per_second = micros.len() as f64 / start.elapsed().as_secs_f64();
+        Ok(Measured { per_second, micros })
+    }
+}
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The method.
+    pub method: &'static str,
+    /// The path, with its query string.
+    pub path: String,
+    /// The body, JSON, if there is one.
+    pub body: Bytes,
+}
+
+impl Call {
+    /// A GET.
+    pub fn get(path: impl Into<String>) -> Self {
+        Self { method: "GET", path: path.into(), body: Bytes::new() }
+    }
+
+    /// A POST of JSON.
+    pub fn post(path: impl Into<String>, body: &serde_json::Value) -> Self {
+        Self { method: "POST", path: path.into(), body: body.to_string().into() }
+    }
+}
+
+/// A connection.
+pub struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    headers: Vec<(&'static str, String)>,
+}
+
+impl Connection {
+    /// Asks, and returns the answer as soon as it begins.
+    ///
+    /// # Errors
+    /// If it is none of success.
+    pub async fn begin(&mut self, method: &str, path: &str, body: Bytes) -> Result<hyper::body::Incoming> {
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request.body(Full::new(body))?).await?;
+        let status = response.status();
+        if !status.is_success() {
+            let body = response.into_body().collect().await?.to_bytes();
+            anyhow::bail!("{path}: {status} {}", String::from_utf8_lossy(&body));
+        }
+        Ok(response.into_body())
+    }
+
+    /// Asks, and reads the answer.
+    ///
+    /// # Errors
+    /// If it is none of success.
+    pub async fn body(&mut self, method: &str, path: &str, body: Bytes) -> Result<Bytes> {
+        Ok(self.begin(method, path, body).await?.collect().await?.to_bytes())
+    }
+
+    /// Asks, and drops the answer as it comes.
+    async fn drain(&mut self, call: &Call) -> Result<()> {
+        let mut body = self.begin(call.method, &call.path, call.body.clone()).await?;
+        let mut bytes = 0;
+        while let Some(frame) = body.frame().await {
+            bytes += frame?.data_ref().map_or(0, Bytes::len);
+        }
+        ensure!(bytes > 0, "{}: nothing came", call.path);
+        Ok(())
+    }
+}
+
+/// Host and port of a URL.
+///
+/// # Errors
+/// If it has none.
+pub fn address(url: &str) -> Result<SocketAddr> {
+    url.rsplit('/').next().unwrap_or_default().parse().with_context(|| url.to_owned())
+}

@@ -1,0 +1,104 @@
+//! Logins, and tokens that are looked at.
+
+use std::path::Path;
+use std::slice::from_ref;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use roster::api::directory::{GROUP, VERSION};
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::hashing::bare_loop;
+use crate::load::{Call, Server};
+use crate::population::Population;
+use crate::report::{Line, Report, median, millis, ratio};
+
+/// Part of the table.
+const SECTION: &str = "logins";
+
+const PASSWORD: &str = "a giraffe in rubber boots";
+const SLICE: Duration = Duration::from_secs(1);
+/// Logins at the same time: the hashes keep every core busy.
+const AT_ONCE: usize = 8;
+
+/// Measures logins beside the bare argon2 loop, and reviews of tokens beside kube-apiserver's of its own.
+///
+/// # Errors
+/// If somebody can't log in.
+pub async fn measure(report: &mut Report, dir: &Path, rounds: usize) -> Result<()> {
+    let cluster = Cluster::create(dir, &[]).await?;
+    let (operator, _) = cluster.start_operator(&[]).await?;
+    cluster.wait_for_admission().await?;
+    // Attempts of one person from one place wait for each other, so that each is counted.
+    let names: Vec<String> = (0..AT_ONCE).map(|at| format!("jane-{at}")).collect();
+    for name in &names {
+        let [secret, user] = Population::with_password(name, "password", PASSWORD);
+        cluster.send("POST", "/api/v1/namespaces/default/secrets", &secret).await?;
+        cluster.send("POST", "/apis/roster.dev/v1alpha1/users", &user).await?;
+    }
+    cluster.wait_until_ready("users", AT_ONCE as u64, Duration::from_secs(60)).await?;
+    let (roster, api_server) = (cluster.roster(&operator)?, cluster.api_server()?);
+    let base = format!("/apis/{GROUP}/{VERSION}");
+    let version = format!("{GROUP}/{VERSION}");
+    let login = |name: &String| {
+        let spec = json!({"username": name, "password": PASSWORD});
+        Call::post(format!("{base}/logins"), &json!({"apiVersion": version, "kind": "Login", "spec": spec}))
+    };
+    let people: Vec<Call> = names.iter().map(login).collect();
+    let (mut logins, mut hashes, mut micros) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        hashes.push(bare_loop(20));
+        let measured = roster.load(&people, AT_ONCE, SLICE).await?;
+        logins.push(measured.per_second);
+        micros.push(measured.micros.value_at_quantile(0.5));
+    }
+    let alone = roster.load(&people, 1, SLICE).await?;
+    report.add(
+        Line::new(SECTION, format!("logins with a password, {AT_ONCE} at once"), AT_ONCE as u64)
+            .ratio("bare argon2", ratio(&logins, &hashes), (median(hashes), "/s"))
+            .figure("rate", median(logins), "/s")
+            .figure("p50 of one at a time", millis(alone.micros.value_at_quantile(0.5)), "ms"),
+    );
+
+    let token = text(&answer(&roster, &people[0]).await?, "token")?;
+    let key = json!({"apiVersion": version, "kind": "APIKey", "spec": {"displayName": "bench"}});
+    let key = answer(&roster, &Call::post(format!("{base}/users/{}/apikeys", names[0]), &key)).await?;
+    let service_account = cluster.plane.kubectl.run(&["create", "token", "default"])?;
+    let own = Call::post("/apis/authentication.k8s.io/v1/tokenreviews", &review(service_account.trim()));
+    for (what, token) in [("TokenReviews of tokens", token), ("TokenReviews of API keys", text(&key, "key")?)] {
+        let call = Call::post("/tokenreview", &review(&token));
+        let known = answer(&roster, &call).await?;
+        anyhow::ensure!(known["status"]["authenticated"] == true, "{what}: {known}");
+        for at_once in [1, 16] {
+            let (mut ours, mut theirs, mut p50) = (Vec::new(), Vec::new(), Vec::new());
+            for _ in 0..rounds {
+                let measured = roster.load(from_ref(&call), at_once, SLICE / 3).await?;
+                ours.push(measured.per_second);
+                p50.push(millis(measured.micros.value_at_quantile(0.5)));
+                theirs.push(api_server.load(from_ref(&own), at_once, SLICE / 3).await?.per_second);
+            }
+            report.add(
+                Line::new(SECTION, format!("{what}, {at_once} at once"), AT_ONCE as u64)
+                    .ratio("kube-apiserver's, of ServiceAccounts", ratio(&ours, &theirs), (median(theirs), "/s"))
+                    .figure("p50", median(p50), "ms")
+                    .figure("rate", median(ours), "/s"),
+            );
+        }
+    }
+    operator.stop()
+}
+
+fn review(token: &str) -> Value {
+    json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}})
+}
+
+async fn answer(server: &Server, call: &Call) -> Result<Value> {
+    let bytes = server.connect().await?.body(call.method, &call.path, call.body.clone()).await?;
+    Ok(serde_json::from_slice(&bytes)?)
+}
+
+fn text(answer: &Value, field: &str) -> Result<String> {
+    let text = answer["status"][field].as_str();
+    text.map(str::to_owned).with_context(|| format!("there is no status.{field}"))
+}

@@ -1,0 +1,161 @@
+//! Who there is: made by a seeded generator, so that every run measures the same people.
+
+use roster::api::{PASSWORD_SECRET_TYPE, USER_ANNOTATION};
+use serde_json::{Value, json};
+
+const FIRST: [&str; 12] =
+    ["Ada", "Grace", "Edsger", "Barbara", "Donald", "Frances", "Alan", "Hedy", "Niklaus", "Radia", "Leslie", "Joan"];
+const LAST: [&str; 12] = [
+    "Lovelace", "Hopper", "Dijkstra", "Liskov", "Knuth", "Allen", "Turing", "Lamarr", "Wirth", "Perlman", "Lamport",
+    "Clarke",
+];
+const ZONES: [&str; 4] = ["eu-west", "eu-east", "us", "asia"];
+const TIMEZONES: [&str; 4] = ["Europe/Paris", "Europe/Warsaw", "America/New_York", "Asia/Tokyo"];
+
+/// Departments. Each user is in one of them, so that even page 500 of a query by group is full at 100,000 users.
+const DEPARTMENTS: u64 = 5;
+
+/// SplitMix64 (Steele, Lea and Flood, 2014).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+
+    fn of<'a>(&mut self, words: &[&'a str]) -> &'a str {
+        words[usize::try_from(self.below(words.len() as u64)).expect("an index")]
+    }
+}
+
+/// A number of users, and what belongs to that many.
+#[derive(Clone, Copy, Debug)]
+pub struct Population {
+    /// How many users.
+    pub users: u64,
+}
+
+impl Population {
+    /// One group to ten users.
+    pub fn groups(self) -> u64 {
+        (self.users / 10).max(DEPARTMENTS + 2)
+    }
+
+    /// One role binding to a hundred users.
+    pub fn bindings(self) -> u64 {
+        (self.users / 100).max(5)
+    }
+
+    /// One namespace to twenty users.
+    pub fn namespaces(self) -> u64 {
+        (self.users / 20).max(5)
+    }
+
+    /// Name of a user.
+    pub fn name(at: u64) -> String {
+        format!("user-{at:06}")
+    }
+
+    /// Email of a user.
+    pub fn email(at: u64) -> String {
+        format!("user-{at:06}@example.com")
+    }
+
+    /// Name of a group. The first few are the departments.
+    pub fn group(at: u64) -> String {
+        if at < DEPARTMENTS { format!("department-{at}") } else { format!("team-{at:05}") }
+    }
+
+    /// A user as it is declared, and its status as the controllers would write it.
+    pub fn user(self, at: u64) -> (Value, Value) {
+        let mut random = Random(at.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x0526_1991);
+        let name = Self::name(at);
+        let (first, last) = (random.of(&FIRST), random.of(&LAST));
+        let zone = usize::try_from(random.below(4)).expect("an index");
+        let state = if random.below(20) == 0 { "Disabled" } else { "Active" };
+        let teams = self.groups() - DEPARTMENTS;
+        let team = random.below(teams);
+        let other = (team + 1 + random.below(teams - 1)) % teams;
+        let groups = [random.below(DEPARTMENTS), DEPARTMENTS + team, DEPARTMENTS + other].map(Self::group);
+        let login = 1_790_000_000 + i64::try_from(random.below(30_000_000)).expect("a time");
+        let login = jiff::Timestamp::from_second(login).expect("a time").to_string();
+        let user = json!({
+            "apiVersion": "roster.dev/v1alpha1", "kind": "User",
+            "metadata": {"name": name, "labels": {"example.com/office": format!("office-{}", random.below(50))}},
+            "spec": {"email": Self::email(at), "displayName": format!("{first} {last} {at}"), "firstName": first,
+                "lastName": format!("{last} {at}"), "language": "en", "timezone": TIMEZONES[zone], "zone": ZONES[zone],
+                "domain": format!("domain-{}", random.below(20)), "state": state, "groups": groups},
+        });
+        let condition = |kind: &str, reason: &str, message: &str| {
+            json!({"type": kind, "status": "True", "reason": reason, "message": message, "observedGeneration": 1,
+                "lastTransitionTime": "2026-11-22T00:00:00Z"})
+        };
+        let status = json!({"status": {
+            "observedGeneration": 1, "username": name, "state": state, "groups": groups, "lastLoginTime": login,
+            "conditions": [condition("NameClaimed", "Claimed", "the username and all emails are held"),
+                condition("CredentialReady", "PasswordSet", "a password is set"),
+                condition("Ready", "Succeeded", "the names are held and the credential is as declared")],
+        }});
+        (user, status)
+    }
+
+    /// Text that is in the midst of the display names of about one user in a thousand.
+    pub const TEXT_WITHIN: &str = "lace 50";
+
+    /// A group.
+    pub fn group_object(at: u64) -> Value {
+        json!({"apiVersion": "roster.dev/v1alpha1", "kind": "Group", "metadata": {"name": Self::group(at)},
+            "spec": {"displayName": format!("Group {at}")}})
+    }
+
+    /// Name of a namespace.
+    pub fn namespace(at: u64) -> String {
+        format!("project-{at:05}")
+    }
+
+    /// A role binding: a group holds a role in three namespaces.
+    pub fn binding(self, at: u64) -> Value {
+        let role = ["view", "edit"][usize::try_from(at % 2).expect("an index")];
+        let namespaces: Vec<_> = (0..3).map(|i| Self::namespace((at * 3 + i) % self.namespaces())).collect();
+        json!({"apiVersion": "roster.dev/v1alpha1", "kind": "RoleBinding", "metadata": {"name": format!("binding-{at:04}")},
+            "spec": {"subjects": [{"kind": "Group", "name": Self::group(at % self.groups())}],
+                "roleRef": {"kind": "ClusterRole", "name": role}, "scope": {"namespaces": namespaces}}})
+    }
+
+    /// A user with nothing but a password, and the Secret that brings it. `key` says how: `password` or `passwordHash`.
+    pub fn with_password(name: &str, key: &str, value: &str) -> [Value; 2] {
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": PASSWORD_SECRET_TYPE,
+            "metadata": {"name": name, "namespace": "default", "annotations": {USER_ANNOTATION: name}},
+            "stringData": {key: value}});
+        let user = json!({"apiVersion": "roster.dev/v1alpha1", "kind": "User", "metadata": {"name": name},
+            "spec": {"email": format!("{name}@example.com"),
+                "passwordSecretRef": {"namespace": "default", "name": name}}});
+        [secret, user]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_people_every_time() {
+        let population = Population { users: 1000 };
+        assert_eq!(population.user(7), population.user(7));
+        let groups: std::collections::BTreeSet<_> = (0..1000)
+            .flat_map(|at| {
+                population.user(at).0["spec"]["groups"]
+                    .as_array()
+                    .unwrap()
+                    .clone()
+                    .into_iter()
+                    .map(|group| group.to_string())
+            })
+            .collect();
+        assert_eq!(groups.len(), 100);
+    }
+}

@@ -1,0 +1,144 @@
+//! What Roster costs while nothing happens, when it starts, and when one user changes.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use roster_harness::Operator;
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::compare::Servers;
+use crate::population::Population;
+use crate::process::{cpu_seconds, resident};
+use crate::report::{Line, Report, number};
+
+/// Part of the table.
+pub const SECTION: &str = "cost";
+
+/// What a replica's memory is called.
+pub const MEMORY: &str = "beyond the base";
+
+/// What a change's cost is called.
+pub const CHANGE: &str = "CPU a change";
+
+/// How long nothing happens.
+const QUIET: Duration = Duration::from_secs(30);
+
+const CHANGES: u32 = 300;
+
+/// Resident memory, in KiB, of a replica that knows everything but users.
+///
+/// # Errors
+/// If it does not start.
+pub async fn base(cluster: &Cluster) -> Result<f64> {
+    let (operator, _) = cluster.start_operator(&[]).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let base = resident(operator.id())?;
+    operator.stop()?;
+    Ok(base)
+}
+
+/// Starts a replica, and tells how soon it was ready, and what it holds.
+///
+/// # Errors
+/// If it does not start.
+pub async fn start(report: &mut Report, cluster: &Cluster, population: Population, base: f64) -> Result<Operator> {
+    let users = population.users;
+    let api_server = cluster.api_server()?;
+    let begun = Instant::now();
+    api_server.get("/apis/roster.dev/v1alpha1/users?resourceVersion=0").await?;
+    let listed = begun.elapsed().as_secs_f64();
+    let (operator, ready) = cluster.start_operator(&[]).await?;
+    let ready = ready.as_secs_f64();
+    report.add(
+        Line::new(SECTION, "from start to ready", users)
+            .ratio("a bare list of the users", ready / listed, (listed, "s"))
+            .figure("ready after", ready, "s"),
+    );
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let memory = resident(operator.id())?;
+    report.add(
+        Line::new(SECTION, "memory of a replica", users)
+            .ratio("a replica without users", memory / base, (base / 1024.0, "MiB"))
+            .figure("resident", memory / 1024.0, "MiB")
+            .figure(MEMORY, (memory - base) * 1024.0 / number(users), "B a user"),
+    );
+    let met = ready - listed <= 5.0;
+    report.goal(
+        format!("{users} users: ready within 5 s of the list"),
+        format!("{ready:.1} s after its start; a bare list takes {listed:.1} s"),
+        met,
+    );
+    let each = (memory - base) * 1024.0 / number(users);
+    report.goal(format!("{users} users: at most 1,024 B resident a user"), format!("{each:.0} B"), each <= 1024.0);
+    Ok(operator)
+}
+
+/// What a replica does while nothing happens.
+///
+/// # Errors
+/// If it is gone, or the audit log can't be read.
+pub async fn quiet(report: &mut Report, cluster: &Cluster, operator: &Operator, who: &str, users: u64) -> Result<()> {
+    let (cpu, from) = (cpu_seconds(operator.id())?, cluster.plane.audit_position()?);
+    tokio::time::sleep(QUIET).await;
+    let per_hour = 3600.0 / QUIET.as_secs_f64();
+    let cpu = (cpu_seconds(operator.id())? - cpu) * per_hour;
+    let events = cluster.plane.operator_events(from)?;
+    let events: Vec<&Value> = events.iter().filter(|event| event["stage"] == "ResponseComplete").collect();
+    let is_lease = |event: &&&Value| event["objectRef"]["resource"] == "leases";
+    let leases = events.iter().filter(is_lease).count();
+    // A watch that kube-apiserver ends after some minutes is begun again.
+    let others = events.iter().filter(|event| !is_lease(event) && event["verb"] != "watch");
+    let named: Vec<_> = others.map(|event| format!("{} {}", event["verb"], event["requestURI"])).collect();
+    let memory = resident(operator.id())?;
+    report.add(
+        Line::new(SECTION, format!("{who}, at rest"), users)
+            .figure("CPU", cpu, "s an hour")
+            .figure("requests about the Lease", number(leases as u64) * per_hour, "an hour")
+            .figure("other requests", number(named.len() as u64) * per_hour, "an hour")
+            .figure("resident", memory / 1024.0, "MiB"),
+    );
+    let figure = if named.is_empty() { "nothing else".to_owned() } else { named.join(", ") };
+    report.goal(format!("{who}: at rest the Lease and nothing else"), figure, named.is_empty());
+    Ok(())
+}
+
+/// What one change costs a replica, and how soon it can be read there.
+///
+/// # Errors
+/// If it is gone, or the change does not arrive.
+pub async fn change(
+    report: &mut Report,
+    cluster: &Cluster,
+    operator: &Operator,
+    servers: &Servers,
+    population: Population,
+) -> Result<()> {
+    let name = Population::name(population.users / 2);
+    let path = format!("/apis/roster.dev/v1alpha1/users/{name}");
+    let base = cpu_seconds(operator.id())?;
+    let begun = Instant::now();
+    for at in 0..CHANGES {
+        cluster.send("PATCH", &path, &json!({"spec": {"lastName": format!("change {at}")}})).await?;
+    }
+    let last = format!("change {}", CHANGES - 1);
+    let shown = format!("/apis/directory.roster.dev/v1alpha1/users/{name}");
+    let sent = Instant::now();
+    loop {
+        let user: Value = serde_json::from_slice(&servers.roster.get(&shown).await?)?;
+        if user["spec"]["lastName"] == last.as_str() {
+            break;
+        }
+        anyhow::ensure!(sent.elapsed() < Duration::from_secs(10), "the change does not arrive");
+        // To ask costs the replica something, too.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let cpu = (cpu_seconds(operator.id())? - base) / f64::from(CHANGES);
+    let write = begun.elapsed().as_secs_f64() / f64::from(CHANGES);
+    report.add(
+        Line::new(SECTION, "one change of a user", population.users)
+            .ratio("kube-apiserver's write", cpu / write, (write * 1000.0, "ms"))
+            .figure(CHANGE, cpu * 1000.0, "ms"),
+    );
+    Ok(())
+}
