@@ -134,8 +134,9 @@ impl Context {
 
     /// What is known of an owner. `None`: there is no such User.
     fn view(&self, owner: &str) -> Option<View> {
-        View::of(owner, &self.informers.directory(), |namespace| {
-            Lately { refused: self.refused.get(namespace), ..self.lately.get(namespace).unwrap_or_default() }
+        View::of(owner, &self.informers.directory(), |namespace| Lately {
+            refused: self.refused.get(namespace),
+            ..self.lately.get(namespace).unwrap_or_default()
         })
     }
 

@@ -66,6 +66,6 @@ fn what_is_free_is_spread_again_as_soon_as_those_who_had_asked_have_theirs() {
 fn what_came_and_went_again_is_not_hoped_for() {
     let mut patient = owned("patient", 2000, 2000);
     patient.lately = Lately { reached: Some(second(100)), ..refused(100, "7") };
-    let after = planned(&view(vec![owned("full", 2000, 2000), patient, owned("idle", 0, 0)]), second(101));
+    let after = planned(&view(vec![owned("full", 2000, 2000), patient, owned("idle", 0, 0)]), second(200));
     assert!(after.contains_key("idle"), "{after:?}");
 }
