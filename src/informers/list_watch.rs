@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
-use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::api::{ListParams, ObjectList, WatchEvent, WatchParams};
 use kube::runtime::watcher::Event;
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
+use tokio::task::JoinError;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::follow::Step;
 
@@ -44,20 +46,23 @@ pub enum Failure {
     /// It ends as soon as it has begun.
     #[error("the watch ended at once")]
     EndedAtOnce,
+    /// Nobody reads on.
+    #[error("a page was not read to its end")]
+    Page(#[from] JoinError),
 }
 
 type Events<K> = BoxStream<'static, kube::Result<WatchEvent<K>>>;
 
-enum State<K> {
-    /// A list is to be begun, or to be gone on with at this token.
-    List(Option<String>),
+enum State<K: Clone> {
+    /// A list is to be begun, or its next page is on its way.
+    List(Option<AbortOnDropHandle<Result<ObjectList<K>, Failure>>>),
     /// A watch is to be begun after this revision.
     Begin(String),
     /// A watch goes on, and has told of everything up to this revision.
     Watch { revision: String, events: Events<K>, since: Instant, is_silent: bool },
 }
 
-struct ListWatch<K> {
+struct ListWatch<K: Clone> {
     api: Api<K>,
     state: State<K>,
     ready: VecDeque<Step<K>>,
@@ -86,16 +91,20 @@ where
 {
     async fn turn(&mut self) -> Result<(), Failure> {
         match std::mem::replace(&mut self.state, State::List(None)) {
-            State::List(token) => {
-                let is_first = token.is_none();
-                let params = ListParams { continue_token: token, ..ListParams::default().limit(PAGE) };
-                let page = timeout(LONGEST_SILENCE, self.api.list(&params)).await??;
+            State::List(next) => {
+                let is_first = next.is_none();
+                let page = match next {
+                    Some(next) => next.await??,
+                    None => read_page(self.api.clone(), None).await?,
+                };
                 if is_first {
                     self.ready.push_back(Step::Event(Event::Init));
                 }
                 self.ready.extend(page.items.into_iter().map(|object| Step::Event(Event::InitApply(object))));
                 if let Some(token) = page.metadata.continue_.filter(|token| !token.is_empty()) {
-                    self.state = State::List(Some(token));
+                    // Read while this one is taken in: with many objects, either takes long.
+                    let next = tokio::spawn(read_page(self.api.clone(), Some(token)));
+                    self.state = State::List(Some(AbortOnDropHandle::new(next)));
                     return Ok(());
                 }
                 let revision = page.metadata.resource_version.unwrap_or_default();
@@ -167,6 +176,14 @@ where
         self.state = if is_expired { State::List(None) } else { State::Begin(revision) };
         Err(error)
     }
+}
+
+async fn read_page<K>(api: Api<K>, token: Option<String>) -> Result<ObjectList<K>, Failure>
+where
+    K: Clone + Debug + DeserializeOwned,
+{
+    let params = ListParams { continue_token: token, ..ListParams::default().limit(PAGE) };
+    Ok(timeout(LONGEST_SILENCE, api.list(&params)).await??)
 }
 
 /// A revision of etcd. What is none, an API server of another make tells; then nothing can be said of it.
