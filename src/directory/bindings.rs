@@ -1,15 +1,13 @@
 //! Roster's own RoleBindings and the namespaces that they reach, indexed by whatever can change what they compile to.
 
-use std::borrow::Borrow;
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
-use std::hash::Hash;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{Expression, Selector};
 use kube::{Resource, ResourceExt};
 
 use super::labels::{Labels, Matcher};
+use super::names::NamesBy;
 use crate::api::role_binding::{RoleRef, Subject};
 use crate::api::{DOMAIN_LABEL, LOCKED_BY_ANNOTATION, RoleBinding, Validity};
 
@@ -100,38 +98,6 @@ impl NamespaceState {
                 .filter(|holder| !holder.is_empty())
                 .cloned(),
         }
-    }
-}
-
-/// Sets of names by a key, without empty sets.
-#[derive(Debug)]
-struct NamesBy<K>(HashMap<K, BTreeSet<String>>);
-
-impl<K> Default for NamesBy<K> {
-    fn default() -> Self {
-        Self(HashMap::new())
-    }
-}
-
-impl<K: Eq + Hash> NamesBy<K> {
-    fn insert(&mut self, key: K, name: &str) {
-        self.0.entry(key).or_default().insert(name.to_owned());
-    }
-
-    fn remove(&mut self, key: K, name: &str) {
-        if let Entry::Occupied(mut entry) = self.0.entry(key) {
-            entry.get_mut().remove(name);
-            if entry.get().is_empty() {
-                entry.remove();
-            }
-        }
-    }
-
-    fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> impl Iterator<Item = &String> + use<'_, K, Q>
-    where
-        K: Borrow<Q>,
-    {
-        self.0.get(key).into_iter().flatten()
     }
 }
 
@@ -309,7 +275,7 @@ impl Bindings {
 
     /// Names of all Users that delegate something.
     pub fn delegators(&self) -> impl ExactSizeIterator<Item = &String> {
-        self.by_delegator.0.keys()
+        self.by_delegator.keys()
     }
 
     /// Where the binding applies at this moment. `None` in it: the whole cluster.

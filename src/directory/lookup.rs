@@ -25,12 +25,12 @@ impl Directory {
 
     /// Names of the Users with this username, exactly as written.
     pub fn named(&self, username: &str) -> impl Iterator<Item = &String> {
-        self.by_username.get(username).into_iter().flatten()
+        self.by_username.get(username)
     }
 
     /// Names of the Users that hold or want this identifier, folded.
     pub fn wanting(&self, identifier: &str) -> impl Iterator<Item = &String> {
-        self.by_identifier.get(identifier).into_iter().flatten()
+        self.by_identifier.get(identifier)
     }
 
     /// Name of the User that holds this username, exactly as written.

@@ -17,6 +17,7 @@ pub mod index;
 pub mod labels;
 mod lookup;
 pub mod membership;
+mod names;
 pub mod native;
 mod nodes;
 pub mod person;
@@ -38,6 +39,7 @@ use crate::quota::limits;
 use bindings::{Binding, Bindings, NamespaceState};
 use labels::Labels;
 use membership::{DeclaredMembers, Memberships, Touched};
+use names::NamesBy;
 use native::{Holder, Key, Native, Natives};
 use person::Person;
 use quotas::{NOBODY, Quotas};
@@ -86,9 +88,9 @@ pub struct Directory {
     /// Whether Group subjects compile to their users, so that bindings depend on who is in a group.
     expand_groups: bool,
     users: HashMap<String, Person>,
-    by_username: HashMap<String, BTreeSet<String>>,
+    by_username: NamesBy<String>,
     /// Names by identifier, as [`crate::credentials::claim`] folds it.
-    by_identifier: HashMap<String, BTreeSet<String>>,
+    by_identifier: NamesBy<String>,
     by_uid: HashMap<String, String>,
     administrators: BTreeSet<String>,
     /// UID and generation by name.
@@ -130,9 +132,9 @@ impl Directory {
             if person.is_admin {
                 self.administrators.insert(name.clone());
             }
-            self.by_username.entry(person.username.clone()).or_default().insert(name.clone());
+            self.by_username.insert(person.username.clone(), &name);
             for identifier in &person.identifiers {
-                self.by_identifier.entry(identifier.clone()).or_default().insert(name.clone());
+                self.by_identifier.insert(identifier.clone(), &name);
             }
             self.by_uid.insert(person.uid.clone(), name.clone());
             self.users.insert(name.clone(), person);
@@ -169,11 +171,11 @@ impl Directory {
     fn forget_person(&mut self, name: &str) {
         let Some(person) = self.users.remove(name) else { return };
         self.administrators.remove(name);
-        forget(&mut self.by_username, &person.username, name);
-        for identifier in &person.identifiers {
-            forget(&mut self.by_identifier, identifier, name);
-        }
         self.by_uid.remove(&person.uid);
+        self.by_username.remove(person.username, name);
+        for identifier in person.identifiers {
+            self.by_identifier.remove(identifier, name);
+        }
     }
 
     /// Something of the person itself has changed: its name, its state, its flags.
@@ -415,7 +417,7 @@ impl Directory {
         let mut delegated = |user: &str| bindings.extend(self.bindings.of_delegator(user).cloned());
         match holder {
             Holder::User(username) => {
-                for user in self.by_username.get(username).into_iter().flatten() {
+                for user in self.by_username.get(username) {
                     delegated(user);
                     // It may have waited for the name to be free of rights.
                     if !self.users[user].holds_username() {
@@ -460,15 +462,6 @@ impl Directory {
     /// When [`Directory::advance`] has something to do next.
     pub fn next_edge(&self) -> Option<Timestamp> {
         [self.edges.next(), self.memberships.next_edge()].into_iter().flatten().min()
-    }
-}
-
-fn forget(names_by: &mut HashMap<String, BTreeSet<String>>, key: &str, name: &str) {
-    if let Some(names) = names_by.get_mut(key) {
-        names.remove(name);
-        if names.is_empty() {
-            names_by.remove(key);
-        }
     }
 }
 
