@@ -34,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Objects that are written at a time.
 const CHUNK: usize = 128;
 
+/// Bytes that are joined to an object, mostly.
+const JOINED_BYTES: usize = 256;
+
 /// Longest time that an answer may hold its place. Whoever reads slower than that goes on reading, beside those who
 /// have places.
 const LONGEST_ANSWER: Duration = Duration::from_secs(120);
@@ -59,7 +62,7 @@ pub async fn list(
         if table.is_quick(query, offset, limit) {
             (table.select(query, offset, limit), permit)
         } else {
-            let (table, query) = (table.clone(), query.clone());
+            let (table, query) = (Arc::clone(&table), query.clone());
             // With its place: who goes away in the meantime has not made room for another one.
             blocking(move || (table.select(&query, offset, limit), permit)).await?
         }
@@ -84,7 +87,7 @@ async fn start(
     catalogue: &Catalogue,
     params: &ListParams,
     id: ListId,
-) -> Result<(Table, Position), ApiError> {
+) -> Result<(Arc<Table>, Position), ApiError> {
     if let Some(token) = &params.continue_token {
         let Position { moment, offset } = api.tokens.read(id, token)?;
         let (table, _) = table_of(api, resource, catalogue, moment).await?;
@@ -111,7 +114,7 @@ async fn start(
     }
     let view = reached(catalogue, asked.unwrap_or(0)).await?;
     let moment = Moment { since: view.revision, until: view.progress };
-    Ok((view.table.clone(), Position { moment, offset }))
+    Ok((Arc::clone(&view.table), Position { moment, offset }))
 }
 
 /// All records as they were at a moment, and the moment as it is known here.
@@ -120,10 +123,10 @@ async fn table_of(
     resource: &'static Resource,
     catalogue: &Catalogue,
     moment: Moment,
-) -> Result<(Table, Moment), ApiError> {
+) -> Result<(Arc<Table>, Moment), ApiError> {
     let view = reached(catalogue, moment.since).await?;
     if view.revision <= moment.until {
-        return Ok((view.table.clone(), moment));
+        return Ok((Arc::clone(&view.table), moment));
     }
     if let Some(table) = api.moments.table(resource.plural, moment).await {
         return Ok((table, moment));
@@ -217,6 +220,7 @@ fn respond(
         }
     };
     let mut first = head.into_bytes();
+    first.reserve(records.iter().take(CHUNK).map(|record| record.json.len() + JOINED_BYTES).sum());
     write(0, &records, &mut first);
     let body = if records.len() <= CHUNK {
         Body::from(first)

@@ -121,7 +121,7 @@ pub fn read(keys: &[hmac::Key], list: ListId, token: &str) -> Result<Position, A
 /// The states that lists are being read at.
 pub struct Moments {
     /// By resource and last change.
-    tables: Cache<(&'static str, u64), Table>,
+    tables: Cache<(&'static str, u64), Arc<Table>>,
     /// That of the first page, by who reads which list.
     first_pages: Cache<(Arc<Caller>, ListId), Moment>,
 }
@@ -148,12 +148,12 @@ impl Moments {
     }
 
     /// Remembers all records as they were.
-    pub async fn remember(&self, resource: &'static str, moment: Moment, table: Table) {
+    pub async fn remember(&self, resource: &'static str, moment: Moment, table: Arc<Table>) {
         self.tables.insert((resource, moment.since), table).await;
     }
 
     /// All records as they were, if that is remembered.
-    pub async fn table(&self, resource: &'static str, moment: Moment) -> Option<Table> {
+    pub async fn table(&self, resource: &'static str, moment: Moment) -> Option<Arc<Table>> {
         self.tables.get(&(resource, moment.since)).await
     }
 }

@@ -60,7 +60,11 @@ impl Renderer {
         let roles: Vec<_> = records.iter().map(|record| role_names(&directory, &record.name, now)).collect();
         drop(directory);
         let join = |(record, roles): (&Arc<Record>, BTreeSet<String>)| {
-            let mut joined = if roles.is_empty() { String::new() } else { format!(r#","roles":{}"#, json!(roles)) };
+            let mut joined = String::new();
+            if !roles.is_empty() {
+                joined.push_str(r#","roles":"#);
+                joined.push_str(&serde_json::to_string(&roles).expect("texts are JSON"));
+            }
             if self.current.as_deref() == Some(&record.name) {
                 joined.push_str(r#","current":true"#);
             }

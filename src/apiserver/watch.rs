@@ -95,7 +95,7 @@ pub async fn watch(
     let changes = catalogue.changes();
     let view = if initial { reached(&catalogue, asked).await? } else { catalogue.view() };
     let stage = if initial {
-        let (table, query) = (view.table.clone(), params.query.clone());
+        let (table, query) = (Arc::clone(&view.table), params.query.clone());
         let selected = blocking(move || table.select(&query, 0, None)).await?;
         let bookmark = params.send_initial_events == Some(true) && params.allow_bookmarks;
         Stage::Initial { records: selected.records, next: 0, bookmark }

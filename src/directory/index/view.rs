@@ -51,7 +51,7 @@ pub struct View {
     /// Everything up to this revision is known. At least `revision`.
     pub progress: u64,
     /// The records.
-    pub table: Table,
+    pub table: Arc<Table>,
     /// The revision before the first change in the log.
     floor: u64,
     log: Vector<Change>,
@@ -62,7 +62,7 @@ pub struct View {
 #[derive(Clone, Debug)]
 pub struct Past {
     /// The records.
-    pub table: Table,
+    pub table: Arc<Table>,
     /// Revision of the last change before.
     pub revision: u64,
 }
@@ -70,7 +70,7 @@ pub struct Past {
 impl View {
     /// Nothing is known yet.
     pub fn empty(fields: &'static [Field]) -> Self {
-        let table = Table::new(fields, Vec::new());
+        let table = Arc::new(Table::new(fields, Vec::new()));
         Self { epoch: 0, revision: 0, progress: 0, table, floor: 0, log: Vector::new(), log_bytes: 0 }
     }
 
@@ -88,7 +88,7 @@ impl View {
             epoch: self.epoch + 1,
             revision,
             progress: revision,
-            table: Table::new(self.table.fields, records),
+            table: Arc::new(Table::new(self.table.fields, records)),
             floor: revision,
             log: Vector::new(),
             log_bytes: 0,
@@ -118,13 +118,13 @@ impl View {
 
     /// A record as it is now.
     pub fn set(&mut self, record: Arc<Record>) {
-        let before = self.table.set(&record);
+        let before = Arc::make_mut(&mut self.table).set(&record);
         self.note(Change { revision: record.revision, before, after: Some(record) });
     }
 
     /// A record that is gone since `revision`.
     pub fn remove(&mut self, name: &str, revision: u64) {
-        if let Some(before) = self.table.remove(name) {
+        if let Some(before) = Arc::make_mut(&mut self.table).remove(name) {
             self.note(Change { revision, before: Some(before), after: None });
         }
     }
@@ -175,7 +175,8 @@ impl View {
         if revision > self.progress {
             return Err(Unavailable::Ahead);
         }
-        let mut table = self.table.clone();
+        let mut shared = Arc::clone(&self.table);
+        let table = Arc::make_mut(&mut shared);
         for change in self.changes_since(revision)?.iter().rev() {
             match (&change.before, &change.after) {
                 (Some(before), _) => drop(table.set(before)),
@@ -184,6 +185,6 @@ impl View {
             }
         }
         let last_before = self.first_after(revision).checked_sub(1).and_then(|at| self.log.get(at));
-        Ok(Past { table, revision: last_before.map_or(self.floor, |change| change.revision) })
+        Ok(Past { table: shared, revision: last_before.map_or(self.floor, |change| change.revision) })
     }
 }
