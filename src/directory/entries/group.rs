@@ -8,10 +8,10 @@ use super::Writer;
 
 /// What groups can be filtered and sorted by.
 pub static FIELDS: &[Field] = &[
-    Field::one("name", "metadata.name", Kind::Text),
+    Field::one("name", "metadata.name", Kind::Text).searched(),
     Field::one("uid", "metadata.uid", Kind::Text),
     Field::one("creationTimestamp", "metadata.creationTimestamp", Kind::Time),
-    Field::one("displayName", "spec.displayName", Kind::Text),
+    Field::one("displayName", "spec.displayName", Kind::Text).searched(),
     Field::one("description", "spec.description", Kind::Text),
     Field::shared("domain", "spec.domain", Kind::Text),
     Field::many("memberGroups", "spec.memberGroups", false),

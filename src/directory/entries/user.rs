@@ -20,14 +20,14 @@ const USED: &str = "used.";
 
 /// What users can be filtered and sorted by.
 pub static FIELDS: &[Field] = &[
-    Field::one("name", "metadata.name", Kind::Text),
+    Field::one("name", "metadata.name", Kind::Text).searched(),
     Field::one("uid", "metadata.uid", Kind::Text),
     Field::one("creationTimestamp", "metadata.creationTimestamp", Kind::Time),
-    Field::one("username", "status.username", Kind::Text),
-    Field::many("email", "spec.email", true),
-    Field::one("displayName", "spec.displayName", Kind::Text),
-    Field::one("firstName", "spec.firstName", Kind::Text),
-    Field::one("lastName", "spec.lastName", Kind::Text),
+    Field::one("username", "status.username", Kind::Text).searched(),
+    Field::many("email", "spec.email", true).searched(),
+    Field::one("displayName", "spec.displayName", Kind::Text).searched(),
+    Field::one("firstName", "spec.firstName", Kind::Text).searched(),
+    Field::one("lastName", "spec.lastName", Kind::Text).searched(),
     Field::one("mobile", "spec.mobile", Kind::Text),
     Field::shared("language", "spec.language", Kind::Text),
     Field::shared("timezone", "spec.timezone", Kind::Text),

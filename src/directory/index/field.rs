@@ -21,6 +21,15 @@ pub enum Kind {
     Time,
 }
 
+/// What people know of a value that they look for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sought {
+    /// All of it, or how it begins.
+    Beginning,
+    /// Some part of it, as of a name.
+    Midst,
+}
+
 /// A field of a resource.
 #[derive(Debug)]
 pub struct Field {
@@ -36,12 +45,14 @@ pub struct Field {
     pub has_postings: bool,
     /// Whether it can be sorted by.
     pub is_sortable: bool,
+    /// What people know of its values.
+    pub sought: Sought,
 }
 
 impl Field {
     /// A sortable field with one value, which differs from record to record.
     pub const fn one(name: &'static str, path: &'static str, kind: Kind) -> Self {
-        Self { name, path, kind, is_many: false, has_postings: false, is_sortable: true }
+        Self { name, path, kind, is_many: false, has_postings: false, is_sortable: true, sought: Sought::Beginning }
     }
 
     /// A sortable field with one value that many records share.
@@ -52,6 +63,12 @@ impl Field {
     /// A text field with several values.
     pub const fn many(name: &'static str, path: &'static str, is_sortable: bool) -> Self {
         Self { is_many: true, has_postings: true, is_sortable, ..Self::one(name, path, Kind::Text) }
+    }
+
+    /// The same, but that text is looked for in the midst of its values.
+    #[must_use]
+    pub const fn searched(self) -> Self {
+        Self { sought: Sought::Midst, ..self }
     }
 }
 

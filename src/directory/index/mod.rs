@@ -4,6 +4,7 @@
 //!  User, Group ─▶ Record ─▶ Table ─(snapshot per change)─▶ View ─▶ select(Query) ─▶ records of a page, total
 //!                            │ orders: ids by value, one a sortable field
 //!                            │ postings: value ─▶ ids, one a field with few values, or several a record
+//!                            │ grams: three bytes of text ─▶ ids, one a field that text is looked for in
 //!                            └ log of changes ─▶ watches; undone backwards ─▶ the table of an earlier revision
 //! ```
 //!
@@ -12,12 +13,14 @@
 
 pub mod dialect;
 pub mod field;
+mod grams;
 pub mod query;
 pub mod record;
 pub mod select;
 pub mod sorted;
 pub mod table;
 pub mod view;
+mod walk;
 
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,13 @@ pub enum Test {
 }
 
 impl Test {
+    /// What a value that it holds for has in it.
+    pub fn text(&self) -> &[u8] {
+        match self {
+            Self::Equal(text) | Self::Contains { text, .. } => text,
+        }
+    }
+
     /// Whether it holds for a value that is there.
     pub fn holds_for(&self, value: &[u8]) -> bool {
         match self {

@@ -1,15 +1,16 @@
 //! From a query to the records of a page, and how many there are in all.
 //!
-//! What postings answer is answered by sets; of the rest, the narrowest run of an order is looked at, and each record in
-//! it compared. Nothing looks at all records but a search in the midst of text, and a question that they all answer to.
+//! What postings answer is answered by sets, and what grams leave is looked at; of the rest, the narrowest run of an order
+//! is, and each record in it compared. Nothing looks at all records but a search for one or two letters, or in the midst
+//! of values that nobody knows by heart, and a question that they all answer to.
 
-use std::cmp::Ordering;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use kube::core::Expression;
 use roaring::RoaringBitmap;
 
+use super::grams::{can_find, candidates, most_candidates};
 use super::query::{Comparison, Condition, Query, SortKey, Test};
 use super::record::Record;
 use super::table::{Posting, Postings, Table};
@@ -24,7 +25,7 @@ pub struct Selection {
 }
 
 /// What answers to a query, before it is sorted.
-enum Matched {
+pub(super) enum Matched {
     All,
     /// Part of the order of a field.
     Run {
@@ -38,9 +39,6 @@ enum Matched {
 /// Costs of sorting one id, in steps of walking an order.
 const SORT_STEPS: usize = 16;
 
-/// Records of one value that are passed one by one: to find where more of them begin takes about as long.
-const FEW: usize = 512;
-
 /// What takes fewer steps than this takes less time than to hand it over to another thread and back.
 const QUICK_STEPS: usize = 8192;
 
@@ -53,19 +51,19 @@ impl Table {
             Matched::Run { begin, end, .. } => end - begin,
             Matched::Some(ids) => count(ids),
         };
-        let limit = limit.unwrap_or(total).min(total.saturating_sub(offset));
-        if limit == 0 {
+        let page = offset..total.min(offset.saturating_add(limit.unwrap_or(total)));
+        if page.is_empty() {
             return Selection { total, records: Vec::new() };
         }
         let by_name = [SortKey { field: 0, is_descending: false }];
         let sort = if query.sort.is_empty() { by_name.as_slice() } else { &query.sort };
-        let steps = (offset + limit).saturating_mul(self.len()) / total;
+        let steps = page.end.saturating_mul(self.len()) / total;
         let ids = match &matched {
-            Matched::Some(ids) if steps > total * SORT_STEPS => self.sorted(ids.iter().collect(), sort, offset, limit),
+            Matched::Some(ids) if steps > total * SORT_STEPS => self.sorted(ids.iter().collect(), sort, page),
             Matched::Run { field, begin, end } if *field != sort[0].field && steps > total * SORT_STEPS => {
-                self.sorted(self.order(*field).range(*begin, *end).collect(), sort, offset, limit)
+                self.sorted(self.order(*field).range(*begin, *end).collect(), sort, page)
             }
-            _ => self.walk(matched, sort, offset, limit),
+            _ => self.walk(matched, sort, page, steps),
         };
         Selection { total, records: ids.into_iter().map(|id| Arc::clone(self.record(id))).collect() }
     }
@@ -91,6 +89,9 @@ impl Table {
     /// How many values or records are looked at for a condition at most. Alone, it may be part of an order.
     fn steps_of(&self, condition: &Condition, is_alone: bool) -> usize {
         let is_by_itself = |test: &Test| matches!(test, Test::Equal(value) if !value.is_empty());
+        if let Some(grams) = self.searched(condition) {
+            return most_candidates(grams, condition);
+        }
         match self.postings(condition.field) {
             Some(postings) if condition.compare.is_empty() => {
                 let tests = condition.any.iter().chain(&condition.none);
@@ -109,9 +110,12 @@ impl Table {
         };
         let mut rest = Vec::new();
         for condition in &query.conditions {
-            match self.posted(condition) {
-                Some(ids) => narrow(ids),
-                None => rest.push(condition),
+            let posted = self.posted(condition);
+            if posted.is_none() {
+                rest.push(condition);
+            }
+            if let Some(ids) = posted.or_else(|| self.searched(condition).map(|grams| candidates(grams, condition))) {
+                narrow(ids);
             }
         }
         for expression in &query.labels {
@@ -146,7 +150,7 @@ impl Table {
     /// What meets the condition, where postings alone can tell.
     fn posted(&self, condition: &Condition) -> Option<RoaringBitmap> {
         let postings = self.postings(condition.field)?;
-        if !condition.compare.is_empty() {
+        if !condition.compare.is_empty() || self.searched(condition).is_some() {
             return None;
         }
         let mut ids = if condition.any.is_empty() { self.all().clone() } else { RoaringBitmap::new() };
@@ -157,6 +161,11 @@ impl Table {
             ids -= self.having(postings, test);
         }
         Some(ids)
+    }
+
+    /// The grams that narrow down what may meet the condition, where it searches for text.
+    fn searched(&self, condition: &Condition) -> Option<&Postings> {
+        self.grams(condition.field).filter(|_| can_find(condition))
     }
 
     fn having(&self, postings: &Postings, test: &Test) -> RoaringBitmap {
@@ -246,7 +255,7 @@ impl Table {
         }
     }
 
-    fn rank(&self, field: usize, is_before: impl Fn(&[u8]) -> bool) -> usize {
+    pub(super) fn rank(&self, field: usize, is_before: impl Fn(&[u8]) -> bool) -> usize {
         self.order(field).rank(|id| is_before(self.record(id).field(field)))
     }
 
@@ -262,132 +271,6 @@ impl Table {
             return None;
         }
         Some(self.runs(condition).first().copied().unwrap_or((0, 0)))
-    }
-
-    /// Sorts ids as far as the page needs it.
-    fn sorted(&self, mut ids: Vec<u32>, sort: &[SortKey], offset: usize, limit: usize) -> Vec<u32> {
-        let order = |a: &u32, b: &u32| self.compare(*a, *b, sort);
-        let end = offset + limit;
-        if end < ids.len() {
-            ids.select_nth_unstable_by(end, order);
-            ids.truncate(end);
-        }
-        ids.sort_unstable_by(order);
-        ids.split_off(offset)
-    }
-
-    fn compare(&self, a: u32, b: u32, sort: &[SortKey]) -> Ordering {
-        let (a, b) = (self.record(a), self.record(b));
-        let by = sort.iter().map(|key| {
-            let order = a.field(key.field).cmp(b.field(key.field));
-            if key.is_descending { order.reverse() } else { order }
-        });
-        by.into_iter().find(|order| order.is_ne()).unwrap_or_else(|| a.name.cmp(&b.name))
-    }
-
-    /// Goes along the order of the first key, until the page is full.
-    fn walk(&self, matched: Matched, sort: &[SortKey], offset: usize, limit: usize) -> Vec<u32> {
-        let (key, order) = (sort[0], self.order(sort[0].field));
-        let (begin, end, among) = match matched {
-            Matched::Run { field, begin, end } if field == key.field => (begin, end, None),
-            Matched::All => (0, self.len(), None),
-            Matched::Run { field, begin, end } => (0, self.len(), Some(self.order(field).range(begin, end).collect())),
-            Matched::Some(ids) => (0, self.len(), Some(ids)),
-        };
-        let is_in = |id: &u32| among.as_ref().is_none_or(|ids: &RoaringBitmap| ids.contains(*id));
-        if sort.len() == 1 && !key.is_descending {
-            // Equal values stand in the order of names already.
-            if among.is_none() {
-                return order.range(begin + offset, (begin + offset + limit).min(end)).collect();
-            }
-            return order.range(begin, end).filter(is_in).skip(offset).take(limit).collect();
-        }
-        if sort.len() == 1 {
-            return self.walk_down(key.field, begin..end, is_in, offset..offset + limit);
-        }
-        let ids = order.range(begin, end);
-        let ids: Box<dyn Iterator<Item = u32>> = if key.is_descending { Box::new(ids.rev()) } else { Box::new(ids) };
-        let mut ids = ids.filter(is_in).peekable();
-        let (mut page, mut skip) = (Vec::new(), offset);
-        while page.len() < limit
-            && let Some(first) = ids.next()
-        {
-            let value = self.record(first).field(key.field);
-            let mut equal = vec![first];
-            while let Some(next) = ids.next_if(|id| self.record(*id).field(key.field) == value) {
-                equal.push(next);
-            }
-            if skip >= equal.len() {
-                skip -= equal.len();
-                continue;
-            }
-            let order = |a: &u32, b: &u32| self.compare(*a, *b, &sort[1..]);
-            let needed = skip + limit - page.len();
-            if needed < equal.len() {
-                equal.select_nth_unstable_by(needed, order);
-                equal.truncate(needed);
-            }
-            equal.sort_unstable_by(order);
-            page.extend(equal.into_iter().skip(skip).take(limit - page.len()));
-            skip = 0;
-        }
-        page
-    }
-
-    /// Goes along part of the order of a field from its end on, in which those of one value stand by name all the same.
-    fn walk_down(
-        &self,
-        field: usize,
-        part: Range<usize>,
-        is_in: impl Fn(&u32) -> bool,
-        page: Range<usize>,
-    ) -> Vec<u32> {
-        let order = self.order(field);
-        let value = |id: u32| self.record(id).field(field);
-        // What comes before the page is passed over without a look at its values.
-        let mut left = page.start;
-        let is_passed = |id: &u32| {
-            let is_counted = is_in(id);
-            let is_before = !is_counted || left > 0;
-            left = left.saturating_sub(usize::from(is_counted));
-            is_before
-        };
-        let mut end = part.end - order.range(part.start, part.end).rev().take_while(is_passed).count();
-        let mut found = Vec::new();
-        let Some(first) = order.range(part.start, end).next_back() else { return found };
-        // Those of the value that the page begins with stand by name: how many of them were passed is what counts.
-        let top = self.rank(field, |other| other <= value(first)).min(part.end);
-        let mut skip = order.range(end, top).filter(&is_in).count();
-        end = top;
-        let mut ids = order.range(part.start, end).rev().peekable();
-        let mut few = Vec::new();
-        while found.len() < page.len()
-            && let Some(id) = ids.next()
-        {
-            let top = end;
-            end -= 1;
-            if !is_in(&id) {
-                continue;
-            }
-            few.push(id);
-            while top - end < FEW
-                && let Some(next) = ids.next_if(|next| value(*next) == value(id))
-            {
-                end -= 1;
-                few.extend(Some(next).filter(&is_in));
-            }
-            let (skipped, needed) = (std::mem::take(&mut skip), page.len() - found.len());
-            if ids.peek().is_none_or(|next| value(*next) != value(id)) {
-                found.extend(few.drain(..).rev().skip(skipped).take(needed));
-                continue;
-            }
-            few.clear();
-            let begin = self.rank(field, |other| other < value(id)).max(part.start);
-            found.extend(order.range(begin, top).filter(&is_in).skip(skipped).take(needed));
-            end = begin;
-            ids = order.range(part.start, end).rev().peekable();
-        }
-        found
     }
 }
 

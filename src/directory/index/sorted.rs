@@ -4,6 +4,7 @@
 //! copies one chunk and the list of chunks.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A chunk is split when it has grown beyond this.
@@ -91,14 +92,53 @@ impl SortedIds {
 
     /// The ids from rank `begin` up to and without rank `end`.
     pub fn range(&self, begin: usize, end: usize) -> impl DoubleEndedIterator<Item = u32> {
+        self.parts(begin..end).into_iter().flatten().copied()
+    }
+
+    /// The rank of the one after the first `count` that `is_in` holds for, from the beginning of a range of ranks on.
+    pub fn nth(&self, range: Range<usize>, mut count: usize, is_in: impl Fn(u32) -> bool) -> Option<usize> {
+        let mut rank = range.start;
+        for part in self.parts(range) {
+            let found = counted(part, &is_in);
+            if found > count {
+                let (at, _) = part.iter().enumerate().filter(|(_, id)| is_in(**id)).nth(count)?;
+                return Some(rank + at);
+            }
+            count -= found;
+            rank += part.len();
+        }
+        None
+    }
+
+    /// The same, from the end of a range of ranks on.
+    pub fn nth_back(&self, range: Range<usize>, mut count: usize, is_in: impl Fn(u32) -> bool) -> Option<usize> {
+        let mut rank = range.end.min(self.len);
+        for part in self.parts(range).into_iter().rev() {
+            let found = counted(part, &is_in);
+            rank -= part.len();
+            if found > count {
+                let (at, _) = part.iter().enumerate().rev().filter(|(_, id)| is_in(**id)).nth(count)?;
+                return Some(rank + at);
+            }
+            count -= found;
+        }
+        None
+    }
+
+    fn parts(&self, range: Range<usize>) -> Vec<&[u32]> {
         let mut before = 0;
-        let parts = self.chunks.iter().filter_map(move |chunk| {
-            let (first, last) = (begin.saturating_sub(before), end.saturating_sub(before).min(chunk.len()));
+        let parts = self.chunks.iter().filter_map(|chunk| {
+            let (first, last) = (range.start.saturating_sub(before), range.end.saturating_sub(before).min(chunk.len()));
             before += chunk.len();
             (first < last).then(|| &chunk[first..last])
         });
-        parts.collect::<Vec<_>>().into_iter().flatten().copied()
+        parts.collect()
     }
+}
+
+/// Without a branch, unlike `filter` and `count`: to guess wrong takes longer than to add.
+fn counted(ids: &[u32], is_in: impl Fn(u32) -> bool) -> usize {
+    ids.iter().map(|id| usize::from(is_in(*id))).sum()
 }
 
 #[cfg(test)]
@@ -128,6 +168,11 @@ mod tests {
                 prop_assert_eq!(ids.len(), expected.len());
                 prop_assert!(ids.range(0, usize::MAX).eq(expected.iter().copied()));
                 prop_assert!(ids.range(3, 700).rev().eq(expected.iter().copied().skip(3).take(697).collect::<Vec<_>>().into_iter().rev()));
+                let (third, is_third) = (|id: &&u32| id.is_multiple_of(3), |id: u32| id.is_multiple_of(3));
+                let found = |rank: Option<usize>| rank.and_then(|rank| ids.range(rank, rank + 1).next());
+                prop_assert_eq!(found(ids.nth(0..ids.len(), 90, is_third)), expected.iter().filter(third).nth(90).copied());
+                prop_assert_eq!(found(ids.nth_back(0..ids.len(), 90, is_third)), expected.iter().rev().filter(third).nth(90).copied());
+                prop_assert_eq!(ids.nth(5..ids.len(), usize::MAX, is_third), None);
                 prop_assert_eq!(ids.rank(|id| id < 1000), expected.range(..1000).count());
                 prop_assert_eq!(ids.find(|id| id.cmp(&77)), expected.get(&77).copied());
                 let again = SortedIds::from_sorted(&expected.iter().copied().collect::<Vec<_>>());

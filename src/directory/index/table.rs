@@ -7,7 +7,8 @@ use std::sync::Arc;
 use imbl::{OrdMap, Vector};
 use roaring::RoaringBitmap;
 
-use super::field::Field;
+use super::field::{Field, Sought};
+use super::grams::grams;
 use super::record::Record;
 use super::sorted::SortedIds;
 
@@ -21,6 +22,22 @@ pub enum Posting {
 }
 
 impl Posting {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Many(several) => usize::try_from(several.len()).expect("ids are 32 bits"),
+        }
+    }
+
+    /// Takes all others out of a set.
+    pub fn narrow(&self, ids: &mut RoaringBitmap) {
+        match self {
+            Self::One(id) => *ids &= RoaringBitmap::from([*id]),
+            Self::Many(several) => *ids &= &**several,
+        }
+    }
+
     /// Adds its ids to a set.
     pub fn add_to(&self, ids: &mut RoaringBitmap) {
         match self {
@@ -75,6 +92,7 @@ pub struct Table {
     all: Arc<RoaringBitmap>,
     orders: Vec<Option<SortedIds>>,
     postings: Vec<Option<Postings>>,
+    grams: Vec<Option<Postings>>,
     labels: Postings,
 }
 
@@ -85,16 +103,19 @@ impl Table {
         let count = u32::try_from(records.len()).expect("etcd holds less than that");
         let orders = fields.iter().enumerate();
         let orders = orders.map(|(at, field)| field.is_sortable.then(|| sorted(&records, at))).collect();
-        let postings = fields
-            .iter()
-            .enumerate()
-            .map(|(at, field)| field.has_postings.then(|| posted(&records, |record| record.values(at).collect())));
+        let postings = fields.iter().enumerate();
+        let postings = postings.map(|(at, field)| field.has_postings.then(|| posted(&records, |of| values(of, at))));
         let postings = postings.collect();
-        let labels = posted(&records, |record| record.labels.iter().map(|label| label.as_bytes()).collect());
+        let grams = fields.iter().enumerate();
+        let grams =
+            grams.map(|(at, field)| (field.sought == Sought::Midst).then(|| posted(&records, |of| grams_of(of, at))));
+        let grams = grams.collect();
+        let labels = posted(&records, labels);
         Self {
             fields,
             orders,
             postings,
+            grams,
             labels,
             records: records.into_iter().map(Some).collect(),
             free: Vector::new(),
@@ -132,6 +153,11 @@ impl Table {
         self.postings[field].as_ref()
     }
 
+    /// Ids by what stands in the midst of values, where the field is searched.
+    pub fn grams(&self, field: usize) -> Option<&Postings> {
+        self.grams[field].as_ref()
+    }
+
     /// Ids by `key=value`.
     pub fn labels(&self) -> &Postings {
         &self.labels
@@ -156,21 +182,18 @@ impl Table {
         });
         let changed = self.changed(before.as_deref(), Some(record));
         if let Some(before) = &before {
-            self.take_out(id, before, &changed);
+            self.take_out(before, &changed);
         } else {
             Arc::make_mut(&mut self.all).insert(id);
         }
         self.records.set(id as usize, Some(Arc::clone(record)));
-        for at in changed {
-            if self.fields[at].has_postings {
-                self.post(at, id, record);
-            }
-            let (records, order) = (&self.records, self.orders[at].as_mut());
+        for at in &changed {
+            let (records, order) = (&self.records, self.orders[*at].as_mut());
             if let Some(order) = order {
-                order.insert(id, |other| in_use(records, other).order(record, at));
+                order.insert(id, |other| in_use(records, other).order(record, *at));
             }
         }
-        relabel(&mut self.labels, id, before.as_deref(), Some(record));
+        self.repost(id, &changed, before.as_deref(), Some(record));
         before
     }
 
@@ -178,8 +201,9 @@ impl Table {
     pub fn remove(&mut self, name: &str) -> Option<Arc<Record>> {
         let id = self.id_of(name)?;
         let before = Arc::clone(self.record(id));
-        self.take_out(id, &before, &self.changed(Some(&before), None));
-        relabel(&mut self.labels, id, Some(&before), None);
+        let changed = self.changed(Some(&before), None);
+        self.take_out(&before, &changed);
+        self.repost(id, &changed, Some(&before), None);
         self.records.set(id as usize, None);
         self.free.push_back(id);
         Arc::make_mut(&mut self.all).remove(id);
@@ -195,11 +219,8 @@ impl Table {
         }
     }
 
-    fn take_out(&mut self, id: u32, before: &Record, changed: &[usize]) {
+    fn take_out(&mut self, before: &Record, changed: &[usize]) {
         for at in changed {
-            if let Some(postings) = &mut self.postings[*at] {
-                before.values(*at).for_each(|value| unpost(postings, value, id));
-            }
             let (records, order) = (&self.records, self.orders[*at].as_mut());
             if let Some(order) = order {
                 order.remove(|other| in_use(records, other).order(before, *at));
@@ -207,11 +228,30 @@ impl Table {
         }
     }
 
-    fn post(&mut self, field: usize, id: u32, record: &Record) {
-        if let Some(postings) = &mut self.postings[field] {
-            record.values(field).for_each(|value| post(postings, value, id));
+    /// Moves an id from the values that its record had to those that it has.
+    fn repost(&mut self, id: u32, changed: &[usize], before: Option<&Record>, now: Option<&Record>) {
+        for at in changed {
+            if let Some(postings) = &mut self.postings[*at] {
+                repost(postings, id, before, now, |record| values(record, *at));
+            }
+            if let Some(grams) = &mut self.grams[*at] {
+                repost(grams, id, before, now, |record| grams_of(record, *at));
+            }
         }
+        repost(&mut self.labels, id, before, now, labels);
     }
+}
+
+fn values(record: &Record, field: usize) -> BTreeSet<&[u8]> {
+    record.values(field).collect()
+}
+
+fn grams_of(record: &Record, field: usize) -> BTreeSet<&[u8]> {
+    record.values(field).flat_map(grams).collect()
+}
+
+fn labels(record: &Record) -> BTreeSet<&[u8]> {
+    record.labels.iter().map(|label| label.as_bytes()).collect()
 }
 
 fn in_use(records: &Vector<Option<Arc<Record>>>, id: u32) -> &Record {
@@ -224,7 +264,6 @@ fn post(postings: &mut Postings, value: &[u8], id: u32) {
 }
 
 fn unpost(postings: &mut Postings, value: &[u8], id: u32) {
-    // A field may hold the same value twice.
     let Some(posting) = postings.get(value) else { return };
     match posting.without(id) {
         Some(posting) => postings.insert(value.into(), posting),
@@ -232,13 +271,17 @@ fn unpost(postings: &mut Postings, value: &[u8], id: u32) {
     };
 }
 
-fn relabel(labels: &mut Postings, id: u32, before: Option<&Record>, now: Option<&Record>) {
-    let of = |record: Option<&Record>| -> BTreeSet<Box<str>> {
-        record.into_iter().flat_map(|record| record.labels.iter().cloned()).collect()
-    };
-    let (before, now) = (of(before), of(now));
-    before.difference(&now).for_each(|label| unpost(labels, label.as_bytes(), id));
-    now.difference(&before).for_each(|label| post(labels, label.as_bytes(), id));
+/// `values`: what the postings are by.
+fn repost<'a>(
+    postings: &mut Postings,
+    id: u32,
+    before: Option<&'a Record>,
+    now: Option<&'a Record>,
+    values: impl Fn(&'a Record) -> BTreeSet<&'a [u8]>,
+) {
+    let (before, now) = (before.map(&values).unwrap_or_default(), now.map(&values).unwrap_or_default());
+    before.difference(&now).for_each(|value| unpost(postings, value, id));
+    now.difference(&before).for_each(|value| post(postings, value, id));
 }
 
 /// Ids of records, which are in the order of their names, in the order of a field.
@@ -261,7 +304,7 @@ fn sorted(records: &[Arc<Record>], field: usize) -> SortedIds {
     SortedIds::from_sorted(&keys.into_iter().map(|(_, id)| id).collect::<Vec<_>>())
 }
 
-fn posted<'a>(records: &'a [Arc<Record>], values: impl Fn(&'a Record) -> Vec<&'a [u8]>) -> Postings {
+fn posted<'a>(records: &'a [Arc<Record>], values: impl Fn(&'a Record) -> BTreeSet<&'a [u8]>) -> Postings {
     let mut by_value = HashMap::<&[u8], RoaringBitmap>::new();
     for (record, id) in records.iter().zip(0..) {
         for value in values(record) {

@@ -15,12 +15,12 @@ use super::view::{Unavailable, View};
 
 static FIELDS: &[Field] = &[
     Field::one("name", "metadata.name", Kind::Text),
-    Field::one("displayName", "spec.displayName", Kind::Text),
+    Field::one("displayName", "spec.displayName", Kind::Text).searched(),
     Field::shared("state", "status.state", Kind::Choice(&["Active", "Banned"])),
     Field::shared("zone", "spec.zone", Kind::Text),
     Field::one("failedLogins", "status.failedLogins", Kind::Number),
     Field::one("lastLoginTime", "status.lastLoginTime", Kind::Time),
-    Field::many("email", "spec.email", true),
+    Field::many("email", "spec.email", true).searched(),
     Field::many("groups", "status.groups", false),
 ];
 

@@ -1,0 +1,55 @@
+//! Text in the midst of values, found by the trigrams that it consists of.
+//!
+//! A value that has a text in it has all of its trigrams. Few others do, so that few are left to be looked at.
+
+use std::collections::BTreeSet;
+
+use roaring::RoaringBitmap;
+
+use super::query::{Condition, Test};
+use super::table::{Posting, Postings};
+
+/// Bytes of a gram. What is shorter than that can't be found by it.
+const LENGTH: usize = 3;
+
+/// The grams of a value, each once.
+pub fn grams(value: &[u8]) -> BTreeSet<&[u8]> {
+    value.windows(LENGTH).collect()
+}
+
+/// Whether the condition searches in the midst of values for what grams can find.
+pub fn can_find(condition: &Condition) -> bool {
+    let is_search = |test: &Test| matches!(test, Test::Contains { open_start: true, .. });
+    condition.any.iter().any(is_search) && condition.any.iter().all(|test| test.text().len() >= LENGTH)
+}
+
+/// Ids of all that may meet the condition, and of few others.
+pub fn candidates(postings: &Postings, condition: &Condition) -> RoaringBitmap {
+    let mut ids = RoaringBitmap::new();
+    for test in &condition.any {
+        ids |= having_all(postings, test.text());
+    }
+    ids
+}
+
+/// How many [`candidates`] there are at most.
+pub fn most_candidates(postings: &Postings, condition: &Condition) -> usize {
+    let rarest = |test: &Test| {
+        let lengths = grams(test.text()).into_iter().map(|gram| postings.get(gram).map_or(0, Posting::count));
+        lengths.min().unwrap_or_default()
+    };
+    condition.any.iter().map(rarest).sum()
+}
+
+fn having_all(postings: &Postings, text: &[u8]) -> RoaringBitmap {
+    let Some(mut having) = grams(text).into_iter().map(|gram| postings.get(gram)).collect::<Option<Vec<_>>>() else {
+        return RoaringBitmap::new();
+    };
+    having.sort_unstable_by_key(|posting| posting.count());
+    let mut ids = RoaringBitmap::new();
+    having[0].add_to(&mut ids);
+    for posting in &having[1..] {
+        posting.narrow(&mut ids);
+    }
+    ids
+}
