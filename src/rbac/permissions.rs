@@ -103,8 +103,7 @@ pub fn rules(directory: &Directory, held: &[Held]) -> Vec<EffectiveRule> {
     let mut found = BTreeMap::<_, EffectiveRule>::new();
     for Held { grant, reason } in held {
         for rule in rules_of(directory, grant) {
-            let key = (grant.namespace.clone(), serde_json::to_string(rule).unwrap_or_default());
-            let effective = found.entry(key).or_insert_with(|| EffectiveRule {
+            let effective = found.entry((&grant.namespace, content(rule))).or_insert_with(|| EffectiveRule {
                 namespace: grant.namespace.clone(),
                 rule: rule.clone(),
                 reasons: Vec::new(),
@@ -115,6 +114,11 @@ pub fn rules(directory: &Directory, held: &[Held]) -> Vec<EffectiveRule> {
         }
     }
     found.into_values().collect()
+}
+
+/// All that a rule says.
+fn content(rule: &PolicyRule) -> impl Ord + use<'_> {
+    (&rule.api_groups, &rule.resources, &rule.resource_names, &rule.non_resource_urls, &rule.verbs)
 }
 
 /// The rules of a role that apply where it is held: paths belong to no namespace.
