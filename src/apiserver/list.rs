@@ -21,6 +21,7 @@ use super::render::Renderer;
 use super::resource::Resource;
 use super::server::DirectoryApi;
 use super::status::ApiError;
+use crate::directory::index::query::Query;
 use crate::directory::index::record::Record;
 use crate::directory::index::select::Selection;
 use crate::directory::index::table::Table;
@@ -57,16 +58,7 @@ pub async fn list(
     let catalogue = (resource.catalogue)(&api.informers);
     let (table, position) = start(api, caller, resource, catalogue, params, id).await?;
     let offset = usize::try_from(position.offset).unwrap_or(usize::MAX);
-    let (selection, permit) = {
-        let (query, limit) = (&params.query, params.limit);
-        if table.is_quick(query, offset, limit) {
-            (table.select(query, offset, limit), permit)
-        } else {
-            let (table, query) = (Arc::clone(&table), query.clone());
-            // With its place: who goes away in the meantime has not made room for another one.
-            blocking(move || (table.select(&query, offset, limit), permit)).await?
-        }
-    };
+    let (selection, permit) = select(&table, &params.query, (offset, params.limit), permit).await?;
     let (metadata, counts) = describe(api, params, id, position, &selection);
     if !metadata["continue"].is_null() {
         api.moments.remember(resource.plural, position.moment, table).await;
@@ -77,6 +69,28 @@ pub async fn list(
     let renderer = Renderer { resource, form, include: params.include_object, current: api.user_of(caller) };
     let head = renderer.head(&metadata, &counts);
     Ok(respond(renderer, head, selection.records, Arc::clone(&api.informers), permit))
+}
+
+/// Selects at once what takes less time than another thread takes to begin. With its place: who goes away in the meantime
+/// has not made room for another one.
+async fn select(
+    table: &Arc<Table>,
+    query: &Query,
+    (offset, limit): (usize, Option<usize>),
+    permit: OwnedSemaphorePermit,
+) -> Result<(Selection, OwnedSemaphorePermit), ApiError> {
+    let found = table.is_found_quickly(query).then(|| table.find(query));
+    if let Some(found) = &found
+        && table.is_paged_quickly(found, &query.sort, offset, limit)
+    {
+        return Ok((table.page(found, &query.sort, offset, limit), permit));
+    }
+    let (table, query) = (Arc::clone(table), query.clone());
+    let work = move || {
+        let found = found.unwrap_or_else(|| table.find(&query));
+        (table.page(&found, &query.sort, offset, limit), permit)
+    };
+    blocking(work).await
 }
 
 /// The table to read from, and where to begin.

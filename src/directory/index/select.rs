@@ -11,7 +11,7 @@ use kube::core::Expression;
 use roaring::RoaringBitmap;
 
 use super::grams::{can_find, candidates, most_candidates};
-use super::query::{Comparison, Condition, Query, SortKey, Test};
+use super::query::{Comparison, Condition, Query, Test};
 use super::record::Record;
 use super::table::{Posting, Postings, Table};
 
@@ -24,7 +24,15 @@ pub struct Selection {
     pub records: Vec<Arc<Record>>,
 }
 
-/// What answers to a query, before it is sorted.
+/// What answers to a query, in no order yet.
+#[derive(Debug)]
+pub struct Found {
+    /// How many there are.
+    pub total: usize,
+    pub(super) matched: Matched,
+}
+
+#[derive(Debug)]
 pub(super) enum Matched {
     All,
     /// Part of the order of a field.
@@ -36,54 +44,35 @@ pub(super) enum Matched {
     Some(RoaringBitmap),
 }
 
-/// Costs of sorting one id, in steps of walking an order.
-const SORT_STEPS: usize = 16;
-
 /// What takes fewer steps than this takes less time than to hand it over to another thread and back.
-const QUICK_STEPS: usize = 8192;
+pub(super) const QUICK_STEPS: usize = 8192;
 
 impl Table {
     /// The records that answer to the query, from `offset` on, `limit` of them.
     pub fn select(&self, query: &Query, offset: usize, limit: Option<usize>) -> Selection {
+        self.page(&self.find(query), &query.sort, offset, limit)
+    }
+
+    /// What answers to the query.
+    pub fn find(&self, query: &Query) -> Found {
         let matched = self.matched(query);
         let total = match &matched {
             Matched::All => self.len(),
             Matched::Run { begin, end, .. } => end - begin,
             Matched::Some(ids) => count(ids),
         };
-        let page = offset..total.min(offset.saturating_add(limit.unwrap_or(total)));
-        if page.is_empty() {
-            return Selection { total, records: Vec::new() };
-        }
-        let by_name = [SortKey { field: 0, is_descending: false }];
-        let sort = if query.sort.is_empty() { by_name.as_slice() } else { &query.sort };
-        let steps = page.end.saturating_mul(self.len()) / total;
-        let ids = match &matched {
-            Matched::Some(ids) if steps > total * SORT_STEPS => self.sorted(ids.iter().collect(), sort, page),
-            Matched::Run { field, begin, end } if *field != sort[0].field && steps > total * SORT_STEPS => {
-                self.sorted(self.order(*field).range(*begin, *end).collect(), sort, page)
-            }
-            _ => self.walk(matched, sort, page, steps),
-        };
-        Selection { total, records: ids.into_iter().map(|id| Arc::clone(self.record(id))).collect() }
+        Found { total, matched }
     }
 
-    /// Whether [`Table::select`] can be expected to be done sooner than another thread would begin.
-    pub fn is_quick(&self, query: &Query, offset: usize, limit: Option<usize>) -> bool {
-        let end = offset.saturating_add(limit.unwrap_or(self.len())).min(self.len());
-        // The order is walked, or what was found is sorted, whichever takes less: at the worst, as many are found as make
-        // both take as long.
-        let order = match query.sort.as_slice() {
-            [] | [_] => end.saturating_mul(self.len()).saturating_mul(SORT_STEPS).isqrt(),
-            _ => self.len(),
-        };
+    /// Whether [`Table::find`] is done sooner than another thread would begin.
+    pub fn is_found_quickly(&self, query: &Query) -> bool {
         let is_alone = query.conditions.len() == 1 && query.labels.is_empty();
         let found = query.conditions.iter().map(|condition| self.steps_of(condition, is_alone));
         let labelled = query.labels.iter().map(|expression| match expression {
             Expression::Exists(_) | Expression::DoesNotExist(_) => self.labels().len(),
             _ => 1,
         });
-        found.chain(labelled).fold(order, usize::saturating_add) < QUICK_STEPS
+        found.chain(labelled).fold(0, usize::saturating_add) < QUICK_STEPS
     }
 
     /// How many values or records are looked at for a condition at most. Alone, it may be part of an order.

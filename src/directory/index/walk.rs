@@ -2,20 +2,86 @@
 
 use std::cmp::Ordering;
 use std::ops::Range;
+use std::sync::Arc;
 
 use fixedbitset::FixedBitSet;
 use roaring::RoaringBitmap;
 
 use super::query::SortKey;
-use super::select::Matched;
+use super::select::{Found, Matched, QUICK_STEPS, Selection};
 use super::table::Table;
 
 /// Records of one value that are passed one by one: to find where more of them begin takes about as long.
 const FEW: usize = 512;
 
+/// Costs of sorting one id, in steps of looking at one.
+const SORT_STEPS: usize = 16;
+
+/// Ids that are passed in the time of one step, where all that counts is whether they are among others.
+const PASSED_IN_A_STEP: usize = 8;
+
+static BY_NAME: &[SortKey] = &[SortKey { field: 0, is_descending: false }];
+
+impl Found {
+    /// Those of a page.
+    fn within(&self, offset: usize, limit: Option<usize>) -> Range<usize> {
+        offset..self.total.min(offset.saturating_add(limit.unwrap_or(self.total)))
+    }
+
+    /// Whether it takes longer to find them along an order, in so many steps, than to sort them.
+    fn is_sorted_sooner(&self, sort: &[SortKey], steps: usize) -> bool {
+        let is_in_order = match self.matched {
+            Matched::All => true,
+            Matched::Run { field, .. } => field == sort[0].field,
+            Matched::Some(_) => false,
+        };
+        !is_in_order && steps > self.total * SORT_STEPS
+    }
+}
+
 impl Table {
+    /// The records of what was found, sorted, from `offset` on, `limit` of them.
+    pub fn page(&self, found: &Found, sort: &[SortKey], offset: usize, limit: Option<usize>) -> Selection {
+        let (total, page) = (found.total, found.within(offset, limit));
+        if page.is_empty() {
+            return Selection { total, records: Vec::new() };
+        }
+        let sort = if sort.is_empty() { BY_NAME } else { sort };
+        let steps = self.steps_to(page.end, total);
+        let ids = match &found.matched {
+            Matched::Some(ids) if found.is_sorted_sooner(sort, steps) => self.sorted(ids.iter().collect(), sort, page),
+            Matched::Run { field, begin, end } if found.is_sorted_sooner(sort, steps) => {
+                self.sorted(self.order(*field).range(*begin, *end).collect(), sort, page)
+            }
+            matched => self.walk(matched, sort, page, steps),
+        };
+        Selection { total, records: ids.into_iter().map(|id| Arc::clone(self.record(id))).collect() }
+    }
+
+    /// Whether [`Table::page`] can be expected to be done sooner than another thread would begin.
+    pub fn is_paged_quickly(&self, found: &Found, sort: &[SortKey], offset: usize, limit: Option<usize>) -> bool {
+        let page = found.within(offset, limit);
+        if page.is_empty() {
+            return true;
+        }
+        let sort = if sort.is_empty() { BY_NAME } else { sort };
+        let steps = self.steps_to(page.end, found.total);
+        let order = match sort {
+            _ if found.is_sorted_sooner(sort, steps) => found.total * SORT_STEPS,
+            [_] => (steps + found.total) / PASSED_IN_A_STEP,
+            // All may have the value of the first key in common.
+            _ => self.len(),
+        };
+        order.saturating_add(page.len()) < QUICK_STEPS
+    }
+
+    /// How far along an order so many of those that were found can be expected to be met.
+    fn steps_to(&self, end: usize, total: usize) -> usize {
+        end.saturating_mul(self.len()) / total
+    }
+
     /// Sorts ids as far as the page needs it.
-    pub(super) fn sorted(&self, mut ids: Vec<u32>, sort: &[SortKey], page: Range<usize>) -> Vec<u32> {
+    fn sorted(&self, mut ids: Vec<u32>, sort: &[SortKey], page: Range<usize>) -> Vec<u32> {
         let order = |a: &u32, b: &u32| self.compare(*a, *b, sort);
         if page.end < ids.len() {
             ids.select_nth_unstable_by(page.end, order);
@@ -35,20 +101,24 @@ impl Table {
     }
 
     /// Goes along the order of the first key, until the page is full. `steps`: how many that can be expected to take.
-    pub(super) fn walk(&self, matched: Matched, sort: &[SortKey], page: Range<usize>, steps: usize) -> Vec<u32> {
+    fn walk(&self, matched: &Matched, sort: &[SortKey], page: Range<usize>, steps: usize) -> Vec<u32> {
         let whole = 0..self.len();
+        let run;
         let among = match matched {
-            Matched::Run { field, begin, end } if field == sort[0].field => {
-                return self.walk_in(begin..end, |_| true, sort, page);
+            Matched::Run { field, begin, end } if *field == sort[0].field => {
+                return self.walk_in(*begin..*end, |_| true, sort, page);
             }
             Matched::All => return self.walk_in(whole, |_| true, sort, page),
-            Matched::Run { field, begin, end } => self.order(field).range(begin, end).collect(),
+            Matched::Run { field, begin, end } => {
+                run = self.order(*field).range(*begin, *end).collect();
+                &run
+            }
             Matched::Some(ids) => ids,
         };
         if u64::try_from(steps).is_ok_and(|steps| steps < among.len()) {
             return self.walk_in(whole, |id| among.contains(id), sort, page);
         }
-        let among = bits(&among);
+        let among = bits(among);
         self.walk_in(whole, |id| among.contains(id as usize), sort, page)
     }
 
