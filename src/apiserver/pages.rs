@@ -4,7 +4,7 @@
 //! work of undoing changes, and lets a list be finished whose revision is no longer in the log.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::hmac;
@@ -27,6 +27,9 @@ const MOST_REVISIONS: u64 = 64;
 
 /// Lists whose first page is remembered.
 const MOST_LISTS: u64 = 10_000;
+
+/// How old it may be that the same is remembered already: to remember takes far longer than to look.
+const REMEMBERED_ANEW: Duration = Duration::from_secs(10);
 
 const PURPOSE: &str = "roster continue token v1";
 const SIGNATURE_BYTES: usize = 16;
@@ -123,7 +126,7 @@ pub struct Moments {
     /// By resource and last change.
     tables: Cache<(&'static str, u64), Arc<Table>>,
     /// That of the first page, by who reads which list.
-    first_pages: Cache<(Arc<Caller>, ListId), Moment>,
+    first_pages: Cache<(Arc<Caller>, ListId), (Moment, Instant)>,
 }
 
 impl Default for Moments {
@@ -139,17 +142,24 @@ impl Default for Moments {
 impl Moments {
     /// Remembers at which state this caller has read the first page of a list.
     pub async fn begin(&self, caller: &Arc<Caller>, list: ListId, moment: Moment) {
-        self.first_pages.insert((Arc::clone(caller), list), moment).await;
+        let key = (Arc::clone(caller), list);
+        let is_known = |(known, since): (Moment, Instant)| known == moment && since.elapsed() < REMEMBERED_ANEW;
+        if !self.first_pages.get(&key).await.is_some_and(is_known) {
+            self.first_pages.insert(key, (moment, Instant::now())).await;
+        }
     }
 
     /// The state at which this caller has read the first page of a list, if they have lately, from this replica.
     pub async fn of_first_page(&self, caller: &Arc<Caller>, list: ListId) -> Option<Moment> {
-        self.first_pages.get(&(Arc::clone(caller), list)).await
+        self.first_pages.get(&(Arc::clone(caller), list)).await.map(|(moment, _)| moment)
     }
 
     /// Remembers all records as they were.
     pub async fn remember(&self, resource: &'static str, moment: Moment, table: Arc<Table>) {
-        self.tables.insert((resource, moment.since), table).await;
+        let key = (resource, moment.since);
+        if self.tables.get(&key).await.is_none() {
+            self.tables.insert(key, table).await;
+        }
     }
 
     /// All records as they were, if that is remembered.
