@@ -1,6 +1,5 @@
 //! Objects as bytes, in the form that was asked for: as themselves, as their metadata, or as rows of a table.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -59,7 +58,7 @@ impl Renderer {
         let directory = informers.directory();
         let roles: Vec<_> = records.iter().map(|record| role_names(&directory, &record.name, now)).collect();
         drop(directory);
-        let join = |(record, roles): (&Arc<Record>, BTreeSet<String>)| {
+        let join = |(record, roles): (&Arc<Record>, Vec<String>)| {
             let mut joined = String::new();
             if !roles.is_empty() {
                 joined.push_str(r#","roles":"#);

@@ -55,13 +55,16 @@ pub fn held_by(directory: &Directory, user: &str, namespace: Option<&str>, now: 
     held
 }
 
-/// Names of the roles that the User holds anywhere, with their kind.
-pub fn role_names(directory: &Directory, user: &str, now: Timestamp) -> BTreeSet<String> {
-    let Some(person) = directory.person(user).filter(|person| person.is_active(now)) else { return BTreeSet::new() };
+/// Names of the roles that the User holds anywhere, with their kind, in order.
+pub fn role_names(directory: &Directory, user: &str, now: Timestamp) -> Vec<String> {
+    let Some(person) = directory.person(user).filter(|person| person.is_active(now)) else { return Vec::new() };
     let groups = directory.memberships.groups_of(user).map(|group| Holder::Group(group.to_owned()));
-    let holders: Vec<Holder> = groups.chain([Holder::User(person.username.clone())]).collect();
-    let roles: BTreeSet<&RoleRef> = holders.iter().flat_map(|holder| directory.natives.roles_of(holder)).collect();
-    roles.into_iter().map(role_name).collect()
+    let holders = groups.chain([Holder::User(person.username.clone())]);
+    let names = |holder| directory.natives.roles_of(&holder).map(role_name).collect::<Vec<_>>();
+    let mut names: Vec<String> = holders.flat_map(names).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 /// A role as people see it in a list.
