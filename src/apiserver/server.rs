@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use axum::body::{Body, to_bytes};
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{Extensions, HeaderMap, Method, StatusCode, Version};
+use axum::http::{self, Extensions, HeaderMap, Method, StatusCode, Version};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -281,12 +281,7 @@ pub fn router(parts: Parts) -> Router {
         .route(&at("/groups/{name}/members"), get(groups::members))
         .route(&at("/groups/{name}/members/{user}"), get(groups::member))
         .route(&at("/roleassignments"), get(assignments::list))
-        .layer(
-            ServiceBuilder::new()
-                .layer(places(MOST_REQUESTS))
-                .layer(middleware::from_fn_with_state(Arc::clone(&informers), informed))
-                .layer(middleware::from_fn(uninterrupted)),
-        );
+        .layer(middleware::from_fn_with_state(Entrance::new(&informers), enter));
     // Everybody may: who they are is what this is about.
     let attempts = Router::new().route(&format!("{base}/logins"), post(logins::login));
     let token_reviews = Router::new().route(bearers::TOKEN_REVIEW_PATH, post(bearers::review));
@@ -322,7 +317,10 @@ pub fn router(parts: Parts) -> Router {
         .merge(open)
         .layer(
             ServiceBuilder::new()
-                .layer(middleware::from_fn_with_state(metrics, counted))
+                .map_response(move |response: http::Response<_>| {
+                    count(&metrics, response.status());
+                    response
+                })
                 .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(is_compressed))
                 .layer(DefaultBodyLimit::max(MOST_BODY_BYTES)),
         )
@@ -344,11 +342,42 @@ async fn informed(State(informers): State<Arc<Informers>>, request: Request, nex
     if informers.is_synced() {
         return next.run(request).await;
     }
+    incomplete()
+}
+
+fn incomplete() -> Response {
     ApiError::unavailable("the directory is not complete yet").into_response()
 }
 
+/// What those who ask for resources pass, all in one: each layer costs as much as some answers.
+struct Entrance {
+    informers: Arc<Informers>,
+    places: Arc<Semaphore>,
+}
+
+impl Entrance {
+    fn new(informers: &Arc<Informers>) -> Arc<Self> {
+        Arc::new(Self { informers: Arc::clone(informers), places: Arc::new(Semaphore::new(MOST_REQUESTS)) })
+    }
+}
+
+async fn enter(State(entrance): State<Arc<Entrance>>, request: Request, next: Next) -> Response {
+    if !entrance.informers.is_synced() {
+        return incomplete();
+    }
+    take_place(&entrance.places, request, |request| uninterrupted(request, next)).await
+}
+
 /// Lets a bounded number of requests of a bounded size in.
-async fn placed(State(places): State<Arc<Semaphore>>, mut request: Request, next: Next) -> Response {
+async fn placed(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    take_place(&places, request, |request| next.run(request)).await
+}
+
+async fn take_place<F: Future<Output = Response>>(
+    places: &Arc<Semaphore>,
+    mut request: Request,
+    go_on: impl FnOnce(Request) -> F,
+) -> Response {
     let length = request.uri().path_and_query().map_or(0, |address| address.as_str().len());
     if length > MOST_URI_BYTES {
         return ApiError::uri_too_long(MOST_URI_BYTES).into_response();
@@ -356,10 +385,12 @@ async fn placed(State(places): State<Arc<Semaphore>>, mut request: Request, next
     if percent_decode_str(request.uri().path()).decode_utf8().is_err() {
         return ApiError::bad_request("the path is not UTF-8").into_response();
     }
-    let Ok(place) = places.try_acquire_owned() else { return ApiError::too_many_requests().into_response() };
+    let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+        return ApiError::too_many_requests().into_response();
+    };
     let place = Place(Arc::new(std::sync::Mutex::new(Some(place))));
     request.extensions_mut().insert(place.clone());
-    let response = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await;
+    let response = tokio::time::timeout(REQUEST_TIMEOUT, go_on(request)).await;
     drop(place);
     response.unwrap_or_else(|_| ApiError::unavailable("the answer takes too long").into_response())
 }
@@ -395,9 +426,8 @@ fn is_too_long(error: &axum::Error) -> bool {
 }
 
 /// Counts answers by what came of them.
-async fn counted(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
-    let response = next.run(request).await;
-    metrics.directory_requests.inc(match response.status().as_u16() {
+fn count(metrics: &Metrics, status: StatusCode) {
+    metrics.directory_requests.inc(match status.as_u16() {
         200..=299 => "success",
         401 | 403 => "denied",
         404 => "not_found",
@@ -406,5 +436,4 @@ async fn counted(State(metrics): State<Arc<Metrics>>, request: Request, next: Ne
         400..=499 => "client_error",
         _ => "server_error",
     });
-    response
 }
