@@ -9,7 +9,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -17,7 +17,7 @@ use super::identity::Caller;
 use super::negotiate::Form;
 use super::pages::{ListId, Moment, Position, list_id};
 use super::params::ListParams;
-use super::render::Renderer;
+use super::render::{Counts, Renderer};
 use super::resource::Resource;
 use super::server::DirectoryApi;
 use super::status::ApiError;
@@ -60,14 +60,14 @@ pub async fn list(
     let offset = usize::try_from(position.offset).unwrap_or(usize::MAX);
     let (selection, permit) = select(&table, &params.query, (offset, params.limit), permit).await?;
     let (metadata, counts) = describe(api, params, id, position, &selection);
-    if !metadata["continue"].is_null() {
+    if metadata.continue_.is_some() {
         api.moments.remember(resource.plural, position.moment, table).await;
         if position.offset == 0 {
             api.moments.begin(caller, id, position.moment).await;
         }
     }
     let renderer = Renderer { resource, form, include: params.include_object, current: api.user_of(caller) };
-    let head = renderer.head(&metadata, &counts);
+    let head = renderer.head(&metadata, counts);
     Ok(respond(renderer, head, selection.records, Arc::clone(&api.informers), permit))
 }
 
@@ -194,21 +194,23 @@ fn describe(
     id: ListId,
     position: Position,
     selection: &Selection,
-) -> (Value, Value) {
+) -> (ListMeta, Counts) {
     let total = selection.total as u64;
     let end = position.offset.saturating_add(selection.records.len() as u64);
-    let mut metadata = json!({"resourceVersion": position.moment.until.to_string()});
-    if end < total && !selection.records.is_empty() {
-        metadata["continue"] = api.tokens.write(id, Position { offset: end, ..position }).into();
-        metadata["remainingItemCount"] = (total - end).into();
-    }
-    let mut counts = json!({"total": total});
-    if let Some(limit) = params.limit {
-        let limit = limit as u64;
-        counts["limit"] = limit.into();
-        counts["page"] = (position.offset / limit + 1).into();
-        counts["pages"] = total.div_ceil(limit).into();
-    }
+    let goes_on = end < total && !selection.records.is_empty();
+    let metadata = ListMeta {
+        resource_version: Some(position.moment.until.to_string()),
+        continue_: goes_on.then(|| api.tokens.write(id, Position { offset: end, ..position })),
+        remaining_item_count: i64::try_from(total - end.min(total)).ok().filter(|_| goes_on),
+        ..ListMeta::default()
+    };
+    let limit = params.limit.map(|limit| limit as u64);
+    let counts = Counts {
+        limit,
+        page: limit.map(|limit| position.offset / limit + 1),
+        pages: limit.map(|limit| total.div_ceil(limit)),
+        total: Some(total),
+    };
     (metadata, counts)
 }
 
@@ -281,6 +283,7 @@ mod tests {
     use crate::directory::entries::user::record;
     use crate::metrics::Metrics;
     use axum::body::HttpBody;
+    use serde_json::Value;
     use tokio::sync::Semaphore;
 
     /// As many objects as make several chunks; and a body that has ended stays so.
@@ -292,7 +295,7 @@ mod tests {
         let renderer =
             Renderer { resource: &USERS, form: Form::Object, include: IncludeObject::Metadata, current: None };
         let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-        let head = renderer.head(&json!({}), &json!({}));
+        let head = renderer.head(&ListMeta::default(), Counts::default());
         let mut body = respond(renderer, head, records.collect(), informers, permit).into_body();
         let mut bytes = Vec::new();
         while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {

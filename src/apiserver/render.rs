@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::negotiate::Form;
@@ -15,6 +17,38 @@ use crate::rbac::permissions::role_names;
 
 /// API version of tables and of metadata alone.
 const META: &str = "meta.k8s.io/v1";
+
+/// How many objects answer to a query, and which page of them it is. No part of Kubernetes' lists: Roster's alone tell it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Most objects on a page.
+    pub limit: Option<u64>,
+    /// The page, counted from 1.
+    pub page: Option<u64>,
+    /// How many pages there are.
+    pub pages: Option<u64>,
+    /// Objects on all pages.
+    pub total: Option<u64>,
+}
+
+/// What a list begins with.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Head<'a> {
+    api_version: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column_definitions: Option<Value>,
+    kind: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u64>,
+    metadata: &'a ListMeta,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pages: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total: Option<u64>,
+}
 
 /// How objects are written.
 #[derive(Clone, Debug)]
@@ -31,19 +65,16 @@ pub struct Renderer {
 
 impl Renderer {
     /// What an answer with several objects begins with, up to the bracket that opens their list.
-    pub fn head(&self, metadata: &Value, counts: &Value) -> String {
-        let (kind, version, list, extra) = match self.form {
-            Form::Object => (format!("{}List", self.resource.kind), API_VERSION, "items", counts.clone()),
-            Form::Metadata => ("PartialObjectMetadataList".to_owned(), META, "items", json!({})),
-            Form::Table => {
-                ("Table".to_owned(), META, "rows", json!({"columnDefinitions": columns(self.resource.columns)}))
-            }
+    pub fn head(&self, metadata: &ListMeta, counts: Counts) -> String {
+        let (kind, api_version, list) = match self.form {
+            Form::Object => (format!("{}List", self.resource.kind), API_VERSION, "items"),
+            Form::Metadata => ("PartialObjectMetadataList".to_owned(), META, "items"),
+            Form::Table => ("Table".to_owned(), META, "rows"),
         };
-        let mut head = json!({"kind": kind, "apiVersion": version, "metadata": metadata});
-        for (key, value) in extra.as_object().into_iter().flatten() {
-            head[key] = value.clone();
-        }
-        let mut head = head.to_string();
+        let column_definitions = (self.form == Form::Table).then(|| columns(self.resource.columns));
+        let Counts { limit, page, pages, total } = if self.form == Form::Object { counts } else { Counts::default() };
+        let head = Head { api_version, column_definitions, kind: &kind, limit, metadata, page, pages, total };
+        let mut head = serde_json::to_string(&head).expect("texts and numbers are JSON");
         head.pop();
         head.extend([",\"", list, "\":["]);
         head
@@ -85,8 +116,9 @@ impl Renderer {
     pub fn single(&self, record: &Record, joined: &str, now: Timestamp) -> Vec<u8> {
         let mut out = Vec::with_capacity(record.json.len() + 256);
         if self.form == Form::Table {
-            let metadata = json!({"resourceVersion": record.revision.to_string()});
-            out.extend(self.head(&metadata, &json!({})).into_bytes());
+            let revision = Some(record.revision.to_string());
+            let metadata = ListMeta { resource_version: revision, ..ListMeta::default() };
+            out.extend(self.head(&metadata, Counts::default()).into_bytes());
             self.row(record, joined, now, &mut out);
             out.extend(b"]}");
         } else {

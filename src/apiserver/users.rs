@@ -8,8 +8,8 @@ use axum::extract::{Path, RawQuery};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use super::identity::Caller;
 use super::list::{list as list_records, reached};
@@ -183,12 +183,29 @@ pub async fn authorised(
 
 /// A list of something that is no object of its own.
 pub fn items<T: Serialize>(kind: &str, items: &[T]) -> Response {
-    axum::Json(json!({"kind": kind, "apiVersion": API_VERSION, "metadata": {}, "items": items})).into_response()
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct List<'a, T> {
+        kind: &'a str,
+        api_version: &'a str,
+        metadata: ListMeta,
+        items: &'a [T],
+    }
+    let list = List { kind, api_version: API_VERSION, metadata: ListMeta::default(), items };
+    axum::Json(list).into_response()
 }
 
 fn about_user(kind: &str, target: &Target, status: impl Serialize) -> Response {
-    let metadata = json!({"name": target.name});
-    axum::Json(json!({"kind": kind, "apiVersion": API_VERSION, "metadata": metadata, "status": status})).into_response()
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Object<'a, S> {
+        kind: &'a str,
+        api_version: &'a str,
+        metadata: ObjectMeta,
+        status: S,
+    }
+    let metadata = ObjectMeta { name: Some(target.name.clone()), ..ObjectMeta::default() };
+    axum::Json(Object { kind, api_version: API_VERSION, metadata, status }).into_response()
 }
 
 /// Parameters that every client may send with every request.
@@ -366,6 +383,5 @@ pub async fn permissions(
             rules: rules(&directory, &held),
         }
     };
-    let value: Value = json!(status);
-    Ok(about_user("UserPermissions", &target, value))
+    Ok(about_user("UserPermissions", &target, status))
 }
