@@ -12,6 +12,9 @@ use super::table::{Posting, Postings};
 /// Bytes of a gram. What is shorter than that can't be found by it.
 const LENGTH: usize = 3;
 
+/// Grams of a text that are looked up at most. Each leaves fewer, and the first ones leave few enough.
+const MOST: usize = 32;
+
 /// The grams of a value, each once.
 pub fn grams(value: &[u8]) -> BTreeSet<&[u8]> {
     value.windows(LENGTH).collect()
@@ -35,14 +38,18 @@ pub fn candidates(postings: &Postings, condition: &Condition) -> RoaringBitmap {
 /// How many [`candidates`] there are at most.
 pub fn most_candidates(postings: &Postings, condition: &Condition) -> usize {
     let rarest = |test: &Test| {
-        let lengths = grams(test.text()).into_iter().map(|gram| postings.get(gram).map_or(0, Posting::count));
+        let lengths = sought(test.text()).map(|gram| postings.get(gram).map_or(0, Posting::count));
         lengths.min().unwrap_or_default()
     };
     condition.any.iter().map(rarest).sum()
 }
 
+fn sought(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    grams(&text[..text.len().min(MOST + LENGTH - 1)]).into_iter()
+}
+
 fn having_all(postings: &Postings, text: &[u8]) -> RoaringBitmap {
-    let Some(mut having) = grams(text).into_iter().map(|gram| postings.get(gram)).collect::<Option<Vec<_>>>() else {
+    let Some(mut having) = sought(text).map(|gram| postings.get(gram)).collect::<Option<Vec<_>>>() else {
         return RoaringBitmap::new();
     };
     having.sort_unstable_by_key(|posting| posting.count());

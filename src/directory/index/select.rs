@@ -79,7 +79,7 @@ impl Table {
     fn steps_of(&self, condition: &Condition, is_alone: bool) -> usize {
         let is_by_itself = |test: &Test| matches!(test, Test::Equal(value) if !value.is_empty());
         if let Some(grams) = self.searched(condition) {
-            return most_candidates(grams, condition);
+            return most_candidates(grams, condition).saturating_mul(condition.any.len() + condition.none.len());
         }
         match self.postings(condition.field) {
             Some(postings) if condition.compare.is_empty() => {

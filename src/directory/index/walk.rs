@@ -28,6 +28,11 @@ impl Found {
         offset..self.total.min(offset.saturating_add(limit.unwrap_or(self.total)))
     }
 
+    /// Whether they stand in the order of some field, in which they have to be gathered first.
+    fn is_run(&self) -> bool {
+        matches!(self.matched, Matched::Run { .. })
+    }
+
     /// Whether it takes longer to find them along an order, in so many steps, than to sort them.
     fn is_sorted_sooner(&self, sort: &[SortKey], steps: usize) -> bool {
         let is_in_order = match self.matched {
@@ -68,6 +73,7 @@ impl Table {
         let steps = self.steps_to(page.end, found.total);
         let order = match sort {
             _ if found.is_sorted_sooner(sort, steps) => found.total * SORT_STEPS,
+            [_] if found.is_run() => steps / PASSED_IN_A_STEP + found.total,
             [_] => (steps + found.total) / PASSED_IN_A_STEP,
             // All may have the value of the first key in common.
             _ => self.len(),
