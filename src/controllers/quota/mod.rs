@@ -206,12 +206,18 @@ async fn reconcile(owner: &str, ctx: &Context) -> Option<Duration> {
     }
 }
 
-/// Brings an owner's namespaces to what they are to have. Returns when to look again, where somebody still waits.
+/// Brings an owner's namespaces to what they are to have. Returns when to look again, where somebody still waits or may come
+/// back.
 async fn settle(owner: &str, ctx: &Context) -> Result<Option<Duration>, Error> {
-    let Some(mut view) = ctx.view(owner) else {
+    let Some(view) = ctx.view(owner) else {
         ctx.unverified().remove(owner);
         return Ok(None);
     };
+    let lapse = view.until_lapse(now());
+    Ok(arrange(owner, view, ctx).await?.into_iter().chain(lapse).min())
+}
+
+async fn arrange(owner: &str, mut view: View, ctx: &Context) -> Result<Option<Duration>, Error> {
     let term = ctx.term(owner);
     let rules = || Rules { term: &term, defaults: &ctx.defaults, now: now() };
     let known = plan(&view, &rules());

@@ -1,6 +1,7 @@
 //! From what an owner's namespaces have to what is to be written. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ResourceQuota;
@@ -127,6 +128,18 @@ impl View {
         let (owner, tracked) = (owner.to_owned(), tracked(&limits));
         Some(Self { owner, tracked, limits, namespaces: namespaces.collect() })
     }
+
+    fn hoped(&self, name: &str, now: Timestamp) -> impl Iterator<Item = (Amount, Timestamp)> {
+        self.namespaces.iter().flat_map(move |owned| owned.hoped(name, now))
+    }
+
+    /// How long until something is no longer hoped for, and what lies ready for it can be spread.
+    pub(super) fn until_lapse(&self, now: Timestamp) -> Option<Duration> {
+        let asked = self.limits.keys().flat_map(|name| self.hoped(name, now)).map(|(_, asked)| asked).min()?;
+        let left = HOPE.saturating_sub(now.duration_since(asked));
+        // To the second, and past it.
+        Some(Duration::try_from(left).unwrap_or_default() + Duration::from_secs(1))
+    }
 }
 
 impl Owned {
@@ -170,14 +183,20 @@ impl Owned {
         self.asked().filter(|asked| asked.level.iter().all(is_met)).map(|asked| asked.at).max()
     }
 
-    /// How much more than is used was asked for lately, and has not come so far, whether or not room was made for it.
-    fn hoped(&self, name: &str, now: Timestamp) -> Amount {
+    /// How much more than is used was asked for lately, and has not come so far, whether or not room was made for it; and
+    /// when that was.
+    fn hoped(&self, name: &str, now: Timestamp) -> impl Iterator<Item = (Amount, Timestamp)> {
         let reached = self.reached().max(self.lately.reached);
-        let asked = self.asked().filter(|asked| now.duration_since(asked.at) <= HOPE);
-        let asked = asked.filter(|asked| reached.is_none_or(|reached| asked.at > reached));
+        let asked = self.asked().filter(move |asked| now.duration_since(asked.at) <= HOPE);
+        let asked = asked.filter(move |asked| reached.is_none_or(|reached| asked.at > reached));
         let used = self.allotment.as_ref().and_then(|allotment| allotment.used.get(name)).copied().unwrap_or_default();
-        let levels = asked.filter_map(|asked| Amount::parse(asked.level.get(name)?));
-        levels.map(|level| level.saturating_sub(used)).max().unwrap_or_default()
+        let risen = self.risen(name, now);
+        asked.filter_map(move |asked| {
+            let missing = Amount::parse(asked.level.get(name)?)?.saturating_sub(used);
+            // Others may have gone meanwhile: then it has come, and the use is no higher than before.
+            let has_come = risen.is_some_and(|(at, growth)| at > asked.at && growth >= missing);
+            (missing > Amount::ZERO && !has_come).then_some((missing, asked.at))
+        })
     }
 
     /// When more of it was used than before, the last time, and how much more.
@@ -214,7 +233,7 @@ pub(super) fn plan(view: &View, rules: &Rules<'_>) -> Plan {
     for (name, limit) in &view.tracked {
         let shares: Vec<Share> = view.namespaces.iter().map(|owned| owned.share(name, rules.now)).collect();
         let now = if view.limits.contains_key(name) {
-            let hoped = view.namespaces.iter().map(|owned| owned.hoped(name, rules.now)).max().unwrap_or_default();
+            let hoped = view.hoped(name, rules.now).map(|(missing, _)| missing).max().unwrap_or_default();
             share_out(name, *limit, &shares, hoped, &mut plan)
         } else {
             vec![Amount::UNLIMITED; shares.len()]

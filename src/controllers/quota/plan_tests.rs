@@ -69,3 +69,26 @@ fn what_came_and_went_again_is_not_hoped_for() {
     let after = planned(&view(vec![owned("full", 2000, 2000), patient, owned("idle", 0, 0)]), second(200));
     assert!(after.contains_key("idle"), "{after:?}");
 }
+
+/// A pod that makes room for the one that was refused, as in a rolling update: the use is no higher than before.
+#[test]
+fn what_came_while_others_went_is_not_hoped_for() {
+    let mut rolling = owned("rolling", 3000, 4000);
+    rolling.lately = refused(100, "4");
+    let risen = [(NAME_OF_CPU.to_owned(), (second(103), Amount::millis(1000)))].into();
+    rolling.lately = Lately { used: cpu(3000), risen, ..rolling.lately };
+    let after = planned(&view(vec![owned("full", 2500, 2500), rolling, owned("idle", 0, 0)]), second(200));
+    assert!(after.contains_key("idle"), "{after:?}");
+}
+
+/// Nobody tells when nobody comes back: the clock does.
+#[test]
+fn hope_lapses_and_somebody_looks_then() {
+    let mut patient = owned("patient", 2500, 5500);
+    patient.lately = refused(100, "5");
+    let view = view(vec![owned("full", 2500, 2500), patient, owned("idle", 0, 0)]);
+    assert_eq!(view.until_lapse(second(400)), Some(Duration::from_secs(301)));
+    let after = planned(&view, second(701));
+    assert!(after["patient"] < Amount::millis(5500), "{after:?}");
+    assert_eq!(view.until_lapse(second(701)), None);
+}
