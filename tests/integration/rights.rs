@@ -257,12 +257,12 @@ async fn owned(cluster: &Cluster) {
 /// The User goes, with everything that was made for it.
 async fn leaving(cluster: &Cluster) {
     cluster.kubectl(&["label", "namespace", "hers", "roster.dev/owner-"]);
-    // What it held stays: the garbage collector, which removes it otherwise, may be faster than whoever comes next.
-    cluster.kubectl(&["delete", "users.roster.dev", "jane", "--cascade=orphan", "--timeout=60s"]);
-    cluster.kubectl(&["delete", "rolebindings.roster.dev", "--all", "--timeout=60s"]);
-    // A name that somebody else held is free.
+    cluster.kubectl(&["delete", "users.roster.dev", "jane", "--timeout=60s"]);
+    // A name that somebody else held is free. At once: the garbage collector, which removes what is left of them, too, is to
+    // find nothing to do.
     create(&cluster.users().await, &user("jane", false)).await;
     wait_until_ready(&cluster.users().await, "jane").await;
+    cluster.kubectl(&["delete", "rolebindings.roster.dev", "--all", "--timeout=60s"]);
 }
 
 /// Takes a verb out of the operator's ClusterRole, wherever it stands for the resource. Returns the role as it was.
