@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::directory::{BASE, wait_until_served};
 use crate::ownership::{fails_closed_without_an_operator, kill_operators};
+use crate::stage::Stage;
 use crate::support::{Cluster, FAST_LEASE, eventually, rbac, unique, wait_for_text};
 
 /// A namespace with something in it, and another one. Jane, john, a node, a ServiceAccount of each namespace and one of
@@ -26,48 +27,18 @@ const STAGE: &str = "
 {apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: '{n}'}, roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: '{n}'}, subjects: [{kind: User, name: '{n}-jane'}, {kind: User, name: '{n}-john'}, {kind: User, name: 'system:node:{n}'}, {kind: ServiceAccount, name: robot, namespace: '{n}'}, {kind: ServiceAccount, name: robot, namespace: '{n}-other'}, {kind: ServiceAccount, name: '{n}', namespace: kube-system}]}
 ";
 
-struct Stage<'a> {
-    cluster: &'a Cluster,
-    n: String,
+async fn set<'a>(cluster: &'a Cluster, prefix: &str) -> Stage<'a> {
+    let stage = Stage { cluster, n: unique(prefix), refuser: "the lock: " };
+    // The pod needs the ServiceAccount default, which is made for every namespace.
+    eventually("the stage is set", || async {
+        let set = cluster.plane.kubectl.apply(&STAGE.replace("{n}", &stage.n));
+        set.map_err(|error| error.to_string())
+    })
+    .await;
+    stage
 }
 
-impl<'a> Stage<'a> {
-    async fn set(cluster: &'a Cluster, prefix: &str) -> Self {
-        let stage = Self { cluster, n: unique(prefix) };
-        // The pod needs the ServiceAccount default, which is made for every namespace.
-        eventually("the stage is set", || async {
-            let set = cluster.plane.kubectl.apply(&STAGE.replace("{n}", &stage.n));
-            set.map_err(|error| error.to_string())
-        })
-        .await;
-        stage
-    }
-
-    fn name(&self, who: &str) -> String {
-        if who.starts_with("system:") { who.replace("{n}", &self.n) } else { format!("{}-{who}", self.n) }
-    }
-
-    /// What kubectl prints when somebody asks for this, or what the API server refuses it with.
-    fn ask(&self, who: &str, args: &[&str], input: &str) -> Result<String, String> {
-        let (who, n) = (self.name(who), &self.n);
-        let args: Vec<String> = args.iter().map(|arg| arg.replace("{n}", n)).collect();
-        let args: Vec<&str> = ["--as", &who].into_iter().chain(args.iter().map(String::as_str)).collect();
-        let printed = self.cluster.plane.kubectl.run_with_input(&args, &input.replace("{n}", n));
-        printed.map_err(|error| format!("{error:#}"))
-    }
-
-    fn passes(&self, who: &str, args: &[&str], input: &str) {
-        self.ask(who, args, input).unwrap_or_else(|refusal| panic!("{who} can't {args:?} {input}: {refusal}"));
-    }
-
-    fn refused(&self, who: &str, args: &[&str], input: &str, because: &str) {
-        let because = because.replace("{n}", &self.n);
-        match self.ask(who, args, input) {
-            Ok(printed) => panic!("{who} could {args:?} {input}: {printed}"),
-            Err(refusal) => assert!(refusal.contains("the lock: ") && refusal.contains(&because), "{refusal}"),
-        }
-    }
-
+impl Stage<'_> {
     /// Jane locks the namespace, and the API server has heard of it.
     async fn lock(&self) {
         self.passes("jane", &["annotate", "namespace", "{n}", "roster.dev/locked-by={n}-jane"], "");
@@ -141,7 +112,7 @@ const WRITES: &[(&[&str], &str)] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn locks_keep_everybody_out_but_those_who_may() {
-    let stage = Stage::set(rbac(), "lock").await;
+    let stage = set(rbac(), "lock").await;
     let annotate = |value| ["annotate", "namespace", "{n}", "--overwrite", value];
     stage.cluster.kubectl(&["create", "secret", "generic", "s", "-n", &stage.n]);
     stage.lock().await;
@@ -200,7 +171,7 @@ async fn locks_keep_everybody_out_but_those_who_may() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn locks_bear_the_name_of_whoever_sets_them() {
-    let stage = Stage::set(rbac(), "lock-set").await;
+    let stage = set(rbac(), "lock-set").await;
     let annotate = |value| ["annotate", "namespace", "{n}", "--overwrite", value];
     let new = |name: &str, holder: &str| {
         format!(
@@ -249,7 +220,7 @@ async fn locks_bear_the_name_of_whoever_sets_them() {
 async fn locks_are_told_of_by_username() {
     let cluster = rbac();
     wait_until_served(cluster);
-    let stage = Stage::set(cluster, "lock-told").await;
+    let stage = set(cluster, "lock-told").await;
     // The User's name is not the username, and is the username of nobody.
     cluster.apply(&format!(
         "---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {0}-user}}, spec: {{username: {0}-jane}}}}\n",
@@ -280,7 +251,7 @@ async fn locks_are_told_of_by_username() {
 async fn locks_hold_while_no_operator_runs() {
     let cluster = Cluster::create("locks-down", &[]);
     cluster.start_operator(FAST_LEASE);
-    let stage = Stage::set(&cluster, "lock-down").await;
+    let stage = set(&cluster, "lock-down").await;
     cluster.kubectl(&["create", "secret", "generic", "s", "-n", &stage.n]);
     kill_operators(&cluster);
     stage.lock().await;

@@ -39,4 +39,5 @@ mod quota;
 mod rights;
 mod role_bindings;
 mod scale;
+mod stage;
 mod users;

@@ -4,6 +4,7 @@
 use roster_harness::Operator;
 
 use crate::i4_escalation::settle;
+use crate::stage::Stage;
 use crate::support::{Cluster, eventually, rbac, unique};
 
 /// `{n}-boss` holds `edit` in `{n}-power` by a group. Everybody may write namespaces. `{n}-alice` and the lead, who has a
@@ -41,41 +42,14 @@ const STAGE: &str = "
 {apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-lead'}, spec: {quota: {hard: {namespaces: '5'}}}}
 ";
 
-/// A stage under a name of its own.
-struct Stage {
-    cluster: &'static Cluster,
-    n: String,
+async fn set(prefix: &str) -> Stage<'static> {
+    let (cluster, n) = (rbac(), unique(prefix));
+    cluster.apply(&STAGE.replace("{n}", &n));
+    settle(cluster, &n).await;
+    Stage { cluster, n, refuser: "the guard: " }
 }
 
-impl Stage {
-    async fn set(prefix: &str) -> Self {
-        let (cluster, n) = (rbac(), unique(prefix));
-        cluster.apply(&STAGE.replace("{n}", &n));
-        settle(cluster, &n).await;
-        Self { cluster, n }
-    }
-
-    /// What kubectl prints when somebody of the stage asks for this, or what the API server refuses it with.
-    fn ask(&self, who: &str, args: &[&str], input: &str) -> Result<String, String> {
-        let who = if who.starts_with("system:") { who.replace("{n}", &self.n) } else { format!("{}-{who}", self.n) };
-        let args: Vec<String> = args.iter().map(|arg| arg.replace("{n}", &self.n)).collect();
-        let args: Vec<&str> = ["--as", &who].into_iter().chain(args.iter().map(String::as_str)).collect();
-        let printed = self.cluster.plane.kubectl.run_with_input(&args, &input.replace("{n}", &self.n));
-        printed.map_err(|error| format!("{error:#}"))
-    }
-
-    fn passes(&self, who: &str, args: &[&str], input: &str) {
-        self.ask(who, args, input).unwrap_or_else(|refusal| panic!("{who} can't {args:?} {input}: {refusal}"));
-    }
-
-    fn refused(&self, who: &str, args: &[&str], input: &str, because: &str) {
-        let because = because.replace("{n}", &self.n);
-        match self.ask(who, args, input) {
-            Ok(printed) => panic!("{who} could {args:?} {input}: {printed}"),
-            Err(refusal) => assert!(refusal.contains("the guard: ") && refusal.contains(&because), "{refusal}"),
-        }
-    }
-
+impl Stage<'_> {
     /// A namespace of that owner, made by the administrator; `none`: without an owner.
     fn namespace(&self, owner: &str) -> String {
         let name = unique(&self.n);
@@ -110,7 +84,7 @@ fn give<'a>(namespace: &'a str, label: &'a str, object: &'a str) -> [(Vec<&'a st
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ownership_is_given_by_whoever_controls_the_owner() {
-    let stage = Stage::set("own-give").await;
+    let stage = set("own-give").await;
     let boss = "User {n}-boss (metadata.labels[roster.dev/owner]) holds or would hold ClusterRole";
     stage.refused("eve", CREATE, &stage.manifest("boss"), boss);
     stage.refused("me-by-name", CREATE, &stage.manifest("boss"), boss);
@@ -145,7 +119,7 @@ async fn ownership_is_given_by_whoever_controls_the_owner() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ownership_is_not_let_go_by_the_owner_alone() {
-    let stage = Stage::set("own-take").await;
+    let stage = set("own-take").await;
     let namespace = stage.namespace("me");
     let label = |value: &str| ["label", "namespace", &namespace, "--overwrite", value].map(str::to_owned).to_vec();
     let me = "User {n}-me (metadata.labels[roster.dev/owner]) holds or would hold ClusterRole {n}-desk";
@@ -176,7 +150,7 @@ async fn ownership_is_not_let_go_by_the_owner_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ownership_is_said_by_whoever_has_a_quota() {
-    let stage = Stage::set("own-quota").await;
+    let stage = set("own-quota").await;
     let bare = || {
         let name = unique(&stage.n);
         format!("---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}")
@@ -208,7 +182,7 @@ async fn ownership_is_said_by_whoever_has_a_quota() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ownership_is_explained_by_guard_explain() {
-    let stage = Stage::set("own-explain").await;
+    let stage = set("own-explain").await;
     let explain = |who: &str, owner: &str| {
         let file = stage.cluster.plane.dir.join(unique("explain"));
         std::fs::write(&file, stage.manifest(owner).replace("{n}", &stage.n)).unwrap();
