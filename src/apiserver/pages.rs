@@ -12,6 +12,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use moka::future::Cache;
+use moka::policy::EvictionPolicy;
 use sha2::{Digest, Sha256};
 
 use super::identity::Caller;
@@ -132,7 +133,12 @@ pub struct Moments {
 impl Default for Moments {
     fn default() -> Self {
         Self {
-            tables: Cache::builder().max_capacity(MOST_REVISIONS).time_to_idle(REMEMBERED).build(),
+            // By frequency, which is the default, a new state would have to be asked for more often than an old one to be kept.
+            tables: Cache::builder()
+                .max_capacity(MOST_REVISIONS)
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_idle(REMEMBERED)
+                .build(),
             // Not for as long as it is asked for: whoever looks at the second page again and again wants news.
             first_pages: Cache::builder().max_capacity(MOST_LISTS).time_to_live(REMEMBERED).build(),
         }
@@ -204,5 +210,22 @@ mod tests {
         let later = Timestamp::now() + Duration::from_secs(2700);
         shared.store(Arc::new(first.rotated(later, Duration::from_secs(3600)).unwrap().unwrap()));
         assert!(tokens.read([1; 8], &token).is_ok());
+    }
+
+    /// Whoever begins to read keeps the state that they began with, however often others ask for older ones.
+    #[tokio::test]
+    async fn a_new_state_takes_the_place_of_the_one_that_nobody_has_read_for_longest() {
+        let (moments, table) = (Moments::default(), Arc::new(Table::new(&[], Vec::new())));
+        let moment = |since| Moment { since, until: since };
+        for since in 0..MOST_REVISIONS {
+            moments.remember("users", moment(since), Arc::clone(&table)).await;
+            for _ in 0..3 {
+                assert!(moments.table("users", moment(since)).await.is_some());
+            }
+        }
+        moments.remember("users", moment(1000), table).await;
+        moments.tables.run_pending_tasks().await;
+        assert!(moments.table("users", moment(1000)).await.is_some());
+        assert!(moments.table("users", moment(0)).await.is_none());
     }
 }
