@@ -219,7 +219,10 @@ mod tests {
         let moment = |since| Moment { since, until: since };
         for since in 0..MOST_REVISIONS {
             moments.remember("users", moment(since), Arc::clone(&table)).await;
-            for _ in 0..3 {
+        }
+        for _ in 0..5 {
+            moments.tables.run_pending_tasks().await;
+            for since in 0..MOST_REVISIONS {
                 assert!(moments.table("users", moment(since)).await.is_some());
             }
         }
