@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::Instant;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
@@ -14,8 +14,8 @@ use roster_harness::Operator;
 use serde_json::json;
 
 use crate::support::{
-    Cluster, Random, binary, create, eventually, operator_writes, password_secret, shared, stored_hash, unique, user,
-    wait_until_ready,
+    Cluster, Kills, Random, binary, create, eventually, operator_writes, password_secret, shared, stored_hash, unique,
+    user, wait_until_ready,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,12 +120,17 @@ async fn i7_kill_at_any_instant_loses_nothing_and_leaves_no_orphan() {
     let mut chaos = Chaos { users, secrets, random: Random(seed), expected: Expected::new() };
     // The same identity takes its own lease up at once: the rounds are about crashes, not about waiting.
     let identity = ["--identity", "i7"];
+    let mut kills = Kills::default();
     for round in 0..ROUNDS {
+        let begun = Instant::now();
         let operator = Operator::spawn(&cluster.installation, binary(), "operator-i7", &identity).unwrap();
-        let death = tokio::time::sleep(Duration::from_millis(chaos.random.below(700)));
         chaos.arrive(round).await;
+        if Kills::spare(round) {
+            wait_until_ready(&chaos.users, &format!("crash-{round}")).await;
+            kills.took(begun);
+        }
         chaos.change(round).await;
-        death.await;
+        tokio::time::sleep_until(kills.at(begun, &mut chaos.random).into()).await;
         operator.kill();
     }
     let writes = operator_writes(&cluster, 0).iter().filter(|write| !write.contains("/leases/")).count();

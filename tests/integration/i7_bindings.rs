@@ -2,7 +2,7 @@
 //! none that should not be there, and none out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::Instant;
 
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::rbac::v1 as rbac;
@@ -13,7 +13,7 @@ use roster::api::{Group, GroupSpec, User, UserSpec};
 use roster_harness::Operator;
 use serde_json::json;
 
-use crate::support::{Cluster, Random, binary, eventually, operator_writes, rbac, unique, wait_until_can};
+use crate::support::{Cluster, Kills, Random, binary, eventually, operator_writes, rbac, unique, wait_until_can};
 
 /// Every order of the numbers below `n`.
 fn orders(n: usize) -> Vec<Vec<usize>> {
@@ -223,6 +223,14 @@ impl Chaos {
             })
             .collect()
     }
+
+    async fn converged(&self) {
+        eventually("native RBAC is what is declared", || async {
+            let (found, declared) = (self.found().await, self.declared.natives());
+            if found == declared { Ok(()) } else { Err(format!("found {found:#?}\ndeclared {declared:#?}")) }
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,21 +248,22 @@ async fn i7_bindings_survive_a_kill_at_any_instant() {
     let mut chaos = Chaos { client, random: Random(seed), declared: Declared::default() };
     // The same identity takes its own lease up at once: the rounds are about crashes, not about waiting.
     let identity = ["--identity", "i7"];
-    for _ in 0..ROUNDS {
+    let mut kills = Kills::default();
+    for round in 0..ROUNDS {
+        let begun = Instant::now();
         let operator = Operator::spawn(&cluster.installation, binary(), "operator-i7", &identity).unwrap();
-        let death = tokio::time::sleep(Duration::from_millis(200 + chaos.random.below(600)));
         for _ in 0..4 {
             chaos.edit().await;
         }
-        death.await;
+        if Kills::spare(round) {
+            chaos.converged().await;
+            kills.took(begun);
+        }
+        tokio::time::sleep_until(kills.at(begun, &mut chaos.random).into()).await;
         operator.kill();
     }
     let natives = operator_writes(&cluster, 0).iter().filter(|write| write.contains("rbac.authorization")).count();
     assert!(natives > 100, "{natives} native bindings written in {ROUNDS} rounds: nothing was interrupted");
     cluster.start_operator(&identity);
-    eventually("native RBAC is what is declared", || async {
-        let (found, declared) = (chaos.found().await, chaos.declared.natives());
-        if found == declared { Ok(()) } else { Err(format!("found {found:#?}\ndeclared {declared:#?}")) }
-    })
-    .await;
+    chaos.converged().await;
 }

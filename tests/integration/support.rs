@@ -150,6 +150,30 @@ impl Random {
     }
 }
 
+/// When to kill an operator so that the kills of many rounds hit every part of its work, however slow the machine is at
+/// that moment: at any time before twice what the work took when it was last left to end.
+#[derive(Default)]
+pub struct Kills {
+    work: Duration,
+}
+
+impl Kills {
+    /// Whether the operator of that round is to be left to do its work, for [`Kills::took`].
+    pub fn spare(round: u64) -> bool {
+        round.is_multiple_of(20)
+    }
+
+    /// An operator that began then has just done its work.
+    pub fn took(&mut self, begun: Instant) {
+        self.work = begun.elapsed();
+    }
+
+    /// When to kill an operator that began then.
+    pub fn at(&self, begun: Instant, random: &mut Random) -> Instant {
+        begun + self.work.mul_f64(2.0 * f64::from(u32::try_from(random.below(1000)).expect("a small number")) / 1000.0)
+    }
+}
+
 /// Asks until the answer is yes.
 pub async fn eventually<T, F: Future<Output = Result<T, String>>>(what: &str, probe: impl FnMut() -> F) -> T {
     eventually_within(PATIENCE, what, probe).await
