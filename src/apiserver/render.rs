@@ -13,7 +13,7 @@ use super::resource::{Cell, Column, Resource};
 use crate::api::directory::API_VERSION;
 use crate::directory::index::record::Record;
 use crate::informers::Informers;
-use crate::rbac::permissions::role_names;
+use crate::rbac::permissions::{role_name, roles_of};
 
 /// API version of tables and of metadata alone.
 const META: &str = "meta.k8s.io/v1";
@@ -87,20 +87,21 @@ impl Renderer {
             return vec![String::new(); records.len()];
         }
         let directory = informers.directory();
-        let roles: Vec<_> = records.iter().map(|record| role_names(&directory, &record.name, now)).collect();
-        drop(directory);
-        let join = |(record, roles): (&Arc<Record>, Vec<String>)| {
+        let join = |record: &Arc<Record>| {
             let mut joined = String::new();
-            if !roles.is_empty() {
-                joined.push_str(r#","roles":"#);
-                joined.push_str(&serde_json::to_string(&roles).expect("texts are JSON"));
+            for (at, role) in roles_of(&directory, &record.name, now).into_iter().enumerate() {
+                joined.push_str(if at == 0 { r#","roles":["# } else { "," });
+                joined.push_str(&serde_json::to_string(&role_name(role)).expect("texts are JSON"));
+            }
+            if !joined.is_empty() {
+                joined.push(']');
             }
             if self.current.as_deref() == Some(&record.name) {
                 joined.push_str(r#","current":true"#);
             }
             joined
         };
-        records.iter().zip(roles).map(join).collect()
+        records.iter().map(join).collect()
     }
 
     /// One of several objects.

@@ -80,7 +80,7 @@ impl Directory {
             let subject = Subject { kind: SubjectKind::Group, name };
             let in_force = |binding: &&Binding| self.natives.owned_by(&binding.uid).next().is_some();
             roles.extend(self.bindings.of_subject(&subject).filter(in_force).map(|binding| &binding.role));
-            roles.extend(self.natives.roles_of(&Holder::Group(subject.name)));
+            roles.extend(self.natives.roles_of(Holder::Group(&subject.name)));
         }
         roles
     }

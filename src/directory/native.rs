@@ -14,12 +14,22 @@ use crate::api::role_binding::{RoleKind, RoleRef};
 use crate::api::{API_GROUP, FIELD_MANAGER, OWNER_UID_LABEL};
 
 /// Who a native binding names. ServiceAccounts are not people and left out.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Holder {
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Holder<T = String> {
     /// A username.
-    User(String),
+    User(T),
     /// A group's name.
-    Group(String),
+    Group(T),
+}
+
+impl Holder {
+    /// The same, with the name borrowed.
+    pub fn as_deref(&self) -> Holder<&str> {
+        match self {
+            Self::User(name) => Holder::User(name),
+            Self::Group(name) => Holder::Group(name),
+        }
+    }
 }
 
 impl fmt::Display for Holder {
@@ -181,13 +191,19 @@ fn holder(subject: &rbac::Subject) -> Option<Holder> {
     }
 }
 
+/// What a holder is granted, and by which bindings.
+type Grants = BTreeMap<Grant, BTreeSet<Key>>;
+
 /// All native bindings.
 #[derive(Debug, Default)]
 pub struct Natives {
     all: BTreeMap<Key, Native>,
     by_role: HashMap<RoleRef, BTreeSet<Key>>,
     by_owner: HashMap<String, BTreeSet<Key>>,
-    by_holder: HashMap<Holder, BTreeMap<Grant, BTreeSet<Key>>>,
+    /// By username.
+    of_users: HashMap<String, Grants>,
+    /// By name of the group.
+    of_groups: HashMap<String, Grants>,
 }
 
 impl Natives {
@@ -201,7 +217,8 @@ impl Natives {
             native.owner.clone_from(&before.owner);
         }
         for holder in &native.holders {
-            let grants = self.by_holder.entry(holder.clone()).or_default();
+            let (by_name, name) = self.by_name(holder);
+            let grants = by_name.entry(name.clone()).or_default();
             grants.entry(native.grant()).or_default().insert(native.key.clone());
         }
         self.by_role.entry(native.role.clone()).or_default().insert(native.key.clone());
@@ -217,7 +234,8 @@ impl Natives {
         let native = self.all.remove(key)?;
         let grant = native.grant();
         for holder in &native.holders {
-            let Some(grants) = self.by_holder.get_mut(holder) else { continue };
+            let (by_name, name) = self.by_name(holder);
+            let Some(grants) = by_name.get_mut(name) else { continue };
             if let Some(keys) = grants.get_mut(&grant) {
                 keys.remove(key);
                 if keys.is_empty() {
@@ -225,7 +243,7 @@ impl Natives {
                 }
             }
             if grants.is_empty() {
-                self.by_holder.remove(holder);
+                by_name.remove(name);
             }
         }
         forget(&mut self.by_role, &native.role, key);
@@ -279,15 +297,19 @@ impl Natives {
 
     /// The roles of a holder, with the bindings that grant each.
     pub fn grants_of(&self, holder: &Holder) -> impl Iterator<Item = (&Grant, impl Iterator<Item = &Native>)> {
-        let grants = self.by_holder.get(holder).into_iter().flatten();
+        let grants = self.grants(holder.as_deref()).into_iter().flatten();
         grants.map(|(grant, keys)| (grant, keys.iter().filter_map(|key| self.all.get(key))))
     }
 
     /// The roles of a holder, each once, however many places it is held in.
-    pub fn roles_of(&self, holder: &Holder) -> impl Iterator<Item = &RoleRef> {
-        let grants = self.by_holder.get(holder);
+    pub fn roles_of(&self, holder: Holder<&str>) -> impl Iterator<Item = &RoleRef> {
+        let grants = self.grants(holder);
         let first = grants.and_then(|grants| grants.keys().next());
+        let last = grants.and_then(|grants| grants.keys().next_back());
         successors(first, move |grant| {
+            if last.is_some_and(|last| last.role == grant.role) {
+                return None;
+            }
             // Names of namespaces are ASCII: this comes after all of them.
             let last = Grant { role: grant.role.clone(), namespace: Some("\u{7f}".to_owned()) };
             grants?.range((Bound::Excluded(last), Bound::Unbounded)).next().map(|(grant, _)| grant)
@@ -297,8 +319,23 @@ impl Natives {
 
     /// The bindings by which a holder holds exactly this.
     pub fn granting(&self, holder: &Holder, grant: &Grant) -> impl Iterator<Item = &Native> {
-        let keys = self.by_holder.get(holder).and_then(|grants| grants.get(grant));
+        let keys = self.grants(holder.as_deref()).and_then(|grants| grants.get(grant));
         keys.into_iter().flatten().filter_map(|key| self.all.get(key))
+    }
+
+    fn grants(&self, holder: Holder<&str>) -> Option<&Grants> {
+        match holder {
+            Holder::User(name) => self.of_users.get(name),
+            Holder::Group(name) => self.of_groups.get(name),
+        }
+    }
+
+    /// All holders of that kind, and this one's name.
+    fn by_name<'a>(&mut self, holder: &'a Holder) -> (&mut HashMap<String, Grants>, &'a String) {
+        match holder {
+            Holder::User(name) => (&mut self.of_users, name),
+            Holder::Group(name) => (&mut self.of_groups, name),
+        }
     }
 }
 
@@ -341,7 +378,7 @@ mod tests {
         natives.remove(&Key { namespace: Some("x".into()), name: "b".into() });
         assert_eq!(natives.grants_of(&jane).count(), 0);
         natives.remove(&Key { namespace: Some("x".into()), name: "a".into() });
-        assert!(natives.all.is_empty() && natives.by_holder.is_empty() && natives.by_owner.is_empty());
+        assert!(natives.all.is_empty() && natives.of_users.is_empty() && natives.by_owner.is_empty());
     }
 
     #[test]

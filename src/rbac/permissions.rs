@@ -55,16 +55,15 @@ pub fn held_by(directory: &Directory, user: &str, namespace: Option<&str>, now: 
     held
 }
 
-/// Names of the roles that the User holds anywhere, with their kind, in order.
-pub fn role_names(directory: &Directory, user: &str, now: Timestamp) -> Vec<String> {
+/// The roles that the User holds anywhere, each once and in order.
+pub fn roles_of<'a>(directory: &'a Directory, user: &str, now: Timestamp) -> Vec<&'a RoleRef> {
     let Some(person) = directory.person(user).filter(|person| person.is_active(now)) else { return Vec::new() };
-    let groups = directory.memberships.groups_of(user).map(|group| Holder::Group(group.to_owned()));
-    let holders = groups.chain([Holder::User(person.username.clone())]);
-    let names = |holder| directory.natives.roles_of(&holder).map(role_name).collect::<Vec<_>>();
-    let mut names: Vec<String> = holders.flat_map(names).collect();
-    names.sort_unstable();
-    names.dedup();
-    names
+    let groups = directory.memberships.groups_of(user).map(Holder::Group);
+    let holders = groups.chain([Holder::User(person.username.as_str())]);
+    let mut roles: Vec<&RoleRef> = holders.flat_map(|holder| directory.natives.roles_of(holder)).collect();
+    roles.sort_unstable();
+    roles.dedup();
+    roles
 }
 
 /// A role as people see it in a list.
