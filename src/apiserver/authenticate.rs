@@ -68,6 +68,11 @@ impl Authenticator {
             return Ok(caller);
         }
         let token = bearer(headers).ok_or_else(|| self.nobody(peer))?;
+        // In a box: it is large, and what comes by the aggregator needs no room for it.
+        Box::pin(self.identify_bearer(token)).await
+    }
+
+    async fn identify_bearer(&self, token: SecretString) -> Result<Caller, ApiError> {
         // Roster's own need no API server, and count as of this moment.
         match self.recognizer.recognize(&token).await {
             Ok(Recognition::Known(known)) if known.is_for_the_cluster => return Ok(known.user.into()),

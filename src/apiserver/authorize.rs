@@ -68,8 +68,9 @@ impl Authorizer {
             name: name.to_owned(),
             asked: asked.to_owned(),
         };
-        let may =
-            self.known.try_get_with(question.clone(), self.ask(&question)).await.map_err(|error| (*error).clone())?;
+        // In a box: it is large, and part of every request.
+        let known = Box::pin(self.known.try_get_with(question.clone(), self.ask(&question)));
+        let may = known.await.map_err(|error| (*error).clone())?;
         if may { Ok(()) } else { Err(ApiError::forbidden(&caller.username, verb, About { resource, name: asked })) }
     }
 
