@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use futures::FutureExt;
-use kube::Client;
+use kube::{Client, Config};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -60,7 +60,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let hashing = &config.hashing;
     let cost = hashing.cost().map_err(anyhow::Error::msg)?;
     let pool = HashPool::new(cost, hashing.slots(), usize::from(hashing.hash_queue), metrics.hashing.clone());
-    let client = Client::try_default().await.context("no access to a cluster: set KUBECONFIG, or run inside one")?;
+    let client = client().await.context("no access to a cluster: set KUBECONFIG, or run inside one")?;
 
     let mut supervisor = Supervisor::default();
     let shutdown = supervisor.shutdown();
@@ -145,6 +145,14 @@ pub async fn run(config: RunConfig) -> Result<()> {
             }
         })
         .await
+}
+
+/// A client of the API server.
+async fn client() -> Result<Client> {
+    let mut config = Config::infer().await?;
+    // To compress a long list costs kube-apiserver, and Roster, more than the network within a cluster gains by it.
+    config.disable_compression = true;
+    Ok(Client::try_from(config)?)
 }
 
 async fn bind(address: std::net::SocketAddr, flag: &str) -> Result<TcpListener> {
