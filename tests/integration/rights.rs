@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use crate::directory::Direct;
 use crate::quota::wait_until_enforced;
 use crate::support::{
-    Cluster, condition, create, eventually, operator_events, user, user_where, wait_for_text, wait_until_can,
-    wait_until_ready,
+    Cluster, audit_position, condition, create, eventually, operator_events, user, user_where, wait_for_text,
+    wait_until_can, wait_until_ready,
 };
 
 const NAMESPACE: &str = "roster-system";
@@ -257,11 +257,18 @@ async fn owned(cluster: &Cluster) {
 /// The User goes, with everything that was made for it.
 async fn leaving(cluster: &Cluster) {
     cluster.kubectl(&["label", "namespace", "hers", "roster.dev/owner-"]);
-    cluster.kubectl(&["delete", "users.roster.dev", "jane", "--timeout=60s"]);
-    // A name that somebody else held is free. At once: the garbage collector, which removes what is left of them, too, is to
-    // find nothing to do.
-    create(&cluster.users().await, &user("jane", false)).await;
-    wait_until_ready(&cluster.users().await, "jane").await;
+    // A name that somebody else held is free. The garbage collector removes what is left of them, too: until it comes too
+    // late for once.
+    let (users, from) = (cluster.users().await, audit_position(cluster));
+    eventually("the operator takes a name over", || async {
+        cluster.kubectl(&["delete", "users.roster.dev", "jane", "--timeout=60s"]);
+        create(&users, &user("jane", false)).await;
+        wait_until_ready(&users, "jane").await;
+        let takes_over = |event: &Value| event["verb"] == "delete" && event["objectRef"]["resource"] == "secrets";
+        let is_taken_over = operator_events(cluster, from).iter().any(takes_over);
+        if is_taken_over { Ok(()) } else { Err("the garbage collector came first".to_owned()) }
+    })
+    .await;
     cluster.kubectl(&["delete", "rolebindings.roster.dev", "--all", "--timeout=60s"]);
 }
 
