@@ -39,7 +39,7 @@ pub struct Known<'a> {
 impl<'a> Known<'a> {
     /// For a write by somebody with this username.
     pub fn new(directory: &'a Directory, policy: &'a Policy, username: Option<&str>) -> Self {
-        let requester = username.and_then(|username| directory.holder_of(username)).map(String::as_str);
+        let requester = username.and_then(|username| directory.holder_of(username));
         Self { directory, policy, requester }
     }
 

@@ -236,7 +236,7 @@ fn respond(
         }
     };
     let mut first = head.into_bytes();
-    first.reserve(records.iter().take(CHUNK).map(|record| record.json.len() + JOINED_BYTES).sum());
+    first.reserve(records.iter().take(CHUNK).map(|record| record.json().len() + JOINED_BYTES).sum());
     write(0, &records, &mut first);
     let body = if records.len() <= CHUNK {
         Body::from(first)

@@ -89,14 +89,14 @@ impl Renderer {
         let directory = informers.directory();
         let join = |record: &Arc<Record>| {
             let mut joined = String::new();
-            for (at, role) in roles_of(&directory, &record.name, now).into_iter().enumerate() {
+            for (at, role) in roles_of(&directory, record.name(), now).into_iter().enumerate() {
                 joined.push_str(if at == 0 { r#","roles":["# } else { "," });
                 joined.push_str(&serde_json::to_string(&role_name(role)).expect("texts are JSON"));
             }
             if !joined.is_empty() {
                 joined.push(']');
             }
-            if self.current.as_deref() == Some(&record.name) {
+            if self.current.as_deref() == Some(record.name()) {
                 joined.push_str(r#","current":true"#);
             }
             joined
@@ -115,7 +115,7 @@ impl Renderer {
 
     /// An object by itself.
     pub fn single(&self, record: &Record, joined: &str, now: Timestamp) -> Vec<u8> {
-        let mut out = Vec::with_capacity(record.json.len() + 256);
+        let mut out = Vec::with_capacity(record.json().len() + 256);
         if self.form == Form::Table {
             let revision = Some(record.revision.to_string());
             let metadata = ListMeta { resource_version: revision, ..ListMeta::default() };
@@ -184,14 +184,14 @@ impl Renderer {
 }
 
 fn object(record: &Record, joined: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(&record.json);
+    out.extend_from_slice(record.json());
     out.extend(joined.as_bytes());
     out.extend(b"}}");
 }
 
 fn metadata(record: &Record, out: &mut Vec<u8>) {
     out.extend(format!(r#"{{"kind":"PartialObjectMetadata","apiVersion":"{META}","metadata":"#).into_bytes());
-    out.extend_from_slice(&record.metadata_json());
+    out.extend_from_slice(record.metadata_json());
     out.push(b'}');
 }
 

@@ -175,11 +175,11 @@ impl DirectoryApi {
     pub fn user_of(&self, caller: &Caller) -> Option<String> {
         let directory = self.informers.directory();
         let mut holders = directory.named(&caller.username);
-        let is_caller = |name: &&String| {
+        let is_caller = |name: &&str| {
             let person = directory.person(name);
             person.is_some_and(|person| person.holds_username() && (caller.uid.is_empty() || caller.uid == person.uid))
         };
-        holders.find(is_caller).cloned()
+        holders.find(is_caller).map(str::to_owned)
     }
 
     /// A place for a watch.

@@ -167,7 +167,8 @@ pub async fn authorised(
     verb: &'static str,
     resource: &str,
 ) -> Result<Target, ApiError> {
-    let found = if key == SELF { api.user_of(caller) } else { api.informers.directory().find_user(key).cloned() };
+    let found =
+        if key == SELF { api.user_of(caller) } else { api.informers.directory().find_user(key).map(str::to_owned) };
     let found = found.and_then(|name| {
         let directory = api.informers.directory();
         directory.person(&name).map(|person| (person.uid.clone(), name.clone()))

@@ -208,7 +208,7 @@ impl Bindings {
         if is_terminating != was_terminating
             && let Some(labels) = self.matcher.labels(&namespace.to_owned())
         {
-            concerned.extend(self.matcher.selectors_of(labels));
+            concerned.extend(self.matcher.selectors_of(&labels));
         }
         concerned
     }
@@ -235,12 +235,12 @@ impl Bindings {
 
     /// The namespaces that carry this label.
     pub fn labelled(&self, key: &str, value: &str) -> BTreeSet<String> {
-        self.matcher.objects_of(&Expression::Equal(key.to_owned(), value.to_owned()).into())
+        self.matcher.labelled(key, value).cloned().collect()
     }
 
     /// The value of a label of the namespace.
-    pub fn label_of(&self, namespace: &str, key: &str) -> Option<&String> {
-        self.matcher.labels(&namespace.to_owned())?.get(key)
+    pub fn label_of(&self, namespace: &str, key: &str) -> Option<&str> {
+        self.matcher.label(&namespace.to_owned(), key)
     }
 
     /// The binding of that name.
@@ -294,7 +294,7 @@ impl Bindings {
 
     /// Whether there is a Namespace of that name.
     pub fn has_namespace(&self, namespace: &str) -> bool {
-        self.matcher.labels(&namespace.to_owned()).is_some()
+        self.matcher.has(&namespace.to_owned())
     }
 
     /// Whether the Namespace is being deleted.

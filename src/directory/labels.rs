@@ -3,11 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
+use std::sync::Arc;
 
 use kube::core::{Expression, Selector, SelectorExt};
 
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
+
+/// Labels as they are kept, in the order of keys. A text is there once, for all who carry it.
+type Kept = Box<[(Arc<str>, Arc<str>)]>;
 
 /// What an object must carry for a selector to be worth a look.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -25,8 +29,8 @@ enum Anchor {
 pub struct Matcher<S, O> {
     selectors: HashMap<S, Selector>,
     asking: HashMap<Anchor, HashSet<S>>,
-    objects: HashMap<O, Labels>,
-    carrying: HashMap<String, HashMap<String, HashSet<O>>>,
+    objects: HashMap<O, Kept>,
+    carrying: HashMap<Arc<str>, HashMap<Arc<str>, HashSet<O>>>,
 }
 
 impl<S, O> Default for Matcher<S, O> {
@@ -47,23 +51,31 @@ pub struct Difference<T: Ord> {
 impl<S: Clone + Eq + Hash + Ord, O: Clone + Eq + Hash + Ord> Matcher<S, O> {
     /// Sets or removes an object. Returns the selectors that it entered and left.
     pub fn set_object(&mut self, object: &O, labels: Option<Labels>) -> Difference<S> {
-        if self.objects.get(object) == labels.as_ref() {
+        let before = self.labels(object);
+        if before == labels {
             return Difference { entered: BTreeSet::new(), left: BTreeSet::new() };
         }
-        let before = self.objects.remove(object);
         let was = before.as_ref().map(|labels| self.selectors_of(labels)).unwrap_or_default();
         let is = labels.as_ref().map(|labels| self.selectors_of(labels)).unwrap_or_default();
         for (key, value) in before.iter().flatten() {
             self.drop_label(key, value, object);
         }
-        if let Some(labels) = labels {
-            for (key, value) in &labels {
-                let values = self.carrying.entry(key.clone()).or_default();
-                values.entry(value.clone()).or_default().insert(object.clone());
+        match labels {
+            Some(labels) => {
+                let kept = labels.iter().map(|(key, value)| self.add_label(key, value, object)).collect();
+                self.objects.insert(object.clone(), kept);
             }
-            self.objects.insert(object.clone(), labels);
+            None => drop(self.objects.remove(object)),
         }
         Difference { entered: &is - &was, left: &was - &is }
+    }
+
+    fn add_label(&mut self, key: &str, value: &str, object: &O) -> (Arc<str>, Arc<str>) {
+        let key = shared(&self.carrying, key);
+        let values = self.carrying.entry(Arc::clone(&key)).or_default();
+        let value = shared(values, value);
+        values.entry(Arc::clone(&value)).or_default().insert(object.clone());
+        (key, value)
     }
 
     fn drop_label(&mut self, key: &str, value: &str, object: &O) {
@@ -112,7 +124,7 @@ impl<S: Clone + Eq + Hash + Ord, O: Clone + Eq + Hash + Ord> Matcher<S, O> {
 
     /// The objects that the selector matches.
     pub fn objects_of(&self, selector: &Selector) -> BTreeSet<O> {
-        let matches = |object: &&O| selector.matches(&self.objects[*object]);
+        let matches = |object: &&O| self.labels(object).is_some_and(|labels| selector.matches(&labels));
         let anchors = anchors(selector);
         if anchors == [Anchor::Anything] {
             return self.objects.keys().filter(matches).cloned().collect();
@@ -123,12 +135,22 @@ impl<S: Clone + Eq + Hash + Ord, O: Clone + Eq + Hash + Ord> Matcher<S, O> {
 
     fn carrying<'a>(&'a self, anchor: &'a Anchor) -> Box<dyn Iterator<Item = &'a O> + 'a> {
         match anchor {
-            Anchor::Pair(key, value) => {
-                Box::new(self.carrying.get(key).and_then(|values| values.get(value)).into_iter().flatten())
+            Anchor::Pair(key, value) => Box::new(self.labelled(key, value)),
+            Anchor::Key(key) => {
+                Box::new(self.carrying.get(key.as_str()).into_iter().flat_map(HashMap::values).flatten())
             }
-            Anchor::Key(key) => Box::new(self.carrying.get(key).into_iter().flat_map(HashMap::values).flatten()),
             Anchor::Anything => Box::new(self.objects.keys()),
         }
+    }
+
+    /// The objects that carry the value under the key.
+    pub fn labelled(&self, key: &str, value: &str) -> impl Iterator<Item = &O> + use<'_, S, O> {
+        self.carrying.get(key).and_then(|values| values.get(value)).into_iter().flatten()
+    }
+
+    /// Whether the object is there.
+    pub fn has(&self, object: &O) -> bool {
+        self.objects.contains_key(object)
     }
 
     /// All objects.
@@ -137,9 +159,21 @@ impl<S: Clone + Eq + Hash + Ord, O: Clone + Eq + Hash + Ord> Matcher<S, O> {
     }
 
     /// The labels of an object.
-    pub fn labels(&self, object: &O) -> Option<&Labels> {
-        self.objects.get(object)
+    pub fn labels(&self, object: &O) -> Option<Labels> {
+        let kept = self.objects.get(object)?;
+        Some(kept.iter().map(|(key, value)| (key.as_ref().to_owned(), value.as_ref().to_owned())).collect())
     }
+
+    /// What the object carries under a key.
+    pub fn label(&self, object: &O, key: &str) -> Option<&str> {
+        let kept = self.objects.get(object)?;
+        kept.iter().find(|(own, _)| own.as_ref() == key).map(|(_, value)| value.as_ref())
+    }
+}
+
+/// A text as it stands in these already, or anew.
+fn shared<V>(texts: &HashMap<Arc<str>, V>, text: &str) -> Arc<str> {
+    texts.get_key_value(text).map_or_else(|| text.into(), |(known, _)| Arc::clone(known))
 }
 
 /// An object matches only if it carries one of these. One expression of the selector is enough to say so.

@@ -19,39 +19,44 @@ impl Directory {
     }
 
     /// Names of all Users.
-    pub fn users(&self) -> impl Iterator<Item = &String> {
-        self.users.keys()
+    pub fn users(&self) -> impl Iterator<Item = &str> {
+        self.users.names()
     }
 
     /// Names of the Users with this username, exactly as written.
-    pub fn named(&self, username: &str) -> impl Iterator<Item = &String> {
-        self.by_username.get(username)
+    pub fn named(&self, username: &str) -> impl Iterator<Item = &str> {
+        self.users.named(username)
     }
 
     /// Names of the Users that hold or want this identifier, folded.
-    pub fn wanting(&self, identifier: &str) -> impl Iterator<Item = &String> {
-        self.by_identifier.get(identifier)
+    pub fn wanting(&self, identifier: &str) -> impl Iterator<Item = &str> {
+        self.users.wanting(identifier)
     }
 
     /// Name of the User that holds this username, exactly as written.
-    pub fn holder_of(&self, username: &str) -> Option<&String> {
-        self.named(username).find(|name| self.users[*name].holds_username())
+    pub fn holder_of(&self, username: &str) -> Option<&str> {
+        self.named(username).find(|name| self.holds_username(name))
+    }
+
+    /// Whether the User holds its username.
+    pub(super) fn holds_username(&self, name: &str) -> bool {
+        self.person(name).is_some_and(Person::holds_username)
     }
 
     /// Name of the User of that UID.
-    pub fn named_by_uid(&self, uid: &str) -> Option<&String> {
-        self.by_uid.get(uid)
+    pub fn named_by_uid(&self, uid: &str) -> Option<&str> {
+        self.users.of_uid(uid)
     }
 
     /// Name of the User that a key stands for: a UID, a name, a username or an email, in this order. An identifier that
     /// several want, none of whom is known to hold it, stands for nobody.
-    pub fn find_user(&self, key: &str) -> Option<&String> {
-        let by_name = || self.users.get_key_value(key).map(|(name, _)| name);
-        if let Some(found) = self.by_uid.get(key).or_else(by_name) {
+    pub fn find_user(&self, key: &str) -> Option<&str> {
+        let by_name = || self.users.entry(key).map(|(name, _)| name);
+        if let Some(found) = self.users.of_uid(key).or_else(by_name) {
             return Some(found);
         }
         let folded = claim::fold(key);
-        let holder = self.wanting(&folded).find(|name| self.users[*name].holds(&folded));
+        let holder = self.wanting(&folded).find(|name| self.person(name).is_some_and(|person| person.holds(&folded)));
         let mut wanting = self.wanting(&folded);
         let only = wanting.next().filter(|_| wanting.next().is_none());
         holder.or(only)
@@ -69,7 +74,7 @@ impl Directory {
 
     /// Whether something that carries the UID of its owner belongs to a User or RoleBinding that is there.
     pub fn is_owner_known(&self, uid: &str) -> bool {
-        self.by_uid.contains_key(uid) || self.bindings.by_uid(uid).is_some()
+        self.users.of_uid(uid).is_some() || self.bindings.by_uid(uid).is_some()
     }
 
     /// The roles that the group holds by itself or by a group that it is nested in: by native bindings that name it, or

@@ -19,7 +19,7 @@ use petgraph::algo::tarjan_scc;
 use petgraph::graphmap::DiGraphMap;
 
 use super::labels::{Labels, Matcher};
-use super::nodes::{Id, Nodes};
+use super::nodes::{Id, Ids, Nodes};
 use super::timeline::Timeline;
 use crate::api::Validity;
 
@@ -80,12 +80,11 @@ pub struct Touched {
 #[derive(Debug, Default)]
 struct UserNode {
     exists: bool,
-    declared: BTreeSet<Id>,
     /// Groups that it belongs to directly, existing or not.
-    direct: BTreeSet<Id>,
-    effective: BTreeSet<Id>,
+    direct: Ids,
+    effective: Ids,
     /// Groups whose `memberships` name it.
-    timed: BTreeSet<Id>,
+    timed: Ids,
 }
 
 #[derive(Debug, Default)]
@@ -138,7 +137,8 @@ impl Memberships {
             self.set_source(group, user, Source::Selector, true);
         }
         let groups: BTreeSet<Id> = groups.iter().map(|group| self.groups.ensure(group)).collect();
-        let before = std::mem::replace(&mut self.users.get_mut(user).declared, groups.clone());
+        let declares = |group: &&Id| self.groups.get(**group).direct[&user] & Source::User as u8 != 0;
+        let before: BTreeSet<Id> = self.users.get(user).direct.iter().filter(declares).copied().collect();
         for group in before.difference(&groups) {
             self.set_source(*group, user, Source::User, false);
         }
@@ -257,7 +257,7 @@ impl Memberships {
     fn untime(&mut self, group: Id, user: Id) {
         self.edges.set((group, user), None);
         self.groups.get_mut(group).timed.remove(&user);
-        self.users.get_mut(user).timed.remove(&group);
+        self.users.get_mut(user).timed.remove(group);
     }
 
     fn existing_direct(&self, group: Id) -> Vec<Id> {
@@ -272,7 +272,7 @@ impl Memberships {
         }
         if now == 0 {
             self.groups.get_mut(group).direct.remove(&user);
-            self.users.get_mut(user).direct.remove(&group);
+            self.users.get_mut(user).direct.remove(group);
         } else {
             self.groups.get_mut(group).direct.insert(user, now);
             self.users.get_mut(user).direct.insert(group);
@@ -315,7 +315,7 @@ impl Memberships {
             if *ways == 0 {
                 node.ways.remove(&user);
                 work.extend(&node.up);
-                self.users.get_mut(user).effective.remove(&group);
+                self.users.get_mut(user).effective.remove(group);
                 self.touched_users.insert(user);
                 self.touched_groups.insert(group);
             }

@@ -20,6 +20,7 @@ pub mod membership;
 mod names;
 pub mod native;
 mod nodes;
+mod people;
 pub mod person;
 pub mod quotas;
 mod timeline;
@@ -39,8 +40,8 @@ use crate::quota::limits;
 use bindings::{Binding, Bindings, NamespaceState};
 use labels::Labels;
 use membership::{DeclaredMembers, Memberships, Touched};
-use names::NamesBy;
 use native::{Holder, Key, Native, Natives};
+use people::People;
 use person::Person;
 use quotas::{NOBODY, Quotas};
 use timeline::Timeline;
@@ -87,11 +88,7 @@ enum Edge {
 pub struct Directory {
     /// Whether Group subjects compile to their users, so that bindings depend on who is in a group.
     expand_groups: bool,
-    users: HashMap<String, Person>,
-    by_username: NamesBy<String>,
-    /// Names by identifier, as [`crate::credentials::claim`] folds it.
-    by_identifier: NamesBy<String>,
-    by_uid: HashMap<String, String>,
+    users: People,
     administrators: BTreeSet<String>,
     /// UID and generation by name.
     groups: HashMap<String, (String, Option<i64>)>,
@@ -117,7 +114,7 @@ impl Directory {
     /// A User as it is now.
     pub fn set_user(&mut self, user: &User, now: Timestamp) -> Concerned {
         let name = user.name_any();
-        let was_known = self.users.contains_key(&name);
+        let was_known = self.users.get(&name).is_some();
         let person = Person::of(user);
         let labels: Labels = user.labels().clone();
         let mut concerned = Concerned::default();
@@ -128,16 +125,12 @@ impl Directory {
             self.edges.set(Edge::User(name.clone()), person.next_edge(now));
             let is_new = before.is_none();
             let uid_before = before.map(|person| person.uid.clone());
-            self.forget_person(&name);
             if person.is_admin {
                 self.administrators.insert(name.clone());
+            } else {
+                self.administrators.remove(&name);
             }
-            self.by_username.insert(person.username.clone(), &name);
-            for identifier in &person.identifiers {
-                self.by_identifier.insert(identifier.clone(), &name);
-            }
-            self.by_uid.insert(person.uid.clone(), name.clone());
-            self.users.insert(name.clone(), person);
+            self.users.insert(&name, person);
             if is_new {
                 concerned.groups.extend(self.memberships.naming_user(&name).map(str::to_owned));
             }
@@ -161,21 +154,11 @@ impl Directory {
         concerned.groups.extend(self.memberships.naming_user(name).map(str::to_owned));
         concerned.touched(self.memberships.set_user(name, None));
         self.edges.set(Edge::User(name.to_owned()), None);
-        let uid = self.users.get(name).map(|person| person.uid.clone());
-        self.forget_person(name);
+        self.administrators.remove(name);
+        let uid = self.users.remove(name).map(|person| person.uid);
         self.note_orphans(uid.as_ref(), &mut concerned);
         self.follow_groups(&mut concerned);
         concerned
-    }
-
-    fn forget_person(&mut self, name: &str) {
-        let Some(person) = self.users.remove(name) else { return };
-        self.administrators.remove(name);
-        self.by_uid.remove(&person.uid);
-        self.by_username.remove(person.username, name);
-        for identifier in person.identifiers {
-            self.by_identifier.remove(identifier, name);
-        }
     }
 
     /// Something of the person itself has changed: its name, its state, its flags.
@@ -318,9 +301,9 @@ impl Directory {
 
     /// A Namespace as it is now, or is no more.
     pub fn set_namespace(&mut self, name: &str, state: Option<NamespaceState>) -> Concerned {
-        let mut owners: BTreeSet<String> = self.owner_of(name).cloned().into_iter().collect();
+        let mut owners: BTreeSet<String> = self.owner_of(name).map(str::to_owned).into_iter().collect();
         let bindings = self.bindings.set_namespace(name, state);
-        owners.extend(self.owner_of(name).cloned());
+        owners.extend(self.owner_of(name).map(str::to_owned));
         if self.owner_of(name).is_none() && self.quotas.allotment(name).is_some() {
             owners.insert(NOBODY.to_owned());
         }
@@ -332,14 +315,14 @@ impl Directory {
         if !self.quotas.set_allotment(namespace, allotment) {
             return Concerned::default();
         }
-        let owner = self.owner_of(namespace).cloned().unwrap_or_else(|| NOBODY.to_owned());
+        let owner = self.owner_of(namespace).unwrap_or(NOBODY).to_owned();
         Concerned { owners: [owner].into(), ..Concerned::default() }
     }
 
     /// A LimitRange as it is now, with the defaults that Roster has noted on it; `None`: it is no more.
     pub fn set_limit_range(&mut self, namespace: &str, name: &str, defaults: Option<String>) -> Concerned {
         self.quotas.set_limit_range(namespace, name, defaults);
-        Concerned { owners: self.owner_of(namespace).cloned().into_iter().collect(), ..Concerned::default() }
+        Concerned { owners: self.owner_of(namespace).map(str::to_owned).into_iter().collect(), ..Concerned::default() }
     }
 
     /// The rules of a native role as they are now; `None`: it is no more.
@@ -388,7 +371,7 @@ impl Directory {
             concerned.bindings.extend(self.bindings.get(name).map(|binding| binding.name.clone()));
         }
         if let Some(name) = native::administrator_of(&key.name) {
-            concerned.users.extend(self.users.contains_key(name).then(|| name.to_owned()));
+            concerned.users.extend(self.users.get(name).map(|_| name.to_owned()));
         }
         for native in before.into_iter().chain(self.natives.get(key)) {
             let owner = native.owner.as_deref().unwrap_or_default();
@@ -397,7 +380,7 @@ impl Directory {
                 let groups = binding.subjects.iter().filter(|subject| subject.kind == SubjectKind::Group);
                 groups.for_each(|group| self.roles_changed(&group.name, &mut concerned));
             }
-            concerned.users.extend(self.by_uid.get(owner).cloned());
+            concerned.users.extend(self.users.of_uid(owner).map(str::to_owned));
             for holder in &native.holders {
                 self.holder_changed(holder, &mut concerned);
             }
@@ -417,11 +400,11 @@ impl Directory {
         let mut delegated = |user: &str| bindings.extend(self.bindings.of_delegator(user).cloned());
         match holder {
             Holder::User(username) => {
-                for user in self.by_username.get(username) {
+                for user in self.users.named(username) {
                     delegated(user);
                     // It may have waited for the name to be free of rights.
-                    if !self.users[user].holds_username() {
-                        concerned.users.insert(user.clone());
+                    if !self.holds_username(user) {
+                        concerned.users.insert(user.to_owned());
                     }
                 }
             }

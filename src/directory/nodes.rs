@@ -1,12 +1,56 @@
 //! Named nodes under small numbers: what refers to a node holds four bytes instead of a name.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use slab::Slab;
+use smallvec::SmallVec;
 
 /// A node's number. It may be given to another node once this one is removed.
 pub type Id = u32;
+
+/// A few numbers, in order: a tree is large for that, and many of them are kept.
+#[derive(Clone, Debug, Default)]
+pub struct Ids(SmallVec<[Id; 4]>);
+
+impl Ids {
+    /// Adds a number.
+    pub fn insert(&mut self, id: Id) {
+        if let Err(place) = self.0.binary_search(&id) {
+            self.0.insert(place, id);
+        }
+    }
+
+    /// Takes a number away.
+    pub fn remove(&mut self, id: Id) {
+        if let Ok(place) = self.0.binary_search(&id) {
+            self.0.remove(place);
+        }
+    }
+
+    /// Whether the number is among them.
+    pub fn has(&self, id: Id) -> bool {
+        self.0.binary_search(&id).is_ok()
+    }
+}
+
+impl Deref for Ids {
+    type Target = [Id];
+
+    fn deref(&self) -> &[Id] {
+        &self.0
+    }
+}
+
+impl IntoIterator for Ids {
+    type Item = Id;
+    type IntoIter = smallvec::IntoIter<[Id; 4]>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
 
 /// Nodes by name and by number.
 #[derive(Debug)]

@@ -127,13 +127,13 @@ impl Directory {
     pub fn owners_among(&self, concerned: &Concerned) -> BTreeSet<String> {
         let members = concerned.users.iter().filter(|_| !self.quotas.groups.is_empty());
         let all = concerned.owners.iter().chain(members).filter(|user| !self.owned_by(user).is_empty());
-        let emptied = concerned.owners.iter().filter(|user| *user == NOBODY || self.users.contains_key(*user));
+        let emptied = concerned.owners.iter().filter(|user| *user == NOBODY || self.users.get(user).is_some());
         all.chain(emptied).cloned().collect()
     }
 
     /// Names of all who own namespaces, whether or not there is such a User.
     pub fn owners(&self) -> BTreeSet<String> {
-        let owners = self.bindings.namespaces().filter_map(|namespace| self.owner_of(namespace)).cloned();
+        let owners = self.bindings.namespaces().filter_map(|namespace| self.owner_of(namespace)).map(str::to_owned);
         owners.chain([NOBODY.to_owned()]).collect()
     }
 
@@ -143,7 +143,7 @@ impl Directory {
     }
 
     /// Who owns the namespace: a User by name, whether or not there is one.
-    pub fn owner_of(&self, namespace: &str) -> Option<&String> {
+    pub fn owner_of(&self, namespace: &str) -> Option<&str> {
         self.bindings.label_of(namespace, OWNER_LABEL).filter(|owner| !owner.is_empty())
     }
 

@@ -203,7 +203,7 @@ impl Informers {
     pub fn lead(&self) {
         self.is_leading.store(true, Ordering::Release);
         let directory = self.directory();
-        self.waiting.users.mark(directory.users().cloned());
+        self.waiting.users.mark(directory.users().map(str::to_owned));
         self.waiting.groups.mark(directory.groups().cloned());
         self.waiting.bindings.mark(directory.bindings.names().cloned());
         self.waiting.owners.mark(directory.owners());
@@ -274,7 +274,7 @@ impl Informers {
             None,
             Some(Feeder::new(Arc::clone(&self.user_catalogue), entries::user::record)),
             |waiting| &waiting.users,
-            |directory| directory.users().cloned().collect(),
+            |directory| directory.users().map(str::to_owned).collect(),
         );
         feed.guarded(
             GROUPS,

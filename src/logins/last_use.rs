@@ -105,7 +105,7 @@ impl LastUse {
     /// Whether there is nothing left to do about it.
     async fn write_login(&self, name: &str, uid: &str, at: Timestamp) -> bool {
         let record = self.informers.user_catalogue.peek().table.get(name).cloned();
-        let Some(record) = record.filter(|record| *record.uid == *uid) else { return true };
+        let Some(record) = record.filter(|record| record.uid() == uid) else { return true };
         let second = Timestamp::from_second(at.as_second()).expect("it is a time already");
         let known = record.to_value()["status"]["lastLoginTime"].as_str().and_then(|text| text.parse().ok());
         if known.is_some_and(|known: Timestamp| known >= second) {

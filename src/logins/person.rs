@@ -48,7 +48,7 @@ impl Person {
         let Known { spec, status } = serde_json::from_value(record.to_value()).ok()?;
         let directory = informers.directory();
         // The index and the directory hear of a change one after the other.
-        let person = directory.person(name).filter(|person| *person.uid == *record.uid)?;
+        let person = directory.person(name).filter(|person| person.uid == record.uid())?;
         Some(Self {
             name: name.to_owned(),
             uid: person.uid.clone(),
@@ -65,15 +65,15 @@ impl Person {
         let folded = fold(identifier);
         let name = {
             let directory = informers.directory();
-            let holds = |name: &&String| directory.person(name).is_some_and(|person| person.holds(&folded));
-            directory.wanting(&folded).find(holds).cloned()
+            let holds = |name: &&str| directory.person(name).is_some_and(|person| person.holds(&folded));
+            directory.wanting(&folded).find(holds).map(str::to_owned)
         };
         Self::named(informers, &name?)
     }
 
     /// The User of that UID.
     pub fn of_uid(informers: &Informers, uid: &str) -> Option<Self> {
-        let name = informers.directory().named_by_uid(uid).cloned();
+        let name = informers.directory().named_by_uid(uid).map(str::to_owned);
         Self::named(informers, &name?)
     }
 

@@ -70,7 +70,7 @@ fn of_holders<'a>(directory: &'a Directory, filter: &'a Filter) -> Assignments<'
     let holders: Vec<(Holder, Option<String>)> = match (&filter.user, &filter.group) {
         (Some(key), _) => {
             // A name that is no User's may be bound all the same.
-            let user = directory.find_user(key).cloned();
+            let user = directory.find_user(key).map(str::to_owned);
             let person = user.as_ref().and_then(|user| directory.person(user));
             // A name that somebody else holds is not this user's.
             let username = match person {
@@ -143,7 +143,7 @@ fn answers(directory: &Directory, filter: &Filter, native: &Native) -> bool {
         (Some(Scope::Namespace(_) | Scope::Domain(_)), None) => filter.is_effective,
         (Some(Scope::Namespace(asked)), Some(namespace)) => asked == namespace,
         (Some(Scope::Domain(domain)), Some(namespace)) => {
-            directory.bindings.label_of(namespace, DOMAIN_LABEL) == Some(domain)
+            directory.bindings.label_of(namespace, DOMAIN_LABEL) == Some(domain.as_str())
         }
     };
     let is_role = |(kind, name): &(Option<RoleKind>, String)| {
@@ -161,7 +161,7 @@ fn describe(directory: &Directory, found: Found<'_>, display_name: Option<&Displ
     let known = match (&holder, user) {
         (_, Some(user)) => Some(Subject { kind: SubjectKind::User, name: user }),
         (Holder::User(username), None) => {
-            directory.holder_of(username).map(|name| Subject { kind: SubjectKind::User, name: name.clone() })
+            directory.holder_of(username).map(|name| Subject { kind: SubjectKind::User, name: name.to_owned() })
         }
         (Holder::Group(group), None) if directory.memberships.has_group(group) => {
             Some(Subject { kind: SubjectKind::Group, name: group.clone() })

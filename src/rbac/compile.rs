@@ -163,14 +163,14 @@ pub fn administrator(
 /// Whether what was compiled a while ago may still be granted: the binding is the same and in its time, whoever delegates
 /// is active, and so is everybody whom it names.
 pub fn still_holds(binding: &Binding, desired: &Desired, directory: &Directory, now: Timestamp) -> bool {
-    let is_active = |name: &String| directory.person(name).is_some_and(|person| person.is_active(now));
+    let is_active = |name: &str| directory.person(name).is_some_and(|person| person.is_active(now));
     let is_there = |holder: &Holder| match holder {
         Holder::User(username) => directory.named(username).any(is_active),
         Holder::Group(group) => directory.memberships.has_group(group),
     };
     directory.bindings.get(&binding.name) == Some(binding)
         && binding.validity.contains(now)
-        && binding.delegated_by.as_ref().is_none_or(is_active)
+        && binding.delegated_by.as_deref().is_none_or(is_active)
         && desired.holders.iter().all(is_there)
 }
 

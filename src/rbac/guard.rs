@@ -85,7 +85,7 @@ pub fn cycle(new: &Group, directory: &Directory) -> Option<Vec<String>> {
 
 /// Who else has the username of a new User as a name to log in with. Whoever waits for a name will have what is bound to
 /// it by then, and who gives it up then may know nothing of that.
-pub fn taken<'a>(new: &User, directory: &'a Directory) -> Option<&'a String> {
+pub fn taken<'a>(new: &User, directory: &'a Directory) -> Option<&'a str> {
     let name = new.name_any();
     let username = Identifier { kind: IdentifierKind::Username, text: new.username() };
     directory.wanting(&username.folded()).find(|other| **other != name)

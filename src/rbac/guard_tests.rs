@@ -129,8 +129,7 @@ fn a_name_is_handed_over_by_whoever_controls_the_one_who_waits() {
     assert_eq!(required(&Change::User(Some(&holder), None), &directory), [EDIT]);
     assert!(required(&Change::User(Some(&waiting), None), &directory).is_empty(), "the loser gives up nothing");
     assert_eq!(
-        taken(&user("new", UserSpec { username: Some("ALICE".into()), ..UserSpec::default() }), &directory)
-            .map(String::as_str),
+        taken(&user("new", UserSpec { username: Some("ALICE".into()), ..UserSpec::default() }), &directory),
         Some("Alice")
     );
 }

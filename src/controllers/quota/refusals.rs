@@ -35,7 +35,7 @@ pub(super) async fn follow_refusals(ctx: Arc<Context>) -> Result<()> {
 fn note(event: &CoreEvent, ctx: &Context) {
     let Some(namespace) = event.namespace() else { return };
     let Some(level) = event.message.as_deref().and_then(level) else { return };
-    let Some(owner) = ctx.informers.directory().owner_of(&namespace).cloned() else { return };
+    let Some(owner) = ctx.informers.directory().owner_of(&namespace).map(str::to_owned) else { return };
     let now = now();
     let before = ctx.refused.get(&namespace).filter(|asked| asked.counts_at(now));
     let since = before.map_or(now, |asked| asked.since);

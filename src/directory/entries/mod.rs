@@ -3,7 +3,6 @@
 pub mod group;
 pub mod user;
 
-use bytes::Bytes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Serialize;
 
@@ -63,9 +62,8 @@ impl Writer {
 
     fn finish(self, kind: &str, metadata: &ObjectMeta, spec: &impl Serialize, status: &impl Serialize) -> Record {
         assert_eq!(self.next, self.fields.len(), "every field is written");
-        let name = metadata.name.as_deref().unwrap_or_default();
         let revision = metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0);
-        let labels = metadata.labels.iter().flatten().map(|(key, value)| format!("{key}={value}").into()).collect();
+        let labels = metadata.labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
         let mut json = format!(r#"{{"apiVersion":"{API_VERSION}","kind":"{kind}","metadata":"#).into_bytes();
         let begin = json.len();
         append(&mut json, &shown(metadata));
@@ -75,9 +73,7 @@ impl Writer {
         json.extend_from_slice(br#","status":"#);
         append(&mut json, status);
         assert_eq!(json.pop(), Some(b'}'), "a status is an object");
-        json.shrink_to_fit();
-        let uid = metadata.uid.as_deref().unwrap_or_default();
-        self.values.finish((name, uid, revision), labels, Bytes::from(json), begin..end)
+        self.values.finish(revision, labels, &json, begin..end)
     }
 }
 

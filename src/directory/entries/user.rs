@@ -171,11 +171,11 @@ mod tests {
             assert_eq!(table.select(&query, 0, None).total, expected, "{filter}");
         }
         let record = table.get("jane").unwrap();
-        let json: Value = serde_json::from_slice(&[&record.json, b"}}".as_slice()].concat()).unwrap();
+        let json: Value = serde_json::from_slice(&[record.json(), b"}}".as_slice()].concat()).unwrap();
         assert_eq!(json["status"]["permissionLevel"], "Banned");
         assert_eq!(json["metadata"]["annotations"], Value::Null);
         assert_eq!(json["metadata"]["managedFields"], Value::Null);
-        let metadata: Value = serde_json::from_slice(&record.metadata_json()).unwrap();
+        let metadata: Value = serde_json::from_slice(record.metadata_json()).unwrap();
         assert_eq!(metadata, json["metadata"]);
     }
 }

@@ -137,8 +137,8 @@ impl Query {
 
 fn matches_label(expression: &Expression, record: &Record) -> bool {
     let value = |key: &str| {
-        let at = record.labels.partition_point(|label| label_key(label) < key);
-        record.labels.get(at).filter(|label| label_key(label) == key).map(|label| &label[key.len() + 1..])
+        let mut labels = record.labels().filter_map(|label| label.split_once('='));
+        labels.find(|(own, _)| *own == key).map(|(_, value)| value)
     };
     match expression {
         Expression::In(key, values) => value(key).is_some_and(|value| values.contains(value)),
@@ -148,8 +148,4 @@ fn matches_label(expression: &Expression, record: &Record) -> bool {
         Expression::Exists(key) => value(key).is_some(),
         Expression::DoesNotExist(key) => value(key).is_none(),
     }
-}
-
-fn label_key(label: &str) -> &str {
-    label.split('=').next().unwrap_or_default()
 }

@@ -3,70 +3,86 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use bytes::Bytes;
 use serde_json::Value;
 
 use super::field::SEPARATOR;
 
+/// The field of `metadata.name`, in every resource.
+pub const NAME: usize = 0;
+
+/// The field of `metadata.uid`, in every resource.
+pub const UID: usize = 1;
+
+/// The place of labels, behind all fields: a record has 63 of these at most, a bit each.
+const LABELS: usize = 63;
+
+/// Bytes that tell where the values of a field end.
+const END: usize = size_of::<u32>();
+
 /// What the index keeps of an object: the values that queries go by, and the JSON that answers are built from.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Record {
-    /// `metadata.name`.
-    pub name: Box<str>,
-    /// `metadata.uid`.
-    pub uid: Box<str>,
     /// `metadata.resourceVersion`.
     pub revision: u64,
-    /// Labels as `key=value`, sorted.
-    pub labels: Box<[Box<str>]>,
-    /// The object's JSON, but for the two braces that close its status and itself.
-    pub json: Bytes,
-    /// Where the JSON of its metadata stands in it.
-    pub metadata: Range<u32>,
-    /// The values of all fields, one after the other.
-    values: Box<[u8]>,
-    /// Where the values of each field end.
-    ends: Box<[u32]>,
+    /// Where the JSON of the metadata stands in the object's JSON.
+    metadata: Range<u32>,
+    /// A bit for each field that it has: most objects lack most fields.
+    present: u64,
+    /// Where the values of each field that it has end; the values, one after the other; the JSON. In one piece: there are
+    /// many records, and each piece of memory has its margin.
+    data: Box<[u8]>,
 }
 
 /// Puts a record together.
 #[derive(Debug, Default)]
 pub struct Values {
-    values: Vec<u8>,
-    ends: Vec<u32>,
+    next: usize,
+    present: u64,
+    ends: Vec<u8>,
+    bytes: Vec<u8>,
 }
 
 impl Values {
     /// The values of the next field; none where it is absent.
+    ///
+    /// # Panics
+    /// If there are more than 63 fields.
     pub fn push<V: AsRef<[u8]>>(&mut self, values: impl IntoIterator<Item = V>) {
-        let begin = self.values.len();
-        for value in values {
-            // What is empty is as good as absent.
-            if self.values.len() > begin && !value.as_ref().is_empty() {
-                self.values.push(SEPARATOR);
-            }
-            self.values.extend_from_slice(value.as_ref());
-        }
-        self.ends.push(to_u32(self.values.len()));
+        assert!(self.next < LABELS, "a resource has 63 fields at most");
+        self.put(self.next, values);
+        self.next += 1;
     }
 
-    /// The record.
+    fn put<V: AsRef<[u8]>>(&mut self, field: usize, values: impl IntoIterator<Item = V>) {
+        let begin = self.bytes.len();
+        for value in values {
+            // What is empty is as good as absent.
+            if self.bytes.len() > begin && !value.as_ref().is_empty() {
+                self.bytes.push(SEPARATOR);
+            }
+            self.bytes.extend_from_slice(value.as_ref());
+        }
+        if self.bytes.len() > begin {
+            self.present |= 1 << field;
+            self.ends.extend(to_u32(self.bytes.len()).to_ne_bytes());
+        }
+    }
+
+    /// The record. `labels`: as `key=value`. `json`: the object's, but for the two braces that close its status and
+    /// itself; `metadata`: where that of its metadata stands in it.
     pub fn finish(
-        self,
-        (name, uid, revision): (&str, &str, u64),
-        labels: Box<[Box<str>]>,
-        json: Bytes,
+        mut self,
+        revision: u64,
+        labels: impl IntoIterator<Item = String>,
+        json: &[u8],
         metadata: Range<usize>,
     ) -> Record {
+        self.put(LABELS, labels);
         Record {
-            name: name.into(),
-            uid: uid.into(),
             revision,
-            labels,
-            json,
             metadata: to_u32(metadata.start)..to_u32(metadata.end),
-            values: self.values.into(),
-            ends: self.ends.into(),
+            present: self.present,
+            data: [self.ends.as_slice(), &self.bytes, json].concat().into(),
         }
     }
 }
@@ -76,10 +92,37 @@ fn to_u32(length: usize) -> u32 {
 }
 
 impl Record {
+    /// Where the values of each field that it has end, and what these places are in.
+    fn parts(&self) -> (&[[u8; END]], &[u8]) {
+        let (ends, rest) = self.data.split_at(self.present.count_ones() as usize * END);
+        (ends.as_chunks().0, rest)
+    }
+
     /// All that the field holds, as it is compared; empty where it is absent.
     pub fn field(&self, field: usize) -> &[u8] {
-        let begin = if field == 0 { 0 } else { self.ends[field - 1] };
-        &self.values[begin as usize..self.ends[field] as usize]
+        let bit = 1 << field;
+        if self.present & bit == 0 {
+            return &[];
+        }
+        let (ends, values) = self.parts();
+        let place = (self.present & (bit - 1)).count_ones() as usize;
+        let end = |place: usize| u32::from_ne_bytes(ends[place]) as usize;
+        &values[place.checked_sub(1).map_or(0, end)..end(place)]
+    }
+
+    /// `metadata.name`: Kubernetes admits none with capitals, so that it is what it is compared as.
+    pub fn name(&self) -> &str {
+        text(self.field(NAME))
+    }
+
+    /// `metadata.uid`, as it is compared.
+    pub fn uid(&self) -> &str {
+        text(self.field(UID))
+    }
+
+    /// Labels as `key=value`, sorted.
+    pub fn labels(&self) -> impl Iterator<Item = &str> {
+        self.values(LABELS).map(text)
     }
 
     /// The values of a field with several.
@@ -90,17 +133,27 @@ impl Record {
 
     /// The order by one field, by name where that is equal.
     pub fn order(&self, other: &Self, field: usize) -> Ordering {
-        self.field(field).cmp(other.field(field)).then_with(|| self.name.cmp(&other.name))
+        self.field(field).cmp(other.field(field)).then_with(|| self.field(NAME).cmp(other.field(NAME)))
+    }
+
+    /// The object's JSON, but for the two braces that close its status and itself.
+    pub fn json(&self) -> &[u8] {
+        let (ends, rest) = self.parts();
+        &rest[ends.last().map_or(0, |end| u32::from_ne_bytes(*end) as usize)..]
+    }
+
+    /// The JSON of its metadata.
+    pub fn metadata_json(&self) -> &[u8] {
+        &self.json()[self.metadata.start as usize..self.metadata.end as usize]
     }
 
     /// The whole object.
     pub fn to_value(&self) -> Value {
-        let whole = [self.json.as_ref(), b"}}"].concat();
+        let whole = [self.json(), b"}}"].concat();
         serde_json::from_slice(&whole).expect("the object was written as JSON")
     }
+}
 
-    /// The JSON of its metadata.
-    pub fn metadata_json(&self) -> Bytes {
-        self.json.slice(self.metadata.start as usize..self.metadata.end as usize)
-    }
+fn text(value: &[u8]) -> &str {
+    str::from_utf8(value).expect("text is folded as text")
 }

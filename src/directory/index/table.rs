@@ -9,7 +9,7 @@ use roaring::RoaringBitmap;
 
 use super::field::{Field, Sought};
 use super::grams::grams;
-use super::record::Record;
+use super::record::{NAME, Record};
 use super::sorted::SortedIds;
 
 /// Ids with a value in common.
@@ -85,7 +85,7 @@ pub type Postings = OrdMap<Box<[u8]>, Posting>;
 /// All records of a resource. Cloning is cheap, whatever it holds.
 #[derive(Clone, Debug)]
 pub struct Table {
-    /// What can be asked for. The first field is the name.
+    /// What can be asked for. The first field is the name, the second the UID.
     pub fields: &'static [Field],
     records: Vector<Option<Arc<Record>>>,
     free: Vector<u32>,
@@ -99,10 +99,13 @@ pub struct Table {
 impl Table {
     /// A table of these records, of which each has a name of its own.
     pub fn new(fields: &'static [Field], mut records: Vec<Arc<Record>>) -> Self {
-        records.sort_unstable_by(|a, b| a.order(b, 0));
+        records.sort_unstable_by(|a, b| a.order(b, NAME));
         let count = u32::try_from(records.len()).expect("etcd holds less than that");
-        let orders = fields.iter().enumerate();
-        let orders = orders.map(|(at, field)| field.is_sortable.then(|| sorted(&records, at))).collect();
+        let by_name = SortedIds::from_sorted(&(0..count).collect::<Vec<_>>());
+        // Where nobody has the field, or all have the same in it, that is the order by name: they share its memory.
+        let is_same = |at: usize| records.windows(2).all(|two| two[0].field(at) == two[1].field(at));
+        let order = |at: usize| if is_same(at) { by_name.clone() } else { sorted(&records, at) };
+        let orders = fields.iter().enumerate().map(|(at, field)| field.is_sortable.then(|| order(at))).collect();
         let postings = fields.iter().enumerate();
         let postings = postings.map(|(at, field)| field.has_postings.then(|| posted(&records, |of| values(of, at))));
         let postings = postings.collect();
@@ -125,7 +128,7 @@ impl Table {
 
     /// How many records there are.
     pub fn len(&self) -> usize {
-        self.order(0).len()
+        self.order(NAME).len()
     }
 
     /// Whether there are none.
@@ -169,12 +172,12 @@ impl Table {
     }
 
     fn id_of(&self, name: &str) -> Option<u32> {
-        self.order(0).find(|id| self.record(id).name.as_ref().cmp(name))
+        self.order(NAME).find(|id| self.record(id).field(NAME).cmp(name.as_bytes()))
     }
 
     /// Sets a record. Returns the one of the same name before.
     pub fn set(&mut self, record: &Arc<Record>) -> Option<Arc<Record>> {
-        let id = self.id_of(&record.name);
+        let id = self.id_of(record.name());
         let before = id.map(|id| Arc::clone(self.record(id)));
         let id = id.or_else(|| self.free.pop_back()).unwrap_or_else(|| {
             self.records.push_back(None);
@@ -251,7 +254,7 @@ fn grams_of(record: &Record, field: usize) -> BTreeSet<&[u8]> {
 }
 
 fn labels(record: &Record) -> BTreeSet<&[u8]> {
-    record.labels.iter().map(|label| label.as_bytes()).collect()
+    record.labels().map(str::as_bytes).collect()
 }
 
 fn in_use(records: &Vector<Option<Arc<Record>>>, id: u32) -> &Record {

@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use kube::core::{Selector, SelectorExt};
 use proptest::prelude::*;
 
 use super::dialect::Invalid;
 use super::field::{Field, Kind, fold, number, time};
 use super::query::Query;
-use super::record::{Record, Values};
+use super::record::{Record, UID, Values};
 use super::view::{Unavailable, View};
 
 static FIELDS: &[Field] = &[
     Field::one("name", "metadata.name", Kind::Text),
+    Field::one("uid", "metadata.uid", Kind::Text),
     Field::one("displayName", "spec.displayName", Kind::Text).searched(),
     Field::shared("state", "status.state", Kind::Choice(&["Active", "Banned"])),
     Field::shared("zone", "spec.zone", Kind::Text),
@@ -42,15 +42,16 @@ impl Plain {
     fn record(&self, revision: u64) -> Record {
         let mut values = Values::default();
         values.push([fold(&self.name)]);
+        values.push(None::<&str>);
         values.push(self.display_name.as_deref().map(fold));
-        values.push([FIELDS[2].kind.read(self.state).unwrap()]);
+        values.push([FIELDS[3].kind.read(self.state).unwrap()]);
         values.push(self.zone.as_deref().map(fold));
         values.push(self.failed.map(number));
         values.push(self.login.map(|second| time(jiff::Timestamp::from_second(second).unwrap())));
         values.push(self.emails.iter().map(|email| fold(email)));
         values.push(self.groups.iter().map(|group| fold(group)));
-        let labels = self.labels.iter().map(|(key, value)| format!("{key}={value}").into()).collect();
-        values.finish((&self.name, "", revision), labels, Bytes::new(), 0..0)
+        let labels = self.labels.iter().map(|(key, value)| format!("{key}={value}"));
+        values.finish(revision, labels, &[], 0..0)
     }
 
     /// The values of a field, as text.
@@ -182,7 +183,7 @@ fn query(filters: &[Filter], sort: &[Key]) -> Result<Query, Invalid> {
 
 fn names(view: &super::table::Table, query: &Query, offset: usize, limit: Option<usize>) -> (usize, Vec<String>) {
     let selection = view.select(query, offset, limit);
-    (selection.total, selection.records.iter().map(|record| record.name.to_string()).collect())
+    (selection.total, selection.records.iter().map(|record| record.name().to_owned()).collect())
 }
 
 const TEXT: &[&str] = &["displayName", "zone", "email", "groups", "name"];
@@ -318,7 +319,7 @@ fn a_revision_is_gone_or_ahead() {
 #[test]
 fn what_cannot_be_answered_is_refused_by_name() {
     let refused = |filter: &str| Query::default().filter_by(FIELDS, filter).unwrap_err().message;
-    assert!(refused("nmae,x").contains("unknown field \"nmae\"; allowed: name, displayName, state"));
+    assert!(refused("nmae,x").contains("unknown field \"nmae\"; allowed: name, uid, displayName, state"));
     assert!(refused("name").contains("pairs"));
     assert!(refused("state,Asleep").contains("Active, Banned"));
     assert!(refused("state,A*").contains("no wildcard"));
@@ -334,7 +335,7 @@ fn what_cannot_be_answered_is_refused_by_name() {
     assert!(sort("name,-name").contains("twice"));
     assert!(sort("").contains("can't sort by \"\""));
     let select = |text: &str| Query::default().field_selector(FIELDS, text).unwrap_err().message;
-    assert!(select("zone=a").contains("metadata.name, spec.displayName"));
+    assert!(select("zone=a").contains("metadata.name, metadata.uid, spec.displayName"));
     assert!(select("spec.zone").contains("path=value"));
     assert!(select("spec.zone!=neq:a").contains("can't be combined"));
     let label = |text: &str| Query::default().label_selector(text).unwrap_err().message;
@@ -358,8 +359,8 @@ fn a_backslash_takes_the_meaning_away() {
 fn a_list_in_which_nobody_is_missing_goes_on_where_the_last_one_ended() {
     let plain = |name: &str, revision: u64| {
         let mut values = Values::default();
-        FIELDS.iter().enumerate().for_each(|(at, _)| values.push((at == 0).then_some(name)));
-        Arc::new(values.finish((name, name, revision), Box::default(), Bytes::new(), 0..0))
+        FIELDS.iter().enumerate().for_each(|(at, _)| values.push((at <= UID).then_some(name)));
+        Arc::new(values.finish(revision, [], &[], 0..0))
     };
     let mut view = View::empty(FIELDS);
     view.relist(vec![plain("a", 5), plain("b", 7)], 10);

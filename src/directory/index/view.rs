@@ -28,7 +28,7 @@ pub struct Change {
 
 impl Change {
     fn bytes(&self) -> usize {
-        self.before.as_ref().map_or(0, |before| before.json.len())
+        self.before.as_ref().map_or(0, |before| before.json().len())
     }
 }
 
@@ -102,11 +102,11 @@ impl View {
         }
         let (mut known, mut changed) = (0, Vec::new());
         for record in records {
-            let before = self.table.get(&record.name);
+            let before = self.table.get(record.name());
             known += usize::from(before.is_some());
             match before {
                 // Somebody of the same name is somebody else.
-                Some(before) if before.uid != record.uid => return None,
+                Some(before) if before.uid() != record.uid() => return None,
                 Some(before) if before.revision == record.revision => {}
                 _ => changed.push(Arc::clone(record)),
             }
@@ -180,7 +180,7 @@ impl View {
         for change in self.changes_since(revision)?.iter().rev() {
             match (&change.before, &change.after) {
                 (Some(before), _) => drop(table.set(before)),
-                (None, Some(after)) => drop(table.remove(&after.name)),
+                (None, Some(after)) => drop(table.remove(after.name())),
                 (None, None) => {}
             }
         }

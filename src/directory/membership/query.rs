@@ -21,7 +21,7 @@ impl Memberships {
     /// Names of the groups that the user belongs to.
     pub fn groups_of(&self, user: &str) -> impl Iterator<Item = &str> {
         let effective = self.users.id(user).map(|user| &self.users.get(user).effective);
-        effective.into_iter().flatten().map(|group| self.groups.name(*group))
+        effective.into_iter().flat_map(|groups| groups.iter()).map(|group| self.groups.name(*group))
     }
 
     /// Names of the users that belong to the group, in no order.
@@ -38,7 +38,7 @@ impl Memberships {
     /// Whether the user belongs to the group.
     pub fn is_member(&self, user: &str, group: &str) -> bool {
         let ids = self.users.id(user).zip(self.groups.id(group));
-        ids.is_some_and(|(user, group)| self.users.get(user).effective.contains(&group))
+        ids.is_some_and(|(user, group)| self.users.get(user).effective.has(group))
     }
 
     /// Whether there is a Group of that name.
@@ -171,7 +171,10 @@ impl Memberships {
     /// The groups that name the user, in whatever way.
     pub fn naming_user(&self, user: &str) -> impl Iterator<Item = &str> {
         let node = self.users.id(user).map(|user| self.users.get(user));
-        let groups = node.into_iter().flat_map(|node| node.direct.union(&node.timed));
+        let groups = node.into_iter().flat_map(|node| {
+            let not_yet = node.timed.iter().filter(|group| !node.direct.has(**group));
+            node.direct.iter().chain(not_yet)
+        });
         groups.map(|group| self.groups.name(*group))
     }
 
