@@ -4,6 +4,7 @@
 //!  main ─▶ cluster, population          a control plane, and who is on it
 //!    ├──▶ compare ─▶ queries, load      each query, each contender in turn
 //!    │       └─────▶ stand_ins ─▶ scan, sqlite
+//!    ├──▶ index                         the index without a server
 //!    ├──▶ rest, fanout                  what a replica costs; many watches
 //!    ├──▶ convergence, logins           what the leader does; passwords and tokens
 //!    └──▶ goals, report, chart          the table, as JSON, as a picture
@@ -16,6 +17,7 @@ mod convergence;
 mod fanout;
 mod goals;
 mod hashing;
+mod index;
 mod load;
 mod logins;
 mod population;
@@ -73,11 +75,17 @@ enum Command {
         #[arg(long)]
         users: u64,
     },
+    /// Measures the index by itself. The benchmark starts it by itself.
+    #[command(hide = true)]
+    Index {
+        #[arg(long)]
+        users: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Part {
-    /// Queries, watches and what a replica costs.
+    /// Queries, watches and what a replica and its index cost.
     Queries,
     /// From the declaration to Ready, and what the leader costs at rest.
     Convergence,
@@ -98,6 +106,10 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match &cli.command {
         Some(Command::StandIns { dir, port, users }) => runtime.block_on(stand_ins::run(dir, *port, *users)),
+        Some(Command::Index { users }) => {
+            println!("{}", serde_json::to_string(&index::run(*users)?)?);
+            Ok(())
+        }
         None => runtime.block_on(measure(&cli)),
     }
 }
@@ -115,6 +127,7 @@ async fn measure(cli: &Cli) -> Result<()> {
             convergence::measure(&mut report, &dir.join(format!("convergence-{users}")), *users).await?;
         }
         if cli.wants(Part::Queries) {
+            index::measure(&mut report, *users)?;
             queries_at(&mut report, &dir.join(users.to_string()), population, cli.rounds).await?;
         }
     }

@@ -1,0 +1,149 @@
+//! The index by itself, without a server: memory of a user, and what is left of a query's time without HTTP, TLS and
+//! authorisation. In a process of its own, so that nothing else is in its memory.
+
+use std::hint::black_box;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use roster::api::User;
+use roster::directory::entries::user::{FIELDS, record};
+use roster::directory::index::query::Query as Sought;
+use roster::directory::index::record::Record;
+use roster::directory::index::view::View;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::population::Population;
+use crate::process::resident;
+use crate::queries::{Answer, Query, queries};
+use crate::report::{Line, Report, median, number};
+
+const SECTION: &str = "index";
+
+/// Runs that are timed together: one alone is too short for the clock.
+const BATCH: u32 = 10;
+
+const BATCHES: usize = 200;
+
+/// What the process tells.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub struct Measured {
+    /// Bytes a user, in all.
+    resident: f64,
+    /// Bytes a user of the JSON that answers are built from.
+    json: f64,
+    /// Microseconds, by name.
+    times: Vec<(String, f64)>,
+}
+
+/// Has the process measure, and reads what it tells.
+///
+/// # Errors
+/// If it fails.
+pub fn measure(report: &mut Report, users: u64) -> Result<()> {
+    let mut command = Command::new(std::env::current_exe()?);
+    let output = command.args(["index", "--users", &users.to_string()]).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let measured: Measured = serde_json::from_slice(&output.stdout)?;
+    let beside = measured.resident - measured.json;
+    report.add(
+        Line::new(SECTION, "memory, without a server", users).figure("beside the JSON", beside, "B a user").figure(
+            "JSON",
+            measured.json,
+            "B a user",
+        ),
+    );
+    for (what, micros) in measured.times {
+        report.add(Line::new(SECTION, what, users).figure("p50", micros, "µs"));
+    }
+    let goal = format!("{users} users: at most 1,024 B a user of the index, beside the JSON");
+    report.goal(goal, format!("{beside:.0} B"), beside <= 1024.0);
+    Ok(())
+}
+
+/// Builds an index and measures it.
+///
+/// # Errors
+/// If memory can't be read.
+pub fn run(users: u64) -> Result<Measured> {
+    let population = Population { users };
+    let before = resident(std::process::id())?;
+    let mut view = View::empty(FIELDS);
+    let records = (0..users).map(|at| user(population, at, at + 1)).collect::<Result<Vec<_>>>()?;
+    let json: usize = records.iter().map(|record| record.json().len()).sum();
+    view.relist(records, users);
+    let bytes = (resident(std::process::id())? - before) * 1024.0;
+    let mut measured =
+        Measured { resident: bytes / number(users), json: number(json as u64) / number(users), times: Vec::new() };
+    for query in queries(population) {
+        if let Some((sought, offset, limit)) = sought(&query)? {
+            let time = time(|| drop(black_box(view.table.select(&sought, offset, Some(limit)))));
+            measured.times.push((query.name, time));
+        }
+    }
+    let mut revision = users;
+    let changes: Vec<_> = (1..=u64::from(BATCH) * BATCHES as u64 + 1)
+        .map(|at| user(population, at * 31 % users, users + at))
+        .collect::<Result<_>>()?;
+    let mut changes = changes.into_iter();
+    let change = time(|| {
+        revision += 1;
+        let mut next = view.clone();
+        next.set(changes.next().expect("one for each run"));
+        view = next;
+    });
+    measured.times.push(("a change, indexed and published".into(), change));
+    Ok(measured)
+}
+
+/// A user as the index keeps it.
+fn user(population: Population, at: u64, revision: u64) -> Result<Arc<Record>> {
+    let (mut user, status) = population.user(at);
+    user["status"] = status["status"].clone();
+    // What kube-apiserver adds.
+    let added = json!({"uid": format!("00000000-0000-4000-8000-{at:012}"), "generation": 1,
+        "resourceVersion": revision.to_string(), "creationTimestamp": "2026-11-22T00:00:00Z"});
+    if let (Value::Object(metadata), Value::Object(added)) = (&mut user["metadata"], added) {
+        metadata.extend(added);
+    }
+    // Another login than before, where it is a change.
+    if revision > population.users {
+        let second = 1_790_000_000 + i64::try_from(revision)?;
+        user["status"]["lastLoginTime"] = jiff::Timestamp::from_second(second)?.to_string().into();
+    }
+    let user: User = serde_json::from_value(user)?;
+    Ok(Arc::new(record(&user)))
+}
+
+/// The query as the index takes it, and which of what it finds is wanted; none where the index alone does not answer.
+fn sought(query: &Query) -> Result<Option<(Sought, usize, usize)>> {
+    let (offset, limit, by_login) = match query.answer {
+        Answer::Single | Answer::Count => (0, 1, false),
+        Answer::Page { offset, limit, by_login } => (usize::try_from(offset)?, usize::try_from(limit)?, by_login),
+        Answer::All | Answer::Permissions => return Ok(None),
+    };
+    let condition = &query.condition;
+    let equal = condition.equal.iter().map(|(field, value)| format!("{field},{value}"));
+    let within = condition.within.iter().map(|text| format!("displayName,*{text}*"));
+    let group = condition.group.iter().map(|group| format!("groups,{group}"));
+    let mut sought = Sought::default();
+    for filter in equal.chain(within).chain(group) {
+        sought.filter_by(FIELDS, &filter).ok().context("the filter is right")?;
+    }
+    if by_login {
+        sought.sort_by(FIELDS, "-lastLoginTime").ok().context("the key is right")?;
+    }
+    Ok(Some((sought, offset, limit)))
+}
+
+/// Median time of a run, in microseconds.
+fn time(mut run: impl FnMut()) -> f64 {
+    let batch = |_| {
+        let begun = Instant::now();
+        (0..BATCH).for_each(|_| run());
+        begun.elapsed().as_secs_f64() * 1e6 / f64::from(BATCH)
+    };
+    median((0..BATCHES).map(batch).collect())
+}
