@@ -99,3 +99,15 @@ fn shown(metadata: &ObjectMeta) -> ObjectMeta {
         ..ObjectMeta::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::directory::index::record::{NAME, UID};
+
+    #[test]
+    fn name_and_uid_come_first() {
+        for fields in [super::user::FIELDS, super::group::FIELDS] {
+            assert_eq!((fields[NAME].path, fields[UID].path), ("metadata.name", "metadata.uid"));
+        }
+    }
+}

@@ -18,7 +18,10 @@ const FEW: usize = 512;
 const SORT_STEPS: usize = 16;
 
 /// Ids that are passed in the time of one step, where all that counts is whether they are among others.
-const PASSED_IN_A_STEP: usize = 8;
+const PASSED_IN_A_STEP: usize = 16;
+
+/// Ids that are noted down in the time that it takes to look for one among them.
+const NOTED_IN_A_LOOK: usize = 3;
 
 static BY_NAME: &[SortKey] = &[SortKey { field: 0, is_descending: false }];
 
@@ -122,7 +125,7 @@ impl Table {
             Matched::Some(ids) => ids,
         };
         // To look for a few takes longer for each of them than to note them all down first.
-        if u64::try_from(steps.saturating_mul(PASSED_IN_A_STEP)).is_ok_and(|steps| steps < among.len()) {
+        if u64::try_from(steps.saturating_mul(NOTED_IN_A_LOOK)).is_ok_and(|steps| steps < among.len()) {
             return self.walk_in(whole, |id| among.contains(id), sort, page);
         }
         let among = bits(among);
