@@ -5,7 +5,7 @@
 //!    ├──▶ compare ─▶ queries, load      each query, each contender in turn
 //!    │       └─────▶ stand_ins ─▶ scan, sqlite
 //!    ├──▶ index                         the index without a server
-//!    ├──▶ rest, fanout                  what a replica costs; many watches
+//!    ├──▶ start, rest, fanout           what a replica costs; many watches
 //!    ├──▶ convergence, logins           what the leader does; passwords and tokens
 //!    └──▶ goals, report, chart          the table, as JSON, as a picture
 //! ```
@@ -28,6 +28,7 @@ mod rest;
 mod scan;
 mod sqlite;
 mod stand_ins;
+mod start;
 
 use std::path::{Path, PathBuf};
 
@@ -145,9 +146,9 @@ async fn queries_at(report: &mut Report, dir: &Path, population: Population, rou
     leader.stop()?;
     // From here on a replica that follows answers: nobody has to make claims and credentials for so many users first.
     cluster.hold_the_lease()?;
-    let base = rest::base(&cluster).await?;
+    let base = start::base(&cluster).await?;
     cluster.add_users(population).await?;
-    let operator = rest::start(report, &cluster, population, base).await?;
+    let operator = start::start(report, &cluster, population, base).await?;
     cluster.wait_until_served().await?;
     let servers = Servers { roster: cluster.roster(&operator)?, api_server: cluster.api_server()? };
     rest::quiet(report, &cluster, &operator, "a replica", population.users).await?;

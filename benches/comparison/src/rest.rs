@@ -1,4 +1,4 @@
-//! What Roster costs while nothing happens, when it starts, and when one user changes.
+//! What Roster costs while nothing happens, and when one user changes.
 
 use std::time::{Duration, Instant};
 
@@ -15,9 +15,6 @@ use crate::report::{Line, Report, median, number};
 /// Part of the table.
 pub const SECTION: &str = "cost";
 
-/// What a replica's memory is called.
-pub const MEMORY: &str = "beyond the base";
-
 /// What a change's cost is called.
 pub const CHANGE: &str = "CPU a change";
 
@@ -28,54 +25,6 @@ const QUIET: Duration = Duration::from_secs(30);
 const CHANGES: u32 = 50;
 
 const BATCHES: usize = 9;
-
-/// Resident memory, in KiB, of a replica that knows everything but users.
-///
-/// # Errors
-/// If it does not start.
-pub async fn base(cluster: &Cluster) -> Result<f64> {
-    let (operator, _) = cluster.start_operator(&[]).await?;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let base = resident(operator.id())?;
-    operator.stop()?;
-    Ok(base)
-}
-
-/// Starts a replica, and tells how soon it was ready, and what it holds.
-///
-/// # Errors
-/// If it does not start.
-pub async fn start(report: &mut Report, cluster: &Cluster, population: Population, base: f64) -> Result<Operator> {
-    let users = population.users;
-    let api_server = cluster.api_server()?;
-    let begun = Instant::now();
-    api_server.get("/apis/roster.dev/v1alpha1/users?resourceVersion=0").await?;
-    let listed = begun.elapsed().as_secs_f64();
-    let (operator, ready) = cluster.start_operator(&[]).await?;
-    let ready = ready.as_secs_f64();
-    report.add(
-        Line::new(SECTION, "from start to ready", users)
-            .ratio("a bare list of the users", ready / listed, (listed, "s"))
-            .figure("ready after", ready, "s"),
-    );
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    let memory = resident(operator.id())?;
-    report.add(
-        Line::new(SECTION, "memory of a replica", users)
-            .ratio("a replica without users", memory / base, (base / 1024.0, "MiB"))
-            .figure("resident", memory / 1024.0, "MiB")
-            .figure(MEMORY, (memory - base) * 1024.0 / number(users), "B a user"),
-    );
-    let met = ready - listed <= 5.0;
-    report.goal(
-        format!("{users} users: ready within 5 s of the list"),
-        format!("{ready:.1} s after its start; a bare list takes {listed:.1} s"),
-        met,
-    );
-    let each = (memory - base) * 1024.0 / number(users);
-    report.goal(format!("{users} users: at most 1,024 B resident a user"), format!("{each:.0} B"), each <= 1024.0);
-    Ok(operator)
-}
 
 /// What a replica does while nothing happens.
 ///
