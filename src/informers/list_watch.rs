@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use kube::api::{ListParams, ObjectList, PartialObjectMeta, WatchEvent, WatchParams};
+use kube::core::Request;
 use kube::core::error_boundary::{DeserializeGuard, InvalidObject};
-use kube::core::{ListMeta, Request};
 use kube::runtime::watcher::Event;
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
@@ -56,15 +56,12 @@ pub enum Failure {
 
 type Events<K> = BoxStream<'static, kube::Result<WatchEvent<DeserializeGuard<K>>>>;
 
-/// Part of a list.
-struct Page<K> {
-    metadata: ListMeta,
-    objects: Vec<DeserializeGuard<K>>,
-}
+/// Part of a list, as the text that it is.
+type Page = ObjectList<Box<RawValue>>;
 
 enum State<K> {
     /// A list is to be begun, or its next page is on its way.
-    List(Option<AbortOnDropHandle<Result<Page<K>, Failure>>>),
+    List(Option<AbortOnDropHandle<Result<Page, Failure>>>),
     /// A watch is to be begun after this revision.
     Begin(String),
     /// A watch goes on, and has told of everything up to this revision.
@@ -108,14 +105,20 @@ where
                     Some(next) => next.await??,
                     None => read_page(self.api.clone(), None).await?,
                 };
+                // Asked for before this one is parsed and taken in: with many objects, either takes long.
+                let next = page
+                    .metadata
+                    .continue_
+                    .filter(|token| !token.is_empty())
+                    .map(|token| AbortOnDropHandle::new(tokio::spawn(read_page(self.api.clone(), Some(token)))));
+                let objects = page.items.iter().map(|object| guarded(object).map_err(kube::Error::SerdeError));
+                let objects = objects.collect::<Result<Vec<_>, _>>()?;
                 if is_first {
                     self.ready.push_back(Step::Event(Event::Init));
                 }
-                self.ready.extend(page.objects.into_iter().map(|object| Step::Event(Event::InitApply(object))));
-                if let Some(token) = page.metadata.continue_.filter(|token| !token.is_empty()) {
-                    // Read while this one is taken in: with many objects, either takes long.
-                    let next = tokio::spawn(read_page(self.api.clone(), Some(token)));
-                    self.state = State::List(Some(AbortOnDropHandle::new(next)));
+                self.ready.extend(objects.into_iter().map(|object| Step::Event(Event::InitApply(object))));
+                if next.is_some() {
+                    self.state = State::List(next);
                     return Ok(());
                 }
                 let revision = page.metadata.resource_version.unwrap_or_default();
@@ -189,16 +192,10 @@ where
     }
 }
 
-async fn read_page<K: Resource + DeserializeOwned>(
-    api: Api<DeserializeGuard<K>>,
-    token: Option<String>,
-) -> Result<Page<K>, Failure> {
+async fn read_page<K: Resource>(api: Api<DeserializeGuard<K>>, token: Option<String>) -> Result<Page, Failure> {
     let params = ListParams { continue_token: token, ..ListParams::default().limit(PAGE) };
     let request = Request::new(api.resource_url()).list(&params).map_err(kube::Error::BuildRequest)?;
-    let client = api.into_client();
-    let page = timeout(LONGEST_SILENCE, client.request::<ObjectList<Box<RawValue>>>(request)).await??;
-    let objects = page.items.iter().map(|object| guarded(object)).collect::<Result<_, _>>();
-    Ok(Page { metadata: page.metadata, objects: objects.map_err(kube::Error::SerdeError)? })
+    Ok(timeout(LONGEST_SILENCE, api.into_client().request(request)).await??)
 }
 
 /// An object, or its metadata alone where the rest of it does not parse. `DeserializeGuard` by itself makes a tree of
