@@ -82,6 +82,15 @@ impl Posting {
 /// Ids by value, in the order of values.
 pub type Postings = OrdMap<Box<[u8]>, Posting>;
 
+/// Ids in the order of a field.
+#[derive(Clone, Debug)]
+enum Order {
+    /// All records have the same in it, most often nothing: that is the order by name.
+    ByName,
+    /// Of its own.
+    Own(SortedIds),
+}
+
 /// All records of a resource. Cloning is cheap, whatever it holds.
 #[derive(Clone, Debug)]
 pub struct Table {
@@ -90,7 +99,7 @@ pub struct Table {
     records: Vector<Option<Arc<Record>>>,
     free: Vector<u32>,
     all: Arc<RoaringBitmap>,
-    orders: Vec<Option<SortedIds>>,
+    orders: Vec<Option<Order>>,
     postings: Vec<Option<Postings>>,
     grams: Vec<Option<Postings>>,
     labels: Postings,
@@ -102,9 +111,12 @@ impl Table {
         records.sort_unstable_by(|a, b| a.order(b, NAME));
         let count = u32::try_from(records.len()).expect("etcd holds less than that");
         let by_name = SortedIds::from_sorted(&(0..count).collect::<Vec<_>>());
-        // Where nobody has the field, or all have the same in it, that is the order by name: they share its memory.
         let is_same = |at: usize| records.windows(2).all(|two| two[0].field(at) == two[1].field(at));
-        let order = |at: usize| if is_same(at) { by_name.clone() } else { sorted(&records, at) };
+        let order = |at: usize| match at {
+            NAME => Order::Own(by_name.clone()),
+            _ if is_same(at) => Order::ByName,
+            _ => Order::Own(sorted(&records, at)),
+        };
         let orders = fields.iter().enumerate().map(|(at, field)| field.is_sortable.then(|| order(at))).collect();
         let postings = fields.iter().enumerate();
         let postings = postings.map(|(at, field)| field.has_postings.then(|| posted(&records, |of| values(of, at))));
@@ -148,7 +160,10 @@ impl Table {
 
     /// Ids in the order of a field that can be sorted by.
     pub fn order(&self, field: usize) -> &SortedIds {
-        self.orders[field].as_ref().expect("only sortable fields are sorted by")
+        match self.orders[field].as_ref().expect("only sortable fields are sorted by") {
+            Order::ByName => self.order(NAME),
+            Order::Own(order) => order,
+        }
     }
 
     /// Ids by value, where the field has postings.
@@ -184,6 +199,9 @@ impl Table {
             u32::try_from(self.records.len() - 1).expect("etcd holds less than that")
         });
         let changed = self.changed(before.as_deref(), Some(record));
+        for at in &changed {
+            self.diverge(*at, record);
+        }
         if let Some(before) = &before {
             self.take_out(before, &changed);
         } else {
@@ -191,8 +209,8 @@ impl Table {
         }
         self.records.set(id as usize, Some(Arc::clone(record)));
         for at in &changed {
-            let (records, order) = (&self.records, self.orders[*at].as_mut());
-            if let Some(order) = order {
+            let records = &self.records;
+            if let Some(Order::Own(order)) = &mut self.orders[*at] {
                 order.insert(id, |other| in_use(records, other).order(record, *at));
             }
         }
@@ -222,10 +240,18 @@ impl Table {
         }
     }
 
+    /// Gives the field an order of its own if the record is to have another value in it than all have so far.
+    fn diverge(&mut self, field: usize, record: &Record) {
+        let differs = || self.all.min().is_some_and(|any| self.record(any).field(field) != record.field(field));
+        if matches!(self.orders[field], Some(Order::ByName)) && differs() {
+            self.orders[field] = Some(Order::Own(self.order(NAME).clone()));
+        }
+    }
+
     fn take_out(&mut self, before: &Record, changed: &[usize]) {
         for at in changed {
-            let (records, order) = (&self.records, self.orders[*at].as_mut());
-            if let Some(order) = order {
+            let records = &self.records;
+            if let Some(Order::Own(order)) = &mut self.orders[*at] {
                 order.remove(|other| in_use(records, other).order(before, *at));
             }
         }
