@@ -10,7 +10,7 @@ use kube::core::{Expression, Selector, SelectorExt};
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
 
-/// Labels as they are kept, in the order of keys. A text is there once, for all who carry it.
+/// Labels as they are kept, in the order of keys. A key is there once, for all who carry it, and so is a value under it.
 type Kept = Box<[(Arc<str>, Arc<str>)]>;
 
 /// What an object must carry for a selector to be worth a look.
@@ -93,6 +93,9 @@ impl<S: Clone + Eq + Hash + Ord, O: Clone + Eq + Hash + Ord> Matcher<S, O> {
 
     /// Sets or removes a selector. Returns the objects that entered it and left it.
     pub fn set_selector(&mut self, id: &S, selector: Option<Selector>) -> Difference<O> {
+        if self.selectors.get(id) == selector.as_ref() {
+            return Difference { entered: BTreeSet::new(), left: BTreeSet::new() };
+        }
         let was = self.selectors.get(id).map(|selector| self.objects_of(selector)).unwrap_or_default();
         let is = selector.as_ref().map(|selector| self.objects_of(selector)).unwrap_or_default();
         if let Some(before) = self.selectors.remove(id) {
@@ -124,7 +127,11 @@ impl<S: Clone + Eq + Hash + Ord, O: Clone + Eq + Hash + Ord> Matcher<S, O> {
 
     /// The objects that the selector matches.
     pub fn objects_of(&self, selector: &Selector) -> BTreeSet<O> {
-        let matches = |object: &&O| self.labels(object).is_some_and(|labels| selector.matches(&labels));
+        let expressions = selector.clone().into_iter().collect::<Vec<_>>();
+        let matches = |object: &&O| {
+            let kept = &self.objects[*object];
+            expressions.iter().all(|expression| is_met(expression, kept))
+        };
         let anchors = anchors(selector);
         if anchors == [Anchor::Anything] {
             return self.objects.keys().filter(matches).cloned().collect();
@@ -166,8 +173,23 @@ impl<S: Clone + Eq + Hash + Ord, O: Clone + Eq + Hash + Ord> Matcher<S, O> {
 
     /// What the object carries under a key.
     pub fn label(&self, object: &O, key: &str) -> Option<&str> {
-        let kept = self.objects.get(object)?;
-        kept.iter().find(|(own, _)| own.as_ref() == key).map(|(_, value)| value.as_ref())
+        value(self.objects.get(object)?, key)
+    }
+}
+
+fn value<'a>(labels: &'a Kept, key: &str) -> Option<&'a str> {
+    labels.iter().find(|(own, _)| own.as_ref() == key).map(|(_, value)| value.as_ref())
+}
+
+/// What `kube` has for this takes labels in a map, and that would have to be made for each of many objects.
+fn is_met(expression: &Expression, labels: &Kept) -> bool {
+    match expression {
+        Expression::In(key, values) => value(labels, key).is_some_and(|value| values.contains(value)),
+        Expression::NotIn(key, values) => value(labels, key).is_none_or(|value| !values.contains(value)),
+        Expression::Equal(key, sought) => value(labels, key) == Some(sought),
+        Expression::NotEqual(key, sought) => value(labels, key) != Some(sought),
+        Expression::Exists(key) => value(labels, key).is_some(),
+        Expression::DoesNotExist(key) => value(labels, key).is_none(),
     }
 }
 
@@ -204,6 +226,7 @@ mod tests {
         let values = || proptest::collection::btree_set("[xyz]".prop_map(String::from), 1..3);
         let expression = prop_oneof![
             ("[abc]", "[xyz]").prop_map(|(key, value)| Expression::Equal(key, value)),
+            ("[abc]", "[xyz]").prop_map(|(key, value)| Expression::NotEqual(key, value)),
             ("[abc]", values()).prop_map(|(key, values)| Expression::In(key, values)),
             ("[abc]", values()).prop_map(|(key, values)| Expression::NotIn(key, values)),
             "[abc]".prop_map(Expression::Exists),
