@@ -26,6 +26,10 @@ impl Ids {
     pub fn remove(&mut self, id: Id) {
         if let Ok(place) = self.0.binary_search(&id) {
             self.0.remove(place);
+            // A few again: within the number's own place.
+            if self.0.spilled() && self.0.len() <= self.0.inline_size() {
+                self.0.shrink_to_fit();
+            }
         }
     }
 

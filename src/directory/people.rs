@@ -82,9 +82,7 @@ impl People {
         for by in ways(&self.slots[id as usize].1) {
             let entry = (id, by);
             let hash = hash_of(&self.slots, &self.hashes, entry);
-            if let Ok(found) = self.table.find_entry(hash, |other| *other == entry) {
-                found.remove();
-            }
+            self.table.find_entry(hash, |other| *other == entry).expect("each way is in the table").remove();
         }
         Some(self.slots.remove(id as usize).1)
     }

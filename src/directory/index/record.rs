@@ -120,7 +120,7 @@ impl Record {
         text(self.field(UID))
     }
 
-    /// Labels as `key=value`, sorted.
+    /// Labels as `key=value`, in the order of keys.
     pub fn labels(&self) -> impl Iterator<Item = &str> {
         self.values(LABELS).map(text)
     }

@@ -8,6 +8,7 @@ use fixedbitset::FixedBitSet;
 use roaring::RoaringBitmap;
 
 use super::query::SortKey;
+use super::record::NAME;
 use super::select::{Found, Matched, QUICK_STEPS, Selection};
 use super::table::Table;
 
@@ -106,7 +107,7 @@ impl Table {
             let order = a.field(key.field).cmp(b.field(key.field));
             if key.is_descending { order.reverse() } else { order }
         });
-        by.into_iter().find(|order| order.is_ne()).unwrap_or_else(|| a.name().cmp(b.name()))
+        by.into_iter().find(|order| order.is_ne()).unwrap_or_else(|| a.field(NAME).cmp(b.field(NAME)))
     }
 
     /// Goes along the order of the first key, until the page is full. `steps`: how many that can be expected to take.
