@@ -2,8 +2,6 @@
 //!
 //! A value that has a text in it has all of its trigrams. Few others do, so that few are left to be looked at.
 
-use std::collections::BTreeSet;
-
 use roaring::RoaringBitmap;
 
 use super::query::{Condition, Test};
@@ -15,9 +13,9 @@ const LENGTH: usize = 3;
 /// Grams of a text that are looked up at most. Each leaves fewer, and the first ones leave few enough.
 const MOST: usize = 32;
 
-/// The grams of a value, each once.
-pub fn grams(value: &[u8]) -> BTreeSet<&[u8]> {
-    value.windows(LENGTH).collect()
+/// The grams of a value, each as often as it stands there.
+pub fn grams(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.windows(LENGTH)
 }
 
 /// Whether the condition searches in the midst of values for what grams can find.
@@ -45,7 +43,7 @@ pub fn most_candidates(postings: &Postings, condition: &Condition) -> usize {
 }
 
 fn sought(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    grams(&text[..text.len().min(MOST + LENGTH - 1)]).into_iter()
+    grams(&text[..text.len().min(MOST + LENGTH - 1)])
 }
 
 fn having_all(postings: &Postings, text: &[u8]) -> RoaringBitmap {

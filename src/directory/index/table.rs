@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, Vector};
 use roaring::RoaringBitmap;
+use smallvec::SmallVec;
 
 use super::field::{Field, Sought};
 use super::grams::grams;
@@ -119,13 +120,14 @@ impl Table {
         };
         let orders = fields.iter().enumerate().map(|(at, field)| field.is_sortable.then(|| order(at))).collect();
         let postings = fields.iter().enumerate();
-        let postings = postings.map(|(at, field)| field.has_postings.then(|| posted(&records, |of| values(of, at))));
+        let postings = postings.map(|(at, field)| field.has_postings.then(|| posted(&records, |of| of.values(at))));
         let postings = postings.collect();
         let grams = fields.iter().enumerate();
-        let grams =
-            grams.map(|(at, field)| (field.sought == Sought::Midst).then(|| posted(&records, |of| grams_of(of, at))));
+        let grams = grams.map(|(at, field)| {
+            (field.sought == Sought::Midst).then(|| posted(&records, |of| of.values(at).flat_map(super::grams::grams)))
+        });
         let grams = grams.collect();
-        let labels = posted(&records, labels);
+        let labels = posted(&records, |of| of.labels().map(str::as_bytes));
         Self {
             fields,
             orders,
@@ -315,10 +317,11 @@ fn repost<'a>(
 
 /// Ids of records, which are in the order of their names, in the order of a field.
 fn sorted(records: &[Arc<Record>], field: usize) -> SortedIds {
-    // The first bytes decide nearly always, and stand beside each other in memory.
+    let shared = shared_prefix(records, field);
+    // The first bytes in which values differ decide nearly always, and stand beside each other in memory.
     let first = |record: &Arc<Record>| {
         let mut bytes = [0; 8];
-        let value = record.field(field);
+        let value = record.field(field).get(shared..).unwrap_or_default();
         let length = value.len().min(8);
         bytes[..length].copy_from_slice(&value[..length]);
         u64::from_be_bytes(bytes)
@@ -333,13 +336,31 @@ fn sorted(records: &[Arc<Record>], field: usize) -> SortedIds {
     SortedIds::from_sorted(&keys.into_iter().map(|(_, id)| id).collect::<Vec<_>>())
 }
 
-fn posted<'a>(records: &'a [Arc<Record>], values: impl Fn(&'a Record) -> BTreeSet<&'a [u8]>) -> Postings {
-    let mut by_value = HashMap::<&[u8], RoaringBitmap>::new();
+/// Bytes that all values of a field begin with, as times and UIDs do; those who have none of it apart.
+fn shared_prefix(records: &[Arc<Record>], field: usize) -> usize {
+    let mut values = records.iter().map(|record| record.field(field)).filter(|value| !value.is_empty());
+    let Some(first) = values.next() else { return 0 };
+    values.fold(first.len(), |length, value| {
+        first[..length].iter().zip(value).take_while(|(one, other)| one == other).count()
+    })
+}
+
+fn posted<'a, I: Iterator<Item = &'a [u8]>>(records: &'a [Arc<Record>], values: impl Fn(&'a Record) -> I) -> Postings {
+    // Nearly all emails have one holder.
+    let mut by_value = HashMap::<&[u8], SmallVec<[u32; 2]>>::new();
     for (record, id) in records.iter().zip(0..) {
         for value in values(record) {
-            by_value.entry(value).or_default().insert(id);
+            let ids = by_value.entry(value).or_default();
+            if ids.last() != Some(&id) {
+                ids.push(id);
+            }
         }
     }
-    let posted = by_value.into_iter().filter_map(|(value, ids)| Some((Box::<[u8]>::from(value), Posting::of(ids)?)));
+    let mut posted: Vec<_> = by_value.into_iter().collect();
+    posted.sort_unstable_by_key(|(value, _)| *value);
+    let posted = posted.into_iter().filter_map(|(value, ids)| {
+        let ids = RoaringBitmap::from_sorted_iter(ids).expect("ids are counted up");
+        Some((Box::<[u8]>::from(value), Posting::of(ids)?))
+    });
     posted.collect()
 }
