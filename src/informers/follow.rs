@@ -12,6 +12,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::Event;
 use tokio::sync::oneshot;
+use tokio::task::consume_budget;
 use tracing::warn;
 
 use super::failures::Failures;
@@ -106,6 +107,8 @@ pub async fn follow<T: Told, E: Display>(
     pin_mut!(watch);
     let mut synced = Some(synced);
     while let Some(event) = watch.next().await {
+        // A long list is always ready to go on, and the task that asks for its next page may wait behind this one.
+        consume_budget().await;
         match event {
             Ok(told) => {
                 let is_complete = told.is_complete();

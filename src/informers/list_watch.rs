@@ -68,10 +68,16 @@ enum State<K> {
     Watch { revision: String, events: Events<K>, since: Instant, is_silent: bool },
 }
 
+enum Ready<K> {
+    Step(Step<DeserializeGuard<K>>),
+    /// Of a page. Parsed when it is its turn, so that nothing else waits for a whole page.
+    Listed(Box<RawValue>),
+}
+
 struct ListWatch<K> {
     api: Api<DeserializeGuard<K>>,
     state: State<K>,
-    ready: VecDeque<Step<DeserializeGuard<K>>>,
+    ready: VecDeque<Ready<K>>,
 }
 
 /// Lists the objects and watches them from there, for ever. A failure is told and, when it is polled again, made up for.
@@ -83,12 +89,15 @@ where
 {
     stream::unfold(ListWatch { api, state: State::List(None), ready: VecDeque::new() }, |mut this| async move {
         loop {
-            if let Some(step) = this.ready.pop_front() {
-                return Some((Ok(step), this));
-            }
-            if let Err(error) = this.turn().await {
-                return Some((Err(error), this));
-            }
+            let told = match this.ready.pop_front() {
+                Some(Ready::Step(step)) => Ok(step),
+                Some(Ready::Listed(object)) => this.listed(&object),
+                None => match this.turn().await {
+                    Ok(()) => continue,
+                    Err(error) => Err(error),
+                },
+            };
+            return Some((told, this));
         }
     })
 }
@@ -105,25 +114,23 @@ where
                     Some(next) => next.await??,
                     None => read_page(self.api.clone(), None).await?,
                 };
-                // Asked for before this one is parsed and taken in: with many objects, either takes long.
+                // Asked for before this one is taken in: with many objects, either takes long.
                 let next = page
                     .metadata
                     .continue_
                     .filter(|token| !token.is_empty())
                     .map(|token| AbortOnDropHandle::new(tokio::spawn(read_page(self.api.clone(), Some(token)))));
-                let objects = page.items.iter().map(|object| guarded(object).map_err(kube::Error::SerdeError));
-                let objects = objects.collect::<Result<Vec<_>, _>>()?;
                 if is_first {
-                    self.ready.push_back(Step::Event(Event::Init));
+                    self.tell(Step::Event(Event::Init));
                 }
-                self.ready.extend(objects.into_iter().map(|object| Step::Event(Event::InitApply(object))));
+                self.ready.extend(page.items.into_iter().map(Ready::Listed));
                 if next.is_some() {
                     self.state = State::List(next);
                     return Ok(());
                 }
                 let revision = page.metadata.resource_version.unwrap_or_default();
-                self.ready.extend(parse(&revision).map(Step::Revision));
-                self.ready.push_back(Step::Event(Event::InitDone));
+                self.reach(&revision);
+                self.tell(Step::Event(Event::InitDone));
                 self.state = State::Begin(revision);
                 Ok(())
             }
@@ -162,22 +169,43 @@ where
         }
     }
 
+    fn tell(&mut self, step: Step<DeserializeGuard<K>>) {
+        self.ready.push_back(Ready::Step(step));
+    }
+
+    /// Tells of a revision of etcd. What is none, an API server of another make tells; then nothing can be said of it.
+    fn reach(&mut self, revision: &str) {
+        if let Ok(revision) = revision.parse() {
+            self.tell(Step::Revision(revision));
+        }
+    }
+
+    /// An object of a list. If nobody can tell which, the list begins anew.
+    fn listed(&mut self, object: &RawValue) -> Result<Step<DeserializeGuard<K>>, Failure> {
+        let guarded = guarded(object).inspect_err(|_| {
+            self.ready.clear();
+            self.state = State::List(None);
+        });
+        let guarded = guarded.map_err(kube::Error::SerdeError)?;
+        Ok(Step::Event(Event::InitApply(guarded)))
+    }
+
     /// Takes in an event. Returns the revision that it led to.
     fn take(&mut self, event: WatchEvent<DeserializeGuard<K>>) -> Option<String> {
         match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                 let revision = object.meta().resource_version.clone();
-                self.ready.push_back(Step::Event(Event::Apply(object)));
+                self.tell(Step::Event(Event::Apply(object)));
                 revision
             }
             WatchEvent::Deleted(object) => {
                 let revision = object.meta().resource_version.clone();
-                self.ready.push_back(Step::Event(Event::Delete(object)));
+                self.tell(Step::Event(Event::Delete(object)));
                 revision
             }
             WatchEvent::Bookmark(bookmark) => {
                 let revision = bookmark.metadata.resource_version;
-                self.ready.extend(parse(&revision).map(Step::Revision));
+                self.reach(&revision);
                 Some(revision)
             }
             WatchEvent::Error(_) => None,
@@ -207,11 +235,6 @@ fn guarded<K: Resource + DeserializeOwned>(object: &RawValue) -> serde_json::Res
         serde_json::Result::Ok(Err(InvalidObject { error: error.to_string(), metadata }))
     });
     read.map(DeserializeGuard)
-}
-
-/// A revision of etcd. What is none, an API server of another make tells; then nothing can be said of it.
-fn parse(revision: &str) -> Option<u64> {
-    revision.parse().ok()
 }
 
 #[cfg(test)]
