@@ -69,7 +69,7 @@ enum State<K> {
 }
 
 enum Ready<K> {
-    Step(Step<DeserializeGuard<K>>),
+    Step(Box<Step<DeserializeGuard<K>>>),
     /// Of a page. Parsed when it is its turn, so that nothing else waits for a whole page.
     Listed(Box<RawValue>),
 }
@@ -90,7 +90,7 @@ where
     stream::unfold(ListWatch { api, state: State::List(None), ready: VecDeque::new() }, |mut this| async move {
         loop {
             let told = match this.ready.pop_front() {
-                Some(Ready::Step(step)) => Ok(step),
+                Some(Ready::Step(step)) => Ok(*step),
                 Some(Ready::Listed(object)) => this.listed(&object),
                 None => match this.turn().await {
                     Ok(()) => continue,
@@ -170,7 +170,7 @@ where
     }
 
     fn tell(&mut self, step: Step<DeserializeGuard<K>>) {
-        self.ready.push_back(Ready::Step(step));
+        self.ready.push_back(Ready::Step(Box::new(step)));
     }
 
     /// Tells of a revision of etcd. What is none, an API server of another make tells; then nothing can be said of it.
