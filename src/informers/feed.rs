@@ -11,7 +11,6 @@ use k8s_openapi::api::core::v1::{LimitRange, Namespace, ResourceQuota};
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PartialObjectMeta;
-use kube::core::DeserializeGuard;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::watcher::{self, Config, Event};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -129,7 +128,7 @@ impl Feed<'_> {
     {
         let everyone = known.clone();
         self.start(
-            (resource, list_watch(Api::<DeserializeGuard<K>>::all(self.client.clone()))),
+            (resource, list_watch(Api::<K>::all(self.client.clone()))),
             |metadata| metadata.name.clone().unwrap_or_default(),
             move |informers, name: &String, object| match object.present().map(|guard| &guard.0) {
                 None => change(informers, name, None),

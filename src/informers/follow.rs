@@ -13,7 +13,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::Event;
 use tokio::sync::oneshot;
 use tokio::task::consume_budget;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::failures::Failures;
 
@@ -114,6 +114,9 @@ pub async fn follow<T: Told, E: Display>(
                 let is_complete = told.is_complete();
                 if told.is_proof() {
                     failures.end(resource);
+                }
+                if is_complete && synced.is_some() {
+                    info!(resource, "listed");
                 }
                 apply(told);
                 if is_complete && let Some(synced) = synced.take() {

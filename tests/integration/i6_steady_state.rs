@@ -7,8 +7,8 @@ use kube::api::ListParams;
 use roster_harness::Operator;
 
 use crate::support::{
-    Cluster, FAST_LEASE, audit_position, create, eventually, operator_requests, operator_writes, password_secret, user,
-    wait_for_reason, wait_until_ready,
+    Cluster, FAST_LEASE, audit_position, create, eventually, has_streamed, operator_requests, operator_writes,
+    password_secret, user, wait_for_reason, wait_until_ready,
 };
 
 const USERS: usize = 60;
@@ -94,11 +94,16 @@ async fn i6_restart_leader_change_and_relist_write_nothing() {
 
     let relisting = audit_position(&cluster);
     cluster.plane.restart_api_server().expect("kube-apiserver comes back");
-    for path in ["/users?", "/namespaces/roster-system/secrets?"] {
-        eventually("the living operator has listed anew", || async {
-            let requests = operator_requests(&cluster, relisting);
-            let listed = requests.iter().any(|request| request.starts_with("list ") && request.contains(path));
-            if listed { Ok(()) } else { Err(format!("{path}: {requests:?}")) }
+    eventually("the living operator has listed Secrets anew", || async {
+        let requests = operator_requests(&cluster, relisting);
+        let is_list =
+            |request: &String| request.starts_with("list ") && request.contains("/namespaces/roster-system/secrets?");
+        if requests.iter().any(is_list) { Ok(()) } else { Err(format!("{requests:?}")) }
+    })
+    .await;
+    for path in ["/users?", "/groups?", "/rolebindings?"] {
+        eventually("the living operator has been given a streaming list", || async {
+            if has_streamed(&cluster, relisting, path) { Ok(()) } else { Err(path.into()) }
         })
         .await;
     }

@@ -29,6 +29,7 @@ mod i7_bindings;
 mod i9_identity;
 mod image;
 mod import;
+mod informers;
 mod install;
 mod locks;
 mod logins;

@@ -14,7 +14,7 @@ use kube::{Client, Config};
 use roster::api::condition::find;
 use roster::api::user::PasswordSecretRef;
 use roster::api::{PASSWORD_SECRET_TYPE, USER_ANNOTATION, User, UserSpec};
-use roster_harness::{ControlPlane, Installation, Operator, target_dir};
+use roster_harness::{ControlPlane, Flags, Installation, Operator, target_dir};
 
 /// How long the tests wait for what should be there at once: machines are slow and noisy, and no test asserts speed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,16 +34,16 @@ pub fn binary() -> &'static Path {
 impl Cluster {
     /// A new control plane without an operator.
     pub fn create(name: &str, values: &[&str]) -> Self {
-        Self::create_with(name, values, &[])
+        Self::create_with(name, values, Flags::default())
     }
 
-    /// The same, with further flags for kube-controller-manager.
-    pub fn create_with(name: &str, values: &[&str], controller_manager: &[&str]) -> Self {
+    /// The same, with further flags of Kubernetes' programs.
+    pub fn create_with(name: &str, values: &[&str], flags: Flags<'_>) -> Self {
         let dir = target_dir().join("tests").join(name);
         if dir.exists() {
             std::fs::remove_dir_all(&dir).expect("the folder of an earlier run can be removed");
         }
-        let plane = ControlPlane::start(&dir, controller_manager).expect("the control plane starts");
+        let plane = ControlPlane::start(&dir, flags).expect("the control plane starts");
         let installation = Installation::install(&plane, values).expect("the chart installs");
         Self { plane, installation, operators: Mutex::default() }
     }
@@ -125,6 +125,10 @@ pub fn rbac() -> &'static Cluster {
         cluster
     })
 }
+
+/// A kube-apiserver that gives lists in pages alone, as that of Kubernetes 1.33 does.
+pub const WITHOUT_STREAMING_LISTS: Flags<'_> =
+    Flags { api_server: &["--feature-gates=WatchList=false"], controller_manager: &[] };
 
 /// Short leases, for tests in which leaders change.
 pub const FAST_LEASE: &[&str] = &["--lease-duration", "3s", "--renew-deadline", "2s", "--retry-period", "200ms"];
@@ -302,7 +306,7 @@ pub fn operator_writes(cluster: &Cluster, from: u64) -> Vec<String> {
     operator_requests(cluster, from).into_iter().filter(|request| !request.starts_with("list ")).collect()
 }
 
-/// What [`operator_writes`] counts, and lists: the beginning of each watch.
+/// What [`operator_writes`] counts, and lists in pages.
 pub fn operator_requests(cluster: &Cluster, from: u64) -> Vec<String> {
     operator_events(cluster, from)
         .into_iter()
@@ -315,6 +319,14 @@ pub fn operator_requests(cluster: &Cluster, from: u64) -> Vec<String> {
             )
         })
         .collect()
+}
+
+/// Whether the operator has been given a streaming list since `from` bytes of the audit log.
+pub fn has_streamed(cluster: &Cluster, from: u64, path: &str) -> bool {
+    operator_events(cluster, from).iter().any(|event| {
+        let uri = event["requestURI"].as_str().unwrap_or_default();
+        event["responseStatus"]["code"] == 200 && uri.contains(path) && uri.contains("sendInitialEvents=true")
+    })
 }
 
 /// What the audit log tells of the operator since `from` bytes of it. A watch is told when it begins and when it ends.

@@ -10,7 +10,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use roster::api::directory::{GROUP, VERSION};
 use roster_harness::operator::NAMESPACE;
-use roster_harness::{ControlPlane, Installation, Operator};
+use roster_harness::{ControlPlane, Flags, Installation, Operator};
 use serde_json::{Value, json};
 
 use crate::load::{Server, address};
@@ -39,7 +39,7 @@ impl Cluster {
         if dir.exists() {
             std::fs::remove_dir_all(dir)?;
         }
-        let plane = ControlPlane::start(dir, &[])?;
+        let plane = ControlPlane::start(dir, Flags::default())?;
         let installation = Installation::install(&plane, values)?;
         let kubeconfig = Kubeconfig::read_from(&plane.kubectl.kubeconfig)?;
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;

@@ -95,27 +95,35 @@ impl Doors {
     }
 }
 
+/// Further flags of its programs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Flags<'a> {
+    /// Of kube-apiserver.
+    pub api_server: &'a [&'a str],
+    /// Of kube-controller-manager.
+    pub controller_manager: &'a [&'a str],
+}
+
 impl ControlPlane {
-    /// Starts a control plane in `dir`, which must be empty or absent. `controller_manager`: further flags for
-    /// kube-controller-manager.
+    /// Starts a control plane in `dir`, which must be empty or absent.
     ///
     /// # Errors
     /// If a program is missing or does not become ready; the message holds the end of its log.
-    pub fn start(dir: &Path, controller_manager: &[&str]) -> Result<Self> {
+    pub fn start(dir: &Path, flags: Flags<'_>) -> Result<Self> {
         let assets = Assets::resolve()?;
         // A free port can be taken by another process before the program that it was meant for binds it.
         let attempts = 3;
         for attempt in 1..attempts {
             let dir = dir.join(format!("attempt-{attempt}"));
-            match Self::try_start(&dir, &assets, controller_manager) {
+            match Self::try_start(&dir, &assets, flags) {
                 Err(error) if format!("{error:#}").contains("address already in use") => {}
                 outcome => return outcome,
             }
         }
-        Self::try_start(&dir.join(format!("attempt-{attempts}")), &assets, controller_manager)
+        Self::try_start(&dir.join(format!("attempt-{attempts}")), &assets, flags)
     }
 
-    fn try_start(dir: &Path, assets: &Assets, controller_manager: &[&str]) -> Result<Self> {
+    fn try_start(dir: &Path, assets: &Assets, flags: Flags<'_>) -> Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
         let dir = dir.canonicalize()?;
         let certs = Certificates::create(&dir.join("pki"))?;
@@ -127,7 +135,8 @@ impl ControlPlane {
         let url = format!("https://127.0.0.1:{port}");
         let balancer = Balancer::start()?;
         let doors = Doors::write(&dir, &balancer, &certs.roster_ca.cert)?;
-        let command = apiserver_command(assets, &dir, (&certs, &doors), &etcd_url, port)?;
+        let mut command = apiserver_command(assets, &dir, (&certs, &doors), &etcd_url, port)?;
+        command.args(flags.api_server);
         let mut apiserver = Process::spawn("kube-apiserver", command, dir.join("kube-apiserver.log"))?;
 
         let kubeconfig = write_kubeconfig(
@@ -148,7 +157,7 @@ impl ControlPlane {
         }
 
         let mut command = controller_manager_command(assets, &dir, &certs, &url)?;
-        command.args(controller_manager);
+        command.args(flags.controller_manager);
         let mut controller_manager =
             Process::spawn("kube-controller-manager", command, dir.join("kube-controller-manager.log"))?;
         eventually("the default service account is there", Duration::from_secs(60), || {

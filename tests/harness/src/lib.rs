@@ -18,7 +18,7 @@ pub mod pki;
 pub mod process;
 mod python;
 
-pub use control_plane::ControlPlane;
+pub use control_plane::{ControlPlane, Flags};
 pub use kubectl::Kubectl;
 pub use operator::{Installation, Operator};
 pub use python::python_with_packages;

@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use roster::api::{OWNER_LABEL, User};
+use roster_harness::Flags;
 use serde_json::{Value, json};
 
 use crate::support::{Cluster, audit_position, condition, create, eventually, operator_writes, user_where};
@@ -27,7 +28,8 @@ fn quota() -> &'static Cluster {
     static QUOTA: OnceLock<Cluster> = OnceLock::new();
     QUOTA.get_or_init(|| {
         // What the control plane has missed to count, as it does where it is slow, it finds within 30 seconds.
-        let cluster = Cluster::create_with("quota", &[], &["--resource-quota-sync-period=30s"]);
+        let flags = Flags { controller_manager: &["--resource-quota-sync-period=30s"], ..Flags::default() };
+        let cluster = Cluster::create_with("quota", &[], flags);
         cluster.start_operator(&[]);
         cluster.start_operator(&[]);
         cluster

@@ -7,6 +7,7 @@ use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::{Namespace, ResourceQuota, ResourceQuotaStatus};
 use kube::Client;
 use kube::api::{Api, ListParams, PostParams};
+use roster_harness::Flags;
 
 use super::{count, peak_memory};
 use crate::quota::{ROSTER, namespace, owner, pod, wait_until_enforced, writes_since};
@@ -130,7 +131,8 @@ fn made(writes: &[String], kind: &str) -> (usize, usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_users_with_five_thousand_namespaces() {
-    let cluster = Cluster::create_with("scale-quota", &[], CONTROLLER_MANAGER);
+    let flags = Flags { controller_manager: CONTROLLER_MANAGER, ..Flags::default() };
+    let cluster = Cluster::create_with("scale-quota", &[], flags);
     cluster.start_operator(&[]);
     let client = cluster.client().await;
     let pid = cluster.operators()[0].id();

@@ -12,7 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use clap::{Parser, Subcommand};
 use roster_harness::assets::Assets;
 use roster_harness::operator::NAMESPACE;
-use roster_harness::{ControlPlane, Installation, Operator, project_root, target_dir};
+use roster_harness::{ControlPlane, Flags, Installation, Operator, project_root, target_dir};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -167,7 +167,7 @@ fn down() -> Result<()> {
 }
 
 fn start(dir: &Path) -> Result<(ControlPlane, Installation)> {
-    let plane = ControlPlane::start(&dir.join("plane"), &[])?;
+    let plane = ControlPlane::start(&dir.join("plane"), Flags::default())?;
     let installation = Installation::install(&plane, &[])?;
     Ok((plane, installation))
 }
