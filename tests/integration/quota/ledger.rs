@@ -1,20 +1,26 @@
 //! What the pods of some namespaces request together, at each revision.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use kube::api::{ListParams, WatchEvent, WatchParams};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 
+use super::replay::{Counted, Fact, Most, replay};
 use super::{ROSTER, milli};
 use crate::support::eventually;
 
 /// Sums in revision order: one watch of all pods passes every state that ever was, in each of which the limit must
-/// hold. A consistent list now and then shows that the watch misses none.
+/// hold. A consistent list now and then shows that the watch misses none. A watch of the ResourceQuotas tells where
+/// kube-controller-manager had miscounted.
 pub struct Ledger {
     client: Client,
     state: Arc<Mutex<State>>,
@@ -28,10 +34,31 @@ struct State {
     pods: BTreeMap<(String, String), i128>,
     sum: i128,
     max: i128,
-    most_pods: usize,
     /// The greatest sum that a list has shown.
     listed: i128,
     lists: usize,
+    /// By revision: the namespace, and what happened there.
+    facts: BTreeMap<u64, (String, Fact)>,
+}
+
+/// Where the path of `status.used` for CPU requests is in `managedFields`.
+const USED: &str = "/f:status/f:used/f:requests.cpu";
+
+/// What a ResourceQuota says of CPU requests.
+fn told(quota: &ResourceQuota) -> Fact {
+    let (spec, status) = (quota.spec.clone().unwrap_or_default(), quota.status.clone().unwrap_or_default());
+    let of = |amounts: Option<BTreeMap<String, Quantity>>| {
+        amounts.and_then(|amounts| amounts.get("requests.cpu").map(|amount| milli(&amount.0))).unwrap_or_default()
+    };
+    let has_changed =
+        |entry: &&ManagedFieldsEntry| entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer(USED).is_some());
+    let by = quota.managed_fields().iter().filter(has_changed);
+    let by = by.filter_map(|entry| entry.manager.clone()).collect();
+    Fact::Quota(Counted { given: of(spec.hard), enforced: of(status.hard), used: of(status.used), by })
+}
+
+fn revision_of(metadata: &ObjectMeta) -> u64 {
+    metadata.resource_version.as_ref().and_then(|revision| revision.parse().ok()).expect("it comes from etcd")
 }
 
 /// requests.cpu of a pod, in thousandths.
@@ -52,10 +79,18 @@ impl State {
             return;
         }
         let requested = requested(pod);
+        let fact = Fact::Pod(key.1.clone(), is_there.then_some(requested));
+        self.facts.insert(revision_of(&pod.metadata), (key.0.clone(), fact));
         let before = if is_there { self.pods.insert(key, requested) } else { self.pods.remove(&key) };
         self.sum += if is_there { requested } else { 0 } - before.unwrap_or_default();
         self.max = self.max.max(self.sum);
-        self.most_pods = self.most_pods.max(self.pods.len());
+    }
+
+    fn count(&mut self, quota: &ResourceQuota) {
+        let namespace = quota.namespace().unwrap_or_default();
+        if self.namespaces.contains(&namespace) {
+            self.facts.insert(revision_of(&quota.metadata), (namespace, told(quota)));
+        }
     }
 
     fn sum_of(&self, pods: &[Pod]) -> i128 {
@@ -67,32 +102,55 @@ impl Ledger {
     /// Begins to watch.
     pub async fn open(client: &Client, namespaces: BTreeSet<String>) -> Self {
         let pods: Api<Pod> = Api::all(client.clone());
+        let quotas: Api<ResourceQuota> = Api::all(client.clone());
         let list = pods.list(&ListParams::default()).await.unwrap();
+        let counted = quotas.list(&ListParams::default()).await.unwrap();
         let mut state = State { namespaces, ..State::default() };
-        for pod in &list.items {
-            state.set(pod, true);
-        }
+        list.items.iter().for_each(|pod| state.set(pod, true));
+        counted.items.iter().for_each(|quota| state.count(quota));
         let state = Arc::new(Mutex::new(state));
-        let from = list.metadata.resource_version.unwrap();
-        let watching = tokio::spawn(watch(pods.clone(), from, Arc::clone(&state)));
-        let listing = tokio::spawn(list_again(pods, Arc::clone(&state)));
-        Self { client: client.clone(), state, tasks: vec![watching, listing] }
+        let (of_pods, of_quotas) = (Arc::clone(&state), Arc::clone(&state));
+        let all = WatchParams::default();
+        let watching =
+            watch(pods.clone(), all.clone(), list.metadata.resource_version.unwrap(), move |pod, is_there| {
+                of_pods.lock().unwrap().set(pod, is_there);
+            });
+        let counting = watch(quotas, all, counted.metadata.resource_version.unwrap(), move |quota, _| {
+            of_quotas.lock().unwrap().count(quota);
+        });
+        let listing = list_again(pods, Arc::clone(&state));
+        let tasks = vec![tokio::spawn(watching), tokio::spawn(counting), tokio::spawn(listing)];
+        Self { client: client.clone(), state, tasks }
     }
 
-    /// Once nobody writes any more: the greatest sum of all, in thousandths, and the greatest number of pods.
-    pub async fn close(self) -> (i128, usize) {
+    /// Once nobody writes any more: the most that there was at a time, of which no more than the limit may be Roster's
+    /// doing.
+    pub async fn close(self, limit: i128) -> Most {
         let pods: Api<Pod> = Api::all(self.client.clone());
-        eventually("the watch has seen what is there", || async {
+        let quotas: Api<ResourceQuota> = Api::all(self.client.clone());
+        eventually("the watches have seen what is there", || async {
             let list = pods.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+            let counted = quotas.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
             let state = self.state.lock().unwrap();
             let listed = state.sum_of(&list.items);
-            if listed == state.sum { Ok(()) } else { Err(format!("{} of {listed}", state.sum)) }
+            let is_seen = |quota: &&ResourceQuota| {
+                let is_own = state.namespaces.contains(&quota.namespace().unwrap_or_default());
+                !is_own || state.facts.contains_key(&revision_of(&quota.metadata))
+            };
+            let seen = counted.items.iter().filter(is_seen).count();
+            if listed == state.sum && seen == counted.items.len() {
+                Ok(())
+            } else {
+                Err(format!("{} of {listed}, {seen} of {} ResourceQuotas", state.sum, counted.items.len()))
+            }
         })
         .await;
-        assert!(self.tasks.iter().all(|task| !task.is_finished()), "the watch or the lists ended early");
+        assert!(self.tasks.iter().all(|task| !task.is_finished()), "a watch or the lists ended early");
         let state = self.state.lock().unwrap();
         assert!(state.lists > 0 && state.listed <= state.max, "{} listed, {} watched", state.listed, state.max);
-        (state.max, state.most_pods)
+        let most = replay(state.facts.values(), limit);
+        assert!(most.requested == state.max && most.given <= limit, "{most:?}; {}m were seen at a time", state.max);
+        most
     }
 
     /// How many pods there are.
@@ -107,23 +165,27 @@ impl Drop for Ledger {
     }
 }
 
-async fn watch(pods: Api<Pod>, mut revision: String, state: Arc<Mutex<State>>) {
+/// Tells of every object that is changed, and whether it is there afterwards.
+async fn watch<K>(api: Api<K>, params: WatchParams, mut revision: String, mut tell: impl FnMut(&K, bool))
+where
+    K: Resource + Clone + Debug + DeserializeOwned,
+{
     loop {
-        let events = pods.watch(&WatchParams::default(), &revision).await.unwrap();
+        let events = api.watch(&params, &revision).await.unwrap();
         let mut events = pin!(events);
         // The API server ends a watch after some minutes; the next one goes on where it was.
         while let Ok(Some(event)) = events.try_next().await {
-            let (pod, is_there) = match event {
-                WatchEvent::Added(pod) | WatchEvent::Modified(pod) => (pod, true),
-                WatchEvent::Deleted(pod) => (pod, false),
+            let (object, is_there) = match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, true),
+                WatchEvent::Deleted(object) => (object, false),
                 WatchEvent::Bookmark(bookmark) => {
                     revision = bookmark.metadata.resource_version;
                     continue;
                 }
                 WatchEvent::Error(error) => panic!("the watch has a gap: {error:?}"),
             };
-            revision = pod.resource_version().unwrap();
-            state.lock().unwrap().set(&pod, is_there);
+            revision = object.resource_version().unwrap();
+            tell(&object, is_there);
         }
     }
 }
@@ -154,10 +216,18 @@ impl Moves {
         let quotas: Api<ResourceQuota> = Api::all(client.clone());
         let own = ListParams::default().fields(&format!("metadata.name={ROSTER}"));
         let list = quotas.list(&own).await.unwrap();
-        let count = Arc::default();
-        let task =
-            tokio::spawn(count_moves(quotas, list.items, list.metadata.resource_version.unwrap(), Arc::clone(&count)));
-        Self { count, task }
+        let count = Arc::<Mutex<usize>>::default();
+        let hard = |quota: &ResourceQuota| quota.spec.clone().unwrap_or_default().hard.unwrap_or_default();
+        let mut known: BTreeMap<_, _> = list.items.iter().map(|quota| (quota.namespace(), hard(quota))).collect();
+        let counted = Arc::clone(&count);
+        let own = WatchParams::default().fields(&format!("metadata.name={ROSTER}"));
+        let moves = watch(quotas, own, list.metadata.resource_version.unwrap(), move |quota, _| {
+            let now = hard(quota);
+            if known.insert(quota.namespace(), now.clone()).is_some_and(|before| before != now) {
+                *counted.lock().unwrap() += 1;
+            }
+        });
+        Self { count, task: tokio::spawn(moves) }
     }
 
     /// How many there were.
@@ -170,35 +240,5 @@ impl Moves {
 impl Drop for Moves {
     fn drop(&mut self) {
         self.task.abort();
-    }
-}
-
-async fn count_moves(
-    quotas: Api<ResourceQuota>,
-    first: Vec<ResourceQuota>,
-    mut revision: String,
-    count: Arc<Mutex<usize>>,
-) {
-    let hard = |quota: &ResourceQuota| quota.spec.clone().unwrap_or_default().hard.unwrap_or_default();
-    let mut known: BTreeMap<_, _> = first.iter().map(|quota| (quota.namespace(), hard(quota))).collect();
-    let own = WatchParams::default().fields(&format!("metadata.name={ROSTER}"));
-    loop {
-        let events = quotas.watch(&own, &revision).await.unwrap();
-        let mut events = pin!(events);
-        while let Ok(Some(event)) = events.try_next().await {
-            let quota = match event {
-                WatchEvent::Added(quota) | WatchEvent::Modified(quota) | WatchEvent::Deleted(quota) => quota,
-                WatchEvent::Bookmark(bookmark) => {
-                    revision = bookmark.metadata.resource_version;
-                    continue;
-                }
-                WatchEvent::Error(error) => panic!("the watch has a gap: {error:?}"),
-            };
-            revision = quota.resource_version().unwrap();
-            let now = hard(&quota);
-            if known.insert(quota.namespace(), now.clone()).is_some_and(|before| before != now) {
-                *count.lock().unwrap() += 1;
-            }
-        }
     }
 }

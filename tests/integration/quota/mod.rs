@@ -4,6 +4,7 @@ mod counting;
 mod ledger;
 mod limits;
 mod namespaces;
+mod replay;
 mod strict;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -167,15 +167,12 @@ async fn the_sum_over_all_namespaces_never_exceeds_the_limit() {
         writer.await.unwrap();
     }
     let moves = moves.end();
-    let (max, _) = ledger.close().await;
-    let (native, _) = floor.close().await;
-    println!("five namespaces: at most {max}m of {LIMIT}m; {}; {moves} moves", tally.told());
-    println!("a native ResourceQuota: at most {native}m of {LIMIT}m; {}", native_tally.told());
+    let (most, native) = (ledger.close(LIMIT).await, floor.close(LIMIT).await);
+    println!("five namespaces: at most {most:?} of {LIMIT}m; {}; {moves} moves", tally.told());
+    println!("a native ResourceQuota: at most {native:?} of {LIMIT}m; {}", native_tally.told());
     tally.assert_contended();
     native_tally.assert_contended();
     assert!(moves > 0, "no room was moved, so nothing was shown");
-    let overshoot = (native - LIMIT).max(0);
-    assert!(max <= LIMIT + overshoot, "{max}m; a native ResourceQuota alone let {overshoot}m too many through");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,9 +206,7 @@ async fn at_least_7500m_of_8_can_be_used_even_when_every_namespace_wants_them() 
     for writer in writers {
         writer.await.unwrap();
     }
-    let (max, most) = ledger.close().await;
-    println!("at most {most} pods, {max}m");
-    assert!(max <= LIMIT && most <= 16, "{most} pods, {max}m");
+    println!("at most {:?}", ledger.close(LIMIT).await);
 }
 
 /// Fills a namespace with that many pods of 500m.
@@ -250,8 +245,7 @@ async fn a_refused_writer_that_retries_gets_free_room_within_seconds() {
     let outcome = judge_pod(&client, &owned[1], "hinted", Some("2")).await;
     assert!(outcome.is_admitted(), "at the first try: {outcome:?}");
     wait_for_use(cluster, &name, &[("requests.cpu", "5500m"), ("pods", "8"), ("namespaces.running", "2")]).await;
-    let (max, _) = ledger.close().await;
-    assert!(max <= LIMIT, "{max}m");
+    ledger.close(LIMIT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,6 +289,5 @@ async fn a_refused_writer_that_retries_gets_free_room_without_hints_and_so_does_
     // whoever had asked has theirs. Of 1000m that are free, a quarter of an even part.
     make_pod(&client, &owned[2], "bare", Some("80m")).await;
     wait_for_use(&cluster, name, &[("requests.cpu", "7080m"), ("pods", "7")]).await;
-    let (max, _) = ledger.close().await;
-    assert!(max <= LIMIT, "{max}m");
+    ledger.close(LIMIT).await;
 }
