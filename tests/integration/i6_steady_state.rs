@@ -13,6 +13,8 @@ use crate::support::{
 
 const USERS: usize = 60;
 
+const DECLARED: &str = "/apis/roster.dev/v1alpha1";
+
 async fn versions(cluster: &Cluster) -> BTreeMap<String, String> {
     let users = cluster.users().await.list(&ListParams::default()).await.unwrap();
     let secrets = cluster.secrets("roster-system").await.list(&ListParams::default()).await.unwrap();
@@ -91,6 +93,13 @@ async fn i6_restart_leader_change_and_relist_write_nothing() {
     let leader = cluster.operators().remove(0);
     leader.kill();
     all_reconciled(&cluster).await;
+
+    let requests = operator_requests(&cluster, position);
+    let is_paged = |request: &&String| {
+        ["groups", "rolebindings"].iter().any(|kind| request.starts_with(&format!("list {DECLARED}/{kind}?")))
+    };
+    let paged: Vec<&String> = requests.iter().filter(is_paged).collect();
+    assert!(paged.is_empty(), "lists are the beginnings of watches: {paged:?}");
 
     let relisting = audit_position(&cluster);
     cluster.plane.restart_api_server().expect("kube-apiserver comes back");

@@ -325,7 +325,8 @@ pub fn operator_requests(cluster: &Cluster, from: u64) -> Vec<String> {
 pub fn has_streamed(cluster: &Cluster, from: u64, path: &str) -> bool {
     operator_events(cluster, from).iter().any(|event| {
         let uri = event["requestURI"].as_str().unwrap_or_default();
-        event["responseStatus"]["code"] == 200 && uri.contains(path) && uri.contains("sendInitialEvents=true")
+        let is_begun = event["stage"] == "ResponseStarted" && event["responseStatus"]["code"] == 200;
+        is_begun && uri.contains(path) && uri.contains("sendInitialEvents=true")
     })
 }
 

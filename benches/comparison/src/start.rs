@@ -20,7 +20,7 @@ const MEMORY: &str = "beyond the base";
 
 /// What a replica asks for first.
 const STREAMING_LIST: &str = "/apis/roster.dev/v1alpha1/users?watch=true&allowWatchBookmarks=true&sendInitialEvents=true\
-                              &resourceVersionMatch=NotOlderThan&resourceVersion=";
+                              &resourceVersionMatch=NotOlderThan&resourceVersion=&timeoutSeconds=290";
 
 /// Annotation of the bookmark at its end.
 const END: &[u8] = b"k8s.io/initial-events-end";
@@ -83,7 +83,7 @@ async fn streamed(server: &Server) -> Result<Duration> {
     let mut end = Vec::new();
     while let Some(frame) = body.frame().await {
         end.extend_from_slice(frame?.data_ref().context("watches have no trailers")?);
-        // Nothing comes after the last bookmark: it is looked for at the end of what has come.
+        // Nobody writes meanwhile, so that nothing comes after the bookmark: it is looked for at the end of what has come.
         end.drain(..end.len().saturating_sub(BOOKMARK));
         if end.windows(END.len()).any(|window| window == END) {
             return Ok(begun.elapsed());
@@ -92,7 +92,7 @@ async fn streamed(server: &Server) -> Result<Duration> {
     bail!("the list broke off")
 }
 
-/// When the operator had the last of its lists, by its log.
+/// When the operator had the last of its lists, by its log. It leads nothing, so that these are the directory's.
 fn last_listed(log: &str) -> Result<Timestamp> {
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let listed = lines.filter(|line| line["message"] == "listed");
