@@ -9,7 +9,7 @@ RELEASE := $(CARGO_TARGET_DIR)/release
 # What is built and tested every day. The benchmarks bring things to compare with, which nothing else needs.
 PRODUCT := -p roster -p roster-harness
 
-.PHONY: demo test bench bench-large up down generate format lint deny build control-plane image
+.PHONY: demo test test-scale bench bench-large up down generate format lint deny build control-plane image
 
 ## demo: bring up a control plane and an operator, apply examples/, show what happens, stay until Ctrl-C
 demo: control-plane
@@ -20,6 +20,10 @@ demo: control-plane
 test: lint control-plane image
 	$(CARGO) test --locked --release $(PRODUCT) -- --skip scale::
 	$(CARGO) test --locked --release --test integration -- --nocapture --test-threads=1 scale::
+
+## test-scale: the scale tests at full size, which `make test` runs at a fifth of it. Takes about half an hour
+test-scale: control-plane
+	ROSTER_SCALE=full $(CARGO) test --locked --release --test integration -- --nocapture --test-threads=1 scale::
 
 ## bench: measure Roster beside what people would use instead; one table, and target/bench/results.json. BENCH_FLAGS:
 ## what `roster-bench --help` tells

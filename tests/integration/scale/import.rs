@@ -1,9 +1,10 @@
-//! Ten thousand people from each format: an import that is killed halfway and done again gives what one run gives.
+//! Thousands of people from each format: an import that is killed halfway and done again gives what one run gives.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Secret;
@@ -14,7 +15,8 @@ use serde_json::{Value, json};
 
 use crate::support::{Cluster, binary};
 
-const PEOPLE: usize = 10_000;
+/// People of each format.
+static PEOPLE: LazyLock<usize> = LazyLock::new(|| super::size(10_000));
 const GROUPS: usize = 20;
 const BCRYPT: &str = "$2b$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW";
 
@@ -24,7 +26,7 @@ fn hash(index: usize) -> &'static str {
 }
 
 fn lines(line: impl Fn(usize) -> String) -> String {
-    (0..PEOPLE).map(line).collect()
+    (0..*PEOPLE).map(line).collect()
 }
 
 fn array(items: impl Fn(usize) -> Value, count: usize) -> Value {
@@ -58,7 +60,7 @@ fn ldif() -> String {
     let mut text = lines(person);
     for group in 0..GROUPS {
         write!(text, "dn: cn=g{group},dc=example\nobjectClass: groupOfNames\ncn: g{group}\n").unwrap();
-        for i in (group..PEOPLE).step_by(GROUPS) {
+        for i in (group..*PEOPLE).step_by(GROUPS) {
             writeln!(text, "member: uid=u{i:05},ou=people,dc=example").unwrap();
         }
         text.push('\n');
@@ -84,11 +86,11 @@ fn passwd() -> String {
 fn openstack() -> String {
     let id = |i: usize| format!("{i:032x}");
     let dump = json!({
-        "user": array(|i| json!({"id": id(i), "enabled": 1, "extra": format!("{{\"email\": \"u{i}@example.com\"}}")}), PEOPLE),
-        "local_user": array(|i| json!({"id": i, "user_id": id(i), "domain_id": "default", "name": format!("u{i:05}")}), PEOPLE),
-        "password": array(|i| json!({"local_user_id": i * 100, "password_hash": BCRYPT, "created_at": "2026-01-01"}), PEOPLE / 100),
+        "user": array(|i| json!({"id": id(i), "enabled": 1, "extra": format!("{{\"email\": \"u{i}@example.com\"}}")}), *PEOPLE),
+        "local_user": array(|i| json!({"id": i, "user_id": id(i), "domain_id": "default", "name": format!("u{i:05}")}), *PEOPLE),
+        "password": array(|i| json!({"local_user_id": i * 100, "password_hash": BCRYPT, "created_at": "2026-01-01"}), *PEOPLE / 100),
         "group": array(|i| json!({"id": id(i), "name": format!("g{i}"), "domain_id": "default"}), GROUPS),
-        "user_group_membership": array(|i| json!({"user_id": id(i), "group_id": id(i % GROUPS)}), PEOPLE),
+        "user_group_membership": array(|i| json!({"user_id": id(i), "group_id": id(i % GROUPS)}), *PEOPLE),
     });
     dump.to_string()
 }
@@ -101,10 +103,10 @@ fn kubesphere() -> String {
     };
     let group = |i| json!({"apiVersion": api, "kind": "Group", "metadata": {"name": format!("g{i}")}});
     let binding = |i| {
-        let users: Vec<String> = (i..PEOPLE).step_by(GROUPS).map(|i| format!("u{i:05}")).collect();
+        let users: Vec<String> = (i..*PEOPLE).step_by(GROUPS).map(|i| format!("u{i:05}")).collect();
         json!({"apiVersion": api, "kind": "GroupBinding", "groupRef": {"name": format!("g{i}")}, "users": users})
     };
-    let all = [array(user, PEOPLE), array(group, GROUPS), array(binding, GROUPS)];
+    let all = [array(user, *PEOPLE), array(group, GROUPS), array(binding, GROUPS)];
     let items: Vec<&Value> = all.iter().flat_map(|list| list.as_array().unwrap()).collect();
     json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
 }
@@ -199,7 +201,7 @@ async fn count(client: &Client) -> usize {
 /// Kills the import once half of the people are there.
 async fn interrupt(client: &Client, mut child: Child) -> usize {
     let deadline = Instant::now() + Duration::from_secs(300);
-    while count(client).await < PEOPLE / 2 {
+    while count(client).await < *PEOPLE / 2 {
         assert!(child.try_wait().unwrap().is_none(), "the import has ended before it was half done");
         assert!(Instant::now() < deadline, "the import does not get on");
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -243,7 +245,7 @@ fn contains(found: &Value, expected: &Value) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_people_of_each_format_survive_an_interruption() {
+async fn people_of_each_format_survive_an_interruption() {
     // Nobody but the import writes here: CRDs, and no operator.
     let cluster = Cluster::create("scale-import", &["passwordAdmission=false"]);
     cluster.kubectl(&["create", "namespace", "people"]);
@@ -273,7 +275,7 @@ async fn ten_thousand_people_of_each_format_survive_an_interruption() {
         // Nobody reads what it tells, which must not stop it.
         let child = args(&["--apply"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let half = interrupt(&client, child).await;
-        assert!(half < PEOPLE, "{format}: all were there already");
+        assert!(half < *PEOPLE, "{format}: all were there already");
         let resumed = succeeds(args(&["--apply"]));
         let same: usize = resumed.split(" the same").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
         assert!(same >= half.saturating_sub(1), "{format}: what was there was written again: {resumed}");
@@ -283,9 +285,10 @@ async fn ten_thousand_people_of_each_format_survive_an_interruption() {
         let again = succeeds(args(&["--apply"]));
         assert!(again.starts_with("0 created, 0 changed, "), "{format}: {again}");
         println!(
-            "import of {PEOPLE} from {format}: killed at {half}, then {resumed}; {} objects as one run writes them, in {:.1?}",
+            "import of {people} from {format}: killed at {half}, then {resumed}; {} objects as one run writes them, in {:.1?}",
             expected.len(),
-            started.elapsed()
+            started.elapsed(),
+            people = *PEOPLE,
         );
         clear(&client).await;
         std::fs::remove_dir_all(&folder).unwrap();

@@ -7,6 +7,12 @@ mod logins;
 mod queries;
 mod quota;
 
+/// The number of objects of a scale test: `full` with `ROSTER_SCALE=full`, which `make test-scale` sets, and a fifth of it
+/// otherwise. Every assertion holds at either size.
+fn size(full: usize) -> usize {
+    if std::env::var("ROSTER_SCALE").is_ok_and(|scale| scale == "full") { full } else { full / 5 }
+}
+
 fn seconds(metrics: &str, name: &str) -> f64 {
     sample(metrics, name).unwrap().parse().unwrap()
 }

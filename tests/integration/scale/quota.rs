@@ -1,6 +1,7 @@
-//! A thousand users with five namespaces each: what it takes to keep their limits, and what one pod more takes.
+//! Many users with five namespaces each: what it takes to keep their limits, and what one pod more takes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
@@ -13,9 +14,9 @@ use super::{count, peak_memory};
 use crate::quota::{ROSTER, namespace, owner, pod, wait_until_enforced, writes_since};
 use crate::support::{Cluster, audit_position, create, eventually, operator_requests};
 
-const USERS: usize = 1000;
+static USERS: LazyLock<usize> = LazyLock::new(|| super::size(1000));
 const EACH: usize = 5;
-const NAMESPACES: usize = USERS * EACH;
+static NAMESPACES: LazyLock<usize> = LazyLock::new(|| *USERS * EACH);
 
 /// kube-controller-manager makes a ConfigMap and a ServiceAccount in every namespace, 20 a second where nobody says more, and
 /// what it has missed of them in its own counting it finds after five minutes. All of that is use that changes, which
@@ -23,14 +24,14 @@ const NAMESPACES: usize = USERS * EACH;
 const CONTROLLER_MANAGER: &[&str] = &["--kube-api-qps=400", "--kube-api-burst=800", "--resource-quota-sync-period=30s"];
 
 fn user_name(at: usize) -> String {
-    format!("owner-{}", at % USERS)
+    format!("owner-{}", at % *USERS)
 }
 
 /// Makes the users, and then what they own, through the guard of the number of namespaces.
 async fn populate(client: &Client) {
     let users = Api::all(client.clone());
     let limits = [("requests.cpu", "8"), ("pods", "100"), ("namespaces", "5")];
-    stream::iter(0..USERS)
+    stream::iter(0..*USERS)
         .map(|at| {
             let users = &users;
             async move { drop(create(users, &owner(&user_name(at), &limits)).await) }
@@ -39,7 +40,7 @@ async fn populate(client: &Client) {
         .collect::<()>()
         .await;
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    stream::iter(0..NAMESPACES)
+    stream::iter(0..*NAMESPACES)
         .map(|at| {
             let (namespaces, own) = (&namespaces, namespace(&format!("owned-{at}"), Some(&user_name(at))));
             async move {
@@ -68,10 +69,10 @@ async fn wait_until_all(client: &Client, what: &str, holds: impl Fn(&ResourceQuo
         // From memory: the list is long, and nothing hangs on the last instant.
         let found = quotas.list(&own.clone().match_any()).await.unwrap().items;
         let count = found.iter().filter(|quota| quota.status.as_ref().is_some_and(&holds)).count();
-        if count == NAMESPACES {
+        if count == *NAMESPACES {
             return;
         }
-        assert!(started.elapsed() < Duration::from_secs(1800), "{count} of {NAMESPACES} are {what}");
+        assert!(started.elapsed() < Duration::from_secs(1800), "{count} of {} are {what}", *NAMESPACES);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
@@ -130,7 +131,7 @@ fn made(writes: &[String], kind: &str) -> (usize, usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_users_with_five_thousand_namespaces() {
+async fn users_with_five_namespaces_each_are_kept_to_their_limits() {
     let flags = Flags { controller_manager: CONTROLLER_MANAGER, ..Flags::default() };
     let cluster = Cluster::create_with("scale-quota", &[], flags);
     cluster.start_operator(&[]);
@@ -164,7 +165,7 @@ async fn a_thousand_users_with_five_thousand_namespaces() {
     );
     for kind in ["resourcequotas", "limitranges"] {
         let (creates, places) = made(&writes, kind);
-        assert!(creates == places && creates == NAMESPACES, "{kind}: {creates} creates in {places} namespaces");
+        assert!(creates == places && creates == *NAMESPACES, "{kind}: {creates} creates in {places} namespaces");
     }
 
     one_pod(&cluster, &client).await;
@@ -203,7 +204,7 @@ async fn restart(cluster: &Cluster) {
     let started = Instant::now();
     cluster.start_operator(&[]);
     println!("ready again after {:.1} s", started.elapsed().as_secs_f64());
-    let wanted = u32::try_from(USERS).unwrap();
+    let wanted = u32::try_from(*USERS).unwrap();
     loop {
         let metrics = cluster.operators()[0].probe("/metrics").unwrap();
         if count(&metrics, "roster_user_reconciliations_total{outcome=\"ok\"}") >= wanted {
