@@ -1,7 +1,6 @@
-//! Whether somebody may bind roles, as the API server itself sees it.
+//! Asks kube-apiserver whether a requester meets the requirements of the guard.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::authentication::v1::UserInfo;
@@ -11,7 +10,7 @@ use kube::{Api, Client};
 
 use crate::api::role_binding::{RoleKind, RoleRef};
 use crate::directory::native::Grant;
-use crate::rbac::guard::{Reason, Requirements};
+use crate::rbac::requirement::{Attributes, Reason, Refused, Requirement, Requirements};
 
 /// Questions to the API server at the same time, for one change.
 const CONCURRENCY: usize = 8;
@@ -19,33 +18,6 @@ const CONCURRENCY: usize = 8;
 /// Most questions for one role. Who holds a role in more namespaces than this is only controlled by somebody who may
 /// bind it in all of them at once.
 const MOST_NAMESPACES: usize = 256;
-
-/// What the requester may not bind.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Refused {
-    /// Who asked.
-    pub requester: String,
-    /// The role and where.
-    pub grant: Grant,
-    /// Why it matters.
-    pub reason: Reason,
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { requester, grant, reason } = self;
-        let place = grant.namespace.as_ref().map_or("cluster-wide".to_owned(), |name| format!("in namespace {name}"));
-        write!(
-            f,
-            "{} holds or would hold {grant} (by {}), and {requester} may not bind it: \
-             that takes the verb bind on {}/{} of rbac.authorization.k8s.io, {place}",
-            reason.identity,
-            reason.by,
-            resource(&grant.role),
-            grant.role.name,
-        )
-    }
-}
 
 /// Asks on behalf of a requester.
 #[derive(Clone)]
@@ -69,16 +41,30 @@ impl Access {
         requirements: Requirements,
     ) -> kube::Result<Option<Refused>> {
         let mut by_role = BTreeMap::<RoleRef, Vec<(Grant, Reason)>>::new();
-        for (grant, reason) in requirements {
-            by_role.entry(grant.role.clone()).or_default().push((grant, reason));
+        let mut others = Vec::new();
+        for (requirement, reason) in requirements {
+            match requirement {
+                Requirement::Bind(grant) => by_role.entry(grant.role.clone()).or_default().push((grant, reason)),
+                other @ Requirement::Assign(_) => others.push((other, reason)),
+            }
         }
-        let checks = stream::iter(by_role.into_values()).map(|grants| self.check_role(requester, grants));
-        let mut refused = checks.buffered(CONCURRENCY).try_filter_map(|refused| std::future::ready(Ok(refused)));
-        Ok(refused.try_next().await?.map(|(grant, reason)| Refused {
+        let refused = |(requirement, reason)| Refused {
             requester: requester.username.clone().unwrap_or_default(),
-            grant,
+            requirement,
             reason,
-        }))
+        };
+        let checks = stream::iter(by_role.into_values()).map(|grants| self.check_role(requester, grants));
+        let mut roles = checks.buffered(CONCURRENCY).try_filter_map(|refused| std::future::ready(Ok(refused)));
+        if let Some((grant, reason)) = roles.try_next().await? {
+            return Ok(Some(refused((Requirement::Bind(grant), reason))));
+        }
+        // The owners of one namespace, before and after: two at most.
+        for (requirement, reason) in others {
+            if !self.may(requester, &requirement).await? {
+                return Ok(Some(refused((requirement, reason))));
+            }
+        }
+        Ok(None)
     }
 
     async fn check_role(
@@ -120,6 +106,11 @@ impl Access {
     }
 
     async fn may_bind(&self, requester: &UserInfo, grant: &Grant) -> kube::Result<bool> {
+        self.may(requester, &Requirement::Bind(grant.clone())).await
+    }
+
+    async fn may(&self, requester: &UserInfo, requirement: &Requirement) -> kube::Result<bool> {
+        let Attributes { group, version, resource, name, namespace, verb } = requirement.attributes();
         let review = SubjectAccessReview {
             spec: SubjectAccessReviewSpec {
                 user: requester.username.clone(),
@@ -127,12 +118,12 @@ impl Access {
                 groups: requester.groups.clone(),
                 extra: requester.extra.clone(),
                 resource_attributes: Some(ResourceAttributes {
-                    verb: Some("bind".to_owned()),
-                    group: Some("rbac.authorization.k8s.io".to_owned()),
-                    version: Some("v1".to_owned()),
-                    resource: Some(resource(&grant.role).to_owned()),
-                    name: Some(grant.role.name.clone()),
-                    namespace: grant.namespace.clone(),
+                    verb: Some(verb.to_owned()),
+                    group: Some(group.to_owned()),
+                    version: Some(version.to_owned()),
+                    resource: Some(resource.to_owned()),
+                    name: Some(name.to_owned()),
+                    namespace: namespace.map(str::to_owned),
                     ..ResourceAttributes::default()
                 }),
                 ..SubjectAccessReviewSpec::default()
@@ -141,12 +132,5 @@ impl Access {
         };
         let answer = self.reviews.create(&PostParams::default(), &review).await?;
         Ok(answer.status.is_some_and(|status| status.allowed))
-    }
-}
-
-const fn resource(role: &RoleRef) -> &'static str {
-    match role.kind {
-        RoleKind::ClusterRole => "clusterroles",
-        RoleKind::Role => "roles",
     }
 }

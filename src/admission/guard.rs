@@ -16,7 +16,8 @@ use crate::api::{Group, OWNER_LABEL, PASSWORD_SECRET_TYPE, USER_ANNOTATION, User
 use crate::directory::Directory;
 use crate::informers::Informers;
 use crate::rbac::Policy;
-use crate::rbac::guard::{Change, Requirements, cycle, requirements, taken, uncounted};
+use crate::rbac::guard::{Change, cycle, requirements, taken, uncounted};
+use crate::rbac::requirement::Requirements;
 
 /// Judges writes.
 pub struct Guard {

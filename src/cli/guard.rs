@@ -19,7 +19,8 @@ use crate::api::{API_VERSION, Group, RoleBinding, User};
 use crate::directory::Directory;
 use crate::informers::snapshot::snapshot;
 use crate::rbac::Policy;
-use crate::rbac::guard::{Change, Requirements, cycle, requirements};
+use crate::rbac::guard::{Change, cycle, requirements};
+use crate::rbac::requirement::{Requirement, Requirements};
 
 /// Commands about the guard.
 #[derive(Debug, Subcommand)]
@@ -175,8 +176,15 @@ impl Explainer {
         if required.is_empty() {
             println!("  grants nothing and touches nobody who holds a role");
         }
-        for (grant, reason) in &required {
-            println!("  {grant}: {} holds or would hold it (by {})", reason.identity, reason.by);
+        for (requirement, reason) in &required {
+            match requirement {
+                Requirement::Bind(grant) => {
+                    println!("  {grant}: {} holds or would hold it (by {})", reason.identity, reason.by);
+                }
+                Requirement::Assign(_) => {
+                    println!("  {}: is or would be the owner (by {})", reason.identity, reason.by);
+                }
+            }
         }
         let refused = self.access.first_refused(&self.requester, required).await?;
         match &refused {

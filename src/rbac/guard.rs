@@ -1,16 +1,17 @@
 //! The guard: nobody gains through Roster a right that they couldn't have granted directly.
 //!
-//! One rule on every path: *to control an identity, you must be able to bind every role that it holds or would hold*.
-//! This module says which roles those are for a change; whether the requester may bind them is asked of the API server
-//! ([`crate::admission::access`]). Identities are counted by name, existing or not: two writes that race must not be
-//! able to do together what neither may do alone.
+//! One rule on every path: *to control an identity, you must be able to bind every role that it holds, held before the
+//! write or would hold after it*. This module derives the requirements of a change; whether the requester meets them is
+//! asked of the API server ([`crate::admission::access`]). Identities are counted by name, existing or not: two writes
+//! that race must not be able to do together what neither may do alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::Policy;
+use super::requirement::{Reason, Requirement, Requirements};
 use crate::api::role_binding::{RoleRef, Subject, SubjectKind};
 use crate::api::{Group, OWNER_LABEL, RoleBinding, User, UserSpec};
 use crate::credentials::claim::{Identifier, IdentifierKind};
@@ -22,18 +23,6 @@ use crate::directory::{Directory, declared_members};
 
 /// The label that every Namespace has without anybody's doing.
 const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
-
-/// What a requester must be able to bind, and why: for each role and place, one identity that holds it.
-pub type Requirements = BTreeMap<Grant, Reason>;
-
-/// Why a role matters.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Reason {
-    /// Who holds it, or would: `User jane`, `Group engineers`.
-    pub identity: String,
-    /// By what.
-    pub by: String,
-}
 
 /// A write to be judged. `None` as the old one: a create; as the new one: a delete.
 #[derive(Debug)]
@@ -59,12 +48,11 @@ pub enum Change<'a> {
     Credential(BTreeSet<&'a str>),
 }
 
-/// What somebody who makes this change must be able to bind.
+/// What a requester must be allowed to do in order to make this change.
 pub fn requirements(change: &Change<'_>, directory: &Directory, policy: &Policy, now: Timestamp) -> Requirements {
-    let mut judge = Judge { directory, policy, now, found: BTreeMap::new() };
+    let mut judge = Judge { directory, policy, now, found: Requirements::new() };
     match change {
-        Change::User(old, Some(new)) => judge.user(*old, new),
-        Change::User(Some(old), None) => judge.successors(old, None),
+        Change::User(old, new) => judge.user(*old, *new),
         Change::Group(old, new) => judge.group(*old, *new),
         Change::RoleBinding(old, new) => judge.role_binding(*old, *new),
         Change::Namespace { name, old, new, by } => {
@@ -72,7 +60,6 @@ pub fn requirements(change: &Change<'_>, directory: &Directory, policy: &Policy,
             judge.namespace(*name, *old, new);
         }
         Change::Credential(users) => judge.credential(users),
-        Change::User(None, None) => {}
     }
     judge.found
 }
@@ -141,24 +128,27 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    fn user(&mut self, old: Option<&User>, new: &User) {
-        let groups = self.groups_of(new);
-        let before = old.map(|old| self.groups_of(old));
-        let is_controlled = old.is_none_or(|old| controls(&old.spec) != controls(&new.spec));
+    /// Deleting a User takes control of it, too: it could be created again with another password before somebody restores
+    /// its groups.
+    fn user(&mut self, old: Option<&User>, new: Option<&User>) {
         if let Some(old) = old {
-            self.successors(old, Some(new));
+            self.successors(old, new);
         }
-        if !is_controlled && before.as_ref() == Some(&groups) {
+        let Some(name) = new.or(old).map(ResourceExt::name_any) else { return };
+        let versions = || old.into_iter().chain(new);
+        let of_version: Vec<BTreeSet<String>> = versions().map(|user| self.groups_of(user)).collect();
+        let is_same = |(old, new): (&User, &User)| controls(&old.spec) == controls(&new.spec);
+        if old.zip(new).is_some_and(is_same) && of_version.windows(2).all(|pair| pair[0] == pair[1]) {
             return;
         }
-        let groups: BTreeSet<String> = groups.into_iter().chain(before.into_iter().flatten()).collect();
-        // Whoever is renamed loses what the earlier username holds, and comes into what the new one does.
-        let usernames: BTreeSet<String> = old.into_iter().chain([new]).map(User::username).collect();
+        let groups: BTreeSet<String> = of_version.into_iter().flatten().collect();
+        // A rename gives up what the old username holds and takes over what the new one holds.
+        let usernames: BTreeSet<String> = versions().map(User::username).collect();
         for username in &usernames {
             self.identity(&Identity {
-                name: &new.name_any(),
+                name: &name,
                 username,
-                is_admin: new.spec.admin || old.is_some_and(|old| old.spec.admin),
+                is_admin: versions().any(|user| user.spec.admin),
                 groups: groups.clone(),
             });
         }
@@ -218,19 +208,25 @@ impl Judge<'_> {
         }
     }
 
+    /// What was bound before counts as well as what is bound afterwards: an identity that loses its roles for a moment
+    /// would be easy to take over. Validity does not matter, as in the policies that decide.
     fn role_binding(&mut self, old: Option<&RoleBinding>, new: Option<&RoleBinding>) {
         if old.map(|old| &old.spec) == new.map(|new| &new.spec) {
             return;
         }
-        let Some(binding) = new.or(old).map(Binding::of) else { return };
-        let by = format!("RoleBinding {}", binding.name);
-        for subject in &binding.subjects {
-            self.grants(&binding, &format!("{:?} {}", subject.kind, subject.name), &by);
+        for binding in old.into_iter().chain(new).map(Binding::of) {
+            for subject in &binding.subjects {
+                self.grants(
+                    &binding,
+                    &format!("{:?} {}", subject.kind, subject.name),
+                    &format!("RoleBinding {}", binding.name),
+                );
+            }
         }
     }
 
-    /// A namespace is charged to its owner, and so it changes hands by whoever controls both sides. To take it over
-    /// oneself is nobody else's business; to give up one's own is not enough, as it would count against nobody.
+    /// A namespace is charged to its owner, so changing the owner takes control of both, and the verb `assign` on each of
+    /// them other than the requester. Being the owner is not enough to give a namespace up: it would count against nobody.
     fn owner(&mut self, old: Option<&Labels>, new: &Labels, by: Option<&str>) {
         let (before, after) = (old.and_then(owner), owner(new));
         if before == after {
@@ -238,6 +234,10 @@ impl Judge<'_> {
         }
         for user in after.filter(|after| by != Some(after)).into_iter().chain(before) {
             self.person(user);
+        }
+        for user in before.into_iter().chain(after).filter(|user| by != Some(user)) {
+            let (identity, by) = (format!("User {user}"), format!("metadata.labels[{OWNER_LABEL}]"));
+            self.found.insert(Requirement::Assign(user.to_owned()), Reason { identity, by });
         }
         for reason in self.found.values_mut() {
             reason.identity = format!("{} (metadata.labels[{OWNER_LABEL}])", reason.identity);
@@ -314,16 +314,13 @@ impl Judge<'_> {
     /// What Roster's bindings say, in force or not yet.
     fn bindings(&mut self, kind: SubjectKind, name: &str, who: &str) {
         let subject = Subject { kind, name: name.to_owned() };
-        let directory = self.directory;
-        for binding in directory.bindings.of_subject(&subject) {
+        let (directory, now) = (self.directory, self.now);
+        for binding in directory.bindings.of_subject(&subject).filter(|binding| !binding.validity.is_over(now)) {
             self.grants(binding, who, &format!("{kind:?} {name}, RoleBinding {}", binding.name));
         }
     }
 
     fn grants(&mut self, binding: &Binding, who: &str, by: &str) {
-        if binding.validity.is_over(self.now) {
-            return;
-        }
         let role = || binding.role.clone();
         match &binding.scope {
             // A selector reaches namespaces to come, too.
@@ -337,7 +334,9 @@ impl Judge<'_> {
     }
 
     fn require(&mut self, grant: Grant, identity: &str, by: &str) {
-        self.found.entry(grant).or_insert_with(|| Reason { identity: identity.to_owned(), by: by.to_owned() });
+        self.found
+            .entry(Requirement::Bind(grant))
+            .or_insert_with(|| Reason { identity: identity.to_owned(), by: by.to_owned() });
     }
 }
 
@@ -359,6 +358,9 @@ fn controls(spec: &UserSpec) -> UserSpec {
     }
 }
 
+#[cfg(test)]
+#[path = "guard_sequence_tests.rs"]
+mod sequence_tests;
 #[cfg(test)]
 #[path = "guard_tests.rs"]
 mod tests;

@@ -55,7 +55,14 @@ fn directory() -> Directory {
 
 fn required(change: &Change<'_>, directory: &Directory) -> Vec<String> {
     let policy = Policy { administrator_role: "admin".to_owned(), ..Policy::default() };
-    requirements(change, directory, &policy, NOW).keys().map(ToString::to_string).collect()
+    requirements(change, directory, &policy, NOW).keys().map(describe).collect()
+}
+
+fn describe(requirement: &Requirement) -> String {
+    match requirement {
+        Requirement::Bind(grant) => grant.to_string(),
+        Requirement::Assign(user) => format!("assign on {user}"),
+    }
 }
 
 fn labels_change<'a>(
@@ -127,7 +134,9 @@ fn a_name_is_handed_over_by_whoever_controls_the_one_who_waits() {
     directory.set_user(&holder, NOW);
     directory.set_user(&waiting, NOW);
     assert_eq!(required(&Change::User(Some(&holder), None), &directory), [EDIT]);
-    assert!(required(&Change::User(Some(&waiting), None), &directory).is_empty(), "the loser gives up nothing");
+    let idle =
+        claimed(user("idle", UserSpec { username: Some("alice".into()), ..UserSpec::default() }), "UsernameConflict");
+    assert!(required(&Change::User(Some(&idle), None), &directory).is_empty(), "the loser gives up nothing");
     assert_eq!(
         taken(&user("new", UserSpec { username: Some("ALICE".into()), ..UserSpec::default() }), &directory),
         Some("Alice")
@@ -166,6 +175,47 @@ fn a_group_is_controlled_by_whoever_says_who_is_in_it_even_while_nobody_is() {
 }
 
 #[test]
+fn deleting_a_user_takes_control_of_it() {
+    let mut directory = directory();
+    let (jane, root) = (in_group("jane", "power"), user("root", UserSpec { admin: true, ..UserSpec::default() }));
+    directory.set_user(&jane, NOW);
+    directory.set_user(&root, NOW);
+    assert_eq!(required(&Change::User(Some(&jane), None), &directory), [EDIT]);
+    assert_eq!(required(&Change::User(Some(&root), None), &directory), ["ClusterRole admin in the whole cluster"]);
+    let plain = user("plain", UserSpec::default());
+    directory.set_user(&plain, NOW);
+    assert!(required(&Change::User(Some(&plain), None), &directory).is_empty());
+}
+
+#[test]
+fn a_binding_counts_as_it_was_and_as_it_becomes() {
+    let directory = Directory::new(false);
+    let edit = binding("b", SubjectKind::User, "jane");
+    let with = |change: &dyn Fn(&mut RoleBindingSpec)| {
+        let mut changed = edit.clone();
+        change(&mut changed.spec);
+        changed
+    };
+    let view = with(&|spec| spec.role_ref = RoleRef::cluster_role("view"));
+    let view_everywhere = "ClusterRole view in the whole cluster";
+    for change in [Change::RoleBinding(Some(&edit), Some(&view)), Change::RoleBinding(Some(&view), Some(&edit))] {
+        assert_eq!(required(&change, &directory), [EDIT, view_everywhere]);
+    }
+    let narrowed = with(&|spec| {
+        spec.scope = DeclaredScope { namespaces: Some(vec!["a".into()]), ..DeclaredScope::default() };
+    });
+    let in_a = "ClusterRole edit in namespace a";
+    assert_eq!(required(&Change::RoleBinding(Some(&edit), Some(&narrowed)), &directory), [EDIT, in_a]);
+    let other = with(&|spec| spec.subjects[0].name = "john".into());
+    assert_eq!(required(&Change::RoleBinding(Some(&edit), Some(&other)), &directory), [EDIT]);
+    let over = with(&|spec| spec.validity = Some(Validity { not_before: None, not_after: Some(at(-100)) }));
+    assert_eq!(required(&Change::RoleBinding(Some(&edit), Some(&over)), &directory), [EDIT]);
+    assert_eq!(required(&Change::RoleBinding(Some(&over), Some(&edit)), &directory), [EDIT]);
+    assert_eq!(required(&Change::RoleBinding(Some(&over), None), &directory), [EDIT], "as the policy decides");
+    assert!(required(&Change::RoleBinding(Some(&edit), Some(&edit)), &directory).is_empty());
+}
+
+#[test]
 fn a_namespace_enters_a_binding_by_labels_that_somebody_chose() {
     let mut directory = Directory::new(false);
     let mut by_label = binding("by-label", SubjectKind::User, "jane");
@@ -194,20 +244,25 @@ fn a_namespace_changes_hands_by_whoever_controls_both_sides() {
     directory.set_user(&user("jane", UserSpec::default()), NOW);
     let (bare, boss, jane) = (Labels::new(), owned_by("boss"), owned_by("jane"));
     let hands = |old: Option<&Labels>, new: &Labels, by| required(&labels_change(Some("a"), old, new, by), &directory);
+    let assign = |names: &[&str]| names.iter().map(|name| format!("assign on {name}")).collect::<Vec<_>>();
+    let edit_and = |names: &[&str]| [vec![EDIT.to_owned()], assign(names)].concat();
     for old in [None, Some(&bare)] {
-        assert_eq!(hands(old, &boss, Some("jane")), [EDIT]);
-        assert_eq!(hands(old, &boss, None), [EDIT], "somebody who is no User");
+        assert_eq!(hands(old, &boss, Some("jane")), edit_and(&["boss"]));
+        assert_eq!(hands(old, &boss, None), edit_and(&["boss"]), "somebody who is no User");
         assert!(hands(old, &boss, Some("boss")).is_empty(), "one's own");
     }
-    for new in [&bare, &jane, &owned_by("")] {
-        assert_eq!(hands(Some(&boss), new, Some("boss")), [EDIT], "one's own is not let go");
-        assert_eq!(hands(Some(&boss), new, Some("jane")), [EDIT]);
+    for (new, others) in [(&bare, &[][..]), (&jane, &["jane"]), (&owned_by(""), &[])] {
+        assert_eq!(hands(Some(&boss), new, Some("boss")), edit_and(others), "one's own is not let go");
+        assert_eq!(hands(Some(&boss), new, Some("jane")), edit_and(&["boss"]));
     }
     let both = owned_by("boss").into_iter().chain([("floor".to_owned(), "3".to_owned())]).collect();
     assert!(hands(Some(&boss), &both, None).is_empty(), "another label");
-    assert!(hands(Some(&jane), &bare, None).is_empty(), "who holds nothing is controlled by anybody");
+    assert_eq!(hands(Some(&jane), &bare, None), assign(&["jane"]), "also for an owner without roles");
+    assert_eq!(hands(None, &jane, None), assign(&["jane"]));
+    assert_eq!(hands(Some(&jane), &bare, Some("jane")), assign(&[]));
     directory.set_binding(&binding("late", SubjectKind::User, "late"), NOW);
-    assert_eq!(required(&labels_change(None, None, &owned_by("late"), None), &directory), [EDIT], "not there yet");
+    let late = required(&labels_change(None, None, &owned_by("late"), None), &directory);
+    assert_eq!(late, edit_and(&["late"]), "not there yet");
 }
 
 #[test]

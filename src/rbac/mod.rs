@@ -6,6 +6,7 @@ pub mod compile;
 pub mod guard;
 pub mod permissions;
 pub mod plan;
+pub mod requirement;
 pub mod rules;
 
 use std::collections::BTreeSet;

@@ -8,14 +8,14 @@ use crate::stage::Stage;
 use crate::support::{Cluster, eventually, rbac, unique};
 
 /// `{n}-boss` holds `edit` in `{n}-power` by a group. Everybody may write namespaces. `{n}-alice` and the lead, who has a
-/// quota, may bind what is at stake, but not every role; the others `view` alone. `{n}-eve` and `{n}-alice` are no Users.
+/// quota, may bind what is at stake, but not every role, and assign namespaces to Users; the others may bind `view` alone. `{n}-eve` and `{n}-alice` are no Users.
 const STAGE: &str = "
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: '{n}-power'}}
 ---
 {apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: '{n}-desk'}, rules: [{apiGroups: [''], resources: [namespaces, namespaces/status, namespaces/finalize], verbs: ['*']}, {apiGroups: [rbac.authorization.k8s.io], resources: [clusterroles], resourceNames: [view], verbs: [bind]}]}
 ---
-{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: '{n}-binder'}, rules: [{apiGroups: [rbac.authorization.k8s.io], resources: [clusterroles], resourceNames: [edit, '{n}-desk'], verbs: [bind]}]}
+{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: '{n}-binder'}, rules: [{apiGroups: [rbac.authorization.k8s.io], resources: [clusterroles], resourceNames: [edit, '{n}-desk'], verbs: [bind]}, {apiGroups: [roster.dev], resources: [users], verbs: [assign]}]}
 ---
 {apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: '{n}-desk'}, roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: '{n}-desk'}, subjects: [{kind: User, name: '{n}-eve'}, {kind: User, name: '{n}-alice'}, {kind: User, name: '{n}-boss'}, {kind: User, name: '{n}-me-by-name'}, {kind: User, name: '{n}-limited'}, {kind: User, name: '{n}-grouped'}, {kind: User, name: '{n}-lead'}, {kind: ServiceAccount, name: robot, namespace: '{n}-power'}]}
 ---
@@ -90,10 +90,16 @@ async fn ownership_is_given_by_whoever_controls_the_owner() {
     stage.refused("me-by-name", CREATE, &stage.manifest("boss"), boss);
     stage.passes("alice", CREATE, &stage.manifest("boss"));
     stage.passes("boss", CREATE, &stage.manifest("boss"));
-    // Whoever is not there yet counts by name, and whoever holds nothing is controlled by anybody.
+    // A User that does not exist yet counts by name, and so does one without roles.
     stage.refused("eve", CREATE, &stage.manifest("late"), "User {n}-late");
     stage.passes("alice", CREATE, &stage.manifest("late"));
-    stage.passes("eve", CREATE, &stage.manifest("plain"));
+    let plain = "{n}-eve may not give a namespace to User {n}-plain (metadata.labels[roster.dev/owner]) or take it away: that takes the verb assign on users/{n}-plain of roster.dev";
+    stage.refused("eve", CREATE, &stage.manifest("plain"), plain);
+    stage.passes("alice", CREATE, &stage.manifest("plain"));
+    let owned = stage.namespace("plain");
+    let take = ["label", "namespace", &owned, "roster.dev/owner-"];
+    stage.refused("eve", &take, "", plain);
+    stage.passes("alice", &take, "");
     // One is known by the username, and not by the name.
     stage.passes("me-by-name", CREATE, &stage.manifest("me"));
     stage.refused("eve", CREATE, &stage.manifest("me"), "User {n}-me (");
@@ -135,11 +141,12 @@ async fn ownership_is_not_let_go_by_the_owner_alone() {
         // Back again, which takes control of whoever has it now.
         let back = label("roster.dev/owner={n}-me");
         let back: Vec<&str> = back.iter().map(String::as_str).collect();
-        if change[4].ends_with("boss") {
-            stage.refused("me-by-name", &back, "", "User {n}-boss (");
-            stage.passes("alice", &back, "");
-        } else {
-            stage.passes("me-by-name", &back, "");
+        match ["boss", "plain"].into_iter().find(|owner| change[4].ends_with(owner)) {
+            Some(owner) => {
+                stage.refused("me-by-name", &back, "", &format!("User {{n}}-{owner} ("));
+                stage.passes("alice", &back, "");
+            }
+            None => stage.passes("me-by-name", &back, ""),
         }
     }
     // Anything else goes on, and an end is an end.
@@ -196,6 +203,8 @@ async fn ownership_is_explained_by_guard_explain() {
         ("alice", "boss", true),
         ("boss", "boss", true),
         ("me-by-name", "me", true),
+        ("eve", "plain", false),
+        ("alice", "plain", true),
         ("limited", "nobody", false),
         ("limited", "limited", true),
     ] {

@@ -147,6 +147,52 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         APPLY,
         "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-c'}, spec: {subjects: [{kind: Group, name: '{n}-mine'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}-other']}, delegatedBy: '{n}-me'}}",
     ),
+    // To take a role away for a moment: whoever held it would be easy to take over until somebody restores the binding.
+    attempt(
+        "a lesser role in place of the one that is bound",
+        "",
+        &[
+            "patch",
+            "rolebindings.roster.dev",
+            "{n}-power",
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"roleRef": {"name": "view"}}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "a scope narrowed to a namespace where mallory may bind",
+        "",
+        &[
+            "patch",
+            "rolebindings.roster.dev",
+            "{n}-power",
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"scope": {"namespaces": ["mallorys"]}}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "a cluster-wide binding moved to a namespace where mallory may bind",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-boss'}], roleRef: {kind: ClusterRole, name: edit}, scope: {cluster: {}}}}\n",
+        SERVER_SIDE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {cluster: null, namespaces: [mallorys]}}}\n",
+    ),
+    attempt(
+        "a binding ended by its validity and a lesser role",
+        "",
+        &[
+            "patch",
+            "rolebindings.roster.dev",
+            "{n}-power",
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"roleRef": {"name": "view"}, "validity": {"notAfter": "2020-01-01T00:00:00Z"}}}"#,
+        ],
+        "",
+    ),
     // What brings a namespace into a binding.
     attempt("a namespace with the label", BY_LABEL, &["label", "namespace", "{n}-other", "project={n}"], ""),
     attempt("a namespace in the domain", BY_LABEL, &["label", "namespace", "{n}-other", "roster.dev/domain={n}"], ""),

@@ -445,7 +445,7 @@ async fn i4_guard_explain_says_what_the_denial_says() {
     let manifest = format!(
         "---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}-me}}, spec: {{groups: [{n}-power]}}}}\n"
     );
-    let explain = |who: &str| {
+    let explain = |who: &str, manifest: &str| {
         let mut command = std::process::Command::new(crate::support::binary());
         command.args(["guard", "explain", "--as", who, "-f", "-"]).env("KUBECONFIG", &cluster.plane.kubectl.kubeconfig);
         command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
@@ -455,12 +455,18 @@ async fn i4_guard_explain_says_what_the_denial_says() {
         let output = child.wait_with_output().unwrap();
         (output.status.success(), String::from_utf8(output.stdout).unwrap())
     };
-    let (passes, text) = explain("alice");
+    let (passes, text) = explain("alice", &manifest);
     assert!(
         passes && text.contains(&format!("ClusterRole edit in namespace {n}: User {n}-me holds or would hold it")),
         "{text}"
     );
-    let (passes, text) = explain("mallory");
+    let lesser = STAGE.replace("{n}", &n).replace("name: edit}", "name: view}");
+    let lesser = lesser.split("---").find(|document| document.contains("kind: RoleBinding")).unwrap();
+    let (passes, text) = explain("mallory", lesser);
+    let before = format!("ClusterRole edit in namespace {n}: Group {n}-power holds or would hold it");
+    assert!(!passes && text.contains(&before), "{text}");
+    assert!(explain("alice", lesser).0);
+    let (passes, text) = explain("mallory", &manifest);
     assert!(!passes, "{text}");
     let refusal = text.split("refused: ").nth(1).unwrap().trim().to_owned();
     eventually("the denial says the same", || async {

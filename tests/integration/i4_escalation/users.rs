@@ -137,6 +137,25 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         &["patch", "users.roster.dev", "{n}-boss", "--type=merge", "-p", r#"{"spec": {"state": "Disabled"}}"#],
         "",
     ),
+    attempt("the boss deleted", "", &["delete", "users.roster.dev", "{n}-boss", "--wait=false"], ""),
+    attempt(
+        "an administrator deleted",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-root'}, spec: {admin: true}}",
+        &["delete", "users.roster.dev", "{n}-root", "--wait=false"],
+        "",
+    ),
+    attempt(
+        "the boss deleted among others",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss', labels: {'{n}': 'yes'}}, spec: {groups: ['{n}-power']}}",
+        &["delete", "--raw", "/apis/roster.dev/v1alpha1/users?labelSelector={n}%3Dyes"],
+        "",
+    ),
+    attempt(
+        "a username of a deleted user that a native binding names",
+        NATIVE,
+        CREATE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-native'}, spec: {}}",
+    ),
     attempt(
         "a boss whose time has passed, prolonged",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss'}, spec: {groups: ['{n}-power'], validity: {notAfter: '2020-01-01T00:00:00Z'}}}",
