@@ -195,7 +195,9 @@ where
                 match timeout(patience, events.next()).await {
                     Err(_) if !is_settled => {
                         // A watch that has failed before works again.
-                        revision.iter().for_each(|revision| self.reach(revision));
+                        if let Some(revision) = &revision {
+                            self.reach(revision);
+                        }
                         self.state = State::Watch { revision, events, since, is_silent, is_settled: true };
                         Ok(())
                     }
