@@ -29,6 +29,7 @@ use crate::credentials::pool::HashPool;
 use crate::credentials::seal::Sealer;
 use crate::informers::Informers;
 use crate::logins::Logins;
+use crate::logins::audiences::{self, Audiences};
 use crate::logins::issuer::Issuer;
 use crate::logins::last_use::LastUse;
 use crate::logins::recognizer::Recognizer;
@@ -60,7 +61,9 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let hashing = &config.hashing;
     let cost = hashing.cost().map_err(anyhow::Error::msg)?;
     let pool = HashPool::new(cost, hashing.slots(), usize::from(hashing.hash_queue), metrics.hashing.clone());
-    let client = client().await.context("no access to a cluster: set KUBECONFIG, or run inside one")?;
+    let access = access().await.context("no access to a cluster: set KUBECONFIG, or run inside one")?;
+    let of_api_server = audiences::of_api_server(&access).await;
+    let client = Client::try_from(access)?;
 
     let mut supervisor = Supervisor::default();
     let shutdown = supervisor.shutdown();
@@ -83,7 +86,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let guard = Arc::new(guard);
     supervisor.spawn("signing keys", signing_keys.clone().follow(shutdown.clone()));
     let policy = Arc::new(config.logins.password_policy()?);
-    let issuer = Arc::new(issuer(&config, &signing_keys));
+    let issuer = Arc::new(issuer(&config, of_api_server, &signing_keys));
     let signer = Arc::clone(&issuer);
     let (notifier, courier) = Notifier::new(&config.notification, signer, metrics.notifications.clone())?;
     supervisor.spawn("notifications", courier.run(shutdown.clone()));
@@ -147,12 +150,12 @@ pub async fn run(config: RunConfig) -> Result<()> {
         .await
 }
 
-/// A client of the API server.
-async fn client() -> Result<Client> {
+/// How the API server is reached.
+async fn access() -> Result<Config> {
     let mut config = Config::infer().await?;
     // To compress a long list costs kube-apiserver, and Roster, more than the network within a cluster gains by it.
     config.disable_compression = true;
-    Ok(Client::try_from(config)?)
+    Ok(config)
 }
 
 async fn bind(address: std::net::SocketAddr, flag: &str) -> Result<TcpListener> {
@@ -174,11 +177,15 @@ async fn retried<T, F: Future<Output = Result<T>>>(what: &str, mut load: impl Fn
     unreachable!("the last attempt returns")
 }
 
-fn issuer(config: &RunConfig, signing_keys: &SigningKeyStore) -> Issuer {
+fn issuer(config: &RunConfig, of_api_server: Vec<String>, signing_keys: &SigningKeyStore) -> Issuer {
     let logins = &config.logins;
     let url = logins.issuer_url.clone();
     let url = url.unwrap_or_else(|| format!("https://{}.{}.svc", config.service, config.namespace));
-    let audiences = (logins.token_audiences.clone(), logins.oidc_audiences.clone());
+    let audiences =
+        Audiences { accepted: logins.token_audiences.clone(), foreign: logins.oidc_audiences.clone(), of_api_server };
+    if audiences.of_api_server.is_empty() {
+        warn!("kube-apiserver's audiences are unknown: the token webhook accepts those of --token-audiences alone");
+    }
     Issuer::new(&url, audiences, logins.token_lifetime, signing_keys.keys())
 }
 

@@ -134,7 +134,7 @@ pub struct PasswordChangeStatus {
 }
 
 /// An API key to be made.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ApiKeySpec {
     /// What it is for, in its owner's words.
@@ -142,6 +142,11 @@ pub struct ApiKeySpec {
     /// When it ends. Absent: after 90 days, or the installation's longest lifetime where that is shorter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiration_timestamp: Option<Time>,
+    /// The caller's own password, needed to make a key for oneself. Not needed of users who have no password, nor of
+    /// administrators who make a key for somebody else.
+    #[serde(default, skip_serializing)]
+    #[schemars(with = "Option<String>")]
+    pub current_password: Option<SecretString>,
 }
 
 /// An API key that was made.
@@ -167,6 +172,9 @@ pub struct TotpEnrollmentSpec {
     /// is made.
     #[schemars(with = "Option<String>")]
     pub code: Option<SecretString>,
+    /// The caller's own password, needed for a new seed. Not needed of users who have no password.
+    #[schemars(with = "Option<String>")]
+    pub current_password: Option<SecretString>,
 }
 
 /// How it stands with the second factor.

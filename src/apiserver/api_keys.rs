@@ -13,9 +13,11 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::passwords::{control, is_self, nothing_held, person, refuse_api_key, unreachable};
-use super::reviews::{read_body, read_write_params};
+use super::confirm::{Confirmation, update_confirmed};
+use super::passwords::{control, is_self, person, refuse_api_key, unreachable};
+use super::reviews::{read_secret_body, read_write_params};
 use super::server::{Api, Who};
+use super::source::Origin;
 use super::status::{About, ApiError};
 use super::users::{authorised, only};
 use crate::api::credentials::{ApiKeySpec, ApiKeyStatus};
@@ -30,7 +32,11 @@ const RESOURCE: &str = "users/apikeys";
 const LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 
 fn object(key: &ApiKey, secret: Option<String>, now: Timestamp) -> Value {
-    let spec = ApiKeySpec { display_name: key.display_name.clone(), expiration_timestamp: Some(Time(key.expires)) };
+    let spec = ApiKeySpec {
+        display_name: key.display_name.clone(),
+        expiration_timestamp: Some(Time(key.expires)),
+        current_password: None,
+    };
     let status = ApiKeyStatus { key: secret, last_used_time: key.last_used.map(Time), expired: key.is_over(now) };
     json!({
         "kind": "APIKey", "apiVersion": API_VERSION,
@@ -92,37 +98,45 @@ async fn keys_of(
 pub async fn create(
     api: Api,
     Extension(caller): Who,
+    Origin(source): Origin,
     Path(key): Path<String>,
     RawQuery(query): RawQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
     let is_dry_run = read_write_params(query.as_deref())?;
-    let spec = read_body::<ApiKeySpec>("APIKey", request).await;
+    let spec = read_secret_body::<ApiKeySpec>("APIKey", request).await;
     let target = authorised(&api, &caller, &key, "create", RESOURCE).await?;
     let (spec, person) = (spec?, person(&api, &target)?);
     let about = About { resource: RESOURCE, name: &target.asked };
     refuse_api_key(&caller, &target, RESOURCE)?;
-    if !is_self(&api, &caller, &target) {
+    let is_own = is_self(&api, &caller, &target);
+    if !is_own {
         control(&api, &caller, &target, RESOURCE).await?;
     }
     let now = Timestamp::now();
     let expires = expiry(&spec, api.logins.longest_key, now, about)?;
     let made = ApiKey::create(&person.uid, spec.display_name.trim(), now, expires);
     let (made, secret) = made.ok_or_else(|| ApiError::internal("the UID of the user is no UUID"))?;
-    if !is_dry_run {
-        let add = |credential: &mut Credential| {
-            // Those that have ended make room.
+    let confirmation = Confirmation {
+        field: "spec.currentPassword",
+        password: spec.current_password.as_ref(),
+        source,
+        is_waived_without_password: true,
+    };
+    let add = |credential: &mut Credential| {
+        // Those that have ended make room.
+        let is_current = |key: &&ApiKey| !key.is_over(now);
+        let has_room = credential.api_keys.iter().filter(is_current).count() < MOST;
+        if has_room && !is_dry_run {
             credential.api_keys.retain(|key| !key.is_over(now));
-            let has_room = credential.api_keys.len() < MOST;
-            if has_room {
-                credential.api_keys.push(made.clone());
-            }
-            has_room
-        };
-        let added = api.logins.vault.update(&person, add).await.map_err(unreachable)?;
-        if !added.ok_or_else(|| nothing_held(&target, RESOURCE))? {
-            return Err(ApiError::refused(format!("a user has at most {MOST} API keys: revoke one"), about));
+            credential.api_keys.push(made.clone());
         }
+        has_room
+    };
+    if !update_confirmed(&api, &target, &person, is_own.then_some(&confirmation), about, add).await? {
+        return Err(ApiError::refused(format!("a user has at most {MOST} API keys: revoke one"), about));
+    }
+    if !is_dry_run {
         info!(user = target.name, by = caller.username, key = made.name, "an API key was made");
         if let Some(recipient) = person.recipient() {
             let (id, display_name) = (made.name.clone(), made.display_name.clone());

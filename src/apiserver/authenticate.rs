@@ -145,6 +145,7 @@ pub async fn authenticate(
 mod tests {
     use super::*;
     use crate::credentials::signing::SigningKeys;
+    use crate::logins::audiences::Audiences;
     use crate::logins::issuer::Issuer;
     use crate::logins::last_use::LastUse;
     use crate::logins::vault::Vault;
@@ -166,7 +167,7 @@ mod tests {
 
     fn recognizer(client: Client, informers: &Arc<Informers>) -> Arc<Recognizer> {
         let keys = Arc::new(ArcSwap::from_pointee(SigningKeys::create(jiff::Timestamp::now()).unwrap()));
-        let issuer = Issuer::new("https://localhost", (Vec::new(), Vec::new()), BELIEVED, keys);
+        let issuer = Issuer::new("https://localhost", Audiences::default(), BELIEVED, keys);
         let vault = Arc::new(Vault::new(client.clone(), "default", Arc::default()));
         let last_use = LastUse::new(client, Arc::clone(informers), Arc::clone(&vault), Arc::default());
         Arc::new(Recognizer::new(Arc::clone(informers), Arc::new(issuer), vault, Arc::new(last_use)))

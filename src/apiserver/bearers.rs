@@ -46,21 +46,24 @@ pub async fn review(State(api): Api, request: Request) -> Result<Response, ApiEr
         ApiError::unavailable("the credential can't be reached, please try again later")
     })?;
     let asked = spec.audiences.as_deref().unwrap_or_default();
-    let status = match recognition {
-        Recognition::Known(known) if api.logins.issuer.is_for(known.audience.as_deref(), asked) => {
-            api.metrics.token_reviews.inc("authenticated");
-            TokenReviewStatus {
-                authenticated: Some(true),
-                // Without, it counts for the API server itself.
-                audiences: known.audience.filter(|audience| asked.contains(audience)).map(|audience| vec![audience]),
-                user: Some(known.user),
-                error: None,
-            }
-        }
-        Recognition::Known(_) | Recognition::Foreign | Recognition::Refused => {
-            api.metrics.token_reviews.inc("refused");
-            TokenReviewStatus { authenticated: Some(false), ..TokenReviewStatus::default() }
-        }
+    let known = match recognition {
+        Recognition::Known(known) => Some(known),
+        Recognition::Foreign | Recognition::Refused => None,
+    };
+    let compatible = known.and_then(|known| {
+        let audiences = api.logins.issuer.audiences.compatible(known.audience.as_deref(), asked)?;
+        Some((known.user, audiences))
+    });
+    api.metrics.token_reviews.inc(if compatible.is_some() { "authenticated" } else { "refused" });
+    let status = match compatible {
+        Some((user, audiences)) => TokenReviewStatus {
+            authenticated: Some(true),
+            // Without, it counts for kube-apiserver.
+            audiences: Some(audiences).filter(|audiences| !audiences.is_empty()),
+            user: Some(user),
+            error: None,
+        },
+        None => TokenReviewStatus { authenticated: Some(false), ..TokenReviewStatus::default() },
     };
     let answer =
         json!({"kind": "TokenReview", "apiVersion": api_version, "metadata": {}, "spec": {}, "status": status});

@@ -83,9 +83,9 @@ fn check_login(api: &DirectoryApi, spec: &LoginSpec) -> Result<(), ApiError> {
         return Err(api_invalid("spec.newPassword", "must be set with an invitation"));
     }
     if let Some(audience) = &spec.audience
-        && !api.logins.issuer.audiences().any(|known| known == audience)
+        && !api.logins.issuer.audiences.issued().any(|known| known == audience)
     {
-        let known: Vec<&str> = api.logins.issuer.audiences().map(String::as_str).collect();
+        let known: Vec<&str> = api.logins.issuer.audiences.issued().map(String::as_str).collect();
         return Err(api_invalid("spec.audience", &format!("must be one of: {}", known.join(", "))));
     }
     Ok(())

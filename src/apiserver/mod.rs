@@ -16,6 +16,7 @@ pub mod assignments;
 pub mod authenticate;
 pub mod authorize;
 pub mod bearers;
+pub mod confirm;
 pub mod discovery;
 pub mod front_proxy;
 #[doc(hidden)]

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 use tracing::{info, warn};
 
+use super::confirm::{ATTEMPTS, Confirmation, contended, open_confirmed};
 use super::identity::Caller;
 use super::logins::{created, failed};
 use super::reviews::{read_body, read_secret_body, read_write_params};
@@ -28,9 +29,6 @@ use crate::logins::recognizer::API_KEY_CREDENTIAL;
 use crate::logins::vault::VaultError;
 use crate::logins::verifier::Failure;
 use crate::rbac::guard::Change as Guarded;
-
-/// How often a change is tried that somebody else was faster than.
-const ATTEMPTS: usize = 16;
 
 /// How long an invitation lasts that says nothing of it.
 const INVITATION_LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -161,17 +159,17 @@ async fn change_password(
     };
     let verifier = &api.logins.verifier;
     let _turn = verifier.turn(&person.username, &source_of(change.source)).await.map_err(|busy| failed(busy.into()))?;
+    let confirmation = Confirmation {
+        field: "spec.oldPassword",
+        password: change.spec.old_password.as_ref(),
+        source: change.source,
+        is_waived_without_password: false,
+    };
+    let confirmation = change.is_own.then_some(&confirmation);
     for _ in 0..ATTEMPTS {
-        let opened = api.logins.vault.open(&person.username, &person.uid).await.map_err(unreachable)?;
-        let opened = opened.ok_or_else(|| nothing_held(target, about.resource))?;
-        let mut after = opened.credential.clone();
-        if change.is_own && !prove_old(api, person, &mut after, change, about).await? {
-            // Counted also where it was to be tried only: that would be a way to try them all.
-            if api.logins.vault.save(&opened, &after).await.map_err(unreachable)? {
-                return Err(ApiError::invalid(about, "spec.oldPassword", "is not the password in use"));
-            }
+        let Some((opened, mut after)) = open_confirmed(api, target, person, confirmation, about).await? else {
             continue;
-        }
+        };
         // Of somebody else's passwords nothing is told, not even that they were used.
         let used = opened.credential.used(verifier.policy.history).filter(|_| change.is_own);
         let hash = verifier.accept(&change.spec.new_password, person, used).await.map_err(invalid)?;
@@ -184,24 +182,7 @@ async fn change_password(
             return Ok(PasswordChangeStatus { password_changed_time: changed, revoked_api_keys: revoked });
         }
     }
-    Err(ApiError::conflict("the credential is changed by others all the time", about))
-}
-
-/// Whether the old password is right. A wrong one counts as a failed login: a session that was found must not be enough
-/// to try all of them.
-async fn prove_old(
-    api: &DirectoryApi,
-    person: &Person,
-    credential: &mut Credential,
-    change: &Change,
-    about: About<'_>,
-) -> Result<bool, ApiError> {
-    let Some(old) = &change.spec.old_password else {
-        return Err(ApiError::invalid(about, "spec.oldPassword", "is needed to change one's own password"));
-    };
-    let verifier = &api.logins.verifier;
-    let matches = verifier.matches(old, credential.hash.as_ref()).await.map_err(failed)?;
-    Ok(verifier.count(person, credential, &source_of(change.source), matches))
+    Err(contended(about))
 }
 
 /// `POST users/{key}/invitation`

@@ -9,10 +9,11 @@ use serde_json::json;
 use tracing::info;
 
 use super::api_keys::success;
+use super::confirm::{Confirmation, update_confirmed};
 use super::logins::{OTP_ISSUER, created, exposed};
-use super::passwords::{control, is_self, nothing_held, person, refuse_api_key, unreachable};
+use super::passwords::{control, is_self, person, refuse_api_key, unreachable};
 use super::reviews::{read_secret_body, read_write_params};
-use super::server::{Api, Who};
+use super::server::{Api, DirectoryApi, Who};
 use super::source::Origin;
 use super::status::{About, ApiError};
 use super::users::{authorised, only};
@@ -21,8 +22,8 @@ use crate::api::directory::API_VERSION;
 use crate::api::user::SecondFactor as Policy;
 use crate::credentials::credential::Credential;
 use crate::credentials::lockout::source_of;
-use crate::credentials::seal::Sealer;
 use crate::credentials::totp::SecondFactor;
+use crate::logins::person::Person;
 
 const RESOURCE: &str = "users/totp";
 const KIND: &str = "TOTPEnrollment";
@@ -64,13 +65,15 @@ enum Enrolled {
     Done(TotpEnrollmentStatus),
 }
 
-/// `POST users/{key}/totp`: without a code, makes a seed; with one, confirms it.
+/// `POST users/{key}/totp`: without a code, makes a seed, for users who confirm that with their password; with one,
+/// confirms the seed.
 ///
 /// # Errors
 /// As the request deserves.
 pub async fn enroll(
     api: Api,
     Extension(caller): Who,
+    Origin(source): Origin,
     Path(key): Path<String>,
     RawQuery(query): RawQuery,
     request: Request,
@@ -86,16 +89,28 @@ pub async fn enroll(
     }
     refuse_api_key(&caller, &target, RESOURCE)?;
     let (code, now) = (exposed(spec.code.as_ref()), Timestamp::now());
+    let confirmation = Confirmation {
+        field: "spec.currentPassword",
+        password: spec.current_password.as_ref(),
+        source,
+        is_waived_without_password: true,
+    };
+    // A code shows that the caller has the seed, which was given for the password.
+    let confirmation = code.is_none().then_some(&confirmation);
+    let origin = source_of(source);
     let enrol = |credential: &mut Credential| {
-        let before = credential.clone();
-        let outcome = enrolled(credential, code, (&api.logins.sealer, &person.username), now);
+        let before = credential.second_factor.clone();
+        let outcome = match code {
+            None => seeded(&api, &person, credential),
+            Some(code) => confirmed(&api, &person, credential, (code, &origin), now),
+        };
         if is_dry_run {
-            *credential = before;
+            // But for a wrong code, which counts.
+            credential.second_factor = before;
         }
         outcome
     };
-    let outcome = api.logins.vault.update(&person, enrol).await.map_err(unreachable)?;
-    match outcome.ok_or_else(|| nothing_held(&target, RESOURCE))? {
+    match update_confirmed(&api, &target, &person, confirmation, about, enrol).await? {
         Enrolled::AlreadyEnabled => {
             Err(ApiError::conflict("a second factor is enabled: remove it before another one is enrolled", about))
         }
@@ -112,23 +127,39 @@ pub async fn enroll(
     }
 }
 
-fn enrolled(
-    credential: &mut Credential,
-    code: Option<&str>,
-    (sealer, username): (&Sealer, &str),
-    now: Timestamp,
-) -> Enrolled {
-    if credential.second_factor.as_ref().is_some_and(|factor| factor.confirmed.is_some()) {
+fn is_enabled(credential: &Credential) -> bool {
+    credential.second_factor.as_ref().is_some_and(|factor| factor.confirmed.is_some())
+}
+
+fn seeded(api: &DirectoryApi, person: &Person, credential: &mut Credential) -> Enrolled {
+    if is_enabled(credential) {
         return Enrolled::AlreadyEnabled;
     }
-    let Some(code) = code else {
-        let factor = credential.second_factor.insert(SecondFactor::create(sealer));
-        let enrollment = factor.enrollment(sealer, OTP_ISSUER, username);
-        return Enrolled::Done(TotpEnrollmentStatus { enrollment, ..TotpEnrollmentStatus::default() });
-    };
-    let Some(factor) = &mut credential.second_factor else { return Enrolled::NothingToConfirm };
-    let Some(recovery_codes) = factor.confirm(code, sealer, now) else { return Enrolled::WrongCode };
-    Enrolled::Done(TotpEnrollmentStatus { recovery_codes, ..status_of(Some(factor)) })
+    let sealer = &api.logins.sealer;
+    let factor = credential.second_factor.insert(SecondFactor::create(sealer));
+    let enrollment = factor.enrollment(sealer, OTP_ISSUER, &person.username);
+    Enrolled::Done(TotpEnrollmentStatus { enrollment, ..TotpEnrollmentStatus::default() })
+}
+
+/// A wrong code counts as a failed login: a stolen session must not be enough to try all of them on a seed that its owner
+/// has left unconfirmed.
+fn confirmed(
+    api: &DirectoryApi,
+    person: &Person,
+    credential: &mut Credential,
+    (code, source): (&str, &str),
+    now: Timestamp,
+) -> Enrolled {
+    if is_enabled(credential) {
+        return Enrolled::AlreadyEnabled;
+    }
+    let Some(mut factor) = credential.second_factor.clone() else { return Enrolled::NothingToConfirm };
+    let recovery_codes = factor.confirm(code, &api.logins.sealer, now);
+    let may = api.logins.verifier.count(person, credential, source, recovery_codes.is_some());
+    let Some(recovery_codes) = recovery_codes.filter(|_| may) else { return Enrolled::WrongCode };
+    let status = TotpEnrollmentStatus { recovery_codes, ..status_of(Some(&factor)) };
+    credential.second_factor = Some(factor);
+    Enrolled::Done(status)
 }
 
 /// `DELETE users/{key}/totp`: oneself with a code, others under the guard.

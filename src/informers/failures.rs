@@ -2,21 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use crate::metrics::CounterBy;
 
 /// Failures in a row from which on a watch counts as failing: one alone is everyday life.
 const ROW: u32 = 2;
 
-/// How long after the last failure it counts. A watch that has come back says nothing until something happens; one that
-/// has not fails again sooner than this: kube's backoff goes up to 30 s, and its jitter up to as much again.
-const MEMORY: Duration = Duration::from_secs(75);
-
 /// Failures of watches, by resource.
 #[derive(Debug)]
 pub struct Failures {
-    rows: Mutex<HashMap<&'static str, (u32, Instant)>>,
+    /// Failures since the watch was last heard.
+    rows: Mutex<HashMap<&'static str, u32>>,
     count: CounterBy,
 }
 
@@ -26,12 +22,12 @@ impl Failures {
         Self { rows: Mutex::default(), count }
     }
 
-    /// The watch has failed (again).
-    pub fn begin_or_go_on(&self, resource: &'static str) {
+    /// The watch has failed (again). Where something has been missed by then, one failure is as good as a row.
+    pub fn begin_or_go_on(&self, resource: &'static str, is_gap: bool) {
         self.count.inc(resource);
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        let row = rows.entry(resource).or_insert((0, Instant::now()));
-        *row = (row.0 + 1, Instant::now());
+        let row = rows.entry(resource).or_default();
+        *row = row.saturating_add(if is_gap { ROW } else { 1 });
     }
 
     /// The watch tells of something.
@@ -39,11 +35,10 @@ impl Failures {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner).remove(resource);
     }
 
-    /// Whether the watch of one of these resources fails at this moment.
+    /// Whether the watch of one of these resources fails: until it is heard again, however long that takes.
     pub fn any_of(&self, resources: &[&str]) -> bool {
         let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        let fails = |(count, last): &(u32, Instant)| *count >= ROW && last.elapsed() < MEMORY;
-        resources.iter().any(|resource| rows.get(resource).is_some_and(fails))
+        resources.iter().any(|resource| rows.get(resource).is_some_and(|count| *count >= ROW))
     }
 }
 
@@ -55,10 +50,19 @@ mod tests {
     #[test]
     fn one_failure_is_everyday_life_and_a_row_of_them_is_not() {
         let failures = Failures::new(Metrics::default().watch_errors);
-        failures.begin_or_go_on("users");
+        failures.begin_or_go_on("users", false);
         assert!(!failures.any_of(&["users"]));
-        failures.begin_or_go_on("users");
+        failures.begin_or_go_on("users", false);
         assert!(failures.any_of(&["users"]) && !failures.any_of(&["groups"]));
+        failures.end("users");
+        assert!(!failures.any_of(&["users"]));
+    }
+
+    #[test]
+    fn one_gap_is_enough() {
+        let failures = Failures::new(Metrics::default().watch_errors);
+        failures.begin_or_go_on("users", true);
+        assert!(failures.any_of(&["users"]));
         failures.end("users");
         assert!(!failures.any_of(&["users"]));
     }

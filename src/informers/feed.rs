@@ -1,6 +1,6 @@
 //! Starts the watches: one task each, into the directory and whatever else keeps what they tell.
 
-use std::fmt::{Debug, Display};
+use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,8 +21,8 @@ use tracing::warn;
 
 use super::catalogue::Feeder;
 use super::dirty::Dirty;
-use super::follow::{Relist, Step, follow, readable};
-use super::list_watch::list_watch;
+use super::follow::{Failed, Relist, Step, follow, readable};
+use super::list_watch::{Failure, list_watch, list_watch_parsed};
 use super::{Informers, Waiting};
 use crate::api::role_binding::{RoleKind, RoleRef};
 use crate::api::{Group, GroupSpec};
@@ -64,11 +64,11 @@ pub struct Feed<'a> {
 }
 
 impl Feed<'_> {
-    fn watch<K>(&self) -> impl Stream<Item = watcher::Result<Step<K>>> + Send + use<K>
+    fn watch<K>(&self) -> impl Stream<Item = Result<Step<K>, Failure>> + Send + use<K>
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {
-        watcher::watcher(Api::<K>::all(self.client.clone()), Config::default()).map_ok(Step::Event)
+        list_watch_parsed(Api::<K>::all(self.client.clone()))
     }
 
     /// Watches `K`, and passes on what is seen of each object, the removals that a relist implies included.
@@ -83,7 +83,7 @@ impl Feed<'_> {
     ) where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
         Q: Clone + Eq + Hash + Send + 'static,
-        E: Display + Send + 'static,
+        E: Failed + Send + 'static,
     {
         let (sender, receiver) = oneshot::channel();
         self.synced.push(receiver);

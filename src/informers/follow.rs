@@ -10,7 +10,7 @@ use futures::{Stream, StreamExt, pin_mut};
 use kube::Resource;
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::Event;
+use kube::runtime::watcher::{self, Event};
 use tokio::sync::oneshot;
 use tokio::task::consume_budget;
 use tracing::{info, warn};
@@ -91,12 +91,22 @@ impl<K> Told for Step<K> {
     }
 }
 
+/// Why a watch failed.
+pub trait Failed: Display {
+    /// Whether something has been missed, or may have been: what is known is out of date.
+    fn is_gap(&self) -> bool {
+        false
+    }
+}
+
+impl Failed for watcher::Error {}
+
 /// Feeds a watch into `apply`, says `synced` after the first complete list, and tells `failures` of each failure in a
 /// row and of the end of the row.
 ///
 /// # Errors
 /// Only if the stream ends, which a watch does not.
-pub async fn follow<T: Told, E: Display>(
+pub async fn follow<T: Told, E: Failed>(
     resource: &'static str,
     watch: impl Stream<Item = Result<T, E>> + Send,
     mut apply: impl FnMut(T),
@@ -124,7 +134,7 @@ pub async fn follow<T: Told, E: Display>(
                 }
             }
             Err(error) => {
-                failures.begin_or_go_on(resource);
+                failures.begin_or_go_on(resource, error.is_gap());
                 warn!(resource, %error, "a watch failed and is tried again");
             }
         }

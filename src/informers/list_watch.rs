@@ -5,6 +5,10 @@
 //!
 //! A list is the beginning of a watch (a streaming list, KEP-3157): kube-apiserver tells it from memory, object by
 //! object. Where it has none to offer, or breaks off in the midst of it, pages get there in small steps.
+//!
+//! A connection can hang without closing: a proxy, a firewall or a frozen kube-apiserver drops what would have come. The
+//! guard and the token webhook decide by what the watches tell, so each watch is short: kube-apiserver sends a bookmark
+//! just before its end, and ends it. If neither comes, the watch has failed.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -25,17 +29,33 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::follow::Step;
+use super::follow::{Failed, Step};
 
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
 
-/// Longest watch, in seconds. kube-apiserver takes no longer one.
-const WATCH_SECONDS: u32 = 290;
+/// Longest streaming list, in seconds: with many objects it takes a while.
+const LIST_SECONDS: u32 = 290;
 
-/// Longest silence. kube-apiserver sends a bookmark every minute; whoever says less is gone, whether or not the
-/// connection knows.
-const LONGEST_SILENCE: Duration = Duration::from_secs(120);
+/// How long a watch lasts, in seconds. kube-apiserver sends a bookmark two seconds before the end. One request every 25
+/// seconds for each resource and replica costs kube-apiserver next to nothing: it answers from memory.
+const WATCH_SECONDS: u32 = 25;
+
+/// How long to wait for kube-apiserver.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// For the next thing that a watch or a list tells.
+    silence: Duration,
+    /// For the answer to a watch that goes on from a revision. kube-apiserver has that in memory.
+    resumption: Duration,
+    /// For what was missed before, in the beginning of such a watch. It comes at once, and so does the news that the
+    /// revision is no longer remembered; where nothing comes, nothing was missed.
+    news: Duration,
+}
+
+/// What the directory knows is at most as old as the longest silence, or the watch counts as failing.
+const PATIENCE: Patience =
+    Patience { silence: Duration::from_secs(30), resumption: Duration::from_secs(10), news: Duration::from_secs(1) };
 
 /// A watch that ends sooner than this without having told anything is no watch.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
@@ -50,7 +70,7 @@ pub enum Failure {
     #[error(transparent)]
     Client(#[from] kube::Error),
     /// Nothing comes any more.
-    #[error("nothing was heard for {LONGEST_SILENCE:?}")]
+    #[error("nothing was heard for too long")]
     Silence(#[from] Elapsed),
     /// It ends as soon as it has begun.
     #[error("the watch ended at once")]
@@ -63,6 +83,13 @@ pub enum Failure {
     Page(#[from] JoinError),
 }
 
+impl Failure {
+    /// Whether the revision to go on from is no longer remembered.
+    fn is_expired(&self) -> bool {
+        matches!(self, Self::Client(kube::Error::Api(status)) if status.code == 410)
+    }
+}
+
 /// What a watch tells. The objects are parsed when it is their turn.
 type Events = BoxStream<'static, kube::Result<WatchEvent<Box<RawValue>>>>;
 
@@ -73,29 +100,59 @@ enum State {
     /// A watch is to be begun after this revision, or, after none, with everything there is.
     Begin(Option<String>),
     /// A watch goes on, and has told of everything up to this revision; of none before it has told everything there is.
-    Watch { revision: Option<String>, events: Events, since: Instant, is_silent: bool },
+    /// `is_settled`: it works, as far as anybody knows.
+    Watch { revision: Option<String>, events: Events, since: Instant, is_silent: bool, is_settled: bool },
     /// A list in pages is to be begun, or its next page is on its way.
     List(Option<AbortOnDropHandle<Result<Page, Failure>>>),
 }
 
-enum Ready<K> {
-    Step(Box<Step<DeserializeGuard<K>>>),
+impl Failed for Failure {
+    fn is_gap(&self) -> bool {
+        matches!(self, Self::Silence(_)) || self.is_expired()
+    }
+}
+
+enum Ready<P> {
+    Step(Box<Step<P>>),
     /// Of a list. Parsed when it is its turn, so that nothing else waits for a whole page.
     Listed(Box<RawValue>),
 }
 
-struct ListWatch<K> {
+struct ListWatch<K, P> {
     api: Api<K>,
+    parse: fn(&RawValue) -> kube::Result<P>,
+    patience: Patience,
     state: State,
-    ready: VecDeque<Ready<K>>,
+    ready: VecDeque<Ready<P>>,
 }
 
 /// Lists the objects and watches them from there, for ever. A failure is told and, when it is polled again, made up for.
+/// Of an object that does not parse, its metadata is told.
 pub fn list_watch<K>(api: Api<K>) -> impl Stream<Item = Result<Step<DeserializeGuard<K>>, Failure>> + Send
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let begun = ListWatch { api, state: State::Begin(None), ready: VecDeque::new() };
+    list_watch_as(api, guarded, PATIENCE)
+}
+
+/// The same for kinds of Kubernetes itself: an object that does not parse is a failure.
+pub fn list_watch_parsed<K>(api: Api<K>) -> impl Stream<Item = Result<Step<K>, Failure>> + Send
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    list_watch_as(api, |object| serde_json::from_str(object.get()).map_err(kube::Error::SerdeError), PATIENCE)
+}
+
+fn list_watch_as<K, P>(
+    api: Api<K>,
+    parse: fn(&RawValue) -> kube::Result<P>,
+    patience: Patience,
+) -> impl Stream<Item = Result<Step<P>, Failure>> + Send
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+    P: Resource + Send + 'static,
+{
+    let begun = ListWatch { api, parse, patience, state: State::Begin(None), ready: VecDeque::new() };
     stream::unfold(begun, |mut this| async move {
         loop {
             let told = match this.ready.pop_front() {
@@ -111,18 +168,20 @@ where
     })
 }
 
-impl<K> ListWatch<K>
+impl<K, P> ListWatch<K, P>
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+    P: Resource + Send + 'static,
 {
     async fn turn(&mut self) -> Result<(), Failure> {
         match std::mem::replace(&mut self.state, State::Begin(None)) {
-            State::Begin(revision) => match watch(self.api.clone(), revision.as_deref()).await {
+            State::Begin(revision) => match watch(self.api.clone(), revision.as_deref(), self.patience).await {
                 Ok(events) => {
-                    if revision.is_none() {
+                    let is_settled = revision.is_none();
+                    if is_settled {
                         self.tell(Step::Event(Event::Init));
                     }
-                    self.state = State::Watch { revision, events, since: Instant::now(), is_silent: true };
+                    self.state = State::Watch { revision, events, since: Instant::now(), is_silent: true, is_settled };
                     Ok(())
                 }
                 Err(error) if revision.is_none() && is_refused(&error) => {
@@ -131,8 +190,17 @@ where
                 }
                 Err(error) => self.failed(State::Begin(revision), error),
             },
-            State::Watch { revision, mut events, since, is_silent } => {
-                match timeout(LONGEST_SILENCE, events.next()).await {
+            State::Watch { revision, mut events, since, is_silent, is_settled } => {
+                let patience = if is_settled { self.patience.silence } else { self.patience.news };
+                match timeout(patience, events.next()).await {
+                    Err(_) if !is_settled => {
+                        // A watch that has failed before works again.
+                        if let Some(revision) = &revision {
+                            self.reach(revision);
+                        }
+                        self.state = State::Watch { revision, events, since, is_silent, is_settled: true };
+                        Ok(())
+                    }
                     Err(elapsed) => self.failed(resume(revision), elapsed.into()),
                     Ok(None) if revision.is_none() => self.failed(State::List(None), Failure::BrokenOff),
                     Ok(None) if is_silent && since.elapsed() < SHORTEST_WATCH => {
@@ -144,8 +212,13 @@ where
                         Ok(())
                     }
                     Ok(Some(event)) => match self.take(event, revision.clone()) {
+                        // From here on in short watches.
+                        Ok(Some(listed)) if revision.is_none() => {
+                            self.state = State::Begin(Some(listed));
+                            Ok(())
+                        }
                         Ok(revision) => {
-                            self.state = State::Watch { revision, events, since, is_silent: false };
+                            self.state = State::Watch { revision, events, since, is_silent: false, is_settled: true };
                             Ok(())
                         }
                         Err(error) => self.failed(resume(revision), error),
@@ -160,14 +233,13 @@ where
         let is_first = next.is_none();
         let page = match next {
             Some(next) => next.await??,
-            None => read_page(self.api.clone(), None).await?,
+            None => read_page(self.api.clone(), None, self.patience).await?,
         };
         // Asked for before this one is taken in: with many objects, either takes long.
-        let next = page
-            .metadata
-            .continue_
-            .filter(|token| !token.is_empty())
-            .map(|token| AbortOnDropHandle::new(tokio::spawn(read_page(self.api.clone(), Some(token)))));
+        let next =
+            page.metadata.continue_.filter(|token| !token.is_empty()).map(|token| {
+                AbortOnDropHandle::new(tokio::spawn(read_page(self.api.clone(), Some(token), self.patience)))
+            });
         if is_first {
             self.tell(Step::Event(Event::Init));
         }
@@ -179,7 +251,7 @@ where
         Ok(())
     }
 
-    fn tell(&mut self, step: Step<DeserializeGuard<K>>) {
+    fn tell(&mut self, step: Step<P>) {
         self.ready.push_back(Ready::Step(Box::new(step)));
     }
 
@@ -198,12 +270,12 @@ where
     }
 
     /// An object of a list. If nobody can tell which, the list begins anew.
-    fn listed(&mut self, object: &RawValue) -> Result<Step<DeserializeGuard<K>>, Failure> {
-        let guarded = guarded(object).inspect_err(|_| {
+    fn listed(&mut self, object: &RawValue) -> Result<Step<P>, Failure> {
+        let parsed = (self.parse)(object).inspect_err(|_| {
             self.ready.clear();
             self.state = State::Begin(None);
         });
-        Ok(Step::Event(Event::InitApply(guarded?)))
+        Ok(Step::Event(Event::InitApply(parsed?)))
     }
 
     /// Takes in an event. Returns the revision up to which everything has been told then.
@@ -237,10 +309,10 @@ where
     fn changed(
         &mut self,
         object: &RawValue,
-        event: impl FnOnce(DeserializeGuard<K>) -> Event<DeserializeGuard<K>>,
+        event: impl FnOnce(P) -> Event<P>,
         since: String,
     ) -> Result<Option<String>, Failure> {
-        let object = guarded::<K>(object)?;
+        let object = (self.parse)(object)?;
         let led_to = object.meta().resource_version.clone();
         self.tell(Step::Event(event(object)));
         Ok(Some(led_to.unwrap_or(since)))
@@ -248,8 +320,7 @@ where
 
     /// Goes on with `next`, or lists anew where the revision is no longer remembered.
     fn failed(&mut self, next: State, error: Failure) -> Result<(), Failure> {
-        let is_expired = matches!(&error, Failure::Client(kube::Error::Api(status)) if status.code == 410);
-        self.state = if is_expired { State::Begin(None) } else { next };
+        self.state = if error.is_expired() { State::Begin(None) } else { next };
         Err(error)
     }
 }
@@ -268,18 +339,22 @@ fn is_refused(error: &Failure) -> bool {
     matches!(error, Failure::Client(kube::Error::Api(status)) if matches!(status.code, 400 | 422))
 }
 
-async fn watch<K: Resource>(api: Api<K>, revision: Option<&str>) -> Result<Events, Failure> {
+async fn watch<K: Resource>(api: Api<K>, revision: Option<&str>, patience: Patience) -> Result<Events, Failure> {
+    let (seconds, longest) = match revision {
+        None => (LIST_SECONDS, patience.silence),
+        Some(_) => (WATCH_SECONDS, patience.resumption),
+    };
     let params = WatchParams { send_initial_events: revision.is_none(), ..WatchParams::default() };
-    let params = params.timeout(WATCH_SECONDS);
+    let params = params.timeout(seconds);
     let request = Request::new(api.resource_url()).watch(&params, revision.unwrap_or_default());
     let request = request.map_err(kube::Error::BuildRequest)?;
-    Ok(timeout(LONGEST_SILENCE, api.into_client().request_events(request)).await??.boxed())
+    Ok(timeout(longest, api.into_client().request_events(request)).await??.boxed())
 }
 
-async fn read_page<K: Resource>(api: Api<K>, token: Option<String>) -> Result<Page, Failure> {
+async fn read_page<K: Resource>(api: Api<K>, token: Option<String>, patience: Patience) -> Result<Page, Failure> {
     let params = ListParams { continue_token: token, ..ListParams::default().limit(PAGE) };
     let request = Request::new(api.resource_url()).list(&params).map_err(kube::Error::BuildRequest)?;
-    Ok(timeout(LONGEST_SILENCE, api.into_client().request(request)).await??)
+    Ok(timeout(patience.silence, api.into_client().request(request)).await??)
 }
 
 /// An object, or its metadata alone where the rest of it does not parse. `DeserializeGuard` by itself makes a tree of
@@ -294,151 +369,5 @@ fn guarded<K: Resource + DeserializeOwned>(object: &RawValue) -> kube::Result<De
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::VecDeque;
-    use std::convert::Infallible;
-    use std::sync::{Arc, Mutex};
-
-    use axum::http::{Request, Response};
-    use kube::Client;
-    use kube::client::Body;
-
-    use super::*;
-    use crate::api::User;
-
-    /// An API server that gives these answers, one after the other, and notes down what it is asked for.
-    fn api_server(answers: &[(u16, String)]) -> (Api<User>, Arc<Mutex<Vec<String>>>) {
-        let (asked, answers) = (Arc::<Mutex<Vec<String>>>::default(), Mutex::new(VecDeque::from(answers.to_vec())));
-        let (notes, answers) = (Arc::clone(&asked), Arc::new(answers));
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let query = request.uri().query().unwrap_or_default();
-            notes.lock().unwrap().push(query.trim_start_matches('&').to_owned());
-            let (code, text) = answers.lock().unwrap().pop_front().expect("another answer");
-            let response = Response::builder().status(code).body(Body::from(text.into_bytes())).unwrap();
-            std::future::ready(Ok::<_, Infallible>(response))
-        });
-        (Api::all(Client::new(service, "default")), asked)
-    }
-
-    fn object(name: &str, revision: u64) -> String {
-        format!(
-            r#"{{"apiVersion": "roster.dev/v1alpha1", "kind": "User", "spec": {{}},
-                "metadata": {{"name": "{name}", "resourceVersion": "{revision}"}}}}"#
-        )
-        .replace('\n', "")
-    }
-
-    fn event(kind: &str, name: &str, revision: u64) -> String {
-        format!("{{\"type\": \"{kind}\", \"object\": {}}}\n", object(name, revision))
-    }
-
-    fn bookmark(revision: u64, annotations: &str) -> String {
-        let metadata = format!(r#"{{"resourceVersion": "{revision}", "annotations": {annotations}}}"#);
-        format!(
-            r#"{{"type": "BOOKMARK", "object": {{"apiVersion": "roster.dev/v1alpha1", "kind": "User",
-                "metadata": {metadata}, "spec": {{}}}}}}"#
-        )
-        .replace('\n', "")
-            + "\n"
-    }
-
-    fn page(names: &[&str], token: &str) -> String {
-        let items: Vec<String> = names.iter().map(|name| object(name, 3)).collect();
-        format!(
-            r#"{{"apiVersion": "roster.dev/v1alpha1", "kind": "UserList", "items": [{}],
-                "metadata": {{"resourceVersion": "7", "continue": "{token}"}}}}"#,
-            items.join(", ")
-        )
-    }
-
-    fn status(code: u16) -> (u16, String) {
-        let status = r#"{"kind": "Status", "status": "Failure", "message": "no", "reason": "Invalid", "code": CODE}"#;
-        (code, status.replace("CODE", &code.to_string()))
-    }
-
-    /// The first things that are told.
-    async fn told(api: Api<User>, count: usize) -> Vec<String> {
-        let told = list_watch(api).take(count).map(|told| match told {
-            Ok(Step::Revision(revision)) => format!("revision {revision}"),
-            Ok(Step::Event(Event::Init)) => "begins".into(),
-            Ok(Step::Event(Event::InitDone)) => "is complete".into(),
-            Ok(Step::Event(Event::InitApply(user))) => format!("lists {}", user.meta().name.as_deref().unwrap()),
-            Ok(Step::Event(Event::Apply(user))) => format!("sets {}", user.meta().name.as_deref().unwrap()),
-            Ok(Step::Event(Event::Delete(user))) => format!("removes {}", user.meta().name.as_deref().unwrap()),
-            Err(error) => error.to_string(),
-        });
-        told.collect().await
-    }
-
-    const STREAMED: &str = "watch=true&timeoutSeconds=290&allowWatchBookmarks=true&sendInitialEvents=true\
-                            &resourceVersionMatch=NotOlderThan&resourceVersion=";
-    const WATCHED: &str = "watch=true&timeoutSeconds=290&allowWatchBookmarks=true&resourceVersion=7";
-    const END: &str = r#"{"k8s.io/initial-events-end": "true"}"#;
-
-    #[tokio::test]
-    async fn a_list_is_the_beginning_of_a_watch() {
-        let changes = event("ADDED", "kim", 8) + &event("MODIFIED", "jane", 9) + &event("DELETED", "joe", 10);
-        let streamed = event("ADDED", "jane", 3)
-            + &bookmark(5, "{}")
-            + &event("ADDED", "joe", 4)
-            + &bookmark(7, END)
-            + &changes
-            + &bookmark(12, "{}");
-        let (api, asked) = api_server(&[(200, streamed), (200, bookmark(13, "{}"))]);
-        let listed = ["begins", "lists jane", "lists joe", "revision 7", "is complete"];
-        let watched = ["sets kim", "sets jane", "removes joe", "revision 12", "revision 13"];
-        assert_eq!(told(api, 10).await, [listed, watched].concat());
-        assert_eq!(*asked.lock().unwrap(), [STREAMED.to_owned(), WATCHED.replace("=7", "=12")]);
-    }
-
-    #[tokio::test]
-    async fn without_streaming_lists_pages_are_read() {
-        let pages = [page(&["jane", "joe"], "next"), page(&["kim"], "")].map(|page| (200, page));
-        let (api, asked) = api_server(&[&[status(422)], &pages[..], &[(200, bookmark(8, "{}"))]].concat());
-        let listed = ["begins", "lists jane", "lists joe", "lists kim", "revision 7", "is complete", "revision 8"];
-        assert_eq!(told(api, 7).await, listed);
-        assert_eq!(*asked.lock().unwrap(), [STREAMED, "limit=500", "limit=500&continue=next", WATCHED]);
-    }
-
-    #[tokio::test]
-    async fn a_streaming_list_that_breaks_off_is_read_in_pages() {
-        let jane = event("ADDED", "jane", 3);
-        for (rest, error) in [
-            (String::new(), "the list broke off"),
-            (event("DELETED", "jane", 9), "the list broke off"),
-            (format!("{{\"type\": \"ERROR\", \"object\": {}}}\n", status(500).1), "no"),
-        ] {
-            let answers = [(200, jane.clone() + &rest), (200, page(&["joe"], "")), (200, bookmark(8, "{}"))];
-            let (api, _) = api_server(&answers);
-            let told = told(api, 8).await;
-            assert_eq!(told[..2], ["begins", "lists jane"]);
-            assert!(told[2].contains(error), "{told:?}");
-            assert_eq!(told[3..], ["begins", "lists joe", "revision 7", "is complete", "revision 8"]);
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_no_longer_remembered_is_listed_anew() {
-        let listed = |name| (200, event("ADDED", name, 3) + &bookmark(7, END));
-        let (api, asked) = api_server(&[status(500), listed("jane"), status(410), listed("joe")]);
-        let told = told(api, 10).await;
-        assert!(told[0].contains("no") && told[5].contains("no"), "{told:?}");
-        assert_eq!(told[1..5], ["begins", "lists jane", "revision 7", "is complete"]);
-        assert_eq!(told[6..], ["begins", "lists joe", "revision 7", "is complete"]);
-        assert_eq!(*asked.lock().unwrap(), [STREAMED, STREAMED, WATCHED, STREAMED]);
-    }
-
-    fn read(object: &str) -> kube::Result<DeserializeGuard<User>> {
-        guarded(&RawValue::from_string(object.to_owned()).unwrap())
-    }
-
-    #[test]
-    fn of_an_object_that_does_not_parse_the_metadata_is_read() {
-        let jane = object("jane", 3);
-        assert_eq!(read(&jane).unwrap().0.unwrap().metadata.name.as_deref(), Some("jane"));
-        let invalid = read(&jane.replace(r#""spec": {}"#, r#""spec": {"groups": 7}"#)).unwrap().0.unwrap_err();
-        assert_eq!(invalid.metadata.name.as_deref(), Some("jane"));
-        assert!(invalid.error.contains("expected a sequence"), "{}", invalid.error);
-        assert!(read(r#"{"metadata": 7}"#).is_err(), "nobody can tell which object that is");
-    }
-}
+#[path = "list_watch_tests.rs"]
+mod tests;

@@ -165,7 +165,7 @@ impl Informers {
     /// Has the watch of the Users fail.
     #[cfg(test)]
     pub fn lose_sight_of_users(&self) {
-        (0..2).for_each(|_| self.failures.begin_or_go_on(USERS));
+        self.failures.begin_or_go_on(USERS, true);
     }
 
     /// Waits until every first list is complete.

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::audiences::Audiences;
 use super::person::Person;
 use crate::credentials::signing::SigningKeys;
 use crate::credentials::token::{Claims, new_id, sign, verify};
@@ -20,36 +21,16 @@ pub const JWKS_PATH: &str = "/openid/v1/jwks";
 /// Issues tokens.
 pub struct Issuer {
     url: String,
-    /// Audiences of the tokens that are accepted here; the first is that of a login that asks for none.
-    audiences: Vec<String>,
-    /// Audiences of tokens for others.
-    foreign: Vec<String>,
+    /// Whom tokens are for.
+    pub audiences: Audiences,
     lifetime: Duration,
     keys: Arc<ArcSwap<SigningKeys>>,
 }
 
 impl Issuer {
     /// An issuer under that URL, with the keys of the moment.
-    pub fn new(
-        url: &str,
-        (audiences, foreign): (Vec<String>, Vec<String>),
-        lifetime: Duration,
-        keys: Arc<ArcSwap<SigningKeys>>,
-    ) -> Self {
-        Self { url: url.trim_end_matches('/').to_owned(), audiences, foreign, lifetime, keys }
-    }
-
-    /// All audiences that tokens are issued for.
-    pub fn audiences(&self) -> impl Iterator<Item = &String> {
-        self.audiences.iter().chain(&self.foreign)
-    }
-
-    /// Whether a token for `audience` counts for whoever asks for those. The first of the audiences is that of
-    /// kube-apiserver, which asks for its own names; a token for another one is for those alone that ask for it.
-    pub fn is_for(&self, audience: Option<&str>, asked: &[String]) -> bool {
-        audience.is_none_or(|audience| {
-            asked.iter().any(|asked| asked == audience) || self.audiences.first().is_some_and(|first| first == audience)
-        })
+    pub fn new(url: &str, audiences: Audiences, lifetime: Duration, keys: Arc<ArcSwap<SigningKeys>>) -> Self {
+        Self { url: url.trim_end_matches('/').to_owned(), audiences, lifetime, keys }
     }
 
     /// Issues a token and tells when it ends. `password_changed` is when the password was set that was shown.
@@ -68,9 +49,9 @@ impl Issuer {
         // It does not outlive its owner.
         let validity = person.spec.validity.as_ref().and_then(|validity| validity.not_after.as_ref());
         let ends = validity.map_or(ends, |end| end.0.min(ends));
-        let audience = audience.or_else(|| self.audiences().next().map(String::as_str)).unwrap_or_default();
+        let audience = audience.or_else(|| self.audiences.issued().next().map(String::as_str)).unwrap_or_default();
         // At the webhook, groups and extra are those of the moment: there the token need not be long.
-        let is_told = self.foreign.iter().any(|foreign| foreign == audience);
+        let is_told = self.audiences.foreign.iter().any(|foreign| foreign == audience);
         let claims = Claims {
             iss: self.url.clone(),
             sub: person.uid.clone(),
@@ -90,7 +71,7 @@ impl Issuer {
 
     /// The claims of a token that is to be accepted here, as far as the token itself tells.
     pub fn read(&self, token: &str) -> Option<Claims> {
-        verify(token, &self.keys.load(), &self.url, &self.audiences)
+        verify(token, &self.keys.load(), &self.url, &self.audiences.accepted)
     }
 
     /// The public keys.

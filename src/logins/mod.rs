@@ -9,6 +9,7 @@
 //!  signing_keys, sealing_key: Secrets with keys            person: who that is, from the directory
 //! ```
 
+pub mod audiences;
 pub mod issuer;
 pub mod last_use;
 pub mod person;

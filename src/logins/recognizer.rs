@@ -42,7 +42,7 @@ const LOOKUP_WAIT: Duration = Duration::from_secs(2);
 pub struct Recognized {
     /// Who it is.
     pub user: UserInfo,
-    /// Audience of the token; an API key is for none in particular.
+    /// Audience of the token. An API key has none, and is for the cluster.
     pub audience: Option<String>,
     /// Whether it counts for the API server itself, and for what is part of it.
     pub is_for_the_cluster: bool,
@@ -103,7 +103,7 @@ impl Recognizer {
         }
         Some(Recognized {
             user: person.user_info(Some(format!("JTI={}", claims.jti))),
-            is_for_the_cluster: self.issuer.is_for(Some(&claims.aud), &[]),
+            is_for_the_cluster: self.issuer.audiences.is_of_cluster(Some(&claims.aud)),
             audience: Some(claims.aud),
         })
     }

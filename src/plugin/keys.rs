@@ -1,16 +1,20 @@
 //! `kubectl roster keys`.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use secrecy::ExposeSecret;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::Global;
 use super::client::{path_of, status};
+use super::oneself::Oneself;
 use super::output::{Output, at, table};
-use super::prompt::{Person, Terminal};
-use crate::api::credentials::{ApiKeySpec, ApiKeyStatus};
+use super::prompt::{Person, Terminal, confirmation};
+use crate::api::credentials::ApiKeyStatus;
 
 /// Commands about API keys.
 #[derive(Debug, Subcommand)]
@@ -33,6 +37,10 @@ pub(super) enum KeysCommand {
         /// Whose, as an administrator. Absent: your own.
         #[arg(long, value_name = "NAME")]
         user: Option<String>,
+
+        /// File with your password, for a key of your own. `-`: standard input. Absent: asked for.
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
     },
     /// Revoke a key.
     Revoke {
@@ -48,7 +56,9 @@ pub(super) enum KeysCommand {
 pub(super) async fn execute(command: KeysCommand, global: &Global) -> Result<()> {
     match command {
         KeysCommand::List { user } => list(user.as_ref(), global).await,
-        KeysCommand::Create { name, expires_in, user } => create(name, expires_in, user.as_ref(), global).await,
+        KeysCommand::Create { name, expires_in, user, password_file } => {
+            create(name, expires_in, user.as_ref(), password_file, global).await
+        }
         KeysCommand::Revoke { name, user } => revoke(&name, user.as_ref(), global).await,
     }
 }
@@ -58,16 +68,33 @@ async fn list(user: Option<&String>, global: &Global) -> Result<()> {
     global.output.print(&keys, || describe(&keys))
 }
 
+/// What is sent to make a key.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec<'a> {
+    display_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expiration_timestamp: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    current_password: Option<&'a str>,
+}
+
 async fn create(
     display_name: String,
     expires_in: Option<SignedDuration>,
     user: Option<&String>,
+    password_file: Option<PathBuf>,
     global: &Global,
 ) -> Result<()> {
     let end = expires_in.map(|lifetime| Timestamp::now().checked_add(lifetime)).transpose();
-    let expiration_timestamp = end.context("--expires-in is beyond all time")?.map(Time);
-    let spec = ApiKeySpec { display_name, expiration_timestamp };
-    let answer = global.connection.directory().await?.create(&path_of(user, &["apikeys"])?, "APIKey", &spec).await?;
+    let expiration_timestamp = end.context("--expires-in is beyond all time")?;
+    let directory = global.connection.directory().await?;
+    let oneself = Oneself::of(&directory).await?;
+    let other = oneself.other(user);
+    let password = confirmation(password_file.as_deref(), &oneself, other, &mut Terminal)?;
+    let current_password = password.as_ref().map(ExposeSecret::expose_secret);
+    let spec = Spec { display_name: &display_name, expiration_timestamp, current_password };
+    let answer = directory.create(&path_of(other, &["apikeys"])?, "APIKey", &spec).await?;
     let key = status::<ApiKeyStatus>(&answer)?.key.context("the API server sends no key")?;
     if global.output == Output::Table {
         Terminal.tell(&made(&answer));
@@ -145,6 +172,17 @@ mod tests {
     #[case("soon")]
     fn no_lifetimes(#[case] text: &str) {
         assert!(lifetime(text).is_err());
+    }
+
+    #[test]
+    fn the_body_has_what_the_api_expects() {
+        let end = "2030-01-01T12:00:00Z".parse().unwrap();
+        let spec = Spec { display_name: "ci", expiration_timestamp: Some(end), current_password: Some("s3cret") };
+        let expected =
+            json!({"displayName": "ci", "expirationTimestamp": "2030-01-01T12:00:00Z", "currentPassword": "s3cret"});
+        assert_eq!(serde_json::to_value(spec).unwrap(), expected);
+        let spec = Spec { display_name: "ci", expiration_timestamp: None, current_password: None };
+        assert_eq!(serde_json::to_value(spec).unwrap(), json!({"displayName": "ci"}));
     }
 
     #[test]

@@ -25,6 +25,11 @@ impl Oneself {
         named.filter(|named| *named != ONESELF && !is_own(named))
     }
 
+    /// Whether there is a password to ask for.
+    pub(super) fn has_password(&self) -> bool {
+        self.0.as_ref().is_some_and(|user| user.pointer("/status/passwordChangedTime").is_some())
+    }
+
     /// All the names.
     pub(super) fn names(&self) -> Vec<String> {
         let Some(user) = &self.0 else { return Vec::new() };
@@ -38,8 +43,10 @@ impl Oneself {
 impl Oneself {
     /// Jane, whose login name is another one than that of her User.
     pub(super) fn jane() -> Self {
-        Self(Some(serde_json::json!({"metadata": {"name": "jane", "uid": "4f2c"}, "status": {"username": "jane.doe"},
-            "spec": {"email": "jane@example.com", "additionalEmails": ["j@example.com"]}})))
+        Self(Some(
+            serde_json::json!({"metadata": {"name": "jane", "uid": "4f2c"}, "status": {"username": "jane.doe", "passwordChangedTime": "2030-01-01T12:00:00Z"},
+            "spec": {"email": "jane@example.com", "additionalEmails": ["j@example.com"]}}),
+        ))
     }
 }
 

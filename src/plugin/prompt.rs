@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
+use super::oneself::Oneself;
 use super::output::printable;
 use crate::credentials::password;
 
@@ -25,6 +26,10 @@ pub(super) struct Question<'a> {
 /// The code of the authenticator app.
 pub(super) const CODE: Question<'static> =
     Question { prompt: "Code of the authenticator app: ", otherwise: "give it by --code" };
+
+/// The password of whoever is logged in.
+const CURRENT_PASSWORD: Question<'static> =
+    Question { prompt: "Your password: ", otherwise: "give it by --password-file" };
 
 /// Whoever is asked.
 pub(super) trait Person {
@@ -87,6 +92,22 @@ pub(super) fn new_password(person: &mut dyn Person, otherwise: &'static str) -> 
     Ok(first)
 }
 
+/// The password that confirms a change of one's own credential; from `path`, or else asked for. `None` for a change of
+/// somebody else's, and for users who have no password.
+pub(super) fn confirmation(
+    path: Option<&Path>,
+    oneself: &Oneself,
+    other: Option<&String>,
+    person: &mut dyn Person,
+) -> Result<Option<SecretString>> {
+    match (path, other) {
+        (Some(_), Some(other)) => bail!("--password-file is for your own password, and {other} is not you"),
+        (Some(path), None) => password_in(path).map(Some),
+        (None, None) if oneself.has_password() => person.secret(CURRENT_PASSWORD).map(Some),
+        (None, _) => Ok(None),
+    }
+}
+
 /// Reads a password from a file. `-`: standard input.
 pub(super) fn password_in(path: &Path) -> Result<SecretString> {
     let source: Box<dyn Read> = if path.as_os_str() == "-" {
@@ -146,6 +167,17 @@ mod tests {
         assert_eq!(new_password(&mut Script::new(["a", "a"]), otherwise).unwrap().expose_secret(), "a");
         assert!(new_password(&mut Script::new(["a", "b"]), otherwise).unwrap_err().to_string().contains("differ"));
         assert_eq!(new_password(&mut Script::new(["a"]), otherwise).unwrap_err().to_string(), otherwise);
+    }
+
+    #[test]
+    fn only_those_who_have_a_password_confirm_with_it_and_only_for_themselves() {
+        let (jane, joan, mut person) = (Oneself::jane(), "joan".to_owned(), Script::new(["s3cret"]));
+        let typed = confirmation(None, &jane, None, &mut person).unwrap().unwrap();
+        assert_eq!((typed.expose_secret(), person.asked.as_slice()), ("s3cret", &["Your password: ".to_owned()][..]));
+        let nobody = &mut Script::default();
+        assert!(confirmation(None, &jane, Some(&joan), nobody).unwrap().is_none(), "for somebody else");
+        assert!(confirmation(None, &Oneself::default(), None, nobody).unwrap().is_none(), "without a password");
+        assert!(confirmation(Some(Path::new("x")), &jane, Some(&joan), nobody).is_err());
     }
 
     #[test]

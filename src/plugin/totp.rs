@@ -1,5 +1,7 @@
 //! `kubectl roster totp`.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use secrecy::{ExposeSecret, SecretString};
@@ -10,7 +12,7 @@ use super::client::{path_of, status};
 use super::enrollment::{present, recovery_codes};
 use super::oneself::Oneself;
 use super::output::table;
-use super::prompt::{CODE, Person, Question, Terminal};
+use super::prompt::{CODE, Person, Question, Terminal, confirmation};
 use crate::api::credentials::TotpEnrollmentStatus;
 
 const KIND: &str = "TOTPEnrollment";
@@ -22,7 +24,11 @@ const FIRST_CODE: Question<'static> = Question { otherwise: "enrol on a terminal
 #[derive(Debug, Subcommand)]
 pub(super) enum TotpCommand {
     /// Enrol an authenticator app: shows a QR code, and takes a code of the app. Prints recovery codes.
-    Enroll,
+    Enroll {
+        /// File with your password. `-`: standard input. Absent: asked for.
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
     /// Tell whether a second factor is enrolled.
     Status {
         /// Whose, as an administrator. Absent: your own.
@@ -43,16 +49,18 @@ pub(super) enum TotpCommand {
 
 pub(super) async fn execute(command: TotpCommand, global: &Global) -> Result<()> {
     match command {
-        TotpCommand::Enroll => enroll(global).await,
+        TotpCommand::Enroll { password_file } => enroll(password_file.as_deref(), global).await,
         TotpCommand::Status { user } => show(user.as_ref(), global).await,
         TotpCommand::Disable { user, code } => disable(user.as_ref(), code, global).await,
     }
 }
 
-async fn enroll(global: &Global) -> Result<()> {
+async fn enroll(password_file: Option<&Path>, global: &Global) -> Result<()> {
     let directory = global.connection.directory().await?;
     let path = path_of(None, &["totp"])?;
-    let answer = directory.create(&path, KIND, &json!({})).await?;
+    let password = confirmation(password_file, &Oneself::of(&directory).await?, None, &mut Terminal)?;
+    let asked = password.map_or_else(|| json!({}), |password| json!({"currentPassword": password.expose_secret()}));
+    let answer = directory.create(&path, KIND, &asked).await?;
     let enrollment = status::<TotpEnrollmentStatus>(&answer)?.enrollment;
     present(&enrollment.context("the API server sends no seed")?, &mut Terminal);
     let code = Terminal.secret(FIRST_CODE)?;

@@ -79,11 +79,13 @@ async fn act(cluster: &Cluster) -> Vec<(&'static str, String)> {
     let asked = json!({"username": name, "password": typed("reset")});
     let review = post(cluster, "passwordreviews", "PasswordReview", &asked, &[]).await;
     assert_eq!(review["status"]["authenticated"], true, "{review}");
-    let key = post(cluster, "users/~/apikeys", "APIKey", &json!({"displayName": "laptop"}), &own).await;
+    let key = json!({"displayName": "laptop", "currentPassword": typed("reset")});
+    let key = post(cluster, "users/~/apikeys", "APIKey", &key, &own).await;
     let invitation = post(cluster, &format!("users/{name}/invitation"), "Invitation", &json!({}), &[]).await;
     let code = text_at(&invitation, "/status/code");
     login(json!({"username": name, "invitation": code, "newPassword": typed("invited")})).await;
-    let enrollment = post(cluster, "users/~/totp", "TOTPEnrollment", &json!({}), &own).await;
+    let confirmed = json!({"currentPassword": typed("invited")});
+    let enrollment = post(cluster, "users/~/totp", "TOTPEnrollment", &confirmed, &own).await;
     let reviewed = login(json!({"username": name, "password": typed("invited")})).await;
     let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": reviewed}});
     cluster.plane.kubectl.run_with_input(&["create", "-f", "-"], &format!("---\n{review}")).unwrap();

@@ -146,14 +146,26 @@ async fn i1_nothing_of_a_login_reaches_etcd_or_logs() {
     let changed = post(&direct, "users/~/password", Some(&session), &body("PasswordChange", &change)).await;
     assert_eq!(changed.status, 201, "{}", changed.body);
     let session = token(&direct, &name, &typed("new")).await;
-    let key = crate::logins::api_keys::key(&direct, &session).await;
+    let key = crate::logins::api_keys::key_with(&direct, &session, &typed("new")).await;
     assert_eq!(own_status(&direct, &key).await, 200);
     let enrol = async |spec: serde_json::Value| {
         let answer = post(&direct, "users/~/totp", Some(&session), &body("TOTPEnrollment", &spec)).await;
         assert_eq!(answer.status, 201, "{}", answer.body);
         answer.json()["status"].clone()
     };
-    let seed = enrol(json!({})).await["enrollment"]["secret"].as_str().unwrap().to_owned();
+    // Where a password is asked for again, wrong and malformed ones are kept as secret.
+    for wrong in [json!(typed("wrong-again")), json!([typed("malformed-again")])] {
+        for (path, kind, mut spec) in
+            [("apikeys", "APIKey", json!({"displayName": "x"})), ("totp", "TOTPEnrollment", json!({}))]
+        {
+            spec["currentPassword"] = wrong.clone();
+            let refused = post(&direct, &format!("users/~/{path}"), Some(&session), &body(kind, &spec)).await;
+            assert!([400, 422].contains(&refused.status), "{}", refused.body);
+            assert!(!refused.body.contains("-again"), "{}", refused.body);
+        }
+    }
+    let seed =
+        enrol(json!({"currentPassword": typed("new")})).await["enrollment"]["secret"].as_str().unwrap().to_owned();
     let recovery = enrol(json!({"code": code(&seed, 0)})).await["recoveryCodes"][0].as_str().unwrap().to_owned();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), body("Invitation", &json!({}))).unwrap();
@@ -166,6 +178,8 @@ async fn i1_nothing_of_a_login_reaches_etcd_or_logs() {
         typed("wrong"),
         typed("in-the-wrong-field"),
         typed("malformed"),
+        typed("wrong-again"),
+        typed("malformed-again"),
         typed("new"),
         key,
         seed,

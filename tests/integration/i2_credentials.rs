@@ -49,9 +49,10 @@ async fn i2_hashes_seeds_and_digests_live_where_the_operator_alone_reads() {
     let change = body("PasswordChange", &json!({"oldPassword": PASSWORD, "newPassword": NEXT}));
     assert_eq!(post(&direct, "users/~/password", Some(&session), &change).await.status, 201);
     let session = token(&direct, &name, NEXT).await;
-    let key = body("APIKey", &json!({"displayName": "laptop"}));
+    let key = body("APIKey", &json!({"displayName": "laptop", "currentPassword": NEXT}));
     assert_eq!(post(&direct, "users/~/apikeys", Some(&session), &key).await.status, 201);
-    let made = post(&direct, "users/~/totp", Some(&session), &body("TOTPEnrollment", &json!({}))).await.json();
+    let enrol = body("TOTPEnrollment", &json!({"currentPassword": NEXT}));
+    let made = post(&direct, "users/~/totp", Some(&session), &enrol).await.json();
     let seed = made["status"]["enrollment"]["secret"].as_str().unwrap().to_owned();
     let confirm = body("TOTPEnrollment", &json!({"code": code(&seed, 0)}));
     assert_eq!(post(&direct, "users/~/totp", Some(&session), &confirm).await.status, 201);

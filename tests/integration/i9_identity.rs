@@ -2,10 +2,9 @@
 
 use kube::api::ObjectMeta;
 use roster::credentials::claim::{Identifier, IdentifierKind};
-use serde_json::json;
 
 use crate::directory::{BASE, Direct};
-use crate::logins::{PASSWORD, body, kubectl_as, logins, person, post, token, whoami, with_password};
+use crate::logins::{PASSWORD, kubectl_as, logins, person, token, whoami, with_password};
 use crate::support::{create, eventually, wait_until_ready};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -15,8 +14,7 @@ async fn i9_a_recreated_name_inherits_neither_password_nor_token_nor_key() {
     let other = Direct::new(cluster, 1, None).await;
     let name = person(cluster, "reborn", |_| {}).await;
     let old = token(&direct, &name, PASSWORD).await;
-    let made = post(&direct, "users/~/apikeys", Some(&old), &body("APIKey", &json!({"displayName": "old"}))).await;
-    let key = made.json()["status"]["key"].as_str().unwrap().to_owned();
+    let key = crate::logins::api_keys::key(&direct, &old).await;
     whoami(&kubectl_as(cluster, &key)).unwrap();
 
     cluster.kubectl(&["delete", "users.roster.dev", &name]);

@@ -26,7 +26,7 @@ pub struct LoginConfig {
     pub issuer_url: Option<String>,
 
     /// Audiences of the tokens that the token webhook accepts, and that a login may ask for. A login that asks for none
-    /// gets a token for the first.
+    /// gets a token for the first, which stands for the cluster.
     #[arg(long, env = "ROSTER_TOKEN_AUDIENCES", value_delimiter = ',', default_value = "kubernetes")]
     pub token_audiences: Vec<String>,
 

@@ -242,3 +242,56 @@ async fn replicas_speak_of_the_same_revisions() {
         }
     }
 }
+
+/// A token says where a list goes on, and nothing of who may read it: each caller is authorised on their own, for the list
+/// that they ask for.
+#[tokio::test]
+async fn a_token_of_a_page_gives_nobody_a_right() {
+    let cluster = directory();
+    let domain = unique("paged");
+    let people = people(cluster, &domain, 4).await;
+    let (certificate, key) = super::front_proxy(cluster);
+    let direct = Direct::new(cluster, 0, Some((&certificate, &key))).await;
+    let (group, caller) = (unique("paged"), unique("limited"));
+    let limited = [("X-Remote-User", caller.as_str()), ("X-Remote-Group", "system:authenticated")];
+    cluster.apply(&format!(
+        "apiVersion: roster.dev/v1alpha1\nkind: Group\nmetadata: {{name: {group}}}\nspec: {{}}\n---\n\
+         apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {{name: {caller}}}\nrules:\n\
+         - {{apiGroups: [directory.roster.dev], resources: [groups/members], resourceNames: [{group}], verbs: [get]}}\n"
+    ));
+    cluster.kubectl(&["create", "clusterrolebinding", &caller, "--clusterrole", &caller, "--user", &caller]);
+    let patch = json!({"spec": {"groups": [group]}}).to_string();
+    for member in &people[..2] {
+        cluster.kubectl(&["patch", "users.roster.dev", member, "--type=merge", "-p", &patch]);
+    }
+    let everybody = format!("{BASE}/users?filterBy=domain,{domain}&limit=1");
+    let members = format!("{BASE}/groups/{group}/members?limit=1");
+    let page = crate::support::eventually("the caller may read the members", || async {
+        let page = direct.get(&members, &limited).await;
+        if page.status == 200 && page.json()["total"] == 2 { Ok(page.json()) } else { Err(page.body) }
+    })
+    .await;
+    let token_in = |page: &Value| page["metadata"]["continue"].as_str().unwrap().to_owned();
+    let of_members = token_in(&page);
+    let of_everybody = token_in(&direct.get(&everybody, super::IDENTITY).await.json());
+
+    for token in [&of_everybody, &of_members] {
+        let refused = direct.get(&format!("{everybody}&continue={token}"), &limited).await;
+        assert_eq!(refused.status, 403, "{}", refused.body);
+        assert!(people.iter().all(|name| !refused.body.contains(name.as_str())), "{}", refused.body);
+    }
+    let next = direct.get(&format!("{members}&continue={of_members}"), &limited).await.json();
+    assert_eq!(names(&next), people[1..2], "their own list goes on");
+    // A token of another list is none, whoever shows it.
+    let another = format!("{BASE}/users?filterBy=domain,another&limit=1");
+    let groups = format!("{BASE}/groups?limit=1");
+    for (path, token, who) in [
+        (&members, &of_everybody, &limited[..]),
+        (&another, &of_everybody, super::IDENTITY),
+        (&groups, &of_everybody, super::IDENTITY),
+        (&everybody, &of_members, super::IDENTITY),
+    ] {
+        let refused = direct.get(&format!("{path}&continue={token}"), who).await;
+        assert_eq!(refused.status, 400, "{path}: {}", refused.body);
+    }
+}

@@ -6,9 +6,15 @@ use super::{PASSWORD, body, kubectl_as, logins, person, post, token, whoami};
 use crate::directory::{BASE, Direct};
 use crate::support::eventually;
 
-/// A new key of whoever shows the token.
+/// A new key of whoever shows the token, and has [`PASSWORD`].
 pub async fn key(direct: &Direct, token: &str) -> String {
-    let made = post(direct, "users/~/apikeys", Some(token), &body("APIKey", &json!({"displayName": "test"}))).await;
+    key_with(direct, token, PASSWORD).await
+}
+
+/// A new key of whoever shows the token, and has that password.
+pub async fn key_with(direct: &Direct, token: &str, password: &str) -> String {
+    let spec = json!({"displayName": "test", "currentPassword": password});
+    let made = post(direct, "users/~/apikeys", Some(token), &body("APIKey", &spec)).await;
     assert_eq!(made.status, 201, "{}", made.body);
     made.json()["status"]["key"].as_str().unwrap().to_owned()
 }
@@ -40,9 +46,9 @@ async fn a_key_is_told_once_and_counts_until_it_is_revoked() {
     // Whoever has found a key can't make it last: not by another key, not by a second factor.
     for path in ["users/~/apikeys", "users/~/totp"] {
         let (kind, spec) = if path.ends_with("totp") {
-            ("TOTPEnrollment", json!({}))
+            ("TOTPEnrollment", json!({"currentPassword": PASSWORD}))
         } else {
-            ("APIKey", json!({"displayName": "more"}))
+            ("APIKey", json!({"displayName": "more", "currentPassword": PASSWORD}))
         };
         let refused = post(&direct, path, Some(&key), &body(kind, &spec)).await;
         assert_eq!(refused.status, 403, "{path}: {}", refused.body);
@@ -62,7 +68,8 @@ async fn bad_keys_are_refused_by_field_and_their_number_is_bounded() {
     let direct = Direct::new(cluster, 0, None).await;
     let name = person(cluster, "many-keys", |_| {}).await;
     let token = token(&direct, &name, PASSWORD).await;
-    let create = |spec: serde_json::Value| {
+    let create = |mut spec: serde_json::Value| {
+        spec["currentPassword"] = PASSWORD.into();
         let (direct, token) = (&direct, &token);
         async move { post(direct, "users/~/apikeys", Some(token), &body("APIKey", &spec)).await }
     };

@@ -164,3 +164,41 @@ async fn openid_documents_and_reviews_are_there_for_everybody() {
     assert_eq!(broken.status, 400);
     assert!(!broken.body.contains("s3cret"));
 }
+
+/// As the TokenReview API has it: an audience that nobody asked for does not count, and none that is another's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_review_answers_for_the_audiences_that_were_asked_for() {
+    const API_SERVER: &str = "https://kubernetes.default.svc";
+    let cluster = logins();
+    let direct = Direct::new(cluster, 0, None).await;
+    let name = person(cluster, "audiences", |_| {}).await;
+    let token = token(&direct, &name, PASSWORD).await;
+    let key = super::api_keys::key(&direct, &token).await;
+    let spec = json!({"username": name, "password": PASSWORD, "audience": OIDC_AUDIENCE});
+    let oidc = token_of(&attempt(&direct, &spec).await);
+    let reviewed = async |token: &str, asked: &[&str]| {
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+            "spec": {"token": token, "audiences": asked}});
+        let answer = direct.send("POST", "/tokenreview", &[], &review.to_string()).await.unwrap();
+        answer.json()["status"].clone()
+    };
+    for bearer in [&token, &key] {
+        for (asked, audiences) in [
+            (&[][..], Value::Null),
+            (&["kubernetes"], json!(["kubernetes"])),
+            (&["vault", "kubernetes"], json!(["kubernetes"])),
+            // What kube-apiserver calls itself, as the operator's own token says.
+            (&[API_SERVER], json!([API_SERVER])),
+        ] {
+            let status = reviewed(bearer, asked).await;
+            assert_eq!((&status["authenticated"], &status["audiences"]), (&json!(true), &audiences), "{asked:?}");
+            assert_eq!(status["user"]["username"], json!(name));
+        }
+        for asked in [&["vault"][..], &[OIDC_AUDIENCE], &["vault", "x"], &[""]] {
+            assert_eq!(reviewed(bearer, asked).await, json!({"authenticated": false}), "{asked:?}");
+        }
+    }
+    for asked in [&[][..], &[OIDC_AUDIENCE], &["kubernetes"], &[API_SERVER]] {
+        assert_eq!(reviewed(&oidc, asked).await, json!({"authenticated": false}), "{asked:?}");
+    }
+}

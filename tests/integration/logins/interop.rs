@@ -33,7 +33,7 @@ async fn hashes_tokens_and_seeds_are_understood_both_ways() {
     let user = cluster.users().await.get(&name).await.unwrap();
     let token = token(&direct, &name, PASSWORD).await;
     let enrol = async |spec: Value| post(&direct, "users/~/totp", Some(&token), &body("TOTPEnrollment", &spec)).await;
-    let url = enrol(json!({})).await.json()["status"]["enrollment"]["url"].clone();
+    let url = enrol(json!({"currentPassword": PASSWORD})).await.json()["status"]["enrollment"]["url"].clone();
     let answer = others(&json!({
         "password": PASSWORD,
         "hash": stored_hash(cluster, &user).await.unwrap(),

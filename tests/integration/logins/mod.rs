@@ -1,6 +1,7 @@
 //! Logins, through kube-apiserver and beside it, with two replicas.
 
 pub mod api_keys;
+mod confirm;
 mod doors;
 mod interop;
 mod lockout;

@@ -78,8 +78,8 @@ async fn people_are_told_and_can_verify_who_tells_them() {
     })
     .await;
     let session = token(&direct, &name, PASSWORD).await;
-    let key =
-        post(&direct, "users/~/apikeys", Some(&session), &body("APIKey", &json!({"displayName": "laptop"}))).await;
+    let key = body("APIKey", &json!({"displayName": "laptop", "currentPassword": PASSWORD}));
+    let key = post(&direct, "users/~/apikeys", Some(&session), &key).await;
     assert_eq!(key.status, 201);
     let spec = json!({"oldPassword": PASSWORD, "newPassword": "that is the question"});
     assert_eq!(post(&direct, "users/~/password", Some(&session), &body("PasswordChange", &spec)).await.status, 201);

@@ -85,7 +85,8 @@ async fn a_person_logs_in_with_password_and_code_and_works_with_kubectl() {
     // A second factor, enrolled by the API; the code of the next period is for the login.
     let session = token(&direct, &name, PASSWORD).await;
     let enrol = async |spec: Value| post(&direct, "users/~/totp", Some(&session), &body("TOTPEnrollment", &spec)).await;
-    let seed = enrol(json!({})).await.json()["status"]["enrollment"]["secret"].as_str().unwrap().to_owned();
+    let seed = enrol(json!({"currentPassword": PASSWORD})).await;
+    let seed = seed.json()["status"]["enrollment"]["secret"].as_str().unwrap().to_owned();
     assert_eq!(enrol(json!({"code": code(&seed, 0)})).await.status, 201);
 
     let desk = Desk::new(cluster);
@@ -121,8 +122,15 @@ async fn a_person_logs_in_with_password_and_code_and_works_with_kubectl() {
     assert!(desk.run(&["roster", "quota"]).to_lowercase().contains("no quota"));
     assert!(desk.run(&["roster", "completion", "bash"]).contains("kubectl-roster"));
 
-    // A key, and what it is good for.
-    let key = desk.run(&["roster", "keys", "create", "laptop", "--expires-in", "30d"]);
+    // A key, and what it is good for. The session alone does not make one.
+    let refused = desk.output(&["roster", "keys", "create", "laptop"]);
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && error.contains("--password-file"), "{error}");
+    let wrong = desk.file("wrong", "not the password\n");
+    let refused = desk.output(&["roster", "keys", "create", "laptop", "--password-file", &wrong]);
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && error.contains("spec.currentPassword"), "{error}");
+    let key = desk.run(&["roster", "keys", "create", "laptop", "--expires-in", "30d", "--password-file", &password]);
     assert!(key.trim().starts_with("rstr_") && key.lines().count() == 1, "{key}");
     let list: Value = serde_json::from_str(&desk.run(&["roster", "keys", "list", "-o", "json"])).unwrap();
     let made = list["items"][0]["metadata"]["name"].as_str().unwrap().to_owned();

@@ -18,8 +18,9 @@ async fn enrolled_confirmed_used_once_and_removed() {
         let (direct, session) = (&direct, &session);
         async move { post(direct, "users/~/totp", Some(session), &body("TOTPEnrollment", &spec)).await }
     };
+    let password = json!({"currentPassword": PASSWORD});
     assert_eq!(enrol(json!({"code": "123456"})).await.status, 422, "there is nothing to confirm yet");
-    let made = enrol(json!({})).await.json();
+    let made = enrol(password.clone()).await.json();
     let seed = made["status"]["enrollment"]["secret"].as_str().unwrap().to_owned();
     assert!(made["status"]["enrollment"]["url"].as_str().unwrap().starts_with("otpauth://totp/Roster:"));
     assert_eq!(with_password(&direct, &name, PASSWORD).await.status, 201, "it is not confirmed yet");
@@ -27,7 +28,7 @@ async fn enrolled_confirmed_used_once_and_removed() {
     assert_eq!(confirmed.status, 201, "{}", confirmed.body);
     let recovery = confirmed.json()["status"]["recoveryCodes"].as_array().unwrap().clone();
     assert_eq!(recovery.len(), 10);
-    assert_eq!(enrol(json!({})).await.status, 409);
+    assert_eq!(enrol(password).await.status, 409);
     user_where(&cluster.users().await, &name, "the status says so", |user| {
         user.status.as_ref().is_some_and(|status| status.second_factor_enabled == Some(true))
     })

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::hashing::{bare_loop, cores};
 use super::{count, peak_memory, seconds};
 use crate::directory::{BASE, Direct};
-use crate::logins::{PASSWORD, body, known_everywhere, post, token};
+use crate::logins::{PASSWORD, body, known_everywhere, token};
 use crate::support::{Cluster, create, eventually, password_secret, user, wait_until_ready};
 
 const USERS: usize = 100;
@@ -174,8 +174,7 @@ async fn logins_come_at_the_rate_of_the_hash_and_tokens_need_none() {
     assert!(peak < u64::from(80 + 40 * cores()), "{peak} MiB");
 
     let session = token(&direct, &names[0], PASSWORD).await;
-    let made = post(&direct, "users/~/apikeys", Some(&session), &body("APIKey", &json!({"displayName": "rate"}))).await;
-    let key = made.json()["status"]["key"].as_str().unwrap().to_owned();
+    let key = crate::logins::api_keys::key(&direct, &session).await;
     let hashes = count(&metrics(), "roster_hash_duration_seconds_count");
     for (kind, bearer) in [("tokens", &session), ("API keys", &key)] {
         let review =

@@ -1,0 +1,113 @@
+//! Asks people for their password again before a change that outlives their session: a stolen session alone must not be
+//! enough to make an API key or to enrol a second factor.
+
+use std::net::IpAddr;
+
+use secrecy::SecretString;
+
+use super::logins::failed;
+use super::passwords::{nothing_held, unreachable};
+use super::server::DirectoryApi;
+use super::status::{About, ApiError};
+use super::users::Target;
+use crate::credentials::credential::Credential;
+use crate::credentials::lockout::source_of;
+use crate::logins::person::Person;
+use crate::logins::vault::Opened;
+
+/// How often a change is retried when another writer was faster.
+pub const ATTEMPTS: usize = 16;
+
+/// The password that callers send along to confirm a change of their own credential.
+pub struct Confirmation<'a> {
+    /// Field of the request that holds it, as errors name it.
+    pub field: &'static str,
+    /// The password; `None` if the request has none.
+    pub password: Option<&'a SecretString>,
+    /// Address that the request comes from. Wrong passwords count as failed logins from there.
+    pub source: IpAddr,
+    /// Whether users without a password may go on: they log in by another authenticator, so there is nothing to ask for.
+    pub is_waived_without_password: bool,
+}
+
+/// Opens the credential of a user, and checks the password where one is asked for. Returns the credential as it was read
+/// and a copy to change, or `None` if another writer was faster: then try again.
+///
+/// # Errors
+/// 422 if the password is missing or wrong. A wrong one has been counted by then, also with `dryRun`.
+pub async fn open_confirmed(
+    api: &DirectoryApi,
+    target: &Target,
+    person: &Person,
+    confirmation: Option<&Confirmation<'_>>,
+    about: About<'_>,
+) -> Result<Option<(Opened, Credential)>, ApiError> {
+    let opened = api.logins.vault.open(&person.username, &person.uid).await.map_err(unreachable)?;
+    let opened = opened.ok_or_else(|| nothing_held(target, about.resource))?;
+    let mut after = opened.credential.clone();
+    let Some(confirmation) = confirmation else { return Ok(Some((opened, after))) };
+    if confirm_password(api, person, &mut after, confirmation, about).await? {
+        return Ok(Some((opened, after)));
+    }
+    if api.logins.vault.save(&opened, &after).await.map_err(unreachable)? {
+        return Err(ApiError::invalid(about, confirmation.field, "is not the password in use"));
+    }
+    Ok(None)
+}
+
+/// Whether the password is right, and its source is not locked out.
+async fn confirm_password(
+    api: &DirectoryApi,
+    person: &Person,
+    credential: &mut Credential,
+    confirmation: &Confirmation<'_>,
+    about: About<'_>,
+) -> Result<bool, ApiError> {
+    if confirmation.is_waived_without_password && credential.hash.is_none() {
+        return Ok(true);
+    }
+    let Some(password) = confirmation.password else {
+        return Err(ApiError::invalid(about, confirmation.field, "is needed: your password"));
+    };
+    let verifier = &api.logins.verifier;
+    let matches = verifier.matches(password, credential.hash.as_ref()).await.map_err(failed)?;
+    Ok(verifier.count(person, credential, &source_of(confirmation.source), matches))
+}
+
+/// Changes the credential of a user who confirms that with their password. `change` may be called several times; where it
+/// leaves the credential as it is, nothing is written.
+///
+/// # Errors
+/// As [`open_confirmed`]; 409 if other writers are faster all the time.
+pub async fn update_confirmed<T>(
+    api: &DirectoryApi,
+    target: &Target,
+    person: &Person,
+    confirmation: Option<&Confirmation<'_>>,
+    about: About<'_>,
+    mut change: impl FnMut(&mut Credential) -> T,
+) -> Result<T, ApiError> {
+    // One at a time, like logins: what one attempt has failed with counts for the next.
+    let _turn = match confirmation {
+        None => None,
+        Some(confirmation) => {
+            let turn = api.logins.verifier.turn(&person.username, &source_of(confirmation.source)).await;
+            Some(turn.map_err(|busy| failed(busy.into()))?)
+        }
+    };
+    for _ in 0..ATTEMPTS {
+        let Some((opened, mut after)) = open_confirmed(api, target, person, confirmation, about).await? else {
+            continue;
+        };
+        let outcome = change(&mut after);
+        if api.logins.vault.save(&opened, &after).await.map_err(unreachable)? {
+            return Ok(outcome);
+        }
+    }
+    Err(contended(about))
+}
+
+/// 409: other writers are faster all the time.
+pub fn contended(about: About<'_>) -> ApiError {
+    ApiError::conflict("the credential is changed by others all the time", about)
+}
