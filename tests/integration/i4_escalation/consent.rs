@@ -31,7 +31,8 @@ async fn i4_membership_declared_before_the_group_exists_waits_for_its_consent() 
         CREATE,
         &format!(
             "---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {named}}}, spec: {{groups: [{admins}]}}}}\n\
-             ---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {labelled}, labels: {{team: {n}}}}}, spec: {{}}}}\n"
+             ---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {labelled}, labels: {{team: {n}}}}}, spec: {{}}}}\n\
+             ---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}-late}}, spec: {{}}}}\n"
         ),
     );
     let pending = format!("{{.status.groups[*]}} {{.status.pendingGroups[*]}} {REASON}");
@@ -64,7 +65,7 @@ async fn i4_membership_declared_before_the_group_exists_waits_for_its_consent() 
     let consent = |accepts: bool| format!(r#"{{"spec": {{"acceptDeclaredMembers": {accepts}}}}}"#);
     let (accept, withdraw) = (consent(true), consent(false));
     refused(cluster, &["patch", "groups.roster.dev", &admins, "--type=merge", "-p", &accept]);
-    refused(cluster, &["label", "users.roster.dev", &named, &format!("team={n}")]);
+    refused(cluster, &["label", "users.roster.dev", &format!("{n}-late"), &format!("team={n}")]);
     cluster.kubectl(&["patch", "groups.roster.dev", &admins, "--type=merge", "-p", &accept]);
     for user in [&named, &labelled] {
         wait_until_can(cluster, user, &question, true).await;
