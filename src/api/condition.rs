@@ -30,6 +30,11 @@ pub const ACCOUNT_EXPIRING: &str = "AccountExpiring";
 pub const ADMINISTRATOR_BOUND: &str = "AdministratorBound";
 /// No more is used than there may be. Present where anything is limited.
 pub const QUOTA_WITHIN_LIMITS: &str = "QuotaWithinLimits";
+/// Users declare memberships that have no effect: of a User, in which groups; of a Group, which users. Present while it
+/// holds.
+pub const MEMBERSHIP_PENDING: &str = "MembershipPending";
+/// Reason of [`MEMBERSHIP_PENDING`]: the Group does not accept declared members.
+pub const NOT_ACCEPTED: &str = "NotAccepted";
 /// The User is to be deleted but still owns something.
 pub const DELETION_BLOCKED: &str = "DeletionBlocked";
 
@@ -77,6 +82,18 @@ pub fn carry_over(
             }
         })
         .collect()
+}
+
+/// How many names a message lists.
+const NAMED: usize = 10;
+
+/// The first names, and how many more there are: `a, b and 7 more`. `count`: of all names.
+pub fn list_names<'a>(names: impl Iterator<Item = &'a str>, count: usize) -> String {
+    let named = names.take(NAMED).collect::<Vec<_>>().join(", ");
+    match count.saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
 }
 
 /// The condition of that type, if there is one.

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Domain, QuotaSpec, Validity, schema};
 
-/// Who belongs to the group. Its members are the union of `members`, `memberships`, `memberSelector`,
-/// the members of `memberGroups`, and the users that name it in `spec.groups`.
+/// Who belongs to the group. Its members are the union of `members`, `memberships` and the members of `memberGroups`,
+/// and with `acceptDeclaredMembers` also the users that `memberSelector` matches or that name it in `spec.groups`.
 #[derive(Clone, CustomResource, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -26,6 +26,13 @@ use super::{Domain, QuotaSpec, Validity, schema};
     selectable = ".spec.domain",
     printcolumn(name = "Display Name", type_ = "string", json_path = ".spec.displayName", description = "Name for people"),
     printcolumn(name = "Members", type_ = "integer", json_path = ".status.members", description = "Effective members"),
+    printcolumn(
+        name = "Waiting",
+        type_ = "integer",
+        json_path = ".status.waitingMembers",
+        description = "Users that declare themselves members and are not accepted",
+        priority = 1
+    ),
     printcolumn(name = "Roles", type_ = "integer", json_path = ".status.roles", description = "Roles that the group holds"),
     printcolumn(
         name = "Ready",
@@ -57,7 +64,7 @@ pub struct GroupSpec {
     #[schemars(schema_with = "schema::label_value")]
     pub domain: Domain,
 
-    /// Names of Users. At most 5000; larger groups use memberSelector, or User.spec.groups.
+    /// Names of Users. At most 5000; larger groups use memberSelector or User.spec.groups, with acceptDeclaredMembers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::members")]
     pub members: Vec<String>,
@@ -67,10 +74,17 @@ pub struct GroupSpec {
     #[schemars(schema_with = "schema::object_names")]
     pub member_groups: Vec<String>,
 
-    /// Users by their labels. An empty selector matches every user.
+    /// Users by their labels. An empty selector matches every user. Takes effect only with acceptDeclaredMembers:
+    /// whoever writes a User writes its labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::label_selector")]
     pub member_selector: Option<LabelSelector>,
+
+    /// Whether Users can declare themselves members: by User.spec.groups, and by labels that memberSelector matches.
+    /// Without it, anyone who may write Users could put one into this group before it holds any role. Users that wait
+    /// are counted in status.waitingMembers, and name the group in their status.pendingGroups.
+    #[serde(default)]
+    pub accept_declared_members: bool,
 
     /// Memberships that begin or end at a given time. At most 1000.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -102,7 +116,7 @@ pub struct GroupStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Ready; Reconciling and Stalled while they hold (kstatus).
+    /// Ready; MembershipPending, Reconciling and Stalled while they hold (kstatus).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "super::condition::conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -110,6 +124,10 @@ pub struct GroupStatus {
     /// Number of effective members, those of nested groups included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub members: Option<i64>,
+
+    /// Number of users that declare themselves members and are not accepted. Absent if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_members: Option<i64>,
 
     /// Number of roles that the group holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]

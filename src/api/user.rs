@@ -154,8 +154,9 @@ pub struct UserSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validity: Option<Validity>,
 
-    /// Names of Groups that the user belongs to, in union with those whose members, selector or memberships name
-    /// the user. At most 256.
+    /// Names of Groups that the user is to belong to, in addition to those whose members or memberships name the user.
+    /// Each takes effect only if the Group exists and has spec.acceptDeclaredMembers; until then it is listed in
+    /// status.pendingGroups. At most 256.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::object_names")]
     pub groups: Vec<String>,
@@ -356,7 +357,7 @@ pub struct UserStatus {
     pub observed_generation: Option<i64>,
 
     /// Ready, NameClaimed, CredentialReady, QuotaWithinLimits; PasswordChangeRequired, Expiring, AdministratorBound,
-    /// DeletionBlocked, Reconciling and Stalled while they hold (kstatus).
+    /// MembershipPending, DeletionBlocked, Reconciling and Stalled while they hold (kstatus).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "super::condition::conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -372,6 +373,11 @@ pub struct UserStatus {
     /// Effective groups, nested ones included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
+
+    /// Groups that spec.groups names or whose memberSelector matches, and that the user does not belong to because they
+    /// do not exist or do not accept declared members. The condition MembershipPending says which. At most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending_groups: Vec<String>,
 
     /// Time of the last successful login.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use kube::Client;
 
 use crate::directory::Directory;
+use crate::directory::membership::Pending;
 use crate::informers::snapshot::snapshot;
 
 /// Flags of `roster groups`.
@@ -28,7 +29,8 @@ pub(super) fn execute(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// One line a group: its name, the groups on the way to it, and the fields that begin the way.
+/// One line a group: its name, the groups on the way to it, and the fields that begin the way. Then one line for each
+/// group that the User waits for.
 fn lines(user: &str, directory: &Directory) -> Vec<String> {
     let memberships = &directory.memberships;
     let mut groups: Vec<&str> = memberships.groups_of(user).collect();
@@ -38,5 +40,14 @@ fn lines(user: &str, directory: &Directory) -> Vec<String> {
         let sources: Vec<&str> = path.sources.iter().map(|source| source.field()).collect();
         Some(format!("{group}: {user} → {} ({})", path.groups.join(" → "), sources.join(", ")))
     };
-    groups.into_iter().filter_map(line).collect()
+    let mut pending: Vec<_> = memberships.pending_of(user).collect();
+    pending.sort_unstable();
+    let waits = |(group, why): (&str, Pending)| {
+        let why = match why {
+            Pending::NotFound => "there is no such Group",
+            Pending::NotAccepted => "the Group does not set spec.acceptDeclaredMembers",
+        };
+        format!("{group}: pending: {why}")
+    };
+    groups.into_iter().filter_map(line).chain(pending.into_iter().map(waits)).collect()
 }

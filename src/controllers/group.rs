@@ -19,7 +19,9 @@ use tracing::warn;
 use super::backoff::Backoff;
 use super::events::{Reporter, Turn};
 use super::written::{Written, forget_deleted};
-use crate::api::condition::{Desired, READY, RECONCILING, STALLED, carry_over};
+use crate::api::condition::{
+    Desired, MEMBERSHIP_PENDING, NOT_ACCEPTED, READY, RECONCILING, STALLED, carry_over, list_names,
+};
 use crate::api::{Group, GroupStatus};
 use crate::directory::Directory;
 use crate::informers::Informers;
@@ -30,9 +32,6 @@ const PACE: Duration = Duration::from_secs(1);
 
 /// Longest time that one reconciliation may take.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How many missing members a condition names.
-const NAMED: usize = 10;
 
 /// What the controller works with.
 pub struct Context {
@@ -111,6 +110,7 @@ async fn report(group: &Group, ctx: &Context) -> Result<(), Error> {
         "observedGeneration": after.observed_generation,
         "conditions": after.conditions,
         "members": after.members,
+        "waitingMembers": after.waiting_members,
         "roles": after.roles,
     }});
     match ctx.groups.patch_status(&group.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
@@ -129,13 +129,27 @@ fn status(group: &Group, directory: &Directory, now: Timestamp) -> GroupStatus {
     let before = group.status.clone().unwrap_or_default();
     let name = group.name_any();
     let generation = group.metadata.generation;
+    let mut wanted = conditions(&name, directory);
+    wanted.extend(membership_pending(&name, directory));
     GroupStatus {
         observed_generation: generation,
-        conditions: carry_over(&before.conditions, conditions(&name, directory), generation, now),
+        conditions: carry_over(&before.conditions, wanted, generation, now),
         members: i64::try_from(directory.memberships.count(&name)).ok(),
+        waiting_members: i64::try_from(directory.memberships.waiting_count(&name)).ok().filter(|count| *count > 0),
         roles: i64::try_from(directory.roles_of_group(&name).len()).ok(),
         ..before
     }
+}
+
+/// Who waits, and what to do. It does not affect Ready: anyone who may write Users can name a group.
+fn membership_pending(name: &str, directory: &Directory) -> Option<Desired> {
+    let count = directory.memberships.waiting_count(name);
+    let message = format!(
+        "not accepted: {}, who name this Group in User.spec.groups or carry labels that it selects. Name those who are to \
+         belong in spec.members, or set spec.acceptDeclaredMembers to true to accept all of them and those to come",
+        list_names(directory.memberships.waiting(name), count)
+    );
+    (count > 0).then_some(Desired { kind: MEMBERSHIP_PENDING, status: true, reason: NOT_ACCEPTED, message })
 }
 
 fn conditions(name: &str, directory: &Directory) -> Vec<Desired> {
@@ -153,18 +167,20 @@ fn conditions(name: &str, directory: &Directory) -> Vec<Desired> {
         );
         return not_ready("MembershipCycle", message, STALLED);
     }
+    if directory.memberships.ignores_selector(name) {
+        let message = "spec.memberSelector selects nobody because spec.acceptDeclaredMembers is false: anyone who may \
+                       write Users writes their labels; set spec.acceptDeclaredMembers to true, or name the members in \
+                       spec.members";
+        return not_ready("SelectorNotAccepted", message.to_owned(), STALLED);
+    }
     let mut missing: Vec<_> = directory.memberships.missing(name).collect();
     missing.sort_unstable();
     missing.dedup();
     if let Some((kind, _)) = missing.first() {
         let reason = if *kind == "Group" { "GroupNotFound" } else { "UserNotFound" };
-        let named =
-            missing.iter().take(NAMED).map(|(kind, name)| format!("{kind} {name}")).collect::<Vec<_>>().join(", ");
-        let more = match missing.len().saturating_sub(NAMED) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        return not_ready(reason, format!("waiting for {named}{more}, who do not exist"), RECONCILING);
+        let named: Vec<String> = missing.iter().map(|(kind, name)| format!("{kind} {name}")).collect();
+        let named = list_names(named.iter().map(String::as_str), named.len());
+        return not_ready(reason, format!("waiting for {named}, who do not exist"), RECONCILING);
     }
     let message = "every member that is named exists".to_owned();
     vec![Desired { kind: READY, status: true, reason: "Succeeded", message }]
@@ -182,4 +198,56 @@ fn retry_after(group: &Group, error: &Error, ctx: &Context) -> Duration {
         Error::Timeout => warn!(group = group.name_any(), %error, retry_in = ?wait, "a Group could not be reconciled"),
     }
     wait
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+    use super::*;
+    use crate::api::condition::find;
+    use crate::api::{GroupSpec, User, UserSpec};
+
+    fn directory(users: usize) -> Directory {
+        let mut directory = Directory::new(false);
+        for i in 0..users {
+            let spec = UserSpec { groups: vec!["admins".to_owned()], ..UserSpec::default() };
+            directory.set_user(&User::new(&format!("eve-{i:02}"), spec), Timestamp::UNIX_EPOCH);
+        }
+        directory
+    }
+
+    fn told(spec: GroupSpec, mut directory: Directory) -> GroupStatus {
+        let group = Group::new("admins", spec);
+        directory.set_group(&group, Timestamp::UNIX_EPOCH);
+        // The informers keep no spec.
+        let group = Group { spec: GroupSpec::default(), ..group };
+        status(&group, &directory, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn who_waits_is_counted_and_named_and_the_group_stays_ready() {
+        let seen = told(GroupSpec::default(), directory(13));
+        assert_eq!((seen.members, seen.waiting_members), (Some(0), Some(13)));
+        let pending = find(&seen.conditions, MEMBERSHIP_PENDING).unwrap();
+        assert_eq!(pending.reason, NOT_ACCEPTED);
+        assert!(pending.message.starts_with("not accepted: eve-00, eve-01, "), "{}", pending.message);
+        assert!(pending.message.contains("eve-09 and 3 more, who name"), "{}", pending.message);
+        assert_eq!(find(&seen.conditions, READY).unwrap().status, "True");
+        let seen = told(GroupSpec { accept_declared_members: true, ..GroupSpec::default() }, directory(13));
+        assert_eq!((seen.members, seen.waiting_members), (Some(13), None));
+        assert!(find(&seen.conditions, MEMBERSHIP_PENDING).is_none());
+    }
+
+    #[test]
+    fn a_selector_without_consent_selects_nobody_and_says_so() {
+        let spec = GroupSpec { member_selector: Some(LabelSelector::default()), ..GroupSpec::default() };
+        let seen = told(spec.clone(), directory(0));
+        for kind in [READY, STALLED] {
+            assert_eq!(find(&seen.conditions, kind).unwrap().reason, "SelectorNotAccepted");
+        }
+        let seen = told(GroupSpec { accept_declared_members: true, ..spec }, directory(2));
+        assert_eq!((seen.members, seen.waiting_members), (Some(2), None));
+        assert_eq!(find(&seen.conditions, READY).unwrap().status, "True");
+    }
 }

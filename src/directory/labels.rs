@@ -117,6 +117,11 @@ impl<S: Clone + Eq + Hash + Ord, O: Clone + Eq + Hash + Ord> Matcher<S, O> {
         Difference { entered: &is - &was, left: &was - &is }
     }
 
+    /// Whether there is a selector of that id.
+    pub fn has_selector(&self, id: &S) -> bool {
+        self.selectors.contains_key(id)
+    }
+
     /// The selectors that match these labels.
     pub fn selectors_of(&self, labels: &Labels) -> BTreeSet<S> {
         let pairs = labels.iter().map(|(key, value)| Anchor::Pair(key.clone(), value.clone()));

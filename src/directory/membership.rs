@@ -5,6 +5,9 @@
 //!         ▲ spec.groups, members, memberSelector, memberships
 //! ```
 //!
+//! What a User declares about itself (`spec.groups`, its labels) counts only in Groups that accept it: whoever writes a
+//! User could otherwise put it into a group before anybody knows what that group will hold.
+//!
 //! For each group and user the graph counts in how many ways the user belongs to it: directly is one, and each child
 //! group that it belongs to is another. A count that leaves or reaches zero goes on to the parents. Counting only works
 //! without cycles, so edges inside a cycle are cut, all of them: which memberships hold must not depend on which of two
@@ -23,9 +26,10 @@ use super::nodes::{Id, Ids, Nodes};
 use super::timeline::Timeline;
 use crate::api::Validity;
 
+mod consent;
 mod query;
 
-pub use query::Path;
+pub use query::{Path, Pending};
 
 /// Where a direct membership is declared.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -43,6 +47,12 @@ pub enum Source {
 
 impl Source {
     const ALL: [Self; 4] = [Self::User, Self::Members, Self::Selector, Self::Membership];
+
+    /// Bits of the sources that whoever writes the User controls.
+    const BY_USER: u8 = Self::User as u8 | Self::Selector as u8;
+
+    /// Bits of the sources that whoever writes the Group controls.
+    const BY_GROUP: u8 = Self::Members as u8 | Self::Membership as u8;
 
     /// The field that declares it.
     pub const fn field(self) -> &'static str {
@@ -66,9 +76,12 @@ pub struct DeclaredMembers {
     pub selector: Option<Selector>,
     /// `spec.memberships`, by user.
     pub timed: BTreeMap<String, Validity>,
+    /// `spec.acceptDeclaredMembers`: whether `User.spec.groups` and `selector` count.
+    pub accepts_declared: bool,
 }
 
-/// Whose memberships a change has touched, and which groups have other members, or another cycle, than before.
+/// Users whose memberships, accepted or waiting, a change has touched, and groups that have other members, other users
+/// waiting, or another cycle than before.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub struct Touched {
     /// Names of Users.
@@ -90,8 +103,11 @@ struct UserNode {
 #[derive(Debug, Default)]
 struct GroupNode {
     exists: bool,
+    accepts_declared: bool,
     /// [`Source`] bits by user, existing or not.
     direct: HashMap<Id, u8>,
+    /// Existing users that declare themselves members of this existing group and do not belong to it, in order of name.
+    waiting: BTreeSet<Arc<str>>,
     /// In how many ways a user belongs to it. Users that exist, alone.
     ways: HashMap<Id, u32>,
     users: BTreeSet<Id>,
@@ -125,7 +141,7 @@ impl Memberships {
         let (labels, groups) = declared.map_or((None, &[][..]), |(labels, groups)| (Some(labels), groups));
         if exists && !self.users.get(user).exists {
             self.users.get_mut(user).exists = true;
-            for group in self.users.get(user).direct.clone() {
+            for group in self.counting_groups(user) {
                 self.add_way(group, user);
             }
         }
@@ -146,7 +162,7 @@ impl Memberships {
             self.set_source(*group, user, Source::User, true);
         }
         if !exists && self.users.get(user).exists {
-            for group in self.users.get(user).direct.clone() {
+            for group in self.counting_groups(user) {
                 self.remove_way(group, user);
             }
             self.users.get_mut(user).exists = false;
@@ -164,11 +180,15 @@ impl Memberships {
         let group = self.groups.ensure(name);
         let exists = declared.is_some();
         let declared = declared.unwrap_or_default();
+        self.set_acceptance(group, declared.accepts_declared);
         if exists && !self.groups.get(group).exists {
             self.groups.get_mut(group).exists = true;
             self.touched_groups.insert(group);
             for user in self.existing_direct(group) {
-                self.add_way(group, user);
+                if self.groups.get(group).counts(user) {
+                    self.add_way(group, user);
+                }
+                self.update_waiting(group, user);
             }
         }
         let children = declared.groups.iter().map(|child| self.groups.ensure(child)).filter(|child| *child != group);
@@ -185,11 +205,17 @@ impl Memberships {
             self.set_source(group, user, Source::Selector, true);
         }
         if !exists && self.groups.get(group).exists {
-            for user in self.existing_direct(group) {
-                self.remove_way(group, user);
+            let direct = self.existing_direct(group);
+            for user in &direct {
+                if self.groups.get(group).counts(*user) {
+                    self.remove_way(group, *user);
+                }
             }
             self.groups.get_mut(group).exists = false;
             self.touched_groups.insert(group);
+            for user in direct {
+                self.update_waiting(group, user);
+            }
         }
         let touched = self.take_touched();
         for user in named {
@@ -264,6 +290,11 @@ impl Memberships {
         self.groups.get(group).direct.keys().copied().filter(|user| self.users.get(*user).exists).collect()
     }
 
+    fn counting_groups(&self, user: Id) -> Vec<Id> {
+        let direct = self.users.get(user).direct.iter().copied();
+        direct.filter(|group| self.groups.get(*group).counts(user)).collect()
+    }
+
     fn set_source(&mut self, group: Id, user: Id, source: Source, on: bool) {
         let bits = self.groups.get(group).direct.get(&user).copied().unwrap_or_default();
         let now = if on { bits | source as u8 } else { bits & !(source as u8) };
@@ -278,12 +309,14 @@ impl Memberships {
             self.users.get_mut(user).direct.insert(group);
         }
         if self.groups.get(group).exists && self.users.get(user).exists {
-            match (bits, now) {
-                (0, _) => self.add_way(group, user),
-                (_, 0) => self.remove_way(group, user),
+            let accepted = self.groups.get(group).accepted();
+            match (bits & accepted != 0, now & accepted != 0) {
+                (false, true) => self.add_way(group, user),
+                (true, false) => self.remove_way(group, user),
                 _ => {}
             }
         }
+        self.update_waiting(group, user);
     }
 
     /// The user belongs to the group in one more way.
@@ -301,6 +334,7 @@ impl Memberships {
                 self.users.get_mut(user).effective.insert(group);
                 self.touched_users.insert(user);
                 self.touched_groups.insert(group);
+                self.update_waiting(group, user);
             }
         }
     }
@@ -318,6 +352,7 @@ impl Memberships {
                 self.users.get_mut(user).effective.remove(group);
                 self.touched_users.insert(user);
                 self.touched_groups.insert(group);
+                self.update_waiting(group, user);
             }
         }
     }

@@ -15,8 +15,18 @@ fn strings(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
+/// A group that accepts declared members.
 fn group(users: &[&str], groups: &[&str]) -> DeclaredMembers {
+    DeclaredMembers { accepts_declared: true, ..closed(users, groups) }
+}
+
+/// A group that does not.
+fn closed(users: &[&str], groups: &[&str]) -> DeclaredMembers {
     DeclaredMembers { users: strings(users), groups: strings(groups), ..DeclaredMembers::default() }
+}
+
+fn waiting(graph: &Memberships, group: &str) -> Vec<String> {
+    graph.waiting(group).map(str::to_owned).collect()
 }
 
 fn user(graph: &mut Memberships, name: &str, groups: &[&str]) -> Touched {
@@ -50,6 +60,41 @@ fn nested_groups_and_late_arrivals() {
     assert_eq!(user(&mut graph, "john", &[]).groups, strings(&["company", "engineers"]));
     graph.set_group("engineers", None, at(0));
     assert_eq!(groups_of(&graph, "jane"), ["backend"]);
+}
+
+#[test]
+fn what_a_user_declares_waits_for_the_groups_consent() {
+    let mut graph = Memberships::default();
+    user(&mut graph, "eve", &["admins"]);
+    user(&mut graph, "jane", &["admins"]);
+    let labels = Labels::from([("team".to_owned(), "x".to_owned())]);
+    graph.set_user("mallory", Some((labels.clone(), &[])));
+    assert_eq!(graph.pending_of("eve").collect::<Vec<_>>(), [("admins", Pending::NotFound)]);
+    let selector = Some(Selector::from(Expression::Exists("team".into())));
+    let declared = DeclaredMembers { selector, ..closed(&["jane"], &[]) };
+    let touched = graph.set_group("admins", Some(declared.clone()), at(0));
+    assert_eq!(touched.users, strings(&["eve", "jane", "mallory"]), "those who wait are told");
+    assert_eq!(graph.members_of("admins").collect::<Vec<_>>(), ["jane"]);
+    assert_eq!((waiting(&graph, "admins"), graph.waiting_count("admins")), (vec!["eve".into(), "mallory".into()], 2));
+    assert!(graph.would_belong("mallory", &labels, &["admins".into()]).is_empty());
+    assert_eq!(graph.would_claim("mallory", &labels, &[], at(0)), strings(&["admins"]), "the guard is not so trusting");
+    assert_eq!(graph.path("eve", "admins"), None);
+    assert_eq!(graph.path("jane", "admins").unwrap().sources, [Source::Members]);
+
+    let open = DeclaredMembers { accepts_declared: true, ..declared.clone() };
+    assert_eq!(graph.would_have("admins", &declared, at(0)), strings(&["jane"]));
+    assert_eq!(graph.would_have("admins", &open, at(0)), strings(&["eve", "jane", "mallory"]));
+    let touched = graph.set_group("admins", Some(open), at(0));
+    assert_eq!(touched, Touched { users: strings(&["eve", "mallory"]), groups: strings(&["admins"]) });
+    assert_eq!((graph.count("admins"), graph.waiting_count("admins")), (3, 0));
+    assert_eq!(graph.path("jane", "admins").unwrap().sources, [Source::User, Source::Members]);
+
+    let touched = graph.set_group("admins", Some(declared.clone()), at(0));
+    assert_eq!(touched.users, strings(&["eve", "mallory"]));
+    assert_eq!(graph.set_group("admins", Some(declared), at(0)), Touched::default());
+    let touched = graph.set_group("admins", None, at(0));
+    assert_eq!(touched.users, strings(&["eve", "jane", "mallory"]));
+    assert_eq!(waiting(&graph, "admins"), [""; 0]);
 }
 
 #[test]
@@ -134,8 +179,9 @@ impl Naive {
         let Some(declared) = self.groups.get(group) else { return false };
         let Some((labels, groups)) = self.users.get(user) else { return false };
         declared.users.contains(user)
-            || groups.iter().any(|named| named == group)
-            || declared.selector.as_ref().is_some_and(|selector| selector.matches(labels))
+            || declared.accepts_declared
+                && (groups.iter().any(|named| named == group)
+                    || declared.selector.as_ref().is_some_and(|selector| selector.matches(labels)))
             || declared.timed.get(user).is_some_and(|validity| validity.contains(at(self.now)))
             || declared
                 .groups
@@ -144,11 +190,23 @@ impl Naive {
     }
 }
 
+impl Naive {
+    fn pending(&self, user: &str) -> BTreeMap<String, Pending> {
+        let Some((labels, groups)) = self.users.get(user) else { return BTreeMap::new() };
+        let selects = |group: &DeclaredMembers| group.selector.as_ref().is_some_and(|asks| asks.matches(labels));
+        let selected = self.groups.iter().filter(|(_, group)| selects(group)).map(|(name, _)| name);
+        let declared = groups.iter().chain(selected).filter(|group| !self.belongs(user, group));
+        let why = |group| if self.groups.contains_key(group) { Pending::NotAccepted } else { Pending::NotFound };
+        declared.map(|group| (group.clone(), why(group))).collect()
+    }
+}
+
 /// A User: whether it carries the label, and its groups.
 type SomeUser = (bool, Vec<u8>);
 
-/// A Group: members, groups, whether it selects by the label, and a membership from a second on for some seconds.
-type SomeGroup = (Vec<u8>, Vec<u8>, bool, Option<(u8, i64, i64)>);
+/// A Group: members, groups, whether it selects by the label, a membership from a second on for some seconds, and whether
+/// it accepts declared members.
+type SomeGroup = (Vec<u8>, Vec<u8>, bool, Option<(u8, i64, i64)>, bool);
 
 #[derive(Clone, Debug)]
 enum Edit {
@@ -161,7 +219,7 @@ fn edits() -> impl Strategy<Value = Vec<Edit>> {
     let ids = || proptest::collection::vec(0..5u8, 0..3);
     let user = (0..5u8, proptest::option::weighted(0.8, (any::<bool>(), ids())));
     let timed = proptest::option::of((0..5u8, 0..20i64, 1..20i64));
-    let group = (0..5u8, proptest::option::weighted(0.85, (ids(), ids(), any::<bool>(), timed)));
+    let group = (0..5u8, proptest::option::weighted(0.85, (ids(), ids(), any::<bool>(), timed, any::<bool>())));
     let edit = prop_oneof![
         3 => user.prop_map(|(id, user)| Edit::User(id, user)),
         5 => group.prop_map(|(id, group)| Edit::Group(id, group)),
@@ -178,7 +236,10 @@ proptest! {
         let u = |id: u8| format!("u{id}");
         let g = |id: u8| format!("g{id}");
         let mut known = BTreeMap::<String, Vec<String>>::new();
+        let mut counts = BTreeMap::<String, Vec<String>>::new();
+        let mut pending = BTreeMap::<String, BTreeMap<String, Pending>>::new();
         for edit in edits {
+            let edited = if let Edit::User(id, _) = &edit { Some(u(*id)) } else { None };
             let touched = match edit {
                 Edit::User(id, user) => {
                     let user = user.map(|(labelled, groups)| {
@@ -192,7 +253,8 @@ proptest! {
                     graph.set_user(&u(id), user.as_ref().map(|(labels, groups): &(Labels, Vec<String>)| (labels.clone(), &groups[..])))
                 }
                 Edit::Group(id, group) => {
-                    let group = group.map(|(users, groups, selects, timed)| DeclaredMembers {
+                    let group = group.map(|(users, groups, selects, timed, accepts_declared)| DeclaredMembers {
+                        accepts_declared,
                         users: users.into_iter().map(u).collect(),
                         groups: groups.into_iter().map(g).collect(),
                         selector: selects.then(|| Selector::from(Expression::Exists("team".into()))),
@@ -224,15 +286,30 @@ proptest! {
                 for group in &found {
                     prop_assert!(graph.path(&user, group).is_some());
                 }
+                let waits = naive.pending(&user);
+                prop_assert_eq!(&graph.pending_of(&user).map(|(group, why)| (group.to_owned(), why)).collect::<BTreeMap<_, _>>(), &waits);
+                // Whoever edits a User has its status looked at anyway.
+                let was = pending.insert(user.clone(), waits.clone()).unwrap_or_default();
+                prop_assert!(was == waits || touched.users.contains(&user) || edited.as_ref() == Some(&user));
                 if let Some((labels, groups)) = naive.users.get(&user) {
-                    let would: Vec<String> = graph.would_belong(&user, labels, groups).into_iter().collect();
-                    prop_assert_eq!(&would, &expected);
+                    let would = graph.would_belong(&user, labels, groups);
+                    prop_assert_eq!(&graph.would_wait(labels, groups, &would), &waits);
+                    prop_assert_eq!(&would.into_iter().collect::<Vec<_>>(), &expected);
                 }
                 known.insert(user, found);
             }
             for group in (0..5).map(g) {
                 let expected = (0..5).map(u).filter(|user| naive.belongs(user, &group)).count();
                 prop_assert_eq!(graph.count(&group), expected);
+                let expected: Vec<String> =
+                    (0..5).map(u).filter(|user| naive.pending(user).get(&group) == Some(&Pending::NotAccepted)).collect();
+                let is_same = counts.insert(group.clone(), expected.clone()).unwrap_or_default() == expected;
+                prop_assert!(is_same || touched.groups.contains(&group));
+                prop_assert_eq!(waiting(&graph, &group), expected);
+                if let Some(declared) = naive.groups.get(&group) {
+                    let has: BTreeSet<String> = graph.members_of(&group).map(str::to_owned).collect();
+                    prop_assert!(graph.would_have(&group, declared, at(naive.now)).is_superset(&has) || !graph.cycle_of(&group).is_empty());
+                }
             }
         }
         for id in 0..5 {

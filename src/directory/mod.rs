@@ -459,5 +459,6 @@ pub fn declared_members(group: &Group) -> DeclaredMembers {
         // The schema admits nothing that does not convert; what did not would match nobody.
         selector: spec.member_selector.clone().and_then(|selector| selector.try_into().ok()),
         timed,
+        accepts_declared: spec.accept_declared_members,
     }
 }

@@ -93,6 +93,11 @@ impl<T> Nodes<T> {
         &self.slots[id as usize].0
     }
 
+    /// The name of a node, shared with it.
+    pub fn shared_name(&self, id: Id) -> Arc<str> {
+        Arc::clone(&self.slots[id as usize].0)
+    }
+
     /// A node.
     pub fn get(&self, id: Id) -> &T {
         &self.slots[id as usize].1

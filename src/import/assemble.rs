@@ -215,7 +215,11 @@ impl Assembly<'_> {
         for (group, title) in titles {
             if !self.taken.groups.contains_key(&group) {
                 let implied = self.team(Team::new(place, &title));
-                groups.extend(implied.map(|item| (group, item)));
+                groups.extend(implied.map(|item| (group.clone(), item)));
+            }
+            if let Some(spec) = groups.get_mut(&group).and_then(|item| item.object["spec"].as_object_mut()) {
+                // The memberships are declared in the Users. A source that says otherwise is a manifest of Roster's own.
+                spec.entry("acceptDeclaredMembers").or_insert(true.into());
             }
         }
         Ok(Item { place, kind: Kind::User, name, object, secret })

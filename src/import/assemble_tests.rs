@@ -26,13 +26,29 @@ fn names_are_derived_and_groups_are_made() {
     assert_eq!(
         serde_json::to_value(objects).unwrap(),
         json!([
-            {"apiVersion": "roster.dev/v1alpha1", "kind": "Group", "metadata": {"name": "domain-admins"}, "spec": {"displayName": "Domain Admins"}},
-            {"apiVersion": "roster.dev/v1alpha1", "kind": "Group", "metadata": {"name": "ops"}, "spec": {}},
+            {"apiVersion": "roster.dev/v1alpha1", "kind": "Group", "metadata": {"name": "domain-admins"},
+                "spec": {"displayName": "Domain Admins", "acceptDeclaredMembers": true}},
+            {"apiVersion": "roster.dev/v1alpha1", "kind": "Group", "metadata": {"name": "ops"}, "spec": {"acceptDeclaredMembers": true}},
             {"apiVersion": "roster.dev/v1alpha1", "kind": "User", "metadata": {"name": "ada"}, "spec": {"groups": ["ops"]}},
             {"apiVersion": "roster.dev/v1alpha1", "kind": "User", "metadata": {"name": "jane.doe-example.com"},
                 "spec": {"username": "Jane.Doe@example.com", "groups": ["domain-admins", "ops"]}},
         ])
     );
+}
+
+#[test]
+fn groups_that_people_name_accept_them_unless_the_source_says_otherwise() {
+    let plan = plan(
+        "kind,name,username,groups,acceptDeclaredMembers\nGroup,closed,,,false\nGroup,dev,,,\nGroup,empty,,,\n\
+         User,,ada,closed;dev;new,\n",
+    );
+    assert_eq!(told(&plan), [""; 0]);
+    let accepts = |name| {
+        let item = plan.items.iter().find(|item| item.name == name).unwrap();
+        item.object["spec"].get("acceptDeclaredMembers").cloned()
+    };
+    let expected = [Some(json!(false)), Some(json!(true)), Some(json!(true)), None];
+    assert_eq!(["closed", "dev", "new", "empty"].map(accepts), expected);
 }
 
 #[rstest]

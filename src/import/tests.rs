@@ -94,6 +94,17 @@ fn what_is_exported_is_imported_again(#[case] target: Target, #[case] format: Fo
     }
 }
 
+#[test]
+fn ldif_holds_the_members_whom_groups_accept() {
+    let source = br#"[{"kind": "Group", "name": "closed", "acceptDeclaredMembers": false, "members": ["bob"]},
+        {"kind": "Group", "name": "open", "acceptDeclaredMembers": true},
+        {"username": "eve", "groups": ["closed", "open"]}, {"username": "bob"}]"#;
+    let text = String::from_utf8(export(&plan(Format::Json, source), Target::Ldif, false)).unwrap();
+    let entry = |group: &str| text.split("\n\n").find(|entry| entry.contains(&format!("cn: {group}\n"))).unwrap();
+    assert!(entry("closed").contains("uid=bob,") && !entry("closed").contains("uid=eve,"), "{text}");
+    assert!(entry("open").contains("uid=eve,"), "{text}");
+}
+
 /// What the format can hold of a person.
 fn held(plan: &Plan, fields: &[&str]) -> Vec<Value> {
     let people = plan.items.iter().filter(|item| item.kind == Kind::User);

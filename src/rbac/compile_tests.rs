@@ -30,10 +30,10 @@ fn user(name: &str, state: DesiredState, groups: &[String]) -> User {
     }
 }
 
-fn group(name: &str, member_groups: &[String]) -> Group {
+fn group(name: &str, member_groups: &[String], accept_declared_members: bool) -> Group {
     Group {
         metadata: metadata(name),
-        spec: GroupSpec { member_groups: member_groups.to_vec(), ..GroupSpec::default() },
+        spec: GroupSpec { member_groups: member_groups.to_vec(), accept_declared_members, ..GroupSpec::default() },
         status: None,
     }
 }
@@ -99,7 +99,8 @@ type SomeBinding = (Vec<(bool, u8)>, Option<Vec<u8>>);
 #[derive(Clone, Debug)]
 enum Edit {
     User(u8, Option<(bool, Vec<u8>)>),
-    Group(u8, Option<Vec<u8>>),
+    /// The groups nested in it, and whether it accepts declared members.
+    Group(u8, Option<(Vec<u8>, bool)>),
     Namespace(u8, bool),
     Binding(Option<SomeBinding>),
 }
@@ -109,7 +110,8 @@ fn edits() -> impl Strategy<Value = Vec<Edit>> {
     let subjects = proptest::collection::vec((any::<bool>(), 0..4u8), 1..4);
     let edit = prop_oneof![
         (0..4u8, proptest::option::weighted(0.8, (any::<bool>(), ids()))).prop_map(|(id, user)| Edit::User(id, user)),
-        (0..4u8, proptest::option::weighted(0.8, ids())).prop_map(|(id, group)| Edit::Group(id, group)),
+        (0..4u8, proptest::option::weighted(0.8, (ids(), proptest::bool::weighted(0.7))))
+            .prop_map(|(id, group)| Edit::Group(id, group)),
         (0..4u8, any::<bool>()).prop_map(|(id, exists)| Edit::Namespace(id, exists)),
         proptest::option::weighted(0.9, (subjects, proptest::option::of(ids()))).prop_map(Edit::Binding),
     ];
@@ -120,7 +122,7 @@ fn edits() -> impl Strategy<Value = Vec<Edit>> {
 #[derive(Default)]
 struct Naive {
     users: BTreeMap<String, (bool, Vec<String>)>,
-    groups: BTreeMap<String, Vec<String>>,
+    groups: BTreeMap<String, (Vec<String>, bool)>,
     namespaces: BTreeSet<String>,
     binding: Option<RoleBinding>,
 }
@@ -130,7 +132,7 @@ impl Naive {
         if group == outer {
             return self.groups.contains_key(outer);
         }
-        let Some(children) = self.groups.get(outer) else { return false };
+        let Some((children, _)) = self.groups.get(outer) else { return false };
         seen.insert(outer.to_owned());
         children.iter().any(|child| {
             child != outer && !seen.contains(child) && !self.reaches(child, outer) && self.within(group, child, seen)
@@ -140,7 +142,7 @@ impl Naive {
     fn reaches(&self, from: &str, to: &str) -> bool {
         let (mut seen, mut work) = (BTreeSet::new(), vec![from]);
         while let Some(next) = work.pop() {
-            for child in self.groups.get(next).into_iter().flatten() {
+            for child in self.groups.get(next).into_iter().flat_map(|(children, _)| children) {
                 if child == to {
                     return true;
                 }
@@ -171,7 +173,7 @@ impl Naive {
                         .filter(|(_, (active, _))| *active)
                         .filter(|(_, (_, groups))| {
                             groups.iter().any(|group| {
-                                self.groups.contains_key(group)
+                                self.groups.get(group).is_some_and(|(_, accepts)| *accepts)
                                     && self.within(group, &subject.name, &mut BTreeSet::new())
                             })
                         })
@@ -225,10 +227,10 @@ proptest! {
                     naive.groups.remove(&g(id));
                     directory.remove_group(&g(id), NOW)
                 }
-                Edit::Group(id, Some(children)) => {
+                Edit::Group(id, Some((children, accepts))) => {
                     let children: Vec<String> = children.into_iter().map(g).collect();
-                    naive.groups.insert(g(id), children.clone());
-                    directory.set_group(&group(&g(id), &children), NOW)
+                    naive.groups.insert(g(id), (children.clone(), accepts));
+                    directory.set_group(&group(&g(id), &children, accepts), NOW)
                 }
                 Edit::Namespace(id, exists) => {
                     if exists { naive.namespaces.insert(ns(id)) } else { naive.namespaces.remove(&ns(id)) };
@@ -281,7 +283,7 @@ proptest! {
 fn a_growing_group_is_spread_without_leaving_anybody_without_the_role() {
     let mut directory = with_role(true);
     let policy = policy(true);
-    directory.set_group(&group("all", &[]), NOW);
+    directory.set_group(&group("all", &[], true), NOW);
     directory.set_binding(&binding("b", &[(SubjectKind::Group, "all".into())], None), NOW);
     let mut version = 0;
     for count in [1999, 2000, 2001, 2002] {

@@ -190,7 +190,7 @@ impl Judge<'_> {
         for above in memberships.above_uncut(&name) {
             self.group_identity(&above, &format!("Group {name}"));
         }
-        let members = |declared: Option<_>| declared.map(|declared| memberships.would_have(declared, self.now));
+        let members = |declared: Option<_>| declared.map(|declared| memberships.would_have(&name, declared, self.now));
         let had = members(before.as_ref()).unwrap_or_default();
         let has = members(after.as_ref()).unwrap_or_default();
         let mut touched: BTreeSet<String> = had.symmetric_difference(&has).cloned().collect();

@@ -3,7 +3,7 @@
 //!
 //! The requester writes at random, an administrator restores earlier versions of objects at random. What identities
 //! hold is computed by a naive model that knows nothing of the directory: an upper bound, without cuts in cycles, and
-//! with groups that do not exist.
+//! with groups that do not exist or do not accept declared members.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -285,10 +285,12 @@ fn groups() -> impl Strategy<Value = Object> {
         some_of(&USERS),
         some_of(&GROUPS),
         prop::option::weighted(0.2, Just(selector)),
+        any::<bool>(),
     );
-    fields.prop_map(|(name, members, mut member_groups, member_selector)| {
+    fields.prop_map(|(name, members, mut member_groups, member_selector, accept_declared_members)| {
         member_groups.retain(|group| group != name);
-        let spec = GroupSpec { members, member_groups, member_selector, ..GroupSpec::default() };
+        let spec =
+            GroupSpec { members, member_groups, member_selector, accept_declared_members, ..GroupSpec::default() };
         Object::Group(Box::new(Group { metadata: metadata(name), spec, status: None }))
     })
 }

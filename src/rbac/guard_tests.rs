@@ -216,6 +216,52 @@ fn a_binding_counts_as_it_was_and_as_it_becomes() {
 }
 
 #[test]
+fn consent_to_declared_members_is_control_of_the_group_and_of_whoever_it_moves() {
+    let mut directory = directory();
+    let mut selected = in_group("selected", "power");
+    selected.metadata.labels = Some([("team".to_owned(), "x".to_owned())].into());
+    directory.set_user(&selected, NOW);
+    directory.set_user(&in_group("boss", "power"), NOW);
+    let selector =
+        LabelSelector { match_labels: Some([("team".to_owned(), "x".to_owned())].into()), ..LabelSelector::default() };
+    let consent = |name: &str, accept_declared_members, member_selector: Option<&LabelSelector>| {
+        let spec =
+            GroupSpec { accept_declared_members, member_selector: member_selector.cloned(), ..GroupSpec::default() };
+        group(name, spec)
+    };
+    // The group's own roles, though nobody comes or goes.
+    let (closed, open) = (consent("power", false, None), consent("power", true, None));
+    let mut empty = self::directory();
+    empty.set_group(&closed, NOW);
+    for change in [Change::Group(Some(&closed), Some(&open)), Change::Group(Some(&open), Some(&closed))] {
+        assert_eq!(required(&change, &empty), [EDIT]);
+    }
+    // The roles of those who come or go: by their groups, and by their labels.
+    let mut boss = in_group("boss", "power");
+    boss.spec.groups.push("harmless".to_owned());
+    directory.set_user(&boss, NOW);
+    for selector in [None, Some(&selector)] {
+        let (closed, open) = (consent("harmless", false, selector), consent("harmless", true, selector));
+        for group in [&closed, &open] {
+            directory.set_group(group, NOW);
+            for change in [Change::Group(Some(&closed), Some(&open)), Change::Group(Some(&open), Some(&closed))] {
+                assert_eq!(required(&change, &directory), [EDIT]);
+            }
+        }
+    }
+    let (closed, open) = (consent("labelled", false, Some(&selector)), consent("labelled", true, Some(&selector)));
+    directory.set_group(&closed, NOW);
+    assert_eq!(required(&Change::Group(Some(&closed), Some(&open)), &directory), [EDIT]);
+    let none = consent("labelled", false, None);
+    assert!(required(&Change::Group(Some(&closed), Some(&none)), &directory).is_empty(), "it selected nobody");
+    // Whoever writes a User is asked whether the group accepts it or not.
+    for member in [in_group("new", "power"), in_group("new", "harmless")] {
+        let expected = if member.spec.groups == ["power"] { vec![EDIT] } else { vec![] };
+        assert_eq!(required(&Change::User(None, Some(&member)), &directory), expected);
+    }
+}
+
+#[test]
 fn a_namespace_enters_a_binding_by_labels_that_somebody_chose() {
     let mut directory = Directory::new(false);
     let mut by_label = binding("by-label", SubjectKind::User, "jane");
@@ -286,7 +332,7 @@ fn whoever_has_a_quota_makes_no_namespace_that_escapes_it() {
     directory.set_user(&in_group("boss", "power"), NOW);
     directory.set_user(&user("own", UserSpec { quota: quota(&["namespaces"]), ..UserSpec::default() }), NOW);
     directory.set_user(&in_group("grouped", "inner"), NOW);
-    directory.set_group(&group("inner", GroupSpec::default()), NOW);
+    directory.set_group(&group("inner", GroupSpec { accept_declared_members: true, ..GroupSpec::default() }), NOW);
     let member_groups = vec!["inner".to_owned()];
     directory
         .set_group(&group("outer", GroupSpec { member_groups, quota: quota(&["pods"]), ..GroupSpec::default() }), NOW);

@@ -217,8 +217,16 @@ async fn groups_with_mistakes_are_refused_by_field() {
         (json!({"quota": {"hard": {"x": 1}}}), "spec.quota.hard", "ResourceQuota knows"),
     ];
     refused(&groups, &cases).await;
-    accepted(&groups, &[json!({}), json!({"memberSelector": {}}), json!({"members": ["jane"], "memberGroups": ["y"]})])
-        .await;
+    accepted(
+        &groups,
+        &[
+            json!({}),
+            json!({"memberSelector": {}}),
+            json!({"acceptDeclaredMembers": true}),
+            json!({"members": ["jane"], "memberGroups": ["y"]}),
+        ],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

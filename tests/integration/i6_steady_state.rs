@@ -63,7 +63,9 @@ async fn i6_restart_leader_change_and_relist_write_nothing() {
     conflict.spec.email = Some("steady-0@example.com".into());
     wait_until_ready(&users, "steady-0").await;
     create(&users, &conflict).await;
-    create(&users, &user("trouble-missing", true)).await;
+    let mut missing = user("trouble-missing", true);
+    missing.spec.groups = vec!["nowhere".into()];
+    create(&users, &missing).await;
     create(
         &secrets,
         &password_secret(

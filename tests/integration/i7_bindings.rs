@@ -13,7 +13,9 @@ use roster::api::{Group, GroupSpec, User, UserSpec};
 use roster_harness::Operator;
 use serde_json::json;
 
-use crate::support::{Cluster, Kills, Random, binary, eventually, operator_writes, rbac, unique, wait_until_can};
+use crate::support::{
+    Cluster, Kills, Random, binary, eventually, operator_writes, rbac, unique, wait_for_text, wait_until_can,
+};
 
 /// Every order of the numbers below `n`.
 fn orders(n: usize) -> Vec<Vec<usize>> {
@@ -38,7 +40,9 @@ async fn i7_bindings_end_the_same_in_every_order_of_apply() {
             format!(
                 "---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}}}, spec: {{groups: [{n}]}}}}\n"
             ),
-            format!("---\n{{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {{name: {n}}}, spec: {{}}}}\n"),
+            format!(
+                "---\n{{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {{name: {n}}}, spec: {{acceptDeclaredMembers: true}}}}\n"
+            ),
             format!(
                 "---\n{{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {{name: {n}}}, spec: {{subjects: [{{kind: Group, name: {n}}}, {{kind: User, name: {n}}}], roleRef: {{kind: Role, name: deployer}}, scope: {{namespaces: [{n}]}}}}}}\n"
             ),
@@ -71,6 +75,43 @@ async fn i7_bindings_end_the_same_in_every_order_of_apply() {
             if subjects == "User Group" || subjects == "Group User" { Ok(()) } else { Err(subjects) }
         })
         .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i7_declared_memberships_end_the_same_in_every_order_of_apply() {
+    let cluster = rbac();
+    let mut names = Vec::new();
+    for accepts in [true, false] {
+        for order in orders(3) {
+            let n = unique("any-order");
+            let objects = [
+                format!(
+                    "---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}, labels: {{order: {n}}}}}, spec: {{groups: [{n}]}}}}\n"
+                ),
+                format!(
+                    "---\n{{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {{name: {n}}}, spec: {{acceptDeclaredMembers: {accepts}}}}}\n"
+                ),
+                format!(
+                    "---\n{{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {{name: {n}-by-label}}, spec: {{acceptDeclaredMembers: {accepts}, memberSelector: {{matchLabels: {{order: {n}}}}}}}}}\n"
+                ),
+            ];
+            for i in order {
+                cluster.apply(&objects[i]);
+            }
+            names.push((n, accepts));
+        }
+    }
+    for (n, accepts) in &names {
+        let both = format!("{n} {n}-by-label");
+        let expected = if *accepts { format!("{both}|") } else { format!("|{both}") };
+        let path = "{.status.groups[*]}|{.status.pendingGroups[*]}";
+        wait_for_text(cluster, &["users.roster.dev", n], path, &expected).await;
+        let counts = if *accepts { "1|" } else { "0|1" };
+        for group in [n.clone(), format!("{n}-by-label")] {
+            let path = "{.status.members}|{.status.waitingMembers}";
+            wait_for_text(cluster, &["groups.roster.dev", &group], path, counts).await;
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::directory::{Direct, wait_until_served};
 use crate::logins::with_password;
-use crate::support::{Cluster, binary, unique, user_where, wait_for_reason, wait_until_ready};
+use crate::support::{Cluster, binary, unique, user_where, wait_for_reason, wait_for_text, wait_until_ready};
 
 /// The password of everybody in `examples/import`.
 const PASSWORD: &str = "correct horse battery staple";
@@ -203,6 +203,7 @@ async fn what_is_exported_is_what_was_imported() {
     succeeds(&["import", "--from", "csv", "--secret-namespace", "people", &path, "--apply"]);
     let users = cluster().users().await;
     let before = wait_until_ready(&users, &ada).await;
+    wait_for_text(cluster(), &["users.roster.dev", &ada], "{.status.groups[*]}", &group).await;
     let declared = |documents: &[Value], kind: &str, name: &str| {
         documents.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name).cloned().unwrap()
     };

@@ -32,7 +32,9 @@ async fn a_selector_follows_labels() {
     let (cluster, n) = (rbac(), unique("selected"));
     cluster.apply(&group(
         &n,
-        &format!("memberSelector: {{matchExpressions: [{{key: team, operator: In, values: [{n}, other-{n}]}}]}}"),
+        &format!(
+            "acceptDeclaredMembers: true, memberSelector: {{matchExpressions: [{{key: team, operator: In, values: [{n}, other-{n}]}}]}}"
+        ),
     ));
     cluster.apply(&user(&n, &format!(", labels: {{team: {n}}}")));
     wait_for_groups(cluster, &n, &n).await;

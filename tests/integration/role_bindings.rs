@@ -106,7 +106,7 @@ async fn groups_and_nested_groups_hold_roles() {
     ));
     wait_for_reason(cluster, &n, "GroupNotFound").await;
     cluster.apply(&format!(
-        "---\n{{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {{name: {n}-outer}}, spec: {{memberGroups: [{n}-inner]}}}}\n"
+        "---\n{{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {{name: {n}-outer}}, spec: {{memberGroups: [{n}-inner], acceptDeclaredMembers: true}}}}\n"
     ));
     for user in ["direct", "deep"] {
         wait_until_can(cluster, &format!("{n}-{user}"), &["create", "pods", "-n", &n], true).await;
@@ -349,7 +349,7 @@ async fn expanded_groups_are_spread_over_native_bindings_and_a_change_touches_on
     cluster.start_operator(&["--expand-groups"]);
     let mut manifest = String::from(
         "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: all}, spec: {subjects: [{kind: Group, name: all}], roleRef: {kind: ClusterRole, name: edit}, scope: {cluster: {}}}}\n\
-         ---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: all}, spec: {memberSelector: {}}}\n",
+         ---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: all}, spec: {memberSelector: {}, acceptDeclaredMembers: true}}\n",
     );
     for i in 0..USERS {
         let user =
@@ -394,6 +394,10 @@ async fn i6_bindings_in_steady_state_are_not_written() {
     }
     cluster.apply(&bound("trouble", "{namespaces: [nowhere]}"));
     cluster.apply("---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: waiting}, spec: {members: [nobody, steady-1]}}\n");
+    cluster.apply(
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: closed}, spec: {memberSelector: {}}}\n\
+         ---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: pending}, spec: {groups: [closed]}}\n",
+    );
     for i in 0..20 {
         wait_until_ready(&cluster, &format!("steady-{i}")).await;
         wait_for_text(&cluster, &["rolebindings.roster.dev", &format!("steady-{i}")], "{.status.pending}", "").await;
@@ -401,6 +405,9 @@ async fn i6_bindings_in_steady_state_are_not_written() {
     wait_for_reason(&cluster, "trouble", "NamespaceNotFound").await;
     wait_for_text(&cluster, &["groups.roster.dev", "waiting"], "{.status.members}", "1").await;
     wait_for_text(&cluster, &["users.roster.dev", "steady-1"], "{.status.groups[*]}", "waiting").await;
+    wait_for_text(&cluster, &["users.roster.dev", "pending"], "{.status.pendingGroups[*]}", "closed").await;
+    let everybody = cluster.users().await.list(&ListParams::default()).await.unwrap().items.len().to_string();
+    wait_for_text(&cluster, &["groups.roster.dev", "closed"], "{.status.waitingMembers}", &everybody).await;
     let bindings: Api<RoleBinding> = Api::all(cluster.client().await);
     let versions = || async {
         let list = bindings.list(&ListParams::default()).await.unwrap();

@@ -109,7 +109,7 @@ impl Population {
     /// A group.
     pub fn group_object(at: u64) -> Value {
         json!({"apiVersion": "roster.dev/v1alpha1", "kind": "Group", "metadata": {"name": Self::group(at)},
-            "spec": {"displayName": format!("Group {at}")}})
+            "spec": {"displayName": format!("Group {at}"), "acceptDeclaredMembers": true}})
     }
 
     /// Name of a namespace.

@@ -18,6 +18,7 @@ mod rename;
 mod report;
 mod status;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,7 @@ use crate::api::{OWNER_LABEL, PASSWORD_SECRET_TYPE, User};
 use crate::credentials::policy::PasswordPolicy;
 use crate::credentials::pool::{HashPool, Saturated};
 use crate::credentials::record::{Corrupt, IDENTIFIER_LABEL};
+use crate::directory::membership::Pending;
 use crate::informers::Informers;
 use crate::informers::failures::Failures;
 use crate::informers::follow::{follow, readable};
@@ -285,8 +287,10 @@ async fn reconcile_unbounded(user: &User, ctx: &Context) -> Result<Action, Error
     if finalize::finalize(user, &observed, ctx).await? == finalize::Next::Stop {
         return Ok(Action::await_change());
     }
+    let (groups, pending) = groups_of(user, ctx);
     let standing = Standing {
-        groups: groups_of(user, ctx),
+        groups,
+        pending,
         administrator,
         namespaces: observed.namespaces.clone(),
         quota: ctx.informers.directory().quota_of(&user.name_any()),
@@ -304,12 +308,13 @@ async fn reconcile_unbounded(user: &User, ctx: &Context) -> Result<Action, Error
     Ok(next.map_or_else(Action::await_change, Action::requeue))
 }
 
-/// The groups that the User belongs to, as it stands here: the directory may not have heard of it yet, or not of this
-/// version, and a status with yesterday's groups would have to be written once more.
-fn groups_of(user: &User, ctx: &Context) -> Vec<String> {
+/// The groups that the User belongs to and those that it waits for, as it stands here: the directory may not have heard
+/// of it yet, or not of this version, and a status with yesterday's groups would have to be written once more.
+fn groups_of(user: &User, ctx: &Context) -> (Vec<String>, BTreeMap<String, Pending>) {
     let directory = ctx.informers.directory();
     let groups = directory.memberships.would_belong(&user.name_any(), user.labels(), &user.spec.groups);
-    groups.into_iter().collect()
+    let pending = directory.memberships.would_wait(user.labels(), &user.spec.groups, &groups);
+    (groups.into_iter().collect(), pending)
 }
 
 fn retry_after(user: &User, error: &Error, ctx: &Context) -> Duration {

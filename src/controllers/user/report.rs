@@ -32,6 +32,7 @@ pub(super) async fn report(user: &User, status: UserStatus, ctx: &Context) -> Re
             "username": status.username,
             "state": status.state,
             "groups": (!status.groups.is_empty()).then_some(&status.groups),
+            "pendingGroups": (!status.pending_groups.is_empty()).then_some(&status.pending_groups),
             "failedLogins": status.failed_logins,
             "lockedUntil": status.locked_until,
             "passwordChangedTime": status.password_changed_time,

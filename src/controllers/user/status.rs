@@ -1,5 +1,6 @@
 //! Step 4: the status that follows from what was applied. Pure.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,12 +9,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::apply::Applied;
 use super::finalize::is_blocked;
 use crate::api::condition::{
-    ACCOUNT_EXPIRING, ADMINISTRATOR_BOUND, CREDENTIAL_READY, DELETION_BLOCKED, Desired, EXPIRING, NAME_CLAIMED,
-    PASSWORD_CHANGE_REQUIRED, PASSWORD_EXPIRING, QUOTA_WITHIN_LIMITS, READY, RECONCILING, STALLED, carry_over,
+    ACCOUNT_EXPIRING, ADMINISTRATOR_BOUND, CREDENTIAL_READY, DELETION_BLOCKED, Desired, EXPIRING, MEMBERSHIP_PENDING,
+    NAME_CLAIMED, NOT_ACCEPTED, PASSWORD_CHANGE_REQUIRED, PASSWORD_EXPIRING, QUOTA_WITHIN_LIMITS, READY, RECONCILING,
+    STALLED, carry_over, list_names,
 };
 use crate::api::user::DesiredState;
 use crate::api::{QuotaStatus, State, User, UserStatus};
 use crate::credentials::claim::IdentifierKind;
+use crate::directory::membership::Pending;
 use crate::directory::quotas;
 use crate::quota::amount::texts;
 use crate::quota::limits::exceeded;
@@ -27,6 +30,7 @@ const OWN: &[&str] = &[
     PASSWORD_CHANGE_REQUIRED,
     EXPIRING,
     ADMINISTRATOR_BOUND,
+    MEMBERSHIP_PENDING,
     DELETION_BLOCKED,
     QUOTA_WITHIN_LIMITS,
     RECONCILING,
@@ -39,14 +43,16 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(300);
 /// How long before something expires the person is told.
 const AHEAD: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How many blocking namespaces a condition names.
-const NAMED: usize = 10;
+/// How many pending groups the status lists.
+const PENDING_LISTED: usize = 32;
 
 /// What the directory says of the User.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
     /// Effective groups.
     pub(super) groups: Vec<String>,
+    /// Groups that the User declares itself a member of without effect.
+    pub(super) pending: BTreeMap<String, Pending>,
     /// Whether the administrator role is bound, or why not. `None`: it is not asked for.
     pub(super) administrator: Option<Result<(), &'static str>>,
     /// Namespaces that the User owns.
@@ -64,6 +70,7 @@ pub(super) fn status(user: &User, applied: &Applied, standing: Standing, now: Ti
     let expiry = password_expiry(applied, standing.max_password_age);
     let mut wanted = desired(user, applied, &standing);
     wanted.extend(expiring(user, expiry, now));
+    wanted.extend(membership_pending(&standing.pending));
     wanted.extend(standing.quota.as_ref().and_then(within_limits));
     let mut conditions = carry_over(&before.conditions, wanted, generation, now);
     conditions.extend(before.conditions.iter().filter(|condition| !OWN.contains(&condition.type_.as_str())).cloned());
@@ -73,6 +80,7 @@ pub(super) fn status(user: &User, applied: &Applied, standing: Standing, now: Ti
         username: Some(user.username()),
         state: Some(state(user, applied, now)),
         groups: standing.groups,
+        pending_groups: standing.pending.into_keys().take(PENDING_LISTED).collect(),
         failed_logins: (credential.failed_logins > 0).then_some(credential.failed_logins.into()),
         locked_until: credential.locked_until.map(Time),
         password_changed_time: credential.changed.map(Time),
@@ -103,6 +111,27 @@ fn within_limits(quota: &quotas::Standing) -> Option<Desired> {
     };
     let reason = if is_within { "WithinLimits" } else { "Exceeded" };
     Some(Desired { kind: QUOTA_WITHIN_LIMITS, status: is_within, reason, message })
+}
+
+/// Which groups the User waits for, and what to do. It does not affect Ready: the User can be used without them.
+fn membership_pending(pending: &BTreeMap<String, Pending>) -> Option<Desired> {
+    let listed = |why| {
+        let names: Vec<&str> = pending.iter().filter(|(_, is)| **is == why).map(|(name, _)| name.as_str()).collect();
+        (!names.is_empty()).then(|| list_names(names.iter().copied(), names.len()))
+    };
+    let (refused, absent) = (listed(Pending::NotAccepted), listed(Pending::NotFound));
+    let reason = if refused.is_some() { NOT_ACCEPTED } else { "GroupNotFound" };
+    let refused = refused.map(|names| {
+        format!(
+            "does not belong to {names}: a Group accepts members that are declared in User.spec.groups or by labels only \
+             with spec.acceptDeclaredMembers: true; set it there, or name the User in spec.members of the Group"
+        )
+    });
+    let absent = absent.map(|names| {
+        format!("does not belong to {names}: no such Group exists; create it, or take it out of spec.groups")
+    });
+    let message = refused.into_iter().chain(absent).collect::<Vec<_>>().join(". ");
+    (!message.is_empty()).then_some(Desired { kind: MEMBERSHIP_PENDING, status: true, reason, message })
 }
 
 fn holds_username(applied: &Applied) -> bool {
@@ -253,17 +282,13 @@ fn administrator_bound(outcome: Result<(), &'static str>) -> Desired {
 }
 
 fn deletion_blocked(namespaces: &[String]) -> Desired {
-    let named = namespaces.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-    let more = match namespaces.len().saturating_sub(NAMED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
+    let named = list_names(namespaces.iter().map(String::as_str), namespaces.len());
     Desired {
         kind: DELETION_BLOCKED,
         status: true,
         reason: "NamespacesOwned",
         message: format!(
-            "the user still owns {named}{more}: delete them, give them another roster.dev/owner, or set spec.deletionPolicy to Orphan"
+            "the user still owns {named}: delete them, give them another roster.dev/owner, or set spec.deletionPolicy to Orphan"
         ),
     }
 }

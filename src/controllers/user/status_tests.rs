@@ -196,6 +196,34 @@ fn deletion_names_what_blocks_it() {
 }
 
 #[test]
+fn pending_groups_are_listed_with_the_reason_and_change_nothing_else() {
+    let jane = user(DesiredState::Active, None, None);
+    let pending = |names: &[(&str, Pending)]| names.iter().map(|(name, why)| ((*name).to_owned(), *why)).collect();
+    let told = |pending| {
+        let seen = status(&jane, &applied(), Standing { pending, ..Standing::default() }, at(9));
+        assert_eq!(find(&seen.conditions, READY).map(|ready| &*ready.status), Some("True"));
+        let condition = find(&seen.conditions, MEMBERSHIP_PENDING).map(|is| (is.reason.clone(), is.message.clone()));
+        (seen.pending_groups, condition)
+    };
+    assert_eq!(told(BTreeMap::new()), (Vec::new(), None));
+    let (groups, condition) = told(pending(&[("admins", Pending::NotAccepted), ("nowhere", Pending::NotFound)]));
+    assert_eq!(groups, ["admins", "nowhere"]);
+    let (reason, message) = condition.unwrap();
+    assert_eq!(reason, "NotAccepted");
+    for part in
+        ["does not belong to admins: ", "spec.acceptDeclaredMembers: true", "does not belong to nowhere: no such"]
+    {
+        assert!(message.contains(part), "{message}");
+    }
+    let (_, condition) = told(pending(&[("nowhere", Pending::NotFound)]));
+    assert_eq!(condition.unwrap().0, "GroupNotFound");
+    let many = (0..300).map(|i| (format!("g{i:03}"), Pending::NotFound)).collect();
+    let (groups, condition) = told(many);
+    assert_eq!((groups.len(), groups[31].as_str()), (32, "g031"));
+    assert!(condition.unwrap().1.contains("g009 and 290 more"));
+}
+
+#[test]
 fn what_others_wrote_stays_and_nothing_new_is_no_difference() {
     let mut jane = user(DesiredState::Active, None, None);
     let mut first = status(&jane, &applied(), Standing::default(), at(100));

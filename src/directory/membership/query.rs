@@ -1,6 +1,6 @@
 //! What can be asked of the graph.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use jiff::Timestamp;
 
@@ -15,6 +15,15 @@ pub struct Path {
     pub sources: Vec<Source>,
     /// From the group that the user belongs to directly up to the one in question.
     pub groups: Vec<String>,
+}
+
+/// Why a membership that a User declares has no effect.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Pending {
+    /// There is no such Group.
+    NotFound,
+    /// The Group does not accept declared members.
+    NotAccepted,
 }
 
 impl Memberships {
@@ -39,6 +48,23 @@ impl Memberships {
     pub fn is_member(&self, user: &str, group: &str) -> bool {
         let ids = self.users.id(user).zip(self.groups.id(group));
         ids.is_some_and(|(user, group)| self.users.get(user).effective.has(group))
+    }
+
+    /// Users that declare themselves members of an existing group and do not belong to it, in order of name.
+    pub fn waiting(&self, group: &str) -> impl Iterator<Item = &str> {
+        let waiting = self.groups.id(group).map(|group| &self.groups.get(group).waiting);
+        waiting.into_iter().flatten().map(AsRef::as_ref)
+    }
+
+    /// How many users [`Memberships::waiting`] names.
+    pub fn waiting_count(&self, group: &str) -> usize {
+        self.groups.id(group).map_or(0, |group| self.groups.get(group).waiting.len())
+    }
+
+    /// Whether the group has a selector that selects nobody, because the group does not accept declared members.
+    pub fn ignores_selector(&self, group: &str) -> bool {
+        let id = self.groups.id(group);
+        id.is_some_and(|group| !self.groups.get(group).accepts_declared && self.matcher.has_selector(&group))
     }
 
     /// Whether there is a Group of that name.
@@ -125,17 +151,42 @@ impl Memberships {
     pub fn would_belong(&self, user: &str, labels: &Labels, groups: &[String]) -> BTreeSet<String> {
         let mut direct: BTreeSet<Id> = groups.iter().filter_map(|group| self.groups.id(group)).collect();
         direct.extend(self.matcher.selectors_of(labels));
-        direct.extend(self.naming(user, Source::Members as u8 | Source::Membership as u8));
+        direct.retain(|group| self.groups.get(*group).accepts_declared);
+        direct.extend(self.naming(user, Source::BY_GROUP));
         direct.retain(|group| self.groups.get(*group).exists);
         self.climb(direct)
     }
 
-    /// What [`Memberships::would_belong`] could come to: with groups that do not exist (any more), with memberships that
-    /// have yet to begin, and as if no edge of a cycle were cut. The guard goes by this.
+    /// The groups that a User with these labels and `spec.groups` declares itself a member of and would not belong to,
+    /// in order of name. `belongs` is the result of [`Memberships::would_belong`].
+    pub fn would_wait(
+        &self,
+        labels: &Labels,
+        groups: &[String],
+        belongs: &BTreeSet<String>,
+    ) -> BTreeMap<String, Pending> {
+        let selected = self.matcher.selectors_of(labels).into_iter().map(|group| self.groups.name(group).to_owned());
+        let declared = groups.iter().cloned().chain(selected).filter(|group| !belongs.contains(group));
+        let why = |group: &String| if self.has_group(group) { Pending::NotAccepted } else { Pending::NotFound };
+        declared.map(|group| (group.clone(), why(&group))).collect()
+    }
+
+    /// The same for a user as the graph knows it, in no order.
+    pub fn pending_of(&self, user: &str) -> impl Iterator<Item = (&str, Pending)> {
+        let effective = self.users.id(user).map(|user| &self.users.get(user).effective);
+        let waits = move |group: &Id| !effective.is_some_and(|effective| effective.has(*group));
+        self.naming(user, Source::BY_USER).filter(waits).map(|group| {
+            let node = self.groups.get(group);
+            (self.groups.name(group), if node.exists { Pending::NotAccepted } else { Pending::NotFound })
+        })
+    }
+
+    /// What [`Memberships::would_belong`] could come to: with groups that do not exist (any more) or do not accept the
+    /// user, with memberships that have yet to begin, and as if no edge of a cycle were cut. The guard goes by this.
     pub fn would_claim(&self, user: &str, labels: &Labels, groups: &[String], now: Timestamp) -> BTreeSet<String> {
         let mut direct: BTreeSet<Id> = groups.iter().filter_map(|group| self.groups.id(group)).collect();
         direct.extend(self.matcher.selectors_of(labels));
-        direct.extend(self.naming(user, Source::Members as u8 | Source::Membership as u8));
+        direct.extend(self.naming(user, Source::BY_GROUP));
         direct.extend(self.unended(user, now));
         self.climb_uncut(direct).into_iter().chain(groups.iter().cloned()).collect()
     }
@@ -184,16 +235,20 @@ impl Memberships {
         parents.into_iter().flatten().map(|parent| self.groups.name(*parent))
     }
 
-    /// The users that would belong to a Group that declares this, and the users that it names, existing or not.
-    pub fn would_have(&self, declared: &DeclaredMembers, now: Timestamp) -> BTreeSet<String> {
+    /// The users that would belong to the group if it declared this, and the users that it names, existing or not.
+    pub fn would_have(&self, group: &str, declared: &DeclaredMembers, now: Timestamp) -> BTreeSet<String> {
+        let id = self.groups.id(group).filter(|_| declared.accepts_declared);
+        let naming_it = id.into_iter().flat_map(|group| &self.groups.get(group).direct);
+        let naming_it = naming_it.filter(|(_, bits)| **bits & Source::User as u8 != 0).map(|(user, _)| *user);
         let named = declared.users.iter().cloned();
         let timed =
             declared.timed.iter().filter(|(_, validity)| validity.not_after.as_ref().is_none_or(|end| now < end.0));
-        let selected = declared.selector.iter().flat_map(|selector| self.matcher.objects_of(selector));
+        let selector = declared.selector.iter().filter(|_| declared.accepts_declared);
+        let selected = selector.flat_map(|selector| self.matcher.objects_of(selector));
         let nested = declared.groups.iter().flat_map(|group| self.members_of(group).map(str::to_owned));
         named
             .chain(timed.map(|(user, _)| user.clone()))
-            .chain(selected.map(|user| self.users.name(user).to_owned()))
+            .chain(selected.chain(naming_it).map(|user| self.users.name(user).to_owned()))
             .chain(nested)
             .collect()
     }
@@ -211,7 +266,8 @@ impl Memberships {
     /// A shortest way in which the user belongs to the group.
     pub fn path(&self, user: &str, group: &str) -> Option<Path> {
         let (user, target) = self.users.id(user).zip(self.groups.id(group))?;
-        let direct = self.users.get(user).direct.iter().copied().filter(|group| self.groups.get(*group).exists);
+        let counts = |group: &Id| self.groups.get(*group).exists && self.groups.get(*group).counts(user);
+        let direct = self.users.get(user).direct.iter().copied().filter(counts);
         let mut reached_from: HashMap<Id, Option<Id>> = direct.map(|group| (group, None)).collect();
         let mut work: VecDeque<Id> = reached_from.keys().copied().collect();
         work.make_contiguous().sort_unstable_by_key(|group| self.groups.name(*group));
@@ -222,7 +278,8 @@ impl Memberships {
                     steps.push(*before);
                 }
                 steps.reverse();
-                let bits = self.groups.get(steps[0]).direct[&user];
+                let first = self.groups.get(steps[0]);
+                let bits = first.direct[&user] & first.accepted();
                 return Some(Path {
                     sources: Source::ALL.into_iter().filter(|source| bits & *source as u8 != 0).collect(),
                     groups: steps.into_iter().map(|group| self.groups.name(group).to_owned()).collect(),

@@ -23,6 +23,7 @@ pub(super) struct Ldif<W> {
 
 #[derive(Default)]
 struct Group {
+    accepts_declared: bool,
     description: String,
     members: BTreeSet<String>,
     users: Vec<String>,
@@ -46,8 +47,11 @@ impl<W: Write> Ldif<W> {
         if record.username() != record.name() {
             self.usernames.insert(record.name().to_owned(), record.username().to_owned());
         }
+        // LDIF says who is a member, so a membership that waits for the group's consent is not in it.
         for group in record.list("groups") {
-            self.groups.entry(group.to_owned()).or_default().members.insert(dn.clone());
+            if let Some(group) = self.groups.get_mut(group).filter(|group| group.accepts_declared) {
+                group.members.insert(dn.clone());
+            }
         }
         let out = &mut self.out;
         attribute(out, "dn", &dn)?;
@@ -90,7 +94,9 @@ impl<W: Write> Writer for Ldif<W> {
         let users = record.list("members").map(str::to_owned).collect();
         let nested: Vec<String> = record.list("memberGroups").map(|group| self.group_dn(group)).collect();
         let description = record.spec("description").to_owned();
+        let accepts_declared = record.object["spec"]["acceptDeclaredMembers"] == true;
         let group = self.groups.entry(record.name().to_owned()).or_default();
+        group.accepts_declared = accepts_declared;
         group.description = description;
         group.users = users;
         group.members.extend(nested);

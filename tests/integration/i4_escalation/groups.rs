@@ -92,6 +92,65 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         &["patch", "groups.roster.dev", "{n}-mine", "--type=merge", "-p", r#"{"spec": {"members": ["{n}-me"]}}"#],
         "",
     ),
+    // Consent to what Users declare.
+    attempt(
+        "the group made to accept me, who names it",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-me'}, spec: {groups: ['{n}-power']}}",
+        &[
+            "patch",
+            "groups.roster.dev",
+            "{n}-power",
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"acceptDeclaredMembers": true}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "the boss put out of the group, which accepts nobody any more",
+        "",
+        &[
+            "patch",
+            "groups.roster.dev",
+            "{n}-power",
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"acceptDeclaredMembers": false}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "my group made to accept the boss, who names it",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss'}, spec: {groups: ['{n}-power', '{n}-mine']}}",
+        &[
+            "patch",
+            "groups.roster.dev",
+            "{n}-mine",
+            "--type=merge",
+            "-p",
+            r#"{"spec": {"acceptDeclaredMembers": true}}"#,
+        ],
+        "",
+    ),
+    attempt(
+        "my group made to accept the boss by a label",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss', labels: {floor: '{n}'}}, spec: {groups: ['{n}-power']}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-mine'}, spec: {memberSelector: {matchLabels: {floor: '{n}'}}}}",
+        SERVER_SIDE,
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-mine'}, spec: {acceptDeclaredMembers: true, memberSelector: {matchLabels: {floor: '{n}'}}}}",
+    ),
+    attempt(
+        "the boss put out of my group, which accepts nobody any more",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-boss'}, spec: {groups: ['{n}-power', '{n}-mine']}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-mine'}, spec: {acceptDeclaredMembers: true}}",
+        &[
+            "patch",
+            "groups.roster.dev",
+            "{n}-mine",
+            "--type=json",
+            "-p",
+            r#"[{"op": "remove", "path": "/spec/acceptDeclaredMembers"}]"#,
+        ],
+        "",
+    ),
     // What a cycle keeps apart.
     attempt(
         "a cycle broken, so that my group is nested after all",

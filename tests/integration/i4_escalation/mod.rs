@@ -4,6 +4,7 @@
 //! is refused by the guard. Its legitimate twin, the same command by `alice`, who may bind `edit` too, passes.
 
 mod bindings;
+mod consent;
 mod groups;
 mod users;
 
@@ -21,7 +22,7 @@ const STAGE: &str = "
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: '{n}-other'}}
 ---
-{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {memberSelector: {matchLabels: {power: '{n}'}}}}
+{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {acceptDeclaredMembers: true, memberSelector: {matchLabels: {power: '{n}'}}}}
 ---
 {apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-power'}, spec: {subjects: [{kind: Group, name: '{n}-power'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}}}
 ---

@@ -43,8 +43,14 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     ),
     attempt(
         "myself in a group nested in it",
-        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-deep'}, spec: {}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {memberGroups: ['{n}-deep']}}",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-deep'}, spec: {acceptDeclaredMembers: true}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {memberGroups: ['{n}-deep']}}",
         &["patch", "users.roster.dev", "{n}-me", "--type=merge", "-p", r#"{"spec": {"groups": ["{n}-deep"]}}"#],
+        "",
+    ),
+    attempt(
+        "myself in the group while it accepts nobody, until it does",
+        "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {}}",
+        &["patch", "users.roster.dev", "{n}-me", "--type=merge", "-p", r#"{"spec": {"groups": ["{n}-power"]}}"#],
         "",
     ),
     attempt("a label that the group selects", "", &["label", "users.roster.dev", "{n}-me", "power={n}"], ""),

@@ -28,7 +28,7 @@ async fn both_doors_lead_to_the_same_identity() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let group = unique("group");
-    cluster.apply(&format!("apiVersion: roster.dev/v1alpha1\nkind: Group\nmetadata: {{name: {group}}}\nspec: {{}}\n"));
+    cluster.apply(&format!("apiVersion: roster.dev/v1alpha1\nkind: Group\nmetadata: {{name: {group}}}\nspec: {{acceptDeclaredMembers: true}}\n"));
     let name = person(cluster, "doors", |user| {
         user.spec.groups = vec![group.clone()];
         user.spec.email = Some(format!("{}@example.com", user.metadata.name.as_ref().unwrap()));

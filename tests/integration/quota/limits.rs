@@ -18,7 +18,7 @@ use crate::support::{Cluster, FAST_LEASE, audit_position, create, eventually, un
 fn group(name: &str, hard: &[(&str, &str)], inner: &[&str]) -> Group {
     let manifest = json!({
         "apiVersion": "roster.dev/v1alpha1", "kind": "Group", "metadata": {"name": name},
-        "spec": {"quota": {"hard": limits(hard)}, "memberGroups": inner},
+        "spec": {"quota": {"hard": limits(hard)}, "memberGroups": inner, "acceptDeclaredMembers": true},
     });
     serde_json::from_value(manifest).expect("it is a Group")
 }

@@ -41,7 +41,7 @@ fn bottom(i: u32) -> String {
 
 fn groups() -> impl Iterator<Item = Group> {
     let nested = |name: String, inner: Vec<String>| {
-        Group::new(&name, GroupSpec { member_groups: inner, ..GroupSpec::default() })
+        Group::new(&name, GroupSpec { member_groups: inner, accept_declared_members: true, ..GroupSpec::default() })
     };
     let top =
         (0..TOP).map(move |i| nested(format!("top-{i}"), (0..9).map(|j| format!("middle-{}", i * 9 + j)).collect()));

@@ -1,0 +1,56 @@
+//! Whether a group accepts the users that declare themselves its members, and which of them wait for that.
+
+use super::{GroupNode, Memberships, Source};
+use crate::directory::nodes::Id;
+
+impl GroupNode {
+    /// Bits of the sources that make a user a member.
+    pub(super) fn accepted(&self) -> u8 {
+        if self.accepts_declared { u8::MAX } else { Source::BY_GROUP }
+    }
+
+    /// Whether the user belongs directly, if both exist.
+    pub(super) fn counts(&self, user: Id) -> bool {
+        self.direct.get(&user).is_some_and(|bits| bits & self.accepted() != 0)
+    }
+}
+
+impl Memberships {
+    /// Sets whether what Users declare counts. Costs one look at each direct member.
+    pub(super) fn set_acceptance(&mut self, group: Id, accepts: bool) {
+        let node = self.groups.get_mut(group);
+        if node.accepts_declared == accepts {
+            return;
+        }
+        node.accepts_declared = accepts;
+        if !node.exists {
+            return;
+        }
+        let by_user_alone =
+            node.direct.iter().filter(|(_, bits)| **bits & Source::BY_GROUP == 0).map(|(user, _)| *user);
+        for user in by_user_alone.filter(|user| self.users.get(*user).exists).collect::<Vec<_>>() {
+            if accepts {
+                self.add_way(group, user);
+            } else {
+                self.remove_way(group, user);
+            }
+        }
+    }
+
+    /// Notes whether the user waits for the group to accept it. To be called after everything that this depends on.
+    pub(super) fn update_waiting(&mut self, group: Id, user: Id) {
+        let node = self.groups.get(group);
+        let declares = node.direct.get(&user).is_some_and(|bits| bits & Source::BY_USER != 0);
+        let waits = declares && node.exists && self.users.get(user).exists && !node.ways.contains_key(&user);
+        if !waits && node.waiting.is_empty() {
+            return;
+        }
+        let name = self.users.shared_name(user);
+        let waiting = &mut self.groups.get_mut(group).waiting;
+        let has_changed = if waits { waiting.insert(name) } else { waiting.remove(&name) };
+        if has_changed {
+            self.touched_users.insert(user);
+            self.touched_groups.insert(group);
+        }
+    }
+}
