@@ -161,8 +161,9 @@ async fn change_password(
     };
     let verifier = &api.logins.verifier;
     let _turn = verifier.turn(&person.username, &source_of(change.source)).await.map_err(|busy| failed(busy.into()))?;
+    let mut lost = None;
     for _ in 0..ATTEMPTS {
-        let opened = api.logins.vault.open(&person.username, &person.uid).await.map_err(unreachable)?;
+        let opened = api.logins.vault.open_to_change(&person.username, &person.uid).await.map_err(unreachable)?;
         let opened = opened.ok_or_else(|| nothing_held(target, about.resource))?;
         let mut after = opened.credential.clone();
         if change.is_own && !prove_old(api, person, &mut after, change, about).await? {
@@ -170,6 +171,7 @@ async fn change_password(
             if api.logins.vault.save(&opened, &after).await.map_err(unreachable)? {
                 return Err(ApiError::invalid(about, "spec.oldPassword", "is not the password in use"));
             }
+            lost = Some((opened, after));
             continue;
         }
         // Of somebody else's passwords nothing is told, not even that they were used.
@@ -183,6 +185,9 @@ async fn change_password(
             let changed = Time(after.changed.unwrap_or(now));
             return Ok(PasswordChangeStatus { password_changed_time: changed, revoked_api_keys: revoked });
         }
+    }
+    if let Some((opened, after)) = lost {
+        api.logins.vault.give_up(&opened, &after);
     }
     Err(ApiError::conflict("the credential is changed by others all the time", about))
 }
