@@ -104,6 +104,10 @@ pub struct Metrics {
     pub logins: CounterBy,
     /// Users that were locked after failed logins.
     pub lockouts: Counter,
+    /// Attempts that were refused unjudged, because a failure of that user could not have been counted.
+    pub logins_uncountable: Counter,
+    /// Users whose failed attempts wait to be counted.
+    pub uncounted_failures: Gauge<i64, AtomicI64>,
     /// Reviews of tokens and API keys by what came of them.
     pub token_reviews: CounterBy,
     /// Notices by outcome.
@@ -162,6 +166,8 @@ impl Default for Metrics {
                 &["granted", "challenged", "refused", "invalid", "saturated", "unavailable"],
             ),
             lockouts: Counter::default(),
+            logins_uncountable: Counter::default(),
+            uncounted_failures: Gauge::default(),
             token_reviews: CounterBy::new("outcome", &["authenticated", "refused", "unavailable"]),
             notifications: CounterBy::new("outcome", &["sent", "refused", "failed", "dropped"]),
             quota_moves: CounterBy::new("direction", &["grow", "shrink"]),
@@ -230,6 +236,16 @@ impl Metrics {
         );
         registry.register("logins", "Attempts to log in", self.logins.family.clone());
         registry.register("lockouts", "Users that were locked after failed logins", self.lockouts.clone());
+        registry.register(
+            "logins_uncountable",
+            "Attempts refused because a failure could not have been counted",
+            self.logins_uncountable.clone(),
+        );
+        registry.register(
+            "uncounted_failures",
+            "Users whose failed attempts wait to be counted",
+            self.uncounted_failures.clone(),
+        );
         registry.register("token_reviews", "Reviews of tokens and API keys", self.token_reviews.family.clone());
         registry.register("notifications", "Security notices to users", self.notifications.family.clone());
         registry.register(

@@ -35,6 +35,7 @@ use crate::logins::last_use::LastUse;
 use crate::logins::recognizer::Recognizer;
 use crate::logins::sealing_key;
 use crate::logins::signing_keys::SigningKeyStore;
+use crate::logins::uncounted;
 use crate::logins::vault::Vault;
 use crate::logins::verifier::Verifier;
 use crate::metrics::Metrics;
@@ -92,6 +93,8 @@ pub async fn run(config: RunConfig) -> Result<()> {
     supervisor.spawn("notifications", courier.run(shutdown.clone()));
     let tools = (issuer, notifier.clone(), Arc::new(sealer));
     let (logins, last_use) = logins(&client, &config, &informers, tools, &policy, &metrics)?;
+    let (vault, limits) = (Arc::clone(&logins.vault), config.logins.limits());
+    supervisor.spawn("uncounted failures", uncounted::run(vault, Arc::clone(&informers), limits, shutdown.clone()));
     supervisor.spawn("last use", last_use.run(config.logins.last_use_interval, shutdown.clone()));
     let front_proxy = Arc::new(FrontProxy::default());
     supervisor

@@ -17,9 +17,13 @@ pub const STALLED: &str = "Stalled";
 pub const NAME_CLAIMED: &str = "NameClaimed";
 /// A password is in use, and it is the one that the spec refers to.
 pub const CREDENTIAL_READY: &str = "CredentialReady";
+/// Reason of [`CREDENTIAL_READY`]: the identity Secret was deleted, and everything in it is gone.
+pub const CREDENTIAL_LOST: &str = "CredentialLost";
 /// The password in use was set by somebody else, and the User says that it must be changed before anything else is done.
 /// Present while it holds.
 pub const PASSWORD_CHANGE_REQUIRED: &str = "PasswordChangeRequired";
+/// Too many logins failed, from all sources together: new logins are refused for a while. Present while it holds.
+pub const LOCKED_OUT: &str = "LockedOut";
 /// The password must be changed soon, or the User ends soon. Present while it holds.
 pub const EXPIRING: &str = "Expiring";
 /// Reason of [`EXPIRING`]: the password.

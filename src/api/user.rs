@@ -223,7 +223,9 @@ pub enum DesiredState {
 /// What the user is, all things considered.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub enum State {
-    /// May log in.
+    /// In force: may log in, and holds what is bound to it. A lockout after failed logins does not change that; see
+    /// `status.lockedUntil`. (Releases before it was so wrote `Locked`.)
+    #[serde(alias = "Locked")]
     Active,
     /// Not usable yet: `validity.notBefore` lies ahead, or the username is not held.
     Pending,
@@ -231,8 +233,6 @@ pub enum State {
     Disabled,
     /// Banned by `spec.state`.
     Banned,
-    /// Locked for a while after failed logins.
-    Locked,
     /// `validity.notAfter` has passed.
     Expired,
 }
@@ -356,8 +356,8 @@ pub struct UserStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Ready, NameClaimed, CredentialReady, QuotaWithinLimits; PasswordChangeRequired, Expiring, AdministratorBound,
-    /// MembershipPending, DeletionBlocked, Reconciling and Stalled while they hold (kstatus).
+    /// Ready, NameClaimed, CredentialReady, QuotaWithinLimits; PasswordChangeRequired, LockedOut, Expiring,
+    /// AdministratorBound, MembershipPending, DeletionBlocked, Reconciling and Stalled while they hold (kstatus).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "super::condition::conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -366,7 +366,7 @@ pub struct UserStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
 
-    /// Observed state, from spec.state, validity, lockout and claims together.
+    /// Observed state, from spec.state, validity and claims together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,
 
@@ -383,11 +383,12 @@ pub struct UserStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_login_time: Option<Time>,
 
-    /// Consecutive failed logins.
+    /// Failed logins that count at present, from all sources together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_logins: Option<i64>,
 
-    /// End of the current lockout.
+    /// End of the current lockout of the user as a whole: until then new logins with a password, a code or an invitation
+    /// are refused. Sessions, tokens, API keys and bindings go on. Absent where there is no lockout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locked_until: Option<Time>,
 

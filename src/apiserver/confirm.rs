@@ -24,38 +24,47 @@ pub struct Confirmation<'a> {
     pub field: &'static str,
     /// The password; `None` if the request has none.
     pub password: Option<&'a SecretString>,
-    /// Address that the request comes from. Wrong passwords count as failed logins from there.
+    /// Address that the request comes from, for the log.
     pub source: IpAddr,
     /// Whether users without a password may go on: they log in by another authenticator, so there is nothing to ask for.
     pub is_waived_without_password: bool,
 }
 
-/// Opens the credential of a user, and checks the password where one is asked for. Returns the credential as it was read
-/// and a copy to change, or `None` if another writer was faster: then try again.
+/// Opens the credential of a user in order to change it, and checks the password where one is asked for. Returns the
+/// credential as it was read and a copy to change.
 ///
 /// # Errors
-/// 422 if the password is missing or wrong. A wrong one has been counted by then, also with `dryRun`.
+/// 422 if the password is missing or wrong. A wrong one has been counted by then, also with `dryRun`. 409 if other writers
+/// are faster all the time.
 pub async fn open_confirmed(
     api: &DirectoryApi,
     target: &Target,
     person: &Person,
     confirmation: Option<&Confirmation<'_>>,
     about: About<'_>,
-) -> Result<Option<(Opened, Credential)>, ApiError> {
-    let opened = api.logins.vault.open(&person.username, &person.uid).await.map_err(unreachable)?;
-    let opened = opened.ok_or_else(|| nothing_held(target, about.resource))?;
-    let mut after = opened.credential.clone();
-    let Some(confirmation) = confirmation else { return Ok(Some((opened, after))) };
-    if confirm_password(api, person, &mut after, confirmation, about).await? {
-        return Ok(Some((opened, after)));
+) -> Result<(Opened, Credential), ApiError> {
+    let vault = &api.logins.vault;
+    let mut lost = None;
+    for _ in 0..ATTEMPTS {
+        let opened = vault.open_to_change(&person.username, &person.uid).await.map_err(unreachable)?;
+        let opened = opened.ok_or_else(|| nothing_held(target, about.resource))?;
+        let mut after = opened.credential.clone();
+        let Some(confirmation) = confirmation else { return Ok((opened, after)) };
+        if confirm_password(api, person, &mut after, confirmation, about).await? {
+            return Ok((opened, after));
+        }
+        if vault.save(&opened, &after).await.map_err(unreachable)? {
+            return Err(ApiError::invalid(about, confirmation.field, "is not the password in use"));
+        }
+        lost = Some((opened, after));
     }
-    if api.logins.vault.save(&opened, &after).await.map_err(unreachable)? {
-        return Err(ApiError::invalid(about, confirmation.field, "is not the password in use"));
+    if let Some((opened, after)) = lost {
+        vault.give_up(&opened, &after);
     }
-    Ok(None)
+    Err(contended(about))
 }
 
-/// Whether the password is right, and its source is not locked out.
+/// Whether the password is right, and sessions of this user are not locked out.
 async fn confirm_password(
     api: &DirectoryApi,
     person: &Person,
@@ -96,9 +105,7 @@ pub async fn update_confirmed<T>(
         }
     };
     for _ in 0..ATTEMPTS {
-        let Some((opened, mut after)) = open_confirmed(api, target, person, confirmation, about).await? else {
-            continue;
-        };
+        let (opened, mut after) = open_confirmed(api, target, person, confirmation, about).await?;
         let outcome = change(&mut after);
         if api.logins.vault.save(&opened, &after).await.map_err(unreachable)? {
             return Ok(outcome);

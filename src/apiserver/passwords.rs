@@ -167,9 +167,7 @@ async fn change_password(
     };
     let confirmation = change.is_own.then_some(&confirmation);
     for _ in 0..ATTEMPTS {
-        let Some((opened, mut after)) = open_confirmed(api, target, person, confirmation, about).await? else {
-            continue;
-        };
+        let (opened, mut after) = open_confirmed(api, target, person, confirmation, about).await?;
         // Of somebody else's passwords nothing is told, not even that they were used.
         let used = opened.credential.used(verifier.policy.history).filter(|_| change.is_own);
         let hash = verifier.accept(&change.spec.new_password, person, used).await.map_err(invalid)?;

@@ -1,7 +1,11 @@
 //! Failed logins: counted for each user and source, and for each user over all sources.
 //!
-//! A source is locked after a few failures, so that guessing ends; the user as a whole only after many more, from many
-//! sources. Whoever hammers from one address locks that address out, and not the person from theirs.
+//! A source is locked out after a few failures, so that an attacker locks out only their own address. The user as a whole
+//! is locked out after many more, from many sources. Both refuse new logins and nothing else: anyone can cause them from
+//! outside, so they must not end what the person already has.
+//!
+//! A credential that is asked for again within a session counts apart, as the source [`SESSIONS`]: an attacker without a
+//! session can't keep a person from changing their password, and a stolen session is good for a few guesses only.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,6 +27,20 @@ pub struct Limits {
     pub duration: Duration,
 }
 
+/// The source that stands for all sessions of a user: where a credential is asked for again. No address and no
+/// application is called that. Its failures neither count towards a lockout of the user as a whole nor are checked
+/// against one.
+pub const SESSIONS: &str = "sessions";
+
+/// One failed attempt.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Failure {
+    /// Its source, as the lockout counts.
+    pub source: String,
+    /// When it was judged.
+    pub at: Timestamp,
+}
+
 /// Failures from one source.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -40,8 +58,8 @@ impl Failures {
     }
 }
 
-/// The failed logins of a user. Bounded: of each source there is one entry, and with `of_user` failures nothing is counted
-/// until the lockout has ended.
+/// The failed logins of a user. Bounded: each source has one entry, and after `of_user` failures only [`SESSIONS`] is
+/// counted until the lockout has ended.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FailedLogins {
@@ -63,10 +81,22 @@ impl FailedLogins {
         self.sources.values().map(|failures| failures.count).sum()
     }
 
-    /// Whether logins from that source are refused, whatever they show.
+    /// Failures that count towards a lockout of the user as a whole.
+    fn count_of_logins(&self) -> u32 {
+        self.count() - self.sources.get(SESSIONS).map_or(0, |failures| failures.count)
+    }
+
+    /// Whether attempts from that source are refused, whatever they present.
     pub fn is_locked(&self, source: &str, now: Timestamp) -> bool {
-        let ends = [self.locked_until, self.sources.get(source).and_then(|failures| failures.locked_until)];
-        ends.into_iter().flatten().any(|end| end > now)
+        let of_user = self.locked_until.filter(|_| source != SESSIONS);
+        let of_source = self.sources.get(source).and_then(|failures| failures.locked_until);
+        of_user.into_iter().chain(of_source).any(|end| end > now)
+    }
+
+    /// The failures that this has counted and `before` has not, at most one for each source.
+    pub fn added_since(&self, before: &Self) -> Vec<Failure> {
+        let added = self.sources.iter().filter(|(source, failures)| before.sources.get(*source) != Some(*failures));
+        added.map(|(source, failures)| Failure { source: source.clone(), at: failures.last }).collect()
     }
 
     /// Counts a failure. Those while a lockout lasts count for nothing: no password was looked at.
@@ -78,27 +108,32 @@ impl FailedLogins {
         let failures =
             self.sources.entry(source.to_owned()).or_insert(Failures { count: 0, last: now, locked_until: None });
         failures.count += 1;
-        failures.last = now;
+        // A failure that could not be written at once is counted later than those after it.
+        failures.last = now.max(failures.last);
         if failures.count >= limits.of_source {
             failures.locked_until = Some(later(now, limits.duration));
         }
-        if self.count() >= limits.of_user {
+        if self.count_of_logins() >= limits.of_user && self.locked_until.is_none() {
             self.locked_until = Some(later(now, limits.duration));
         }
     }
 
-    /// A login has succeeded: its source begins anew. What others have tried is not forgotten for that.
+    /// Forgives the source of a login that succeeded, and the person's sessions. Other sources are not forgiven.
     pub fn succeed(&mut self, source: &str, limits: &Limits, now: Timestamp) {
         self.forget_past(limits, now);
         self.sources.remove(source);
+        self.sources.remove(SESSIONS);
     }
 
     fn forget_past(&mut self, limits: &Limits, now: Timestamp) {
-        // After a lockout of the user everything begins anew: the next failure must not be one too many again.
+        // After a lockout of the user the count starts again at zero: the next failure must not cause another lockout.
         if self.locked_until.is_some_and(|end| end <= now) {
-            *self = Self::default();
+            self.locked_until = None;
+            self.sources.retain(|source, _| source == SESSIONS);
         }
-        self.sources.retain(|_, failures| !failures.is_past(limits, now));
+        // During one, what led to it stays as it is.
+        let is_locked = self.locked_until.is_some();
+        self.sources.retain(|source, failures| is_locked && source != SESSIONS || !failures.is_past(limits, now));
     }
 }
 
@@ -166,6 +201,61 @@ mod tests {
     }
 
     #[test]
+    fn sessions_count_apart_from_logins() {
+        let mut failed = FailedLogins::default();
+        for source in ["a", "b", "c", "d", "e", "f", "g"] {
+            failed.fail(source, &limits(), at(0));
+        }
+        assert!(failed.is_locked("home", at(1)));
+        assert!(!failed.is_locked(SESSIONS, at(1)), "guesses from outside do not reach the person's sessions");
+        for second in 100..150 {
+            failed.fail(SESSIONS, &limits(), at(second));
+        }
+        assert!(failed.is_locked(SESSIONS, at(150)), "a stolen session has as many guesses as one source");
+        assert_eq!((failed.count(), failed.locked_until), (7 + 3, Some(at(300))));
+        failed.fail("h", &limits(), at(301));
+        assert!(failed.is_locked(SESSIONS, at(301)), "the end of the user's lockout is not the end of theirs");
+        assert_eq!(failed.locked_until, None);
+        failed.succeed("home", &limits(), at(302));
+        assert!(!failed.is_locked(SESSIONS, at(302)), "a complete login proves more than what is asked for again");
+    }
+
+    #[test]
+    fn sessions_alone_lock_no_user() {
+        let limits = Limits { of_source: 3, of_user: 4, ..limits() };
+        let mut failed = FailedLogins::default();
+        for second in 0..10 {
+            failed.fail(SESSIONS, &limits, at(second));
+        }
+        failed.fail("a", &limits, at(10));
+        assert_eq!(failed.locked_until, None);
+        assert!(!failed.is_locked("home", at(10)));
+    }
+
+    #[test]
+    fn what_was_added_is_what_was_counted() {
+        let mut before = FailedLogins::default();
+        before.fail("a", &limits(), at(0));
+        before.fail("b", &limits(), at(1));
+        let mut after = before.clone();
+        assert_eq!(after.added_since(&before), []);
+        after.fail("b", &limits(), at(2));
+        assert_eq!(after.added_since(&before), [Failure { source: "b".into(), at: at(2) }]);
+        let mut forgiven = before.clone();
+        forgiven.succeed("a", &limits(), at(2));
+        assert_eq!(forgiven.added_since(&before), [], "what is forgiven is not added");
+        let mut later = before.clone();
+        later.fail("c", &limits(), at(700));
+        assert_eq!(later.added_since(&before), [Failure { source: "c".into(), at: at(700) }]);
+        for _ in 0..2 {
+            after.fail("b", &limits(), at(3));
+        }
+        let locked = after.clone();
+        after.fail("b", &limits(), at(4));
+        assert_eq!(after.added_since(&locked), [], "during a lockout nothing is counted");
+    }
+
+    #[test]
     fn a_lockout_ends_and_old_failures_are_forgotten() {
         let mut failed = FailedLogins::default();
         failed.fail("a", &limits(), at(0));
@@ -206,16 +296,16 @@ mod tests {
             let (mut failed, mut second) = (FailedLogins::default(), 0);
             for (source, later, succeeds) in attempts {
                 second += later;
-                let source = source.to_string();
+                let source = if source == 0 { SESSIONS.to_owned() } else { source.to_string() };
                 if succeeds && !failed.is_locked(&source, at(second)) {
                     failed.succeed(&source, &limits(), at(second));
                 } else {
                     failed.fail(&source, &limits(), at(second));
                 }
-                prop_assert!(failed.count() <= limits().of_user);
-                prop_assert!(failed.sources.len() <= limits().of_user as usize);
+                prop_assert!(failed.count_of_logins() <= limits().of_user);
+                prop_assert!(failed.sources.len() <= limits().of_user as usize + 1);
                 prop_assert!(failed.sources.values().all(|failures| failures.count <= limits().of_source));
-                prop_assert_eq!(failed.count() >= limits().of_user, failed.locked_until.is_some());
+                prop_assert_eq!(failed.count_of_logins() >= limits().of_user, failed.locked_until.is_some());
             }
         }
     }

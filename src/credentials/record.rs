@@ -37,6 +37,8 @@ const SECOND_FACTOR_ANNOTATION: &str = "roster.dev/second-factor";
 /// Annotation: the credential is on its way to the Secret of a new username.
 const CLOSED_ANNOTATION: &str = "roster.dev/closed";
 
+const SPARE_SUFFIX: &str = "-spare";
+
 const HASH_KEY: &str = "passwordHash";
 const SOURCE_HASH_KEY: &str = "sourcePasswordHash";
 /// One hash a line, the latest first.
@@ -67,6 +69,8 @@ pub struct Claim {
     pub is_username: bool,
     /// Whether the credential is being moved to the Secret of another username: nobody may change it here any more.
     pub is_closed: bool,
+    /// Whether somebody has set `immutable`, as the managed fields say. The value itself is not in the metadata.
+    pub may_be_immutable: bool,
     /// See [`Credential::source`].
     pub source: Option<SourceVersion>,
     /// What may be known of the credential.
@@ -88,6 +92,11 @@ impl Claim {
             is_username: metadata.labels.as_ref().and_then(|labels| labels.get(IDENTIFIER_LABEL)).map(String::as_str)
                 == Some(label(IdentifierKind::Username)),
             is_closed: annotation(CLOSED_ANNOTATION).is_some(),
+            may_be_immutable: metadata
+                .managed_fields
+                .iter()
+                .flatten()
+                .any(|entry| entry.fields_v1.as_ref().is_some_and(|fields| fields.0.get("f:immutable").is_some())),
             source: annotation(SOURCE_ANNOTATION).cloned().map(SourceVersion::from),
             summary: Summary {
                 changed: time(CHANGED_ANNOTATION),
@@ -137,6 +146,33 @@ pub fn build(user: &User, namespace: &str, identifier: &Identifier, credential: 
 /// Lets nobody change the credential here any more.
 pub fn close(secret: &mut Secret) {
     secret.metadata.annotations.get_or_insert_default().insert(CLOSED_ANNOTATION.to_owned(), "true".to_owned());
+}
+
+/// Name of the Secret that holds the credential while the identity Secret of that name is replaced.
+pub fn spare_name(name: &str) -> String {
+    format!("{name}{SPARE_SUFFIX}")
+}
+
+/// Name of the identity Secret that a spare stands in for. `None` if it is no spare.
+pub fn replaced_name(spare: &str) -> Option<&str> {
+    spare.strip_suffix(SPARE_SUFFIX)
+}
+
+/// A copy of an identity Secret under another name, closed and mutable. It looks like the Secret of an earlier username,
+/// so the credential returns from it as it does after a rename.
+pub fn spare_of(secret: &Secret) -> Secret {
+    let metadata = ObjectMeta {
+        name: Some(spare_name(&secret.name_any())),
+        namespace: secret.metadata.namespace.clone(),
+        labels: secret.metadata.labels.clone(),
+        annotations: secret.metadata.annotations.clone(),
+        owner_references: secret.metadata.owner_references.clone(),
+        ..ObjectMeta::default()
+    };
+    let mut spare = Secret { metadata, data: secret.data.clone(), type_: secret.type_.clone(), ..Secret::default() };
+    open_as(&mut spare, IdentifierKind::Username);
+    close(&mut spare);
+    spare
 }
 
 /// Makes an identity Secret the claim on an identifier of that kind, open for what belongs there.
@@ -274,6 +310,31 @@ mod tests {
         write_credential(&mut secret, &Credential::default());
         assert_eq!(read_credential(&secret).unwrap(), Credential::default());
         assert!(secret.data.as_ref().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_spare_keeps_the_credential_and_can_be_changed() {
+        let mut user = User::new("jane", UserSpec::default());
+        user.metadata.uid = Some("u-1".into());
+        let identifier = Identifier { kind: IdentifierKind::Username, text: "jane".into() };
+        let credential = Credential { hash: Some(PasswordHash::parse(BCRYPT).unwrap()), ..Credential::default() };
+        let mut secret = build(&user, "roster-system", &identifier, &credential);
+        secret.immutable = Some(true);
+        secret.metadata.uid = Some("s-1".into());
+        secret.metadata.resource_version = Some("7".into());
+        let patched = serde_json::json!([{"manager": "kubectl-patch", "fieldsV1": {"f:immutable": {}}}]);
+        secret.metadata.managed_fields = serde_json::from_value(patched).unwrap();
+        assert!(Claim::read(&secret.metadata).unwrap().may_be_immutable);
+        let mut spare = spare_of(&secret);
+        assert_eq!(replaced_name(&spare.name_any()), Some(secret.name_any().as_str()));
+        assert_eq!(replaced_name(&secret.name_any()), None);
+        assert_eq!((spare.immutable, spare.metadata.uid.as_ref()), (None, None));
+        assert_eq!(read_credential(&spare).unwrap(), credential);
+        spare.metadata.uid = Some("s-2".into());
+        spare.metadata.resource_version = Some("9".into());
+        let claim = Claim::read(&spare.metadata).unwrap();
+        assert!(claim.is_username && claim.is_closed && !claim.may_be_immutable);
+        assert_eq!(claim.owner_uid, "u-1");
     }
 
     #[test]

@@ -33,7 +33,6 @@ pub struct Person {
     pub password_secret_ref: Option<PasswordSecretRef>,
     state: DesiredState,
     validity: Validity,
-    locked_until: Option<Timestamp>,
     is_deleted: bool,
 }
 
@@ -52,7 +51,6 @@ impl Person {
             password_secret_ref: user.spec.password_secret_ref.clone(),
             state: user.spec.state,
             validity: user.spec.validity.clone().unwrap_or_default(),
-            locked_until: status.and_then(|status| status.locked_until.as_ref()).map(|time| time.0),
             is_deleted: user.meta().deletion_timestamp.is_some(),
             // A conflict over an email costs the email alone.
             claimed: match claimed {
@@ -63,13 +61,10 @@ impl Person {
         }
     }
 
-    /// Whether what binds this User is in force.
+    /// Whether what binds this User is in force. A lockout after failed logins changes nothing about that: otherwise
+    /// anyone who can reach the login could end a person's sessions and bindings.
     pub fn is_active(&self, now: Timestamp) -> bool {
-        self.holds_username()
-            && !self.is_deleted
-            && self.state == DesiredState::Active
-            && self.validity.contains(now)
-            && self.locked_until.is_none_or(|end| end <= now)
+        self.holds_username() && !self.is_deleted && self.state == DesiredState::Active && self.validity.contains(now)
     }
 
     /// Whether it holds an identifier, folded, that it may share the wish for with others.
@@ -87,6 +82,6 @@ impl Person {
 
     /// When the clock alone changes [`Person::is_active`] next.
     pub fn next_edge(&self, now: Timestamp) -> Option<Timestamp> {
-        self.validity.next_edge(now).into_iter().chain(self.locked_until.filter(|end| *end > now)).min()
+        self.validity.next_edge(now)
     }
 }

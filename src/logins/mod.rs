@@ -7,6 +7,7 @@
 //!  token, key ──▶ recognizer ──▶ UserInfo ─────────────────┤
 //!                └──▶ last_use: written in batches ────────┘
 //!  signing_keys, sealing_key: Secrets with keys            person: who that is, from the directory
+//!  uncounted: failures that could not be written yet
 //! ```
 
 pub mod audiences;
@@ -16,6 +17,7 @@ pub mod person;
 pub mod recognizer;
 pub mod sealing_key;
 pub mod signing_keys;
+pub mod uncounted;
 pub mod vault;
 pub mod verifier;
 

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::person::Person;
+use super::uncounted::Uncounted;
 use crate::api::{IDENTITY_SECRET_TYPE, User};
 use crate::credentials::claim::{Identifier, IdentifierKind};
 use crate::credentials::credential::{Credential, Summary};
@@ -27,9 +28,18 @@ const ATTEMPTS: usize = 16;
 /// Why a credential can't be read or written.
 #[derive(Clone, Debug, Error)]
 pub enum VaultError {
-    /// The API server does not answer, or not as it should.
+    /// The API server does not answer, or fails.
     #[error("the API server does not answer")]
     Unavailable,
+    /// The API server rejects the write of this Secret.
+    #[error("the API server rejects the write")]
+    Rejected,
+    /// Somebody has set `immutable: true` on the Secret.
+    #[error("the identity Secret is immutable")]
+    Immutable,
+    /// Failed attempts wait to be counted.
+    #[error("failed attempts can't be counted at the moment")]
+    Uncounted,
     /// What is stored does not parse.
     #[error(transparent)]
     Corrupt(#[from] Corrupt),
@@ -46,17 +56,27 @@ pub struct Opened {
     pub credential: Credential,
 }
 
+impl Opened {
+    /// Whether no failure can be counted in it.
+    pub fn is_immutable(&self) -> bool {
+        self.secret.immutable == Some(true)
+    }
+}
+
 /// Reads and writes credentials.
 pub struct Vault {
     secrets: Api<Secret>,
     users: Api<User>,
     metrics: Arc<Metrics>,
+    /// Failed attempts that could not be written.
+    pub uncounted: Uncounted,
 }
 
 impl Vault {
     /// For the Secrets of Roster's own namespace.
     pub fn new(client: Client, namespace: &str, metrics: Arc<Metrics>) -> Self {
-        Self { secrets: Api::namespaced(client.clone(), namespace), users: Api::all(client), metrics }
+        let uncounted = Uncounted::new(metrics.uncounted_failures.clone());
+        Self { secrets: Api::namespaced(client.clone(), namespace), users: Api::all(client), metrics, uncounted }
     }
 
     /// Reads the Secret that holds, or would hold, the credential of whoever logs in by that username. `None` where there
@@ -81,11 +101,44 @@ impl Vault {
         Ok(Some(Opened { secret, credential }))
     }
 
-    /// Writes what the credential has become. False: somebody else was faster, and nothing is written.
+    /// The same, for a change that is to be saved.
     ///
     /// # Errors
-    /// If the API server does not answer.
+    /// As [`Vault::open`], or if the Secret is immutable.
+    pub async fn open_to_change(&self, username: &str, uid: &str) -> Result<Option<Opened>, VaultError> {
+        let opened = self.open(username, uid).await?;
+        if opened.as_ref().is_some_and(Opened::is_immutable) {
+            return Err(VaultError::Immutable);
+        }
+        Ok(opened)
+    }
+
+    /// Writes what the credential has become. Returns false if somebody else was faster and nothing was written: open it
+    /// again, or give up with [`Vault::give_up`]. A failure that the write should have counted is kept for later.
+    ///
+    /// # Errors
+    /// If the API server does not answer, or rejects the write.
     pub async fn save(&self, opened: &Opened, credential: &Credential) -> Result<bool, VaultError> {
+        let outcome = self.write(opened, credential).await;
+        if let Err(error) = &outcome {
+            self.keep_failures(opened, credential, error);
+        }
+        outcome
+    }
+
+    /// Gives up a write that others are faster than all the time, and keeps the failure that it should have counted.
+    pub fn give_up(&self, opened: &Opened, credential: &Credential) -> VaultError {
+        self.keep_failures(opened, credential, &VaultError::Contended);
+        VaultError::Contended
+    }
+
+    fn keep_failures(&self, opened: &Opened, credential: &Credential, error: &VaultError) {
+        let Some(claim) = Claim::read(&opened.secret.metadata) else { return };
+        self.uncounted.keep(&claim.owner_uid, credential.failed.added_since(&opened.credential.failed), error);
+    }
+
+    /// [`Vault::save`] without keeping what fails.
+    pub(super) async fn write(&self, opened: &Opened, credential: &Credential) -> Result<bool, VaultError> {
         if opened.credential == *credential {
             return Ok(true);
         }
@@ -95,24 +148,29 @@ impl Vault {
         match timeout(ANSWER_TIMEOUT, self.secrets.replace(&name, &params, &secret)).await {
             Ok(Ok(written)) => {
                 self.metrics.writes.inc("Secret");
+                self.uncounted.storage_works();
                 self.publish(&written, &opened.credential.summary(), &credential.summary()).await;
                 Ok(true)
             }
             // Gone: the User was deleted, and there is nothing to keep.
             Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => Ok(false),
+            Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
+                warn!(secret = name, code = status.code, reason = status.reason, "a credential can't be written");
+                Err(VaultError::Rejected)
+            }
             Ok(Err(error)) => Err(unavailable(&error)),
             Err(_) => Err(VaultError::Unavailable),
         }
     }
 
-    /// Tells at once what ends sessions: the leader may be changing hands. What it reports itself, and tells people of
-    /// because it has turned, is left to it.
+    /// Publishes at once that sessions have ended, because there may be no leader at the moment. The leader reports
+    /// everything else.
     async fn publish(&self, secret: &Secret, before: &Summary, after: &Summary) {
-        if (before.changed, before.locked_until) == (after.changed, after.locked_until) {
+        if before.changed == after.changed {
             return;
         }
         let Some(claim) = Claim::read(&secret.metadata) else { return };
-        let status = json!({"sessionsNotBefore": after.changed, "lockedUntil": after.locked_until});
+        let status = json!({"sessionsNotBefore": after.changed});
         let patch = Patch::Merge(json!({"metadata": {"uid": claim.owner_uid}, "status": status}));
         let params = PatchParams::default();
         match timeout(ANSWER_TIMEOUT, self.users.patch_status(&claim.owner, &params, &patch)).await {
@@ -126,21 +184,32 @@ impl Vault {
     /// leaves the credential as it is, nothing is written. `None`: there is no credential.
     ///
     /// # Errors
-    /// If the API server does not answer, or others are faster all the time.
+    /// If the API server does not answer, the Secret can't be written, or others are faster all the time.
     pub async fn update<T>(
         &self,
         person: &Person,
+        change: impl FnMut(&mut Credential) -> T,
+    ) -> Result<Option<T>, VaultError> {
+        self.change(&person.username, &person.uid, change).await
+    }
+
+    pub(super) async fn change<T>(
+        &self,
+        username: &str,
+        uid: &str,
         mut change: impl FnMut(&mut Credential) -> T,
     ) -> Result<Option<T>, VaultError> {
+        let mut lost = None;
         for _ in 0..ATTEMPTS {
-            let Some(opened) = self.open(&person.username, &person.uid).await? else { return Ok(None) };
+            let Some(opened) = self.open_to_change(username, uid).await? else { return Ok(None) };
             let mut credential = opened.credential.clone();
             let outcome = change(&mut credential);
             if self.save(&opened, &credential).await? {
                 return Ok(Some(outcome));
             }
+            lost = Some((opened, credential));
         }
-        Err(VaultError::Contended)
+        Err(lost.map_or(VaultError::Contended, |(opened, credential)| self.give_up(&opened, &credential)))
     }
 }
 

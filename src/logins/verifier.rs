@@ -7,6 +7,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -18,14 +19,14 @@ use tracing::{info, warn};
 
 use super::last_use::LastUse;
 use super::person::Person;
-use super::vault::{Vault, VaultError};
+use super::vault::{Opened, Vault, VaultError};
 use crate::api::credentials::Challenge;
 use crate::api::user::SecondFactor;
 use crate::credentials::claim::fold;
 use crate::credentials::credential::Credential;
 use crate::credentials::digest::{hex, random};
 use crate::credentials::hash::{Memory, PasswordHash};
-use crate::credentials::lockout::Limits;
+use crate::credentials::lockout::{Limits, SESSIONS};
 use crate::credentials::login::{Attempt, Need, Proof, Verdict, judge};
 use crate::credentials::password;
 use crate::credentials::policy::{PasswordPolicy, Unacceptable};
@@ -127,8 +128,7 @@ pub struct Verifier {
     /// The hash of a password that nobody knows, for those who have none.
     decoy: PasswordHash,
     turns: Vec<Turn>,
-    /// For those who were not the first to write, by user.
-    saving: Vec<Mutex<()>>,
+    judging: Vec<Judging>,
     hasher: RandomState,
 }
 
@@ -142,6 +142,14 @@ impl Default for Turn {
     fn default() -> Self {
         Self { lock: Mutex::default(), waiting: Semaphore::new(MOST_WAITING) }
     }
+}
+
+/// What serialises the judgement of attempts on one user: whether failures can be counted is known for those before.
+#[derive(Default)]
+struct Judging {
+    lock: Mutex<()>,
+    /// How often failures were written. What was read before the last of these writes is read again.
+    failures: AtomicU64,
 }
 
 /// A hash that a password was compared with, and what came of it.
@@ -158,7 +166,7 @@ impl Verifier {
     ) -> Self {
         let decoy = PasswordHash::create(hex(&random::<16>()).as_bytes(), pool.cost(), &mut Memory::default());
         let turns = (0..TURNS).map(|_| Turn::default()).collect();
-        let saving = (0..TURNS).map(|_| Mutex::default()).collect();
+        let judging = (0..TURNS).map(|_| Judging::default()).collect();
         Self {
             informers,
             vault,
@@ -170,7 +178,7 @@ impl Verifier {
             metrics,
             decoy,
             turns,
-            saving,
+            judging,
             hasher: RandomState::new(),
         }
     }
@@ -201,24 +209,41 @@ impl Verifier {
         if self.informers.is_blind_to_users() {
             return Err(VaultError::Unavailable.into());
         }
+        if self.vault.uncounted.blocks_everybody() {
+            return Err(VaultError::Uncounted.into());
+        }
         let _turn = self.turn(shown.username, &shown.source).await?;
         let person = Person::holding(&self.informers, shown.username);
-        let (mut compared, mut saving) = (None, None);
+        // A name that nobody has is looked up like any other.
+        let (username, uid) = person.as_ref().map_or((shown.username, ""), |person| (&person.username, &person.uid));
+        let judging = &self.judging[self.stripe(uid)];
+        let (mut compared, mut locked, mut lost) = (None, None, None);
         for _ in 0..ATTEMPTS {
-            // A name that nobody has is looked up like any other.
-            let (username, uid) =
-                person.as_ref().map_or((shown.username, ""), |person| (&person.username, &person.uid));
+            let failures = judging.failures.load(Ordering::SeqCst);
             let opened = self.vault.open(username, uid).await?;
             let known = opened.as_ref().and_then(|opened| opened.credential.hash.clone());
             let matches = self.compare(shown, known, &mut compared).await?;
-            let (Some(person), Some(opened)) = (&person, &opened) else { return Ok(Outcome::Refused) };
+            let (Some(person), Some(opened)) = (&person, opened) else { return Ok(Outcome::Refused) };
+            // From here on one after the other, and nothing is told of an attempt before those that failed are counted.
+            if locked.is_none() {
+                locked = Some(judging.lock.lock().await);
+            }
+            if judging.failures.load(Ordering::SeqCst) != failures {
+                continue;
+            }
+            if !self.can_count(person, &opened) {
+                return Ok(Outcome::Refused);
+            }
             let (verdict, credential) = self.verdict(shown, person, &opened.credential, matches).await?;
-            let saved = match self.vault.save(opened, &credential).await {
-                // A refusal is one whether or not it could be counted: nobody is to tell known names by that.
+            let saved = match self.vault.save(&opened, &credential).await {
+                // The vault keeps the failure. The answer is that of any refusal, so that known names do not differ.
                 Err(_) if verdict == Verdict::Refused => return Ok(Outcome::Refused),
                 saved => saved?,
             };
             if saved {
+                if credential.failed != opened.credential.failed {
+                    judging.failures.fetch_add(1, Ordering::SeqCst);
+                }
                 if shown.new_password.is_some()
                     && credential.changed == opened.credential.changed
                     && verdict.is_granted()
@@ -227,27 +252,42 @@ impl Verifier {
                 }
                 return Ok(self.outcome(shown, person.clone(), verdict, credential, &opened.credential));
             }
-            // Somebody was faster. From here on one after the other: other replicas alone can still be.
-            if saving.is_none() {
-                saving = Some(self.saving[self.stripe(&person.uid)].lock().await);
-            }
+            lost = Some((opened, credential));
         }
-        warn!(
-            user = person.map(|person| person.name),
-            "an attempt could not be counted: others are faster all the time"
-        );
+        if let Some((opened, credential)) = lost {
+            let error = self.vault.give_up(&opened, &credential);
+            warn!(user = person.map(|person| person.name), %error, "an attempt was refused");
+        }
         Ok(Outcome::Refused)
     }
 
-    /// Counts what somebody who is logged in shows once more. Whether it was right, and they are not locked out.
+    /// Whether a failure of that user could be counted. While it could not, even the right password is refused: otherwise
+    /// guesses would be free.
+    fn can_count(&self, person: &Person, opened: &Opened) -> bool {
+        let is_blocked = self.vault.uncounted.blocks(&person.uid) || self.vault.uncounted.blocks_everybody();
+        if is_blocked || opened.is_immutable() {
+            self.metrics.logins_uncountable.inc();
+            let is_immutable = opened.is_immutable();
+            warn!(user = person.name, is_immutable, "a login was refused, because failures can't be counted");
+            return false;
+        }
+        true
+    }
+
+    /// Judges a credential that a logged-in caller was asked for again, and counts a wrong one; returns whether it was
+    /// right and may be used. The caller saves `credential` in any case, also for a dry run, by [`Vault::update`] or
+    /// after [`Vault::open_to_change`].
+    ///
+    /// Sessions have a count of their own, so guesses from outside do not keep a person from changing their password,
+    /// and a stolen session has few guesses wherever it is used.
     pub fn count(&self, person: &Person, credential: &mut Credential, source: &str, matches: bool) -> bool {
-        let now = Timestamp::now();
-        if credential.failed.is_locked(source, now) {
+        let (now, uncounted) = (Timestamp::now(), &self.vault.uncounted);
+        if uncounted.blocks(&person.uid) || uncounted.blocks_everybody() || credential.failed.is_locked(SESSIONS, now) {
             return false;
         }
         if !matches {
             info!(user = person.name, source, "a credential that was asked for again was wrong");
-            credential.failed.fail(source, &self.limits, now);
+            credential.failed.fail(SESSIONS, &self.limits, now);
         }
         matches
     }

@@ -68,7 +68,7 @@ pub mod reason {
     pub const USER_NOT_FOUND: &str = "UserNotFound";
     /// The subject does not exist.
     pub const GROUP_NOT_FOUND: &str = "GroupNotFound";
-    /// The subject is disabled, banned, locked, outside its validity, being deleted, or does not hold its username.
+    /// The subject is disabled, banned, outside its validity, being deleted, or does not hold its username.
     pub const USER_INACTIVE: &str = "UserInactive";
     /// The namespace does not exist.
     pub const NAMESPACE_NOT_FOUND: &str = "NamespaceNotFound";

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::directory::{BASE, Direct};
 use crate::logins::body;
-use crate::support::{Cluster, can, rbac, unique, wait_for_text, wait_until_can};
+use crate::support::{Cluster, audit_position, can, operator_writes, rbac, unique, wait_for_text, wait_until_can};
 
 const EVERYWHERE: &[&str] = &["create", "pods", "-A"];
 
@@ -52,9 +52,10 @@ async fn i3_whatever_ends_a_user_ends_the_bindings() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i3_a_locked_user_holds_nothing() {
+async fn i3_a_lockout_ends_no_binding_and_writes_none() {
     let (cluster, jane) = (rbac(), unique("i3-locked"));
     bound(cluster, &jane).await;
+    let before = audit_position(cluster);
     // As many failures as this installation allows, from several addresses.
     let direct = Direct::new(cluster, 0, None).await;
     let body = body("Login", &json!({"username": jane, "password": "wrong"}));
@@ -64,9 +65,15 @@ async fn i3_a_locked_user_holds_nothing() {
         let answer = direct.send("POST", &format!("{BASE}/logins"), &headers, &body).await.unwrap();
         assert_eq!(answer.status, 401);
     }
-    wait_until_can(cluster, &jane, EVERYWHERE, false).await;
-    // And the lock ends by the clock.
-    wait_until_can(cluster, &jane, EVERYWHERE, true).await;
+    let reason = "{.status.conditions[?(@.type=='LockedOut')].reason}";
+    wait_for_text(cluster, &["users.roster.dev", &jane], reason, "TooManyFailedLogins").await;
+    assert!(can(cluster, &jane, EVERYWHERE), "wrong guesses from outside end nothing");
+    // The lockout ends by the clock.
+    wait_for_text(cluster, &["users.roster.dev", &jane], reason, "").await;
+    assert!(can(cluster, &jane, EVERYWHERE));
+    let written = operator_writes(cluster, before);
+    let binding = format!("/clusterrolebindings/roster:{jane}");
+    assert!(!written.iter().any(|write| write.contains(&binding)), "nothing is compiled again: {written:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

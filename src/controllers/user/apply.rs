@@ -28,6 +28,14 @@ pub(super) struct Applied {
     pub(super) credential: Summary,
     /// Why the password Secret was not taken in.
     pub(super) problem: Option<Problem>,
+    /// Whether the identity Secret with the credential was gone and has been created again without it.
+    pub(super) is_lost: bool,
+}
+
+/// Whether the User had something to log in with when it was last looked at.
+fn had_credential(user: &User) -> bool {
+    let status = user.status.as_ref();
+    status.is_some_and(|status| status.password_changed_time.is_some() || status.second_factor_enabled == Some(true))
 }
 
 pub(super) async fn apply(user: &User, plan: Plan, ctx: &Context) -> Result<Applied, Error> {
@@ -36,11 +44,15 @@ pub(super) async fn apply(user: &User, plan: Plan, ctx: &Context) -> Result<Appl
         CredentialStep::Complain(problem) => (Some(problem), None),
         CredentialStep::TakeIn(version, source) => (None, Some((version, source))),
     };
-    let mut applied = Applied { conflicts: Vec::new(), credential: plan.summary, problem };
+    let mut applied = Applied { conflicts: Vec::new(), credential: plan.summary, problem, is_lost: false };
     try_join_all(plan.release.iter().map(|(name, uid)| release(name, uid, ctx))).await?;
     match hold_username(user, plan.username, &plan.residence, taken, ctx).await? {
         Held::Yes(Some(summary)) => applied.credential = summary,
         Held::Yes(None) => {}
+        Held::Created(summary) => {
+            applied.credential = summary;
+            applied.is_lost = plan.residence == Residence::Home && had_credential(user);
+        }
         // Who has no name holds no address either.
         Held::By(conflict) => {
             applied.conflicts.push(conflict);
@@ -58,6 +70,8 @@ pub(super) async fn apply(user: &User, plan: Plan, ctx: &Context) -> Result<Appl
 enum Held {
     /// By the User; with what may be known of the credential where that was looked at.
     Yes(Option<Summary>),
+    /// By the User, as of now, with that credential.
+    Created(Summary),
     /// By another one.
     By((Identifier, String)),
 }
@@ -87,7 +101,7 @@ async fn hold_username(
     }
     let credential = with_taken(moved.clone().unwrap_or_default(), taken.as_ref(), ctx).await?;
     match claim(user, &identifier, &credential, ctx).await? {
-        Claimed::Fresh => Ok(Held::Yes(Some(credential.summary()))),
+        Claimed::Fresh => Ok(Held::Created(credential.summary())),
         Claimed::By(other) => Ok(Held::By((identifier, other))),
         // The index had not heard of it yet, as after a restart in the middle of things.
         Claimed::Before(secret) => update_credential(*secret, moved, taken, ctx).await,
@@ -107,7 +121,13 @@ async fn hold_email(
         Step::Claim => {}
     }
     Ok(match claim(user, &identifier, &Credential::default(), ctx).await? {
-        Claimed::Fresh | Claimed::Before(_) => None,
+        Claimed::Fresh => None,
+        // Its label is what the index finds it by.
+        Claimed::Before(mut secret) => {
+            record::open_as(&mut secret, IdentifierKind::Email);
+            rename::replace(&secret, ctx).await?;
+            None
+        }
         Claimed::By(other) => Some((identifier, other)),
     })
 }

@@ -23,6 +23,8 @@ pub(super) struct Observed {
     pub(super) surplus: Vec<(String, String)>,
     /// Where the credential stands.
     pub(super) residence: Residence,
+    /// The identity Secret of the username, if somebody seems to have made it immutable.
+    pub(super) immutable: Option<String>,
     /// The password Secret.
     pub(super) source: Observation,
     /// What may be known of the credential.
@@ -53,7 +55,8 @@ pub(super) enum Residence {
     Moved(Predecessor),
     /// In the Secret of an earlier username.
     Away(Predecessor),
-    /// In the Secret of the username, which was closed for a rename that has been taken back.
+    /// In the Secret of the username, which is not marked as its home: it was closed for a rename that has been taken
+    /// back, or somebody has changed its label.
     Closed,
 }
 
@@ -91,7 +94,7 @@ pub(super) struct Problem {
 }
 
 pub(super) async fn dereference(user: &User, ctx: &Context) -> Result<Observed, Error> {
-    let Known { mut claims, surplus, residence, credential, namespaces } = look_up(user, ctx);
+    let Known { mut claims, surplus, residence, immutable, credential, namespaces } = look_up(user, ctx);
     for (_, holder) in &mut claims {
         if let Holder::Gone(claim) = holder {
             // The index may not have heard of a User that was created a moment ago: only the API server can tell.
@@ -119,7 +122,7 @@ pub(super) async fn dereference(user: &User, ctx: &Context) -> Result<Observed, 
         None => Observation::NothingNew,
     };
     let credential = credential.map(|claim| claim.summary).unwrap_or_default();
-    Ok(Observed { claims, surplus, residence, source, credential, namespaces })
+    Ok(Observed { claims, surplus, residence, immutable, source, credential, namespaces })
 }
 
 fn is_free(holder: &Holder) -> bool {
@@ -145,6 +148,7 @@ struct Known {
     claims: Vec<(Identifier, Holder)>,
     surplus: Vec<(String, String)>,
     residence: Residence,
+    immutable: Option<String>,
     credential: Option<Claim>,
     namespaces: Vec<String>,
 }
@@ -156,7 +160,8 @@ fn look_up(user: &User, ctx: &Context) -> Known {
     let mut wanted = Vec::new();
     for identifier in claim::wanted(user) {
         let secret = identifier.secret_name();
-        let holder = match index.claim(&secret) {
+        let spare = index.spare(&secret).filter(|spare| spare.owner_uid != uid);
+        let holder = match index.claim(&secret).or(spare) {
             None => Holder::Nobody,
             Some(claim) if claim.owner_uid == uid => Holder::Me(claim.uid.clone()),
             Some(claim) if index.is_alive(&claim.owner, &claim.owner_uid) => Holder::Other(claim.owner.clone()),
@@ -169,6 +174,9 @@ fn look_up(user: &User, ctx: &Context) -> Known {
     }
     let is_wanted = |secret: &String| wanted.iter().any(|(identifier, _)| identifier.secret_name() == *secret);
     let (residence, credential) = locate(&wanted[0].0.secret_name(), &uid, &index, is_wanted);
+    let username = wanted[0].0.secret_name();
+    let is_immutable = index.claim(&username).is_some_and(|claim| claim.owner_uid == uid && claim.may_be_immutable);
+    let immutable = is_immutable.then_some(username);
     let is_surplus = |secret: &&String| {
         let is_kept = match &residence {
             Residence::Moved(from) => from.secret == **secret,
@@ -184,7 +192,7 @@ fn look_up(user: &User, ctx: &Context) -> Known {
         .filter_map(|secret| Some((secret.clone(), index.claim(secret)?.uid.clone())))
         .collect();
     let namespaces = index.namespaces_of(&name).cloned().collect();
-    Known { claims: wanted, surplus, residence, credential, namespaces }
+    Known { claims: wanted, surplus, residence, immutable, credential, namespaces }
 }
 
 /// Of several Secrets that have been the username's, the one that is open is the latest, or else the one that was closed
@@ -202,10 +210,10 @@ fn locate(
 ) -> (Residence, Option<Claim>) {
     let held = index.held_by(uid).filter_map(|secret| Some((secret, index.claim(secret)?)));
     let (mut home, mut earlier) = (None, None);
-    for (secret, claim) in held.filter(|(_, claim)| claim.is_username) {
+    for (secret, claim) in held {
         if secret == username {
             home = Some(claim);
-        } else if earlier.is_none_or(|(_, known): (_, &Claim)| recency(claim) > recency(known)) {
+        } else if claim.is_username && earlier.is_none_or(|(_, known): (_, &Claim)| recency(claim) > recency(known)) {
             earlier = Some((secret, claim));
         }
     }
@@ -215,9 +223,9 @@ fn locate(
         is_email: is_wanted(secret),
     });
     match (home, predecessor) {
-        (Some(home), Some(from)) if !home.is_closed => (Residence::Moved(from), Some(home.clone())),
+        (Some(home), Some(from)) if home.is_home() => (Residence::Moved(from), Some(home.clone())),
         (_, Some(from)) => (Residence::Away(from), earlier.map(|(_, claim)| claim.clone())),
-        (Some(home), None) if home.is_closed => (Residence::Closed, Some(home.clone())),
+        (Some(home), None) if !home.is_home() => (Residence::Closed, Some(home.clone())),
         (home, None) => (Residence::Home, home.cloned()),
     }
 }
@@ -317,6 +325,8 @@ mod tests {
     #[case::carried_over(Some(("username", false)), Some(("username", true)), "moved")]
     #[case::taken_back(Some(("username", true)), None, "closed")]
     #[case::taken_back_later(Some(("username", true)), Some(("username", false)), "away")]
+    #[case::relabelled(Some(("email", false)), None, "closed")]
+    #[case::replaced(None, Some(("username", true)), "away")]
     #[case::into_an_own_address(Some(("email", false)), Some(("username", true)), "away")]
     #[case::an_address_beside(Some(("username", false)), Some(("email", false)), "home")]
     fn the_credential_is_found_wherever_a_rename_was_cut_off(

@@ -14,7 +14,7 @@ use kube::{Resource, ResourceExt};
 use crate::api::user::PasswordSecretRef;
 use crate::api::{OWNER_LABEL, User};
 use crate::credentials::credential::SourceVersion;
-use crate::credentials::record::Claim;
+use crate::credentials::record::{Claim, replaced_name, spare_name};
 use crate::informers::follow::Relist;
 
 /// The index.
@@ -193,6 +193,8 @@ impl Index {
         let claim = self.claims.remove(name).expect("looked up above");
         self.unhold(&claim.owner_uid, name);
         let mut concerned = self.wake(name);
+        // Who waits for an identity Secret that was being replaced has waited for its spare.
+        concerned.extend(replaced_name(name).map(|replaced| self.wake(replaced)).unwrap_or_default());
         concerned.extend(Some(claim.owner).filter(|owner| !owner.is_empty()));
         concerned
     }
@@ -209,6 +211,11 @@ impl Index {
     /// The claim on an identity Secret's name.
     pub fn claim(&self, name: &str) -> Option<&Claim> {
         self.claims.get(name)
+    }
+
+    /// The claim that stands in for an identity Secret while it is replaced.
+    pub fn spare(&self, name: &str) -> Option<&Claim> {
+        self.claims.get(&spare_name(name))
     }
 
     /// Names of the identity Secrets that the User of that UID holds.

@@ -15,6 +15,7 @@ mod finalize;
 mod index;
 mod plan;
 mod rename;
+mod repair;
 mod report;
 mod status;
 
@@ -287,6 +288,9 @@ async fn reconcile_unbounded(user: &User, ctx: &Context) -> Result<Action, Error
     if finalize::finalize(user, &observed, ctx).await? == finalize::Next::Stop {
         return Ok(Action::await_change());
     }
+    if repair::repair(user, &observed, ctx).await? == finalize::Next::Stop {
+        return Ok(Action::await_change());
+    }
     let (groups, pending) = groups_of(user, ctx);
     let standing = Standing {
         groups,
@@ -297,6 +301,9 @@ async fn reconcile_unbounded(user: &User, ctx: &Context) -> Result<Action, Error
         max_password_age: ctx.password_policy.max_age,
     };
     let applied = apply::apply(user, plan::plan(observed, user.metadata.deletion_timestamp.is_some()), ctx).await?;
+    if applied.is_lost && applied.credential.changed.is_some() {
+        repair::report_loss(user, ctx).await;
+    }
     let now = Timestamp::now();
     let status = status::status(user, &applied, standing, now);
     report::report(user, status, ctx).await?;

@@ -99,6 +99,7 @@ mod tests {
                 (identifier(IdentifierKind::Username, "jane"), username),
                 (identifier(IdentifierKind::Email, "jane@example.com"), email),
             ],
+            immutable: None,
             surplus: vec![("login-old".into(), "s-1".into())],
             residence: Residence::Away(Predecessor {
                 secret: "login-former".into(),

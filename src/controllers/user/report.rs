@@ -9,10 +9,10 @@ use serde_json::{Map, Value, json};
 
 use super::{Context, Error};
 use crate::api::condition::{
-    ADMINISTRATOR_BOUND, CREDENTIAL_READY, DELETION_BLOCKED, EXPIRING, NAME_CLAIMED, PASSWORD_EXPIRING,
+    ADMINISTRATOR_BOUND, CREDENTIAL_READY, DELETION_BLOCKED, EXPIRING, LOCKED_OUT, NAME_CLAIMED, PASSWORD_EXPIRING,
     QUOTA_WITHIN_LIMITS, READY, find,
 };
-use crate::api::{QuotaStatus, State, User, UserStatus};
+use crate::api::{QuotaStatus, User, UserStatus};
 use crate::controllers::events::Turn;
 use crate::notifications::{Notice, Recipient};
 use crate::rbac::compile::reason::USER_INACTIVE;
@@ -77,10 +77,8 @@ fn quota(before: Option<&QuotaStatus>, after: Option<&QuotaStatus>) -> Option<Va
 /// What the person is to know of between two states.
 fn notices(before: &UserStatus, after: &UserStatus, end: Option<&Time>) -> Vec<Notice> {
     let mut notices = Vec::new();
-    // By the state, which the leader alone writes: the time is told by whoever has counted the last failure.
     if let Some(until) = &after.locked_until
-        && before.state != Some(State::Locked)
-        && after.state == Some(State::Locked)
+        && find(&before.conditions, LOCKED_OUT).is_none()
     {
         notices.push(Notice::Locked { until: until.0 });
     }
@@ -106,10 +104,12 @@ fn notices(before: &UserStatus, after: &UserStatus, end: Option<&Time>) -> Vec<N
 /// and a hundred thousand Events would say it again.
 fn turns(before: &UserStatus, after: &UserStatus) -> Vec<Turn> {
     let mut turns = Vec::new();
-    for kind in [NAME_CLAIMED, CREDENTIAL_READY, ADMINISTRATOR_BOUND, DELETION_BLOCKED, QUOTA_WITHIN_LIMITS] {
+    let kinds =
+        [NAME_CLAIMED, CREDENTIAL_READY, LOCKED_OUT, ADMINISTRATOR_BOUND, DELETION_BLOCKED, QUOTA_WITHIN_LIMITS];
+    for kind in kinds {
         let (was, is) = (find(&before.conditions, kind), find(&after.conditions, kind));
         let Some(is) = is else { continue };
-        let is_bad = (is.status == "True") == (kind == DELETION_BLOCKED)
+        let is_bad = (is.status == "True") == [DELETION_BLOCKED, LOCKED_OUT].contains(&kind)
             && !["NoPassword", USER_INACTIVE].contains(&&*is.reason);
         if is_bad && was.is_none_or(|was| (&was.status, &was.reason) != (&is.status, &is.reason)) {
             turns.push(Turn { is_warning: true, reason: is.reason.clone(), message: is.message.clone() });

@@ -55,9 +55,10 @@ fn the_person_is_told_of_what_has_turned_and_of_nothing_twice() {
     assert_eq!(notices(&UserStatus::default(), &fine, None), [], "a first password is no news");
     let changed = UserStatus { password_changed_time: at(2), ..fine.clone() };
     assert_eq!(notices(&fine, &changed, None), [Notice::PasswordChanged]);
-    let locked = UserStatus { locked_until: at(90), state: Some(State::Locked), ..fine.clone() };
-    let told = UserStatus { locked_until: at(90), ..fine.clone() };
-    assert_eq!(notices(&told, &locked, None).len(), 1, "whoever has told of the time first");
+    let locked_out = status(&[(READY, true, "Succeeded"), (LOCKED_OUT, true, "TooManyFailedLogins")], State::Active);
+    let locked = UserStatus { locked_until: at(90), password_changed_time: at(1), ..locked_out };
+    assert_eq!(reasons(&fine, &locked), ["TooManyFailedLogins"]);
+    assert!(reasons(&locked, &locked).is_empty());
     assert_eq!(notices(&fine, &locked, None), [Notice::Locked { until: at(90).unwrap().0 }]);
     assert_eq!(notices(&locked, &locked, None), []);
     assert_eq!(notices(&locked, &fine, None), []);

@@ -9,9 +9,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::apply::Applied;
 use super::finalize::is_blocked;
 use crate::api::condition::{
-    ACCOUNT_EXPIRING, ADMINISTRATOR_BOUND, CREDENTIAL_READY, DELETION_BLOCKED, Desired, EXPIRING, MEMBERSHIP_PENDING,
-    NAME_CLAIMED, NOT_ACCEPTED, PASSWORD_CHANGE_REQUIRED, PASSWORD_EXPIRING, QUOTA_WITHIN_LIMITS, READY, RECONCILING,
-    STALLED, carry_over, list_names,
+    ACCOUNT_EXPIRING, ADMINISTRATOR_BOUND, CREDENTIAL_LOST, CREDENTIAL_READY, DELETION_BLOCKED, Desired, EXPIRING,
+    LOCKED_OUT, MEMBERSHIP_PENDING, NAME_CLAIMED, NOT_ACCEPTED, PASSWORD_CHANGE_REQUIRED, PASSWORD_EXPIRING,
+    QUOTA_WITHIN_LIMITS, READY, RECONCILING, STALLED, carry_over, find, list_names,
 };
 use crate::api::user::DesiredState;
 use crate::api::{QuotaStatus, State, User, UserStatus};
@@ -28,6 +28,7 @@ const OWN: &[&str] = &[
     NAME_CLAIMED,
     CREDENTIAL_READY,
     PASSWORD_CHANGE_REQUIRED,
+    LOCKED_OUT,
     EXPIRING,
     ADMINISTRATOR_BOUND,
     MEMBERSHIP_PENDING,
@@ -69,6 +70,8 @@ pub(super) fn status(user: &User, applied: &Applied, standing: Standing, now: Ti
     let credential = &applied.credential;
     let expiry = password_expiry(applied, standing.max_password_age);
     let mut wanted = desired(user, applied, &standing);
+    let locked_until = credential.locked_until.filter(|end| *end > now);
+    wanted.extend(locked_until.map(locked_out));
     wanted.extend(expiring(user, expiry, now));
     wanted.extend(membership_pending(&standing.pending));
     wanted.extend(standing.quota.as_ref().and_then(within_limits));
@@ -82,7 +85,7 @@ pub(super) fn status(user: &User, applied: &Applied, standing: Standing, now: Ti
         groups: standing.groups,
         pending_groups: standing.pending.into_keys().take(PENDING_LISTED).collect(),
         failed_logins: (credential.failed_logins > 0).then_some(credential.failed_logins.into()),
-        locked_until: credential.locked_until.map(Time),
+        locked_until: locked_until.map(Time),
         password_changed_time: credential.changed.map(Time),
         password_expires_time: expiry.map(Time),
         second_factor_enabled: Some(credential.second_factor.is_some()),
@@ -148,7 +151,6 @@ fn state(user: &User, applied: &Applied, now: Timestamp) -> State {
         DesiredState::Active if validity.is_over(now) => State::Expired,
         DesiredState::Active if !validity.contains(now) => State::Pending,
         DesiredState::Active if !holds_username(applied) => State::Pending,
-        DesiredState::Active if applied.credential.locked_until.is_some_and(|end| end > now) => State::Locked,
         DesiredState::Active => State::Active,
     }
 }
@@ -160,6 +162,18 @@ fn password_expiry(applied: &Applied, max_age: Option<Duration>) -> Option<Times
 
 fn account_expiry(user: &User) -> Option<Timestamp> {
     user.spec.validity.as_ref()?.not_after.as_ref().map(|end| end.0)
+}
+
+/// The condition of a user whose new logins are refused after too many failures.
+fn locked_out(until: Timestamp) -> Desired {
+    Desired {
+        kind: LOCKED_OUT,
+        status: true,
+        reason: "TooManyFailedLogins",
+        message: format!(
+            "new logins are refused until {until}; sessions, API keys and bindings go on. users/unlock ends it at once"
+        ),
+    }
 }
 
 /// What expires soon; the earlier of the two.
@@ -190,7 +204,7 @@ pub(super) fn next_change(user: &User, edges: &[Timestamp], now: Timestamp) -> O
 
 fn desired(user: &User, applied: &Applied, standing: &Standing) -> Vec<Desired> {
     let name = name_claimed(applied);
-    let credential = credential_ready(applied);
+    let credential = credential_ready(user, applied);
     let administrator = standing.administrator.map(administrator_bound);
     let waiting = applied.problem.as_ref().is_some_and(|problem| problem.is_waiting) && applied.conflicts.is_empty();
     // A user without a password lacks nothing that was declared, and neither does an inactive one.
@@ -250,13 +264,27 @@ fn name_claimed(applied: &Applied) -> Desired {
     Desired { kind: NAME_CLAIMED, status: false, reason, message: message.collect::<Vec<_>>().join("; ") }
 }
 
-fn credential_ready(applied: &Applied) -> Desired {
+/// Whether the identity Secret was lost with all that it held, now or earlier, and nothing has taken its place since.
+fn is_lost(user: &User, applied: &Applied) -> bool {
+    let before = user.status.as_ref().map(|status| &status.conditions[..]).unwrap_or_default();
+    let was_lost = find(before, CREDENTIAL_READY).is_some_and(|condition| condition.reason == CREDENTIAL_LOST);
+    applied.is_lost || was_lost
+}
+
+fn credential_ready(user: &User, applied: &Applied) -> Desired {
     let (status, reason, message) = match (&applied.problem, applied.credential.changed) {
         (Some(problem), Some(_)) => {
             (false, problem.reason, format!("{}; the last good password stays in use", problem.message))
         }
         (Some(problem), None) => (false, problem.reason, problem.message.clone()),
         (None, Some(_)) => (true, "PasswordSet", "a password is set".to_owned()),
+        (None, None) if is_lost(user, applied) => (
+            false,
+            CREDENTIAL_LOST,
+            "the Secret with the credential was deleted, and with it the password, the second factor and all API keys: \
+             invite the person (users/invitation of the directory), or set a password"
+                .to_owned(),
+        ),
         (None, None) => (
             false,
             "NoPassword",

@@ -26,7 +26,7 @@ fn with_password() -> Summary {
 }
 
 fn applied() -> Applied {
-    Applied { conflicts: Vec::new(), credential: with_password(), problem: None }
+    Applied { conflicts: Vec::new(), credential: with_password(), problem: None, is_lost: false }
 }
 
 fn conflict(kind: IdentifierKind, text: &str) -> (Identifier, String) {
@@ -78,20 +78,45 @@ fn the_next_change_is_the_nearest_edge_ahead() {
 }
 
 #[test]
-fn a_lockout_is_a_state_that_ends_by_the_clock() {
+fn a_lockout_is_reported_until_it_ends_and_changes_no_state() {
     let jane = user(DesiredState::Active, None, None);
     let locked = Summary { failed_logins: 100, locked_until: Some(at(130)), ..with_password() };
     let applied = Applied { credential: locked, ..applied() };
     let seen = status(&jane, &applied, Standing::default(), at(100));
     assert_eq!(
-        (seen.state, seen.failed_logins, seen.locked_until),
-        (Some(State::Locked), Some(100), Some(Time(at(130))))
+        (seen.state, seen.failed_logins, &seen.locked_until),
+        (Some(State::Active), Some(100), &Some(Time(at(130))))
     );
-    assert_eq!(status(&jane, &applied, Standing::default(), at(130)).state, Some(State::Active));
+    let condition = find(&seen.conditions, LOCKED_OUT).unwrap();
+    assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("True", "TooManyFailedLogins"));
+    assert!(condition.message.contains(&at(130).to_string()), "{}", condition.message);
+    assert_eq!(find(&seen.conditions, READY).unwrap().status, "True", "it is as it was declared");
+    let over = status(&User { status: Some(seen), ..jane.clone() }, &applied, Standing::default(), at(130));
+    assert_eq!((over.state, over.locked_until), (Some(State::Active), None));
+    assert!(find(&over.conditions, LOCKED_OUT).is_none());
     assert_eq!(next_change(&jane, &[at(130)], at(100)), Some(Duration::from_secs(30)));
     assert_eq!(next_change(&jane, &[at(130)], at(130)), None);
     let banned = user(DesiredState::Banned, None, None);
     assert_eq!(status(&banned, &applied, Standing::default(), at(100)).state, Some(State::Banned));
+}
+
+#[test]
+fn a_lost_credential_is_reported_until_there_is_another_one() {
+    let mut jane = user(DesiredState::Active, None, None);
+    let empty = Applied { credential: Summary::default(), ..applied() };
+    let lost = Applied { credential: Summary::default(), is_lost: true, ..applied() };
+    let reason = |status: &UserStatus, kind| find(&status.conditions, kind).map(|condition| condition.reason.clone());
+    let seen = status(&jane, &lost, Standing::default(), at(9));
+    assert_eq!(reason(&seen, READY), Some(CREDENTIAL_LOST.into()));
+    assert_eq!(reason(&seen, STALLED), Some(CREDENTIAL_LOST.into()));
+    jane.status = Some(seen);
+    let later = status(&jane, &empty, Standing::default(), at(10));
+    assert_eq!(reason(&later, CREDENTIAL_READY), Some(CREDENTIAL_LOST.into()), "it is not forgotten");
+    let seen = status(&jane, &applied(), Standing::default(), at(11));
+    assert_eq!(reason(&seen, CREDENTIAL_READY), Some("PasswordSet".into()));
+    jane.status = Some(seen);
+    let none = status(&jane, &empty, Standing::default(), at(12));
+    assert_eq!(reason(&none, CREDENTIAL_READY), Some("NoPassword".into()));
 }
 
 #[test]
@@ -164,10 +189,13 @@ fn the_two_conflicts_are_told_apart_and_each_is_named() {
 
 #[test]
 fn a_problem_says_whether_an_earlier_password_stays_in_use() {
-    let with = credential_ready(&Applied { problem: Some(problem(false)), ..applied() });
+    let jane = user(DesiredState::Active, None, None);
+    let with = credential_ready(&jane, &Applied { problem: Some(problem(false)), ..applied() });
     assert!(with.message.contains("last good password stays in use"));
-    let without =
-        credential_ready(&Applied { problem: Some(problem(false)), credential: Summary::default(), ..applied() });
+    let without = credential_ready(
+        &jane,
+        &Applied { problem: Some(problem(false)), credential: Summary::default(), ..applied() },
+    );
     assert!(!without.message.contains("last good"));
 }
 

@@ -10,7 +10,7 @@ use crate::directory::index::record::Record;
 
 use super::Writer;
 
-const STATES: Kind = Kind::Choice(&["Active", "Pending", "Disabled", "Banned", "Locked", "Expired"]);
+const STATES: Kind = Kind::Choice(&["Active", "Pending", "Disabled", "Banned", "Expired"]);
 const DESIRED_STATES: Kind = Kind::Choice(&["Active", "Disabled", "Banned"]);
 const LEVELS: Kind = Kind::Choice(&["Banned", "User", "Admin"]);
 const SECOND_FACTORS: Kind = Kind::Choice(&["Optional", "Required"]);

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{PASSWORD, attempt, body, logins, own_status, person, post, send, token, with_password};
 use crate::directory::{BASE, Direct, wait_until_served};
-use crate::support::{Cluster, eventually, user_where};
+use crate::support::{Cluster, condition, eventually, user_where};
 
 /// An attempt from an address of the test's choice: the operators believe this proxy.
 async fn from(direct: &Direct, address: &str, username: &str, password: &str) -> u16 {
@@ -18,13 +18,14 @@ async fn from(direct: &Direct, address: &str, username: &str, password: &str) ->
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_wrong_passwords_lock_their_source_and_not_the_persons() {
     let cluster = Cluster::create("lockout", &[]);
-    let flags = ["--trusted-proxies", "127.0.0.0/8", "--lockout-user-threshold", "8", "--lockout-duration", "20s"];
+    let flags = ["--trusted-proxies", "127.0.0.0/8", "--lockout-user-threshold", "8", "--lockout-duration", "30s"];
     cluster.start_operator(&flags);
     cluster.start_operator(&flags);
     wait_until_served(&cluster);
     let replicas = [Direct::new(&cluster, 0, None).await, Direct::new(&cluster, 1, None).await];
     let name = person(&cluster, "hammered", |_| {}).await;
     let session = token(&replicas[0], &name, PASSWORD).await;
+    let key = super::api_keys::key(&replicas[0], &session).await;
     let attempts = (0..50).map(|at| from(&replicas[at % 2], "203.0.113.7", &name, "wrong"));
     let answers = futures::future::join_all(attempts).await;
     assert!(answers.iter().all(|status| *status == 401), "{answers:?}");
@@ -41,27 +42,43 @@ async fn fifty_wrong_passwords_lock_their_source_and_not_the_persons() {
     for source in 10..16 {
         from(&replicas[source % 2], &format!("203.0.113.{source}"), &name, "wrong").await;
     }
-    user_where(&users, &name, "the user is locked", |user| {
-        user.status.as_ref().is_some_and(|status| status.state == Some(roster::api::State::Locked))
+    let locked = user_where(&users, &name, "the lockout is reported", |user| {
+        condition(user, "LockedOut").is_some_and(|condition| condition.status == "True")
     })
     .await;
-    assert_eq!(from(&replicas[1], "198.51.100.7", &name, PASSWORD).await, 401);
-    let own = async |direct: &Direct| own_status(direct, &session).await;
-    eventually("I3: sessions end with the lockout", || async {
-        match (own(&replicas[0]).await, own(&replicas[1]).await) {
-            (401, 401) => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
+    let status = locked.status.unwrap();
+    assert_eq!(status.state, Some(roster::api::State::Active));
+    assert!(status.locked_until.is_some());
+    let query = format!("{BASE}/users?filterBy=name,{name},state,Active,lockedUntil,*");
+    let listed: Value = serde_json::from_str(&cluster.kubectl(&["get", "--raw", &query])).unwrap();
+    assert_eq!(listed["items"].as_array().map(Vec::len), Some(1), "{listed}");
+    for (replica, source) in [(0, "198.51.100.7"), (1, "198.51.100.7"), (1, "192.0.2.99")] {
+        assert_eq!(from(&replicas[replica], source, &name, PASSWORD).await, 401, "no new login");
+    }
+    for replica in &replicas {
+        assert_eq!(own_status(replica, &session).await, 200, "I3: sessions go on");
+        assert_eq!(own_status(replica, &key).await, 200, "and so do API keys");
+    }
+    // What was asked for again counts apart: the person can still change the password, which ends the lockout for nobody.
+    let wrong = json!({"oldPassword": "wrong", "newPassword": "that is the question"});
+    let right = json!({"oldPassword": PASSWORD, "newPassword": "that is the question"});
+    for (spec, expected) in [(wrong, 422), (right, 201)] {
+        let changed = post(&replicas[0], "users/~/password", Some(&session), &body("PasswordChange", &spec)).await;
+        assert_eq!(changed.status, expected, "{}", changed.body);
+    }
+    assert_eq!(from(&replicas[1], "198.51.100.7", &name, "that is the question").await, 401);
     eventually("the lockout ends by itself", || async {
-        match from(&replicas[1], "198.51.100.7", &name, PASSWORD).await {
+        match from(&replicas[1], "198.51.100.7", &name, "that is the question").await {
             201 => Ok(()),
             status => Err(status.to_string()),
         }
     })
     .await;
-    assert_eq!(own(&replicas[0]).await, 200, "and so does the refusal of the session");
+    user_where(&users, &name, "the end is reported", |user| {
+        condition(user, "LockedOut").is_none()
+            && user.status.as_ref().is_some_and(|status| status.locked_until.is_none())
+    })
+    .await;
 }
 
 /// Who hammers waits, and is turned away; everybody else is let in meanwhile.

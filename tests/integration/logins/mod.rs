@@ -11,6 +11,7 @@ mod plugin;
 mod rename;
 mod second_factor;
 mod sources;
+mod tampering;
 
 use std::sync::OnceLock;
 
