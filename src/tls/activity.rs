@@ -23,6 +23,9 @@ struct Timeouts {
 
 const TIMEOUTS: Timeouts = Timeouts { first_request: Duration::from_secs(15), headers: Duration::from_secs(10) };
 
+/// How long a connection without a request counts as new.
+const NEW: Duration = Duration::from_secs(5);
+
 #[derive(Debug)]
 struct Requests {
     in_flight: usize,
@@ -59,10 +62,12 @@ impl Activity {
         InFlight(Arc::clone(self))
     }
 
-    /// Whether a request is in flight, and since when none has been.
+    /// Whether there is work on the connection, and since when no request has been in flight. A new connection has work
+    /// until its first request can be expected: it must not be closed for the next new one.
     pub fn standing(&self) -> (bool, Instant) {
         let requests = self.requests();
-        (requests.in_flight > 0, requests.idle_since)
+        let is_new = requests.is_first && requests.idle_since.elapsed() < NEW;
+        (requests.in_flight > 0 || is_new, requests.idle_since)
     }
 
     /// Returns when no request has come for `longest`, or when the first one, or the headers of one, take too long.

@@ -176,14 +176,14 @@ impl State {
         let of_network =
             |connection: &&Arc<Connection>| connection.network == *network && connection.trust() == Trust::Anonymous;
         let idle = self.open.values().filter(of_network).filter_map(|connection| {
-            let (is_busy, since) = connection.activity.standing();
-            (!is_busy).then_some((since, connection.id))
+            let (is_working, since) = connection.activity.standing();
+            (!is_working).then_some((since, connection.id))
         });
         idle.min().map(|(_, id)| id)
     }
 
-    /// The connection that costs least to close in favour of one more of `network`: idle before busy, anonymous before
-    /// authenticated, of the network that holds most, and of those the oldest.
+    /// The connection that costs least to close in favour of one more of `network`: idle before busy or new, anonymous
+    /// before authenticated, of the network that holds most, and of those the oldest.
     fn least_valuable(&self, network: &IpNet) -> Option<u64> {
         let untrusted = |network: &IpNet| {
             let [anonymous, authenticated, _] = self.held(network);
@@ -191,12 +191,12 @@ impl State {
         };
         let candidates = self.open.values().filter(|connection| connection.trust() < Trust::ApiServer);
         let keyed = candidates.map(|connection| {
-            let (is_busy, since) = connection.activity.standing();
-            (is_busy, connection.trust(), Reverse(untrusted(&connection.network)), since, connection.id)
+            let (is_working, since) = connection.activity.standing();
+            (is_working, connection.trust(), Reverse(untrusted(&connection.network)), since, connection.id)
         });
-        let (is_busy, trust, Reverse(most), _, id) = keyed.min()?;
+        let (is_working, trust, Reverse(most), _, id) = keyed.min()?;
         // Work under way is ended only if it is a stranger's, and for a network that holds less.
-        let is_fair = !is_busy || (trust == Trust::Anonymous && untrusted(network) + 1 < most);
+        let is_fair = !is_working || (trust == Trust::Anonymous && untrusted(network) + 1 < most);
         is_fair.then_some(id)
     }
 }
