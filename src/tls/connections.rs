@@ -171,6 +171,13 @@ impl State {
         }
     }
 
+    fn evict(&mut self, id: u64) {
+        let Some(connection) = self.open.remove(&id) else { return };
+        self.released(&connection);
+        self.closing += 1;
+        connection.evicted.cancel();
+    }
+
     /// The anonymous connection of the network that has been idle for longest.
     fn idle_of(&self, network: &IpNet) -> Option<u64> {
         let of_network =
@@ -223,7 +230,7 @@ impl ConnectionTable {
             Ok(None) => {}
             Ok(Some(victim)) => {
                 self.shed.inc("evicted");
-                self.evict(&mut state, victim);
+                state.evict(victim);
             }
             Err(Full) => {
                 self.shed.inc("refused");
@@ -258,13 +265,6 @@ impl ConnectionTable {
             return Ok(None);
         };
         victim.filter(|_| state.closing < limits.closing).map(Some).ok_or(Full)
-    }
-
-    fn evict(&self, state: &mut State, id: u64) {
-        let Some(connection) = state.open.remove(&id) else { return };
-        state.released(&connection);
-        state.closing += 1;
-        connection.evicted.cancel();
     }
 
     fn promote(&self, connection: &Connection, trust: Trust) {

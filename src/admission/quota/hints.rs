@@ -282,7 +282,7 @@ fn added<K: DeserializeOwned>(
 mod tests {
     use super::*;
 
-    fn demand(request: serde_json::Value) -> Demand {
+    fn demand(request: &serde_json::Value) -> Demand {
         let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
         let review = parse(review.to_string().as_bytes(), Timestamp::now()).unwrap().expect("there is a request");
         let demand = review.demand.clone();
@@ -299,13 +299,13 @@ mod tests {
 
     #[test]
     fn what_a_request_adds_is_what_counts() {
-        let of = |object, old, dry_run| {
+        let of = |object: serde_json::Value, old: serde_json::Value, dry_run: bool| {
             let resource = json!({"group": "", "version": "v1", "resource": "services"});
             let request = json!({
                 "uid": "u-1", "resource": resource, "namespace": "x", "dryRun": dry_run, "operation": "UPDATE",
                 "userInfo": {}, "object": object, "oldObject": old, "options": {"anything": [1, 2]},
             });
-            demand(request)
+            demand(&request)
         };
         let added = of(service(3), service(1), false);
         assert_eq!(added.namespace, "x");
