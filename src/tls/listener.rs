@@ -42,7 +42,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// What the headers of a request may take. Beyond it, hyper answers 431.
 #[derive(Clone, Copy)]
 struct HeaderLimits {
-    /// Bytes of the request line and all headers.
+    /// Bytes of the request line and all headers. hyper looks at it between two reads, so the last read may exceed it.
     bytes: usize,
     count: usize,
 }
