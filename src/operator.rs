@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use crate::admission::guard::Guard;
 use crate::admission::quota::hints::Hints;
 use crate::admission::quota::namespaces::NamespaceCount;
+use crate::admission::review::Parser;
 use crate::admission::server::Admission;
 use crate::apiserver::front_proxy::FrontProxy;
 use crate::apiserver::server::Parts;
@@ -42,10 +43,11 @@ use crate::metrics::Metrics;
 use crate::notifications::Notifier;
 use crate::operations::config::RunConfig;
 use crate::operations::health::{self, Health};
-use crate::operations::leader::Elector;
+use crate::operations::leader::{Campaign, Pulses};
 use crate::operations::supervisor::Supervisor;
 use crate::tls::certificates::Certificates;
-use crate::tls::{listener, trust};
+use crate::tls::listener::{self, Port};
+use crate::tls::trust;
 use crate::{admission, apiserver};
 
 /// How long a loop may at least stand still before the process counts as stuck.
@@ -64,7 +66,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let pool = HashPool::new(cost, hashing.slots(), usize::from(hashing.hash_queue), metrics.hashing.clone());
     let access = access().await.context("no access to a cluster: set KUBECONFIG, or run inside one")?;
     let of_api_server = audiences::of_api_server(&access).await;
-    let client = Client::try_from(access)?;
+    let client = Client::try_from(access.clone())?;
 
     let mut supervisor = Supervisor::default();
     let shutdown = supervisor.shutdown();
@@ -99,6 +101,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let front_proxy = Arc::new(FrontProxy::default());
     supervisor
         .spawn("front proxy", Arc::clone(&front_proxy).follow(client.clone(), Arc::clone(&health), shutdown.clone()));
+    let recognizer = Arc::clone(&front_proxy);
     let directory = apiserver::server::router(Parts {
         informers: Arc::clone(&informers),
         client: client.clone(),
@@ -115,22 +118,35 @@ pub async fn run(config: RunConfig) -> Result<()> {
         guard,
         namespaces: NamespaceCount::new(client.clone(), &config.namespace, Arc::clone(&informers)),
         hints: Hints::new(client.clone(), Arc::clone(&informers)),
+        parser: Parser::default(),
         metrics: Arc::clone(&metrics),
     };
     let app = admission::server::router(admission).merge(directory);
     let leaving = shutdown.child_token();
-    let serving = listener::serve(tls, certificates.serving(), app, leaving.clone(), shutdown.clone());
-    supervisor.spawn("tls", serving);
+    let port = Port {
+        tls: certificates.serving(),
+        app,
+        is_api_server: Arc::new(move |chain| recognizer.recognises(chain)),
+        shed: metrics.connections_shed.clone(),
+        leaving: leaving.clone(),
+    };
+    supervisor.spawn("tls", listener::serve(tls, port, shutdown.clone()));
     health.set_serving(true);
     let webhooks = config.webhook_configuration.clone();
     let trust = trust::observe(client.clone(), webhooks, certificates.signer(), Arc::clone(&health), shutdown.clone());
     supervisor.spawn("trust", trust);
 
-    // An attempt may take as long as the renew deadline.
-    let heartbeat = health.watch_over("leader election", PATIENCE.max(config.lease.renew_deadline * 2));
+    let pulses = Pulses {
+        // An attempt may take as long as the renew deadline.
+        election: health.watch_over("leader election", PATIENCE.max(config.lease.renew_deadline * 2)),
+        controllers: health.watch_over_runtime("main runtime", PATIENCE),
+    };
+    // With a client of its own: connections that are shared wait for threads that are shared.
+    let connect = move || Ok(Client::try_from(access)?);
+    let campaign = Campaign::start(connect, config.namespace.clone(), config.lease.clone(), pulses)?;
     let drain = config.drain;
     let leading = Leading { client, config, certificates, signing_keys, pool, policy, informers, notifier, metrics };
-    let led = leading.run(move || heartbeat.beat(), leaving.clone());
+    let led = leading.run(campaign, leaving.clone());
     supervisor.spawn("leader", async move {
         Box::pin(led).await?;
         shutdown.cancelled().await;
@@ -252,21 +268,20 @@ struct Leading {
 }
 
 impl Leading {
-    async fn run(self, beat: impl Fn(), shutdown: CancellationToken) -> Result<()> {
-        let mut elector = Elector::new(self.client.clone(), &self.config.namespace, self.config.lease.clone());
-        let acquired = tokio::select! {
+    async fn run(self, mut campaign: Campaign, shutdown: CancellationToken) -> Result<()> {
+        tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            acquired = elector.acquire(&beat) => acquired,
-        };
+            acquired = campaign.acquired() => acquired?,
+        }
         self.metrics.leader.set(1);
         let outcome = tokio::select! {
             // A lost lead ends the process through the supervisor, without waiting for what the controllers do.
-            lost = elector.keep(acquired, &beat) => return lost.context("the lead is lost"),
+            lost = campaign.ended() => return lost.context("the lead is lost"),
             ended = self.control(shutdown.clone()) => ended,
         };
         self.metrics.leader.set(0);
         if shutdown.is_cancelled()
-            && let Err(error) = elector.release().await
+            && let Err(error) = campaign.resign().await
         {
             warn!(
                 error = format!("{error:#}"),

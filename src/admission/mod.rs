@@ -4,4 +4,5 @@ pub mod access;
 pub mod guard;
 pub mod password_secret;
 pub mod quota;
+pub mod review;
 pub mod server;

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::Resource;
 use kube::core::DynamicObject;
@@ -18,8 +19,9 @@ use tracing::{info, warn};
 
 use super::guard::{Guard, Guarded, with_code};
 use super::password_secret::{self, Refusal};
-use super::quota::hints::Hints;
+use super::quota::hints::{self, Hints};
 use super::quota::namespaces::{NamespaceCount, Verdict};
+use super::review::{self, Parser, ReviewBodies, Reviewed, read_body};
 use crate::api::{Group, PASSWORD_SECRET_TYPE, User};
 use crate::credentials::pool::HashPool;
 use crate::metrics::Metrics;
@@ -27,13 +29,10 @@ use crate::metrics::Metrics;
 /// Path of the webhook for password Secrets.
 pub const PASSWORD_SECRETS_PATH: &str = "/admission/password-secrets";
 
-/// A Secret has at most 1 MiB; a review holds it twice, in base64, with room for metadata.
-const MAX_REVIEW_BYTES: usize = 8 * 1024 * 1024;
-
-/// Reviews in flight. With the bound on each it bounds the memory that anybody who reaches the port can take.
+/// Reviews in flight.
 const MAX_REVIEWS: usize = 64;
 
-/// Longest time for one review, its body included. kube-apiserver waits no longer either.
+/// Longest time for one review, once its body is read. kube-apiserver waits no longer either.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Lets a bounded number of requests in, each for a bounded time.
@@ -69,6 +68,8 @@ pub struct Admission {
     pub namespaces: NamespaceCount,
     /// Room for what is to be created.
     pub hints: Hints,
+    /// Parses reviews.
+    pub parser: Parser,
     /// What became of requests.
     pub metrics: Arc<Metrics>,
 }
@@ -85,49 +86,39 @@ pub fn router(admission: Admission) -> Router {
         .route("/admission/cycles", post(cycles))
         .route("/admission/quota/namespaces", post(namespaces))
         .layer(places());
+    let bodies = |limits| middleware::from_fn_with_state(ReviewBodies::new(limits), read_body);
     let metrics = Arc::clone(&admission.metrics);
     // They wait for others.
-    let hint_routes = Router::new().route("/admission/quota/hints", post(hints)).layer(places());
+    let hint_routes =
+        Router::new().route("/admission/quota/hints", post(hints)).layer(places()).layer(bodies(review::HINTS));
     Router::new()
         .route(PASSWORD_SECRETS_PATH, post(password_secrets))
         .layer(places())
         .merge(guard_routes)
+        .layer(bodies(review::DECISIONS))
         .layer(middleware::from_fn_with_state(metrics, measured))
         .merge(hint_routes)
-        .layer(DefaultBodyLimit::max(MAX_REVIEW_BYTES))
         .with_state(Arc::new(admission))
 }
 
-type Review<K> = Json<AdmissionReview<K>>;
+type Answer = Json<AdmissionReview<DynamicObject>>;
 
-async fn guarded<K>(State(admission): State<Arc<Admission>>, Json(review): Review<K>) -> Review<DynamicObject>
+async fn guarded<K>(State(admission): State<Arc<Admission>>, Reviewed(request): Reviewed<K>) -> Answer
 where
     K: Guarded + Resource<DynamicType = ()> + Clone,
 {
-    let request: AdmissionRequest<K> = match review.try_into() {
-        Ok(request) => request,
-        Err(_) => return Json(AdmissionResponse::invalid("the review has no request").into_review()),
-    };
     let (outcome, response) = admission.guard.judge(&request).await;
     admission.metrics.admissions.inc(outcome);
     Json(response.into_review())
 }
 
-async fn cycles(State(admission): State<Arc<Admission>>, Json(review): Review<Group>) -> Review<DynamicObject> {
-    let request: AdmissionRequest<Group> = match review.try_into() {
-        Ok(request) => request,
-        Err(_) => return Json(AdmissionResponse::invalid("the review has no request").into_review()),
-    };
+async fn cycles(State(admission): State<Arc<Admission>>, Reviewed(request): Reviewed<Group>) -> Answer {
     let (outcome, response) = admission.guard.refuse_cycle(&request);
     admission.metrics.admissions.inc(outcome);
     Json(response.into_review())
 }
 
-async fn namespaces(State(admission): State<Arc<Admission>>, Json(review): Review<Namespace>) -> Review<DynamicObject> {
-    let request: AdmissionRequest<Namespace> = match review.try_into() {
-        Ok(request) => request,
-        Err(_) => return Json(AdmissionResponse::invalid("the review has no request").into_review()),
-    };
+async fn namespaces(State(admission): State<Arc<Admission>>, Reviewed(request): Reviewed<Namespace>) -> Answer {
     // First, so that nothing is noted down for somebody who may not do it: the other webhook is asked at the same time.
     let (outcome, refused) = admission.guard.judge(&request).await;
     if !refused.allowed {
@@ -148,24 +139,19 @@ async fn namespaces(State(admission): State<Arc<Admission>>, Json(review): Revie
     })
 }
 
-async fn hints(State(admission): State<Arc<Admission>>, Json(review): Review<DynamicObject>) -> Review<DynamicObject> {
-    let request: AdmissionRequest<DynamicObject> = match review.try_into() {
-        Ok(request) => request,
-        Err(_) => return Json(AdmissionResponse::invalid("the review has no request").into_review()),
+async fn hints(State(admission): State<Arc<Admission>>, request: Request) -> Response {
+    let parsed = admission.parser.parse(request, review::HINTS, |body| hints::parse(body, Timestamp::now())).await;
+    let review = match parsed {
+        Ok(Some(review)) => review,
+        Ok(None) => return review::without_request(),
+        Err(refusal) => return refusal,
     };
-    let outcome = admission.hints.make_room(&request).await;
+    let outcome = admission.hints.make_room(&review.demand).await;
     admission.metrics.quota_hints.inc(outcome.as_str());
-    Json(AdmissionResponse::from(&request).into_review())
+    Json(review.allowed()).into_response()
 }
 
-async fn password_secrets(
-    State(admission): State<Arc<Admission>>,
-    Json(review): Review<Secret>,
-) -> Review<DynamicObject> {
-    let request: AdmissionRequest<Secret> = match review.try_into() {
-        Ok(request) => request,
-        Err(_) => return Json(AdmissionResponse::invalid("the review has no request").into_review()),
-    };
+async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(request): Reviewed<Secret>) -> Answer {
     let response = AdmissionResponse::from(&request);
     let (outcome, response) = match decide(&admission.pool, &request).await {
         Ok(None) => ("unchanged", response),
@@ -216,6 +202,7 @@ mod tests {
     use crate::credentials::hash::Argon2idCost;
     use crate::informers::Informers;
     use crate::rbac::Policy;
+    use crate::tls::peer::Peer;
     use axum::body::{Body, to_bytes};
     use axum::http::Request;
     use kube::Client;
@@ -235,13 +222,15 @@ mod tests {
                 "userInfo": {}, "object": object,
             },
         });
-        let request = Request::post(PASSWORD_SECRETS_PATH).header("content-type", "application/json");
+        let peer = Peer { remote: ([192, 0, 2, 1], 1).into(), certificates: Vec::new() };
+        let request = Request::post(PASSWORD_SECRETS_PATH).extension(Arc::new(peer));
         let request = request.body(Body::from(body.to_string())).unwrap();
         let informers = Arc::new(Informers::new(false, Arc::clone(&metrics)));
         let guard = Arc::new(Guard::new(nobody(), "operator".to_owned(), Arc::clone(&informers), Policy::default()));
         let namespaces = NamespaceCount::new(nobody(), "roster-system", Arc::clone(&informers));
         let hints = Hints::new(nobody(), informers);
-        let response = router(Admission { pool, guard, namespaces, hints, metrics }).oneshot(request).await.unwrap();
+        let admission = Admission { pool, guard, namespaces, hints, parser: Parser::default(), metrics };
+        let response = router(admission).oneshot(request).await.unwrap();
         let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
         serde_json::from_slice::<Value>(&bytes).unwrap()["response"].take()
     }

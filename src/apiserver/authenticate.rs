@@ -21,6 +21,7 @@ use super::identity::Caller;
 use super::status::ApiError;
 use crate::informers::Informers;
 use crate::logins::recognizer::{Recognition, Recognizer};
+use crate::tls::connections::{Connection, Trust};
 use crate::tls::peer::Peer;
 
 /// How long an answer of the API server is believed, as upstream's delegated authentication does.
@@ -63,13 +64,15 @@ impl Authenticator {
         Self { front_proxy, reviews: Api::all(client), reviewing, known, recognizer, informers }
     }
 
-    async fn identify(&self, peer: &Peer, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    /// Returns who asks, and what the request proves about its connection.
+    async fn identify(&self, peer: &Peer, headers: &HeaderMap) -> Result<(Caller, Trust), ApiError> {
         if let Some(caller) = self.front_proxy.authenticate(&peer.certificates, headers) {
-            return Ok(caller);
+            return Ok((caller, Trust::ApiServer));
         }
         let token = bearer(headers).ok_or_else(|| self.nobody(peer))?;
         // In a box: it is large, and what comes by the aggregator needs no room for it.
-        Box::pin(self.identify_bearer(token)).await
+        let caller = Box::pin(self.identify_bearer(token)).await?;
+        Ok((caller, Trust::Authenticated))
     }
 
     async fn identify_bearer(&self, token: SecretString) -> Result<Caller, ApiError> {
@@ -130,11 +133,14 @@ pub async fn authenticate(
     };
     match authenticator.identify(&peer, request.headers()).await {
         Err(error) => error.into_response(),
-        Ok(caller) if !caller.is_authenticated() => ApiError::unauthorized().into_response(),
-        Ok(caller) if authenticator.informers.is_inactive(&caller.username, &caller.uid) => {
+        Ok((caller, _)) if !caller.is_authenticated() => ApiError::unauthorized().into_response(),
+        Ok((caller, _)) if authenticator.informers.is_inactive(&caller.username, &caller.uid) => {
             ApiError::unauthorized().into_response()
         }
-        Ok(caller) => {
+        Ok((caller, trust)) => {
+            if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
+                connection.mark(trust);
+            }
             request.extensions_mut().insert(Arc::new(caller));
             next.run(request).await
         }

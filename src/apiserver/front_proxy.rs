@@ -49,18 +49,18 @@ struct Trusted {
 }
 
 impl Trusted {
-    fn recognises(&self, chain: &Chain) -> bool {
-        if self.recognised.contains_key(chain.as_slice()) {
+    fn recognises(&self, chain: &[CertificateDer<'static>]) -> bool {
+        if self.recognised.contains_key(chain) {
             return true;
         }
         let is_recognised = self.verifies(chain);
         if is_recognised {
-            self.recognised.insert(chain.clone(), ());
+            self.recognised.insert(chain.to_vec(), ());
         }
         is_recognised
     }
 
-    fn verifies(&self, chain: &Chain) -> bool {
+    fn verifies(&self, chain: &[CertificateDer<'static>]) -> bool {
         let Some((own, intermediates)) = chain.split_first().filter(|(_, rest)| rest.len() <= MOST_INTERMEDIATES)
         else {
             return false;
@@ -85,8 +85,13 @@ pub struct FrontProxy {
 }
 
 impl FrontProxy {
+    /// Whether the chain is the aggregator's at this moment.
+    pub fn recognises(&self, chain: &[CertificateDer<'static>]) -> bool {
+        self.trusted.load().as_ref().is_some_and(|trusted| trusted.recognises(chain))
+    }
+
     /// Who asks, by the headers, where the certificates are those of the aggregator.
-    pub fn authenticate(&self, chain: &Chain, headers: &HeaderMap) -> Option<Caller> {
+    pub fn authenticate(&self, chain: &[CertificateDer<'static>], headers: &HeaderMap) -> Option<Caller> {
         let trusted = self.trusted.load_full().filter(|trusted| trusted.recognises(chain))?;
         match trusted.headers.read(headers) {
             Ok(caller) => caller,

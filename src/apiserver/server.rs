@@ -4,19 +4,16 @@
 //!  request ─▶ authenticate ─▶ place ─▶ parse ─▶ resolve the name ─▶ authorise ─▶ answer
 //! ```
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use axum::body::{Body, to_bytes};
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{self, Extensions, HeaderMap, Method, StatusCode, Version};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use http_body_util::LengthLimitError;
 use jiff::Timestamp;
 use kube::Client;
 use percent_encoding::percent_decode_str;
@@ -46,7 +43,7 @@ use crate::metrics::Metrics;
 use crate::operations::health::Health;
 use crate::operations::seats::Seats;
 use crate::tls::authority::Authorities;
-use crate::tls::peer::Peer;
+use crate::tls::bodies::{BodyError, BodyLimits, BodyReader};
 
 /// Requests in flight, watches apart. With the bound on each it bounds memory and time.
 const MOST_REQUESTS: usize = 256;
@@ -63,11 +60,9 @@ const MOST_TOKEN_REVIEWS: usize = 256;
 /// Attempts to log in from one source, in flight: whoever hammers takes the places of nobody else.
 const MOST_LOGINS_OF_A_SOURCE: usize = 32;
 
-/// Bodies of open requests that one peer may be sending.
-const MOST_BODIES_OF_A_PEER: usize = 64;
-
-/// Longest time for the body of an open request. Nobody has shown who they are yet.
-const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bodies of open requests: nobody has shown who they are yet. One peer can take an eighth of the budget. Logins and
+/// reviews of tokens have a budget each.
+const OPEN_BODIES: BodyLimits = BodyLimits { most_bytes: MOST_BODY_BYTES, of_a_peer: 32, budget: 16 * 1024 * 1024 };
 
 /// Longest time until an answer begins, the body of the request included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -285,7 +280,7 @@ pub fn router(parts: Parts) -> Router {
     // Everybody may: who they are is what this is about.
     let attempts = Router::new().route(&format!("{base}/logins"), post(logins::login));
     let token_reviews = Router::new().route(bearers::TOKEN_REVIEW_PATH, post(bearers::review));
-    let bodies = || middleware::from_fn_with_state(Seats::new(MOST_BODIES_OF_A_PEER), sent);
+    let bodies = || middleware::from_fn_with_state(Arc::new(BodyReader::new(OPEN_BODIES)), read_body);
     let open = attempts
         .layer(middleware::from_fn(uninterrupted))
         .layer(places(MOST_LOGINS))
@@ -404,25 +399,17 @@ async fn uninterrupted(request: Request, next: Next) -> Response {
     answer.unwrap_or_else(|_| ApiError::internal("the request could not be answered").into_response())
 }
 
-/// Waits for the body before the request takes a place: whoever sends it slowly takes no other's.
-async fn sent(State(seats): State<Arc<Seats<IpAddr>>>, request: Request, next: Next) -> Response {
-    let Some(peer) = request.extensions().get::<Arc<Peer>>().map(|peer| peer.remote.ip()) else {
-        return ApiError::internal("the connection is not known").into_response();
-    };
-    let Some(seat) = seats.take(peer) else { return ApiError::too_many_requests().into_response() };
-    let (parts, body) = request.into_parts();
-    let body = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MOST_BODY_BYTES)).await;
-    drop(seat);
-    match body {
-        Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
-        Ok(Err(error)) if is_too_long(&error) => ApiError::too_large(MOST_BODY_BYTES).into_response(),
-        Ok(Err(_)) => ApiError::bad_request("the body could not be read").into_response(),
-        Err(_) => ApiError::bad_request("the body takes too long").into_response(),
+/// Reads the body before the request takes a permit of its kind: whoever sends slowly holds up nobody else.
+async fn read_body(State(bodies): State<Arc<BodyReader>>, request: Request, next: Next) -> Response {
+    match bodies.read(request).await {
+        Ok((request, _budget)) => next.run(request).await,
+        Err(BodyError::TooManyOfPeer | BodyError::Saturated) => ApiError::too_many_requests().into_response(),
+        Err(BodyError::TooLarge(most)) => ApiError::too_large(most).into_response(),
+        Err(error @ (BodyError::TooSlow | BodyError::Broken)) => {
+            ApiError::bad_request(error.to_string()).into_response()
+        }
+        Err(error @ BodyError::UnknownPeer) => ApiError::internal(error.to_string()).into_response(),
     }
-}
-
-fn is_too_long(error: &axum::Error) -> bool {
-    std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<LengthLimitError>)
 }
 
 /// Counts answers by what came of them.

@@ -11,8 +11,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use crate::operations::network::network_of;
 
 /// When somebody is locked out, and for how long.
 #[derive(Clone, Debug)]
@@ -144,12 +147,9 @@ fn later(time: Timestamp, duration: Duration) -> Timestamp {
 
 /// What counts as one source: an IPv4 address, or the /64 network that a subscriber of IPv6 has to themselves.
 pub fn source_of(address: IpAddr) -> String {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => {
-            let network = ipnet::Ipv6Net::new(address, 64).expect("64 is a prefix length of IPv6").trunc();
-            network.to_string()
-        }
+    match network_of(address) {
+        IpNet::V4(network) => network.addr().to_string(),
+        IpNet::V6(network) => network.to_string(),
     }
 }
 

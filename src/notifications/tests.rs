@@ -21,7 +21,7 @@ use tokio_util::sync::DropGuard;
 
 use super::*;
 use crate::metrics::Metrics;
-use crate::tls::listener;
+use crate::tls::listener::{self, Port};
 
 const SOON: Duration = Duration::from_secs(10);
 const A_WHILE: Duration = Duration::from_millis(300);
@@ -64,13 +64,14 @@ impl Receiver {
         let port = socket.local_addr().unwrap().port();
         let (app, arrived) = app(answers.into_iter().collect());
         let shutdown = CancellationToken::new();
-        tokio::spawn(listener::serve(
-            socket,
-            Arc::new(ArcSwap::from_pointee(tls)),
+        let port_of_receiver = Port {
+            tls: Arc::new(ArcSwap::from_pointee(tls)),
             app,
-            shutdown.clone(),
-            shutdown.clone(),
-        ));
+            is_api_server: Arc::new(|_| false),
+            shed: Metrics::default().connections_shed,
+            leaving: shutdown.clone(),
+        };
+        tokio::spawn(listener::serve(socket, port_of_receiver, shutdown.clone()));
         Self { port, ca, arrived, _end: shutdown.drop_guard() }
     }
 

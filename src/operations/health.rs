@@ -43,6 +43,11 @@ impl Heartbeat {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
+    /// Whether it has turned within its patience.
+    pub fn is_alive(&self) -> bool {
+        self.silent_for() <= self.patience
+    }
+
     fn silent_for(&self) -> Duration {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
@@ -53,6 +58,19 @@ impl Health {
     pub fn watch_over(&self, name: &'static str, patience: Duration) -> Arc<Heartbeat> {
         let heartbeat = Arc::new(Heartbeat { name, patience, last: Mutex::new(Instant::now()) });
         self.loops.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&heartbeat));
+        heartbeat
+    }
+
+    /// Watches over the runtime that this is called on: it is stuck while no task gets a turn for `patience`.
+    pub fn watch_over_runtime(&self, name: &'static str, patience: Duration) -> Arc<Heartbeat> {
+        let heartbeat = self.watch_over(name, patience);
+        let beating = Arc::clone(&heartbeat);
+        tokio::spawn(async move {
+            loop {
+                beating.beat();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
         heartbeat
     }
 
@@ -81,7 +99,7 @@ impl Health {
         let mut report = String::new();
         let mut status = StatusCode::OK;
         for heartbeat in self.loops.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            let alive = heartbeat.silent_for() <= heartbeat.patience;
+            let alive = heartbeat.is_alive();
             if !alive {
                 status = StatusCode::INTERNAL_SERVER_ERROR;
             }

@@ -11,19 +11,27 @@
 //! Every write is a replace with the resourceVersion that was read, so two replicas can't both succeed. Expiry is
 //! judged by the local monotonic clock, counted from when *this* process last saw the lease change; the times written
 //! in the lease are for people. A leader that is lost ends the process: nothing can be left running by mistake.
+//!
+//! The election runs on a thread and a runtime of its own ([`Campaign`]), so requests that keep every other thread busy
+//! cannot cost the lease. It does not keep the lease for a process that hangs: it stops renewing when the main runtime has
+//! not run any task for a while, and it ends the process itself if the main runtime does not react to a lost lease.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{error, info, warn};
 
 use super::config::LeaseConfig;
+use super::health::Heartbeat;
 
 /// One replica's part in the election.
 pub struct Elector {
@@ -90,16 +98,19 @@ impl Elector {
         }
     }
 
-    /// Renews until that fails for `renew_deadline` or another replica holds the lease.
+    /// Renews until that fails for `renew_deadline`, another replica holds the lease, or `is_working` is false.
     ///
     /// # Errors
     /// Always, when it returns: the lead is lost.
-    pub async fn keep(&mut self, acquired: Instant, beat: impl Fn()) -> Result<()> {
+    pub async fn keep(&mut self, acquired: Instant, beat: impl Fn(), is_working: impl Fn() -> bool) -> Result<()> {
         // Counted from before a write was sent: the others count from when they see it, which is later.
         let mut renewed = acquired;
         loop {
             sleep(self.config.retry_period).await;
             beat();
+            if !is_working() {
+                bail!("the controllers are stuck, so the lease is not renewed");
+            }
             let started = Instant::now();
             let left = self.config.renew_deadline.saturating_sub(renewed.elapsed());
             match timeout(left, self.attempt()).await {
@@ -195,6 +206,121 @@ impl Elector {
     }
 }
 
+/// What the election tells others that it runs by, and what it watches itself.
+pub struct Pulses {
+    /// Beaten at each attempt.
+    pub election: Arc<Heartbeat>,
+    /// Of the runtime of the controllers, for which the lease is held.
+    pub controllers: Arc<Heartbeat>,
+}
+
+/// An election on a thread of its own. Dropping it ends the election, without releasing the lease.
+pub struct Campaign {
+    acquired: oneshot::Receiver<()>,
+    ended: oneshot::Receiver<Result<()>>,
+    resign: CancellationToken,
+    /// Tells the thread that nothing runs any more that needs the lease.
+    _settled: DropGuard,
+}
+
+/// The thread's end of a [`Campaign`].
+struct Candidate {
+    acquired: oneshot::Sender<()>,
+    ended: oneshot::Sender<Result<()>>,
+    resign: CancellationToken,
+    settled: CancellationToken,
+    pulses: Pulses,
+    /// How long a lost lease may go unnoticed.
+    grace: Duration,
+}
+
+impl Campaign {
+    /// Starts the thread. `connect` makes the client within its runtime: a client's requests need the runtime that it was
+    /// made in.
+    ///
+    /// # Errors
+    /// If there is no thread.
+    pub fn start(
+        connect: impl FnOnce() -> Result<Client> + Send + 'static,
+        namespace: String,
+        config: LeaseConfig,
+        pulses: Pulses,
+    ) -> Result<Self> {
+        let ((acquired, acquires), (ended, ends)) = (oneshot::channel(), oneshot::channel());
+        let (resign, settled) = (CancellationToken::new(), CancellationToken::new());
+        let campaign =
+            Self { acquired: acquires, ended: ends, resign: resign.clone(), _settled: settled.clone().drop_guard() };
+        // The others wait for the lease to expire, counted from the last renewal: half of what is left then is slack.
+        let grace = config.lease_duration.saturating_sub(config.renew_deadline) / 2;
+        let candidate = Candidate { acquired, ended, resign, settled, pulses, grace };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new()
+            .name("lease".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    match connect() {
+                        Ok(client) => candidate.run(Elector::new(client, &namespace, config)).await,
+                        Err(error) => drop(candidate.ended.send(Err(error))),
+                    }
+                });
+            })
+            .context("the thread of the election could not be started")?;
+        Ok(campaign)
+    }
+
+    /// Waits until this replica leads.
+    ///
+    /// # Errors
+    /// If the election ends instead.
+    pub async fn acquired(&mut self) -> Result<()> {
+        match (&mut self.acquired).await {
+            Ok(()) => Ok(()),
+            Err(_) => self.ended().await,
+        }
+    }
+
+    /// Waits until the election ends.
+    ///
+    /// # Errors
+    /// If the lease is lost, or it could not be released.
+    pub async fn ended(&mut self) -> Result<()> {
+        (&mut self.ended).await.context("the thread of the election has ended")?
+    }
+
+    /// Gives the lease up, so that the next replica need not wait for it to expire.
+    ///
+    /// # Errors
+    /// If the API server refuses or does not answer.
+    pub async fn resign(mut self) -> Result<()> {
+        self.resign.cancel();
+        self.ended().await
+    }
+}
+
+impl Candidate {
+    async fn run(self, mut elector: Elector) {
+        let Self { acquired, ended, resign, settled, pulses, grace } = self;
+        let beat = || pulses.election.beat();
+        let since = tokio::select! {
+            () = settled.cancelled() => return,
+            since = elector.acquire(beat) => since,
+        };
+        let _ = acquired.send(());
+        let outcome = tokio::select! {
+            lost = elector.keep(since, beat, || pulses.controllers.is_alive()) => lost,
+            () = resign.cancelled() => elector.release().await,
+            () = settled.cancelled() => return,
+        };
+        let lost = outcome.as_ref().err().map(|error| format!("{error:#}")).filter(|_| !resign.is_cancelled());
+        let _ = ended.send(outcome);
+        let Some(lost) = lost else { return };
+        if timeout(grace, settled.cancelled()).await.is_err() {
+            error!(error = lost, "the lease is lost and the controllers do not end: ending the process");
+            std::process::exit(1);
+        }
+    }
+}
+
 /// Four random bytes. An identity needs no more than to differ from its predecessor's.
 fn random() -> u32 {
     use std::hash::{BuildHasher, RandomState};
@@ -204,7 +330,14 @@ fn random() -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::{Mutex, mpsc};
+
+    use axum::http::{Request, Response};
+    use kube::client::Body;
+
     use super::*;
+    use crate::operations::health::Health;
 
     fn lease(holder: &str) -> LeaseSpec {
         LeaseSpec {
@@ -231,5 +364,72 @@ mod tests {
     #[test]
     fn the_holder_renews() {
         assert_eq!(decide(&lease("me"), "me", Duration::from_secs(100)), Step::Renew);
+    }
+
+    /// An API server that holds one lease, and tells of each write of it.
+    fn api_server(writes: mpsc::Sender<Option<String>>) -> Client {
+        let stored = Arc::new(Mutex::new(None::<Lease>));
+        let answer = move |request: Request<Body>| {
+            let (stored, writes) = (Arc::clone(&stored), writes.clone());
+            async move {
+                let is_read = request.method() == "GET";
+                let body = request.into_body().collect_bytes().await.unwrap();
+                let mut stored = stored.lock().unwrap();
+                if !is_read {
+                    let mut lease: Lease = serde_json::from_slice(&body).unwrap();
+                    let version = stored.as_ref().map_or(1, |last| last.resource_version().unwrap().len() + 1);
+                    lease.metadata.resource_version = Some("x".repeat(version));
+                    let _ = writes.send(lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()));
+                    *stored = Some(lease);
+                }
+                let (status, text) = match &*stored {
+                    Some(lease) => (200, serde_json::to_string(lease).unwrap()),
+                    None => (404, r#"{"kind": "Status", "code": 404, "reason": "NotFound"}"#.to_owned()),
+                };
+                Ok::<_, Infallible>(Response::builder().status(status).body(Body::from(text.into_bytes())).unwrap())
+            }
+        };
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    fn campaign(health: &Health, controllers: Arc<Heartbeat>) -> (Campaign, mpsc::Receiver<Option<String>>) {
+        let (writes, written) = mpsc::channel();
+        let election = health.watch_over("leader election", Duration::from_secs(60));
+        let config = LeaseConfig {
+            lease: "roster".to_owned(),
+            identity: Some("me".to_owned()),
+            lease_duration: Duration::from_secs(600),
+            renew_deadline: Duration::from_secs(60),
+            retry_period: Duration::from_millis(1),
+        };
+        let pulses = Pulses { election, controllers };
+        let connect = move || Ok(api_server(writes));
+        (Campaign::start(connect, "default".to_owned(), config, pulses).unwrap(), written)
+    }
+
+    /// The runtime of the test is this thread: while it waits for the channel, none of its tasks has a turn.
+    #[tokio::test]
+    async fn the_lease_is_renewed_while_every_thread_of_the_main_runtime_is_busy() {
+        let health = Health::default();
+        let controllers = health.watch_over_runtime("controllers", Duration::from_secs(600));
+        let (mut campaign, written) = campaign(&health, controllers);
+        campaign.acquired().await.unwrap();
+        for _ in 0..5 {
+            let holder = written.recv_timeout(Duration::from_secs(60)).expect("it is renewed");
+            assert_eq!(holder.as_deref(), Some("me"));
+        }
+        campaign.resign().await.unwrap();
+        assert_eq!(written.try_iter().last(), Some(None), "it is released");
+    }
+
+    #[tokio::test]
+    async fn a_process_whose_controllers_are_stuck_loses_the_lease() {
+        let health = Health::default();
+        let controllers = health.watch_over("controllers", Duration::ZERO);
+        std::thread::sleep(Duration::from_millis(1));
+        let (mut campaign, _written) = campaign(&health, controllers);
+        campaign.acquired().await.unwrap();
+        let lost = campaign.ended().await.unwrap_err();
+        assert!(lost.to_string().contains("stuck"), "{lost}");
     }
 }

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod health;
 pub mod leader;
+pub mod network;
 pub mod seats;
 pub mod supervisor;
 pub mod telemetry;

@@ -12,6 +12,7 @@ pub struct Seats<K: Eq + Hash> {
 }
 
 /// A seat, given back when dropped.
+#[derive(Debug)]
 pub struct Seat<K: Clone + Eq + Hash> {
     seats: Arc<Seats<K>>,
     holder: K,

@@ -1,9 +1,11 @@
 //! The accept loop of the TLS port.
 //!
 //! Of our own because a TLS handshake must never hold up the next connection, certificates change without a restart,
-//! and the number of connections, those of one peer, and the time that each may do nothing are all bounded.
+//! and the number of connections, those of one peer, their headers, and the time that each may do nothing are all
+//! bounded. See [`super::connections`] for who makes room for whom.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,48 +22,64 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 use tracing::{debug, warn};
 
-use super::activity::Activity;
+use super::activity::Observed;
+use super::connections::{ConnectionTable, LIMITS, OpenConnection, Trust};
 use super::peer::Peer;
-use crate::operations::seats::Seats;
+use crate::metrics::CounterBy;
 
-const MAX_CONNECTIONS: usize = 4096;
-/// kube-apiserver takes one for each watch that it passes on; the rest is for everybody else.
-const MAX_CONNECTIONS_OF_A_PEER: usize = 2048;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(10);
 /// Clients in Go give up an idle connection after 90 s: they are to be the first.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
-/// Room for an identity with a few thousand groups. kube-apiserver takes 1 MiB.
-const MAX_HEADER_BYTES: usize = 256 * 1024;
-const MAX_HEADERS: usize = 4096;
 
-/// Serves `app` until `shutdown`, then lets requests in flight end. From `leaving` on, each answer is the last one on its
-/// connection: whoever asks again asks another replica, before this one is gone.
+/// What the headers of a request may take. Beyond it, hyper answers 431.
+#[derive(Clone, Copy)]
+struct HeaderLimits {
+    /// Bytes of the request line and all headers. hyper looks at it between two reads, so the last read may exceed it.
+    bytes: usize,
+    count: usize,
+}
+
+/// kube-apiserver's: an identity with a few thousand groups.
+const API_SERVER_HEADERS: HeaderLimits = HeaderLimits { bytes: 256 * 1024, count: 4096 };
+/// Everybody else's: a bearer token of 16 KiB, and what browsers and proxies add. Half-sent headers stay in memory.
+const HEADERS: HeaderLimits = HeaderLimits { bytes: 32 * 1024, count: 100 };
+
+/// Whether a chain of client certificates is kube-apiserver's.
+pub type Recognizer = Arc<dyn Fn(&[CertificateDer<'static>]) -> bool + Send + Sync>;
+
+/// How connections are served.
+#[derive(Clone)]
+pub struct Port {
+    /// The serving certificate of the moment.
+    pub tls: Arc<ArcSwap<ServerConfig>>,
+    /// What answers.
+    pub app: Router,
+    /// Recognizes kube-apiserver at the handshake.
+    pub is_api_server: Recognizer,
+    /// Counts connections that are `evicted` or `refused`.
+    pub shed: CounterBy,
+    /// From then on, each answer is the last one on its connection: whoever asks again asks another replica, before this
+    /// one is gone.
+    pub leaving: CancellationToken,
+}
+
+/// Serves `port` until `shutdown`, then lets requests in flight end.
 ///
 /// # Errors
 /// None of its own: a failed accept is logged and tried again.
-pub async fn serve(
-    listener: TcpListener,
-    tls: Arc<ArcSwap<ServerConfig>>,
-    app: Router,
-    leaving: CancellationToken,
-    shutdown: CancellationToken,
-) -> Result<()> {
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let peers = Seats::new(MAX_CONNECTIONS_OF_A_PEER);
+pub async fn serve(listener: TcpListener, port: Port, shutdown: CancellationToken) -> Result<()> {
+    let port = Arc::new(port);
+    let table = ConnectionTable::new(LIMITS, port.shed.clone());
     let graceful = GracefulShutdown::new();
     loop {
-        let permit = tokio::select! {
-            () = shutdown.cancelled() => break,
-            permit = Arc::clone(&connections).acquire_owned() => permit?,
-        };
         let (stream, remote) = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => match accepted {
@@ -74,16 +92,21 @@ pub async fn serve(
                 }
             },
         };
-        let Some(seat) = peers.take(remote.ip()) else {
-            debug!(%remote, "a peer has too many connections");
+        let Some(open) = table.admit(remote.ip()) else {
+            debug!(%remote, "refused a connection: no room");
             continue;
         };
-        let acceptor = TlsAcceptor::from(tls.load_full());
-        let (app, leaving, watcher) = (app.clone(), leaving.clone(), graceful.watcher());
+        let (port, watcher) = (Arc::clone(&port), graceful.watcher());
         tokio::spawn(async move {
-            let _held = (permit, seat);
-            if let Err(error) = connection(stream, acceptor, app, leaving, watcher).await {
-                debug!(error = format!("{error:#}"), "a connection ended early");
+            let connection = Arc::clone(open.connection());
+            tokio::select! {
+                // Dropping the connection closes it.
+                () = connection.evicted() => debug!(%remote, "closed a connection to make room"),
+                ended = port.connection(stream, remote, &open, watcher) => {
+                    if let Err(error) = ended {
+                        debug!(error = format!("{error:#}"), "a connection ended early");
+                    }
+                }
             }
         });
     }
@@ -94,40 +117,50 @@ pub async fn serve(
     Ok(())
 }
 
-async fn connection(
-    stream: TcpStream,
-    acceptor: TlsAcceptor,
-    app: Router,
-    leaving: CancellationToken,
-    watcher: Watcher,
-) -> Result<()> {
-    stream.set_nodelay(true)?;
-    let remote = stream.peer_addr()?;
-    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
-    let session = stream.get_ref().1;
-    let certificates = session.peer_certificates().unwrap_or_default().to_vec();
-    let activity = Arc::new(Activity::default());
-    let (peer, begins) = (Arc::new(Peer { remote, certificates }), Arc::clone(&activity));
-    // Not as layers of the router: those would be made anew for each route of each connection.
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(Arc::clone(&peer));
-        let (in_flight, leaving) = (begins.begin(), leaving.clone());
-        let answer = app.clone().call(request.map(Body::new));
-        async move {
-            let mut answer = answer.await?.map(|body| in_flight.until_the_end_of(body));
-            if leaving.is_cancelled() {
-                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+impl Port {
+    async fn connection(
+        &self,
+        stream: TcpStream,
+        remote: SocketAddr,
+        open: &OpenConnection,
+        watcher: Watcher,
+    ) -> Result<()> {
+        stream.set_nodelay(true)?;
+        let acceptor = TlsAcceptor::from(self.tls.load_full());
+        let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+        let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+        let connection = open.connection();
+        let headers = if !certificates.is_empty() && (self.is_api_server)(&certificates) {
+            connection.mark(Trust::ApiServer);
+            API_SERVER_HEADERS
+        } else {
+            HEADERS
+        };
+        let activity = connection.activity();
+        let peer = Arc::new(Peer { remote, certificates });
+        // Not as layers of the router: those would be made anew for each route of each connection.
+        let service = service_fn(|mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Arc::clone(&peer));
+            request.extensions_mut().insert(Arc::clone(connection));
+            let (in_flight, leaving) = (activity.begin(), self.leaving.clone());
+            let answer = self.app.clone().call(request.map(Body::new));
+            async move {
+                let mut answer = answer.await?.map(|body| in_flight.until_the_end_of(body));
+                if leaving.is_cancelled() {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer)
             }
-            Ok::<_, Infallible>(answer)
+        });
+        let mut builder = Builder::new();
+        // Without hyper's timeout for headers: it would run while a connection waits for its next request, and close it
+        // under the hands of a client that is about to send one. The activity bounds them from their first byte on.
+        builder.max_headers(headers.count).max_buf_size(headers.bytes);
+        let stream = Observed::new(stream, Arc::clone(activity));
+        let served = builder.serve_connection(TokioIo::new(stream), service);
+        tokio::select! {
+            ended = watcher.watch(served) => ended.map_err(|error| anyhow::anyhow!(error)),
+            () = activity.idle_for(IDLE_TIMEOUT) => Ok(()),
         }
-    });
-    let mut builder = Builder::new();
-    // Without a timeout of its own for headers: it would run while a connection waits for its next request, and close it
-    // under the hands of a client that is about to send one. Slow ones are idle.
-    builder.max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::select! {
-        ended = watcher.watch(connection) => ended.map_err(|error| anyhow::anyhow!(error)),
-        () = activity.idle_for(IDLE_TIMEOUT) => Ok(()),
     }
 }

@@ -10,7 +10,9 @@
 
 pub mod activity;
 pub mod authority;
+pub mod bodies;
 pub mod certificates;
+pub mod connections;
 pub mod given;
 pub mod listener;
 pub mod peer;

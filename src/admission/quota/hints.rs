@@ -14,11 +14,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Service};
 use kube::api::{Patch, PatchParams};
-use kube::core::DynamicObject;
-use kube::core::admission::AdmissionRequest;
+use kube::core::GroupVersionResource;
 use kube::{Api, Client};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
@@ -76,10 +77,9 @@ impl Hints {
     }
 
     /// Waits until there is room for what is requested, or it is clear that there will be none.
-    pub async fn make_room(&self, request: &AdmissionRequest<DynamicObject>) -> Outcome {
-        let Some(namespace) = request.namespace.as_deref().filter(|_| !request.dry_run) else { return Outcome::Roomy };
-        let wanted = requested(request, Timestamp::now());
-        if self.prospect(namespace, &wanted) == Outcome::Roomy {
+    pub async fn make_room(&self, demand: &Demand) -> Outcome {
+        let Demand { namespace, wanted } = demand;
+        if self.prospect(namespace, wanted) == Outcome::Roomy {
             return Outcome::Roomy;
         }
         let _waiting = Waiting::enter(self, namespace, wanted.clone());
@@ -89,7 +89,7 @@ impl Hints {
         loop {
             // Before the look: a change between the two wakes this, too.
             let moved = self.informers.allotments_moved.notified();
-            match self.prospect(namespace, &wanted) {
+            match self.prospect(namespace, wanted) {
                 Outcome::Roomy => return Outcome::Made,
                 // What was deleted is told late.
                 Outcome::Full if begun.elapsed() >= PATIENCE => return Outcome::Full,
@@ -184,9 +184,75 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// What of an AdmissionReview hints go by. Objects stay text until it is known that they count.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Review<'a> {
+    api_version: String,
+    kind: String,
+    #[serde(borrow)]
+    request: Option<Request<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'a> {
+    uid: String,
+    resource: GroupVersionResource,
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(borrow)]
+    object: Option<&'a RawValue>,
+    #[serde(borrow)]
+    old_object: Option<&'a RawValue>,
+}
+
+/// What a request adds to the use of a namespace.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Demand {
+    /// Empty: of none that counts.
+    namespace: String,
+    wanted: Amounts,
+}
+
+/// A review, of which no more is kept than is needed to make room and to answer.
+pub struct HintReview {
+    api_version: String,
+    kind: String,
+    uid: String,
+    /// What it asks for.
+    pub demand: Demand,
+}
+
+impl HintReview {
+    /// The answer, which is always the same.
+    pub fn allowed(self) -> serde_json::Value {
+        let Self { api_version, kind, uid, .. } = self;
+        json!({"apiVersion": api_version, "kind": kind, "response": {"uid": uid, "allowed": true}})
+    }
+}
+
+/// Parses a review. `None`: it has no request.
+///
+/// # Errors
+/// If it is no review.
+pub fn parse(body: &[u8], now: Timestamp) -> serde_json::Result<Option<HintReview>> {
+    let Review { api_version, kind, request } = serde_json::from_slice(body)?;
+    Ok(request.map(|request| {
+        let demand = if request.dry_run {
+            Demand::default()
+        } else {
+            Demand { wanted: requested(&request, now), namespace: request.namespace }
+        };
+        HintReview { api_version, kind, uid: request.uid, demand }
+    }))
+}
+
 /// What a request adds to the use.
-fn requested(request: &AdmissionRequest<DynamicObject>, now: Timestamp) -> Amounts {
-    let (old, new) = (request.old_object.as_ref(), request.object.as_ref());
+fn requested(request: &Request<'_>, now: Timestamp) -> Amounts {
+    let (old, new) = (request.old_object, request.object);
     match request.resource.resource.as_str() {
         "pods" => added::<Pod>(old, new, |pod| of_pod(pod, now)),
         "persistentvolumeclaims" => added::<PersistentVolumeClaim>(old, new, of_claim),
@@ -196,12 +262,12 @@ fn requested(request: &AdmissionRequest<DynamicObject>, now: Timestamp) -> Amoun
 }
 
 fn added<K: DeserializeOwned>(
-    old: Option<&DynamicObject>,
-    new: Option<&DynamicObject>,
+    old: Option<&RawValue>,
+    new: Option<&RawValue>,
     usage: impl Fn(&K) -> Amounts,
 ) -> Amounts {
-    let used = |object: Option<&DynamicObject>| {
-        let object = object.and_then(|object| serde_json::from_value(json!(object)).ok());
+    let used = |object: Option<&RawValue>| {
+        let object: Option<K> = object.and_then(|object| serde_json::from_str(object.get()).ok());
         object.as_ref().map(&usage).unwrap_or_default()
     };
     let before = used(old);
@@ -210,4 +276,50 @@ fn added<K: DeserializeOwned>(
         (name, amount.saturating_sub(less))
     });
     rest.filter(|(_, amount)| *amount > Amount::ZERO).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn demand(request: &serde_json::Value) -> Demand {
+        let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
+        let review = parse(review.to_string().as_bytes(), Timestamp::now()).unwrap().expect("there is a request");
+        let demand = review.demand.clone();
+        let answer = json!({
+            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": {"uid": "u-1", "allowed": true},
+        });
+        assert_eq!(review.allowed(), answer);
+        demand
+    }
+
+    fn service(ports: usize) -> serde_json::Value {
+        json!({"spec": {"type": "NodePort", "ports": vec![json!({"port": 80}); ports]}})
+    }
+
+    #[test]
+    fn what_a_request_adds_is_what_counts() {
+        let of = |object: serde_json::Value, old: serde_json::Value, dry_run: bool| {
+            let resource = json!({"group": "", "version": "v1", "resource": "services"});
+            let request = json!({
+                "uid": "u-1", "resource": resource, "namespace": "x", "dryRun": dry_run, "operation": "UPDATE",
+                "userInfo": {}, "object": object, "oldObject": old, "options": {"anything": [1, 2]},
+            });
+            demand(&request)
+        };
+        let added = of(service(3), service(1), false);
+        assert_eq!(added.namespace, "x");
+        assert_eq!(added.wanted, Amounts::from([("services.nodeports".to_owned(), Amount::units(2))]));
+        let created = of(service(1), json!(null), false);
+        assert_eq!(created.wanted["services"], Amount::units(1));
+        assert_eq!(of(service(3), json!(null), true), Demand::default(), "of a dry run nothing is used");
+        assert!(of(json!(["no", "object"]), json!(null), false).wanted.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_review_is_an_error() {
+        assert!(parse(b"[]", Timestamp::now()).is_err());
+        let empty = br#"{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"}"#;
+        assert!(parse(empty, Timestamp::now()).unwrap().is_none());
+    }
 }

@@ -42,6 +42,21 @@ async fn identity_headers_count_with_the_front_proxys_certificate_alone() {
     }
 }
 
+/// An identity may have thousands of groups, and nobody but kube-apiserver tells them by headers.
+#[tokio::test]
+async fn only_kube_apiserver_may_send_large_headers() {
+    let cluster = directory();
+    let groups: Vec<String> = (0..2000).map(|at| format!("group-{at}-of-an-identity-with-many")).collect();
+    let headers: Vec<_> = groups.iter().map(|group| ("X-Remote-Group", group.as_str())).collect();
+    let headers = [IDENTITY, &headers].concat();
+    assert_eq!(ask(cluster, Some(&front_proxy(cluster)), &headers).await, 200);
+    assert_eq!(ask(cluster, None, &headers).await, 431, "too many");
+    let long = "x".repeat(80 * 1024);
+    assert_eq!(ask(cluster, None, &[("X-Long", &long)]).await, 431, "too long");
+    let token = format!("Bearer {}", "x".repeat(16 * 1024));
+    assert_eq!(ask(cluster, None, &[("Authorization", &token)]).await, 401, "the longest token is looked at");
+}
+
 /// kube-apiserver writes its own authority into the ConfigMap again and again, and leaves others in it.
 #[tokio::test]
 async fn the_front_proxys_authorities_are_followed() {

@@ -7,6 +7,7 @@ mod profile;
 mod queries;
 mod watching;
 
+use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,8 +17,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::support::Cluster;
 
@@ -120,11 +122,18 @@ impl Direct {
         self.send(method, path, headers, "").await
     }
 
+    /// A connection from that address of this machine, after the handshake.
+    pub async fn connect_from(&self, source: Ipv4Addr) -> Result<TlsStream<TcpStream>> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        let stream = socket.connect(self.address.parse()?).await?;
+        let connector = TlsConnector::from(Arc::clone(&self.tls));
+        Ok(connector.connect(ServerName::try_from("localhost")?, stream).await?)
+    }
+
     /// A request with a JSON body.
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Result<Answer> {
-        let stream = TcpStream::connect(&self.address).await?;
-        let connector = TlsConnector::from(Arc::clone(&self.tls));
-        let mut stream = connector.connect(ServerName::try_from("localhost")?, stream).await?;
+        let mut stream = self.connect_from(Ipv4Addr::LOCALHOST).await?;
         let mut request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
         for (name, value) in headers {
             request.extend([name, ": ", value, "\r\n"]);

@@ -3,6 +3,7 @@
 mod bindings;
 mod hashing;
 mod import;
+mod limits;
 mod logins;
 mod queries;
 mod quota;
@@ -28,7 +29,16 @@ fn count(metrics: &str, name: &str) -> u32 {
 
 /// Peak resident memory of a process, in MiB.
 fn peak_memory(pid: u32) -> u64 {
+    memory(pid, "VmHWM:")
+}
+
+/// Resident memory of a process at this moment, in MiB.
+fn resident_memory(pid: u32) -> u64 {
+    memory(pid, "VmRSS:")
+}
+
+fn memory(pid: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }

@@ -1,0 +1,28 @@
+//! The network that counts as one peer.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// Returns the network whose addresses count as one peer: an IPv4 address alone, or the /64 that one subscriber of IPv6
+/// has to themselves.
+pub fn network_of(address: IpAddr) -> IpNet {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpNet::V4(Ipv4Net::from(address)),
+        IpAddr::V6(address) => IpNet::V6(Ipv6Net::new(address, 64).expect("64 is a prefix length of IPv6").trunc()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_subscriber_is_one_peer() {
+        let network = |text: &str| network_of(text.parse().unwrap());
+        assert_eq!(network("2001:db8::1"), network("2001:db8::ffff:1"));
+        assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
+        assert_ne!(network("192.0.2.1"), network("192.0.2.2"));
+        assert_eq!(network("::ffff:192.0.2.7"), network("192.0.2.7"));
+    }
+}

@@ -1,0 +1,185 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::metrics::Metrics;
+use crate::tls::activity::InFlight;
+
+const SMALL: Limits = Limits {
+    total: 16,
+    untrusted: 12,
+    anonymous_of_network: 4,
+    anonymous_beside_api_server: 6,
+    authenticated_of_network: 3,
+    closing: 1000,
+};
+
+fn table() -> Arc<ConnectionTable> {
+    ConnectionTable::new(SMALL, Metrics::default().connections_shed)
+}
+
+fn address(last: u8) -> IpAddr {
+    [192, 0, 2, last].into()
+}
+
+fn is_evicted(open: &OpenConnection) -> bool {
+    open.connection().evicted.is_cancelled()
+}
+
+/// Connections that have had a request and are idle.
+fn fill(table: &Arc<ConnectionTable>, last: u8, count: usize) -> Vec<OpenConnection> {
+    let admitted = (0..count).map(|_| {
+        let open = table.admit(address(last)).expect("there is room");
+        drop(busy(&open));
+        open
+    });
+    admitted.collect()
+}
+
+fn busy(open: &OpenConnection) -> InFlight {
+    open.connection().activity().begin()
+}
+
+#[test]
+fn a_network_at_its_limit_closes_its_own_oldest_idle_connection() {
+    let table = table();
+    let other = fill(&table, 9, 1);
+    let own = fill(&table, 1, SMALL.anonymous_of_network);
+    let _request = busy(&own[0]);
+    let next = table.admit(address(1)).unwrap();
+    let evicted: Vec<bool> = own.iter().map(is_evicted).collect();
+    assert_eq!(evicted, [false, true, false, false]);
+    assert!(!is_evicted(&other[0]) && !is_evicted(&next));
+}
+
+#[test]
+fn a_network_whose_connections_are_all_busy_gets_no_more() {
+    let table = table();
+    let own = fill(&table, 1, SMALL.anonymous_of_network);
+    let _requests: Vec<_> = own.iter().map(busy).collect();
+    assert!(table.admit(address(1)).is_none());
+    assert!(table.admit(address(2)).is_some());
+}
+
+#[test]
+fn three_networks_that_take_all_they_can_leave_room_for_others() {
+    let table = table();
+    let attackers: Vec<_> = (1..=3).flat_map(|last| fill(&table, last, SMALL.anonymous_of_network)).collect();
+    let _requests: Vec<_> = attackers.iter().map(busy).collect();
+    let mut guests = Vec::new();
+    for last in 10..19 {
+        guests.push(table.admit(address(last)).unwrap_or_else(|| panic!("{last} is refused")));
+    }
+    assert!(!guests.iter().any(is_evicted), "new ones are not closed for newer ones");
+    assert!(table.admit(address(19)).is_none(), "nor work of those who hold no more than whoever comes");
+}
+
+#[test]
+fn kube_apiserver_has_room_and_is_never_closed() {
+    let table = table();
+    let watches = fill(&table, 100, 1);
+    watches[0].connection().mark(Trust::ApiServer);
+    let attackers: Vec<_> = (1..=3).flat_map(|last| fill(&table, last, SMALL.anonymous_of_network)).collect();
+    let _requests: Vec<_> = attackers.iter().map(busy).collect();
+    let mut own = Vec::new();
+    for _ in 0..20 {
+        let open = table.admit(address(100));
+        let Some(open) = open else { break };
+        open.connection().mark(Trust::ApiServer);
+        own.push(open);
+    }
+    assert!(own.len() >= SMALL.total - SMALL.untrusted - 1, "{}", own.len());
+    assert!(!is_evicted(&watches[0]) && !own.iter().any(is_evicted), "also where they are idle");
+}
+
+#[test]
+fn kube_apiserver_may_have_more_that_are_not_proven_yet() {
+    let table = table();
+    let first = fill(&table, 1, 1);
+    first[0].connection().mark(Trust::ApiServer);
+    let more = fill(&table, 1, SMALL.anonymous_beside_api_server);
+    assert!(!more.iter().any(is_evicted));
+}
+
+#[test]
+fn authenticated_connections_outlast_anonymous_ones_and_are_bounded() {
+    let table = table();
+    let mut people = Vec::new();
+    for _ in 0..5 {
+        let open = fill(&table, 1, 1).remove(0);
+        open.connection().mark(Trust::Authenticated);
+        people.push(open);
+    }
+    let trusted = people.iter().filter(|open| open.connection().trust() == Trust::Authenticated).count();
+    assert_eq!(trusted, SMALL.authenticated_of_network);
+    let _rest: Vec<_> = (2..=20).flat_map(|last| fill(&table, last, 1)).collect();
+    assert!(!people[..3].iter().any(is_evicted), "anonymous ones were idle, too");
+    assert!(people[3..].iter().all(is_evicted), "they counted as anonymous, of the network that held most");
+}
+
+#[test]
+fn sockets_that_are_being_closed_are_bounded() {
+    let table = ConnectionTable::new(Limits { closing: 2, ..SMALL }, Metrics::default().connections_shed);
+    let mut own = fill(&table, 1, SMALL.anonymous_of_network + 2);
+    assert!(table.admit(address(1)).is_none(), "two are still being closed");
+    own.remove(0);
+    assert!(table.admit(address(1)).is_some());
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Open(u8),
+    Close(usize),
+    Mark(usize, bool),
+    Begin(usize),
+    End(usize),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let at = || 0usize..64;
+    prop_oneof![
+        4 => (0u8..6).prop_map(Event::Open),
+        1 => at().prop_map(Event::Close),
+        1 => (at(), any::<bool>()).prop_map(|(at, is_api_server)| Event::Mark(at, is_api_server)),
+        1 => at().prop_map(Event::Begin),
+        1 => at().prop_map(Event::End),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn the_limits_hold_and_the_counts_are_right(events in prop::collection::vec(event(), 0..300)) {
+        let table = table();
+        let mut open: Vec<(OpenConnection, Option<InFlight>)> = Vec::new();
+        for event in events {
+            match event {
+                Event::Open(last) => open.extend(table.admit(address(last)).map(|connection| (connection, None))),
+                Event::Close(at) if at < open.len() => drop(open.remove(at)),
+                Event::Mark(at, is_api_server) if at < open.len() => {
+                    open[at].0.connection().mark(if is_api_server { Trust::ApiServer } else { Trust::Authenticated });
+                }
+                Event::Begin(at) if at < open.len() => open[at].1 = Some(busy(&open[at].0)),
+                Event::End(at) if at < open.len() => open[at].1 = None,
+                _ => {}
+            }
+            let state = table.state();
+            let mut networks: HashMap<IpNet, ByTrust> = HashMap::new();
+            for connection in state.open.values() {
+                networks.entry(connection.network).or_default()[connection.trust() as usize] += 1;
+            }
+            prop_assert_eq!(&networks, &state.networks);
+            let [anonymous, authenticated, _] = state.total;
+            prop_assert!(anonymous + authenticated <= SMALL.untrusted && state.open.len() <= SMALL.total);
+            for [anonymous, authenticated, _] in networks.values() {
+                prop_assert!(*anonymous <= SMALL.anonymous_beside_api_server);
+                prop_assert!(*authenticated <= SMALL.authenticated_of_network);
+            }
+            let evicted = open.iter().filter(|(connection, _)| is_evicted(connection));
+            prop_assert!(evicted.clone().all(|(connection, _)| connection.connection().trust() < Trust::ApiServer));
+            prop_assert_eq!(evicted.count(), state.closing);
+        }
+        drop(open);
+        let state = table.state();
+        prop_assert!(state.open.is_empty() && state.networks.is_empty() && state.closing == 0);
+        prop_assert_eq!(state.total, ByTrust::default());
+    }
+}
