@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  every replica:  probes, serving certificate, TLS port (admission), directory
-//!  the leader:     User, Group and RoleBinding controllers, certificate authority and caBundles
+//!  the leader:     User, Group and RoleBinding controllers, certificate authority, caBundles and admission paths
 //! ```
 
 use std::sync::Arc;
@@ -43,6 +43,7 @@ use crate::operations::health::{self, Health};
 use crate::operations::leader::Elector;
 use crate::operations::supervisor::Supervisor;
 use crate::tls::certificates::Certificates;
+use crate::tls::origin::Origin;
 use crate::tls::{listener, trust};
 use crate::{admission, apiserver};
 
@@ -111,13 +112,14 @@ pub async fn run(config: RunConfig) -> Result<()> {
         hints: Hints::new(client.clone(), Arc::clone(&informers)),
         metrics: Arc::clone(&metrics),
     };
-    let app = admission::server::router(admission).merge(directory);
+    let origin = Origin::new(certificates.authorities());
+    let app = admission::server::router(admission, origin).merge(directory);
     let leaving = shutdown.child_token();
     let serving = listener::serve(tls, certificates.serving(), app, leaving.clone(), shutdown.clone());
     supervisor.spawn("tls", serving);
     health.set_serving(true);
     let webhooks = config.webhook_configuration.clone();
-    let trust = trust::observe(client.clone(), webhooks, certificates.signer(), Arc::clone(&health), shutdown.clone());
+    let trust = trust::observe(client.clone(), certificates.clone(), webhooks, Arc::clone(&health), shutdown.clone());
     supervisor.spawn("trust", trust);
 
     // An attempt may take as long as the renew deadline.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use roster::tls::origin::Webhook;
 use rstest::rstest;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -212,6 +213,31 @@ fn the_configuration_of_the_operator_is_part_of_its_pods() {
     let text = pod.to_string();
     assert!(!text.contains("configMap") && !text.contains("secretKeyRef") && !text.contains("envFrom"), "{text}");
     assert!(pod.get("volumes").is_none());
+}
+
+#[test]
+fn the_webhooks_are_those_that_roster_serves_and_their_path_is_left_to_it() {
+    let served: BTreeSet<&str> = Webhook::ALL.into_iter().map(Webhook::name).collect();
+    for args in [&[][..], &["--set", "certificates.provider=cert-manager"]] {
+        let objects = objects(args);
+        let kinds = ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"];
+        let configurations = kinds.iter().flat_map(|kind| of_kind(&objects, kind));
+        let webhooks: Vec<&Value> = configurations.flat_map(|object| object["webhooks"].as_array().unwrap()).collect();
+        assert_eq!(webhooks.iter().map(|webhook| webhook["name"].as_str().unwrap()).collect::<BTreeSet<_>>(), served);
+        for webhook in webhooks {
+            let service = webhook["clientConfig"]["service"].as_object().unwrap();
+            assert!(!service.contains_key("path"), "{webhook}");
+        }
+        // Whoever makes the serving certificate, Roster writes the path.
+        let roles = of_kind(&objects, "ClusterRole").filter(|role| role["metadata"]["name"] == "roster");
+        let mut rules = roles.flat_map(|role| role["rules"].as_array().unwrap());
+        let may_update = |rule: &Value| {
+            rule["resources"] == json!(["mutatingwebhookconfigurations", "validatingwebhookconfigurations"])
+                && rule["verbs"] == json!(["update"])
+                && rule["resourceNames"] == json!(["roster"])
+        };
+        assert!(rules.any(may_update), "{args:?}");
+    }
 }
 
 /// The ports to which the NetworkPolicy lets operators connect, with the address of each where there is one.

@@ -1,0 +1,150 @@
+//! Admission answers kube-apiserver alone.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, ResourceQuota};
+use kube::Api;
+use roster::tls::origin::Webhook;
+use serde_json::{Value, json};
+
+use crate::directory::Direct;
+use crate::quota::{namespace, owner, pod, wait_until_enforced};
+use crate::support::{Cluster, create, eventually, shared, unique};
+
+/// A review that kube-apiserver could have sent, by somebody who claims to be `claimed`.
+fn review(claimed: &str, namespace: &str, object: &Value) -> String {
+    let kind = |text: &str| json!({"group": "", "version": "v1", "kind": text, "resource": text});
+    json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "request": {
+            "uid": "u-1", "operation": "CREATE", "namespace": namespace, "name": object["metadata"]["name"],
+            "dryRun": false, "kind": kind("x"), "resource": kind("x"),
+            "userInfo": {"username": claimed, "groups": ["system:masters"]}, "object": object,
+        },
+    })
+    .to_string()
+}
+
+/// For each webhook what somebody would send who asks for `victim`.
+fn objects(victim: &str, reserved: &str) -> Vec<(Webhook, Value)> {
+    let user = json!({"apiVersion": "roster.dev/v1alpha1", "kind": "User", "metadata": {"name": victim}, "spec": {"admin": true}});
+    let group = json!({"apiVersion": "roster.dev/v1alpha1", "kind": "Group", "metadata": {"name": reserved}, "spec": {"members": [victim]}});
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "roster.dev/password",
+        "metadata": {"name": "x", "annotations": {"roster.dev/user": victim}}, "data": {"password": ""},
+    });
+    let mut pod = serde_json::to_value(pod("x", Some("900m"))).unwrap();
+    pod["kind"] = "Pod".into();
+    pod["apiVersion"] = "v1".into();
+    let namespace = serde_json::to_value(namespace(reserved, Some(victim))).unwrap();
+    Webhook::ALL
+        .into_iter()
+        .map(|webhook| {
+            let object = match webhook {
+                Webhook::Users => &user,
+                Webhook::Groups | Webhook::Cycles => &group,
+                Webhook::Namespaces | Webhook::NamespaceQuota => &namespace,
+                Webhook::Secrets | Webhook::PasswordSecrets => &secret,
+                Webhook::QuotaHints => &pod,
+            };
+            (webhook, object.clone())
+        })
+        .collect()
+}
+
+/// Where kube-apiserver calls each webhook.
+fn published(cluster: &Cluster) -> BTreeMap<String, String> {
+    let mut paths = BTreeMap::new();
+    for kind in ["mutatingwebhookconfiguration", "validatingwebhookconfiguration"] {
+        let configuration = cluster.plane.kubectl.get(&[kind, "roster"]).unwrap();
+        for webhook in configuration["webhooks"].as_array().unwrap() {
+            let url = webhook["clientConfig"]["url"].as_str().unwrap();
+            let path = &url[url.find("/admission/").unwrap()..];
+            paths.insert(webhook["name"].as_str().unwrap().to_owned(), path.to_owned());
+        }
+    }
+    paths
+}
+
+/// ResourceQuotas of Roster as somebody may have moved them.
+async fn quotas(cluster: &Cluster, namespaces: &[String]) -> Vec<Value> {
+    let mut found = Vec::new();
+    for namespace in namespaces {
+        let api: Api<ResourceQuota> = Api::namespaced(cluster.client().await, namespace);
+        let quota = api.get("roster").await.unwrap();
+        found.push(json!([quota.metadata.annotations, quota.spec]));
+    }
+    found
+}
+
+fn logs(cluster: &Cluster) -> String {
+    cluster.operator_logs().iter().map(|path| std::fs::read_to_string(path).unwrap_or_default()).collect()
+}
+
+/// Nobody but kube-apiserver knows the paths: others learn nothing, take nothing, and write no line of the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn outsiders_get_nothing_from_admission() {
+    let cluster = shared();
+    let (victim, claimed) = (unique("victim"), unique("claimed-by-an-outsider"));
+    create(&cluster.users().await, &owner(&victim, &[("namespaces", "3"), ("requests.cpu", "1")])).await;
+    let client = cluster.client().await;
+    let namespaces: Vec<String> = (0..2).map(|at| format!("{victim}-{at}")).collect();
+    for name in &namespaces {
+        create(&Api::all(client.clone()), &namespace(name, Some(&victim))).await;
+    }
+    for name in &namespaces {
+        wait_until_enforced(&client, name, "roster").await;
+    }
+    let before = eventually("the quota is shared out", || async {
+        let now = quotas(cluster, &namespaces).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if quotas(cluster, &namespaces).await == now { Ok(now) } else { Err(format!("{now:?}")) }
+    })
+    .await;
+    let reserved = unique("reserved");
+    let direct = Direct::new(cluster, 0, None).await;
+    let guessed = "0123456789abcdef".repeat(4);
+
+    for (webhook, object) in objects(&victim, &reserved) {
+        let body = review(&claimed, &namespaces[0], &object);
+        let route = webhook.route();
+        for path in [
+            format!("/admission{route}"),
+            format!("/admission/{guessed}{route}"),
+            format!("/admission/x{route}?timeout=10s"),
+        ] {
+            let answer = direct.send("POST", &path, &[], &body).await.unwrap();
+            assert_eq!((answer.status, answer.body.as_str()), (404, ""), "{path}");
+        }
+    }
+    assert_eq!(quotas(cluster, &namespaces).await, before, "no quota moves, and none is asked for");
+    let notes: Api<ConfigMap> = Api::namespaced(client.clone(), "roster-system");
+    let notes = serde_json::to_string(&notes.list(&kube::api::ListParams::default()).await.unwrap().items).unwrap();
+    assert!(!notes.contains(&reserved), "a namespace is reserved: {notes}");
+    create(&Api::all(client.clone()), &namespace(&format!("{victim}-2"), Some(&victim))).await;
+    assert!(!logs(cluster).contains(&claimed));
+    let metrics = cluster.operators()[0].probe("/metrics").unwrap();
+    assert!(metrics.contains("roster_admission_requests_total{outcome=\"unproven\"}"), "{metrics}");
+
+    // The same reviews are well-formed: kube-apiserver, which knows the paths, would have got answers.
+    let published = published(cluster);
+    for (webhook, object) in objects(&victim, &reserved) {
+        let path = &published[webhook.name()];
+        let answer = direct.send("POST", path, &[], &review(&victim, &namespaces[0], &object)).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", webhook.name());
+        assert_eq!(answer.json()["response"]["uid"], "u-1", "{}", answer.body);
+        // One that has got out opens no other.
+        for (name, other) in published.iter().filter(|(name, _)| *name != webhook.name()) {
+            let (prefix, _) = path.split_once(webhook.route()).unwrap();
+            let route = Webhook::named(name).unwrap().route();
+            let answer = direct.send("POST", &format!("{prefix}{route}"), &[], "{}").await.unwrap();
+            assert_eq!(answer.status, 404, "{other}");
+        }
+    }
+    let logs = logs(cluster);
+    for path in published.values() {
+        let segment = path.split('/').nth(2).unwrap();
+        assert!(!logs.contains(segment), "the log holds the path of a webhook");
+    }
+}
