@@ -1,4 +1,4 @@
-//! Admission answers kube-apiserver alone.
+//! What Roster's port gives to somebody without credentials: admission answers kube-apiserver alone.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,9 +6,10 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ConfigMap, ResourceQuota};
 use kube::Api;
 use roster::tls::origin::Webhook;
+use roster_harness::project_root;
 use serde_json::{Value, json};
 
-use crate::directory::Direct;
+use crate::directory::{BASE, Direct};
 use crate::quota::{namespace, owner, pod, wait_until_enforced};
 use crate::support::{Cluster, create, eventually, shared, unique};
 
@@ -146,5 +147,68 @@ async fn outsiders_get_nothing_from_admission() {
     for path in published.values() {
         let segment = path.split('/').nth(2).unwrap();
         assert!(!logs.contains(segment), "the log holds the path of a webhook");
+    }
+}
+
+/// What is sent to a path of the table.
+fn body(path: &str) -> String {
+    let body = if path == "/tokenreview" {
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": "nonsense"}})
+    } else if path.ends_with("/logins") {
+        let spec = json!({"username": unique("nobody"), "password": "guessed"});
+        json!({"apiVersion": "directory.roster.dev/v1alpha1", "kind": "Login", "spec": spec})
+    } else {
+        json!({})
+    };
+    body.to_string()
+}
+
+/// Checks that the body holds no more than the table says.
+fn assert_tells_no_more(path: &str, status: u16, body: &str) {
+    let parsed: Value = serde_json::from_str(body).unwrap_or_default();
+    match (path, status) {
+        ("/livez" | "/readyz" | "/healthz", 200) => assert_eq!(body, "ok\n", "{path}"),
+        ("/tokenreview", 200) => assert_eq!(parsed["status"], json!({"authenticated": false}), "{body}"),
+        ("/.well-known/openid-configuration", 200) => assert!(parsed["issuer"].is_string(), "{body}"),
+        ("/openid/v1/jwks", 200) => {
+            for key in parsed["keys"].as_array().unwrap() {
+                assert!(key.get("d").is_none(), "a private key");
+            }
+        }
+        (_, 404) => assert_eq!(body, "", "{path}"),
+        (_, 401) => assert_eq!(
+            (&parsed["reason"], &parsed["message"], &parsed["details"]),
+            (&json!("Unauthorized"), &json!("Unauthorized"), &Value::Null),
+            "{path}: {body}"
+        ),
+        _ => panic!("{path}: the test knows no answer {status}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_port_gives_to_somebody_without_credentials_what_the_threat_model_says() {
+    let cluster = shared();
+    let direct = Direct::new(cluster, 0, None).await;
+    let page = std::fs::read_to_string(project_root().join("docs/security.md")).unwrap();
+    let section = page.split("\n## ").find(|section| section.starts_with("What the port gives to somebody without"));
+    let rows = section.expect("the table is there").lines().filter(|line| line.starts_with("| `"));
+    let mut paths = Vec::new();
+    for row in rows {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let (method, path) = cells[1].trim_matches('`').split_once(' ').unwrap();
+        let expected: u16 = cells[2].parse().unwrap();
+        let body = if method == "POST" { body(path) } else { String::new() };
+        let answer = direct.send(method, path, &[], &body).await.unwrap();
+        assert_eq!(answer.status, expected, "{method} {path}: {}", answer.body);
+        assert_tells_no_more(path, answer.status, &answer.body);
+        paths.push(path.to_owned());
+    }
+    let logins = format!("{BASE}/logins");
+    for path in ["/tokenreview", "/openid/v1/jwks", "/livez", "/readyz", "/healthz", "/apis", "/openapi/v3", &logins] {
+        assert!(paths.iter().any(|known| known == path), "docs/security.md says nothing of {path}");
+    }
+    for webhook in Webhook::ALL {
+        let path = format!("/admission{}", webhook.route());
+        assert!(paths.contains(&path), "docs/security.md says nothing of {path}");
     }
 }
