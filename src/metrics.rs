@@ -156,7 +156,7 @@ impl Default for Metrics {
             ),
             admissions: CounterBy::new(
                 "outcome",
-                &["protected", "unchanged", "allowed", "refused", "saturated", "failed"],
+                &["protected", "unchanged", "allowed", "refused", "saturated", "failed", "unproven"],
             ),
             admission_duration: seconds(),
             directory_requests: CounterBy::new(

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  every replica:  probes, serving certificate, TLS port (admission), directory
-//!  the leader:     User, Group and RoleBinding controllers, certificate authority and caBundles
+//!  the leader:     User, Group and RoleBinding controllers, certificate authority, caBundles and admission paths
 //! ```
 
 use std::sync::Arc;
@@ -47,6 +47,7 @@ use crate::operations::leader::{Campaign, Pulses};
 use crate::operations::supervisor::Supervisor;
 use crate::tls::certificates::Certificates;
 use crate::tls::listener::{self, Port};
+use crate::tls::origin::Origin;
 use crate::tls::trust;
 use crate::{admission, apiserver};
 
@@ -121,7 +122,8 @@ pub async fn run(config: RunConfig) -> Result<()> {
         parser: Parser::default(),
         metrics: Arc::clone(&metrics),
     };
-    let app = admission::server::router(admission).merge(directory);
+    let origin = Origin::new(certificates.authorities());
+    let app = admission::server::router(admission, origin).merge(directory);
     let leaving = shutdown.child_token();
     let port = Port {
         tls: certificates.serving(),
@@ -133,7 +135,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
     supervisor.spawn("tls", listener::serve(tls, port, shutdown.clone()));
     health.set_serving(true);
     let webhooks = config.webhook_configuration.clone();
-    let trust = trust::observe(client.clone(), webhooks, certificates.signer(), Arc::clone(&health), shutdown.clone());
+    let trust = trust::observe(client.clone(), certificates.clone(), webhooks, Arc::clone(&health), shutdown.clone());
     supervisor.spawn("trust", trust);
 
     let pulses = Pulses {

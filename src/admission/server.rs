@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -15,6 +15,7 @@ use kube::Resource;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
 use tokio::sync::Semaphore;
+use tower::Layer;
 use tracing::{info, warn};
 
 use super::guard::{Guard, Guarded, with_code};
@@ -25,9 +26,11 @@ use super::review::{self, Parser, ReviewBodies, Reviewed, read_body};
 use crate::api::{Group, PASSWORD_SECRET_TYPE, User};
 use crate::credentials::pool::HashPool;
 use crate::metrics::Metrics;
+use crate::tls::connections::{Connection, Trust};
+use crate::tls::origin::{Origin, Webhook};
 
-/// Path of the webhook for password Secrets.
-pub const PASSWORD_SECRETS_PATH: &str = "/admission/password-secrets";
+/// Every path below [`PREFIX`](crate::tls::origin::PREFIX).
+const ANY_ADMISSION_PATH: &str = "/admission/{*path}";
 
 /// Reviews in flight.
 const MAX_REVIEWS: usize = 64;
@@ -74,25 +77,54 @@ pub struct Admission {
     pub metrics: Arc<Metrics>,
 }
 
-/// The routes of admission.
-pub fn router(admission: Admission) -> Router {
+/// What requests are proven by.
+struct Proof {
+    origin: Origin,
+    metrics: Arc<Metrics>,
+}
+
+/// Answers 404 unless the path proves that kube-apiserver asks, before anything of the body is read or logged. Handlers
+/// see the route alone: the secret in the path can't get into a log.
+async fn proven(State(proof): State<Arc<Proof>>, mut request: Request, next: Next) -> Response {
+    let Some(webhook) = proof.origin.prove(request.uri().path(), Timestamp::now()) else {
+        proof.metrics.admissions.inc("unproven");
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    *request.uri_mut() = Uri::from_static(webhook.route());
+    if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
+        connection.mark(Trust::ApiServer);
+    }
+    next.run(request).await
+}
+
+/// The routes of admission, for kube-apiserver alone.
+pub fn router(admission: Admission, origin: Origin) -> Router {
+    let proof = Arc::new(Proof { origin, metrics: Arc::clone(&admission.metrics) });
+    // Around the whole router and not on its routes: the request is proven before it is routed.
+    let reviews = middleware::from_fn_with_state(proof, proven).layer(reviews(admission));
+    Router::new().route_service(ANY_ADMISSION_PATH, reviews)
+}
+
+fn reviews(admission: Admission) -> Router {
     // Places of their own: hashing takes long, and must not keep the guard from answering.
     let places = || middleware::from_fn_with_state(Arc::new(Semaphore::new(MAX_REVIEWS)), bounded);
     let guard_routes = Router::new()
-        .route("/admission/guard/users", post(guarded::<User>))
-        .route("/admission/guard/groups", post(guarded::<Group>))
-        .route("/admission/guard/namespaces", post(guarded::<Namespace>))
-        .route("/admission/guard/secrets", post(guarded::<Secret>))
-        .route("/admission/cycles", post(cycles))
-        .route("/admission/quota/namespaces", post(namespaces))
+        .route(Webhook::Users.route(), post(guarded::<User>))
+        .route(Webhook::Groups.route(), post(guarded::<Group>))
+        .route(Webhook::Namespaces.route(), post(guarded::<Namespace>))
+        .route(Webhook::Secrets.route(), post(guarded::<Secret>))
+        .route(Webhook::Cycles.route(), post(cycles))
+        .route(Webhook::NamespaceQuota.route(), post(namespaces))
         .layer(places());
     let bodies = |limits| middleware::from_fn_with_state(ReviewBodies::new(limits), read_body);
     let metrics = Arc::clone(&admission.metrics);
     // They wait for others.
-    let hint_routes =
-        Router::new().route("/admission/quota/hints", post(hints)).layer(places()).layer(bodies(review::HINTS));
+    let hint_routes = Router::new()
+        .route(Webhook::QuotaHints.route(), post(hints))
+        .layer(places())
+        .layer(bodies(review::HINTS));
     Router::new()
-        .route(PASSWORD_SECRETS_PATH, post(password_secrets))
+        .route(Webhook::PasswordSecrets.route(), post(password_secrets))
         .layer(places())
         .merge(guard_routes)
         .layer(bodies(review::DECISIONS))
@@ -202,7 +234,9 @@ mod tests {
     use crate::credentials::hash::Argon2idCost;
     use crate::informers::Informers;
     use crate::rbac::Policy;
+    use crate::tls::authority::Authorities;
     use crate::tls::peer::Peer;
+    use arc_swap::ArcSwap;
     use axum::body::{Body, to_bytes};
     use axum::http::Request;
     use kube::Client;
@@ -210,9 +244,22 @@ mod tests {
     use serde_json::{Value, json};
     use tower::ServiceExt;
 
+    fn app(metrics: Arc<Metrics>, authorities: &Authorities) -> Router {
+        let pool = HashPool::new(Argon2idCost::default(), 1, 4, metrics.hashing.clone());
+        let informers = Arc::new(Informers::new(false, Arc::clone(&metrics)));
+        let guard = Arc::new(Guard::new(nobody(), "operator".to_owned(), Arc::clone(&informers), Policy::default()));
+        let namespaces = NamespaceCount::new(nobody(), "roster-system", Arc::clone(&informers));
+        let hints = Hints::new(nobody(), informers);
+        let origin = Origin::new(Arc::new(ArcSwap::from_pointee(authorities.clone())));
+        router(Admission { pool, guard, namespaces, hints, parser: Parser::default(), metrics }, origin)
+    }
+
+    fn authorities() -> Authorities {
+        Authorities::create(Timestamp::now(), Duration::from_secs(86_400)).unwrap()
+    }
+
     async fn review(object: Value) -> Value {
         let metrics = Arc::new(Metrics::default());
-        let pool = HashPool::new(Argon2idCost::default(), 1, 4, metrics.hashing.clone());
         let body = json!({
             "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
             "request": {
@@ -222,15 +269,12 @@ mod tests {
                 "userInfo": {}, "object": object,
             },
         });
+        let authorities = authorities();
+        let path = Webhook::PasswordSecrets.path(&authorities, Timestamp::now());
         let peer = Peer { remote: ([192, 0, 2, 1], 1).into(), certificates: Vec::new() };
-        let request = Request::post(PASSWORD_SECRETS_PATH).extension(Arc::new(peer));
+        let request = Request::post(format!("{path}?timeout=10s")).extension(Arc::new(peer));
         let request = request.body(Body::from(body.to_string())).unwrap();
-        let informers = Arc::new(Informers::new(false, Arc::clone(&metrics)));
-        let guard = Arc::new(Guard::new(nobody(), "operator".to_owned(), Arc::clone(&informers), Policy::default()));
-        let namespaces = NamespaceCount::new(nobody(), "roster-system", Arc::clone(&informers));
-        let hints = Hints::new(nobody(), informers);
-        let admission = Admission { pool, guard, namespaces, hints, parser: Parser::default(), metrics };
-        let response = router(admission).oneshot(request).await.unwrap();
+        let response = app(metrics, &authorities).oneshot(request).await.unwrap();
         let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
         serde_json::from_slice::<Value>(&bytes).unwrap()["response"].take()
     }
@@ -245,6 +289,36 @@ mod tests {
 
     fn secret(kind: &str) -> Value {
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}, "type": kind, "data": {"password": "aHVudGVyMg=="}})
+    }
+
+    /// A body that nobody may read.
+    fn untouchable() -> Body {
+        Body::from_stream(futures::stream::poll_fn(|_| -> std::task::Poll<Option<Result<Vec<u8>, io::Error>>> {
+            panic!("the body is read")
+        }))
+    }
+
+    #[tokio::test]
+    async fn without_proof_the_answer_is_a_bare_404_and_the_body_is_not_read() {
+        let metrics = Arc::new(Metrics::default());
+        let app = app(Arc::clone(&metrics), &authorities());
+        let of_another_installation = Webhook::Users.path(&authorities(), Timestamp::now());
+        let former = Webhook::ALL.map(|webhook| format!("/admission{}", webhook.route()));
+        let guessed = Webhook::ALL.map(|webhook| format!("/admission/{}{}", "0".repeat(64), webhook.route()));
+        let paths = former.into_iter().chain(guessed).chain([of_another_installation, "/admission/x".to_owned()]);
+        let mut refused = 0;
+        for path in paths {
+            for method in ["GET", "POST"] {
+                let request = Request::builder().method(method).uri(&path).header("content-type", "application/json");
+                let response = app.clone().oneshot(request.body(untouchable()).unwrap()).await.unwrap();
+                assert_eq!(response.status(), StatusCode::NOT_FOUND, "{path}");
+                assert!(to_bytes(response.into_body(), usize::MAX).await.unwrap().is_empty(), "{path}");
+                refused += 1;
+            }
+        }
+        let counted = metrics.render();
+        let expected = format!("roster_admission_requests_total{{outcome=\"unproven\"}} {refused}");
+        assert!(counted.contains(&expected), "{counted}");
     }
 
     #[tokio::test]

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
+};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::{Api, Client, Config, ResourceExt};
@@ -112,20 +114,23 @@ fn includes(found: &Value, expected: &Value) -> bool {
 async fn mutating(client: &Client, name: &str) -> Result<()> {
     let configuration: MutatingWebhookConfiguration = Api::all(client.clone()).get(name).await?;
     let webhooks = configuration.webhooks.unwrap_or_default();
-    trusted(webhooks.iter().map(|webhook| (webhook.name.as_str(), webhook.client_config.ca_bundle.is_some())))
+    complete(webhooks.iter().map(|webhook| (webhook.name.as_str(), &webhook.client_config)))
 }
 
 async fn validating(client: &Client, name: &str) -> Result<()> {
     let configuration: ValidatingWebhookConfiguration = Api::all(client.clone()).get(name).await?;
     let webhooks = configuration.webhooks.unwrap_or_default();
-    trusted(webhooks.iter().map(|webhook| (webhook.name.as_str(), webhook.client_config.ca_bundle.is_some())))
+    complete(webhooks.iter().map(|webhook| (webhook.name.as_str(), &webhook.client_config)))
 }
 
-fn trusted<'a>(mut webhooks: impl Iterator<Item = (&'a str, bool)>) -> Result<()> {
-    match webhooks.find(|(_, has_bundle)| !has_bundle) {
-        None => Ok(()),
-        Some((name, _)) => bail!("{name} has no caBundle: has an operator been the leader yet?"),
+/// Checks what Roster writes into each webhook of a configuration.
+fn complete<'a>(webhooks: impl Iterator<Item = (&'a str, &'a WebhookClientConfig)>) -> Result<()> {
+    for (name, target) in webhooks {
+        ensure!(target.ca_bundle.is_some(), "{name} has no caBundle: has an operator been the leader yet?");
+        let has_path = target.service.as_ref().is_none_or(|service| service.path.is_some());
+        ensure!(has_path, "{name} has no path: has an operator been the leader yet?");
     }
+    Ok(())
 }
 
 async fn available(client: &Client) -> Result<()> {

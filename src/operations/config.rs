@@ -38,8 +38,8 @@ pub struct RunConfig {
     #[arg(long, env = "ROSTER_TLS_SANS", value_delimiter = ',')]
     pub tls_sans: Vec<String>,
 
-    /// Name of the MutatingWebhookConfiguration and of the ValidatingWebhookConfiguration whose caBundles Roster keeps
-    /// right.
+    /// Name of the MutatingWebhookConfiguration and of the ValidatingWebhookConfiguration whose caBundles and paths
+    /// Roster keeps right.
     #[arg(long, env = "ROSTER_WEBHOOK_CONFIGURATION", default_value = "roster")]
     pub webhook_configuration: String,
 

@@ -2,7 +2,7 @@
 //!
 //! *Live* means that the loops still turn: each beats at every attempt, whether or not it succeeds, so an API server
 //! that is away does not get the process killed. *Ready* means that the TLS port serves with a certificate that kube-apiserver
-//! trusts, and knows everybody, kube-apiserver's front proxy included; it does not depend on leadership, because every
+//! trusts, at paths that this replica accepts, and knows everybody, kube-apiserver's front proxy included; it does not depend on leadership, because every
 //! replica answers.
 
 use std::fmt::Write;
@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 pub struct Health {
     serving: AtomicBool,
     trusted: AtomicBool,
+    addressed: AtomicBool,
     informed: AtomicBool,
     introduced: AtomicBool,
     loops: Mutex<Vec<Arc<Heartbeat>>>,
@@ -84,6 +85,11 @@ impl Health {
         self.trusted.store(trusted, Ordering::Release);
     }
 
+    /// Tells whether kube-apiserver calls the webhooks at paths that this replica accepts.
+    pub fn set_addressed(&self, addressed: bool) {
+        self.addressed.store(addressed, Ordering::Release);
+    }
+
     /// Tells that the directory is complete.
     pub fn set_informed(&self) {
         self.informed.store(true, Ordering::Release);
@@ -121,6 +127,10 @@ impl Health {
             (&self.informed, "not ready: the directory is not complete yet\n"),
             (&self.introduced, "not ready: the front proxy's authorities have not been read yet\n"),
             (&self.trusted, "not ready: the caBundles do not hold this replica's authority\n"),
+            (
+                &self.addressed,
+                "not ready: the webhook configurations hold no admission path that this replica accepts\n",
+            ),
         ];
         match lacks.into_iter().find(|(holds, _)| !holds.load(Ordering::Acquire)) {
             None => (StatusCode::OK, "ok\n"),
@@ -177,6 +187,7 @@ mod tests {
         let health = Health::default();
         health.set_serving(true);
         health.set_trusted(true);
+        health.set_addressed(true);
         assert!(health.readyz().1.contains("directory"));
         health.set_informed();
         assert!(health.readyz().1.contains("front proxy"));
@@ -186,5 +197,7 @@ mod tests {
             health.set_trusted(trusted);
             assert_eq!(health.readyz().0 == StatusCode::OK, serving && trusted);
         }
+        health.set_addressed(false);
+        assert!(health.readyz().1.contains("admission path"));
     }
 }

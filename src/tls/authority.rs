@@ -118,6 +118,11 @@ impl Authority {
         })
     }
 
+    fn derive(&self, purpose: &str) -> hmac::Key {
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, self.key_pem.as_bytes());
+        hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&secret, purpose.as_bytes()).as_ref())
+    }
+
     /// Its certificate, PEM.
     pub fn cert_pem(&self) -> &str {
         &self.cert_pem
@@ -190,13 +195,24 @@ impl Authorities {
     /// Keys for signing what only the replicas read, one from each authority; that of the signing one comes first. They
     /// live as long as the authorities do, and tell nothing of theirs (HMAC-SHA-256 as a key derivation, NIST SP 800-108).
     pub fn derive(&self, purpose: &str, now: Timestamp) -> Vec<hmac::Key> {
-        let derive = |authority: &Authority| {
-            let secret = hmac::Key::new(hmac::HMAC_SHA256, authority.key_pem.as_bytes());
-            hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&secret, purpose.as_bytes()).as_ref())
+        self.signer_first(now).map(|authority| authority.derive(purpose)).collect()
+    }
+
+    /// Returns keys that change every `period`: from each authority that of the current period, and those of the one before
+    /// and the one after, for replicas whose clocks differ. The current one of the signer comes first.
+    pub fn derive_periodic(&self, purpose: &str, period: Duration, now: Timestamp) -> Vec<hmac::Key> {
+        let periods = |authority: &Authority| {
+            let current = authority.age(now).as_secs() / period.as_secs().max(1);
+            [Some(current), current.checked_sub(1), Some(current + 1)].into_iter().flatten()
         };
+        let keys = |authority| periods(authority).map(|number| authority.derive(&format!("{purpose} {number}")));
+        self.signer_first(now).flat_map(keys).collect()
+    }
+
+    fn signer_first(&self, now: Timestamp) -> impl Iterator<Item = &Authority> {
         let signer = self.signer(now);
         let others = self.0.iter().filter(|authority| authority.cert_pem != signer.cert_pem);
-        [signer].into_iter().chain(others).map(derive).collect()
+        [signer].into_iter().chain(others)
     }
 
     /// The PEM bundle that clients are to trust.

@@ -151,6 +151,14 @@ impl Certificates {
         Ok(next)
     }
 
+    /// Reads the authorities from the Secret.
+    ///
+    /// # Errors
+    /// If the Secret does not exist, can't be read or does not parse.
+    pub async fn stored(&self) -> Result<Authorities> {
+        read(&self.secrets.get(CA_SECRET).await?)
+    }
+
     /// Serves with the certificate that is given.
     fn take(&self, secret: &Secret) -> Result<()> {
         let Given { chain, key, authority, not_after } = Given::read(secret)?;

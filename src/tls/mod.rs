@@ -3,7 +3,8 @@
 //! ```text
 //!  authority (pure) ──▶ certificates: the CA's Secret ──▶ serving certificate ──▶ listener ──▶ router
 //!                            │
-//!                            └──▶ trust: caBundle of the webhook configuration (leader only)
+//!                            ├──▶ trust: caBundle and path of the webhook configurations (leader only)
+//!                            └──▶ origin: admission paths that only kube-apiserver knows
 //! ```
 //!
 //! With `--serving-certificate-secret`, the serving certificate is given (by cert-manager, say), and so is the trust in it.
@@ -15,5 +16,6 @@ pub mod certificates;
 pub mod connections;
 pub mod given;
 pub mod listener;
+pub mod origin;
 pub mod peer;
 pub mod trust;

@@ -1,14 +1,19 @@
-//! The caBundles of the webhook configurations and of the APIService: the leader keeps them right, and every replica
-//! looks whether it is trusted.
+//! The caBundles of the webhook configurations and of the APIService, and the admission paths: the leader keeps them
+//! right, and every replica looks whether it is trusted and called at a path that it accepts.
 
 use std::fmt::Debug;
 use std::future::ready;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use axum::http::Uri;
 use futures::{Stream, StreamExt, TryStreamExt, pin_mut};
+use jiff::Timestamp;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
+};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::api::PostParams;
@@ -17,31 +22,56 @@ use kube::runtime::watcher::watch_object;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::authority::Authorities;
 use super::certificates::{Certificates, TICK};
+use super::origin::{Origin, Webhook};
 use crate::operations::health::Health;
 
 /// Name of the APIService of the directory.
 const API_SERVICE: &str = "v1alpha1.directory.roster.dev";
 
+/// How often, at least, a replica looks whether kube-apiserver calls it at a path that it accepts.
+const RECHECK: Duration = Duration::from_secs(1);
+
+/// How long a replica waits for the leader to publish a path before it does so itself. The leader may be an older version
+/// that knows of no paths, and it stays until a new replica is ready.
+const LEADERS_TURN: Duration = Duration::from_secs(5);
+
 /// Something by which kube-apiserver reaches this port.
-trait Configuration: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize + Send + 'static {
+trait Configuration:
+    Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + PartialEq + Serialize + Send + 'static
+{
     /// What is trusted on the way.
     fn bundles(&mut self) -> Vec<&mut Option<ByteString>>;
+
+    /// Where admission requests go, for each webhook that Roster serves.
+    fn targets(&mut self) -> Vec<(Webhook, &mut WebhookClientConfig)> {
+        Vec::new()
+    }
 }
 
 impl Configuration for MutatingWebhookConfiguration {
     fn bundles(&mut self) -> Vec<&mut Option<ByteString>> {
         self.webhooks.iter_mut().flatten().map(|webhook| &mut webhook.client_config.ca_bundle).collect()
     }
+
+    fn targets(&mut self) -> Vec<(Webhook, &mut WebhookClientConfig)> {
+        let webhooks = self.webhooks.iter_mut().flatten();
+        webhooks.filter_map(|webhook| Some((Webhook::named(&webhook.name)?, &mut webhook.client_config))).collect()
+    }
 }
 
 impl Configuration for ValidatingWebhookConfiguration {
     fn bundles(&mut self) -> Vec<&mut Option<ByteString>> {
         self.webhooks.iter_mut().flatten().map(|webhook| &mut webhook.client_config.ca_bundle).collect()
+    }
+
+    fn targets(&mut self) -> Vec<(Webhook, &mut WebhookClientConfig)> {
+        let webhooks = self.webhooks.iter_mut().flatten();
+        webhooks.filter_map(|webhook| Some((Webhook::named(&webhook.name)?, &mut webhook.client_config))).collect()
     }
 }
 
@@ -93,10 +123,14 @@ impl Seen {
             && trusts(self.validating.present(), signer)
             && trusts(self.service.present(), signer)
     }
+
+    fn all_call(&self, origin: &Origin, now: Timestamp) -> bool {
+        calls(self.mutating.present(), origin, now) && calls(self.validating.present(), origin, now)
+    }
 }
 
-/// Publishes the authority until `shutdown`: whenever the authority changes, is due for rotation, or somebody edits
-/// a webhook configuration. Errors are logged and tried again: the webhooks go on with the bundle that they have.
+/// Publishes the authority and the admission paths until `shutdown`: whenever the authority changes, is due for rotation,
+/// or somebody edits a webhook configuration. Errors are logged and tried again: the webhooks go on with what they have.
 ///
 /// # Errors
 /// None of its own; it ends only when asked.
@@ -119,20 +153,20 @@ pub async fn keep(client: Client, certificates: Certificates, name: String, shut
         if let Some(secret) = &secret
             && let Err(error) = publish(&client, &certificates, secret.as_ref(), &mut seen).await
         {
-            warn!(error = format!("{error:#}"), name, "the caBundles could not be brought up to date");
+            warn!(error = format!("{error:#}"), name, "the caBundles and admission paths could not be updated");
         }
     }
 }
 
-/// Tells `health` whether kube-apiserver trusts what this replica serves, until `shutdown`. Where there is nothing that
-/// reaches it, nobody has to.
+/// Tells `health` whether kube-apiserver trusts what this replica serves and calls it at paths that it accepts, until
+/// `shutdown`. Where there is nothing that reaches it, nobody has to.
 ///
 /// # Errors
 /// None of its own; it ends only when asked.
 pub async fn observe(
     client: Client,
+    certificates: Certificates,
     name: String,
-    mut signer: watch::Receiver<String>,
     health: Arc<Health>,
     shutdown: CancellationToken,
 ) -> Result<()> {
@@ -140,7 +174,8 @@ pub async fn observe(
     let validating = edits::<ValidatingWebhookConfiguration>(&client, &name);
     let service = edits::<APIService>(&client, API_SERVICE);
     pin_mut!(mutating, validating, service);
-    let mut seen = Seen::NOTHING;
+    let (mut signer, origin) = (certificates.signer(), Origin::new(certificates.authorities()));
+    let (mut seen, mut uncalled_since) = (Seen::NOTHING, None);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -148,11 +183,31 @@ pub async fn observe(
             Some(edited) = validating.next() => seen.validating = edited.into(),
             Some(edited) = service.next() => seen.service = edited.into(),
             Ok(()) = signer.changed() => {}
+            () = tokio::time::sleep(RECHECK) => {}
         }
-        if seen.is_complete() {
-            health.set_trusted(seen.all_trust(&signer.borrow()));
+        if !seen.is_complete() {
+            continue;
+        }
+        let is_called = seen.all_call(&origin, Timestamp::now());
+        health.set_trusted(seen.all_trust(&signer.borrow()));
+        health.set_addressed(is_called);
+        let since = *uncalled_since.get_or_insert_with(Instant::now);
+        if is_called {
+            uncalled_since = None;
+        } else if since.elapsed() >= LEADERS_TURN {
+            uncalled_since = None;
+            if let Err(error) = stand_in(&client, &certificates, &mut seen).await {
+                warn!(error = format!("{error:#}"), name, "the admission paths could not be updated");
+            }
         }
     }
+}
+
+/// Publishes the admission paths in place of the leader. They follow from the Secret as it is stored now, so that a replica
+/// that lags behind publishes the same as the leader would.
+async fn stand_in(client: &Client, certificates: &Certificates, seen: &mut Seen) -> Result<()> {
+    let authorities = certificates.stored().await?;
+    publish_paths(client, &Published { authorities: &authorities, bundle: None }, seen).await
 }
 
 /// The configuration as it changes; `None` where it does not exist.
@@ -169,6 +224,53 @@ fn trusts<K: Configuration>(configuration: Option<&K>, signer: &str) -> bool {
     bundles.all(|bundle| bundle.as_ref().is_some_and(|bundle| String::from_utf8_lossy(&bundle.0).contains(signer)))
 }
 
+/// Whether kube-apiserver calls each webhook at a path that is accepted.
+fn calls<K: Configuration>(configuration: Option<&K>, origin: &Origin, now: Timestamp) -> bool {
+    let mut configuration = configuration.cloned();
+    let mut targets = configuration.iter_mut().flat_map(Configuration::targets);
+    targets.all(|(webhook, target)| path(target).is_some_and(|path| origin.prove(&path, now) == Some(webhook)))
+}
+
+/// Path at which kube-apiserver calls.
+fn path(target: &WebhookClientConfig) -> Option<String> {
+    match (&target.service, &target.url) {
+        (Some(service), _) => service.path.clone(),
+        (None, Some(url)) => Some(url.parse::<Uri>().ok()?.path().to_owned()),
+        (None, None) => None,
+    }
+}
+
+/// Has kube-apiserver call at `path`, wherever that is: at the Service, or at the host of the URL.
+fn set_path(target: &mut WebhookClientConfig, path: String) {
+    if let Some(service) = &mut target.service {
+        service.path = Some(path);
+    } else if let Some(url) = &mut target.url
+        && let Ok(uri) = url.parse::<Uri>()
+        && let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority())
+    {
+        *url = format!("{scheme}://{authority}{path}");
+    }
+}
+
+/// What the configurations are to hold.
+struct Published<'a> {
+    authorities: &'a Authorities,
+    /// `None` where somebody else writes the caBundles.
+    bundle: Option<ByteString>,
+}
+
+impl Published<'_> {
+    /// Writes it into a configuration.
+    fn write<K: Configuration>(&self, configuration: &mut K, now: Timestamp) {
+        for (webhook, target) in configuration.targets() {
+            set_path(target, webhook.path(self.authorities, now));
+        }
+        if let Some(bundle) = &self.bundle {
+            configuration.bundles().into_iter().for_each(|current| *current = Some(bundle.clone()));
+        }
+    }
+}
+
 /// Reads nothing: it goes by what the watches have seen, and a write on top of an older state is refused.
 async fn publish(client: &Client, certificates: &Certificates, secret: Option<&Secret>, seen: &mut Seen) -> Result<()> {
     if !seen.is_complete() {
@@ -176,29 +278,67 @@ async fn publish(client: &Client, certificates: &Certificates, secret: Option<&S
     }
     let authorities = certificates.rotate_if_due(secret).await?;
     // Two who write the same field would never come to an end.
-    if certificates.are_given() {
-        return Ok(());
-    }
-    let bundle = ByteString(authorities.bundle().into_bytes());
-    publish_in(client, &mut seen.mutating, &bundle).await?;
-    publish_in(client, &mut seen.validating, &bundle).await?;
-    publish_in(client, &mut seen.service, &bundle).await
+    let bundle = (!certificates.are_given()).then(|| ByteString(authorities.bundle().into_bytes()));
+    let published = Published { authorities: &authorities, bundle };
+    publish_paths(client, &published, seen).await?;
+    publish_in(client, &published, &mut seen.service).await
 }
 
-async fn publish_in<K: Configuration>(client: &Client, last: &mut Last<K>, bundle: &ByteString) -> Result<()> {
+async fn publish_paths(client: &Client, published: &Published<'_>, seen: &mut Seen) -> Result<()> {
+    publish_in(client, published, &mut seen.mutating).await?;
+    publish_in(client, published, &mut seen.validating).await
+}
+
+async fn publish_in<K: Configuration>(client: &Client, published: &Published<'_>, last: &mut Last<K>) -> Result<()> {
     let Last::Present(configuration) = last else { return Ok(()) };
     let mut desired = configuration.clone();
-    let mut changed = false;
-    for current in desired.bundles() {
-        if current.as_ref() != Some(bundle) {
-            *current = Some(bundle.clone());
-            changed = true;
-        }
-    }
-    if changed {
+    published.write(&mut desired, Timestamp::now());
+    if desired != *configuration {
         let name = desired.name_any();
         *configuration = Api::<K>::all(client.clone()).replace(&name, &PostParams::default(), &desired).await?;
-        info!(kind = %K::kind(&()), name, "the caBundle was brought up to date");
+        info!(kind = %K::kind(&()), name, "updated caBundles and admission paths");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use arc_swap::ArcSwap;
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    fn configuration(client_config: &Value) -> ValidatingWebhookConfiguration {
+        let webhook = |name| json!({"name": name, "admissionReviewVersions": ["v1"], "sideEffects": "None", "clientConfig": client_config});
+        let webhooks = [webhook("users.guard.roster.dev"), webhook("hints.quota.roster.dev")];
+        serde_json::from_value(json!({"metadata": {"name": "roster"}, "webhooks": webhooks})).unwrap()
+    }
+
+    #[rstest]
+    #[case::as_installed(json!({"service": {"name": "roster", "namespace": "roster-system"}}))]
+    #[case::former_path(json!({"service": {"name": "roster", "namespace": "roster-system", "path": "/admission/guard/users"}}))]
+    #[case::external(json!({"url": "https://localhost:8443/admission/"}))]
+    #[case::external_and_reset(json!({"url": "https://localhost:8443/admission/0/cycles"}))]
+    fn a_path_that_nobody_accepts_is_replaced(#[case] client_config: Value) {
+        let now = Timestamp::now();
+        let authorities = Authorities::create(now, TICK * 1000).unwrap();
+        let origin = Origin::new(Arc::new(ArcSwap::from_pointee(authorities.clone())));
+        let mut configuration = configuration(&client_config);
+        assert!(!calls(Some(&configuration), &origin, now));
+        let published = Published { authorities: &authorities, bundle: None };
+        published.write(&mut configuration, now);
+        assert!(calls(Some(&configuration), &origin, now));
+        let written = configuration.clone();
+        published.write(&mut configuration, now);
+        assert_eq!(configuration, written, "what is right stays");
+        for (webhook, target) in configuration.targets() {
+            let path = webhook.path(&authorities, now);
+            assert!(target.ca_bundle.is_none(), "that is somebody else's");
+            assert!(
+                target.url.as_ref().is_none_or(|url| *url == format!("https://localhost:8443{path}")),
+                "{target:?}"
+            );
+        }
+    }
 }

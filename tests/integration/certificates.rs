@@ -15,11 +15,29 @@ use serde_json::json;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::directory::Direct;
 use crate::support::{Cluster, eventually, password_secret, unique};
 
 fn bundle(configuration: &MutatingWebhookConfiguration) -> String {
     let bundle = configuration.webhooks.as_ref().unwrap()[0].client_config.ca_bundle.clone().unwrap_or_default();
     String::from_utf8(bundle.0).unwrap()
+}
+
+/// Path at which kube-apiserver calls the webhook.
+fn path(configuration: &MutatingWebhookConfiguration) -> String {
+    let url = configuration.webhooks.as_ref().unwrap()[0].client_config.url.clone().unwrap();
+    url[url.find("/admission/").unwrap()..].to_owned()
+}
+
+/// Waits until a write gets through the webhook.
+async fn wait_until_admitted(cluster: &Cluster) {
+    let secrets = cluster.secrets("default").await;
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    eventually("admission answers", || async {
+        let secret = password_secret(&unique("admitted"), "password", "x");
+        secrets.create(&dry, &secret).await.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
 }
 
 /// A handshake with `url` that trusts `bundle` alone.
@@ -47,6 +65,7 @@ async fn rotation_needs_no_restart_and_is_never_untrusted() {
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(cluster.client().await);
     let secrets = cluster.secrets("default").await;
     let first = bundle(&configurations.get("roster").await.unwrap());
+    let first_path = path(&configurations.get("roster").await.unwrap());
 
     let deadline = Instant::now() + Duration::from_secs(120);
     let mut rounds = 0;
@@ -66,6 +85,7 @@ async fn rotation_needs_no_restart_and_is_never_untrusted() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert!(rounds > 10);
+    assert_ne!(path(&configurations.get("roster").await.unwrap()), first_path, "that of an authority that is gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,14 +96,18 @@ async fn a_damaged_ca_bundle_and_a_deleted_authority_are_mended() {
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(cluster.client().await);
     let good = bundle(&configurations.get("roster").await.unwrap());
 
+    let former = path(&configurations.get("roster").await.unwrap());
     let mut damaged = configurations.get("roster").await.unwrap();
-    damaged.webhooks.as_mut().unwrap()[0].client_config.ca_bundle = Some(ByteString(Vec::new()));
+    let client = &mut damaged.webhooks.as_mut().unwrap()[0].client_config;
+    client.ca_bundle = Some(ByteString(Vec::new()));
+    client.url = client.url.as_ref().map(|url| url.replace(&former, "/admission/password-secrets"));
     configurations.replace("roster", &PostParams::default(), &damaged).await.unwrap();
     eventually("the caBundle is right again", || async {
-        let now = bundle(&configurations.get("roster").await.map_err(|error| error.to_string())?);
-        if now == good { Ok(()) } else { Err(now) }
+        let now = configurations.get("roster").await.map_err(|error| error.to_string())?;
+        if bundle(&now) == good && path(&now) == former { Ok(()) } else { Err(format!("{now:?}")) }
     })
     .await;
+    wait_until_admitted(&cluster).await;
 
     let secrets = cluster.secrets("roster-system").await;
     secrets.delete("roster-ca", &DeleteParams::default()).await.unwrap();
@@ -95,6 +119,14 @@ async fn a_damaged_ca_bundle_and_a_deleted_authority_are_mended() {
         handshake(&url, &now).await
     })
     .await;
+    // What kube-apiserver is recognized by follows from the authority.
+    wait_until_admitted(&cluster).await;
+    let now = path(&configurations.get("roster").await.unwrap());
+    assert_ne!(now, former);
+    let direct = Direct::new(&cluster, 0, None).await;
+    for (path, status) in [(former, 404), (now, 400)] {
+        assert_eq!(direct.send("POST", &path, &[], "no review").await.unwrap().status, status);
+    }
 
     // Nonsense in its place stops nobody: what was made before goes on serving.
     let junk = Patch::Merge(json!({"stringData": {"ca-1.crt": "junk", "ca-1.key": "junk"}}));
@@ -139,7 +171,21 @@ async fn a_certificate_that_is_given_is_served_and_followed_and_the_trust_in_it_
         cluster.kubectl(&["patch", "apiservice", "v1alpha1.directory.roster.dev", "--type=merge", "-p", &patch]);
     };
     trust(&ca);
+    // While an older version leads, which writes no paths, a new replica does: it would not become ready otherwise, and the
+    // rollout would stand still.
+    let now = jiff::Timestamp::now();
+    cluster.apply(&format!(
+        "{{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {{name: roster, namespace: roster-system}}, spec: \
+         {{holderIdentity: older, leaseDurationSeconds: 3600, acquireTime: '{now:.6}', renewTime: '{now:.6}'}}}}"
+    ));
     cluster.start_operator(&["--serving-certificate-secret", "roster-serving"]);
+    assert!(cluster.operators()[0].probe("/metrics").unwrap().contains("roster_leader 0"));
+    cluster.kubectl(&["delete", "lease", "roster", "-n", "roster-system"]);
+    eventually("it leads", || {
+        let metrics = cluster.operators()[0].probe("/metrics").unwrap();
+        std::future::ready(if metrics.contains("roster_leader 1") { Ok(()) } else { Err(metrics) })
+    })
+    .await;
     let url = cluster.operators()[0].url();
     handshake(&url, &ca).await.unwrap();
     crate::directory::wait_until_served(&cluster);

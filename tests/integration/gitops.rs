@@ -152,6 +152,11 @@ fn render(cluster: &Cluster) -> PathBuf {
     args.extend(["--include-crds", "--kube-version", version["gitVersion"].as_str().unwrap()]);
     args.extend(["-f", values_file.to_str().unwrap()]);
     let rendered = cluster.plane.kubectl.helm(&args).unwrap();
+    // Roster completes the path. In a cluster the chart leaves it out; the URL of an operator outside can't do without one,
+    // so whoever applies that has to leave out the URL.
+    let lines = rendered.lines().filter(|line| !line.trim_start().starts_with("url: https://localhost"));
+    let lines = lines.map(|line| if line.trim() == "clientConfig:" { format!("{line} {{}}") } else { line.to_owned() });
+    let rendered = lines.collect::<Vec<_>>().join("\n");
     let path = cluster.plane.dir.join("chart.yaml");
     std::fs::write(&path, rendered).unwrap();
     path

@@ -35,6 +35,7 @@ mod locks;
 mod logins;
 mod memberships;
 mod operations;
+mod origin;
 mod ownership;
 mod quota;
 mod rights;

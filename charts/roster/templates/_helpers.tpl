@@ -39,16 +39,16 @@ annotations: {{- toYaml $annotations | nindent 2 }}
 {{- end -}}
 {{- end }}
 
-{{/* How kube-apiserver reaches an admission path of Roster. */}}
+{{/* How kube-apiserver reaches Roster's admission. The path is missing on purpose: Roster writes it, with a secret segment
+by which it recognizes kube-apiserver, and whoever applies this chart again must not take it away. A URL can't do without. */}}
 {{- define "roster.clientConfig" -}}
-{{- if .root.Values.externalURL -}}
-url: {{ .root.Values.externalURL }}/admission/{{ .path }}
+{{- if .Values.externalURL -}}
+url: {{ .Values.externalURL }}/admission/
 {{- else -}}
 service:
   name: roster
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ .Release.Namespace }}
   port: 443
-  path: /admission/{{ .path }}
 {{- end -}}
 {{- end }}
 

@@ -3,10 +3,13 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use roster::tls::origin::Webhook;
 use rstest::rstest;
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::{EVERYTHING, helm, objects, of_kind};
+use crate::support::shared;
 use roster_harness::project_root;
 
 fn read(path: &str) -> String {
@@ -50,6 +53,12 @@ fn the_chart_is_without_a_fault() {
 #[case("affinity.podAffinities.x=y", "'/affinity': additional properties 'podAffinities' not allowed")]
 #[case("topologySpreadConstraints[0].maxSkew=1", "missing properties 'topologyKey', 'whenUnsatisfiable'")]
 #[case(r"podLabels.app\.kubernetes\.io/name=x", "'/podLabels/app.kubernetes.io~1name'")]
+#[case("networkPolicy.enabled=maybe", "'/networkPolicy/enabled': value must be one of true, false, 'auto'")]
+#[case("networkPolicy.apiServers[0].cidr=192.0.2.10", "'/networkPolicy/apiServers/0'")]
+#[case(
+    "networkPolicy.apiServers[0].port=6443",
+    "'/networkPolicy/apiServers/0': additional properties 'port' not allowed"
+)]
 #[case("networkPolicy.metricsFrom[0].namespace=x", "'/networkPolicy/metricsFrom/0'")]
 #[case("monitoring.serviceMonitor.interval=often", "'/monitoring/serviceMonitor/interval': 'often' does not match")]
 #[case("monitoring.alerts.enabled=true", "'/monitoring': additional properties 'alerts' not allowed")]
@@ -204,4 +213,85 @@ fn the_configuration_of_the_operator_is_part_of_its_pods() {
     let text = pod.to_string();
     assert!(!text.contains("configMap") && !text.contains("secretKeyRef") && !text.contains("envFrom"), "{text}");
     assert!(pod.get("volumes").is_none());
+}
+
+#[test]
+fn the_webhooks_are_those_that_roster_serves_and_their_path_is_left_to_it() {
+    let served: BTreeSet<&str> = Webhook::ALL.into_iter().map(Webhook::name).collect();
+    for args in [&[][..], &["--set", "certificates.provider=cert-manager"]] {
+        let objects = objects(args);
+        let kinds = ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"];
+        let configurations = kinds.iter().flat_map(|kind| of_kind(&objects, kind));
+        let webhooks: Vec<&Value> = configurations.flat_map(|object| object["webhooks"].as_array().unwrap()).collect();
+        assert_eq!(webhooks.iter().map(|webhook| webhook["name"].as_str().unwrap()).collect::<BTreeSet<_>>(), served);
+        for webhook in webhooks {
+            let service = webhook["clientConfig"]["service"].as_object().unwrap();
+            assert!(!service.contains_key("path"), "{webhook}");
+        }
+        // Whoever makes the serving certificate, Roster writes the path.
+        let roles = of_kind(&objects, "ClusterRole").filter(|role| role["metadata"]["name"] == "roster");
+        let mut rules = roles.flat_map(|role| role["rules"].as_array().unwrap());
+        let may_update = |rule: &Value| {
+            rule["resources"] == json!(["mutatingwebhookconfigurations", "validatingwebhookconfigurations"])
+                && rule["verbs"] == json!(["update"])
+                && rule["resourceNames"] == json!(["roster"])
+        };
+        assert!(rules.any(may_update), "{args:?}");
+    }
+}
+
+/// The ports to which the NetworkPolicy lets operators connect, with the address of each where there is one.
+fn egress(manifests: &str) -> Option<BTreeSet<(String, u64)>> {
+    let documents = serde_yaml::Deserializer::from_str(manifests);
+    let mut objects = documents.map(|document| Value::deserialize(document).expect("it is YAML"));
+    let policy = objects.find(|object| object["kind"] == "NetworkPolicy")?;
+    // Who calls admission and who logs in can't be told by address.
+    assert_eq!(policy["spec"]["ingress"][0], json!({"ports": [{"port": "https", "protocol": "TCP"}]}));
+    let rules = policy["spec"]["egress"].as_array().unwrap().iter();
+    let pairs = rules.flat_map(|rule| {
+        let to = rule["to"][0]["ipBlock"]["cidr"].as_str().unwrap_or("anywhere").to_owned();
+        let ports = rule["ports"].as_array().unwrap().iter();
+        ports.map(move |port| (to.clone(), port["port"].as_u64().unwrap()))
+    });
+    Some(pairs.collect())
+}
+
+fn allowed(further: &[(&str, u64)]) -> BTreeSet<(String, u64)> {
+    let always = [("anywhere", 53), ("anywhere", 443), ("anywhere", 5353)];
+    always.iter().chain(further).map(|(to, port)| ((*to).to_owned(), *port)).collect()
+}
+
+#[rstest]
+#[case::nothing_is_known(&[], None)]
+#[case::off(&["networkPolicy.enabled=false", "networkPolicy.apiServers[0].cidr=192.0.2.1/32", "networkPolicy.apiServers[0].ports={6443}"], None)]
+#[case::outside(&["externalURL=https://x", "networkPolicy.enabled=true"], None)]
+#[case::on(&["networkPolicy.enabled=true"], Some(allowed(&[("anywhere", 6443)])))]
+#[case::given(
+    &["networkPolicy.apiServers[0].cidr=192.0.2.1/32", "networkPolicy.apiServers[0].ports={6443,8443}"],
+    Some(allowed(&[("192.0.2.1/32", 6443), ("192.0.2.1/32", 8443)]))
+)]
+fn the_network_policy_is_made_where_kube_apiserver_is_known(
+    #[case] values: &[&str],
+    #[case] expected: Option<BTreeSet<(String, u64)>>,
+) {
+    let args: Vec<&str> = values.iter().flat_map(|value| ["--set", value]).collect();
+    assert_eq!(egress(&super::rendered(&args)), expected);
+}
+
+#[test]
+fn helm_finds_the_ports_of_kube_apiserver_in_the_cluster() {
+    let cluster = shared();
+    // The control plane of tests writes none: it is told not to.
+    cluster.apply(
+        "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, \
+         metadata: {name: kubernetes, namespace: default, labels: {kubernetes.io/service-name: kubernetes}}, \
+         endpoints: [{addresses: [192.0.2.1]}], ports: [{name: https, port: 16443, protocol: TCP}]}",
+    );
+    let chart = project_root().join("charts/roster");
+    let upgrade =
+        ["upgrade", "roster", chart.to_str().unwrap(), "-n", "roster-system", "--reset-values", "--dry-run=server"];
+    let said = cluster.plane.kubectl.helm(&upgrade).unwrap();
+    let manifests = said.split_once("MANIFEST:\n").expect("it prints the manifests").1;
+    let manifests = manifests.split("\nNOTES:").next().unwrap();
+    assert_eq!(egress(manifests), Some(allowed(&[("anywhere", 16443)])));
 }

@@ -34,7 +34,7 @@ async fn identity_headers_count_with_the_front_proxys_certificate_alone() {
     assert_eq!(ask(cluster, Some(&wrong_authority), IDENTITY).await, 401, "the authority of ordinary clients");
     let mixed = [IDENTITY, &[("Authorization", "Bearer nonsense")]].concat();
     assert_eq!(ask(cluster, None, &mixed).await, 401);
-    // The admission paths ask for nobody, and tell nothing.
+    // The probes ask for nobody, and tell nothing.
     let direct = Direct::new(cluster, 0, None).await;
     assert_eq!(direct.get("/livez", &[]).await.status, 200);
     for path in ["/", "/apis", "/openapi/v3", "/metrics", BASE] {
