@@ -3,5 +3,6 @@
 pub mod access;
 pub mod guard;
 pub mod password_secret;
+mod plaintext;
 pub mod quota;
 pub mod server;
