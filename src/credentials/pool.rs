@@ -43,6 +43,7 @@ impl HashPool {
 
     /// Another pool of the same size, which shares this one's memory and nothing else: neither keeps the other from its
     /// slots.
+    #[must_use]
     pub fn sibling(&self) -> Self {
         let inner = &self.0;
         Self::within(Arc::clone(&inner.memory), inner.cost, (inner.count, inner.queue), inner.metrics.clone())

@@ -95,7 +95,10 @@ pub fn read_data(data: &BTreeMap<String, ByteString>, ceiling: Ceiling) -> Resul
     Ok(Source::Hash(parse_hash(&hash.0, ceiling).map_err(SourceError::Hash)?))
 }
 
-/// A file often ends with a line break, and no hash contains one.
+/// Reads the value under [`HASH_KEY`]. A file often ends with a line break, and no hash contains one.
+///
+/// # Errors
+/// If it is not a hash, or not an acceptable one.
 pub fn parse_hash(bytes: &[u8], ceiling: Ceiling) -> Result<PasswordHash, HashError> {
     let text = str::from_utf8(bytes).map_err(|_| HashError::NotAHash)?;
     PasswordHash::parse_within(text.trim(), ceiling)

@@ -220,11 +220,12 @@ fn start_watches(ctx: &Arc<Context>, watches: &mut JoinSet<Result<()>>) -> Vec<o
         let apply = move |event| c.note(|index| index.source_event(None, event));
         watches.spawn(follow("secrets", secrets, apply, ready, failures));
     }
-    for namespace in ctx.source_namespaces.iter().cloned() {
-        let secrets: Api<PartialObjectMeta<Secret>> = Api::namespaced(ctx.client.clone(), &namespace);
+    for namespace in &ctx.source_namespaces {
+        let secrets: Api<PartialObjectMeta<Secret>> = Api::namespaced(ctx.client.clone(), namespace);
         let (c, ready, failures) = begin();
         let (secrets, ready) = or_failed(watcher(secrets, password_secrets()), ready);
-        let apply = move |event| c.note(|index| index.source_event(Some(&namespace), event));
+        let scope = namespace.clone();
+        let apply = move |event| c.note(|index| index.source_event(Some(&scope), event));
         watches.spawn(follow("secrets", secrets, apply, ready, failures));
     }
 
