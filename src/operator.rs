@@ -95,7 +95,9 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let (notifier, courier) = Notifier::new(&config.notification, signer, metrics.notifications.clone())?;
     supervisor.spawn("notifications", courier.run(shutdown.clone()));
     let tools = (issuer, notifier.clone(), Arc::new(sealer));
-    let (logins, last_use) = logins(&client, &config, &informers, tools, &policy, &metrics)?;
+    // Slots of their own: a flood of logins must not keep password Secrets from being hashed. The memory is shared.
+    let passwords = (pool.sibling(), &policy);
+    let (logins, last_use) = logins(&client, &config, &informers, tools, passwords, &metrics);
     let (vault, limits) = (Arc::clone(&logins.vault), config.logins.limits());
     supervisor.spawn("uncounted failures", uncounted::run(vault, Arc::clone(&informers), limits, shutdown.clone()));
     supervisor.spawn("last use", last_use.run(config.logins.last_use_interval, shutdown.clone()));
@@ -216,13 +218,10 @@ fn logins(
     config: &RunConfig,
     informers: &Arc<Informers>,
     (issuer, notifier, sealer): (Arc<Issuer>, Notifier, Arc<Sealer>),
-    policy: &Arc<PasswordPolicy>,
+    (pool, policy): (HashPool, &Arc<PasswordPolicy>),
     metrics: &Arc<Metrics>,
-) -> Result<(Arc<Logins>, Arc<LastUse>)> {
-    let (hashing, logins) = (&config.hashing, &config.logins);
-    let cost = hashing.cost().map_err(anyhow::Error::msg)?;
-    // A pool of their own: a flood of logins must not keep password Secrets from being hashed.
-    let pool = HashPool::new(cost, hashing.slots(), usize::from(hashing.hash_queue), metrics.hashing.clone());
+) -> (Arc<Logins>, Arc<LastUse>) {
+    let logins = &config.logins;
     let vault = Arc::new(Vault::new(client.clone(), &config.namespace, Arc::clone(metrics)));
     let last_use = LastUse::new(client.clone(), Arc::clone(informers), Arc::clone(&vault), Arc::clone(metrics));
     let last_use = Arc::new(last_use);
@@ -241,7 +240,7 @@ fn logins(
         longest_key: logins.api_key_max_lifetime,
         trusted_proxies: logins.trusted_proxies.clone(),
     };
-    Ok((Arc::new(logins), last_use))
+    (Arc::new(logins), last_use)
 }
 
 async fn terminated() {
@@ -306,7 +305,7 @@ impl Leading {
         let policy = Arc::new(self.config.rbac.policy());
         let users = user::Context::new(
             client.clone(),
-            &self.config.namespace,
+            (&self.config.namespace, self.config.password_secret_namespaces.iter().cloned().collect()),
             (self.pool.clone(), Arc::clone(&self.policy)),
             Arc::clone(informers),
             Arc::clone(&writer),
@@ -327,7 +326,7 @@ impl Leading {
         let quotas = quota::Context::new(
             client.clone(),
             Arc::clone(informers),
-            self.config.quota.defaults(),
+            (self.config.quota.defaults(), self.config.password_secret_namespaces.is_empty()),
             Arc::clone(metrics),
         );
         let quotas = quota::run(Arc::new(quotas), concurrency, shutdown.clone());

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod guard;
 pub mod password_secret;
+mod plaintext;
 pub mod quota;
 pub mod review;
 pub mod server;

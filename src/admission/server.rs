@@ -192,10 +192,13 @@ async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(requ
             Err(_) => ("failed", AdmissionResponse::invalid("the patch could not be written")),
         },
         Err(refusal) => {
-            info!(namespace = request.namespace, name = request.name, %refusal, "a password Secret was refused");
+            let reason = refusal.reason();
+            // The name may be what holds the password.
+            let name = Some(&request.name).filter(|_| !matches!(refusal, Refusal::Copied(_)));
+            info!(namespace = request.namespace, name, reason, "a password Secret was refused");
             let (outcome, code, reason) = match refusal {
                 Refusal::Saturated(_) => ("saturated", 429, "TooManyRequests"),
-                Refusal::Source(_) | Refusal::UnknownKeys | Refusal::LastApplied | Refusal::Copied(_) => {
+                Refusal::Source(_) | Refusal::UnknownKeys(_) | Refusal::LastApplied(_) | Refusal::Copied(_) => {
                     ("refused", 422, "Invalid")
                 }
             };

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::import::PAGE;
 use super::private_file;
 use crate::api::{API_VERSION, Group, User};
+use crate::credentials::hash::Ceiling;
 use crate::credentials::source::{self, Source};
 use crate::import::assemble::{self, Content};
 use crate::import::rules::{Kind, Rules};
@@ -130,9 +131,9 @@ async fn secret(client: &Client, user: &Value) -> Result<Option<assemble::Secret
     };
     let owner = user["metadata"]["name"].as_str().unwrap_or_default();
     let found = Api::<Secret>::namespaced(client.clone(), namespace).get(name).await.map_err(drop)?;
-    let hash = match source::read(&found, owner).map_err(drop)? {
-        Source::Hash(hash) | Source::Password(_, Some(hash)) => hash,
-        Source::Password(_, None) => return Err(()),
+    let hash = match source::read(&found, owner, Ceiling::STORED).map_err(drop)? {
+        Source::Hash(hash) => hash,
+        Source::Password(_) => return Err(()),
     };
     Ok(Some(assemble::Secret {
         namespace: namespace.to_owned(),

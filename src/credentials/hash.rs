@@ -9,12 +9,39 @@ use std::fmt;
 use argon2::{Argon2, Block, Version};
 use phc::{Output, ParamsString, PasswordHash as Phc, Salt};
 
-/// Ceiling on the memory that one verification may take, in KiB.
-const MAX_MEMORY_KIB: u32 = 256 * 1024;
+/// Maximum cost of argon2id and scrypt hashes: memory, and work (memory times passes over it), in KiB.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Ceiling {
+    /// Memory of one verification, in KiB.
+    pub memory_kib: u32,
+    /// Memory times passes over it, in KiB. 1 GiB takes about a second of a core.
+    pub work_kib: u64,
+}
 
-/// Ceiling on the work of one verification, in KiB that are passed over: about a second of a core. A webhook has ten
-/// seconds for a few of them.
-const MAX_WORK_KIB: u64 = 1024 * 1024;
+impl Ceiling {
+    /// For hashes that Roster stores already, and for the cost that an operator configures. Earlier versions imported
+    /// hashes up to this.
+    pub const STORED: Self = Self { memory_kib: 256 * 1024, work_kib: 1024 * 1024 };
+
+    /// For hashes from elsewhere: enough for the defaults of common libraries (argon2id with m=65536 and t=3 or t=4).
+    const IMPORTED: Self = Self { memory_kib: 64 * 1024, work_kib: 512 * 1024 };
+
+    fn admits(self, demand: Demand) -> bool {
+        demand.memory_kib <= u64::from(self.memory_kib) && demand.work_kib <= self.work_kib
+    }
+}
+
+/// What one verification takes, in KiB.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Demand {
+    memory_kib: u64,
+    work_kib: u64,
+}
+
+impl Demand {
+    /// Of bcrypt and PBKDF2, which take a few KiB whatever their cost.
+    const SMALL: Self = Self { memory_kib: 8, work_kib: 0 };
+}
 
 /// The algorithm of a hash.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -54,8 +81,11 @@ pub enum HashError {
     Weak(&'static str),
     /// Parameters above the ceiling.
     #[error("is too costly to verify: {0}")]
-    TooCostly(&'static str),
+    TooCostly(String),
 }
+
+/// Maximum parallelism of argon2id.
+const MOST_LANES: u32 = 16;
 
 /// Cost of new argon2id hashes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -84,13 +114,32 @@ impl Argon2idCost {
                 floor.memory_kib, floor.iterations, floor.parallelism
             ));
         }
-        let work = u64::from(memory_kib) * u64::from(iterations);
-        if memory_kib > MAX_MEMORY_KIB || work > MAX_WORK_KIB || parallelism > 16 {
+        let (cost, Ceiling { memory_kib: most, work_kib: most_work }) =
+            (Self { memory_kib, iterations, parallelism }, Ceiling::STORED);
+        if !Ceiling::STORED.admits(cost.demand()) || parallelism > MOST_LANES {
             return Err(format!(
-                "argon2id takes at most memory {MAX_MEMORY_KIB} KiB, memory times iterations {MAX_WORK_KIB} and parallelism 16"
+                "argon2id takes at most memory {most} KiB, memory times iterations {most_work} and parallelism {MOST_LANES}"
             ));
         }
-        Ok(Self { memory_kib, iterations, parallelism })
+        Ok(cost)
+    }
+
+    /// Memory of one hash, in KiB.
+    pub fn memory_kib(self) -> u32 {
+        self.memory_kib
+    }
+
+    /// The maximum for hashes from elsewhere: a fixed one, or this cost where that is higher.
+    pub fn ceiling(self) -> Ceiling {
+        Ceiling {
+            memory_kib: Ceiling::IMPORTED.memory_kib.max(self.memory_kib),
+            work_kib: Ceiling::IMPORTED.work_kib.max(self.demand().work_kib),
+        }
+    }
+
+    fn demand(self) -> Demand {
+        let memory_kib = u64::from(self.memory_kib);
+        Demand { memory_kib, work_kib: memory_kib * u64::from(self.iterations) }
     }
 
     fn params(self) -> argon2::Params {
@@ -107,18 +156,16 @@ impl Memory {
     /// At least that many blocks of 1 KiB.
     fn blocks(&mut self, count: usize) -> &mut [Block] {
         if self.0.len() < count {
+            // Freed before more is allocated: growing in place may hold both for a moment.
+            self.0 = Vec::new();
             self.0.resize(count, Block::default());
         }
         &mut self.0[..count]
     }
 
-    /// Gives back what goes beyond the cost of new hashes, so that one costly import does not stay resident.
-    pub fn shrink_to(&mut self, cost: Argon2idCost) {
-        let keep = cost.params().block_count();
-        if self.0.len() > keep {
-            self.0.truncate(keep);
-            self.0.shrink_to_fit();
-        }
+    /// Size, in KiB.
+    pub fn kib(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
     }
 }
 
@@ -127,6 +174,7 @@ impl Memory {
 pub struct PasswordHash {
     text: String,
     algorithm: Algorithm,
+    demand: Demand,
 }
 
 impl fmt::Debug for PasswordHash {
@@ -136,28 +184,38 @@ impl fmt::Debug for PasswordHash {
 }
 
 impl PasswordHash {
-    /// Checks a PHC string, a bcrypt hash, or a PBKDF2 hash in the form that passlib writes.
+    /// Checks a PHC string, a bcrypt hash, or a PBKDF2 hash in the form that passlib writes. For hashes that Roster has
+    /// stored; those from elsewhere go through [`Self::parse_within`].
     ///
     /// # Errors
     /// If the string is not a hash, not of a supported kind, malformed, too weak or too costly.
     pub fn parse(text: &str) -> Result<Self, HashError> {
+        Self::parse_within(text, Ceiling::STORED)
+    }
+
+    /// Checks a hash that comes from elsewhere, such as from whoever writes a password Secret.
+    ///
+    /// # Errors
+    /// As [`Self::parse`]; too costly is what is above `ceiling`.
+    pub fn parse_within(text: &str, ceiling: Ceiling) -> Result<Self, HashError> {
         let (identifier, _) =
             text.strip_prefix('$').and_then(|rest| rest.split_once('$')).ok_or(HashError::NotAHash)?;
         if identifier.is_empty() || !identifier.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
             return Err(HashError::NotAHash);
         }
-        let algorithm = match identifier {
-            "argon2id" => check_argon2id(text),
-            "2a" | "2b" | "2y" => check_bcrypt(text),
-            "scrypt" => check_scrypt(text),
-            "pbkdf2-sha256" | "pbkdf2-sha512" | "pbkdf2-sha3-512" => check_pbkdf2(text),
-            _ => Err(HashError::UnsupportedAlgorithm),
-        }?;
-        Ok(Self { text: text.to_owned(), algorithm })
+        let (algorithm, demand) = match identifier {
+            "argon2id" => (Algorithm::Argon2id, check_argon2id(text, ceiling)?),
+            "2a" | "2b" | "2y" => (check_bcrypt(text)?, Demand::SMALL),
+            "scrypt" => (Algorithm::Scrypt, check_scrypt(text, ceiling)?),
+            "pbkdf2-sha256" | "pbkdf2-sha512" | "pbkdf2-sha3-512" => (check_pbkdf2(text)?, Demand::SMALL),
+            _ => return Err(HashError::UnsupportedAlgorithm),
+        };
+        Ok(Self { text: text.to_owned(), algorithm, demand })
     }
 
     /// Hashes a password with argon2id and a fresh 128-bit salt.
     pub fn create(password: &[u8], cost: Argon2idCost, memory: &mut Memory) -> Self {
+        let demand = cost.demand();
         let params = cost.params();
         let salt = Salt::generate();
         let mut output = [0; 32];
@@ -173,7 +231,7 @@ impl PasswordHash {
             salt: Some(salt),
             hash: Some(Output::new(&output).expect("32 bytes is an allowed length")),
         };
-        Self { text: phc.to_string(), algorithm: Algorithm::Argon2id }
+        Self { text: phc.to_string(), algorithm: Algorithm::Argon2id, demand }
     }
 
     /// Whether this is the hash of `password`. Takes as long for a wrong password as for the right one.
@@ -223,8 +281,17 @@ impl PasswordHash {
         computed.is_ok_and(|computed| computed == *expected)
     }
 
-    /// Whether a hash made today would be stronger: another algorithm, or parameters below `cost`.
+    /// Memory that one verification takes, in KiB. At most that of [`Ceiling::STORED`].
+    pub fn memory_kib(&self) -> u32 {
+        u32::try_from(self.demand.memory_kib).unwrap_or(Ceiling::STORED.memory_kib)
+    }
+
+    /// Whether the hash should be replaced at the next login: another algorithm, parameters below `cost`, or more than
+    /// is imported today.
     pub fn is_outdated(&self, cost: Argon2idCost) -> bool {
+        if !cost.ceiling().admits(self.demand) {
+            return true;
+        }
         let Some(phc) = Phc::new(&self.text).ok().filter(|_| self.algorithm == Algorithm::Argon2id) else {
             return true;
         };
@@ -255,7 +322,7 @@ fn parse_phc(name: &'static str, text: &str) -> Result<Phc, HashError> {
     }
 }
 
-fn check_argon2id(text: &str) -> Result<Algorithm, HashError> {
+fn check_argon2id(text: &str, ceiling: Ceiling) -> Result<Demand, HashError> {
     let phc = parse_phc("argon2id", text)?;
     let params = argon2::Params::try_from(&phc)
         .map_err(|_| HashError::Malformed("argon2id", "its parameters m, t and p are missing or out of range"))?;
@@ -275,11 +342,16 @@ fn check_argon2id(text: &str) -> Result<Algorithm, HashError> {
             "argon2id needs m=19456,t=2 or an equivalent (m=47104,t=1; m=12288,t=3; m=9216,t=4; m=7168,t=5) or above",
         ));
     }
-    let work = u64::from(params.m_cost()) * u64::from(params.t_cost());
-    if params.m_cost() > MAX_MEMORY_KIB || work > MAX_WORK_KIB || params.p_cost() > 16 {
-        return Err(HashError::TooCostly("argon2id is taken up to m=262144 (256 MiB), m·t=1048576 and p=16"));
+    let memory_kib = u64::from(params.m_cost());
+    let demand = Demand { memory_kib, work_kib: memory_kib * u64::from(params.t_cost()) };
+    if !ceiling.admits(demand) || params.p_cost() > MOST_LANES {
+        let Ceiling { memory_kib, work_kib } = ceiling;
+        return Err(HashError::TooCostly(format!(
+            "argon2id is taken up to m={memory_kib} ({} MiB), m·t={work_kib} and p={MOST_LANES}",
+            memory_kib / 1024
+        )));
     }
-    Ok(Algorithm::Argon2id)
+    Ok(demand)
 }
 
 fn check_bcrypt(text: &str) -> Result<Algorithm, HashError> {
@@ -292,7 +364,7 @@ fn check_bcrypt(text: &str) -> Result<Algorithm, HashError> {
     let parts: bcrypt::HashParts = text.parse().map_err(|_| malformed)?;
     match parts.get_cost() {
         ..10 => Err(HashError::Weak("bcrypt needs a cost of 10 or above (htpasswd: -B -C 10)")),
-        15.. => Err(HashError::TooCostly("bcrypt is taken up to a cost of 14")),
+        15.. => Err(HashError::TooCostly("bcrypt is taken up to a cost of 14".to_owned())),
         _ => Ok(Algorithm::Bcrypt),
     }
 }
@@ -302,18 +374,26 @@ fn scrypt_params(phc: &Phc) -> Option<scrypt::Params> {
     scrypt::Params::new(log_n, phc.params.get_decimal("r")?, phc.params.get_decimal("p")?).ok()
 }
 
-fn check_scrypt(text: &str) -> Result<Algorithm, HashError> {
+fn check_scrypt(text: &str, ceiling: Ceiling) -> Result<Demand, HashError> {
     let phc = parse_phc("scrypt", text)?;
     let params = scrypt_params(&phc)
         .ok_or(HashError::Malformed("scrypt", "its parameters ln, r and p are missing or out of range"))?;
     if params.log_n() < 14 || params.r() < 8 {
         return Err(HashError::Weak("scrypt needs ln=14,r=8,p=1 or above"));
     }
+    // The p lanes follow each other in the same memory. Each writes it once and reads it once, at about half the speed of
+    // argon2id.
     let memory_kib = (u64::from(params.r()) << params.log_n()) / 8;
-    if memory_kib.saturating_mul(u64::from(params.p())) > u64::from(MAX_MEMORY_KIB) {
-        return Err(HashError::TooCostly("scrypt is taken up to 256 MiB (128 · r · 2^ln · p bytes)"));
+    let work_kib = memory_kib.saturating_mul(4 * u64::from(params.p()));
+    let demand = Demand { memory_kib, work_kib };
+    if !ceiling.admits(demand) {
+        return Err(HashError::TooCostly(format!(
+            "scrypt is taken up to {} MiB (128 · r · 2^ln bytes), and with p up to {} MiB (128 · r · 2^ln · p bytes)",
+            ceiling.memory_kib / 1024,
+            ceiling.work_kib / 4096
+        )));
     }
-    Ok(Algorithm::Scrypt)
+    Ok(demand)
 }
 
 /// passlib writes PBKDF2 as `$pbkdf2-sha256$29000$salt$hash`, with `.` for `+` in its base64.
@@ -347,7 +427,7 @@ fn check_pbkdf2(text: &str) -> Result<Algorithm, HashError> {
     match rounds {
         // NIST SP 800-132 asks for at least 1,000, SP 800-63B (revision 3) for 10,000.
         ..10_000 => Err(HashError::Weak("PBKDF2 needs 10000 iterations or more")),
-        2_000_001.. => Err(HashError::TooCostly("PBKDF2 is taken up to 2000000 iterations")),
+        2_000_001.. => Err(HashError::TooCostly("PBKDF2 is taken up to 2000000 iterations".to_owned())),
         _ => Ok(match phc.algorithm.as_str() {
             "pbkdf2-sha256" => Algorithm::Pbkdf2Sha256,
             "pbkdf2-sha3-512" => Algorithm::Pbkdf2Sha3,

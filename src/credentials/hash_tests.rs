@@ -128,11 +128,42 @@ fn cost_is_configurable_upwards_only(#[case] memory: u32, #[case] iterations: u3
     assert!(Argon2idCost::new(65_536, 3, 4).is_ok());
 }
 
+const LEGACY: &str = "$argon2id$v=19$m=262144,t=4,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG";
+
+#[rstest]
+#[case(LEGACY)]
+#[case("$argon2id$v=19$m=65537,t=1,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG")]
+#[case("$argon2id$v=19$m=32768,t=17,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG")]
+#[case("$scrypt$ln=17,r=8,p=1$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE")]
+#[case("$scrypt$ln=16,r=8,p=3$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE")]
+fn what_was_imported_once_is_kept_until_a_login_and_no_longer_imported(#[case] text: &str) {
+    let cost = Argon2idCost::default();
+    let stored = PasswordHash::parse(text).unwrap();
+    assert!(stored.is_outdated(cost), "the next login replaces it");
+    assert!(stored.memory_kib() <= Ceiling::STORED.memory_kib);
+    let error = PasswordHash::parse_within(text, cost.ceiling()).unwrap_err();
+    assert!(matches!(&error, HashError::TooCostly(why) if why.contains("64 MiB")), "{error}");
+}
+
 #[test]
-fn memory_of_a_costly_import_is_given_back() {
-    let mut memory = Memory::default();
-    PasswordHash::parse(FOREIGN[0].0).unwrap().verify(PASSWORD, &mut memory);
-    assert_eq!(memory.0.len(), 65_536);
-    memory.shrink_to(Argon2idCost::default());
-    assert_eq!(memory.0.len(), 19_456);
+fn defaults_of_common_libraries_are_imported() {
+    let ceiling = Argon2idCost::default().ceiling();
+    for (text, _) in FOREIGN {
+        assert!(PasswordHash::parse_within(text, ceiling).is_ok(), "{text}");
+    }
+    // PHP's password_hash, Keystone's scrypt.
+    let php = "$argon2id$v=19$m=65536,t=4,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG";
+    let keystone = "$scrypt$ln=16,r=8,p=1$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE";
+    for text in [php, keystone] {
+        assert_eq!(PasswordHash::parse_within(text, ceiling).unwrap().memory_kib(), 65_536);
+    }
+    let django = "$scrypt$ln=14,r=8,p=5$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE";
+    assert_eq!(PasswordHash::parse_within(django, ceiling).unwrap().memory_kib(), 16_384);
+}
+
+#[test]
+fn a_higher_cost_of_ones_own_raises_what_is_imported() {
+    let cost = Argon2idCost::new(262_144, 4, 1).unwrap();
+    let hash = PasswordHash::parse_within(LEGACY, cost.ceiling()).unwrap();
+    assert!(!hash.is_outdated(cost));
 }

@@ -16,6 +16,7 @@ pub mod digest;
 pub mod hash;
 pub mod lockout;
 pub mod login;
+pub mod memory;
 pub mod password;
 pub mod policy;
 pub mod pool;

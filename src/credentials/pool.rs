@@ -1,11 +1,11 @@
 //! A bounded pool for hashing: bounded concurrency, bounded memory, bounded queue.
 //!
-//! Each hash takes a core and 19 MiB for tens of milliseconds. The pool runs at most `slots` at a time, each with
-//! working memory that is kept and reused, and lets at most `queue` callers wait; whoever comes beyond that is told so
-//! at once and can say 429 to its client.
+//! Each hash takes a core and 19 MiB for tens of milliseconds. The pool runs at most `slots` at a time, in memory that it
+//! may share with another pool ([`HashMemory`]), and lets at most `queue` callers wait; whoever comes beyond that is told
+//! so at once and can say 429 to its client.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
 use super::hash::{Argon2idCost, Memory, PasswordHash};
+use super::memory::{HashMemory, Need};
 use crate::metrics::HashMetrics;
 
 /// The queue is full.
@@ -26,24 +27,36 @@ pub struct HashPool(Arc<Inner>);
 
 struct Inner {
     cost: Argon2idCost,
+    count: usize,
     slots: Arc<Semaphore>,
     waiting: AtomicUsize,
     queue: usize,
-    memory: Mutex<Vec<Memory>>,
+    memory: Arc<HashMemory>,
     metrics: HashMetrics,
 }
 
 impl HashPool {
     /// A pool of `slots` concurrent hashes and `queue` waiting callers.
     pub fn new(cost: Argon2idCost, slots: usize, queue: usize, metrics: HashMetrics) -> Self {
-        Self(Arc::new(Inner {
-            cost,
-            slots: Arc::new(Semaphore::new(slots)),
-            waiting: AtomicUsize::new(0),
-            queue,
-            memory: Mutex::new(Vec::with_capacity(slots)),
-            metrics,
-        }))
+        Self::within(Arc::new(HashMemory::new(cost, slots)), cost, (slots, queue), metrics)
+    }
+
+    /// Another pool of the same size, which shares this one's memory and nothing else: neither keeps the other from its
+    /// slots.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        let inner = &self.0;
+        Self::within(Arc::clone(&inner.memory), inner.cost, (inner.count, inner.queue), inner.metrics.clone())
+    }
+
+    fn within(
+        memory: Arc<HashMemory>,
+        cost: Argon2idCost,
+        (count, queue): (usize, usize),
+        metrics: HashMetrics,
+    ) -> Self {
+        let (slots, waiting) = (Arc::new(Semaphore::new(count)), AtomicUsize::new(0));
+        Self(Arc::new(Inner { cost, count, slots, waiting, queue, memory, metrics }))
     }
 
     /// What a hash costs.
@@ -57,7 +70,8 @@ impl HashPool {
     /// [`Saturated`] if the queue is full.
     pub async fn hash(&self, password: &SecretString) -> Result<PasswordHash, Saturated> {
         let (password, cost) = (password.clone(), self.0.cost);
-        self.run(move |memory| PasswordHash::create(password.expose_secret().as_bytes(), cost, memory)).await
+        let need = self.0.memory.need_of_new();
+        self.run(need, move |memory| PasswordHash::create(password.expose_secret().as_bytes(), cost, memory)).await
     }
 
     /// Whether `hash` is the hash of `password`.
@@ -66,28 +80,29 @@ impl HashPool {
     /// [`Saturated`] if the queue is full.
     pub async fn verify(&self, password: &SecretString, hash: &PasswordHash) -> Result<bool, Saturated> {
         let (password, hash) = (password.clone(), hash.clone());
-        self.run(move |memory| hash.verify(password.expose_secret().as_bytes(), memory)).await
+        let need = self.0.memory.need_of(&hash);
+        self.run(need, move |memory| hash.verify(password.expose_secret().as_bytes(), memory)).await
     }
 
     async fn run<T: Send + 'static>(
         &self,
+        need: Need,
         job: impl FnOnce(&mut Memory) -> T + Send + 'static,
     ) -> Result<T, Saturated> {
         let inner = Arc::clone(&self.0);
         let place = Place::take(&inner)?;
         let permit = Arc::clone(&inner.slots).acquire_owned().await.expect("the semaphore is never closed");
+        // After the slot, and held for no longer than the hash takes: whoever waits here waits for those who run.
+        let mut reserved = inner.memory.reserve(need).await;
         drop(place);
         let worker = Arc::clone(&inner);
         let result = tokio::task::spawn_blocking(move || {
             let (started, cpu) = (Instant::now(), thread_cpu_seconds());
-            let mut memory = worker.lock_memory().pop().unwrap_or_default();
-            let result = job(&mut memory);
-            memory.shrink_to(worker.cost);
-            worker.lock_memory().push(memory);
+            let result = job(&mut reserved.buffer);
             worker.metrics.duration.observe(started.elapsed().as_secs_f64());
             worker.metrics.cpu.inc_by(thread_cpu_seconds() - cpu);
             // Given back here and not by the caller, who may be gone by now while this still takes a core.
-            drop(permit);
+            drop((reserved, permit));
             result
         })
         .await;
@@ -95,13 +110,6 @@ impl HashPool {
             Ok(result) => Ok(result),
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
-    }
-}
-
-impl Inner {
-    fn lock_memory(&self) -> std::sync::MutexGuard<'_, Vec<Memory>> {
-        // The vector is valid at every instant; a panic elsewhere leaves nothing half done.
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -154,12 +162,12 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn memory_is_one_block_set_a_slot_however_many_callers() {
+    async fn memory_is_one_buffer_a_slot_however_many_callers() {
         let pool = pool(2, 64);
         let password = SecretString::from("x");
         let hashes = futures::future::join_all((0..24).map(|_| pool.hash(&password))).await;
         assert!(hashes.iter().all(Result::is_ok));
-        assert!(pool.0.lock_memory().len() <= 2);
+        assert!(pool.0.memory.kept_kib() <= 2 * 19_456);
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -170,7 +178,30 @@ mod tests {
             let _ = tokio::time::timeout(Duration::from_millis(2), pool.hash(&password)).await;
         }
         assert!(pool.hash(&password).await.is_ok());
-        assert_eq!(pool.0.lock_memory().len(), 1, "two ran at the same time");
+        assert_eq!(pool.0.memory.kept_kib(), 19_456, "two ran at the same time");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn two_pools_share_their_memory_whatever_the_hashes_ask_for() {
+        let first = pool(4, 64);
+        let (second, memory) = (first.sibling(), Arc::clone(&first.0.memory));
+        let costly = "$argon2id$v=19$m=65536,t=1,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG";
+        let costly = PasswordHash::parse(costly).unwrap();
+        let password = SecretString::from("x");
+        let pools = [&first, &second];
+        let all = futures::future::join_all((0..16).map(|at| pools[at % 2].verify(&password, &costly)));
+        tokio::pin!(all);
+        let mut most = 0;
+        let results = loop {
+            tokio::select! {
+                results = &mut all => break results,
+                () = tokio::time::sleep(Duration::from_millis(1)) => {}
+            }
+            most = most.max(memory.in_use_kib());
+        };
+        assert!(results.iter().all(|result| *result == Ok(false)));
+        assert!((65_536..=memory.total_kib()).contains(&most), "{most}");
+        assert!(memory.kept_kib() <= 8 * 19_456, "a buffer that grew is not kept");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use secrecy::SecretString;
 
-use super::hash::{HashError, PasswordHash};
+use super::hash::{Ceiling, HashError, PasswordHash};
 use super::password::{self, PasswordError};
 use crate::api::{PASSWORD_SECRET_TYPE, USER_ANNOTATION};
 
@@ -15,13 +15,16 @@ pub const PASSWORD_KEY: &str = "password";
 /// Key of a password hash.
 pub const HASH_KEY: &str = "passwordHash";
 
+/// Every key that a password Secret may have.
+pub const KEYS: [&str; 2] = [PASSWORD_KEY, HASH_KEY];
+
 /// What the Secret says the password is.
 #[derive(Debug)]
 pub enum Source {
     /// A hash, taken as it is.
     Hash(PasswordHash),
-    /// A password, and the hash that stands beside it, if one does: it is kept where it is that password's.
-    Password(SecretString, Option<PasswordHash>),
+    /// A password. A hash beside it is not looked at: to compare the two would take what whoever wrote them asks for.
+    Password(SecretString),
 }
 
 /// Why a Secret gives no password. Each is a condition reason of its own; the messages say what to do.
@@ -63,11 +66,11 @@ impl SourceError {
     }
 }
 
-/// Reads the password that `secret` holds for the User named `user`.
+/// Reads the password that `secret` holds for the User named `user`. `ceiling`: what a hash may cost at most.
 ///
 /// # Errors
 /// If the Secret is not meant for that user, or what it holds is not acceptable.
-pub fn read(secret: &Secret, user: &str) -> Result<Source, SourceError> {
+pub fn read(secret: &Secret, user: &str, ceiling: Ceiling) -> Result<Source, SourceError> {
     let kind = secret.type_.as_deref().unwrap_or("Opaque");
     if kind != PASSWORD_SECRET_TYPE {
         return Err(SourceError::WrongType(kind.to_owned()));
@@ -76,7 +79,7 @@ pub fn read(secret: &Secret, user: &str) -> Result<Source, SourceError> {
     if named.map(String::as_str) != Some(user) {
         return Err(SourceError::NotOptedIn(user.to_owned()));
     }
-    read_data(secret.data.as_ref().unwrap_or(&BTreeMap::new()))
+    read_data(secret.data.as_ref().unwrap_or(&BTreeMap::new()), ceiling)
 }
 
 /// Reads the data of a password Secret. A password goes before a hash: it is what somebody has just typed, while the
@@ -84,31 +87,37 @@ pub fn read(secret: &Secret, user: &str) -> Result<Source, SourceError> {
 ///
 /// # Errors
 /// If there is neither, or what there is, is not acceptable.
-pub fn read_data(data: &BTreeMap<String, ByteString>) -> Result<Source, SourceError> {
-    let hash = data.get(HASH_KEY).map(|bytes| parse_hash(&bytes.0));
-    match (data.get(PASSWORD_KEY), hash) {
-        (Some(password), hash) => {
-            let password = password::accept(&password.0).map_err(SourceError::Password)?;
-            Ok(Source::Password(password, hash.and_then(Result::ok)))
-        }
-        (None, Some(hash)) => Ok(Source::Hash(hash.map_err(SourceError::Hash)?)),
-        (None, None) => Err(SourceError::KeyMissing),
+pub fn read_data(data: &BTreeMap<String, ByteString>, ceiling: Ceiling) -> Result<Source, SourceError> {
+    if let Some(password) = data.get(PASSWORD_KEY) {
+        return Ok(Source::Password(password::accept(&password.0).map_err(SourceError::Password)?));
     }
+    let hash = data.get(HASH_KEY).ok_or(SourceError::KeyMissing)?;
+    Ok(Source::Hash(parse_hash(&hash.0, ceiling).map_err(SourceError::Hash)?))
 }
 
-/// A file often ends with a line break, and no hash contains one.
-fn parse_hash(bytes: &[u8]) -> Result<PasswordHash, HashError> {
+/// Reads the value under [`HASH_KEY`]. A file often ends with a line break, and no hash contains one.
+///
+/// # Errors
+/// If it is not a hash, or not an acceptable one.
+pub fn parse_hash(bytes: &[u8], ceiling: Ceiling) -> Result<PasswordHash, HashError> {
     let text = str::from_utf8(bytes).map_err(|_| HashError::NotAHash)?;
-    PasswordHash::parse(text.trim())
+    PasswordHash::parse_within(text.trim(), ceiling)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credentials::hash::Argon2idCost;
     use kube::api::ObjectMeta;
     use rstest::rstest;
 
     const BCRYPT: &str = "$2b$12$L6Bc/AlTQHyd9liGgGEZyOFLPHNgyxeEPfgYfBCVxJ7JIlwxyVU3u";
+
+    const COSTLY: &str = "$argon2id$v=19$m=262144,t=4,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG";
+
+    fn read(secret: &Secret, user: &str) -> Result<Source, SourceError> {
+        super::read(secret, user, Argon2idCost::default().ceiling())
+    }
 
     fn secret(kind: &str, user: Option<&str>, data: &[(&str, &[u8])]) -> Secret {
         Secret {
@@ -124,6 +133,7 @@ mod tests {
 
     #[rstest]
     #[case("Opaque", Some("jane"), &[("password", b"x".as_slice())], "SecretTypeInvalid")]
+    #[case(PASSWORD_SECRET_TYPE, Some("jane"), &[("passwordHash", COSTLY.as_bytes())], "PasswordHashTooCostly")]
     #[case(PASSWORD_SECRET_TYPE, None, &[("password", b"x".as_slice())], "SecretNotOptedIn")]
     #[case(PASSWORD_SECRET_TYPE, Some("john"), &[("password", b"x".as_slice())], "SecretNotOptedIn")]
     #[case(PASSWORD_SECRET_TYPE, Some("jane"), &[("passwd", b"x".as_slice())], "SecretKeyMissing")]
@@ -144,12 +154,11 @@ mod tests {
 
     #[test]
     fn a_password_goes_before_a_hash() {
-        let both: &[(&str, &[u8])] = &[("password", b"x"), ("passwordHash", BCRYPT.as_bytes())];
-        let source = read(&secret(PASSWORD_SECRET_TYPE, Some("jane"), both), "jane");
-        assert!(matches!(source, Ok(Source::Password(_, Some(_)))));
-        let broken: &[(&str, &[u8])] = &[("password", b"x"), ("passwordHash", b"junk")];
-        let source = read(&secret(PASSWORD_SECRET_TYPE, Some("jane"), broken), "jane");
-        assert!(matches!(source, Ok(Source::Password(_, None))));
+        for hash in [BCRYPT.as_bytes(), b"junk"] {
+            let both: &[(&str, &[u8])] = &[("password", b"x"), ("passwordHash", hash)];
+            let source = read(&secret(PASSWORD_SECRET_TYPE, Some("jane"), both), "jane");
+            assert!(matches!(source, Ok(Source::Password(_))));
+        }
     }
 
     #[test]

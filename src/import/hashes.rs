@@ -2,7 +2,7 @@
 
 use base64::prelude::{BASE64_STANDARD_NO_PAD, Engine};
 
-use crate::credentials::hash::PasswordHash;
+use crate::credentials::hash::{Argon2idCost, PasswordHash};
 
 /// The hash as a PHC string or a bcrypt hash.
 ///
@@ -10,7 +10,9 @@ use crate::credentials::hash::PasswordHash;
 /// Why it can't be used, without repeating it.
 pub fn usable(text: &str) -> Result<String, String> {
     let hash = phc(text.trim())?;
-    PasswordHash::parse(&hash).map(|hash| hash.expose().to_owned()).map_err(|error| match unsupported(&hash) {
+    // What an operator with the default cost takes: nobody knows here with what cost it was started.
+    let parsed = PasswordHash::parse_within(&hash, Argon2idCost::default().ceiling());
+    parsed.map(|hash| hash.expose().to_owned()).map_err(|error| match unsupported(&hash) {
         Some(scheme) => not_supported(scheme),
         None => error.to_string(),
     })

@@ -22,6 +22,10 @@ pub struct RunConfig {
     #[arg(long, env = "ROSTER_NAMESPACE", default_value = "roster-system")]
     pub namespace: String,
 
+    /// Namespaces in which password Secrets are read. Default: all namespaces.
+    #[arg(long, env = "ROSTER_PASSWORD_SECRET_NAMESPACES", value_delimiter = ',')]
+    pub password_secret_namespaces: Vec<String>,
+
     /// Address of the TLS port: admission, directory, logins.
     #[arg(long, env = "ROSTER_LISTEN", default_value = "0.0.0.0:8443")]
     pub listen: SocketAddr,
@@ -267,6 +271,12 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A DNS label (RFC 1123), as names of namespaces are.
+fn is_dns_label(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len()) && name.bytes().all(allowed) && !name.starts_with('-') && !name.ends_with('-')
+}
+
 impl RunConfig {
     /// Username of the ServiceAccount that the chart gives the operator.
     pub fn service_account(&self) -> String {
@@ -279,6 +289,9 @@ impl RunConfig {
     /// If flags contradict each other; the message names them.
     pub fn validate(&self) -> Result<(), String> {
         self.hashing.cost()?;
+        if let Some(wrong) = self.password_secret_namespaces.iter().find(|name| !is_dns_label(name)) {
+            return Err(format!("--password-secret-namespaces: {wrong:?} is not the name of a namespace"));
+        }
         if !self.rbac.bindable_cluster_roles.contains(&self.rbac.administrator_role) {
             return Err("--administrator-role must be one of --bindable-cluster-roles".to_owned());
         }
@@ -335,6 +348,7 @@ mod tests {
     #[case(&["--password-min-length", "7"], "--password-min-length")]
     #[case(&["--lockout-user-threshold", "4"], "--lockout-user-threshold must be above --lockout-threshold")]
     #[case(&["--trusted-proxies", "10.0.0.0"], "--trusted-proxies")]
+    #[case(&["--password-secret-namespaces", "team-a,Team_B"], "--password-secret-namespaces: \"Team_B\"")]
     #[case(&["--listen", "here"], "--listen")]
     #[case(&["--notification-allowed-cidrs", "10.0.0.0/8,here"], "--notification-allowed-cidrs")]
     fn nonsense_is_refused_by_name(#[case] args: &[&str], #[case] message: &str) {

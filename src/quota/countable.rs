@@ -2,8 +2,11 @@
 
 use super::usage::of_counted;
 
-/// Kinds that are counted one by one: plural, group, version, kind.
-pub const COUNTABLE: &[(&str, &str, &str, &str)] = &[
+/// Plural, group, version and kind.
+type Kind = (&'static str, &'static str, &'static str, &'static str);
+
+/// Kinds that are counted one by one.
+const COUNTABLE: &[Kind] = &[
     ("configmaps", "", "v1", "ConfigMap"),
     ("replicationcontrollers", "", "v1", "ReplicationController"),
     ("resourcequotas", "", "v1", "ResourceQuota"),
@@ -17,10 +20,18 @@ pub const COUNTABLE: &[(&str, &str, &str, &str)] = &[
     ("ingresses", "networking.k8s.io", "v1", "Ingress"),
 ];
 
+/// The kind that can't be counted where the operator may not list it in all namespaces.
+const SECRETS: &str = "secrets";
+
+/// Kinds that are counted one by one; `with_secrets`: Secrets are among them.
+pub fn countable(with_secrets: bool) -> impl Iterator<Item = &'static Kind> {
+    COUNTABLE.iter().filter(move |(plural, ..)| with_secrets || *plural != SECRETS)
+}
+
 /// Whether what has that name can be counted: of custom resources, the operator has no right to read any.
-pub fn is_countable(name: &str) -> bool {
+pub fn is_countable(name: &str, with_secrets: bool) -> bool {
     let by_kind = || [OF_PODS, OF_CLAIMS, OF_SERVICES].into_iter().flatten().any(|pattern| is_of(name, pattern));
-    by_kind() || COUNTABLE.iter().any(|(plural, group, ..)| of_counted(plural, group).contains_key(name))
+    by_kind() || countable(with_secrets).any(|(plural, group, ..)| of_counted(plural, group).contains_key(name))
 }
 
 /// Names that pods count for; `*` stands for anything, at an end.
@@ -58,6 +69,14 @@ pub fn is_of(name: &str, pattern: &str) -> bool {
 mod tests {
     use super::*;
     use rstest::rstest;
+
+    #[test]
+    fn secrets_are_counted_where_they_may_be_listed() {
+        for name in ["secrets", "count/secrets"] {
+            assert!(is_countable(name, true) && !is_countable(name, false));
+        }
+        assert!(is_countable("configmaps", false));
+    }
 
     #[rstest]
     #[case("requests.cpu", OF_PODS, true)]

@@ -7,6 +7,9 @@ use serde_json::json;
 
 use crate::support::{Cluster, create, eventually, password_secret, shared, unique};
 
+/// A hash that takes 256 MiB and a second to verify. It is nobody's.
+const COSTLY: &str = "$argon2id$v=19$m=262144,t=4,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG";
+
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 fn hash(secret: &Secret) -> String {
@@ -17,8 +20,8 @@ fn hash(secret: &Secret) -> String {
 
 fn manifest(name: &str, password: &str) -> String {
     format!(
-        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: default, annotations: {{roster.dev/user: {name}}}}}\n\
-         type: roster.dev/password\nstringData: {{password: {password}, note: kept}}\n"
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: default, labels: {{note: kept}}, annotations: \
+         {{roster.dev/user: {name}}}}}\ntype: roster.dev/password\nstringData: {{password: {password}}}\n"
     )
 }
 
@@ -110,13 +113,94 @@ async fn what_may_be_a_password_and_cannot_be_hashed_is_refused_by_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn other_keys_are_refused_on_every_way_of_writing() {
+    let (cluster, name) = (shared(), unique("keys"));
+    let secrets = cluster.secrets("default").await;
+    let kubectl = &cluster.plane.kubectl;
+    let with = |name: &str, data: &str| {
+        manifest(name, "hunter2").replace("stringData: {", &format!("stringData: {{{data}: plain-as-day, "))
+    };
+    let is_refused = |way: &str, said: String| {
+        assert!(said.contains("data has the key Password: ") && said.contains("passwordHash"), "{way}: {said}");
+    };
+    for way in [&["create", "-f", "-"][..], &["apply", "-f", "-"], &["apply", "--server-side", "-f", "-"]] {
+        let error = kubectl.run_with_input(way, &with(&name, "Password")).unwrap_err();
+        is_refused(&format!("{way:?}"), format!("{error:#}"));
+        assert!(secrets.get_opt(&name).await.unwrap().is_none());
+    }
+    cluster.apply(&manifest(&name, "hunter2"));
+    let stored = secrets.get(&name).await.unwrap();
+    for way in [&["apply", "-f", "-"][..], &["apply", "--server-side", "--force-conflicts", "-f", "-"]] {
+        let error = kubectl.run_with_input(way, &with(&name, "Password")).unwrap_err();
+        is_refused(&format!("{way:?}"), format!("{error:#}"));
+    }
+    let fields = json!({"stringData": {"Password": "plain-as-day"}});
+    for patch in [Patch::Merge(fields.clone()), Patch::Strategic(fields)] {
+        let error = secrets.patch(&name, &PatchParams::default(), &patch).await.unwrap_err();
+        is_refused("patch", error.to_string());
+    }
+    let mut replaced = stored.clone();
+    replaced.string_data = Some([("Password".to_owned(), "plain-as-day".to_owned())].into());
+    is_refused("replace", secrets.replace(&name, &PostParams::default(), &replaced).await.unwrap_err().to_string());
+    assert_eq!(secrets.get(&name).await.unwrap().resource_version(), stored.resource_version());
+
+    let labelled = json!({"metadata": {"labels": {"hint": "hunter2"}}, "stringData": {"password": "hunter2"}});
+    let error = secrets.patch(&name, &PatchParams::default(), &Patch::Merge(labelled)).await.unwrap_err().to_string();
+    assert!(error.contains("metadata.labels[hint] contains the password"), "{error}");
+}
+
+/// The most memory that the process has had, and what it has now, in KiB.
+fn memory_of(process: u32) -> [u64; 2] {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    ["VmHWM:", "VmRSS:"].map(|field| {
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hashes_in_requests_take_no_more_memory_than_there_is_for_hashing() {
+    let cluster = shared();
+    let secrets = cluster.secrets("default").await;
+    let operator = cluster.operators()[0].id();
+    let [_, before] = memory_of(operator);
+    let slots = std::thread::available_parallelism().unwrap().get() as u64;
+    let budget = (2 * slots * 19_456).max(262_144);
+    // As the stored hash, and as one of the same request: nobody compares with either.
+    for stored in [None, Some(COSTLY)] {
+        let requests = (0..8).map(|_| async {
+            let name = unique("costly");
+            if let Some(stored) = stored {
+                create(&secrets, &password_secret(&name, "passwordHash", stored)).await;
+            }
+            let data = json!({"password": "hunter2", "passwordHash": COSTLY});
+            let secret = json!({
+                "apiVersion": "v1", "kind": "Secret", "type": "roster.dev/password", "metadata": {"name": name},
+                "stringData": data,
+            });
+            let forced = PatchParams::apply("tests").force();
+            secrets.patch(&name, &forced, &Patch::Apply(secret)).await.unwrap()
+        });
+        for stored in futures::future::join_all(requests).await {
+            assert!(hash(&stored).starts_with("$argon2id$v=19$m=19456,"), "it is one that Roster made");
+        }
+    }
+    // What else grows meanwhile is within an eighth of a gibibyte.
+    let [most, _] = memory_of(operator);
+    assert!(most <= before + budget + 131_072, "{most} KiB, of which {before} were there before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_faulty_hash_is_left_to_the_condition() {
-    let (cluster, name) = (shared(), unique("weak"));
-    let weak = "$2y$05$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW";
-    create(&cluster.secrets("default").await, &password_secret(&name, "passwordHash", weak)).await;
+    let cluster = shared();
     let users = cluster.users().await;
-    create(&users, &crate::support::user(&name, true)).await;
-    crate::support::wait_for_reason(&users, &name, "CredentialReady", "PasswordHashTooWeak").await;
+    let weak = "$2y$05$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW";
+    for (hash, reason) in [(weak, "PasswordHashTooWeak"), (COSTLY, "PasswordHashTooCostly")] {
+        let name = unique("faulty");
+        create(&cluster.secrets("default").await, &password_secret(&name, "passwordHash", hash)).await;
+        create(&users, &crate::support::user(&name, true)).await;
+        crate::support::wait_for_reason(&users, &name, "CredentialReady", reason).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,6 +218,37 @@ async fn without_an_operator_password_secrets_are_refused_and_all_others_are_not
         }
     })
     .await;
+    let hash = "$2b$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW";
+    let mut unknown = password_secret("unknown", "passwordHash", hash);
+    unknown.data.as_mut().unwrap().insert("pass".into(), k8s_openapi::ByteString("plain".into()));
+    let error = secrets.create(&PostParams::default(), &unknown).await.unwrap_err().to_string();
+    assert!(error.contains("data has the key pass: ") && error.contains("roster-no-plaintext"), "{error}");
+    // One that an earlier version has stored can still be written, and cleaned up.
+    let policy = ["validatingadmissionpolicybinding", "roster-no-plaintext"];
+    let binding = cluster.kubectl(&["get", policy[0], policy[1], "-o", "yaml"]);
+    cluster.kubectl(&["delete", policy[0], policy[1]]);
+    eventually("without the policy it is stored", || async {
+        secrets.create(&PostParams::default(), &unknown).await.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+    let fresh: Vec<&str> =
+        binding.lines().filter(|line| !line.contains("resourceVersion:") && !line.contains("uid:")).collect();
+    cluster.apply(&fresh.join("\n"));
+    let patched = |patch: serde_json::Value| {
+        let secrets = secrets.clone();
+        async move { secrets.patch("unknown", &PatchParams::default(), &Patch::Merge(patch)).await }
+    };
+    eventually("the policy is back", || async {
+        // Another value each time: one that is stored already may stay.
+        match patched(json!({"stringData": {"pass": unique("plain")}})).await {
+            Err(error) if error.to_string().contains("data has the key pass: ") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    patched(json!({"metadata": {"labels": {"team": "apollo"}}})).await.unwrap();
+    let cleaned = patched(json!({"data": {"pass": null}})).await.unwrap();
+    assert!(!cleaned.data.unwrap().contains_key("pass"));
     for kind in ["Opaque", "kubernetes.io/basic-auth", "roster.dev/passwords"] {
         let mut other = password_secret(&unique("other"), "password", "stays as it is");
         other.type_ = Some(kind.into());

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use crate::directory::Direct;
 use crate::quota::wait_until_enforced;
 use crate::support::{
-    Cluster, WITHOUT_STREAMING_LISTS, audit_position, condition, create, eventually, operator_events, user, user_where,
-    wait_for_text, wait_until_can, wait_until_ready,
+    Cluster, WITHOUT_STREAMING_LISTS, audit_position, condition, create, eventually, operator_events, password_secret,
+    user, user_where, wait_for_reason, wait_for_text, wait_until_can, wait_until_ready,
 };
 
 const NAMESPACE: &str = "roster-system";
@@ -67,6 +67,12 @@ fn rights_of(rules: Option<Vec<PolicyRule>>, namespace: Option<&str>) -> Vec<Rig
     rights
 }
 
+/// Requests of the operator that were refused.
+fn refused(events: &[Value]) -> BTreeSet<String> {
+    let refused = events.iter().filter(|event| event["annotations"]["authorization.k8s.io/decision"] == "forbid");
+    refused.map(|event| format!("{} {}", event["verb"], event["requestURI"])).collect()
+}
+
 /// Everything that the chart gives the operator.
 async fn granted(cluster: &Cluster) -> Vec<Right> {
     let client = cluster.client().await;
@@ -92,11 +98,7 @@ async fn every_right_of_the_chart_is_used_and_none_is_missing() {
     tour(&cluster).await;
 
     let events = operator_events(&cluster, 0);
-    let refused: BTreeSet<String> = events
-        .iter()
-        .filter(|event| event["annotations"]["authorization.k8s.io/decision"] == "forbid")
-        .map(|event| format!("{} {}", event["verb"], event["requestURI"]))
-        .collect();
+    let refused = refused(&events);
     assert!(refused.is_empty(), "the operator lacks rights: {refused:#?}");
     let rights = granted(&cluster).await;
     assert!(rights.len() > 50, "{rights:#?}");
@@ -109,6 +111,68 @@ async fn every_right_of_the_chart_is_used_and_none_is_missing() {
         .iter()
         .filter(|right| !is_asked_for_behind(right) && !events.iter().any(|event| right.covers(event)))
         .collect();
+    assert!(unused.is_empty(), "the operator has rights that it does not use: {unused:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_limited_to_namespaces_reads_secrets_there_alone() {
+    let values = ["passwordSecretNamespaces={default}"];
+    let cluster = Cluster::create_with("rights-namespaces", &values, WITHOUT_STREAMING_LISTS);
+    cluster.kubectl(&["create", "namespace", "team-a"]);
+    // One of them was deleted, with the Role in it: that stops nobody else.
+    cluster.start_operator(&["--password-secret-namespaces", "default,gone"]);
+    let users = cluster.users().await;
+    create(&cluster.secrets("default").await, &password_secret("joan", "password", "correct horse")).await;
+    create(&users, &user("joan", true)).await;
+    wait_until_ready(&users, "joan").await;
+
+    let mut secret = password_secret("jill", "password", "correct horse");
+    secret.metadata.namespace = Some("team-a".into());
+    create(&cluster.secrets("team-a").await, &secret).await;
+    let mut jill = user("jill", true);
+    jill.spec.password_secret_ref.as_mut().unwrap().namespace = "team-a".into();
+    create(&users, &jill).await;
+    let jill = wait_for_reason(&users, "jill", "CredentialReady", "SecretNamespaceNotAllowed").await;
+    let message = &condition(&jill, "CredentialReady").unwrap().message;
+    assert!(
+        message.contains("team-a/jill") && message.contains("passwordSecretNamespaces (default, gone)"),
+        "{message}"
+    );
+    let mut jack = user("jack", true);
+    jack.spec.password_secret_ref.as_mut().unwrap().namespace = "gone".into();
+    create(&users, &jack).await;
+    wait_for_reason(&users, "jack", "CredentialReady", "NamespaceNotFound").await;
+
+    // Moved to where it is read, and changed there.
+    create(&cluster.secrets("default").await, &password_secret("jill", "password", "correct horse")).await;
+    let reference = json!({"spec": {"passwordSecretRef": {"namespace": "default", "name": "jill"}}});
+    users.patch("jill", &PatchParams::default(), &Patch::Merge(reference)).await.unwrap();
+    wait_until_ready(&users, "jill").await;
+    cluster.kubectl(&["delete", "secret", "jill"]);
+    wait_for_reason(&users, "jill", "CredentialReady", "SecretNotFound").await;
+
+    // Quotas work without the right to list all Secrets.
+    let limits = json!({"spec": {"quota": {"hard": {"secrets": "20", "configmaps": "20"}}}});
+    users.patch("joan", &PatchParams::default(), &Patch::Merge(limits)).await.unwrap();
+    cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: hers, labels: {roster.dev/owner: joan}}\n");
+    wait_until_enforced(&cluster.client().await, "hers", "roster").await;
+
+    let events = operator_events(&cluster, 0);
+    let elsewhere = |request: &&String| !request.contains("/namespaces/gone/");
+    let refused: Vec<String> = refused(&events).iter().filter(elsewhere).cloned().collect();
+    assert!(refused.is_empty(), "the operator lacks rights: {refused:#?}");
+    let of_secrets = events.iter().filter(|event| event["objectRef"]["resource"] == "secrets");
+    let asked: BTreeSet<&str> =
+        of_secrets.map(|event| event["objectRef"]["namespace"].as_str().unwrap_or("all namespaces")).collect();
+    assert_eq!(asked, ["default", "gone", NAMESPACE].into());
+    let client = cluster.client().await;
+    let clusterwide = Api::<ClusterRole>::all(client.clone()).get("roster").await.unwrap().rules;
+    assert!(rights_of(clusterwide, None).iter().all(|right| right.resource != "secrets"));
+    let here = Api::<Role>::namespaced(client.clone(), "default").get("roster-password-secrets").await.unwrap().rules;
+    let own = Api::<Role>::namespaced(client, NAMESPACE).get("roster").await.unwrap().rules;
+    let rights = [rights_of(here, Some("default")), rights_of(own, Some(NAMESPACE))].concat();
+    let of_secrets = rights.iter().filter(|right| right.resource == "secrets" && right.verb != "delete");
+    let unused: Vec<&Right> = of_secrets.filter(|right| !events.iter().any(|event| right.covers(event))).collect();
     assert!(unused.is_empty(), "the operator has rights that it does not use: {unused:#?}");
 }
 

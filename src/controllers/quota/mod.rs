@@ -72,6 +72,8 @@ pub struct Context {
     informers: Arc<Informers>,
     metrics: Arc<Metrics>,
     defaults: Defaults,
+    /// Whether Secrets may be listed in all namespaces.
+    counts_secrets: bool,
     /// Tells this leader from those before.
     term: String,
     /// What refused creations have asked for, by namespace.
@@ -89,12 +91,19 @@ pub struct Context {
 }
 
 impl Context {
-    /// A controller for the namespaces of the cluster. `defaults`: what a container gets that states nothing.
-    pub fn new(client: Client, informers: Arc<Informers>, defaults: Defaults, metrics: Arc<Metrics>) -> Self {
+    /// A controller for the namespaces of the cluster. `defaults`: what a container gets that states nothing;
+    /// `counts_secrets`: whether it may list Secrets in all namespaces.
+    pub fn new(
+        client: Client,
+        informers: Arc<Informers>,
+        (defaults, counts_secrets): (Defaults, bool),
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             client,
             informers,
             defaults,
+            counts_secrets,
             term: hex(&random::<8>()),
             refused: Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build(),
             lately: Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build(),
@@ -219,7 +228,8 @@ async fn settle(owner: &str, ctx: &Context) -> Result<Option<Duration>, Error> {
 
 async fn arrange(owner: &str, mut view: View, ctx: &Context) -> Result<Option<Duration>, Error> {
     let term = ctx.term(owner);
-    let rules = || Rules { term: &term, defaults: &ctx.defaults, now: now() };
+    let counts_secrets = ctx.counts_secrets;
+    let rules = || Rules { term: &term, defaults: &ctx.defaults, counts_secrets, now: now() };
     let known = plan(&view, &rules());
     ctx.remember(&view);
     let is_verified = !ctx.unverified().contains_key(owner);

@@ -102,6 +102,8 @@ pub(super) struct Change {
 pub(super) struct Rules<'a> {
     pub(super) term: &'a str,
     pub(super) defaults: &'a Defaults,
+    /// Whether Secrets can be counted.
+    pub(super) counts_secrets: bool,
     pub(super) now: Timestamp,
 }
 
@@ -234,7 +236,8 @@ pub(super) fn plan(view: &View, rules: &Rules<'_>) -> Plan {
         let shares: Vec<Share> = view.namespaces.iter().map(|owned| owned.share(name, rules.now)).collect();
         let now = if view.limits.contains_key(name) {
             let hoped = view.hoped(name, rules.now).map(|(missing, _)| missing).max().unwrap_or_default();
-            share_out(name, *limit, &shares, hoped, &mut plan)
+            let can_count = is_countable(name, rules.counts_secrets);
+            share_out((name, can_count), *limit, &shares, hoped, &mut plan)
         } else {
             vec![Amount::UNLIMITED; shares.len()]
         };
@@ -262,18 +265,24 @@ pub(super) fn plan(view: &View, rules: &Rules<'_>) -> Plan {
     plan
 }
 
-/// `hoped`: the most that somebody may come back for.
-fn share_out(name: &str, limit: Amount, shares: &[Share], hoped: Amount, plan: &mut Plan) -> Vec<Amount> {
+/// `can_count`: whether what has that name can be counted. `hoped`: the most that somebody may come back for.
+fn share_out(
+    (name, can_count): (&str, bool),
+    limit: Amount,
+    shares: &[Share],
+    hoped: Amount,
+    plan: &mut Plan,
+) -> Vec<Amount> {
     let targets = targets(limit, shares, hoped, grain_of(name));
     let mut now = steps(limit, shares, &targets);
     let promised: Amount = shares.iter().map(|share| share.spec.max(share.used)).sum();
-    if !is_countable(name) && promised <= limit {
+    if !can_count && promised <= limit {
         // It is not known to be free again. What is above a limit is taken all the same.
         for (share, amount) in shares.iter().zip(&mut now).filter(|(share, _)| share.spec < Amount::UNLIMITED) {
             *amount = (*amount).max(share.spec);
         }
     }
-    plan.is_reached &= targets == now || !is_countable(name);
+    plan.is_reached &= targets == now || !can_count;
     now
 }
 

@@ -29,7 +29,7 @@ fn view(namespaces: Vec<Owned>) -> View {
 
 /// What each namespace gets, of those that get something else than they had.
 fn planned(view: &View, now: Timestamp) -> BTreeMap<String, Amount> {
-    let plan = plan(view, &Rules { term: "t", defaults: &Defaults::default(), now });
+    let plan = plan(view, &Rules { term: "t", defaults: &Defaults::default(), counts_secrets: true, now });
     plan.changes.iter().map(|change| (change.namespace.clone(), change.spec[NAME_OF_CPU])).collect()
 }
 

@@ -15,7 +15,7 @@ use super::plan::{Owned, View};
 use super::{Context, Error, now};
 use crate::quota::allotment::{Allotment, NAME};
 use crate::quota::amount::{Amount, Amounts, add_all};
-use crate::quota::countable::{COUNTABLE, OF_CLAIMS, OF_PODS, OF_SERVICES, is_of};
+use crate::quota::countable::{OF_CLAIMS, OF_PODS, OF_SERVICES, countable, is_of};
 use crate::quota::usage::{of_claim, of_counted, of_pod, of_service};
 
 /// Namespaces of one owner that are read at the same time.
@@ -36,12 +36,13 @@ pub(super) async fn read_anew(view: &mut View, has_new: bool, ctx: &Context) -> 
 
 async fn read(owned: Owned, names: &BTreeSet<String>, ctx: &Context) -> kube::Result<Owned> {
     let object = Api::<ResourceQuota>::namespaced(ctx.client.clone(), &owned.name).get_opt(NAME).await?;
-    let counted = Some(count(&owned.name, names, &ctx.client).await?);
+    let counted = Some(count(&owned.name, names, ctx).await?);
     Ok(Owned { allotment: object.as_ref().map(Allotment::of), object, counted, ..owned })
 }
 
 /// What is in the namespace of these, as far as it can be counted.
-async fn count(namespace: &str, names: &BTreeSet<String>, client: &Client) -> kube::Result<Amounts> {
+async fn count(namespace: &str, names: &BTreeSet<String>, ctx: &Context) -> kube::Result<Amounts> {
+    let client = &ctx.client;
     let mut counted = Amounts::new();
     let mut count = |known: &[&str], found: Amounts| {
         for name in names.iter().filter(|name| known.iter().any(|known| is_of(name, known))) {
@@ -59,7 +60,7 @@ async fn count(namespace: &str, names: &BTreeSet<String>, client: &Client) -> ku
     if concerns(OF_SERVICES) {
         count(OF_SERVICES, sum::<Service>(namespace, client, of_service).await?);
     }
-    for (plural, group, version, kind) in COUNTABLE {
+    for (plural, group, version, kind) in countable(ctx.counts_secrets) {
         let one = of_counted(plural, group);
         if !names.iter().any(|name| one.contains_key(name)) {
             continue;

@@ -255,18 +255,10 @@ async fn new_hash(before: &Credential, source: &Source, pool: &HashPool) -> Resu
     let said_before = before.source_hash.as_ref().filter(|_| before.hash.is_some());
     Ok(match source {
         Source::Hash(hash) => (said_before != Some(hash)).then(|| hash.clone()),
-        Source::Password(password, beside) => {
-            if let Some(hash) = said_before
-                && pool.verify(password, hash).await?
-            {
-                None
-            } else {
-                match beside {
-                    Some(hash) if pool.verify(password, hash).await? => Some(hash.clone()),
-                    _ => Some(pool.hash(password).await?),
-                }
-            }
-        }
+        Source::Password(password) => match said_before {
+            Some(hash) if pool.verify(password, hash).await? => None,
+            _ => Some(pool.hash(password).await?),
+        },
     })
 }
 

@@ -1,5 +1,7 @@
 //! Step 1: reads what a User refers to. From the index where it can; from the API server what is new.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{Api, ResourceExt};
 
@@ -13,6 +15,9 @@ use crate::credentials::credential::{SourceVersion, Summary};
 use crate::credentials::record::Claim;
 use crate::credentials::source::{self, Source};
 use crate::directory::native;
+
+/// How many allowed namespaces a condition names.
+const NAMED: usize = 10;
 
 /// What was found.
 #[derive(Debug)]
@@ -248,11 +253,19 @@ async fn observe_source(
             is_waiting: false,
         }));
     }
+    if !ctx.source_namespaces.is_empty() && !ctx.source_namespaces.contains(&reference.namespace) {
+        return Ok(Observation::Problem(out_of_bounds(reference, &ctx.source_namespaces)));
+    }
     let secrets: Api<Secret> = Api::namespaced(ctx.client.clone(), &reference.namespace);
-    let Some(secret) = secrets.get_opt(&reference.name).await? else {
-        return missing(reference, ctx).await;
+    let secret = match secrets.get_opt(&reference.name).await {
+        Ok(Some(secret)) => secret,
+        Ok(None) => return missing(reference, false, ctx).await,
+        // With the namespace, the Role in it is gone.
+        Err(kube::Error::Api(status)) if status.code == 403 => return missing(reference, true, ctx).await,
+        Err(error) => return Err(error),
     };
-    Ok(match (SourceVersion::of(&secret.metadata), source::read(&secret, &user.name_any())) {
+    let ceiling = ctx.pool.cost().ceiling();
+    Ok(match (SourceVersion::of(&secret.metadata), source::read(&secret, &user.name_any(), ceiling)) {
         (Some(version), Ok(source)) => Observation::New(version, source),
         (None, _) => Observation::NothingNew,
         (_, Err(error)) => Observation::Problem(Problem {
@@ -263,13 +276,39 @@ async fn observe_source(
     })
 }
 
-async fn missing(reference: &PasswordSecretRef, ctx: &Context) -> kube::Result<Observation> {
+/// A Secret in a namespace that is not among those of the configuration.
+fn out_of_bounds(reference: &PasswordSecretRef, allowed: &BTreeSet<String>) -> Problem {
+    let named: Vec<&str> = allowed.iter().take(NAMED).map(String::as_str).collect();
+    let more = if allowed.len() > NAMED { ", …" } else { "" };
+    Problem {
+        reason: "SecretNamespaceNotAllowed",
+        message: format!(
+            "Secret {reference} is in a namespace in which Roster reads no password Secrets; move it to one of those that \
+             the installation allows by passwordSecretNamespaces ({}{more}), or add {} to them",
+            named.join(", "),
+            reference.namespace
+        ),
+        is_waiting: false,
+    }
+}
+
+/// Why there is no Secret to read: it does not exist, or Roster may not look.
+async fn missing(reference: &PasswordSecretRef, is_forbidden: bool, ctx: &Context) -> kube::Result<Observation> {
     let namespaces: Api<Namespace> = Api::all(ctx.client.clone());
     let (reason, message) = if namespaces.get_metadata_opt(&reference.namespace).await?.is_none() {
         (
             "NamespaceNotFound",
             format!(
                 "namespace {} of the password Secret does not exist; create it and the Secret {reference}",
+                reference.namespace
+            ),
+        )
+    } else if is_forbidden {
+        (
+            "SecretNotReadable",
+            format!(
+                "Secret {reference} can't be read: the operator lacks the right to get Secrets in namespace {}; run helm \
+                 upgrade to restore its Role",
                 reference.namespace
             ),
         )

@@ -45,7 +45,8 @@ pub struct Index {
 struct Relists {
     users: Relist<String>,
     claims: Relist<String>,
-    sources: Relist<PasswordSecretRef>,
+    /// By the namespace that the watch is limited to; none: it watches all.
+    sources: HashMap<Option<String>, Relist<PasswordSecretRef>>,
     namespaces: Relist<String>,
 }
 
@@ -238,17 +239,19 @@ impl Index {
         self.waits_for.entry(user.to_owned()).or_default().insert(claim.to_owned());
     }
 
-    /// A change of a password Secret. Concerns the Users that refer to it.
-    pub fn source_event(&mut self, event: Event<PartialObjectMeta<Secret>>) -> Vec<String> {
+    /// A change of a password Secret. Concerns the Users that refer to it. `scope`: the namespace that the watch is
+    /// limited to. A list of one namespace says nothing of the others.
+    pub fn source_event(&mut self, scope: Option<&str>, event: Event<PartialObjectMeta<Secret>>) -> Vec<String> {
         let key = |secret: &PartialObjectMeta<Secret>| PasswordSecretRef {
             namespace: secret.namespace().unwrap_or_default(),
             name: secret.name_any(),
         };
+        let relist = self.relists.sources.entry(scope.map(str::to_owned)).or_default();
         match event {
-            Event::Init => self.relists.sources.begin(),
+            Event::Init => relist.begin(),
             Event::InitApply(secret) | Event::Apply(secret) => {
                 let key = key(&secret);
-                self.relists.sources.name(&key);
+                relist.name(&key);
                 if let Some(version) = SourceVersion::of(secret.meta()) {
                     let concerned = self.readers_of(&key);
                     self.sources.insert(key, version);
@@ -261,7 +264,8 @@ impl Index {
                 return self.readers_of(&key);
             }
             Event::InitDone => {
-                let gone = self.relists.sources.finish(self.sources.keys());
+                let in_scope = |key: &&PasswordSecretRef| scope.is_none_or(|scope| key.namespace == scope);
+                let gone = relist.finish(self.sources.keys().filter(in_scope));
                 return gone
                     .iter()
                     .flat_map(|key| {

@@ -111,11 +111,11 @@ fn who_is_gone_waits_for_nothing() {
 fn a_password_secret_concerns_those_who_refer_to_it() {
     let mut index = Index::default();
     index.user_event(&Event::Apply(user("jane", "u-1", Some("pw"))));
-    assert_eq!(index.source_event(Event::Apply(source("pw", "1"))), ["jane"]);
-    assert!(index.source_event(Event::Apply(source("other", "1"))).is_empty());
+    assert_eq!(index.source_event(None, Event::Apply(source("pw", "1"))), ["jane"]);
+    assert!(index.source_event(None, Event::Apply(source("other", "1"))).is_empty());
     index.user_event(&Event::Apply(user("jane", "u-1", Some("other"))));
-    assert!(index.source_event(Event::Apply(source("pw", "2"))).is_empty());
-    assert_eq!(index.source_event(Event::Delete(source("other", "3"))), ["jane"]);
+    assert!(index.source_event(None, Event::Apply(source("pw", "2"))).is_empty());
+    assert_eq!(index.source_event(None, Event::Delete(source("other", "3"))), ["jane"]);
     index.user_event(&Event::Delete(user("jane", "u-1", None)));
     assert!(index.readers.is_empty() && index.reads.is_empty());
 }
@@ -179,4 +179,28 @@ proptest! {
             prop_assert!(index.held.values().all(|names| !names.is_empty()));
         }
     }
+}
+
+#[test]
+fn a_list_of_one_namespace_forgets_nothing_of_another() {
+    let elsewhere = |name: &str| {
+        let mut secret = source(name, "1");
+        secret.metadata.namespace = Some("team-b".into());
+        secret
+    };
+    let key = |namespace: &str, name: &str| PasswordSecretRef { namespace: namespace.into(), name: name.into() };
+    let mut index = Index::default();
+    for event in [Event::Init, Event::InitApply(elsewhere("pw")), Event::InitDone] {
+        index.source_event(Some("team-b"), event);
+    }
+    // Two lists at the same time.
+    index.source_event(Some("team-a"), Event::Init);
+    index.source_event(Some("team-b"), Event::Init);
+    index.source_event(Some("team-a"), Event::InitApply(source("pw", "1")));
+    index.source_event(Some("team-a"), Event::InitDone);
+    assert!(index.source(&key("team-a", "pw")).is_some());
+    assert!(index.source(&key("team-b", "pw")).is_some(), "its own list is not complete");
+    index.source_event(Some("team-b"), Event::InitDone);
+    assert!(index.source(&key("team-a", "pw")).is_some());
+    assert!(index.source(&key("team-b", "pw")).is_none());
 }

@@ -19,12 +19,12 @@ mod repair;
 mod report;
 mod status;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::PartialObjectMeta;
@@ -71,6 +71,8 @@ pub struct Context {
     /// Secrets of Roster's own namespace.
     identities: Api<Secret>,
     namespace: String,
+    /// Namespaces in which password Secrets are read. Empty: all.
+    source_namespaces: BTreeSet<String>,
     pool: HashPool,
     password_policy: Arc<PasswordPolicy>,
     metrics: Arc<Metrics>,
@@ -86,10 +88,11 @@ pub struct Context {
 }
 
 impl Context {
-    /// A controller for the Users of the cluster, with its Secrets in `namespace`.
+    /// A controller for the Users of the cluster, with its Secrets in `namespace`. It reads password Secrets in
+    /// `source_namespaces`, or in all namespaces if there are none.
     pub fn new(
         client: Client,
-        namespace: &str,
+        (namespace, source_namespaces): (&str, BTreeSet<String>),
         (pool, password_policy): (HashPool, Arc<PasswordPolicy>),
         informers: Arc<Informers>,
         writer: Arc<NativeWriter>,
@@ -100,6 +103,7 @@ impl Context {
             users: Api::all(client.clone()),
             identities: Api::namespaced(client.clone(), namespace),
             namespace: namespace.to_owned(),
+            source_namespaces,
             pool,
             password_policy,
             index: Mutex::default(),
@@ -212,10 +216,20 @@ fn start_watches(ctx: &Arc<Context>, watches: &mut JoinSet<Result<()>>) -> Vec<o
     let (c, ready, failures) = begin();
     watches.spawn(follow("claims", claims, move |event| c.note(|index| index.claim_event(event)), ready, failures));
 
-    let typed = WatchConfig::default().fields(&format!("type={PASSWORD_SECRET_TYPE}"));
-    let sources = watcher(Api::<PartialObjectMeta<Secret>>::all(ctx.client.clone()), typed);
-    let (c, ready, failures) = begin();
-    watches.spawn(follow("secrets", sources, move |event| c.note(|index| index.source_event(event)), ready, failures));
+    if ctx.source_namespaces.is_empty() {
+        let secrets = watcher(Api::<PartialObjectMeta<Secret>>::all(ctx.client.clone()), password_secrets());
+        let (c, ready, failures) = begin();
+        let apply = move |event| c.note(|index| index.source_event(None, event));
+        watches.spawn(follow("secrets", secrets, apply, ready, failures));
+    }
+    for namespace in &ctx.source_namespaces {
+        let secrets: Api<PartialObjectMeta<Secret>> = Api::namespaced(ctx.client.clone(), namespace);
+        let (c, ready, failures) = begin();
+        let (secrets, ready) = or_failed(watcher(secrets, password_secrets()), ready);
+        let scope = namespace.clone();
+        let apply = move |event| c.note(|index| index.source_event(Some(&scope), event));
+        watches.spawn(follow("secrets", secrets, apply, ready, failures));
+    }
 
     let owned = WatchConfig::default().labels(OWNER_LABEL);
     let owned = watcher(Api::<PartialObjectMeta<Namespace>>::all(ctx.client.clone()), owned);
@@ -223,6 +237,38 @@ fn start_watches(ctx: &Arc<Context>, watches: &mut JoinSet<Result<()>>) -> Vec<o
     let apply = move |event| c.note(|index| index.namespace_event(event));
     watches.spawn(follow("owned namespaces", owned, apply, ready, failures));
     synced
+}
+
+fn password_secrets() -> WatchConfig {
+    WatchConfig::default().fields(&format!("type={PASSWORD_SECRET_TYPE}"))
+}
+
+/// Has `ready` say that the first list is complete or that the watch has failed. A namespace of the configuration that
+/// was deleted, and the Role in it, must not keep the controller from starting: Users that refer to a Secret there are
+/// looked at one by one.
+fn or_failed<T, E>(
+    watch: impl Stream<Item = Result<T, E>>,
+    ready: oneshot::Sender<()>,
+) -> (impl Stream<Item = Result<T, E>>, oneshot::Sender<()>) {
+    let (complete, is_complete) = oneshot::channel();
+    let (failed, has_failed) = oneshot::channel();
+    tokio::spawn(async move {
+        tokio::select! {
+            Ok(()) = is_complete => {}
+            Ok(()) = has_failed => {}
+            else => return,
+        }
+        let _ = ready.send(());
+    });
+    let mut failed = Some(failed);
+    let watch = watch.inspect(move |event| {
+        if event.is_err()
+            && let Some(failed) = failed.take()
+        {
+            let _ = failed.send(());
+        }
+    });
+    (watch, complete)
 }
 
 async fn run_users(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToken) {

@@ -113,7 +113,7 @@ mod tests {
                     ..Default::default()
                 })
                 .unwrap(),
-                Source::Password(SecretString::from("x"), None),
+                Source::Password(SecretString::from("x")),
             ),
             credential: Summary::default(),
             namespaces: Vec::new(),

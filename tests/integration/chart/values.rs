@@ -36,6 +36,7 @@ fn the_chart_is_without_a_fault() {
 #[case("imagePullSecrets[0].name=x", "'/imagePullSecrets/0': got object, want string")]
 #[case("externalURL=http://example.com", "'/externalURL'")]
 #[case("passwordAdmission=maybe", "'/passwordAdmission': got string, want boolean")]
+#[case("passwordSecretNamespaces={Team_A}", "'/passwordSecretNamespaces/0': 'Team_A' does not match")]
 #[case("bindableClusterRoles={}", "'/bindableClusterRoles/0'")]
 #[case("bindableRoles=deployer", "'/bindableRoles': got string, want array")]
 #[case("administratorClusterRole=", "'/administratorClusterRole'")]
@@ -188,6 +189,7 @@ fn what_is_set_reaches_the_operator() {
     for (name, value) in [
         ("ROSTER_HASH_SLOTS", "2"),
         ("ROSTER_BINDABLE_CLUSTER_ROLES", "view,edit,admin,cluster-admin"),
+        ("ROSTER_PASSWORD_SECRET_NAMESPACES", "default,roster-system"),
         ("ROSTER_BINDABLE_ROLES", "deployer"),
         ("ROSTER_ADMINISTRATOR_ROLE", "cluster-admin"),
         ("ROSTER_EXPAND_GROUPS", "true"),
@@ -294,4 +296,44 @@ fn helm_finds_the_ports_of_kube_apiserver_in_the_cluster() {
     let manifests = said.split_once("MANIFEST:\n").expect("it prints the manifests").1;
     let manifests = manifests.split("\nNOTES:").next().unwrap();
     assert_eq!(egress(manifests), Some(allowed(&[("anywhere", 16443)])));
+}
+
+/// Namespace and verbs of each rule about Secrets. Without a namespace: in all of them.
+fn rights_on_secrets(objects: &[Value]) -> Vec<(Option<String>, Vec<String>)> {
+    let roles = objects.iter().filter(|object| ["ClusterRole", "Role"].contains(&object["kind"].as_str().unwrap()));
+    let mut found = Vec::new();
+    for role in roles {
+        for rule in role["rules"].as_array().into_iter().flatten() {
+            if rule["resources"].as_array().is_some_and(|resources| resources.contains(&"secrets".into())) {
+                let verbs = serde_json::from_value(rule["verbs"].clone()).unwrap();
+                found.push((role["metadata"]["namespace"].as_str().map(str::to_owned), verbs));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn secrets_are_read_where_the_values_say_and_nowhere_else() {
+    let verbs = |verbs: &str| verbs.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let read = verbs("get list watch");
+    let own = Some("roster-system".to_owned());
+    assert_eq!(rights_on_secrets(&objects(&[])), [(None, read.clone()), (own.clone(), verbs("create update delete"))]);
+    let limited = objects(&["--set", "passwordSecretNamespaces={team-a,team-b,roster-system}"]);
+    let mut rights = rights_on_secrets(&limited);
+    rights.sort();
+    assert_eq!(
+        rights,
+        [
+            (own, verbs("get list watch create update delete")),
+            (Some("team-a".to_owned()), read.clone()),
+            (Some("team-b".to_owned()), read),
+        ]
+    );
+    for namespace in ["team-a", "team-b"] {
+        let binding = of_kind(&limited, "RoleBinding").find(|binding| binding["metadata"]["namespace"] == namespace);
+        let binding = binding.unwrap();
+        assert_eq!(binding["roleRef"]["name"], "roster-password-secrets");
+        assert_eq!(binding["subjects"][0]["namespace"], "roster-system");
+    }
 }

@@ -260,3 +260,27 @@ async fn a_password_that_is_too_old_is_changed_first_and_the_last_login_is_told(
     let spec = json!({"username": name, "password": PASSWORD, "newPassword": NEXT});
     token_of(&attempt(&direct, &spec).await);
 }
+
+/// Earlier versions imported hashes of up to 256 MiB.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_costly_hash_that_is_stored_still_logs_in_and_is_replaced() {
+    use roster::credentials::claim::{Identifier, IdentifierKind};
+    use roster::credentials::hash::{Argon2idCost, Memory, PasswordHash};
+
+    let cluster = logins();
+    let direct = Direct::new(cluster, 0, None).await;
+    let name = person(cluster, "legacy", |_| {}).await;
+    let user = cluster.users().await.get(&name).await.unwrap();
+    let cost = Argon2idCost::new(262_144, 2, 1).unwrap();
+    let costly = PasswordHash::create(PASSWORD.as_bytes(), cost, &mut Memory::default());
+    let identity = Identifier { kind: IdentifierKind::Username, text: user.username() }.secret_name();
+    let patch = kube::api::Patch::Merge(json!({"stringData": {"passwordHash": costly.expose()}}));
+    let secrets = cluster.secrets("roster-system").await;
+    secrets.patch(&identity, &kube::api::PatchParams::default(), &patch).await.unwrap();
+    assert_eq!(with_password(&direct, &name, "another").await.status, 401);
+    assert_eq!(stored_hash(cluster, &user).await.as_deref(), Some(costly.expose()));
+    token(&direct, &name, PASSWORD).await;
+    let hash = stored_hash(cluster, &user).await.unwrap();
+    assert!(hash.starts_with("$argon2id$v=19$m=19456,"), "{hash}");
+    token(&direct, &name, PASSWORD).await;
+}
