@@ -140,14 +140,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let trust = trust::observe(client.clone(), certificates.clone(), webhooks, Arc::clone(&health), shutdown.clone());
     supervisor.spawn("trust", trust);
 
-    let pulses = Pulses {
-        // An attempt may take as long as the renew deadline.
-        election: health.watch_over("leader election", PATIENCE.max(config.lease.renew_deadline * 2)),
-        controllers: health.watch_over_runtime("main runtime", PATIENCE),
-    };
-    // With a client of its own: connections that are shared wait for threads that are shared.
-    let connect = move || Ok(Client::try_from(access)?);
-    let campaign = Campaign::start(connect, config.namespace.clone(), config.lease.clone(), pulses)?;
+    let campaign = campaign(access, &config, &health)?;
     let drain = config.drain;
     let leading = Leading { client, config, certificates, signing_keys, pool, policy, informers, notifier, metrics };
     let led = leading.run(campaign, leaving.clone());
@@ -171,6 +164,17 @@ pub async fn run(config: RunConfig) -> Result<()> {
             }
         })
         .await
+}
+
+/// Starts the leader election, with a client of its own: a connection that is shared waits for threads that are shared.
+fn campaign(access: Config, config: &RunConfig, health: &Health) -> Result<Campaign> {
+    let pulses = Pulses {
+        // An attempt may take as long as the renew deadline.
+        election: health.watch_over("leader election", PATIENCE.max(config.lease.renew_deadline * 2)),
+        controllers: health.watch_over_runtime("main runtime", PATIENCE),
+    };
+    let connect = move || Ok(Client::try_from(access)?);
+    Campaign::start(connect, config.namespace.clone(), config.lease.clone(), pulses)
 }
 
 /// How the API server is reached.

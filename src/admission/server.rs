@@ -119,10 +119,8 @@ fn reviews(admission: Admission) -> Router {
     let bodies = |limits| middleware::from_fn_with_state(ReviewBodies::new(limits), read_body);
     let metrics = Arc::clone(&admission.metrics);
     // They wait for others.
-    let hint_routes = Router::new()
-        .route(Webhook::QuotaHints.route(), post(hints))
-        .layer(places())
-        .layer(bodies(review::HINTS));
+    let hint_routes =
+        Router::new().route(Webhook::QuotaHints.route(), post(hints)).layer(places()).layer(bodies(review::HINTS));
     Router::new()
         .route(Webhook::PasswordSecrets.route(), post(password_secrets))
         .layer(places())

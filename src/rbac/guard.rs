@@ -137,7 +137,12 @@ impl Judge<'_> {
         let Some(name) = new.or(old).map(ResourceExt::name_any) else { return };
         let versions = || old.into_iter().chain(new);
         let of_version: Vec<BTreeSet<String>> = versions().map(|user| self.groups_of(user)).collect();
-        let is_same = |(old, new): (&User, &User)| controls(&old.spec) == controls(&new.spec);
+        let memberships = &self.directory.memberships;
+        // A label that adds a second way into a group counts: it would outlast the first one.
+        let is_same = |(old, new): (&User, &User)| {
+            controls(&old.spec) == controls(&new.spec)
+                && memberships.selecting(old.labels()) == memberships.selecting(new.labels())
+        };
         if old.zip(new).is_some_and(is_same) && of_version.windows(2).all(|pair| pair[0] == pair[1]) {
             return;
         }

@@ -175,6 +175,27 @@ fn a_group_is_controlled_by_whoever_says_who_is_in_it_even_while_nobody_is() {
 }
 
 #[test]
+fn a_label_that_adds_a_second_way_into_a_group_counts() {
+    let mut directory = directory();
+    let team = Labels::from([("team".to_owned(), "x".to_owned())]);
+    let selector = LabelSelector { match_labels: Some(team.clone()), ..LabelSelector::default() };
+    let spec = GroupSpec {
+        members: vec!["jane".into()],
+        member_selector: Some(selector),
+        accept_declared_members: true,
+        ..GroupSpec::default()
+    };
+    directory.set_group(&group("power", spec), NOW);
+    let jane = user("jane", UserSpec::default());
+    directory.set_user(&jane, NOW);
+    let mut labelled = jane.clone();
+    labelled.metadata.labels = Some(team);
+    for change in [Change::User(Some(&jane), Some(&labelled)), Change::User(Some(&labelled), Some(&jane))] {
+        assert_eq!(required(&change, &directory), [EDIT], "she would stay when she is taken out of spec.members");
+    }
+}
+
+#[test]
 fn deleting_a_user_takes_control_of_it() {
     let mut directory = directory();
     let (jane, root) = (in_group("jane", "power"), user("root", UserSpec { admin: true, ..UserSpec::default() }));

@@ -21,7 +21,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use roster::tls::listener::serve;
+use roster::metrics::Metrics;
+use roster::tls::listener::{Port, serve};
 use roster::tls::peer::AnyClientCertificate;
 use roster_harness::free_port;
 use roster_harness::pki::Authority;
@@ -128,7 +129,15 @@ pub async fn run(dir: &Path, port: u16, users: u64) -> Result<()> {
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let never = CancellationToken::new();
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-    serve(listener, Arc::new(ArcSwap::from_pointee(tls)), app, never.clone(), never).await
+    let port = Port {
+        tls: Arc::new(ArcSwap::from_pointee(tls)),
+        app,
+        // The load generator is one peer, like kube-apiserver.
+        is_api_server: Arc::new(|_| true),
+        shed: Metrics::default().connections_shed,
+        leaving: never.clone(),
+    };
+    serve(listener, port, never).await
 }
 
 async fn buffered(State(shelf): State<Arc<Shelf>>, Segment(at): Segment<usize>) -> Response {

@@ -181,6 +181,11 @@ impl Memberships {
         })
     }
 
+    /// The groups whose `memberSelector` matches these labels, whether or not they accept declared members.
+    pub fn selecting(&self, labels: &Labels) -> BTreeSet<Id> {
+        self.matcher.selectors_of(labels)
+    }
+
     /// What [`Memberships::would_belong`] could come to: with groups that do not exist (any more) or do not accept the
     /// user, with memberships that have yet to begin, and as if no edge of a cycle were cut. The guard goes by this.
     pub fn would_claim(&self, user: &str, labels: &Labels, groups: &[String], now: Timestamp) -> BTreeSet<String> {
