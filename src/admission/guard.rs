@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
@@ -45,7 +44,7 @@ impl<'a> Known<'a> {
     }
 
     fn required(&self, change: &Change<'_>) -> Requirements {
-        requirements(change, self.directory, self.policy, Timestamp::now())
+        requirements(change, self.directory, self.policy)
     }
 }
 
@@ -108,7 +107,7 @@ impl Guarded for Namespace {
         if old.is_some_and(|old| owner(old) == owner(new)) {
             return None;
         }
-        uncounted(new.labels(), known.requester, known.directory, known.policy, Timestamp::now())
+        uncounted(new.labels(), known.requester, known.directory, known.policy)
     }
 }
 
@@ -216,9 +215,7 @@ impl Guard {
         if self.informers.is_failing() {
             return Err("a watch of the directory is failing".to_owned());
         }
-        let required = tokio::task::block_in_place(|| {
-            requirements(change, &self.informers.directory(), &self.policy, Timestamp::now())
-        });
+        let required = tokio::task::block_in_place(|| requirements(change, &self.informers.directory(), &self.policy));
         let refused = self.access.first_refused(requester, required).await.map_err(|error| error.to_string())?;
         Ok(refused.map(|refused| refused.to_string()))
     }

@@ -59,8 +59,8 @@ pub struct ReviewBodies {
 impl ReviewBodies {
     /// For reviews within these limits.
     pub fn new(limits: ReviewLimits) -> Arc<Self> {
-        let small = BodyLimits { most_bytes: SMALL, of_a_peer: 32, budget: 16 * 1024 * 1024 };
-        let large = BodyLimits { most_bytes: limits.most_bytes, of_a_peer: 2, budget: limits.budget };
+        let small = BodyLimits { most_bytes: SMALL, of_a_peer: 32, budget: 16 * 1024 * 1024, free_bytes: 0 };
+        let large = BodyLimits { most_bytes: limits.most_bytes, of_a_peer: 2, budget: limits.budget, free_bytes: 0 };
         Arc::new(Self { small: BodyReader::new(small), large: BodyReader::new(large) })
     }
 }

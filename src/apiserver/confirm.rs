@@ -11,9 +11,9 @@ use super::server::DirectoryApi;
 use super::status::{About, ApiError};
 use super::users::Target;
 use crate::credentials::credential::Credential;
-use crate::credentials::lockout::source_of;
+use crate::credentials::lockout::{SESSIONS, source_of};
 use crate::logins::person::Person;
-use crate::logins::vault::Opened;
+use crate::logins::vault::{LostWrite, Opened};
 
 /// How often a change is retried when another writer was faster.
 pub const ATTEMPTS: usize = 16;
@@ -53,13 +53,12 @@ pub async fn open_confirmed(
         if confirm_password(api, person, &mut after, confirmation, about).await? {
             return Ok((opened, after));
         }
-        if vault.save(&opened, &after).await.map_err(unreachable)? {
+        let saved = vault.save(&opened, &after).await;
+        LostWrite::settle(&mut lost);
+        if saved.map_err(unreachable)? {
             return Err(ApiError::invalid(about, confirmation.field, "is not the password in use"));
         }
-        lost = Some((opened, after));
-    }
-    if let Some((opened, after)) = lost {
-        vault.give_up(&opened, &after);
+        lost = Some(vault.lost(opened, after));
     }
     Err(contended(about))
 }
@@ -96,20 +95,19 @@ pub async fn update_confirmed<T>(
     about: About<'_>,
     mut change: impl FnMut(&mut Credential) -> T,
 ) -> Result<T, ApiError> {
-    // One at a time, like logins: what one attempt has failed with counts for the next.
-    let _turn = match confirmation {
-        None => None,
-        Some(confirmation) => {
-            let turn = api.logins.verifier.turn(&person.username, &source_of(confirmation.source)).await;
-            Some(turn.map_err(|busy| failed(busy.into()))?)
-        }
-    };
+    // One at a time for each user, from whatever address: what one attempt has failed with counts for the next.
+    let turn = api.logins.verifier.turn(&person.username, SESSIONS).await;
+    let _turn = turn.map_err(|busy| failed(busy.into()))?;
+    let (vault, mut lost) = (&api.logins.vault, None);
     for _ in 0..ATTEMPTS {
         let (opened, mut after) = open_confirmed(api, target, person, confirmation, about).await?;
         let outcome = change(&mut after);
-        if api.logins.vault.save(&opened, &after).await.map_err(unreachable)? {
+        let saved = vault.save(&opened, &after).await;
+        LostWrite::settle(&mut lost);
+        if saved.map_err(unreachable)? {
             return Ok(outcome);
         }
+        lost = Some(vault.lost(opened, after));
     }
     Err(contended(about))
 }

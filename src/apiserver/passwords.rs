@@ -23,7 +23,7 @@ use super::users::{Target, authorised};
 use crate::api::credentials::{InvitationSpec, InvitationStatus, PasswordChangeSpec, PasswordChangeStatus, UnlockSpec};
 use crate::credentials::credential::{Credential, Invitation, SetBy};
 use crate::credentials::digest::{Digest, hex, random};
-use crate::credentials::lockout::{FailedLogins, source_of};
+use crate::credentials::lockout::{FailedLogins, SESSIONS};
 use crate::logins::person::Person;
 use crate::logins::recognizer::API_KEY_CREDENTIAL;
 use crate::logins::vault::VaultError;
@@ -158,7 +158,7 @@ async fn change_password(
         other => failed(other),
     };
     let verifier = &api.logins.verifier;
-    let _turn = verifier.turn(&person.username, &source_of(change.source)).await.map_err(|busy| failed(busy.into()))?;
+    let _turn = verifier.turn(&person.username, SESSIONS).await.map_err(|busy| failed(busy.into()))?;
     let confirmation = Confirmation {
         field: "spec.oldPassword",
         password: change.spec.old_password.as_ref(),

@@ -62,7 +62,8 @@ const MOST_LOGINS_OF_A_SOURCE: usize = 32;
 
 /// Bodies of open requests: nobody has shown who they are yet. One peer can take an eighth of the budget. Logins and
 /// reviews of tokens have a budget each.
-const OPEN_BODIES: BodyLimits = BodyLimits { most_bytes: MOST_BODY_BYTES, of_a_peer: 32, budget: 16 * 1024 * 1024 };
+const OPEN_BODIES: BodyLimits =
+    BodyLimits { most_bytes: MOST_BODY_BYTES, of_a_peer: 32, budget: 16 * 1024 * 1024, free_bytes: 4 * 1024 };
 
 /// Longest time until an answer begins, the body of the request included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);

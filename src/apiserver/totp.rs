@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::api_keys::success;
 use super::confirm::{Confirmation, update_confirmed};
-use super::logins::{OTP_ISSUER, created, exposed};
+use super::logins::{OTP_ISSUER, created, exposed, failed};
 use super::passwords::{control, is_self, person, refuse_api_key, unreachable};
 use super::reviews::{read_secret_body, read_write_params};
 use super::server::{Api, DirectoryApi, Who};
@@ -21,7 +21,7 @@ use crate::api::credentials::{TotpEnrollmentSpec, TotpEnrollmentStatus};
 use crate::api::directory::API_VERSION;
 use crate::api::user::SecondFactor as Policy;
 use crate::credentials::credential::Credential;
-use crate::credentials::lockout::source_of;
+use crate::credentials::lockout::{SESSIONS, source_of};
 use crate::credentials::totp::SecondFactor;
 use crate::logins::person::Person;
 
@@ -205,6 +205,8 @@ pub async fn remove(
         }
         Some(may)
     };
+    let turn = api.logins.verifier.turn(&person.username, SESSIONS).await;
+    let _turn = turn.map_err(|busy| failed(busy.into()))?;
     match api.logins.vault.update(&person, remove).await.map_err(unreachable)?.flatten() {
         None => Err(ApiError::not_found(about)),
         Some(false) => Err(ApiError::invalid(about, "spec.code", "is not the code that the app shows now")),

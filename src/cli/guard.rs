@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -161,7 +160,7 @@ impl Explainer {
         let new: RoleBinding = object(value)?;
         let old = Api::<RoleBinding>::all(self.client.clone()).get_opt(&new.name_any()).await?;
         let change = Change::RoleBinding(old.as_ref(), (!self.delete).then_some(&new));
-        let required = requirements(&change, &self.directory, &self.policy, Timestamp::now());
+        let required = requirements(&change, &self.directory, &self.policy);
         self.print(&format!("RoleBinding {}", new.name_any()), old.is_some(), required).await
     }
 

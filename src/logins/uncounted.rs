@@ -125,9 +125,11 @@ pub async fn run(
                 vault.uncounted.settle(&uid, usize::MAX);
                 continue;
             };
-            // The API server accepts no writes: the others would fail like this one.
-            if let Err(VaultError::Unavailable) = count(&vault, &person.username, &uid, &limits).await {
-                break;
+            match count(&vault, &person.username, &uid, &limits).await {
+                // The API server accepts no writes: the others would fail like this one.
+                Err(VaultError::Unavailable) => break,
+                // It answers: what waits is a matter of this user alone.
+                _ => vault.uncounted.storage_works(),
             }
         }
     }

@@ -114,7 +114,7 @@ impl Vault {
     }
 
     /// Writes what the credential has become. Returns false if somebody else was faster and nothing was written: open it
-    /// again, or give up with [`Vault::give_up`]. A failure that the write should have counted is kept for later.
+    /// again, and hold on to what was lost with [`Vault::lost`]. A failure that the write should have counted is kept for later.
     ///
     /// # Errors
     /// If the API server does not answer, or rejects the write.
@@ -126,10 +126,9 @@ impl Vault {
         outcome
     }
 
-    /// Gives up a write that others are faster than all the time, and keeps the failure that it should have counted.
-    pub fn give_up(&self, opened: &Opened, credential: &Credential) -> VaultError {
-        self.keep_failures(opened, credential, &VaultError::Contended);
-        VaultError::Contended
+    /// Holds on to a write that lost to another writer, until the next attempt at it is over.
+    pub const fn lost(&self, opened: Opened, credential: Credential) -> LostWrite<'_> {
+        LostWrite { vault: self, opened, credential, is_settled: false }
     }
 
     fn keep_failures(&self, opened: &Opened, credential: &Credential, error: &VaultError) {
@@ -204,12 +203,40 @@ impl Vault {
             let Some(opened) = self.open_to_change(username, uid).await? else { return Ok(None) };
             let mut credential = opened.credential.clone();
             let outcome = change(&mut credential);
-            if self.save(&opened, &credential).await? {
+            let saved = self.save(&opened, &credential).await;
+            LostWrite::settle(&mut lost);
+            if saved? {
                 return Ok(Some(outcome));
             }
-            lost = Some((opened, credential));
+            lost = Some(self.lost(opened, credential));
         }
-        Err(lost.map_or(VaultError::Contended, |(opened, credential)| self.give_up(&opened, &credential)))
+        Err(VaultError::Contended)
+    }
+}
+
+/// A write that lost to another writer. Dropped without [`LostWrite::settle`], as when the next attempt can't even read the
+/// credential or the request is cancelled, it keeps the failure that the write should have counted.
+pub struct LostWrite<'a> {
+    vault: &'a Vault,
+    opened: Opened,
+    credential: Credential,
+    is_settled: bool,
+}
+
+impl LostWrite<'_> {
+    /// The next attempt has been written, or has kept its failure itself.
+    pub fn settle(lost: &mut Option<Self>) {
+        if let Some(mut lost) = lost.take() {
+            lost.is_settled = true;
+        }
+    }
+}
+
+impl Drop for LostWrite<'_> {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.vault.keep_failures(&self.opened, &self.credential, &VaultError::Contended);
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use super::last_use::LastUse;
 use super::person::Person;
-use super::vault::{Opened, Vault, VaultError};
+use super::vault::{LostWrite, Opened, Vault, VaultError};
 use crate::api::credentials::Challenge;
 use crate::api::user::SecondFactor;
 use crate::credentials::claim::fold;
@@ -235,7 +235,9 @@ impl Verifier {
                 return Ok(Outcome::Refused);
             }
             let (verdict, credential) = self.verdict(shown, person, &opened.credential, matches).await?;
-            let saved = match self.vault.save(&opened, &credential).await {
+            let saved = self.vault.save(&opened, &credential).await;
+            LostWrite::settle(&mut lost);
+            let saved = match saved {
                 // The vault keeps the failure. The answer is that of any refusal, so that known names do not differ.
                 Err(_) if verdict == Verdict::Refused => return Ok(Outcome::Refused),
                 saved => saved?,
@@ -252,12 +254,12 @@ impl Verifier {
                 }
                 return Ok(self.outcome(shown, person.clone(), verdict, credential, &opened.credential));
             }
-            lost = Some((opened, credential));
+            lost = Some(self.vault.lost(opened, credential));
         }
-        if let Some((opened, credential)) = lost {
-            let error = self.vault.give_up(&opened, &credential);
-            warn!(user = person.map(|person| person.name), %error, "an attempt was refused");
-        }
+        warn!(
+            user = person.map(|person| person.name),
+            "an attempt was refused: others change the credential all the time"
+        );
         Ok(Outcome::Refused)
     }
 

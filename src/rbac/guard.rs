@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::Policy;
@@ -17,6 +16,7 @@ use crate::api::{Group, OWNER_LABEL, RoleBinding, User, UserSpec};
 use crate::credentials::claim::{Identifier, IdentifierKind};
 use crate::directory::bindings::{Binding, Scope};
 use crate::directory::labels::Labels;
+use crate::directory::membership::DeclaredMembers;
 use crate::directory::native::{Grant, Holder};
 use crate::directory::person::Person;
 use crate::directory::{Directory, declared_members};
@@ -49,8 +49,8 @@ pub enum Change<'a> {
 }
 
 /// What a requester must be allowed to do in order to make this change.
-pub fn requirements(change: &Change<'_>, directory: &Directory, policy: &Policy, now: Timestamp) -> Requirements {
-    let mut judge = Judge { directory, policy, now, found: Requirements::new() };
+pub fn requirements(change: &Change<'_>, directory: &Directory, policy: &Policy) -> Requirements {
+    let mut judge = Judge { directory, policy, found: Requirements::new() };
     match change {
         Change::User(old, new) => judge.user(*old, *new),
         Change::Group(old, new) => judge.group(*old, *new),
@@ -80,13 +80,7 @@ pub fn taken<'a>(new: &User, directory: &'a Directory) -> Option<&'a str> {
 
 /// Why a new Namespace, of a requester whose use is limited, would count against nobody. Without an owner it would escape
 /// the quota, and so it would with one who is not there, or who has no quota and no role that says who controls them.
-pub fn uncounted(
-    new: &Labels,
-    by: Option<&str>,
-    directory: &Directory,
-    policy: &Policy,
-    now: Timestamp,
-) -> Option<String> {
+pub fn uncounted(new: &Labels, by: Option<&str>, directory: &Directory, policy: &Policy) -> Option<String> {
     let by = by.filter(|by| directory.has_quota(by))?;
     let Some(owner) = owner(new) else {
         return Some(format!(
@@ -96,7 +90,7 @@ pub fn uncounted(
     };
     let is_controlled = || {
         let change = Change::Credential([owner].into());
-        !requirements(&change, directory, policy, now).is_empty()
+        !requirements(&change, directory, policy).is_empty()
     };
     let counts = owner == by || directory.person(owner).is_some() && (directory.has_quota(owner) || is_controlled());
     (!counts).then(|| {
@@ -123,7 +117,6 @@ struct Identity<'a> {
 struct Judge<'a> {
     directory: &'a Directory,
     policy: &'a Policy,
-    now: Timestamp,
     found: Requirements,
 }
 
@@ -161,7 +154,7 @@ impl Judge<'_> {
 
     fn groups_of(&self, user: &User) -> BTreeSet<String> {
         let (name, labels) = (user.name_any(), user.labels());
-        self.directory.memberships.would_claim(&name, labels, &user.spec.groups, self.now)
+        self.directory.memberships.would_claim(&name, labels, &user.spec.groups)
     }
 
     /// Whoever waits for an identifier that is given up comes into its own: into what is bound to the name, and into
@@ -195,17 +188,18 @@ impl Judge<'_> {
         for above in memberships.above_uncut(&name) {
             self.group_identity(&above, &format!("Group {name}"));
         }
-        let members = |declared: Option<_>| declared.map(|declared| memberships.would_have(&name, declared, self.now));
+        let members = |declared: Option<_>| declared.map(|declared| memberships.would_have(declared));
         let had = members(before.as_ref()).unwrap_or_default();
         let has = members(after.as_ref()).unwrap_or_default();
         let mut touched: BTreeSet<String> = had.symmetric_difference(&has).cloned().collect();
-        if old.is_none() || new.is_none() {
-            // Those who name it come in, or go.
+        let accepts = |declared: Option<&DeclaredMembers>| declared.is_some_and(|declared| declared.accepts_declared);
+        if old.is_none() || new.is_none() || accepts(before.as_ref()) != accepts(after.as_ref()) {
+            // Users that name it, or that it selects, come or go.
             touched.extend(memberships.claimants(&name).map(str::to_owned));
         }
         let mut groups = BTreeSet::new();
         for user in touched {
-            groups.extend(memberships.claims(&user, self.now));
+            groups.extend(memberships.claims(&user));
             self.person_without_groups(&user);
         }
         for group in groups {
@@ -256,9 +250,6 @@ impl Judge<'_> {
         let before = self.directory.bindings.selecting(old.unwrap_or(&bare));
         for entered in self.directory.bindings.selecting(new).difference(&before) {
             let Some(binding) = self.directory.bindings.get(entered) else { continue };
-            if binding.validity.is_over(self.now) {
-                continue;
-            }
             let grant = Grant { role: binding.role.clone(), namespace: name.map(str::to_owned) };
             let subjects: Vec<String> =
                 binding.subjects.iter().take(3).map(|subject| format!("{:?} {}", subject.kind, subject.name)).collect();
@@ -275,7 +266,7 @@ impl Judge<'_> {
 
     /// A User by name. Where there is none yet, its username will most likely be its name.
     fn person(&mut self, name: &str) {
-        for group in self.directory.memberships.claims(name, self.now) {
+        for group in self.directory.memberships.claims(name) {
             self.group_identity(&group, &format!("User {name}"));
         }
         self.person_without_groups(name);
@@ -316,11 +307,11 @@ impl Judge<'_> {
         }
     }
 
-    /// What Roster's bindings say, in force or not yet.
+    /// What Roster's bindings say, whatever their validity: whoever extends one means the person who had it.
     fn bindings(&mut self, kind: SubjectKind, name: &str, who: &str) {
         let subject = Subject { kind, name: name.to_owned() };
-        let (directory, now) = (self.directory, self.now);
-        for binding in directory.bindings.of_subject(&subject).filter(|binding| !binding.validity.is_over(now)) {
+        let directory = self.directory;
+        for binding in directory.bindings.of_subject(&subject) {
             self.grants(binding, who, &format!("{kind:?} {name}, RoleBinding {}", binding.name));
         }
     }

@@ -2,16 +2,18 @@
 //! control of an identity that holds, or ever held, a role that the requester may not bind.
 //!
 //! The requester writes at random, an administrator restores earlier versions of objects at random. What identities
-//! hold is computed by a naive model that knows nothing of the directory: an upper bound, without cuts in cycles, and
-//! with groups that do not exist or do not accept declared members.
+//! hold is computed by a naive model that knows nothing of the directory: an upper bound, without cuts in cycles,
+//! with groups that do not exist or do not accept declared members, and whatever the validity of bindings and memberships.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use kube::core::ObjectMeta;
 use proptest::prelude::*;
 
 use super::*;
+use crate::api::group::Membership;
 use crate::api::role_binding::{ClusterScope, RoleBindingSpec, Scope as DeclaredScope};
 use crate::api::{GroupSpec, Validity};
 use crate::directory::native::{Key, Native};
@@ -129,7 +131,7 @@ impl World {
     /// Whether the guard admits a change by the requester.
     fn admits(&self, change: &Change<'_>) -> bool {
         let policy = Policy { administrator_role: "admin".to_owned(), ..Policy::default() };
-        let required = requirements(change, &self.directory, &policy, NOW);
+        let required = requirements(change, &self.directory, &policy);
         required.keys().all(|requirement| matches!(requirement, Requirement::Bind(grant) if may_bind(grant)))
     }
 
@@ -212,6 +214,8 @@ impl World {
         let mut groups: BTreeSet<String> = user.spec.groups.iter().cloned().collect();
         groups.extend(self.groups().filter(|group| group.spec.members.contains(&name)).map(ResourceExt::name_any));
         groups.extend(self.groups().filter(selects).map(ResourceExt::name_any));
+        let is_timed = |group: &&Group| group.spec.memberships.iter().any(|membership| membership.user == name);
+        groups.extend(self.groups().filter(is_timed).map(ResourceExt::name_any));
         loop {
             let is_nested = |group: &&Group| group.spec.member_groups.iter().any(|child| groups.contains(child));
             let above: Vec<String> = self.groups().filter(is_nested).map(ResourceExt::name_any).collect();
@@ -286,11 +290,19 @@ fn groups() -> impl Strategy<Value = Object> {
         some_of(&GROUPS),
         prop::option::weighted(0.2, Just(selector)),
         any::<bool>(),
+        prop::option::weighted(0.3, (prop::sample::select(&USERS[..]), validities())),
     );
-    fields.prop_map(|(name, members, mut member_groups, member_selector, accept_declared_members)| {
+    fields.prop_map(|(name, members, mut member_groups, member_selector, accept_declared_members, timed)| {
         member_groups.retain(|group| group != name);
-        let spec =
-            GroupSpec { members, member_groups, member_selector, accept_declared_members, ..GroupSpec::default() };
+        let memberships = timed.into_iter().map(|(user, validity)| Membership { user: user.to_owned(), validity });
+        let spec = GroupSpec {
+            members,
+            member_groups,
+            member_selector,
+            accept_declared_members,
+            memberships: memberships.collect(),
+            ..GroupSpec::default()
+        };
         Object::Group(Box::new(Group { metadata: metadata(name), spec, status: None }))
     })
 }
@@ -303,7 +315,7 @@ fn bindings() -> impl Strategy<Value = Object> {
         prop::collection::vec(prop_oneof![user, group], 1..=2),
         prop::sample::select(&["view", "edit"][..]),
         prop::option::of(some_of(&NAMESPACES).prop_filter("a namespace", |names| !names.is_empty())),
-        prop::option::weighted(0.2, Just(Validity { not_before: Some(late()), not_after: None })),
+        prop::option::weighted(0.3, validities()),
     );
     fields.prop_map(|(name, subjects, role, namespaces, validity)| {
         let cluster = namespaces.is_none().then_some(ClusterScope {});
@@ -318,8 +330,12 @@ fn bindings() -> impl Strategy<Value = Object> {
     })
 }
 
-fn late() -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {
-    k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::MAX)
+/// Not begun, or over.
+fn validities() -> impl Strategy<Value = Validity> {
+    prop_oneof![
+        Just(Validity { not_before: Some(Time(Timestamp::MAX)), not_after: None }),
+        Just(Validity { not_before: None, not_after: Some(Time(Timestamp::MIN)) }),
+    ]
 }
 
 fn objects() -> impl Strategy<Value = Object> {

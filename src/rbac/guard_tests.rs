@@ -1,3 +1,4 @@
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use kube::core::ObjectMeta;
 
@@ -55,7 +56,7 @@ fn directory() -> Directory {
 
 fn required(change: &Change<'_>, directory: &Directory) -> Vec<String> {
     let policy = Policy { administrator_role: "admin".to_owned(), ..Policy::default() };
-    requirements(change, directory, &policy, NOW).keys().map(describe).collect()
+    requirements(change, directory, &policy).keys().map(describe).collect()
 }
 
 fn describe(requirement: &Requirement) -> String {
@@ -112,16 +113,20 @@ fn the_administrator_flag_counts_on_its_way_in_and_on_its_way_out() {
 }
 
 #[test]
-fn a_membership_counts_before_it_begins_and_not_after_it_has_ended() {
-    for (validity, expected) in [
-        (Validity { not_before: Some(at(100)), not_after: None }, vec![EDIT]),
-        (Validity { not_before: None, not_after: Some(at(-100)) }, vec![]),
+fn a_membership_and_a_binding_count_before_they_begin_and_after_they_have_ended() {
+    for validity in [
+        Validity { not_before: Some(at(100)), not_after: None },
+        Validity { not_before: None, not_after: Some(at(-100)) },
     ] {
         let mut directory = directory();
-        let memberships = vec![Membership { user: "jane".into(), validity }];
+        let memberships = vec![Membership { user: "jane".into(), validity: validity.clone() }];
         directory.set_group(&group("power", GroupSpec { memberships, ..GroupSpec::default() }), NOW);
         directory.set_user(&user("jane", UserSpec::default()), NOW);
-        assert_eq!(required(&Change::Credential(["jane"].into()), &directory), expected);
+        assert_eq!(required(&Change::Credential(["jane"].into()), &directory), [EDIT], "it may be extended");
+        let mut bound = binding("b", SubjectKind::User, "john");
+        bound.spec.validity = Some(validity);
+        directory.set_binding(&bound, NOW);
+        assert_eq!(required(&Change::Credential(["john"].into()), &directory), [EDIT]);
     }
 }
 
@@ -172,6 +177,21 @@ fn a_group_is_controlled_by_whoever_says_who_is_in_it_even_while_nobody_is() {
     let mut described = empty.clone();
     described.spec.description = Some("Power".into());
     assert!(required(&Change::Group(Some(&empty), Some(&described)), &directory).is_empty());
+}
+
+#[test]
+fn a_group_that_accepts_nobody_takes_control_of_those_it_selects_and_of_those_who_wait_below_it() {
+    let mut directory = directory();
+    directory.set_user(&in_group("boss", "power"), NOW);
+    let everybody = GroupSpec { member_selector: Some(LabelSelector::default()), ..GroupSpec::default() };
+    let trap = group("trap", everybody);
+    assert_eq!(required(&Change::Group(None, Some(&trap)), &directory), [EDIT]);
+    directory.set_group(&group("closed", GroupSpec::default()), NOW);
+    let mut waiting = in_group("boss", "power");
+    waiting.spec.groups.push("closed".to_owned());
+    directory.set_user(&waiting, NOW);
+    let nesting = group("nesting", GroupSpec { member_groups: vec!["closed".into()], ..GroupSpec::default() });
+    assert_eq!(required(&Change::Group(None, Some(&nesting)), &directory), [EDIT]);
 }
 
 #[test]
@@ -274,7 +294,8 @@ fn consent_to_declared_members_is_control_of_the_group_and_of_whoever_it_moves()
     directory.set_group(&closed, NOW);
     assert_eq!(required(&Change::Group(Some(&closed), Some(&open)), &directory), [EDIT]);
     let none = consent("labelled", false, None);
-    assert!(required(&Change::Group(Some(&closed), Some(&none)), &directory).is_empty(), "it selected nobody");
+    let end = required(&Change::Group(Some(&closed), Some(&none)), &directory);
+    assert_eq!(end, [EDIT], "what the group is bound to counts for those it selects, accepted or not");
     // Whoever writes a User is asked whether the group accepts it or not.
     for member in [in_group("new", "power"), in_group("new", "harmless")] {
         let expected = if member.spec.groups == ["power"] { vec![EDIT] } else { vec![] };
@@ -336,7 +357,7 @@ fn a_namespace_changes_hands_by_whoever_controls_both_sides() {
 fn the_reason_names_the_label() {
     let (mut directory, policy, labels) = (directory(), Policy::default(), owned_by("x"));
     directory.set_user(&in_group("x", "power"), NOW);
-    let found = requirements(&labels_change(Some("a"), None, &labels, None), &directory, &policy, NOW);
+    let found = requirements(&labels_change(Some("a"), None, &labels, None), &directory, &policy);
     assert_eq!(found.values().next().unwrap().identity, "User x (metadata.labels[roster.dev/owner])");
 }
 
@@ -357,7 +378,7 @@ fn whoever_has_a_quota_makes_no_namespace_that_escapes_it() {
     let member_groups = vec!["inner".to_owned()];
     directory
         .set_group(&group("outer", GroupSpec { member_groups, quota: quota(&["pods"]), ..GroupSpec::default() }), NOW);
-    let refusal = |labels: &Labels, by| uncounted(labels, by, &directory, &Policy::default(), NOW);
+    let refusal = |labels: &Labels, by| uncounted(labels, by, &directory, &Policy::default());
     for by in ["own", "grouped"] {
         let message = refusal(&Labels::new(), Some(by)).expect("a Namespace without an owner escapes");
         assert!(message.starts_with("metadata.labels[roster.dev/owner]: is required"), "{message}");

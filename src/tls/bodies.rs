@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::connections::{Connection, Trust};
+use super::connections::Connection;
 use super::peer::Peer;
 use crate::operations::network::network_of;
 use crate::operations::seats::{Seat, Seats};
@@ -30,10 +30,14 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct BodyLimits {
     /// Bytes of one body.
     pub most_bytes: usize,
-    /// Bodies that one peer may be sending at the same time. kube-apiserver, once proven, is not limited.
+    /// Bodies that one peer may be sending at the same time. A network with proven connections of kube-apiserver is not
+    /// limited: its TokenReviews prove nothing themselves.
     pub of_a_peer: usize,
     /// Bytes of all bodies that are read or handled at the same time.
     pub budget: usize,
+    /// Bodies up to this size are not charged to the budget, so that they do not wait for larger ones. The number of
+    /// connections bounds them.
+    pub free_bytes: usize,
 }
 
 /// Why a body was not read.
@@ -88,7 +92,8 @@ impl BodyReader {
         }
         let deadline = Instant::now() + self.timeout;
         // More than one body can need is not there, however the limits are set.
-        let charge = u32::try_from(length.min(self.limits.budget)).unwrap_or(u32::MAX);
+        let charge = if length <= self.limits.free_bytes { 0 } else { length.min(self.limits.budget) };
+        let charge = u32::try_from(charge).unwrap_or(u32::MAX);
         let budget = timeout_at(deadline, Arc::clone(&self.budget).acquire_many_owned(charge)).await;
         let Ok(Ok(budget)) = budget else { return Err(BodyError::Saturated) };
         let (parts, body) = request.into_parts();
@@ -102,7 +107,7 @@ impl BodyReader {
 
     fn permit_for(&self, request: &Request) -> Result<Option<Seat<IpNet>>, BodyError> {
         let connection = request.extensions().get::<Arc<Connection>>();
-        if connection.is_some_and(|connection| connection.trust() == Trust::ApiServer) {
+        if connection.is_some_and(|connection| connection.is_beside_api_server()) {
             return Ok(None);
         }
         let peer = request.extensions().get::<Arc<Peer>>().ok_or(BodyError::UnknownPeer)?;
@@ -125,7 +130,7 @@ mod tests {
     use axum::body::Bytes;
     use futures::stream;
 
-    const LIMITS: BodyLimits = BodyLimits { most_bytes: 100, of_a_peer: 2, budget: 150 };
+    const LIMITS: BodyLimits = BodyLimits { most_bytes: 100, of_a_peer: 2, budget: 150, free_bytes: 0 };
 
     /// That waits no longer than a test should.
     fn impatient() -> BodyReader {
@@ -169,6 +174,19 @@ mod tests {
         assert!(reader.read(request(2, Body::from("short"))).await.is_ok(), "there are ten bytes left");
         permits.pop();
         assert!(reader.read(request(2, body())).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_small_body_waits_for_no_large_one() {
+        let reader = BodyReader { limits: BodyLimits { free_bytes: 20, ..LIMITS }, ..impatient() };
+        let silent = || Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let mut sending = Box::pin(reader.read(request(1, silent())));
+        assert!(futures::poll!(&mut sending).is_pending());
+        assert_eq!(
+            reader.read(request(2, Body::from("x".repeat(70)))).await.map(drop).unwrap_err(),
+            BodyError::Saturated
+        );
+        assert!(reader.read(request(2, Body::from("short"))).await.is_ok());
     }
 
     #[tokio::test]

@@ -100,6 +100,11 @@ impl Connection {
         }
     }
 
+    /// Whether its network holds proven connections of kube-apiserver, this one perhaps among them.
+    pub fn is_beside_api_server(&self) -> bool {
+        self.trust() == Trust::ApiServer || self.table.has_api_server(&self.network)
+    }
+
     /// The network that the connection counts for.
     pub const fn network(&self) -> IpNet {
         self.network
@@ -196,7 +201,11 @@ impl State {
             let [anonymous, authenticated, _] = self.held(network);
             anonymous + authenticated
         };
-        let candidates = self.open.values().filter(|connection| connection.trust() < Trust::ApiServer);
+        let is_api_servers = |other: &IpNet| other != network && self.held(other)[Trust::ApiServer as usize] > 0;
+        let candidates = self
+            .open
+            .values()
+            .filter(|connection| connection.trust() < Trust::ApiServer && !is_api_servers(&connection.network));
         let keyed = candidates.map(|connection| {
             let (is_working, since) = connection.activity.standing();
             (is_working, connection.trust(), Reverse(untrusted(&connection.network)), since, connection.id)
@@ -256,15 +265,21 @@ impl ConnectionTable {
         let limits = &self.limits;
         let [anonymous, _, api_server] = state.held(network);
         let most = if api_server > 0 { limits.anonymous_beside_api_server } else { limits.anonymous_of_network };
+        // A new connection of kube-apiserver is anonymous until its first request: its network has the reserved room.
+        let all = if api_server > 0 { limits.total } else { limits.untrusted };
         let [all_anonymous, all_authenticated, _] = state.total;
         let victim = if anonymous >= most {
             state.idle_of(network)
-        } else if all_anonymous + all_authenticated >= limits.untrusted || state.open.len() >= limits.total {
+        } else if all_anonymous + all_authenticated >= all || state.open.len() >= limits.total {
             state.least_valuable(network)
         } else {
             return Ok(None);
         };
         victim.filter(|_| state.closing < limits.closing).map(Some).ok_or(Full)
+    }
+
+    fn has_api_server(&self, network: &IpNet) -> bool {
+        self.state().held(network)[Trust::ApiServer as usize] > 0
     }
 
     fn promote(&self, connection: &Connection, trust: Trust) {

@@ -117,6 +117,23 @@ fn authenticated_connections_outlast_anonymous_ones_and_are_bounded() {
 }
 
 #[test]
+fn a_new_connection_of_kube_apiserver_has_the_reserved_room_before_it_has_proven_anything() {
+    let table = table();
+    let proven = fill(&table, 1, 1).remove(0);
+    proven.connection().mark(Trust::ApiServer);
+    // Strangers from many networks, all of them at work.
+    let strangers: Vec<_> = (2..=200).filter_map(|last| table.admit(address(last))).collect();
+    let _work: Vec<_> = strangers.iter().map(busy).collect();
+    assert!(table.admit(address(201)).is_none(), "there is no room for one more stranger");
+    let mut own = fill(&table, 1, 2);
+    assert_eq!(own.len(), 2);
+    // And what it has open is not closed for strangers.
+    let _work: Vec<_> = own.iter().map(busy).collect();
+    let _more: Vec<_> = (202..=220).filter_map(|last| table.admit(address(last))).collect();
+    assert!(!own.drain(..).any(|open| is_evicted(&open)));
+}
+
+#[test]
 fn sockets_that_are_being_closed_are_bounded() {
     let table = ConnectionTable::new(Limits { closing: 2, ..SMALL }, Metrics::default().connections_shed);
     let mut own = fill(&table, 1, SMALL.anonymous_of_network + 2);
@@ -152,7 +169,14 @@ proptest! {
         let mut open: Vec<(OpenConnection, Option<InFlight>)> = Vec::new();
         for event in events {
             match event {
-                Event::Open(last) => open.extend(table.admit(address(last)).map(|connection| (connection, None))),
+                Event::Open(last) => {
+                    let untrusted = || table.state().total[..2].iter().sum::<usize>();
+                    let before = untrusted();
+                    let admitted = table.admit(address(last));
+                    let is_reserved = table.has_api_server(&network_of(address(last)));
+                    prop_assert!(is_reserved || untrusted() <= before.max(SMALL.untrusted));
+                    open.extend(admitted.map(|connection| (connection, None)));
+                }
                 Event::Close(at) if at < open.len() => drop(open.remove(at)),
                 Event::Mark(at, is_api_server) if at < open.len() => {
                     open[at].0.connection().mark(if is_api_server { Trust::ApiServer } else { Trust::Authenticated });
@@ -167,8 +191,7 @@ proptest! {
                 networks.entry(connection.network).or_default()[connection.trust() as usize] += 1;
             }
             prop_assert_eq!(&networks, &state.networks);
-            let [anonymous, authenticated, _] = state.total;
-            prop_assert!(anonymous + authenticated <= SMALL.untrusted && state.open.len() <= SMALL.total);
+            prop_assert!(state.open.len() <= SMALL.total);
             for [anonymous, authenticated, _] in networks.values() {
                 prop_assert!(*anonymous <= SMALL.anonymous_beside_api_server);
                 prop_assert!(*authenticated <= SMALL.authenticated_of_network);

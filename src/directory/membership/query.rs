@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use jiff::Timestamp;
-
 use super::{DeclaredMembers, Memberships, Source};
 use crate::directory::labels::Labels;
 use crate::directory::nodes::Id;
@@ -187,18 +185,19 @@ impl Memberships {
     }
 
     /// What [`Memberships::would_belong`] could come to: with groups that do not exist (any more) or do not accept the
-    /// user, with memberships that have yet to begin, and as if no edge of a cycle were cut. The guard goes by this.
-    pub fn would_claim(&self, user: &str, labels: &Labels, groups: &[String], now: Timestamp) -> BTreeSet<String> {
+    /// user, with memberships that have yet to begin or have ended, and as if no edge of a cycle were cut. The guard goes
+    /// by this.
+    pub fn would_claim(&self, user: &str, labels: &Labels, groups: &[String]) -> BTreeSet<String> {
         let mut direct: BTreeSet<Id> = groups.iter().filter_map(|group| self.groups.id(group)).collect();
         direct.extend(self.matcher.selectors_of(labels));
         direct.extend(self.naming(user, Source::BY_GROUP));
-        direct.extend(self.unended(user, now));
+        direct.extend(self.timed(user));
         self.climb_uncut(direct).into_iter().chain(groups.iter().cloned()).collect()
     }
 
     /// The same for a user as the graph knows it.
-    pub fn claims(&self, user: &str, now: Timestamp) -> BTreeSet<String> {
-        let direct = self.naming(user, u8::MAX).chain(self.unended(user, now)).collect();
+    pub fn claims(&self, user: &str) -> BTreeSet<String> {
+        let direct = self.naming(user, u8::MAX).chain(self.timed(user)).collect();
         self.climb_uncut(direct)
     }
 
@@ -210,12 +209,11 @@ impl Memberships {
         direct.filter(move |(group, user)| self.groups.get(*group).direct[user] & sources != 0).map(|(group, _)| group)
     }
 
-    /// The groups with a time-bound membership of the user that has not ended.
-    fn unended(&self, user: &str, now: Timestamp) -> impl Iterator<Item = Id> {
+    /// The groups with a time-bound membership of the user, ended ones included: whoever extends one means the person
+    /// who had it.
+    fn timed(&self, user: &str) -> impl Iterator<Item = Id> {
         let user = self.users.id(user);
-        let timed =
-            user.into_iter().flat_map(|user| self.users.get(user).timed.iter().map(move |group| (*group, user)));
-        timed.filter(move |(group, user)| !self.groups.get(*group).timed[user].is_over(now)).map(|(group, _)| group)
+        user.into_iter().flat_map(|user| self.users.get(user).timed.iter().copied())
     }
 
     /// The users that name the group, or that it names, existing or not.
@@ -240,22 +238,20 @@ impl Memberships {
         parents.into_iter().flatten().map(|parent| self.groups.name(*parent))
     }
 
-    /// The users that would belong to the group if it declared this, and the users that it names, existing or not.
-    pub fn would_have(&self, group: &str, declared: &DeclaredMembers, now: Timestamp) -> BTreeSet<String> {
-        let id = self.groups.id(group).filter(|_| declared.accepts_declared);
-        let naming_it = id.into_iter().flat_map(|group| &self.groups.get(group).direct);
-        let naming_it = naming_it.filter(|(_, bits)| **bits & Source::User as u8 != 0).map(|(user, _)| *user);
-        let named = declared.users.iter().cloned();
-        let timed =
-            declared.timed.iter().filter(|(_, validity)| validity.not_after.as_ref().is_none_or(|end| now < end.0));
-        let selector = declared.selector.iter().filter(|_| declared.accepts_declared);
-        let selected = selector.flat_map(|selector| self.matcher.objects_of(selector));
-        let nested = declared.groups.iter().flat_map(|group| self.members_of(group).map(str::to_owned));
-        named
-            .chain(timed.map(|(user, _)| user.clone()))
-            .chain(selected.chain(naming_it).map(|user| self.users.name(user).to_owned()))
-            .chain(nested)
-            .collect()
+    /// The users whose [`Memberships::claims`] would contain a group that declared this, existing or not: whether or not
+    /// it accepts declared members, and whatever the validity of a membership. Users that name it are not among them.
+    pub fn would_have(&self, declared: &DeclaredMembers) -> BTreeSet<String> {
+        let named = declared.users.iter().chain(declared.timed.keys()).cloned();
+        let selected = declared.selector.iter().flat_map(|selector| self.matcher.objects_of(selector));
+        let nested = declared.groups.iter().filter_map(|group| self.groups.id(group));
+        let below: BTreeSet<Id> =
+            nested.flat_map(|group| self.reach(group, |node| &node.children).into_iter().chain([group])).collect();
+        let claiming = below.into_iter().flat_map(|group| {
+            let node = self.groups.get(group);
+            node.direct.keys().chain(node.timed.keys()).copied()
+        });
+        let ids: BTreeSet<Id> = selected.into_iter().chain(claiming).collect();
+        named.chain(ids.into_iter().map(|user| self.users.name(user).to_owned())).collect()
     }
 
     /// Users and groups that the group names and that do not exist, by kind and name.
