@@ -255,7 +255,7 @@ async fn a_token_of_a_page_gives_nobody_a_right() {
     let (group, caller) = (unique("paged"), unique("limited"));
     let limited = [("X-Remote-User", caller.as_str()), ("X-Remote-Group", "system:authenticated")];
     cluster.apply(&format!(
-        "apiVersion: roster.dev/v1alpha1\nkind: Group\nmetadata: {{name: {group}}}\nspec: {{}}\n---\n\
+        "apiVersion: roster.dev/v1alpha1\nkind: Group\nmetadata: {{name: {group}}}\nspec: {{acceptDeclaredMembers: true}}\n---\n\
          apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {{name: {caller}}}\nrules:\n\
          - {{apiGroups: [directory.roster.dev], resources: [groups/members], resourceNames: [{group}], verbs: [get]}}\n"
     ));
