@@ -9,7 +9,7 @@ mod strict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Namespace, Pod, ResourceQuota, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -33,8 +33,28 @@ fn quota() -> &'static Cluster {
         let cluster = Cluster::create_with("quota", &[], flags);
         cluster.start_operator(&[]);
         cluster.start_operator(&[]);
+        wait_for_policy(&cluster);
         cluster
     })
+}
+
+/// kube-apiserver enforces a new policy, and knows the objects that are its parameters, a moment after it is created.
+fn wait_for_policy(cluster: &Cluster) {
+    const NAMESPACE: &str =
+        "{apiVersion: v1, kind: Namespace, metadata: {name: probe, labels: {roster.dev/owner: probe}}}";
+    const SERVICE: &str =
+        "{apiVersion: v1, kind: Service, metadata: {name: probe, namespace: probe}, spec: {ports: [{port: 80}]}}";
+    cluster.apply(NAMESPACE);
+    let is_enforced = || {
+        let made = cluster.plane.kubectl.run_with_input(&["create", "--dry-run=server", "-f", "-"], SERVICE);
+        made.is_err_and(|error| format!("{error:#}").contains("roster-quota"))
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_enforced() {
+        assert!(Instant::now() < deadline, "the policy roster-quota is not enforced");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    cluster.kubectl(&["delete", "namespace", "probe", "--wait=false"]);
 }
 
 /// Limits by name.
