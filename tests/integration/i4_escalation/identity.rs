@@ -28,6 +28,9 @@ async fn i4_nothing_of_an_identity_secret_is_changed_by_who_may_write_secrets_al
     for secret in [boss.as_str(), "roster-token-keys"] {
         for patch in [
             r#"{"immutable": true}"#,
+            r#"{"immutable": false}"#,
+            // Stored although nothing else changes: a stream of these would keep failed logins from being counted.
+            r#"{"metadata": {"managedFields": [{}]}}"#,
             r#"{"data": {"failedLogins": null, "more": "eA=="}}"#,
             r#"{"metadata": {"labels": {"roster.dev/identifier": "email"}}}"#,
             r#"{"metadata": {"labels": {"more": "x"}}}"#,
