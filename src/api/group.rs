@@ -74,8 +74,8 @@ pub struct GroupSpec {
     #[schemars(schema_with = "schema::object_names")]
     pub member_groups: Vec<String>,
 
-    /// Users by their labels. An empty selector matches every user. Takes effect only with acceptDeclaredMembers:
-    /// whoever writes a User writes its labels.
+    /// Users by their labels. An empty selector matches every user. Takes effect only with acceptDeclaredMembers,
+    /// because labels are set by those who write Users.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::label_selector")]
     pub member_selector: Option<LabelSelector>,

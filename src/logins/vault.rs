@@ -113,8 +113,9 @@ impl Vault {
         Ok(opened)
     }
 
-    /// Writes what the credential has become. Returns false if somebody else was faster and nothing was written: open it
-    /// again, and hold on to what was lost with [`Vault::lost`]. A failure that the write should have counted is kept for later.
+    /// Writes what the credential has become. Returns false if another writer was faster and nothing was written: open it
+    /// again, and hold on to the lost write with [`Vault::lost`]. If the write fails, a failed login that it should have
+    /// counted is kept for later.
     ///
     /// # Errors
     /// If the API server does not answer, or rejects the write.

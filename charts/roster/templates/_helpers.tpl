@@ -39,8 +39,8 @@ annotations: {{- toYaml $annotations | nindent 2 }}
 {{- end -}}
 {{- end }}
 
-{{/* How kube-apiserver reaches Roster's admission. The path is missing on purpose: Roster writes it, with a secret segment
-by which it recognizes kube-apiserver, and whoever applies this chart again must not take it away. A URL can't do without. */}}
+{{/* How kube-apiserver reaches Roster's admission. The path is left out on purpose: Roster writes it, with a secret segment
+by which it recognizes kube-apiserver, and applying this chart again must not remove it. A URL needs the base. */}}
 {{- define "roster.clientConfig" -}}
 {{- if .Values.externalURL -}}
 url: {{ .Values.externalURL }}/admission/
