@@ -10,15 +10,15 @@ use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokio::sync::OwnedSemaphorePermit;
 
+use super::limits::RequestPermit;
 use super::list::blocking;
 use super::negotiate::Form;
 use super::pages::{Moment, Position, list_id};
 use super::params::{IncludeObject, flag, include_object, number, pairs, unknown};
 use super::render::{cell, columns, partial};
 use super::resource::{Cell, Column};
-use super::server::{Api, DirectoryApi, Place, Who};
+use super::server::{Api, DirectoryApi, Who};
 use super::status::ApiError;
 use super::users::authorised;
 use crate::api::directory::{API_VERSION, RoleAssignment};
@@ -154,14 +154,14 @@ fn read_scope(text: &str) -> Result<Scope, ApiError> {
 pub async fn list(
     api: Api,
     Extension(caller): Who,
-    Extension(place): Extension<Place>,
+    Extension(permit): Extension<RequestPermit>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let request = Request::read(query.as_deref().unwrap_or_default())?;
     let form = Form::of(&headers)?;
     api.admit(&caller, "list", "roleassignments", "", "").await?;
-    answer(&api, request, form, place.take()?).await
+    answer(&api, request, form, permit).await
 }
 
 /// `GET users/{key}/roleassignments`: those of the user, by groups too.
@@ -171,7 +171,7 @@ pub async fn list(
 pub async fn of_user(
     api: Api,
     Extension(caller): Who,
-    Extension(place): Extension<Place>,
+    Extension(permit): Extension<RequestPermit>,
     Path(key): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -185,14 +185,14 @@ pub async fn of_user(
     request.written.extend(["of=", &target.name, "&"]);
     request.filter.user = Some(target.name);
     request.filter.is_effective = true;
-    answer(&api, request, form, place.take()?).await
+    answer(&api, request, form, permit).await
 }
 
 async fn answer(
     api: &Arc<DirectoryApi>,
     request: Request,
     form: Form,
-    place: OwnedSemaphorePermit,
+    permit: RequestPermit,
 ) -> Result<Response, ApiError> {
     let id = list_id("roleassignments", &request.written);
     let offset = match &request.continue_token {
@@ -208,7 +208,7 @@ async fn answer(
         // One more than is told, to know whether that was all.
         find(&informers.directory(), &filter, (skip, limit + 1), display_name)
     };
-    let mut found = blocking(move || (search(), place)).await?.0;
+    let mut found = blocking(move || (search(), permit)).await?.0;
     let mut metadata = json!({"resourceVersion": api.informers.user_catalogue.peek().revision.to_string()});
     if found.len() > limit {
         found.truncate(limit);

@@ -7,6 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use ipnet::IpNet;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::api::PostParams;
 use kube::{Api, Client};
@@ -21,6 +22,8 @@ use super::identity::Caller;
 use super::status::ApiError;
 use crate::informers::Informers;
 use crate::logins::recognizer::{Recognition, Recognizer};
+use crate::operations::network::network_of;
+use crate::operations::seats::Seats;
 use crate::tls::connections::{Connection, Trust};
 use crate::tls::peer::Peer;
 
@@ -37,6 +40,9 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// request.
 const MOST_REVIEWS: usize = 32;
 
+/// Tokens of one network that are reviewed at the same time, so that nobody takes the turns of all with made-up tokens.
+const MOST_REVIEWS_OF_A_NETWORK: usize = 16;
+
 /// Longest token. JWTs have some KiB.
 const MOST_TOKEN_BYTES: usize = 16 * 1024;
 
@@ -45,6 +51,7 @@ pub struct Authenticator {
     front_proxy: Arc<FrontProxy>,
     reviews: Api<TokenReview>,
     reviewing: Semaphore,
+    reviewing_of: Arc<Seats<IpNet>>,
     /// By digest of the token; never the token itself.
     known: Cache<[u8; 32], Option<Caller>>,
     recognizer: Arc<Recognizer>,
@@ -60,8 +67,8 @@ impl Authenticator {
         informers: Arc<Informers>,
     ) -> Self {
         let known = Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED).build();
-        let reviewing = Semaphore::new(MOST_REVIEWS);
-        Self { front_proxy, reviews: Api::all(client), reviewing, known, recognizer, informers }
+        let (reviewing, reviewing_of) = (Semaphore::new(MOST_REVIEWS), Seats::new(MOST_REVIEWS_OF_A_NETWORK));
+        Self { front_proxy, reviews: Api::all(client), reviewing, reviewing_of, known, recognizer, informers }
     }
 
     /// Returns who asks, and what the request proves about its connection.
@@ -71,11 +78,11 @@ impl Authenticator {
         }
         let token = bearer(headers).ok_or_else(|| self.nobody(peer))?;
         // In a box: it is large, and what comes by the aggregator needs no room for it.
-        let caller = Box::pin(self.identify_bearer(token)).await?;
+        let caller = Box::pin(self.identify_bearer(peer, token)).await?;
         Ok((caller, Trust::Authenticated))
     }
 
-    async fn identify_bearer(&self, token: SecretString) -> Result<Caller, ApiError> {
+    async fn identify_bearer(&self, peer: &Peer, token: SecretString) -> Result<Caller, ApiError> {
         // Roster's own need no API server, and count as of this moment.
         match self.recognizer.recognize(&token).await {
             Ok(Recognition::Known(known)) if known.is_for_the_cluster => return Ok(known.user.into()),
@@ -84,7 +91,7 @@ impl Authenticator {
             Err(_) => return Err(ApiError::unavailable("the credential can't be reached")),
         }
         let digest = Sha256::digest(token.expose_secret()).into();
-        let known = self.known.try_get_with(digest, self.review(&token)).await;
+        let known = self.known.try_get_with(digest, self.review(peer, &token)).await;
         known.map_err(|error| (*error).clone())?.ok_or_else(ApiError::unauthorized)
     }
 
@@ -96,7 +103,9 @@ impl Authenticator {
         ApiError::unavailable("the front proxy's authorities have not been read yet")
     }
 
-    async fn review(&self, token: &SecretString) -> Result<Option<Caller>, ApiError> {
+    async fn review(&self, peer: &Peer, token: &SecretString) -> Result<Option<Caller>, ApiError> {
+        let network = network_of(peer.remote.ip());
+        let _of_network = self.reviewing_of.take(network).ok_or_else(ApiError::too_many_requests)?;
         let _turn = self.reviewing.try_acquire().map_err(|_| ApiError::too_many_requests())?;
         let review = TokenReview {
             spec: TokenReviewSpec { token: Some(token.expose_secret().to_owned()), ..TokenReviewSpec::default() },
@@ -141,6 +150,7 @@ pub async fn authenticate(
             if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
                 connection.mark(trust);
             }
+            request.extensions_mut().insert(trust);
             request.extensions_mut().insert(Arc::new(caller));
             next.run(request).await
         }
@@ -218,19 +228,28 @@ mod tests {
         assert!(recognizer.recognize(&key.into()).await.is_err(), "of Roster's own, nothing is said now");
     }
 
-    /// An API server that is busy, or does not answer, is not asked more and more.
+    /// An API server that is busy, or does not answer, is not asked more and more; and one network leaves turns for others.
     #[tokio::test]
     async fn only_so_many_tokens_are_reviewed_at_a_time() {
         let silent = tower::service_fn(|_: axum::http::Request<kube::client::Body>| {
             std::future::pending::<Result<axum::http::Response<kube::client::Body>, std::io::Error>>()
         });
         let authenticator = authenticator(Client::new(silent, "default"), Arc::default());
-        let tokens: Vec<SecretString> = (0..=MOST_REVIEWS).map(|at| format!("token-{at}").into()).collect();
-        let mut reviews: Vec<_> = tokens.iter().map(|token| Box::pin(authenticator.review(token))).collect();
-        let last = reviews.pop().expect("there are more than are allowed");
+        let token = SecretString::from("token");
+        let peers = [1, 2, 3].map(|last| Peer { remote: ([192, 0, 2, last], 1).into(), certificates: Vec::new() });
+        let [one, two, three] = &peers;
+        let of = |peer, count| (0..count).map(|_| Box::pin(authenticator.review(peer, &token))).collect::<Vec<_>>();
+        let mut reviews = of(one, MOST_REVIEWS_OF_A_NETWORK);
         for review in &mut reviews {
             assert!(futures::poll!(review).is_pending());
         }
-        assert_eq!(last.await.unwrap_err().code(), axum::http::StatusCode::TOO_MANY_REQUESTS);
+        let refused = authenticator.review(one, &token).await.unwrap_err();
+        assert_eq!(refused.code(), axum::http::StatusCode::TOO_MANY_REQUESTS);
+        let mut others = of(two, MOST_REVIEWS - MOST_REVIEWS_OF_A_NETWORK);
+        for review in &mut others {
+            assert!(futures::poll!(review).is_pending());
+        }
+        let refused = authenticator.review(three, &token).await.unwrap_err();
+        assert_eq!(refused.code(), axum::http::StatusCode::TOO_MANY_REQUESTS);
     }
 }

@@ -16,7 +16,8 @@ use super::status::{About, ApiError};
 use crate::api::directory::{GROUP, VERSION};
 
 /// Group that is not asked about: its members may do everything, and RBAC can't take that away.
-const MASTERS: &str = "system:masters";
+/// Group that may do everything.
+pub const MASTERS: &str = "system:masters";
 
 /// Everything that the answer depends on.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]

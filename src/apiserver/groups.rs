@@ -6,11 +6,12 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use super::limits::RequestPermit;
 use super::list::{list as list_records, reached};
 use super::negotiate::Form;
 use super::params::ListParams;
 use super::resource::{GROUPS, USERS};
-use super::server::{Api, Place, Who};
+use super::server::{Api, Who};
 use super::status::{About, ApiError};
 use super::users::{GetParams, list_or_watch, membership, only, single};
 use crate::api::directory::API_VERSION;
@@ -25,12 +26,12 @@ use crate::directory::index::query::{Condition, Test};
 pub async fn list(
     api: Api,
     Extension(caller): Who,
-    Extension(place): Extension<Place>,
+    Extension(permit): Extension<RequestPermit>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let params = ListParams::read(GROUPS.fields, query.as_deref().unwrap_or_default())?;
-    list_or_watch(&api, &caller, &GROUPS, (params, Form::of(&headers)?, place)).await
+    list_or_watch(&api, &caller, &GROUPS, (params, Form::of(&headers)?, permit)).await
 }
 
 /// `GET groups/{name}`
@@ -57,7 +58,7 @@ pub async fn get(
 pub async fn members(
     api: Api,
     Extension(caller): Who,
-    Extension(place): Extension<Place>,
+    Extension(permit): Extension<RequestPermit>,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -78,7 +79,7 @@ pub async fn members(
         Condition { field: user::field("groups"), any: vec![Test::Equal(fold(&name))], ..Condition::default() };
     params.query.conditions.push(belongs);
     params.written.extend(["members=", &name, "&"]);
-    list_records(&api, &caller, &USERS, &params, form, place.take()?).await
+    list_records(&api, &caller, &USERS, &params, form, permit).await
 }
 
 /// `GET groups/{name}/members/{user}`: how the user belongs to the group; 404 says that it does not.

@@ -10,10 +10,10 @@ use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::identity::Caller;
+use super::limits::RequestPermit;
 use super::negotiate::Form;
 use super::pages::{ListId, Moment, Position, list_id};
 use super::params::ListParams;
@@ -38,9 +38,9 @@ const CHUNK: usize = 128;
 /// Bytes that are joined to an object, mostly.
 const JOINED_BYTES: usize = 256;
 
-/// Longest time that an answer may hold its place. Whoever reads slower than that goes on reading, beside those who
-/// have places.
-const LONGEST_ANSWER: Duration = Duration::from_secs(120);
+/// Longest time that an answer holds its permit. Callers that read more slowly go on reading, and hold their own share of
+/// the permits until they are done.
+const LONGEST_ANSWER: Duration = Duration::from_secs(30);
 
 /// Answers a list.
 ///
@@ -52,7 +52,7 @@ pub async fn list(
     resource: &'static Resource,
     params: &ListParams,
     form: Form,
-    permit: OwnedSemaphorePermit,
+    permit: RequestPermit,
 ) -> Result<Response, ApiError> {
     let id = list_id(resource.plural, &params.written);
     let catalogue = (resource.catalogue)(&api.informers);
@@ -71,14 +71,14 @@ pub async fn list(
     Ok(respond(renderer, head, selection.records, Arc::clone(&api.informers), permit))
 }
 
-/// Selects at once what takes less time than another thread takes to begin. With its place: who goes away in the meantime
-/// has not made room for another one.
+/// Selects at once what takes less time than another thread takes to begin. The work holds the permit, so a client that
+/// disconnects does not free it early.
 async fn select(
     table: &Arc<Table>,
     query: &Query,
     (offset, limit): (usize, Option<usize>),
-    permit: OwnedSemaphorePermit,
-) -> Result<(Selection, OwnedSemaphorePermit), ApiError> {
+    permit: RequestPermit,
+) -> Result<(Selection, RequestPermit), ApiError> {
     let found = table.is_found_quickly(query).then(|| table.find(query));
     if let Some(found) = &found
         && table.is_paged_quickly(found, &query.sort, offset, limit)
@@ -220,7 +220,7 @@ fn respond(
     head: String,
     records: Vec<Arc<Record>>,
     informers: Arc<Informers>,
-    permit: OwnedSemaphorePermit,
+    permit: RequestPermit,
 ) -> Response {
     let write = move |from: usize, records: &[Arc<Record>], out: &mut Vec<u8>| {
         let end = records.len().min(from + CHUNK);
@@ -241,9 +241,8 @@ fn respond(
     let body = if records.len() <= CHUNK {
         Body::from(first)
     } else {
-        // The place is held until the last of it is on its way.
-        let place = lend(permit, LONGEST_ANSWER);
-        let rest = stream::unfold((CHUNK, records, write, place), |(from, records, write, place)| async move {
+        let held = (permit.share(), lend(permit, LONGEST_ANSWER));
+        let rest = stream::unfold((CHUNK, records, write, held), |(from, records, write, held)| async move {
             if from >= records.len() {
                 return None;
             }
@@ -251,7 +250,7 @@ fn respond(
             tokio::task::yield_now().await;
             let mut out = Vec::new();
             write(from, &records, &mut out);
-            Some((Bytes::from(out), (from + CHUNK, records, write, place)))
+            Some((Bytes::from(out), (from + CHUNK, records, write, held)))
         });
         // Whoever compresses it looks once more when it has ended.
         let all = stream::once(async { Bytes::from(first) }).chain(rest).fuse();
@@ -260,8 +259,8 @@ fn respond(
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// Holds a place until the guard is dropped, or for that long.
-fn lend(permit: OwnedSemaphorePermit, longest: Duration) -> DropGuard {
+/// Holds a permit until the guard is dropped, or for that long.
+fn lend(permit: RequestPermit, longest: Duration) -> DropGuard {
     let done = CancellationToken::new();
     let returned = done.clone();
     tokio::spawn(async move {
@@ -284,7 +283,6 @@ mod tests {
     use crate::metrics::Metrics;
     use axum::body::HttpBody;
     use serde_json::Value;
-    use tokio::sync::Semaphore;
 
     /// As many objects as make several chunks; and a body that has ended stays so.
     #[tokio::test]
@@ -294,7 +292,7 @@ mod tests {
             (0..300).map(|at| Arc::new(record(&User::new(&format!("user-{at}"), crate::api::UserSpec::default()))));
         let renderer =
             Renderer { resource: &USERS, form: Form::Object, include: IncludeObject::Metadata, current: None };
-        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let permit = RequestPermit::for_test();
         let head = renderer.head(&ListMeta::default(), Counts::default());
         let mut body = respond(renderer, head, records.collect(), informers, permit).into_body();
         let mut bytes = Vec::new();

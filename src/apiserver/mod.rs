@@ -2,7 +2,7 @@
 //! credentials that must not pass through etcd.
 //!
 //! ```text
-//!  server: routes ─▶ authenticate (front_proxy, identity) ─▶ users, groups, assignments, reviews, profile
+//!  server: routes ─▶ authenticate (front_proxy, identity) ─▶ limits ─▶ users, groups, assignments, reviews, profile
 //!                                                              │ authorize
 //!                    params, negotiate, pages ─▶ list, watch ──┘─▶ render ─▶ bytes
 //!                    discovery, openapi: what there is           status: errors
@@ -23,6 +23,7 @@ pub mod front_proxy;
 pub mod fuzzing;
 pub mod groups;
 pub mod identity;
+pub mod limits;
 pub mod list;
 pub mod logins;
 pub mod negotiate;

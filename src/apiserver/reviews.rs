@@ -13,8 +13,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::identity::Caller;
+use super::limits::MOST_BODY_BYTES;
 use super::params::{pairs, unknown};
-use super::server::{Api, MOST_BODY_BYTES, Who};
+use super::server::{Api, Who};
 use super::status::{About, ApiError};
 use super::users::authorised;
 use crate::api::directory::{API_VERSION, AccessReviewSpec, AccessReviewStatus};

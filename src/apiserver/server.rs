@@ -1,22 +1,20 @@
 //! The routes of the aggregated API, and what each request passes on its way.
 //!
 //! ```text
-//!  request ─▶ authenticate ─▶ place ─▶ parse ─▶ resolve the name ─▶ authorise ─▶ answer
+//!  request ─▶ authenticate ─▶ permit ─▶ parse ─▶ resolve the name ─▶ authorise ─▶ answer
 //! ```
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{self, Extensions, HeaderMap, Method, StatusCode, Version};
+use axum::http::{self, Extensions, HeaderMap, StatusCode, Version};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use jiff::Timestamp;
 use kube::Client;
-use percent_encoding::percent_decode_str;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
@@ -28,6 +26,7 @@ use super::authenticate::{Authenticator, authenticate};
 use super::authorize::Authorizer;
 use super::front_proxy::FrontProxy;
 use super::identity::Caller;
+use super::limits::{MOST_BODY_BYTES, Permits, RequestLimiter, WATCHES, limited};
 use super::pages::{Moments, Tokens};
 use super::status::ApiError;
 use super::{
@@ -43,45 +42,15 @@ use crate::metrics::Metrics;
 use crate::operations::health::Health;
 use crate::operations::seats::Seats;
 use crate::tls::authority::Authorities;
-use crate::tls::bodies::{BodyError, BodyLimits, BodyReader};
 
-/// Requests in flight, watches apart. With the bound on each it bounds memory and time.
-const MOST_REQUESTS: usize = 256;
-
-/// Requests for discovery in flight, apart from the others: without it, kube-apiserver takes the whole group for gone.
-const MOST_DISCOVERIES: usize = 64;
-
-/// Attempts to log in, in flight: each waits for a hash, and a refusal for its tick.
-const MOST_LOGINS: usize = 256;
-
-/// Reviews of tokens in flight.
-const MOST_TOKEN_REVIEWS: usize = 256;
-
-/// Attempts to log in from one source, in flight: whoever hammers takes the places of nobody else.
+/// Login attempts from one source in flight: one source does not take the permits of all.
 const MOST_LOGINS_OF_A_SOURCE: usize = 32;
-
-/// Bodies of open requests: nobody has shown who they are yet. One peer can take an eighth of the budget. Logins and
-/// reviews of tokens have a budget each.
-const OPEN_BODIES: BodyLimits =
-    BodyLimits { most_bytes: MOST_BODY_BYTES, of_a_peer: 32, budget: 16 * 1024 * 1024, free_bytes: 4 * 1024 };
-
-/// Longest time until an answer begins, the body of the request included.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Changes of the past that are undone at the same time.
 const MOST_UNDOING: usize = 2;
 
 /// Longest key of a user: an email address has at most 254 characters.
 const MOST_KEY_BYTES: usize = 320;
-
-/// Watches at the same time.
-const MOST_WATCHES: usize = 1024;
-
-/// Longest address of a request, its query string included.
-const MOST_URI_BYTES: usize = 20 * 1024;
-
-/// Largest body: reviews and patches are small.
-pub const MOST_BODY_BYTES: usize = 64 * 1024;
 
 /// From this size on, answers are compressed for whoever takes that; kube-apiserver draws the same line.
 const COMPRESSED_FROM: u64 = 128 * 1024;
@@ -114,7 +83,8 @@ pub struct DirectoryApi {
     pub shutdown: CancellationToken,
     /// Attempts to log in, by source.
     pub attempts: Arc<Seats<String>>,
-    watches: Arc<Semaphore>,
+    /// Permits for watches.
+    pub watches: Permits,
     undoing: Arc<Semaphore>,
 }
 
@@ -177,29 +147,6 @@ impl DirectoryApi {
         };
         holders.find(is_caller).map(str::to_owned)
     }
-
-    /// A place for a watch.
-    ///
-    /// # Errors
-    /// 429, if there is none.
-    pub fn watch_place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Arc::clone(&self.watches).try_acquire_owned().map_err(|_| ApiError::too_many_requests())
-    }
-}
-
-/// The place of a request, to be kept by whoever is not done when the answer begins.
-#[derive(Clone)]
-pub struct Place(Arc<std::sync::Mutex<Option<OwnedSemaphorePermit>>>);
-
-impl Place {
-    /// Takes the place over.
-    ///
-    /// # Errors
-    /// If somebody has taken it over already.
-    pub fn take(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        let mut place = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        place.take().ok_or_else(|| ApiError::internal("the place of this request is taken"))
-    }
 }
 
 /// What a handler gets of a request.
@@ -240,7 +187,7 @@ pub fn router(parts: Parts) -> Router {
         tokens: Tokens::new(authorities),
         moments: Moments::default(),
         undoing: Arc::new(Semaphore::new(MOST_UNDOING)),
-        watches: Arc::new(Semaphore::new(MOST_WATCHES)),
+        watches: Permits::new(WATCHES, "watches"),
         attempts: Seats::new(MOST_LOGINS_OF_A_SOURCE),
         informers: Arc::clone(&informers),
         client,
@@ -250,7 +197,7 @@ pub fn router(parts: Parts) -> Router {
         metrics: Arc::clone(&metrics),
         shutdown,
     };
-    let places = |most: usize| middleware::from_fn_with_state(Arc::new(Semaphore::new(most)), placed);
+    let limits = |limiter: RequestLimiter| middleware::from_fn_with_state(Arc::new(limiter), limited);
     let base = format!("/apis/{GROUP}/{VERSION}");
     // Not nested, and with as few layers as can be: each costs a request more than most answers take to be found.
     let at = |path: &str| format!("{base}{path}");
@@ -281,12 +228,9 @@ pub fn router(parts: Parts) -> Router {
     // Everybody may: who they are is what this is about.
     let attempts = Router::new().route(&format!("{base}/logins"), post(logins::login));
     let token_reviews = Router::new().route(bearers::TOKEN_REVIEW_PATH, post(bearers::review));
-    let bodies = || middleware::from_fn_with_state(Arc::new(BodyReader::new(OPEN_BODIES)), read_body);
     let open = attempts
-        .layer(middleware::from_fn(uninterrupted))
-        .layer(places(MOST_LOGINS))
-        .layer(bodies())
-        .merge(token_reviews.layer(places(MOST_TOKEN_REVIEWS)).layer(bodies()))
+        .layer(limits(RequestLimiter::for_logins()))
+        .merge(token_reviews.layer(limits(RequestLimiter::for_token_reviews())))
         .layer(middleware::from_fn_with_state(informers, informed))
         .route("/.well-known/openid-configuration", get(bearers::configuration))
         .route(JWKS_PATH, get(bearers::jwks));
@@ -297,7 +241,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/openapi/v2", get(openapi::v2))
         .route("/openapi/v3", get(openapi::v3_paths))
         .route(&format!("/openapi/v3/apis/{GROUP}/{VERSION}"), get(openapi::v3))
-        .layer(places(MOST_DISCOVERIES));
+        .layer(limits(RequestLimiter::for_discovery()));
     let is_compressed =
         SizeAbove::new(COMPRESSED_FROM).and(|_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions| {
             extensions.get::<Uncompressed>().is_none()
@@ -348,15 +292,15 @@ fn incomplete() -> Response {
     ApiError::unavailable("the directory is not complete yet").into_response()
 }
 
-/// What those who ask for resources pass, all in one: each layer costs as much as some answers.
+/// What requests for resources pass, all in one: each layer costs as much as some answers.
 struct Entrance {
     informers: Arc<Informers>,
-    places: Arc<Semaphore>,
+    limiter: Arc<RequestLimiter>,
 }
 
 impl Entrance {
     fn new(informers: &Arc<Informers>) -> Arc<Self> {
-        Arc::new(Self { informers: Arc::clone(informers), places: Arc::new(Semaphore::new(MOST_REQUESTS)) })
+        Arc::new(Self { informers: Arc::clone(informers), limiter: Arc::new(RequestLimiter::for_resources()) })
     }
 }
 
@@ -364,56 +308,7 @@ async fn enter(State(entrance): State<Arc<Entrance>>, request: Request, next: Ne
     if !entrance.informers.is_synced() {
         return incomplete();
     }
-    take_place(&entrance.places, request, |request| uninterrupted(request, next)).await
-}
-
-/// Lets a bounded number of requests of a bounded size in.
-async fn placed(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
-    take_place(&places, request, |request| next.run(request)).await
-}
-
-async fn take_place<F: Future<Output = Response>>(
-    places: &Arc<Semaphore>,
-    mut request: Request,
-    go_on: impl FnOnce(Request) -> F,
-) -> Response {
-    let length = request.uri().path_and_query().map_or(0, |address| address.as_str().len());
-    if length > MOST_URI_BYTES {
-        return ApiError::uri_too_long(MOST_URI_BYTES).into_response();
-    }
-    if percent_decode_str(request.uri().path()).decode_utf8().is_err() {
-        return ApiError::bad_request("the path is not UTF-8").into_response();
-    }
-    let Ok(place) = Arc::clone(places).try_acquire_owned() else {
-        return ApiError::too_many_requests().into_response();
-    };
-    let place = Place(Arc::new(std::sync::Mutex::new(Some(place))));
-    request.extensions_mut().insert(place.clone());
-    let response = tokio::time::timeout(REQUEST_TIMEOUT, go_on(request)).await;
-    drop(place);
-    response.unwrap_or_else(|_| ApiError::unavailable("the answer takes too long").into_response())
-}
-
-/// Lets a request be done with even where its client goes away: a failed attempt has to be counted.
-async fn uninterrupted(request: Request, next: Next) -> Response {
-    if request.method() == Method::GET {
-        return next.run(request).await;
-    }
-    let answer = tokio::spawn(next.run(request)).await;
-    answer.unwrap_or_else(|_| ApiError::internal("the request could not be answered").into_response())
-}
-
-/// Reads the body before the request takes a permit of its kind: whoever sends slowly holds up nobody else.
-async fn read_body(State(bodies): State<Arc<BodyReader>>, request: Request, next: Next) -> Response {
-    match bodies.read(request).await {
-        Ok((request, _budget)) => next.run(request).await,
-        Err(BodyError::TooManyOfPeer | BodyError::Saturated) => ApiError::too_many_requests().into_response(),
-        Err(BodyError::TooLarge(most)) => ApiError::too_large(most).into_response(),
-        Err(error @ (BodyError::TooSlow | BodyError::Broken)) => {
-            ApiError::bad_request(error.to_string()).into_response()
-        }
-        Err(error @ BodyError::UnknownPeer) => ApiError::internal(error.to_string()).into_response(),
-    }
+    limited(State(Arc::clone(&entrance.limiter)), request, next).await
 }
 
 /// Counts answers by what came of them.

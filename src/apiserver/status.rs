@@ -153,6 +153,13 @@ impl ApiError {
             .retry_after(1)
     }
 
+    /// 429: one caller has more in flight than its share. `what` says of whom and of what, as in
+    /// `user jane has 32 requests`.
+    pub fn over_share(what: &str) -> Self {
+        let message = format!("{what} in flight at the same time, and no more are allowed: wait until one has ended");
+        Self::new(429, "TooManyRequests", message).retry_after(1)
+    }
+
     /// 500. The message says what was attempted, never what with.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(500, "InternalError", message.into())

@@ -12,12 +12,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
 use serde::Serialize;
 
 use super::identity::Caller;
+use super::limits::RequestPermit;
 use super::list::{list as list_records, reached};
 use super::negotiate::Form;
 use super::params::{IncludeObject, ListParams, include_object, number, pairs, unknown};
 use super::render::Renderer;
 use super::resource::{Resource, USERS};
-use super::server::{Api, DirectoryApi, Place, Right, Who};
+use super::server::{Api, DirectoryApi, Right, Who};
 use super::status::{About, ApiError};
 use super::watch::watch;
 use crate::api::OWNER_LABEL;
@@ -54,7 +55,7 @@ pub async fn list_or_watch(
     api: &Arc<DirectoryApi>,
     caller: &Arc<Caller>,
     resource: &'static Resource,
-    (params, form, place): (ListParams, Form, Place),
+    (params, form, permit): (ListParams, Form, RequestPermit),
 ) -> Result<Response, ApiError> {
     let verb = if params.is_watch { "watch" } else { "list" };
     // A query for a single one is authorised by its name, as kube-apiserver does.
@@ -64,9 +65,9 @@ pub async fn list_or_watch(
         let current = api.user_of(caller);
         let renderer = Renderer { resource, form, include: params.include_object, current };
         let right = Right { verb, resource: resource.plural, name };
-        return watch(api, caller, right, params, renderer, api.watch_place()?).await;
+        return watch(api, caller, right, params, renderer, api.watches.admit(permit.source().clone())?).await;
     }
-    list_records(api, caller, resource, &params, form, place.take()?).await
+    list_records(api, caller, resource, &params, form, permit).await
 }
 
 /// `GET users`
@@ -76,12 +77,12 @@ pub async fn list_or_watch(
 pub async fn list(
     api: Api,
     Extension(caller): Who,
-    Extension(place): Extension<Place>,
+    Extension(permit): Extension<RequestPermit>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let params = ListParams::read(USERS.fields, query.as_deref().unwrap_or_default())?;
-    list_or_watch(&api, &caller, &USERS, (params, Form::of(&headers)?, place)).await
+    list_or_watch(&api, &caller, &USERS, (params, Form::of(&headers)?, permit)).await
 }
 
 /// `GET users/{key}`

@@ -13,10 +13,10 @@ use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use serde_json::json;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
 use super::identity::Caller;
+use super::limits::RequestPermit;
 use super::list::{blocking, expired, reached};
 use super::params::ListParams;
 use super::render::Renderer;
@@ -61,7 +61,7 @@ struct Watcher {
     next_look: Instant,
     next_question: Instant,
     end: Instant,
-    _permit: OwnedSemaphorePermit,
+    _permit: RequestPermit,
 }
 
 enum Stage {
@@ -86,7 +86,7 @@ pub async fn watch(
     right: Right,
     params: ListParams,
     renderer: Renderer,
-    permit: OwnedSemaphorePermit,
+    permit: RequestPermit,
 ) -> Result<Response, ApiError> {
     let catalogue = Arc::clone((renderer.resource.catalogue)(&api.informers));
     let asked = params.resource_version.unwrap_or(0);
@@ -94,13 +94,14 @@ pub async fn watch(
     let initial = params.send_initial_events.unwrap_or(asked == 0);
     let changes = catalogue.changes();
     let view = if initial { reached(&catalogue, asked).await? } else { catalogue.view() };
-    let stage = if initial {
+    let (stage, permit) = if initial {
         let (table, query) = (Arc::clone(&view.table), params.query.clone());
-        let selected = blocking(move || table.select(&query, 0, None)).await?;
+        // With the permit: a client that disconnects meanwhile does not free it before the work ends.
+        let (selected, permit) = blocking(move || (table.select(&query, 0, None), permit)).await?;
         let bookmark = params.send_initial_events == Some(true) && params.allow_bookmarks;
-        Stage::Initial { records: selected.records, next: 0, bookmark }
+        (Stage::Initial { records: selected.records, next: 0, bookmark }, permit)
     } else {
-        Stage::Following
+        (Stage::Following, permit)
     };
     let timeout = params.timeout_seconds.filter(|seconds| *seconds > 0).map(Duration::from_secs);
     let now = Instant::now();

@@ -26,12 +26,17 @@ impl<K: Clone + Eq + Hash> Seats<K> {
 
     /// One more seat, if the holder has not too many.
     pub fn take(self: &Arc<Self>, holder: K) -> Option<Seat<K>> {
+        self.take_up_to(holder, self.most)
+    }
+
+    /// One more seat for a holder that has a limit of its own.
+    pub fn take_up_to(self: &Arc<Self>, holder: K, most: usize) -> Option<Seat<K>> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = taken.entry(holder.clone()).or_default();
-        if *count >= self.most {
+        let count = taken.get(&holder).copied().unwrap_or_default();
+        if count >= most {
             return None;
         }
-        *count += 1;
+        taken.insert(holder.clone(), count + 1);
         Some(Seat { seats: Arc::clone(self), holder })
     }
 }

@@ -85,6 +85,14 @@ impl BodyReader {
     /// If there is no room for it, it is too large, or it takes too long.
     pub async fn read(&self, request: Request) -> Result<(Request, OwnedSemaphorePermit), BodyError> {
         let _sending = self.permit_for(&request)?;
+        self.read_within_budget(request).await
+    }
+
+    /// The same, without the limit for each peer: for requests that are limited by their caller.
+    ///
+    /// # Errors
+    /// As [`BodyReader::read`].
+    pub async fn read_within_budget(&self, request: Request) -> Result<(Request, OwnedSemaphorePermit), BodyError> {
         let most = self.limits.most_bytes;
         let length = length(&request).unwrap_or(most);
         if length > most {
@@ -103,6 +111,11 @@ impl BodyReader {
             Ok(Err(_)) => Err(BodyError::Broken),
             Err(_) => Err(BodyError::TooSlow),
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn available_budget(&self) -> usize {
+        self.budget.available_permits()
     }
 
     fn permit_for(&self, request: &Request) -> Result<Option<Seat<IpNet>>, BodyError> {

@@ -4,6 +4,7 @@ pub mod api_keys;
 mod confirm;
 mod doors;
 mod interop;
+mod limits;
 mod lockout;
 mod notices;
 mod passwords;
