@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use secrecy::SecretString;
+use tracing::info;
 
 use super::logins::failed;
 use super::passwords::{nothing_held, unreachable};
@@ -11,9 +12,10 @@ use super::server::DirectoryApi;
 use super::status::{About, ApiError};
 use super::users::Target;
 use crate::credentials::credential::Credential;
-use crate::credentials::lockout::{SESSIONS, source_of};
+use crate::credentials::lockout::source_of;
 use crate::logins::person::Person;
 use crate::logins::vault::{LostWrite, Opened};
+use crate::logins::verifier::{Hashed, Recheck};
 
 /// How often a change is retried when another writer was faster.
 pub const ATTEMPTS: usize = 16;
@@ -42,6 +44,7 @@ pub async fn open_confirmed(
     person: &Person,
     confirmation: Option<&Confirmation<'_>>,
     about: About<'_>,
+    hashed: &mut Hashed,
 ) -> Result<(Opened, Credential), ApiError> {
     let vault = &api.logins.vault;
     let mut lost = None;
@@ -50,12 +53,14 @@ pub async fn open_confirmed(
         let opened = opened.ok_or_else(|| nothing_held(target, about.resource))?;
         let mut after = opened.credential.clone();
         let Some(confirmation) = confirmation else { return Ok((opened, after)) };
-        if confirm_password(api, person, &mut after, confirmation, about).await? {
+        let recheck = confirm_password(api, person, &mut after, confirmation, about, hashed).await?;
+        if recheck == Recheck::Right {
             return Ok((opened, after));
         }
         let saved = vault.save(&opened, &after).await;
         LostWrite::settle(&mut lost);
         if saved.map_err(unreachable)? {
+            log_recheck(recheck, person, &source_of(confirmation.source));
             return Err(ApiError::invalid(about, confirmation.field, "is not the password in use"));
         }
         lost = Some(vault.lost(opened, after));
@@ -63,23 +68,31 @@ pub async fn open_confirmed(
     Err(contended(about))
 }
 
-/// Whether the password is right, and sessions of this user are not locked out.
+/// Logs a credential that was asked for again and was wrong: once its failure is counted, and not at each try to do so.
+pub fn log_recheck(recheck: Recheck, person: &Person, source: &str) {
+    if recheck == Recheck::Wrong {
+        info!(user = person.name, source, "a credential that was asked for again was wrong");
+    }
+}
+
+/// Judges the password, and counts a wrong one.
 async fn confirm_password(
     api: &DirectoryApi,
     person: &Person,
     credential: &mut Credential,
     confirmation: &Confirmation<'_>,
     about: About<'_>,
-) -> Result<bool, ApiError> {
+    hashed: &mut Hashed,
+) -> Result<Recheck, ApiError> {
     if confirmation.is_waived_without_password && credential.hash.is_none() {
-        return Ok(true);
+        return Ok(Recheck::Right);
     }
     let Some(password) = confirmation.password else {
         return Err(ApiError::invalid(about, confirmation.field, "is needed: your password"));
     };
     let verifier = &api.logins.verifier;
-    let matches = verifier.matches(password, credential.hash.as_ref()).await.map_err(failed)?;
-    Ok(verifier.count(person, credential, &source_of(confirmation.source), matches))
+    let matches = verifier.compare(password, credential.hash.as_ref(), hashed).await.map_err(failed)?;
+    Ok(verifier.count(person, credential, matches))
 }
 
 /// Changes the credential of a user who confirms that with their password. `change` may be called several times; where it
@@ -95,12 +108,11 @@ pub async fn update_confirmed<T>(
     about: About<'_>,
     mut change: impl FnMut(&mut Credential) -> T,
 ) -> Result<T, ApiError> {
-    // One at a time for each user, from whatever address: what one attempt has failed with counts for the next.
-    let turn = api.logins.verifier.turn(&person.username, SESSIONS).await;
+    let turn = api.logins.verifier.turn(&person.username).await;
     let _turn = turn.map_err(|busy| failed(busy.into()))?;
-    let (vault, mut lost) = (&api.logins.vault, None);
+    let (vault, mut hashed, mut lost) = (&api.logins.vault, Hashed::default(), None);
     for _ in 0..ATTEMPTS {
-        let (opened, mut after) = open_confirmed(api, target, person, confirmation, about).await?;
+        let (opened, mut after) = open_confirmed(api, target, person, confirmation, about, &mut hashed).await?;
         let outcome = change(&mut after);
         let saved = vault.save(&opened, &after).await;
         LostWrite::settle(&mut lost);

@@ -23,11 +23,11 @@ use super::users::{Target, authorised};
 use crate::api::credentials::{InvitationSpec, InvitationStatus, PasswordChangeSpec, PasswordChangeStatus, UnlockSpec};
 use crate::credentials::credential::{Credential, Invitation, SetBy};
 use crate::credentials::digest::{Digest, hex, random};
-use crate::credentials::lockout::{FailedLogins, SESSIONS};
+use crate::credentials::lockout::FailedLogins;
 use crate::logins::person::Person;
 use crate::logins::recognizer::API_KEY_CREDENTIAL;
 use crate::logins::vault::VaultError;
-use crate::logins::verifier::Failure;
+use crate::logins::verifier::{Failure, Hashed};
 use crate::rbac::guard::Change as Guarded;
 
 /// How long an invitation lasts that says nothing of it.
@@ -158,7 +158,7 @@ async fn change_password(
         other => failed(other),
     };
     let verifier = &api.logins.verifier;
-    let _turn = verifier.turn(&person.username, SESSIONS).await.map_err(|busy| failed(busy.into()))?;
+    let _turn = verifier.turn(&person.username).await.map_err(|busy| failed(busy.into()))?;
     let confirmation = Confirmation {
         field: "spec.oldPassword",
         password: change.spec.old_password.as_ref(),
@@ -166,11 +166,12 @@ async fn change_password(
         is_waived_without_password: false,
     };
     let confirmation = change.is_own.then_some(&confirmation);
+    let mut hashed = Hashed::default();
     for _ in 0..ATTEMPTS {
-        let (opened, mut after) = open_confirmed(api, target, person, confirmation, about).await?;
+        let (opened, mut after) = open_confirmed(api, target, person, confirmation, about, &mut hashed).await?;
         // Of somebody else's passwords nothing is told, not even that they were used.
         let used = opened.credential.used(verifier.policy.history).filter(|_| change.is_own);
-        let hash = verifier.accept(&change.spec.new_password, person, used).await.map_err(invalid)?;
+        let hash = verifier.accept(&change.spec.new_password, person, used, &mut hashed).await.map_err(invalid)?;
         let set_by = if change.is_own { SetBy::Owner } else { SetBy::Other };
         let now = Timestamp::now();
         after.set_password(hash, set_by, verifier.policy.history, now);

@@ -9,7 +9,7 @@ use serde_json::json;
 use tracing::info;
 
 use super::api_keys::success;
-use super::confirm::{Confirmation, update_confirmed};
+use super::confirm::{Confirmation, log_recheck, update_confirmed};
 use super::logins::{OTP_ISSUER, created, exposed, failed};
 use super::passwords::{control, is_self, person, refuse_api_key, unreachable};
 use super::reviews::{read_secret_body, read_write_params};
@@ -21,9 +21,10 @@ use crate::api::credentials::{TotpEnrollmentSpec, TotpEnrollmentStatus};
 use crate::api::directory::API_VERSION;
 use crate::api::user::SecondFactor as Policy;
 use crate::credentials::credential::Credential;
-use crate::credentials::lockout::{SESSIONS, source_of};
+use crate::credentials::lockout::source_of;
 use crate::credentials::totp::SecondFactor;
 use crate::logins::person::Person;
+use crate::logins::verifier::Recheck;
 
 const RESOURCE: &str = "users/totp";
 const KIND: &str = "TOTPEnrollment";
@@ -61,7 +62,7 @@ pub async fn get(
 enum Enrolled {
     AlreadyEnabled,
     NothingToConfirm,
-    WrongCode,
+    WrongCode(Recheck),
     Done(TotpEnrollmentStatus),
 }
 
@@ -97,12 +98,11 @@ pub async fn enroll(
     };
     // A code shows that the caller has the seed, which was given for the password.
     let confirmation = code.is_none().then_some(&confirmation);
-    let origin = source_of(source);
     let enrol = |credential: &mut Credential| {
         let before = credential.second_factor.clone();
         let outcome = match code {
             None => seeded(&api, &person, credential),
-            Some(code) => confirmed(&api, &person, credential, (code, &origin), now),
+            Some(code) => confirmed(&api, &person, credential, code, now),
         };
         if is_dry_run {
             // But for a wrong code, which counts.
@@ -117,7 +117,10 @@ pub async fn enroll(
         Enrolled::NothingToConfirm => {
             Err(ApiError::invalid(about, "spec.code", "there is no seed to confirm: leave the code out to make one"))
         }
-        Enrolled::WrongCode => Err(ApiError::invalid(about, "spec.code", "is not the code that the app shows now")),
+        Enrolled::WrongCode(recheck) => {
+            log_recheck(recheck, &person, &source_of(source));
+            Err(ApiError::invalid(about, "spec.code", "is not the code that the app shows now"))
+        }
         Enrolled::Done(status) => {
             if status.enabled && !is_dry_run {
                 info!(user = target.name, "a second factor was confirmed");
@@ -143,20 +146,16 @@ fn seeded(api: &DirectoryApi, person: &Person, credential: &mut Credential) -> E
 
 /// A wrong code counts as a failed login: a stolen session must not be enough to try all of them on a seed that its owner
 /// has left unconfirmed.
-fn confirmed(
-    api: &DirectoryApi,
-    person: &Person,
-    credential: &mut Credential,
-    (code, source): (&str, &str),
-    now: Timestamp,
-) -> Enrolled {
+fn confirmed(api: &DirectoryApi, person: &Person, credential: &mut Credential, code: &str, now: Timestamp) -> Enrolled {
     if is_enabled(credential) {
         return Enrolled::AlreadyEnabled;
     }
     let Some(mut factor) = credential.second_factor.clone() else { return Enrolled::NothingToConfirm };
     let recovery_codes = factor.confirm(code, &api.logins.sealer, now);
-    let may = api.logins.verifier.count(person, credential, source, recovery_codes.is_some());
-    let Some(recovery_codes) = recovery_codes.filter(|_| may) else { return Enrolled::WrongCode };
+    let recheck = api.logins.verifier.count(person, credential, recovery_codes.is_some());
+    let Some(recovery_codes) = recovery_codes.filter(|_| recheck == Recheck::Right) else {
+        return Enrolled::WrongCode(recheck);
+    };
     let status = TotpEnrollmentStatus { recovery_codes, ..status_of(Some(&factor)) };
     credential.second_factor = Some(factor);
     Enrolled::Done(status)
@@ -199,18 +198,22 @@ pub async fn remove(
         let is_open = factor.confirmed.is_none();
         // A wrong code counts as a failed login: a session that was found must not be enough to try all of them.
         let matches = exposed(code.as_ref()).is_none_or(|code| is_open || factor.accept(code, &api.logins.sealer, now));
-        let may = code.is_none() || api.logins.verifier.count(&person, credential, &source, matches);
-        if may && !is_dry_run {
+        let recheck =
+            if code.is_none() { Recheck::Right } else { api.logins.verifier.count(&person, credential, matches) };
+        if recheck == Recheck::Right && !is_dry_run {
             credential.second_factor = None;
         }
-        Some(may)
+        Some(recheck)
     };
-    let turn = api.logins.verifier.turn(&person.username, SESSIONS).await;
+    let turn = api.logins.verifier.turn(&person.username).await;
     let _turn = turn.map_err(|busy| failed(busy.into()))?;
     match api.logins.vault.update(&person, remove).await.map_err(unreachable)?.flatten() {
         None => Err(ApiError::not_found(about)),
-        Some(false) => Err(ApiError::invalid(about, "spec.code", "is not the code that the app shows now")),
-        Some(true) => {
+        Some(recheck @ (Recheck::Wrong | Recheck::Locked)) => {
+            log_recheck(recheck, &person, &source);
+            Err(ApiError::invalid(about, "spec.code", "is not the code that the app shows now"))
+        }
+        Some(Recheck::Right) => {
             if !is_dry_run {
                 info!(user = target.name, by = caller.username, "a second factor was removed");
             }

@@ -7,6 +7,7 @@
 //!  token, key ──▶ recognizer ──▶ UserInfo ─────────────────┤
 //!                └──▶ last_use: written in batches ────────┘
 //!  signing_keys, sealing_key: Secrets with keys            person: who that is, from the directory
+//!  turns: attempts on one user, one after the other
 //!  uncounted: failures that could not be written yet
 //! ```
 
@@ -17,6 +18,7 @@ pub mod person;
 pub mod recognizer;
 pub mod sealing_key;
 pub mod signing_keys;
+pub mod turns;
 pub mod uncounted;
 pub mod vault;
 pub mod verifier;

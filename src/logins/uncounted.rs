@@ -144,7 +144,7 @@ async fn count(vault: &Vault, username: &str, uid: &str, limits: &Limits) -> Res
     for Failure { source, at } in &failures {
         credential.failed.fail(source, limits, *at);
     }
-    if vault.write(&opened, &credential).await? {
+    if vault.write(&opened, &credential).await?.is_some() {
         vault.uncounted.settle(uid, failures.len());
         info!(uid, count = failures.len(), "failed logins were counted late");
     }

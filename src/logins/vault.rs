@@ -61,6 +61,20 @@ impl Opened {
     pub fn is_immutable(&self) -> bool {
         self.secret.immutable == Some(true)
     }
+
+    /// A credential that was read at that revision.
+    #[cfg(test)]
+    pub fn at_revision(revision: &str) -> Self {
+        let mut secret = Secret::default();
+        secret.metadata.resource_version = Some(revision.to_owned());
+        Self { secret, credential: Credential::default() }
+    }
+
+    /// Whether it is the state that `other` was read at, or a later one. False where that can't be told.
+    pub fn is_as_new_as(&self, other: &Self) -> bool {
+        let revision = |opened: &Self| opened.secret.metadata.resource_version.as_ref()?.parse::<u64>().ok();
+        matches!((revision(self), revision(other)), (Some(own), Some(other)) if own >= other)
+    }
 }
 
 /// Reads and writes credentials.
@@ -120,6 +134,14 @@ impl Vault {
     /// # Errors
     /// If the API server does not answer, or rejects the write.
     pub async fn save(&self, opened: &Opened, credential: &Credential) -> Result<bool, VaultError> {
+        Ok(self.save_and_keep(opened, credential).await?.is_some())
+    }
+
+    /// The same. Returns the credential as it is stored from now on, or `None` if another writer was faster.
+    ///
+    /// # Errors
+    /// As [`Vault::save`].
+    pub async fn save_and_keep(&self, opened: &Opened, credential: &Credential) -> Result<Option<Opened>, VaultError> {
         let outcome = self.write(opened, credential).await;
         if let Err(error) = &outcome {
             self.keep_failures(opened, credential, error);
@@ -138,9 +160,9 @@ impl Vault {
     }
 
     /// [`Vault::save`] without keeping what fails.
-    pub(super) async fn write(&self, opened: &Opened, credential: &Credential) -> Result<bool, VaultError> {
+    pub(super) async fn write(&self, opened: &Opened, credential: &Credential) -> Result<Option<Opened>, VaultError> {
         if opened.credential == *credential {
-            return Ok(true);
+            return Ok(Some(opened.clone()));
         }
         let mut secret = opened.secret.clone();
         write_credential(&mut secret, credential);
@@ -150,10 +172,10 @@ impl Vault {
                 self.metrics.writes.inc("Secret");
                 self.uncounted.storage_works();
                 self.publish(&written, &opened.credential.summary(), &credential.summary()).await;
-                Ok(true)
+                Ok(Some(Opened { secret: written, credential: credential.clone() }))
             }
             // Gone: the User was deleted, and there is nothing to keep.
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => Ok(false),
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => Ok(None),
             Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
                 warn!(secret = name, code = status.code, reason = status.reason, "a credential can't be written");
                 Err(VaultError::Rejected)

@@ -7,18 +7,18 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
-use tokio::sync::{Mutex, MutexGuard, Semaphore};
+use tokio::sync::{MutexGuard, Semaphore};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::last_use::LastUse;
 use super::person::Person;
+use super::turns::{Judging, MOST_AT_A_TIME, Turn};
 use super::vault::{LostWrite, Opened, Vault, VaultError};
 use crate::api::credentials::Challenge;
 use crate::api::user::SecondFactor;
@@ -41,12 +41,8 @@ const REFUSAL_TICK: Duration = Duration::from_millis(400);
 /// How often an attempt is judged anew because somebody else has changed the credential.
 const ATTEMPTS: usize = 16;
 
-/// Attempts on as many names from as many sources are judged at the same time; those on one name from one source, one
-/// after the other: what one has failed with counts for the next.
-const TURNS: usize = 1024;
-
-/// Attempts that wait for the same turn. Whoever comes beyond that is turned away.
-const MOST_WAITING: usize = 8;
+/// Attempts are told apart by as many hashes of names and sources, or of users.
+const STRIPES: usize = 1024;
 
 /// What somebody shows in order to be let in.
 pub struct Shown<'a> {
@@ -127,33 +123,37 @@ pub struct Verifier {
     metrics: Arc<Metrics>,
     /// The hash of a password that nobody knows, for those who have none.
     decoy: PasswordHash,
+    attempts: Vec<Semaphore>,
     turns: Vec<Turn>,
     judging: Vec<Judging>,
     hasher: RandomState,
 }
 
-/// One attempt at a time.
-struct Turn {
-    lock: Mutex<()>,
-    waiting: Semaphore,
+/// What one request has hashed so far: a retry after a conflict hashes nothing again.
+#[derive(Default)]
+pub struct Hashed {
+    /// The hash that the password was compared with, and whether it matches.
+    compared: Option<(Option<PasswordHash>, bool)>,
+    /// The hash of the new password, and those that it was compared with or replaces.
+    created: Option<(Vec<PasswordHash>, PasswordHash)>,
 }
 
-impl Default for Turn {
-    fn default() -> Self {
-        Self { lock: Mutex::default(), waiting: Semaphore::new(MOST_WAITING) }
+impl Hashed {
+    fn created_for(&self, others: &[PasswordHash]) -> Option<PasswordHash> {
+        self.created.as_ref().filter(|(known, _)| known == others).map(|(_, hash)| hash.clone())
     }
 }
 
-/// What serialises the judgement of attempts on one user: whether failures can be counted is known for those before.
-#[derive(Default)]
-struct Judging {
-    lock: Mutex<()>,
-    /// How often failures were written. What was read before the last of these writes is read again.
-    failures: AtomicU64,
+/// What came of a credential that was asked for again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Recheck {
+    /// It is right and may be used.
+    Right,
+    /// It is wrong, and was counted.
+    Wrong,
+    /// Nothing was judged: the user's sessions are locked out, or failures can't be counted.
+    Locked,
 }
-
-/// A hash that a password was compared with, and what came of it.
-type Compared = (Option<PasswordHash>, bool);
 
 impl Verifier {
     /// A verifier by way of a pool of its own.
@@ -165,8 +165,9 @@ impl Verifier {
         metrics: Arc<Metrics>,
     ) -> Self {
         let decoy = PasswordHash::create(hex(&random::<16>()).as_bytes(), pool.cost(), &mut Memory::default());
-        let turns = (0..TURNS).map(|_| Turn::default()).collect();
-        let judging = (0..TURNS).map(|_| Judging::default()).collect();
+        let attempts = (0..STRIPES).map(|_| Semaphore::new(MOST_AT_A_TIME)).collect();
+        let turns = (0..STRIPES).map(|_| Turn::default()).collect();
+        let judging = (0..STRIPES).map(|_| Judging::default()).collect();
         Self {
             informers,
             vault,
@@ -177,6 +178,7 @@ impl Verifier {
             policy,
             metrics,
             decoy,
+            attempts,
             turns,
             judging,
             hasher: RandomState::new(),
@@ -189,6 +191,13 @@ impl Verifier {
     /// If there is no room for it, the credential can't be reached, or the new password is not acceptable.
     pub async fn verify(&self, shown: &Shown<'_>) -> Result<Outcome, Failure> {
         let began = Instant::now();
+        // Until the answer, tick included: a name that nobody has is not free again sooner than others. By the name as it
+        // was typed: two names of one person must not be recognizable as such.
+        let attempts = &self.attempts[self.stripe((fold(shown.username), &shown.source))];
+        let Ok(_attempt) = attempts.try_acquire() else {
+            self.metrics.logins.inc("saturated");
+            return Err(Saturated.into());
+        };
         let outcome = self.judged(shown).await;
         self.metrics.logins.inc(match &outcome {
             Ok(Outcome::Granted(_)) => "granted",
@@ -212,40 +221,44 @@ impl Verifier {
         if self.vault.uncounted.blocks_everybody() {
             return Err(VaultError::Uncounted.into());
         }
-        let _turn = self.turn(shown.username, &shown.source).await?;
         let person = Person::holding(&self.informers, shown.username);
         // A name that nobody has is looked up like any other.
         let (username, uid) = person.as_ref().map_or((shown.username, ""), |person| (&person.username, &person.uid));
         let judging = &self.judging[self.stripe(uid)];
-        let (mut compared, mut locked, mut lost) = (None, None, None);
+        let (mut hashed, mut turn, mut lost) = (Hashed::default(), None, None);
+        let mut newer = None;
         for _ in 0..ATTEMPTS {
-            let failures = judging.failures.load(Ordering::SeqCst);
-            let opened = self.vault.open(username, uid).await?;
-            let known = opened.as_ref().and_then(|opened| opened.credential.hash.clone());
-            let matches = self.compare(shown, known, &mut compared).await?;
+            let failures = judging.failures();
+            let opened = match newer.take() {
+                Some(opened) => Some(opened),
+                None => self.vault.open(username, uid).await?,
+            };
+            let known = opened.as_ref().and_then(|opened| opened.credential.hash.as_ref());
+            let (Secret::Password(secret) | Secret::Invitation(secret)) = shown.secret;
+            let matches = self.compare(secret, known, &mut hashed).await?;
             let (Some(person), Some(opened)) = (&person, opened) else { return Ok(Outcome::Refused) };
             // From here on one after the other, and nothing is told of an attempt before those that failed are counted.
-            if locked.is_none() {
-                locked = Some(judging.lock.lock().await);
+            if turn.is_none() {
+                turn = Some(judging.turn().await);
             }
-            if judging.failures.load(Ordering::SeqCst) != failures {
+            let turn = turn.as_mut().expect("it is this attempt's turn");
+            if judging.failures() != failures {
+                newer = turn.newer_than(&opened, uid);
                 continue;
             }
             if !self.can_count(person, &opened) {
                 return Ok(Outcome::Refused);
             }
-            let (verdict, credential) = self.verdict(shown, person, &opened.credential, matches).await?;
-            let saved = self.vault.save(&opened, &credential).await;
+            let (verdict, credential) = self.verdict(shown, person, &opened.credential, matches, &mut hashed).await?;
+            let saved = self.vault.save_and_keep(&opened, &credential).await;
             LostWrite::settle(&mut lost);
             let saved = match saved {
                 // The vault keeps the failure. The answer is that of any refusal, so that known names do not differ.
                 Err(_) if verdict == Verdict::Refused => return Ok(Outcome::Refused),
                 saved => saved?,
             };
-            if saved {
-                if credential.failed != opened.credential.failed {
-                    judging.failures.fetch_add(1, Ordering::SeqCst);
-                }
+            if let Some(saved) = saved {
+                turn.saved(saved, uid, credential.failed != opened.credential.failed);
                 if shown.new_password.is_some()
                     && credential.changed == opened.credential.changed
                     && verdict.is_granted()
@@ -276,54 +289,53 @@ impl Verifier {
         true
     }
 
-    /// Judges a credential that a logged-in caller was asked for again, and counts a wrong one; returns whether it was
-    /// right and may be used. The caller saves `credential` in any case, also for a dry run, by [`Vault::update`] or
+    /// Judges a credential that a logged-in caller was asked for again, and counts a wrong one. The caller saves `credential` in any case, also for a dry run, by [`Vault::update`] or
     /// after [`Vault::open_to_change`].
     ///
     /// Sessions have a count of their own, so guesses from outside do not keep a person from changing their password,
     /// and a stolen session has few guesses wherever it is used.
-    pub fn count(&self, person: &Person, credential: &mut Credential, source: &str, matches: bool) -> bool {
+    pub fn count(&self, person: &Person, credential: &mut Credential, matches: bool) -> Recheck {
         let (now, uncounted) = (Timestamp::now(), &self.vault.uncounted);
         if uncounted.blocks(&person.uid) || uncounted.blocks_everybody() || credential.failed.is_locked(SESSIONS, now) {
-            return false;
+            return Recheck::Locked;
         }
-        if !matches {
-            info!(user = person.name, source, "a credential that was asked for again was wrong");
-            credential.failed.fail(SESSIONS, &self.limits, now);
+        if matches {
+            return Recheck::Right;
         }
-        matches
+        credential.failed.fail(SESSIONS, &self.limits, now);
+        Recheck::Wrong
     }
 
-    /// A turn for an attempt on that name, as it was typed, from that source. Not by the user behind it: two names would
-    /// tell by their waiting that they are one person's.
+    /// A turn to ask a person for a credential again: one request at a time, from whatever address, because what one has
+    /// failed with counts for the next.
     ///
     /// # Errors
     /// If too many wait for it.
-    pub async fn turn(&self, username: &str, source: &str) -> Result<MutexGuard<'_, ()>, Saturated> {
-        let turn = &self.turns[self.stripe((fold(username), source))];
-        let _place = turn.waiting.try_acquire().map_err(|_| Saturated)?;
-        Ok(turn.lock.lock().await)
+    pub async fn turn(&self, username: &str) -> Result<MutexGuard<'_, ()>, Saturated> {
+        self.turns[self.stripe(fold(username))].take().await
     }
 
     fn stripe(&self, key: impl Hash) -> usize {
-        usize::try_from(self.hasher.hash_one(key) % TURNS as u64).expect("it is below a thousand")
+        usize::try_from(self.hasher.hash_one(key) % STRIPES as u64).expect("it is below a thousand")
     }
 
-    /// Compares what is shown with the hash: once for each hash.
-    async fn compare(
+    /// Compares a password with a hash: once for each hash.
+    ///
+    /// # Errors
+    /// If there is no room for it.
+    pub async fn compare(
         &self,
-        shown: &Shown<'_>,
-        known: Option<PasswordHash>,
-        compared: &mut Option<Compared>,
+        password: &SecretString,
+        known: Option<&PasswordHash>,
+        hashed: &mut Hashed,
     ) -> Result<bool, Failure> {
-        if let Some((hash, matches)) = compared
-            && *hash == known
+        if let Some((hash, matches)) = &hashed.compared
+            && hash.as_ref() == known
         {
             return Ok(*matches);
         }
-        let (Secret::Password(secret) | Secret::Invitation(secret)) = shown.secret;
-        let matches = self.matches(secret, known.as_ref()).await?;
-        *compared = Some((known, matches));
+        let matches = self.pool.verify(password, known.unwrap_or(&self.decoy)).await? && known.is_some();
+        hashed.compared = Some((known.cloned(), matches));
         Ok(matches)
     }
 
@@ -334,6 +346,7 @@ impl Verifier {
         person: &Person,
         before: &Credential,
         matches: bool,
+        hashed: &mut Hashed,
     ) -> Result<(Verdict, Credential), Failure> {
         let now = Timestamp::now();
         let attempt = Attempt {
@@ -360,11 +373,11 @@ impl Verifier {
         let mut verdict = judge(&mut after, &attempt);
         match (&verdict, shown.new_password) {
             (Verdict::Challenged(Challenge::PasswordChange), Some(password)) => {
-                let hash = self.accept(password, person, before.used(self.policy.history)).await?;
+                let hash = self.accept(password, person, before.used(self.policy.history), hashed).await?;
                 after = before.clone();
                 verdict = judge(&mut after, &Attempt { replacement: Some(&hash), ..attempt });
             }
-            (Verdict::Granted(_), None) => self.strengthen(shown, &mut after).await?,
+            (Verdict::Granted(_), None) => self.strengthen(shown, &mut after, hashed).await?,
             _ => {}
         }
         Ok((verdict, after))
@@ -379,33 +392,44 @@ impl Verifier {
         password: &SecretString,
         person: &Person,
         used: impl Iterator<Item = &PasswordHash>,
+        hashed: &mut Hashed,
     ) -> Result<PasswordHash, Failure> {
         password::accept(password.expose_secret().as_bytes()).map_err(Unacceptable::NoPassword)?;
         let names = [&person.username, &person.name].into_iter();
         let emails = person.spec.email.iter().chain(&person.spec.additional_emails);
         self.policy.check(password.expose_secret(), names.chain(emails).map(String::as_str))?;
-        for used in used {
+        let used: Vec<PasswordHash> = used.cloned().collect();
+        if let Some(hash) = hashed.created_for(&used) {
+            return Ok(hash);
+        }
+        for used in &used {
             if self.pool.verify(password, used).await? {
                 return Err(Unacceptable::UsedBefore(self.policy.history + 1).into());
             }
         }
-        Ok(self.pool.hash(password).await?)
-    }
-
-    /// Whether that is the password.
-    ///
-    /// # Errors
-    /// If there is no room for it.
-    pub async fn matches(&self, password: &SecretString, hash: Option<&PasswordHash>) -> Result<bool, Failure> {
-        Ok(self.pool.verify(password, hash.unwrap_or(&self.decoy)).await? && hash.is_some())
+        let hash = self.pool.hash(password).await?;
+        hashed.created = Some((used, hash.clone()));
+        Ok(hash)
     }
 
     /// Makes the hash anew that no longer is what a new one would be: here the password is known.
-    async fn strengthen(&self, shown: &Shown<'_>, credential: &mut Credential) -> Result<(), Failure> {
+    async fn strengthen(
+        &self,
+        shown: &Shown<'_>,
+        credential: &mut Credential,
+        hashed: &mut Hashed,
+    ) -> Result<(), Failure> {
         let (Secret::Password(password), Some(hash)) = (shown.secret, &credential.hash) else { return Ok(()) };
-        if hash.is_outdated(self.pool.cost()) {
-            credential.hash = Some(self.pool.hash(password).await?);
+        if !hash.is_outdated(self.pool.cost()) {
+            return Ok(());
         }
+        let replaced = vec![hash.clone()];
+        let stronger = match hashed.created_for(&replaced) {
+            Some(stronger) => stronger,
+            None => self.pool.hash(password).await?,
+        };
+        hashed.created = Some((replaced, stronger.clone()));
+        credential.hash = Some(stronger);
         Ok(())
     }
 
