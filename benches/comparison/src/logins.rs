@@ -30,7 +30,7 @@ pub async fn measure(report: &mut Report, dir: &Path, rounds: usize) -> Result<(
     let cluster = Cluster::create(dir, &[]).await?;
     let (operator, _) = cluster.start_operator(&[]).await?;
     cluster.wait_for_admission().await?;
-    // Attempts of one person from one place wait for each other, so that each is counted.
+    // One person for each connection: attempts on one person are judged one after the other.
     let names: Vec<String> = (0..AT_ONCE).map(|at| format!("jane-{at}")).collect();
     for name in &names {
         let [secret, user] = Population::with_password(name, "password", PASSWORD);

@@ -91,6 +91,25 @@ async fn passwords_and_codes_are_guessed_under_the_lockout() {
     assert_eq!(status["status"]["enabled"], false);
 }
 
+/// Replicas that write to one credential at the same time try again, and neither count nor log a failure again.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_confirmations_that_race_are_counted_and_logged_once() {
+    let cluster = logins();
+    let replicas = [Direct::new(cluster, 0, None).await, Direct::new(cluster, 1, None).await];
+    let name = person(cluster, "raced", |_| {}).await;
+    let session = token(&replicas[0], &name, PASSWORD).await;
+    let wrong = body("TOTPEnrollment", &with(json!({}), "wrong"));
+    let posts = (0..10).map(|at| post(&replicas[at % 2], "users/~/totp", Some(&session), &wrong));
+    for answer in futures::future::join_all(posts).await {
+        assert_refused(&answer, "is not the password");
+    }
+    let is_logged =
+        |line: &&str| line.contains(&name) && line.contains("a credential that was asked for again was wrong");
+    let logs = cluster.operator_logs().into_iter().map(|log| std::fs::read_to_string(log).unwrap());
+    let logged: usize = logs.map(|log| log.lines().filter(is_logged).count()).sum();
+    assert_eq!(logged, 5, "five are judged, and then the sessions are locked out");
+}
+
 /// Who has no password can't be asked for it, and an administrator does not know that of others.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_no_password_is_not_asked_for_it_nor_who_acts_for_another() {
