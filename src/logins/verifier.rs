@@ -473,14 +473,5 @@ fn next_tick(began: Instant, now: Instant) -> Instant {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refusals_come_at_the_ticks() {
-        let began = Instant::now();
-        for (took, answered) in [(0, 400), (1, 400), (399, 400), (400, 800), (1_250, 1_600)] {
-            assert_eq!(next_tick(began, began + Duration::from_millis(took)), began + Duration::from_millis(answered));
-        }
-    }
-}
+#[path = "verifier_tests.rs"]
+mod tests;
