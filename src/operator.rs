@@ -24,7 +24,7 @@ use crate::admission::server::Admission;
 use crate::apiserver::front_proxy::FrontProxy;
 use crate::apiserver::server::Parts;
 use crate::controllers::native::NativeWriter;
-use crate::controllers::{group, quota, role_binding, user};
+use crate::controllers::{group, quota, role_binding, tombstones, user};
 use crate::credentials::policy::PasswordPolicy;
 use crate::credentials::pool::HashPool;
 use crate::credentials::seal::Sealer;
@@ -77,7 +77,9 @@ pub async fn run(config: RunConfig) -> Result<()> {
     supervisor.spawn("probes", health::serve(probes, Arc::clone(&health), Arc::clone(&metrics), shutdown.clone()));
 
     let informers = Arc::new(Informers::new(config.rbac.expand_groups, Arc::clone(&metrics)));
-    supervisor.spawn("informers", Arc::clone(&informers).run(client.clone(), Arc::clone(&health), shutdown.clone()));
+    let watches = Arc::clone(&informers);
+    let own = config.namespace.clone();
+    supervisor.spawn("informers", watches.run(client.clone(), own, Arc::clone(&health), shutdown.clone()));
     let certificates = retried("the certificates", || {
         Certificates::load(client.clone(), Arc::clone(&config), metrics.certificate_expiry.clone())
     });
@@ -334,12 +336,14 @@ impl Leading {
             Arc::clone(metrics),
         );
         let quotas = quota::run(Arc::new(quotas), concurrency, shutdown.clone());
+        let tombstones = tombstones::Context::new(client, &self.config.namespace, informers, metrics);
+        let tombstones = tombstones::run(tombstones, shutdown.clone());
         let sweep = writer.sweep(shutdown.clone());
         let configuration = self.config.webhook_configuration.clone();
         let lifetime = self.config.logins.signing_key_lifetime;
         let rotation = self.signing_keys.clone().rotate(lifetime, shutdown.clone());
         let trust = trust::keep(self.client.clone(), self.certificates.clone(), configuration, shutdown);
-        let rest = async { tokio::join!(groups, bindings) };
+        let rest = async { tokio::join!(groups, bindings, tombstones) };
         tokio::try_join!(users, quotas, trust, sweep, rotation, rest.map(Ok)).map(drop)
     }
 }
