@@ -464,7 +464,7 @@ fn a_deleted_administrator_and_one_by_a_label_keep_their_names() {
 }
 
 #[test]
-fn nobody_is_named_like_the_username_of_somebody_else() {
+fn i4_nobody_is_named_like_the_username_of_somebody_else() {
     let mut directory = directory();
     let spec = |username: &str| UserSpec { username: Some(username.into()), ..UserSpec::default() };
     directory.set_user(&user("alice", UserSpec { groups: vec!["power".into()], ..spec("a.smith") }), NOW);
