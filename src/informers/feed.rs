@@ -252,13 +252,14 @@ impl Feed<'_> {
                 annotations.and_then(|annotations| annotations.get(USER_ANNOTATION)).cloned().unwrap_or_default()
             },
             |informers, user: &String, secret| match secret {
-                Seen::Present(secret) => match Tombstone::read(secret) {
-                    Some(tombstone) => {
-                        let uid = secret.uid().unwrap_or_default();
-                        informers.change(|directory, _| directory.set_tombstone(tombstone, uid));
-                    }
-                    None => warn!(user, secret = secret.name_any(), "a tombstone does not parse and is ignored"),
-                },
+                Seen::Present(secret) => {
+                    let Some(tombstone) = Tombstone::read(secret) else {
+                        warn!(user, secret = secret.name_any(), "a tombstone does not parse and is ignored");
+                        return;
+                    };
+                    let uid = secret.uid().unwrap_or_default();
+                    informers.change(|directory, _| directory.set_tombstone(tombstone, uid));
+                }
                 Seen::Deleted(secret) => {
                     informers.change(|directory, _| directory.remove_tombstone(user, secret.meta().uid.as_deref()));
                 }

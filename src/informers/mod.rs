@@ -221,8 +221,7 @@ impl Informers {
     /// If a watch ends or a task panics.
     pub async fn run(
         self: Arc<Self>,
-        client: Client,
-        namespace: String,
+        (client, namespace): (Client, String),
         health: Arc<Health>,
         shutdown: CancellationToken,
     ) -> Result<()> {
