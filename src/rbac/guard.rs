@@ -84,7 +84,7 @@ pub fn taken<'a>(new: &User, directory: &'a Directory) -> Option<&'a str> {
 pub fn mistakable(new: &User, directory: &Directory) -> Option<String> {
     let (name, username) = (new.name_any(), new.username());
     if let Some(other) = directory.wanting(&name).find(|other| **other != name) {
-        return Some(format!("metadata.name: {name} is the username or an email of User {other}; choose another name"));
+        return Some(format!("metadata.name: {name} is the username of User {other}; choose another name"));
     }
     let other = fold(&username);
     (other != name && directory.person(&other).is_some()).then(|| {

@@ -469,7 +469,7 @@ fn i4_nobody_is_named_like_the_username_of_somebody_else() {
     let spec = |username: &str| UserSpec { username: Some(username.into()), ..UserSpec::default() };
     directory.set_user(&user("alice", UserSpec { groups: vec!["power".into()], ..spec("a.smith") }), NOW);
     let by_name = mistakable(&user("a.smith", spec("bob")), &directory).unwrap();
-    assert!(by_name.starts_with("metadata.name: a.smith is the username or an email of User alice"), "{by_name}");
+    assert!(by_name.starts_with("metadata.name: a.smith is the username of User alice"), "{by_name}");
     let by_username = mistakable(&user("bob", spec("Alice")), &directory).unwrap();
     assert!(by_username.starts_with("spec.username: Alice is the name (metadata.name) of User alice"), "{by_username}");
     assert_eq!(mistakable(&user("carol", spec("Carol")), &directory), None);
