@@ -20,11 +20,12 @@ use crate::admission::guard::Guard;
 use crate::admission::quota::hints::Hints;
 use crate::admission::quota::namespaces::NamespaceCount;
 use crate::admission::review::Parser;
-use crate::admission::server::Admission;
+use crate::admission::server::{self, Admission};
+use crate::apiserver;
 use crate::apiserver::front_proxy::FrontProxy;
 use crate::apiserver::server::Parts;
 use crate::controllers::native::NativeWriter;
-use crate::controllers::{group, quota, role_binding, user};
+use crate::controllers::{group, quota, role_binding, tombstones, user};
 use crate::credentials::policy::PasswordPolicy;
 use crate::credentials::pool::HashPool;
 use crate::credentials::seal::Sealer;
@@ -49,7 +50,6 @@ use crate::tls::certificates::Certificates;
 use crate::tls::listener::{self, Port};
 use crate::tls::origin::Origin;
 use crate::tls::trust;
-use crate::{admission, apiserver};
 
 /// How long a loop may at least stand still before the process counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -77,7 +77,8 @@ pub async fn run(config: RunConfig) -> Result<()> {
     supervisor.spawn("probes", health::serve(probes, Arc::clone(&health), Arc::clone(&metrics), shutdown.clone()));
 
     let informers = Arc::new(Informers::new(config.rbac.expand_groups, Arc::clone(&metrics)));
-    supervisor.spawn("informers", Arc::clone(&informers).run(client.clone(), Arc::clone(&health), shutdown.clone()));
+    let own = (client.clone(), config.namespace.clone());
+    supervisor.spawn("informers", Arc::clone(&informers).run(own, Arc::clone(&health), shutdown.clone()));
     let certificates = retried("the certificates", || {
         Certificates::load(client.clone(), Arc::clone(&config), metrics.certificate_expiry.clone())
     });
@@ -116,16 +117,9 @@ pub async fn run(config: RunConfig) -> Result<()> {
         health: Arc::clone(&health),
         shutdown: shutdown.clone(),
     });
-    let admission = Admission {
-        pool: pool.clone(),
-        guard,
-        namespaces: NamespaceCount::new(client.clone(), &config.namespace, Arc::clone(&informers)),
-        hints: Hints::new(client.clone(), Arc::clone(&informers)),
-        parser: Parser::default(),
-        metrics: Arc::clone(&metrics),
-    };
+    let admission = admission(&client, &config, &informers, (guard, pool.clone()), &metrics);
     let origin = Origin::new(certificates.authorities());
-    let app = admission::server::router(admission, origin).merge(directory);
+    let app = server::router(admission, origin).merge(directory);
     let leaving = shutdown.child_token();
     let port = Port {
         tls: certificates.serving(),
@@ -214,6 +208,24 @@ fn issuer(config: &RunConfig, of_api_server: Vec<String>, signing_keys: &Signing
         warn!("kube-apiserver's audiences are unknown: the token webhook accepts those of --token-audiences alone");
     }
     Issuer::new(&url, audiences, logins.token_lifetime, signing_keys.keys())
+}
+
+/// What the webhooks are served with, on every replica.
+fn admission(
+    client: &Client,
+    config: &RunConfig,
+    informers: &Arc<Informers>,
+    (guard, pool): (Arc<Guard>, HashPool),
+    metrics: &Arc<Metrics>,
+) -> Admission {
+    Admission {
+        pool,
+        guard,
+        namespaces: NamespaceCount::new(client.clone(), &config.namespace, Arc::clone(informers)),
+        hints: Hints::new(client.clone(), Arc::clone(informers)),
+        parser: Parser::default(),
+        metrics: Arc::clone(metrics),
+    }
 }
 
 /// What logins are served with, on every replica.
@@ -334,12 +346,14 @@ impl Leading {
             Arc::clone(metrics),
         );
         let quotas = quota::run(Arc::new(quotas), concurrency, shutdown.clone());
+        let tombstones = tombstones::Context::new(client, &self.config.namespace, informers, metrics);
+        let tombstones = tombstones::run(tombstones, shutdown.clone());
         let sweep = writer.sweep(shutdown.clone());
         let configuration = self.config.webhook_configuration.clone();
         let lifetime = self.config.logins.signing_key_lifetime;
         let rotation = self.signing_keys.clone().rotate(lifetime, shutdown.clone());
         let trust = trust::keep(self.client.clone(), self.certificates.clone(), configuration, shutdown);
-        let rest = async { tokio::join!(groups, bindings) };
+        let rest = async { tokio::join!(groups, bindings, tombstones) };
         tokio::try_join!(users, quotas, trust, sweep, rotation, rest.map(Ok)).map(drop)
     }
 }

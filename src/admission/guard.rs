@@ -15,7 +15,7 @@ use crate::api::{Group, OWNER_LABEL, PASSWORD_SECRET_TYPE, USER_ANNOTATION, User
 use crate::directory::Directory;
 use crate::informers::Informers;
 use crate::rbac::Policy;
-use crate::rbac::guard::{Change, cycle, requirements, taken, uncounted};
+use crate::rbac::guard::{Change, cycle, mistakable, requirements, taken, uncounted};
 use crate::rbac::requirement::Requirements;
 
 /// Judges writes.
@@ -77,7 +77,10 @@ impl Guarded for User {
     }
 
     fn conflict(old: Option<&Self>, new: &Self, known: &Known<'_>) -> Option<String> {
-        let other = taken(new, known.directory).filter(|_| old.is_none())?;
+        if old.is_some() {
+            return None;
+        }
+        let Some(other) = taken(new, known.directory) else { return mistakable(new, known.directory) };
         Some(format!(
             "spec.username: {} already exists: it is held or wanted by User {other}; to wait for a name takes the verb bind on every role",
             new.username()

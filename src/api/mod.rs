@@ -43,6 +43,9 @@ pub const PASSWORD_SECRET_TYPE: &str = "roster.dev/password";
 /// Type of the Secrets that Roster itself keeps: one per login identifier (see [`crate::credentials::claim`]).
 pub const IDENTITY_SECRET_TYPE: &str = "roster.dev/identity";
 
+/// Type of the Secrets in which Roster remembers deleted Users (see [`crate::directory::tombstones`]).
+pub const TOMBSTONE_SECRET_TYPE: &str = "roster.dev/deleted-user";
+
 /// Annotation by which a password Secret names the User (`metadata.name`) that may use it. Without it a
 /// `passwordSecretRef` could read anybody's Secret.
 pub const USER_ANNOTATION: &str = "roster.dev/user";

@@ -8,5 +8,6 @@ pub mod keyed;
 pub mod native;
 pub mod quota;
 pub mod role_binding;
+pub mod tombstones;
 pub mod user;
 pub mod written;

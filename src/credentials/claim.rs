@@ -39,14 +39,19 @@ impl Identifier {
     }
 
     /// Name of the Secret that is the claim.
-    /// A digest, because an email address is no object name: 160 bits of SHA-256, far beyond any search for collisions.
     pub fn secret_name(&self) -> String {
-        let digest = Sha256::digest(self.folded());
-        digest[..20].iter().fold(String::from("login-"), |mut name, byte| {
-            write!(name, "{byte:02x}").expect("writing to a String does not fail");
-            name
-        })
+        object_name("login-", &self.folded())
     }
+}
+
+/// An object name for any text: `prefix` and a digest, because an email address is not an object name and a long name
+/// leaves no space for a prefix. 160 bits of SHA-256 are far beyond any search for collisions.
+pub fn object_name(prefix: &str, text: &str) -> String {
+    let digest = Sha256::digest(text);
+    digest[..20].iter().fold(prefix.to_owned(), |mut name, byte| {
+        write!(name, "{byte:02x}").expect("writing to a String does not fail");
+        name
+    })
 }
 
 /// An identifier as it is compared: upper and lower case are one; the admission rules leave only ASCII.

@@ -24,6 +24,7 @@ mod people;
 pub mod person;
 pub mod quotas;
 mod timeline;
+pub mod tombstones;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -45,6 +46,7 @@ use people::People;
 use person::Person;
 use quotas::{NOBODY, Quotas};
 use timeline::Timeline;
+use tombstones::Tombstones;
 
 /// Whom a change concerns, by `metadata.name`.
 #[derive(Debug, Default, Eq, PartialEq)]
@@ -59,6 +61,8 @@ pub struct Concerned {
     pub orphaned: BTreeSet<String>,
     /// Owners of namespaces, by name of the User, whose limits or use may have changed.
     pub owners: BTreeSet<String>,
+    /// Names of deleted Users whose tombstone may have to be stored or removed.
+    pub tombstones: BTreeSet<String>,
 }
 
 impl Concerned {
@@ -102,6 +106,8 @@ pub struct Directory {
     pub natives: Natives,
     /// Limits, and what each owned namespace has of them.
     pub quotas: Quotas,
+    /// Deleted Users whose names are protected.
+    pub tombstones: Tombstones,
     edges: Timeline<Edge>,
 }
 
@@ -118,6 +124,9 @@ impl Directory {
         let person = Person::of(user);
         let labels: Labels = user.labels().clone();
         let mut concerned = Concerned::default();
+        if self.tombstones.revive(&name) {
+            concerned.tombstones.insert(name.clone());
+        }
         concerned.touched(self.memberships.set_user(&name, Some((labels, &user.spec.groups))));
         let before = self.users.get(&name);
         if before != Some(&person) {
@@ -146,8 +155,12 @@ impl Directory {
     }
 
     /// A User that is no more.
-    pub fn remove_user(&mut self, name: &str) -> Concerned {
+    pub fn remove_user(&mut self, name: &str, now: Timestamp) -> Concerned {
         let mut concerned = Concerned::default();
+        if let Some(tombstone) = self.tombstone_of(name, now) {
+            self.tombstones.note(tombstone);
+            concerned.tombstones.insert(name.to_owned());
+        }
         self.person_changed(name, &mut concerned);
         self.quotas.set_user(name, Amounts::new());
         concerned.owners.insert(name.to_owned());

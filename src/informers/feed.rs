@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use futures::{Stream, TryStreamExt};
-use k8s_openapi::api::core::v1::{LimitRange, Namespace, ResourceQuota};
+use k8s_openapi::api::core::v1::{LimitRange, Namespace, ResourceQuota, Secret};
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PartialObjectMeta;
@@ -25,9 +25,10 @@ use super::follow::{Failed, Relist, Step, follow, readable};
 use super::list_watch::{Failure, list_watch, list_watch_parsed};
 use super::{Informers, Waiting};
 use crate::api::role_binding::{RoleKind, RoleRef};
-use crate::api::{Group, GroupSpec};
+use crate::api::{Group, GroupSpec, TOMBSTONE_SECRET_TYPE, USER_ANNOTATION};
 use crate::directory::bindings::NamespaceState;
 use crate::directory::native::{Key, Native, key};
+use crate::directory::tombstones::Tombstone;
 use crate::directory::{Directory, RoleKey};
 use crate::quota::allotment::{Allotment, DEFAULTS_ANNOTATION, NAME};
 use crate::quota::defaults::given_by;
@@ -235,6 +236,38 @@ impl Feed<'_> {
             |_| {},
             |_| {},
             |directory| directory.quotas.allotted().cloned().collect(),
+        );
+    }
+
+    /// Watches the tombstones of deleted Users, in Roster's own namespace. Without its first list the guard knows only the
+    /// deletions since the start. Afterwards this replica sees deletions in the watch of the Users, so a failure of this
+    /// watch does not weaken the guard.
+    pub fn tombstones(&mut self, namespace: &str) {
+        let own = Config::default().fields(&format!("type={TOMBSTONE_SECRET_TYPE}"));
+        let secrets = watcher::watcher(Api::<Secret>::namespaced(self.client.clone(), namespace), own);
+        self.start(
+            ("tombstones", secrets.map_ok(Step::Event)),
+            |metadata| {
+                let annotations = metadata.annotations.as_ref();
+                annotations.and_then(|annotations| annotations.get(USER_ANNOTATION)).cloned().unwrap_or_default()
+            },
+            |informers, user: &String, secret| match secret {
+                Seen::Present(secret) => {
+                    let Some(tombstone) = Tombstone::read(secret) else {
+                        warn!(user, secret = secret.name_any(), "a tombstone does not parse and is ignored");
+                        return;
+                    };
+                    let uid = secret.uid().unwrap_or_default();
+                    informers.change(|directory, _| directory.set_tombstone(tombstone, uid));
+                }
+                Seen::Deleted(secret) => {
+                    informers.change(|directory, _| directory.remove_tombstone(user, secret.meta().uid.as_deref()));
+                }
+                Seen::Unlisted => informers.change(|directory, _| directory.remove_tombstone(user, None)),
+            },
+            |_| {},
+            |_| {},
+            |directory| directory.tombstones.stored().map(str::to_owned).collect(),
         );
     }
 

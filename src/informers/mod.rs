@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  watch ──▶ Catalogue (users, groups) ──▶ lists and watches of the aggregated API
-//!    └─────▶ Directory ──▶ Concerned ──▶ dirty.{users,groups,bindings,orphaned} ──▶ controllers
+//!    └─────▶ Directory ──▶ Concerned ──▶ dirty.{users,groups,bindings,orphaned,…} ──▶ controllers
 //!  clock ──▶     ▲
 //!                └── guard, controllers, queries
 //! ```
@@ -71,6 +71,8 @@ pub struct Waiting {
     pub orphaned: Arc<Dirty<String>>,
     /// Owners of namespaces, whose limits or use may have changed.
     pub owners: Arc<Dirty<String>>,
+    /// Names of deleted Users whose tombstone may have to be stored or removed.
+    pub tombstones: Arc<Dirty<String>>,
 }
 
 /// The directory and the watches behind it.
@@ -197,6 +199,7 @@ impl Informers {
         self.waiting.bindings.mark(concerned.bindings);
         self.waiting.orphaned.mark(concerned.orphaned);
         self.waiting.owners.mark(owners);
+        self.waiting.tombstones.mark(concerned.tombstones);
     }
 
     /// Begins to mark what changes, with everything there is: this replica leads now.
@@ -207,17 +210,23 @@ impl Informers {
         self.waiting.groups.mark(directory.groups().cloned());
         self.waiting.bindings.mark(directory.bindings.names().cloned());
         self.waiting.owners.mark(directory.owners());
+        self.waiting.tombstones.mark(directory.tombstones.users().map(str::to_owned));
         let orphaned = directory.natives.owners().filter(|uid| !directory.is_owner_known(uid)).cloned();
         self.waiting.orphaned.mark(orphaned);
     }
 
-    /// Runs the watches and the clock until `shutdown`.
+    /// Runs the watches and the clock until `shutdown`. `namespace`: Roster's own.
     ///
     /// # Errors
     /// If a watch ends or a task panics.
-    pub async fn run(self: Arc<Self>, client: Client, health: Arc<Health>, shutdown: CancellationToken) -> Result<()> {
+    pub async fn run(
+        self: Arc<Self>,
+        (client, namespace): (Client, String),
+        health: Arc<Health>,
+        shutdown: CancellationToken,
+    ) -> Result<()> {
         let mut watches = JoinSet::new();
-        let synced = self.start_watches(&client, &mut watches);
+        let synced = self.start_watches(&client, &namespace, &mut watches);
         let clock = Arc::clone(&self);
         watches.spawn(async move { clock.keep_time().await });
         let all = try_join_all(synced);
@@ -255,6 +264,7 @@ impl Informers {
     fn start_watches(
         self: &Arc<Self>,
         client: &Client,
+        namespace: &str,
         watches: &mut JoinSet<Result<()>>,
     ) -> Vec<oneshot::Receiver<()>> {
         let mut feed = Feed { informers: self, client, watches, synced: Vec::new() };
@@ -268,7 +278,7 @@ impl Informers {
                 }
                 informers.change(|directory, now| match user {
                     Some(user) => directory.set_user(user, now),
-                    None => directory.remove_user(name),
+                    None => directory.remove_user(name, now),
                 });
             },
             None,
@@ -309,6 +319,7 @@ impl Informers {
         feed.namespaces();
         feed.allotments();
         feed.limit_ranges();
+        feed.tombstones(namespace);
         feed.synced
     }
 }

@@ -215,7 +215,7 @@ proptest! {
             let concerned = match edit {
                 Edit::User(id, None) => {
                     naive.users.remove(&u(id));
-                    directory.remove_user(&u(id))
+                    directory.remove_user(&u(id), NOW)
                 }
                 Edit::User(id, Some((active, groups))) => {
                     let groups: Vec<String> = groups.into_iter().map(g).collect();

@@ -13,12 +13,13 @@ use super::Policy;
 use super::requirement::{Reason, Requirement, Requirements};
 use crate::api::role_binding::{RoleRef, Subject, SubjectKind};
 use crate::api::{Group, OWNER_LABEL, RoleBinding, User, UserSpec};
-use crate::credentials::claim::{Identifier, IdentifierKind};
+use crate::credentials::claim::{Identifier, IdentifierKind, fold};
 use crate::directory::bindings::{Binding, Scope};
 use crate::directory::labels::Labels;
 use crate::directory::membership::DeclaredMembers;
 use crate::directory::native::{Grant, Holder};
 use crate::directory::person::Person;
+use crate::directory::tombstones::Tombstone;
 use crate::directory::{Directory, declared_members};
 
 /// The label that every Namespace has without anybody's doing.
@@ -78,6 +79,19 @@ pub fn taken<'a>(new: &User, directory: &'a Directory) -> Option<&'a str> {
     directory.wanting(&username.folded()).find(|other| **other != name)
 }
 
+/// Which other User a new one could be mistaken for, and why: one has as its `metadata.name` what the other one logs in
+/// with. Whoever means a person by username, in a Group or in a path of the directory's API, would get the wrong one.
+pub fn mistakable(new: &User, directory: &Directory) -> Option<String> {
+    let (name, username) = (new.name_any(), new.username());
+    if let Some(other) = directory.wanting(&name).find(|other| **other != name) {
+        return Some(format!("metadata.name: {name} is the username of User {other}; choose another name"));
+    }
+    let other = fold(&username);
+    (other != name && directory.person(&other).is_some()).then(|| {
+        format!("spec.username: {username} is the name (metadata.name) of User {other}; choose another username")
+    })
+}
+
 /// Why a new Namespace, of a requester whose use is limited, would count against nobody. Without an owner it would escape
 /// the quota, and so it would with one who is not there, or who has no quota and no role that says who controls them.
 pub fn uncounted(new: &Labels, by: Option<&str>, directory: &Directory, policy: &Policy) -> Option<String> {
@@ -108,6 +122,8 @@ fn owner(labels: &Labels) -> Option<&str> {
 
 /// Whom an identity is known as.
 struct Identity<'a> {
+    /// As the reason says it.
+    who: String,
     name: &'a str,
     username: &'a str,
     is_admin: bool,
@@ -144,10 +160,50 @@ impl Judge<'_> {
         let usernames: BTreeSet<String> = versions().map(User::username).collect();
         for username in &usernames {
             self.identity(&Identity {
+                who: format!("User {name}"),
                 name: &name,
                 username,
                 is_admin: versions().any(|user| user.spec.admin),
                 groups: groups.clone(),
+            });
+        }
+        if old.is_none() {
+            self.takes_name(&name);
+        }
+        for username in usernames.iter().filter(|username| old.is_none_or(|old| old.username() != **username)) {
+            self.takes_username(&name, username);
+        }
+    }
+
+    /// A new User takes over what a deleted one of its name declared, once somebody applies the old manifest again.
+    fn takes_name(&mut self, name: &str) {
+        // The directory may not have heard of the deletion yet.
+        if self.directory.person(name).is_some() {
+            self.person(name);
+        }
+        self.deleted(self.directory.tombstones.of(name));
+    }
+
+    /// A User that takes the username of a deleted one keeps it from coming back, and is taken for it. The same is true of
+    /// a username that is the name of another User.
+    fn takes_username(&mut self, name: &str, username: &str) {
+        self.deleted(self.directory.tombstones.of_username(username));
+        let other = fold(username);
+        if other != name && self.directory.person(&other).is_some() {
+            self.person(&other);
+        }
+    }
+
+    fn deleted<'b>(&mut self, tombstones: impl Iterator<Item = &'b Tombstone>) {
+        for tombstone in tombstones {
+            let Tombstone { user, username, is_admin, groups, deleted, .. } = tombstone;
+            let (deleted, expires) = (deleted.strftime("%F"), tombstone.expires().strftime("%F"));
+            self.identity(&Identity {
+                who: format!("User {user} (deleted on {deleted}, its name is protected until {expires})"),
+                name: user,
+                username,
+                is_admin: *is_admin,
+                groups: self.directory.memberships.would_claim(user, &Labels::new(), groups),
             });
         }
     }
@@ -257,10 +313,14 @@ impl Judge<'_> {
         }
     }
 
-    /// Every User that a password Secret names, whether or not it refers to the Secret yet: it may do so later.
+    /// Every User that a password Secret names, whether or not it refers to the Secret yet: it may do so later. A deleted
+    /// one may refer to it when it comes back.
     fn credential(&mut self, users: &BTreeSet<&str>) {
         for user in users {
             self.person(user);
+            if self.directory.person(user).is_none() {
+                self.deleted(self.directory.tombstones.of(user));
+            }
         }
     }
 
@@ -276,19 +336,20 @@ impl Judge<'_> {
         let person = self.directory.person(name);
         let username = person.map_or(name, |person| &person.username);
         let is_admin = person.is_some_and(|person| person.is_admin);
-        self.identity(&Identity { name, username, is_admin, groups: BTreeSet::new() });
+        let who = format!("User {name}");
+        self.identity(&Identity { who, name, username, is_admin, groups: BTreeSet::new() });
     }
 
     fn identity(&mut self, identity: &Identity<'_>) {
-        let who = format!("User {}", identity.name);
-        self.native(&Holder::User(identity.username.to_owned()), &who);
-        self.bindings(SubjectKind::User, identity.name, &who);
+        let who = identity.who.as_str();
+        self.native(&Holder::User(identity.username.to_owned()), who);
+        self.bindings(SubjectKind::User, identity.name, who);
         if identity.is_admin {
             let role = RoleRef::cluster_role(&self.policy.administrator_role);
-            self.require(Grant { role, namespace: None }, &who, "spec.admin");
+            self.require(Grant { role, namespace: None }, who, "spec.admin");
         }
         for group in &identity.groups {
-            self.group_identity(group, &who);
+            self.group_identity(group, who);
         }
     }
 

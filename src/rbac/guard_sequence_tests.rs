@@ -1,7 +1,7 @@
 //! No sequence of writes that the guard admits, and no restore of an earlier object in between, leaves the requester in
 //! control of an identity that holds, or ever held, a role that the requester may not bind.
 //!
-//! The requester writes at random, an administrator restores earlier versions of objects at random. What identities
+//! The requester writes at random, an administrator deletes Users and restores earlier versions of objects at random. What identities
 //! hold is computed by a naive model that knows nothing of the directory: an upper bound, without cuts in cycles,
 //! with groups that do not exist or do not accept declared members, and whatever the validity of bindings and memberships.
 
@@ -61,6 +61,8 @@ enum Step {
     Delete(String),
     /// The requester sets a User's password.
     SetPassword(String),
+    /// An administrator deletes a User.
+    Offboard(String),
     /// An administrator restores a version of the history, by its position.
     Restore(prop::sample::Index),
 }
@@ -119,7 +121,7 @@ impl World {
 
     fn remove(&mut self, name: &str) {
         match self.objects.remove(name) {
-            Some(Object::User(_)) => drop(self.directory.remove_user(name)),
+            Some(Object::User(_)) => drop(self.directory.remove_user(name, NOW)),
             Some(Object::Group(_)) => drop(self.directory.remove_group(name, NOW)),
             Some(Object::RoleBinding(_)) => drop(self.directory.remove_binding(name)),
             None => {}
@@ -139,7 +141,9 @@ impl World {
         let old = self.objects.get(&new.key());
         match (old, new) {
             (None, Object::User(new)) => {
-                taken(new, &self.directory).is_none() && self.admits(&Change::User(None, Some(new)))
+                taken(new, &self.directory).is_none()
+                    && mistakable(new, &self.directory).is_none()
+                    && self.admits(&Change::User(None, Some(new)))
             }
             (Some(Object::User(old)), Object::User(new)) => {
                 // The username is immutable to the requester.
@@ -181,12 +185,23 @@ impl World {
                     self.controlled.insert(name);
                 }
             }
+            Step::Offboard(name) => self.remove(&name),
             Step::Restore(position) => {
                 if !self.history.is_empty() {
-                    let object = position.get(&self.history).clone();
-                    self.put(object);
+                    self.restore(position.get(&self.history).clone());
                 }
             }
+        }
+    }
+
+    /// An administrator applies an earlier version of an object. Nobody changes a username so.
+    fn restore(&mut self, object: Object) {
+        let is_renamed = |user: &User| match self.objects.get(&user.name_any()) {
+            Some(Object::User(present)) => present.username() != user.username(),
+            _ => false,
+        };
+        if !matches!(&object, Object::User(user) if is_renamed(user)) {
+            self.put(object);
         }
     }
 
@@ -348,6 +363,7 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => objects().prop_map(Step::Write),
         3 => prop::sample::select(names).prop_map(|name| Step::Delete(name.to_owned())),
         2 => prop::sample::select(&USERS[..]).prop_map(|name| Step::SetPassword(name.to_owned())),
+        2 => prop::sample::select(&USERS[..]).prop_map(|name| Step::Offboard(name.to_owned())),
         2 => any::<prop::sample::Index>().prop_map(Step::Restore),
     ]
 }
@@ -367,7 +383,7 @@ proptest! {
         }
         // Whatever an administrator restores in the end.
         for object in world.history.clone() {
-            world.put(object.clone());
+            world.restore(object.clone());
             prop_assert_eq!(world.escalation(), None, "after the restore of {:?}", object);
         }
     }

@@ -394,3 +394,86 @@ fn whoever_has_a_quota_makes_no_namespace_that_escapes_it() {
         assert_eq!(refusal(&Labels::new(), by), None, "{by:?}");
     }
 }
+
+/// The name of a deleted User is controlled by whoever controls what the User held by its own declaration.
+#[test]
+fn a_deleted_user_keeps_its_name_from_whoever_could_not_control_it() {
+    let mut directory = directory();
+    let spec = UserSpec {
+        username: Some("Alice.Smith".into()),
+        groups: vec!["power".into(), "waiting".into()],
+        ..UserSpec::default()
+    };
+    let alice = user("alice", spec);
+    directory.set_user(&alice, NOW);
+    // Before the directory has heard of the deletion, and afterwards.
+    for has_heard in [false, true] {
+        if has_heard {
+            directory.remove_user("alice", NOW);
+        }
+        let new = user("alice", UserSpec::default());
+        assert_eq!(required(&Change::User(None, Some(&new)), &directory), [EDIT], "by name; heard: {has_heard}");
+        assert_eq!(required(&Change::Credential(["alice"].into()), &directory), [EDIT], "a Secret that waits for it");
+    }
+    let policy = Policy::default();
+    let reasons = requirements(&Change::User(None, Some(&user("alice", UserSpec::default()))), &directory, &policy);
+    let reason = reasons.into_values().next().unwrap();
+    assert_eq!(
+        (reason.identity.as_str(), reason.by.as_str()),
+        (
+            "User alice (deleted on 1970-01-01, its name is protected until 1970-04-01)",
+            "Group power, RoleBinding power-edit"
+        )
+    );
+    let taker = |username: &str| user("mallory", UserSpec { username: Some(username.into()), ..UserSpec::default() });
+    assert_eq!(required(&Change::User(None, Some(&taker("alice.smith"))), &directory), [EDIT], "by username");
+    let renamed = Change::User(Some(&taker("mallory")), Some(&taker("ALICE.SMITH")));
+    assert_eq!(required(&renamed, &directory), [EDIT], "by a rename");
+    let described = Change::User(Some(&taker("alice.smith")), Some(&taker("alice.smith")));
+    assert!(required(&described, &directory).is_empty());
+    // A group that gets a role while the User is gone.
+    directory.remove_binding("power-edit");
+    assert!(required(&Change::User(None, Some(&user("alice", UserSpec::default()))), &directory).is_empty());
+    directory.set_binding(&binding("late", SubjectKind::Group, "waiting"), NOW);
+    assert_eq!(required(&Change::User(None, Some(&user("alice", UserSpec::default()))), &directory), [EDIT]);
+    // Whoever made the next User of the name could do so.
+    directory.set_user(&user("alice", UserSpec::default()), NOW);
+    assert!(required(&Change::Credential(["alice"].into()), &directory).is_empty());
+}
+
+#[test]
+fn a_deleted_administrator_and_one_by_a_label_keep_their_names() {
+    let mut directory = directory();
+    let root = user("root", UserSpec { admin: true, ..UserSpec::default() });
+    let mut labelled = user("labelled", UserSpec::default());
+    labelled.metadata.labels = Some([("team".to_owned(), "x".to_owned())].into());
+    let selector = LabelSelector { match_labels: labelled.metadata.labels.clone(), ..LabelSelector::default() };
+    directory.set_group(&group("power", GroupSpec { member_selector: Some(selector), ..GroupSpec::default() }), NOW);
+    for (gone, expected) in [(&root, "ClusterRole admin in the whole cluster"), (&labelled, EDIT)] {
+        let name = gone.name_any();
+        directory.set_user(gone, NOW);
+        directory.remove_user(&name, NOW);
+        assert_eq!(required(&Change::User(None, Some(&user(&name, UserSpec::default()))), &directory), [expected]);
+    }
+    let named = user("named", UserSpec { username: Some("power-user".into()), ..UserSpec::default() });
+    directory.set_user(&named, NOW);
+    assert!(!directory.remove_user("named", NOW).tombstones.is_empty(), "native bindings may name power-user");
+    let plain = user("plain", UserSpec::default());
+    directory.set_user(&plain, NOW);
+    assert!(directory.remove_user("plain", NOW).tombstones.is_empty(), "it held nothing");
+}
+
+#[test]
+fn i4_nobody_is_named_like_the_username_of_somebody_else() {
+    let mut directory = directory();
+    let spec = |username: &str| UserSpec { username: Some(username.into()), ..UserSpec::default() };
+    directory.set_user(&user("alice", UserSpec { groups: vec!["power".into()], ..spec("a.smith") }), NOW);
+    let by_name = mistakable(&user("a.smith", spec("bob")), &directory).unwrap();
+    assert!(by_name.starts_with("metadata.name: a.smith is the username of User alice"), "{by_name}");
+    let by_username = mistakable(&user("bob", spec("Alice")), &directory).unwrap();
+    assert!(by_username.starts_with("spec.username: Alice is the name (metadata.name) of User alice"), "{by_username}");
+    assert_eq!(mistakable(&user("carol", spec("Carol")), &directory), None);
+    let renamed = Change::User(Some(&user("bob", spec("bob"))), Some(&user("bob", spec("alice"))));
+    let required = required(&renamed, &directory);
+    assert_eq!(required, [EDIT]);
+}

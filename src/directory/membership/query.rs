@@ -201,6 +201,12 @@ impl Memberships {
         self.climb_uncut(direct)
     }
 
+    /// Names of the groups that the User itself declares membership in, by `spec.groups` or by a label that a
+    /// `memberSelector` matches, whether or not they exist and accept it.
+    pub fn declared_by(&self, user: &str) -> impl Iterator<Item = &str> {
+        self.naming(user, Source::BY_USER).map(|group| self.groups.name(group))
+    }
+
     /// The groups that the user belongs to directly, existing or not, by one of these [`Source`]s.
     fn naming(&self, user: &str, sources: u8) -> impl Iterator<Item = Id> {
         let user = self.users.id(user);

@@ -5,6 +5,7 @@
 
 mod bindings;
 mod consent;
+mod deleted;
 mod groups;
 mod identity;
 mod users;
@@ -352,6 +353,7 @@ async fn i4_holds_while_roster_is_down() {
     cluster.apply(
         "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: new}, spec: {groups: [down-0-power]}}\n",
     );
+    deleted::names_stay_protected_across_crashes(&cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,150 @@
+//! The name of a deleted User is kept from those who could not control what it held by its own declaration.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use roster::directory::tombstones::{RETENTION, Tombstone};
+use roster_harness::Operator;
+
+use super::{STAGE, guarded, settle};
+use crate::support::{Cluster, FAST_LEASE, create, eventually, unique, wait_for_text};
+
+fn manifest(name: &str, rest: &str, spec: &str) -> String {
+    format!(
+        "---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {name}{rest}}}, spec: {{{spec}}}}}\n"
+    )
+}
+
+fn create_as(cluster: &Cluster, who: &str, manifest: &str) -> Result<String, String> {
+    let created = cluster.plane.kubectl.run_with_input(&["create", "--as", who, "-f", "-"], manifest);
+    created.map_err(|error| format!("{error:#}"))
+}
+
+fn delete(cluster: &Cluster, name: &str) {
+    cluster.kubectl(&["delete", "users.roster.dev", name]);
+}
+
+async fn wait_until_stored(secrets: &Api<Secret>, user: &str, is_stored: bool) {
+    eventually(&format!("the tombstone of {user} is stored: {is_stored}"), || async {
+        let found = secrets.get_opt(&Tombstone::secret_name(user)).await.map_err(|error| error.to_string())?;
+        if found.is_some() == is_stored { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_a_deleted_users_name_is_not_taken_by_who_could_not_control_it() {
+    let (cluster, n) = (guarded(), unique("i4-deleted"));
+    let secrets = cluster.secrets("roster-system").await;
+    let boss = manifest(&format!("{n}-boss"), "", &format!("groups: [{n}-power]"));
+    let smith = format!("username: {n}-smith, groups: [{n}-power, {n}-waiting]");
+    let gone = [
+        (manifest(&format!("{n}-boss"), "", ""), "edit in namespace"),
+        (manifest(&format!("{n}-label"), "", ""), "edit in namespace"),
+        (manifest(&format!("{n}-root"), "", ""), "admin in the whole cluster"),
+        (manifest(&format!("{n}-alice"), "", ""), "edit in namespace"),
+        (manifest(&format!("{n}-other"), "", &format!("username: {n}-smith")), "edit in namespace"),
+    ];
+    cluster.apply(&STAGE.replace("{n}", &n));
+    cluster.apply(&manifest(&format!("{n}-label"), &format!(", labels: {{power: {n}}}"), ""));
+    cluster.apply(&manifest(&format!("{n}-root"), "", "admin: true"));
+    cluster.apply(&manifest(&format!("{n}-alice"), "", &smith));
+    settle(cluster, &n).await;
+    for user in ["boss", "label", "root", "alice"] {
+        delete(cluster, &format!("{n}-{user}"));
+    }
+    // At once, and again when the tombstone is stored.
+    for round in 0..2 {
+        for (manifest, role) in &gone {
+            let refused = create_as(cluster, "mallory", manifest).unwrap_err();
+            assert!(refused.contains("the guard: User ") && refused.contains(role), "{round} {manifest}: {refused}");
+            assert!(refused.contains("mallory may not bind it: that takes the verb bind on"), "{refused}");
+        }
+        for user in ["boss", "label", "root", "alice"] {
+            wait_until_stored(&secrets, &format!("{n}-{user}"), true).await;
+        }
+    }
+    let refused = create_as(cluster, "mallory", &gone[0].0).unwrap_err();
+    for part in [
+        format!("User {n}-boss (deleted on 2"),
+        "its name is protected until 2".to_owned(),
+        format!("(by Group {n}-power, "),
+    ] {
+        assert!(refused.contains(&part), "{part}: {refused}");
+    }
+    // A password that waits for the User to come back.
+    let password = format!(
+        "---\n{{apiVersion: v1, kind: Secret, metadata: {{name: mine, namespace: {n}, annotations: {{roster.dev/user: {n}-boss}}}}, type: roster.dev/password, stringData: {{password: battery staple}}}}\n"
+    );
+    let refused = create_as(cluster, "mallory", &password).unwrap_err();
+    assert!(refused.contains("deleted on"), "{refused}");
+    let tombstone = Tombstone::secret_name(&format!("{n}-boss"));
+    let remove = ["delete", "secret", &tombstone, "-n", "roster-system", "--as", "mallory"];
+    let refused = cluster.plane.kubectl.run(&remove).unwrap_err().to_string();
+    assert!(refused.contains("mallory may not delete them"), "{refused}");
+    let squat = format!(
+        "---\n{{apiVersion: v1, kind: Secret, metadata: {{name: deleted-user-{n}, namespace: roster-system}}}}\n"
+    );
+    let refused = create_as(cluster, "mallory", &squat).unwrap_err();
+    assert!(refused.contains("mallory may not create them"), "{refused}");
+
+    // Who may bind the roles may, and so may an administrator; with that, the tombstone is over.
+    create_as(cluster, "alice", &gone[0].0).unwrap();
+    wait_until_stored(&secrets, &format!("{n}-boss"), false).await;
+    cluster.apply(&boss);
+    let groups = "{.status.groups[*]}";
+    wait_for_text(cluster, &["users.roster.dev", &format!("{n}-boss")], groups, &format!("{n}-power")).await;
+    cluster.apply(&manifest(&format!("{n}-alice"), "", &smith));
+    wait_for_text(cluster, &["users.roster.dev", &format!("{n}-alice")], groups, &format!("{n}-power")).await;
+    wait_until_stored(&secrets, &format!("{n}-alice"), false).await;
+    // Who held nothing leaves nothing.
+    delete(cluster, &format!("{n}-me"));
+    create_as(cluster, "mallory", &manifest(&format!("{n}-me"), "", "")).unwrap();
+    assert!(secrets.get_opt(&Tombstone::secret_name(&format!("{n}-me"))).await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tombstone_is_removed_when_it_expires() {
+    let (cluster, n) = (guarded(), unique("i4-expired"));
+    let secrets = cluster.secrets("roster-system").await;
+    let deleted_ago = |name: &str, ago: SignedDuration| Tombstone {
+        user: format!("{n}-{name}"),
+        uid: n.clone(),
+        username: format!("{n}-{name}"),
+        is_admin: true,
+        groups: Vec::new(),
+        deleted: Timestamp::now() - ago,
+    };
+    let (old, young) = (deleted_ago("old", RETENTION), deleted_ago("young", RETENTION - SignedDuration::from_hours(1)));
+    create(&secrets, &young.secret()).await;
+    create(&secrets, &old.secret()).await;
+    wait_until_stored(&secrets, &old.user, false).await;
+    let refused = create_as(cluster, "mallory", &manifest(&young.user, "", "")).unwrap_err();
+    assert!(refused.contains("its name is protected until"), "{refused}");
+    create_as(cluster, "mallory", &manifest(&old.user, "", "")).unwrap();
+}
+
+/// No replica is needed that has seen the deletion and stored it: each that has seen it can.
+pub(super) async fn names_stay_protected_across_crashes(cluster: &Cluster) {
+    let secrets = cluster.secrets("roster-system").await;
+    for _ in 0..2 {
+        cluster.start_operator(FAST_LEASE);
+    }
+    cluster.apply(&manifest("crash-gone", "", "groups: [down-0-power]"));
+    settle(cluster, "crash").await;
+    delete(cluster, "crash-gone");
+    cluster.operators().remove(0).kill();
+    wait_until_stored(&secrets, "crash-gone", true).await;
+    cluster.operators().drain(..).for_each(Operator::kill);
+    cluster.start_operator(FAST_LEASE);
+    eventually("the name is protected", || async {
+        match create_as(cluster, "mallory", &manifest("crash-gone", "", "")) {
+            Ok(printed) => panic!("mallory could: {printed}"),
+            Err(refused) if refused.contains("its name is protected until") => Ok(()),
+            Err(error) => Err(error),
+        }
+    })
+    .await;
+    cluster.apply(&manifest("crash-gone", "", "groups: [down-0-power]"));
+    wait_until_stored(&secrets, "crash-gone", false).await;
+}
