@@ -162,13 +162,12 @@ fn spec(cluster: &Cluster, object: &str) -> Value {
 /// Plants the object, applies it, and says what is otherwise than expected.
 fn judge(cluster: &Cluster, kind: &str, case: &Case, way: &[&str], expected: Outcome) -> Option<String> {
     let name = unique("i4-planted");
-    let [planted, applied] = [(true, case.planted), (false, case.applied)].map(|(is_planted, fields)| {
-        let binding = match is_planted {
-            true => "subjects: [{kind: User, name: planted}], roleRef: {kind: ClusterRole, name: view}, ",
-            false => "subjects: [{kind: Group, name: planted-sre}], roleRef: {kind: ClusterRole, name: edit}, ",
-        };
+    let manifest = |binding: &str, fields: &str| {
         manifest(kind, &name, &format!("{}{fields}", if kind == "RoleBinding" { binding } else { "" }))
-    });
+    };
+    let planted = "subjects: [{kind: User, name: planted}], roleRef: {kind: ClusterRole, name: view}, ";
+    let applied = "subjects: [{kind: Group, name: planted-sre}], roleRef: {kind: ClusterRole, name: edit}, ";
+    let (planted, applied) = (manifest(planted, case.planted), manifest(applied, case.applied));
     run(cluster, &["create", "--as", "mallory", "-f", "-"], &planted)
         .unwrap_or_else(|error| panic!("{planted}: {error}"));
     let object = format!("{}s.roster.dev/{name}", kind.to_lowercase());
