@@ -24,6 +24,7 @@ impl Default for Domain {
 /// A span of time. Either end may be left open; both are exact to the second and need no resync to take effect.
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 #[x_kube(validation = (
     "!has(self.notBefore) || !has(self.notAfter) || self.notBefore < self.notAfter",
     "notBefore must be earlier than notAfter"

@@ -88,7 +88,7 @@ pub struct GroupSpec {
 
     /// Memberships that begin or end at a given time. At most 1000.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["user"]))]
+    #[schemars(schema_with = "schema::memberships")]
     pub memberships: Vec<Membership>,
 
     /// Limits that are added to those of each member.

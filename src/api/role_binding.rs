@@ -65,7 +65,7 @@ use super::{Validity, schema};
 ))]
 pub struct RoleBindingSpec {
     /// The users and groups that hold the role. At most 256.
-    #[schemars(length(min = 1, max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["kind", "name"]))]
+    #[schemars(schema_with = "schema::subjects")]
     pub subjects: Vec<Subject>,
 
     /// The role that they hold.
@@ -110,6 +110,7 @@ pub enum SubjectKind {
 /// A reference to a native role.
 #[derive(Clone, Debug, Default, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct RoleRef {
     /// ClusterRole, or Role (of the same name in each namespace of the scope).
     pub kind: RoleKind,
@@ -145,6 +146,7 @@ impl fmt::Display for RoleRef {
 /// Where a role is held. Exactly one field is set.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 #[x_kube(validation = (
     "[has(self.cluster), has(self.namespaces), has(self.namespaceSelector), has(self.domain)].filter(x, x).size() == 1",
     "exactly one of cluster, namespaces, namespaceSelector and domain must be set"

@@ -3,8 +3,12 @@
 //! Each function is named by a field's `#[schemars(schema_with = …)]`. The rules run inside kube-apiserver
 //! (Kubernetes 1.33 and later), so they hold while Roster is down.
 
-use schemars::{Schema, SchemaGenerator, json_schema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
+
+use super::group::Membership;
+use super::role_binding::Subject;
+use super::user::ExternalIdentity;
 
 /// A string with an upper bound on its length, in characters. Without a bound, CEL assumes the worst and refuses
 /// the rule as too costly.
@@ -17,9 +21,53 @@ fn text(max_length: u32, rules: &[(&str, &str)]) -> Value {
     schema
 }
 
-/// A list in which an item stands once.
-fn set_of(item: &Value, max_items: u32) -> Schema {
-    json_schema!({"type": "array", "items": item, "maxItems": max_items, "x-kubernetes-list-type": "set"})
+/// Start and end of a rule that refuses a list with two items of the same key. `transformMapEntry` fails on the second
+/// item and names its key. Unlike a comparison of all pairs, it is within CEL's cost limit for 5000 items.
+pub const UNIQUE_BY: (&str, &str) = ("self.transformMapEntry(i, item, {", ": i}).size() == self.size()");
+
+/// Makes a list atomic: server-side apply replaces it, so that a manifest that writes the list out has exactly its items.
+/// In a list of type `set` or `map`, items that somebody else put there beforehand would stay. `key` is a CEL expression
+/// over `item`, of which no two items have the same value.
+fn atomic_list(mut list: Value, key: &str, message: &str) -> Value {
+    let (start, end) = UNIQUE_BY;
+    list["type"] = "array".into();
+    list["x-kubernetes-list-type"] = "atomic".into();
+    list["x-kubernetes-validations"] = json!([{"rule": format!("{start}{key}{end}"), "message": message}]);
+    list
+}
+
+/// An atomic list in which each value occurs once.
+fn unique_values(item: &Value, max_items: u32) -> Value {
+    atomic_list(json!({"items": item, "maxItems": max_items}), "item", "must not have the same value twice")
+}
+
+/// An atomic list of objects that have different keys.
+fn unique_objects<T: JsonSchema>(generator: &mut SchemaGenerator, max_items: u32, key: &str, message: &str) -> Value {
+    let item = generator.subschema_for::<T>();
+    atomic_list(json!({"items": item, "maxItems": max_items}), key, message)
+}
+
+/// The subjects of a RoleBinding.
+pub fn subjects(generator: &mut SchemaGenerator) -> Schema {
+    let mut list = unique_objects::<Subject>(
+        generator,
+        256,
+        "item.kind + '/' + item.name",
+        "must not have the same kind and name twice",
+    );
+    list["minItems"] = 1.into();
+    schema(list)
+}
+
+/// The memberships of a Group.
+pub fn memberships(generator: &mut SchemaGenerator) -> Schema {
+    schema(unique_objects::<Membership>(generator, 1000, "item.user", "must not have the same user twice"))
+}
+
+/// A User's identities in other systems.
+pub fn identities(generator: &mut SchemaGenerator) -> Schema {
+    let (key, message) = ("item.type + '/' + item.id", "must not have the same type and id twice");
+    schema(unique_objects::<ExternalIdentity>(generator, 32, key, message))
 }
 
 fn schema(value: Value) -> Schema {
@@ -46,12 +94,12 @@ pub fn object_name(_: &mut SchemaGenerator) -> Schema {
 
 /// A set of names of Users or Groups.
 pub fn object_names(_: &mut SchemaGenerator) -> Schema {
-    set_of(&object_name_value(), 256)
+    schema(unique_values(&object_name_value(), 256))
 }
 
 /// The members of a Group: names of Users. Larger groups use a selector or `User.spec.groups`.
 pub fn members(_: &mut SchemaGenerator) -> Schema {
-    set_of(&object_name_value(), 5000)
+    schema(unique_values(&object_name_value(), 5000))
 }
 
 /// A login name and RBAC subject name.
@@ -88,7 +136,7 @@ pub fn email(_: &mut SchemaGenerator) -> Schema {
 
 /// A set of email addresses.
 pub fn emails(_: &mut SchemaGenerator) -> Schema {
-    set_of(&email_value(), 16)
+    schema(unique_values(&email_value(), 16))
 }
 
 /// A telephone number in international form: E.164 digits, with the usual separators for the eye.
@@ -140,7 +188,7 @@ pub fn cidrs(_: &mut SchemaGenerator) -> Schema {
         43,
         &[("isCIDR(self)", "must be an IPv4 or IPv6 network in CIDR notation such as 192.0.2.0/24 or 2001:db8::/32")],
     );
-    set_of(&cidr, 64)
+    schema(unique_values(&cidr, 64))
 }
 
 /// A login shell: a name or an absolute path.
@@ -263,11 +311,13 @@ pub fn quota_hard(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// A native label selector, checked: an operator that does not exist would match nothing, or everything.
+/// A native label selector, checked: an operator that does not exist would match nothing, or everything. Atomic, as in
+/// Kubernetes' own types.
 pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
     let value = json!({"type": "string", "maxLength": 63});
     json_schema!({
         "type": "object",
+        "x-kubernetes-map-type": "atomic",
         "properties": {
             "matchLabels": {
                 "description": "Labels that must all have these values.",
@@ -329,7 +379,9 @@ pub fn secret_name(_: &mut SchemaGenerator) -> Schema {
 /// an index; more are reached by a selector.
 pub fn namespaces(_: &mut SchemaGenerator) -> Schema {
     let namespace = namespace_value();
-    json_schema!({"type": "array", "items": namespace, "minItems": 1, "maxItems": 16, "x-kubernetes-list-type": "set"})
+    let mut list = unique_values(&namespace, 16);
+    list["minItems"] = 1.into();
+    schema(list)
 }
 
 /// The name of a Role or ClusterRole. RBAC names are path segments, so ':' is allowed (`system:…` roles exist).

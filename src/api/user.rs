@@ -167,7 +167,7 @@ pub struct UserSpec {
 
     /// The same person in other systems. At most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type", "id"]))]
+    #[schemars(schema_with = "schema::identities")]
     pub identities: Vec<ExternalIdentity>,
 
     /// Secret of type roster.dev/password to take the password from. The Secret must name this user in the
@@ -266,6 +266,7 @@ pub enum DeletionPolicy {
 /// The source that an identity comes from.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Connector {
     /// Kind of source: local, ldap, oidc, saml, github or another.
     #[serde(rename = "type")]
@@ -300,6 +301,7 @@ pub struct ExternalIdentity {
 /// A reference to a Secret of type roster.dev/password.
 #[derive(Clone, Debug, Default, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct PasswordSecretRef {
     /// Namespace of the Secret.
     #[schemars(schema_with = "schema::namespace")]

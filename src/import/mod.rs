@@ -12,6 +12,7 @@
 
 pub mod assemble;
 mod columns;
+pub mod consent;
 mod csv;
 mod documents;
 pub mod draft;

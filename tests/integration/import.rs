@@ -156,6 +156,58 @@ async fn a_field_of_somebody_else_is_not_taken_over_unasked() {
     assert_eq!(users.get(&name).await.unwrap().spec.zone.as_deref(), Some("eu"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn users_that_wait_for_a_group_get_into_it_by_an_import_only_if_it_says_so() {
+    let [ada, bob, eve, group] = ["ada", "bob", "eve", "group"].map(|what| unique(&format!("waiting-{what}")));
+    let users = cluster().users().await;
+    let groups = Api::<Group>::all(cluster().client().await);
+    let mut planted = crate::support::user(&eve, false);
+    planted.spec.groups = vec![group.clone()];
+    crate::support::create(&users, &planted).await;
+    let path = file("waiting.csv", &format!("username,groups\n{ada},{group}\n"));
+    let args = ["import", "--from", "csv", &path];
+    let accepting = [&args[..], &["--accept-existing-members"]].concat();
+    let waits = format!(
+        "{path}:2: Group {group} would accept 1 existing User that this import does not put into it: {eve}; it takes --accept-existing-members\n"
+    );
+
+    let preview = roster(&args);
+    assert!(!preview.status.success());
+    assert_eq!(text(&preview.stderr), waits);
+    assert_eq!(last_line(&text(&preview.stdout)), "2 to create, 0 to change, 0 the same, 0 rejected, 1 failed");
+    assert_eq!(last_line(&succeeds(&accepting)), "2 to create, 0 to change, 0 the same, 0 rejected");
+
+    let applied = roster(&[&args[..], &["--apply"]].concat());
+    assert!(!applied.status.success());
+    let told = text(&applied.stderr);
+    assert!(told.starts_with(&waits) && told.contains("nothing was applied"), "{told}");
+    assert!(users.get_opt(&ada).await.unwrap().is_none() && groups.get_opt(&group).await.unwrap().is_none());
+
+    // Without a cluster nobody can look.
+    let folder = cluster().plane.dir.join("waiting");
+    let write = ["--write", folder.to_str().unwrap()];
+    let written = roster(&[&args[..], &write].concat());
+    assert!(
+        written.status.success()
+            && text(&written.stderr).starts_with("warning: Groups that accept declared members: 1")
+    );
+    assert_eq!(text(&roster(&[&accepting[..], &write].concat()).stderr), "");
+
+    assert_eq!(
+        last_line(&succeeds(&[&accepting[..], &["--apply"]].concat())),
+        "2 created, 0 changed, 0 the same, 0 rejected"
+    );
+    for name in [&ada, &eve] {
+        wait_for_text(cluster(), &["users.roster.dev", name], "{.status.groups[*]}", &group).await;
+    }
+    // The Group accepts them by now: a further import of others asks no more.
+    file("waiting.csv", &format!("username,groups\n{bob},{group}\n"));
+    assert_eq!(
+        last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
+        "1 created, 0 changed, 1 the same, 0 rejected"
+    );
+}
+
 #[test]
 fn every_rejected_line_is_told_and_the_others_come() {
     let name = unique("rejected");

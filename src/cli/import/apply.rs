@@ -6,12 +6,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use kube::Client;
 
 use super::live::Live;
-use super::{CONCURRENCY, Files, Outcome, rejects};
+use super::{Args, CONCURRENCY, Files, Outcome, rejects};
 use crate::import::assemble::{Item, Plan};
 use crate::import::rules::Kind;
 
-pub(super) async fn plan(client: Client, plan: Plan, files: &Files, force: bool) -> Result<Outcome> {
-    let live = Live::read(client, &plan).await?;
+pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args) -> Result<Outcome> {
+    let (live, force) = (Live::read(client, &plan).await?, args.force_conflicts);
+    if !args.accept_existing_members && rejects::tell_admitted(&live.admitted, files) > 0 {
+        bail!("nothing was applied: take these Users out of the Groups, or accept them with --accept-existing-members");
+    }
     let bar = progress(plan.items.len());
     let mut outcome = Outcome::default();
     let (groups, people): (Vec<_>, Vec<_>) = plan.items.iter().partition(|item| item.kind == Kind::Group);

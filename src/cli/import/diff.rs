@@ -11,7 +11,7 @@ use similar::TextDiff;
 
 use super::apply::report;
 use super::live::{Key, Live, Step};
-use super::{CONCURRENCY, Files, Outcome};
+use super::{Args, CONCURRENCY, Files, Outcome, rejects};
 use crate::credentials::source::HASH_KEY;
 use crate::import::assemble::{Item, Plan};
 use crate::import::hashes::masked;
@@ -19,9 +19,12 @@ use crate::import::hashes::masked;
 /// Annotation in which kubectl repeats everything that it has applied.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-pub(super) async fn plan(client: Client, plan: Plan, files: &Files) -> Result<Outcome> {
+pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args) -> Result<Outcome> {
     let live = Live::read(client, &plan).await?;
     let mut outcome = Outcome::default();
+    if !args.accept_existing_members {
+        outcome.failed += rejects::tell_admitted(&live.admitted, files);
+    }
     let mut changes = stream::iter(&plan.items).map(|item| change(&live, item)).buffered(CONCURRENCY);
     while let Some((item, change)) = changes.next().await {
         match change {

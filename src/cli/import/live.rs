@@ -20,6 +20,7 @@ use crate::credentials::hash::{Argon2idCost, PasswordHash};
 use crate::credentials::pool::HashPool;
 use crate::credentials::source::HASH_KEY;
 use crate::import::assemble::{Content, Item, Plan};
+use crate::import::consent::{Admitted, Consent};
 use crate::import::rules::Kind;
 use crate::metrics::HashMetrics;
 
@@ -51,10 +52,12 @@ pub(super) struct Live {
     pool: HashPool,
     /// Objects that are there: none where applying would change nothing, so that memory grows with the differences.
     found: HashMap<Key, Option<Value>>,
+    /// Existing Users whom the plan would make members of a Group, unasked.
+    pub(super) admitted: Vec<Admitted>,
 }
 
 impl Live {
-    /// Lists Users, Groups and password Secrets, as far as the plan has some.
+    /// Lists Groups, Users and password Secrets, as far as the plan has some.
     pub(super) async fn read(client: Client, plan: &Plan) -> Result<Self> {
         let mut wanted = HashMap::new();
         let mut namespaces = BTreeSet::new();
@@ -69,13 +72,21 @@ impl Live {
                 wanted.insert(Key::Secret(secret.namespace.clone(), secret.name.clone()), manifest);
             }
         }
-        let mut live = Self { client, pool: pool(), found: HashMap::new() };
-        live.list(&Api::all_with(live.client.clone(), &resource::<Group>()), "", Key::Group, &wanted).await?;
-        live.list(&Api::all_with(live.client.clone(), &resource::<User>()), "", Key::User, &wanted).await?;
+        let mut live = Self { client, pool: pool(), found: HashMap::new(), admitted: Vec::new() };
+        let mut consent = Consent::new(plan);
+        let api = Api::all_with(live.client.clone(), &resource::<Group>());
+        let group = |object: &DynamicObject| consent.existing_group(&object.name_any(), &object.data["spec"]);
+        live.list(&api, "", Key::Group, &wanted, group).await?;
+        let api = Api::all_with(live.client.clone(), &resource::<User>());
+        let user = |object: &DynamicObject| {
+            consent.existing_user(&object.name_any(), object.labels(), &object.data["spec"]);
+        };
+        live.list(&api, "", Key::User, &wanted, user).await?;
+        live.admitted = consent.admitted();
         for namespace in namespaces {
             let api = Api::namespaced_with(live.client.clone(), &namespace, &resource::<SecretObject>());
             let key = |name| Key::Secret(namespace.clone(), name);
-            live.list(&api, &format!("type={PASSWORD_SECRET_TYPE}"), key, &wanted).await?;
+            live.list(&api, &format!("type={PASSWORD_SECRET_TYPE}"), key, &wanted, |_| {}).await?;
         }
         Ok(live)
     }
@@ -86,11 +97,13 @@ impl Live {
         fields: &str,
         key: impl Fn(String) -> Key,
         wanted: &HashMap<Key, Option<Value>>,
+        mut seen: impl FnMut(&DynamicObject),
     ) -> Result<()> {
         let mut params = ListParams::default().limit(PAGE).fields(fields);
         loop {
             let page = api.list(&params).await.with_context(|| format!("{} can't be listed", api.resource_url()))?;
             for object in page.items {
+                seen(&object);
                 let key = key(object.name_any());
                 if let Some(manifest) = wanted.get(&key) {
                     let object = serde_json::to_value(object)?;

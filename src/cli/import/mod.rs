@@ -54,6 +54,11 @@ pub(super) struct Args {
     #[arg(long, requires = "apply")]
     force_conflicts: bool,
 
+    /// Accept existing Users as members of the imported Groups, if they name such a Group in spec.groups or carry labels
+    /// that it selects. Otherwise nothing is applied.
+    #[arg(long)]
+    accept_existing_members: bool,
+
     /// Namespace of the password Secrets. It has to exist.
     #[arg(long, value_name = "NAMESPACE")]
     secret_namespace: Option<String>,
@@ -132,15 +137,18 @@ pub(super) fn execute(args: &Args) -> Result<ExitCode> {
 
 fn run(args: &Args, plan: Plan, files: &Files) -> Result<Outcome> {
     if let Some(folder) = &args.write {
+        if !args.accept_existing_members {
+            write::warn_of_existing_members(&plan);
+        }
         return write::manifests(plan, folder);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let client = Client::try_default().await.context("no access to a cluster: set KUBECONFIG")?;
         if args.apply {
-            apply::plan(client, plan, files, args.force_conflicts).await
+            apply::plan(client, plan, files, args).await
         } else {
-            diff::plan(client, plan, files).await
+            diff::plan(client, plan, files, args).await
         }
     })
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::Files;
+use crate::import::consent::Admitted;
 use crate::import::draft::{Place, Rejected};
 
 /// `FILE:LINE: field: reason`
@@ -22,6 +23,14 @@ pub(super) fn tell(place: Place, files: &Files, message: &str) {
     let message: String = message.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     // Nobody is left to tell where standard error is closed.
     let _ = writeln!(io::stderr(), "{}:{}: {message}", files.name(place.file), place.line);
+}
+
+/// Reports existing Users that Groups would accept. Returns the number of Groups.
+pub(super) fn tell_admitted(admitted: &[Admitted], files: &Files) -> usize {
+    for item in admitted {
+        tell(item.place, files, &format!("{item}; it takes --accept-existing-members"));
+    }
+    admitted.len()
 }
 
 pub(super) fn write(path: &Path, rejected: &[Rejected], files: &Files) -> io::Result<()> {

@@ -12,6 +12,18 @@ use crate::credentials::hash::{Argon2idCost, Memory, PasswordHash};
 use crate::import::assemble::{Content, Item, Plan, Secret};
 use crate::import::rules::Kind;
 
+/// Says how to find Users that get into the Groups of these manifests unasked: without a cluster, nobody can look.
+pub(super) fn warn_of_existing_members(plan: &Plan) {
+    let open = plan.items.iter().filter(|item| item.object["spec"]["acceptDeclaredMembers"] == true).count();
+    if open > 0 {
+        eprintln!(
+            "warning: Groups that accept declared members: {open}. When they are applied, existing Users get into them that \
+             name one in spec.groups or carry labels that it selects. To list those, run the same import against the cluster \
+             without --write before you apply"
+        );
+    }
+}
+
 pub(super) fn manifests(plan: Plan, folder: &Path) -> Result<Outcome> {
     for name in ["groups", "users"] {
         let folder = folder.join(name);

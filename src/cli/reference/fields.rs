@@ -107,14 +107,9 @@ impl Schemas<'_> {
         if let Some(pattern) = schema["pattern"].as_str().filter(|_| schema["format"] != "date-time") {
             words.push(format!("matches {}", code(pattern)));
         }
-        match schema["x-kubernetes-list-type"].as_str() {
-            Some("set") => words.push("each once".to_owned()),
-            Some("map") => {
-                let keys = schema["x-kubernetes-list-map-keys"].as_array().into_iter().flatten();
-                let keys: Vec<String> = keys.filter_map(Value::as_str).map(code).collect();
-                words.push(format!("one for each {}", keys.join(" and ")));
-            }
-            _ => {}
+        if let Some(keys) = schema["x-kubernetes-list-map-keys"].as_array() {
+            let keys: Vec<String> = keys.iter().filter_map(Value::as_str).map(code).collect();
+            words.push(format!("one for each {}", keys.join(" and ")));
         }
         let rules = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
         words.extend(rules.filter_map(|rule| rule["message"].as_str().or(rule["rule"].as_str())).map(str::to_owned));
@@ -143,7 +138,7 @@ mod tests {
             "type": "object",
             "required": ["names"],
             "properties": {
-                "names": {"type": "array", "maxItems": 3, "x-kubernetes-list-type": "set", "description": "Names.",
+                "names": {"type": "array", "maxItems": 3, "x-kubernetes-list-map-keys": ["name"], "description": "Names.",
                     "items": {"type": "string", "x-kubernetes-validations": [{"rule": "x", "message": "must be short"}]}},
                 "size": {"allOf": [{"$ref": "#/components/schemas/Size"}], "default": "Small"},
             },
@@ -153,7 +148,7 @@ mod tests {
         assert_eq!(
             rows,
             [
-                "| `spec.names` | list of string | yes |  | at most 3 of them; each once; each: must be short | Names. |",
+                "| `spec.names` | list of string | yes |  | at most 3 of them; one for each `name`; each: must be short | Names. |",
                 "| `spec.size` | string |  | `\"Small\"` | `Small`, `Large` | How large. |",
             ]
         );

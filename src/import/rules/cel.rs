@@ -1,7 +1,7 @@
 //! The rules that are written in CEL, with the functions that Kubernetes adds to the language.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use cel::extractors::This;
@@ -12,6 +12,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use super::Schema;
+use crate::api::schema::UNIQUE_BY;
 use crate::quota::amount::Amount;
 
 /// Verdicts kept, so that ten thousand people of one time zone ask once. Beyond it, rules are run each time.
@@ -43,8 +44,14 @@ impl Default for Engine {
 
 impl Engine {
     pub(super) fn compile(&mut self, rule: &Value, message: &Value) -> Rule {
-        // The interpreter's own `matches` compiles its pattern anew at each call.
-        let source = rule.as_str().unwrap_or_default().replace(".matches(", ".matchesPattern(");
+        let rule = rule.as_str().unwrap_or_default();
+        let (start, end) = UNIQUE_BY;
+        let source = match rule.strip_prefix(start).and_then(|rest| rest.strip_suffix(end)) {
+            // The interpreter has no comprehensions with two variables.
+            Some(key) => format!("isUnique(self.map(item, {key}))"),
+            // The interpreter's own `matches` compiles its pattern anew at each call.
+            None => rule.replace(".matches(", ".matchesPattern("),
+        };
         self.rules += 1;
         Rule {
             id: self.rules,
@@ -93,6 +100,10 @@ fn declare(context: &mut Context<'static, 'static>) -> Result<(), cel::Declarati
         let found =
             patterns.get(&pattern).map(|pattern| pattern.find_iter(&text).map(|found| found.as_str().into()).collect());
         Cel::List(Arc::new(found.unwrap_or_default()))
+    })?;
+    context.add_function("isUnique", |keys: Arc<Vec<Cel>>| {
+        let mut seen = HashSet::new();
+        keys.iter().all(|key| matches!(key, Cel::String(key) if seen.insert(Arc::clone(key))))
     })?;
     context.add_function("isCIDR", |text: Arc<String>| is_cidr(&text))?;
     context.add_function("isURL", |text: Arc<String>| url(&text).is_some())?;

@@ -5,7 +5,7 @@
 
 mod cel;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -99,8 +99,6 @@ pub(super) struct Schema {
     /// Schema of the items of a list.
     pub items: Option<Box<Schema>>,
     required: Vec<String>,
-    is_set: bool,
-    keys: Vec<String>,
     max_length: Option<usize>,
     min_length: Option<usize>,
     max_items: Option<usize>,
@@ -134,8 +132,6 @@ impl Schema {
             values,
             items,
             required: texts("required"),
-            is_set: text("x-kubernetes-list-type") == "set",
-            keys: texts("x-kubernetes-list-map-keys"),
             max_length: number("maxLength"),
             min_length: number("minLength"),
             max_items: number("maxItems"),
@@ -212,17 +208,9 @@ impl Check<'_> {
         if let Some(min) = schema.min_items.filter(|min| items.len() < *min) {
             self.fault(field, format!("must have at least {min} items"));
         }
-        let mut seen = BTreeSet::new();
+        let Some(schema) = &schema.items else { return };
         for (index, item) in items.iter().enumerate() {
-            let path = format!("{field}[{index}]");
-            if let Some(schema) = &schema.items {
-                self.value(schema, item, &path);
-            }
-            let key: Vec<String> = schema.keys.iter().map(|key| item[key].to_string()).collect();
-            let key = if schema.is_set { vec![item.to_string()] } else { key };
-            if !key.is_empty() && !seen.insert(key) {
-                self.fault(&path, "stands in the list twice");
-            }
+            self.value(schema, item, &format!("{field}[{index}]"));
         }
     }
 

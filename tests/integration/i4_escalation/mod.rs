@@ -6,8 +6,10 @@
 mod bindings;
 mod consent;
 mod deleted;
+mod finalizers;
 mod groups;
 mod identity;
+mod planted;
 mod users;
 
 use std::sync::OnceLock;
@@ -296,33 +298,6 @@ async fn i4_status_is_written_by_roster_alone() {
     ];
     assert!(cluster.plane.kubectl.run(&args).is_err());
     assert!(!can(cluster, &format!("{n}-me"), &["create", "pods", "-n", &n]));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn i4_finalizers_of_roster_are_taken_off_by_whoever_may_alone() {
-    let (cluster, n) = (guarded(), unique("i4-finalizer"));
-    cluster.apply(&format!(
-        "---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}}}, spec: {{}}}}\n\
-         ---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {n}, labels: {{roster.dev/owner: {n}}}}}}}\n\
-         ---\n{{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {{name: {n}}}, rules: [{{apiGroups: [roster.dev], resources: [users], verbs: [get, patch]}}]}}\n\
-         ---\n{{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {{name: {n}}}, roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {n}}}, subjects: [{{kind: User, name: eve}}]}}\n"
-    ));
-    wait_for_text(cluster, &["users.roster.dev", &n], "{.metadata.finalizers[*]}", "roster.dev/ownership").await;
-    let patch = |who| {
-        cluster.plane.kubectl.run(&[
-            "patch",
-            "users.roster.dev",
-            &n,
-            "--as",
-            who,
-            "--type=merge",
-            "-p",
-            r#"{"metadata": {"finalizers": null}}"#,
-        ])
-    };
-    let error = patch("eve").unwrap_err().to_string();
-    assert!(error.contains("finalizers of roster.dev are Roster's"), "{error}");
-    patch("mallory").expect("who may update users/finalizers may");
 }
 
 #[tokio::test(flavor = "multi_thread")]
