@@ -116,7 +116,8 @@ pub struct Metrics {
     pub quota_moves: CounterBy,
     /// Requests for which room was looked for: `roomy`, `made`, `full`, `late`.
     pub quota_hints: CounterBy,
-    /// Connections to the TLS port that were closed or refused for want of room: `evicted`, `refused`.
+    /// Connections that were closed or refused: `evicted` and `refused` for want of room, `stalled` because the client did
+    /// not read.
     pub connections_shed: CounterBy,
     /// When the serving certificate of this replica expires, in seconds since 1970.
     pub certificate_expiry: Gauge<i64, AtomicI64>,
@@ -174,7 +175,7 @@ impl Default for Metrics {
             notifications: CounterBy::new("outcome", &["sent", "refused", "failed", "dropped"]),
             quota_moves: CounterBy::new("direction", &["grow", "shrink"]),
             quota_hints: CounterBy::new("outcome", &["roomy", "made", "full", "late"]),
-            connections_shed: CounterBy::new("outcome", &["evicted", "refused"]),
+            connections_shed: CounterBy::new("outcome", &["evicted", "refused", "stalled"]),
             certificate_expiry: Gauge::default(),
             leader: Gauge::default(),
         };
@@ -259,7 +260,7 @@ impl Metrics {
         registry.register("quota_hints", "Requests for which room was looked for", self.quota_hints.family.clone());
         registry.register(
             "connections_shed",
-            "Connections closed or refused for want of room",
+            "Connections refused, or closed for want of room or because the client did not read",
             self.connections_shed.family.clone(),
         );
         registry.register_with_unit(

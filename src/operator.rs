@@ -47,6 +47,7 @@ use crate::operations::health::{self, Health};
 use crate::operations::leader::{Campaign, Pulses};
 use crate::operations::supervisor::Supervisor;
 use crate::tls::certificates::Certificates;
+use crate::tls::connections::{LIMITS, PROBE_LIMITS};
 use crate::tls::listener::{self, Port};
 use crate::tls::origin::Origin;
 use crate::tls::trust;
@@ -74,7 +75,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let probes = bind(config.probe_listen, "--probe-listen").await?;
     let tls = bind(config.listen, "--listen").await?;
     info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, probes = %config.probe_listen, "starting");
-    supervisor.spawn("probes", health::serve(probes, Arc::clone(&health), Arc::clone(&metrics), shutdown.clone()));
+    supervisor.spawn("probes", listener::serve(probes, probe_port(&health, &metrics), shutdown.clone()));
 
     let informers = Arc::new(Informers::new(config.rbac.expand_groups, Arc::clone(&metrics)));
     let own = (client.clone(), config.namespace.clone());
@@ -122,7 +123,8 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let app = server::router(admission, origin).merge(directory);
     let leaving = shutdown.child_token();
     let port = Port {
-        tls: certificates.serving(),
+        tls: Some(certificates.serving()),
+        limits: LIMITS,
         app,
         is_api_server: Arc::new(move |chain| recognizer.recognises(chain)),
         shed: metrics.connections_shed.clone(),
@@ -158,6 +160,18 @@ pub async fn run(config: RunConfig) -> Result<()> {
             }
         })
         .await
+}
+
+/// Probes and metrics, in plain HTTP. Each answer stands alone, so no client has to be sent to another replica.
+fn probe_port(health: &Arc<Health>, metrics: &Arc<Metrics>) -> Port {
+    Port {
+        tls: None,
+        limits: PROBE_LIMITS,
+        app: health::router(Arc::clone(health), Arc::clone(metrics)),
+        is_api_server: Arc::new(|_| false),
+        shed: metrics.connections_shed.clone(),
+        leaving: CancellationToken::new(),
+    }
 }
 
 /// Starts the leader election, with a client of its own: a connection that is shared waits for threads that are shared.

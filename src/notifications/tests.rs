@@ -21,6 +21,7 @@ use tokio_util::sync::DropGuard;
 
 use super::*;
 use crate::metrics::Metrics;
+use crate::tls::connections::LIMITS;
 use crate::tls::listener::{self, Port};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -65,7 +66,8 @@ impl Receiver {
         let (app, arrived) = app(answers.into_iter().collect());
         let shutdown = CancellationToken::new();
         let port_of_receiver = Port {
-            tls: Arc::new(ArcSwap::from_pointee(tls)),
+            tls: Some(Arc::new(ArcSwap::from_pointee(tls))),
+            limits: LIMITS,
             app,
             is_api_server: Arc::new(|_| false),
             shed: Metrics::default().connections_shed,

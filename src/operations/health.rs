@@ -14,8 +14,6 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
@@ -139,30 +137,20 @@ impl Health {
     }
 }
 
-/// Serves `/livez`, `/readyz` and `/metrics` until `shutdown`.
-///
-/// # Errors
-/// If the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    health: Arc<Health>,
-    metrics: Arc<Metrics>,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+/// The routes of the probe port: `/livez`, `/readyz` and `/metrics`.
+pub fn router(health: Arc<Health>, metrics: Arc<Metrics>) -> Router {
     const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let probes = Router::new()
         .route("/livez", get(|State(health): State<Arc<Health>>| async move { health.livez() }))
         .route("/readyz", get(|State(health): State<Arc<Health>>| async move { health.readyz() }))
         .with_state(health);
-    let app = probes.route(
+    probes.route(
         "/metrics",
         get(move || {
             let text = metrics.render();
             async move { ([("content-type", OPENMETRICS)], text) }
         }),
-    );
-    axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await?;
-    Ok(())
+    )
 }
 
 #[cfg(test)]

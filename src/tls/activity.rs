@@ -1,5 +1,6 @@
 //! What happens on a connection: requests count until the last byte of their answers is written, so a watch without
-//! events is not idle.
+//! events is not idle. It is not stalled either: only a connection with bytes to write, of which the client takes none,
+//! is.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,7 +11,8 @@ use std::time::Duration;
 use axum::body::{Body, Bytes, HttpBody};
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// How long connections may take.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +28,21 @@ const TIMEOUTS: Timeouts = Timeouts { first_request: Duration::from_secs(15), he
 /// How long a connection without a request counts as new.
 const NEW: Duration = Duration::from_secs(5);
 
+/// How long a write may wait before the connection counts as stalled.
+const STALLED: Duration = Duration::from_secs(1);
+
+/// What closing a connection would cost its client, least first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Standing {
+    /// An answer waits for the client, which does not read.
+    Stalled,
+    /// No request is in flight.
+    Idle,
+    /// A request is in flight, or the first one can still be expected: a new connection must not be closed for the next
+    /// new one.
+    Busy,
+}
+
 #[derive(Debug)]
 struct Requests {
     in_flight: usize,
@@ -33,12 +50,18 @@ struct Requests {
     idle_since: Instant,
     /// When the first byte of the next request came.
     headers_since: Option<Instant>,
+    /// Since when the client has taken nothing of what there is to write.
+    blocked_since: Option<Instant>,
     timeouts: Timeouts,
 }
 
 /// What happens on one connection.
 #[derive(Debug)]
-pub struct Activity(Mutex<Requests>);
+pub struct Activity {
+    requests: Mutex<Requests>,
+    /// Notified when `blocked_since` changes.
+    blocked_changed: Notify,
+}
 
 impl Default for Activity {
     fn default() -> Self {
@@ -48,9 +71,15 @@ impl Default for Activity {
 
 impl Activity {
     fn new(timeouts: Timeouts) -> Self {
-        let requests =
-            Requests { in_flight: 0, is_first: true, idle_since: Instant::now(), headers_since: None, timeouts };
-        Self(Mutex::new(requests))
+        let requests = Requests {
+            in_flight: 0,
+            is_first: true,
+            idle_since: Instant::now(),
+            headers_since: None,
+            blocked_since: None,
+            timeouts,
+        };
+        Self { requests: Mutex::new(requests), blocked_changed: Notify::new() }
     }
 
     /// Notes that a request's headers are complete.
@@ -62,12 +91,15 @@ impl Activity {
         InFlight(Arc::clone(self))
     }
 
-    /// Whether there is work on the connection, and since when no request has been in flight. A new connection has work
-    /// until its first request can be expected: it must not be closed for the next new one.
-    pub fn standing(&self) -> (bool, Instant) {
+    /// Returns the standing of the connection, and since when it has been stalled or no request has been in flight.
+    pub fn standing(&self) -> (Standing, Instant) {
         let requests = self.requests();
         let is_new = requests.is_first && requests.idle_since.elapsed() < NEW;
-        (requests.in_flight > 0 || is_new, requests.idle_since)
+        match requests.blocked_since {
+            Some(since) if since.elapsed() >= STALLED => (Standing::Stalled, since),
+            _ if requests.in_flight > 0 || is_new => (Standing::Busy, requests.idle_since),
+            _ => (Standing::Idle, requests.idle_since),
+        }
     }
 
     /// Returns when no request has come for `longest`, or when the first one, or the headers of one, take too long.
@@ -77,9 +109,10 @@ impl Activity {
                 let requests = self.requests();
                 let idle = if requests.is_first { requests.timeouts.first_request.min(longest) } else { longest };
                 let slow = requests.headers_since.map(|since| since + requests.timeouts.headers);
-                let end = match (requests.in_flight, slow) {
-                    (0, Some(slow)) => slow.min(requests.idle_since + idle),
-                    (0, None) => requests.idle_since + idle,
+                let is_idle = requests.in_flight == 0 && requests.blocked_since.is_none();
+                let end = match slow {
+                    Some(slow) if is_idle => slow.min(requests.idle_since + idle),
+                    None if is_idle => requests.idle_since + idle,
                     _ => Instant::now() + longest,
                 };
                 // Headers may begin meanwhile.
@@ -92,6 +125,38 @@ impl Activity {
         }
     }
 
+    /// Notes whether a write has to wait for the client.
+    pub fn set_blocked(&self, is_blocked: bool) {
+        let mut requests = self.requests();
+        requests.blocked_since = is_blocked.then(Instant::now);
+        if !is_blocked {
+            // A request whose answer was still being read was not idle.
+            requests.idle_since = Instant::now();
+        }
+        drop(requests);
+        self.blocked_changed.notify_waiters();
+    }
+
+    /// Notes that a write has been waiting since that moment.
+    #[cfg(test)]
+    pub fn stall_since(&self, since: Instant) {
+        self.requests().blocked_since = Some(since);
+    }
+
+    /// Returns when the client has taken nothing of an answer for as long as `longest` returns when the wait begins.
+    pub async fn stalled_for(&self, longest: impl Fn() -> Duration) {
+        loop {
+            let changed = self.blocked_changed.notified();
+            let Some(since) = self.requests().blocked_since else {
+                changed.await;
+                continue;
+            };
+            if timeout_at(since + longest(), changed).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Notes that bytes came.
     fn received(&self) {
         let mut requests = self.requests();
@@ -101,7 +166,7 @@ impl Activity {
     }
 
     fn requests(&self) -> MutexGuard<'_, Requests> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -253,5 +318,68 @@ mod tests {
             }
             drop(activity.begin());
         }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_stalled_when_nothing_is_taken_for_long() {
+        let activity = Activity::new(TIMEOUTS);
+        let begin = Instant::now();
+        let step = SHORT;
+        let longest = step * 4;
+        // A client that reads slowly: each step takes less than the limit, all of them more.
+        let slow = async {
+            for _ in 0..8 {
+                activity.set_blocked(true);
+                tokio::time::sleep(step).await;
+                activity.set_blocked(false);
+            }
+            activity.set_blocked(true);
+            Instant::now()
+        };
+        let ((), stopped) = tokio::join!(activity.stalled_for(|| longest), slow);
+        assert!(stopped.elapsed() >= longest && begin.elapsed() >= step * 8 + longest);
+    }
+
+    /// A watch without events has nothing to write.
+    #[tokio::test]
+    async fn a_request_in_flight_without_anything_to_write_is_neither_idle_nor_stalled() {
+        let activity = Arc::new(Activity::new(TIMEOUTS));
+        let _watch = activity.begin();
+        activity.set_blocked(true);
+        activity.set_blocked(false);
+        tokio::select! {
+            () = activity.stalled_for(|| SHORT) => panic!("it is stalled"),
+            () = activity.idle_for(SHORT) => panic!("it is idle"),
+            () = tokio::time::sleep(SHORT * 5) => {}
+        }
+        assert_eq!(activity.standing().0, Standing::Busy);
+    }
+
+    /// The last answer may be written while its client is still reading.
+    #[tokio::test]
+    async fn a_connection_is_not_idle_while_its_client_reads() {
+        let activity = Arc::new(Activity::new(TIMEOUTS));
+        drop(activity.begin());
+        activity.set_blocked(true);
+        tokio::select! {
+            () = activity.idle_for(SHORT) => panic!("it is idle"),
+            () = tokio::time::sleep(SHORT * 5) => {}
+        }
+        activity.set_blocked(false);
+        tokio::time::timeout(Duration::from_secs(600), activity.idle_for(SHORT)).await.unwrap();
+    }
+
+    #[test]
+    fn a_write_that_waits_for_a_moment_is_no_stall() {
+        let activity = Arc::new(Activity::new(TIMEOUTS));
+        let request = activity.begin();
+        activity.set_blocked(true);
+        assert_eq!(activity.standing().0, Standing::Busy);
+        let long_ago = Instant::now() - STALLED;
+        activity.stall_since(long_ago);
+        assert_eq!(activity.standing(), (Standing::Stalled, long_ago));
+        activity.set_blocked(false);
+        drop(request);
+        assert_eq!(activity.standing().0, Standing::Idle);
     }
 }

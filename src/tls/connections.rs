@@ -6,19 +6,20 @@
 //! ```
 //!
 //! Anonymous and authenticated connections share three quarters of the table, so there is always room for
-//! kube-apiserver, whose connections are never closed for others. When room is short, idle connections go first: closing
-//! one loses no work, and HTTP clients reconnect.
+//! kube-apiserver, whose connections are never closed for others. When room is short, connections whose clients do not
+//! read go first, and then idle ones: closing one loses no work, and HTTP clients reconnect.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
-use super::activity::Activity;
+use super::activity::{Activity, Standing};
 use crate::metrics::CounterBy;
 use crate::operations::network::network_of;
 
@@ -38,21 +39,38 @@ pub struct Limits {
     pub authenticated_of_network: usize,
     /// Evicted connections whose sockets are not closed yet.
     pub closing: usize,
+    /// Shortest time between two searches of a full table. Up to [`CANDIDATES`] connections are evicted in between.
+    pub search_interval: Duration,
 }
 
 /// Limits of the TLS port.
 ///
 /// kube-apiserver has up to 1,024 watches and 600 requests in flight by default, each with a connection of its own. A
 /// browser opens 6 connections and a Go client rarely more than a few dozen, so 256 are enough for the people behind one
-/// NAT gateway to log in at the same time, and a dozen addresses are needed to fill the table.
+/// NAT gateway to log in at the same time, and eight addresses are needed to fill the table.
 pub const LIMITS: Limits = Limits {
     total: 4096,
-    untrusted: 3072,
+    untrusted: 2048,
     anonymous_of_network: 256,
     anonymous_beside_api_server: 1024,
     authenticated_of_network: 512,
     closing: 256,
+    search_interval: Duration::from_millis(10),
 };
+
+/// Limits of the probe port: kubelet opens a connection for each probe, and Prometheus keeps one or two.
+pub const PROBE_LIMITS: Limits = Limits {
+    total: 512,
+    untrusted: 512,
+    anonymous_of_network: 64,
+    anonymous_beside_api_server: 64,
+    authenticated_of_network: 0,
+    closing: 64,
+    search_interval: Duration::from_millis(10),
+};
+
+/// Connections that one search of a full table finds.
+const CANDIDATES: usize = 64;
 
 /// What a connection has proven about its client.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -115,6 +133,11 @@ impl Connection {
         &self.activity
     }
 
+    /// Counts the connection as closed because its client does not read.
+    pub fn count_stalled(&self) {
+        self.table.shed.inc("stalled");
+    }
+
     /// Returns when the connection has to make room for another one.
     pub async fn evicted(&self) {
         self.evicted.cancelled().await;
@@ -135,9 +158,7 @@ impl OpenConnection {
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         let mut state = self.0.table.state();
-        if state.open.remove(&self.0.id).is_some() {
-            state.released(&self.0);
-        } else {
+        if state.remove(self.0.id).is_none() {
             state.closing -= 1;
         }
     }
@@ -146,74 +167,122 @@ impl Drop for OpenConnection {
 /// Counts by [`Trust`].
 type ByTrust = [usize; 3];
 
+/// The connections of one network.
+#[derive(Debug, Default)]
+struct Network {
+    held: ByTrust,
+    open: BTreeMap<u64, Arc<Connection>>,
+}
+
+/// Ids of connections to evict next, so that a full table is not searched for each new connection.
+#[derive(Debug, Default)]
+struct Candidates {
+    /// The least valuable one last.
+    ids: Vec<u64>,
+    searched: Option<Instant>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     next_id: u64,
     open: HashMap<u64, Arc<Connection>>,
-    networks: HashMap<IpNet, ByTrust>,
+    networks: HashMap<IpNet, Network>,
     total: ByTrust,
     closing: usize,
+    candidates: Candidates,
 }
 
 impl State {
     fn held(&self, network: &IpNet) -> ByTrust {
-        self.networks.get(network).copied().unwrap_or_default()
+        self.networks.get(network).map(|network| network.held).unwrap_or_default()
     }
 
-    fn add(&mut self, network: IpNet, trust: Trust) {
-        self.networks.entry(network).or_default()[trust as usize] += 1;
-        self.total[trust as usize] += 1;
+    fn has_api_server(&self, network: &IpNet) -> bool {
+        self.held(network)[Trust::ApiServer as usize] > 0
     }
 
-    fn released(&mut self, connection: &Connection) {
+    /// Connections of the network that may be evicted.
+    fn untrusted(&self, network: &IpNet) -> usize {
+        let [anonymous, authenticated, _] = self.held(network);
+        anonymous + authenticated
+    }
+
+    fn add(&mut self, connection: &Arc<Connection>) {
+        let trust = connection.trust() as usize;
+        let network = self.networks.entry(connection.network).or_default();
+        network.held[trust] += 1;
+        network.open.insert(connection.id, Arc::clone(connection));
+        self.total[trust] += 1;
+        self.open.insert(connection.id, Arc::clone(connection));
+    }
+
+    /// Removes a connection, and returns it if it was open.
+    fn remove(&mut self, id: u64) -> Option<Arc<Connection>> {
+        let connection = self.open.remove(&id)?;
         let trust = connection.trust() as usize;
         self.total[trust] -= 1;
-        if let Some(held) = self.networks.get_mut(&connection.network) {
-            held[trust] -= 1;
-            if *held == ByTrust::default() {
+        if let Some(network) = self.networks.get_mut(&connection.network) {
+            network.held[trust] -= 1;
+            network.open.remove(&id);
+            if network.open.is_empty() {
                 self.networks.remove(&connection.network);
             }
         }
+        Some(connection)
     }
 
     fn evict(&mut self, id: u64) {
-        let Some(connection) = self.open.remove(&id) else { return };
-        self.released(&connection);
+        let Some(connection) = self.remove(id) else { return };
         self.closing += 1;
         connection.evicted.cancel();
     }
 
-    /// The anonymous connection of the network that has been idle for longest.
+    /// The anonymous connection of the network that has been stalled for longest, or else idle.
     fn idle_of(&self, network: &IpNet) -> Option<u64> {
-        let of_network =
-            |connection: &&Arc<Connection>| connection.network == *network && connection.trust() == Trust::Anonymous;
-        let idle = self.open.values().filter(of_network).filter_map(|connection| {
-            let (is_working, since) = connection.activity.standing();
-            (!is_working).then_some((since, connection.id))
-        });
-        idle.min().map(|(_, id)| id)
+        let of_network = self.networks.get(network)?.open.values();
+        let anonymous = of_network.filter(|connection| connection.trust() == Trust::Anonymous);
+        let keyed = anonymous.map(|connection| (connection.activity.standing(), connection.id));
+        let ((standing, _), id) = keyed.min()?;
+        (standing < Standing::Busy).then_some(id)
     }
 
-    /// The connection that costs least to close in favour of one more of `network`: idle before busy or new, anonymous
-    /// before authenticated, of the network that holds most, and of those the oldest.
-    fn least_valuable(&self, network: &IpNet) -> Option<u64> {
-        let untrusted = |network: &IpNet| {
-            let [anonymous, authenticated, _] = self.held(network);
-            anonymous + authenticated
-        };
-        let is_api_servers = |other: &IpNet| other != network && self.held(other)[Trust::ApiServer as usize] > 0;
-        let candidates = self
-            .open
-            .values()
-            .filter(|connection| connection.trust() < Trust::ApiServer && !is_api_servers(&connection.network));
+    /// The connection that costs least to close in favour of one more of `network`.
+    fn least_valuable(&mut self, network: &IpNet, search_interval: Duration) -> Option<u64> {
+        if self.candidates.searched.is_none_or(|searched| searched.elapsed() >= search_interval) {
+            self.candidates = Candidates { ids: self.search(), searched: Some(Instant::now()) };
+        }
+        while let Some(id) = self.candidates.ids.pop() {
+            let Some(connection) = self.open.get(&id) else { continue };
+            if self.has_api_server(&connection.network) {
+                continue;
+            }
+            // Work under way is ended only if it is a stranger's, and for a network that holds less.
+            let is_fair = connection.activity.standing().0 < Standing::Busy
+                || (connection.trust() == Trust::Anonymous
+                    && self.untrusted(network) + 1 < self.untrusted(&connection.network));
+            if is_fair {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// The connections that cost least to close, the cheapest last: stalled before idle before busy or new, anonymous
+    /// before authenticated, of the network that holds most, and of those the oldest. All are of the same standing and
+    /// trust: by the time that these are gone, others may be cheaper than what would have come next.
+    fn search(&self) -> Vec<u64> {
+        let candidates = self.open.values().filter(|connection| !self.has_api_server(&connection.network));
         let keyed = candidates.map(|connection| {
-            let (is_working, since) = connection.activity.standing();
-            (is_working, connection.trust(), Reverse(untrusted(&connection.network)), since, connection.id)
+            let (standing, since) = connection.activity.standing();
+            let most = Reverse(self.untrusted(&connection.network));
+            ((standing, connection.trust()), (most, since, connection.id))
         });
-        let (is_working, trust, Reverse(most), _, id) = keyed.min()?;
-        // Work under way is ended only if it is a stranger's, and for a network that holds less.
-        let is_fair = !is_working || (trust == Trust::Anonymous && untrusted(network) + 1 < most);
-        is_fair.then_some(id)
+        let mut keyed: Vec<_> = keyed.collect();
+        let Some((cheapest, _)) = keyed.iter().min().copied() else { return Vec::new() };
+        keyed.retain(|(class, _)| *class == cheapest);
+        keyed.sort_unstable();
+        keyed.truncate(CANDIDATES);
+        keyed.into_iter().rev().map(|(_, (.., id))| id).collect()
     }
 }
 
@@ -226,7 +295,7 @@ pub struct ConnectionTable {
 }
 
 impl ConnectionTable {
-    /// An empty table. `shed` counts the connections that are `evicted` or `refused`.
+    /// An empty table. `shed` counts the connections that are `evicted`, `refused` or `stalled`.
     pub fn new(limits: Limits, shed: CounterBy) -> Arc<Self> {
         Arc::new(Self { limits, state: Mutex::default(), shed })
     }
@@ -235,7 +304,7 @@ impl ConnectionTable {
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<OpenConnection> {
         let network = network_of(address);
         let mut state = self.state();
-        match self.room(&state, &network) {
+        match self.room(&mut state, &network) {
             Ok(None) => {}
             Ok(Some(victim)) => {
                 self.shed.inc("evicted");
@@ -255,43 +324,43 @@ impl ConnectionTable {
             table: Arc::clone(self),
         });
         state.next_id += 1;
-        state.add(network, Trust::Anonymous);
-        state.open.insert(connection.id, Arc::clone(&connection));
+        state.add(&connection);
         Some(OpenConnection(connection))
     }
 
     /// Which connection has to go for one more of `network`, if any.
-    fn room(&self, state: &State, network: &IpNet) -> Result<Option<u64>, Full> {
+    fn room(&self, state: &mut State, network: &IpNet) -> Result<Option<u64>, Full> {
         let limits = &self.limits;
         let [anonymous, _, api_server] = state.held(network);
         let most = if api_server > 0 { limits.anonymous_beside_api_server } else { limits.anonymous_of_network };
         // A new connection of kube-apiserver is anonymous until its first request: its network has the reserved room.
         let all = if api_server > 0 { limits.total } else { limits.untrusted };
         let [all_anonymous, all_authenticated, _] = state.total;
-        let victim = if anonymous >= most {
-            state.idle_of(network)
-        } else if all_anonymous + all_authenticated >= all || state.open.len() >= limits.total {
-            state.least_valuable(network)
-        } else {
+        let is_full = all_anonymous + all_authenticated >= all || state.open.len() >= limits.total;
+        if anonymous < most && !is_full {
             return Ok(None);
-        };
-        victim.filter(|_| state.closing < limits.closing).map(Some).ok_or(Full)
+        }
+        if state.closing >= limits.closing {
+            return Err(Full);
+        }
+        let strangers = if anonymous < most { state.least_valuable(network, limits.search_interval) } else { None };
+        strangers.or_else(|| state.idle_of(network)).map(Some).ok_or(Full)
     }
 
     fn has_api_server(&self, network: &IpNet) -> bool {
-        self.state().held(network)[Trust::ApiServer as usize] > 0
+        self.state().has_api_server(network)
     }
 
     fn promote(&self, connection: &Connection, trust: Trust) {
         let mut state = self.state();
         let [_, authenticated, _] = state.held(&connection.network);
         let is_full = trust == Trust::Authenticated && authenticated >= self.limits.authenticated_of_network;
-        if is_full || connection.trust() >= trust || !state.open.contains_key(&connection.id) {
+        if is_full || connection.trust() >= trust {
             return;
         }
-        state.released(connection);
+        let Some(connection) = state.remove(connection.id) else { return };
         connection.trust.store(trust as u8, Ordering::Release);
-        state.add(connection.network, trust);
+        state.add(&connection);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -11,6 +11,7 @@ const SMALL: Limits = Limits {
     anonymous_beside_api_server: 6,
     authenticated_of_network: 3,
     closing: 1000,
+    search_interval: Duration::ZERO,
 };
 
 fn table() -> Arc<ConnectionTable> {
@@ -142,6 +143,55 @@ fn sockets_that_are_being_closed_are_bounded() {
     assert!(table.admit(address(1)).is_some());
 }
 
+/// A connection whose client has not read for a while.
+fn stall(open: &OpenConnection) {
+    open.connection().activity().stall_since(tokio::time::Instant::now() - Duration::from_secs(5));
+}
+
+#[test]
+fn connections_that_are_not_read_from_are_closed_before_idle_ones() {
+    let table = table();
+    let mut all: Vec<_> = (1..=12).map(|last| fill(&table, last, 1).remove(0)).collect();
+    let _request = busy(&all[7]);
+    stall(&all[7]);
+    all[8].connection().mark(Trust::Authenticated);
+    stall(&all[8]);
+    all[9].connection().mark(Trust::ApiServer);
+    stall(&all[9]);
+    let mut victims = Vec::new();
+    for last in 20..24 {
+        all.push(table.admit(address(last)).unwrap());
+        victims.push(all.iter().enumerate().filter(|(_, open)| is_evicted(open)).map(|(at, _)| at).collect::<Vec<_>>());
+    }
+    assert_eq!(victims, [vec![], vec![7], vec![7, 8], vec![0, 7, 8]], "the first took the place of kube-apiserver's");
+}
+
+#[test]
+fn a_network_at_its_limit_closes_its_own_stalled_connection_first() {
+    let table = table();
+    let own = fill(&table, 1, SMALL.anonymous_of_network);
+    let _request = busy(&own[2]);
+    stall(&own[2]);
+    let _next = table.admit(address(1)).unwrap();
+    assert_eq!(own.iter().map(is_evicted).collect::<Vec<_>>(), [false, false, true, false]);
+}
+
+/// One search serves many new connections, and does not go on to what is worth more.
+#[test]
+fn a_full_table_is_searched_once_in_a_while() {
+    let limits = Limits { search_interval: Duration::from_secs(3600), ..SMALL };
+    let table = ConnectionTable::new(limits, Metrics::default().connections_shed);
+    let all: Vec<_> = (1..=12).map(|last| fill(&table, last, 1).remove(0)).collect();
+    let requests: Vec<_> = all[..4].iter().map(busy).collect();
+    let mut admitted: Vec<_> = (20..28).map(|last| table.admit(address(last)).expect("eight are idle")).collect();
+    assert!(all[4..].iter().all(is_evicted));
+    drop(requests);
+    assert!(table.admit(address(28)).is_none(), "those that are idle now are found by the next search");
+    table.state().candidates.searched = None;
+    admitted.push(table.admit(address(28)).unwrap());
+    assert!(is_evicted(&all[0]) && !admitted.iter().any(is_evicted));
+}
+
 #[derive(Clone, Debug)]
 enum Event {
     Open(u8),
@@ -190,7 +240,12 @@ proptest! {
             for connection in state.open.values() {
                 networks.entry(connection.network).or_default()[connection.trust() as usize] += 1;
             }
-            prop_assert_eq!(&networks, &state.networks);
+            let held: HashMap<_, _> = state.networks.iter().map(|(network, entry)| (*network, entry.held)).collect();
+            prop_assert_eq!(&networks, &held);
+            for (network, entry) in &state.networks {
+                prop_assert_eq!(entry.open.len(), entry.held.iter().sum::<usize>());
+                prop_assert!(entry.open.values().all(|connection| connection.network == *network));
+            }
             prop_assert!(state.open.len() <= SMALL.total);
             for [anonymous, authenticated, _] in networks.values() {
                 prop_assert!(*anonymous <= SMALL.anonymous_beside_api_server);

@@ -1,8 +1,11 @@
-//! The accept loop of the TLS port.
+//! The accept loop of the TLS port and the probe port.
 //!
 //! Of our own because a TLS handshake must never hold up the next connection, certificates change without a restart,
-//! and the number of connections, those of one peer, their headers, and the time that each may do nothing are all
-//! bounded. See [`super::connections`] for who makes room for whom.
+//! and the number of connections, those of one peer, their headers, the answers that they do not read, and the time that
+//! each may do nothing are all bounded. See [`super::connections`] for who makes room for whom, and [`super::socket`] for
+//! clients that do not read.
+//!
+//! HTTP/1.1 only: an HTTP/2 client could hold many answers on one connection by windows that it keeps closed.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -23,6 +26,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -30,8 +34,9 @@ use tower_service::Service;
 use tracing::{debug, warn};
 
 use super::activity::Observed;
-use super::connections::{ConnectionTable, LIMITS, OpenConnection, Trust};
+use super::connections::{Connection, ConnectionTable, Limits, OpenConnection, Trust};
 use super::peer::Peer;
+use super::socket::{Socket, stall_timeout};
 use crate::metrics::CounterBy;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,19 +57,24 @@ const API_SERVER_HEADERS: HeaderLimits = HeaderLimits { bytes: 256 * 1024, count
 /// Everybody else's: a bearer token of 16 KiB, and what browsers and proxies add. Half-sent headers stay in memory.
 const HEADERS: HeaderLimits = HeaderLimits { bytes: 32 * 1024, count: 100 };
 
+/// Bytes of an answer that wait to be encrypted and sent, except kube-apiserver's: one TLS record.
+const TLS_BUFFER: usize = 16 * 1024;
+
 /// Whether a chain of client certificates is kube-apiserver's.
 pub type Recognizer = Arc<dyn Fn(&[CertificateDer<'static>]) -> bool + Send + Sync>;
 
 /// How connections are served.
 #[derive(Clone)]
 pub struct Port {
-    /// The serving certificate of the moment.
-    pub tls: Arc<ArcSwap<ServerConfig>>,
+    /// The serving certificate of the moment. `None`: plain HTTP.
+    pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
+    /// How many connections may be open.
+    pub limits: Limits,
     /// What answers.
     pub app: Router,
     /// Recognizes kube-apiserver at the handshake.
     pub is_api_server: Recognizer,
-    /// Counts connections that are `evicted` or `refused`.
+    /// Counts connections that are `evicted`, `refused` or `stalled`.
     pub shed: CounterBy,
     /// From then on, each answer is the last one on its connection: whoever asks again asks another replica, before this
     /// one is gone.
@@ -77,7 +87,7 @@ pub struct Port {
 /// None of its own: a failed accept is logged and tried again.
 pub async fn serve(listener: TcpListener, port: Port, shutdown: CancellationToken) -> Result<()> {
     let port = Arc::new(port);
-    let table = ConnectionTable::new(LIMITS, port.shed.clone());
+    let table = ConnectionTable::new(port.limits, port.shed.clone());
     let graceful = GracefulShutdown::new();
     loop {
         let (stream, remote) = tokio::select! {
@@ -104,7 +114,7 @@ pub async fn serve(listener: TcpListener, port: Port, shutdown: CancellationToke
                 () = connection.evicted() => debug!(%remote, "closed a connection to make room"),
                 ended = port.connection(stream, remote, &open, watcher) => {
                     if let Err(error) = ended {
-                        debug!(error = format!("{error:#}"), "a connection ended early");
+                        debug!(%remote, error = format!("{error:#}"), "a connection ended early");
                     }
                 }
             }
@@ -125,19 +135,36 @@ impl Port {
         open: &OpenConnection,
         watcher: Watcher,
     ) -> Result<()> {
-        stream.set_nodelay(true)?;
-        let acceptor = TlsAcceptor::from(self.tls.load_full());
-        let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
-        let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
         let connection = open.connection();
-        let headers = if !certificates.is_empty() && (self.is_api_server)(&certificates) {
-            connection.mark(Trust::ApiServer);
-            API_SERVER_HEADERS
-        } else {
-            HEADERS
+        let socket = Socket::new(stream, Arc::clone(connection.activity()))?;
+        let Some(tls) = &self.tls else {
+            socket.bound_for(Trust::Anonymous)?;
+            let peer = Peer { remote, certificates: Vec::new() };
+            return self.requests(socket, peer, connection, watcher).await;
         };
-        let activity = connection.activity();
-        let peer = Arc::new(Peer { remote, certificates });
+        let acceptor = TlsAcceptor::from(tls.load_full());
+        let mut stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await??;
+        let (socket, session) = stream.get_mut();
+        let certificates = session.peer_certificates().unwrap_or_default().to_vec();
+        if !certificates.is_empty() && (self.is_api_server)(&certificates) {
+            connection.mark(Trust::ApiServer);
+        } else {
+            session.set_buffer_limit(Some(TLS_BUFFER));
+        }
+        socket.bound_for(connection.trust())?;
+        self.requests(stream, Peer { remote, certificates }, connection, watcher).await
+    }
+
+    /// Answers requests until the connection ends.
+    async fn requests<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+        &self,
+        stream: S,
+        peer: Peer,
+        connection: &Arc<Connection>,
+        watcher: Watcher,
+    ) -> Result<()> {
+        let headers = if connection.trust() == Trust::ApiServer { API_SERVER_HEADERS } else { HEADERS };
+        let (activity, peer) = (connection.activity(), Arc::new(peer));
         // Not as layers of the router: those would be made anew for each route of each connection.
         let service = service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(Arc::clone(&peer));
@@ -161,6 +188,14 @@ impl Port {
         tokio::select! {
             ended = watcher.watch(served) => ended.map_err(|error| anyhow::anyhow!(error)),
             () = activity.idle_for(IDLE_TIMEOUT) => Ok(()),
+            () = activity.stalled_for(|| stall_timeout(connection.trust())) => {
+                connection.count_stalled();
+                Err(anyhow::anyhow!("the client does not read its answer"))
+            }
         }
     }
 }
+
+#[cfg(test)]
+#[path = "listener_tests.rs"]
+mod tests;

@@ -18,4 +18,5 @@ pub mod given;
 pub mod listener;
 pub mod origin;
 pub mod peer;
+pub mod socket;
 pub mod trust;

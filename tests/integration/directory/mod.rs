@@ -124,7 +124,17 @@ impl Direct {
 
     /// A connection from that address of this machine, after the handshake.
     pub async fn connect_from(&self, source: Ipv4Addr) -> Result<TlsStream<TcpStream>> {
+        self.connect(TcpSocket::new_v4()?, source).await
+    }
+
+    /// The same, with as little room for answers that nobody reads as the kernel allows.
+    pub async fn connect_unread(&self, source: Ipv4Addr) -> Result<TlsStream<TcpStream>> {
         let socket = TcpSocket::new_v4()?;
+        socket.set_recv_buffer_size(1)?;
+        self.connect(socket, source).await
+    }
+
+    async fn connect(&self, socket: TcpSocket, source: Ipv4Addr) -> Result<TlsStream<TcpStream>> {
         socket.bind((source, 0).into())?;
         let stream = socket.connect(self.address.parse()?).await?;
         let connector = TlsConnector::from(Arc::clone(&self.tls));

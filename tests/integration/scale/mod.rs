@@ -7,6 +7,7 @@ mod limits;
 mod logins;
 mod queries;
 mod quota;
+mod unread;
 
 /// The number of objects of a scale test: `full` with `ROSTER_SCALE=full`, which `make test-scale` sets, and a fifth of it
 /// otherwise. Every assertion holds at either size.

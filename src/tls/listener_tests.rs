@@ -1,0 +1,84 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::routing::get;
+use rstest::rstest;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+use tokio_util::sync::DropGuard;
+
+use super::*;
+use crate::metrics::Metrics;
+use crate::tls::connections::PROBE_LIMITS;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Serves `app` in plain HTTP, and returns a client that takes as little as the kernel allows without reading.
+async fn served(app: Router) -> (TcpStream, DropGuard) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpSocket::new_v4().unwrap();
+    client.set_recv_buffer_size(1).unwrap();
+    let client = client.connect(listener.local_addr().unwrap());
+    let shutdown = CancellationToken::new();
+    let port = Port {
+        tls: None,
+        limits: PROBE_LIMITS,
+        app,
+        is_api_server: Arc::new(|_| false),
+        shed: Metrics::default().connections_shed,
+        leaving: CancellationToken::new(),
+    };
+    tokio::spawn(serve(listener, port, shutdown.clone()));
+    (client.await.unwrap(), shutdown.drop_guard())
+}
+
+/// hyper reads the next request when the last answer is written, so what waits for a client is one answer at most.
+#[rstest]
+#[case::no_body("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")]
+#[case::unread_body("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")]
+#[tokio::test]
+async fn a_client_that_reads_no_answers_has_few_of_its_requests_answered(#[case] request: &str) {
+    const REQUESTS: usize = 50_000;
+    let answered = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&answered);
+    let app = Router::new().fallback(move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+        async {}
+    });
+    let (mut client, _shutdown) = served(app).await;
+    // The kernel takes them all from the client, and gives the server as many as it reads.
+    client.write_all(request.repeat(REQUESTS).as_bytes()).await.unwrap();
+    let mut answered_before = 0;
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now = answered.load(Ordering::Relaxed);
+        if now > 0 && now == answered_before {
+            break;
+        }
+        answered_before = now;
+    }
+    assert!(answered_before < REQUESTS / 10, "{answered_before} requests were answered");
+}
+
+#[tokio::test]
+async fn a_slow_client_gets_whole_answers() {
+    const LENGTH: usize = 300_000;
+    const ANSWERS: usize = 3;
+    let app = Router::new().route("/", get(async || "z".repeat(LENGTH)));
+    let (mut client, _shutdown) = served(app).await;
+    let last = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let requests = "GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(ANSWERS - 1) + last;
+    client.write_all(requests.as_bytes()).await.unwrap();
+    let read = async {
+        let (mut buffer, mut answers) = ([0; 2000], Vec::new());
+        loop {
+            let count = client.read(&mut buffer).await.unwrap();
+            if count == 0 {
+                return String::from_utf8(answers).unwrap();
+            }
+            answers.extend_from_slice(&buffer[..count]);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let answers = tokio::time::timeout(PATIENCE, read).await.unwrap();
+    assert_eq!(answers.matches('z').count(), ANSWERS * LENGTH);
+}
