@@ -15,15 +15,33 @@ PRODUCT := -p roster -p roster-harness
 demo: control-plane
 	@exec $(RELEASE)/roster-dev demo --binary $(RELEASE)/roster
 
-## test: format, lints, unit tests, integration tests against a real control plane. In release: what ships is what is
-## tested. The tests that measure have the machine to themselves, one at a time
+## test: format, lints, unit tests, integration tests against a real control plane, and the twenty slowest tests. The tests
+## are compiled without optimization; the operator under test is the release build, which is what ships. Integration tests
+## mostly wait, so several run on each core; those that measure have the machine to themselves, one at a time
+test: export ROSTER_TEST_BINARY = $(RELEASE)/roster
 test: lint control-plane image
-	$(CARGO) test --locked --release $(PRODUCT) -- --skip scale::
-	$(CARGO) test --locked --release --test integration -- --nocapture --test-threads=1 scale::
+	@{ \
+	  $(TEST) $(PRODUCT) --lib --bins -- $(TIMED); \
+	  $(TEST) $(PRODUCT) --test '*' -- $(TIMED) --test-threads=$(TEST_THREADS) --skip scale::; \
+	  $(TEST) --test integration -- $(TIMED) --nocapture --test-threads=1 scale::; \
+	} | tests/slowest
+
+TEST_THREADS ?= 5
+# The option for times is unstable; the runner allows it to the test programs alone, and nothing is compiled by it.
+TEST := $(CARGO) test --locked --config 'target."cfg(unix)".runner = ["env", "RUSTC_BOOTSTRAP=1"]'
+TIMED := -Z unstable-options --report-time
+
+## test-quick: the inner loop: unit tests, and the integration tests whose names contain T
+T ?= no-integration-test
+test-quick: control-plane-only
+	$(CARGO) test --locked $(PRODUCT) --lib --bins
+	$(CARGO) test --locked --test integration -- $(T)
 
 ## test-scale: the scale tests at full size, which `make test` runs at a fifth of it. Takes about half an hour
+test-scale: export ROSTER_TEST_BINARY = $(RELEASE)/roster
+test-scale: export ROSTER_SCALE = full
 test-scale: control-plane
-	ROSTER_SCALE=full $(CARGO) test --locked --release --test integration -- --nocapture --test-threads=1 scale::
+	$(CARGO) test --locked --test integration -- --nocapture --test-threads=1 scale::
 
 ## bench: measure Roster beside what people would use instead; one table, and target/bench/results.json. BENCH_FLAGS:
 ## what `roster-bench --help` tells

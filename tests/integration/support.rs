@@ -14,7 +14,7 @@ use kube::{Client, Config};
 use roster::api::condition::find;
 use roster::api::user::PasswordSecretRef;
 use roster::api::{PASSWORD_SECRET_TYPE, USER_ANNOTATION, User, UserSpec};
-use roster_harness::{ControlPlane, Flags, Installation, Operator, target_dir};
+use roster_harness::{ControlPlane, Flags, Installation, Operator, operator_under_test, target_dir};
 
 /// How long the tests wait for what should be there at once: machines are slow and noisy, and no test asserts speed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,7 +28,8 @@ pub struct Cluster {
 
 /// Path of the program under test.
 pub fn binary() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_roster"))
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| operator_under_test(env!("CARGO_BIN_EXE_roster")))
 }
 
 impl Cluster {

@@ -344,6 +344,10 @@ fn controller_manager_command(assets: &Assets, dir: &Path, certs: &Certificates,
         &format!("--secure-port={}", free_port()?),
         "--leader-elect=false",
         "--use-service-account-credentials=true",
+        // Its controllers start one after the other, each with two requests of its own: at the default of 20 requests a
+        // second the first ServiceAccount takes five seconds.
+        "--kube-api-qps=1000",
+        "--kube-api-burst=1000",
         &file("root-ca-file", &certs.ca.cert),
         &file("service-account-private-key-file", &certs.service_accounts.1),
         &file("cluster-signing-cert-file", &certs.ca.cert),

@@ -1,7 +1,7 @@
 //! kubectl and helm as a person would use them.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -45,8 +45,8 @@ impl Kubectl {
     /// # Errors
     /// If the program can't be run.
     pub fn output(&self, args: &[&str], input: &str) -> Result<Output> {
-        let mut child = Command::new(&self.assets.kubectl)
-            .env("KUBECONFIG", &self.kubeconfig)
+        let mut child = self
+            .command(&self.assets.kubectl)
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -55,6 +55,16 @@ impl Kubectl {
             .context("kubectl could not be started")?;
         child.stdin.take().context("stdin is piped")?.write_all(input.as_bytes())?;
         Ok(child.wait_with_output()?)
+    }
+
+    /// What the API server offers is cached beside the kubeconfig: in the home directory, a control plane would find what an
+    /// earlier one on the same port offered.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("KUBECACHEDIR", self.kubeconfig.with_file_name("discovery-cache"));
+        command
     }
 
     /// `kubectl apply -f -` of a manifest.
@@ -79,7 +89,7 @@ impl Kubectl {
     /// # Errors
     /// If it fails; the message is what it printed.
     pub fn helm(&self, args: &[&str]) -> Result<String> {
-        let output = Command::new(&self.assets.helm).env("KUBECONFIG", &self.kubeconfig).args(args).output()?;
+        let output = self.command(&self.assets.helm).args(args).output()?;
         if !output.status.success() {
             bail!("helm {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }

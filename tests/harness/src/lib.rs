@@ -37,6 +37,12 @@ pub fn project_root() -> PathBuf {
     root.expect("run this inside the project").to_owned()
 }
 
+/// The operator under test: `ROSTER_TEST_BINARY`, or else the one that cargo built beside the tests. `make test` names the
+/// release build, which is what ships, while the tests themselves are compiled quickly.
+pub fn operator_under_test(built: &str) -> PathBuf {
+    std::env::var_os("ROSTER_TEST_BINARY").map_or_else(|| PathBuf::from(built), PathBuf::from)
+}
+
 /// A loopback port that was free a moment ago.
 ///
 /// # Errors

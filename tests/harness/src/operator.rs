@@ -54,18 +54,25 @@ impl Installation {
         let balancer = plane.balancer.clone();
         let chart = project_root().join("charts/roster");
         let external = format!("externalURL=https://localhost:{}", balancer.port);
-        let mut args = vec!["install", "roster", chart.to_str().context("the path is UTF-8")?, "-n", NAMESPACE];
+        let mut args =
+            vec!["install", "roster", chart.to_str().context("the path is UTF-8")?, "-n", NAMESPACE, "--skip-crds"];
         args.extend(["--set", &external, "--set", "anonymousLogins=true"]);
         args.extend(values.iter().flat_map(|value| ["--set", value]));
+        install_crds(plane)?;
         plane.kubectl.helm(&args)?;
-        let crds = ["users", "groups", "rolebindings"].map(|plural| format!("crd/{plural}.roster.dev"));
-        let mut wait = vec!["wait", "--for=condition=Established", "--timeout=30s"];
-        wait.extend(crds.iter().map(String::as_str));
-        plane.kubectl.run(&wait)?;
         let token = plane.kubectl.run(&["create", "token", "roster", "-n", NAMESPACE, "--duration=24h"])?;
         let kubeconfig = plane.kubeconfig_for_token(&plane.dir.join("operator.kubeconfig"), token.trim())?;
         Ok(Self { balancer, kubeconfig, dir: plane.dir.clone(), kubectl: plane.kubectl.clone() })
     }
+}
+
+/// Creates the CRDs with kubectl, as an upgrade does: helm waits four seconds for those that it creates itself.
+fn install_crds(plane: &ControlPlane) -> Result<()> {
+    let crds = project_root().join("crds");
+    let crds = crds.to_str().context("the path is UTF-8")?;
+    plane.kubectl.run(&["apply", "--server-side", "-f", crds])?;
+    plane.kubectl.run(&["wait", "--for=condition=Established", "--timeout=30s", "-f", crds])?;
+    Ok(())
 }
 
 /// Makes the namespace, with the certificate authority that kube-apiserver trusts already.

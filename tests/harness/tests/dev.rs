@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use roster_harness::operator_under_test;
 use rustix::process::{Pid, Signal, kill_process};
 
 const DEV: &str = env!("CARGO_BIN_EXE_roster-dev");
 
 /// The operator, which cargo puts beside roster-dev.
 fn operator() -> PathBuf {
-    let binary = Path::new(DEV).with_file_name("roster");
+    let built = Path::new(DEV).with_file_name("roster");
+    let binary = operator_under_test(built.to_str().unwrap());
     assert!(binary.is_file(), "build the operator first: make build");
     binary
 }
