@@ -7,9 +7,9 @@ export REPLICAS ?= 1
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 RELEASE := $(CARGO_TARGET_DIR)/release
 # What is built and tested every day. The benchmarks bring things to compare with, which nothing else needs.
-PRODUCT := -p roster -p roster-harness
+PRODUCT := --workspace --exclude roster-bench
 
-.PHONY: demo test test-scale bench bench-large up down generate format lint deny build control-plane image
+.PHONY: demo test test-quick test-scale bench bench-large up down generate format lint deny build control-plane image
 
 ## demo: bring up a control plane and an operator, apply examples/, show what happens, stay until Ctrl-C
 demo: control-plane
@@ -33,7 +33,7 @@ TIMED := -Z unstable-options --report-time
 
 ## test-quick: the inner loop: unit tests, and the integration tests whose names contain T
 T ?= no-integration-test
-test-quick: control-plane-only
+test-quick:
 	$(CARGO) test --locked $(PRODUCT) --lib --bins
 	$(CARGO) test --locked --test integration -- $(T)
 

@@ -1,12 +1,18 @@
 //! The `roster` program: picks the TLS provider and parses arguments, nothing more. Under the name `kubectl-roster` it is
 //! a plugin of kubectl.
 
+#![forbid(unsafe_code)]
+
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use roster::cli::Cli;
-use roster::plugin::{self, Plugin};
+use cli::Cli;
+use kubectl_roster::Plugin;
+
+mod cli;
+mod config;
+mod operator;
 
 #[cfg(not(target_env = "msvc"))]
 #[global_allocator]
@@ -18,5 +24,5 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let program = std::env::args_os().next().unwrap_or_default();
-    if plugin::is_name(Path::new(&program)) { Plugin::parse().execute() } else { Cli::parse().execute() }
+    if kubectl_roster::is_name(Path::new(&program)) { Plugin::parse().execute() } else { Cli::parse().execute() }
 }

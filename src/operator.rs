@@ -11,46 +11,46 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use futures::FutureExt;
 use kube::{Client, Config};
+use roster_controllers::native::NativeWriter;
+use roster_controllers::{group, quota, role_binding, tombstones, user};
+use roster_credentials::policy::PasswordPolicy;
+use roster_credentials::pool::HashPool;
+use roster_credentials::seal::Sealer;
+use roster_runtime::informers::Informers;
+use roster_runtime::logins::Logins;
+use roster_runtime::logins::audiences::{self, Audiences};
+use roster_runtime::logins::issuer::Issuer;
+use roster_runtime::logins::last_use::LastUse;
+use roster_runtime::logins::recognizer::Recognizer;
+use roster_runtime::logins::recount;
+use roster_runtime::logins::sealing_key;
+use roster_runtime::logins::signing_keys::SigningKeyStore;
+use roster_runtime::logins::vault::Vault;
+use roster_runtime::logins::verifier::Verifier;
+use roster_runtime::metrics::Metrics;
+use roster_runtime::notifications::Notifier;
+use roster_runtime::operations::health::{self, Health};
+use roster_runtime::operations::leader::{Campaign, Pulses};
+use roster_runtime::operations::supervisor::Supervisor;
+use roster_runtime::tls::certificates::Certificates;
+use roster_runtime::tls::connections::{LIMITS, PROBE_LIMITS};
+use roster_runtime::tls::listener::{self, Port};
+use roster_runtime::tls::origin::Origin;
+use roster_runtime::tls::trust;
+use roster_server::admission::guard::Guard;
+use roster_server::admission::quota::hints::Hints;
+use roster_server::admission::quota::namespaces::NamespaceCount;
+use roster_server::admission::review::Parser;
+use roster_server::admission::server::{self, Admission};
+use roster_server::apiserver;
+use roster_server::apiserver::front_proxy::FrontProxy;
+use roster_server::apiserver::state::Parts;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::admission::guard::Guard;
-use crate::admission::quota::hints::Hints;
-use crate::admission::quota::namespaces::NamespaceCount;
-use crate::admission::review::Parser;
-use crate::admission::server::{self, Admission};
-use crate::apiserver;
-use crate::apiserver::front_proxy::FrontProxy;
-use crate::apiserver::server::Parts;
-use crate::controllers::native::NativeWriter;
-use crate::controllers::{group, quota, role_binding, tombstones, user};
-use crate::credentials::policy::PasswordPolicy;
-use crate::credentials::pool::HashPool;
-use crate::credentials::seal::Sealer;
-use crate::informers::Informers;
-use crate::logins::Logins;
-use crate::logins::audiences::{self, Audiences};
-use crate::logins::issuer::Issuer;
-use crate::logins::last_use::LastUse;
-use crate::logins::recognizer::Recognizer;
-use crate::logins::sealing_key;
-use crate::logins::signing_keys::SigningKeyStore;
-use crate::logins::uncounted;
-use crate::logins::vault::Vault;
-use crate::logins::verifier::Verifier;
-use crate::metrics::Metrics;
-use crate::notifications::Notifier;
-use crate::operations::config::RunConfig;
-use crate::operations::health::{self, Health};
-use crate::operations::leader::{Campaign, Pulses};
-use crate::operations::supervisor::Supervisor;
-use crate::tls::certificates::Certificates;
-use crate::tls::connections::{LIMITS, PROBE_LIMITS};
-use crate::tls::listener::{self, Port};
-use crate::tls::origin::Origin;
-use crate::tls::trust;
+use crate::config::RunConfig;
 
 /// How long a loop may at least stand still before the process counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -65,7 +65,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let health = Arc::new(Health::default());
     let hashing = &config.hashing;
     let cost = hashing.cost().map_err(anyhow::Error::msg)?;
-    let pool = HashPool::new(cost, hashing.slots(), usize::from(hashing.hash_queue), metrics.hashing.clone());
+    let pool = HashPool::new(cost, hashing.slots(), usize::from(hashing.queue), metrics.hashing.clone());
     let access = access().await.context("no access to a cluster: set KUBECONFIG, or run inside one")?;
     let of_api_server = audiences::of_api_server(&access).await;
     let client = Client::try_from(access.clone())?;
@@ -81,7 +81,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let own = (client.clone(), config.namespace.clone());
     supervisor.spawn("informers", Arc::clone(&informers).run(own, Arc::clone(&health), shutdown.clone()));
     let certificates = retried("the certificates", || {
-        Certificates::load(client.clone(), Arc::clone(&config), metrics.certificate_expiry.clone())
+        Certificates::load(client.clone(), config.certificates(), metrics.certificate_expiry.clone())
     });
     let signing_keys = retried("the signing keys", || SigningKeyStore::load(client.clone(), &config.namespace));
     let sealer = retried("the sealing key", || sealing_key::load(client.clone(), &config.namespace));
@@ -94,20 +94,20 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let policy = Arc::new(config.logins.password_policy()?);
     let issuer = Arc::new(issuer(&config, of_api_server, &signing_keys));
     let signer = Arc::clone(&issuer);
-    let (notifier, courier) = Notifier::new(&config.notification, signer, metrics.notifications.clone())?;
+    let (notifier, courier) = Notifier::new(config.notification.options(), signer, metrics.notifications.clone())?;
     supervisor.spawn("notifications", courier.run(shutdown.clone()));
     let tools = (issuer, notifier.clone(), Arc::new(sealer));
     // Slots of their own: a flood of logins must not keep password Secrets from being hashed. The memory is shared.
     let passwords = (pool.sibling(), &policy);
     let (logins, last_use) = logins(&client, &config, &informers, tools, passwords, &metrics);
     let (vault, limits) = (Arc::clone(&logins.vault), config.logins.limits());
-    supervisor.spawn("uncounted failures", uncounted::run(vault, Arc::clone(&informers), limits, shutdown.clone()));
+    supervisor.spawn("uncounted failures", recount::run(vault, Arc::clone(&informers), limits, shutdown.clone()));
     supervisor.spawn("last use", last_use.run(config.logins.last_use_interval, shutdown.clone()));
     let front_proxy = Arc::new(FrontProxy::default());
     supervisor
         .spawn("front proxy", Arc::clone(&front_proxy).follow(client.clone(), Arc::clone(&health), shutdown.clone()));
     let recognizer = Arc::clone(&front_proxy);
-    let directory = apiserver::server::router(Parts {
+    let parts = Parts {
         informers: Arc::clone(&informers),
         client: client.clone(),
         front_proxy,
@@ -115,9 +115,9 @@ pub async fn run(config: RunConfig) -> Result<()> {
         logins,
         guard: Arc::clone(&guard),
         metrics: Arc::clone(&metrics),
-        health: Arc::clone(&health),
         shutdown: shutdown.clone(),
-    });
+    };
+    let directory = apiserver::router::router(parts, Arc::clone(&health));
     let admission = admission(&client, &config, &informers, (guard, pool.clone()), &metrics);
     let origin = Origin::new(certificates.authorities());
     let app = server::router(admission, origin).merge(directory);
@@ -182,7 +182,7 @@ fn campaign(access: Config, config: &RunConfig, health: &Health) -> Result<Campa
         controllers: health.watch_over_runtime("main runtime", PATIENCE),
     };
     let connect = move || Ok(Client::try_from(access)?);
-    Campaign::start(connect, config.namespace.clone(), config.lease.clone(), pulses)
+    Campaign::start(connect, config.namespace.clone(), config.lease.options(), pulses)
 }
 
 /// How the API server is reached.

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| roster::apiserver::fuzzing::query(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| roster_server::apiserver::fuzzing::query(bytes));

@@ -9,9 +9,8 @@ use k8s_openapi::api::admissionregistration::v1::{
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::{Api, Client, Config, ResourceExt};
+use roster_api::crd;
 use serde_json::{Value, to_value};
-
-use crate::api::crd;
 
 /// How long to wait before everything is looked at once more.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -4,21 +4,22 @@ use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use kube::{Client, Resource};
+use roster_api::{API_VERSION, Group, User};
+use roster_credentials::hash::Ceiling;
+use roster_credentials::source::{self, Source};
+use roster_import::assemble::{self, Content};
+use roster_import::rules::{Kind, Rules};
+use roster_import::write::{Record, Target, Writer, writer};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::import::PAGE;
 use super::private_file;
-use crate::api::{API_VERSION, Group, User};
-use crate::credentials::hash::Ceiling;
-use crate::credentials::source::{self, Source};
-use crate::import::assemble::{self, Content};
-use crate::import::rules::{Kind, Rules};
-use crate::import::write::{Record, Target, Writer, writer};
 
 /// Secrets that are read at a time.
 const CONCURRENCY: usize = 16;
@@ -28,7 +29,7 @@ const CONCURRENCY: usize = 16;
 pub(super) struct Args {
     /// Format to write. CSV, JSON and YAML hold everything, the others what they have a place for.
     #[arg(long, value_name = "FORMAT")]
-    to: Target,
+    to: ExportFormat,
 
     /// Include password hashes, from the password Secrets that Users refer to. Takes the right to get those Secrets.
     #[arg(long)]
@@ -43,6 +44,36 @@ pub(super) struct Args {
     base: String,
 }
 
+/// Formats that `--to` accepts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum ExportFormat {
+    /// Everything, a row a person or group.
+    Csv,
+    /// Everything, an array of manifests.
+    Json,
+    /// Everything, a document a manifest.
+    Yaml,
+    /// People as inetOrgPerson and posixAccount, groups as groupOfNames.
+    Ldif,
+    /// Names and hashes.
+    Htpasswd,
+    /// /etc/passwd.
+    Passwd,
+}
+
+impl From<ExportFormat> for Target {
+    fn from(format: ExportFormat) -> Self {
+        match format {
+            ExportFormat::Csv => Self::Csv,
+            ExportFormat::Json => Self::Json,
+            ExportFormat::Yaml => Self::Yaml,
+            ExportFormat::Ldif => Self::Ldif,
+            ExportFormat::Htpasswd => Self::Htpasswd,
+            ExportFormat::Passwd => Self::Passwd,
+        }
+    }
+}
+
 pub(super) fn execute(args: &Args) -> Result<()> {
     match &args.output {
         None => export(args, &mut io::stdout()),
@@ -52,7 +83,7 @@ pub(super) fn execute(args: &Args) -> Result<()> {
 
 fn export(args: &Args, out: &mut dyn Write) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let mut writer = writer(args.to, BufWriter::new(out), args.with_hashes, &args.base, &Rules::default());
+    let mut writer = writer(args.to.into(), BufWriter::new(out), args.with_hashes, &args.base, &Rules::default());
     runtime.block_on(async {
         let client = Client::try_default().await.context("no access to a cluster: set KUBECONFIG")?;
         let mut export = Export { client, with_hashes: args.with_hashes, unread: 0 };

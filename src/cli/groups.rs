@@ -2,10 +2,9 @@
 
 use anyhow::{Context, Result, bail};
 use kube::Client;
-
-use crate::directory::Directory;
-use crate::directory::membership::Pending;
-use crate::informers::snapshot::snapshot;
+use roster_core::directory::Directory;
+use roster_core::directory::membership::query::Pending;
+use roster_runtime::informers::snapshot::snapshot;
 
 /// Flags of `roster groups`.
 #[derive(clap::Args, Debug)]

@@ -8,18 +8,17 @@ use clap::{Args, Subcommand};
 use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{Api, Client, Resource, ResourceExt};
+use roster_api::{API_VERSION, Group, RoleBinding, User};
+use roster_core::directory::Directory;
+use roster_core::rbac::Policy;
+use roster_core::rbac::guard::{Change, cycle, requirements};
+use roster_core::rbac::requirement::{Requirement, Requirements};
+use roster_runtime::informers::snapshot::snapshot;
+use roster_server::admission::access::Access;
+use roster_server::admission::guard::{Guarded, Known};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_yaml::Value;
-
-use crate::admission::access::Access;
-use crate::admission::guard::{Guarded, Known};
-use crate::api::{API_VERSION, Group, RoleBinding, User};
-use crate::directory::Directory;
-use crate::informers::snapshot::snapshot;
-use crate::rbac::Policy;
-use crate::rbac::guard::{Change, cycle, requirements};
-use crate::rbac::requirement::{Requirement, Requirements};
 
 /// Commands about the guard.
 #[derive(Debug, Subcommand)]

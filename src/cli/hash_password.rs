@@ -3,11 +3,10 @@
 use std::io::{IsTerminal, Read, stdin};
 
 use anyhow::{Context, Result, bail};
+use roster_credentials::hash::{Argon2idCost, Memory, PasswordHash};
+use roster_credentials::password;
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
-
-use crate::credentials::hash::{Argon2idCost, Memory, PasswordHash};
-use crate::credentials::password;
 
 /// Flags of `roster hash-password`.
 #[derive(clap::Args, Debug)]

@@ -12,11 +12,11 @@ mod reference;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use roster_api::crd;
+use roster_runtime::operations::telemetry;
 
-use crate::api::crd;
-use crate::operations::config::RunConfig;
-use crate::operations::telemetry;
+use crate::config::RunConfig;
 use crate::operator;
 
 /// Identity for Kubernetes, declared: users, groups and role bindings as resources.
@@ -71,7 +71,7 @@ impl Cli {
                 outcome => outcome.map(drop),
             },
             Command::Export(args) => export::execute(&args),
-            Command::Reference(args) => reference::execute(&args),
+            Command::Reference(args) => reference::execute(&args, Self::command()),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,
@@ -93,7 +93,7 @@ fn print_crds(args: &generated::Args) -> anyhow::Result<()> {
 
 fn run_operator(config: RunConfig) -> anyhow::Result<()> {
     config.validate().map_err(anyhow::Error::msg)?;
-    telemetry::init(&config.log).map_err(anyhow::Error::msg)?;
+    telemetry::init(config.log.log_format.into(), &config.log.log).map_err(anyhow::Error::msg)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(operator::run(config));
     if let Err(error) = &result {

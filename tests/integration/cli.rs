@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-use roster::credentials::hash::{Memory, PasswordHash};
+use roster_credentials::hash::{Memory, PasswordHash};
 use roster_harness::project_root;
 
 use crate::support::binary;

@@ -3,7 +3,7 @@
 use kube::CustomResourceExt;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
-use roster::api::{Group, RoleBinding, User, crd};
+use roster_api::{Group, RoleBinding, User, crd};
 use serde_json::{Value, json};
 
 use crate::support::{shared, unique, wait_until_ready};

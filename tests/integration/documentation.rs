@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Mutex;
 
-use roster::directory::entries;
-use roster::directory::index::field::{Field, Kind};
+use roster_core::directory::entries;
+use roster_core::directory::index::field::{Field, Kind};
 use roster_harness::project_root;
 
 use crate::support::{Cluster, binary};
@@ -276,7 +276,7 @@ fn the_threat_model_names_tests_that_there_are() {
         }
     }
     let mut sources = String::new();
-    for folder in ["src", "tests/integration"] {
+    for folder in ["crates", "src", "tests/integration"] {
         functions(&project_root().join(folder), &mut sources);
     }
     let page = std::fs::read_to_string(project_root().join("docs/security.md")).unwrap();

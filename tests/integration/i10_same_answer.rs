@@ -48,11 +48,11 @@ fn probability(share: f64, count: usize) -> f64 {
 async fn i10_refusals_are_alike_in_what_they_say_and_how_long_they_take() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
-    let disabled = person(cluster, "still", |user| user.spec.state = roster::api::user::DesiredState::Disabled).await;
+    let disabled = person(cluster, "still", |user| user.spec.state = roster_api::user::DesiredState::Disabled).await;
     let expired = person(cluster, "over", |user| {
         let end = jiff::Timestamp::now() - Duration::from_secs(3600);
         let not_after = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(end));
-        user.spec.validity = Some(roster::api::Validity { not_before: None, not_after });
+        user.spec.validity = Some(roster_api::Validity { not_before: None, not_after });
     })
     .await;
     let locked = person(cluster, "locked", |_| {}).await;

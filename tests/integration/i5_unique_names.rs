@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
-use roster::api::{State, User};
+use roster_api::{State, User};
 
 use crate::support::{
     Cluster, FAST_LEASE, condition, create, eventually, unique, user, wait_for_reason, wait_until_ready,

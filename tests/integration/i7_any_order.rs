@@ -7,9 +7,9 @@ use std::time::Instant;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
-use roster::api::User;
-use roster::credentials::claim;
-use roster::credentials::hash::{Memory, PasswordHash};
+use roster_api::User;
+use roster_credentials::claim;
+use roster_credentials::hash::{Memory, PasswordHash};
 use roster_harness::Operator;
 use serde_json::json;
 

@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::rbac::v1 as rbac;
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
-use roster::api::role_binding::{RoleBinding, RoleBindingSpec, RoleRef, Scope, Subject, SubjectKind};
-use roster::api::{Group, GroupSpec, User, UserSpec};
+use roster_api::role_binding::{RoleBinding, RoleBindingSpec, RoleRef, Scope, Subject, SubjectKind};
+use roster_api::{Group, GroupSpec, User, UserSpec};
 use roster_harness::Operator;
 use serde_json::json;
 

@@ -1,7 +1,7 @@
 //! I9: credentials, tokens and keys are bound to the User's UID. A deleted and recreated name inherits nothing.
 
 use kube::api::ObjectMeta;
-use roster::credentials::claim::{Identifier, IdentifierKind};
+use roster_credentials::claim::{Identifier, IdentifierKind};
 
 use crate::directory::{BASE, Direct};
 use crate::logins::{PASSWORD, kubectl_as, logins, person, token, whoami, with_password};

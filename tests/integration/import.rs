@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
-use roster::api::{Group, User};
+use roster_api::{Group, User};
 use roster_harness::project_root;
 use serde_json::{Value, json};
 

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
+use roster_harness::{Installation, project_root};
 use serde_json::Value;
 
 use crate::support::{
     Cluster, FAST_LEASE, binary, create, eventually, password_secret, shared, stored_hash, user, user_where,
     wait_for_text, wait_until_can, wait_until_ready,
 };
-use roster_harness::{Installation, project_root};
 
 const NAMESPACE: &str = "roster-system";
 

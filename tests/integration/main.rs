@@ -42,4 +42,5 @@ mod rights;
 mod role_bindings;
 mod scale;
 mod stage;
+mod structure;
 mod users;

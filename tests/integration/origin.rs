@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, ResourceQuota};
 use kube::Api;
-use roster::tls::origin::Webhook;
 use roster_harness::project_root;
+use roster_runtime::tls::origin::Webhook;
 use serde_json::{Value, json};
 
 use crate::directory::{BASE, Direct};

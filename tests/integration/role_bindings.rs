@@ -2,7 +2,7 @@
 
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
-use roster::api::RoleBinding;
+use roster_api::RoleBinding;
 
 use crate::support::{
     Cluster, audit_position, can, eventually, operator_writes, rbac, unique, wait_for_text, wait_until_can,

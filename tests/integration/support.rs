@@ -11,9 +11,9 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ObjectMeta, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use roster::api::condition::find;
-use roster::api::user::PasswordSecretRef;
-use roster::api::{PASSWORD_SECRET_TYPE, USER_ANNOTATION, User, UserSpec};
+use roster_api::condition::find;
+use roster_api::user::PasswordSecretRef;
+use roster_api::{PASSWORD_SECRET_TYPE, USER_ANNOTATION, User, UserSpec};
 use roster_harness::{ControlPlane, Flags, Installation, Operator, operator_under_test, target_dir};
 
 /// How long the tests wait for what should be there at once: machines are slow and noisy, and no test asserts speed.
@@ -290,7 +290,7 @@ pub fn can(cluster: &Cluster, user: &str, question: &[&str]) -> bool {
 
 /// The hash that logins of `user` are checked against, from Roster's own namespace.
 pub async fn stored_hash(cluster: &Cluster, user: &User) -> Option<String> {
-    use roster::credentials::claim::{Identifier, IdentifierKind};
+    use roster_credentials::claim::{Identifier, IdentifierKind};
     let identifier = Identifier { kind: IdentifierKind::Username, text: user.username() };
     let secret = cluster
         .secrets("roster-system")

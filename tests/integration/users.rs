@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams};
-use roster::api::user::{DeletionPolicy, DesiredState};
-use roster::api::{OWNER_LABEL, State, Validity};
+use roster_api::user::{DeletionPolicy, DesiredState};
+use roster_api::{OWNER_LABEL, State, Validity};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -34,8 +34,8 @@ async fn a_manifest_becomes_a_working_credential() {
     cluster.kubectl(&["wait", "--for=condition=Ready", &format!("users.roster.dev/{name}"), "--timeout=30s"]);
     let user = cluster.users().await.get(&name).await.unwrap();
     let hash = stored_hash(cluster, &user).await.expect("the credential is stored");
-    let hash = roster::credentials::hash::PasswordHash::parse(&hash).unwrap();
-    let mut memory = roster::credentials::hash::Memory::default();
+    let hash = roster_credentials::hash::PasswordHash::parse(&hash).unwrap();
+    let mut memory = roster_credentials::hash::Memory::default();
     assert!(hash.verify(b"correct horse", &mut memory) && !hash.verify(b"wrong horse", &mut memory));
     assert_eq!(user.status.as_ref().unwrap().state, Some(State::Active));
     assert!(user.status.unwrap().password_changed_time.is_some());

@@ -8,8 +8,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use hyper::Request;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use roster::api::directory::{GROUP, VERSION};
-use roster_harness::operator::NAMESPACE;
+use roster_api::directory::{GROUP, VERSION};
+use roster_harness::control_plane::NAMESPACE;
 use roster_harness::{ControlPlane, Flags, Installation, Operator};
 use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use roster::credentials::hash::{Argon2idCost, Memory, PasswordHash};
+use roster_credentials::hash::{Argon2idCost, Memory, PasswordHash};
 
 /// Hashes of argon2id to the second, on every core, with memory reused.
 pub fn bare_loop(rounds: u32) -> f64 {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use roster::api::User;
-use roster::directory::entries::user::{FIELDS, record};
-use roster::directory::index::query::Query as Sought;
-use roster::directory::index::record::Record;
-use roster::directory::index::view::View;
+use roster_api::User;
+use roster_core::directory::entries::user::{FIELDS, record};
+use roster_core::directory::index::query::Query as Sought;
+use roster_core::directory::index::record::Record;
+use roster_core::directory::index::view::View;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 

@@ -5,7 +5,7 @@ use std::slice::from_ref;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use roster::api::directory::{GROUP, VERSION};
+use roster_api::directory::{GROUP, VERSION};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;

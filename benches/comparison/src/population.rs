@@ -1,6 +1,6 @@
 //! Who there is: made by a seeded generator, so that every run measures the same people.
 
-use roster::api::{PASSWORD_SECRET_TYPE, USER_ANNOTATION};
+use roster_api::{PASSWORD_SECRET_TYPE, USER_ANNOTATION};
 use serde_json::{Value, json};
 
 const FIRST: [&str; 12] =

@@ -1,6 +1,6 @@
 //! What is asked, in the form of each contender.
 
-use roster::api::directory::{GROUP, VERSION};
+use roster_api::directory::{GROUP, VERSION};
 
 use crate::population::Population;
 

@@ -21,12 +21,13 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use roster::metrics::Metrics;
-use roster::tls::listener::{Port, serve};
-use roster::tls::peer::AnyClientCertificate;
 use roster_harness::free_port;
 use roster_harness::pki::Authority;
 use roster_harness::process::Process;
+use roster_runtime::metrics::Metrics;
+use roster_runtime::tls::connections::LIMITS;
+use roster_runtime::tls::listener::{Port, serve};
+use roster_runtime::tls::peer::AnyClientCertificate;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -130,7 +131,8 @@ pub async fn run(dir: &Path, port: u16, users: u64) -> Result<()> {
     let never = CancellationToken::new();
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     let port = Port {
-        tls: Arc::new(ArcSwap::from_pointee(tls)),
+        tls: Some(Arc::new(ArcSwap::from_pointee(tls))),
+        limits: LIMITS,
         app,
         // The load generator is one peer, like kube-apiserver.
         is_api_server: Arc::new(|_| true),

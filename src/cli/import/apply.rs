@@ -4,11 +4,12 @@ use anyhow::{Result, bail};
 use futures::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use kube::Client;
+use roster_import::assemble::{Item, Plan};
+use roster_import::rules::Kind;
 
+use super::args::{Args, CONCURRENCY, Files, Outcome};
 use super::live::Live;
-use super::{Args, CONCURRENCY, Files, Outcome, rejects};
-use crate::import::assemble::{Item, Plan};
-use crate::import::rules::Kind;
+use super::rejects;
 
 pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args) -> Result<Outcome> {
     let (live, force) = (Live::read(client, &plan).await?, args.force_conflicts);

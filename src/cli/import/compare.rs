@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::FIELD_MANAGER;
+use super::args::FIELD_MANAGER;
 
 /// Whether `live` is what applying `manifest` would make of it.
 pub(super) fn is_applied(manifest: &Value, live: &Value) -> bool {

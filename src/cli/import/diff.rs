@@ -6,15 +6,16 @@ use anyhow::Result;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use futures::{StreamExt, stream};
 use kube::Client;
+use roster_credentials::source::HASH_KEY;
+use roster_import::assemble::{Item, Plan};
+use roster_import::hashes::masked;
 use serde_json::{Map, Value};
 use similar::TextDiff;
 
 use super::apply::report;
+use super::args::{Args, CONCURRENCY, Files, Outcome};
 use super::live::{Key, Live, Step};
-use super::{Args, CONCURRENCY, Files, Outcome, rejects};
-use crate::credentials::source::HASH_KEY;
-use crate::import::assemble::{Item, Plan};
-use crate::import::hashes::masked;
+use super::rejects;
 
 /// Annotation in which kubectl repeats everything that it has applied.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";

@@ -10,19 +10,19 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use k8s_openapi::api::core::v1::Secret as SecretObject;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Client, Resource, ResourceExt};
+use roster_api::{Group, PASSWORD_SECRET_TYPE, User};
+use roster_credentials::HashMetrics;
+use roster_credentials::hash::{Argon2idCost, PasswordHash};
+use roster_credentials::pool::HashPool;
+use roster_credentials::source::HASH_KEY;
+use roster_import::assemble::{Content, Item, Plan};
+use roster_import::consent::{Admitted, Consent};
+use roster_import::rules::Kind;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
+use super::args::{CONCURRENCY, FIELD_MANAGER};
 use super::compare::is_applied;
-use super::{CONCURRENCY, FIELD_MANAGER};
-use crate::api::{Group, PASSWORD_SECRET_TYPE, User};
-use crate::credentials::hash::{Argon2idCost, PasswordHash};
-use crate::credentials::pool::HashPool;
-use crate::credentials::source::HASH_KEY;
-use crate::import::assemble::{Content, Item, Plan};
-use crate::import::consent::{Admitted, Consent};
-use crate::import::rules::Kind;
-use crate::metrics::HashMetrics;
 
 /// Objects in one page of a list.
 pub(crate) const PAGE: u32 = 500;

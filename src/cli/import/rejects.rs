@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use roster_import::consent::Admitted;
+use roster_import::draft::{Place, Rejected};
 use serde_json::json;
 
-use super::Files;
-use crate::import::consent::Admitted;
-use crate::import::draft::{Place, Rejected};
+use super::args::Files;
 
 /// `FILE:LINE: field: reason`
 pub(super) fn print(rejected: &[Rejected], files: &Files) {

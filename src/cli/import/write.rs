@@ -4,13 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use roster_credentials::hash::{Argon2idCost, Memory, PasswordHash};
+use roster_import::assemble::{Content, Item, Plan, Secret};
+use roster_import::rules::Kind;
 use secrecy::ExposeSecret;
 
-use super::Outcome;
+use super::args::Outcome;
 use crate::cli::private_file;
-use crate::credentials::hash::{Argon2idCost, Memory, PasswordHash};
-use crate::import::assemble::{Content, Item, Plan, Secret};
-use crate::import::rules::Kind;
 
 /// Says how to find Users that get into the Groups of these manifests unasked: without a cluster, nobody can look.
 pub(super) fn warn_of_existing_members(plan: &Plan) {

@@ -2,7 +2,7 @@
 
 use clap::{Arg, Command};
 
-use super::{code, head, table};
+use super::markdown::{code, head, table};
 
 pub(super) fn page(roster: Command, plugin: Command) -> String {
     let mut parts = vec![

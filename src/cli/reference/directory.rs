@@ -1,10 +1,10 @@
 //! The page on the aggregated API, from the OpenAPI document that it serves.
 
+use roster_api::directory::API_VERSION;
 use serde_json::Value;
 
 use super::fields::Schemas;
-use super::{code, head, table};
-use crate::api::directory::API_VERSION;
+use super::markdown::{code, head, table};
 
 /// What the pages of the custom resources tell: kind, part and page.
 const ELSEWHERE: &[(&str, &str, &str)] =

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{code, table};
+use super::markdown::{code, table};
 
 /// Looks up what `$ref` names.
 pub(super) struct Schemas<'a> {

@@ -5,7 +5,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use serde_json::Value;
 
 use super::fields::Schemas;
-use super::{code, head};
+use super::markdown::{code, head};
 
 pub(super) fn page(definition: &CustomResourceDefinition) -> Result<String> {
     let names = &definition.spec.names;

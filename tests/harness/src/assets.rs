@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::project_root;
+use crate::paths::project_root;
 
 /// Paths of the programs in use.
 #[derive(Clone, Debug)]

@@ -13,10 +13,9 @@ use serde_json::Value;
 
 use crate::assets::Assets;
 use crate::balancer::Balancer;
-use crate::free_port;
 use crate::kubectl::{Kubectl, eventually};
-use crate::operator::NAMESPACE;
 use crate::pki::Authority;
+use crate::ports::free_port;
 use crate::process::Process;
 
 /// Everything that is written is logged, and whatever the operator does, without bodies: tests count it.
@@ -31,6 +30,9 @@ rules:
   userGroups: ['system:serviceaccounts:roster-system']
 - level: None
 ";
+
+/// Namespace that the chart is installed in.
+pub const NAMESPACE: &str = "roster-system";
 
 /// Name of the files of Roster's own certificate authority.
 pub const ROSTER_CA: &str = "roster-ca";

@@ -57,13 +57,11 @@ impl Kubectl {
         Ok(child.wait_with_output()?)
     }
 
-    /// What the API server offers is cached beside the kubeconfig: in the home directory, a control plane would find what an
-    /// earlier one on the same port offered.
+    /// kubectl or helm. They cache nothing of what the API server offers: an earlier control plane may have had the same port,
+    /// and the aggregated API comes after the first of their calls.
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        command
-            .env("KUBECONFIG", &self.kubeconfig)
-            .env("KUBECACHEDIR", self.kubeconfig.with_file_name("discovery-cache"));
+        command.env("KUBECONFIG", &self.kubeconfig).env("KUBECACHEDIR", "/dev/null");
         command
     }
 

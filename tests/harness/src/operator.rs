@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::balancer::Balancer;
-use crate::control_plane::{ControlPlane, OIDC_AUDIENCE, ROSTER_CA};
+use crate::control_plane::{ControlPlane, NAMESPACE, OIDC_AUDIENCE, ROSTER_CA};
 use crate::kubectl::{Kubectl, eventually};
+use crate::paths::project_root;
+use crate::ports::free_port;
 use crate::process::Process;
-use crate::{free_port, project_root};
 
 /// A Secret that admission looks at.
 const PROBE: &str = "\
@@ -21,9 +22,6 @@ metadata: {generateName: probe-, namespace: default}
 type: roster.dev/password
 stringData: {password: probe}
 ";
-
-/// Namespace that the chart is installed in.
-pub const NAMESPACE: &str = "roster-system";
 
 /// The chart's resources on a control plane.
 #[derive(Debug)]

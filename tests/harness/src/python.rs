@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{project_root, target_dir};
+use crate::paths::{project_root, target_dir};
 
 /// Path of a Python that has the packages of `tests/requirements.txt`, in an environment of its own under the target
 /// folder. The first call makes it.

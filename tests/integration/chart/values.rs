@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use roster::tls::origin::Webhook;
+use roster_harness::project_root;
+use roster_runtime::tls::origin::Webhook;
 use rstest::rstest;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{EVERYTHING, helm, objects, of_kind};
 use crate::support::shared;
-use roster_harness::project_root;
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(project_root().join(path)).unwrap()

@@ -1,10 +1,10 @@
 //! Who asks: certificates, headers, tokens; and what those learn who may not ask.
 
+use roster_harness::pki::Authority;
 use serde_json::{Value, json};
 
 use super::{BASE, Direct, IDENTITY, directory, front_proxy, get};
 use crate::support::{Cluster, create, eventually, unique, user, wait_until_ready};
-use roster_harness::pki::Authority;
 
 /// A client certificate and its key, PEM, of an authority and a common name.
 fn certificate(authority: &Authority, common_name: &str) -> (String, String) {

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use roster::directory::tombstones::{RETENTION, Tombstone};
+use roster_core::directory::tombstones::{RETENTION, Tombstone};
 use roster_harness::Operator;
 
 use super::{STAGE, guarded, settle};

@@ -1,6 +1,6 @@
 //! Identity Secrets: guarded as a whole.
 
-use roster::credentials::claim::{Identifier, IdentifierKind};
+use roster_credentials::claim::{Identifier, IdentifierKind};
 
 use super::{STAGE, guarded, settle};
 use crate::support::{eventually, unique, wait_until_can};

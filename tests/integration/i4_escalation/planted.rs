@@ -2,7 +2,6 @@
 //! What they put there must not get what the administrator grants, whichever way the administrator applies.
 
 use kube::CustomResourceExt;
-use roster::api::RoleBinding;
 use serde_json::{Value, json};
 
 use super::{SERVER_SIDE, guarded, settle};
@@ -20,6 +19,7 @@ enum Outcome {
 }
 
 use Outcome::{Has, Refused};
+use roster_api::RoleBinding;
 
 /// Fields of a `spec` that mallory plants, fields that the administrator applies, and what client-side and server-side
 /// apply make of them.
@@ -59,17 +59,17 @@ const ROLE_BINDINGS: &[Case] = &[
         Has("{scope: {namespaces: [a]}}"),
     ),
     case(
-        "scope: {namespaceSelector: {matchLabels: {a: b}}}",
+        "scope: {namespaceSelector: {matchLabels: {planted: before}}}",
         "scope: {domain: a}",
         Refused("exactly one of cluster, namespaces, namespaceSelector and domain"),
         Has("{scope: {domain: a}}"),
     ),
     // All labels of a selector must match.
     case(
-        "scope: {namespaceSelector: {matchLabels: {a: b}}}",
-        "scope: {namespaceSelector: {matchLabels: {c: d}}}",
-        Has("{scope: {namespaceSelector: {matchLabels: {a: b, c: d}}}}"),
-        Has("{scope: {namespaceSelector: {matchLabels: {c: d}}}}"),
+        "scope: {namespaceSelector: {matchLabels: {planted: before}}}",
+        "scope: {namespaceSelector: {matchLabels: {named: after}}}",
+        Has("{scope: {namespaceSelector: {matchLabels: {planted: before, named: after}}}}"),
+        Has("{scope: {namespaceSelector: {matchLabels: {named: after}}}}"),
     ),
     both(
         "scope: {cluster: {}}, delegatedBy: planted",

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use kube::api::{Patch, PatchParams};
+use roster_harness::control_plane::OIDC_AUDIENCE;
 use serde_json::{Value, json};
 
 use super::{PASSWORD, attempt, kubectl_as, logins, own_status, person, token, token_of, whoami};
 use crate::directory::Direct;
 use crate::support::{eventually, unique, wait_until_can};
-use roster_harness::control_plane::OIDC_AUDIENCE;
 
 /// Waits until the token is refused, and tells for how long it still was not.
 async fn refused_after(kubectl: &roster_harness::Kubectl) -> Duration {

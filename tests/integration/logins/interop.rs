@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use roster::credentials::hash::{Memory, PasswordHash};
+use roster_credentials::hash::{Memory, PasswordHash};
 use serde_json::{Value, json};
 
 use super::{PASSWORD, body, logins, person, post, token};

@@ -47,7 +47,7 @@ async fn fifty_wrong_passwords_lock_their_source_and_not_the_persons() {
     })
     .await;
     let status = locked.status.unwrap();
-    assert_eq!(status.state, Some(roster::api::State::Active));
+    assert_eq!(status.state, Some(roster_api::State::Active));
     assert!(status.locked_until.is_some());
     let query = format!("{BASE}/users?filterBy=name,{name},state,Active,lockedUntil,*");
     let listed: Value = serde_json::from_str(&cluster.kubectl(&["get", "--raw", &query])).unwrap();

@@ -17,7 +17,7 @@ mod tampering;
 use std::sync::OnceLock;
 
 use jiff::Timestamp;
-use roster::api::User;
+use roster_api::User;
 use roster_harness::Kubectl;
 use serde_json::{Value, json};
 

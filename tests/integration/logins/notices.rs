@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
+use roster_api::user::{Notification, NotificationType};
+use roster_harness::pki::Authority;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
@@ -12,8 +14,6 @@ use tokio_rustls::TlsAcceptor;
 use super::{PASSWORD, body, person, post, token};
 use crate::directory::Direct;
 use crate::support::{Cluster, eventually};
-use roster::api::user::{Notification, NotificationType};
-use roster_harness::pki::Authority;
 
 type Received = Arc<Mutex<Vec<(String, String)>>>;
 

@@ -1,6 +1,6 @@
 //! Passwords: changed by oneself, reset by others under the guard, by invitation; policy; and what ends with them.
 
-use roster::api::UserSpec;
+use roster_api::UserSpec;
 use serde_json::{Value, json};
 
 use super::{PASSWORD, attempt, body, logins, own_status, person, post, token, token_of, with_password};
@@ -264,8 +264,8 @@ async fn a_password_that_is_too_old_is_changed_first_and_the_last_login_is_told(
 /// Earlier versions imported hashes of up to 256 MiB.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_costly_hash_that_is_stored_still_logs_in_and_is_replaced() {
-    use roster::credentials::claim::{Identifier, IdentifierKind};
-    use roster::credentials::hash::{Argon2idCost, Memory, PasswordHash};
+    use roster_credentials::claim::{Identifier, IdentifierKind};
+    use roster_credentials::hash::{Argon2idCost, Memory, PasswordHash};
 
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;

@@ -1,6 +1,6 @@
 //! The second factor, from its seed to the last recovery code.
 
-use roster::api::user::SecondFactor;
+use roster_api::user::SecondFactor;
 use serde_json::json;
 
 use super::{PASSWORD, attempt, body, code, logins, own_status, person, post, token, token_of, with_password};

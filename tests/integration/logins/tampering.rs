@@ -2,7 +2,7 @@
 
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use roster::credentials::claim::{Identifier, IdentifierKind};
+use roster_credentials::claim::{Identifier, IdentifierKind};
 use serde_json::{Value, json};
 
 use super::{PASSWORD, logins, own_status, person, token, with_password};

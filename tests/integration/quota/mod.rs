@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, ResourceQuota, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use roster::api::{OWNER_LABEL, User};
+use roster_api::{OWNER_LABEL, User};
 use roster_harness::Flags;
 use serde_json::{Value, json};
 

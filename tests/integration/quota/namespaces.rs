@@ -4,7 +4,7 @@ use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use roster::api::OWNER_LABEL;
+use roster_api::OWNER_LABEL;
 use serde_json::json;
 
 use super::{Outcome, amount, hand_over, limit, milli, namespace, owner, quota, told, wait_for_use};

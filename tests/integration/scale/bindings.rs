@@ -6,8 +6,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt};
-use roster::api::role_binding::{RoleBinding, RoleBindingSpec, RoleRef, Scope, Subject, SubjectKind};
-use roster::api::{DOMAIN_LABEL, Group, GroupSpec, User, UserSpec};
+use roster_api::role_binding::{RoleBinding, RoleBindingSpec, RoleRef, Scope, Subject, SubjectKind};
+use roster_api::{DOMAIN_LABEL, Group, GroupSpec, User, UserSpec};
 use serde_json::json;
 
 use super::{count, peak_memory};

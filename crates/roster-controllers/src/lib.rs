@@ -1,0 +1,15 @@
+//! Controllers: level-based, idempotent, on the leader only. Each is a thin shell around a pure function from what is
+//! observed to what is desired.
+
+#![forbid(unsafe_code)]
+
+pub mod backoff;
+pub mod events;
+pub mod group;
+pub mod keyed;
+pub mod native;
+pub mod quota;
+pub mod role_binding;
+pub mod tombstones;
+pub mod user;
+pub mod written;

@@ -1,0 +1,263 @@
+//! Writes native bindings, and removes those whose owner is gone.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use futures::{StreamExt, stream};
+use k8s_openapi::api::rbac::v1 as rbac;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::{Api, Client};
+use roster_api::{API_VERSION, FIELD_MANAGER, OWNER_UID_LABEL, RoleBinding, User};
+use roster_core::directory::native::{Holder, Key, Native, administrator_of, binding_of};
+use roster_core::rbac::compile::Desired;
+use roster_core::rbac::plan::{Stages, Write};
+use roster_runtime::informers::Informers;
+use roster_runtime::metrics::Metrics;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::backoff::Backoff;
+
+const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
+
+/// A write that the API server has not taken.
+#[derive(Debug)]
+pub struct Failed {
+    /// Where.
+    pub key: Key,
+    /// Why.
+    pub error: kube::Error,
+}
+
+/// Writes native bindings.
+pub struct NativeWriter {
+    client: Client,
+    informers: Arc<Informers>,
+    /// Writes at the same time, over all objects: each takes a connection.
+    places: Semaphore,
+    concurrency: usize,
+    metrics: Arc<Metrics>,
+}
+
+impl NativeWriter {
+    /// A writer with room for `concurrency` writes at a time.
+    pub fn new(client: Client, informers: Arc<Informers>, concurrency: u16, metrics: Arc<Metrics>) -> Self {
+        let concurrency = usize::from(concurrency);
+        Self { client, informers, places: Semaphore::new(concurrency), concurrency, metrics }
+    }
+
+    /// Makes the writes, one stage after the other. No right begins before those that end have ended: a write that
+    /// fails keeps grants from being made, and no revocation. A grant is made if it `still_holds` when its turn comes.
+    /// Failures are returned in the order of their keys.
+    pub async fn execute(&self, stages: Stages, still_holds: impl Fn(&Desired) -> bool) -> Vec<Failed> {
+        let mut failed = self.execute_stage(stages.moves).await;
+        failed.extend(self.execute_stage(stages.revocations).await);
+        if failed.is_empty() {
+            let grants = stream::iter(stages.grants).filter(|write| {
+                std::future::ready(match write {
+                    Write::Apply(_, desired) => still_holds(desired),
+                    Write::Delete(..) => true,
+                })
+            });
+            let outcomes = grants.map(|write| self.write(write)).buffer_unordered(self.concurrency);
+            failed = outcomes.filter_map(std::future::ready).collect().await;
+        }
+        failed.sort_by(|a, b| a.key.cmp(&b.key));
+        failed
+    }
+
+    async fn execute_stage(&self, stage: Vec<Write>) -> Vec<Failed> {
+        let outcomes = stream::iter(stage).map(|write| self.write(write)).buffer_unordered(self.concurrency);
+        outcomes.filter_map(std::future::ready).collect().await
+    }
+
+    async fn write(&self, write: Write) -> Option<Failed> {
+        let _place = self.places.acquire().await.expect("the semaphore is never closed");
+        let (key, outcome) = match write {
+            Write::Delete(key, uid) => {
+                let outcome = self.delete(&key, &uid).await;
+                (key, outcome)
+            }
+            Write::Apply(key, desired) => {
+                let outcome = self.apply(&key, &desired).await;
+                (key, outcome)
+            }
+        };
+        outcome.err().map(|error| Failed { key, error })
+    }
+
+    async fn delete(&self, key: &Key, uid: &str) -> kube::Result<()> {
+        let client = self.client.clone();
+        let outcome = match &key.namespace {
+            None => delete_whole(&Api::<rbac::ClusterRoleBinding>::all(client), key, uid).await,
+            Some(namespace) => delete_whole(&Api::<rbac::RoleBinding>::namespaced(client, namespace), key, uid).await,
+        };
+        if outcome? {
+            self.metrics.writes.inc(kind(key));
+        }
+        self.informers.change(|directory, _| directory.remove_native(key, Some(uid)));
+        Ok(())
+    }
+
+    async fn apply(&self, key: &Key, desired: &Desired) -> kube::Result<()> {
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let native = match &key.namespace {
+            None => {
+                let binding = rbac::ClusterRoleBinding {
+                    metadata: metadata(key, desired),
+                    role_ref: role_ref(desired),
+                    subjects: Some(subjects(desired)),
+                };
+                let api = Api::<rbac::ClusterRoleBinding>::all(self.client.clone());
+                Native::of_cluster(&api.patch(&key.name, &params, &Patch::Apply(&binding)).await?)
+            }
+            Some(namespace) => {
+                let binding = rbac::RoleBinding {
+                    metadata: metadata(key, desired),
+                    role_ref: role_ref(desired),
+                    subjects: Some(subjects(desired)),
+                };
+                let api = Api::<rbac::RoleBinding>::namespaced(self.client.clone(), namespace);
+                Native::of_namespace(&api.patch(&key.name, &params, &Patch::Apply(&binding)).await?)
+            }
+        };
+        self.metrics.writes.inc(kind(key));
+        self.informers.change(|directory, _| directory.set_native(native));
+        Ok(())
+    }
+
+    /// Removes what was made for Users and RoleBindings that are no more, until `shutdown`.
+    ///
+    /// # Errors
+    /// None of its own; it ends only when asked.
+    pub async fn sweep(&self, shutdown: CancellationToken) -> Result<()> {
+        let backoff = Backoff::default();
+        let orphaned = self.informers.waiting.orphaned.stream(Duration::ZERO);
+        // As many as there are orphans: each waits for a place to write.
+        let work = orphaned.for_each_concurrent(None, |uid| {
+            let backoff = &backoff;
+            async move {
+                while let Err(error) = self.remove_orphans(&uid).await {
+                    let wait = backoff.failed(&uid);
+                    warn!(owner = uid, %error, retry_in = ?wait, "native bindings without an owner could not be removed");
+                    tokio::time::sleep(wait).await;
+                }
+                backoff.succeeded(&uid);
+            }
+        });
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = work => {}
+        }
+        Ok(())
+    }
+
+    async fn remove_orphans(&self, uid: &str) -> kube::Result<()> {
+        let orphans: Vec<Native> = {
+            let directory = self.informers.directory();
+            if directory.is_owner_known(uid) { Vec::new() } else { directory.natives.owned_by(uid).cloned().collect() }
+        };
+        let Some(first) = orphans.first() else { return Ok(()) };
+        // The directory may not have heard yet of an owner that a former leader has seen: only the API server knows.
+        if self.is_alive(&first.key, uid).await? {
+            return Ok(());
+        }
+        let deletions = orphans.iter().map(|native| Write::Delete(native.key.clone(), native.uid.clone())).collect();
+        let failed = self.execute_stage(deletions).await;
+        info!(owner = uid, count = orphans.len() - failed.len(), "native bindings whose owner is gone were removed");
+        failed.into_iter().next().map_or(Ok(()), |failed| Err(failed.error))
+    }
+
+    async fn is_alive(&self, key: &Key, uid: &str) -> kube::Result<bool> {
+        let _place = self.places.acquire().await.expect("the semaphore is never closed");
+        let found = if let Some(name) = administrator_of(&key.name) {
+            Api::<User>::all(self.client.clone()).get_metadata_opt(name).await?.map(|user| user.metadata)
+        } else if let Some(name) = binding_of(&key.name) {
+            Api::<RoleBinding>::all(self.client.clone()).get_metadata_opt(name).await?.map(|binding| binding.metadata)
+        } else {
+            None
+        };
+        Ok(found.and_then(|metadata| metadata.uid).is_some_and(|found| found == uid))
+    }
+}
+
+/// Deletes the object of that UID, and takes off whatever finalizers it has: one that is only marked for deletion still
+/// grants, and to put a finalizer on takes no right to bind. Returns whether it was there.
+async fn delete_whole<K>(api: &Api<K>, key: &Key, uid: &str) -> kube::Result<bool>
+where
+    K: Clone + Debug + DeserializeOwned,
+{
+    let only_this = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+    match api.delete(&key.name, &DeleteParams::default().preconditions(only_this)).await {
+        Ok(deleted) if deleted.is_right() => return Ok(true),
+        Ok(_) => {}
+        // Gone already, or another object by now.
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    let bare = json!({"metadata": {"uid": uid, "finalizers": null}});
+    match api.patch_metadata(&key.name, &PatchParams::default(), &Patch::Merge(bare)).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+const fn kind(key: &Key) -> &'static str {
+    if key.namespace.is_some() { "RoleBinding" } else { "ClusterRoleBinding" }
+}
+
+fn metadata(key: &Key, desired: &Desired) -> ObjectMeta {
+    let owner = &desired.owner;
+    let labels = [
+        ("app.kubernetes.io/managed-by".to_owned(), FIELD_MANAGER.to_owned()),
+        (OWNER_UID_LABEL.to_owned(), owner.uid.clone()),
+    ];
+    ObjectMeta {
+        name: Some(key.name.clone()),
+        namespace: key.namespace.clone(),
+        labels: Some(BTreeMap::from(labels)),
+        // The garbage collector removes it should the owner go while Roster is away.
+        owner_references: Some(vec![OwnerReference {
+            api_version: API_VERSION.to_owned(),
+            kind: owner.kind.to_owned(),
+            name: owner.name.clone(),
+            uid: owner.uid.clone(),
+            controller: Some(true),
+            block_owner_deletion: None,
+        }]),
+        ..ObjectMeta::default()
+    }
+}
+
+fn role_ref(desired: &Desired) -> rbac::RoleRef {
+    rbac::RoleRef {
+        api_group: RBAC_GROUP.to_owned(),
+        kind: format!("{:?}", desired.role.kind),
+        name: desired.role.name.clone(),
+    }
+}
+
+fn subjects(desired: &Desired) -> Vec<rbac::Subject> {
+    let subject = |kind: &str, name: &str| rbac::Subject {
+        api_group: Some(RBAC_GROUP.to_owned()),
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+        namespace: None,
+    };
+    desired
+        .holders
+        .iter()
+        .map(|holder| match holder {
+            Holder::User(name) => subject("User", name),
+            Holder::Group(name) => subject("Group", name),
+        })
+        .collect()
+}

@@ -1,0 +1,152 @@
+//! What the quota controller works with, and what it remembers between attempts.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use kube::Client;
+use moka::sync::Cache;
+use roster_core::directory::standing::Standing;
+use roster_core::quota::allotment::Asked;
+use roster_core::quota::defaults::Defaults;
+use roster_credentials::digest::{hex, random};
+use roster_runtime::informers::Informers;
+use roster_runtime::informers::failures::Failures;
+use roster_runtime::metrics::Metrics;
+
+use super::plan::{Lately, View};
+use crate::backoff::Backoff;
+
+/// Longest time for one owner. The client's own retries can add up to minutes.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// When somebody who still waits is looked at again, where nothing else happens.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// When what was written is counted once more.
+const VERIFY_AFTER: Duration = Duration::from_secs(1);
+
+/// How long something is remembered of a namespace in which nothing happens.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// Most namespaces of which something is remembered.
+const MOST_REMEMBERED: u64 = 100_000;
+
+/// What the controller works with.
+pub struct Context {
+    pub(super) client: Client,
+    pub(super) informers: Arc<Informers>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) defaults: Defaults,
+    /// Whether Secrets may be listed in all namespaces.
+    pub(super) counts_secrets: bool,
+    /// Tells this leader from those before.
+    pub(super) term: String,
+    /// What refused creations have asked for, by namespace.
+    pub(super) refused: Cache<String, Asked>,
+    /// What is remembered of namespaces.
+    pub(super) lately: Cache<String, Lately>,
+    pub(super) reported: Mutex<HashMap<String, (Option<Standing>, Instant)>>,
+    /// Owners whose namespaces were written, and not counted since; and whether there are new ones among them.
+    pub(super) unverified: Mutex<HashMap<String, bool>>,
+    /// Owners by how often an attempt was cut off: what it wrote may still be on its way, and is fenced like that of an
+    /// earlier leader.
+    pub(super) cut_off: Mutex<HashMap<String, u64>>,
+    pub(super) failures: Arc<Failures>,
+    pub(super) backoff: Backoff,
+}
+
+impl Context {
+    /// A controller for the namespaces of the cluster. `defaults`: what a container gets that states nothing;
+    /// `counts_secrets`: whether it may list Secrets in all namespaces.
+    pub fn new(
+        client: Client,
+        informers: Arc<Informers>,
+        (defaults, counts_secrets): (Defaults, bool),
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            client,
+            informers,
+            defaults,
+            counts_secrets,
+            term: hex(&random::<8>()),
+            refused: Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build(),
+            lately: Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build(),
+            reported: Mutex::default(),
+            unverified: Mutex::default(),
+            cut_off: Mutex::default(),
+            failures: Arc::new(Failures::new(metrics.watch_errors.clone())),
+            backoff: Backoff::default(),
+            metrics,
+        }
+    }
+
+    /// Tells attempts for an owner apart whose writes must not come after each other.
+    pub(super) fn term(&self, owner: &str) -> String {
+        let cut_off = self.cut_off.lock().unwrap_or_else(PoisonError::into_inner);
+        cut_off.get(owner).map_or_else(|| self.term.clone(), |count| format!("{}-{count}", self.term))
+    }
+
+    pub(super) fn unverified(&self) -> MutexGuard<'_, HashMap<String, bool>> {
+        self.unverified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the owner has namespaces whose ResourceQuota was made a moment ago.
+    pub(super) fn is_new(&self, owner: &str) -> bool {
+        self.unverified().get(owner).copied().unwrap_or(false)
+    }
+
+    /// When to look at an owner again. Each change of `spec.hard` has controller-manager count anew, from caches that lag,
+    /// and for some minutes nobody may notice what it has missed: what was written is counted once more.
+    pub(super) fn look_again(&self, owner: &str, has_written: bool, is_reached: bool) -> Option<Duration> {
+        if has_written {
+            return Some(if is_reached { VERIFY_AFTER } else { LOOK_AGAIN });
+        }
+        self.unverified().remove(owner);
+        (!is_reached).then_some(LOOK_AGAIN)
+    }
+
+    /// What is known of an owner. `None`: there is no such User.
+    pub(super) fn view(&self, owner: &str) -> Option<View> {
+        View::of(owner, &self.informers.directory(), |namespace| Lately {
+            refused: self.refused.get(namespace),
+            ..self.lately.get(namespace).unwrap_or_default()
+        })
+    }
+
+    /// Remembers what is used, to know what grows, and who has got what they had asked for: when that is given back, nobody
+    /// waits for it any more.
+    pub(super) fn remember(&self, view: &View) {
+        let now = now();
+        for owned in view.namespaces.iter().filter(|_| !view.limits.is_empty()) {
+            let Some(allotment) = &owned.allotment else { continue };
+            if owned.lately.used != allotment.used || owned.served() > owned.lately.served {
+                let risen = view.limits.keys().filter_map(|name| Some((name.clone(), owned.risen(name, now)?)));
+                let lately = Lately {
+                    used: allotment.used.clone(),
+                    risen: risen.collect(),
+                    served: owned.served().max(owned.lately.served),
+                    reached: owned.reached().max(owned.lately.reached),
+                    refused: None,
+                };
+                self.lately.insert(owned.name.clone(), lately);
+            }
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("reading ResourceQuotas and what is used")]
+    Read(#[source] kube::Error),
+    #[error("writing {what} in namespace {namespace}")]
+    Write { what: &'static str, namespace: String, source: kube::Error },
+    #[error("not done within {TIMEOUT:?}")]
+    Timeout,
+}
+
+pub(super) fn now() -> Timestamp {
+    Timestamp::now()
+}

@@ -1,0 +1,166 @@
+//! The quota controller: keeps a ResourceQuota in each owned namespace, and moves room between those of one owner.
+//!
+//! ```text
+//!  directory ─▶ view ─▶ plan ── nothing to do ─▶ report
+//!                         │ something
+//!                         ▼
+//!              read anew, count ─▶ plan ─▶ write: first what takes, then what gives ─┐
+//!                         ▲                                                          │
+//!                         └──────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! What it goes by stands in the API server, and is read anew before anything is given: a leader that was killed in the
+//! middle, or that another one has taken over from, has promised nothing that can't be seen there.
+
+mod context;
+mod plan;
+mod read;
+mod refusals;
+mod write;
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use futures::{StreamExt, TryStreamExt, stream};
+use roster_core::directory::quotas::NOBODY;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::keyed::work_off;
+pub use context::Context;
+use context::{Error, TIMEOUT, now};
+use plan::{Change, Plan, Rules, View, plan};
+use read::read_anew;
+use write::{allot, release_ownerless, state_defaults};
+
+/// How often an owner's use is reported, at most.
+const REPORT_PACE: Duration = Duration::from_secs(1);
+
+/// How often it is read anew and written in one go. To take and to give are two.
+const ROUNDS: usize = 6;
+
+/// Namespaces of one owner that are written at the same time.
+const CONCURRENCY: usize = 8;
+
+/// Runs the controller until `shutdown`.
+///
+/// # Errors
+/// If the watch of Events ends, which a watch does not.
+pub async fn run(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToken) -> Result<()> {
+    let refusals = refusals::follow_refusals(Arc::clone(&ctx));
+    let keys = ctx.informers.waiting.owners.stream(Duration::ZERO);
+    let work = |owner: Arc<str>| {
+        let ctx = Arc::clone(&ctx);
+        async move { reconcile(&owner, &ctx).await }
+    };
+    tokio::select! {
+        () = work_off(keys, concurrency.into(), work, shutdown.clone()) => Ok(()),
+        ended = refusals => ended,
+    }
+}
+
+async fn reconcile(owner: &str, ctx: &Context) -> Option<Duration> {
+    let settled =
+        async { if owner == NOBODY { release_ownerless(ctx).await.map(|()| None) } else { settle(owner, ctx).await } };
+    match tokio::time::timeout(TIMEOUT, settled).await.unwrap_or(Err(Error::Timeout)) {
+        Ok(again) => {
+            ctx.backoff.succeeded(owner);
+            if owner == NOBODY { None } else { again.into_iter().chain(report(owner, ctx)).min() }
+        }
+        Err(error) => {
+            let wait = ctx.backoff.failed(owner);
+            *ctx.cut_off.lock().unwrap_or_else(PoisonError::into_inner).entry(owner.to_owned()).or_default() += 1;
+            let error = anyhow::Error::new(error);
+            warn!(owner, error = format!("{error:#}"), retry_in = ?wait, "room could not be shared out");
+            Some(wait)
+        }
+    }
+}
+
+/// Brings an owner's namespaces to what they are to have. Returns when to look again, where somebody still waits or may come
+/// back.
+async fn settle(owner: &str, ctx: &Context) -> Result<Option<Duration>, Error> {
+    let Some(view) = ctx.view(owner) else {
+        ctx.unverified().remove(owner);
+        return Ok(None);
+    };
+    let lapse = view.until_lapse(now());
+    Ok(arrange(owner, view, ctx).await?.into_iter().chain(lapse).min())
+}
+
+async fn arrange(owner: &str, mut view: View, ctx: &Context) -> Result<Option<Duration>, Error> {
+    let term = ctx.term(owner);
+    let counts_secrets = ctx.counts_secrets;
+    let rules = || Rules { term: &term, defaults: &ctx.defaults, counts_secrets, now: now() };
+    let known = plan(&view, &rules());
+    ctx.remember(&view);
+    let is_verified = !ctx.unverified().contains_key(owner);
+    if known.changes.is_empty() && known.ranges.is_empty() && is_verified {
+        return Ok(None);
+    }
+    // Before anything is limited, so that nothing is refused for stating nothing.
+    let ranges: Vec<_> =
+        known.ranges.iter().map(|(namespace, wanted)| state_defaults(namespace, wanted.as_ref(), ctx)).collect();
+    stream::iter(ranges).buffer_unordered(CONCURRENCY).try_collect::<Vec<()>>().await?;
+    let mut has_written = false;
+    for round in 0..ROUNDS {
+        if round > 0 {
+            // Some may have come or gone: what goes to somebody else is not to grow any more.
+            let Some(known) = ctx.view(owner) else { return Ok(None) };
+            view = known;
+        }
+        read_anew(&mut view, ctx.is_new(owner), ctx).await?;
+        let plan = plan(&view, &rules());
+        if plan.changes.is_empty() {
+            return Ok(ctx.look_again(owner, has_written, plan.is_reached));
+        }
+        has_written = true;
+        *ctx.unverified().entry(owner.to_owned()).or_default() |=
+            plan.changes.iter().any(|change| change.object.is_none());
+        if execute(&plan, ctx).await? && plan.is_reached {
+            return Ok(ctx.look_again(owner, true, true));
+        }
+    }
+    Ok(ctx.look_again(owner, true, false))
+}
+
+/// Writes what is planned: first what takes room and what is to be there, and only then, if nobody was faster, what gives
+/// room.
+///
+/// Returns whether all of it was written.
+async fn execute(plan: &Plan, ctx: &Context) -> Result<bool, Error> {
+    let (giving, taking): (Vec<_>, Vec<_>) = plan.changes.iter().partition(|change| change.gives);
+    // What somebody else has made meanwhile holds nobody knows what.
+    Ok(write_all(taking, ctx).await? && write_all(giving, ctx).await?)
+}
+
+async fn write_all(changes: Vec<&Change>, ctx: &Context) -> Result<bool, Error> {
+    let writes: Vec<_> = changes.into_iter().map(|change| allot(change, ctx)).collect();
+    stream::iter(writes).buffer_unordered(CONCURRENCY).try_fold(true, async |all, done| Ok(all && done)).await
+}
+
+/// Has the owner's status written, once a pace. Returns when to come back for that.
+fn report(owner: &str, ctx: &Context) -> Option<Duration> {
+    let standing = ctx.informers.directory().quota_of(owner);
+    let mut reported = ctx.reported.lock().unwrap_or_else(PoisonError::into_inner);
+    if standing.is_none() && !reported.contains_key(owner) {
+        return None;
+    }
+    if let Some((known, at)) = reported.get(owner) {
+        if *known == standing {
+            return None;
+        }
+        let left = REPORT_PACE.saturating_sub(at.elapsed());
+        if !left.is_zero() {
+            return Some(left);
+        }
+    }
+    if standing.is_none() {
+        reported.remove(owner);
+    } else {
+        reported.insert(owner.to_owned(), (standing, Instant::now()));
+    }
+    ctx.informers.waiting.users.mark([owner.to_owned()]);
+    None
+}

@@ -1,0 +1,336 @@
+//! From what an owner's namespaces have to what is to be written. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::ResourceQuota;
+use roster_core::directory::Directory;
+use roster_core::quota::allot::{Share, steps, targets};
+use roster_core::quota::allotment::{Allotment, Asked, NAME};
+use roster_core::quota::amount::{Amount, Amounts, grain_of};
+use roster_core::quota::countable::is_countable;
+use roster_core::quota::defaults::{DEFAULTS_START, Defaults};
+use roster_core::quota::limits::{NAMESPACES, tracked};
+
+/// How long it counts that more is used than before: there may be more to come.
+const GROWING: SignedDuration = SignedDuration::from_secs(2);
+
+/// How long somebody who was refused may take to try again: controllers wait twice as long after each refusal.
+const HOPE: SignedDuration = SignedDuration::from_mins(10);
+
+/// What is known of an owner.
+#[derive(Debug)]
+pub(super) struct View {
+    /// Name of the User.
+    pub(super) owner: String,
+    /// What is limited, the number of namespaces apart.
+    pub(super) limits: Amounts,
+    /// What is counted, each name with its limit over all namespaces.
+    pub(super) tracked: Amounts,
+    /// Their namespaces.
+    pub(super) namespaces: Vec<Owned>,
+}
+
+/// A namespace that has an owner.
+#[derive(Debug, Default)]
+pub(super) struct Owned {
+    pub(super) name: String,
+    pub(super) is_terminating: bool,
+    /// What it has.
+    pub(super) allotment: Option<Allotment>,
+    /// The object behind that, where it was read.
+    pub(super) object: Option<ResourceQuota>,
+    /// What was counted in it after that.
+    pub(super) counted: Option<Amounts>,
+    /// What is remembered of it.
+    pub(super) lately: Lately,
+    /// What containers get by the LimitRanges of others.
+    pub(super) given: BTreeSet<String>,
+    /// The defaults of Roster's own LimitRange.
+    pub(super) defaults: Option<String>,
+}
+
+/// What is remembered of a namespace.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lately {
+    /// What refused creations have asked for.
+    pub(super) refused: Option<Asked>,
+    /// What it used when it was last looked at.
+    pub(super) used: Amounts,
+    /// When it began to use more of something, the last time, and by how much.
+    pub(super) risen: BTreeMap<String, (Timestamp, Amount)>,
+    /// Until when asks have been met by room.
+    pub(super) served: Option<Timestamp>,
+    /// Until when asks have been met by use: what was to come has come.
+    pub(super) reached: Option<Timestamp>,
+}
+
+/// What is to be written.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) changes: Vec<Change>,
+    /// LimitRanges to be made (with the defaults), or removed, by namespace.
+    pub(super) ranges: Vec<(String, Option<Defaults>)>,
+    /// Whether everybody will have what they are to have.
+    pub(super) is_reached: bool,
+}
+
+/// What a namespace is to have.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) namespace: String,
+    /// Whose it is.
+    pub(super) owner: String,
+    /// Which leader, and which of its attempts, writes it.
+    pub(super) term: String,
+    pub(super) spec: Amounts,
+    /// What it uses, for the status that the API server goes by; where all of it is known.
+    pub(super) used: Option<Amounts>,
+    /// The object that this replaces.
+    pub(super) object: Option<ResourceQuota>,
+    /// Whether it has more of anything than before.
+    pub(super) gives: bool,
+    /// Whether it has less of anything than before.
+    pub(super) takes: bool,
+    /// Whether it is written to keep an earlier leader from writing it.
+    pub(super) fences: bool,
+}
+
+/// What a plan goes by beside the view.
+pub(super) struct Rules<'a> {
+    pub(super) term: &'a str,
+    pub(super) defaults: &'a Defaults,
+    /// Whether Secrets can be counted.
+    pub(super) counts_secrets: bool,
+    pub(super) now: Timestamp,
+}
+
+impl View {
+    /// As the directory knows it. `None`: there is no such User, and nobody to share anything out to.
+    pub(super) fn of(owner: &str, directory: &Directory, lately: impl Fn(&str) -> Lately) -> Option<Self> {
+        directory.person(owner)?;
+        let mut limits = directory.limits_of(owner);
+        limits.remove(NAMESPACES);
+        let namespaces = directory.owned_by(owner).into_iter().map(|name| {
+            let ranges = directory.quotas.limit_ranges_in(&name);
+            let (own, foreign): (Vec<_>, Vec<_>) =
+                ranges.partition(|(range, given)| *range == NAME && given.starts_with(DEFAULTS_START));
+            Owned {
+                is_terminating: directory.bindings.is_terminating(&name),
+                allotment: directory.quotas.allotment(&name).cloned(),
+                lately: lately(&name),
+                given: foreign.iter().flat_map(|(_, given)| given.split(',')).map(str::to_owned).collect(),
+                defaults: own.first().map(|(_, defaults)| (*defaults).clone()),
+                name: name.clone(),
+                ..Owned::default()
+            }
+        });
+        let (owner, tracked) = (owner.to_owned(), tracked(&limits));
+        Some(Self { owner, tracked, limits, namespaces: namespaces.collect() })
+    }
+
+    fn hoped(&self, name: &str, now: Timestamp) -> impl Iterator<Item = (Amount, Timestamp)> {
+        self.namespaces.iter().flat_map(move |owned| owned.hoped(name, now))
+    }
+
+    /// How long until something is no longer hoped for, and what lies ready for it can be spread.
+    pub(super) fn until_lapse(&self, now: Timestamp) -> Option<Duration> {
+        let asked = self.limits.keys().flat_map(|name| self.hoped(name, now)).map(|(_, asked)| asked).min()?;
+        let left = HOPE.saturating_sub(now.duration_since(asked));
+        // To the second, and past it.
+        Some(Duration::try_from(left).unwrap_or_default() + Duration::from_secs(1))
+    }
+}
+
+impl Owned {
+    fn share(&self, name: &str, now: Timestamp) -> Share {
+        let allotment = self.allotment.as_ref();
+        let asked = self.asked().filter(|asked| asked.counts_at(now));
+        let asked = asked.filter(|asked| self.lately.served.is_none_or(|served| asked.at > served));
+        let asked: Vec<(Amount, Timestamp)> =
+            asked.filter_map(|asked| Some((Amount::parse(asked.level.get(name)?)?, asked.since))).collect();
+        Share {
+            counted: self.counted.as_ref().and_then(|counted| counted.get(name).copied()),
+            wanted: asked.iter().map(|(level, _)| *level).max().unwrap_or_default(),
+            waiting_since: asked.iter().map(|(_, since)| *since).min(),
+            growth: self
+                .risen(name, now)
+                .filter(|(at, _)| now.duration_since(*at) <= GROWING)
+                .map_or(Amount::ZERO, |(_, growth)| growth),
+            ..Allotment::share(allotment, name)
+        }
+    }
+
+    fn asked(&self) -> impl Iterator<Item = &Asked> {
+        let by_hint = self.allotment.as_ref().and_then(|allotment| allotment.asked.as_ref());
+        by_hint.into_iter().chain(&self.lately.refused)
+    }
+
+    /// The latest ask that room was made for.
+    pub(super) fn served(&self) -> Option<Timestamp> {
+        self.met_by(self.allotment.as_ref()?.enforced.as_ref()?)
+    }
+
+    /// The latest ask whose use has come.
+    pub(super) fn reached(&self) -> Option<Timestamp> {
+        self.met_by(&self.allotment.as_ref()?.used)
+    }
+
+    fn met_by(&self, amounts: &Amounts) -> Option<Timestamp> {
+        let is_met = |(name, level): (&String, &String)| {
+            amounts.get(name).is_none_or(|amount| Amount::parse(level).is_none_or(|level| level <= *amount))
+        };
+        self.asked().filter(|asked| asked.level.iter().all(is_met)).map(|asked| asked.at).max()
+    }
+
+    /// How much more than is used was asked for lately, and has not come so far, whether or not room was made for it; and
+    /// when that was.
+    fn hoped(&self, name: &str, now: Timestamp) -> impl Iterator<Item = (Amount, Timestamp)> {
+        let reached = self.reached().max(self.lately.reached);
+        let asked = self.asked().filter(move |asked| now.duration_since(asked.at) <= HOPE);
+        let asked = asked.filter(move |asked| reached.is_none_or(|reached| asked.at > reached));
+        let used = self.allotment.as_ref().and_then(|allotment| allotment.used.get(name)).copied().unwrap_or_default();
+        let risen = self.risen(name, now);
+        asked.filter_map(move |asked| {
+            let missing = Amount::parse(asked.level.get(name)?)?.saturating_sub(used);
+            // Others may have gone meanwhile: then it has come, and the use is no higher than before.
+            let has_come = risen.is_some_and(|(at, growth)| at > asked.at && growth >= missing);
+            (missing > Amount::ZERO && !has_come).then_some((missing, asked.at))
+        })
+    }
+
+    /// When more of it was used than before, the last time, and how much more.
+    pub(super) fn risen(&self, name: &str, now: Timestamp) -> Option<(Timestamp, Amount)> {
+        let used = self.allotment.as_ref().and_then(|allotment| allotment.used.get(name));
+        let growth = self.lately.used.get(name).zip(used).map(|(before, used)| used.saturating_sub(*before));
+        let growth = growth.filter(|growth| *growth > Amount::ZERO);
+        growth.map(|growth| (now, growth)).or_else(|| self.lately.risen.get(name).copied())
+    }
+
+    /// What it uses of everything that it is to have, if all of that is known.
+    fn used(&self, spec: &Amounts, limits: &Amounts) -> Option<Amounts> {
+        let known = |name: &String| {
+            let told = self.allotment.as_ref().and_then(|allotment| allotment.used.get(name)).copied();
+            let counted = self.counted.as_ref().and_then(|counted| counted.get(name)).copied();
+            // The higher of the two. What is not limited may be told too low for a moment.
+            told.max(counted).or((!limits.contains_key(name)).then_some(Amount::ZERO))
+        };
+        spec.keys().map(|name| Some((name.clone(), known(name)?))).collect()
+    }
+
+    fn range(&self, defaults: &Defaults) -> Option<(String, Option<Defaults>)> {
+        let wanted = Some(defaults.without(&self.given)).filter(|wanted| !wanted.is_empty() && !self.is_terminating);
+        let is_right = wanted.as_ref().map(ToString::to_string) == self.defaults || self.is_terminating;
+        (!is_right).then(|| (self.name.clone(), wanted))
+    }
+}
+
+/// What each namespace is to have now.
+pub(super) fn plan(view: &View, rules: &Rules<'_>) -> Plan {
+    let mut plan = Plan { is_reached: true, ..Plan::default() };
+    let mut specs: Vec<Amounts> = vec![Amounts::new(); view.namespaces.len()];
+    let mut gives = false;
+    for (name, limit) in &view.tracked {
+        let shares: Vec<Share> = view.namespaces.iter().map(|owned| owned.share(name, rules.now)).collect();
+        let now = if view.limits.contains_key(name) {
+            let hoped = view.hoped(name, rules.now).map(|(missing, _)| missing).max().unwrap_or_default();
+            let can_count = is_countable(name, rules.counts_secrets);
+            share_out((name, can_count), *limit, &shares, hoped, &mut plan)
+        } else {
+            vec![Amount::UNLIMITED; shares.len()]
+        };
+        for ((spec, amount), share) in specs.iter_mut().zip(now).zip(&shares) {
+            gives |= view.limits.contains_key(name) && amount > share.spec;
+            spec.insert(name.clone(), amount);
+        }
+    }
+    // Room that an earlier leader still has on its way must not be given a second time: its writes have to fail first.
+    let is_foreign =
+        |owned: &Owned| owned.allotment.as_ref().is_some_and(|had| had.term.as_deref() != Some(rules.term));
+    let fences = gives && view.namespaces.len() > 1 && view.namespaces.iter().any(is_foreign);
+    let defaults = rules.defaults.for_limits(&view.limits);
+    for (owned, spec) in view.namespaces.iter().zip(specs) {
+        plan.ranges.extend(owned.range(&defaults));
+        if owned.is_terminating && owned.allotment.is_none() {
+            continue;
+        }
+        let change = change(owned, spec, (view, rules), (fences, fences && is_foreign(owned)));
+        if change.is_needed(owned) {
+            plan.changes.push(change);
+        }
+    }
+    plan.is_reached &= !fences;
+    plan
+}
+
+/// `can_count`: whether what has that name can be counted. `hoped`: the most that somebody may come back for.
+fn share_out(
+    (name, can_count): (&str, bool),
+    limit: Amount,
+    shares: &[Share],
+    hoped: Amount,
+    plan: &mut Plan,
+) -> Vec<Amount> {
+    let targets = targets(limit, shares, hoped, grain_of(name));
+    let mut now = steps(limit, shares, &targets);
+    let promised: Amount = shares.iter().map(|share| share.spec.max(share.used)).sum();
+    if !can_count && promised <= limit {
+        // It is not known to be free again. What is above a limit is taken all the same.
+        for (share, amount) in shares.iter().zip(&mut now).filter(|(share, _)| share.spec < Amount::UNLIMITED) {
+            *amount = (*amount).max(share.spec);
+        }
+    }
+    plan.is_reached &= targets == now || !can_count;
+    now
+}
+
+/// `gives_nothing`: some are fenced first. `fences`: this one is.
+fn change(
+    owned: &Owned,
+    mut spec: Amounts,
+    (view, rules): (&View, &Rules<'_>),
+    (gives_nothing, fences): (bool, bool),
+) -> Change {
+    let limits = &view.limits;
+    let had = owned.allotment.as_ref().map(|allotment| &allotment.spec);
+    let before = |name: &String| had.and_then(|had| had.get(name)).copied();
+    if gives_nothing {
+        for (name, amount) in spec.iter_mut().filter(|(name, _)| limits.contains_key(*name)) {
+            *amount = before(name).unwrap_or_default().min(*amount);
+        }
+    }
+    let limited = || spec.iter().filter(|(name, _)| limits.contains_key(*name));
+    Change {
+        namespace: owned.name.clone(),
+        owner: view.owner.clone(),
+        term: rules.term.to_owned(),
+        gives: had.is_some() && limited().any(|(name, amount)| before(name).is_some_and(|before| *amount > before)),
+        takes: limited().any(|(name, amount)| before(name).is_some_and(|before| *amount < before)),
+        used: owned.used(&spec, limits),
+        object: owned.object.clone(),
+        fences,
+        spec,
+    }
+}
+
+impl Change {
+    fn is_needed(&self, owned: &Owned) -> bool {
+        let Some(had) = &owned.allotment else { return true };
+        // Where not all of the use is known, controller-manager finds it out, and enforces the rest.
+        let is_right = |used: &Amounts| {
+            let is_told = |(name, used): (&String, &Amount)| had.used.get(name).is_some_and(|told| told >= used);
+            had.enforced.as_ref() == Some(&self.spec) && used.iter().all(is_told)
+        };
+        let is_anothers = had.owner.as_ref() != Some(&self.owner);
+        self.fences
+            || had.has_scopes
+            || is_anothers
+            || had.spec != self.spec
+            || !self.used.as_ref().is_none_or(is_right)
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

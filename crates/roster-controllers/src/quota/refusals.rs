@@ -1,0 +1,77 @@
+//! Who asks for room, by the Events of controllers whose pods were refused: they try again by themselves, later and later.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Result;
+use k8s_openapi::api::core::v1::Event as CoreEvent;
+use kube::Api;
+use kube::ResourceExt;
+use kube::runtime::watcher::{Config, Event, watcher};
+use roster_core::quota::allotment::{Asked, NAME};
+use roster_core::quota::amount::Amount;
+use roster_runtime::informers::follow::follow;
+use tokio::sync::oneshot;
+
+use super::context::{Context, now};
+
+/// Follows the Events of refused creations.
+///
+/// # Errors
+/// If the watch ends, which a watch does not.
+pub(super) async fn follow_refusals(ctx: Arc<Context>) -> Result<()> {
+    let events = Api::<CoreEvent>::all(ctx.client.clone());
+    let refused = watcher(events, Config::default().fields("reason=FailedCreate"));
+    let (synced, _) = oneshot::channel();
+    let failures = Arc::clone(&ctx.failures);
+    let apply = move |event| {
+        // What stands in a list is of the past.
+        let Event::Apply(event) = event else { return };
+        note(&event, &ctx);
+    };
+    follow("events", refused, apply, synced, failures).await
+}
+
+fn note(event: &CoreEvent, ctx: &Context) {
+    let Some(namespace) = event.namespace() else { return };
+    let Some(level) = event.message.as_deref().and_then(level) else { return };
+    let Some(owner) = ctx.informers.directory().owner_of(&namespace).map(str::to_owned) else { return };
+    let now = now();
+    let before = ctx.refused.get(&namespace).filter(|asked| asked.counts_at(now));
+    let since = before.map_or(now, |asked| asked.since);
+    ctx.refused.insert(namespace, Asked { since, at: now, level });
+    ctx.informers.waiting.owners.mark([owner]);
+}
+
+/// The use that would have to be possible, by a refusal of kube-apiserver: what was used, and what was requested.
+fn level(message: &str) -> Option<BTreeMap<String, String>> {
+    let refusal = message.split_once(&format!("exceeded quota: {NAME}, "))?.1;
+    let part = |start: &str| {
+        let amounts = refusal.split_once(start)?.1;
+        let amounts = amounts.split(", ").next()?;
+        let pairs = amounts.split(',').filter_map(|pair| pair.split_once('='));
+        Some(pairs.filter_map(|(name, amount)| Some((name.to_owned(), Amount::parse(amount)?))))
+    };
+    let used: BTreeMap<String, Amount> = part("used: ")?.collect();
+    let level = part("requested: ")?.map(|(name, requested)| {
+        let level = requested + used.get(&name).copied().unwrap_or_default();
+        let text = level.text_for(&name);
+        (name, text)
+    });
+    Some(level.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_tells_what_is_asked_for() {
+        let message = "Error creating: pods \"web-7d9-x2x\" is forbidden: exceeded quota: roster, requested: \
+                       pods=1,requests.cpu=500m, used: pods=3,requests.cpu=1500m, limited: pods=3,requests.cpu=1900m";
+        let level = level(message).unwrap();
+        assert_eq!((level["requests.cpu"].as_str(), level["pods"].as_str()), ("2", "4"));
+        assert!(super::level("exceeded quota: other, requested: pods=1, used: pods=3, limited: pods=3").is_none());
+        assert!(super::level("admission webhook denied the request").is_none());
+    }
+}

@@ -1,0 +1,169 @@
+//! Writes what is planned: ResourceQuotas, and LimitRanges beside them.
+//!
+//! controller-manager makes enforced what stands in `spec.hard`, in its own time. Roster does the same at once, and leaves
+//! what is used as it is: on the object that it has just written, so that nothing that was admitted meanwhile is lost.
+
+use k8s_openapi::api::core::v1::{LimitRange, Namespace, ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus};
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::core::Status;
+use kube::{Api, ResourceExt};
+use roster_api::OWNER_LABEL;
+use roster_core::quota::allotment::{
+    Allotment, DEFAULTS_ANNOTATION, MANAGED_BY, NAME, OWNER_ANNOTATION, TERM_ANNOTATION, build,
+};
+use roster_core::quota::amount::write as quantities;
+use roster_core::quota::defaults::Defaults;
+use tracing::info;
+
+use super::context::{Context, Error};
+use super::plan::Change;
+
+/// Writes a ResourceQuota. Returns false if somebody else was faster, or the namespace is no more.
+pub(super) async fn allot(change: &Change, ctx: &Context) -> Result<bool, Error> {
+    let quotas: Api<ResourceQuota> = Api::namespaced(ctx.client.clone(), &change.namespace);
+    let params = PostParams::default();
+    let written = match &change.object {
+        Some(object) if Allotment::of(object).has_scopes => {
+            // They can't be changed, and with them it counts something else.
+            let only_this = Preconditions { uid: object.uid(), resource_version: None };
+            quotas.delete(NAME, &DeleteParams::default().preconditions(only_this)).await.map_err(|source| {
+                Error::Write { what: "the ResourceQuota", namespace: change.namespace.clone(), source }
+            })?;
+            return Ok(false);
+        }
+        None => quotas.create(&params, &build(&change.namespace, &change.owner, &change.term, &change.spec)).await,
+        Some(object) if is_as_planned(object, change) => Ok(object.clone()),
+        Some(object) => quotas.replace(NAME, &params, &replacement(object, change)).await,
+    };
+    let Some(written) = outcome(written, change)? else { return Ok(false) };
+    if change.object.as_ref() != Some(&written) {
+        ctx.metrics.writes.inc("ResourceQuota");
+        count_moves(change, ctx);
+    }
+    let Some(used) = &change.used else { return Ok(true) };
+    let status = ResourceQuotaStatus { hard: Some(quantities(&change.spec)), used: Some(quantities(used)) };
+    if written.status.as_ref() == Some(&status) {
+        return Ok(true);
+    }
+    let enforced = ResourceQuota { status: Some(status), ..written };
+    // Where somebody else was faster, controller-manager has most likely done the same, and it is looked at again.
+    if outcome(quotas.replace_status(NAME, &params, &enforced).await, change)?.is_some() {
+        ctx.metrics.writes.inc("ResourceQuotaStatus");
+    }
+    Ok(true)
+}
+
+fn is_as_planned(object: &ResourceQuota, change: &Change) -> bool {
+    let known = Allotment::of(object);
+    let is_own = known.owner.as_ref() == Some(&change.owner);
+    is_own
+        && known.spec == change.spec
+        && (known.term.as_ref() == Some(&change.term) || !(change.gives || change.fences))
+}
+
+fn replacement(object: &ResourceQuota, change: &Change) -> ResourceQuota {
+    let mut object = object.clone();
+    object.annotations_mut().insert(TERM_ANNOTATION.to_owned(), change.term.clone());
+    object.annotations_mut().insert(OWNER_ANNOTATION.to_owned(), change.owner.clone());
+    object.labels_mut().insert(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned());
+    // Scopes would have it count something else.
+    object.spec = Some(ResourceQuotaSpec { hard: Some(quantities(&change.spec)), ..ResourceQuotaSpec::default() });
+    object
+}
+
+fn outcome(written: kube::Result<ResourceQuota>, change: &Change) -> Result<Option<ResourceQuota>, Error> {
+    match written {
+        Ok(written) => Ok(Some(written)),
+        Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Ok(None),
+        // The namespace has begun to go: nothing is admitted in it any more.
+        Err(kube::Error::Api(status)) if is_terminating(&status) => Ok(None),
+        Err(source) => Err(Error::Write { what: "the ResourceQuota", namespace: change.namespace.clone(), source }),
+    }
+}
+
+/// Whether the namespace of what was to be made is on its way out.
+fn is_terminating(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 403 && causes.map(|cause| cause.reason.as_str()).any(|reason| reason == "NamespaceTerminating")
+}
+
+fn count_moves(change: &Change, ctx: &Context) {
+    if change.gives {
+        ctx.metrics.quota_moves.inc("grow");
+    }
+    if change.takes {
+        ctx.metrics.quota_moves.inc("shrink");
+    }
+}
+
+/// Makes or removes the LimitRange of a namespace.
+pub(super) async fn state_defaults(namespace: &str, wanted: Option<&Defaults>, ctx: &Context) -> Result<(), Error> {
+    let ranges: Api<LimitRange> = Api::namespaced(ctx.client.clone(), namespace);
+    let failed = |source| Error::Write { what: "the LimitRange", namespace: namespace.to_owned(), source };
+    let known = match ranges.get_metadata_opt(NAME).await {
+        Ok(known) => known,
+        Err(source) => return Err(failed(source)),
+    };
+    // One of the same name that others have made is theirs.
+    if known.as_ref().is_some_and(|known| !known.annotations().contains_key(DEFAULTS_ANNOTATION)) {
+        return Ok(());
+    }
+    let range = wanted.map(|wanted| wanted.build(namespace));
+    let written = match (&known, &range) {
+        (None, None) => return Ok(()),
+        (Some(known), Some(range)) if known.annotations() == range.annotations() => return Ok(()),
+        (None, Some(range)) => ranges.create(&PostParams::default(), range).await.map(drop),
+        (Some(_), Some(range)) => ranges.replace(NAME, &PostParams::default(), range).await.map(drop),
+        (Some(known), None) => {
+            let only_this = Preconditions { uid: known.uid(), resource_version: None };
+            ranges.delete(NAME, &DeleteParams::default().preconditions(only_this)).await.map(drop)
+        }
+    };
+    match written {
+        Ok(()) => ctx.metrics.writes.inc("LimitRange"),
+        Err(kube::Error::Api(status)) if [403, 404, 409].contains(&status.code) => {}
+        Err(source) => return Err(failed(source)),
+    }
+    Ok(())
+}
+
+/// Takes Roster's objects out of namespaces that nobody owns any more.
+pub(super) async fn release_ownerless(ctx: &Context) -> Result<(), Error> {
+    let ownerless: Vec<(String, String)> = {
+        let directory = ctx.informers.directory();
+        let ownerless = directory.quotas.allotted().filter(|namespace| directory.owner_of(namespace).is_none());
+        // One of the same name that others have made is theirs.
+        let own = |name: &String| directory.quotas.allotment(name).filter(|allotment| allotment.term.is_some());
+        ownerless.filter_map(|name| Some((name.clone(), own(name)?.uid.clone()))).collect()
+    };
+    let namespaces: Api<Namespace> = Api::all(ctx.client.clone());
+    let mut outcome = Ok(());
+    for (namespace, uid) in ownerless {
+        // One that can't be released keeps none of the others.
+        if let Err(error) = release(&namespaces, &namespace, uid, ctx).await {
+            outcome = Err(error);
+        }
+    }
+    outcome
+}
+
+async fn release(namespaces: &Api<Namespace>, namespace: &str, uid: String, ctx: &Context) -> Result<(), Error> {
+    // Of a namespace that was made a moment ago the directory may know the one and not the other.
+    let now = namespaces.get_metadata_opt(namespace).await.map_err(Error::Read)?;
+    if now.is_some_and(|now| now.labels().get(OWNER_LABEL).is_some_and(|owner| !owner.is_empty())) {
+        return Ok(());
+    }
+    let quotas: Api<ResourceQuota> = Api::namespaced(ctx.client.clone(), namespace);
+    let only_this = Preconditions { uid: Some(uid), resource_version: None };
+    match quotas.delete(NAME, &DeleteParams::default().preconditions(only_this)).await {
+        Ok(_) => {
+            ctx.metrics.writes.inc("ResourceQuota");
+            info!(namespace, "a namespace that nobody owns any more is no longer limited");
+        }
+        Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => {}
+        Err(source) => {
+            return Err(Error::Write { what: "the ResourceQuota", namespace: namespace.to_owned(), source });
+        }
+    }
+    state_defaults(namespace, None, ctx).await
+}

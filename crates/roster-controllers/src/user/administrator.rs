@@ -1,0 +1,29 @@
+//! The administrator flag: a ClusterRoleBinding of its own for each User that has it set.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use roster_api::User;
+use roster_core::directory::person::Person;
+use roster_core::rbac::compile;
+use roster_core::rbac::plan::plan;
+
+use super::context::Context;
+use crate::native::Failed;
+
+/// Binds the administrator ClusterRole, or takes the binding back. Returns whether it stands (`None`: it is not asked
+/// for) and the write that failed, which is no reason to leave the rest of the User undone.
+pub(super) async fn administer(user: &User, ctx: &Context) -> (Option<Result<(), &'static str>>, Option<Failed>) {
+    let person = Person::of(user);
+    let (outcome, stages) = {
+        let directory = ctx.informers.directory();
+        let now = Timestamp::now();
+        let desired = compile::administrator(&user.name_any(), &person, &directory, &ctx.policy, now);
+        let outcome = desired.as_ref().map(BTreeMap::len).map_err(|reason| *reason);
+        (outcome, plan(&person.uid, desired.unwrap_or_default(), &directory.natives))
+    };
+    let failed = ctx.writer.execute(stages, |_| true).await.into_iter().next();
+    let outcome = if failed.is_some() { Err("WriteFailed") } else { outcome.map(|_| ()) };
+    (user.spec.admin.then_some(outcome), failed)
+}

@@ -1,0 +1,393 @@
+//! Step 1: reads what a User refers to. From the index where it can; from the API server what is new.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::{Api, ResourceExt};
+use roster_api::User;
+use roster_api::condition::{NAME_CLAIMED, find};
+use roster_api::user::PasswordSecretRef;
+use roster_core::directory::native;
+use roster_credentials::claim::{self, Identifier};
+use roster_credentials::credential::{SourceVersion, Summary};
+use roster_credentials::record::Claim;
+use roster_credentials::source::{self, Source};
+
+use super::context::{Context, Error};
+use super::index::Index;
+
+/// How many allowed namespaces a condition names.
+const NAMED: usize = 10;
+
+/// What was found.
+#[derive(Debug)]
+pub(super) struct Observed {
+    /// Each identifier that the User wants, the username first, and who holds it.
+    pub(super) claims: Vec<(Identifier, Holder)>,
+    /// Identity Secrets that the User holds and no longer wants: name and UID.
+    pub(super) surplus: Vec<(String, String)>,
+    /// Where the credential stands.
+    pub(super) residence: Residence,
+    /// The identity Secret of the username, if somebody seems to have made it immutable.
+    pub(super) immutable: Option<String>,
+    /// The password Secret.
+    pub(super) source: Observation,
+    /// What may be known of the credential.
+    pub(super) credential: Summary,
+    /// Namespaces that the User owns.
+    pub(super) namespaces: Vec<String>,
+}
+
+/// Who holds an identifier.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Holder {
+    /// It is free.
+    Nobody,
+    /// The User itself, by an identity Secret of that UID.
+    Me(String),
+    /// Another User, by name.
+    Other(String),
+    /// A User that is no more: its claim may be taken over.
+    Gone(Claim),
+}
+
+/// Where the credential stands. It moves when the User is renamed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Residence {
+    /// In the Secret of the username, or nowhere yet.
+    Home,
+    /// There; the Secret of an earlier username is left over.
+    Moved(Predecessor),
+    /// In the Secret of an earlier username.
+    Away(Predecessor),
+    /// In the Secret of the username, which is not marked as its home: it was closed for a rename that has been taken
+    /// back, or somebody has changed its label.
+    Closed,
+}
+
+/// The Secret of an earlier username.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Predecessor {
+    /// Name of the Secret.
+    pub(super) secret: String,
+    /// UID of the Secret.
+    pub(super) uid: String,
+    /// Whether the earlier username is an email address of the User, which stays claimed.
+    pub(super) is_email: bool,
+}
+
+/// What is known of the password Secret.
+#[derive(Debug)]
+pub(super) enum Observation {
+    /// The User refers to none, or to one that has not changed since it was last looked at.
+    NothingNew,
+    /// It can't be used.
+    Problem(Problem),
+    /// Its content is new.
+    New(SourceVersion, Source),
+}
+
+/// Why a password Secret can't be used, for the condition.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Problem {
+    /// The condition reason.
+    pub(super) reason: &'static str,
+    /// What is wrong and what to do.
+    pub(super) message: String,
+    /// Whether it may come right by itself: something that is still to be applied.
+    pub(super) is_waiting: bool,
+}
+
+pub(super) async fn dereference(user: &User, ctx: &Context) -> Result<Observed, Error> {
+    let Known { mut claims, surplus, residence, immutable, credential, namespaces } = look_up(user, ctx);
+    for (_, holder) in &mut claims {
+        if let Holder::Gone(claim) = holder {
+            // The index may not have heard of a User that was created a moment ago: only the API server can tell.
+            if claim.owner.is_empty() {
+                continue;
+            }
+            let owner = ctx.users.get_metadata_opt(&claim.owner).await.map_err(Error::Dereference)?;
+            if owner.is_some_and(|owner| owner.metadata.uid.as_ref() == Some(&claim.owner_uid)) {
+                *holder = Holder::Other(claim.owner.clone());
+            }
+        }
+    }
+    if let Some((identifier, holder)) = claims.first_mut().filter(|(_, holder)| is_free(holder))
+        && has_waited(user)
+        && let Some(native) = native_naming(&identifier.text, ctx)
+    {
+        // Who made that binding meant whoever had the name then. Somebody who has waited for the name must not come into
+        // it; a User that is made now has passed the guard.
+        *holder = Holder::Other(format!("the native {native}, which names it: remove that, or make this User anew"));
+    }
+    let source = match &user.spec.password_secret_ref {
+        Some(reference) => {
+            observe_source(user, reference, credential.as_ref(), ctx).await.map_err(Error::Dereference)?
+        }
+        None => Observation::NothingNew,
+    };
+    let credential = credential.map(|claim| claim.summary).unwrap_or_default();
+    Ok(Observed { claims, surplus, residence, immutable, source, credential, namespaces })
+}
+
+fn is_free(holder: &Holder) -> bool {
+    matches!(holder, Holder::Nobody | Holder::Gone(_))
+}
+
+/// Whether another User had the username when this one was last looked at.
+fn has_waited(user: &User) -> bool {
+    let status = user.status.as_ref().filter(|status| status.username == Some(user.username()));
+    let conditions = status.map(|status| &status.conditions[..]).unwrap_or_default();
+    find(conditions, NAME_CLAIMED).is_some_and(|claimed| claimed.reason == "UsernameConflict")
+}
+
+fn native_naming(username: &str, ctx: &Context) -> Option<String> {
+    let directory = ctx.informers.directory();
+    let holder = native::Holder::User(username.to_owned());
+    let mut grants = directory.natives.grants_of(&holder);
+    let native = grants.next().and_then(|(_, mut by)| by.next());
+    native.map(|native| native.key.to_string())
+}
+
+struct Known {
+    claims: Vec<(Identifier, Holder)>,
+    surplus: Vec<(String, String)>,
+    residence: Residence,
+    immutable: Option<String>,
+    credential: Option<Claim>,
+    namespaces: Vec<String>,
+}
+
+/// Everything that the index knows, under one lock, so that no release slips between the look and the wait.
+fn look_up(user: &User, ctx: &Context) -> Known {
+    let (name, uid) = (user.name_any(), user.uid().unwrap_or_default());
+    let mut index = ctx.index();
+    let mut wanted = Vec::new();
+    for identifier in claim::wanted(user) {
+        let secret = identifier.secret_name();
+        let spare = index.spare(&secret).filter(|spare| spare.owner_uid != uid);
+        let holder = match index.claim(&secret).or(spare) {
+            None => Holder::Nobody,
+            Some(claim) if claim.owner_uid == uid => Holder::Me(claim.uid.clone()),
+            Some(claim) if index.is_alive(&claim.owner, &claim.owner_uid) => Holder::Other(claim.owner.clone()),
+            Some(claim) => Holder::Gone(claim.clone()),
+        };
+        if matches!(holder, Holder::Other(_) | Holder::Gone(_)) {
+            index.wait_for(&secret, &name);
+        }
+        wanted.push((identifier, holder));
+    }
+    let is_wanted = |secret: &String| wanted.iter().any(|(identifier, _)| identifier.secret_name() == *secret);
+    let (residence, credential) = locate(&wanted[0].0.secret_name(), &uid, &index, is_wanted);
+    let username = wanted[0].0.secret_name();
+    let is_immutable = index.claim(&username).is_some_and(|claim| claim.owner_uid == uid && claim.may_be_immutable);
+    let immutable = is_immutable.then_some(username);
+    let is_surplus = |secret: &&String| {
+        let is_kept = match &residence {
+            Residence::Moved(from) => from.secret == **secret,
+            // Until the credential has come home nothing is given up that may hold it.
+            Residence::Away(_) => index.claim(secret).is_some_and(|claim| claim.is_username),
+            Residence::Home | Residence::Closed => false,
+        };
+        !is_kept && !is_wanted(secret)
+    };
+    let surplus = index
+        .held_by(&uid)
+        .filter(is_surplus)
+        .filter_map(|secret| Some((secret.clone(), index.claim(secret)?.uid.clone())))
+        .collect();
+    let namespaces = index.namespaces_of(&name).cloned().collect();
+    Known { claims: wanted, surplus, residence, immutable, credential, namespaces }
+}
+
+/// Of several Secrets that have been the username's, the one that is open is the latest, or else the one that was closed
+/// last.
+fn recency(claim: &Claim) -> (bool, u64) {
+    (!claim.is_closed, claim.resource_version)
+}
+
+/// Where the credential stands, and what may be known of it. `username`: the Secret that it belongs into.
+fn locate(
+    username: &String,
+    uid: &str,
+    index: &Index,
+    is_wanted: impl Fn(&String) -> bool,
+) -> (Residence, Option<Claim>) {
+    let held = index.held_by(uid).filter_map(|secret| Some((secret, index.claim(secret)?)));
+    let (mut home, mut earlier) = (None, None);
+    for (secret, claim) in held {
+        if secret == username {
+            home = Some(claim);
+        } else if claim.is_username && earlier.is_none_or(|(_, known): (_, &Claim)| recency(claim) > recency(known)) {
+            earlier = Some((secret, claim));
+        }
+    }
+    let predecessor = earlier.map(|(secret, claim)| Predecessor {
+        secret: secret.clone(),
+        uid: claim.uid.clone(),
+        is_email: is_wanted(secret),
+    });
+    match (home, predecessor) {
+        (Some(home), Some(from)) if home.is_home() => (Residence::Moved(from), Some(home.clone())),
+        (_, Some(from)) => (Residence::Away(from), earlier.map(|(_, claim)| claim.clone())),
+        (Some(home), None) if !home.is_home() => (Residence::Closed, Some(home.clone())),
+        (home, None) => (Residence::Home, home.cloned()),
+    }
+}
+
+async fn observe_source(
+    user: &User,
+    reference: &PasswordSecretRef,
+    credential: Option<&Claim>,
+    ctx: &Context,
+) -> kube::Result<Observation> {
+    let known = ctx.index().source(reference).cloned();
+    if known.is_some() && known.as_ref() == credential.and_then(|claim| claim.source.as_ref()) {
+        return Ok(Observation::NothingNew);
+    }
+    if !reference.is_well_formed() {
+        return Ok(Observation::Problem(Problem {
+            reason: "SecretReferenceInvalid",
+            message: "spec.passwordSecretRef: namespace and name must be the names of a Namespace and a Secret"
+                .to_owned(),
+            is_waiting: false,
+        }));
+    }
+    if !ctx.source_namespaces.is_empty() && !ctx.source_namespaces.contains(&reference.namespace) {
+        return Ok(Observation::Problem(out_of_bounds(reference, &ctx.source_namespaces)));
+    }
+    let secrets: Api<Secret> = Api::namespaced(ctx.client.clone(), &reference.namespace);
+    let secret = match secrets.get_opt(&reference.name).await {
+        Ok(Some(secret)) => secret,
+        Ok(None) => return missing(reference, false, ctx).await,
+        // With the namespace, the Role in it is gone.
+        Err(kube::Error::Api(status)) if status.code == 403 => return missing(reference, true, ctx).await,
+        Err(error) => return Err(error),
+    };
+    let ceiling = ctx.pool.cost().ceiling();
+    Ok(match (SourceVersion::of(&secret.metadata), source::read(&secret, &user.name_any(), ceiling)) {
+        (Some(version), Ok(source)) => Observation::New(version, source),
+        (None, _) => Observation::NothingNew,
+        (_, Err(error)) => Observation::Problem(Problem {
+            reason: error.reason(),
+            message: format!("Secret {reference} {error}"),
+            is_waiting: false,
+        }),
+    })
+}
+
+/// A Secret in a namespace that is not among those of the configuration.
+fn out_of_bounds(reference: &PasswordSecretRef, allowed: &BTreeSet<String>) -> Problem {
+    let named: Vec<&str> = allowed.iter().take(NAMED).map(String::as_str).collect();
+    let more = if allowed.len() > NAMED { ", …" } else { "" };
+    Problem {
+        reason: "SecretNamespaceNotAllowed",
+        message: format!(
+            "Secret {reference} is in a namespace in which Roster reads no password Secrets; move it to one of those that \
+             the installation allows by passwordSecretNamespaces ({}{more}), or add {} to them",
+            named.join(", "),
+            reference.namespace
+        ),
+        is_waiting: false,
+    }
+}
+
+/// Why there is no Secret to read: it does not exist, or Roster may not look.
+async fn missing(reference: &PasswordSecretRef, is_forbidden: bool, ctx: &Context) -> kube::Result<Observation> {
+    let namespaces: Api<Namespace> = Api::all(ctx.client.clone());
+    let (reason, message) = if namespaces.get_metadata_opt(&reference.namespace).await?.is_none() {
+        (
+            "NamespaceNotFound",
+            format!(
+                "namespace {} of the password Secret does not exist; create it and the Secret {reference}",
+                reference.namespace
+            ),
+        )
+    } else if is_forbidden {
+        (
+            "SecretNotReadable",
+            format!(
+                "Secret {reference} can't be read: the operator lacks the right to get Secrets in namespace {}; run helm \
+                 upgrade to restore its Role",
+                reference.namespace
+            ),
+        )
+    } else {
+        ("SecretNotFound", format!("Secret {reference} does not exist; create it with the type roster.dev/password"))
+    };
+    Ok(Observation::Problem(Problem { reason, message, is_waiting: true }))
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+    use kube::core::PartialObjectMetaExt;
+    use kube::runtime::watcher::Event;
+    use rstest::rstest;
+
+    use super::*;
+    use roster_credentials::record::IDENTIFIER_LABEL;
+
+    /// Whether the username's own Secret is there and an earlier one: of which kind, and whether closed.
+    type Found = Option<(&'static str, bool)>;
+
+    fn index(new: Found, old: Found) -> Index {
+        let mut index = Index::default();
+        for (name, found) in [("login-new", new), ("login-old", old)] {
+            let Some((kind, is_closed)) = found else { continue };
+            let owner = OwnerReference { kind: "User".into(), uid: "u-1".into(), ..OwnerReference::default() };
+            let mut secret = Secret {
+                metadata: ObjectMeta {
+                    name: Some(name.into()),
+                    uid: Some(format!("s-{name}")),
+                    resource_version: Some("5".into()),
+                    owner_references: Some(vec![owner]),
+                    labels: Some([(IDENTIFIER_LABEL.to_owned(), kind.to_owned())].into()),
+                    ..ObjectMeta::default()
+                },
+                ..Secret::default()
+            };
+            if is_closed {
+                roster_credentials::record::close(&mut secret);
+            }
+            index.claim_event(Event::Apply(secret.metadata.into_response_partial()));
+        }
+        index
+    }
+
+    /// Every state that a crash in the midst of a rename can leave behind.
+    #[rstest]
+    #[case::never_renamed(Some(("username", false)), None, "home")]
+    #[case::new(None, None, "home")]
+    #[case::begun(None, Some(("username", false)), "away")]
+    #[case::closed(None, Some(("username", true)), "away")]
+    #[case::carried_over(Some(("username", false)), Some(("username", true)), "moved")]
+    #[case::taken_back(Some(("username", true)), None, "closed")]
+    #[case::taken_back_later(Some(("username", true)), Some(("username", false)), "away")]
+    #[case::relabelled(Some(("email", false)), None, "closed")]
+    #[case::replaced(None, Some(("username", true)), "away")]
+    #[case::into_an_own_address(Some(("email", false)), Some(("username", true)), "away")]
+    #[case::an_address_beside(Some(("username", false)), Some(("email", false)), "home")]
+    fn the_credential_is_found_wherever_a_rename_was_cut_off(
+        #[case] new: Found,
+        #[case] old: Found,
+        #[case] expected: &str,
+    ) {
+        let (residence, _) = locate(&"login-new".to_owned(), "u-1", &index(new, old), |_| false);
+        let from =
+            |from: &Predecessor| assert_eq!((from.secret.as_str(), from.uid.as_str()), ("login-old", "s-login-old"));
+        let found = match &residence {
+            Residence::Home => "home",
+            Residence::Closed => "closed",
+            Residence::Away(predecessor) => {
+                from(predecessor);
+                "away"
+            }
+            Residence::Moved(predecessor) => {
+                from(predecessor);
+                "moved"
+            }
+        };
+        assert_eq!(found, expected);
+    }
+}

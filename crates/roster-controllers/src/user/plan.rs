@@ -1,0 +1,156 @@
+//! Step 2: from what is observed to what is to be done. Pure.
+
+use roster_credentials::claim::Identifier;
+use roster_credentials::credential::{SourceVersion, Summary};
+use roster_credentials::record::Claim;
+use roster_credentials::source::Source;
+
+use super::dereference::{Holder, Observation, Observed, Problem, Residence};
+
+/// What is to be done.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The username, which everything else depends on.
+    pub(super) username: (Identifier, Step),
+    /// The emails. Empty where the username is not to be had: who has no name holds no address either.
+    pub(super) emails: Vec<(Identifier, Step)>,
+    /// Identity Secrets to give up: name and UID.
+    pub(super) release: Vec<(String, String)>,
+    /// Where the credential stands that belongs to the username: whatever is elsewhere moves there.
+    pub(super) residence: Residence,
+    /// What becomes of the credential.
+    pub(super) credential: CredentialStep,
+    /// What may be known of the credential, before anything is done.
+    pub(super) summary: Summary,
+}
+
+/// What to do about an identifier.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Step {
+    /// It is held.
+    Keep,
+    /// It is free.
+    Claim,
+    /// It is held by a User that is no more.
+    TakeOver(Claim),
+    /// It is held by another User, of that name.
+    Concede(String),
+}
+
+/// What to do about the credential.
+#[derive(Debug)]
+pub(super) enum CredentialStep {
+    /// Nothing.
+    Keep,
+    /// Say what is wrong, and keep the last good one.
+    Complain(Problem),
+    /// Take in what the password Secret says.
+    TakeIn(SourceVersion, Source),
+}
+
+/// `is_leaving`: the User is being deleted. It keeps what it has, and takes nothing more.
+pub(super) fn plan(observed: Observed, is_leaving: bool) -> Plan {
+    let step = |holder| if is_leaving { Step::Keep } else { step(holder) };
+    let mut release = observed.surplus;
+    let (wanted, holders): (Vec<_>, Vec<_>) = observed.claims.into_iter().unzip();
+    let has_name = !matches!(holders[0], Holder::Other(_));
+    if !has_name {
+        release.extend(holders[1..].iter().zip(&wanted[1..]).filter_map(|(holder, wanted)| match holder {
+            Holder::Me(uid) => Some((wanted.secret_name(), uid.clone())),
+            _ => None,
+        }));
+    }
+    let mut claims = wanted.into_iter().zip(holders.into_iter().map(step));
+    Plan {
+        username: claims.next().expect("the username is always wanted"),
+        emails: if has_name { claims.collect() } else { Vec::new() },
+        release,
+        // Who does not have the new name keeps the credential where it is.
+        residence: if has_name && !is_leaving { observed.residence } else { Residence::Home },
+        credential: match observed.source {
+            Observation::Problem(problem) => CredentialStep::Complain(problem),
+            Observation::New(version, source) if has_name && !is_leaving => CredentialStep::TakeIn(version, source),
+            Observation::New(..) | Observation::NothingNew => CredentialStep::Keep,
+        },
+        summary: observed.credential,
+    }
+}
+
+fn step(holder: Holder) -> Step {
+    match holder {
+        Holder::Me(_) => Step::Keep,
+        Holder::Nobody => Step::Claim,
+        Holder::Gone(claim) => Step::TakeOver(claim),
+        Holder::Other(name) => Step::Concede(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::user::dereference::Predecessor;
+    use roster_credentials::claim::IdentifierKind;
+    use roster_credentials::source::Source;
+    use secrecy::SecretString;
+
+    fn observed(username: Holder, email: Holder) -> Observed {
+        let identifier = |kind, text: &str| Identifier { kind, text: text.to_owned() };
+        Observed {
+            claims: vec![
+                (identifier(IdentifierKind::Username, "jane"), username),
+                (identifier(IdentifierKind::Email, "jane@example.com"), email),
+            ],
+            immutable: None,
+            surplus: vec![("login-old".into(), "s-1".into())],
+            residence: Residence::Away(Predecessor {
+                secret: "login-former".into(),
+                uid: "s-0".into(),
+                is_email: false,
+            }),
+            source: Observation::New(
+                SourceVersion::of(&kube::api::ObjectMeta {
+                    uid: Some("u".into()),
+                    resource_version: Some("1".into()),
+                    ..Default::default()
+                })
+                .unwrap(),
+                Source::Password(SecretString::from("x")),
+            ),
+            credential: Summary::default(),
+            namespaces: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn free_names_are_claimed_and_the_password_is_taken_in() {
+        let plan = plan(observed(Holder::Nobody, Holder::Nobody), false);
+        assert_eq!((plan.username.1, &plan.emails[0].1), (Step::Claim, &Step::Claim));
+        assert!(matches!(plan.credential, CredentialStep::TakeIn(..)));
+        assert_eq!(plan.release.len(), 1);
+        assert!(matches!(plan.residence, Residence::Away(_)), "the credential comes along");
+    }
+
+    #[test]
+    fn who_has_no_name_holds_nothing_else() {
+        let plan = plan(observed(Holder::Other("john".into()), Holder::Me("s-2".into())), false);
+        assert_eq!(plan.username.1, Step::Concede("john".into()));
+        assert!(plan.emails.is_empty());
+        assert_eq!(plan.residence, Residence::Home, "the credential stays where it is");
+        assert!(plan.release.iter().any(|(_, uid)| uid == "s-2"), "an address that it holds is given up");
+        assert!(matches!(plan.credential, CredentialStep::Keep), "no credential without a name to log in with");
+    }
+
+    #[test]
+    fn who_is_leaving_takes_nothing_more() {
+        let plan = plan(observed(Holder::Me("s-1".into()), Holder::Nobody), true);
+        assert_eq!((plan.username.1, &plan.emails[0].1), (Step::Keep, &Step::Keep));
+        assert!(matches!(plan.credential, CredentialStep::Keep));
+    }
+
+    #[test]
+    fn a_lost_email_costs_the_email_alone() {
+        let plan = plan(observed(Holder::Me("s-1".into()), Holder::Other("john".into())), false);
+        assert_eq!((plan.username.1, &plan.emails[0].1), (Step::Keep, &Step::Concede("john".into())));
+        assert!(matches!(plan.credential, CredentialStep::TakeIn(..)));
+    }
+}

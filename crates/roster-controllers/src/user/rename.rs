@@ -1,0 +1,40 @@
+//! Moves the credential of a renamed User from the Secret of the earlier username to that of the new one.
+//!
+//! ```text
+//!  1 close the earlier one ─▶ 2 claim the new one, with the credential ─▶ 3 give the earlier one up
+//! ```
+//!
+//! Once it is closed no replica changes the credential there, however far behind its watches are; so that what is
+//! carried over is the last that was written, and a crash between any two steps loses nothing: the next attempt finds
+//! a closed Secret, or two of them, and goes on.
+
+use roster_api::User;
+use roster_credentials::claim::IdentifierKind;
+use roster_credentials::credential::Credential;
+use roster_credentials::record::{self, Claim};
+
+use super::context::{Context, Error};
+use super::dereference::{Predecessor, Residence};
+use super::identity_secret::{own, release, replace};
+
+/// The credential that is to be carried over, if there is one. From here on it is not changed where it was.
+pub(super) async fn take_leave(user: &User, residence: &Residence, ctx: &Context) -> Result<Option<Credential>, Error> {
+    let Residence::Away(from) = residence else { return Ok(None) };
+    let mut secret = own(user, &from.secret, ctx).await?;
+    if Claim::read(&secret.metadata).is_some_and(|claim| claim.is_home()) {
+        record::close(&mut secret);
+        secret = replace(&secret, ctx).await?;
+    }
+    record::read_credential(&secret).map(Some).map_err(Error::Corrupt)
+}
+
+/// Gives up the Secret of the earlier username, whose credential stands elsewhere by now.
+pub(super) async fn retire(user: &User, from: &Predecessor, ctx: &Context) -> Result<(), Error> {
+    if !from.is_email {
+        return release(&from.secret, &from.uid, ctx).await;
+    }
+    let mut secret = own(user, &from.secret, ctx).await?;
+    record::write_credential(&mut secret, &Credential::default());
+    record::open_as(&mut secret, IdentifierKind::Email);
+    replace(&secret, ctx).await.map(drop)
+}

@@ -1,0 +1,326 @@
+//! Step 4: the status that follows from what was applied. Pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use roster_api::condition::{
+    ACCOUNT_EXPIRING, ADMINISTRATOR_BOUND, CREDENTIAL_LOST, CREDENTIAL_READY, DELETION_BLOCKED, Desired, EXPIRING,
+    LOCKED_OUT, MEMBERSHIP_PENDING, NAME_CLAIMED, NOT_ACCEPTED, PASSWORD_CHANGE_REQUIRED, PASSWORD_EXPIRING,
+    QUOTA_WITHIN_LIMITS, READY, RECONCILING, STALLED, carry_over, find, list_names,
+};
+use roster_api::user::DesiredState;
+use roster_api::{QuotaStatus, State, User, UserStatus};
+use roster_core::directory::membership::query::Pending;
+use roster_core::directory::standing;
+use roster_core::quota::amount::texts;
+use roster_core::quota::limits::exceeded;
+use roster_core::rbac::compile::reason::{NAME_TAKEN, ROLE_NOT_FOUND, USER_INACTIVE};
+use roster_credentials::claim::IdentifierKind;
+
+use super::apply::Applied;
+use super::finalize::is_blocked;
+
+/// Conditions that this controller writes. Those of others stay as they are.
+const OWN: &[&str] = &[
+    READY,
+    NAME_CLAIMED,
+    CREDENTIAL_READY,
+    PASSWORD_CHANGE_REQUIRED,
+    LOCKED_OUT,
+    EXPIRING,
+    ADMINISTRATOR_BOUND,
+    MEMBERSHIP_PENDING,
+    DELETION_BLOCKED,
+    QUOTA_WITHIN_LIMITS,
+    RECONCILING,
+    STALLED,
+];
+
+/// Longest sleep before the clock is looked at again: a timer stands still while a machine is suspended.
+const LONGEST_SLEEP: Duration = Duration::from_secs(300);
+
+/// How long before something expires the person is told.
+const AHEAD: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How many pending groups the status lists.
+const PENDING_LISTED: usize = 32;
+
+/// What the directory says of the User.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    /// Effective groups.
+    pub(super) groups: Vec<String>,
+    /// Groups that the User declares itself a member of without effect.
+    pub(super) pending: BTreeMap<String, Pending>,
+    /// Whether the administrator role is bound, or why not. `None`: it is not asked for.
+    pub(super) administrator: Option<Result<(), &'static str>>,
+    /// Namespaces that the User owns.
+    pub(super) namespaces: Vec<String>,
+    /// What the User may use and does use.
+    pub(super) quota: Option<standing::Standing>,
+    /// How long a password may be used.
+    pub(super) max_password_age: Option<Duration>,
+}
+
+pub(super) fn status(user: &User, applied: &Applied, standing: Standing, now: Timestamp) -> UserStatus {
+    let before = user.status.clone().unwrap_or_default();
+    let generation = user.metadata.generation;
+    let credential = &applied.credential;
+    let expiry = password_expiry(applied, standing.max_password_age);
+    let mut wanted = desired(user, applied, &standing);
+    let locked_until = credential.locked_until.filter(|end| *end > now);
+    wanted.extend(locked_until.map(locked_out));
+    wanted.extend(expiring(user, expiry, now));
+    wanted.extend(membership_pending(&standing.pending));
+    wanted.extend(standing.quota.as_ref().and_then(within_limits));
+    let mut conditions = carry_over(&before.conditions, wanted, generation, now);
+    conditions.extend(before.conditions.iter().filter(|condition| !OWN.contains(&condition.type_.as_str())).cloned());
+    UserStatus {
+        observed_generation: generation,
+        conditions,
+        username: Some(user.username()),
+        state: Some(state(user, applied, now)),
+        groups: standing.groups,
+        pending_groups: standing.pending.into_keys().take(PENDING_LISTED).collect(),
+        failed_logins: (credential.failed_logins > 0).then_some(credential.failed_logins.into()),
+        locked_until: locked_until.map(Time),
+        password_changed_time: credential.changed.map(Time),
+        password_expires_time: expiry.map(Time),
+        second_factor_enabled: Some(credential.second_factor.is_some()),
+        quota: standing.quota.as_ref().map(quota_status),
+        ..before
+    }
+}
+
+fn quota_status(quota: &standing::Standing) -> QuotaStatus {
+    QuotaStatus { hard: texts(&quota.hard), used: texts(&quota.used) }
+}
+
+/// Where nothing is limited there is nothing to say.
+fn within_limits(quota: &standing::Standing) -> Option<Desired> {
+    if quota.hard.is_empty() {
+        return None;
+    }
+    let exceeded: Vec<String> = exceeded(&quota.hard, &quota.used)
+        .map(|(name, used, hard)| format!("{name} {} of {}", used.text_for(name), hard.text_for(name)))
+        .collect();
+    let is_within = exceeded.is_empty();
+    let message = if is_within {
+        "the use is within the limits".to_owned()
+    } else {
+        format!("more is used than there may be: {}; nothing more is admitted, nothing is deleted", exceeded.join(", "))
+    };
+    let reason = if is_within { "WithinLimits" } else { "Exceeded" };
+    Some(Desired { kind: QUOTA_WITHIN_LIMITS, status: is_within, reason, message })
+}
+
+/// Which groups the User waits for, and what to do. It does not affect Ready: the User can be used without them.
+fn membership_pending(pending: &BTreeMap<String, Pending>) -> Option<Desired> {
+    let listed = |why| {
+        let names: Vec<&str> = pending.iter().filter(|(_, is)| **is == why).map(|(name, _)| name.as_str()).collect();
+        (!names.is_empty()).then(|| list_names(names.iter().copied(), names.len()))
+    };
+    let (refused, absent) = (listed(Pending::NotAccepted), listed(Pending::NotFound));
+    let reason = if refused.is_some() { NOT_ACCEPTED } else { "GroupNotFound" };
+    let refused = refused.map(|names| {
+        format!(
+            "does not belong to {names}: a Group accepts members that are declared in User.spec.groups or by labels only \
+             with spec.acceptDeclaredMembers: true; set it there, or name the User in spec.members of the Group"
+        )
+    });
+    let absent = absent.map(|names| {
+        format!("does not belong to {names}: no such Group exists; create it, or take it out of spec.groups")
+    });
+    let message = refused.into_iter().chain(absent).collect::<Vec<_>>().join(". ");
+    (!message.is_empty()).then_some(Desired { kind: MEMBERSHIP_PENDING, status: true, reason, message })
+}
+
+fn holds_username(applied: &Applied) -> bool {
+    applied.conflicts.iter().all(|(identifier, _)| identifier.kind != IdentifierKind::Username)
+}
+
+/// The observed state. What an administrator said goes before what the clock says.
+fn state(user: &User, applied: &Applied, now: Timestamp) -> State {
+    let validity = user.spec.validity.clone().unwrap_or_default();
+    match user.spec.state {
+        DesiredState::Banned => State::Banned,
+        DesiredState::Disabled => State::Disabled,
+        DesiredState::Active if user.metadata.deletion_timestamp.is_some() => State::Disabled,
+        DesiredState::Active if validity.is_over(now) => State::Expired,
+        DesiredState::Active if !validity.contains(now) => State::Pending,
+        DesiredState::Active if !holds_username(applied) => State::Pending,
+        DesiredState::Active => State::Active,
+    }
+}
+
+fn password_expiry(applied: &Applied, max_age: Option<Duration>) -> Option<Timestamp> {
+    let (changed, max_age) = applied.credential.changed.zip(max_age)?;
+    changed.checked_add(max_age).ok()
+}
+
+fn account_expiry(user: &User) -> Option<Timestamp> {
+    user.spec.validity.as_ref()?.not_after.as_ref().map(|end| end.0)
+}
+
+/// The condition of a user whose new logins are refused after too many failures.
+fn locked_out(until: Timestamp) -> Desired {
+    Desired {
+        kind: LOCKED_OUT,
+        status: true,
+        reason: "TooManyFailedLogins",
+        message: format!(
+            "new logins are refused until {until}; sessions, API keys and bindings go on. users/unlock ends it at once"
+        ),
+    }
+}
+
+/// What expires soon; the earlier of the two.
+fn expiring(user: &User, password: Option<Timestamp>, now: Timestamp) -> Option<Desired> {
+    let password = password.map(|at| (at, PASSWORD_EXPIRING, format!("the password must be changed by {at}")));
+    let account = account_expiry(user).map(|at| (at, ACCOUNT_EXPIRING, format!("the user ends at {at}")));
+    let soon = password.into_iter().chain(account).filter(|(at, ..)| *at > now && *at <= now + AHEAD);
+    let (_, reason, message) = soon.min_by_key(|(at, ..)| *at)?;
+    Some(Desired { kind: EXPIRING, status: true, reason, message })
+}
+
+/// When the clock changes what follows from the credential.
+pub(super) fn credential_edges(applied: &Applied, max_age: Option<Duration>) -> Vec<Timestamp> {
+    let expiry = password_expiry(applied, max_age);
+    let ahead = expiry.and_then(|at| at.checked_sub(AHEAD).ok());
+    [applied.credential.locked_until, ahead, expiry].into_iter().flatten().collect()
+}
+
+/// How long until the clock alone changes the status.
+pub(super) fn next_change(user: &User, edges: &[Timestamp], now: Timestamp) -> Option<Duration> {
+    let validity = user.spec.validity.as_ref().and_then(|validity| validity.next_edge(now));
+    let ahead = account_expiry(user).and_then(|at| at.checked_sub(AHEAD).ok());
+    let edges = validity.into_iter().chain(ahead).chain(edges.iter().copied());
+    let edge = edges.filter(|edge| *edge > now).min()?;
+    let left = Duration::try_from(edge.duration_since(now)).ok()?;
+    Some(left.clamp(Duration::from_millis(1), LONGEST_SLEEP))
+}
+
+fn desired(user: &User, applied: &Applied, standing: &Standing) -> Vec<Desired> {
+    let name = name_claimed(applied);
+    let credential = credential_ready(user, applied);
+    let administrator = standing.administrator.map(administrator_bound);
+    let waiting = applied.problem.as_ref().is_some_and(|problem| problem.is_waiting) && applied.conflicts.is_empty();
+    // A user without a password lacks nothing that was declared, and neither does an inactive one.
+    let is_failure =
+        |condition: &&Desired| !condition.status && !["NoPassword", USER_INACTIVE].contains(&condition.reason);
+    let failure = [&name, &credential].into_iter().chain(&administrator).find(is_failure);
+    let mut all = Vec::new();
+    match failure {
+        None => all.push(Desired {
+            kind: READY,
+            status: true,
+            reason: "Succeeded",
+            message: "the names are held and the credential is as declared".to_owned(),
+        }),
+        Some(failure) => {
+            all.push(Desired { kind: READY, ..failure.clone() });
+            all.push(Desired { kind: if waiting { RECONCILING } else { STALLED }, status: true, ..failure.clone() });
+        }
+    }
+    all.push(name);
+    all.push(credential);
+    if user.spec.require_password_change && applied.credential.is_set_by_another() {
+        all.push(Desired {
+            kind: PASSWORD_CHANGE_REQUIRED,
+            status: true,
+            reason: "SetByAnother",
+            message: "the person must change the password before anything else".to_owned(),
+        });
+    }
+    all.extend(administrator);
+    if user.metadata.deletion_timestamp.is_some() && is_blocked(user, &standing.namespaces) {
+        all.push(deletion_blocked(&standing.namespaces));
+    }
+    all
+}
+
+fn name_claimed(applied: &Applied) -> Desired {
+    let Some((first, _)) = applied.conflicts.first() else {
+        return Desired {
+            kind: NAME_CLAIMED,
+            status: true,
+            reason: "Claimed",
+            message: "the username and all emails are held".to_owned(),
+        };
+    };
+    let reason = match first.kind {
+        IdentifierKind::Username => "UsernameConflict",
+        IdentifierKind::Email => "EmailConflict",
+    };
+    let message = applied.conflicts.iter().map(|(identifier, holder)| {
+        let kind = match identifier.kind {
+            IdentifierKind::Username => "username",
+            IdentifierKind::Email => "email",
+        };
+        format!("{kind} {} already exists: it is held by {holder}", identifier.text)
+    });
+    Desired { kind: NAME_CLAIMED, status: false, reason, message: message.collect::<Vec<_>>().join("; ") }
+}
+
+/// Whether the identity Secret was lost with all that it held, now or earlier, and nothing has taken its place since.
+fn is_lost(user: &User, applied: &Applied) -> bool {
+    let before = user.status.as_ref().map(|status| &status.conditions[..]).unwrap_or_default();
+    let was_lost = find(before, CREDENTIAL_READY).is_some_and(|condition| condition.reason == CREDENTIAL_LOST);
+    applied.is_lost || was_lost
+}
+
+fn credential_ready(user: &User, applied: &Applied) -> Desired {
+    let (status, reason, message) = match (&applied.problem, applied.credential.changed) {
+        (Some(problem), Some(_)) => {
+            (false, problem.reason, format!("{}; the last good password stays in use", problem.message))
+        }
+        (Some(problem), None) => (false, problem.reason, problem.message.clone()),
+        (None, Some(_)) => (true, "PasswordSet", "a password is set".to_owned()),
+        (None, None) if is_lost(user, applied) => (
+            false,
+            CREDENTIAL_LOST,
+            "the Secret with the credential was deleted, and with it the password, the second factor and all API keys: \
+             invite the person (users/invitation of the directory), or set a password"
+                .to_owned(),
+        ),
+        (None, None) => (
+            false,
+            "NoPassword",
+            "no password is set: refer to one by spec.passwordSecretRef, if the user is to log in with one".to_owned(),
+        ),
+    };
+    Desired { kind: CREDENTIAL_READY, status, reason, message }
+}
+
+fn administrator_bound(outcome: Result<(), &'static str>) -> Desired {
+    let (status, reason, message) = match outcome {
+        Ok(()) => (true, "Bound", "the user is bound to the administrator ClusterRole"),
+        Err(USER_INACTIVE) => (false, USER_INACTIVE, "the user is not active, and nothing is bound to it"),
+        Err(ROLE_NOT_FOUND) => {
+            (false, ROLE_NOT_FOUND, "the administrator ClusterRole of this installation does not exist")
+        }
+        Err(NAME_TAKEN) => {
+            (false, NAME_TAKEN, "a native binding that Roster did not make has the name that it would use")
+        }
+        Err(reason) => (false, reason, "the ClusterRoleBinding could not be written; it is tried again"),
+    };
+    Desired { kind: ADMINISTRATOR_BOUND, status, reason, message: message.to_owned() }
+}
+
+fn deletion_blocked(namespaces: &[String]) -> Desired {
+    let named = list_names(namespaces.iter().map(String::as_str), namespaces.len());
+    Desired {
+        kind: DELETION_BLOCKED,
+        status: true,
+        reason: "NamespacesOwned",
+        message: format!(
+            "the user still owns {named}: delete them, give them another roster.dev/owner, or set spec.deletionPolicy to Orphan"
+        ),
+    }
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

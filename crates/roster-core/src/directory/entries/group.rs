@@ -1,0 +1,41 @@
+//! Groups in the index.
+
+use roster_api::{Group, GroupStatus};
+
+use crate::directory::index::field::{Field, Kind};
+use crate::directory::index::record::Record;
+
+use super::Writer;
+
+/// What groups can be filtered and sorted by.
+pub static FIELDS: &[Field] = &[
+    Field::one("name", "metadata.name", Kind::Text).searched(),
+    Field::one("uid", "metadata.uid", Kind::Text),
+    Field::one("creationTimestamp", "metadata.creationTimestamp", Kind::Time),
+    Field::one("displayName", "spec.displayName", Kind::Text).searched(),
+    Field::one("description", "spec.description", Kind::Text),
+    Field::shared("domain", "spec.domain", Kind::Text),
+    Field::many("memberGroups", "spec.memberGroups", false),
+    Field::one("members", "status.members", Kind::Number),
+    Field::one("roles", "status.roles", Kind::Number),
+];
+
+/// A Group as the index keeps it.
+pub fn record(group: &Group) -> Record {
+    let (spec, metadata) = (&group.spec, &group.metadata);
+    let status = GroupStatus {
+        members: group.status.as_ref().and_then(|status| status.members).or(Some(0)),
+        ..group.status.clone().unwrap_or_default()
+    };
+    let mut fields = Writer::new(FIELDS);
+    fields.texts("name", &metadata.name);
+    fields.texts("uid", &metadata.uid);
+    fields.time("creationTimestamp", metadata.creation_timestamp.as_ref());
+    fields.texts("displayName", &spec.display_name);
+    fields.texts("description", &spec.description);
+    fields.texts("domain", [&spec.domain.0]);
+    fields.texts("memberGroups", &spec.member_groups);
+    fields.number("members", status.members);
+    fields.number("roles", status.roles);
+    fields.finish("Group", metadata, spec, &status)
+}

@@ -1,0 +1,113 @@
+//! Users and groups as the index keeps them: what can be asked of each, and the JSON that answers are built from.
+
+pub mod group;
+pub mod user;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use roster_api::directory::API_VERSION;
+use serde::Serialize;
+
+use super::index::field::{Field, fold, number, quantity, time};
+use super::index::record::{Record, Values};
+use crate::quota::amount::Amount;
+
+/// Annotation that repeats what was applied.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Puts the values of an object down, field by field.
+struct Writer {
+    fields: &'static [Field],
+    next: usize,
+    values: Values,
+}
+
+impl Writer {
+    fn new(fields: &'static [Field]) -> Self {
+        Self { fields, next: 0, values: Values::default() }
+    }
+
+    /// The field that comes next. By name, so that the two lists can't drift apart.
+    fn next(&mut self, name: &str) -> &'static Field {
+        let field = &self.fields[self.next];
+        assert_eq!(field.name, name, "fields are written in the order of their list");
+        self.next += 1;
+        field
+    }
+
+    fn texts<'a>(&mut self, name: &str, values: impl IntoIterator<Item = &'a String>) {
+        self.next(name);
+        self.values.push(values.into_iter().map(|value| fold(value)));
+    }
+
+    /// A word or a flag, as queries write it.
+    fn word(&mut self, name: &str, value: &impl ToString) {
+        let field = self.next(name);
+        self.values.push(field.kind.read(&value.to_string()).ok());
+    }
+
+    fn number(&mut self, name: &str, value: Option<i64>) {
+        self.next(name);
+        self.values.push(value.map(number));
+    }
+
+    fn quantity(&mut self, name: &str, value: Option<&String>) {
+        self.next(name);
+        self.values.push(value.and_then(|text| Amount::parse(text)).map(quantity));
+    }
+
+    fn time(&mut self, name: &str, value: Option<&Time>) {
+        self.next(name);
+        self.values.push(value.map(|value| time(value.0)));
+    }
+
+    fn finish(self, kind: &str, metadata: &ObjectMeta, spec: &impl Serialize, status: &impl Serialize) -> Record {
+        assert_eq!(self.next, self.fields.len(), "every field is written");
+        let revision = metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0);
+        let labels = metadata.labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
+        let mut json = format!(r#"{{"apiVersion":"{API_VERSION}","kind":"{kind}","metadata":"#).into_bytes();
+        let begin = json.len();
+        append(&mut json, &shown(metadata));
+        let end = json.len();
+        json.extend_from_slice(br#","spec":"#);
+        append(&mut json, spec);
+        json.extend_from_slice(br#","status":"#);
+        append(&mut json, status);
+        assert_eq!(json.pop(), Some(b'}'), "a status is an object");
+        self.values.finish(revision, labels, &json, begin..end)
+    }
+}
+
+fn append(json: &mut Vec<u8>, value: &impl Serialize) {
+    serde_json::to_writer(json, value).expect("what came as JSON goes as JSON");
+}
+
+/// What of the metadata is shown: not who wrote which field, nor what the garbage collector goes by.
+fn shown(metadata: &ObjectMeta) -> ObjectMeta {
+    let mut annotations = metadata.annotations.clone();
+    if let Some(annotations) = &mut annotations {
+        annotations.remove(LAST_APPLIED);
+    }
+    ObjectMeta {
+        name: metadata.name.clone(),
+        uid: metadata.uid.clone(),
+        resource_version: metadata.resource_version.clone(),
+        generation: metadata.generation,
+        creation_timestamp: metadata.creation_timestamp.clone(),
+        deletion_timestamp: metadata.deletion_timestamp.clone(),
+        labels: metadata.labels.clone(),
+        annotations: annotations.filter(|annotations| !annotations.is_empty()),
+        ..ObjectMeta::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::directory::index::record::{NAME, UID};
+
+    #[test]
+    fn name_and_uid_come_first() {
+        for fields in [super::user::FIELDS, super::group::FIELDS] {
+            assert_eq!((fields[NAME].path, fields[UID].path), ("metadata.name", "metadata.uid"));
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The query dialect: how filters, selectors and sort keys are written.
+//!
+//! ```text
+//!  filterBy      = field "," value *( "," field "," value )     AND across fields, OR across values of one field
+//!  fieldSelector = term *( "," term )    term = path ( "=" / "==" / "!=" ) value    all of them hold
+//!  value         = [ operator ] text     operator = "lt:" / "lte:" / "gt:" / "gte:" / "neq:" / "in:"
+//!  sortBy        = [ "-" ] field *( "," [ "-" ] field )
+//! ```
+//!
+//! A `*` at either end of a text stands for anything, `in:` takes alternatives separated by `|`, and a backslash takes
+//! the meaning from the character after it.
+
+use std::collections::BTreeSet;
+
+use kube::core::Expression;
+use roster_api::syntax;
+
+use super::field::{Field, Kind};
+use super::query::{Comparison, Condition, Query, SortKey, Test};
+
+/// Longest list of filters, of alternatives or of requirements.
+pub const MOST_TERMS: usize = 256;
+
+/// Most keys to sort by.
+const MOST_SORT_KEYS: usize = 8;
+
+/// A parameter that says nothing that could be answered.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{parameter}: {message}")]
+pub struct Invalid {
+    /// The parameter's name.
+    pub parameter: &'static str,
+    /// What is wrong, and what is allowed.
+    pub message: String,
+}
+
+/// A character, and whether a backslash stands before it.
+type Character = (char, bool);
+
+impl Query {
+    /// Adds what a `filterBy` asks for.
+    ///
+    /// # Errors
+    /// If it names a field or an operator that does not exist, or a value that the field can't have.
+    pub fn filter_by(&mut self, fields: &[Field], text: &str) -> Result<(), Invalid> {
+        let invalid = |message| Invalid { parameter: "filterBy", message };
+        let parts = split(&unescape(text).map_err(invalid)?, ',');
+        if !parts.len().is_multiple_of(2) {
+            return Err(invalid(format!("{text:?} must be pairs: field,value or field,value,field,value")));
+        }
+        for pair in parts.chunks(2) {
+            let name = plain(&pair[0]);
+            let field = fields.iter().position(|field| field.name == name).ok_or_else(|| {
+                invalid(format!("unknown field {name:?}; allowed: {}", names(fields.iter().map(|field| field.name))))
+            })?;
+            let condition = self.conditions.iter().position(|other| other.is_open && other.field == field);
+            let condition = condition.unwrap_or_else(|| {
+                self.conditions.push(Condition { field, is_open: true, ..Condition::default() });
+                self.conditions.len() - 1
+            });
+            read_value(&mut self.conditions[condition], &fields[field], &pair[1])
+                .map_err(|message| invalid(format!("{name}: {message}")))?;
+        }
+        self.check_size("filterBy")
+    }
+
+    /// Adds what a field selector asks for.
+    ///
+    /// # Errors
+    /// As [`Query::filter_by`].
+    pub fn field_selector(&mut self, fields: &[Field], text: &str) -> Result<(), Invalid> {
+        let invalid = |message| Invalid { parameter: "fieldSelector", message };
+        for term in split(&unescape(text).map_err(invalid)?, ',').iter().filter(|term| !term.is_empty()) {
+            let Some(at) = term.iter().position(|character| *character == ('=', false)) else {
+                return Err(invalid(format!("{:?} must be path=value, path==value or path!=value", plain(term))));
+            };
+            let (path, mut value) = (&term[..at], &term[at + 1..]);
+            let (path, is_negated) = match path.split_last() {
+                Some((('!', false), path)) => (path, true),
+                _ => (path, false),
+            };
+            if !is_negated && value.first() == Some(&('=', false)) {
+                value = &value[1..];
+            }
+            let path = plain(path);
+            let field = fields.iter().position(|field| field.path == path).ok_or_else(|| {
+                invalid(format!("unknown field {path:?}; allowed: {}", names(fields.iter().map(|field| field.path))))
+            })?;
+            let mut condition = Condition { field, ..Condition::default() };
+            read_value(&mut condition, &fields[field], value)
+                .and_then(|()| if is_negated { negate(&mut condition) } else { Ok(()) })
+                .map_err(|message| invalid(format!("{path}: {message}")))?;
+            self.conditions.push(condition);
+        }
+        self.check_size("fieldSelector")
+    }
+
+    /// Adds what a label selector asks for.
+    ///
+    /// # Errors
+    /// If it is no label selector.
+    pub fn label_selector(&mut self, text: &str) -> Result<(), Invalid> {
+        let invalid = |message| Invalid { parameter: "labelSelector", message };
+        for requirement in requirements(text).filter(|requirement| !requirement.is_empty()) {
+            self.labels.push(read_requirement(requirement).map_err(invalid)?);
+        }
+        self.check_size("labelSelector")
+    }
+
+    /// Sets what a `sortBy` asks for.
+    ///
+    /// # Errors
+    /// If it names a field that does not exist, can't be sorted by, or was named before.
+    pub fn sort_by(&mut self, fields: &[Field], text: &str) -> Result<(), Invalid> {
+        let invalid = |message| Err(Invalid { parameter: "sortBy", message });
+        let sortable = || names(fields.iter().filter(|field| field.is_sortable).map(|field| field.name));
+        for key in text.split(',') {
+            let (name, is_descending) = key.strip_prefix('-').map_or((key, false), |name| (name, true));
+            let Some(field) = fields.iter().position(|field| field.is_sortable && field.name == name) else {
+                return invalid(format!(
+                    "can't sort by {name:?}; allowed, each with - before it for descending: {}",
+                    sortable()
+                ));
+            };
+            if self.sort.iter().any(|key| key.field == field) {
+                return invalid(format!("{name} is named twice"));
+            }
+            self.sort.push(SortKey { field, is_descending });
+        }
+        if self.sort.len() > MOST_SORT_KEYS {
+            return invalid(format!("at most {MOST_SORT_KEYS} keys are allowed"));
+        }
+        Ok(())
+    }
+
+    fn check_size(&self, parameter: &'static str) -> Result<(), Invalid> {
+        let tests = self
+            .conditions
+            .iter()
+            .map(|condition| condition.any.len() + condition.none.len() + condition.compare.len());
+        let values = self.labels.iter().map(|expression| match expression {
+            Expression::In(_, values) | Expression::NotIn(_, values) => values.len(),
+            _ => 1,
+        });
+        if tests.chain(values).sum::<usize>() > MOST_TERMS {
+            return Err(Invalid { parameter, message: format!("at most {MOST_TERMS} terms are allowed in a query") });
+        }
+        Ok(())
+    }
+}
+
+fn names<'a>(all: impl Iterator<Item = &'a str>) -> String {
+    all.collect::<Vec<_>>().join(", ")
+}
+
+fn unescape(text: &str) -> Result<Vec<Character>, String> {
+    let mut characters = Vec::with_capacity(text.len());
+    let mut rest = text.chars();
+    while let Some(character) = rest.next() {
+        characters.push(match character {
+            '\\' => (rest.next().ok_or("a backslash must stand before a character")?, true),
+            character => (character, false),
+        });
+    }
+    Ok(characters)
+}
+
+fn split(characters: &[Character], separator: char) -> Vec<Vec<Character>> {
+    characters.split(|character| *character == (separator, false)).map(<[Character]>::to_vec).collect()
+}
+
+fn plain(characters: &[Character]) -> String {
+    characters.iter().map(|(character, _)| character).collect()
+}
+
+/// The word before the first colon, where it looks like an operator.
+fn operator(value: &[Character]) -> Option<(String, &[Character])> {
+    let colon = value.iter().position(|character| *character == (':', false))?;
+    let word = &value[..colon];
+    let is_word = !word.is_empty() && word.iter().all(|(character, _)| character.is_ascii_lowercase());
+    is_word.then(|| (plain(word), &value[colon + 1..]))
+}
+
+fn read_value(condition: &mut Condition, field: &Field, value: &[Character]) -> Result<(), String> {
+    const OPERATORS: &str = "lt:, lte:, gt:, gte:, neq:, in:";
+    let Some((word, operand)) = operator(value) else {
+        condition.any.push(read_test(field.kind, value)?);
+        return Ok(());
+    };
+    let comparison = match word.as_str() {
+        "lt" => Comparison::Less,
+        "lte" => Comparison::AtMost,
+        "gt" => Comparison::Greater,
+        "gte" => Comparison::AtLeast,
+        "neq" => {
+            condition.none.push(read_test(field.kind, operand)?);
+            return Ok(());
+        }
+        "in" => {
+            for alternative in split(operand, '|') {
+                condition.any.push(read_test(field.kind, &alternative)?);
+            }
+            return Ok(());
+        }
+        _ => {
+            return Err(format!(
+                "unknown operator {word}: (allowed: {OPERATORS}); for a value that begins so, write {word}\\:"
+            ));
+        }
+    };
+    if field.is_many || !field.kind.is_ordered() {
+        return Err(format!("{word}: compares numbers, times and text with one value; use neq: or in:"));
+    }
+    if operand.is_empty() {
+        return Err(format!("{word}: needs a value"));
+    }
+    condition.compare.push((comparison, field.kind.read(&plain(operand))?));
+    Ok(())
+}
+
+fn read_test(kind: Kind, value: &[Character]) -> Result<Test, String> {
+    let (open_start, open_end) = (value.first() == Some(&('*', false)), value.last() == Some(&('*', false)));
+    let mut inner = value;
+    if open_start {
+        inner = &inner[1..];
+    }
+    if open_end {
+        inner = &inner[..inner.len().saturating_sub(1)];
+    }
+    if inner.contains(&('*', false)) {
+        return Err("* is allowed at either end alone; for the character itself, write \\*".to_owned());
+    }
+    let text = plain(inner);
+    if open_start || open_end {
+        if !text.is_empty() && kind != Kind::Text {
+            return Err(format!("{} takes no wildcard but * alone, for any value", kind.noun()));
+        }
+        return Ok(Test::Contains {
+            text: Kind::Text.read(&text)?,
+            open_start: open_start || text.is_empty(),
+            open_end: open_end || text.is_empty(),
+        });
+    }
+    // Nothing at all asks for what has no value.
+    if text.is_empty() { Ok(Test::Equal(Vec::new())) } else { kind.read(&text).map(Test::Equal) }
+}
+
+fn negate(condition: &mut Condition) -> Result<(), String> {
+    if !condition.none.is_empty() || !condition.compare.is_empty() {
+        return Err("!= can't be combined with an operator before the value".to_owned());
+    }
+    condition.none = std::mem::take(&mut condition.any);
+    Ok(())
+}
+
+/// The requirements of a label selector, which are separated by commas outside of parentheses.
+fn requirements(text: &str) -> impl Iterator<Item = &str> {
+    let mut depth = 0_usize;
+    text.split(move |character| {
+        match character {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        character == ',' && depth == 0
+    })
+    .map(str::trim)
+}
+
+fn read_requirement(text: &str) -> Result<Expression, String> {
+    if let Some(key) = text.strip_prefix('!') {
+        return Ok(Expression::DoesNotExist(label_key(key.trim())?));
+    }
+    if let Some((key, value)) = text.split_once("!=") {
+        return Ok(Expression::NotEqual(label_key(key.trim())?, label_value(value.trim())?));
+    }
+    if let Some((key, value)) = text.split_once("==").or_else(|| text.split_once('=')) {
+        return Ok(Expression::Equal(label_key(key.trim())?, label_value(value.trim())?));
+    }
+    let Some((head, values)) = text.split_once('(') else { return Ok(Expression::Exists(label_key(text)?)) };
+    let values = values.strip_suffix(')').ok_or_else(|| format!("{text:?} lacks a closing parenthesis"))?;
+    let values: BTreeSet<String> =
+        values.split(',').map(|value| label_value(value.trim())).collect::<Result<_, _>>()?;
+    match head.split_whitespace().collect::<Vec<_>>().as_slice() {
+        [key, "in"] => Ok(Expression::In(label_key(key)?, values)),
+        [key, "notin"] => Ok(Expression::NotIn(label_key(key)?, values)),
+        _ => Err(format!("{text:?} must be key in (a,b) or key notin (a,b)")),
+    }
+}
+
+fn label_key(text: &str) -> Result<String, String> {
+    if !syntax::is_label_key(text) {
+        return Err(format!(
+            "{text:?} is no label key; allowed are key, !key, key=value, key!=value, key in (a,b), key notin (a,b), \
+             with at most 63 letters, digits, -, _ and . in a key, and a DNS name and / before it"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn label_value(text: &str) -> Result<String, String> {
+    if syntax::is_label_value(text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{text:?} is no label value: at most 63 letters, digits, -, _ and ., with a letter or digit at both ends"
+    ))
+}

@@ -1,0 +1,27 @@
+//! The index that list, filter and sort queries are answered from.
+//!
+//! ```text
+//!  User, Group ─▶ Record ─▶ Table ─(snapshot per change)─▶ View ─▶ select(Query) ─▶ records of a page, total
+//!                            │ orders: ids by value, one a sortable field
+//!                            │ postings: value ─▶ ids, one a field with few values, or several a record
+//!                            │ grams: three bytes of text ─▶ ids, one a field that text is looked for in
+//!                            └ log of changes ─▶ watches; undone backwards ─▶ the table of an earlier revision
+//! ```
+//!
+//! Everything is persistent in the sense of data structures: a snapshot shares what has not changed with the next one,
+//! so that readers hold one for as long as they like, and never wait for the writer.
+
+pub mod dialect;
+pub mod field;
+mod grams;
+mod posting;
+pub mod query;
+pub mod record;
+pub mod select;
+pub mod sorted;
+pub mod table;
+pub mod view;
+mod walk;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! Ids that have a value in common, and such sets by value.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use roaring::RoaringBitmap;
+
+/// Ids with a value in common.
+#[derive(Clone, Debug)]
+pub enum Posting {
+    /// One alone: most emails have one holder, and a bitmap is large for that.
+    One(u32),
+    /// Several.
+    Many(Arc<RoaringBitmap>),
+}
+
+impl Posting {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Many(several) => usize::try_from(several.len()).expect("ids are 32 bits"),
+        }
+    }
+
+    /// Takes all others out of a set.
+    pub fn narrow(&self, ids: &mut RoaringBitmap) {
+        match self {
+            Self::One(id) => *ids &= RoaringBitmap::from([*id]),
+            Self::Many(several) => *ids &= &**several,
+        }
+    }
+
+    /// Adds its ids to a set.
+    pub fn add_to(&self, ids: &mut RoaringBitmap) {
+        match self {
+            Self::One(id) => {
+                ids.insert(*id);
+            }
+            Self::Many(several) => *ids |= &**several,
+        }
+    }
+
+    pub fn with(&self, id: u32) -> Self {
+        match self {
+            Self::One(one) => Self::Many(Arc::new([*one, id].into_iter().collect())),
+            Self::Many(several) => {
+                let mut several = RoaringBitmap::clone(several);
+                several.insert(id);
+                Self::Many(Arc::new(several))
+            }
+        }
+    }
+
+    pub fn without(&self, id: u32) -> Option<Self> {
+        match self {
+            Self::One(one) => (*one != id).then_some(Self::One(*one)),
+            Self::Many(several) => {
+                let mut several = RoaringBitmap::clone(several);
+                several.remove(id);
+                Self::of(several)
+            }
+        }
+    }
+
+    pub fn of(ids: RoaringBitmap) -> Option<Self> {
+        match (ids.len(), ids.min()) {
+            (_, None) => None,
+            (1, Some(one)) => Some(Self::One(one)),
+            _ => Some(Self::Many(Arc::new(ids))),
+        }
+    }
+}
+
+/// Ids by value, in the order of values.
+pub type Postings = OrdMap<Box<[u8]>, Posting>;

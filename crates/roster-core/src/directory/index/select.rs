@@ -1,0 +1,278 @@
+//! From a query to the records of a page, and how many there are in all.
+//!
+//! What postings answer is answered by sets, and what grams leave is looked at; of the rest, the narrowest run of an order
+//! is, and each record in it compared. Nothing looks at all records but a search for one or two letters, or in the midst
+//! of values that nobody knows by heart, and a question that they all answer to.
+
+use std::ops::{Bound, Range};
+use std::sync::Arc;
+
+use kube::core::Expression;
+use roaring::RoaringBitmap;
+
+use super::grams::{can_find, candidates, most_candidates};
+use super::posting::{Posting, Postings};
+use super::query::{Comparison, Condition, Query, Test};
+use super::record::Record;
+use super::table::Table;
+
+/// The records of a page.
+#[derive(Debug)]
+pub struct Selection {
+    /// How many answer to the query, on all pages together.
+    pub total: usize,
+    /// Those of this page.
+    pub records: Vec<Arc<Record>>,
+}
+
+/// What answers to a query, in no order yet.
+#[derive(Debug)]
+pub struct Found {
+    /// How many there are.
+    pub total: usize,
+    pub(super) matched: Matched,
+}
+
+#[derive(Debug)]
+pub(super) enum Matched {
+    All,
+    /// Part of the order of a field.
+    Run {
+        field: usize,
+        begin: usize,
+        end: usize,
+    },
+    Some(RoaringBitmap),
+}
+
+/// What takes fewer steps than this takes less time than to hand it over to another thread and back.
+pub(super) const QUICK_STEPS: usize = 8192;
+
+impl Table {
+    /// The records that answer to the query, from `offset` on, `limit` of them.
+    pub fn select(&self, query: &Query, offset: usize, limit: Option<usize>) -> Selection {
+        self.page(&self.find(query), &query.sort, offset, limit)
+    }
+
+    /// What answers to the query.
+    pub fn find(&self, query: &Query) -> Found {
+        let matched = self.matched(query);
+        let total = match &matched {
+            Matched::All => self.len(),
+            Matched::Run { begin, end, .. } => end - begin,
+            Matched::Some(ids) => count(ids),
+        };
+        Found { total, matched }
+    }
+
+    /// Whether [`Table::find`] is done sooner than another thread would begin.
+    pub fn is_found_quickly(&self, query: &Query) -> bool {
+        let is_alone = query.conditions.len() == 1 && query.labels.is_empty();
+        let found = query.conditions.iter().map(|condition| self.steps_of(condition, is_alone));
+        let labelled = query.labels.iter().map(|expression| match expression {
+            Expression::Exists(_) | Expression::DoesNotExist(_) => self.labels().len(),
+            _ => 1,
+        });
+        found.chain(labelled).fold(0, usize::saturating_add) < QUICK_STEPS
+    }
+
+    /// How many values or records are looked at for a condition at most. Alone, it may be part of an order.
+    fn steps_of(&self, condition: &Condition, is_alone: bool) -> usize {
+        let is_by_itself = |test: &Test| matches!(test, Test::Equal(value) if !value.is_empty());
+        if let Some(grams) = self.searched(condition) {
+            return most_candidates(grams, condition).saturating_mul(condition.any.len() + condition.none.len());
+        }
+        match self.postings(condition.field) {
+            Some(postings) if condition.compare.is_empty() => {
+                let tests = condition.any.iter().chain(&condition.none);
+                tests.map(|test| if is_by_itself(test) { 1 } else { postings.len() }).sum()
+            }
+            _ if is_alone && self.exact_run(condition).is_some() => 1,
+            _ => size(&self.runs(condition)),
+        }
+    }
+
+    fn matched(&self, query: &Query) -> Matched {
+        let mut set: Option<RoaringBitmap> = None;
+        let mut narrow = |ids: RoaringBitmap| match &mut set {
+            Some(set) => *set &= ids,
+            None => set = Some(ids),
+        };
+        let mut rest = Vec::new();
+        for condition in &query.conditions {
+            let posted = self.posted(condition);
+            if posted.is_none() {
+                rest.push(condition);
+            }
+            if let Some(ids) = posted.or_else(|| self.searched(condition).map(|grams| candidates(grams, condition))) {
+                narrow(ids);
+            }
+        }
+        for expression in &query.labels {
+            narrow(self.labelled(expression));
+        }
+        if let (None, [condition]) = (&set, rest.as_slice())
+            && let Some((begin, end)) = self.exact_run(condition)
+        {
+            return Matched::Run { field: condition.field, begin, end };
+        }
+        if rest.is_empty() {
+            return set.map_or(Matched::All, Matched::Some);
+        }
+        let matches = |id: &u32| {
+            let record = self.record(*id);
+            rest.iter().all(|condition| condition.matches(record, self.fields))
+        };
+        let runs = rest.iter().map(|condition| (condition.field, self.runs(condition)));
+        let narrowest = runs.min_by_key(|(_, runs)| size(runs));
+        let among = set.as_ref().map_or(self.len(), count);
+        match (narrowest, &set) {
+            (Some((field, runs)), set) if size(&runs) < among => {
+                let ids = runs.iter().flat_map(|(begin, end)| self.order(field).range(*begin, *end));
+                let ids = ids.filter(|id| set.as_ref().is_none_or(|set| set.contains(*id)));
+                Matched::Some(ids.filter(matches).collect())
+            }
+            (_, Some(set)) => Matched::Some(set.iter().filter(matches).collect()),
+            (_, None) => Matched::Some(self.all().iter().filter(matches).collect()),
+        }
+    }
+
+    /// What meets the condition, where postings alone can tell.
+    fn posted(&self, condition: &Condition) -> Option<RoaringBitmap> {
+        let postings = self.postings(condition.field)?;
+        if !condition.compare.is_empty() || self.searched(condition).is_some() {
+            return None;
+        }
+        let mut ids = if condition.any.is_empty() { self.all().clone() } else { RoaringBitmap::new() };
+        for test in &condition.any {
+            ids |= self.having(postings, test);
+        }
+        for test in &condition.none {
+            ids -= self.having(postings, test);
+        }
+        Some(ids)
+    }
+
+    /// The grams that narrow down what may meet the condition, where it searches for text.
+    fn searched(&self, condition: &Condition) -> Option<&Postings> {
+        self.grams(condition.field).filter(|_| can_find(condition))
+    }
+
+    fn having(&self, postings: &Postings, test: &Test) -> RoaringBitmap {
+        let mut ids = RoaringBitmap::new();
+        match test {
+            Test::Equal(value) if value.is_empty() => {
+                postings.values().for_each(|posting| posting.add_to(&mut ids));
+                return self.all() - ids;
+            }
+            Test::Equal(value) => {
+                postings.get(value.as_slice()).into_iter().for_each(|posting| posting.add_to(&mut ids));
+            }
+            Test::Contains { text, open_start: false, .. } => {
+                starting_with(postings, text).for_each(|posting| posting.add_to(&mut ids));
+            }
+            Test::Contains { .. } => {
+                let having = postings.iter().filter(|(value, _)| test.holds_for(value));
+                having.for_each(|(_, posting)| posting.add_to(&mut ids));
+            }
+        }
+        ids
+    }
+
+    fn labelled(&self, expression: &Expression) -> RoaringBitmap {
+        let mut ids = RoaringBitmap::new();
+        let mut add = |key: &str, value: &str| {
+            if let Some(posting) = self.labels().get(format!("{key}={value}").as_bytes()) {
+                posting.add_to(&mut ids);
+            }
+        };
+        match expression {
+            Expression::Equal(key, value) | Expression::NotEqual(key, value) => add(key, value),
+            Expression::In(key, values) | Expression::NotIn(key, values) => {
+                for value in values {
+                    add(key, value);
+                }
+            }
+            Expression::Exists(key) | Expression::DoesNotExist(key) => {
+                let with_key = format!("{key}=");
+                starting_with(self.labels(), with_key.as_bytes()).for_each(|posting| posting.add_to(&mut ids));
+            }
+        }
+        match expression {
+            Expression::NotEqual(..) | Expression::NotIn(..) | Expression::DoesNotExist(_) => self.all() - ids,
+            _ => ids,
+        }
+    }
+
+    /// Parts of the field's order outside of which no record meets the condition.
+    fn runs(&self, condition: &Condition) -> Vec<(usize, usize)> {
+        let field = condition.field;
+        if !self.fields[field].is_sortable || self.fields[field].is_many {
+            return vec![(0, self.len())];
+        }
+        let (mut begin, mut end) = (0, self.len());
+        for (comparison, bound) in &condition.compare {
+            let bound = bound.as_slice();
+            // Records without a value come first.
+            begin = begin.max(self.rank(field, <[u8]>::is_empty));
+            match comparison {
+                Comparison::Less => end = end.min(self.rank(field, |value| value < bound)),
+                Comparison::AtMost => end = end.min(self.rank(field, |value| value <= bound)),
+                Comparison::Greater => begin = begin.max(self.rank(field, |value| value <= bound)),
+                Comparison::AtLeast => begin = begin.max(self.rank(field, |value| value < bound)),
+            }
+        }
+        if condition.any.is_empty() {
+            return vec![(begin, end.max(begin))];
+        }
+        let runs = condition.any.iter().map(|test| self.run(field, test));
+        runs.map(|run| (run.start.max(begin), run.end.min(end))).filter(|(begin, end)| begin < end).collect()
+    }
+
+    /// The part of the field's order that a test can hold in: from the first rank to the one after the last.
+    fn run(&self, field: usize, test: &Test) -> Range<usize> {
+        match test {
+            Test::Equal(value) => {
+                let value = value.as_slice();
+                self.rank(field, |other| other < value)..self.rank(field, |other| other <= value)
+            }
+            Test::Contains { text, open_start: false, .. } => {
+                let text = text.as_slice();
+                let begin = self.rank(field, |other| other < text);
+                begin..self.rank(field, |other| other < text || other.starts_with(text))
+            }
+            Test::Contains { .. } => self.rank(field, <[u8]>::is_empty)..self.len(),
+        }
+    }
+
+    pub(super) fn rank(&self, field: usize, is_before: impl Fn(&[u8]) -> bool) -> usize {
+        self.order(field).rank(|id| is_before(self.record(id).field(field)))
+    }
+
+    /// The part of the field's order that meets the condition, all of it and nothing else.
+    fn exact_run(&self, condition: &Condition) -> Option<(usize, usize)> {
+        let field = &self.fields[condition.field];
+        let is_exact = match condition.any.as_slice() {
+            [] => !condition.compare.is_empty(),
+            [Test::Equal(_) | Test::Contains { open_start: false, .. }] => condition.compare.is_empty(),
+            _ => false,
+        };
+        if !is_exact || !condition.none.is_empty() || field.is_many || !field.is_sortable {
+            return None;
+        }
+        Some(self.runs(condition).first().copied().unwrap_or((0, 0)))
+    }
+}
+
+fn starting_with<'a>(postings: &'a Postings, text: &'a [u8]) -> impl Iterator<Item = &'a Posting> {
+    let from = postings.range::<_, [u8]>((Bound::Included(text), Bound::Unbounded));
+    from.take_while(move |(value, _)| value.starts_with(text)).map(|(_, posting)| posting)
+}
+
+fn size(runs: &[(usize, usize)]) -> usize {
+    runs.iter().map(|(begin, end)| end - begin).sum()
+}
+
+fn count(ids: &RoaringBitmap) -> usize {
+    usize::try_from(ids.len()).expect("ids are 32 bits")
+}

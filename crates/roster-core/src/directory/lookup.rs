@@ -1,0 +1,108 @@
+//! What can be looked up in the directory.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use k8s_openapi::api::rbac::v1::PolicyRule;
+use roster_api::role_binding::{RoleKind, RoleRef, Subject, SubjectKind};
+use roster_credentials::claim;
+
+use super::bindings::Binding;
+use super::native::Holder;
+use super::person::Person;
+use super::{Directory, RoleKey};
+
+impl Directory {
+    /// The User of that name.
+    pub fn person(&self, name: &str) -> Option<&Person> {
+        self.users.get(name)
+    }
+
+    /// Names of all Users.
+    pub fn users(&self) -> impl Iterator<Item = &str> {
+        self.users.names()
+    }
+
+    /// Names of the Users with this username, exactly as written.
+    pub fn named(&self, username: &str) -> impl Iterator<Item = &str> {
+        self.users.named(username)
+    }
+
+    /// Names of the Users that hold or want this identifier, folded.
+    pub fn wanting(&self, identifier: &str) -> impl Iterator<Item = &str> {
+        self.users.wanting(identifier)
+    }
+
+    /// Name of the User that holds this username, exactly as written.
+    pub fn holder_of(&self, username: &str) -> Option<&str> {
+        self.named(username).find(|name| self.holds_username(name))
+    }
+
+    /// Whether the User holds its username.
+    pub(super) fn holds_username(&self, name: &str) -> bool {
+        self.person(name).is_some_and(Person::holds_username)
+    }
+
+    /// Name of the User of that UID.
+    pub fn named_by_uid(&self, uid: &str) -> Option<&str> {
+        self.users.of_uid(uid)
+    }
+
+    /// Name of the User that a key stands for: a UID, a name, a username or an email, in this order. An identifier that
+    /// several want, none of whom is known to hold it, stands for nobody.
+    pub fn find_user(&self, key: &str) -> Option<&str> {
+        let by_name = || self.users.entry(key).map(|(name, _)| name);
+        if let Some(found) = self.users.of_uid(key).or_else(by_name) {
+            return Some(found);
+        }
+        let folded = claim::fold(key);
+        let holder = self.wanting(&folded).find(|name| self.person(name).is_some_and(|person| person.holds(&folded)));
+        let mut wanting = self.wanting(&folded);
+        let only = wanting.next().filter(|_| wanting.next().is_none());
+        holder.or(only)
+    }
+
+    /// The generation of the Group of that name, if it is the one of that UID.
+    pub fn group_generation(&self, name: &str, uid: Option<&String>) -> Option<i64> {
+        self.groups.get(name).filter(|(known, _)| Some(known) == uid)?.1
+    }
+
+    /// Names of all Groups.
+    pub fn groups(&self) -> impl Iterator<Item = &String> {
+        self.groups.keys()
+    }
+
+    /// Whether something that carries the UID of its owner belongs to a User or RoleBinding that is there.
+    pub fn is_owner_known(&self, uid: &str) -> bool {
+        self.users.of_uid(uid).is_some() || self.bindings.by_uid(uid).is_some()
+    }
+
+    /// The roles that the group holds by itself or by a group that it is nested in: by native bindings that name it, or
+    /// that were made for a RoleBinding that does.
+    pub fn roles_of_group(&self, group: &str) -> BTreeSet<&RoleRef> {
+        let mut roles = BTreeSet::new();
+        for name in self.memberships.above(group) {
+            let subject = Subject { kind: SubjectKind::Group, name };
+            let in_force = |binding: &&Binding| self.natives.owned_by(&binding.uid).next().is_some();
+            roles.extend(self.bindings.of_subject(&subject).filter(in_force).map(|binding| &binding.role));
+            roles.extend(self.natives.roles_of(Holder::Group(&subject.name)));
+        }
+        roles
+    }
+
+    /// Whether a native role exists in the namespace (a ClusterRole exists in all of them).
+    pub fn has_role(&self, role: &RoleRef, namespace: Option<&str>) -> bool {
+        self.rules_of(role, namespace).is_some()
+    }
+
+    /// The rules of a native role in the namespace (a ClusterRole has the same in all of them), if it exists.
+    pub fn rules_of(&self, role: &RoleRef, namespace: Option<&str>) -> Option<&Arc<[PolicyRule]>> {
+        let namespace = namespace.filter(|_| role.kind == RoleKind::Role).map(str::to_owned);
+        self.roles.get(&RoleKey { role: role.clone(), namespace })
+    }
+
+    /// All native roles.
+    pub fn roles(&self) -> impl Iterator<Item = &RoleKey> {
+        self.roles.keys()
+    }
+}

@@ -1,0 +1,467 @@
+//! Who belongs to which group: one graph, kept up incrementally. A change costs the memberships that it changes.
+//!
+//! ```text
+//!  user ──direct──▶ group ──up──▶ group ──up──▶ …
+//!         ▲ spec.groups, members, memberSelector, memberships
+//! ```
+//!
+//! What a User declares about itself (`spec.groups`, its labels) counts only in Groups that accept it: whoever writes a
+//! User could otherwise put it into a group before anybody knows what that group will hold.
+//!
+//! For each group and user the graph counts in how many ways the user belongs to it: directly is one, and each child
+//! group that it belongs to is another. A count that leaves or reaches zero goes on to the parents. Counting only works
+//! without cycles, so edges inside a cycle are cut, all of them: which memberships hold must not depend on which of two
+//! racing writes came first, and the safe side is the one that grants less.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::core::Selector;
+use petgraph::algo::tarjan_scc;
+use petgraph::graphmap::DiGraphMap;
+use roster_api::Validity;
+
+use super::labels::{Labels, Matcher};
+use super::nodes::{Id, Ids, Nodes};
+use super::timeline::Timeline;
+
+mod consent;
+pub mod query;
+
+/// Where a direct membership is declared.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[repr(u8)]
+pub enum Source {
+    /// `User.spec.groups`.
+    User = 1,
+    /// `Group.spec.members`.
+    Members = 2,
+    /// `Group.spec.memberSelector`.
+    Selector = 4,
+    /// `Group.spec.memberships`, within its validity.
+    Membership = 8,
+}
+
+impl Source {
+    const ALL: [Self; 4] = [Self::User, Self::Members, Self::Selector, Self::Membership];
+
+    /// Bits of the sources that whoever writes the User controls.
+    const BY_USER: u8 = Self::User as u8 | Self::Selector as u8;
+
+    /// Bits of the sources that whoever writes the Group controls.
+    const BY_GROUP: u8 = Self::Members as u8 | Self::Membership as u8;
+
+    /// The field that declares it.
+    pub const fn field(self) -> &'static str {
+        match self {
+            Self::User => "User.spec.groups",
+            Self::Members => "Group.spec.members",
+            Self::Selector => "Group.spec.memberSelector",
+            Self::Membership => "Group.spec.memberships",
+        }
+    }
+}
+
+/// What a Group declares about its members.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct DeclaredMembers {
+    /// `spec.members`.
+    pub users: BTreeSet<String>,
+    /// `spec.memberGroups`.
+    pub groups: BTreeSet<String>,
+    /// `spec.memberSelector`.
+    pub selector: Option<Selector>,
+    /// `spec.memberships`, by user.
+    pub timed: BTreeMap<String, Validity>,
+    /// `spec.acceptDeclaredMembers`: whether `User.spec.groups` and `selector` count.
+    pub accepts_declared: bool,
+}
+
+/// Users whose memberships, accepted or waiting, a change has touched, and groups that have other members, other users
+/// waiting, or another cycle than before.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub struct Touched {
+    /// Names of Users.
+    pub users: BTreeSet<String>,
+    /// Names of Groups.
+    pub groups: BTreeSet<String>,
+}
+
+#[derive(Debug, Default)]
+struct UserNode {
+    exists: bool,
+    /// Groups that it belongs to directly, existing or not.
+    direct: Ids,
+    effective: Ids,
+    /// Groups whose `memberships` name it.
+    timed: Ids,
+}
+
+#[derive(Debug, Default)]
+struct GroupNode {
+    exists: bool,
+    accepts_declared: bool,
+    /// [`Source`] bits by user, existing or not.
+    direct: HashMap<Id, u8>,
+    /// Existing users that declare themselves members of this existing group and do not belong to it, in order of name.
+    waiting: BTreeSet<Arc<str>>,
+    /// In how many ways a user belongs to it. Users that exist, alone.
+    ways: HashMap<Id, u32>,
+    users: BTreeSet<Id>,
+    timed: BTreeMap<Id, Validity>,
+    /// Declared edges, both ways.
+    children: BTreeSet<Id>,
+    parents: BTreeSet<Id>,
+    /// Parents by edges that count: those of no cycle.
+    up: BTreeSet<Id>,
+    /// The groups of the cycle that it is in.
+    cycle: Option<Arc<BTreeSet<Id>>>,
+}
+
+/// The graph.
+#[derive(Debug, Default)]
+pub struct Memberships {
+    users: Nodes<UserNode>,
+    groups: Nodes<GroupNode>,
+    matcher: Matcher<Id, Id>,
+    /// When the clock alone changes a membership next.
+    edges: Timeline<(Id, Id)>,
+    touched_users: BTreeSet<Id>,
+    touched_groups: BTreeSet<Id>,
+}
+
+impl Memberships {
+    /// Sets a User (its labels and `spec.groups`), or removes it.
+    pub fn set_user(&mut self, name: &str, declared: Option<(Labels, &[String])>) -> Touched {
+        let user = self.users.ensure(name);
+        let exists = declared.is_some();
+        let (labels, groups) = declared.map_or((None, &[][..]), |(labels, groups)| (Some(labels), groups));
+        if exists && !self.users.get(user).exists {
+            self.users.get_mut(user).exists = true;
+            for group in self.counting_groups(user) {
+                self.add_way(group, user);
+            }
+        }
+        let selected = self.matcher.set_object(&user, labels);
+        for group in selected.left {
+            self.set_source(group, user, Source::Selector, false);
+        }
+        for group in selected.entered {
+            self.set_source(group, user, Source::Selector, true);
+        }
+        let groups: BTreeSet<Id> = groups.iter().map(|group| self.groups.ensure(group)).collect();
+        let declares = |group: &&Id| self.groups.get(**group).direct[&user] & Source::User as u8 != 0;
+        let before: BTreeSet<Id> = self.users.get(user).direct.iter().filter(declares).copied().collect();
+        for group in before.difference(&groups) {
+            self.set_source(*group, user, Source::User, false);
+        }
+        for group in groups.difference(&before) {
+            self.set_source(*group, user, Source::User, true);
+        }
+        if !exists && self.users.get(user).exists {
+            for group in self.counting_groups(user) {
+                self.remove_way(group, user);
+            }
+            self.users.get_mut(user).exists = false;
+        }
+        let touched = self.take_touched();
+        for group in before {
+            self.prune_group(group);
+        }
+        self.prune_user(user);
+        touched
+    }
+
+    /// Sets what a Group declares, or removes it.
+    pub fn set_group(&mut self, name: &str, declared: Option<DeclaredMembers>, now: Timestamp) -> Touched {
+        let group = self.groups.ensure(name);
+        let exists = declared.is_some();
+        let declared = declared.unwrap_or_default();
+        self.set_acceptance(group, declared.accepts_declared);
+        if exists && !self.groups.get(group).exists {
+            self.groups.get_mut(group).exists = true;
+            self.touched_groups.insert(group);
+            for user in self.existing_direct(group) {
+                if self.groups.get(group).counts(user) {
+                    self.add_way(group, user);
+                }
+                self.update_waiting(group, user);
+            }
+        }
+        let children = declared.groups.iter().map(|child| self.groups.ensure(child)).filter(|child| *child != group);
+        let children: BTreeSet<Id> = children.collect();
+        let former_children = self.groups.get(group).children.clone();
+        self.set_children(group, &children);
+        let mut named = self.set_members(group, &declared.users);
+        named.extend(self.set_timed(group, &declared.timed, now));
+        let selected = self.matcher.set_selector(&group, declared.selector);
+        for user in selected.left {
+            self.set_source(group, user, Source::Selector, false);
+        }
+        for user in selected.entered {
+            self.set_source(group, user, Source::Selector, true);
+        }
+        if !exists && self.groups.get(group).exists {
+            let direct = self.existing_direct(group);
+            for user in &direct {
+                if self.groups.get(group).counts(*user) {
+                    self.remove_way(group, *user);
+                }
+            }
+            self.groups.get_mut(group).exists = false;
+            self.touched_groups.insert(group);
+            for user in direct {
+                self.update_waiting(group, user);
+            }
+        }
+        let touched = self.take_touched();
+        for user in named {
+            self.prune_user(user);
+        }
+        for former in former_children.into_iter().chain([group]) {
+            self.prune_group(former);
+        }
+        touched
+    }
+
+    /// Moves the clock.
+    pub fn advance(&mut self, now: Timestamp) -> Touched {
+        for (group, user) in self.edges.take_due(now) {
+            let validity = self.groups.get(group).timed[&user].clone();
+            self.time(group, user, validity, now);
+        }
+        self.take_touched()
+    }
+
+    /// When [`Memberships::advance`] has something to do next.
+    pub fn next_edge(&self) -> Option<Timestamp> {
+        self.edges.next()
+    }
+
+    fn set_members(&mut self, group: Id, users: &BTreeSet<String>) -> BTreeSet<Id> {
+        let users: BTreeSet<Id> = users.iter().map(|user| self.users.ensure(user)).collect();
+        let before = std::mem::replace(&mut self.groups.get_mut(group).users, users.clone());
+        for user in before.difference(&users) {
+            self.set_source(group, *user, Source::Members, false);
+        }
+        for user in users.difference(&before) {
+            self.set_source(group, *user, Source::Members, true);
+        }
+        before
+    }
+
+    fn set_timed(&mut self, group: Id, timed: &BTreeMap<String, Validity>, now: Timestamp) -> BTreeSet<Id> {
+        let timed: BTreeMap<Id, &Validity> =
+            timed.iter().map(|(user, validity)| (self.users.ensure(user), validity)).collect();
+        let before: BTreeSet<Id> = self.groups.get(group).timed.keys().copied().collect();
+        for user in &before {
+            if timed.get(user).copied() != self.groups.get(group).timed.get(user) {
+                self.untime(group, *user);
+                if !timed.contains_key(user) {
+                    self.set_source(group, *user, Source::Membership, false);
+                }
+            }
+        }
+        for (user, validity) in timed {
+            if !self.groups.get(group).timed.contains_key(&user) {
+                self.time(group, user, validity.clone(), now);
+            }
+        }
+        before
+    }
+
+    fn time(&mut self, group: Id, user: Id, validity: Validity, now: Timestamp) {
+        self.set_source(group, user, Source::Membership, validity.contains(now));
+        self.edges.set((group, user), validity.next_edge(now));
+        self.groups.get_mut(group).timed.insert(user, validity);
+        self.users.get_mut(user).timed.insert(group);
+    }
+
+    fn untime(&mut self, group: Id, user: Id) {
+        self.edges.set((group, user), None);
+        self.groups.get_mut(group).timed.remove(&user);
+        self.users.get_mut(user).timed.remove(group);
+    }
+
+    fn existing_direct(&self, group: Id) -> Vec<Id> {
+        self.groups.get(group).direct.keys().copied().filter(|user| self.users.get(*user).exists).collect()
+    }
+
+    fn counting_groups(&self, user: Id) -> Vec<Id> {
+        let direct = self.users.get(user).direct.iter().copied();
+        direct.filter(|group| self.groups.get(*group).counts(user)).collect()
+    }
+
+    fn set_source(&mut self, group: Id, user: Id, source: Source, on: bool) {
+        let bits = self.groups.get(group).direct.get(&user).copied().unwrap_or_default();
+        let now = if on { bits | source as u8 } else { bits & !(source as u8) };
+        if now == bits {
+            return;
+        }
+        if now == 0 {
+            self.groups.get_mut(group).direct.remove(&user);
+            self.users.get_mut(user).direct.remove(group);
+        } else {
+            self.groups.get_mut(group).direct.insert(user, now);
+            self.users.get_mut(user).direct.insert(group);
+        }
+        if self.groups.get(group).exists && self.users.get(user).exists {
+            let accepted = self.groups.get(group).accepted();
+            match (bits & accepted != 0, now & accepted != 0) {
+                (false, true) => self.add_way(group, user),
+                (true, false) => self.remove_way(group, user),
+                _ => {}
+            }
+        }
+        self.update_waiting(group, user);
+    }
+
+    /// The user belongs to the group in one more way.
+    fn add_way(&mut self, group: Id, user: Id) {
+        let mut work = vec![group];
+        while let Some(group) = work.pop() {
+            let node = self.groups.get_mut(group);
+            if !node.exists {
+                continue;
+            }
+            let ways = node.ways.entry(user).or_default();
+            *ways += 1;
+            if *ways == 1 {
+                work.extend(&node.up);
+                self.users.get_mut(user).effective.insert(group);
+                self.touched_users.insert(user);
+                self.touched_groups.insert(group);
+                self.update_waiting(group, user);
+            }
+        }
+    }
+
+    /// The user belongs to the group in one way less.
+    fn remove_way(&mut self, group: Id, user: Id) {
+        let mut work = vec![group];
+        while let Some(group) = work.pop() {
+            let node = self.groups.get_mut(group);
+            let Some(ways) = node.ways.get_mut(&user) else { continue };
+            *ways -= 1;
+            if *ways == 0 {
+                node.ways.remove(&user);
+                work.extend(&node.up);
+                self.users.get_mut(user).effective.remove(group);
+                self.touched_users.insert(user);
+                self.touched_groups.insert(group);
+                self.update_waiting(group, user);
+            }
+        }
+    }
+
+    fn set_children(&mut self, group: Id, children: &BTreeSet<Id>) {
+        let before = std::mem::replace(&mut self.groups.get_mut(group).children, children.clone());
+        if before == *children {
+            return;
+        }
+        for child in before.difference(children) {
+            self.groups.get_mut(*child).parents.remove(&group);
+        }
+        for child in children.difference(&before) {
+            self.groups.get_mut(*child).parents.insert(group);
+        }
+        let region = self.recompute_cycles(group);
+        let inside = region.iter().flat_map(|parent| {
+            let children = self.groups.get(*parent).children.intersection(&region);
+            children.map(|child| (*parent, *child))
+        });
+        let own = before.union(children).map(|child| (group, *child));
+        let edges: BTreeSet<(Id, Id)> = inside.chain(own).collect();
+        let counts = |(parent, child): &(Id, Id)| {
+            let (parent, inner) = (self.groups.get(*parent), self.groups.get(*child));
+            parent.children.contains(child) && (parent.cycle.is_none() || parent.cycle != inner.cycle)
+        };
+        let (on, off): (Vec<_>, Vec<_>) = edges.into_iter().partition(counts);
+        // First off, then on: in between, the edges that count are never more than those without a cycle.
+        for (parent, child) in off {
+            if self.groups.get_mut(child).up.remove(&parent) {
+                for user in self.groups.get(child).ways.keys().copied().collect::<Vec<_>>() {
+                    self.remove_way(parent, user);
+                }
+            }
+        }
+        for (parent, child) in on {
+            if self.groups.get_mut(child).up.insert(parent) {
+                for user in self.groups.get(child).ways.keys().copied().collect::<Vec<_>>() {
+                    self.add_way(parent, user);
+                }
+            }
+        }
+    }
+
+    /// Finds the cycles anew wherever an edge of `group` can have changed them: in the cycle that it was in, and among
+    /// what is both below and above it. Returns these groups.
+    fn recompute_cycles(&mut self, group: Id) -> BTreeSet<Id> {
+        let mut region = self.groups.get(group).cycle.as_deref().cloned().unwrap_or_default();
+        let below = self.reach(group, |node| &node.children);
+        if !below.is_empty() {
+            let above = self.reach(group, |node| &node.parents);
+            region.extend(below.intersection(&above));
+        }
+        region.insert(group);
+        let mut graph = DiGraphMap::<Id, ()>::new();
+        for parent in &region {
+            graph.add_node(*parent);
+            for child in self.groups.get(*parent).children.intersection(&region) {
+                graph.add_edge(*parent, *child, ());
+            }
+        }
+        for component in tarjan_scc(&graph) {
+            let cycle = (component.len() > 1).then(|| Arc::new(component.iter().copied().collect::<BTreeSet<_>>()));
+            for member in component {
+                let node = self.groups.get_mut(member);
+                if node.cycle != cycle {
+                    node.cycle.clone_from(&cycle);
+                    self.touched_groups.insert(member);
+                }
+            }
+        }
+        region
+    }
+
+    fn reach(&self, from: Id, next: impl Fn(&GroupNode) -> &BTreeSet<Id>) -> BTreeSet<Id> {
+        let mut found = BTreeSet::new();
+        let mut work: Vec<Id> = next(self.groups.get(from)).iter().copied().collect();
+        while let Some(group) = work.pop() {
+            if found.insert(group) {
+                work.extend(next(self.groups.get(group)));
+            }
+        }
+        found
+    }
+
+    fn take_touched(&mut self) -> Touched {
+        let users = std::mem::take(&mut self.touched_users);
+        let groups = std::mem::take(&mut self.touched_groups);
+        Touched {
+            users: users.into_iter().map(|user| self.users.name(user).to_owned()).collect(),
+            groups: groups.into_iter().map(|group| self.groups.name(group).to_owned()).collect(),
+        }
+    }
+
+    /// Forgets a user that neither exists nor is named by a group.
+    fn prune_user(&mut self, user: Id) {
+        let node = self.users.get(user);
+        if !node.exists && node.direct.is_empty() && node.timed.is_empty() {
+            self.users.remove(user);
+        }
+    }
+
+    /// Forgets a group that neither exists nor is named by a user or a group.
+    fn prune_group(&mut self, group: Id) {
+        let node = self.groups.get(group);
+        if !node.exists && node.direct.is_empty() && node.parents.is_empty() {
+            self.groups.remove(group);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "membership_tests.rs"]
+mod tests;

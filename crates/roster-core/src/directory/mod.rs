@@ -1,0 +1,479 @@
+//! Everything that Roster knows of who may do what, in memory: users, groups, bindings, namespaces and native RBAC.
+//!
+//! Fed by watches, on every replica. Every function is synchronous and pure; those that take in a change return what it
+//! concerns ([`Concerned`]), found by look-up and never by a scan.
+//!
+//! ```text
+//!  User ─▶ users ──┐
+//!  Group ─▶ memberships ──┐
+//!  RoleBinding, Namespace ─▶ bindings ──▶ rbac::compile ─▶ desired native bindings
+//!  ClusterRole, Role ─▶ roles ──┤          rbac::guard  ─▶ what a requester must be able to bind
+//!  ClusterRoleBinding, RoleBinding ─▶ natives
+//! ```
+
+pub mod bindings;
+mod deleted;
+pub mod entries;
+pub mod index;
+pub mod labels;
+mod lookup;
+pub mod membership;
+mod names;
+pub mod native;
+mod nodes;
+mod people;
+pub mod person;
+pub mod quotas;
+pub mod standing;
+mod timeline;
+pub mod tombstones;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::rbac::v1::PolicyRule;
+use kube::ResourceExt;
+use roster_api::role_binding::{RoleRef, Subject, SubjectKind};
+use roster_api::{Group, RoleBinding, User};
+
+use crate::quota::allotment::Allotment;
+use crate::quota::amount::Amounts;
+use crate::quota::limits;
+use bindings::{Binding, Bindings, NamespaceState};
+use labels::Labels;
+use membership::{DeclaredMembers, Memberships, Touched};
+use native::{Holder, Key, Native, Natives};
+use people::People;
+use person::Person;
+use quotas::{NOBODY, Quotas};
+use timeline::Timeline;
+use tombstones::Tombstones;
+
+/// Whom a change concerns, by `metadata.name`.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub struct Concerned {
+    /// Users whose status, or whose administrator binding, may have to change.
+    pub users: BTreeSet<String>,
+    /// Groups whose status may have to change.
+    pub groups: BTreeSet<String>,
+    /// RoleBindings that may compile to something else.
+    pub bindings: BTreeSet<String>,
+    /// UIDs of Users and RoleBindings that are not there, and that native bindings were made for.
+    pub orphaned: BTreeSet<String>,
+    /// Owners of namespaces, by name of the User, whose limits or use may have changed.
+    pub owners: BTreeSet<String>,
+    /// Names of deleted Users whose tombstone may have to be stored or removed.
+    pub tombstones: BTreeSet<String>,
+}
+
+impl Concerned {
+    fn touched(&mut self, touched: Touched) {
+        self.users.extend(touched.users);
+        self.groups.extend(touched.groups);
+    }
+}
+
+/// A native role: its name and kind, and its namespace where it is a Role.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct RoleKey {
+    /// Kind and name.
+    pub role: RoleRef,
+    /// The namespace of a Role.
+    pub namespace: Option<String>,
+}
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+enum Edge {
+    User(String),
+    Binding(String),
+}
+
+/// The directory.
+#[derive(Debug, Default)]
+pub struct Directory {
+    /// Whether Group subjects compile to their users, so that bindings depend on who is in a group.
+    expand_groups: bool,
+    users: People,
+    administrators: BTreeSet<String>,
+    /// UID and generation by name.
+    groups: HashMap<String, (String, Option<i64>)>,
+    /// Who belongs to which group.
+    pub memberships: Memberships,
+    /// Roster's RoleBindings, and the namespaces.
+    pub bindings: Bindings,
+    /// The rules of each native role.
+    roles: HashMap<RoleKey, Arc<[PolicyRule]>>,
+    /// Native bindings.
+    pub natives: Natives,
+    /// Limits, and what each owned namespace has of them.
+    pub quotas: Quotas,
+    /// Deleted Users whose names are protected.
+    pub tombstones: Tombstones,
+    edges: Timeline<Edge>,
+}
+
+impl Directory {
+    /// An empty directory.
+    pub fn new(expand_groups: bool) -> Self {
+        Self { expand_groups, ..Self::default() }
+    }
+
+    /// A User as it is now.
+    pub fn set_user(&mut self, user: &User, now: Timestamp) -> Concerned {
+        let name = user.name_any();
+        let was_known = self.users.get(&name).is_some();
+        let person = Person::of(user);
+        let labels: Labels = user.labels().clone();
+        let mut concerned = Concerned::default();
+        if self.tombstones.revive(&name) {
+            concerned.tombstones.insert(name.clone());
+        }
+        concerned.touched(self.memberships.set_user(&name, Some((labels, &user.spec.groups))));
+        let before = self.users.get(&name);
+        if before != Some(&person) {
+            // Not where nothing has changed: an instant that has come, and that the clock has yet to see, would be lost.
+            self.edges.set(Edge::User(name.clone()), person.next_edge(now));
+            let is_new = before.is_none();
+            let uid_before = before.map(|person| person.uid.clone());
+            if person.is_admin {
+                self.administrators.insert(name.clone());
+            } else {
+                self.administrators.remove(&name);
+            }
+            self.users.insert(&name, person);
+            if is_new {
+                concerned.groups.extend(self.memberships.naming_user(&name).map(str::to_owned));
+            }
+            self.note_orphans(uid_before.as_ref(), &mut concerned);
+            self.person_changed(&name, &mut concerned);
+        }
+        if self.quotas.set_user(&name, limits::declared(user.spec.quota.as_ref())) || !was_known {
+            concerned.users.insert(name.clone());
+            concerned.owners.insert(name);
+        }
+        self.follow_groups(&mut concerned);
+        concerned
+    }
+
+    /// A User that is no more.
+    pub fn remove_user(&mut self, name: &str, now: Timestamp) -> Concerned {
+        let mut concerned = Concerned::default();
+        if let Some(tombstone) = self.tombstone_of(name, now) {
+            self.tombstones.note(tombstone);
+            concerned.tombstones.insert(name.to_owned());
+        }
+        self.person_changed(name, &mut concerned);
+        self.quotas.set_user(name, Amounts::new());
+        concerned.owners.insert(name.to_owned());
+        concerned.groups.extend(self.memberships.naming_user(name).map(str::to_owned));
+        concerned.touched(self.memberships.set_user(name, None));
+        self.edges.set(Edge::User(name.to_owned()), None);
+        self.administrators.remove(name);
+        let uid = self.users.remove(name).map(|person| person.uid);
+        self.note_orphans(uid.as_ref(), &mut concerned);
+        self.follow_groups(&mut concerned);
+        concerned
+    }
+
+    /// Something of the person itself has changed: its name, its state, its flags.
+    fn person_changed(&self, name: &str, concerned: &mut Concerned) {
+        concerned.users.insert(name.to_owned());
+        let subject = Subject { kind: SubjectKind::User, name: name.to_owned() };
+        concerned.bindings.extend(self.bindings.of_subject(&subject).map(|binding| binding.name.clone()));
+        concerned.bindings.extend(self.bindings.of_delegator(name).cloned());
+        if self.expand_groups {
+            for group in self.memberships.groups_of(name) {
+                concerned.bindings.extend(self.bindings_of_group(group));
+            }
+        }
+    }
+
+    /// What follows from changed memberships.
+    fn follow_groups(&self, concerned: &mut Concerned) {
+        for user in &concerned.users {
+            concerned.bindings.extend(self.bindings.of_delegator(user).cloned());
+        }
+        if self.expand_groups {
+            for group in &concerned.groups {
+                concerned.bindings.extend(self.bindings_of_group(group));
+            }
+        }
+    }
+
+    fn bindings_of_group(&self, group: &str) -> impl Iterator<Item = String> {
+        let subject = Subject { kind: SubjectKind::Group, name: group.to_owned() };
+        self.bindings.of_subject(&subject).map(|binding| binding.name.clone()).collect::<Vec<_>>().into_iter()
+    }
+
+    /// A Group as it is now.
+    pub fn set_group(&mut self, group: &Group, now: Timestamp) -> Concerned {
+        let name = group.name_any();
+        if group.metadata.deletion_timestamp.is_some() {
+            return self.remove_group(&name, now);
+        }
+        let limits_changed = self.quotas.set_group(&name, limits::declared(group.spec.quota.as_ref()));
+        let declared = declared_members(group);
+        let identity = (group.uid().unwrap_or_default(), group.metadata.generation);
+        let is_new = self.groups.insert(name.clone(), identity).is_none();
+        let mut concerned = self.group_changed(&name, Some(declared), is_new, now);
+        if limits_changed {
+            concerned.users.extend(self.memberships.members_of(&name).map(str::to_owned));
+            concerned.owners.extend(self.memberships.members_of(&name).map(str::to_owned));
+        }
+        concerned
+    }
+
+    /// A Group that is no more.
+    pub fn remove_group(&mut self, name: &str, now: Timestamp) -> Concerned {
+        let existed = self.groups.remove(name).is_some();
+        let had_limits = self.quotas.set_group(name, Amounts::new());
+        let members: BTreeSet<String> = self.memberships.members_of(name).map(str::to_owned).collect();
+        let mut concerned = self.group_changed(name, None, existed, now);
+        if had_limits {
+            concerned.owners.extend(members);
+        }
+        concerned
+    }
+
+    fn group_changed(
+        &mut self,
+        name: &str,
+        declared: Option<DeclaredMembers>,
+        came_or_went: bool,
+        now: Timestamp,
+    ) -> Concerned {
+        let mut concerned = Concerned::default();
+        concerned.groups.insert(name.to_owned());
+        let (below, cycle) = (self.memberships.below(name), self.cycle_of(name));
+        concerned.touched(self.memberships.set_group(name, declared, now));
+        // Groups nested in it hold its roles.
+        concerned.groups.extend(below.symmetric_difference(&self.memberships.below(name)).cloned());
+        let cycle_now = self.cycle_of(name);
+        if cycle != cycle_now {
+            for group in cycle.union(&cycle_now) {
+                concerned.groups.extend(self.memberships.below(group));
+            }
+        }
+        if came_or_went {
+            concerned.bindings.extend(self.bindings_of_group(name));
+            concerned.groups.extend(self.memberships.naming_group(name).map(str::to_owned));
+        }
+        self.follow_groups(&mut concerned);
+        concerned
+    }
+
+    fn cycle_of(&self, group: &str) -> BTreeSet<String> {
+        self.memberships.cycle_of(group).into_iter().map(str::to_owned).collect()
+    }
+
+    /// A RoleBinding of Roster as it is now.
+    pub fn set_binding(&mut self, binding: &RoleBinding, now: Timestamp) -> Concerned {
+        let name = binding.name_any();
+        let binding = Binding::of(binding);
+        if self.bindings.get(&name) == Some(&binding) {
+            return Concerned { bindings: [name].into(), ..Concerned::default() };
+        }
+        self.edges.set(Edge::Binding(name.clone()), binding.validity.next_edge(now));
+        let before = self.bindings.set(binding);
+        self.binding_changed(&name, before.as_ref())
+    }
+
+    /// A RoleBinding of Roster that is no more.
+    pub fn remove_binding(&mut self, name: &str) -> Concerned {
+        self.edges.set(Edge::Binding(name.to_owned()), None);
+        let before = self.bindings.remove(name);
+        self.binding_changed(name, before.as_ref())
+    }
+
+    fn binding_changed(&self, name: &str, before: Option<&Binding>) -> Concerned {
+        let mut concerned = Concerned { bindings: [name.to_owned()].into(), ..Concerned::default() };
+        let now = self.bindings.get(name);
+        for subject in before.into_iter().chain(now).flat_map(|binding| &binding.subjects) {
+            if subject.kind == SubjectKind::Group {
+                self.roles_changed(&subject.name, &mut concerned);
+            }
+        }
+        // A role that is delegated is nobody's to pass on: what rests on this binding may begin or end with that.
+        let is_trust = |binding: Option<&Binding>| binding.is_some_and(|binding| binding.delegated_by.is_some());
+        if is_trust(before) != is_trust(now) {
+            let uids: BTreeSet<&String> = before.into_iter().chain(now).map(|binding| &binding.uid).collect();
+            for native in uids.into_iter().flat_map(|uid| self.natives.owned_by(uid)) {
+                native.holders.iter().for_each(|holder| self.holder_changed(holder, &mut concerned));
+            }
+        }
+        self.note_orphans(before.map(|binding| &binding.uid), &mut concerned);
+        concerned
+    }
+
+    /// The group, and whoever is nested in it, holds other roles than before.
+    fn roles_changed(&self, group: &str, concerned: &mut Concerned) {
+        if self.groups.contains_key(group) {
+            concerned.groups.extend(self.memberships.below(group));
+            concerned.groups.insert(group.to_owned());
+        }
+    }
+
+    /// A Namespace as it is now, or is no more.
+    pub fn set_namespace(&mut self, name: &str, state: Option<NamespaceState>) -> Concerned {
+        let mut owners: BTreeSet<String> = self.owner_of(name).map(str::to_owned).into_iter().collect();
+        let bindings = self.bindings.set_namespace(name, state);
+        owners.extend(self.owner_of(name).map(str::to_owned));
+        if self.owner_of(name).is_none() && self.quotas.allotment(name).is_some() {
+            owners.insert(NOBODY.to_owned());
+        }
+        Concerned { bindings, owners, ..Concerned::default() }
+    }
+
+    /// What a namespace may use, as it is now; `None`: the ResourceQuota is no more.
+    pub fn set_allotment(&mut self, namespace: &str, allotment: Option<Allotment>) -> Concerned {
+        if !self.quotas.set_allotment(namespace, allotment) {
+            return Concerned::default();
+        }
+        let owner = self.owner_of(namespace).unwrap_or(NOBODY).to_owned();
+        Concerned { owners: [owner].into(), ..Concerned::default() }
+    }
+
+    /// A LimitRange as it is now, with the defaults that Roster has noted on it; `None`: it is no more.
+    pub fn set_limit_range(&mut self, namespace: &str, name: &str, defaults: Option<String>) -> Concerned {
+        self.quotas.set_limit_range(namespace, name, defaults);
+        Concerned { owners: self.owner_of(namespace).map(str::to_owned).into_iter().collect(), ..Concerned::default() }
+    }
+
+    /// The rules of a native role as they are now; `None`: it is no more.
+    pub fn set_role(&mut self, key: RoleKey, rules: Option<Arc<[PolicyRule]>>) -> Concerned {
+        let bindings = self.bindings.of_role(&key.role).cloned().collect();
+        // Which ClusterRole the administrator flag stands for is not known here, and administrators are few.
+        let users = if key.namespace.is_none() { self.administrators.clone() } else { BTreeSet::new() };
+        let exists = rules.is_some();
+        let existed = match rules {
+            Some(rules) => self.roles.insert(key, rules),
+            None => self.roles.remove(&key),
+        };
+        if existed.is_some() == exists {
+            return Concerned::default();
+        }
+        Concerned { users, bindings, ..Concerned::default() }
+    }
+
+    /// A native binding as it is now.
+    pub fn set_native(&mut self, native: Native) -> Concerned {
+        // One's own writes are noted at once; the watch may still tell of what was before.
+        let is_known = |known: &Native| {
+            *known == native || known.uid == native.uid && known.resource_version > native.resource_version
+        };
+        if self.natives.get(&native.key).is_some_and(is_known) {
+            return Concerned::default();
+        }
+        let key = native.key.clone();
+        let before = self.natives.set(native);
+        self.native_changed(&key, before.as_ref())
+    }
+
+    /// A native binding that is no more. With its UID, where that is known: another one may stand in its place already.
+    pub fn remove_native(&mut self, key: &Key, uid: Option<&str>) -> Concerned {
+        if self.natives.get(key).is_none_or(|native| uid.is_some_and(|uid| native.uid != uid)) {
+            return Concerned::default();
+        }
+        let before = self.natives.remove(key);
+        self.native_changed(key, before.as_ref())
+    }
+
+    fn native_changed(&self, key: &Key, before: Option<&Native>) -> Concerned {
+        let mut concerned = Concerned::default();
+        // Whoever wants this name, and whoever it was made for.
+        if let Some(name) = native::binding_of(&key.name) {
+            concerned.bindings.extend(self.bindings.get(name).map(|binding| binding.name.clone()));
+        }
+        if let Some(name) = native::administrator_of(&key.name) {
+            concerned.users.extend(self.users.get(name).map(|_| name.to_owned()));
+        }
+        for native in before.into_iter().chain(self.natives.get(key)) {
+            let owner = native.owner.as_deref().unwrap_or_default();
+            if let Some(binding) = self.bindings.by_uid(owner) {
+                concerned.bindings.insert(binding.name.clone());
+                let groups = binding.subjects.iter().filter(|subject| subject.kind == SubjectKind::Group);
+                groups.for_each(|group| self.roles_changed(&group.name, &mut concerned));
+            }
+            concerned.users.extend(self.users.of_uid(owner).map(str::to_owned));
+            for holder in &native.holders {
+                self.holder_changed(holder, &mut concerned);
+            }
+        }
+        self.note_orphans(self.natives.get(key).and_then(|native| native.owner.as_ref()), &mut concerned);
+        concerned
+    }
+
+    fn note_orphans(&self, owner: Option<&String>, concerned: &mut Concerned) {
+        let is_orphan = |uid: &&String| !self.is_owner_known(uid) && self.natives.owned_by(uid).next().is_some();
+        concerned.orphaned.extend(owner.filter(is_orphan).cloned());
+    }
+
+    /// The holder holds other roles than before: what it delegates may begin or end.
+    fn holder_changed(&self, holder: &Holder, concerned: &mut Concerned) {
+        let bindings = &mut concerned.bindings;
+        let mut delegated = |user: &str| bindings.extend(self.bindings.of_delegator(user).cloned());
+        match holder {
+            Holder::User(username) => {
+                for user in self.users.named(username) {
+                    delegated(user);
+                    // It may have waited for the name to be free of rights.
+                    if !self.holds_username(user) {
+                        concerned.users.insert(user.to_owned());
+                    }
+                }
+            }
+            Holder::Group(group) => {
+                if self.bindings.delegators().len() < self.memberships.count(group) {
+                    let members = self.bindings.delegators().filter(|user| self.memberships.is_member(user, group));
+                    members.for_each(|user| delegated(user));
+                } else {
+                    self.memberships.members_of(group).for_each(delegated);
+                }
+                self.roles_changed(group, concerned);
+            }
+        }
+    }
+
+    /// Moves the clock.
+    pub fn advance(&mut self, now: Timestamp) -> Concerned {
+        let mut concerned = Concerned::default();
+        concerned.touched(self.memberships.advance(now));
+        for edge in self.edges.take_due(now) {
+            match &edge {
+                Edge::User(name) => {
+                    self.person_changed(name, &mut concerned);
+                    let next = self.users.get(name).and_then(|person| person.next_edge(now));
+                    self.edges.set(edge, next);
+                }
+                Edge::Binding(name) => {
+                    concerned.bindings.insert(name.clone());
+                    let next = self.bindings.get(name).and_then(|binding| binding.validity.next_edge(now));
+                    self.edges.set(edge, next);
+                }
+            }
+        }
+        self.follow_groups(&mut concerned);
+        concerned
+    }
+
+    /// When [`Directory::advance`] has something to do next.
+    pub fn next_edge(&self) -> Option<Timestamp> {
+        [self.edges.next(), self.memberships.next_edge()].into_iter().flatten().min()
+    }
+}
+
+/// What a Group declares about its members.
+pub fn declared_members(group: &Group) -> DeclaredMembers {
+    let spec = &group.spec;
+    let timed: BTreeMap<_, _> =
+        spec.memberships.iter().map(|membership| (membership.user.clone(), membership.validity.clone())).collect();
+    DeclaredMembers {
+        users: spec.members.iter().cloned().collect(),
+        groups: spec.member_groups.iter().cloned().collect(),
+        // The schema admits nothing that does not convert; what did not would match nobody.
+        selector: spec.member_selector.clone().and_then(|selector| selector.try_into().ok()),
+        timed,
+        accepts_declared: spec.accept_declared_members,
+    }
+}

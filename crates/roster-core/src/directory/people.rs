@@ -1,0 +1,181 @@
+//! Users, by everything that they are looked up by. What that is stands in the user, and nowhere else: the table holds
+//! numbers, eight bytes for each way to somebody.
+
+use std::hash::{BuildHasher, RandomState};
+use std::mem::discriminant;
+
+use hashbrown::HashTable;
+use slab::Slab;
+use smallvec::SmallVec;
+
+use super::nodes::Id;
+use super::person::Person;
+
+/// What somebody is looked up by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum By {
+    Name,
+    Uid,
+    Username,
+    /// Which of several.
+    Identifier(u16),
+}
+
+/// Users by name, UID, username and identifiers.
+#[derive(Debug, Default)]
+pub struct People {
+    // Boxed: a slab doubles when it is full, and a person is large for that.
+    slots: Slab<Box<(Box<str>, Person)>>,
+    table: HashTable<(Id, By)>,
+    hashes: RandomState,
+}
+
+impl People {
+    /// The User of that name.
+    pub fn get(&self, name: &str) -> Option<&Person> {
+        self.entry(name).map(|(_, person)| person)
+    }
+
+    /// The User of that name, and the name.
+    pub fn entry(&self, name: &str) -> Option<(&str, &Person)> {
+        let (name, person) = self.slots[self.id(name)? as usize].as_ref();
+        Some((name, person))
+    }
+
+    /// Names of all Users.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.slots.iter().map(|(_, slot)| slot.0.as_ref())
+    }
+
+    /// Name of the User of that UID.
+    pub fn of_uid(&self, uid: &str) -> Option<&str> {
+        self.having(By::Uid, uid).next()
+    }
+
+    /// Names of the Users with this username, in order.
+    pub fn named(&self, username: &str) -> impl Iterator<Item = &str> {
+        self.having(By::Username, username)
+    }
+
+    /// Names of the Users that hold or want this identifier, in order.
+    pub fn wanting(&self, identifier: &str) -> impl Iterator<Item = &str> {
+        self.having(By::Identifier(0), identifier)
+    }
+
+    /// Sets the User of that name.
+    pub fn insert(&mut self, name: &str, person: Person) {
+        self.remove(name);
+        let ways = ways(&person);
+        let slot = self.slots.insert(Box::new((name.into(), person)));
+        let id = Id::try_from(slot).expect("fewer than 2^32 users");
+        for by in ways {
+            let entry = (id, by);
+            let hash = hash(&self.hashes, by, text(&self.slots, entry));
+            let (slots, hashes) = (&self.slots, &self.hashes);
+            self.table.insert_unique(hash, entry, |other| hash_of(slots, hashes, *other));
+        }
+    }
+
+    /// Removes the User of that name. Returns it.
+    pub fn remove(&mut self, name: &str) -> Option<Person> {
+        let id = self.id(name)?;
+        for by in ways(&self.slots[id as usize].1) {
+            let entry = (id, by);
+            let hash = hash_of(&self.slots, &self.hashes, entry);
+            self.table.find_entry(hash, |other| *other == entry).expect("each way is in the table").remove();
+        }
+        Some(self.slots.remove(id as usize).1)
+    }
+
+    fn id(&self, name: &str) -> Option<Id> {
+        self.ids(By::Name, name).next()
+    }
+
+    fn ids<'a>(&'a self, by: By, sought: &'a str) -> impl Iterator<Item = Id> + 'a {
+        let found = self.table.iter_hash(hash(&self.hashes, by, sought));
+        let is_it = move |entry: &&(Id, By)| {
+            discriminant(&entry.1) == discriminant(&by) && text(&self.slots, **entry) == sought
+        };
+        found.filter(is_it).map(|(id, _)| *id)
+    }
+
+    fn having(&self, by: By, sought: &str) -> impl Iterator<Item = &str> + use<'_> {
+        // Nearly always one.
+        let mut names: SmallVec<[&str; 1]> =
+            self.ids(by, sought).map(|id| self.slots[id as usize].0.as_ref()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.into_iter()
+    }
+}
+
+/// All ways to somebody.
+fn ways(person: &Person) -> impl Iterator<Item = By> + use<> {
+    let identifiers = u16::try_from(person.identifiers.len()).expect("the schema admits fewer emails");
+    [By::Name, By::Uid, By::Username].into_iter().chain((0..identifiers).map(By::Identifier))
+}
+
+fn text(slots: &Slab<Box<(Box<str>, Person)>>, (id, by): (Id, By)) -> &str {
+    let (name, person) = slots[id as usize].as_ref();
+    match by {
+        By::Name => name,
+        By::Uid => &person.uid,
+        By::Username => &person.username,
+        By::Identifier(at) => &person.identifiers[usize::from(at)],
+    }
+}
+
+fn hash(hashes: &RandomState, by: By, text: &str) -> u64 {
+    hashes.hash_one((discriminant(&by), text))
+}
+
+fn hash_of(slots: &Slab<Box<(Box<str>, Person)>>, hashes: &RandomState, entry: (Id, By)) -> u64 {
+    hash(hashes, entry.1, text(slots, entry))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use roster_api::{User, UserSpec};
+    use std::collections::BTreeMap;
+
+    fn person(uid: &str, username: &str, email: &str) -> Person {
+        let spec = UserSpec { username: Some(username.into()), email: Some(email.into()), ..UserSpec::default() };
+        let mut user = User::new("anybody", spec);
+        user.metadata.uid = Some(uid.into());
+        Person::of(&user)
+    }
+
+    proptest! {
+        /// Beside a scan, through any edits.
+        #[test]
+        fn everybody_is_found_by_everything(edits in prop::collection::vec(("[a-f]", prop::option::of(("[A-C]", "[a-c]"))), 0..60)) {
+            let (mut people, mut plain) = (People::default(), BTreeMap::new());
+            for (name, edit) in edits {
+                if let Some((username, email)) = edit {
+                    let person = person(&format!("uid-{name}"), &username, &email);
+                    people.insert(&name, person.clone());
+                    plain.insert(name, person);
+                } else {
+                    prop_assert_eq!(people.remove(&name), plain.remove(&name));
+                }
+                let mut names: Vec<_> = people.names().collect();
+                names.sort_unstable();
+                prop_assert!(names.into_iter().eq(plain.keys()));
+                for text in ["a", "b", "c", "d", "A", "B", "uid-a", "uid-b"] {
+                    let by = |holds: &dyn Fn(&Person) -> bool| -> Vec<&str> {
+                        plain.iter().filter(|(_, person)| holds(person)).map(|(name, _)| name.as_str()).collect()
+                    };
+                    prop_assert_eq!(people.get(text), plain.get(text));
+                    prop_assert_eq!(people.of_uid(text), by(&|person| person.uid == text).first().copied());
+                    prop_assert_eq!(people.named(text).collect::<Vec<_>>(), by(&|person| person.username == text));
+                    let wants = |person: &Person| person.identifiers.iter().any(|own| own == text);
+                    prop_assert_eq!(people.wanting(text).collect::<Vec<_>>(), by(&wants));
+                }
+            }
+            let ways: usize = plain.values().map(|person| 3 + person.identifiers.len()).sum();
+            prop_assert_eq!(people.table.len(), ways);
+        }
+    }
+}

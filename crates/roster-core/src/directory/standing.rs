@@ -1,0 +1,89 @@
+//! Who owns which namespaces, and what owners may use and do use.
+
+use std::collections::BTreeSet;
+
+use roster_api::OWNER_LABEL;
+
+use super::quotas::NOBODY;
+use super::{Concerned, Directory};
+use crate::quota::amount::{Amount, Amounts, add_all};
+use crate::quota::limits::{NAMESPACES, PODS, RUNNING};
+
+/// What somebody may use and does use.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Standing {
+    /// The limits.
+    pub hard: Amounts,
+    /// The use, limited or not.
+    pub used: Amounts,
+}
+
+impl Directory {
+    /// The limits of a User: its own, and those of each group that it effectively belongs to, added name by name. What none
+    /// of them names is not limited.
+    pub fn limits_of(&self, user: &str) -> Amounts {
+        let mut limits = self.quotas.users.get(user).cloned().unwrap_or_default();
+        if self.quotas.groups.is_empty() {
+            return limits;
+        }
+        for group in self.memberships.groups_of(user) {
+            if let Some(more) = self.quotas.groups.get(group) {
+                add_all(&mut limits, more);
+            }
+        }
+        limits
+    }
+
+    /// Whether anything is limited for the User.
+    pub fn has_quota(&self, user: &str) -> bool {
+        let quotas = &self.quotas;
+        quotas.users.contains_key(user)
+            || self.memberships.groups_of(user).any(|group| quotas.groups.contains_key(group))
+    }
+
+    /// Whom a change may give or take room, of those who own namespaces.
+    pub fn owners_among(&self, concerned: &Concerned) -> BTreeSet<String> {
+        let members = concerned.users.iter().filter(|_| !self.quotas.groups.is_empty());
+        let all = concerned.owners.iter().chain(members).filter(|user| !self.owned_by(user).is_empty());
+        let emptied = concerned.owners.iter().filter(|user| *user == NOBODY || self.users.get(user).is_some());
+        all.chain(emptied).cloned().collect()
+    }
+
+    /// Names of all who own namespaces, whether or not there is such a User.
+    pub fn owners(&self) -> BTreeSet<String> {
+        let owners = self.bindings.namespaces().filter_map(|namespace| self.owner_of(namespace)).map(str::to_owned);
+        owners.chain([NOBODY.to_owned()]).collect()
+    }
+
+    /// Namespaces that the User of that name owns.
+    pub fn owned_by(&self, user: &str) -> BTreeSet<String> {
+        self.bindings.labelled(OWNER_LABEL, user)
+    }
+
+    /// Who owns the namespace: a User by name, whether or not there is one.
+    pub fn owner_of(&self, namespace: &str) -> Option<&str> {
+        self.bindings.label_of(namespace, OWNER_LABEL).filter(|owner| !owner.is_empty())
+    }
+
+    /// What the User may use and does use, if there is anything to tell.
+    pub fn quota_of(&self, user: &str) -> Option<Standing> {
+        let mut standing = Standing { hard: self.limits_of(user), used: Amounts::new() };
+        let (mut owned, mut running) = (0, 0);
+        for namespace in self.owned_by(user) {
+            owned += 1;
+            if let Some(allotment) = self.quotas.allotment(&namespace) {
+                add_all(&mut standing.used, &allotment.used);
+                running += i64::from(allotment.used.get(PODS).is_some_and(|pods| *pods > Amount::ZERO));
+            }
+        }
+        if owned == 0 && standing.hard.is_empty() {
+            return None;
+        }
+        for name in standing.hard.keys() {
+            standing.used.entry(name.clone()).or_default();
+        }
+        standing.used.insert(NAMESPACES.to_owned(), Amount::units(owned));
+        standing.used.insert(RUNNING.to_owned(), Amount::units(running));
+        Some(standing)
+    }
+}

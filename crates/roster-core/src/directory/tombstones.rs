@@ -1,0 +1,229 @@
+//! Tombstones: what deleted Users held by their own declaration, so that nobody else takes their names over.
+//!
+//! `spec.groups`, labels that a `memberSelector` matches, `spec.admin`, and a `spec.username` that native bindings name, go
+//! with the User, and come back when an administrator or a pipeline applies the old manifest again. Somebody who may bind
+//! none of it could create a User of that name in between, set a password, and wait. So the guard counts a deleted User's
+//! declarations for [`RETENTION`], as if it still existed. What Groups, RoleBindings and native bindings say by
+//! `metadata.name` needs no tombstone: it stays. A User that declared nothing of this leaves none.
+//!
+//! ```text
+//!  watch of Users ──▶ note ──┐                 ┌──▶ guard
+//!                            ├──▶ Tombstones ──┤
+//!  watch of Secrets ─▶ set ──┘                 └──▶ leader: stores them, and removes those that are over
+//! ```
+//!
+//! Every replica notes deletions itself, the moment it hears of them, so the guard has no window in which the User is gone
+//! and the tombstone is not there yet. The Secret is for restarts. Only the leader writes it; a replica that becomes the
+//! leader stores what the former one has not. A deletion that no replica has seen leaves no tombstone. A finalizer would
+//! close that gap, but it costs a write for each User that names a group, and such a User could then not be deleted while
+//! no operator runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+use roster_api::{TOMBSTONE_SECRET_TYPE, USER_ANNOTATION};
+use roster_credentials::claim::{fold, object_name};
+use serde::{Deserialize, Serialize};
+
+/// How long the name of a deleted User is protected.
+pub const RETENTION: SignedDuration = SignedDuration::from_hours(90 * 24);
+
+/// Prefix of the Secrets' names. The policy `roster-credentials` protects it.
+const PREFIX: &str = "deleted-user-";
+
+/// Key of the Secret that holds the tombstone, as JSON.
+const KEY: &str = "tombstone";
+
+/// What a deleted User held by its own declaration.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tombstone {
+    /// Its `metadata.name`.
+    pub user: String,
+    /// Its UID.
+    pub uid: String,
+    /// Its login name.
+    pub username: String,
+    /// Its `spec.admin`.
+    pub is_admin: bool,
+    /// Groups that it named or whose selector matched it, whether or not they existed and accepted it. In order.
+    pub groups: Vec<String>,
+    /// When Roster saw the deletion.
+    pub deleted: Timestamp,
+}
+
+impl Tombstone {
+    /// When it stops to protect the name.
+    pub fn expires(&self) -> Timestamp {
+        self.deleted.saturating_add(RETENTION).expect("a duration in hours has no units that saturation rejects")
+    }
+
+    /// Reads the Secret. `None` if it does not parse or is stored under the name of another User.
+    pub fn read(secret: &Secret) -> Option<Self> {
+        let text = secret.data.as_ref()?.get(KEY)?;
+        let tombstone: Self = serde_json::from_slice(&text.0).ok()?;
+        let is_in_place = secret.annotations().get(USER_ANNOTATION) == Some(&tombstone.user)
+            && secret.metadata.name.as_ref() == Some(&Self::secret_name(&tombstone.user));
+        is_in_place.then_some(tombstone)
+    }
+
+    /// The Secret that it is stored in: one for each name of a User. It has no owner, because it outlives the User.
+    pub fn secret(&self) -> Secret {
+        let json = serde_json::to_vec(self).expect("a tombstone is JSON");
+        Secret {
+            metadata: ObjectMeta {
+                name: Some(Self::secret_name(&self.user)),
+                labels: Some([("app.kubernetes.io/managed-by".to_owned(), "roster".to_owned())].into()),
+                annotations: Some([(USER_ANNOTATION.to_owned(), self.user.clone())].into()),
+                ..ObjectMeta::default()
+            },
+            type_: Some(TOMBSTONE_SECRET_TYPE.to_owned()),
+            data: Some([(KEY.to_owned(), ByteString(json))].into()),
+            ..Secret::default()
+        }
+    }
+
+    /// Name of the Secret for the name of a User.
+    pub fn secret_name(user: &str) -> String {
+        object_name(PREFIX, user)
+    }
+}
+
+/// What the leader has to do about a name.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// Nothing.
+    Nothing,
+    /// Nothing before this instant, at which the tombstone expires.
+    Wait(Timestamp),
+    /// Store this tombstone, in place of the one that is stored.
+    Store(Tombstone),
+    /// Remove the Secret of this UID.
+    Remove(String),
+    /// Forget what has expired and was never stored.
+    Forget,
+}
+
+#[derive(Debug)]
+struct Entry {
+    tombstone: Tombstone,
+    /// UID of the Secret that it is stored in.
+    secret: Option<String>,
+}
+
+/// All tombstones. At most one for each name is stored; more are known only where two deletions were heard of differently.
+#[derive(Debug, Default)]
+pub struct Tombstones {
+    /// By name and UID of the User.
+    entries: BTreeMap<(String, String), Entry>,
+    /// Username (folded), name and UID of each.
+    usernames: BTreeSet<(String, String, String)>,
+}
+
+impl Tombstones {
+    /// Notes a User whose deletion this replica has seen itself.
+    pub fn note(&mut self, tombstone: Tombstone) {
+        let is_known = self.entries.contains_key(&(tombstone.user.clone(), tombstone.uid.clone()));
+        if !is_known {
+            self.insert(tombstone, None);
+        }
+    }
+
+    /// Notes a tombstone that is stored, in the Secret of that UID.
+    pub fn set_stored(&mut self, tombstone: Tombstone, secret: String) {
+        self.remove_where(&tombstone.user, |entry| entry.secret.is_some());
+        self.insert(tombstone, Some(secret));
+    }
+
+    /// Notes that the Secret is gone, of that UID if it is known.
+    pub fn remove_stored(&mut self, user: &str, secret: Option<&str>) {
+        self.remove_where(user, |entry| {
+            entry.secret.as_deref().is_some_and(|stored| secret.is_none_or(|secret| stored == secret))
+        });
+    }
+
+    /// Notes that a User of that name exists. Returns whether a tombstone of it is stored, which the leader is to remove.
+    pub fn revive(&mut self, user: &str) -> bool {
+        self.remove_where(user, |entry| entry.secret.is_none());
+        self.entries_of(user).next().is_some()
+    }
+
+    /// Forgets what has expired and is not stored.
+    pub fn forget_expired(&mut self, user: &str, now: Timestamp) {
+        self.remove_where(user, |entry| entry.secret.is_none() && entry.tombstone.expires() <= now);
+    }
+
+    /// The tombstones of Users of that name.
+    pub fn of(&self, user: &str) -> impl Iterator<Item = &Tombstone> {
+        self.entries_of(user).map(|entry| &entry.tombstone)
+    }
+
+    /// The tombstones of Users with that username, in whatever case.
+    pub fn of_username(&self, username: &str) -> impl Iterator<Item = &Tombstone> {
+        let username = fold(username);
+        let from = (username.clone(), String::new(), String::new());
+        let found = self.usernames.range(from..).take_while(move |(known, ..)| *known == username);
+        found.filter_map(|(_, user, uid)| self.entries.get(&(user.clone(), uid.clone()))).map(|entry| &entry.tombstone)
+    }
+
+    /// Names of all Users that have a tombstone.
+    pub fn users(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(|(user, _)| user.as_str())
+    }
+
+    /// Names of the Users whose tombstone is stored.
+    pub fn stored(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().filter(|(_, entry)| entry.secret.is_some()).map(|((user, _), _)| user.as_str())
+    }
+
+    /// What the leader has to do about a name. `living`: the UID of the User that has it now.
+    pub fn next_step(&self, user: &str, living: Option<&str>, now: Timestamp) -> Step {
+        let stored = self.entries_of(user).find(|entry| entry.secret.is_some());
+        let remove = |entry: &Entry| entry.secret.clone().map_or(Step::Forget, Step::Remove);
+        if let Some(living) = living {
+            // Of the same UID: another leader knows of a deletion that this replica has yet to hear of.
+            let is_replaced = |entry: &&Entry| entry.tombstone.uid != living;
+            return stored.filter(is_replaced).map_or(Step::Nothing, remove);
+        }
+        let Some(latest) = self.entries_of(user).max_by_key(|entry| (entry.tombstone.deleted, entry.secret.is_some()))
+        else {
+            return Step::Nothing;
+        };
+        let expires = latest.tombstone.expires();
+        match &latest.secret {
+            _ if expires <= now => remove(stored.unwrap_or(latest)),
+            Some(_) => Step::Wait(expires),
+            None => Step::Store(latest.tombstone.clone()),
+        }
+    }
+
+    fn entries_of<'a>(&'a self, user: &str) -> impl Iterator<Item = &'a Entry> + use<'a> {
+        let user = user.to_owned();
+        let from = (user.clone(), String::new());
+        self.entries.range(from..).take_while(move |((known, _), _)| *known == user).map(|(_, entry)| entry)
+    }
+
+    fn insert(&mut self, tombstone: Tombstone, secret: Option<String>) {
+        let Tombstone { user, uid, username, .. } = &tombstone;
+        let (user, uid) = (user.clone(), uid.clone());
+        self.usernames.insert((fold(username), user.clone(), uid.clone()));
+        self.entries.insert((user, uid), Entry { tombstone, secret });
+    }
+
+    fn remove_where(&mut self, user: &str, condition: impl Fn(&Entry) -> bool) {
+        let removed: Vec<Tombstone> =
+            self.entries_of(user).filter(|entry| condition(entry)).map(|entry| entry.tombstone.clone()).collect();
+        for Tombstone { user, uid, username, .. } in removed {
+            self.usernames.remove(&(fold(&username), user.clone(), uid.clone()));
+            self.entries.remove(&(user, uid));
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tombstones_tests.rs"]
+mod tests;

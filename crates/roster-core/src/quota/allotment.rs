@@ -1,0 +1,130 @@
+//! What a namespace may use at the moment: the ResourceQuota that Roster keeps in it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ResourceQuota, ResourceQuotaSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+use roster_api::OWNER_LABEL;
+use serde::{Deserialize, Serialize};
+
+use super::allot::Share;
+use super::amount::{Amount, Amounts, read, write};
+
+/// Name of the ResourceQuota, and of the LimitRange beside it.
+pub const NAME: &str = "roster";
+
+/// Label of both, and its value.
+pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "roster");
+
+/// Annotation: what somebody waits for, as [`Asked`] in JSON.
+pub const ASKED_ANNOTATION: &str = "roster.dev/asked";
+
+/// Annotation: which leader has written it last. Another one writes it anew before it gives room to anybody: then whatever
+/// the earlier one may still have on its way no longer fits.
+pub const TERM_ANNOTATION: &str = "roster.dev/term";
+
+/// Annotation: whose quota it is a part of. Where the namespace has come to another owner, a policy holds it like a new one
+/// until this says the same.
+pub const OWNER_ANNOTATION: &str = OWNER_LABEL;
+
+/// Annotation of the LimitRange: the defaults that it gives, as Roster has written them.
+pub const DEFAULTS_ANNOTATION: &str = "roster.dev/defaults";
+
+/// How long an ask counts. Who still waits asks again.
+pub const ASK_LIFETIME: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
+
+/// What somebody waits for.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Asked {
+    /// Since when.
+    pub since: Timestamp,
+    /// When it was asked last.
+    pub at: Timestamp,
+    /// The use that is to become possible, by name, as quantities.
+    pub level: BTreeMap<String, String>,
+}
+
+impl Asked {
+    /// Whether somebody still waits.
+    pub fn counts_at(&self, now: Timestamp) -> bool {
+        now.duration_since(self.at) <= ASK_LIFETIME
+    }
+}
+
+/// A ResourceQuota as it was observed.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Allotment {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// Which leader has written it.
+    pub term: Option<String>,
+    /// Whose quota it was made a part of.
+    pub owner: Option<String>,
+    /// `spec.hard`.
+    pub spec: Amounts,
+    /// `status.hard`. `None`: nothing is enforced yet.
+    pub enforced: Option<Amounts>,
+    /// `status.used`.
+    pub used: Amounts,
+    /// What somebody waits for.
+    pub asked: Option<Asked>,
+    /// Whether it counts only part of what there is. Roster makes none like that.
+    pub has_scopes: bool,
+}
+
+impl Allotment {
+    /// Reads a ResourceQuota.
+    pub fn of(quota: &ResourceQuota) -> Self {
+        let annotations = quota.annotations();
+        let status = quota.status.as_ref();
+        let enforced = status.and_then(|status| status.hard.as_ref()).filter(|hard| !hard.is_empty());
+        Self {
+            uid: quota.uid().unwrap_or_default(),
+            term: annotations.get(TERM_ANNOTATION).cloned(),
+            owner: annotations.get(OWNER_ANNOTATION).cloned(),
+            spec: quota.spec.as_ref().and_then(|spec| spec.hard.as_ref()).map(read).unwrap_or_default(),
+            enforced: enforced.map(read),
+            used: status.and_then(|status| status.used.as_ref()).map(read).unwrap_or_default(),
+            has_scopes: quota.spec.as_ref().is_some_and(|spec| spec.scopes.is_some() || spec.scope_selector.is_some()),
+            asked: annotations.get(ASKED_ANNOTATION).and_then(|text| serde_json::from_str(text).ok()),
+        }
+    }
+
+    /// Of one name. What a ResourceQuota does not hold is not limited by it; where there is none, a policy lets nothing in.
+    pub fn share(allotment: Option<&Self>, name: &str) -> Share {
+        let Some(allotment) = allotment else { return Share::default() };
+        let of = |amounts: &Amounts| amounts.get(name).copied();
+        let enforced = allotment.enforced.as_ref().and_then(of);
+        Share {
+            spec: of(&allotment.spec).unwrap_or(Amount::UNLIMITED),
+            enforced: enforced.unwrap_or(if allotment.enforced.is_some() { Amount::UNLIMITED } else { Amount::ZERO }),
+            used: of(&allotment.used).unwrap_or_default(),
+            ..Share::default()
+        }
+    }
+
+    /// Room that is left, as the API server sees it.
+    pub fn headroom(&self, name: &str) -> Amount {
+        let hard =
+            self.enforced.as_ref().map_or(Amount::ZERO, |hard| hard.get(name).copied().unwrap_or(Amount::UNLIMITED));
+        hard.saturating_sub(self.used.get(name).copied().unwrap_or_default())
+    }
+}
+
+/// A new ResourceQuota.
+pub fn build(namespace: &str, owner: &str, term: &str, spec: &Amounts) -> ResourceQuota {
+    let annotations = [(TERM_ANNOTATION, term), (OWNER_ANNOTATION, owner)];
+    ResourceQuota {
+        metadata: ObjectMeta {
+            name: Some(NAME.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            labels: Some([(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned())].into()),
+            annotations: Some(annotations.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(ResourceQuotaSpec { hard: Some(write(spec)), ..ResourceQuotaSpec::default() }),
+        status: None,
+    }
+}

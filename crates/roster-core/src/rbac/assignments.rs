@@ -1,0 +1,182 @@
+//! Who holds which role where, by native RBAC as it stands, and with groups followed to their members if so asked.
+
+use std::collections::BTreeSet;
+
+use roster_api::DOMAIN_LABEL;
+use roster_api::directory::RoleAssignment;
+use roster_api::role_binding::{RoleKind, RoleRef, Subject, SubjectKind};
+
+use super::permissions::{binding, groups_of, role_binding, subject};
+use crate::directory::Directory;
+use crate::directory::native::{Holder, Key, Native};
+
+/// Where an assignment holds.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Scope {
+    /// In the whole cluster.
+    Cluster,
+    /// In a namespace.
+    Namespace(String),
+    /// In some namespace of a domain.
+    Domain(String),
+}
+
+/// Which assignments are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Those of a user: whatever names a User, or a username that is nobody's.
+    pub user: Option<String>,
+    /// Those of a group.
+    pub group: Option<String>,
+    /// Those of a role, of either kind where none is named.
+    pub role: Option<(Option<RoleKind>, String)>,
+    /// Those of a place.
+    pub scope: Option<Scope>,
+    /// Whether groups are followed: from a user and a group upwards, from a role and a place to their members. What
+    /// holds in the whole cluster then holds in each place too.
+    pub is_effective: bool,
+}
+
+/// An assignment before it is described.
+struct Found<'a> {
+    native: &'a Native,
+    holder: Holder,
+    /// The member that it is followed to.
+    user: Option<String>,
+}
+
+/// The name of a User or Group for people.
+pub type DisplayName<'a> = dyn Fn(&Subject) -> Option<String> + 'a;
+
+type Assignments<'a> = Box<dyn Iterator<Item = Found<'a>> + 'a>;
+type NativesOf<'a> = Box<dyn Iterator<Item = &'a Native> + 'a>;
+
+/// The assignments that answer to the filter, in an order that stays while nothing changes, from `skip` on, at most
+/// `most`. With the names of their holders for people, if so asked, by `display_name`.
+pub fn find(
+    directory: &Directory,
+    filter: &Filter,
+    (skip, most): (usize, usize),
+    display_name: Option<&DisplayName<'_>>,
+) -> Vec<RoleAssignment> {
+    let all = if filter.user.is_some() || filter.group.is_some() {
+        of_holders(directory, filter)
+    } else {
+        of_everybody(directory, filter)
+    };
+    all.skip(skip).take(most).map(|found| describe(directory, found, display_name)).collect()
+}
+
+fn of_holders<'a>(directory: &'a Directory, filter: &'a Filter) -> Assignments<'a> {
+    let holders: Vec<(Holder, Option<String>)> = match (&filter.user, &filter.group) {
+        (Some(key), _) => {
+            // A name that is no User's may be bound all the same.
+            let user = directory.find_user(key).map(str::to_owned);
+            let person = user.as_ref().and_then(|user| directory.person(user));
+            // A name that somebody else holds is not this user's.
+            let username = match person {
+                None => Some(key.clone()),
+                Some(person) => person.holds_username().then(|| person.username.clone()),
+            };
+            let by_group = user.as_ref().filter(|_| filter.is_effective).map(|user| groups_of(directory, user));
+            let by_group = by_group.into_iter().flatten().map(|group| (Holder::Group(group), user.clone()));
+            username.map(|username| (Holder::User(username), None)).into_iter().chain(by_group).collect()
+        }
+        (None, Some(group)) if filter.is_effective => {
+            directory.memberships.above(group).into_iter().map(|group| (Holder::Group(group), None)).collect()
+        }
+        (None, group) => group.iter().map(|group| (Holder::Group(group.clone()), None)).collect(),
+    };
+    Box::new(holders.into_iter().flat_map(move |(holder, user)| {
+        let natives = directory.natives.grants_of(&holder).flat_map(|(_, natives)| natives);
+        let natives: Vec<&Native> = natives.filter(|native| answers(directory, filter, native)).collect();
+        natives.into_iter().map(move |native| Found { native, holder: holder.clone(), user: user.clone() })
+    }))
+}
+
+fn of_everybody<'a>(directory: &'a Directory, filter: &'a Filter) -> Assignments<'a> {
+    let natives = candidates(directory, filter).filter(|native| answers(directory, filter, native));
+    Box::new(natives.flat_map(move |native| {
+        native.holders.iter().flat_map(move |holder| -> Assignments<'a> {
+            match holder {
+                Holder::Group(group) if filter.is_effective && directory.memberships.has_group(group) => {
+                    let members: BTreeSet<&str> = directory.memberships.members_of(group).collect();
+                    Box::new(members.into_iter().map(move |user| Found {
+                        native,
+                        holder: holder.clone(),
+                        user: Some(user.to_owned()),
+                    }))
+                }
+                holder => Box::new([Found { native, holder: holder.clone(), user: None }].into_iter()),
+            }
+        })
+    }))
+}
+
+/// The native bindings to look at: by role or by place, and all of them where neither is asked for.
+fn candidates<'a>(directory: &'a Directory, filter: &'a Filter) -> NativesOf<'a> {
+    let natives = &directory.natives;
+    let within = |namespace: Option<String>| {
+        let first = Key { namespace: namespace.clone(), name: String::new() };
+        natives.from(&first).take_while(move |native| native.key.namespace == namespace)
+    };
+    if let Some((kind, name)) = &filter.role {
+        let kinds = kind.map_or(vec![RoleKind::ClusterRole, RoleKind::Role], |kind| vec![kind]);
+        let roles = kinds.into_iter().map(|kind| RoleRef { kind, name: name.clone() });
+        return Box::new(roles.flat_map(|role| natives.of_role(&role)));
+    }
+    let in_namespaces: Vec<Option<String>> = match &filter.scope {
+        None => return Box::new(natives.all()),
+        Some(Scope::Cluster) => vec![None],
+        Some(Scope::Namespace(namespace)) => vec![Some(namespace.clone())],
+        Some(Scope::Domain(domain)) => {
+            directory.bindings.labelled(DOMAIN_LABEL, domain).into_iter().map(Some).collect()
+        }
+    };
+    let everywhere = (filter.is_effective && filter.scope != Some(Scope::Cluster)).then(|| within(None));
+    Box::new(everywhere.into_iter().flatten().chain(in_namespaces.into_iter().flat_map(within)))
+}
+
+fn answers(directory: &Directory, filter: &Filter, native: &Native) -> bool {
+    let is_in_scope = match (&filter.scope, &native.key.namespace) {
+        (None, _) | (Some(Scope::Cluster), None) => true,
+        (Some(Scope::Cluster), Some(_)) => false,
+        (Some(Scope::Namespace(_) | Scope::Domain(_)), None) => filter.is_effective,
+        (Some(Scope::Namespace(asked)), Some(namespace)) => asked == namespace,
+        (Some(Scope::Domain(domain)), Some(namespace)) => {
+            directory.bindings.label_of(namespace, DOMAIN_LABEL) == Some(domain.as_str())
+        }
+    };
+    let is_role = |(kind, name): &(Option<RoleKind>, String)| {
+        kind.is_none_or(|kind| kind == native.role.kind) && *name == native.role.name
+    };
+    is_in_scope && filter.role.as_ref().is_none_or(is_role)
+}
+
+fn describe(directory: &Directory, found: Found<'_>, display_name: Option<&DisplayName<'_>>) -> RoleAssignment {
+    let Found { native, holder, user } = found;
+    let path = match (&holder, &user) {
+        (Holder::Group(group), Some(user)) => directory.memberships.path(user, group),
+        _ => None,
+    };
+    let known = match (&holder, user) {
+        (_, Some(user)) => Some(Subject { kind: SubjectKind::User, name: user }),
+        (Holder::User(username), None) => {
+            directory.holder_of(username).map(|name| Subject { kind: SubjectKind::User, name: name.to_owned() })
+        }
+        (Holder::Group(group), None) if directory.memberships.has_group(group) => {
+            Some(Subject { kind: SubjectKind::Group, name: group.clone() })
+        }
+        (Holder::Group(_), None) => None,
+    };
+    RoleAssignment {
+        subject: subject(&holder),
+        holder_name: display_name.zip(known.as_ref()).and_then(|(display_name, known)| display_name(known)),
+        holder: known,
+        role: native.role.clone(),
+        namespace: native.key.namespace.clone(),
+        binding: binding(&native.key),
+        role_binding: role_binding(native),
+        groups: path.map(|path| path.groups).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,305 @@
+//! What a RoleBinding, or the administrator flag of a User, comes to in native RBAC.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use roster_api::role_binding::{PendingTarget, RoleKind, RoleRef, Subject, SubjectKind};
+use sha2::{Digest, Sha256};
+
+use super::Policy;
+use crate::directory::Directory;
+use crate::directory::bindings::Binding;
+use crate::directory::native::{Grant, Holder, Key, administrator_name, binding_name};
+use crate::directory::person::Person;
+
+/// Holders of one native binding before they are spread over two, and after they are gathered again: a binding of this
+/// many stays far below the 1.5 MiB that etcd takes in one request.
+const MOST_HOLDERS: usize = 2000;
+const FEWEST_HOLDERS: usize = 500;
+
+/// Whom a native binding is made for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Owner {
+    /// User or RoleBinding.
+    pub kind: &'static str,
+    /// Its `metadata.name`.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+/// A native binding as it should be.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Desired {
+    /// What it binds.
+    pub role: RoleRef,
+    /// To whom.
+    pub holders: Arc<BTreeSet<Holder>>,
+    /// For whom it is made.
+    pub owner: Owner,
+}
+
+/// Where a binding stands in its time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Phase {
+    /// It has yet to begin.
+    NotYetValid,
+    /// It holds.
+    InForce,
+    /// It has ended.
+    Expired,
+}
+
+/// What a binding comes to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Compiled {
+    /// Native bindings by where they stand.
+    pub desired: BTreeMap<Key, Desired>,
+    /// What keeps it from taking effect, and where.
+    pub pending: Vec<PendingTarget>,
+    /// Where it stands in its time.
+    pub phase: Phase,
+}
+
+/// Reasons why a target, or a subject, is pending.
+pub mod reason {
+    /// The subject does not exist.
+    pub const USER_NOT_FOUND: &str = "UserNotFound";
+    /// The subject does not exist.
+    pub const GROUP_NOT_FOUND: &str = "GroupNotFound";
+    /// The subject is disabled, banned, outside its validity, being deleted, or does not hold its username.
+    pub const USER_INACTIVE: &str = "UserInactive";
+    /// The namespace does not exist.
+    pub const NAMESPACE_NOT_FOUND: &str = "NamespaceNotFound";
+    /// The namespace is being deleted.
+    pub const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
+    /// The role does not exist.
+    pub const ROLE_NOT_FOUND: &str = "RoleNotFound";
+    /// The installation does not let Roster bind this role.
+    pub const ROLE_NOT_BINDABLE: &str = "RoleNotBindable";
+    /// `delegatedBy` names nobody.
+    pub const DELEGATOR_NOT_FOUND: &str = "DelegatorNotFound";
+    /// Who delegates is not active.
+    pub const DELEGATOR_INACTIVE: &str = "DelegatorInactive";
+    /// Who delegates does not hold the role there, other than by delegation.
+    pub const DELEGATOR_LACKS_ROLE: &str = "DelegatorLacksRole";
+    /// A native binding that Roster did not make stands under the name that this one would have.
+    pub const NAME_TAKEN: &str = "NameTaken";
+}
+
+/// Compiles a RoleBinding.
+pub fn compile(binding: &Binding, directory: &Directory, policy: &Policy, now: Timestamp) -> Compiled {
+    let phase = match &binding.validity {
+        validity if validity.is_over(now) => Phase::Expired,
+        validity if !validity.contains(now) => Phase::NotYetValid,
+        _ => Phase::InForce,
+    };
+    let mut compiled = Compiled { desired: BTreeMap::new(), pending: Vec::new(), phase };
+    if binding.is_deleted || phase != Phase::InForce {
+        return compiled;
+    }
+    if !policy.is_bindable(&binding.role) {
+        compiled.pending.push(pending(None, None, reason::ROLE_NOT_BINDABLE));
+        return compiled;
+    }
+    let holders;
+    (holders, compiled.pending) = resolve_holders(binding, directory, policy, now);
+    // The same in most places: spread once for each number of parts.
+    let mut spreads = HashMap::<usize, Spread>::new();
+    let owner = Owner { kind: "RoleBinding", name: binding.name.clone(), uid: binding.uid.clone() };
+    for target in directory.bindings.targets(binding) {
+        if let Err(reason) = check_target(binding, target.as_deref(), directory, now) {
+            compiled.pending.push(pending(target, None, reason));
+            continue;
+        }
+        let parts = directory.natives.count_owned_in(&binding.uid, target.as_deref()).next_power_of_two();
+        for (part, holders) in spreads.entry(parts).or_insert_with(|| spread(&holders, parts)) {
+            let key = Key { namespace: target.clone(), name: binding_name(&binding.name, *part) };
+            if is_taken(&key, &binding.uid, directory) {
+                compiled.pending.push(pending(target.clone(), None, reason::NAME_TAKEN));
+                continue;
+            }
+            let desired = Desired { role: binding.role.clone(), holders: Arc::clone(holders), owner: owner.clone() };
+            compiled.desired.insert(key, desired);
+        }
+    }
+    compiled
+}
+
+/// Compiles the administrator flag of a User. An error is the reason why it does not take effect.
+///
+/// # Errors
+/// If the flag is set and can't be bound.
+pub fn administrator(
+    name: &str,
+    person: &Person,
+    directory: &Directory,
+    policy: &Policy,
+    now: Timestamp,
+) -> Result<BTreeMap<Key, Desired>, &'static str> {
+    if !person.is_admin {
+        return Ok(BTreeMap::new());
+    }
+    let role = RoleRef::cluster_role(&policy.administrator_role);
+    let key = Key { namespace: None, name: administrator_name(name) };
+    if !policy.is_bindable(&role) {
+        return Err(reason::ROLE_NOT_BINDABLE);
+    }
+    if !directory.has_role(&role, None) {
+        return Err(reason::ROLE_NOT_FOUND);
+    }
+    if is_taken(&key, &person.uid, directory) {
+        return Err(reason::NAME_TAKEN);
+    }
+    if !person.is_active(now) {
+        return Err(reason::USER_INACTIVE);
+    }
+    let owner = Owner { kind: "User", name: name.to_owned(), uid: person.uid.clone() };
+    let holders = Arc::new([Holder::User(person.username.clone())].into());
+    Ok([(key, Desired { role, holders, owner })].into())
+}
+
+/// Whether what was compiled a while ago may still be granted: the binding is the same and in its time, whoever delegates
+/// is active, and so is everybody whom it names.
+pub fn still_holds(binding: &Binding, desired: &Desired, directory: &Directory, now: Timestamp) -> bool {
+    let is_active = |name: &str| directory.person(name).is_some_and(|person| person.is_active(now));
+    let is_there = |holder: &Holder| match holder {
+        Holder::User(username) => directory.named(username).any(is_active),
+        Holder::Group(group) => directory.memberships.has_group(group),
+    };
+    directory.bindings.get(&binding.name) == Some(binding)
+        && binding.validity.contains(now)
+        && binding.delegated_by.as_deref().is_none_or(is_active)
+        && desired.holders.iter().all(is_there)
+}
+
+/// Whom the subjects come to, and which of them come to nobody, and why.
+fn resolve_holders(
+    binding: &Binding,
+    directory: &Directory,
+    policy: &Policy,
+    now: Timestamp,
+) -> (BTreeSet<Holder>, Vec<PendingTarget>) {
+    let (mut holders, mut nobody) = (BTreeSet::new(), Vec::new());
+    for subject in &binding.subjects {
+        match resolve(subject, directory, policy, now) {
+            Ok(found) => holders.extend(found),
+            Err(reason) => nobody.push(pending(None, Some(subject), reason)),
+        }
+    }
+    (holders, nobody)
+}
+
+fn pending(namespace: Option<String>, subject: Option<&Subject>, reason: &str) -> PendingTarget {
+    let subject = subject.map(|subject| format!("{:?}/{}", subject.kind, subject.name));
+    PendingTarget { namespace, subject, reason: reason.to_owned() }
+}
+
+fn resolve(
+    subject: &Subject,
+    directory: &Directory,
+    policy: &Policy,
+    now: Timestamp,
+) -> Result<Vec<Holder>, &'static str> {
+    match subject.kind {
+        SubjectKind::User => {
+            let person = directory.person(&subject.name).ok_or(reason::USER_NOT_FOUND)?;
+            if !person.is_active(now) {
+                return Err(reason::USER_INACTIVE);
+            }
+            Ok(vec![Holder::User(person.username.clone())])
+        }
+        SubjectKind::Group if !directory.memberships.has_group(&subject.name) => Err(reason::GROUP_NOT_FOUND),
+        SubjectKind::Group if policy.expand_groups => {
+            let people = directory.memberships.members_of(&subject.name).filter_map(|user| directory.person(user));
+            let active = people.filter(|person| person.is_active(now));
+            Ok(active.map(|person| Holder::User(person.username.clone())).collect())
+        }
+        SubjectKind::Group => Ok(vec![Holder::Group(subject.name.clone())]),
+    }
+}
+
+fn check_target(
+    binding: &Binding,
+    target: Option<&str>,
+    directory: &Directory,
+    now: Timestamp,
+) -> Result<(), &'static str> {
+    if let Some(namespace) = target {
+        if !directory.bindings.has_namespace(namespace) {
+            return Err(reason::NAMESPACE_NOT_FOUND);
+        }
+        if directory.bindings.is_terminating(namespace) {
+            return Err(reason::NAMESPACE_TERMINATING);
+        }
+    }
+    if !directory.has_role(&binding.role, target) {
+        return Err(reason::ROLE_NOT_FOUND);
+    }
+    let Some(delegator) = &binding.delegated_by else { return Ok(()) };
+    let person = directory.person(delegator).ok_or(reason::DELEGATOR_NOT_FOUND)?;
+    if !person.is_active(now) {
+        return Err(reason::DELEGATOR_INACTIVE);
+    }
+    if holds(delegator, person, &binding.role, target, directory) { Ok(()) } else { Err(reason::DELEGATOR_LACKS_ROLE) }
+}
+
+/// Whether the User holds the role there herself: a role that was delegated to her is not hers to pass on.
+fn holds(name: &str, person: &Person, role: &RoleRef, target: Option<&str>, directory: &Directory) -> bool {
+    let groups = directory.memberships.groups_of(name).map(|group| Holder::Group(group.to_owned()));
+    let mut holders = groups.chain([Holder::User(person.username.clone())]);
+    let everywhere = (role.kind == RoleKind::ClusterRole).then_some(None);
+    let there = target.map(|namespace| Some(namespace.to_owned()));
+    let grants: Vec<Grant> =
+        everywhere.into_iter().chain(there).map(|namespace| Grant { role: role.clone(), namespace }).collect();
+    let is_own = |owner: &String| match directory.bindings.by_uid(owner) {
+        Some(binding) => binding.delegated_by.is_none(),
+        // Made for a User's administrator flag, or left over from a binding that is no more.
+        None => directory.is_owner_known(owner),
+    };
+    holders.any(|holder| {
+        grants.iter().any(|grant| {
+            directory.natives.granting(&holder, grant).any(|native| native.owner.as_ref().is_none_or(is_own))
+        })
+    })
+}
+
+/// Whether somebody else's binding stands there. One that Roster made for an object that is no more is no obstacle.
+fn is_taken(key: &Key, uid: &str, directory: &Directory) -> bool {
+    directory.natives.get(key).is_some_and(|native| match &native.owner {
+        None => true,
+        Some(owner) => owner != uid && directory.is_owner_known(owner),
+    })
+}
+
+/// Holders by part.
+type Spread = BTreeMap<usize, Arc<BTreeSet<Holder>>>;
+
+/// Spreads the holders over native bindings. Over how many only changes by factors of two from how many there are now,
+/// so that a membership that comes or goes touches one native binding and not all of them.
+fn spread(holders: &BTreeSet<Holder>, parts: usize) -> Spread {
+    let mut count = parts;
+    while holders.len() > count * MOST_HOLDERS {
+        count *= 2;
+    }
+    while count > 1 && holders.len() < count * FEWEST_HOLDERS {
+        count /= 2;
+    }
+    let mut parts = BTreeMap::<usize, BTreeSet<Holder>>::new();
+    for holder in holders {
+        let part = if count == 1 { 0 } else { digest(holder) % count };
+        parts.entry(part).or_default().insert(holder.clone());
+    }
+    parts.into_iter().map(|(part, holders)| (part, Arc::new(holders))).collect()
+}
+
+/// The same for the same holder on every replica and in every release.
+fn digest(holder: &Holder) -> usize {
+    let digest = Sha256::digest(holder.to_string());
+    usize::from(u16::from_be_bytes([digest[0], digest[1]]))
+}
+
+#[cfg(test)]
+#[path = "compile_tests.rs"]
+mod tests;

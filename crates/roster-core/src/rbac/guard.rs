@@ -1,0 +1,423 @@
+//! The guard: nobody gains through Roster a right that they couldn't have granted directly.
+//!
+//! One rule on every path: *to control an identity, you must be able to bind every role that it holds, held before the
+//! write or would hold after it*. This module derives the requirements of a change; whether the requester meets them is
+//! asked of the API server (`roster_server::admission::access`). Identities are counted by name, existing or not: two writes
+//! that race must not be able to do together what neither may do alone.
+
+use std::collections::BTreeSet;
+
+use kube::ResourceExt;
+use roster_api::role_binding::{RoleRef, Subject, SubjectKind};
+use roster_api::{Group, OWNER_LABEL, RoleBinding, User, UserSpec};
+use roster_credentials::claim::{Identifier, IdentifierKind, fold};
+
+use super::Policy;
+use super::requirement::{Reason, Requirement, Requirements};
+use crate::directory::bindings::{Binding, Scope};
+use crate::directory::labels::Labels;
+use crate::directory::membership::DeclaredMembers;
+use crate::directory::native::{Grant, Holder};
+use crate::directory::person::Person;
+use crate::directory::tombstones::Tombstone;
+use crate::directory::{Directory, declared_members};
+
+/// The label that every Namespace has without anybody's doing.
+const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// A write to be judged. `None` as the old one: a create; as the new one: a delete.
+#[derive(Debug)]
+pub enum Change<'a> {
+    /// Of a User.
+    User(Option<&'a User>, Option<&'a User>),
+    /// Of a Group.
+    Group(Option<&'a Group>, Option<&'a Group>),
+    /// Of a RoleBinding.
+    RoleBinding(Option<&'a RoleBinding>, Option<&'a RoleBinding>),
+    /// Of a Namespace's labels.
+    Namespace {
+        /// Its name; none where the API server is to make one up.
+        name: Option<&'a str>,
+        /// The labels that it had.
+        old: Option<&'a Labels>,
+        /// Those that it gets.
+        new: &'a Labels,
+        /// The User who makes the change, where it is one.
+        by: Option<&'a str>,
+    },
+    /// Of what these Users are recognised by: directly, or by a password Secret that names them.
+    Credential(BTreeSet<&'a str>),
+}
+
+/// What a requester must be allowed to do in order to make this change.
+pub fn requirements(change: &Change<'_>, directory: &Directory, policy: &Policy) -> Requirements {
+    let mut judge = Judge { directory, policy, found: Requirements::new() };
+    match change {
+        Change::User(old, new) => judge.user(*old, *new),
+        Change::Group(old, new) => judge.group(*old, *new),
+        Change::RoleBinding(old, new) => judge.role_binding(*old, *new),
+        Change::Namespace { name, old, new, by } => {
+            judge.owner(*old, new, *by);
+            judge.namespace(*name, *old, new);
+        }
+        Change::Credential(users) => judge.credential(users),
+    }
+    judge.found
+}
+
+/// A cycle that the change would close, as the groups along it.
+pub fn cycle(new: &Group, directory: &Directory) -> Option<Vec<String>> {
+    let children = new.spec.member_groups.iter().cloned().collect();
+    directory.memberships.would_cycle(&new.name_any(), &children)
+}
+
+/// Who else has the username of a new User as a name to log in with. Whoever waits for a name will have what is bound to
+/// it by then, and who gives it up then may know nothing of that.
+pub fn taken<'a>(new: &User, directory: &'a Directory) -> Option<&'a str> {
+    let name = new.name_any();
+    let username = Identifier { kind: IdentifierKind::Username, text: new.username() };
+    directory.wanting(&username.folded()).find(|other| **other != name)
+}
+
+/// Which other User a new one could be mistaken for, and why: one has as its `metadata.name` what the other one logs in
+/// with. Whoever means a person by username, in a Group or in a path of the directory's API, would get the wrong one.
+pub fn mistakable(new: &User, directory: &Directory) -> Option<String> {
+    let (name, username) = (new.name_any(), new.username());
+    if let Some(other) = directory.wanting(&name).find(|other| **other != name) {
+        return Some(format!("metadata.name: {name} is the username of User {other}; choose another name"));
+    }
+    let other = fold(&username);
+    (other != name && directory.person(&other).is_some()).then(|| {
+        format!("spec.username: {username} is the name (metadata.name) of User {other}; choose another username")
+    })
+}
+
+/// Why a new Namespace, of a requester whose use is limited, would count against nobody. Without an owner it would escape
+/// the quota, and so it would with one who is not there, or who has no quota and no role that says who controls them.
+pub fn uncounted(new: &Labels, by: Option<&str>, directory: &Directory, policy: &Policy) -> Option<String> {
+    let by = by.filter(|by| directory.has_quota(by))?;
+    let Some(owner) = owner(new) else {
+        return Some(format!(
+            "metadata.labels[{OWNER_LABEL}]: is required: User {by} has a quota, and a Namespace without an owner would \
+             count against none; set it to {by}"
+        ));
+    };
+    let is_controlled = || {
+        let change = Change::Credential([owner].into());
+        !requirements(&change, directory, policy).is_empty()
+    };
+    let counts = owner == by || directory.person(owner).is_some() && (directory.has_quota(owner) || is_controlled());
+    (!counts).then(|| {
+        format!(
+            "metadata.labels[{OWNER_LABEL}]: User {owner} does not exist, or has neither a quota nor a role, and User \
+             {by} has a quota, which the Namespace would escape; set it to {by}"
+        )
+    })
+}
+
+/// The User that owns a Namespace with these labels.
+fn owner(labels: &Labels) -> Option<&str> {
+    labels.get(OWNER_LABEL).map(String::as_str).filter(|owner| !owner.is_empty())
+}
+
+/// Whom an identity is known as.
+struct Identity<'a> {
+    /// As the reason says it.
+    who: String,
+    name: &'a str,
+    username: &'a str,
+    is_admin: bool,
+    groups: BTreeSet<String>,
+}
+
+struct Judge<'a> {
+    directory: &'a Directory,
+    policy: &'a Policy,
+    found: Requirements,
+}
+
+impl Judge<'_> {
+    /// Deleting a User takes control of it, too: it could be created again with another password before somebody restores
+    /// its groups.
+    fn user(&mut self, old: Option<&User>, new: Option<&User>) {
+        if let Some(old) = old {
+            self.successors(old, new);
+        }
+        let Some(name) = new.or(old).map(ResourceExt::name_any) else { return };
+        let versions = || old.into_iter().chain(new);
+        let of_version: Vec<BTreeSet<String>> = versions().map(|user| self.groups_of(user)).collect();
+        let memberships = &self.directory.memberships;
+        // A label that adds a second way into a group counts: it would outlast the first one.
+        let is_same = |(old, new): (&User, &User)| {
+            controls(&old.spec) == controls(&new.spec)
+                && memberships.selecting(old.labels()) == memberships.selecting(new.labels())
+        };
+        if old.zip(new).is_some_and(is_same) && of_version.windows(2).all(|pair| pair[0] == pair[1]) {
+            return;
+        }
+        let groups: BTreeSet<String> = of_version.into_iter().flatten().collect();
+        // A rename gives up what the old username holds and takes over what the new one holds.
+        let usernames: BTreeSet<String> = versions().map(User::username).collect();
+        for username in &usernames {
+            self.identity(&Identity {
+                who: format!("User {name}"),
+                name: &name,
+                username,
+                is_admin: versions().any(|user| user.spec.admin),
+                groups: groups.clone(),
+            });
+        }
+        if old.is_none() {
+            self.takes_name(&name);
+        }
+        for username in usernames.iter().filter(|username| old.is_none_or(|old| old.username() != **username)) {
+            self.takes_username(&name, username);
+        }
+    }
+
+    /// A new User takes over what a deleted one of its name declared, once somebody applies the old manifest again.
+    fn takes_name(&mut self, name: &str) {
+        // The directory may not have heard of the deletion yet.
+        if self.directory.person(name).is_some() {
+            self.person(name);
+        }
+        self.deleted(self.directory.tombstones.of(name));
+    }
+
+    /// A User that takes the username of a deleted one keeps it from coming back, and is taken for it. The same is true of
+    /// a username that is the name of another User.
+    fn takes_username(&mut self, name: &str, username: &str) {
+        self.deleted(self.directory.tombstones.of_username(username));
+        let other = fold(username);
+        if other != name && self.directory.person(&other).is_some() {
+            self.person(&other);
+        }
+    }
+
+    fn deleted<'b>(&mut self, tombstones: impl Iterator<Item = &'b Tombstone>) {
+        for tombstone in tombstones {
+            let Tombstone { user, username, is_admin, groups, deleted, .. } = tombstone;
+            let (deleted, expires) = (deleted.strftime("%F"), tombstone.expires().strftime("%F"));
+            self.identity(&Identity {
+                who: format!("User {user} (deleted on {deleted}, its name is protected until {expires})"),
+                name: user,
+                username,
+                is_admin: *is_admin,
+                groups: self.directory.memberships.would_claim(user, &Labels::new(), groups),
+            });
+        }
+    }
+
+    fn groups_of(&self, user: &User) -> BTreeSet<String> {
+        let (name, labels) = (user.name_any(), user.labels());
+        self.directory.memberships.would_claim(&name, labels, &user.spec.groups)
+    }
+
+    /// Whoever waits for an identifier that is given up comes into its own: into what is bound to the name, and into
+    /// what is bound to the one who has waited. Nothing is given up by somebody who does not hold it.
+    fn successors(&mut self, old: &User, new: Option<&User>) {
+        let name = old.name_any();
+        let (had, keeps) = (Person::of(old), new.map(Person::of));
+        let given_up = had.identifiers.iter().enumerate().filter(|(i, identifier)| {
+            (*i > 0 || had.holds_username())
+                && !keeps.as_ref().is_some_and(|keeps| keeps.identifiers.contains(identifier))
+        });
+        let directory = self.directory;
+        for (_, identifier) in given_up {
+            for other in directory.wanting(identifier).filter(|other| **other != name) {
+                let waits = directory.person(other).is_some_and(|other| other.identifiers.first() == Some(identifier));
+                if waits {
+                    self.person(other);
+                }
+            }
+        }
+    }
+
+    fn group(&mut self, old: Option<&Group>, new: Option<&Group>) {
+        let Some(name) = new.or(old).map(ResourceExt::name_any) else { return };
+        let (before, after) = (old.map(declared_members), new.map(declared_members));
+        if before == after {
+            return;
+        }
+        let memberships = &self.directory.memberships;
+        // Whoever says who is in a group controls the group, even while nobody is in it.
+        for above in memberships.above_uncut(&name) {
+            self.group_identity(&above, &format!("Group {name}"));
+        }
+        let members = |declared: Option<_>| declared.map(|declared| memberships.would_have(declared));
+        let had = members(before.as_ref()).unwrap_or_default();
+        let has = members(after.as_ref()).unwrap_or_default();
+        let mut touched: BTreeSet<String> = had.symmetric_difference(&has).cloned().collect();
+        let accepts = |declared: Option<&DeclaredMembers>| declared.is_some_and(|declared| declared.accepts_declared);
+        if old.is_none() || new.is_none() || accepts(before.as_ref()) != accepts(after.as_ref()) {
+            // Users that name it, or that it selects, come or go.
+            touched.extend(memberships.claimants(&name).map(str::to_owned));
+        }
+        let mut groups = BTreeSet::new();
+        for user in touched {
+            groups.extend(memberships.claims(&user));
+            self.person_without_groups(&user);
+        }
+        for group in groups {
+            self.group_identity(&group, "a User whose membership changes");
+        }
+    }
+
+    /// What was bound before counts as well as what is bound afterwards: an identity that loses its roles for a moment
+    /// would be easy to take over. Validity does not matter, as in the policies that decide.
+    fn role_binding(&mut self, old: Option<&RoleBinding>, new: Option<&RoleBinding>) {
+        if old.map(|old| &old.spec) == new.map(|new| &new.spec) {
+            return;
+        }
+        for binding in old.into_iter().chain(new).map(Binding::of) {
+            for subject in &binding.subjects {
+                self.grants(
+                    &binding,
+                    &format!("{:?} {}", subject.kind, subject.name),
+                    &format!("RoleBinding {}", binding.name),
+                );
+            }
+        }
+    }
+
+    /// A namespace is charged to its owner, so changing the owner takes control of both, and the verb `assign` on each of
+    /// them other than the requester. Being the owner is not enough to give a namespace up: it would count against nobody.
+    fn owner(&mut self, old: Option<&Labels>, new: &Labels, by: Option<&str>) {
+        let (before, after) = (old.and_then(owner), owner(new));
+        if before == after {
+            return;
+        }
+        for user in after.filter(|after| by != Some(after)).into_iter().chain(before) {
+            self.person(user);
+        }
+        for user in before.into_iter().chain(after).filter(|user| by != Some(user)) {
+            let (identity, by) = (format!("User {user}"), format!("metadata.labels[{OWNER_LABEL}]"));
+            self.found.insert(Requirement::Assign(user.to_owned()), Reason { identity, by });
+        }
+        for reason in self.found.values_mut() {
+            reason.identity = format!("{} (metadata.labels[{OWNER_LABEL}])", reason.identity);
+        }
+    }
+
+    fn namespace(&mut self, name: Option<&str>, old: Option<&Labels>, new: &Labels) {
+        // A new Namespace that a selector matches without any label of its maker's choice is what whoever made the
+        // binding has granted; only labels can be chosen in order to be matched.
+        let bare = Labels::from([(NAMESPACE_NAME_LABEL.to_owned(), name.unwrap_or_default().to_owned())]);
+        let before = self.directory.bindings.selecting(old.unwrap_or(&bare));
+        for entered in self.directory.bindings.selecting(new).difference(&before) {
+            let Some(binding) = self.directory.bindings.get(entered) else { continue };
+            let grant = Grant { role: binding.role.clone(), namespace: name.map(str::to_owned) };
+            let subjects: Vec<String> =
+                binding.subjects.iter().take(3).map(|subject| format!("{:?} {}", subject.kind, subject.name)).collect();
+            self.require(grant, &subjects.join(", "), &format!("RoleBinding {entered}, which the labels match"));
+        }
+    }
+
+    /// Every User that a password Secret names, whether or not it refers to the Secret yet: it may do so later. A deleted
+    /// one may refer to it when it comes back.
+    fn credential(&mut self, users: &BTreeSet<&str>) {
+        for user in users {
+            self.person(user);
+            if self.directory.person(user).is_none() {
+                self.deleted(self.directory.tombstones.of(user));
+            }
+        }
+    }
+
+    /// A User by name. Where there is none yet, its username will most likely be its name.
+    fn person(&mut self, name: &str) {
+        for group in self.directory.memberships.claims(name) {
+            self.group_identity(&group, &format!("User {name}"));
+        }
+        self.person_without_groups(name);
+    }
+
+    fn person_without_groups(&mut self, name: &str) {
+        let person = self.directory.person(name);
+        let username = person.map_or(name, |person| &person.username);
+        let is_admin = person.is_some_and(|person| person.is_admin);
+        let who = format!("User {name}");
+        self.identity(&Identity { who, name, username, is_admin, groups: BTreeSet::new() });
+    }
+
+    fn identity(&mut self, identity: &Identity<'_>) {
+        let who = identity.who.as_str();
+        self.native(&Holder::User(identity.username.to_owned()), who);
+        self.bindings(SubjectKind::User, identity.name, who);
+        if identity.is_admin {
+            let role = RoleRef::cluster_role(&self.policy.administrator_role);
+            self.require(Grant { role, namespace: None }, who, "spec.admin");
+        }
+        for group in &identity.groups {
+            self.group_identity(group, who);
+        }
+    }
+
+    fn group_identity(&mut self, group: &str, who: &str) {
+        self.native(&Holder::Group(group.to_owned()), who);
+        self.bindings(SubjectKind::Group, group, who);
+    }
+
+    /// What native RBAC says, whoever made it.
+    fn native(&mut self, holder: &Holder, who: &str) {
+        let directory = self.directory;
+        for (grant, mut by) in directory.natives.grants_of(holder) {
+            if let Some(native) = by.next() {
+                self.require(grant.clone(), who, &format!("{holder}, native {}", native.key));
+            }
+        }
+    }
+
+    /// What Roster's bindings say, whatever their validity: whoever extends one means the person who had it.
+    fn bindings(&mut self, kind: SubjectKind, name: &str, who: &str) {
+        let subject = Subject { kind, name: name.to_owned() };
+        let directory = self.directory;
+        for binding in directory.bindings.of_subject(&subject) {
+            self.grants(binding, who, &format!("{kind:?} {name}, RoleBinding {}", binding.name));
+        }
+    }
+
+    fn grants(&mut self, binding: &Binding, who: &str, by: &str) {
+        let role = || binding.role.clone();
+        match &binding.scope {
+            // A selector reaches namespaces to come, too.
+            Scope::Cluster | Scope::Selector(_) => self.require(Grant { role: role(), namespace: None }, who, by),
+            Scope::Namespaces(namespaces) => {
+                for namespace in namespaces {
+                    self.require(Grant { role: role(), namespace: Some(namespace.clone()) }, who, by);
+                }
+            }
+        }
+    }
+
+    fn require(&mut self, grant: Grant, identity: &str, by: &str) {
+        self.found
+            .entry(Requirement::Bind(grant))
+            .or_insert_with(|| Reason { identity: identity.to_owned(), by: by.to_owned() });
+    }
+}
+
+/// The part of a User's spec by which the identity is controlled: everything but what only describes the person. What
+/// is added to the spec later counts as control until it is named here.
+fn controls(spec: &UserSpec) -> UserSpec {
+    UserSpec {
+        display_name: None,
+        first_name: None,
+        last_name: None,
+        mobile: None,
+        language: None,
+        timezone: None,
+        preferred_shell: None,
+        zone: None,
+        quota: None,
+        deletion_policy: roster_api::user::DeletionPolicy::default(),
+        ..spec.clone()
+    }
+}
+
+#[cfg(test)]
+#[path = "guard_sequence_tests.rs"]
+mod sequence_tests;
+#[cfg(test)]
+#[path = "guard_tests.rs"]
+mod tests;

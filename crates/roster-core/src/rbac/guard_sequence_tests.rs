@@ -1,0 +1,390 @@
+//! No sequence of writes that the guard admits, and no restore of an earlier object in between, leaves the requester in
+//! control of an identity that holds, or ever held, a role that the requester may not bind.
+//!
+//! The requester writes at random, an administrator deletes Users and restores earlier versions of objects at random. What identities
+//! hold is computed by a naive model that knows nothing of the directory: an upper bound, without cuts in cycles,
+//! with groups that do not exist or do not accept declared members, and whatever the validity of bindings and memberships.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
+use kube::core::ObjectMeta;
+use proptest::prelude::*;
+use roster_api::group::Membership;
+use roster_api::role_binding::{ClusterScope, RoleBindingSpec, Scope as DeclaredScope};
+use roster_api::{GroupSpec, Validity};
+
+use super::*;
+use crate::directory::native::{Key, Native};
+
+const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+const USERS: [&str; 4] = ["u0", "u1", "u2", "u3"];
+const GROUPS: [&str; 3] = ["g0", "g1", "g2"];
+const BINDINGS: [&str; 3] = ["b0", "b1", "b2"];
+const NAMESPACES: [&str; 2] = ["n0", "n1"];
+
+/// A username that a native ClusterRoleBinding binds to `edit`.
+const NATIVE_USERNAME: &str = "native";
+
+/// The requester may bind `view` anywhere, and `edit` in one namespace.
+fn may_bind(grant: &Grant) -> bool {
+    match grant.role.name.as_str() {
+        "view" => true,
+        "edit" => grant.namespace.as_deref() == Some("n0"),
+        _ => false,
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Object {
+    User(Box<User>),
+    Group(Box<Group>),
+    RoleBinding(Box<RoleBinding>),
+}
+
+impl Object {
+    fn key(&self) -> String {
+        match self {
+            Self::User(user) => user.name_any(),
+            Self::Group(group) => group.name_any(),
+            Self::RoleBinding(binding) => binding.name_any(),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// The requester creates or updates an object.
+    Write(Object),
+    /// The requester deletes the object of that name.
+    Delete(String),
+    /// The requester sets a User's password.
+    SetPassword(String),
+    /// An administrator deletes a User.
+    Offboard(String),
+    /// An administrator restores a version of the history, by its position.
+    Restore(prop::sample::Index),
+}
+
+/// The cluster, and everything that has happened in it.
+struct World {
+    objects: BTreeMap<String, Object>,
+    directory: Directory,
+    history: Vec<Object>,
+    /// Users whose present incarnation the requester created or whose password the requester set.
+    controlled: BTreeSet<String>,
+    /// What each name has ever held.
+    ever_held: BTreeMap<String, BTreeSet<Grant>>,
+}
+
+impl World {
+    fn new(initial: Vec<Object>) -> Self {
+        let mut directory = Directory::new(false);
+        directory.set_native(Native {
+            key: Key { namespace: None, name: "native".to_owned() },
+            uid: "native".to_owned(),
+            resource_version: 1,
+            role: RoleRef::cluster_role("edit"),
+            holders: [Holder::User(NATIVE_USERNAME.to_owned())].into(),
+            has_others: false,
+            owner: None,
+            is_marked: false,
+        });
+        let mut world = Self {
+            objects: BTreeMap::new(),
+            directory,
+            history: Vec::new(),
+            controlled: BTreeSet::new(),
+            ever_held: BTreeMap::new(),
+        };
+        // The last of each name: what an administrator changed before the sequence began is not an earlier object of it.
+        let initial: BTreeMap<String, Object> = initial.into_iter().map(|object| (object.key(), object)).collect();
+        for object in initial.into_values() {
+            world.put(object);
+        }
+        world.ever_held.clear();
+        world.note_holdings();
+        world
+    }
+
+    fn put(&mut self, object: Object) {
+        match &object {
+            Object::User(user) => drop(self.directory.set_user(user, NOW)),
+            Object::Group(group) => drop(self.directory.set_group(group, NOW)),
+            Object::RoleBinding(binding) => drop(self.directory.set_binding(binding, NOW)),
+        }
+        self.objects.insert(object.key(), object.clone());
+        self.history.push(object);
+        self.note_holdings();
+    }
+
+    fn remove(&mut self, name: &str) {
+        match self.objects.remove(name) {
+            Some(Object::User(_)) => drop(self.directory.remove_user(name, NOW)),
+            Some(Object::Group(_)) => drop(self.directory.remove_group(name, NOW)),
+            Some(Object::RoleBinding(_)) => drop(self.directory.remove_binding(name)),
+            None => {}
+        }
+        self.controlled.remove(name);
+        self.note_holdings();
+    }
+
+    /// Whether the guard admits a change by the requester.
+    fn admits(&self, change: &Change<'_>) -> bool {
+        let policy = Policy { administrator_role: "admin".to_owned(), ..Policy::default() };
+        let required = requirements(change, &self.directory, &policy);
+        required.keys().all(|requirement| matches!(requirement, Requirement::Bind(grant) if may_bind(grant)))
+    }
+
+    fn admits_write(&self, new: &Object) -> bool {
+        let old = self.objects.get(&new.key());
+        match (old, new) {
+            (None, Object::User(new)) => {
+                taken(new, &self.directory).is_none()
+                    && mistakable(new, &self.directory).is_none()
+                    && self.admits(&Change::User(None, Some(new)))
+            }
+            (Some(Object::User(old)), Object::User(new)) => {
+                // The username is immutable to the requester.
+                old.username() == new.username() && self.admits(&Change::User(Some(old), Some(new)))
+            }
+            (None, Object::Group(new)) => self.admits(&Change::Group(None, Some(new))),
+            (Some(Object::Group(old)), Object::Group(new)) => self.admits(&Change::Group(Some(old), Some(new))),
+            (None, Object::RoleBinding(new)) => self.admits(&Change::RoleBinding(None, Some(new))),
+            (Some(Object::RoleBinding(old)), Object::RoleBinding(new)) => {
+                self.admits(&Change::RoleBinding(Some(old), Some(new)))
+            }
+            _ => unreachable!("names tell the kinds apart"),
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Write(new) => {
+                if self.admits_write(&new) {
+                    if matches!(new, Object::User(_)) && !self.objects.contains_key(&new.key()) {
+                        self.controlled.insert(new.key());
+                    }
+                    self.put(new);
+                }
+            }
+            Step::Delete(name) => {
+                let admitted = match self.objects.get(&name) {
+                    Some(Object::User(old)) => self.admits(&Change::User(Some(old), None)),
+                    Some(Object::Group(old)) => self.admits(&Change::Group(Some(old), None)),
+                    Some(Object::RoleBinding(old)) => self.admits(&Change::RoleBinding(Some(old), None)),
+                    None => false,
+                };
+                if admitted {
+                    self.remove(&name);
+                }
+            }
+            Step::SetPassword(name) => {
+                if self.objects.contains_key(&name) && self.admits(&Change::Credential([name.as_str()].into())) {
+                    self.controlled.insert(name);
+                }
+            }
+            Step::Offboard(name) => self.remove(&name),
+            Step::Restore(position) => {
+                if !self.history.is_empty() {
+                    self.restore(position.get(&self.history).clone());
+                }
+            }
+        }
+    }
+
+    /// An administrator applies an earlier version of an object. Nobody changes a username so.
+    fn restore(&mut self, object: Object) {
+        let is_renamed = |user: &User| match self.objects.get(&user.name_any()) {
+            Some(Object::User(present)) => present.username() != user.username(),
+            _ => false,
+        };
+        if !matches!(&object, Object::User(user) if is_renamed(user)) {
+            self.put(object);
+        }
+    }
+
+    fn note_holdings(&mut self) {
+        for name in USERS {
+            if let Some(Object::User(user)) = self.objects.get(name) {
+                let held = self.held_by(user);
+                self.ever_held.entry(name.to_owned()).or_default().extend(held);
+            }
+        }
+    }
+
+    fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.objects
+            .values()
+            .filter_map(|object| if let Object::Group(group) = object { Some(group.as_ref()) } else { None })
+    }
+
+    fn held_by(&self, user: &User) -> BTreeSet<Grant> {
+        let name = user.name_any();
+        let selects = |group: &&Group| {
+            let selector = group.spec.member_selector.as_ref().and_then(|selector| selector.match_labels.as_ref());
+            selector.is_some_and(|wanted| wanted.iter().all(|(key, value)| user.labels().get(key) == Some(value)))
+        };
+        let mut groups: BTreeSet<String> = user.spec.groups.iter().cloned().collect();
+        groups.extend(self.groups().filter(|group| group.spec.members.contains(&name)).map(ResourceExt::name_any));
+        groups.extend(self.groups().filter(selects).map(ResourceExt::name_any));
+        let is_timed = |group: &&Group| group.spec.memberships.iter().any(|membership| membership.user == name);
+        groups.extend(self.groups().filter(is_timed).map(ResourceExt::name_any));
+        loop {
+            let is_nested = |group: &&Group| group.spec.member_groups.iter().any(|child| groups.contains(child));
+            let above: Vec<String> = self.groups().filter(is_nested).map(ResourceExt::name_any).collect();
+            let before = groups.len();
+            groups.extend(above);
+            if groups.len() == before {
+                break;
+            }
+        }
+        let mut grants = BTreeSet::new();
+        for object in self.objects.values() {
+            let Object::RoleBinding(binding) = object else { continue };
+            let names = |subject: &Subject| match subject.kind {
+                SubjectKind::User => subject.name == name,
+                SubjectKind::Group => groups.contains(&subject.name),
+            };
+            if !binding.spec.subjects.iter().any(names) {
+                continue;
+            }
+            let role = &binding.spec.role_ref;
+            match &binding.spec.scope.namespaces {
+                Some(namespaces) => {
+                    grants.extend(
+                        namespaces.iter().map(|name| Grant { role: role.clone(), namespace: Some(name.clone()) }),
+                    );
+                }
+                None => drop(grants.insert(Grant { role: role.clone(), namespace: None })),
+            }
+        }
+        if user.spec.admin {
+            grants.insert(Grant { role: RoleRef::cluster_role("admin"), namespace: None });
+        }
+        if user.username() == NATIVE_USERNAME {
+            grants.insert(Grant { role: RoleRef::cluster_role("edit"), namespace: None });
+        }
+        grants
+    }
+
+    /// An identity that the requester controls, with a role that it holds or held and that the requester may not bind.
+    fn escalation(&self) -> Option<(String, Grant)> {
+        let held = |name: &String| self.ever_held.get(name).into_iter().flatten();
+        let mut found =
+            self.controlled.iter().flat_map(|name| held(name).map(move |grant| (name.clone(), grant.clone())));
+        found.find(|(_, grant)| !may_bind(grant))
+    }
+}
+
+fn metadata(name: &str) -> ObjectMeta {
+    ObjectMeta { name: Some(name.to_owned()), uid: Some(format!("uid-of-{name}")), ..ObjectMeta::default() }
+}
+
+fn some_of(names: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
+    prop::sample::subsequence(names, 0..=2).prop_map(|names| names.into_iter().map(str::to_owned).collect())
+}
+
+fn users() -> impl Strategy<Value = Object> {
+    let labels = prop::option::weighted(0.3, Just(Labels::from([("team".to_owned(), "a".to_owned())])));
+    let username = prop::option::weighted(0.1, Just(NATIVE_USERNAME.to_owned()));
+    let fields = (prop::sample::select(&USERS[..]), some_of(&GROUPS), labels, username, prop::bool::weighted(0.1));
+    fields.prop_map(|(name, groups, labels, username, admin)| {
+        let spec = UserSpec { username, admin, groups, ..UserSpec::default() };
+        Object::User(Box::new(User { metadata: ObjectMeta { labels, ..metadata(name) }, spec, status: None }))
+    })
+}
+
+fn groups() -> impl Strategy<Value = Object> {
+    let labels = || [("team".to_owned(), "a".to_owned())].into();
+    let selector = LabelSelector { match_labels: Some(labels()), ..LabelSelector::default() };
+    let fields = (
+        prop::sample::select(&GROUPS[..]),
+        some_of(&USERS),
+        some_of(&GROUPS),
+        prop::option::weighted(0.2, Just(selector)),
+        any::<bool>(),
+        prop::option::weighted(0.3, (prop::sample::select(&USERS[..]), validities())),
+    );
+    fields.prop_map(|(name, members, mut member_groups, member_selector, accept_declared_members, timed)| {
+        member_groups.retain(|group| group != name);
+        let memberships = timed.into_iter().map(|(user, validity)| Membership { user: user.to_owned(), validity });
+        let spec = GroupSpec {
+            members,
+            member_groups,
+            member_selector,
+            accept_declared_members,
+            memberships: memberships.collect(),
+            ..GroupSpec::default()
+        };
+        Object::Group(Box::new(Group { metadata: metadata(name), spec, status: None }))
+    })
+}
+
+fn bindings() -> impl Strategy<Value = Object> {
+    let user = prop::sample::select(&USERS[..]).prop_map(|name| (SubjectKind::User, name));
+    let group = prop::sample::select(&GROUPS[..]).prop_map(|name| (SubjectKind::Group, name));
+    let fields = (
+        prop::sample::select(&BINDINGS[..]),
+        prop::collection::vec(prop_oneof![user, group], 1..=2),
+        prop::sample::select(&["view", "edit"][..]),
+        prop::option::of(some_of(&NAMESPACES).prop_filter("a namespace", |names| !names.is_empty())),
+        prop::option::weighted(0.3, validities()),
+    );
+    fields.prop_map(|(name, subjects, role, namespaces, validity)| {
+        let cluster = namespaces.is_none().then_some(ClusterScope {});
+        let spec = RoleBindingSpec {
+            subjects: subjects.into_iter().map(|(kind, name)| Subject { kind, name: name.to_owned() }).collect(),
+            role_ref: RoleRef::cluster_role(role),
+            scope: DeclaredScope { cluster, namespaces, ..DeclaredScope::default() },
+            validity,
+            ..RoleBindingSpec::default()
+        };
+        Object::RoleBinding(Box::new(RoleBinding { metadata: metadata(name), spec, status: None }))
+    })
+}
+
+/// Not begun, or over.
+fn validities() -> impl Strategy<Value = Validity> {
+    prop_oneof![
+        Just(Validity { not_before: Some(Time(Timestamp::MAX)), not_after: None }),
+        Just(Validity { not_before: None, not_after: Some(Time(Timestamp::MIN)) }),
+    ]
+}
+
+fn objects() -> impl Strategy<Value = Object> {
+    prop_oneof![users(), groups(), bindings()]
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let names = [&USERS[..], &GROUPS[..], &BINDINGS[..]].concat();
+    prop_oneof![
+        4 => objects().prop_map(Step::Write),
+        3 => prop::sample::select(names).prop_map(|name| Step::Delete(name.to_owned())),
+        2 => prop::sample::select(&USERS[..]).prop_map(|name| Step::SetPassword(name.to_owned())),
+        2 => prop::sample::select(&USERS[..]).prop_map(|name| Step::Offboard(name.to_owned())),
+        2 => any::<prop::sample::Index>().prop_map(Step::Restore),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn i4_no_sequence_of_admitted_writes_and_restores_gains_an_identity(
+        initial in prop::collection::vec(objects(), 0..10),
+        steps in prop::collection::vec(steps(), 1..20),
+    ) {
+        let mut world = World::new(initial);
+        for step in steps {
+            world.take(step.clone());
+            prop_assert_eq!(world.escalation(), None, "after {:?}", step);
+        }
+        // Whatever an administrator restores in the end.
+        for object in world.history.clone() {
+            world.restore(object.clone());
+            prop_assert_eq!(world.escalation(), None, "after the restore of {:?}", object);
+        }
+    }
+}

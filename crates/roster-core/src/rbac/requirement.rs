@@ -1,0 +1,110 @@
+//! What a requester must be allowed to do before the guard admits a write.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use roster_api::role_binding::{RoleKind, RoleRef};
+
+use crate::directory::native::Grant;
+
+/// Everything that a write requires, each with one reason.
+pub type Requirements = BTreeMap<Requirement, Reason>;
+
+/// A right that the requester must have.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Requirement {
+    /// The verb `bind` on a role, where an identity holds it or would hold it.
+    Bind(Grant),
+    /// The verb `assign` on this User (`users.roster.dev`): a namespace counts against its owner's quota and blocks the
+    /// owner's deletion.
+    Assign(String),
+}
+
+impl Requirement {
+    /// API group, resource, name, namespace and verb, as a SubjectAccessReview asks for them.
+    pub fn attributes(&self) -> Attributes<'_> {
+        match self {
+            Self::Bind(Grant { role, namespace }) => Attributes {
+                group: "rbac.authorization.k8s.io",
+                version: "v1",
+                resource: resource(role),
+                name: &role.name,
+                namespace: namespace.as_deref(),
+                verb: "bind",
+            },
+            Self::Assign(user) => Attributes {
+                group: "roster.dev",
+                version: "v1alpha1",
+                resource: "users",
+                name: user,
+                namespace: None,
+                verb: "assign",
+            },
+        }
+    }
+}
+
+/// Attributes of a SubjectAccessReview.
+pub struct Attributes<'a> {
+    /// API group.
+    pub group: &'static str,
+    /// API version.
+    pub version: &'static str,
+    /// Resource, in the plural.
+    pub resource: &'static str,
+    /// Name of the object.
+    pub name: &'a str,
+    /// Namespace; `None` for the whole cluster.
+    pub namespace: Option<&'a str>,
+    /// Verb.
+    pub verb: &'static str,
+}
+
+/// Why a write requires something.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Reason {
+    /// The identity concerned: `User jane`, `Group engineers`.
+    pub identity: String,
+    /// What connects the identity with the requirement, such as the binding that grants the role.
+    pub by: String,
+}
+
+/// A requirement that the requester does not meet. Its `Display` is what the guard's denial says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refused {
+    /// Username of the requester.
+    pub requester: String,
+    /// The right that is missing.
+    pub requirement: Requirement,
+    /// Why it is required.
+    pub reason: Reason,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { requester, requirement, reason: Reason { identity, by } } = self;
+        let Attributes { group, resource, name, namespace, verb, .. } = requirement.attributes();
+        match requirement {
+            Requirement::Bind(grant) => {
+                let place = namespace.map_or("cluster-wide".to_owned(), |name| format!("in namespace {name}"));
+                write!(
+                    f,
+                    "{identity} holds or would hold {grant} (by {by}), and {requester} may not bind it: \
+                     that takes the verb {verb} on {resource}/{name} of {group}, {place}"
+                )
+            }
+            Requirement::Assign(_) => write!(
+                f,
+                "{requester} may not give a namespace to {identity} or take it away: that takes the verb {verb} on \
+                 {resource}/{name} of {group}"
+            ),
+        }
+    }
+}
+
+const fn resource(role: &RoleRef) -> &'static str {
+    match role.kind {
+        RoleKind::ClusterRole => "clusterroles",
+        RoleKind::Role => "roles",
+    }
+}

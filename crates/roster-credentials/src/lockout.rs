@@ -1,0 +1,312 @@
+//! Failed logins: counted for each user and source, and for each user over all sources.
+//!
+//! A source is locked out after a few failures, so that an attacker locks out only their own address. The user as a whole
+//! is locked out after many more, from many sources. Both refuse new logins and nothing else: anyone can cause them from
+//! outside, so they must not end what the person already has.
+//!
+//! A credential that is asked for again within a session counts apart, as the source [`SESSIONS`]: an attacker without a
+//! session can't keep a person from changing their password, and a stolen session is good for a few guesses only.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::network::network_of;
+
+/// When somebody is locked out, and for how long.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Failures of one user from one source.
+    pub of_source: u32,
+    /// Failures of one user from all sources together.
+    pub of_user: u32,
+    /// How long a failure counts.
+    pub window: Duration,
+    /// How long a lockout lasts.
+    pub duration: Duration,
+}
+
+/// The source that stands for all sessions of a user: where a credential is asked for again. No address and no
+/// application is called that. Its failures neither count towards a lockout of the user as a whole nor are checked
+/// against one.
+pub const SESSIONS: &str = "sessions";
+
+/// One failed attempt.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Failure {
+    /// Its source, as the lockout counts.
+    pub source: String,
+    /// When it was judged.
+    pub at: Timestamp,
+}
+
+/// Failures from one source.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Failures {
+    count: u32,
+    last: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    locked_until: Option<Timestamp>,
+}
+
+impl Failures {
+    /// Whether nothing follows from it any more.
+    fn is_past(&self, limits: &Limits, now: Timestamp) -> bool {
+        self.locked_until.map_or(later(self.last, limits.window) <= now, |end| end <= now)
+    }
+}
+
+/// The failed logins of a user. Bounded: each source has one entry, and after `of_user` failures only [`SESSIONS`] is
+/// counted until the lockout has ended.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailedLogins {
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    sources: BTreeMap<String, Failures>,
+    /// End of the lockout of the user as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked_until: Option<Timestamp>,
+}
+
+impl FailedLogins {
+    /// Whether there is nothing to remember.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Failures that are counted at present, from all sources together.
+    pub fn count(&self) -> u32 {
+        self.sources.values().map(|failures| failures.count).sum()
+    }
+
+    /// Failures that count towards a lockout of the user as a whole.
+    fn count_of_logins(&self) -> u32 {
+        self.count() - self.sources.get(SESSIONS).map_or(0, |failures| failures.count)
+    }
+
+    /// Whether attempts from that source are refused, whatever they present.
+    pub fn is_locked(&self, source: &str, now: Timestamp) -> bool {
+        let of_user = self.locked_until.filter(|_| source != SESSIONS);
+        let of_source = self.sources.get(source).and_then(|failures| failures.locked_until);
+        of_user.into_iter().chain(of_source).any(|end| end > now)
+    }
+
+    /// The failures that this has counted and `before` has not, at most one for each source.
+    pub fn added_since(&self, before: &Self) -> Vec<Failure> {
+        let added = self.sources.iter().filter(|(source, failures)| before.sources.get(*source) != Some(*failures));
+        added.map(|(source, failures)| Failure { source: source.clone(), at: failures.last }).collect()
+    }
+
+    /// Counts a failure. Those while a lockout lasts count for nothing: no password was looked at.
+    pub fn fail(&mut self, source: &str, limits: &Limits, now: Timestamp) {
+        if self.is_locked(source, now) {
+            return;
+        }
+        self.forget_past(limits, now);
+        let failures =
+            self.sources.entry(source.to_owned()).or_insert(Failures { count: 0, last: now, locked_until: None });
+        failures.count += 1;
+        // A failure that could not be written at once is counted later than those after it.
+        failures.last = now.max(failures.last);
+        if failures.count >= limits.of_source {
+            failures.locked_until = Some(later(now, limits.duration));
+        }
+        if self.count_of_logins() >= limits.of_user && self.locked_until.is_none() {
+            self.locked_until = Some(later(now, limits.duration));
+        }
+    }
+
+    /// Forgives the source of a login that succeeded, and the person's sessions. Other sources are not forgiven.
+    pub fn succeed(&mut self, source: &str, limits: &Limits, now: Timestamp) {
+        self.forget_past(limits, now);
+        self.sources.remove(source);
+        self.sources.remove(SESSIONS);
+    }
+
+    fn forget_past(&mut self, limits: &Limits, now: Timestamp) {
+        // After a lockout of the user the count starts again at zero: the next failure must not cause another lockout.
+        if self.locked_until.is_some_and(|end| end <= now) {
+            self.locked_until = None;
+            self.sources.retain(|source, _| source == SESSIONS);
+        }
+        // During one, what led to it stays as it is.
+        let is_locked = self.locked_until.is_some();
+        self.sources.retain(|source, failures| is_locked && source != SESSIONS || !failures.is_past(limits, now));
+    }
+}
+
+/// Without an end, where there is none within the range of the clock.
+fn later(time: Timestamp, duration: Duration) -> Timestamp {
+    time.checked_add(duration).unwrap_or(Timestamp::MAX)
+}
+
+/// What counts as one source: an IPv4 address, or the /64 network that a subscriber of IPv6 has to themselves.
+pub fn source_of(address: IpAddr) -> String {
+    match network_of(address) {
+        IpNet::V4(network) => network.addr().to_string(),
+        IpNet::V6(network) => network.to_string(),
+    }
+}
+
+/// An application that does not say where somebody comes from counts as one source itself.
+pub fn source_of_application(username: &str) -> String {
+    const MOST_CHARACTERS: usize = 128;
+    format!("application {}", username.chars().take(MOST_CHARACTERS).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn limits() -> Limits {
+        Limits { of_source: 3, of_user: 7, window: Duration::from_secs(600), duration: Duration::from_secs(300) }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    #[test]
+    fn hammering_from_one_source_locks_that_source_alone() {
+        let mut failed = FailedLogins::default();
+        for second in 0..50 {
+            failed.fail("attacker", &limits(), at(second));
+        }
+        assert!(failed.is_locked("attacker", at(50)));
+        assert!(!failed.is_locked("home", at(50)));
+        assert_eq!(failed.locked_until, None);
+        assert_eq!(failed.count(), 3, "none is counted while the lockout lasts");
+        failed.succeed("home", &limits(), at(51));
+        assert!(failed.is_locked("attacker", at(51)), "the person's own login forgives nobody else");
+    }
+
+    #[test]
+    fn many_sources_lock_the_user() {
+        let mut failed = FailedLogins::default();
+        for source in ["a", "b", "c", "d", "e", "f", "g"] {
+            assert!(!failed.is_locked("home", at(0)));
+            failed.fail(source, &limits(), at(0));
+        }
+        assert_eq!(failed.locked_until, Some(at(300)));
+        assert!(failed.is_locked("home", at(299)));
+        assert!(!failed.is_locked("home", at(300)));
+        failed.fail("h", &limits(), at(301));
+        assert_eq!((failed.count(), failed.locked_until), (1, None), "it begins anew");
+    }
+
+    #[test]
+    fn sessions_count_apart_from_logins() {
+        let mut failed = FailedLogins::default();
+        for source in ["a", "b", "c", "d", "e", "f", "g"] {
+            failed.fail(source, &limits(), at(0));
+        }
+        assert!(failed.is_locked("home", at(1)));
+        assert!(!failed.is_locked(SESSIONS, at(1)), "guesses from outside do not reach the person's sessions");
+        for second in 100..150 {
+            failed.fail(SESSIONS, &limits(), at(second));
+        }
+        assert!(failed.is_locked(SESSIONS, at(150)), "a stolen session has as many guesses as one source");
+        assert_eq!((failed.count(), failed.locked_until), (7 + 3, Some(at(300))));
+        failed.fail("h", &limits(), at(301));
+        assert!(failed.is_locked(SESSIONS, at(301)), "the end of the user's lockout is not the end of theirs");
+        assert_eq!(failed.locked_until, None);
+        failed.succeed("home", &limits(), at(302));
+        assert!(!failed.is_locked(SESSIONS, at(302)), "a complete login proves more than what is asked for again");
+    }
+
+    #[test]
+    fn sessions_alone_lock_no_user() {
+        let limits = Limits { of_source: 3, of_user: 4, ..limits() };
+        let mut failed = FailedLogins::default();
+        for second in 0..10 {
+            failed.fail(SESSIONS, &limits, at(second));
+        }
+        failed.fail("a", &limits, at(10));
+        assert_eq!(failed.locked_until, None);
+        assert!(!failed.is_locked("home", at(10)));
+    }
+
+    #[test]
+    fn what_was_added_is_what_was_counted() {
+        let mut before = FailedLogins::default();
+        before.fail("a", &limits(), at(0));
+        before.fail("b", &limits(), at(1));
+        let mut after = before.clone();
+        assert_eq!(after.added_since(&before), []);
+        after.fail("b", &limits(), at(2));
+        assert_eq!(after.added_since(&before), [Failure { source: "b".into(), at: at(2) }]);
+        let mut forgiven = before.clone();
+        forgiven.succeed("a", &limits(), at(2));
+        assert_eq!(forgiven.added_since(&before), [], "what is forgiven is not added");
+        let mut later = before.clone();
+        later.fail("c", &limits(), at(700));
+        assert_eq!(later.added_since(&before), [Failure { source: "c".into(), at: at(700) }]);
+        for _ in 0..2 {
+            after.fail("b", &limits(), at(3));
+        }
+        let locked = after.clone();
+        after.fail("b", &limits(), at(4));
+        assert_eq!(after.added_since(&locked), [], "during a lockout nothing is counted");
+    }
+
+    #[test]
+    fn a_lockout_ends_and_old_failures_are_forgotten() {
+        let mut failed = FailedLogins::default();
+        failed.fail("a", &limits(), at(0));
+        failed.fail("a", &limits(), at(1));
+        failed.fail("a", &limits(), at(700));
+        assert_eq!(failed.count(), 1, "the first two are older than the window");
+        for second in [701, 702] {
+            failed.fail("a", &limits(), at(second));
+        }
+        assert!(failed.is_locked("a", at(703)));
+        assert!(!failed.is_locked("a", at(1_002)));
+        failed.fail("a", &limits(), at(1_003));
+        assert_eq!(failed.count(), 1);
+        assert!(!failed.is_locked("a", at(1_003)), "one failure after a lockout is no lockout");
+    }
+
+    #[test]
+    fn a_success_begins_anew() {
+        let mut failed = FailedLogins::default();
+        failed.fail("a", &limits(), at(0));
+        failed.succeed("a", &limits(), at(1));
+        assert!(failed.is_empty());
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_source() {
+        let source = |text: &str| source_of(text.parse().unwrap());
+        assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:1"));
+        assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
+        assert_eq!(source("::ffff:192.0.2.7"), "192.0.2.7");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_kept_is_bounded_and_locks_come_in_time(
+            attempts in prop::collection::vec((0u8..40, 0i64..200, any::<bool>()), 0..300)
+        ) {
+            let (mut failed, mut second) = (FailedLogins::default(), 0);
+            for (source, later, succeeds) in attempts {
+                second += later;
+                let source = if source == 0 { SESSIONS.to_owned() } else { source.to_string() };
+                if succeeds && !failed.is_locked(&source, at(second)) {
+                    failed.succeed(&source, &limits(), at(second));
+                } else {
+                    failed.fail(&source, &limits(), at(second));
+                }
+                prop_assert!(failed.count_of_logins() <= limits().of_user);
+                prop_assert!(failed.sources.len() <= limits().of_user as usize + 1);
+                prop_assert!(failed.sources.values().all(|failures| failures.count <= limits().of_source));
+                prop_assert_eq!(failed.count_of_logins() >= limits().of_user, failed.locked_until.is_some());
+            }
+        }
+    }
+}

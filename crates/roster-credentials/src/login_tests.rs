@@ -1,0 +1,202 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::credential::Invitation;
+use crate::digest::Digest;
+
+const BCRYPT: &str = "$2b$12$L6Bc/AlTQHyd9liGgGEZyOFLPHNgyxeEPfgYfBCVxJ7JIlwxyVU3u";
+
+struct Rules {
+    sealer: Sealer,
+    limits: Limits,
+    policy: PasswordPolicy,
+}
+
+fn sealer() -> Sealer {
+    Sealer::new(&[7; 32]).unwrap()
+}
+
+fn rules() -> Rules {
+    let day = Duration::from_secs(86_400);
+    Rules {
+        sealer: sealer(),
+        limits: Limits { of_source: 3, of_user: 9, window: day, duration: day },
+        policy: PasswordPolicy { min_length: 8, history: 3, max_age: Some(90 * day), denied: Arc::default() },
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+fn hash() -> PasswordHash {
+    PasswordHash::parse(BCRYPT).unwrap()
+}
+
+fn credential() -> Credential {
+    Credential { hash: Some(hash()), changed: Some(now()), set_by: Some(SetBy::Owner), ..Credential::default() }
+}
+
+fn attempt(rules: &Rules) -> Attempt<'_> {
+    Attempt {
+        source: "home",
+        is_welcome: true,
+        proof: Proof::Password(true),
+        code: None,
+        replacement: None,
+        second_factor: Need::No,
+        needs_own_password: false,
+        limits: &rules.limits,
+        sealer: &rules.sealer,
+        policy: &rules.policy,
+        now: now(),
+    }
+}
+
+/// The code that an app shows for the factor.
+fn code_of(factor: &SecondFactor) -> String {
+    let secret = totp_rs::Secret::try_from_base32(factor.enrollment(&sealer(), "x", "x").unwrap().secret).unwrap();
+    let totp = totp_rs::Builder::new().with_secret(secret).build().unwrap();
+    totp.generate(now().as_second().unsigned_abs()).to_string()
+}
+
+#[test]
+fn the_right_password_is_enough_and_changes_nothing() {
+    let rules = rules();
+    let mut kept = credential();
+    assert_eq!(judge(&mut kept, &attempt(&rules)), Verdict::Granted(Vec::new()));
+    assert_eq!(kept, credential());
+}
+
+#[test]
+fn a_wrong_password_counts_until_the_source_is_locked_even_for_the_right_one() {
+    let rules = rules();
+    let mut kept = credential();
+    for _ in 0..5 {
+        let wrong = Attempt { proof: Proof::Password(false), source: "attacker", ..attempt(&rules) };
+        assert_eq!(judge(&mut kept, &wrong), Verdict::Refused);
+    }
+    assert_eq!(kept.failed.count(), 3);
+    let right = Attempt { source: "attacker", ..attempt(&rules) };
+    assert_eq!(judge(&mut kept, &right), Verdict::Refused);
+    assert_eq!(judge(&mut kept, &attempt(&rules)), Verdict::Granted(Vec::new()), "from their own address");
+}
+
+#[test]
+fn who_is_not_welcome_is_refused_and_counted_nowhere() {
+    let rules = rules();
+    let mut kept = credential();
+    for proof in [Proof::Password(true), Proof::Password(false)] {
+        let unwelcome = Attempt { is_welcome: false, proof, ..attempt(&rules) };
+        assert_eq!(judge(&mut kept, &unwelcome), Verdict::Refused);
+    }
+    assert_eq!(kept, credential());
+}
+
+#[test]
+fn a_confirmed_factor_asks_for_its_code_and_takes_it_once() {
+    let rules = rules();
+    let mut factor = SecondFactor::create(&sealer());
+    let code = code_of(&factor);
+    factor.confirmed = Some(now());
+    let mut kept = Credential { second_factor: Some(factor), ..credential() };
+    assert_eq!(judge(&mut kept, &attempt(&rules)), Verdict::Challenged(Challenge::Code));
+    let with_code = Attempt { code: Some(&code), ..attempt(&rules) };
+    assert_eq!(judge(&mut kept, &with_code), Verdict::Granted(Vec::new()));
+    assert_eq!(judge(&mut kept, &with_code), Verdict::Refused);
+    assert_eq!(kept.failed.count(), 1, "a code that is used up is a wrong one");
+    let wrong = Attempt { proof: Proof::Password(false), ..with_code };
+    assert_eq!(judge(&mut kept, &wrong), Verdict::Refused);
+}
+
+#[test]
+fn a_factor_that_is_required_is_enrolled_at_the_login() {
+    let rules = rules();
+    let mut kept = credential();
+    let required = Attempt { second_factor: Need::Enrollable, ..attempt(&rules) };
+    assert_eq!(judge(&mut kept, &required), Verdict::Challenged(Challenge::Enrollment));
+    let shown_to_another = kept.second_factor.clone().unwrap();
+    assert_eq!(judge(&mut kept, &required), Verdict::Challenged(Challenge::Enrollment));
+    let seed = kept.second_factor.clone().unwrap();
+    let theirs = code_of(&shown_to_another);
+    assert_eq!(judge(&mut kept, &Attempt { code: Some(&theirs), ..required.clone() }), Verdict::Refused);
+    let code = code_of(&seed);
+    let Verdict::Granted(codes) = judge(&mut kept, &Attempt { code: Some(&code), ..required.clone() }) else {
+        panic!("the code is right");
+    };
+    assert_eq!(codes.len(), 10);
+    assert_eq!(judge(&mut kept, &required), Verdict::Challenged(Challenge::Code));
+}
+
+#[test]
+fn a_password_of_somebody_else_or_an_old_one_must_be_changed_first() {
+    let rules = rules();
+    let new = hash();
+    let others = Credential { set_by: Some(SetBy::Other), ..credential() };
+    let needed = Attempt { needs_own_password: true, ..attempt(&rules) };
+    let old = Attempt { now: now() + Duration::from_secs(90 * 86_400), ..attempt(&rules) };
+    for (before, needed) in [(others, needed), (credential(), old)] {
+        let mut kept = before.clone();
+        assert_eq!(judge(&mut kept, &needed), Verdict::Challenged(Challenge::PasswordChange));
+        assert_eq!(kept, before, "nothing is used up");
+        let changing = Attempt { replacement: Some(&new), ..needed.clone() };
+        assert_eq!(judge(&mut kept, &changing), Verdict::Granted(Vec::new()));
+        assert_eq!(judge(&mut kept, &needed), Verdict::Granted(Vec::new()));
+        assert!(kept.changed > before.changed, "sessions have ended");
+    }
+}
+
+#[test]
+fn the_code_is_used_up_by_the_attempt_that_changes_the_password() {
+    let rules = rules();
+    let new = hash();
+    let mut factor = SecondFactor::create(&sealer());
+    let code = code_of(&factor);
+    factor.confirmed = Some(now());
+    let mut kept = Credential { second_factor: Some(factor), set_by: Some(SetBy::Other), ..credential() };
+    let needed = Attempt { needs_own_password: true, code: Some(&code), ..attempt(&rules) };
+    assert_eq!(judge(&mut kept, &needed), Verdict::Challenged(Challenge::PasswordChange));
+    let changing = Attempt { replacement: Some(&new), ..needed };
+    assert_eq!(judge(&mut kept, &changing), Verdict::Granted(Vec::new()));
+    assert_eq!(judge(&mut kept, &changing), Verdict::Refused);
+}
+
+#[test]
+fn nothing_is_enrolled_where_nobody_is_shown_the_seed() {
+    let rules = rules();
+    let mut kept = credential();
+    let review = Attempt { second_factor: Need::Elsewhere, ..attempt(&rules) };
+    assert_eq!(judge(&mut kept, &review), Verdict::Challenged(Challenge::Enrollment));
+    assert_eq!(kept, credential());
+}
+
+#[test]
+fn an_invitation_ends_with_a_login() {
+    let rules = rules();
+    let invitation = Invitation { digest: Digest::of("come"), expires: now() + Duration::from_secs(60) };
+    let mut kept = Credential { invitation: Some(invitation), ..credential() };
+    assert_eq!(judge(&mut kept, &attempt(&rules)), Verdict::Granted(Vec::new()));
+    assert_eq!(kept.invitation, None);
+}
+
+#[test]
+fn an_invitation_sets_a_password_once_and_in_time() {
+    let rules = rules();
+    let new = hash();
+    let invitation = Invitation { digest: Digest::of("come"), expires: now() + Duration::from_secs(1) };
+    let before = Credential { invitation: Some(invitation), ..Credential::default() };
+    let invited = Attempt { proof: Proof::Invitation("come"), ..attempt(&rules) };
+    let mut kept = before.clone();
+    assert_eq!(judge(&mut kept, &invited), Verdict::Challenged(Challenge::PasswordChange));
+    let changing = Attempt { replacement: Some(&new), ..invited.clone() };
+    assert_eq!(judge(&mut kept, &changing), Verdict::Granted(Vec::new()));
+    assert_eq!(judge(&mut kept, &changing), Verdict::Refused, "it is used up");
+
+    let mut kept = before.clone();
+    let wrong = Attempt { proof: Proof::Invitation("go"), ..changing.clone() };
+    assert_eq!(judge(&mut kept, &wrong), Verdict::Refused);
+    assert_eq!(kept.failed.count(), 1);
+    let late = Attempt { now: now() + Duration::from_secs(1), ..changing };
+    assert_eq!(judge(&mut before.clone(), &late), Verdict::Refused);
+}

@@ -1,0 +1,188 @@
+//! The second factor: time-based one-time passwords (RFC 6238; SHA-1, six digits, 30 seconds, as every app knows them) and
+//! recovery codes.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use roster_api::credentials::Enrollment;
+use serde::{Deserialize, Serialize};
+use totp_rs::{Builder, Secret, Totp};
+use zeroize::Zeroizing;
+
+use super::digest::{Digest, random};
+use super::seal::Sealer;
+
+/// Codes for the day on which the app is gone.
+const RECOVERY_CODES: usize = 10;
+
+/// Letters of recovery codes: base32 (RFC 4648).
+const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+
+/// Letters of a recovery code: 60 bits.
+const LETTERS_OF_A_CODE: usize = 12;
+
+/// What the app and Roster share, in base32, sealed.
+#[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(transparent)]
+struct Seed(String);
+
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seed([sealed])")
+    }
+}
+
+impl Seed {
+    /// 160 bits, as RFC 4226 recommends.
+    fn generate(sealer: &Sealer) -> Self {
+        Self(sealer.seal(&Zeroizing::new(Secret::generate().to_base32())))
+    }
+
+    /// One period before and after the present one are let through, for clocks that differ (RFC 6238, section 5.2).
+    fn totp(&self, sealer: &Sealer) -> Option<Totp> {
+        let text = sealer.open(&self.0)?;
+        Builder::new().with_secret(Secret::try_from_base32(text.as_str()).ok()?).build().ok()
+    }
+
+    /// The period that `code` is of; `None`: it is wrong.
+    fn step_of(&self, code: &str, sealer: &Sealer, now: Timestamp) -> Option<u64> {
+        let seconds = u64::try_from(now.as_second()).ok()?;
+        self.totp(sealer)?.check(code.trim(), seconds)
+    }
+}
+
+/// A second factor, and how far it has been used.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecondFactor {
+    seed: Seed,
+    /// When a first code has shown that the app has the seed. Until then, no login asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed: Option<Timestamp>,
+    /// The last period whose code was used: it and those before it are used up.
+    #[serde(default)]
+    last_step: u64,
+    #[serde(default)]
+    recovery: Vec<Digest>,
+}
+
+impl SecondFactor {
+    /// A new seed, to be confirmed.
+    pub fn create(sealer: &Sealer) -> Self {
+        Self { seed: Seed::generate(sealer), confirmed: None, last_step: 0, recovery: Vec::new() }
+    }
+
+    /// What the app is told. `issuer` is the name under which it shows the account. `None`: the seed was sealed with
+    /// another key.
+    pub fn enrollment(&self, sealer: &Sealer, issuer: &str, username: &str) -> Option<Enrollment> {
+        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let (issuer, account, secret) = (encode(issuer), encode(username), sealer.open(&self.seed.0)?.to_string());
+        let url = format!(
+            "otpauth://totp/{issuer}:{account}?secret={secret}&issuer={issuer}&algorithm=SHA1&digits=6&period=30"
+        );
+        Some(Enrollment { secret, url })
+    }
+
+    /// Confirms the seed by a first code. Returns the recovery codes, which are kept as digests.
+    pub fn confirm(&mut self, code: &str, sealer: &Sealer, now: Timestamp) -> Option<Vec<String>> {
+        self.last_step = self.seed.step_of(code, sealer, now)?;
+        self.confirmed = Some(now);
+        let codes: Vec<String> = (0..RECOVERY_CODES).map(|_| recovery_code()).collect();
+        self.recovery = codes.iter().map(|code| Digest::of(code)).collect();
+        Some(codes)
+    }
+
+    /// Uses a code of the app, or a recovery code, up. Whether it was good: none is so twice.
+    pub fn accept(&mut self, code: &str, sealer: &Sealer, now: Timestamp) -> bool {
+        if let Some(step) = self.seed.step_of(code, sealer, now) {
+            let is_fresh = step > self.last_step;
+            self.last_step = self.last_step.max(step);
+            return is_fresh;
+        }
+        let typed = code.trim().to_ascii_lowercase();
+        let found = self.recovery.iter().position(|digest| digest.is_of(&typed));
+        found.map(|at| self.recovery.remove(at)).is_some()
+    }
+
+    /// How many recovery codes are left.
+    pub fn recovery_codes_left(&self) -> usize {
+        self.recovery.len()
+    }
+}
+
+fn recovery_code() -> String {
+    let letters = random::<LETTERS_OF_A_CODE>().map(|byte| char::from(LETTERS[usize::from(byte) % LETTERS.len()]));
+    let (first, rest) = letters.split_at(4);
+    let (second, third) = rest.split_at(4);
+    [first, second, third].map(String::from_iter).join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// RFC 6238, appendix B: the seed of its SHA-1 rows, and the last six of its eight digits.
+    fn rfc() -> SecondFactor {
+        let seed = Secret::from(*b"12345678901234567890");
+        SecondFactor { seed: Seed(sealer().seal(&seed.to_base32())), ..SecondFactor::create(&sealer()) }
+    }
+
+    fn sealer() -> Sealer {
+        Sealer::new(&[7; 32]).unwrap()
+    }
+
+    #[rstest]
+    #[case(59, "287082")]
+    #[case(1_111_111_109, "081804")]
+    #[case(1_111_111_111, "050471")]
+    #[case(1_234_567_890, "005924")]
+    #[case(2_000_000_000, "279037")]
+    #[case(20_000_000_000, "353130")]
+    fn the_vectors_of_the_rfc(#[case] second: i64, #[case] code: &str) {
+        assert_eq!(rfc().seed.step_of(code, &sealer(), at(second)), Some(u64::try_from(second).unwrap() / 30));
+        assert_eq!(rfc().seed.step_of(code, &sealer(), at(second + 300)), None);
+    }
+
+    #[test]
+    fn a_code_is_good_once_and_none_before_it_is_afterwards() {
+        let mut factor = rfc();
+        // 1111111109 and 1111111111 lie in neighbouring periods.
+        assert!(factor.accept("050471", &sealer(), at(1_111_111_111)));
+        assert!(!factor.accept("050471", &sealer(), at(1_111_111_111)), "used up");
+        assert!(!factor.accept("081804", &sealer(), at(1_111_111_112)), "older than the last one");
+    }
+
+    #[test]
+    fn confirming_uses_the_code_up_and_makes_recovery_codes() {
+        let mut factor = rfc();
+        assert_eq!(factor.confirm("000000", &sealer(), at(59)), None);
+        let codes = factor.confirm("287082", &sealer(), at(59)).unwrap();
+        assert_eq!((codes.len(), factor.recovery_codes_left()), (10, 10));
+        assert!(!factor.accept("287082", &sealer(), at(59)), "the code that confirmed");
+        assert!(factor.accept(&format!(" {}", codes[3].to_uppercase()), &sealer(), at(59)));
+        assert!(!factor.accept(&codes[3], &sealer(), at(59)), "a recovery code is good once");
+        assert_eq!(factor.recovery_codes_left(), 9);
+        let kept = serde_json::to_string(&factor).unwrap();
+        assert!(codes.iter().all(|code| !kept.contains(code)));
+    }
+
+    #[test]
+    fn the_url_is_what_apps_read() {
+        let enrollment = rfc().enrollment(&sealer(), "Roster", "jane@example.com").unwrap();
+        assert_eq!(
+            enrollment.url,
+            "otpauth://totp/Roster:jane%40example%2Ecom?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=Roster&algorithm=SHA1&digits=6&period=30"
+        );
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        assert!(!format!("{:?}{}", rfc(), serde_json::to_string(&rfc()).unwrap()).contains("GEZDGNBV"));
+    }
+}

@@ -1,0 +1,139 @@
+use super::*;
+use crate::{Format, Source, read};
+use rstest::rstest;
+
+const BCRYPT: &str = "$2y$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW";
+
+fn plan_with(format: Format, text: &str, options: &Options) -> Plan {
+    let rules = Rules::default();
+    let source = Source { main: text.as_bytes().to_vec(), ..Source::default() };
+    assemble(read(format, &source, &rules), options, &rules)
+}
+
+fn plan(csv: &str) -> Plan {
+    plan_with(Format::Csv, csv, &Options { secret_namespace: Some("people".to_owned()), ..Options::default() })
+}
+
+fn told(plan: &Plan) -> Vec<String> {
+    plan.rejected.iter().map(|rejected| format!("{}: {rejected}", rejected.place.line)).collect()
+}
+
+#[test]
+fn names_are_derived_and_groups_are_made() {
+    let plan = plan("username,groups\nJane.Doe@example.com,Domain Admins;ops\nada,ops\n");
+    assert_eq!(told(&plan), [""; 0]);
+    let objects: Vec<&Value> = plan.items.iter().map(|item| &item.object).collect();
+    assert_eq!(
+        serde_json::to_value(objects).unwrap(),
+        json!([
+            {"apiVersion": "roster.dev/v1alpha1", "kind": "Group", "metadata": {"name": "domain-admins"},
+                "spec": {"displayName": "Domain Admins", "acceptDeclaredMembers": true}},
+            {"apiVersion": "roster.dev/v1alpha1", "kind": "Group", "metadata": {"name": "ops"}, "spec": {"acceptDeclaredMembers": true}},
+            {"apiVersion": "roster.dev/v1alpha1", "kind": "User", "metadata": {"name": "ada"}, "spec": {"groups": ["ops"]}},
+            {"apiVersion": "roster.dev/v1alpha1", "kind": "User", "metadata": {"name": "jane.doe-example.com"},
+                "spec": {"username": "Jane.Doe@example.com", "groups": ["domain-admins", "ops"]}},
+        ])
+    );
+}
+
+#[test]
+fn groups_that_people_name_accept_them_unless_the_source_says_otherwise() {
+    let plan = plan(
+        "kind,name,username,groups,acceptDeclaredMembers\nGroup,closed,,,false\nGroup,dev,,,\nGroup,empty,,,\n\
+         User,,ada,closed;dev;new,\n",
+    );
+    assert_eq!(told(&plan), [""; 0]);
+    let accepts = |name| {
+        let item = plan.items.iter().find(|item| item.name == name).unwrap();
+        item.object["spec"].get("acceptDeclaredMembers").cloned()
+    };
+    let expected = [Some(json!(false)), Some(json!(true)), Some(json!(true)), None];
+    assert_eq!(["closed", "dev", "new", "empty"].map(accepts), expected);
+}
+
+#[rstest]
+#[case("username\nada\nADA\n", "3: spec.username: ADA also stands in line 2")]
+#[case("username,email\nada,x@example.com\nbob,X@Example.com\n", "3: spec.email: X@Example.com also stands in line 2")]
+#[case(
+    "username,email\nada@example.com,\nbob,Ada@example.com\n",
+    "3: spec.email: Ada@example.com also stands in line 2"
+)]
+#[case("username\na.b@c\na.b-c\n", "3: metadata.name: another username whose object is a.b-c also stands in line 2")]
+#[case(
+    "username\nsystem:admin\n",
+    "2: spec.username: names with the prefix system: belong to Kubernetes and are refused"
+)]
+#[case(
+    "username,groups\nada,system:masters\n",
+    "2: spec.groups[0]: system:masters: names with the prefix system: belong to Kubernetes and are refused"
+)]
+#[case(
+    "username,email\nada,system:x@example.com\n",
+    "2: spec.email: names with the prefix system: belong to Kubernetes and are refused"
+)]
+#[case("username,displayName\n,Nobody\n", "2: spec.username: is required")]
+#[case("username,name\nada,Ada\n", "2: metadata.name: must be a DNS-1123 subdomain")]
+#[case("username,labels\nada,a b=c\n", "2: metadata.labels[a b]: must be a label")]
+#[case(
+    "username,timezone,state\nada,Mars/Base,Asleep\n",
+    "2: spec.state: must be one of Active, Disabled, Banned; spec.timezone: must be a name of the IANA"
+)]
+#[case("username,hash\nada,{SSHA}x\n", "2: password: is SHA-1, a fast hash, which is not supported")]
+#[case("username,password\nada,hunter2\n", "2: password: is plaintext")]
+#[case("username,groups\nada,a b\nbob,a-b\n", "3: spec.groups: a-b and a b of line 2 would both be the Group a-b")]
+#[case("username,groups\nada,a b;a-b\n", "2: spec.groups[1]: a-b and a b would both be the Group a-b")]
+#[case("kind,name\nGroup,a b\nGroup,a-b\n", "3: metadata.name: a b, whose object is a-b, too, also stands in line 2")]
+fn what_is_wrong_is_told_with_its_line(#[case] csv: &str, #[case] expected: &str) {
+    let plan = plan(csv);
+    assert_eq!(plan.rejected.len(), 1, "{:?}", told(&plan));
+    assert!(told(&plan)[0].starts_with(expected), "{:?}", told(&plan));
+    assert!(!told(&plan)[0].contains("hunter2"));
+}
+
+#[test]
+fn a_rejected_person_takes_no_name_from_others() {
+    let plan = plan("username,timezone\nada,Mars/Base\nada,UTC\n");
+    assert_eq!((plan.rejected.len(), plan.items.len()), (1, 1));
+}
+
+#[test]
+fn hashes_go_to_secrets_in_the_namespace_that_was_named() {
+    let text = format!("username,passwordHash\nada,{BCRYPT}\n");
+    let item = &plan(&text).items[0];
+    assert_eq!(item.object["spec"]["passwordSecretRef"], json!({"namespace": "people", "name": "ada-password"}));
+    let manifest = item.secret.as_ref().unwrap().manifest("x");
+    assert_eq!(manifest["metadata"]["annotations"], json!({"roster.dev/user": "ada"}));
+    let nowhere = plan_with(Format::Csv, &text, &Options::default());
+    assert!(told(&nowhere)[0].contains("--secret-namespace"));
+}
+
+#[test]
+fn people_may_come_without_what_cannot_be_used() {
+    let options = Options { without_unusable_hashes: true, ..Options::default() };
+    let plan = plan_with(Format::Htpasswd, "ada:{SHA}x\nbob:hunter2\n", &options);
+    assert_eq!((plan.rejected.len(), plan.items.len()), (0, 2));
+    assert_eq!(plan.without_hash.iter().map(|item| item.who.as_str()).collect::<Vec<_>>(), ["ada", "bob"]);
+    assert!(plan.items.iter().all(|item| item.secret.is_none()));
+}
+
+#[test]
+fn passwords_are_taken_where_they_are_to_be_hashed() {
+    let options = Options { hash_passwords: true, secret_namespace: Some("a".to_owned()), ..Options::default() };
+    let plan = plan_with(Format::Csv, "username,password\nada,correct horse\nbob,\"x\ny\"\n", &options);
+    assert!(matches!(plan.items[0].secret.as_ref().unwrap().content, Content::Plain(_)));
+    assert!(told(&plan)[0].contains("control character"), "{:?}", told(&plan));
+    assert!(!format!("{plan:?}").contains("correct horse"));
+}
+
+#[test]
+fn fields_and_groups_can_be_left_out() {
+    let options = Options {
+        without: vec!["mobile".to_owned(), "validity.notAfter".to_owned()],
+        no_groups: true,
+        ..Options::default()
+    };
+    let plan = plan_with(Format::Csv, "username,mobile,expires,groups\nada,0800 1,never,ops\n", &options);
+    assert_eq!(told(&plan), [""; 0]);
+    assert_eq!(plan.items.len(), 1);
+    assert_eq!(plan.items[0].object["spec"], json!({"groups": ["ops"]}));
+}

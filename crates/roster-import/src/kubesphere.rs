@@ -1,0 +1,156 @@
+//! The custom resources of KubeSphere: `kubectl get users.iam.kubesphere.io,groups.iam.kubesphere.io,
+//! groupbindings.iam.kubesphere.io -o json`.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use super::documents::{Located, Text};
+use super::draft::{Input, Person, Rejected, Team};
+
+const GROUP: &str = "iam.kubesphere.io/";
+const PARENT_LABEL: &str = "iam.kubesphere.io/group-parent";
+const ALIAS_ANNOTATION: &str = "kubesphere.io/alias-name";
+/// Version 3: the identity provider and the identity there, as labels.
+const PROVIDER_LABEL: &str = "iam.kubesphere.io/identify-provider";
+const ORIGIN_LABEL: &str = "iam.kubesphere.io/origin-uid";
+/// Version 4: an annotation for each provider, whose value is the identity there.
+const PROVIDER_ANNOTATION: &str = "iam.kubesphere.io/identity-provider.";
+
+/// Reads Users, Groups and GroupBindings. Roles are not carried over: what somebody may do here is for a RoleBinding.
+pub(super) fn read(bytes: &[u8]) -> Input {
+    let mut input = Input::default();
+    let Some(text) = Text::new(bytes, &mut input) else { return input };
+    let mut bindings = Vec::new();
+    for object in text.objects(&mut input) {
+        let is_theirs = object.value["apiVersion"].as_str().is_some_and(|version| version.starts_with(GROUP));
+        match object.value["kind"].as_str().filter(|_| is_theirs) {
+            Some("User") => user(&object, &mut input),
+            Some("Group") => group(&object, &mut input),
+            Some("GroupBinding") => bindings.push(object),
+            _ => input.reject(object.place, "is no User, Group or GroupBinding of iam.kubesphere.io"),
+        }
+    }
+    nest(&mut input);
+    bind(&bindings, &mut input);
+    input
+}
+
+fn text<'a>(value: &'a Value, path: &[&str]) -> &'a str {
+    path.iter().fold(value, |value, name| &value[*name]).as_str().unwrap_or_default()
+}
+
+fn user(object: &Located, input: &mut Input) {
+    let value = &object.value;
+    let name = text(value, &["metadata", "name"]);
+    if name.starts_with("system:") {
+        // People who have not finished their first login; KubeSphere makes these itself.
+        return;
+    }
+    let mut person = Person::new(object.place, name);
+    person.add_email(text(value, &["spec", "email"]));
+    person.set("displayName", text(value, &["spec", "displayName"]));
+    person.set("language", text(value, &["spec", "lang"]));
+    for group in value["spec"]["groups"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        person.add("groups", group);
+    }
+    let state = [text(value, &["status", "state"]), text(value, &["spec", "state"])];
+    if state.contains(&"Disabled") {
+        person.set("state", "Disabled");
+    }
+    let identities = identities(value);
+    if let Some((provider, _)) = identities.first() {
+        person.set("connector", json!({"type": "oidc", "id": provider}));
+        let all: Vec<Value> = identities.iter().map(|(kind, id)| json!({"type": kind, "id": id})).collect();
+        person.set("identities", all);
+    }
+    super::text::take_password(&mut person, text(value, &["spec", "password"]));
+    input.people.push(person);
+}
+
+fn identities(value: &Value) -> Vec<(String, String)> {
+    let annotations = value["metadata"]["annotations"].as_object().into_iter().flatten();
+    let annotated = annotations
+        .filter_map(|(key, id)| Some((key.strip_prefix(PROVIDER_ANNOTATION)?.to_owned(), id.as_str()?.to_owned())));
+    let label = |name: &str| text(value, &["metadata", "labels", name]).to_owned();
+    let labelled = Some((label(PROVIDER_LABEL), label(ORIGIN_LABEL)))
+        .filter(|(provider, id)| !provider.is_empty() && !id.is_empty());
+    annotated.chain(labelled).collect()
+}
+
+fn group(object: &Located, input: &mut Input) {
+    let value = &object.value;
+    let mut team = Team::new(object.place, text(value, &["metadata", "name"]));
+    team.set("displayName", text(value, &["metadata", "annotations", ALIAS_ANNOTATION]));
+    // Held until all groups are known.
+    if let Some(parent) =
+        value["metadata"]["labels"].get(PARENT_LABEL).filter(|parent| *parent != "" && *parent != "root")
+    {
+        team.labels.insert(PARENT_LABEL.to_owned(), parent.clone());
+    }
+    input.teams.push(team);
+}
+
+/// A group that has a parent belongs to it.
+fn nest(input: &mut Input) {
+    let by_name: HashMap<String, usize> =
+        input.teams.iter().enumerate().map(|(index, team)| (team.name.clone(), index)).collect();
+    for index in 0..input.teams.len() {
+        let Some(parent) = input.teams[index].labels.remove(PARENT_LABEL) else { continue };
+        let child = input.teams[index].name.clone();
+        if let Some(parent) = parent.as_str().and_then(|parent| by_name.get(parent)) {
+            let list = input.teams[*parent].spec.entry("memberGroups").or_insert_with(|| json!([]));
+            list.as_array_mut().into_iter().for_each(|list| list.push(child.as_str().into()));
+        }
+    }
+}
+
+fn bind(bindings: &[Located], input: &mut Input) {
+    let people: HashMap<String, usize> =
+        input.people.iter().enumerate().map(|(index, person)| (person.login().to_owned(), index)).collect();
+    for Located { place, value } in bindings {
+        let group = text(value, &["groupRef", "name"]);
+        for user in value["users"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            match people.get(user) {
+                Some(index) => input.people[*index].add("groups", group),
+                None => input.rejected.push(Rejected {
+                    place: *place,
+                    who: user.to_owned(),
+                    field: "users".to_owned(),
+                    reason: format!("the group {group} has a member that is no user of this file: {user}"),
+                }),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_groups_and_bindings_go_together() {
+        let input = read(include_bytes!("../../../examples/import/kubesphere.yaml"));
+        assert_eq!(input.rejected, []);
+        let [lin, mei] = &input.people[..] else { panic!("two people") };
+        assert_eq!(
+            Value::from(lin.spec.clone()),
+            json!({
+                "username": "lin", "email": "lin@example.com", "displayName": "Lin", "language": "zh",
+                "groups": ["backend-7xk2p"],
+            })
+        );
+        assert!(lin.credential.is_some());
+        assert_eq!(mei.spec["state"], "Disabled");
+        assert_eq!(mei.spec["identities"], json!([{"type": "corporate", "id": "8842"}]));
+        let teams: Vec<Value> = input.teams.iter().map(|team| team.spec.clone().into()).collect();
+        assert_eq!(
+            teams,
+            [
+                json!({"displayName": "Engineering", "memberGroups": ["backend-7xk2p"]}),
+                json!({"displayName": "Backend"})
+            ]
+        );
+        assert_eq!(lin.place.line, 4);
+    }
+}

@@ -1,0 +1,193 @@
+//! OpenStack Identity (Keystone): its tables, as JSON or as `mysqldump` writes them, or the answers of its API.
+//!
+//! The API tells no hashes; the tables do.
+
+mod row;
+mod sql;
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+
+use super::columns::flag;
+use super::documents::Text;
+use super::draft::{Input, Person, Team};
+use row::{Row, Tables};
+
+/// Reads a dump.
+pub(super) fn read(bytes: &[u8]) -> Input {
+    let mut input = Input::default();
+    let Some(text) = Text::new(bytes, &mut input) else { return input };
+    let mut tables = if bytes.trim_ascii_start().starts_with(b"{") {
+        let mut tables = Tables::new();
+        for (name, row) in text.tables(&mut input) {
+            if let Value::Object(fields) = row.value {
+                tables.entry(name).or_default().push(Row { place: row.place, fields });
+            }
+        }
+        tables
+    } else {
+        sql::read(bytes, &mut input)
+    };
+    let mut take = |name: &str| tables.remove(name).unwrap_or_default();
+    let people = [take("users"), take("user")].concat_rows();
+    let groups = [take("groups"), take("group")].concat_rows();
+    let accounts = Accounts {
+        local: by(take("local_user"), "user_id"),
+        nonlocal: by(take("nonlocal_user"), "user_id"),
+        federated: by(take("federated_user"), "user_id"),
+        passwords: latest(take("password")),
+    };
+    let names = teams(groups, &mut input);
+    let mut memberships: HashMap<String, Vec<String>> = HashMap::new();
+    for row in [take("user_group_membership"), take("memberships")].concat_rows() {
+        if let Some(group) = names.get(&row.text("group_id")) {
+            memberships.entry(row.text("user_id")).or_default().push(group.clone());
+        }
+    }
+    for row in people {
+        match person(&row, &accounts, &memberships) {
+            Ok(person) => input.people.push(person),
+            Err(reason) => input.reject(row.place, reason),
+        }
+    }
+    input
+}
+
+trait ConcatRows {
+    fn concat_rows(self) -> Vec<Row>;
+}
+
+impl ConcatRows for [Vec<Row>; 2] {
+    fn concat_rows(self) -> Vec<Row> {
+        self.into_iter().flatten().collect()
+    }
+}
+
+/// What Keystone keeps of a user in tables beside the main one.
+struct Accounts {
+    local: HashMap<String, Row>,
+    nonlocal: HashMap<String, Row>,
+    federated: HashMap<String, Row>,
+    passwords: HashMap<String, Row>,
+}
+
+fn by(rows: Vec<Row>, column: &str) -> HashMap<String, Row> {
+    rows.into_iter().map(|row| (row.text(column), row)).collect()
+}
+
+/// The password in use of each local user: the youngest.
+fn latest(rows: Vec<Row>) -> HashMap<String, Row> {
+    let mut latest: HashMap<String, Row> = HashMap::new();
+    for row in rows {
+        // Older releases keep a time of their own for microseconds.
+        let age = |row: &Row| (row.text("created_at_int").parse::<i64>().unwrap_or_default(), row.text("created_at"));
+        let user = row.text("local_user_id");
+        if latest.get(&user).is_none_or(|known| age(known) <= age(&row)) {
+            latest.insert(user, row);
+        }
+    }
+    latest
+}
+
+/// Reads the groups, and returns their names by id.
+fn teams(rows: Vec<Row>, input: &mut Input) -> HashMap<String, String> {
+    let mut names = HashMap::new();
+    for row in rows {
+        let mut team = Team::new(row.place, &row.text("name"));
+        team.set("description", row.text("description"));
+        set_domain(&mut team.spec, &row.text("domain_id"));
+        names.insert(row.text("id"), team.name.clone());
+        input.teams.push(team);
+    }
+    names
+}
+
+fn set_domain(spec: &mut Map<String, Value>, domain: &str) {
+    super::draft::set(spec, "domain", domain.into());
+}
+
+fn person(row: &Row, accounts: &Accounts, memberships: &HashMap<String, Vec<String>>) -> Result<Person, String> {
+    let id = row.text("id");
+    let (local, nonlocal, federated) =
+        (accounts.local.get(&id), accounts.nonlocal.get(&id), accounts.federated.get(&id));
+    let of = |account: Option<&Row>, column: &str| account.map(|row| row.text(column)).filter(|text| !text.is_empty());
+    let name = of(Some(row), "name").or(of(local, "name")).or(of(nonlocal, "name")).or(of(federated, "display_name"));
+    let mut person = Person::new(row.place, &name.ok_or("name: is missing")?);
+    let domain = of(Some(row), "domain_id").or(of(local, "domain_id")).or(of(nonlocal, "domain_id"));
+    set_domain(&mut person.spec, &domain.unwrap_or_default());
+    let extra = row.extra();
+    let either = |name: &str| of(Some(row), name).or(extra[name].as_str().map(str::to_owned)).unwrap_or_default();
+    person.add_email(&either("email"));
+    person.set("displayName", either("description"));
+    if row.fields.contains_key("enabled") && flag(&row.text("enabled")) != Some(true) {
+        person.set("state", "Disabled");
+    }
+    if let Some(federated) = federated {
+        person.set(
+            "connector",
+            serde_json::json!({"type": federated.text("protocol_id"), "id": federated.text("idp_id")}),
+        );
+        person.set(
+            "identities",
+            serde_json::json!([{"type": federated.text("protocol_id"), "id": federated.text("unique_id")}]),
+        );
+    }
+    let groups = memberships.get(&id).into_iter().flatten().cloned();
+    let inline = row.fields.get("groups").and_then(Value::as_array).into_iter().flatten();
+    let inline = inline.filter_map(|group| Some(group.as_str().or(group["name"].as_str())?.to_owned()));
+    groups.chain(inline).for_each(|group| person.add("groups", group));
+    let password = local.and_then(|local| accounts.passwords.get(&local.text("id")));
+    // Before the Newton release, the hash stood in a column of the same row.
+    let hash = of(password, "password_hash").or(of(password, "password"));
+    let hash = hash.or(of(Some(row), "password_hash")).or(of(Some(row), "password"));
+    super::text::take_password(&mut person, &hash.unwrap_or_default());
+    Ok(person)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::draft::{Credential, Place};
+    use secrecy::ExposeSecret;
+    use serde_json::json;
+
+    fn hash(person: &Person) -> &str {
+        let Some(Credential::Hash(hash)) = &person.credential else { panic!("a hash") };
+        hash.expose_secret()
+    }
+
+    #[test]
+    fn tables_as_json_and_as_sql_say_the_same() {
+        let json = read(include_bytes!("../../../../examples/import/keystone.json"));
+        let sql = read(include_bytes!("../../../../examples/import/keystone.sql"));
+        for input in [&json, &sql] {
+            assert_eq!(input.rejected, []);
+            let [ada, bob, eve] = &input.people[..] else { panic!("three people") };
+            assert_eq!(
+                Value::from(ada.spec.clone()),
+                json!({
+                    "username": "ada", "email": "ada@example.com", "displayName": "Ada O'Neil", "domain": "default",
+                    "groups": ["Operators"],
+                })
+            );
+            assert!(hash(ada).starts_with("$2b$"), "the youngest of two");
+            assert_eq!(bob.spec["state"], "Disabled");
+            assert!(hash(bob).starts_with("$scrypt$"));
+            assert_eq!(eve.spec["connector"], json!({"type": "openid", "id": "corporate"}));
+            assert_eq!(eve.spec["identities"], json!([{"type": "openid", "id": "eve-4711"}]));
+            assert_eq!(
+                (input.teams[0].name.as_str(), &input.teams[0].spec["description"]),
+                ("Operators", &json!("Who runs it"))
+            );
+        }
+        assert_eq!(json.people[0].place, Place::line(3));
+    }
+
+    #[test]
+    fn answers_of_the_api_are_read() {
+        let input = read(b"{\"links\": {}, \"users\": [{\"id\": \"1\", \"name\": \"ada\", \"enabled\": true, \"email\": \"a@example.com\"}, {\"id\": \"2\"}]}");
+        assert_eq!(input.people[0].spec["email"], "a@example.com");
+        assert_eq!(input.rejected[0].reason, "name: is missing");
+    }
+}

@@ -1,0 +1,235 @@
+//! All formats: the examples, what they are exported to, and bytes that mean nothing.
+
+use std::rc::Rc;
+
+use proptest::prelude::*;
+use rstest::rstest;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+
+use super::assemble::{Content, Options, Plan, assemble};
+use super::rules::Kind;
+use super::write::{Record, Target, writer};
+use super::*;
+
+const FORMATS: [Format; 9] = [
+    Format::Csv,
+    Format::Json,
+    Format::Yaml,
+    Format::Ldif,
+    Format::Htpasswd,
+    Format::Openstack,
+    Format::Kubesphere,
+    Format::Rancher,
+    Format::Passwd,
+];
+
+/// Compiled once a thread: they are not shared between threads.
+fn rules() -> Rc<Rules> {
+    thread_local! { static RULES: Rc<Rules> = Rc::default(); }
+    RULES.with(Rc::clone)
+}
+
+fn options() -> Options {
+    Options { secret_namespace: Some("people".to_owned()), ..Options::default() }
+}
+
+fn plan(format: Format, main: &[u8]) -> Plan {
+    let rules = rules();
+    let source = Source { main: main.to_vec(), ..Source::default() };
+    assemble(read(format, &source, &rules), &options(), &rules)
+}
+
+fn export(plan: &Plan, target: Target, with_hashes: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut writer = writer(target, &mut out, with_hashes, "dc=example,dc=com", &rules());
+    writer.begin().unwrap();
+    for item in &plan.items {
+        let hash = item.secret.as_ref().filter(|_| with_hashes).map(|secret| match &secret.content {
+            Content::Hash(hash) => hash.expose_secret().to_owned(),
+            Content::Plain(_) => panic!("nothing is plain here"),
+        });
+        let secret = hash.as_ref().and_then(|hash| Some(item.secret.as_ref()?.manifest(hash)));
+        writer
+            .record(Record { kind: item.kind, object: &item.object, secret: secret.as_ref(), hash: hash.as_deref() })
+            .unwrap();
+    }
+    writer.end().unwrap();
+    drop(writer);
+    out
+}
+
+/// Objects and hashes.
+fn content(plan: &Plan) -> Vec<Value> {
+    let of = |item: &assemble::Item| match item.secret.as_ref().map(|secret| &secret.content) {
+        Some(Content::Hash(hash)) => json!([item.object, hash.expose_secret()]),
+        _ => json!([item.object]),
+    };
+    plan.items.iter().map(of).collect()
+}
+
+#[rstest]
+#[case(Target::Csv, Format::Csv)]
+#[case(Target::Json, Format::Json)]
+#[case(Target::Yaml, Format::Yaml)]
+fn what_is_exported_is_imported_again(#[case] target: Target, #[case] format: Format) {
+    let everything = concat!(
+        include_str!("../../../examples/user-full.yaml"),
+        "---\n",
+        include_str!("../../../examples/group.yaml")
+    );
+    let more = b"[{\"kind\": \"Group\", \"name\": \"a\", \"labels\": {\"x\": \"y\"}, \"memberSelector\": {\"matchExpressions\": \
+        [{\"key\": \"team\", \"operator\": \"In\", \"values\": [\"a;b\"]}]}, \"memberships\": [{\"user\": \"ada\", \"validity\": {}}]},\
+        {\"username\": \"Ada\", \"labels\": {\"a.example/b\": \"c\"}, \"displayName\": \"a;\\\\b\\\"\", \"passwordHash\": \
+        \"$2b$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW\"}]";
+    for first in [plan(Format::Yaml, everything.as_bytes()), plan(Format::Json, more)] {
+        assert_eq!(first.rejected, []);
+        for with_hashes in [true, false] {
+            let second = plan(format, &export(&first, target, with_hashes));
+            assert_eq!(second.rejected, []);
+            if with_hashes {
+                assert_eq!(content(&second), content(&first));
+            } else {
+                let objects = |plan: &Plan| plan.items.iter().map(|item| item.object.clone()).collect::<Vec<_>>();
+                assert_eq!(objects(&second), objects(&first));
+            }
+        }
+    }
+}
+
+#[test]
+fn ldif_holds_the_members_whom_groups_accept() {
+    let source = br#"[{"kind": "Group", "name": "closed", "acceptDeclaredMembers": false, "members": ["bob"]},
+        {"kind": "Group", "name": "open", "acceptDeclaredMembers": true},
+        {"username": "eve", "groups": ["closed", "open"]}, {"username": "bob"}]"#;
+    let text = String::from_utf8(export(&plan(Format::Json, source), Target::Ldif, false)).unwrap();
+    let entry = |group: &str| text.split("\n\n").find(|entry| entry.contains(&format!("cn: {group}\n"))).unwrap();
+    assert!(entry("closed").contains("uid=bob,") && !entry("closed").contains("uid=eve,"), "{text}");
+    assert!(entry("open").contains("uid=eve,"), "{text}");
+}
+
+/// What the format can hold of a person.
+fn held(plan: &Plan, fields: &[&str]) -> Vec<Value> {
+    let people = plan.items.iter().filter(|item| item.kind == Kind::User);
+    let of = |item: &assemble::Item| {
+        let held: serde_json::Map<String, Value> = fields
+            .iter()
+            .filter_map(|field| Some(((*field).to_owned(), item.object["spec"].get(*field)?.clone())))
+            .collect();
+        let hash = item.secret.as_ref().map(|secret| match &secret.content {
+            Content::Hash(hash) => hash.expose_secret().to_owned(),
+            Content::Plain(_) => panic!("nothing is plain here"),
+        });
+        json!([item.name, held, hash])
+    };
+    people.map(of).collect()
+}
+
+#[rstest]
+#[case(Target::Ldif, Format::Ldif, &["username", "email", "additionalEmails", "displayName", "firstName", "lastName", "preferredShell", "language", "mobile", "state", "groups"])]
+#[case(Target::Passwd, Format::Passwd, &["username", "displayName", "preferredShell", "state"])]
+#[case(Target::Htpasswd, Format::Htpasswd, &["username"])]
+fn what_a_format_can_hold_survives(#[case] target: Target, #[case] format: Format, #[case] fields: &[&str]) {
+    let mut first = plan(Format::Ldif, include_bytes!("../../../examples/import/people.ldif"));
+    // The username stands where it is another than the name of the object.
+    first.items.iter_mut().filter(|item| item.name == "grace").for_each(|item| {
+        item.object["spec"]["mobile"] = "+1 555 0100".into();
+        item.object["spec"]["language"] = "en".into();
+    });
+    let second = plan(format, &export(&first, target, true));
+    assert_eq!(second.rejected, []);
+    assert_eq!(held(&second, fields), held(&first, fields));
+}
+
+#[rstest]
+#[case(Format::Csv, include_bytes!("../../../examples/import/people.csv"), 2, 3, 2)]
+#[case(Format::Json, include_bytes!("../../../examples/import/people.json"), 1, 2, 1)]
+#[case(Format::Ldif, include_bytes!("../../../examples/import/people.ldif"), 3, 2, 2)]
+#[case(Format::Htpasswd, include_bytes!("../../../examples/import/htpasswd"), 0, 2, 2)]
+#[case(Format::Openstack, include_bytes!("../../../examples/import/keystone.json"), 1, 3, 2)]
+#[case(Format::Openstack, include_bytes!("../../../examples/import/keystone.sql"), 1, 3, 2)]
+#[case(Format::Kubesphere, include_bytes!("../../../examples/import/kubesphere.yaml"), 2, 2, 1)]
+#[case(Format::Rancher, include_bytes!("../../../examples/import/rancher.yaml"), 1, 2, 1)]
+fn every_example_is_taken_whole(
+    #[case] format: Format,
+    #[case] bytes: &[u8],
+    #[case] groups: usize,
+    #[case] people: usize,
+    #[case] hashes: usize,
+) {
+    let plan = plan(format, bytes);
+    assert_eq!(plan.rejected, []);
+    let count = |kind| plan.items.iter().filter(|item| item.kind == kind).count();
+    let secrets = plan.items.iter().filter(|item| item.secret.is_some()).count();
+    assert_eq!((count(Kind::Group), count(Kind::User), secrets), (groups, people, hashes));
+}
+
+/// Text that looks a little like what is read.
+fn lookalike() -> impl Strategy<Value = Vec<u8>> {
+    let pieces = prop::sample::select(vec![
+        "username",
+        "kind",
+        ",",
+        "\n",
+        ":",
+        "{",
+        "}",
+        "[",
+        "]",
+        "\"",
+        "items",
+        "apiVersion",
+        "v1",
+        "- ",
+        "  ",
+        "---\n",
+        "dn",
+        "cn: a\n",
+        "objectClass: person\n",
+        "uid",
+        "é",
+        "\0",
+        "=",
+        ";",
+        "INSERT INTO ",
+        "VALUES ('",
+        "null",
+        "User",
+        "metadata",
+        "spec",
+        "0",
+        "x",
+    ]);
+    let text = prop::collection::vec(pieces, 0..40).prop_map(|pieces| pieces.concat().into_bytes());
+    prop_oneof![text, prop::collection::vec(any::<u8>(), 0..200)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn no_bytes_do_harm(bytes in lookalike()) {
+        let rules = rules();
+        for format in FORMATS {
+            let source = Source { main: bytes.clone(), group: Some(bytes.clone()), shadow: Some(bytes.clone()), ..Source::default() };
+            assemble(read(format, &source, &rules), &options(), &rules);
+        }
+    }
+
+    #[test]
+    fn any_person_survives_every_full_format(
+        name in "[a-z][a-z0-9]{0,20}",
+        display in "[^\\p{Cc}]{1,40}",
+        groups in prop::collection::btree_set("[a-z][a-z0-9]{0,8}", 0..4),
+        extra in prop::collection::btree_map("[a-z]{1,6}", prop::collection::vec("[^\\p{Cc}]{1,9}", 0..3), 0..3),
+    ) {
+        let mut object = json!({"username": name, "displayName": display});
+        if !groups.is_empty() { object["groups"] = json!(groups); }
+        if !extra.is_empty() { object["extra"] = json!(extra); }
+        let first = plan(Format::Json, object.to_string().as_bytes());
+        prop_assert_eq!(&first.rejected, &[]);
+        for (target, format) in [(Target::Csv, Format::Csv), (Target::Json, Format::Json), (Target::Yaml, Format::Yaml)] {
+            let second = plan(format, &export(&first, target, true));
+            prop_assert_eq!(content(&second), content(&first));
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! LDIF: people as inetOrgPerson, groups as groupOfNames.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+
+use super::record::{Record, Writer};
+use crate::rules::Kind;
+
+/// Length from which a line is folded.
+const FOLD: usize = 76;
+
+/// Groups are written behind the people, because in LDIF it is the group that knows its members: of what was written,
+/// the names are kept.
+pub(super) struct Ldif<W> {
+    out: W,
+    base: String,
+    groups: BTreeMap<String, Group>,
+    /// Usernames of people whose object has another name, by which Groups know them.
+    usernames: BTreeMap<String, String>,
+}
+
+#[derive(Default)]
+struct Group {
+    accepts_declared: bool,
+    description: String,
+    members: BTreeSet<String>,
+    users: Vec<String>,
+}
+
+impl<W: Write> Ldif<W> {
+    pub(super) fn new(out: W, base: &str) -> Self {
+        Self { out, base: base.to_owned(), groups: BTreeMap::new(), usernames: BTreeMap::new() }
+    }
+
+    fn person_dn(&self, username: &str) -> String {
+        format!("uid={},ou=people,{}", escaped(username), self.base)
+    }
+
+    fn group_dn(&self, name: &str) -> String {
+        format!("cn={},ou=groups,{}", escaped(name), self.base)
+    }
+
+    fn person(&mut self, record: Record<'_>) -> io::Result<()> {
+        let dn = self.person_dn(record.username());
+        if record.username() != record.name() {
+            self.usernames.insert(record.name().to_owned(), record.username().to_owned());
+        }
+        // LDIF says who is a member, so a membership that waits for the group's consent is not in it.
+        for group in record.list("groups") {
+            if let Some(group) = self.groups.get_mut(group).filter(|group| group.accepts_declared) {
+                group.members.insert(dn.clone());
+            }
+        }
+        let out = &mut self.out;
+        attribute(out, "dn", &dn)?;
+        attribute(out, "objectClass", "inetOrgPerson")?;
+        attribute(out, "uid", record.username())?;
+        // Both are required; whoever has no name is called by the username.
+        let or_username = |field: &str| if field.is_empty() { record.username().to_owned() } else { field.to_owned() };
+        attribute(out, "cn", &or_username(record.spec("displayName")))?;
+        attribute(out, "sn", &or_username(record.spec("lastName")))?;
+        attribute(out, "givenName", record.spec("firstName"))?;
+        attribute(out, "mail", record.spec("email"))?;
+        for email in record.list("additionalEmails") {
+            attribute(out, "mail", email)?;
+        }
+        attribute(out, "mobile", record.spec("mobile"))?;
+        attribute(out, "preferredLanguage", record.spec("language"))?;
+        if !record.spec("preferredShell").is_empty() {
+            attribute(out, "loginShell", record.spec("preferredShell"))?;
+        }
+        if matches!(record.spec("state"), "Disabled" | "Banned") {
+            attribute(out, "pwdAccountLockedTime", "000001010000Z")?;
+        }
+        if let Some(hash) = record.hash {
+            let scheme = if hash.starts_with("$argon2") { "{ARGON2}" } else { "{CRYPT}" };
+            attribute(out, "userPassword", &format!("{scheme}{hash}"))?;
+        }
+        out.write_all(b"\n")
+    }
+}
+
+impl<W: Write> Writer for Ldif<W> {
+    fn begin(&mut self) -> io::Result<()> {
+        self.out.write_all(b"version: 1\n\n")
+    }
+
+    fn record(&mut self, record: Record<'_>) -> io::Result<()> {
+        if record.kind == Kind::User {
+            return self.person(record);
+        }
+        let users = record.list("members").map(str::to_owned).collect();
+        let nested: Vec<String> = record.list("memberGroups").map(|group| self.group_dn(group)).collect();
+        let description = record.spec("description").to_owned();
+        let accepts_declared = record.object["spec"]["acceptDeclaredMembers"] == true;
+        let group = self.groups.entry(record.name().to_owned()).or_default();
+        group.accepts_declared = accepts_declared;
+        group.description = description;
+        group.users = users;
+        group.members.extend(nested);
+        Ok(())
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        for (name, mut group) in std::mem::take(&mut self.groups) {
+            for user in &group.users {
+                let dn = self.person_dn(self.usernames.get(user).unwrap_or(user));
+                group.members.insert(dn);
+            }
+            let dn = self.group_dn(&name);
+            let out = &mut self.out;
+            attribute(out, "dn", &dn)?;
+            attribute(out, "objectClass", "groupOfMembers")?;
+            attribute(out, "cn", &name)?;
+            attribute(out, "description", &group.description)?;
+            for member in &group.members {
+                attribute(out, "member", member)?;
+            }
+            out.write_all(b"\n")?;
+        }
+        self.out.flush()
+    }
+}
+
+/// A value in a distinguished name (RFC 4514). Usernames and group names have none of the other special characters.
+fn escaped(value: &str) -> String {
+    value.replace('+', "\\+")
+}
+
+/// Writes an attribute: folded, and in base64 where it has to be. Nothing, where the value is empty.
+pub(crate) fn attribute(out: &mut impl Write, name: &str, value: &str) -> io::Result<()> {
+    if value.is_empty() {
+        return Ok(());
+    }
+    let is_safe = value.bytes().all(|byte| (0x20..0x7f).contains(&byte))
+        && !value.starts_with([' ', ':', '<'])
+        && !value.ends_with(' ');
+    let line = if is_safe { format!("{name}: {value}") } else { format!("{name}:: {}", BASE64_STANDARD.encode(value)) };
+    for (index, part) in line.as_bytes().chunks(FOLD).enumerate() {
+        out.write_all(if index == 0 { b"" } else { b" " })?;
+        out.write_all(part)?;
+        out.write_all(b"\n")?;
+    }
+    Ok(())
+}

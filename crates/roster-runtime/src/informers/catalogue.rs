@@ -1,0 +1,101 @@
+//! The index of a resource as it changes: one writer, any number of readers that never wait.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+use kube::core::DeserializeGuard;
+use kube::runtime::watcher::Event;
+use kube::{Resource, ResourceExt};
+use roster_core::directory::index::field::Field;
+use roster_core::directory::index::record::Record;
+use roster_core::directory::index::view::View;
+use tokio::sync::watch;
+
+use super::follow::Step;
+
+/// The state of the moment.
+#[derive(Debug)]
+pub struct Catalogue {
+    view: ArcSwap<View>,
+    changed: watch::Sender<()>,
+}
+
+impl Catalogue {
+    /// Nothing is known yet.
+    pub fn new(fields: &'static [Field]) -> Self {
+        Self { view: ArcSwap::from_pointee(View::empty(fields)), changed: watch::Sender::new(()) }
+    }
+
+    /// The state of this moment.
+    pub fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// The state of this moment, for a look.
+    pub fn peek(&self) -> Guard<Arc<View>> {
+        self.view.load()
+    }
+
+    /// Tells of changes: those after this call, at least.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    fn update(&self, change: impl FnOnce(&mut View)) {
+        let mut view = View::clone(&self.view.load());
+        change(&mut view);
+        self.view.store(Arc::new(view));
+        self.changed.send_replace(());
+    }
+}
+
+/// Feeds a catalogue from a watch.
+pub struct Feeder<K> {
+    catalogue: Arc<Catalogue>,
+    read: fn(&K) -> Record,
+    listed: Vec<Arc<Record>>,
+    /// Revision of the list.
+    revision: u64,
+    is_listing: bool,
+}
+
+impl<K: Resource<DynamicType = ()>> Feeder<K> {
+    /// Feeds `catalogue` with what `read` makes of each object.
+    pub fn new(catalogue: Arc<Catalogue>, read: fn(&K) -> Record) -> Self {
+        Self { catalogue, read, listed: Vec::new(), revision: 0, is_listing: false }
+    }
+
+    /// Takes in what the watch tells. An object that does not parse stays what it was last known as.
+    pub fn take(&mut self, step: &Step<DeserializeGuard<K>>) {
+        match step {
+            // The revision of a list is reached when the list is there, and not before.
+            Step::Revision(revision) if self.is_listing => self.revision = *revision,
+            Step::Revision(revision) => self.catalogue.update(|view| view.reach(*revision)),
+            Step::Event(Event::Init) => {
+                self.listed.clear();
+                self.is_listing = true;
+            }
+            Step::Event(Event::InitApply(DeserializeGuard(Ok(object)))) => {
+                self.listed.push(Arc::new((self.read)(object)));
+            }
+            Step::Event(Event::InitApply(DeserializeGuard(Err(invalid)))) => {
+                let name = invalid.metadata.name.as_deref().unwrap_or_default();
+                self.listed.extend(self.catalogue.peek().table.get(name).cloned());
+            }
+            Step::Event(Event::InitDone) => {
+                let listed = std::mem::take(&mut self.listed);
+                self.is_listing = false;
+                self.catalogue.update(|view| view.relist(listed, self.revision));
+            }
+            Step::Event(Event::Apply(DeserializeGuard(Ok(object)))) => {
+                let record = Arc::new((self.read)(object));
+                self.catalogue.update(|view| view.set(record));
+            }
+            Step::Event(Event::Apply(DeserializeGuard(Err(_)))) => {}
+            Step::Event(Event::Delete(guard)) => {
+                let revision = guard.meta().resource_version.as_ref().and_then(|revision| revision.parse().ok());
+                self.catalogue.update(|view| view.remove(&guard.name_any(), revision.unwrap_or(view.progress)));
+            }
+        }
+    }
+}

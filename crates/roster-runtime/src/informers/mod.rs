@@ -1,0 +1,152 @@
+//! The watches that feed the directory, on every replica, and what they set in motion on the leader.
+//!
+//! ```text
+//!  watch ──▶ Catalogue (users, groups) ──▶ lists and watches of the aggregated API
+//!    └─────▶ Directory ──▶ Concerned ──▶ dirty.{users,groups,bindings,orphaned,…} ──▶ controllers
+//!  clock ──▶     ▲
+//!                └── guard, controllers, queries
+//! ```
+
+pub mod catalogue;
+pub mod dirty;
+pub mod failures;
+mod feed;
+pub mod follow;
+mod list_watch;
+pub mod snapshot;
+mod state;
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use futures::future::try_join_all;
+use jiff::Timestamp;
+use k8s_openapi::api::rbac::v1::{ClusterRole, Role};
+use kube::Client;
+use roster_api::role_binding::RoleKind;
+use roster_core::directory::native::Native;
+use roster_core::directory::{Directory, entries};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::operations::health::Health;
+use catalogue::Feeder;
+use feed::{Feed, prune, prune_group};
+use state::{BINDINGS, GROUPS, USERS};
+pub use state::{Informers, Waiting};
+
+/// Longest sleep before the clock is looked at again: a timer stands still while a machine is suspended.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+impl Informers {
+    /// Runs the watches and the clock until `shutdown`. `namespace`: Roster's own.
+    ///
+    /// # Errors
+    /// If a watch ends or a task panics.
+    pub async fn run(
+        self: Arc<Self>,
+        (client, namespace): (Client, String),
+        health: Arc<Health>,
+        shutdown: CancellationToken,
+    ) -> Result<()> {
+        let mut watches = JoinSet::new();
+        let synced = self.start_watches(&client, &namespace, &mut watches);
+        let clock = Arc::clone(&self);
+        watches.spawn(async move { clock.keep_time().await });
+        let all = try_join_all(synced);
+        tokio::pin!(all);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                Some(ended) = watches.join_next() => return ended?.context("a watch of the directory"),
+                outcome = &mut all, if !self.is_synced() => {
+                    outcome?;
+                    info!("users, groups, bindings, namespaces and native RBAC are known");
+                    self.synced.send_replace(true);
+                    health.set_informed();
+                }
+            }
+        }
+    }
+
+    /// Lets time pass in the directory, to the second.
+    async fn keep_time(&self) -> Result<()> {
+        loop {
+            let next = self.directory().next_edge();
+            let left = next.and_then(|edge| Duration::try_from(edge.duration_since(Timestamp::now())).ok());
+            let sleep = match (next, left) {
+                (None, _) => LONGEST_SLEEP,
+                (Some(_), left) => left.unwrap_or_default().min(LONGEST_SLEEP),
+            };
+            tokio::select! {
+                () = tokio::time::sleep(sleep) => self.change(Directory::advance),
+                () = self.edge_moved.notified() => {}
+            }
+        }
+    }
+
+    fn start_watches(
+        self: &Arc<Self>,
+        client: &Client,
+        namespace: &str,
+        watches: &mut JoinSet<Result<()>>,
+    ) -> Vec<oneshot::Receiver<()>> {
+        let mut feed = Feed { informers: self, client, watches, synced: Vec::new() };
+        let (groups, bindings) =
+            self.writers.lock().unwrap_or_else(PoisonError::into_inner).take().expect("informers are run once");
+        feed.guarded(
+            USERS,
+            |informers: &Self, name, user| {
+                if user.is_none() {
+                    informers.note_departure(name);
+                }
+                informers.change(|directory, now| match user {
+                    Some(user) => directory.set_user(user, now),
+                    None => directory.remove_user(name, now),
+                });
+            },
+            None,
+            Some(Feeder::new(Arc::clone(&self.user_catalogue), entries::user::record)),
+            |waiting| &waiting.users,
+            |directory| directory.users().map(str::to_owned).collect(),
+        );
+        feed.guarded(
+            GROUPS,
+            |informers: &Self, name, group| {
+                informers.change(|directory, now| match group {
+                    Some(group) => directory.set_group(group, now),
+                    None => directory.remove_group(name, now),
+                });
+            },
+            Some((groups, prune_group)),
+            Some(Feeder::new(Arc::clone(&self.group_catalogue), entries::group::record)),
+            |waiting| &waiting.groups,
+            |directory| directory.groups().cloned().collect(),
+        );
+        feed.guarded(
+            BINDINGS,
+            |informers: &Self, name, binding| {
+                informers.change(|directory, now| match binding {
+                    Some(binding) => directory.set_binding(binding, now),
+                    None => directory.remove_binding(name),
+                });
+            },
+            Some((bindings, prune)),
+            None,
+            |waiting| &waiting.bindings,
+            |directory| directory.bindings.names().cloned().collect(),
+        );
+        feed.native(Native::of_cluster, "clusterrolebindings", true);
+        feed.native(Native::of_namespace, "rolebindings", false);
+        feed.roles::<ClusterRole>(RoleKind::ClusterRole, |role| role.rules.as_ref(), "clusterroles");
+        feed.roles::<Role>(RoleKind::Role, |role| role.rules.as_ref(), "roles");
+        feed.namespaces();
+        feed.allotments();
+        feed.limit_ranges();
+        feed.tombstones(namespace);
+        feed.synced
+    }
+}

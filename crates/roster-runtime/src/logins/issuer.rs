@@ -1,0 +1,106 @@
+//! Issues tokens and reads them back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use roster_credentials::signing::SigningKeys;
+use roster_credentials::token::{Claims, new_id, sign, verify};
+use serde_json::{Value, json};
+
+use super::audiences::Audiences;
+use super::person::Person;
+use crate::notifications::Sign;
+
+/// Path of the public keys.
+pub const JWKS_PATH: &str = "/openid/v1/jwks";
+
+/// Issues tokens.
+pub struct Issuer {
+    url: String,
+    /// Whom tokens are for.
+    pub audiences: Audiences,
+    lifetime: Duration,
+    keys: Arc<ArcSwap<SigningKeys>>,
+}
+
+impl Issuer {
+    /// An issuer under that URL, with the keys of the moment.
+    pub fn new(url: &str, audiences: Audiences, lifetime: Duration, keys: Arc<ArcSwap<SigningKeys>>) -> Self {
+        Self { url: url.trim_end_matches('/').to_owned(), audiences, lifetime, keys }
+    }
+
+    /// Issues a token and tells when it ends. `password_changed` is when the password was set that was shown.
+    ///
+    /// # Errors
+    /// If the key does not work.
+    pub fn issue(
+        &self,
+        person: &Person,
+        amr: &[&str],
+        audience: Option<&str>,
+        password_changed: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<(String, Timestamp)> {
+        let ends = now.checked_add(self.lifetime).context("the clock is beyond its range")?;
+        // It does not outlive its owner.
+        let validity = person.spec.validity.as_ref().and_then(|validity| validity.not_after.as_ref());
+        let ends = validity.map_or(ends, |end| end.0.min(ends));
+        let audience = audience.or_else(|| self.audiences.issued().next().map(String::as_str)).unwrap_or_default();
+        // At the webhook, groups and extra are those of the moment: there the token need not be long.
+        let is_told = self.audiences.foreign.iter().any(|foreign| foreign == audience);
+        let claims = Claims {
+            iss: self.url.clone(),
+            sub: person.uid.clone(),
+            aud: audience.to_owned(),
+            iat: now.as_second(),
+            nbf: now.as_second(),
+            exp: ends.as_second(),
+            jti: new_id(),
+            amr: amr.iter().map(|method| (*method).to_owned()).collect(),
+            preferred_username: person.username.clone(),
+            groups: if is_told { person.groups.clone() } else { Vec::new() },
+            extra: if is_told { person.spec.extra.clone() } else { BTreeMap::new() },
+            password_changed: password_changed.map_or(0, Timestamp::as_second),
+        };
+        Ok((sign("JWT", &claims, &self.keys.load(), now)?, Timestamp::from_second(claims.exp)?))
+    }
+
+    /// The claims of a token that is to be accepted here, as far as the token itself tells.
+    pub fn read(&self, token: &str) -> Option<Claims> {
+        verify(token, &self.keys.load(), &self.url, &self.audiences.accepted)
+    }
+
+    /// The public keys.
+    pub fn jwks(&self) -> Value {
+        self.keys.load().jwks()
+    }
+
+    /// Where everything is, as OpenID Connect Discovery 1.0 wants it told. There is no authorization endpoint: tokens are
+    /// had by a login.
+    pub fn configuration(&self) -> Value {
+        let url = &self.url;
+        json!({
+            "issuer": url,
+            "jwks_uri": format!("{url}{JWKS_PATH}"),
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["ES256"],
+            "claims_supported": ["aud", "amr", "exp", "extra", "groups", "iat", "iss", "jti", "nbf", "preferred_username", "sub"],
+        })
+    }
+}
+
+/// Notices are signed with the keys that tokens are: whoever gets one verifies it by the same public keys.
+impl Sign for Issuer {
+    fn sign(&self, typ: &str, claims: &Value) -> Result<String> {
+        Ok(sign(typ, claims, &self.keys.load(), Timestamp::now())?)
+    }
+
+    fn issuer(&self) -> String {
+        self.url.clone()
+    }
+}

@@ -1,0 +1,160 @@
+//! Last logins and last uses of API keys: gathered, and written in batches. Never a write for each.
+//!
+//! What a replica has gathered is lost with it if it is killed: at most one interval of it.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use roster_api::User;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::person::Person;
+use super::vault::Vault;
+use crate::informers::Informers;
+use crate::metrics::Metrics;
+
+/// Most users, and most keys, that are remembered between two batches. Beyond that a use goes unnoted.
+const MOST: usize = 100_000;
+
+/// Writes at the same time.
+const CONCURRENCY: usize = 8;
+
+/// Uses of a key closer together than this are one.
+const KEY_PRECISION: Duration = Duration::from_secs(300);
+
+/// Longest time for the last batch, when the process ends.
+const LAST_BATCH: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct KeyOf {
+    user: String,
+    uid: String,
+    key: String,
+}
+
+/// Gathers uses and writes them.
+pub struct LastUse {
+    informers: Arc<Informers>,
+    users: Api<User>,
+    vault: Arc<Vault>,
+    metrics: Arc<Metrics>,
+    /// By name and UID of the User.
+    logins: Mutex<HashMap<(String, String), Timestamp>>,
+    keys: Mutex<HashMap<KeyOf, Timestamp>>,
+}
+
+impl LastUse {
+    /// Writes by way of `client` and the vault.
+    pub fn new(client: Client, informers: Arc<Informers>, vault: Arc<Vault>, metrics: Arc<Metrics>) -> Self {
+        Self { informers, users: Api::all(client), vault, metrics, logins: Mutex::default(), keys: Mutex::default() }
+    }
+
+    /// A login has succeeded.
+    pub fn note_login(&self, person: &Person, now: Timestamp) {
+        note(&self.logins, (person.name.clone(), person.uid.clone()), now);
+    }
+
+    /// An API key was used.
+    pub fn note_key(&self, person: &Person, key: &str, now: Timestamp) {
+        note(&self.keys, KeyOf { user: person.name.clone(), uid: person.uid.clone(), key: key.to_owned() }, now);
+    }
+
+    /// Writes a batch each interval until `shutdown`, and a last one then.
+    ///
+    /// # Errors
+    /// None of its own: what can't be written is tried again with the next batch.
+    pub async fn run(self: Arc<Self>, interval: Duration, shutdown: CancellationToken) -> Result<()> {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => {
+                    let _ = tokio::time::timeout(LAST_BATCH, self.write()).await;
+                    return Ok(());
+                }
+                () = tokio::time::sleep(interval) => self.write().await,
+            }
+        }
+    }
+
+    async fn write(&self) {
+        let logins = std::mem::take(&mut *lock(&self.logins));
+        let keys = std::mem::take(&mut *lock(&self.keys));
+        let logins = stream::iter(logins).map(|((name, uid), at)| async move {
+            if !self.write_login(&name, &uid, at).await {
+                note(&self.logins, (name, uid), at);
+            }
+        });
+        logins.buffer_unordered(CONCURRENCY).collect::<()>().await;
+        let keys = stream::iter(keys).map(|(key, at)| async move {
+            if !self.write_key(&key, at).await {
+                note(&self.keys, key, at);
+            }
+        });
+        keys.buffer_unordered(CONCURRENCY).collect::<()>().await;
+    }
+
+    /// Whether there is nothing left to do about it.
+    async fn write_login(&self, name: &str, uid: &str, at: Timestamp) -> bool {
+        let record = self.informers.user_catalogue.peek().table.get(name).cloned();
+        let Some(record) = record.filter(|record| record.uid() == uid) else { return true };
+        let second = Timestamp::from_second(at.as_second()).expect("it is a time already");
+        let known = record.to_value()["status"]["lastLoginTime"].as_str().and_then(|text| text.parse().ok());
+        if known.is_some_and(|known: Timestamp| known >= second) {
+            return true;
+        }
+        // Against the state that was compared: another replica may have written a later one.
+        let metadata = json!({"uid": uid, "resourceVersion": record.revision.to_string()});
+        let patch = json!({"metadata": metadata, "status": {"lastLoginTime": second}});
+        match self.users.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+            Ok(_) => {
+                self.metrics.writes.inc("UserStatus");
+                true
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 => true,
+            Err(kube::Error::Api(status)) if status.code == 409 => false,
+            Err(error) => {
+                warn!(user = name, %error, "a last login could not be written and is tried again");
+                false
+            }
+        }
+    }
+
+    async fn write_key(&self, used: &KeyOf, at: Timestamp) -> bool {
+        let Some(person) = Person::named(&self.informers, &used.user).filter(|person| person.uid == used.uid) else {
+            return true;
+        };
+        let outcome = self.vault.update(&person, |credential| {
+            let key = credential.api_keys.iter_mut().find(|key| key.name == used.key);
+            if let Some(key) = key.filter(|key| key.last_used.is_none_or(|last| last + KEY_PRECISION <= at)) {
+                key.last_used = Some(at);
+            }
+        });
+        outcome.await.is_ok()
+    }
+}
+
+fn note<K: Eq + Hash>(gathered: &Mutex<HashMap<K, Timestamp>>, key: K, at: Timestamp) {
+    let mut gathered = lock(gathered);
+    let is_full = gathered.len() >= MOST;
+    match gathered.entry(key) {
+        Entry::Occupied(mut known) => {
+            let last = (*known.get()).max(at);
+            known.insert(last);
+        }
+        Entry::Vacant(free) if !is_full => drop(free.insert(at)),
+        Entry::Vacant(_) => {}
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

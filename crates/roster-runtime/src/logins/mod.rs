@@ -1,0 +1,57 @@
+//! Logins: credentials verified, exchanged for tokens, and told again by whoever shows one.
+//!
+//! ```text
+//!  attempt ─▶ verifier ──▶ credentials::login (pure) ──▶ vault: identity Secrets, by compare-and-swap
+//!                │                                         ▲
+//!                ├──▶ issuer ──▶ token                     │
+//!  token, key ──▶ recognizer ──▶ UserInfo ─────────────────┤
+//!                └──▶ last_use: written in batches ────────┘
+//!  signing_keys, sealing_key: Secrets with keys            person: who that is, from the directory
+//!  turns: attempts on one user, one after the other
+//!  uncounted: failures that could not be written yet
+//! ```
+
+pub mod audiences;
+pub mod issuer;
+pub mod last_use;
+pub mod person;
+pub mod recognizer;
+pub mod recount;
+pub mod sealing_key;
+pub mod signing_keys;
+pub mod turns;
+pub mod uncounted;
+pub mod vault;
+pub mod verifier;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::notifications::Notifier;
+use ipnet::IpNet;
+use roster_credentials::seal::Sealer;
+
+use issuer::Issuer;
+use recognizer::Recognizer;
+use vault::Vault;
+use verifier::Verifier;
+
+/// Everything that logins and credentials are served with.
+pub struct Logins {
+    /// Judges attempts.
+    pub verifier: Verifier,
+    /// Issues tokens.
+    pub issuer: Arc<Issuer>,
+    /// Recognises bearers of tokens and keys.
+    pub recognizer: Arc<Recognizer>,
+    /// Where credentials are kept.
+    pub vault: Arc<Vault>,
+    /// Seals and opens seeds.
+    pub sealer: Arc<Sealer>,
+    /// Tells people of what was done.
+    pub notifier: Notifier,
+    /// Longest lifetime of an API key.
+    pub longest_key: Duration,
+    /// Proxies that are believed about where somebody comes from.
+    pub trusted_proxies: Vec<IpNet>,
+}

@@ -1,0 +1,110 @@
+//! Who logs in: a User as the directory knows it.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::UserInfo;
+use roster_api::condition::{PASSWORD_CHANGE_REQUIRED, find};
+use roster_api::{UserSpec, UserStatus};
+use roster_credentials::claim::fold;
+use serde::Deserialize;
+
+use crate::informers::Informers;
+use crate::notifications::Recipient;
+
+/// Name of the extra that tells which credential was shown, as kube-apiserver has it for its own tokens.
+pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
+
+/// A User, with what logins go by.
+#[derive(Clone, Debug)]
+pub struct Person {
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// Login name and RBAC subject name.
+    pub username: String,
+    /// Effective groups.
+    pub groups: Vec<String>,
+    /// Whether the User is active now.
+    pub is_active: bool,
+    /// What is declared.
+    pub spec: UserSpec,
+    /// What is observed.
+    pub status: UserStatus,
+}
+
+#[derive(Deserialize)]
+struct Known {
+    spec: UserSpec,
+    status: UserStatus,
+}
+
+impl Person {
+    /// The User of that name.
+    pub fn named(informers: &Informers, name: &str) -> Option<Self> {
+        let record = informers.user_catalogue.peek().table.get(name).cloned()?;
+        let Known { spec, status } = serde_json::from_value(record.to_value()).ok()?;
+        let directory = informers.directory();
+        // The index and the directory hear of a change one after the other.
+        let person = directory.person(name).filter(|person| person.uid == record.uid())?;
+        Some(Self {
+            name: name.to_owned(),
+            uid: person.uid.clone(),
+            username: person.username.clone(),
+            groups: directory.memberships.groups_of(name).map(str::to_owned).collect(),
+            is_active: person.is_active(Timestamp::now()),
+            spec,
+            status,
+        })
+    }
+
+    /// Whoever holds the username or email address.
+    pub fn holding(informers: &Informers, identifier: &str) -> Option<Self> {
+        let folded = fold(identifier);
+        let name = {
+            let directory = informers.directory();
+            let holds = |name: &&str| directory.person(name).is_some_and(|person| person.holds(&folded));
+            directory.wanting(&folded).find(holds).map(str::to_owned)
+        };
+        Self::named(informers, &name?)
+    }
+
+    /// The User of that UID.
+    pub fn of_uid(informers: &Informers, uid: &str) -> Option<Self> {
+        let name = informers.directory().named_by_uid(uid).map(str::to_owned);
+        Self::named(informers, &name?)
+    }
+
+    /// Whether logins may come from that address. Where none is known, only those who may come from anywhere may.
+    pub fn may_come_from(&self, address: Option<IpAddr>) -> bool {
+        let networks = &self.spec.allowed_cidrs;
+        let contains = |network: &String, address: IpAddr| {
+            network.parse::<IpNet>().is_ok_and(|network| network.contains(&address.to_canonical()))
+        };
+        networks.is_empty() || address.is_some_and(|address| networks.iter().any(|network| contains(network, address)))
+    }
+
+    /// Whether the password has to be changed before anything else can be done.
+    pub fn must_change_password(&self) -> bool {
+        self.spec.require_password_change && find(&self.status.conditions, PASSWORD_CHANGE_REQUIRED).is_some()
+    }
+
+    /// Where notices to them go.
+    pub fn recipient(&self) -> Option<Recipient> {
+        Recipient::new(&self.username, &self.uid, self.spec.notification.as_ref())
+    }
+
+    /// Who this is, as kube-apiserver wants to know it. `credential` is the one that was shown.
+    pub fn user_info(&self, credential: Option<String>) -> UserInfo {
+        let mut extra = self.spec.extra.clone();
+        extra.extend(credential.map(|credential| (CREDENTIAL_ID.to_owned(), vec![credential])));
+        UserInfo {
+            username: Some(self.username.clone()),
+            uid: Some(self.uid.clone()),
+            groups: Some(self.groups.clone()),
+            extra: Some(extra).filter(|extra| !extra.is_empty()),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Whose token or API key this is: without hashing a password, and as of this moment.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::UserInfo;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use roster_api::user::SecondFactor;
+use roster_credentials::api_key;
+use roster_credentials::token::{Claims, ONE_TIME_PASSWORD};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::issuer::Issuer;
+use super::last_use::LastUse;
+use super::person::Person;
+use super::vault::{Vault, VaultError};
+use crate::informers::Informers;
+
+/// How the extra that tells the credential begins, for an API key.
+pub const API_KEY_CREDENTIAL: &str = "APIKey=";
+
+/// Recognises bearers.
+pub struct Recognizer {
+    informers: Arc<Informers>,
+    issuer: Arc<Issuer>,
+    vault: Arc<Vault>,
+    last_use: Arc<LastUse>,
+    looking: Semaphore,
+}
+
+/// Keys that are looked up at the same time. Anybody can make one up, and each costs the API server a request.
+const MOST_LOOKUPS: usize = 64;
+
+/// Longest wait for a look-up.
+const LOOKUP_WAIT: Duration = Duration::from_secs(2);
+
+/// Somebody who was recognised.
+#[derive(Clone, Debug)]
+pub struct Recognized {
+    /// Who it is.
+    pub user: UserInfo,
+    /// Audience of the token. An API key has none, and is for the cluster.
+    pub audience: Option<String>,
+    /// Whether it counts for the API server itself, and for what is part of it.
+    pub is_for_the_cluster: bool,
+}
+
+/// What is known of a bearer's token.
+#[derive(Clone, Debug)]
+pub enum Recognition {
+    /// It is none of Roster's, or none that is good any longer.
+    Foreign,
+    /// It is one of Roster's, and does not count at this moment.
+    Refused,
+    /// It is good.
+    Known(Recognized),
+}
+
+impl Recognizer {
+    /// By what the informers know, the issuer has signed, and the vault holds.
+    pub fn new(informers: Arc<Informers>, issuer: Arc<Issuer>, vault: Arc<Vault>, last_use: Arc<LastUse>) -> Self {
+        Self { informers, issuer, vault, last_use, looking: Semaphore::new(MOST_LOOKUPS) }
+    }
+
+    /// Who shows the token or key.
+    ///
+    /// # Errors
+    /// If the credential can't be reached.
+    pub async fn recognize(&self, token: &SecretString) -> Result<Recognition, VaultError> {
+        let token = token.expose_secret();
+        let claims = self.issuer.read(token);
+        if claims.is_none() && !token.starts_with(api_key::PREFIX) {
+            return Ok(Recognition::Foreign);
+        }
+        // What the directory says of a user may be out of date: better no answer than yesterday's.
+        if self.informers.is_blind_to_users() {
+            return Err(VaultError::Unavailable);
+        }
+        let known = match claims {
+            Some(claims) => self.by_claims(claims),
+            None => self.by_key(token).await?,
+        };
+        Ok(known.map_or(Recognition::Refused, Recognition::Known))
+    }
+
+    fn by_claims(&self, claims: Claims) -> Option<Recognized> {
+        let person = self.active(&claims.sub)?;
+        let seconds = |time: &Option<Time>| time.as_ref().map_or(0, |time| time.0.as_second());
+        let reported = seconds(&person.status.password_changed_time);
+        let changed = reported.max(seconds(&person.status.sessions_not_before));
+        // A token for a later password than the status speaks of: whoever issued it has seen that nothing is due.
+        let must_change = person.must_change_password() && claims.password_changed <= reported;
+        let has_second_factor = claims.amr.iter().any(|method| method == ONE_TIME_PASSWORD);
+        if changed > claims.password_changed
+            || must_change
+            || claims.preferred_username != person.username
+            || person.spec.second_factor == SecondFactor::Required && !has_second_factor
+        {
+            return None;
+        }
+        Some(Recognized {
+            user: person.user_info(Some(format!("JTI={}", claims.jti))),
+            is_for_the_cluster: self.issuer.audiences.is_of_cluster(Some(&claims.aud)),
+            audience: Some(claims.aud),
+        })
+    }
+
+    async fn by_key(&self, text: &str) -> Result<Option<Recognized>, VaultError> {
+        let person = api_key::uid_of(text).and_then(|uid| self.active(&uid));
+        let Some(person) = person.filter(|person| !person.must_change_password()) else { return Ok(None) };
+        let turn = timeout(LOOKUP_WAIT, self.looking.acquire()).await;
+        let _turn = turn.map_err(|_| VaultError::Unavailable)?;
+        // Read anew each time: a key is revoked at once, on every replica.
+        let Some(opened) = self.vault.open(&person.username, &person.uid).await? else { return Ok(None) };
+        let now = Timestamp::now();
+        let mut keys = opened.credential.api_keys.iter().filter(|key| !key.is_over(now));
+        let Some(key) = keys.find(|key| key.digest.is_of(text)) else { return Ok(None) };
+        self.last_use.note_key(&person, &key.name, now);
+        let credential = format!("{API_KEY_CREDENTIAL}{}", key.name);
+        Ok(Some(Recognized { user: person.user_info(Some(credential)), audience: None, is_for_the_cluster: true }))
+    }
+
+    /// The User of that UID, if it is active at this moment.
+    fn active(&self, uid: &str) -> Option<Person> {
+        Person::of_uid(&self.informers, uid).filter(|person| person.is_active)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arc_swap::ArcSwap;
+    use kube::Client;
+    use roster_credentials::signing::SigningKeys;
+
+    use super::*;
+    use crate::logins::audiences::Audiences;
+
+    fn recognizer(client: Client, informers: &Arc<Informers>) -> Recognizer {
+        let keys = Arc::new(ArcSwap::from_pointee(SigningKeys::create(Timestamp::now()).unwrap()));
+        let issuer = Issuer::new("https://localhost", Audiences::default(), Duration::from_secs(60), keys);
+        let vault = Arc::new(Vault::new(client.clone(), "default", Arc::default()));
+        let last_use = LastUse::new(client, Arc::clone(informers), Arc::clone(&vault), Arc::default());
+        Recognizer::new(Arc::clone(informers), Arc::new(issuer), vault, Arc::new(last_use))
+    }
+
+    /// A token of a ServiceAccount, say, is judged by the API server, whatever is known of users here.
+    #[tokio::test]
+    async fn tokens_of_others_need_no_watch_of_users() {
+        let refuse = tower::service_fn(async |_: axum::http::Request<kube::client::Body>| {
+            Err::<axum::http::Response<kube::client::Body>, _>(std::io::Error::other("nobody is there"))
+        });
+        let informers = Arc::new(Informers::new(false, Arc::default()));
+        let recognizer = recognizer(Client::new(refuse, "default"), &informers);
+        informers.lose_sight_of_users();
+        assert!(informers.is_blind_to_users());
+        let recognition = recognizer.recognize(&"a.b.c".into()).await;
+        assert!(matches!(recognition, Ok(Recognition::Foreign)), "{recognition:?}");
+        let key = format!("{}{}", api_key::PREFIX, "0".repeat(80));
+        assert!(recognizer.recognize(&key.into()).await.is_err(), "of Roster's own, nothing is said now");
+    }
+}

@@ -1,0 +1,43 @@
+//! The Secret that holds the key which seeds are sealed with: made by whoever comes first, and never changed. Without it,
+//! enrolled second factors are lost, and have to be removed and enrolled anew.
+
+use anyhow::{Context, Result};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client};
+use roster_credentials::digest::random;
+use roster_credentials::seal::{KEY_BYTES, Sealer};
+
+/// Name of the Secret.
+const SECRET: &str = "roster-sealing-key";
+
+const KEY: &str = "key";
+
+/// Reads the key, or makes it.
+///
+/// # Errors
+/// If the API server does not answer, or what is there is no key.
+pub async fn load(client: Client, namespace: &str) -> Result<Sealer> {
+    let secrets: Api<Secret> = Api::namespaced(client, namespace);
+    let secret = match secrets.get_opt(SECRET).await? {
+        Some(secret) => secret,
+        None => create(&secrets).await?,
+    };
+    let key = secret.data.as_ref().and_then(|data| data.get(KEY));
+    let sealer = key.and_then(|key| Sealer::new(&key.0));
+    sealer.with_context(|| format!("Secret {SECRET} holds no key of {KEY_BYTES} bytes under {KEY}: restore it"))
+}
+
+async fn create(secrets: &Api<Secret>) -> Result<Secret> {
+    let secret = Secret {
+        metadata: ObjectMeta { name: Some(SECRET.to_owned()), ..ObjectMeta::default() },
+        data: Some([(KEY.to_owned(), ByteString(random::<KEY_BYTES>().to_vec()))].into()),
+        ..Secret::default()
+    };
+    match secrets.create(&PostParams::default(), &secret).await {
+        // Another replica was faster.
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(secrets.get(SECRET).await?),
+        created => Ok(created?),
+    }
+}

@@ -1,0 +1,139 @@
+//! The Secret that holds the keys for signing: made by whoever comes first, followed by every replica, rotated by the
+//! leader.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
+use futures::{StreamExt, pin_mut};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{ObjectMeta, PostParams};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::watch_object;
+use kube::{Api, Client};
+use roster_credentials::signing::SigningKeys;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Name of the Secret.
+const SECRET: &str = "roster-token-keys";
+
+/// How often the leader looks whether a new key is due.
+const TICK: Duration = Duration::from_secs(60);
+
+/// The keys, as they change.
+#[derive(Clone)]
+pub struct SigningKeyStore {
+    secrets: Api<Secret>,
+    keys: Arc<ArcSwap<SigningKeys>>,
+    deleted: Arc<Notify>,
+}
+
+impl SigningKeyStore {
+    /// Reads the keys, or makes a first one.
+    ///
+    /// # Errors
+    /// If the API server does not answer, or what is there does not parse.
+    pub async fn load(client: Client, namespace: &str) -> Result<Self> {
+        let secrets = Api::namespaced(client, namespace);
+        let keys = load_or_create(&secrets).await?;
+        Ok(Self { secrets, keys: Arc::new(ArcSwap::from_pointee(keys)), deleted: Arc::default() })
+    }
+
+    /// The keys of the moment.
+    pub fn keys(&self) -> Arc<ArcSwap<SigningKeys>> {
+        Arc::clone(&self.keys)
+    }
+
+    /// Follows the Secret until `shutdown`.
+    ///
+    /// # Errors
+    /// If the watch ends.
+    pub async fn follow(self, shutdown: CancellationToken) -> Result<()> {
+        let changes = watch_object(self.secrets.clone(), SECRET).default_backoff();
+        pin_mut!(changes);
+        loop {
+            let change = tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                change = changes.next() => change.context("the watch of the signing keys ended")?,
+            };
+            match change {
+                Ok(Some(secret)) => match read(&secret) {
+                    Ok(keys) => self.keys.store(Arc::new(keys)),
+                    Err(error) => warn!(error = format!("{error:#}"), "the signing keys are not used"),
+                },
+                // What is known signs until the leader has made new ones: in a moment.
+                Ok(None) => self.deleted.notify_one(),
+                Err(error) => warn!(%error, "the signing keys can't be watched"),
+            }
+        }
+    }
+
+    /// Has a successor made where one is due, until `shutdown`. Leader only.
+    ///
+    /// # Errors
+    /// None of its own: what fails is tried again.
+    pub async fn rotate(self, lifetime: Duration, shutdown: CancellationToken) -> Result<()> {
+        // Whoever begins to lead looks once. After that, nobody is asked before the keys that are watched have come to
+        // their age, or are gone.
+        let mut must_look = true;
+        loop {
+            if must_look || self.is_due(lifetime) {
+                let outcome = self.rotate_if_due(lifetime).await;
+                must_look = outcome.is_err();
+                if let Err(error) = outcome {
+                    warn!(error = format!("{error:#}"), "the signing keys could not be rotated; it is tried again");
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = self.deleted.notified() => must_look = true,
+                () = tokio::time::sleep(TICK.min(lifetime / 4)) => {}
+            }
+        }
+    }
+
+    fn is_due(&self, lifetime: Duration) -> bool {
+        !matches!(self.keys.load().rotated(Timestamp::now(), lifetime), Ok(None))
+    }
+
+    async fn rotate_if_due(&self, lifetime: Duration) -> Result<()> {
+        let Some(secret) = self.secrets.get_opt(SECRET).await? else {
+            return load_or_create(&self.secrets).await.map(drop);
+        };
+        let Some(next) = read(&secret)?.rotated(Timestamp::now(), lifetime)? else { return Ok(()) };
+        // A replace carries the resourceVersion: of two leaders, one is too late.
+        let secret = Secret { data: Some(next.write()), ..secret };
+        self.secrets.replace(SECRET, &PostParams::default(), &secret).await?;
+        info!("the signing keys were rotated");
+        Ok(())
+    }
+}
+
+async fn load_or_create(secrets: &Api<Secret>) -> Result<SigningKeys> {
+    if let Some(secret) = secrets.get_opt(SECRET).await? {
+        return read(&secret);
+    }
+    let first = SigningKeys::create(Timestamp::now())?;
+    let secret = Secret {
+        metadata: ObjectMeta { name: Some(SECRET.to_owned()), ..ObjectMeta::default() },
+        data: Some(first.write()),
+        ..Secret::default()
+    };
+    match secrets.create(&PostParams::default(), &secret).await {
+        Ok(_) => Ok(first),
+        // Another replica was faster.
+        Err(kube::Error::Api(status)) if status.code == 409 => read(&secrets.get(SECRET).await?),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn read(secret: &Secret) -> Result<SigningKeys> {
+    SigningKeys::read(secret.data.as_ref().unwrap_or(&BTreeMap::new())).with_context(|| {
+        format!("Secret {SECRET} does not parse: delete it to have a new key made; all tokens end then")
+    })
+}

@@ -1,0 +1,118 @@
+//! Failed attempts that could not be written to the identity Secret, kept until they are.
+//!
+//! A failure that is not counted is a free guess. So as long as one waits here, its user can't log in, even with the right
+//! password. While the API server accepts no writes at all, or while too many failures wait, nobody can.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicI64;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use prometheus_client::metrics::gauge::Gauge;
+use roster_credentials::lockout::Failure;
+
+/// Users whose failures may wait before all logins are refused. Attempts in flight can exceed it by their number.
+const MOST_USERS: usize = 1024;
+
+/// Failures that wait to be counted.
+#[derive(Debug)]
+pub struct Uncounted {
+    waiting: Mutex<Waiting>,
+    gauge: Gauge<i64, AtomicI64>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// By UID of the User.
+    by_user: HashMap<String, Vec<Failure>>,
+    /// Whether a failure waits because the API server does not accept writes.
+    is_storage_failing: bool,
+}
+
+impl Uncounted {
+    /// Empty. `gauge` shows how many users it blocks.
+    pub fn new(gauge: Gauge<i64, AtomicI64>) -> Self {
+        Self { waiting: Mutex::default(), gauge }
+    }
+
+    /// Whether that user's logins must be refused.
+    pub fn blocks(&self, uid: &str) -> bool {
+        self.waiting().by_user.contains_key(uid)
+    }
+
+    /// Whether all logins must be refused: any of them could be a guess that can't be counted.
+    pub fn blocks_everybody(&self) -> bool {
+        let waiting = self.waiting();
+        waiting.is_storage_failing || waiting.by_user.len() >= MOST_USERS
+    }
+
+    /// Keeps failures that could not be written. `is_storage_failing`: because the API server accepts no writes.
+    pub(super) fn keep(&self, uid: &str, failures: Vec<Failure>, is_storage_failing: bool) {
+        let mut waiting = self.waiting();
+        waiting.by_user.entry(uid.to_owned()).or_default().extend(failures);
+        waiting.is_storage_failing |= is_storage_failing;
+        self.show(&waiting);
+    }
+
+    /// Notes that a write has succeeded.
+    pub(super) fn storage_works(&self) {
+        self.waiting().is_storage_failing = false;
+    }
+
+    /// Forgets the first `count` failures of a user: they have been written, or the user is gone.
+    pub(super) fn settle(&self, uid: &str, count: usize) {
+        let mut waiting = self.waiting();
+        if let Some(failures) = waiting.by_user.get_mut(uid) {
+            failures.drain(..count.min(failures.len()));
+            if failures.is_empty() {
+                waiting.by_user.remove(uid);
+            }
+        }
+        if waiting.by_user.is_empty() {
+            waiting.is_storage_failing = false;
+        }
+        self.show(&waiting);
+    }
+
+    pub(super) fn users(&self) -> Vec<String> {
+        self.waiting().by_user.keys().cloned().collect()
+    }
+
+    pub(super) fn of(&self, uid: &str) -> Vec<Failure> {
+        self.waiting().by_user.get(uid).cloned().unwrap_or_default()
+    }
+
+    fn show(&self, waiting: &Waiting) {
+        self.gauge.set(i64::try_from(waiting.by_user.len()).unwrap_or(i64::MAX));
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn too_many_that_wait_block_everybody_and_none_is_lost() {
+        let uncounted = Uncounted::new(Gauge::default());
+        let failure = || vec![Failure { source: "192.0.2.7".into(), at: Timestamp::now() }];
+        for user in 0..MOST_USERS {
+            assert!(!uncounted.blocks_everybody());
+            uncounted.keep(&user.to_string(), failure(), false);
+        }
+        assert!(uncounted.blocks_everybody());
+        uncounted.keep("in flight", failure(), false);
+        assert!(uncounted.blocks("in flight"));
+        for uid in ["0", "1"] {
+            uncounted.settle(uid, 1);
+        }
+        assert!(!uncounted.blocks_everybody());
+        uncounted.keep("2", failure(), false);
+        uncounted.settle("2", 1);
+        assert!(uncounted.blocks("2"), "one that came meanwhile waits on");
+    }
+}

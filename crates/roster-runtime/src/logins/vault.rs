@@ -1,0 +1,278 @@
+//! Credentials in their Secrets. Every write is a compare-and-swap: nothing that somebody else has written is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use roster_api::{IDENTITY_SECRET_TYPE, User};
+use roster_credentials::claim::{Identifier, IdentifierKind};
+use roster_credentials::credential::{Credential, Summary};
+use roster_credentials::record::{Claim, Corrupt, read_credential, write_credential};
+use serde_json::json;
+use thiserror::Error;
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::person::Person;
+use super::uncounted::Uncounted;
+use crate::metrics::Metrics;
+
+/// Longest wait for the API server.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a write is tried that somebody else was faster than.
+const ATTEMPTS: usize = 16;
+
+/// Why a credential can't be read or written.
+#[derive(Clone, Debug, Error)]
+pub enum VaultError {
+    /// The API server does not answer, or fails.
+    #[error("the API server does not answer")]
+    Unavailable,
+    /// The API server rejects the write of this Secret.
+    #[error("the API server rejects the write")]
+    Rejected,
+    /// Somebody has set `immutable: true` on the Secret.
+    #[error("the identity Secret is immutable")]
+    Immutable,
+    /// Failed attempts wait to be counted.
+    #[error("failed attempts can't be counted at the moment")]
+    Uncounted,
+    /// What is stored does not parse.
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+    /// Others are faster all the time.
+    #[error("the credential is changed by others all the time")]
+    Contended,
+}
+
+/// A credential as it was read.
+#[derive(Clone)]
+pub struct Opened {
+    secret: Secret,
+    /// What it holds.
+    pub credential: Credential,
+}
+
+impl Opened {
+    /// Whether no failure can be counted in it.
+    pub fn is_immutable(&self) -> bool {
+        self.secret.immutable == Some(true)
+    }
+
+    /// A credential that was read at that revision.
+    #[cfg(test)]
+    pub fn at_revision(revision: &str) -> Self {
+        let mut secret = Secret::default();
+        secret.metadata.resource_version = Some(revision.to_owned());
+        Self { secret, credential: Credential::default() }
+    }
+
+    /// Whether it is the state that `other` was read at, or a later one. False where that can't be told.
+    pub fn is_as_new_as(&self, other: &Self) -> bool {
+        let revision = |opened: &Self| opened.secret.metadata.resource_version.as_ref()?.parse::<u64>().ok();
+        matches!((revision(self), revision(other)), (Some(own), Some(other)) if own >= other)
+    }
+}
+
+/// Reads and writes credentials.
+pub struct Vault {
+    secrets: Api<Secret>,
+    users: Api<User>,
+    metrics: Arc<Metrics>,
+    /// Failed attempts that could not be written.
+    pub uncounted: Uncounted,
+}
+
+impl Vault {
+    /// For the Secrets of Roster's own namespace.
+    pub fn new(client: Client, namespace: &str, metrics: Arc<Metrics>) -> Self {
+        let uncounted = Uncounted::new(metrics.uncounted_failures.clone());
+        Self { secrets: Api::namespaced(client.clone(), namespace), users: Api::all(client), metrics, uncounted }
+    }
+
+    /// Reads the Secret that holds, or would hold, the credential of whoever logs in by that username. `None` where there
+    /// is none, where it is not that of the User of that UID, or where it is on its way to a new username.
+    ///
+    /// # Errors
+    /// If the API server does not answer, or what is stored does not parse.
+    pub async fn open(&self, username: &str, uid: &str) -> Result<Option<Opened>, VaultError> {
+        let identifier = Identifier { kind: IdentifierKind::Username, text: username.to_owned() };
+        let answer = timeout(ANSWER_TIMEOUT, self.secrets.get_opt(&identifier.secret_name())).await;
+        let secret = match answer {
+            Ok(Ok(secret)) => secret,
+            Ok(Err(error)) => return Err(unavailable(&error)),
+            Err(_) => return Err(VaultError::Unavailable),
+        };
+        let is_theirs = |secret: &Secret| {
+            secret.type_.as_deref() == Some(IDENTITY_SECRET_TYPE)
+                && Claim::read(&secret.metadata).is_some_and(|claim| claim.owner_uid == uid && claim.is_home())
+        };
+        let Some(secret) = secret.filter(is_theirs) else { return Ok(None) };
+        let credential = read_credential(&secret)?;
+        Ok(Some(Opened { secret, credential }))
+    }
+
+    /// The same, for a change that is to be saved.
+    ///
+    /// # Errors
+    /// As [`Vault::open`], or if the Secret is immutable.
+    pub async fn open_to_change(&self, username: &str, uid: &str) -> Result<Option<Opened>, VaultError> {
+        let opened = self.open(username, uid).await?;
+        if opened.as_ref().is_some_and(Opened::is_immutable) {
+            return Err(VaultError::Immutable);
+        }
+        Ok(opened)
+    }
+
+    /// Writes what the credential has become. Returns false if another writer was faster and nothing was written: open it
+    /// again, and hold on to the lost write with [`Vault::lost`]. If the write fails, a failed login that it should have
+    /// counted is kept for later.
+    ///
+    /// # Errors
+    /// If the API server does not answer, or rejects the write.
+    pub async fn save(&self, opened: &Opened, credential: &Credential) -> Result<bool, VaultError> {
+        Ok(self.save_and_keep(opened, credential).await?.is_some())
+    }
+
+    /// The same. Returns the credential as it is stored from now on, or `None` if another writer was faster.
+    ///
+    /// # Errors
+    /// As [`Vault::save`].
+    pub async fn save_and_keep(&self, opened: &Opened, credential: &Credential) -> Result<Option<Opened>, VaultError> {
+        let outcome = self.write(opened, credential).await;
+        if let Err(error) = &outcome {
+            self.keep_failures(opened, credential, error);
+        }
+        outcome
+    }
+
+    /// Holds on to a write that lost to another writer, until the next attempt at it is over.
+    pub const fn lost(&self, opened: Opened, credential: Credential) -> LostWrite<'_> {
+        LostWrite { vault: self, opened, credential, is_settled: false }
+    }
+
+    fn keep_failures(&self, opened: &Opened, credential: &Credential, error: &VaultError) {
+        let Some(claim) = Claim::read(&opened.secret.metadata) else { return };
+        let failures = credential.failed.added_since(&opened.credential.failed);
+        if !failures.is_empty() {
+            let uid = claim.owner_uid;
+            self.uncounted.keep(&uid, failures, matches!(error, VaultError::Unavailable));
+            warn!(uid, %error, "a failed login could not be counted; logins are refused until it is");
+        }
+    }
+
+    /// [`Vault::save`] without keeping what fails.
+    pub(super) async fn write(&self, opened: &Opened, credential: &Credential) -> Result<Option<Opened>, VaultError> {
+        if opened.credential == *credential {
+            return Ok(Some(opened.clone()));
+        }
+        let mut secret = opened.secret.clone();
+        write_credential(&mut secret, credential);
+        let (name, params) = (secret.name_any(), PostParams::default());
+        match timeout(ANSWER_TIMEOUT, self.secrets.replace(&name, &params, &secret)).await {
+            Ok(Ok(written)) => {
+                self.metrics.writes.inc("Secret");
+                self.uncounted.storage_works();
+                self.publish(&written, &opened.credential.summary(), &credential.summary()).await;
+                Ok(Some(Opened { secret: written, credential: credential.clone() }))
+            }
+            // Gone: the User was deleted, and there is nothing to keep.
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => Ok(None),
+            Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
+                warn!(secret = name, code = status.code, reason = status.reason, "a credential can't be written");
+                Err(VaultError::Rejected)
+            }
+            Ok(Err(error)) => Err(unavailable(&error)),
+            Err(_) => Err(VaultError::Unavailable),
+        }
+    }
+
+    /// Publishes at once that sessions have ended, because there may be no leader at the moment. The leader reports
+    /// everything else.
+    async fn publish(&self, secret: &Secret, before: &Summary, after: &Summary) {
+        if before.changed == after.changed {
+            return;
+        }
+        let Some(claim) = Claim::read(&secret.metadata) else { return };
+        let status = json!({"sessionsNotBefore": after.changed});
+        let patch = Patch::Merge(json!({"metadata": {"uid": claim.owner_uid}, "status": status}));
+        let params = PatchParams::default();
+        match timeout(ANSWER_TIMEOUT, self.users.patch_status(&claim.owner, &params, &patch)).await {
+            Ok(Ok(_)) => self.metrics.writes.inc("UserStatus"),
+            Ok(Err(error)) => warn!(user = claim.owner, %error, "the leader has to tell of a change"),
+            Err(_) => warn!(user = claim.owner, "the leader has to tell of a change"),
+        }
+    }
+
+    /// Changes a credential, however many others do so at the same time. `change` may be called several times; where it
+    /// leaves the credential as it is, nothing is written. `None`: there is no credential.
+    ///
+    /// # Errors
+    /// If the API server does not answer, the Secret can't be written, or others are faster all the time.
+    pub async fn update<T>(
+        &self,
+        person: &Person,
+        change: impl FnMut(&mut Credential) -> T,
+    ) -> Result<Option<T>, VaultError> {
+        self.change(&person.username, &person.uid, change).await
+    }
+
+    pub(super) async fn change<T>(
+        &self,
+        username: &str,
+        uid: &str,
+        mut change: impl FnMut(&mut Credential) -> T,
+    ) -> Result<Option<T>, VaultError> {
+        let mut lost = None;
+        for _ in 0..ATTEMPTS {
+            let Some(opened) = self.open_to_change(username, uid).await? else { return Ok(None) };
+            let mut credential = opened.credential.clone();
+            let outcome = change(&mut credential);
+            let saved = self.save(&opened, &credential).await;
+            LostWrite::settle(&mut lost);
+            if saved? {
+                return Ok(Some(outcome));
+            }
+            lost = Some(self.lost(opened, credential));
+        }
+        Err(VaultError::Contended)
+    }
+}
+
+/// A write that lost to another writer. Dropped without [`LostWrite::settle`], as when the next attempt can't even read the
+/// credential or the request is cancelled, it keeps the failure that the write should have counted.
+pub struct LostWrite<'a> {
+    vault: &'a Vault,
+    opened: Opened,
+    credential: Credential,
+    is_settled: bool,
+}
+
+impl LostWrite<'_> {
+    /// The next attempt has been written, or has kept its failure itself.
+    pub fn settle(lost: &mut Option<Self>) {
+        if let Some(mut lost) = lost.take() {
+            lost.is_settled = true;
+        }
+    }
+}
+
+impl Drop for LostWrite<'_> {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.vault.keep_failures(&self.opened, &self.credential, &VaultError::Contended);
+        }
+    }
+}
+
+fn unavailable(error: &kube::Error) -> VaultError {
+    // An error of the parser may quote what it read: a Secret.
+    match error {
+        kube::Error::SerdeError(_) => warn!("a credential can't be reached: what the API server answers is no Secret"),
+        error => warn!(%error, "a credential can't be reached"),
+    }
+    VaultError::Unavailable
+}

@@ -1,0 +1,282 @@
+//! Prometheus metrics. Every label has a fixed set of values: never a name, never an error's text.
+
+use std::fmt::Write;
+use std::sync::atomic::AtomicI64;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use roster_credentials::HashMetrics;
+
+/// One label with a value known at compile time.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Label {
+    name: &'static str,
+    value: &'static str,
+}
+
+impl EncodeLabelSet for Label {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        use prometheus_client::encoding::EncodeLabel;
+        (self.name, self.value).encode(encoder.encode_label())
+    }
+}
+
+/// Counters by one label.
+#[derive(Clone, Debug)]
+pub struct CounterBy {
+    name: &'static str,
+    family: Family<Label, Counter>,
+}
+
+impl CounterBy {
+    /// Of a label with these values, and maybe others. They are exposed from the start: Prometheus does not see the
+    /// first event of a series that begins with it.
+    fn new(name: &'static str, values: &[&'static str]) -> Self {
+        let family = Family::<Label, Counter>::default();
+        for value in values {
+            drop(family.get_or_create(&Label { name, value }));
+        }
+        Self { name, family }
+    }
+
+    /// Counts one more for that value of the label.
+    pub fn inc(&self, value: &'static str) {
+        self.family.get_or_create(&Label { name: self.name, value }).inc();
+    }
+}
+
+fn seconds() -> Histogram {
+    Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0])
+}
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// The hash pool.
+    pub hashing: HashMetrics,
+    /// Reconciliations by outcome: `ok`, or the category of the error.
+    pub reconciliations: CounterBy,
+    /// Time that a reconciliation took, in seconds.
+    pub reconcile_duration: Histogram,
+    /// Reconciliations of RoleBindings by outcome.
+    pub binding_reconciliations: CounterBy,
+    /// Time that a reconciliation of a RoleBinding took, in seconds.
+    pub binding_reconcile_duration: Histogram,
+    /// Reconciliations of Groups by outcome.
+    pub group_reconciliations: CounterBy,
+    /// Failed watches by resource. Each is retried with backoff.
+    pub watch_errors: CounterBy,
+    /// Objects that did not parse.
+    pub unreadable: Counter,
+    /// Writes to the API server by kind of object.
+    pub writes: CounterBy,
+    /// Admission requests by outcome.
+    pub admissions: CounterBy,
+    /// Time that kube-apiserver waited for an answer of admission, in seconds; without those that wait for room.
+    pub admission_duration: Histogram,
+    /// Requests to the aggregated API by outcome.
+    pub directory_requests: CounterBy,
+    /// Attempts to log in by what came of them.
+    pub logins: CounterBy,
+    /// Users that were locked after failed logins.
+    pub lockouts: Counter,
+    /// Attempts that were refused unjudged, because a failure of that user could not have been counted.
+    pub logins_uncountable: Counter,
+    /// Users whose failed attempts wait to be counted.
+    pub uncounted_failures: Gauge<i64, AtomicI64>,
+    /// Reviews of tokens and API keys by what came of them.
+    pub token_reviews: CounterBy,
+    /// Notices by outcome.
+    pub notifications: CounterBy,
+    /// Room that was moved between the namespaces of one owner: `grow`, `shrink`.
+    pub quota_moves: CounterBy,
+    /// Requests for which room was looked for: `roomy`, `made`, `full`, `late`.
+    pub quota_hints: CounterBy,
+    /// Connections that were closed or refused: `evicted` and `refused` for want of room, `stalled` because the client did
+    /// not read.
+    pub connections_shed: CounterBy,
+    /// When the serving certificate of this replica expires, in seconds since 1970.
+    pub certificate_expiry: Gauge<i64, AtomicI64>,
+    /// 1 while this replica holds the lease.
+    pub leader: Gauge<i64, AtomicI64>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            registry: Registry::default(),
+            hashing: HashMetrics::default(),
+            reconciliations: CounterBy::new(
+                "outcome",
+                &[
+                    "ok",
+                    "conflict",
+                    "dereference",
+                    "apply",
+                    "corrupt",
+                    "finalize",
+                    "status",
+                    "administrator",
+                    "saturated",
+                    "timeout",
+                ],
+            ),
+            reconcile_duration: seconds(),
+            binding_reconciliations: CounterBy::new("outcome", &["ok", "write", "status", "timeout"]),
+            binding_reconcile_duration: seconds(),
+            group_reconciliations: CounterBy::new("outcome", &["ok", "status", "timeout"]),
+            watch_errors: CounterBy::new("resource", &["users", "groups", "rolebindings"]),
+            unreadable: Counter::default(),
+            writes: CounterBy::new(
+                "kind",
+                &["Secret", "UserStatus", "GroupStatus", "ClusterRoleBinding", "RoleBinding"],
+            ),
+            admissions: CounterBy::new(
+                "outcome",
+                &["protected", "unchanged", "allowed", "refused", "saturated", "failed", "unproven"],
+            ),
+            admission_duration: seconds(),
+            directory_requests: CounterBy::new(
+                "outcome",
+                &["success", "denied", "not_found", "client_error", "expired", "rejected", "server_error"],
+            ),
+            logins: CounterBy::new(
+                "outcome",
+                &["granted", "challenged", "refused", "invalid", "saturated", "unavailable"],
+            ),
+            lockouts: Counter::default(),
+            logins_uncountable: Counter::default(),
+            uncounted_failures: Gauge::default(),
+            token_reviews: CounterBy::new("outcome", &["authenticated", "refused", "unavailable"]),
+            notifications: CounterBy::new("outcome", &["sent", "refused", "failed", "dropped"]),
+            quota_moves: CounterBy::new("direction", &["grow", "shrink"]),
+            quota_hints: CounterBy::new("outcome", &["roomy", "made", "full", "late"]),
+            connections_shed: CounterBy::new("outcome", &["evicted", "refused", "stalled"]),
+            certificate_expiry: Gauge::default(),
+            leader: Gauge::default(),
+        };
+        metrics.registered()
+    }
+}
+
+impl Metrics {
+    fn registered(mut self) -> Self {
+        let registry = self.registry.sub_registry_with_prefix("roster");
+        let hashing = &self.hashing;
+        registry.register_with_unit(
+            "hash_duration",
+            "Time of one hash or verification",
+            Unit::Seconds,
+            hashing.duration.clone(),
+        );
+        registry.register_with_unit("hash_cpu", "CPU time that went into hashes", Unit::Seconds, hashing.cpu.clone());
+        registry.register("hash_waiting", "Callers waiting for a hashing slot", hashing.waiting.clone());
+        registry.register("hash_rejected", "Callers turned away because the queue was full", hashing.rejected.clone());
+        registry.register("user_reconciliations", "Reconciliations of Users", self.reconciliations.family.clone());
+        registry.register_with_unit(
+            "user_reconcile_duration",
+            "Time of one reconciliation of a User",
+            Unit::Seconds,
+            self.reconcile_duration.clone(),
+        );
+        registry.register(
+            "role_binding_reconciliations",
+            "Reconciliations of RoleBindings",
+            self.binding_reconciliations.family.clone(),
+        );
+        registry.register_with_unit(
+            "role_binding_reconcile_duration",
+            "Time of one reconciliation of a RoleBinding",
+            Unit::Seconds,
+            self.binding_reconcile_duration.clone(),
+        );
+        registry.register(
+            "group_reconciliations",
+            "Reconciliations of Groups",
+            self.group_reconciliations.family.clone(),
+        );
+        registry.register("watch_errors", "Failed watches", self.watch_errors.family.clone());
+        registry.register(
+            "objects_unreadable",
+            "Objects that did not parse and were left alone",
+            self.unreadable.clone(),
+        );
+        registry.register("writes", "Writes to the API server", self.writes.family.clone());
+        registry.register("admission_requests", "Admission requests", self.admissions.family.clone());
+        registry.register_with_unit(
+            "admission_duration",
+            "Time of one admission request",
+            Unit::Seconds,
+            self.admission_duration.clone(),
+        );
+        registry.register(
+            "directory_requests",
+            "Requests to the aggregated API",
+            self.directory_requests.family.clone(),
+        );
+        registry.register("logins", "Attempts to log in", self.logins.family.clone());
+        registry.register("lockouts", "Users that were locked after failed logins", self.lockouts.clone());
+        registry.register(
+            "logins_uncountable",
+            "Attempts refused because a failure could not have been counted",
+            self.logins_uncountable.clone(),
+        );
+        registry.register(
+            "uncounted_failures",
+            "Users whose failed attempts wait to be counted",
+            self.uncounted_failures.clone(),
+        );
+        registry.register("token_reviews", "Reviews of tokens and API keys", self.token_reviews.family.clone());
+        registry.register("notifications", "Security notices to users", self.notifications.family.clone());
+        registry.register(
+            "quota_moves",
+            "Room moved between the namespaces of one owner",
+            self.quota_moves.family.clone(),
+        );
+        registry.register("quota_hints", "Requests for which room was looked for", self.quota_hints.family.clone());
+        registry.register(
+            "connections_shed",
+            "Connections refused, or closed for want of room or because the client did not read",
+            self.connections_shed.family.clone(),
+        );
+        registry.register_with_unit(
+            "certificate_expiry_timestamp",
+            "When the serving certificate expires",
+            Unit::Seconds,
+            self.certificate_expiry.clone(),
+        );
+        registry.register("leader", "1 while this replica holds the lease", self.leader.clone());
+        self
+    }
+
+    /// The metrics in OpenMetrics text format.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        if encode(&mut text, &self.registry).is_err() {
+            // Writing to a String fails only if a metric encodes itself wrongly.
+            let _ = writeln!(text, "# EOF");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renders_every_metric_with_its_prefix() {
+        let metrics = Metrics::default();
+        metrics.reconciliations.inc("ok");
+        let text = metrics.render();
+        assert!(text.contains("roster_user_reconciliations_total{outcome=\"ok\"} 1"), "{text}");
+        assert!(text.contains("roster_hash_duration_seconds_bucket"), "{text}");
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+}

@@ -1,0 +1,149 @@
+//! What is told, as a Security Event Token (pure): RFC 8417, about a subject in the form of RFC 9493.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::recipient::Recipient;
+
+const CREDENTIAL_CHANGE: &str = "https://schemas.openid.net/secevent/caep/event-type/credential-change";
+const ACCOUNT_LOCKED: &str = "https://roster.dev/events/account-locked";
+const PASSWORD_EXPIRING: &str = "https://roster.dev/events/password-expiring";
+const ACCOUNT_EXPIRING: &str = "https://roster.dev/events/account-expiring";
+
+/// Something that a user should know.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Notice {
+    /// Logins are refused after too many failed ones.
+    Locked {
+        /// Time at which they are let in again.
+        until: Timestamp,
+    },
+    /// The password is another one now.
+    PasswordChanged,
+    /// The password has to be changed soon.
+    PasswordExpiring {
+        /// Time from which it must be changed.
+        at: Timestamp,
+    },
+    /// The account ends soon.
+    AccountExpiring {
+        /// Time at which it does.
+        at: Timestamp,
+    },
+    /// There is a new API key.
+    ApiKeyCreated {
+        /// Its id, which is no secret.
+        id: String,
+        /// Its name for people.
+        display_name: String,
+    },
+}
+
+impl Notice {
+    /// The type of the event: CAEP's where it has one, else one of Roster's own.
+    pub const fn event_type(&self) -> &'static str {
+        match self {
+            Self::Locked { .. } => ACCOUNT_LOCKED,
+            Self::PasswordChanged | Self::ApiKeyCreated { .. } => CREDENTIAL_CHANGE,
+            Self::PasswordExpiring { .. } => PASSWORD_EXPIRING,
+            Self::AccountExpiring { .. } => ACCOUNT_EXPIRING,
+        }
+    }
+
+    /// What it is called in logs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Locked { .. } => "locked",
+            Self::PasswordChanged => "password-changed",
+            Self::PasswordExpiring { .. } => "password-expiring",
+            Self::AccountExpiring { .. } => "account-expiring",
+            Self::ApiKeyCreated { .. } => "api-key-created",
+        }
+    }
+
+    fn payload(&self) -> Value {
+        match self {
+            Self::Locked { until } => json!({"until": until.as_second()}),
+            Self::PasswordChanged => json!({"credential_type": "password", "change_type": "update"}),
+            Self::PasswordExpiring { at } | Self::AccountExpiring { at } => json!({"at": at.as_second()}),
+            Self::ApiKeyCreated { id, display_name } => json!({
+                "credential_type": "api-key",
+                "change_type": "create",
+                "friendly_name": display_name,
+                "roster.dev/id": id,
+            }),
+        }
+    }
+}
+
+/// What is the same however often a notice is sent.
+#[derive(Clone, Debug)]
+pub(super) struct Issue {
+    /// By which the receiver tells a repetition from another event.
+    pub id: String,
+    /// When it happened.
+    pub happened: Timestamp,
+    /// When the token was made.
+    pub issued: Timestamp,
+}
+
+/// The claims of a token. There is no `exp`, as RFC 8417 asks, and no `sub`: nobody can take it for an ID token.
+pub(super) fn claims(issuer: &str, to: &Recipient, notice: &Notice, issue: &Issue) -> Value {
+    json!({
+        "iss": issuer,
+        "aud": to.url,
+        "jti": issue.id,
+        "iat": issue.issued.as_second(),
+        "toe": issue.happened.as_second(),
+        "sub_id": {"format": "iss_sub", "iss": issuer, "sub": to.uid},
+        "roster.dev/username": to.username,
+        "events": {notice.event_type(): notice.payload()},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    fn second(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn claims_say_who_tells_whom_what_about_whom() {
+        let to = Recipient {
+            username: "jane".to_owned(),
+            uid: "4f2c".to_owned(),
+            url: "https://hooks.example.com/jane".to_owned(),
+        };
+        let issue = Issue { id: "a1".to_owned(), happened: second(1_000), issued: second(1_007) };
+        assert_eq!(
+            claims("https://id.example.com", &to, &Notice::Locked { until: second(1_900) }, &issue),
+            json!({
+                "iss": "https://id.example.com",
+                "aud": "https://hooks.example.com/jane",
+                "jti": "a1",
+                "iat": 1_007,
+                "toe": 1_000,
+                "sub_id": {"format": "iss_sub", "iss": "https://id.example.com", "sub": "4f2c"},
+                "roster.dev/username": "jane",
+                "events": {"https://roster.dev/events/account-locked": {"until": 1_900}},
+            })
+        );
+    }
+
+    #[rstest]
+    #[case(Notice::PasswordChanged, CREDENTIAL_CHANGE, json!({"credential_type": "password", "change_type": "update"}))]
+    #[case(Notice::PasswordExpiring { at: second(5) }, PASSWORD_EXPIRING, json!({"at": 5}))]
+    #[case(Notice::AccountExpiring { at: second(6) }, ACCOUNT_EXPIRING, json!({"at": 6}))]
+    #[case(
+        Notice::ApiKeyCreated { id: "k1".to_owned(), display_name: "laptop".to_owned() },
+        CREDENTIAL_CHANGE,
+        json!({"credential_type": "api-key", "change_type": "create", "friendly_name": "laptop", "roster.dev/id": "k1"})
+    )]
+    fn every_notice_has_its_event(#[case] notice: Notice, #[case] event_type: &str, #[case] payload: Value) {
+        assert_eq!(notice.event_type(), event_type);
+        assert_eq!(notice.payload(), payload);
+    }
+}

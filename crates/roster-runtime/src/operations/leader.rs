@@ -1,0 +1,449 @@
+//! Leader election by Lease (coordination.k8s.io).
+//!
+//! ```text
+//!            lease free, expired or mine                 renewed in time
+//!  waiting ───────────────────────────────▶ leading ◀──────────────┐
+//!     ▲                                        │ └──────────────────┘
+//!     └── process restarts ◀── renewal failed for renew_deadline,
+//!                              or the lease has another holder
+//! ```
+//!
+//! Every write is a replace with the resourceVersion that was read, so two replicas can't both succeed. Expiry is
+//! judged by the local monotonic clock, counted from when *this* process last saw the lease change; the times written
+//! in the lease are for people. A leader that is lost ends the process: nothing can be left running by mistake.
+//!
+//! The election runs on a thread and a runtime of its own ([`Campaign`]), so requests that keep every other thread busy
+//! cannot cost the lease. It does not keep the lease for a process that hangs: it stops renewing when the main runtime has
+//! not run any task for a while, and it ends the process itself if the main runtime does not react to a lost lease.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::{Api, PostParams};
+use kube::{Client, ResourceExt};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{error, info, warn};
+
+use super::health::Heartbeat;
+
+/// Timing of the leader election, and who takes part.
+#[derive(Clone, Debug)]
+pub struct LeaseOptions {
+    /// Name of the Lease.
+    pub name: String,
+    /// Name of this replica. Default: host name and a random suffix.
+    pub identity: Option<String>,
+    /// How long the other replicas wait after the last renewal. Whole seconds.
+    pub duration: Duration,
+    /// How long the leader tries to renew the Lease before it gives up.
+    pub renew_deadline: Duration,
+    /// Time between two attempts.
+    pub retry_period: Duration,
+}
+
+/// One replica's part in the election.
+pub struct Elector {
+    leases: Api<Lease>,
+    options: LeaseOptions,
+    identity: String,
+    observed: Option<Observation>,
+}
+
+/// The lease as this replica last saw it change.
+#[derive(Clone, Debug)]
+struct Observation {
+    resource_version: String,
+    at: Instant,
+}
+
+/// What to do about a lease.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Step {
+    Renew,
+    TakeOver,
+    Wait,
+}
+
+/// Decides from the lease's spec and from how long ago it was last seen to change.
+fn decide(spec: &LeaseSpec, identity: &str, unchanged_for: Duration) -> Step {
+    let holder = spec.holder_identity.as_deref().unwrap_or_default();
+    let duration = Duration::from_secs(spec.lease_duration_seconds.unwrap_or_default().try_into().unwrap_or_default());
+    if holder == identity {
+        Step::Renew
+    } else if holder.is_empty() || unchanged_for > duration {
+        Step::TakeOver
+    } else {
+        Step::Wait
+    }
+}
+
+impl Elector {
+    /// A replica that has not tried yet. The host name alone is no identity: a restarted container keeps it.
+    pub fn new(client: Client, namespace: &str, options: LeaseOptions) -> Self {
+        let identity = options.identity.clone().unwrap_or_else(|| {
+            let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "roster".to_owned());
+            format!("{host}_{:08x}", random())
+        });
+        Self { leases: Api::namespaced(client, namespace), options, identity, observed: None }
+    }
+
+    /// Waits until this replica leads, and returns the time at which the attempt that succeeded began. `beat` is called
+    /// at each attempt.
+    pub async fn acquire(&mut self, beat: impl Fn()) -> Instant {
+        info!(identity = self.identity, lease = self.options.name, "waiting for the lease");
+        loop {
+            beat();
+            let started = Instant::now();
+            match self.attempt().await {
+                Ok(true) => {
+                    info!(identity = self.identity, "leading");
+                    return started;
+                }
+                Ok(false) => {}
+                Err(error) => warn!(error = format!("{error:#}"), "the lease could not be acquired"),
+            }
+            sleep(self.options.retry_period).await;
+        }
+    }
+
+    /// Renews until that fails for `renew_deadline`, another replica holds the lease, or `is_working` is false.
+    ///
+    /// # Errors
+    /// Always, when it returns: the lead is lost.
+    pub async fn keep(&mut self, acquired: Instant, beat: impl Fn(), is_working: impl Fn() -> bool) -> Result<()> {
+        // Counted from before a write was sent: the others count from when they see it, which is later.
+        let mut renewed = acquired;
+        loop {
+            sleep(self.options.retry_period).await;
+            beat();
+            if !is_working() {
+                bail!("the controllers are stuck, so the lease is not renewed");
+            }
+            let started = Instant::now();
+            let left = self.options.renew_deadline.saturating_sub(renewed.elapsed());
+            match timeout(left, self.attempt()).await {
+                Ok(Ok(true)) => renewed = started,
+                Ok(Ok(false)) => bail!("another replica holds the lease"),
+                Ok(Err(error)) => warn!(error = format!("{error:#}"), "the lease could not be renewed"),
+                Err(_) => bail!("the lease could not be renewed for {:?}", self.options.renew_deadline),
+            }
+        }
+    }
+
+    /// Gives the lease up, so that the next replica need not wait for it to expire.
+    ///
+    /// # Errors
+    /// If the API server refuses or does not answer.
+    pub async fn release(&mut self) -> Result<()> {
+        timeout(self.options.renew_deadline, self.release_unbounded()).await?
+    }
+
+    async fn release_unbounded(&mut self) -> Result<()> {
+        let mut lease = self.leases.get(&self.options.name).await?;
+        let spec = lease.spec.get_or_insert_default();
+        if spec.holder_identity.as_deref() == Some(&self.identity) {
+            spec.holder_identity = None;
+            spec.lease_duration_seconds = Some(1);
+            self.leases.replace(&self.options.name, &PostParams::default(), &lease).await?;
+            info!("the lease is released");
+        }
+        Ok(())
+    }
+
+    /// One attempt to acquire or renew. `false`: another replica holds the lease.
+    async fn attempt(&mut self) -> Result<bool> {
+        // Two attempts must fit into the renew deadline.
+        let patience = self.options.renew_deadline / 2;
+        timeout(patience, self.attempt_unbounded()).await?
+    }
+
+    async fn attempt_unbounded(&mut self) -> Result<bool> {
+        let name = self.options.name.clone();
+        let Some(mut lease) = self.leases.get_opt(&name).await? else {
+            let mut lease = Lease { metadata: ObjectMeta { name: Some(name), ..ObjectMeta::default() }, spec: None };
+            self.sign(&mut lease, Step::TakeOver);
+            let created = self.leases.create(&PostParams::default(), &lease).await;
+            return self.outcome(created);
+        };
+        let unchanged_for = self.observe(&lease);
+        let step = decide(lease.spec.get_or_insert_default(), &self.identity, unchanged_for);
+        if step == Step::Wait {
+            return Ok(false);
+        }
+        self.sign(&mut lease, step);
+        let replaced = self.leases.replace(&name, &PostParams::default(), &lease).await;
+        self.outcome(replaced)
+    }
+
+    /// How long the lease has not changed, as far as this process has seen.
+    fn observe(&mut self, lease: &Lease) -> Duration {
+        let version = lease.resource_version().unwrap_or_default();
+        match &self.observed {
+            Some(observed) if observed.resource_version == version => observed.at.elapsed(),
+            _ => {
+                self.observed = Some(Observation { resource_version: version, at: Instant::now() });
+                Duration::ZERO
+            }
+        }
+    }
+
+    fn sign(&self, lease: &mut Lease, step: Step) {
+        let now = MicroTime(Timestamp::now());
+        let spec = lease.spec.get_or_insert_default();
+        spec.holder_identity = Some(self.identity.clone());
+        spec.lease_duration_seconds = Some(self.options.duration.as_secs().try_into().unwrap_or(i32::MAX));
+        spec.renew_time = Some(now.clone());
+        if step == Step::TakeOver {
+            spec.acquire_time = Some(now);
+            spec.lease_transitions = Some(spec.lease_transitions.unwrap_or_default().saturating_add(1));
+        }
+    }
+
+    fn outcome(&mut self, written: kube::Result<Lease>) -> Result<bool> {
+        match written {
+            Ok(lease) => {
+                self.observe(&lease);
+                Ok(true)
+            }
+            // Somebody else was faster, or this replica's own earlier write did arrive: the next attempt reads afresh.
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                bail!("the lease was written by another replica meanwhile")
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// What the election tells others that it runs by, and what it watches itself.
+pub struct Pulses {
+    /// Beaten at each attempt.
+    pub election: Arc<Heartbeat>,
+    /// Of the runtime of the controllers, for which the lease is held.
+    pub controllers: Arc<Heartbeat>,
+}
+
+/// An election on a thread of its own. Dropping it ends the election, without releasing the lease.
+pub struct Campaign {
+    acquired: oneshot::Receiver<()>,
+    ended: oneshot::Receiver<Result<()>>,
+    resign: CancellationToken,
+    /// Tells the thread that nothing runs any more that needs the lease.
+    _settled: DropGuard,
+}
+
+/// The thread's end of a [`Campaign`].
+struct Candidate {
+    acquired: oneshot::Sender<()>,
+    ended: oneshot::Sender<Result<()>>,
+    resign: CancellationToken,
+    settled: CancellationToken,
+    pulses: Pulses,
+    /// How long a lost lease may go unnoticed.
+    grace: Duration,
+}
+
+impl Campaign {
+    /// Starts the thread. `connect` makes the client within its runtime: a client's requests need the runtime that it was
+    /// made in.
+    ///
+    /// # Errors
+    /// If there is no thread.
+    pub fn start(
+        connect: impl FnOnce() -> Result<Client> + Send + 'static,
+        namespace: String,
+        options: LeaseOptions,
+        pulses: Pulses,
+    ) -> Result<Self> {
+        let ((acquired, acquires), (ended, ends)) = (oneshot::channel(), oneshot::channel());
+        let (resign, settled) = (CancellationToken::new(), CancellationToken::new());
+        let campaign =
+            Self { acquired: acquires, ended: ends, resign: resign.clone(), _settled: settled.clone().drop_guard() };
+        // The others wait for the lease to expire, counted from the last renewal: half of what is left then is slack.
+        let grace = options.duration.saturating_sub(options.renew_deadline) / 2;
+        let candidate = Candidate { acquired, ended, resign, settled, pulses, grace };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new()
+            .name("lease".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    match connect() {
+                        Ok(client) => candidate.run(Elector::new(client, &namespace, options)).await,
+                        Err(error) => drop(candidate.ended.send(Err(error))),
+                    }
+                });
+            })
+            .context("the thread of the election could not be started")?;
+        Ok(campaign)
+    }
+
+    /// Waits until this replica leads.
+    ///
+    /// # Errors
+    /// If the election ends instead.
+    pub async fn acquired(&mut self) -> Result<()> {
+        match (&mut self.acquired).await {
+            Ok(()) => Ok(()),
+            Err(_) => self.ended().await,
+        }
+    }
+
+    /// Waits until the election ends.
+    ///
+    /// # Errors
+    /// If the lease is lost, or it could not be released.
+    pub async fn ended(&mut self) -> Result<()> {
+        (&mut self.ended).await.context("the thread of the election has ended")?
+    }
+
+    /// Gives the lease up, so that the next replica need not wait for it to expire.
+    ///
+    /// # Errors
+    /// If the API server refuses or does not answer.
+    pub async fn resign(mut self) -> Result<()> {
+        self.resign.cancel();
+        self.ended().await
+    }
+}
+
+impl Candidate {
+    async fn run(self, mut elector: Elector) {
+        let Self { acquired, ended, resign, settled, pulses, grace } = self;
+        let beat = || pulses.election.beat();
+        let since = tokio::select! {
+            () = settled.cancelled() => return,
+            since = elector.acquire(beat) => since,
+        };
+        let _ = acquired.send(());
+        let outcome = tokio::select! {
+            lost = elector.keep(since, beat, || pulses.controllers.is_alive()) => lost,
+            () = resign.cancelled() => elector.release().await,
+            () = settled.cancelled() => return,
+        };
+        let lost = outcome.as_ref().err().map(|error| format!("{error:#}")).filter(|_| !resign.is_cancelled());
+        let _ = ended.send(outcome);
+        let Some(lost) = lost else { return };
+        if timeout(grace, settled.cancelled()).await.is_err() {
+            error!(error = lost, "the lease is lost and the controllers do not end: ending the process");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// Four random bytes. An identity needs no more than to differ from its predecessor's.
+fn random() -> u32 {
+    use std::hash::{BuildHasher, RandomState};
+    let hash = RandomState::new().hash_one(std::process::id());
+    u32::try_from(hash >> 32).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::{Mutex, mpsc};
+
+    use axum::http::{Request, Response};
+    use kube::client::Body;
+
+    use super::*;
+    use crate::operations::health::Health;
+
+    fn lease(holder: &str) -> LeaseSpec {
+        LeaseSpec {
+            holder_identity: Some(holder.to_owned()),
+            lease_duration_seconds: Some(15),
+            // The writer's clock is an hour ahead; it must not matter.
+            renew_time: Some(MicroTime(Timestamp::now() + Duration::from_secs(3600))),
+            ..LeaseSpec::default()
+        }
+    }
+
+    #[test]
+    fn expiry_is_counted_from_the_last_observed_change() {
+        assert_eq!(decide(&lease("other"), "me", Duration::from_secs(15)), Step::Wait);
+        assert_eq!(decide(&lease("other"), "me", Duration::from_secs(16)), Step::TakeOver);
+    }
+
+    #[test]
+    fn a_released_lease_is_free_at_once() {
+        assert_eq!(decide(&lease(""), "me", Duration::ZERO), Step::TakeOver);
+        assert_eq!(decide(&LeaseSpec::default(), "me", Duration::ZERO), Step::TakeOver);
+    }
+
+    #[test]
+    fn the_holder_renews() {
+        assert_eq!(decide(&lease("me"), "me", Duration::from_secs(100)), Step::Renew);
+    }
+
+    /// An API server that holds one lease, and tells of each write of it.
+    fn api_server(writes: mpsc::Sender<Option<String>>) -> Client {
+        let stored = Arc::new(Mutex::new(None::<Lease>));
+        let answer = move |request: Request<Body>| {
+            let (stored, writes) = (Arc::clone(&stored), writes.clone());
+            async move {
+                let is_read = request.method() == "GET";
+                let body = request.into_body().collect_bytes().await.unwrap();
+                let mut stored = stored.lock().unwrap();
+                if !is_read {
+                    let mut lease: Lease = serde_json::from_slice(&body).unwrap();
+                    let version = stored.as_ref().map_or(1, |last| last.resource_version().unwrap().len() + 1);
+                    lease.metadata.resource_version = Some("x".repeat(version));
+                    let _ = writes.send(lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()));
+                    *stored = Some(lease);
+                }
+                let (status, text) = match &*stored {
+                    Some(lease) => (200, serde_json::to_string(lease).unwrap()),
+                    None => (404, r#"{"kind": "Status", "code": 404, "reason": "NotFound"}"#.to_owned()),
+                };
+                Ok::<_, Infallible>(Response::builder().status(status).body(Body::from(text.into_bytes())).unwrap())
+            }
+        };
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    fn campaign(health: &Health, controllers: Arc<Heartbeat>) -> (Campaign, mpsc::Receiver<Option<String>>) {
+        let (writes, written) = mpsc::channel();
+        let election = health.watch_over("leader election", Duration::from_secs(60));
+        let options = LeaseOptions {
+            name: "roster".to_owned(),
+            identity: Some("me".to_owned()),
+            duration: Duration::from_secs(600),
+            renew_deadline: Duration::from_secs(60),
+            retry_period: Duration::from_millis(1),
+        };
+        let pulses = Pulses { election, controllers };
+        let connect = move || Ok(api_server(writes));
+        (Campaign::start(connect, "default".to_owned(), options, pulses).unwrap(), written)
+    }
+
+    /// The runtime of the test is this thread: while it waits for the channel, none of its tasks has a turn.
+    #[tokio::test]
+    async fn the_lease_is_renewed_while_every_thread_of_the_main_runtime_is_busy() {
+        let health = Health::default();
+        let controllers = health.watch_over_runtime("controllers", Duration::from_secs(600));
+        let (mut campaign, written) = campaign(&health, controllers);
+        campaign.acquired().await.unwrap();
+        for _ in 0..5 {
+            let holder = written.recv_timeout(Duration::from_secs(60)).expect("it is renewed");
+            assert_eq!(holder.as_deref(), Some("me"));
+        }
+        campaign.resign().await.unwrap();
+        assert_eq!(written.try_iter().last(), Some(None), "it is released");
+    }
+
+    #[tokio::test]
+    async fn a_process_whose_controllers_are_stuck_loses_the_lease() {
+        let health = Health::default();
+        let controllers = health.watch_over("controllers", Duration::ZERO);
+        std::thread::sleep(Duration::from_millis(1));
+        let (mut campaign, _written) = campaign(&health, controllers);
+        campaign.acquired().await.unwrap();
+        let lost = campaign.ended().await.unwrap_err();
+        assert!(lost.to_string().contains("stuck"), "{lost}");
+    }
+}

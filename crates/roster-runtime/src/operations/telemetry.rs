@@ -1,0 +1,30 @@
+//! Structured logs.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+/// Format of log lines.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// Text for people.
+    Text,
+}
+
+/// Starts logging to standard error. `directives` are those of tracing's `EnvFilter`, such as `info,kube=warn`.
+///
+/// # Errors
+/// If the directives do not parse.
+pub fn init(format: LogFormat, directives: &str) -> Result<(), String> {
+    let filter = EnvFilter::try_new(directives).map_err(|error| format!("--log: {error}"))?;
+    // The client logs the body of an answer that it can't decode, and that body may be a Secret.
+    let filter = filter.add_directive("kube_client::client=off".parse().expect("a directive"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => subscriber.json().flatten_event(true).with_span_list(false).init(),
+        LogFormat::Text => subscriber.with_ansi(std::io::stderr().is_terminal()).init(),
+    }
+    Ok(())
+}

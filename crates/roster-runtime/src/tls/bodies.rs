@@ -1,0 +1,226 @@
+//! Reads request bodies before a request takes any other resource.
+//!
+//! ```text
+//!  request ─▶ permit of its peer ─▶ bytes out of the budget of all ─▶ body, within a time ─▶ handler
+//! ```
+//!
+//! The budget is charged by `Content-Length`, or with the largest body if there is none, and until the request is
+//! answered: what is parsed out of a body is held as long.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody, to_bytes};
+use axum::extract::Request;
+use http_body_util::LengthLimitError;
+use ipnet::IpNet;
+use roster_credentials::network::network_of;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+use super::connections::Connection;
+use super::peer::Peer;
+use crate::operations::seats::{Seat, Seats};
+
+/// Longest time for a body, including the wait for the budget.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What bodies may take.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    /// Bytes of one body.
+    pub most_bytes: usize,
+    /// Bodies that one peer may be sending at the same time. A network with proven connections of kube-apiserver is not
+    /// limited: its TokenReviews prove nothing themselves.
+    pub of_a_peer: usize,
+    /// Bytes of all bodies that are read or handled at the same time.
+    pub budget: usize,
+    /// Bodies up to this size are not charged to the budget, so that they do not wait for larger ones. The number of
+    /// connections bounds them.
+    pub free_bytes: usize,
+}
+
+/// Why a body was not read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum BodyError {
+    /// The peer sends too many at the same time.
+    #[error("too many bodies from this address at the same time")]
+    TooManyOfPeer,
+    /// No part of the budget became free in time.
+    #[error("too many large requests at the same time")]
+    Saturated,
+    /// Longer than allowed, in bytes.
+    #[error("the body has more than {0} bytes")]
+    TooLarge(usize),
+    /// Not complete in time.
+    #[error("the body takes too long")]
+    TooSlow,
+    /// The connection broke, or the framing is wrong.
+    #[error("the body could not be read")]
+    Broken,
+    /// The request came without its [`Peer`]: a fault of the program.
+    #[error("the connection is not known")]
+    UnknownPeer,
+}
+
+/// Reads bodies within limits.
+#[derive(Debug)]
+pub struct BodyReader {
+    limits: BodyLimits,
+    timeout: Duration,
+    peers: Arc<Seats<IpNet>>,
+    budget: Arc<Semaphore>,
+}
+
+impl BodyReader {
+    /// A reader with a budget of its own.
+    pub fn new(limits: BodyLimits) -> Self {
+        let (peers, budget) = (Seats::new(limits.of_a_peer), Arc::new(Semaphore::new(limits.budget)));
+        Self { limits, timeout: BODY_TIMEOUT, peers, budget }
+    }
+
+    /// Reads the body, and returns the request with it, and its part of the budget, to be held until it is answered.
+    ///
+    /// # Errors
+    /// If there is no room for it, it is too large, or it takes too long.
+    pub async fn read(&self, request: Request) -> Result<(Request, OwnedSemaphorePermit), BodyError> {
+        let _sending = self.permit_for(&request)?;
+        self.read_within_budget(request).await
+    }
+
+    /// The same, without the limit for each peer: for requests that are limited by their caller.
+    ///
+    /// # Errors
+    /// As [`BodyReader::read`].
+    pub async fn read_within_budget(&self, request: Request) -> Result<(Request, OwnedSemaphorePermit), BodyError> {
+        let most = self.limits.most_bytes;
+        let length = length(&request).unwrap_or(most);
+        if length > most {
+            return Err(BodyError::TooLarge(most));
+        }
+        let deadline = Instant::now() + self.timeout;
+        // More than one body can need is not there, however the limits are set.
+        let charge = if length <= self.limits.free_bytes { 0 } else { length.min(self.limits.budget) };
+        let charge = u32::try_from(charge).unwrap_or(u32::MAX);
+        let budget = timeout_at(deadline, Arc::clone(&self.budget).acquire_many_owned(charge)).await;
+        let Ok(Ok(budget)) = budget else { return Err(BodyError::Saturated) };
+        let (parts, body) = request.into_parts();
+        match timeout_at(deadline, to_bytes(body, most)).await {
+            Ok(Ok(body)) => Ok((Request::from_parts(parts, Body::from(body)), budget)),
+            Ok(Err(error)) if is_too_long(&error) => Err(BodyError::TooLarge(most)),
+            Ok(Err(_)) => Err(BodyError::Broken),
+            Err(_) => Err(BodyError::TooSlow),
+        }
+    }
+
+    /// Bytes of the budget that are free.
+    pub fn available_budget(&self) -> usize {
+        self.budget.available_permits()
+    }
+
+    fn permit_for(&self, request: &Request) -> Result<Option<Seat<IpNet>>, BodyError> {
+        let connection = request.extensions().get::<Arc<Connection>>();
+        if connection.is_some_and(|connection| connection.is_beside_api_server()) {
+            return Ok(None);
+        }
+        let peer = request.extensions().get::<Arc<Peer>>().ok_or(BodyError::UnknownPeer)?;
+        self.peers.take(network_of(peer.remote.ip())).map(Some).ok_or(BodyError::TooManyOfPeer)
+    }
+}
+
+/// The length of the body in bytes, if the request says it.
+pub fn length(request: &Request) -> Option<usize> {
+    request.body().size_hint().exact().map(|length| usize::try_from(length).unwrap_or(usize::MAX))
+}
+
+fn is_too_long(error: &axum::Error) -> bool {
+    std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<LengthLimitError>)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Bytes;
+    use futures::stream;
+
+    const LIMITS: BodyLimits = BodyLimits { most_bytes: 100, of_a_peer: 2, budget: 150, free_bytes: 0 };
+
+    /// That waits no longer than a test should.
+    fn impatient() -> BodyReader {
+        BodyReader { timeout: Duration::from_millis(50), ..BodyReader::new(LIMITS) }
+    }
+
+    fn request(last: u8, body: Body) -> Request {
+        let remote = ([192, 0, 2, last], 1).into();
+        Request::post("/").extension(Arc::new(Peer { remote, certificates: Vec::new() })).body(body).unwrap()
+    }
+
+    fn endless() -> Body {
+        Body::from_stream(stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 30]))))
+    }
+
+    #[tokio::test]
+    async fn bodies_are_read_up_to_their_limit() {
+        let reader = BodyReader::new(LIMITS);
+        let (read, _permit) = reader.read(request(1, Body::from("hello"))).await.unwrap();
+        assert_eq!(to_bytes(read.into_body(), 100).await.unwrap(), "hello");
+        let announced = reader.read(request(1, Body::from("x".repeat(101)))).await;
+        let unannounced = reader.read(request(1, endless())).await;
+        for refused in [announced, unannounced] {
+            assert_eq!(refused.map(drop).unwrap_err(), BodyError::TooLarge(100));
+        }
+        let broken = Body::from_stream(stream::iter([Err::<Bytes, _>(std::io::Error::other("reset"))]));
+        assert_eq!(reader.read(request(1, broken)).await.map(drop).unwrap_err(), BodyError::Broken);
+        let unknown = reader.read(Request::new(Body::empty())).await;
+        assert_eq!(unknown.map(drop).unwrap_err(), BodyError::UnknownPeer);
+    }
+
+    #[tokio::test]
+    async fn all_bodies_together_have_a_budget() {
+        let reader = impatient();
+        let body = || Body::from("x".repeat(70));
+        let mut permits = Vec::new();
+        for _ in 0..2 {
+            permits.push(reader.read(request(1, body())).await.unwrap().1);
+        }
+        assert_eq!(reader.read(request(2, body())).await.map(drop).unwrap_err(), BodyError::Saturated);
+        assert!(reader.read(request(2, Body::from("short"))).await.is_ok(), "there are ten bytes left");
+        permits.pop();
+        assert!(reader.read(request(2, body())).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_small_body_waits_for_no_large_one() {
+        let reader = BodyReader { limits: BodyLimits { free_bytes: 20, ..LIMITS }, ..impatient() };
+        let silent = || Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let mut sending = Box::pin(reader.read(request(1, silent())));
+        assert!(futures::poll!(&mut sending).is_pending());
+        assert_eq!(
+            reader.read(request(2, Body::from("x".repeat(70)))).await.map(drop).unwrap_err(),
+            BodyError::Saturated
+        );
+        assert!(reader.read(request(2, Body::from("short"))).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_peer_sends_a_bounded_number_at_a_time() {
+        let reader = BodyReader::new(LIMITS);
+        let announced = || Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let mut sending: Vec<_> = (0..2).map(|_| Box::pin(reader.read(request(1, announced())))).collect();
+        for read in &mut sending {
+            assert!(futures::poll!(read).is_pending());
+        }
+        assert_eq!(reader.read(request(1, Body::empty())).await.map(drop).unwrap_err(), BodyError::TooManyOfPeer);
+        assert!(reader.read(request(2, Body::empty())).await.is_ok());
+        sending.pop();
+        assert!(reader.read(request(1, Body::empty())).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_never_comes_holds_nothing_for_long() {
+        let reader = impatient();
+        let silent = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        assert_eq!(reader.read(request(1, silent)).await.map(drop).unwrap_err(), BodyError::TooSlow);
+        assert_eq!(reader.budget.available_permits(), LIMITS.budget);
+    }
+}

@@ -1,0 +1,135 @@
+//! Asks kube-apiserver whether a requester meets the requirements of the guard.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::authentication::v1::UserInfo;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use roster_api::role_binding::{RoleKind, RoleRef};
+use roster_core::directory::native::Grant;
+use roster_core::rbac::requirement::{Attributes, Reason, Refused, Requirement, Requirements};
+
+/// Questions to the API server at the same time, for one change.
+const CONCURRENCY: usize = 8;
+
+/// Most questions for one role. Who holds a role in more namespaces than this is only controlled by somebody who may
+/// bind it in all of them at once.
+const MOST_NAMESPACES: usize = 256;
+
+/// Asks on behalf of a requester.
+#[derive(Clone)]
+pub struct Access {
+    reviews: Api<SubjectAccessReview>,
+}
+
+impl Access {
+    /// Asks by way of `client`.
+    pub fn new(client: Client) -> Self {
+        Self { reviews: Api::all(client) }
+    }
+
+    /// The first of the requirements that the requester does not meet.
+    ///
+    /// # Errors
+    /// If the API server does not answer.
+    pub async fn first_refused(
+        &self,
+        requester: &UserInfo,
+        requirements: Requirements,
+    ) -> kube::Result<Option<Refused>> {
+        let mut by_role = BTreeMap::<RoleRef, Vec<(Grant, Reason)>>::new();
+        let mut others = Vec::new();
+        for (requirement, reason) in requirements {
+            match requirement {
+                Requirement::Bind(grant) => by_role.entry(grant.role.clone()).or_default().push((grant, reason)),
+                other @ Requirement::Assign(_) => others.push((other, reason)),
+            }
+        }
+        let refused = |(requirement, reason)| Refused {
+            requester: requester.username.clone().unwrap_or_default(),
+            requirement,
+            reason,
+        };
+        let checks = stream::iter(by_role.into_values()).map(|grants| self.check_role(requester, grants));
+        let mut roles = checks.buffered(CONCURRENCY).try_filter_map(|refused| std::future::ready(Ok(refused)));
+        if let Some((grant, reason)) = roles.try_next().await? {
+            return Ok(Some(refused((Requirement::Bind(grant), reason))));
+        }
+        // The owners of one namespace, before and after: two at most.
+        for (requirement, reason) in others {
+            if !self.may(requester, &requirement).await? {
+                return Ok(Some(refused((requirement, reason))));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn check_role(
+        &self,
+        requester: &UserInfo,
+        grants: Vec<(Grant, Reason)>,
+    ) -> kube::Result<Option<(Grant, Reason)>> {
+        let Some(first) = grants.first().cloned() else { return Ok(None) };
+        // Whoever may bind it in the whole cluster may bind it anywhere.
+        if self.may_bind(requester, &Grant { namespace: None, ..first.0.clone() }).await? {
+            return Ok(None);
+        }
+        // Grants are in order: that of the whole cluster comes first.
+        if first.0.namespace.is_none() || grants.len() > MOST_NAMESPACES {
+            return Ok(Some(first));
+        }
+        let checks = stream::iter(grants).map(|(grant, reason)| async move {
+            let may = self.may_bind(requester, &grant).await?;
+            Ok((!may).then_some((grant, reason)))
+        });
+        let refused = checks.buffered(CONCURRENCY).try_filter_map(|refused| std::future::ready(Ok(refused)));
+        futures::pin_mut!(refused);
+        refused.try_next().await
+    }
+
+    /// Whether the requester may bind every role: then the webhooks of the guard do not ask.
+    ///
+    /// # Errors
+    /// If the API server does not answer.
+    pub async fn may_bind_everything(&self, requester: &UserInfo) -> kube::Result<bool> {
+        for kind in [RoleKind::ClusterRole, RoleKind::Role] {
+            // Without a name, a rule for some names does not match.
+            let every = Grant { role: RoleRef { kind, name: String::new() }, namespace: None };
+            if !self.may_bind(requester, &every).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn may_bind(&self, requester: &UserInfo, grant: &Grant) -> kube::Result<bool> {
+        self.may(requester, &Requirement::Bind(grant.clone())).await
+    }
+
+    async fn may(&self, requester: &UserInfo, requirement: &Requirement) -> kube::Result<bool> {
+        let Attributes { group, version, resource, name, namespace, verb } = requirement.attributes();
+        let review = SubjectAccessReview {
+            spec: SubjectAccessReviewSpec {
+                user: requester.username.clone(),
+                uid: requester.uid.clone(),
+                groups: requester.groups.clone(),
+                extra: requester.extra.clone(),
+                resource_attributes: Some(ResourceAttributes {
+                    verb: Some(verb.to_owned()),
+                    group: Some(group.to_owned()),
+                    version: Some(version.to_owned()),
+                    resource: Some(resource.to_owned()),
+                    name: Some(name.to_owned()),
+                    namespace: namespace.map(str::to_owned),
+                    ..ResourceAttributes::default()
+                }),
+                ..SubjectAccessReviewSpec::default()
+            },
+            ..SubjectAccessReview::default()
+        };
+        let answer = self.reviews.create(&PostParams::default(), &review).await?;
+        Ok(answer.status.is_some_and(|status| status.allowed))
+    }
+}

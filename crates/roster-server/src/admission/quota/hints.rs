@@ -1,0 +1,324 @@
+//! Makes room while a request waits: in owned namespaces, for pods, claims and services. It never refuses anything.
+//!
+//! ```text
+//!  request ─▶ is there room in the namespace? ── yes ─▶ go on
+//!                 │ no, but in others of the owner
+//!                 ▼
+//!             ask, by an annotation of the ResourceQuota ─▶ the leader moves room ─▶ go on
+//! ```
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Service};
+use kube::api::{Patch, PatchParams};
+use kube::core::GroupVersionResource;
+use kube::{Api, Client};
+use roster_core::quota::allotment::{ASKED_ANNOTATION, Allotment, Asked, NAME};
+use roster_core::quota::amount::{Amount, Amounts, add_all};
+use roster_core::quota::usage::{of_claim, of_pod, of_service};
+use roster_runtime::informers::Informers;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, timeout_at};
+use tracing::debug;
+
+/// How long a request waits for room at most. kube-apiserver waits for five seconds.
+const LONGEST_WAIT: Duration = Duration::from_millis(2500);
+
+/// How long it is not believed that nothing is left.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// How often the same thing is asked for again while somebody waits.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// What came of a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// There was room.
+    Roomy,
+    /// Room was made.
+    Made,
+    /// The owner has none left anywhere.
+    Full,
+    /// None came in time.
+    Late,
+}
+
+impl Outcome {
+    /// As in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Roomy => "roomy",
+            Self::Made => "made",
+            Self::Full => "full",
+            Self::Late => "late",
+        }
+    }
+}
+
+/// Looks for room.
+pub struct Hints {
+    client: Client,
+    informers: Arc<Informers>,
+    /// What requests at this replica wait for, by namespace.
+    waiting: Mutex<HashMap<String, Amounts>>,
+}
+
+impl Hints {
+    /// By what the informers know; asks by way of `client`.
+    pub fn new(client: Client, informers: Arc<Informers>) -> Self {
+        Self { client, informers, waiting: Mutex::default() }
+    }
+
+    /// Waits until there is room for what is requested, or it is clear that there will be none.
+    pub async fn make_room(&self, demand: &Demand) -> Outcome {
+        let Demand { namespace, wanted } = demand;
+        if self.prospect(namespace, wanted) == Outcome::Roomy {
+            return Outcome::Roomy;
+        }
+        let _waiting = Waiting::enter(self, namespace, wanted.clone());
+        let begun = Instant::now();
+        let deadline = begun + LONGEST_WAIT;
+        let mut since = None;
+        loop {
+            // Before the look: a change between the two wakes this, too.
+            let moved = self.informers.allotments_moved.notified();
+            match self.prospect(namespace, wanted) {
+                Outcome::Roomy => return Outcome::Made,
+                // What was deleted is told late.
+                Outcome::Full if begun.elapsed() >= PATIENCE => return Outcome::Full,
+                _ => {}
+            }
+            if since.is_none_or(|asked: Instant| asked.elapsed() >= ASK_AGAIN) {
+                self.ask(namespace).await;
+                since = Some(Instant::now());
+            }
+            let next = deadline.min(Instant::now() + PATIENCE);
+            if timeout_at(next, moved).await.is_err() && Instant::now() >= deadline {
+                return Outcome::Late;
+            }
+        }
+    }
+
+    /// Whether there is room ([`Outcome::Roomy`]), or may be made.
+    fn prospect(&self, namespace: &str, wanted: &Amounts) -> Outcome {
+        let directory = self.informers.directory();
+        let Some(allotment) = directory.quotas.allotment(namespace) else { return Outcome::Roomy };
+        let lacks = |(name, amount): &(&String, &Amount)| **amount > allotment.headroom(name);
+        let mut lacking = wanted.iter().filter(lacks).peekable();
+        if lacking.peek().is_none() {
+            return Outcome::Roomy;
+        }
+        let owner = directory.owner_of(namespace);
+        let Some(standing) = owner.and_then(|owner| directory.quota_of(owner)) else { return Outcome::Full };
+        let fits = |(name, amount): (&String, &Amount)| {
+            let used = standing.used.get(name).copied().unwrap_or_default();
+            standing.hard.get(name).is_none_or(|hard| used + *amount <= *hard)
+        };
+        if lacking.all(fits) { Outcome::Made } else { Outcome::Full }
+    }
+
+    /// Tells the leader, on whichever replica that is, what use is to become possible.
+    async fn ask(&self, namespace: &str) {
+        let asked = {
+            let directory = self.informers.directory();
+            let Some(allotment) = directory.quotas.allotment(namespace) else { return };
+            let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            asked(allotment, waiting.get(namespace).cloned().unwrap_or_default(), Timestamp::now())
+        };
+        let text = json!(asked).to_string();
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {ASKED_ANNOTATION: text}}}));
+        let quotas: Api<ResourceQuota> = Api::namespaced(self.client.clone(), namespace);
+        if let Err(error) = quotas.patch_metadata(NAME, &PatchParams::default(), &patch).await {
+            debug!(namespace, %error, "room could not be asked for");
+        }
+    }
+}
+
+fn asked(allotment: &Allotment, waiting: Amounts, now: Timestamp) -> Asked {
+    let since = allotment.asked.as_ref().filter(|asked| asked.counts_at(now)).map_or(now, |asked| asked.since);
+    let held = waiting.into_iter().filter(|(name, _)| allotment.spec.contains_key(name));
+    let level = held.map(|(name, amount)| {
+        let level = allotment.used.get(&name).copied().unwrap_or_default() + amount;
+        let text = level.text_for(&name);
+        (name, text)
+    });
+    Asked { since, at: now, level: level.collect() }
+}
+
+/// Somebody who waits, for as long as they do.
+struct Waiting<'a> {
+    hints: &'a Hints,
+    namespace: &'a str,
+    wanted: Amounts,
+}
+
+impl<'a> Waiting<'a> {
+    fn enter(hints: &'a Hints, namespace: &'a str, wanted: Amounts) -> Self {
+        let mut waiting = hints.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        add_all(waiting.entry(namespace.to_owned()).or_default(), &wanted);
+        drop(waiting);
+        Self { hints, namespace, wanted }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.hints.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(sums) = waiting.get_mut(self.namespace) else { return };
+        for (name, amount) in &self.wanted {
+            if let Some(sum) = sums.get_mut(name) {
+                *sum = sum.saturating_sub(*amount);
+            }
+        }
+        sums.retain(|_, sum| *sum > Amount::ZERO);
+        if sums.is_empty() {
+            waiting.remove(self.namespace);
+        }
+    }
+}
+
+/// What of an AdmissionReview hints go by. Objects stay text until it is known that they count.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Review<'a> {
+    api_version: String,
+    kind: String,
+    #[serde(borrow)]
+    request: Option<Request<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'a> {
+    uid: String,
+    resource: GroupVersionResource,
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(borrow)]
+    object: Option<&'a RawValue>,
+    #[serde(borrow)]
+    old_object: Option<&'a RawValue>,
+}
+
+/// What a request adds to the use of a namespace.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Demand {
+    /// Empty: of none that counts.
+    namespace: String,
+    wanted: Amounts,
+}
+
+/// A review, of which no more is kept than is needed to make room and to answer.
+pub struct HintReview {
+    api_version: String,
+    kind: String,
+    uid: String,
+    /// What it asks for.
+    pub demand: Demand,
+}
+
+impl HintReview {
+    /// The answer, which is always the same.
+    pub fn allowed(self) -> serde_json::Value {
+        let Self { api_version, kind, uid, .. } = self;
+        json!({"apiVersion": api_version, "kind": kind, "response": {"uid": uid, "allowed": true}})
+    }
+}
+
+/// Parses a review. `None`: it has no request.
+///
+/// # Errors
+/// If it is no review.
+pub fn parse(body: &[u8], now: Timestamp) -> serde_json::Result<Option<HintReview>> {
+    let Review { api_version, kind, request } = serde_json::from_slice(body)?;
+    Ok(request.map(|request| {
+        let demand = if request.dry_run {
+            Demand::default()
+        } else {
+            Demand { wanted: requested(&request, now), namespace: request.namespace }
+        };
+        HintReview { api_version, kind, uid: request.uid, demand }
+    }))
+}
+
+/// What a request adds to the use.
+fn requested(request: &Request<'_>, now: Timestamp) -> Amounts {
+    let (old, new) = (request.old_object, request.object);
+    match request.resource.resource.as_str() {
+        "pods" => added::<Pod>(old, new, |pod| of_pod(pod, now)),
+        "persistentvolumeclaims" => added::<PersistentVolumeClaim>(old, new, of_claim),
+        "services" => added::<Service>(old, new, of_service),
+        _ => Amounts::new(),
+    }
+}
+
+fn added<K: DeserializeOwned>(
+    old: Option<&RawValue>,
+    new: Option<&RawValue>,
+    usage: impl Fn(&K) -> Amounts,
+) -> Amounts {
+    let used = |object: Option<&RawValue>| {
+        let object: Option<K> = object.and_then(|object| serde_json::from_str(object.get()).ok());
+        object.as_ref().map(&usage).unwrap_or_default()
+    };
+    let before = used(old);
+    let rest = used(new).into_iter().map(|(name, amount)| {
+        let less = before.get(&name).copied().unwrap_or_default();
+        (name, amount.saturating_sub(less))
+    });
+    rest.filter(|(_, amount)| *amount > Amount::ZERO).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn demand(request: &serde_json::Value) -> Demand {
+        let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
+        let review = parse(review.to_string().as_bytes(), Timestamp::now()).unwrap().expect("there is a request");
+        let demand = review.demand.clone();
+        let answer = json!({
+            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": {"uid": "u-1", "allowed": true},
+        });
+        assert_eq!(review.allowed(), answer);
+        demand
+    }
+
+    fn service(ports: usize) -> serde_json::Value {
+        json!({"spec": {"type": "NodePort", "ports": vec![json!({"port": 80}); ports]}})
+    }
+
+    #[test]
+    fn what_a_request_adds_is_what_counts() {
+        let of = |object: serde_json::Value, old: serde_json::Value, dry_run: bool| {
+            let resource = json!({"group": "", "version": "v1", "resource": "services"});
+            let request = json!({
+                "uid": "u-1", "resource": resource, "namespace": "x", "dryRun": dry_run, "operation": "UPDATE",
+                "userInfo": {}, "object": object, "oldObject": old, "options": {"anything": [1, 2]},
+            });
+            demand(&request)
+        };
+        let added = of(service(3), service(1), false);
+        assert_eq!(added.namespace, "x");
+        assert_eq!(added.wanted, Amounts::from([("services.nodeports".to_owned(), Amount::units(2))]));
+        let created = of(service(1), json!(null), false);
+        assert_eq!(created.wanted["services"], Amount::units(1));
+        assert_eq!(of(service(3), json!(null), true), Demand::default(), "of a dry run nothing is used");
+        assert!(of(json!(["no", "object"]), json!(null), false).wanted.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_review_is_an_error() {
+        assert!(parse(b"[]", Timestamp::now()).is_err());
+        let empty = br#"{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"}"#;
+        assert!(parse(empty, Timestamp::now()).unwrap().is_none());
+    }
+}

@@ -1,0 +1,286 @@
+//! How many namespaces somebody owns, counted when one becomes theirs.
+//!
+//! Namespaces that were let in and are not stored yet are noted down in a ConfigMap of their owner, by compare-and-swap:
+//! so two that come at the same time, by whatever replicas, are two. First the notes are read, then the namespaces: what
+//! is no longer in the one is in the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::api::{ListParams, PostParams};
+use kube::core::admission::{AdmissionRequest, Operation};
+use kube::{Api, Client, Resource, ResourceExt};
+use roster_api::{OWNER_LABEL, User};
+use roster_core::directory::Directory;
+use roster_core::quota::amount::Amount;
+use roster_core::quota::limits::NAMESPACES;
+use roster_runtime::informers::Informers;
+use tracing::{info, warn};
+
+/// How long it is reckoned with that a namespace that was let in is still to be stored: as long as kube-apiserver lets a
+/// request last (`--request-timeout`, a minute unless it is set).
+const RESERVED_FOR: SignedDuration = SignedDuration::from_secs(60);
+
+/// How often it is tried that somebody else was faster than.
+const ATTEMPTS: usize = 16;
+
+/// How long a User that was made just before is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What became of a request.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// It may become theirs.
+    Allowed,
+    /// They have as many as they may have.
+    Refused(String),
+    /// There is a namespace of that name.
+    Exists(String),
+    /// It could not be judged.
+    Unknown(String),
+}
+
+/// Counts namespaces.
+pub struct NamespaceCount {
+    namespaces: Api<Namespace>,
+    notes: Api<ConfigMap>,
+    users: Api<User>,
+    informers: Arc<Informers>,
+}
+
+enum Limited {
+    No,
+    To(Owner),
+    /// The User is there and not known here.
+    Unknown,
+}
+
+struct Owner {
+    name: String,
+    uid: String,
+    limit: Amount,
+}
+
+impl NamespaceCount {
+    /// Keeps its notes in `namespace`.
+    pub fn new(client: Client, namespace: &str, informers: Arc<Informers>) -> Self {
+        Self {
+            namespaces: Api::all(client.clone()),
+            notes: Api::namespaced(client.clone(), namespace),
+            users: Api::all(client),
+            informers,
+        }
+    }
+
+    /// Judges a namespace that is to be somebody's.
+    pub async fn judge(&self, request: &AdmissionRequest<Namespace>) -> Verdict {
+        let (before, after) = (owner_in(request.old_object.as_ref()), owner_in(request.object.as_ref()));
+        let Some(after) = after.filter(|after| before != Some(after)) else { return Verdict::Allowed };
+        if !self.informers.is_synced() || self.informers.is_failing() {
+            return Verdict::Unknown("the directory is not complete".to_owned());
+        }
+        let name = request.object.as_ref().and_then(|namespace| namespace.metadata.name.clone()).unwrap_or_default();
+        if let Some(refusal) = overload(&self.informers.directory(), &name, after) {
+            return Verdict::Refused(refusal);
+        }
+        let owner = match self.limited(after).await {
+            Ok(Limited::To(owner)) => owner,
+            Ok(Limited::No) => return Verdict::Allowed,
+            Ok(Limited::Unknown) => return Verdict::Unknown(format!("User {after} is too new; please try again")),
+            Err(error) => return unknown(&error),
+        };
+        // A name that the API server is to make up is not known to everybody yet.
+        let name = Some(name).filter(|name| !name.is_empty()).unwrap_or_else(|| request.uid.clone());
+        // Or nothing would come of what is noted down.
+        if request.operation == Operation::Create {
+            match self.namespaces.get_metadata_opt(&name).await {
+                Ok(None) => {}
+                Ok(Some(_)) => return Verdict::Exists(format!("namespaces {name:?} already exists")),
+                Err(error) => return unknown(&error),
+            }
+        }
+        for _ in 0..ATTEMPTS {
+            match self.attempt(&owner, &name, request.dry_run).await {
+                Ok(Some(verdict)) => return verdict,
+                Ok(None) => {}
+                Err(error) => return unknown(&error),
+            }
+        }
+        Verdict::Unknown("others are faster all the time; please try again".to_owned())
+    }
+
+    /// Whether the number of the owner's namespaces is limited.
+    async fn limited(&self, owner: &str) -> kube::Result<Limited> {
+        let known = || {
+            let directory = self.informers.directory();
+            let uid = directory.person(owner)?.uid.clone();
+            Some((uid, directory.limits_of(owner).get(NAMESPACES).copied()))
+        };
+        let mut found = known();
+        if found.is_none() && self.users.get_metadata_opt(owner).await?.is_some() {
+            // The watch is a moment behind.
+            let waited = async {
+                while found.is_none() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    found = known();
+                }
+            };
+            if tokio::time::timeout(PATIENCE, waited).await.is_err() {
+                return Ok(Limited::Unknown);
+            }
+        }
+        let limited = found.and_then(|(uid, limit)| Some(Owner { name: owner.to_owned(), uid, limit: limit? }));
+        // Somebody who is not there yet has no limit, and will be over it when they come.
+        Ok(limited.map_or(Limited::No, Limited::To))
+    }
+
+    /// `None`: somebody else was faster.
+    async fn attempt(&self, owner: &Owner, name: &str, is_dry_run: bool) -> kube::Result<Option<Verdict>> {
+        let notes = self.notes.get_opt(&notes_name(owner)).await?;
+        let theirs = ListParams::default().labels(&format!("{OWNER_LABEL}={}", owner.name));
+        let owned: BTreeSet<String> =
+            self.namespaces.list_metadata(&theirs).await?.items.iter().map(ResourceExt::name_any).collect();
+        let now = Timestamp::now();
+        let mut reserved = reserved(notes.as_ref(), &owned, now);
+        reserved.remove(name);
+        let count = owned.len() + reserved.len() + usize::from(!owned.contains(name));
+        let is_within = i64::try_from(count).is_ok_and(|count| Amount::units(count) <= owner.limit);
+        if !is_within {
+            let coming =
+                if reserved.is_empty() { String::new() } else { format!(" and {} on their way", reserved.len()) };
+            return Ok(Some(Verdict::Refused(format!(
+                "spec.quota.hard.namespaces: User {} has {} of {} namespaces{coming}, and can't come to own {name}",
+                owner.name,
+                owned.len(),
+                owner.limit
+            ))));
+        }
+        if is_dry_run {
+            return Ok(Some(Verdict::Allowed));
+        }
+        reserved.insert(name.to_owned(), now + RESERVED_FOR);
+        let data = reserved.into_iter().map(|(name, until)| (name, until.to_string())).collect();
+        Ok(self.note(owner, notes, data).await?.then_some(Verdict::Allowed))
+    }
+
+    async fn note(
+        &self,
+        owner: &Owner,
+        notes: Option<ConfigMap>,
+        data: BTreeMap<String, String>,
+    ) -> kube::Result<bool> {
+        let params = PostParams::default();
+        let written = match notes {
+            Some(notes) => {
+                let notes = ConfigMap { data: Some(data), ..notes };
+                self.notes.replace(&notes.name_any(), &params, &notes).await
+            }
+            None => self.notes.create(&params, &ConfigMap { data: Some(data), ..empty_notes(owner) }).await,
+        };
+        match written {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Why a namespace can't become somebody's because of what is used in it, as far as that is counted. They would be over
+/// their limits at once, and somebody else below theirs.
+fn overload(directory: &Directory, namespace: &str, owner: &str) -> Option<String> {
+    let comes = &directory.quotas.allotment(namespace)?.used;
+    let standing = directory.quota_of(owner)?;
+    standing.hard.iter().find_map(|(name, hard)| {
+        let (has, more) = (standing.used.get(name).copied().unwrap_or_default(), comes.get(name).copied()?);
+        (more > Amount::ZERO && has + more > *hard).then(|| {
+            let text = |amount: Amount| amount.text_for(name);
+            format!(
+                "spec.quota.hard.{name}: User {owner} uses {} of {}, and in {namespace} {} is used",
+                text(has),
+                text(*hard),
+                text(more)
+            )
+        })
+    })
+}
+
+fn owner_in(namespace: Option<&Namespace>) -> Option<&String> {
+    namespace?.labels().get(OWNER_LABEL).filter(|owner| !owner.is_empty())
+}
+
+fn unknown(error: &kube::Error) -> Verdict {
+    warn!(%error, "the number of somebody's namespaces could not be judged");
+    Verdict::Unknown("the API server does not answer".to_owned())
+}
+
+fn notes_name(owner: &Owner) -> String {
+    format!("namespaces-{}", owner.uid)
+}
+
+fn empty_notes(owner: &Owner) -> ConfigMap {
+    let reference = OwnerReference {
+        api_version: User::api_version(&()).into_owned(),
+        kind: User::kind(&()).into_owned(),
+        name: owner.name.clone(),
+        uid: owner.uid.clone(),
+        ..OwnerReference::default()
+    };
+    let metadata = ObjectMeta {
+        name: Some(notes_name(owner)),
+        labels: Some([("app.kubernetes.io/managed-by".to_owned(), "roster".to_owned())].into()),
+        owner_references: Some(vec![reference]),
+        ..ObjectMeta::default()
+    };
+    ConfigMap { metadata, ..ConfigMap::default() }
+}
+
+/// What was let in and is not stored yet, as far as is known.
+fn reserved(notes: Option<&ConfigMap>, owned: &BTreeSet<String>, now: Timestamp) -> BTreeMap<String, Timestamp> {
+    let data = notes.and_then(|notes| notes.data.as_ref()).into_iter().flatten();
+    let parsed = data.filter_map(|(name, until)| Some((name.clone(), until.parse::<Timestamp>().ok()?)));
+    parsed.filter(|(name, until)| *until > now && !owned.contains(name)).collect()
+}
+
+impl Verdict {
+    /// Logs a refusal, and tells the metrics what became of the request.
+    pub fn noted(&self, request: &AdmissionRequest<Namespace>) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Exists(_) => "refused",
+            Self::Refused(why) => {
+                info!(
+                    namespace = request.name,
+                    requester = request.user_info.username,
+                    why,
+                    "the quota has refused a namespace"
+                );
+                "refused"
+            }
+            Self::Unknown(_) => "failed",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_or_too_long_ago_is_no_longer_reckoned_with() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let data = [
+            ("coming", (now + RESERVED_FOR).to_string()),
+            ("stored", (now + RESERVED_FOR).to_string()),
+            ("never", (now - RESERVED_FOR).to_string()),
+            ("junk", "junk".to_owned()),
+        ];
+        let data = data.map(|(name, until)| (name.to_owned(), until));
+        let notes = ConfigMap { data: Some(data.into()), ..ConfigMap::default() };
+        let reserved = reserved(Some(&notes), &["stored".to_owned()].into(), now);
+        assert_eq!(reserved.into_keys().collect::<Vec<_>>(), ["coming"]);
+    }
+}

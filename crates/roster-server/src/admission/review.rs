@@ -1,0 +1,279 @@
+//! Reads and parses AdmissionReviews.
+//!
+//! A review may be large, and parsed JSON larger still: `{}` alone can become an object of a kilobyte. So bodies are read
+//! within the limits of [`roster_runtime::tls::bodies`], the values in one are counted before it is parsed, and large ones are
+//! parsed on threads of their own, a few at a time.
+
+use std::cell::Cell;
+use std::fmt::{self, Display};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::{Bytes, to_bytes};
+use axum::extract::{FromRef, FromRequest, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use kube::Resource;
+use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
+use roster_runtime::tls::bodies::{BodyError, BodyLimits, BodyReader, length};
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use tokio::sync::Semaphore;
+use tracing::warn;
+
+/// A body up to this size is small: parsing takes less than a millisecond.
+const SMALL: usize = 64 * 1024;
+
+/// Large reviews that are parsed at the same time.
+const PARSERS: usize = 2;
+
+/// Limits of a kind of reviews.
+#[derive(Clone, Copy, Debug)]
+pub struct ReviewLimits {
+    /// Bytes of one review.
+    pub most_bytes: usize,
+    /// JSON values in one review. Bounds what it takes in memory once it is parsed.
+    pub most_values: usize,
+    /// Bytes of all large reviews at the same time.
+    pub budget: usize,
+}
+
+/// Reviews that decide. An object in etcd has at most 1.5 MiB, and a Secret 1 MiB, in base64 1.4 MiB; a review holds the
+/// object twice, and up to 512 KiB of annotations.
+pub const DECISIONS: ReviewLimits =
+    ReviewLimits { most_bytes: 4 * 1024 * 1024, most_values: 100_000, budget: 32 * 1024 * 1024 };
+
+/// Reviews of pods, claims and services, of which nothing is refused: kube-apiserver goes on without an answer.
+pub const HINTS: ReviewLimits = ReviewLimits { most_bytes: 1024 * 1024, most_values: 20_000, budget: 8 * 1024 * 1024 };
+
+/// Small and large bodies have budgets of their own, so that large ones hold up no small ones. One peer can take an eighth
+/// of them, or of large reviews that decide a quarter.
+#[derive(Debug)]
+pub struct ReviewBodies {
+    small: BodyReader,
+    large: BodyReader,
+}
+
+impl ReviewBodies {
+    /// For reviews within these limits.
+    pub fn new(limits: ReviewLimits) -> Arc<Self> {
+        let small = BodyLimits { most_bytes: SMALL, of_a_peer: 32, budget: 16 * 1024 * 1024, free_bytes: 0 };
+        let large = BodyLimits { most_bytes: limits.most_bytes, of_a_peer: 2, budget: limits.budget, free_bytes: 0 };
+        Arc::new(Self { small: BodyReader::new(small), large: BodyReader::new(large) })
+    }
+}
+
+/// Reads the body before the review takes a permit of its kind.
+pub async fn read_body(State(bodies): State<Arc<ReviewBodies>>, request: Request, next: Next) -> Response {
+    let is_small = length(&request).is_some_and(|length| length <= SMALL);
+    let reader = if is_small { &bodies.small } else { &bodies.large };
+    let error = match reader.read(request).await {
+        Ok((request, _budget)) => return next.run(request).await,
+        Err(error) => error,
+    };
+    let status = match error {
+        BodyError::TooManyOfPeer | BodyError::Saturated => StatusCode::TOO_MANY_REQUESTS,
+        BodyError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        BodyError::TooSlow => StatusCode::REQUEST_TIMEOUT,
+        BodyError::Broken => StatusCode::BAD_REQUEST,
+        BodyError::UnknownPeer => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    (status, [("retry-after", "1")], error.to_string()).into_response()
+}
+
+/// Parses reviews. Clones share its slots.
+#[derive(Clone, Debug)]
+pub struct Parser(Arc<Semaphore>);
+
+impl Default for Parser {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(PARSERS)))
+    }
+}
+
+impl Parser {
+    /// Parses the body of a review by `parse`, which must not repeat any of it in its error: it may hold a password.
+    ///
+    /// # Errors
+    /// A response that says what is wrong.
+    pub async fn parse<T: Send + 'static>(
+        &self,
+        request: Request,
+        limits: ReviewLimits,
+        parse: impl FnOnce(&[u8]) -> serde_json::Result<T> + Send + 'static,
+    ) -> Result<T, Response> {
+        // It has been read already.
+        let body = to_bytes(request.into_body(), limits.most_bytes).await;
+        let body = body.map_err(|_| refused(StatusCode::BAD_REQUEST, "the body could not be read"))?;
+        let parse = move |body: &Bytes| {
+            let counted = check_values(body, limits.most_values);
+            counted.and_then(|()| parse(body))
+        };
+        let parsed = if body.len() <= SMALL {
+            parse(&body)
+        } else {
+            let turn = Arc::clone(&self.0).acquire_owned().await;
+            let parsed = tokio::task::spawn_blocking(move || {
+                // Parsing goes on where the request is given up.
+                let _turn = turn;
+                parse(&body)
+            });
+            let parsed = parsed.await;
+            parsed.map_err(|_| refused(StatusCode::INTERNAL_SERVER_ERROR, "the review could not be parsed"))?
+        };
+        parsed.map_err(|error| {
+            // Where it is, and not what it is.
+            let (line, column) = (error.line(), error.column());
+            warn!(category = ?error.classify(), line, column, "a review could not be parsed");
+            let most = limits.most_values;
+            refused(
+                StatusCode::BAD_REQUEST,
+                format!(
+                    "line {line}, column {column}: the body must be an AdmissionReview of admission.k8s.io/v1 with at most {most} JSON values, of a resource that this path is for"
+                ),
+            )
+        })
+    }
+}
+
+fn refused(status: StatusCode, message: impl Display) -> Response {
+    (status, message.to_string()).into_response()
+}
+
+/// An answer to a review that asks nothing.
+pub fn without_request() -> Response {
+    Json(AdmissionResponse::invalid("the review has no request").into_review()).into_response()
+}
+
+/// The request of a review that decides.
+pub struct Reviewed<K: Resource>(pub AdmissionRequest<K>);
+
+impl<K, S> FromRequest<S> for Reviewed<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + 'static,
+    Parser: FromRef<S>,
+    S: Sync,
+{
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        let parse = |body: &[u8]| serde_json::from_slice::<AdmissionReview<K>>(body);
+        let review = Parser::from_ref(state).parse(request, DECISIONS, parse).await?;
+        review.try_into().map(Self).map_err(|_| without_request())
+    }
+}
+
+/// Fails where there are more than `most` JSON values in a body. It allocates nothing for them.
+fn check_values(body: &[u8], most: usize) -> serde_json::Result<()> {
+    let left = Cell::new(most);
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    Values(&left).deserialize(&mut deserializer)?;
+    deserializer.end()
+}
+
+/// Counts values down.
+#[derive(Clone, Copy)]
+struct Values<'a>(&'a Cell<usize>);
+
+impl Values<'_> {
+    fn count<E: serde::de::Error>(self) -> Result<(), E> {
+        let left = self.0.get().checked_sub(1).ok_or_else(|| E::custom("too many values"))?;
+        self.0.set(left);
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Values<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Values<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("JSON")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        self.count()
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<(), E> {
+        self.count()
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<(), E> {
+        self.count()
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<(), E> {
+        self.count()
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<(), E> {
+        self.count()
+    }
+
+    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<(), E> {
+        self.count()
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        self.count()?;
+        while items.next_element_seed(self)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        self.count()?;
+        while entries.next_key::<IgnoredAny>()?.is_some() {
+            entries.next_value_seed(self)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+    use k8s_openapi::api::core::v1::Secret;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("null", 1)]
+    #[case("[1, -2, 3.5, \"x\\n\", true]", 6)]
+    #[case(r#"{"a": {"b": [{}, {}]}, "c": null}"#, 6)]
+    fn every_value_counts(#[case] json: &str, #[case] values: usize) {
+        assert!(check_values(json.as_bytes(), values).is_ok());
+        assert!(check_values(json.as_bytes(), values - 1).is_err());
+    }
+
+    #[test]
+    fn what_is_no_json_is_refused() {
+        for bad in ["", "[", "[1] 2", "{\"a\"}", &"[".repeat(100_000)] {
+            assert!(check_values(bad.as_bytes(), 1_000_000).is_err());
+        }
+    }
+
+    /// Also a large one, which another thread parses.
+    #[tokio::test]
+    async fn what_does_not_parse_is_not_repeated() {
+        for size in [0, SMALL] {
+            let padding = " ".repeat(size);
+            let body = format!(r#"{{"request": {{"object": "hunter2"}}}}{padding}"#);
+            let request = Request::new(Body::from(body));
+            let parser = Parser::default();
+            let parsed =
+                parser.parse(request, DECISIONS, |body| serde_json::from_slice::<AdmissionReview<Secret>>(body));
+            let answer = parsed.await.map(drop).unwrap_err();
+            assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+            let text = to_bytes(answer.into_body(), 4096).await.unwrap();
+            assert!(!String::from_utf8_lossy(&text).contains("hunter2"));
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! The HTTP side of admission.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::{FromRef, Request, State};
+use axum::http::{StatusCode, Uri};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::Resource;
+use kube::core::DynamicObject;
+use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
+use roster_api::{Group, PASSWORD_SECRET_TYPE, User};
+use roster_credentials::pool::HashPool;
+use roster_runtime::metrics::Metrics;
+use roster_runtime::tls::connections::{Connection, Trust};
+use roster_runtime::tls::origin::{Origin, Webhook};
+use tokio::sync::Semaphore;
+use tower::Layer;
+use tracing::{info, warn};
+
+use super::guard::{Guard, Guarded, with_code};
+use super::password_secret::{self, Refusal};
+use super::quota::hints::{self, Hints};
+use super::quota::namespaces::{NamespaceCount, Verdict};
+use super::review::{self, Parser, ReviewBodies, Reviewed, read_body};
+
+/// Every path below [`PREFIX`](roster_runtime::tls::origin::PREFIX).
+const ANY_ADMISSION_PATH: &str = "/admission/{*path}";
+
+/// Reviews in flight.
+const MAX_REVIEWS: usize = 64;
+
+/// Longest time for one review, once its body is read. kube-apiserver waits no longer either.
+const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Lets a bounded number of requests in, each for a bounded time.
+async fn bounded(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    let Ok(_place) = places.try_acquire() else {
+        return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], "too many reviews at the same time")
+            .into_response();
+    };
+    let response = tokio::time::timeout(REVIEW_TIMEOUT, next.run(request)).await;
+    response.unwrap_or_else(|_| (StatusCode::REQUEST_TIMEOUT, "the review took too long").into_response())
+}
+
+/// Tells how long kube-apiserver waited, and counts those whom nobody judged.
+async fn measured(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let response = next.run(request).await;
+    metrics.admission_duration.observe(began.elapsed().as_secs_f64());
+    match response.status() {
+        StatusCode::TOO_MANY_REQUESTS => metrics.admissions.inc("saturated"),
+        StatusCode::REQUEST_TIMEOUT => metrics.admissions.inc("failed"),
+        _ => {}
+    }
+    response
+}
+
+/// What admission judges by.
+pub struct Admission {
+    /// Where passwords are hashed.
+    pub pool: HashPool,
+    /// Who may do what to whom.
+    pub guard: Arc<Guard>,
+    /// How many namespaces somebody owns.
+    pub namespaces: NamespaceCount,
+    /// Room for what is to be created.
+    pub hints: Hints,
+    /// Parses reviews.
+    pub parser: Parser,
+    /// What became of requests.
+    pub metrics: Arc<Metrics>,
+}
+
+impl FromRef<Arc<Admission>> for Parser {
+    fn from_ref(admission: &Arc<Admission>) -> Self {
+        admission.parser.clone()
+    }
+}
+
+/// What requests are proven by.
+struct Proof {
+    origin: Origin,
+    metrics: Arc<Metrics>,
+}
+
+/// Answers 404 unless the path proves that kube-apiserver asks, before anything of the body is read or logged. Handlers
+/// see the route alone: the secret in the path can't get into a log.
+async fn proven(State(proof): State<Arc<Proof>>, mut request: Request, next: Next) -> Response {
+    let Some(webhook) = proof.origin.prove(request.uri().path(), Timestamp::now()) else {
+        proof.metrics.admissions.inc("unproven");
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    *request.uri_mut() = Uri::from_static(webhook.route());
+    if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
+        connection.mark(Trust::ApiServer);
+    }
+    next.run(request).await
+}
+
+/// The routes of admission, for kube-apiserver alone.
+pub fn router(admission: Admission, origin: Origin) -> Router {
+    let proof = Arc::new(Proof { origin, metrics: Arc::clone(&admission.metrics) });
+    // Around the whole router and not on its routes: the request is proven before it is routed.
+    let reviews = middleware::from_fn_with_state(proof, proven).layer(reviews(admission));
+    Router::new().route_service(ANY_ADMISSION_PATH, reviews)
+}
+
+fn reviews(admission: Admission) -> Router {
+    // Places of their own: hashing takes long, and must not keep the guard from answering.
+    let places = || middleware::from_fn_with_state(Arc::new(Semaphore::new(MAX_REVIEWS)), bounded);
+    let guard_routes = Router::new()
+        .route(Webhook::Users.route(), post(guarded::<User>))
+        .route(Webhook::Groups.route(), post(guarded::<Group>))
+        .route(Webhook::Namespaces.route(), post(guarded::<Namespace>))
+        .route(Webhook::Secrets.route(), post(guarded::<Secret>))
+        .route(Webhook::Cycles.route(), post(cycles))
+        .route(Webhook::NamespaceQuota.route(), post(namespaces))
+        .layer(places());
+    let bodies = |limits| middleware::from_fn_with_state(ReviewBodies::new(limits), read_body);
+    let metrics = Arc::clone(&admission.metrics);
+    // They wait for others.
+    let hint_routes =
+        Router::new().route(Webhook::QuotaHints.route(), post(hints)).layer(places()).layer(bodies(review::HINTS));
+    Router::new()
+        .route(Webhook::PasswordSecrets.route(), post(password_secrets))
+        .layer(places())
+        .merge(guard_routes)
+        .layer(bodies(review::DECISIONS))
+        .layer(middleware::from_fn_with_state(metrics, measured))
+        .merge(hint_routes)
+        .with_state(Arc::new(admission))
+}
+
+type Answer = Json<AdmissionReview<DynamicObject>>;
+
+async fn guarded<K>(State(admission): State<Arc<Admission>>, Reviewed(request): Reviewed<K>) -> Answer
+where
+    K: Guarded + Resource<DynamicType = ()> + Clone,
+{
+    let (outcome, response) = admission.guard.judge(&request).await;
+    admission.metrics.admissions.inc(outcome);
+    Json(response.into_review())
+}
+
+async fn cycles(State(admission): State<Arc<Admission>>, Reviewed(request): Reviewed<Group>) -> Answer {
+    let (outcome, response) = admission.guard.refuse_cycle(&request);
+    admission.metrics.admissions.inc(outcome);
+    Json(response.into_review())
+}
+
+async fn namespaces(State(admission): State<Arc<Admission>>, Reviewed(request): Reviewed<Namespace>) -> Answer {
+    // First, so that nothing is noted down for somebody who may not do it: the other webhook is asked at the same time.
+    let (outcome, refused) = admission.guard.judge(&request).await;
+    if !refused.allowed {
+        admission.metrics.admissions.inc(outcome);
+        return Json(refused.into_review());
+    }
+    let verdict = admission.namespaces.judge(&request).await;
+    admission.metrics.admissions.inc(verdict.noted(&request));
+    let response = AdmissionResponse::from(&request);
+    Json(match verdict {
+        Verdict::Allowed => response.into_review(),
+        Verdict::Refused(why) => with_code(response.deny(format!("the quota: {why}")), 403, "Forbidden").into_review(),
+        Verdict::Exists(why) => with_code(response.deny(why), 409, "AlreadyExists").into_review(),
+        Verdict::Unknown(why) => {
+            let why = format!("the quota can't judge this at the moment: {why}");
+            with_code(response.deny(why), 503, "ServiceUnavailable").into_review()
+        }
+    })
+}
+
+async fn hints(State(admission): State<Arc<Admission>>, request: Request) -> Response {
+    let parsed = admission.parser.parse(request, review::HINTS, |body| hints::parse(body, Timestamp::now())).await;
+    let review = match parsed {
+        Ok(Some(review)) => review,
+        Ok(None) => return review::without_request(),
+        Err(refusal) => return refusal,
+    };
+    let outcome = admission.hints.make_room(&review.demand).await;
+    admission.metrics.quota_hints.inc(outcome.as_str());
+    Json(review.allowed()).into_response()
+}
+
+async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(request): Reviewed<Secret>) -> Answer {
+    let response = AdmissionResponse::from(&request);
+    let (outcome, response) = match decide(&admission.pool, &request).await {
+        Ok(None) => ("unchanged", response),
+        Ok(Some(patch)) => match response.with_patch(patch) {
+            Ok(response) => ("protected", response),
+            Err(_) => ("failed", AdmissionResponse::invalid("the patch could not be written")),
+        },
+        Err(refusal) => {
+            let reason = refusal.reason();
+            // The name may be what holds the password.
+            let name = Some(&request.name).filter(|_| !matches!(refusal, Refusal::Copied(_)));
+            info!(namespace = request.namespace, name, reason, "a password Secret was refused");
+            let (outcome, code, reason) = match refusal {
+                Refusal::Saturated(_) => ("saturated", 429, "TooManyRequests"),
+                Refusal::Source(_) | Refusal::UnknownKeys(_) | Refusal::LastApplied(_) | Refusal::Copied(_) => {
+                    ("refused", 422, "Invalid")
+                }
+            };
+            let mut response = response.deny(refusal);
+            response.result.code = code;
+            response.result.reason = reason.to_owned();
+            (outcome, response)
+        }
+    };
+    admission.metrics.admissions.inc(outcome);
+    Json(response.into_review())
+}
+
+/// The patch that makes the Secret safe to store, if it needs one.
+async fn decide(pool: &HashPool, request: &AdmissionRequest<Secret>) -> Result<Option<json_patch::Patch>, Refusal> {
+    let Some(secret) = request.object.as_ref() else { return Ok(None) };
+    if secret.type_.as_deref() != Some(PASSWORD_SECRET_TYPE) {
+        warn!(namespace = request.namespace, "the webhook was called for a Secret of another type; it is left alone");
+        return Ok(None);
+    }
+    let mut safe = secret.clone();
+    password_secret::protect(&mut safe, request.old_object.as_ref(), pool).await?;
+    if safe == *secret {
+        return Ok(None);
+    }
+    let before = serde_json::to_value(secret).expect("a Secret is JSON");
+    let after = serde_json::to_value(&safe).expect("a Secret is JSON");
+    Ok(Some(json_patch::diff(&before, &after)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    use arc_swap::ArcSwap;
+    use axum::body::{Body, to_bytes};
+    use axum::http::Request;
+    use kube::Client;
+    use kube::client::Body as KubeBody;
+    use roster_core::rbac::Policy;
+    use roster_credentials::hash::Argon2idCost;
+    use roster_runtime::informers::Informers;
+    use roster_runtime::tls::authority::Authorities;
+    use roster_runtime::tls::peer::Peer;
+    use serde_json::{Value, json};
+    use tower::ServiceExt;
+
+    fn app(metrics: Arc<Metrics>, authorities: &Authorities) -> Router {
+        let pool = HashPool::new(Argon2idCost::default(), 1, 4, metrics.hashing.clone());
+        let informers = Arc::new(Informers::new(false, Arc::clone(&metrics)));
+        let guard = Arc::new(Guard::new(nobody(), "operator".to_owned(), Arc::clone(&informers), Policy::default()));
+        let namespaces = NamespaceCount::new(nobody(), "roster-system", Arc::clone(&informers));
+        let hints = Hints::new(nobody(), informers);
+        let origin = Origin::new(Arc::new(ArcSwap::from_pointee(authorities.clone())));
+        router(Admission { pool, guard, namespaces, hints, parser: Parser::default(), metrics }, origin)
+    }
+
+    fn authorities() -> Authorities {
+        Authorities::create(Timestamp::now(), Duration::from_secs(86_400)).unwrap()
+    }
+
+    async fn review(object: Value) -> Value {
+        let metrics = Arc::new(Metrics::default());
+        let body = json!({
+            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+            "request": {
+                "uid": "u-1", "operation": "CREATE", "namespace": "team-a", "name": "x", "dryRun": true,
+                "kind": {"group": "", "version": "v1", "kind": "Secret"},
+                "resource": {"group": "", "version": "v1", "resource": "secrets"},
+                "userInfo": {}, "object": object,
+            },
+        });
+        let authorities = authorities();
+        let path = Webhook::PasswordSecrets.path(&authorities, Timestamp::now());
+        let peer = Peer { remote: ([192, 0, 2, 1], 1).into(), certificates: Vec::new() };
+        let request = Request::post(format!("{path}?timeout=10s")).extension(Arc::new(peer));
+        let request = request.body(Body::from(body.to_string())).unwrap();
+        let response = app(metrics, &authorities).oneshot(request).await.unwrap();
+        let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        serde_json::from_slice::<Value>(&bytes).unwrap()["response"].take()
+    }
+
+    /// A client that reaches no API server.
+    fn nobody() -> Client {
+        let refuse = |_: Request<KubeBody>| async {
+            Err::<axum::http::Response<KubeBody>, _>(io::Error::other("nobody is there"))
+        };
+        Client::new(tower::service_fn(refuse), "default")
+    }
+
+    fn secret(kind: &str) -> Value {
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}, "type": kind, "data": {"password": "aHVudGVyMg=="}})
+    }
+
+    /// A body that nobody may read.
+    fn untouchable() -> Body {
+        Body::from_stream(futures::stream::poll_fn(|_| -> std::task::Poll<Option<Result<Vec<u8>, io::Error>>> {
+            panic!("the body is read")
+        }))
+    }
+
+    #[tokio::test]
+    async fn without_proof_the_answer_is_a_bare_404_and_the_body_is_not_read() {
+        let metrics = Arc::new(Metrics::default());
+        let app = app(Arc::clone(&metrics), &authorities());
+        let of_another_installation = Webhook::Users.path(&authorities(), Timestamp::now());
+        let former = Webhook::ALL.map(|webhook| format!("/admission{}", webhook.route()));
+        let guessed = Webhook::ALL.map(|webhook| format!("/admission/{}{}", "0".repeat(64), webhook.route()));
+        let paths = former.into_iter().chain(guessed).chain([of_another_installation, "/admission/x".to_owned()]);
+        let mut refused = 0;
+        for path in paths {
+            for method in ["GET", "POST"] {
+                let request = Request::builder().method(method).uri(&path).header("content-type", "application/json");
+                let response = app.clone().oneshot(request.body(untouchable()).unwrap()).await.unwrap();
+                assert_eq!(response.status(), StatusCode::NOT_FOUND, "{path}");
+                assert!(to_bytes(response.into_body(), usize::MAX).await.unwrap().is_empty(), "{path}");
+                refused += 1;
+            }
+        }
+        let counted = metrics.render();
+        let expected = format!("roster_admission_requests_total{{outcome=\"unproven\"}} {refused}");
+        assert!(counted.contains(&expected), "{counted}");
+    }
+
+    #[tokio::test]
+    async fn answers_with_a_patch_that_removes_the_password() {
+        let response = review(secret(PASSWORD_SECRET_TYPE)).await;
+        assert_eq!(
+            (&response["allowed"], &response["uid"], &response["patchType"]),
+            (&json!(true), &json!("u-1"), &json!("JSONPatch"))
+        );
+    }
+
+    #[tokio::test]
+    async fn leaves_other_secrets_alone() {
+        let response = review(secret("Opaque")).await;
+        assert_eq!((&response["allowed"], &response["patch"]), (&json!(true), &Value::Null));
+    }
+
+    #[tokio::test]
+    async fn refusals_are_invalid_and_name_the_field() {
+        let mut bad = secret(PASSWORD_SECRET_TYPE);
+        bad["data"]["password"] = json!("");
+        let response = review(bad).await;
+        assert_eq!((&response["allowed"], &response["status"]["code"]), (&json!(false), &json!(422)));
+        assert!(response["status"]["message"].as_str().unwrap().contains("data.password"));
+    }
+}

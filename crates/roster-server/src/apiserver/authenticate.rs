@@ -1,0 +1,230 @@
+//! Who asks: by the front proxy's certificate and headers, or by a bearer token.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use ipnet::IpNet;
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use moka::future::Cache;
+use roster_credentials::network::network_of;
+use roster_runtime::informers::Informers;
+use roster_runtime::logins::recognizer::{Recognition, Recognizer};
+use roster_runtime::operations::seats::Seats;
+use roster_runtime::tls::connections::{Connection, Trust};
+use roster_runtime::tls::peer::Peer;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+use tracing::warn;
+
+use super::delegation::{ANSWER_TIMEOUT, BELIEVED, REMEMBERED};
+use super::front_proxy::FrontProxy;
+use super::identity::Caller;
+use super::status::ApiError;
+
+/// Tokens that are reviewed at the same time. Whoever reaches the port may send any, and each costs the API server a
+/// request.
+const MOST_REVIEWS: usize = 32;
+
+/// Tokens of one network that are reviewed at the same time, so that nobody takes the turns of all with made-up tokens.
+const MOST_REVIEWS_OF_A_NETWORK: usize = 16;
+
+/// Longest token. JWTs have some KiB.
+const MOST_TOKEN_BYTES: usize = 16 * 1024;
+
+/// Tells who asks.
+pub struct Authenticator {
+    front_proxy: Arc<FrontProxy>,
+    reviews: Api<TokenReview>,
+    reviewing: Semaphore,
+    reviewing_of: Arc<Seats<IpNet>>,
+    /// By digest of the token; never the token itself.
+    known: Cache<[u8; 32], Option<Caller>>,
+    recognizer: Arc<Recognizer>,
+    informers: Arc<Informers>,
+}
+
+impl Authenticator {
+    /// Asks the API server by way of `client`.
+    pub fn new(
+        client: Client,
+        front_proxy: Arc<FrontProxy>,
+        recognizer: Arc<Recognizer>,
+        informers: Arc<Informers>,
+    ) -> Self {
+        let known = Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED).build();
+        let (reviewing, reviewing_of) = (Semaphore::new(MOST_REVIEWS), Seats::new(MOST_REVIEWS_OF_A_NETWORK));
+        Self { front_proxy, reviews: Api::all(client), reviewing, reviewing_of, known, recognizer, informers }
+    }
+
+    /// Returns who asks, and what the request proves about its connection.
+    async fn identify(&self, peer: &Peer, headers: &HeaderMap) -> Result<(Caller, Trust), ApiError> {
+        if let Some(caller) = self.front_proxy.authenticate(&peer.certificates, headers) {
+            return Ok((caller, Trust::ApiServer));
+        }
+        let token = bearer(headers).ok_or_else(|| self.nobody(peer))?;
+        // In a box: it is large, and what comes by the aggregator needs no room for it.
+        let caller = Box::pin(self.identify_bearer(peer, token)).await?;
+        Ok((caller, Trust::Authenticated))
+    }
+
+    async fn identify_bearer(&self, peer: &Peer, token: SecretString) -> Result<Caller, ApiError> {
+        // Roster's own need no API server, and count as of this moment.
+        match self.recognizer.recognize(&token).await {
+            Ok(Recognition::Known(known)) if known.is_for_the_cluster => return Ok(known.user.into()),
+            Ok(Recognition::Known(_) | Recognition::Refused) => return Err(ApiError::unauthorized()),
+            Ok(Recognition::Foreign) => {}
+            Err(_) => return Err(ApiError::unavailable("the credential can't be reached")),
+        }
+        let digest = Sha256::digest(token.expose_secret()).into();
+        let known = self.known.try_get_with(digest, self.review(peer, &token)).await;
+        known.map_err(|error| (*error).clone())?.ok_or_else(ApiError::unauthorized)
+    }
+
+    /// What is said to who shows no token.
+    fn nobody(&self, peer: &Peer) -> ApiError {
+        if peer.certificates.is_empty() || self.front_proxy.is_known() {
+            return ApiError::unauthorized();
+        }
+        ApiError::unavailable("the front proxy's authorities have not been read yet")
+    }
+
+    async fn review(&self, peer: &Peer, token: &SecretString) -> Result<Option<Caller>, ApiError> {
+        let network = network_of(peer.remote.ip());
+        let _of_network = self.reviewing_of.take(network).ok_or_else(ApiError::too_many_requests)?;
+        let _turn = self.reviewing.try_acquire().map_err(|_| ApiError::too_many_requests())?;
+        let review = TokenReview {
+            spec: TokenReviewSpec { token: Some(token.expose_secret().to_owned()), ..TokenReviewSpec::default() },
+            ..TokenReview::default()
+        };
+        let params = PostParams::default();
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.reviews.create(&params, &review)).await;
+        let Ok(Ok(answer)) = answer else {
+            // Not with the error: it may repeat what was sent.
+            warn!("a token could not be reviewed by the API server");
+            return Err(ApiError::unavailable("the token could not be reviewed"));
+        };
+        let status = answer.status.unwrap_or_default();
+        Ok(status.user.filter(|_| status.authenticated == Some(true)).map(Caller::from))
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<SecretString> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    let is_bearer = scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= MOST_TOKEN_BYTES;
+    is_bearer.then(|| token.into())
+}
+
+/// Lets in whoever is known, and tells the rest of the way who that is.
+pub async fn authenticate(
+    State(authenticator): State<Arc<Authenticator>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let Some(peer) = request.extensions().get::<Arc<Peer>>().cloned() else {
+        return ApiError::internal("the connection is not known").into_response();
+    };
+    match authenticator.identify(&peer, request.headers()).await {
+        Err(error) => error.into_response(),
+        Ok((caller, _)) if !caller.is_authenticated() => ApiError::unauthorized().into_response(),
+        Ok((caller, _)) if authenticator.informers.is_inactive(&caller.username, &caller.uid) => {
+            ApiError::unauthorized().into_response()
+        }
+        Ok((caller, trust)) => {
+            if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
+                connection.mark(trust);
+            }
+            request.extensions_mut().insert(trust);
+            request.extensions_mut().insert(Arc::new(caller));
+            next.run(request).await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arc_swap::ArcSwap;
+    use roster_credentials::signing::SigningKeys;
+    use roster_runtime::logins::audiences::Audiences;
+    use roster_runtime::logins::issuer::Issuer;
+    use roster_runtime::logins::last_use::LastUse;
+    use roster_runtime::logins::vault::Vault;
+
+    #[test]
+    fn only_bearer_tokens_are_tokens() {
+        let read = |value: &str| {
+            let headers = [(header::AUTHORIZATION, value.parse().unwrap())].into_iter().collect();
+            bearer(&headers).map(|token| token.expose_secret().to_owned())
+        };
+        assert_eq!(read("Bearer abc"), Some("abc".to_owned()));
+        assert_eq!(read("bearer  abc "), Some("abc".to_owned()));
+        for other in ["Basic abc", "Bearer", "Bearer  ", "abc"] {
+            assert_eq!(read(other), None, "{other}");
+        }
+        assert_eq!(read(&format!("Bearer {}", "a".repeat(MOST_TOKEN_BYTES + 1))), None);
+    }
+
+    fn recognizer(client: Client, informers: &Arc<Informers>) -> Arc<Recognizer> {
+        let keys = Arc::new(ArcSwap::from_pointee(SigningKeys::create(jiff::Timestamp::now()).unwrap()));
+        let issuer = Issuer::new("https://localhost", Audiences::default(), BELIEVED, keys);
+        let vault = Arc::new(Vault::new(client.clone(), "default", Arc::default()));
+        let last_use = LastUse::new(client, Arc::clone(informers), Arc::clone(&vault), Arc::default());
+        Arc::new(Recognizer::new(Arc::clone(informers), Arc::new(issuer), vault, Arc::new(last_use)))
+    }
+
+    fn authenticator(client: Client, front_proxy: Arc<FrontProxy>) -> Authenticator {
+        let informers = Arc::new(Informers::new(false, Arc::default()));
+        Authenticator::new(client.clone(), front_proxy, recognizer(client, &informers), informers)
+    }
+
+    /// A replica that has just been started is asked by kube-apiserver before it knows whom kube-apiserver is known by.
+    #[tokio::test]
+    async fn nobody_is_unknown_before_the_front_proxy_is_known() {
+        let silent = tower::service_fn(|_: axum::http::Request<kube::client::Body>| {
+            std::future::pending::<Result<axum::http::Response<kube::client::Body>, std::io::Error>>()
+        });
+        let front_proxy = Arc::new(FrontProxy::default());
+        let authenticator = authenticator(Client::new(silent, "default"), Arc::clone(&front_proxy));
+        let certificate = rcgen::generate_simple_self_signed(vec!["somebody".to_owned()]).unwrap().cert.der().clone();
+        let remote = ([127, 0, 0, 1], 1).into();
+        let (shown, none) = (Peer { remote, certificates: vec![certificate] }, Peer { remote, certificates: vec![] });
+        let headers = HeaderMap::new();
+        let answers = async |peer: &Peer| authenticator.identify(peer, &headers).await.unwrap_err().code().as_u16();
+        assert_eq!((answers(&shown).await, answers(&none).await), (503, 401));
+        front_proxy.set(&std::collections::BTreeMap::new());
+        assert_eq!((answers(&shown).await, answers(&none).await), (401, 401));
+    }
+
+    /// An API server that is busy, or does not answer, is not asked more and more; and one network leaves turns for others.
+    #[tokio::test]
+    async fn only_so_many_tokens_are_reviewed_at_a_time() {
+        let silent = tower::service_fn(|_: axum::http::Request<kube::client::Body>| {
+            std::future::pending::<Result<axum::http::Response<kube::client::Body>, std::io::Error>>()
+        });
+        let authenticator = authenticator(Client::new(silent, "default"), Arc::default());
+        let token = SecretString::from("token");
+        let peers = [1, 2, 3].map(|last| Peer { remote: ([192, 0, 2, last], 1).into(), certificates: Vec::new() });
+        let [one, two, three] = &peers;
+        let of = |peer, count| (0..count).map(|_| Box::pin(authenticator.review(peer, &token))).collect::<Vec<_>>();
+        let mut reviews = of(one, MOST_REVIEWS_OF_A_NETWORK);
+        for review in &mut reviews {
+            assert!(futures::poll!(review).is_pending());
+        }
+        let refused = authenticator.review(one, &token).await.unwrap_err();
+        assert_eq!(refused.code(), axum::http::StatusCode::TOO_MANY_REQUESTS);
+        let mut others = of(two, MOST_REVIEWS - MOST_REVIEWS_OF_A_NETWORK);
+        for review in &mut others {
+            assert!(futures::poll!(review).is_pending());
+        }
+        let refused = authenticator.review(three, &token).await.unwrap_err();
+        assert_eq!(refused.code(), axum::http::StatusCode::TOO_MANY_REQUESTS);
+    }
+}

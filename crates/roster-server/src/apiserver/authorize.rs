@@ -1,0 +1,126 @@
+//! Whether a caller may: kube-apiserver's own answer, remembered for as long as upstream's delegated authorisation does.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::authorization::v1::{
+    NonResourceAttributes, ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec, SubjectAccessReviewStatus,
+};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use moka::future::Cache;
+use roster_api::directory::{GROUP, VERSION};
+use tracing::warn;
+
+use super::delegation::{ANSWER_TIMEOUT, BELIEVED, REMEMBERED};
+use super::identity::Caller;
+use super::status::{About, ApiError};
+
+/// Group that is not asked about: its members may do everything, and RBAC can't take that away.
+/// Group that may do everything.
+pub const MASTERS: &str = "system:masters";
+
+/// Everything that the answer depends on.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct Question {
+    caller: Arc<Caller>,
+    verb: &'static str,
+    resource: String,
+    subresource: String,
+    name: String,
+    /// The name as it was written: how fast a refusal comes must not tell whom it stands for.
+    asked: String,
+}
+
+/// Asks the API server.
+pub struct Authorizer {
+    reviews: Api<SubjectAccessReview>,
+    known: Cache<Question, bool>,
+}
+
+impl Authorizer {
+    /// Asks by way of `client`.
+    pub fn new(client: Client) -> Self {
+        let known = Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED).build();
+        Self { reviews: Api::all(client), known }
+    }
+
+    /// Lets the caller pass who may do this to the resource, `users/quota` for a subresource. `asked` is the name as the
+    /// caller wrote it: a refusal says nothing else.
+    ///
+    /// # Errors
+    /// 403, or 503 where the API server does not answer.
+    pub async fn check(
+        &self,
+        caller: &Arc<Caller>,
+        verb: &'static str,
+        resource: &str,
+        name: &str,
+        asked: &str,
+    ) -> Result<(), ApiError> {
+        if caller.groups.iter().any(|group| group == MASTERS) {
+            return Ok(());
+        }
+        let (main, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let question = Question {
+            caller: Arc::clone(caller),
+            verb,
+            resource: main.to_owned(),
+            subresource: subresource.to_owned(),
+            name: name.to_owned(),
+            asked: asked.to_owned(),
+        };
+        // In a box: it is large, and part of every request.
+        let known = Box::pin(self.known.try_get_with(question.clone(), self.ask(&question)));
+        let may = known.await.map_err(|error| (*error).clone())?;
+        if may { Ok(()) } else { Err(ApiError::forbidden(&caller.username, verb, About { resource, name: asked })) }
+    }
+
+    async fn ask(&self, question: &Question) -> Result<bool, ApiError> {
+        let filled = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let attributes = ResourceAttributes {
+            verb: Some(question.verb.to_owned()),
+            group: Some(GROUP.to_owned()),
+            version: Some(VERSION.to_owned()),
+            resource: Some(question.resource.clone()),
+            subresource: filled(&question.subresource),
+            name: filled(&question.name),
+            ..ResourceAttributes::default()
+        };
+        Ok(self.review(&question.caller, Some(attributes), None).await?.allowed)
+    }
+
+    /// The API server's answer of this moment.
+    ///
+    /// # Errors
+    /// If it does not answer, or finds fault with the question.
+    pub async fn review(
+        &self,
+        caller: &Caller,
+        resource: Option<ResourceAttributes>,
+        path: Option<NonResourceAttributes>,
+    ) -> Result<SubjectAccessReviewStatus, ApiError> {
+        let review = SubjectAccessReview {
+            spec: SubjectAccessReviewSpec {
+                user: Some(caller.username.clone()),
+                uid: Some(caller.uid.clone()).filter(|uid| !uid.is_empty()),
+                groups: Some(caller.groups.clone()),
+                extra: Some(caller.extra.clone()).filter(|extra| !extra.is_empty()),
+                resource_attributes: resource,
+                non_resource_attributes: path,
+            },
+            ..SubjectAccessReview::default()
+        };
+        let params = PostParams::default();
+        match tokio::time::timeout(ANSWER_TIMEOUT, self.reviews.create(&params, &review)).await {
+            Ok(Ok(answer)) => Ok(answer.status.unwrap_or_default()),
+            Ok(Err(kube::Error::Api(status))) if status.code == 422 || status.code == 400 => {
+                Err(ApiError::bad_request(status.message))
+            }
+            Ok(Err(error)) => {
+                warn!(%error, "an access review failed");
+                Err(ApiError::unavailable("the API server could not be asked for permission"))
+            }
+            Err(_) => Err(ApiError::unavailable("the API server does not answer in time")),
+        }
+    }
+}

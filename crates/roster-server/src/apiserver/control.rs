@@ -1,0 +1,107 @@
+//! Who controls an identity: what a request may do to a User's credentials.
+
+use k8s_openapi::api::authentication::v1::UserInfo;
+use roster_core::rbac::guard::Change;
+use roster_runtime::logins::person::{CREDENTIAL_ID, Person};
+use roster_runtime::logins::recognizer::API_KEY_CREDENTIAL;
+use roster_runtime::logins::vault::VaultError;
+use roster_runtime::logins::verifier::Failure;
+use secrecy::{ExposeSecret, SecretString};
+use tracing::{info, warn};
+
+use super::identity::Caller;
+use super::object::api_invalid;
+use super::state::DirectoryApi;
+use super::status::{About, ApiError};
+use super::target::Target;
+
+/// The User that a request is about, as logins know it.
+///
+/// # Errors
+/// 404 where it is gone meanwhile.
+pub fn person(api: &DirectoryApi, target: &Target) -> Result<Person, ApiError> {
+    let person = Person::named(&api.informers, &target.name).filter(|person| person.uid == target.uid);
+    person.ok_or_else(|| ApiError::not_found(About { resource: "users", name: &target.asked }))
+}
+
+/// Whether the caller is the User that the request is about.
+pub fn is_self(api: &DirectoryApi, caller: &Caller, target: &Target) -> bool {
+    api.user_of(caller).as_ref() == Some(&target.name)
+}
+
+/// Lets the caller pass who may control the identity: whoever could bind every role that it holds.
+///
+/// # Errors
+/// 403 with what is missing; 503 where that can't be judged.
+pub async fn control(api: &DirectoryApi, caller: &Caller, target: &Target, resource: &str) -> Result<(), ApiError> {
+    allow(api, caller, target, resource, &Change::Credential([target.name.as_str()].into())).await
+}
+
+/// Lets the caller pass who may make the change, as the guard sees it, and shows no API key.
+///
+/// # Errors
+/// 403 with what is missing; 503 where that can't be judged.
+pub async fn allow(
+    api: &DirectoryApi,
+    caller: &Caller,
+    target: &Target,
+    resource: &str,
+    change: &Change<'_>,
+) -> Result<(), ApiError> {
+    refuse_api_key(caller, target, resource)?;
+    let requester = UserInfo {
+        username: Some(caller.username.clone()),
+        uid: Some(caller.uid.clone()).filter(|uid| !uid.is_empty()),
+        groups: Some(caller.groups.clone()),
+        extra: Some(caller.extra.clone()),
+    };
+    let refusal = api.guard.refusal(&requester, change).await.map_err(|why| {
+        warn!(user = target.name, why, "the guard could not judge a request");
+        ApiError::unavailable("the guard can't judge this at the moment")
+    })?;
+    refusal.map_or(Ok(()), |why| {
+        info!(user = target.name, requester = caller.username, why, "the guard has refused a request");
+        Err(ApiError::refused(format!("the guard: {why}"), About { resource, name: &target.asked }))
+    })
+}
+
+/// Lets nobody pass who has shown an API key: who has found one must not be able to make it last, nor to become others.
+///
+/// # Errors
+/// 403.
+pub fn refuse_api_key(caller: &Caller, target: &Target, resource: &str) -> Result<(), ApiError> {
+    let shown = caller.extra.get(CREDENTIAL_ID).into_iter().flatten();
+    if shown.into_iter().any(|credential| credential.starts_with(API_KEY_CREDENTIAL)) {
+        let about = About { resource, name: &target.asked };
+        return Err(ApiError::refused("an API key does not do for this: log in with the password", about));
+    }
+    Ok(())
+}
+
+/// What a failure of the vault is to whoever made the request.
+pub fn unreachable(error: VaultError) -> ApiError {
+    failed(Failure::Vault(error))
+}
+
+/// 409: the User has no credential to change, because it does not hold its username.
+pub fn nothing_held(target: &Target, resource: &str) -> ApiError {
+    ApiError::conflict("the user does not hold its username yet", About { resource, name: &target.asked })
+}
+
+/// What a failure is to whoever made the request.
+pub fn failed(failure: Failure) -> ApiError {
+    match failure {
+        Failure::Saturated(_) => ApiError::too_many_requests(),
+        Failure::Vault(error) => {
+            warn!(%error, "a credential can't be used");
+            ApiError::unavailable("the credential can't be reached, please try again later")
+        }
+        Failure::Unacceptable(why) => api_invalid("spec.newPassword", &why.to_string()),
+        Failure::NotDue => api_invalid("spec.newPassword", "no change is due: use users/~/password"),
+    }
+}
+
+/// The text of an optional secret.
+pub fn exposed(secret: Option<&SecretString>) -> Option<&str> {
+    secret.map(ExposeSecret::expose_secret)
+}

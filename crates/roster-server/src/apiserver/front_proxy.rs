@@ -1,0 +1,186 @@
+//! Whether a request comes from kube-apiserver's aggregator: the front-proxy certificate, by the authorities and names of
+//! the ConfigMap `extension-apiserver-authentication`, as they are at this moment.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, ensure};
+use arc_swap::ArcSwapOption;
+use axum::http::{HeaderMap, HeaderName};
+use futures::{StreamExt, pin_mut};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::watch_object;
+use kube::{Api, Client};
+use moka::sync::Cache;
+use roster_runtime::operations::health::Health;
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::delegation::BELIEVED;
+use super::identity::{Caller, HeaderNames};
+
+const CONFIG_MAP: &str = "extension-apiserver-authentication";
+
+/// Longest chain that is looked at: whoever reaches the port chooses what they show.
+const MOST_INTERMEDIATES: usize = 4;
+
+/// Chains that are remembered: each kube-apiserver shows one, and another one after it was renewed.
+const MOST_CHAINS: u64 = 64;
+
+/// What a client has shown: its own certificate first.
+type Chain = Vec<CertificateDer<'static>>;
+
+/// What the ConfigMap says.
+struct Trusted {
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// Empty: any name will do.
+    names: Vec<String>,
+    headers: HeaderNames,
+    /// Chains that were found to be the front proxy's. To look at signatures takes longer than most answers do.
+    recognised: Cache<Chain, ()>,
+}
+
+impl Trusted {
+    fn recognises(&self, chain: &[CertificateDer<'static>]) -> bool {
+        if self.recognised.contains_key(chain) {
+            return true;
+        }
+        let is_recognised = self.verifies(chain);
+        if is_recognised {
+            self.recognised.insert(chain.to_vec(), ());
+        }
+        is_recognised
+    }
+
+    fn verifies(&self, chain: &[CertificateDer<'static>]) -> bool {
+        let Some((own, intermediates)) = chain.split_first().filter(|(_, rest)| rest.len() <= MOST_INTERMEDIATES)
+        else {
+            return false;
+        };
+        if let Err(error) = self.verifier.verify_client_cert(own, intermediates, UnixTime::now()) {
+            debug!(%error, "a client certificate is not the front proxy's");
+            return false;
+        }
+        let is_named = self.names.is_empty() || common_name(own).is_some_and(|name| self.names.contains(&name));
+        if !is_named {
+            debug!("the common name of a client certificate is not among the names of the front proxy");
+        }
+        is_named
+    }
+}
+
+/// Recognises the aggregator.
+#[derive(Default)]
+pub struct FrontProxy {
+    trusted: ArcSwapOption<Trusted>,
+    known: AtomicBool,
+}
+
+impl FrontProxy {
+    /// Whether the chain is the aggregator's at this moment.
+    pub fn recognises(&self, chain: &[CertificateDer<'static>]) -> bool {
+        self.trusted.load().as_ref().is_some_and(|trusted| trusted.recognises(chain))
+    }
+
+    /// Who asks, by the headers, where the certificates are those of the aggregator.
+    pub fn authenticate(&self, chain: &[CertificateDer<'static>], headers: &HeaderMap) -> Option<Caller> {
+        let trusted = self.trusted.load_full().filter(|trusted| trusted.recognises(chain))?;
+        match trusted.headers.read(headers) {
+            Ok(caller) => caller,
+            Err(error) => {
+                warn!(%error, "the front proxy names nobody");
+                None
+            }
+        }
+    }
+
+    /// Whether the ConfigMap has been read. Before, nobody can be told that they are unknown.
+    pub fn is_known(&self) -> bool {
+        self.known.load(Ordering::Acquire)
+    }
+
+    /// Follows the ConfigMap until `shutdown`, and tells `health` when it has been read.
+    ///
+    /// # Errors
+    /// None of its own: a ConfigMap that does not parse is not trusted.
+    pub async fn follow(
+        self: Arc<Self>,
+        client: Client,
+        health: Arc<Health>,
+        shutdown: CancellationToken,
+    ) -> Result<()> {
+        let changes = watch_object(Api::<ConfigMap>::namespaced(client, "kube-system"), CONFIG_MAP).default_backoff();
+        pin_mut!(changes);
+        loop {
+            let change = tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                change = changes.next() => change.context("the watch of the front proxy's authorities ended")?,
+            };
+            match change {
+                Ok(config) => {
+                    self.set(&config.and_then(|config| config.data).unwrap_or_default());
+                    health.set_introduced();
+                }
+                Err(error) => warn!(%error, "the front proxy's authorities can't be watched"),
+            }
+        }
+    }
+
+    pub(super) fn set(&self, config: &BTreeMap<String, String>) {
+        match read(config) {
+            Ok(trusted) => {
+                info!(names = ?trusted.names, "requests through the aggregation layer are recognised");
+                self.trusted.store(Some(Arc::new(trusted)));
+            }
+            Err(error) => {
+                warn!(error = format!("{error:#}"), "requests through the aggregation layer are not recognised");
+                self.trusted.store(None);
+            }
+        }
+        self.known.store(true, Ordering::Release);
+    }
+}
+
+fn read(config: &BTreeMap<String, String>) -> Result<Trusted> {
+    let bundle = config.get("requestheader-client-ca-file").context("it has no requestheader-client-ca-file")?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
+        roots.add(certificate.context("requestheader-client-ca-file is not PEM")?)?;
+    }
+    ensure!(!roots.is_empty(), "requestheader-client-ca-file holds no certificate");
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build()?;
+    let headers = HeaderNames {
+        username: header_names(config, "requestheader-username-headers")?,
+        uid: header_names(config, "requestheader-uid-headers")?,
+        groups: header_names(config, "requestheader-group-headers")?,
+        extra_prefixes: list(config, "requestheader-extra-headers-prefix")?
+            .into_iter()
+            .map(|prefix| prefix.to_ascii_lowercase())
+            .collect(),
+    };
+    let recognised = Cache::builder().max_capacity(MOST_CHAINS).time_to_live(BELIEVED).build();
+    Ok(Trusted { verifier, names: list(config, "requestheader-allowed-names")?, headers, recognised })
+}
+
+fn list(config: &BTreeMap<String, String>, key: &str) -> Result<Vec<String>> {
+    let Some(text) = config.get(key).filter(|text| !text.is_empty()) else { return Ok(Vec::new()) };
+    serde_json::from_str::<Option<Vec<String>>>(text).map(Option::unwrap_or_default).with_context(|| key.to_owned())
+}
+
+fn header_names(config: &BTreeMap<String, String>, key: &str) -> Result<Vec<HeaderName>> {
+    list(config, key)?.iter().map(|name| name.parse().with_context(|| format!("{key}: {name:?}"))).collect()
+}
+
+fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    // Of several, the last one counts for kube-apiserver too.
+    parsed.subject().iter_common_name().last()?.as_str().ok().map(str::to_owned)
+}

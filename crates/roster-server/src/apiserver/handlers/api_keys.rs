@@ -1,0 +1,197 @@
+//! `users/{key}/apikeys`: made, listed without what is secret, revoked at once.
+
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::{Path, RawQuery, Request};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use roster_api::credentials::{ApiKeySpec, ApiKeyStatus};
+use roster_api::directory::API_VERSION;
+use roster_credentials::api_key::{ApiKey, MOST, MOST_NAME_CHARACTERS};
+use roster_credentials::credential::Credential;
+use roster_runtime::notifications::Notice;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use tracing::info;
+
+use crate::apiserver::body::{read_secret_body, read_write_params};
+use crate::apiserver::confirm::{Confirmation, update_confirmed};
+use crate::apiserver::control::{control, is_self, person, refuse_api_key, unreachable};
+use crate::apiserver::object::success;
+use crate::apiserver::params::only;
+use crate::apiserver::source::Origin;
+use crate::apiserver::state::{Api, Who};
+use crate::apiserver::status::{About, ApiError};
+use crate::apiserver::target::authorised;
+
+const RESOURCE: &str = "users/apikeys";
+
+/// How long a key lasts that says nothing of it.
+const LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
+
+fn object(key: &ApiKey, secret: Option<String>, now: Timestamp) -> Value {
+    let spec = ApiKeySpec {
+        display_name: key.display_name.clone(),
+        expiration_timestamp: Some(Time(key.expires)),
+        current_password: None,
+    };
+    let status = ApiKeyStatus { key: secret, last_used_time: key.last_used.map(Time), expired: key.is_over(now) };
+    json!({
+        "kind": "APIKey", "apiVersion": API_VERSION,
+        "metadata": {"name": key.name, "creationTimestamp": Time(key.created)},
+        "spec": spec, "status": status,
+    })
+}
+
+/// `GET users/{key}/apikeys`, and one by its name.
+///
+/// # Errors
+/// As the request deserves.
+pub async fn list(
+    api: Api,
+    Extension(caller): Who,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let keys = keys_of(&api, &caller, &key, query.as_deref()).await?;
+    let now = Timestamp::now();
+    let items: Vec<Value> = keys.iter().map(|key| object(key, None, now)).collect();
+    let list = json!({"kind": "APIKeyList", "apiVersion": API_VERSION, "metadata": {}, "items": items});
+    Ok(axum::Json(list).into_response())
+}
+
+/// `GET users/{key}/apikeys/{name}`
+///
+/// # Errors
+/// As the request deserves.
+pub async fn get(
+    api: Api,
+    Extension(caller): Who,
+    Path((key, name)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let keys = keys_of(&api, &caller, &key, query.as_deref()).await?;
+    let found = keys.iter().find(|key| key.name == name);
+    let found = found.ok_or_else(|| ApiError::not_found(About { resource: RESOURCE, name: &name }))?;
+    Ok(axum::Json(object(found, None, Timestamp::now())).into_response())
+}
+
+async fn keys_of(
+    api: &Api,
+    caller: &std::sync::Arc<crate::apiserver::identity::Caller>,
+    key: &str,
+    query: Option<&str>,
+) -> Result<Vec<ApiKey>, ApiError> {
+    only(query, &[])?;
+    let target = authorised(api, caller, key, "get", RESOURCE).await?;
+    let person = person(api, &target)?;
+    let opened = api.logins.vault.open(&person.username, &person.uid).await.map_err(unreachable)?;
+    Ok(opened.map(|opened| opened.credential.api_keys).unwrap_or_default())
+}
+
+/// `POST users/{key}/apikeys`
+///
+/// # Errors
+/// As the request deserves.
+pub async fn create(
+    api: Api,
+    Extension(caller): Who,
+    Origin(source): Origin,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let is_dry_run = read_write_params(query.as_deref())?;
+    let spec = read_secret_body::<ApiKeySpec>("APIKey", request).await;
+    let target = authorised(&api, &caller, &key, "create", RESOURCE).await?;
+    let (spec, person) = (spec?, person(&api, &target)?);
+    let about = About { resource: RESOURCE, name: &target.asked };
+    refuse_api_key(&caller, &target, RESOURCE)?;
+    let is_own = is_self(&api, &caller, &target);
+    if !is_own {
+        control(&api, &caller, &target, RESOURCE).await?;
+    }
+    let now = Timestamp::now();
+    let expires = expiry(&spec, api.logins.longest_key, now, about)?;
+    let made = ApiKey::create(&person.uid, spec.display_name.trim(), now, expires);
+    let (made, secret) = made.ok_or_else(|| ApiError::internal("the UID of the user is no UUID"))?;
+    let confirmation = Confirmation {
+        field: "spec.currentPassword",
+        password: spec.current_password.as_ref(),
+        source,
+        is_waived_without_password: true,
+    };
+    let add = |credential: &mut Credential| {
+        // Those that have ended make room.
+        let is_current = |key: &&ApiKey| !key.is_over(now);
+        let has_room = credential.api_keys.iter().filter(is_current).count() < MOST;
+        if has_room && !is_dry_run {
+            credential.api_keys.retain(|key| !key.is_over(now));
+            credential.api_keys.push(made.clone());
+        }
+        has_room
+    };
+    if !update_confirmed(&api, &target, &person, is_own.then_some(&confirmation), about, add).await? {
+        return Err(ApiError::refused(format!("a user has at most {MOST} API keys: revoke one"), about));
+    }
+    if !is_dry_run {
+        info!(user = target.name, by = caller.username, key = made.name, "an API key was made");
+        if let Some(recipient) = person.recipient() {
+            let (id, display_name) = (made.name.clone(), made.display_name.clone());
+            api.logins.notifier.notify(&recipient, Notice::ApiKeyCreated { id, display_name });
+        }
+    }
+    let answer = object(&made, Some(secret.expose_secret().to_owned()), now);
+    Ok((StatusCode::CREATED, [("cache-control", "no-store")], axum::Json(answer)).into_response())
+}
+
+fn expiry(spec: &ApiKeySpec, longest: Duration, now: Timestamp, about: About<'_>) -> Result<Timestamp, ApiError> {
+    let name = spec.display_name.trim();
+    if name.is_empty() || name.chars().count() > MOST_NAME_CHARACTERS || name.chars().any(char::is_control) {
+        let message = format!("must have 1 to {MOST_NAME_CHARACTERS} characters, and none that controls");
+        return Err(ApiError::invalid(about, "spec.displayName", &message));
+    }
+    let Some(expires) = &spec.expiration_timestamp else { return Ok(now + LIFETIME.min(longest)) };
+    if expires.0 <= now || expires.0 > now + longest {
+        let days = longest.as_secs() / 86_400;
+        let message = format!("must lie ahead, at most {days} days");
+        return Err(ApiError::invalid(about, "spec.expirationTimestamp", &message));
+    }
+    Ok(expires.0)
+}
+
+/// `DELETE users/{key}/apikeys/{name}`
+///
+/// # Errors
+/// As the request deserves.
+pub async fn revoke(
+    api: Api,
+    Extension(caller): Who,
+    Path((key, name)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let is_dry_run = read_write_params(query.as_deref())?;
+    let target = authorised(&api, &caller, &key, "delete", RESOURCE).await?;
+    let person = person(&api, &target)?;
+    if !is_self(&api, &caller, &target) {
+        control(&api, &caller, &target, RESOURCE).await?;
+    }
+    let revoke = |credential: &mut Credential| {
+        let found = credential.api_keys.iter().position(|key| key.name == name);
+        if let Some(at) = found.filter(|_| !is_dry_run) {
+            credential.api_keys.remove(at);
+        }
+        found.is_some()
+    };
+    let found = api.logins.vault.update(&person, revoke).await.map_err(unreachable)?;
+    if !found.unwrap_or(false) {
+        return Err(ApiError::not_found(About { resource: RESOURCE, name: &name }));
+    }
+    if !is_dry_run {
+        info!(user = target.name, by = caller.username, key = name, "an API key was revoked");
+    }
+    Ok(success())
+}

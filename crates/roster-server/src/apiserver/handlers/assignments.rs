@@ -1,0 +1,260 @@
+//! `roleassignments`: who holds which role where.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Path, RawQuery};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use roster_api::directory::{API_VERSION, RoleAssignment};
+use roster_api::role_binding::{RoleKind, Subject, SubjectKind};
+use roster_core::rbac::assignments::{DisplayName, Filter, Scope, find};
+use roster_runtime::informers::Informers;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::apiserver::limits::RequestPermit;
+use crate::apiserver::negotiate::Form;
+use crate::apiserver::pages::{Moment, Position, list_id};
+use crate::apiserver::params::{IncludeObject, flag, include_object, number, pairs, unknown};
+use crate::apiserver::render::{cell, columns, partial};
+use crate::apiserver::resource::{Cell, Column};
+use crate::apiserver::revision::blocking;
+use crate::apiserver::state::{Api, DirectoryApi, Who};
+use crate::apiserver::status::ApiError;
+use crate::apiserver::target::authorised;
+
+/// Most assignments in an answer. What there is beyond, `metadata.continue` leads to: followed to their members, the
+/// groups of a large cluster hold millions.
+const MOST_ITEMS: usize = 1000;
+
+/// What can be filtered by, in a field selector too.
+const FIELDS: &[&str] = &["effective", "group", "includeNames", "role", "scope", "user"];
+
+/// What else can be asked for.
+const OTHERS: &[&str] = &[
+    "continue",
+    "fieldSelector",
+    "includeObject",
+    "limit",
+    "pretty",
+    "resourceVersion",
+    "resourceVersionMatch",
+    "timeout",
+    "timeoutSeconds",
+];
+
+static COLUMNS: &[Column] = &[
+    column("Role", Cell::Path("spec.role.name"), "Name of the role"),
+    column("Role Kind", Cell::Path("spec.role.kind"), "ClusterRole or Role"),
+    column("Subject", Cell::Path("spec.subject.name"), "Username, or name of the group"),
+    column("Subject Kind", Cell::Path("spec.subject.kind"), "User or Group"),
+    column("Namespace", Cell::Path("spec.namespace"), "Where; empty for the whole cluster"),
+    column("Role Binding", Cell::Path("spec.roleBinding"), "RoleBinding of Roster behind it"),
+    column("Binding", Cell::Path("spec.binding.name"), "Native binding"),
+];
+
+const fn column(name: &'static str, cell: Cell, description: &'static str) -> Column {
+    Column { name, kind: "string", description, priority: 0, cell }
+}
+
+/// What is asked for.
+#[derive(Debug, Default)]
+struct Request {
+    filter: Filter,
+    include_names: bool,
+    limit: Option<usize>,
+    continue_token: Option<String>,
+    include: IncludeObject,
+    written: String,
+}
+
+impl Request {
+    fn read(query: &str) -> Result<Self, ApiError> {
+        let mut request = Self::default();
+        let mut seen = BTreeSet::new();
+        for (key, value) in pairs(query)? {
+            if !FIELDS.contains(&key.as_str()) && !OTHERS.contains(&key.as_str()) {
+                return Err(unknown(&key, &[FIELDS, OTHERS].concat()));
+            }
+            if !seen.insert(key.clone()) {
+                return Err(ApiError::bad_parameter(&key, "given more than once"));
+            }
+            match key.as_str() {
+                "fieldSelector" => request.field_selector(&value)?,
+                "limit" => request.limit = Some(number(&key, &value, 0)?).filter(|limit| *limit > 0),
+                "continue" => request.continue_token = Some(value).filter(|token| !token.is_empty()),
+                "includeObject" => request.include = include_object(&value)?,
+                // It is always what there is at this moment, and an answer is never long.
+                "pretty" | "resourceVersion" | "resourceVersionMatch" | "timeout" | "timeoutSeconds" => {}
+                _ => request.filter(&key, &value)?,
+            }
+        }
+        if request.filter.user.is_some() && request.filter.group.is_some() {
+            return Err(ApiError::bad_parameter("group", "can't be combined with user"));
+        }
+        Ok(request)
+    }
+
+    /// What kubectl can send: the same filters as `user=jane,scope=cluster`.
+    fn field_selector(&mut self, text: &str) -> Result<(), ApiError> {
+        for term in text.split(',').filter(|term| !term.is_empty()) {
+            match term.split_once("==").or_else(|| term.split_once('=')) {
+                Some((key, value)) if FIELDS.contains(&key) => self.filter(key, value)?,
+                _ => {
+                    let message = format!("{term:?} must be field=value; allowed fields: {}", FIELDS.join(", "));
+                    return Err(ApiError::bad_parameter("fieldSelector", &message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn filter(&mut self, key: &str, value: &str) -> Result<(), ApiError> {
+        if value.is_empty() && !matches!(key, "effective" | "includeNames") {
+            return Err(ApiError::bad_parameter(key, "must not be empty"));
+        }
+        match key {
+            "user" => self.filter.user = Some(value.to_owned()),
+            "group" => self.filter.group = Some(value.to_owned()),
+            "role" => self.filter.role = Some(read_role(value)?),
+            "scope" => self.filter.scope = Some(read_scope(value)?),
+            "effective" => self.filter.is_effective = flag(key, value)?,
+            _ => self.include_names = flag(key, value)?,
+        }
+        self.written.extend([key, "=", value, "&"]);
+        Ok(())
+    }
+}
+
+fn read_role(text: &str) -> Result<(Option<RoleKind>, String), ApiError> {
+    match text.split_once('/') {
+        None => Ok((None, text.to_owned())),
+        Some(("ClusterRole", name)) => Ok((Some(RoleKind::ClusterRole), name.to_owned())),
+        Some(("Role", name)) => Ok((Some(RoleKind::Role), name.to_owned())),
+        Some(_) => Err(ApiError::bad_parameter("role", "must be a name, ClusterRole/name or Role/name")),
+    }
+}
+
+fn read_scope(text: &str) -> Result<Scope, ApiError> {
+    match text.split_once(':') {
+        None if text == "cluster" => Ok(Scope::Cluster),
+        Some(("namespace", name)) if !name.is_empty() => Ok(Scope::Namespace(name.to_owned())),
+        Some(("domain", name)) if !name.is_empty() => Ok(Scope::Domain(name.to_owned())),
+        _ => Err(ApiError::bad_parameter("scope", "must be cluster, namespace:<name> or domain:<name>")),
+    }
+}
+
+/// `GET roleassignments`
+///
+/// # Errors
+/// As the request deserves.
+pub async fn list(
+    api: Api,
+    Extension(caller): Who,
+    Extension(permit): Extension<RequestPermit>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let request = Request::read(query.as_deref().unwrap_or_default())?;
+    let form = Form::of(&headers)?;
+    api.admit(&caller, "list", "roleassignments", "", "").await?;
+    answer(&api, request, form, permit).await
+}
+
+/// `GET users/{key}/roleassignments`: those of the user, by groups too.
+///
+/// # Errors
+/// As the request deserves.
+pub async fn of_user(
+    api: Api,
+    Extension(caller): Who,
+    Extension(permit): Extension<RequestPermit>,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let mut request = Request::read(query.as_deref().unwrap_or_default())?;
+    let form = Form::of(&headers)?;
+    if request.filter.user.is_some() || request.filter.group.is_some() {
+        return Err(ApiError::bad_parameter("user", "stands in the path"));
+    }
+    let target = authorised(&api, &caller, &key, "get", "users/roleassignments").await?;
+    request.written.extend(["of=", &target.name, "&"]);
+    request.filter.user = Some(target.name);
+    request.filter.is_effective = true;
+    answer(&api, request, form, permit).await
+}
+
+async fn answer(
+    api: &Arc<DirectoryApi>,
+    request: Request,
+    form: Form,
+    permit: RequestPermit,
+) -> Result<Response, ApiError> {
+    let id = list_id("roleassignments", &request.written);
+    let offset = match &request.continue_token {
+        Some(token) => api.tokens.read(id, token)?.offset,
+        None => 0,
+    };
+    let limit = request.limit.map_or(MOST_ITEMS, |limit| limit.min(MOST_ITEMS));
+    let (informers, filter, include_names) = (Arc::clone(&api.informers), request.filter, request.include_names);
+    let search = move || {
+        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+        let name = |subject: &Subject| display_name(&informers, subject);
+        let display_name = include_names.then_some(&name as &DisplayName<'_>);
+        // One more than is told, to know whether that was all.
+        find(&informers.directory(), &filter, (skip, limit + 1), display_name)
+    };
+    let mut found = blocking(move || (search(), permit)).await?.0;
+    let mut metadata = json!({"resourceVersion": api.informers.user_catalogue.peek().revision.to_string()});
+    if found.len() > limit {
+        found.truncate(limit);
+        let position = Position { moment: Moment { since: 0, until: 0 }, offset: offset.saturating_add(limit as u64) };
+        metadata["continue"] = api.tokens.write(id, position).into();
+    }
+    let items: Vec<Value> = found.iter().map(object).collect();
+    let answer = write(form, request.include, &metadata, &items);
+    Ok(([(header::CONTENT_TYPE, "application/json")], answer.to_string()).into_response())
+}
+
+fn display_name(informers: &Informers, subject: &Subject) -> Option<String> {
+    let catalogue = match subject.kind {
+        SubjectKind::User => &informers.user_catalogue,
+        SubjectKind::Group => &informers.group_catalogue,
+    };
+    let record = catalogue.peek().table.get(&subject.name).cloned()?;
+    record.to_value()["spec"]["displayName"].as_str().map(str::to_owned)
+}
+
+/// An assignment has no name of its own, and a client wants one: what it consists of gives it.
+fn object(assignment: &RoleAssignment) -> Value {
+    let spec = json!(assignment);
+    let digest = Sha256::digest(spec.to_string());
+    let name = digest[..10].iter().fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
+    json!({"kind": "RoleAssignment", "apiVersion": API_VERSION, "metadata": {"name": name}, "spec": spec})
+}
+
+fn write(form: Form, include: IncludeObject, metadata: &Value, items: &[Value]) -> Value {
+    let now = Timestamp::now();
+    let row = |item: &Value| {
+        let mut row = json!({"cells": COLUMNS.iter().map(|column| cell(column.cell, item, now)).collect::<Vec<_>>()});
+        match include {
+            IncludeObject::None => {}
+            IncludeObject::Metadata => row["object"] = partial(&item["metadata"]),
+            IncludeObject::Object => row["object"] = item.clone(),
+        }
+        row
+    };
+    match form {
+        Form::Object => {
+            json!({"kind": "RoleAssignmentList", "apiVersion": API_VERSION, "metadata": metadata, "items": items})
+        }
+        Form::Metadata => json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
+            "metadata": metadata, "items": items.iter().map(|item| partial(&item["metadata"])).collect::<Vec<_>>()}),
+        Form::Table => json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+            "columnDefinitions": columns(COLUMNS), "rows": items.iter().map(row).collect::<Vec<_>>()}),
+    }
+}

@@ -1,0 +1,91 @@
+//! The two doors by which others trust Roster's tokens: the token webhook (`TokenReview`), and OpenID Connect's discovery
+//! documents. Everybody may ask: whoever shows a good token knows it already.
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use k8s_openapi::api::authentication::v1::{TokenReviewSpec, TokenReviewStatus};
+use roster_runtime::logins::recognizer::Recognition;
+use secrecy::SecretString;
+use serde::Deserialize;
+use serde_json::json;
+use tracing::warn;
+
+use crate::apiserver::body::read_bytes;
+use crate::apiserver::state::Api;
+use crate::apiserver::status::ApiError;
+
+/// Path of the token webhook.
+pub const TOKEN_REVIEW_PATH: &str = "/tokenreview";
+
+const GROUP: &str = "authentication.k8s.io/";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Review {
+    api_version: String,
+    kind: String,
+    spec: TokenReviewSpec,
+}
+
+/// `POST /tokenreview`
+///
+/// # Errors
+/// 400 for what is no TokenReview, 503 where the credential can't be reached.
+pub async fn review(State(api): Api, request: Request) -> Result<Response, ApiError> {
+    let bytes = read_bytes(request).await?;
+    // Not with the error: it may repeat the token.
+    let review: Option<Review> = serde_json::from_slice(&bytes).ok();
+    let is_review = |review: &Review| review.kind == "TokenReview" && review.api_version.starts_with(GROUP);
+    let Review { api_version, spec, .. } = review
+        .filter(is_review)
+        .ok_or_else(|| ApiError::bad_request("the body must be a TokenReview of authentication.k8s.io/v1"))?;
+    let token = SecretString::from(spec.token.unwrap_or_default());
+    let recognition = api.logins.recognizer.recognize(&token).await.map_err(|error| {
+        warn!(%error, "a token or key could not be looked at");
+        api.metrics.token_reviews.inc("unavailable");
+        ApiError::unavailable("the credential can't be reached, please try again later")
+    })?;
+    let asked = spec.audiences.as_deref().unwrap_or_default();
+    let known = match recognition {
+        Recognition::Known(known) => Some(known),
+        Recognition::Foreign | Recognition::Refused => None,
+    };
+    let compatible = known.and_then(|known| {
+        let audiences = api.logins.issuer.audiences.compatible(known.audience.as_deref(), asked)?;
+        Some((known.user, audiences))
+    });
+    api.metrics.token_reviews.inc(if compatible.is_some() { "authenticated" } else { "refused" });
+    let status = match compatible {
+        Some((user, audiences)) => TokenReviewStatus {
+            authenticated: Some(true),
+            // Without, it counts for kube-apiserver.
+            audiences: Some(audiences).filter(|audiences| !audiences.is_empty()),
+            user: Some(user),
+            error: None,
+        },
+        None => TokenReviewStatus { authenticated: Some(false), ..TokenReviewStatus::default() },
+    };
+    let answer =
+        json!({"kind": "TokenReview", "apiVersion": api_version, "metadata": {}, "spec": {}, "status": status});
+    Ok(axum::Json(answer).into_response())
+}
+
+/// `GET /.well-known/openid-configuration`
+pub async fn configuration(State(api): Api) -> Response {
+    public(axum::Json(api.logins.issuer.configuration()).into_response())
+}
+
+/// `GET /openid/v1/jwks`
+pub async fn jwks(State(api): Api) -> Response {
+    let mut response = public(axum::Json(api.logins.issuer.jwks()).into_response());
+    let media_type = axum::http::HeaderValue::from_static("application/jwk-set+json");
+    response.headers_mut().insert(axum::http::header::CONTENT_TYPE, media_type);
+    response
+}
+
+fn public(mut response: Response) -> Response {
+    // An hour: half of the time for which a new key is published before it signs.
+    let control = axum::http::HeaderValue::from_static("public, max-age=3600");
+    response.headers_mut().insert(axum::http::header::CACHE_CONTROL, control);
+    response
+}

@@ -1,0 +1,105 @@
+//! Groups and their members.
+
+use axum::Extension;
+use axum::extract::{Path, RawQuery};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use roster_api::directory::API_VERSION;
+use roster_core::directory::entries::user;
+use roster_core::directory::index::field::fold;
+use roster_core::directory::index::query::{Condition, Test};
+use serde_json::json;
+
+use super::users::membership;
+use crate::apiserver::collection::{list_or_watch, single};
+use crate::apiserver::limits::RequestPermit;
+use crate::apiserver::list::list as list_records;
+use crate::apiserver::negotiate::Form;
+use crate::apiserver::params::ListParams;
+use crate::apiserver::params::{GetParams, only};
+use crate::apiserver::resource::{GROUPS, USERS};
+use crate::apiserver::revision::reached;
+use crate::apiserver::state::{Api, Who};
+use crate::apiserver::status::{About, ApiError};
+
+/// `GET groups`
+///
+/// # Errors
+/// As the request deserves.
+pub async fn list(
+    api: Api,
+    Extension(caller): Who,
+    Extension(permit): Extension<RequestPermit>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let params = ListParams::read(GROUPS.fields, query.as_deref().unwrap_or_default())?;
+    list_or_watch(&api, &caller, &GROUPS, (params, Form::of(&headers)?, permit)).await
+}
+
+/// `GET groups/{name}`
+///
+/// # Errors
+/// As the request deserves.
+pub async fn get(
+    api: Api,
+    Extension(caller): Who,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let (form, get) = (Form::of(&headers)?, GetParams::read(query.as_deref())?);
+    api.admit(&caller, "get", "groups", &name, &name).await?;
+    reached(&api.informers.group_catalogue, get.resource_version).await?;
+    single(&api, &caller, &GROUPS, (&name, &name), form, get.include)
+}
+
+/// `GET groups/{name}/members`: a list of users, with the whole query dialect.
+///
+/// # Errors
+/// As the request deserves.
+pub async fn members(
+    api: Api,
+    Extension(caller): Who,
+    Extension(permit): Extension<RequestPermit>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let mut params = ListParams::read(USERS.fields, query.as_deref().unwrap_or_default())?;
+    let form = Form::of(&headers)?;
+    if params.is_watch {
+        return Err(ApiError::bad_parameter(
+            "watch",
+            "members can't be watched; watch users with fieldSelector=status.groups=<name>",
+        ));
+    }
+    api.admit(&caller, "get", "groups/members", &name, &name).await?;
+    if !api.informers.directory().memberships.has_group(&name) {
+        return Err(ApiError::not_found(About { resource: "groups", name: &name }));
+    }
+    let belongs =
+        Condition { field: user::field("groups"), any: vec![Test::Equal(fold(&name))], ..Condition::default() };
+    params.query.conditions.push(belongs);
+    params.written.extend(["members=", &name, "&"]);
+    list_records(&api, &caller, &USERS, &params, form, permit).await
+}
+
+/// `GET groups/{name}/members/{user}`: how the user belongs to the group; 404 says that it does not.
+///
+/// # Errors
+/// As the request deserves.
+pub async fn member(
+    api: Api,
+    Extension(caller): Who,
+    Path((name, key)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    only(query.as_deref(), &[])?;
+    api.admit(&caller, "get", "groups/members", &name, &name).await?;
+    let directory = api.informers.directory();
+    let found = directory.find_user(&key).and_then(|user| membership(&directory, user, &name));
+    let found = found.ok_or_else(|| ApiError::not_found(About { resource: "groups/members", name: &key }))?;
+    let answer = json!({"kind": "GroupMembership", "apiVersion": API_VERSION, "metadata": {"name": found.user}, "status": found});
+    Ok(axum::Json(answer).into_response())
+}

@@ -1,0 +1,167 @@
+//! `logins` and `passwordreviews`: what somebody shows, and what comes of it.
+
+use axum::Extension;
+use axum::extract::{RawQuery, Request, State};
+use axum::response::Response;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use roster_api::credentials::{
+    Challenge, Enrollment, LoginSpec, LoginStatus, PasswordReviewSpec, PasswordReviewStatus,
+};
+use roster_credentials::credential::Credential;
+use roster_credentials::lockout::{source_of, source_of_application};
+use roster_credentials::token::{ONE_TIME_PASSWORD, PASSWORD};
+use roster_runtime::logins::person::Person;
+use roster_runtime::logins::verifier::{Granted, Outcome, Secret, Shown};
+use serde_json::json;
+use tracing::warn;
+
+use crate::apiserver::body::{read_secret_body, read_write_params};
+use crate::apiserver::control::failed;
+use crate::apiserver::object::api_invalid;
+use crate::apiserver::object::created;
+use crate::apiserver::source::Origin;
+use crate::apiserver::state::{Api, DirectoryApi, Who};
+use crate::apiserver::status::{About, ApiError};
+
+/// Name under which apps show an account.
+pub const OTP_ISSUER: &str = "Roster";
+
+/// Longest username or email address that anybody has.
+const MOST_USERNAME_BYTES: usize = 320;
+
+/// `POST logins`: for everybody. Through kube-apiserver, whoever its RBAC lets through.
+///
+/// # Errors
+/// 401 for whatever is not good, whatever it is.
+pub async fn login(
+    State(api): Api,
+    Origin(address): Origin,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
+    refuse_dry_run(query.as_deref())?;
+    let spec: LoginSpec = read_secret_body("Login", request).await?;
+    check_login(&api, &spec)?;
+    let _seat = api.attempts.take(source_of(address)).ok_or_else(ApiError::too_many_requests)?;
+    let secret = spec.password.as_ref().map(Secret::Password).or(spec.invitation.as_ref().map(Secret::Invitation));
+    let secret = secret.ok_or_else(|| api_invalid("spec.password", "is needed"))?;
+    let shown = Shown {
+        username: &spec.username,
+        secret,
+        code: spec.code.as_ref(),
+        new_password: spec.new_password.as_ref(),
+        may_enroll: true,
+        source: source_of(address),
+        address: Some(address),
+    };
+    match api.logins.verifier.verify(&shown).await.map_err(failed)? {
+        Outcome::Refused => Err(ApiError::unauthorized()),
+        Outcome::Challenged(person, challenge, credential) => {
+            let enrollment = enrollment(&api, &person, challenge, &credential);
+            let status = LoginStatus { challenge: Some(challenge), enrollment, ..LoginStatus::default() };
+            Ok(created("Login", &json!({"username": spec.username}), &status))
+        }
+        Outcome::Granted(granted) => {
+            let status = token_for(&api, *granted, spec.audience.as_deref())?;
+            Ok(created("Login", &json!({"username": spec.username}), &status))
+        }
+    }
+}
+
+fn check_login(api: &DirectoryApi, spec: &LoginSpec) -> Result<(), ApiError> {
+    check_username("logins", &spec.username)?;
+    if spec.password.is_some() == spec.invitation.is_some() {
+        return Err(api_invalid("spec", "exactly one of password and invitation must be set"));
+    }
+    if spec.invitation.is_some() && spec.new_password.is_none() {
+        return Err(api_invalid("spec.newPassword", "must be set with an invitation"));
+    }
+    if let Some(audience) = &spec.audience
+        && !api.logins.issuer.audiences.issued().any(|known| known == audience)
+    {
+        let known: Vec<&str> = api.logins.issuer.audiences.issued().map(String::as_str).collect();
+        return Err(api_invalid("spec.audience", &format!("must be one of: {}", known.join(", "))));
+    }
+    Ok(())
+}
+
+fn check_username(resource: &str, username: &str) -> Result<(), ApiError> {
+    if username.is_empty() || username.len() > MOST_USERNAME_BYTES {
+        let message = format!("must have 1 to {MOST_USERNAME_BYTES} bytes");
+        return Err(ApiError::invalid(About { resource, name: "" }, "spec.username", &message));
+    }
+    Ok(())
+}
+
+/// An attempt that counts can't be tried without counting.
+fn refuse_dry_run(query: Option<&str>) -> Result<(), ApiError> {
+    if read_write_params(query)? {
+        return Err(ApiError::bad_parameter("dryRun", "is not supported here: an attempt counts"));
+    }
+    Ok(())
+}
+
+fn enrollment(
+    api: &DirectoryApi,
+    person: &Person,
+    challenge: Challenge,
+    credential: &Credential,
+) -> Option<Enrollment> {
+    let factor = credential.second_factor.as_ref().filter(|_| challenge == Challenge::Enrollment)?;
+    factor.enrollment(&api.logins.sealer, OTP_ISSUER, &person.username)
+}
+
+fn token_for(api: &DirectoryApi, granted: Granted, audience: Option<&str>) -> Result<LoginStatus, ApiError> {
+    let methods: &[&str] = if granted.has_second_factor { &[PASSWORD, ONE_TIME_PASSWORD] } else { &[PASSWORD] };
+    let now = Timestamp::now();
+    let issued = api.logins.issuer.issue(&granted.person, methods, audience, granted.password_changed, now);
+    let (token, ends) = issued.map_err(|error| {
+        warn!(error = format!("{error:#}"), "a token could not be issued");
+        ApiError::internal("a token could not be issued")
+    })?;
+    let expiry = granted.password_changed.and_then(|changed| api.logins.verifier.policy.expiry(changed));
+    Ok(LoginStatus {
+        token: Some(token),
+        expiration_timestamp: Some(Time(ends)),
+        recovery_codes: granted.recovery_codes,
+        password_expires_time: expiry.map(Time),
+        ..LoginStatus::default()
+    })
+}
+
+/// `POST passwordreviews`: for applications that may.
+///
+/// # Errors
+/// 403 for those that may not.
+pub async fn review(
+    api: Api,
+    Extension(caller): Who,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
+    refuse_dry_run(query.as_deref())?;
+    let spec = read_secret_body::<PasswordReviewSpec>("PasswordReview", request).await;
+    api.admit(&caller, "create", "passwordreviews", "", "").await?;
+    let spec = spec?;
+    check_username("passwordreviews", &spec.username)?;
+    let shown = Shown {
+        username: &spec.username,
+        secret: Secret::Password(&spec.password),
+        code: spec.code.as_ref(),
+        new_password: None,
+        may_enroll: false,
+        source: spec.source_ip.map_or_else(|| source_of_application(&caller.username), source_of),
+        address: spec.source_ip,
+    };
+    let status = match api.logins.verifier.verify(&shown).await.map_err(failed)? {
+        Outcome::Refused => PasswordReviewStatus::default(),
+        Outcome::Challenged(_, challenge, _) => {
+            PasswordReviewStatus { challenge: Some(challenge), ..PasswordReviewStatus::default() }
+        }
+        Outcome::Granted(granted) => {
+            PasswordReviewStatus { authenticated: true, user: Some(granted.person.user_info(None)), challenge: None }
+        }
+    };
+    Ok(created("PasswordReview", &json!({"username": spec.username}), &status))
+}

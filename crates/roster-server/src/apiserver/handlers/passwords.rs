@@ -1,0 +1,176 @@
+//! `users/{key}/password`, `/invitation` and `/unlock`: who may set a password, and who may let somebody in again.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::{Path, RawQuery, Request};
+use axum::response::Response;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use roster_api::credentials::{InvitationSpec, InvitationStatus, PasswordChangeSpec, PasswordChangeStatus, UnlockSpec};
+use roster_credentials::credential::{Credential, Invitation, SetBy};
+use roster_credentials::digest::{Digest, hex, random};
+use roster_credentials::lockout::FailedLogins;
+use roster_runtime::logins::person::Person;
+use roster_runtime::logins::verifier::{Failure, Hashed};
+use serde_json::json;
+use tracing::info;
+
+use crate::apiserver::body::{read_body, read_secret_body, read_write_params};
+use crate::apiserver::confirm::{ATTEMPTS, Confirmation, contended, open_confirmed};
+use crate::apiserver::control::failed;
+use crate::apiserver::control::is_self;
+use crate::apiserver::control::nothing_held;
+use crate::apiserver::control::refuse_api_key;
+use crate::apiserver::control::unreachable;
+use crate::apiserver::control::{control, person};
+use crate::apiserver::object::created;
+use crate::apiserver::source::Origin;
+use crate::apiserver::state::{Api, DirectoryApi, Who};
+use crate::apiserver::status::{About, ApiError};
+use crate::apiserver::target::{Target, authorised};
+
+/// How long an invitation lasts that says nothing of it.
+const INVITATION_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// How long an invitation lasts at most.
+const LONGEST_INVITATION: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// `POST users/{key}/password`
+///
+/// # Errors
+/// As the request deserves.
+pub async fn change(
+    api: Api,
+    Extension(caller): Who,
+    Origin(source): Origin,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let is_dry_run = read_write_params(query.as_deref())?;
+    let spec = read_secret_body::<PasswordChangeSpec>("PasswordChange", request).await;
+    let target = authorised(&api, &caller, &key, "create", "users/password").await?;
+    let (spec, person) = (spec?, person(&api, &target)?);
+    let is_own = is_self(&api, &caller, &target);
+    if is_own {
+        refuse_api_key(&caller, &target, "users/password")?;
+    } else {
+        control(&api, &caller, &target, "users/password").await?;
+    }
+    let change = Change { spec, source, is_own, is_dry_run };
+    let status = change_password(&api, &target, &person, &change).await?;
+    if !is_dry_run {
+        info!(user = target.name, by = caller.username, "a password was set");
+    }
+    Ok(created("PasswordChange", &json!({"revokeAPIKeys": change.spec.revoke_api_keys}), &status))
+}
+
+struct Change {
+    spec: PasswordChangeSpec,
+    source: IpAddr,
+    is_own: bool,
+    is_dry_run: bool,
+}
+
+async fn change_password(
+    api: &DirectoryApi,
+    target: &Target,
+    person: &Person,
+    change: &Change,
+) -> Result<PasswordChangeStatus, ApiError> {
+    let about = About { resource: "users/password", name: &target.asked };
+    let invalid = |failure| match failure {
+        Failure::Unacceptable(why) => ApiError::invalid(about, "spec.newPassword", &why.to_string()),
+        other => failed(other),
+    };
+    let verifier = &api.logins.verifier;
+    let _turn = verifier.turn(&person.username).await.map_err(|busy| failed(busy.into()))?;
+    let confirmation = Confirmation {
+        field: "spec.oldPassword",
+        password: change.spec.old_password.as_ref(),
+        source: change.source,
+        is_waived_without_password: false,
+    };
+    let confirmation = change.is_own.then_some(&confirmation);
+    let mut hashed = Hashed::default();
+    for _ in 0..ATTEMPTS {
+        let (opened, mut after) = open_confirmed(api, target, person, confirmation, about, &mut hashed).await?;
+        // Of somebody else's passwords nothing is told, not even that they were used.
+        let used = opened.credential.used(verifier.policy.history).filter(|_| change.is_own);
+        let hash = verifier.accept(&change.spec.new_password, person, used, &mut hashed).await.map_err(invalid)?;
+        let set_by = if change.is_own { SetBy::Owner } else { SetBy::Other };
+        let now = Timestamp::now();
+        after.set_password(hash, set_by, verifier.policy.history, now);
+        let revoked = if change.spec.revoke_api_keys { std::mem::take(&mut after.api_keys).len() } else { 0 };
+        if change.is_dry_run || api.logins.vault.save(&opened, &after).await.map_err(unreachable)? {
+            let changed = Time(after.changed.unwrap_or(now));
+            return Ok(PasswordChangeStatus { password_changed_time: changed, revoked_api_keys: revoked });
+        }
+    }
+    Err(contended(about))
+}
+
+/// `POST users/{key}/invitation`
+///
+/// # Errors
+/// As the request deserves.
+pub async fn invite(
+    api: Api,
+    Extension(caller): Who,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
+    const RESOURCE: &str = "users/invitation";
+    let is_dry_run = read_write_params(query.as_deref())?;
+    let spec = read_body::<InvitationSpec>("Invitation", request).await;
+    let target = authorised(&api, &caller, &key, "create", RESOURCE).await?;
+    let (spec, person) = (spec?, person(&api, &target)?);
+    let about = About { resource: RESOURCE, name: &target.asked };
+    if is_self(&api, &caller, &target) {
+        return Err(ApiError::refused("nobody invites themselves: change the password by users/~/password", about));
+    }
+    control(&api, &caller, &target, RESOURCE).await?;
+    let now = Timestamp::now();
+    let expires = spec.expiration_timestamp.as_ref().map_or(now + INVITATION_LIFETIME, |time| time.0);
+    if expires <= now || expires > now + LONGEST_INVITATION {
+        return Err(ApiError::invalid(about, "spec.expirationTimestamp", "must lie ahead, at most 30 days"));
+    }
+    let code = hex(&random::<16>());
+    let invitation = Invitation { digest: Digest::of(&code), expires };
+    if !is_dry_run {
+        let set = |credential: &mut Credential| credential.invitation = Some(invitation.clone());
+        let written = api.logins.vault.update(&person, set).await.map_err(unreachable)?;
+        written.ok_or_else(|| nothing_held(&target, RESOURCE))?;
+        info!(user = target.name, by = caller.username, "somebody was invited to set a password");
+    }
+    Ok(created("Invitation", &spec, &InvitationStatus { code, expiration_timestamp: Time(expires) }))
+}
+
+/// `POST users/{key}/unlock`
+///
+/// # Errors
+/// As the request deserves.
+pub async fn unlock(
+    api: Api,
+    Extension(caller): Who,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
+    const RESOURCE: &str = "users/unlock";
+    let is_dry_run = read_write_params(query.as_deref())?;
+    let spec = read_body::<UnlockSpec>("Unlock", request).await;
+    let target = authorised(&api, &caller, &key, "create", RESOURCE).await?;
+    let (spec, person) = (spec?, person(&api, &target)?);
+    control(&api, &caller, &target, RESOURCE).await?;
+    if !is_dry_run {
+        let unlock = |credential: &mut Credential| credential.failed = FailedLogins::default();
+        let written = api.logins.vault.update(&person, unlock).await.map_err(unreachable)?;
+        written.ok_or_else(|| nothing_held(&target, RESOURCE))?;
+        info!(user = target.name, by = caller.username, "a user was unlocked");
+    }
+    Ok(created("Unlock", &spec, &json!({})))
+}

@@ -1,0 +1,246 @@
+//! `PATCH users/~`: what people may change on themselves.
+//!
+//! The write goes to the User of `roster.dev`, so that its rules hold for it, and so do the guard and the audit log.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Path, RawQuery, Request};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use json_patch::PatchOperation;
+use kube::Api as KubeApi;
+use kube::api::{Patch, PatchParams};
+use roster_api::User;
+use roster_core::directory::entries::user::record;
+use serde_json::{Map, Value, json};
+use tracing::warn;
+
+use crate::apiserver::body::{read_bytes, read_write_params};
+use crate::apiserver::negotiate::Form;
+use crate::apiserver::params::IncludeObject;
+use crate::apiserver::render::Renderer;
+use crate::apiserver::resource::USERS;
+use crate::apiserver::revision::reached;
+use crate::apiserver::state::{Api, DirectoryApi, Who};
+use crate::apiserver::status::{About, ApiError};
+use crate::apiserver::target::{SELF, Target, authorised};
+
+/// The fields of `spec` that are a person's own business.
+const OWN: &[&str] = &["displayName", "language", "mobile", "preferredShell", "timezone"];
+
+const MERGE_PATCH: &str = "application/merge-patch+json";
+const JSON_PATCH: &str = "application/json-patch+json";
+
+/// Most operations of a JSON patch. There are five fields.
+const MOST_OPERATIONS: usize = 32;
+
+/// How often a write is tried that somebody else was faster than.
+const ATTEMPTS: usize = 5;
+
+/// `PATCH users/{key}`
+///
+/// # Errors
+/// As the request deserves.
+pub async fn patch(
+    api: Api,
+    Extension(caller): Who,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let form = Form::of(&headers)?;
+    let is_dry_run = read_write_params(query.as_deref())?;
+    // All of it, before anything is judged: nobody waits in between.
+    let body = read_bytes(request).await?;
+    let target = authorised(&api, &caller, &key, "patch", "users").await?;
+    if key != SELF {
+        let instead =
+            format!("only users/{SELF} can be patched here; for others, patch users.roster.dev {}", target.name);
+        return Err(ApiError::method_not_allowed(instead));
+    }
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
+    if media_type != MERGE_PATCH && media_type != JSON_PATCH {
+        return Err(ApiError::unsupported_media_type(&format!("{MERGE_PATCH}, {JSON_PATCH}")));
+    }
+    let written = write(&api, &target, &media_type, &body, is_dry_run).await?;
+    let revision = written.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0);
+    if !is_dry_run && reached(&api.informers.user_catalogue, revision).await.is_err() {
+        // Whoever reads next may not find what they have written yet; written it is.
+        warn!(revision, "a write is not seen yet");
+    }
+    Ok(respond(&api, &written, form))
+}
+
+fn respond(api: &Arc<DirectoryApi>, user: &User, form: Form) -> Response {
+    let current = user.metadata.name.clone();
+    let renderer = Renderer { resource: &USERS, form, include: IncludeObject::Metadata, current };
+    let (record, now) = ([Arc::new(record(user))], Timestamp::now());
+    let joined = renderer.joined(&record, &api.informers, now).concat();
+    let json = renderer.single(&record[0], &joined, now);
+    ([(header::CONTENT_TYPE, "application/json")], json).into_response()
+}
+
+async fn write(
+    api: &DirectoryApi,
+    target: &Target,
+    media_type: &str,
+    body: &[u8],
+    is_dry_run: bool,
+) -> Result<User, ApiError> {
+    let about = About { resource: "users", name: &target.asked };
+    let users: KubeApi<User> = KubeApi::all(api.client.clone());
+    let passed_on = |error| ApiError::of_kube(error, about);
+    let params = PatchParams { dry_run: is_dry_run, ..PatchParams::default() };
+    for _ in 0..ATTEMPTS {
+        let user = users.get(&target.name).await.map_err(passed_on)?;
+        let uid = user.metadata.uid.clone();
+        // Somebody of the same name is somebody else.
+        if uid.as_ref() != Some(&target.uid) || !api.is_active(&target.name) {
+            return Err(ApiError::unauthorized());
+        }
+        let changes = changes(&json!({"metadata": user.metadata, "spec": user.spec}), media_type, body, about)?;
+        // Against what the change was judged by.
+        let metadata = json!({"uid": uid, "resourceVersion": user.metadata.resource_version});
+        let patch = json!({"metadata": metadata, "spec": changes});
+        match users.patch(&target.name, &params, &Patch::Merge(&patch)).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            outcome => return outcome.map_err(passed_on),
+        }
+    }
+    Err(ApiError::conflict("the user was changed by others at the same time, please try again", about))
+}
+
+/// The fields of `spec` that a patch changes, and nothing else.
+///
+/// # Errors
+/// 400 if it is no patch, 403 if it changes what is not a person's own business, 409 if it was made for another state.
+fn changes(before: &Value, media_type: &str, body: &[u8], about: About<'_>) -> Result<Map<String, Value>, ApiError> {
+    let no_patch =
+        |error: &dyn std::fmt::Display| ApiError::bad_request(format!("the body is no {media_type}: {error}"));
+    let mut after = before.clone();
+    if media_type == JSON_PATCH {
+        let patch: json_patch::Patch = serde_json::from_slice(body).map_err(|error| no_patch(&error))?;
+        // Before anything is done: a handful of copies can double a document until memory ends.
+        check_operations(&patch, about)?;
+        json_patch::patch(&mut after, &patch).map_err(|error| ApiError::invalid(about, "patch", &error.to_string()))?;
+    } else {
+        let patch: Value = serde_json::from_slice(body).map_err(|error| no_patch(&error))?;
+        if !patch.is_object() {
+            return Err(no_patch(&"it must be an object"));
+        }
+        json_patch::merge(&mut after, &patch);
+    }
+    let version = |value: &Value| value["metadata"]["resourceVersion"].clone();
+    if version(&after) != version(before) {
+        return Err(ApiError::conflict("metadata.resourceVersion is not that of the user as it is now", about));
+    }
+    let refused = |field: &str| not_own(field, about);
+    for (key, value) in after.as_object().into_iter().flatten() {
+        // Who the object is may be said again, and what only the directory shows is left out of account.
+        let is_repeated = matches!(key.as_str(), "apiVersion" | "kind" | "spec" | "status");
+        if !is_repeated && before[key] != *value {
+            return Err(refused(key));
+        }
+    }
+    let (was, is) = (before["spec"].as_object(), after["spec"].as_object());
+    let (Some(was), Some(is)) = (was, is) else { return Err(refused("spec")) };
+    let mut changes = Map::new();
+    for key in was.keys().chain(is.keys()) {
+        let value = is.get(key).cloned().unwrap_or(Value::Null);
+        if was.get(key).unwrap_or(&Value::Null) != &value {
+            if !OWN.contains(&key.as_str()) {
+                return Err(refused(&format!("spec.{key}")));
+            }
+            changes.insert(key.clone(), value);
+        }
+    }
+    Ok(changes)
+}
+
+/// 403 for what is not a person's own business.
+fn not_own(field: &str, about: About<'_>) -> ApiError {
+    let own: Vec<String> = OWN.iter().map(|field| format!("spec.{field}")).collect();
+    ApiError::refused(format!("{field} can't be changed by oneself; allowed: {}", own.join(", ")), about)
+}
+
+/// Refuses operations that read or write anything but the fields that are a person's own business.
+fn check_operations(patch: &json_patch::Patch, about: About<'_>) -> Result<(), ApiError> {
+    if patch.len() > MOST_OPERATIONS {
+        return Err(ApiError::bad_request(format!("a patch has at most {MOST_OPERATIONS} operations")));
+    }
+    for operation in patch.iter() {
+        let path = operation.path().as_str();
+        let is_own = path.strip_prefix("/spec/").is_some_and(|field| OWN.contains(&field));
+        let is_allowed = match operation {
+            PatchOperation::Add(_) | PatchOperation::Replace(_) | PatchOperation::Remove(_) => is_own,
+            PatchOperation::Test(_) => is_own || matches!(path, "/metadata/resourceVersion" | "/metadata/uid"),
+            PatchOperation::Move(_) | PatchOperation::Copy(_) => {
+                return Err(ApiError::bad_request("operations must be add, replace, remove or test"));
+            }
+        };
+        if !is_allowed {
+            return Err(not_own(&path.trim_start_matches('/').replace('/', "."), about));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ABOUT: About<'static> = About { resource: "users", name: SELF };
+
+    fn try_patch(media_type: &str, patch: &Value) -> Result<Map<String, Value>, ApiError> {
+        let before = json!({"metadata": {"name": "jane", "resourceVersion": "7"},
+            "spec": {"displayName": "Jane", "language": "en", "admin": false}});
+        changes(&before, media_type, patch.to_string().as_bytes(), ABOUT)
+    }
+
+    #[test]
+    fn ones_own_business_and_nothing_else() {
+        let merge = |patch: Value| try_patch(MERGE_PATCH, &patch);
+        let changed = merge(json!({"spec": {"displayName": "J", "language": null}})).unwrap();
+        assert_eq!(Value::Object(changed), json!({"displayName": "J", "language": null}));
+        assert!(merge(json!({"spec": {"admin": false}})).unwrap().is_empty(), "what is so already is no change");
+        for refused in [
+            json!({"spec": {"admin": true}}),
+            json!({"spec": {"groups": ["admins"]}}),
+            json!({"metadata": {"labels": {"team": "a"}}}),
+            json!({"metadata": {"finalizers": ["x"]}}),
+            json!({"spec": null}),
+        ] {
+            let error = merge(refused.clone()).unwrap_err().to_json();
+            assert_eq!(
+                (&error["code"], error["message"].as_str().unwrap().contains("spec.displayName")),
+                (&json!(403), true),
+                "{refused}"
+            );
+        }
+        assert_eq!(merge(json!({"metadata": {"resourceVersion": "6"}})).unwrap_err().code(), 409);
+        assert_eq!(merge(json!(["x"])).unwrap_err().code(), 400);
+        let json_patch = |patch: Value| try_patch(JSON_PATCH, &patch);
+        let changed = json_patch(json!([{"op": "replace", "path": "/spec/displayName", "value": "J"}])).unwrap();
+        assert_eq!(Value::Object(changed), json!({"displayName": "J"}));
+        assert_eq!(json_patch(json!([{"op": "add", "path": "/spec/admin", "value": true}])).unwrap_err().code(), 403);
+        assert_eq!(
+            json_patch(json!([{"op": "test", "path": "/spec/language", "value": "fr"}])).unwrap_err().code(),
+            422
+        );
+        assert_eq!(
+            json_patch(json!([{"op": "copy", "from": "/spec", "path": "/spec/displayName"}])).unwrap_err().code(),
+            400
+        );
+        assert_eq!(
+            json_patch(json!([{"op": "test", "path": "/metadata/name", "value": "x"}])).unwrap_err().code(),
+            403
+        );
+        assert_eq!(json_patch(json!([{"op": "add", "path": "/spec", "value": {}}])).unwrap_err().code(), 403);
+        let many: Vec<Value> = (0..33).map(|_| json!({"op": "remove", "path": "/spec/language"})).collect();
+        assert_eq!(json_patch(json!(many)).unwrap_err().code(), 400);
+    }
+}

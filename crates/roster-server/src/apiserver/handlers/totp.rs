@@ -1,0 +1,226 @@
+//! `users/{key}/totp`: the second factor, enrolled by its owner, removed by its owner or by whoever controls the identity.
+
+use axum::Extension;
+use axum::extract::{Path, RawQuery, Request};
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use roster_api::credentials::{TotpEnrollmentSpec, TotpEnrollmentStatus};
+use roster_api::directory::API_VERSION;
+use roster_api::user::SecondFactor as Policy;
+use roster_credentials::credential::Credential;
+use roster_credentials::lockout::source_of;
+use roster_credentials::totp::SecondFactor;
+use roster_runtime::logins::person::Person;
+use roster_runtime::logins::verifier::Recheck;
+use serde_json::json;
+use tracing::info;
+
+use super::logins::OTP_ISSUER;
+use crate::apiserver::body::{read_secret_body, read_write_params};
+use crate::apiserver::confirm::{Confirmation, log_recheck, update_confirmed};
+use crate::apiserver::control::{control, is_self, person, refuse_api_key, unreachable};
+use crate::apiserver::control::{exposed, failed};
+use crate::apiserver::object::created;
+use crate::apiserver::object::success;
+use crate::apiserver::params::only;
+use crate::apiserver::source::Origin;
+use crate::apiserver::state::{Api, DirectoryApi, Who};
+use crate::apiserver::status::{About, ApiError};
+use crate::apiserver::target::authorised;
+
+const RESOURCE: &str = "users/totp";
+const KIND: &str = "TOTPEnrollment";
+
+fn status_of(factor: Option<&SecondFactor>) -> TotpEnrollmentStatus {
+    let confirmed = factor.and_then(|factor| factor.confirmed);
+    TotpEnrollmentStatus {
+        enabled: confirmed.is_some(),
+        confirmed_time: confirmed.map(Time),
+        recovery_codes_left: factor.filter(|_| confirmed.is_some()).map(SecondFactor::recovery_codes_left),
+        ..TotpEnrollmentStatus::default()
+    }
+}
+
+/// `GET users/{key}/totp`
+///
+/// # Errors
+/// As the request deserves.
+pub async fn get(
+    api: Api,
+    Extension(caller): Who,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    only(query.as_deref(), &[])?;
+    let target = authorised(&api, &caller, &key, "get", RESOURCE).await?;
+    let person = person(&api, &target)?;
+    let opened = api.logins.vault.open(&person.username, &person.uid).await.map_err(unreachable)?;
+    let factor = opened.and_then(|opened| opened.credential.second_factor);
+    let (metadata, status) = (json!({"name": target.name}), status_of(factor.as_ref()));
+    let answer = json!({"kind": KIND, "apiVersion": API_VERSION, "metadata": metadata, "status": status});
+    Ok(axum::Json(answer).into_response())
+}
+
+enum Enrolled {
+    AlreadyEnabled,
+    NothingToConfirm,
+    WrongCode(Recheck),
+    Done(TotpEnrollmentStatus),
+}
+
+/// `POST users/{key}/totp`: without a code, makes a seed, for users who confirm that with their password; with one,
+/// confirms the seed.
+///
+/// # Errors
+/// As the request deserves.
+pub async fn enroll(
+    api: Api,
+    Extension(caller): Who,
+    Origin(source): Origin,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let is_dry_run = read_write_params(query.as_deref())?;
+    let spec = read_secret_body::<TotpEnrollmentSpec>(KIND, request).await;
+    let target = authorised(&api, &caller, &key, "create", RESOURCE).await?;
+    let (spec, person) = (spec?, person(&api, &target)?);
+    let about = About { resource: RESOURCE, name: &target.asked };
+    if !is_self(&api, &caller, &target) {
+        let message = "only its owner can enrol a second factor: nobody else is to see the seed";
+        return Err(ApiError::refused(message, about));
+    }
+    refuse_api_key(&caller, &target, RESOURCE)?;
+    let (code, now) = (exposed(spec.code.as_ref()), Timestamp::now());
+    let confirmation = Confirmation {
+        field: "spec.currentPassword",
+        password: spec.current_password.as_ref(),
+        source,
+        is_waived_without_password: true,
+    };
+    // A code shows that the caller has the seed, which was given for the password.
+    let confirmation = code.is_none().then_some(&confirmation);
+    let enrol = |credential: &mut Credential| {
+        let before = credential.second_factor.clone();
+        let outcome = match code {
+            None => seeded(&api, &person, credential),
+            Some(code) => confirmed(&api, &person, credential, code, now),
+        };
+        if is_dry_run {
+            // But for a wrong code, which counts.
+            credential.second_factor = before;
+        }
+        outcome
+    };
+    match update_confirmed(&api, &target, &person, confirmation, about, enrol).await? {
+        Enrolled::AlreadyEnabled => {
+            Err(ApiError::conflict("a second factor is enabled: remove it before another one is enrolled", about))
+        }
+        Enrolled::NothingToConfirm => {
+            Err(ApiError::invalid(about, "spec.code", "there is no seed to confirm: leave the code out to make one"))
+        }
+        Enrolled::WrongCode(recheck) => {
+            log_recheck(recheck, &person, &source_of(source));
+            Err(ApiError::invalid(about, "spec.code", "is not the code that the app shows now"))
+        }
+        Enrolled::Done(status) => {
+            if status.enabled && !is_dry_run {
+                info!(user = target.name, "a second factor was confirmed");
+            }
+            Ok(created(KIND, &json!({}), &status))
+        }
+    }
+}
+
+fn is_enabled(credential: &Credential) -> bool {
+    credential.second_factor.as_ref().is_some_and(|factor| factor.confirmed.is_some())
+}
+
+fn seeded(api: &DirectoryApi, person: &Person, credential: &mut Credential) -> Enrolled {
+    if is_enabled(credential) {
+        return Enrolled::AlreadyEnabled;
+    }
+    let sealer = &api.logins.sealer;
+    let factor = credential.second_factor.insert(SecondFactor::create(sealer));
+    let enrollment = factor.enrollment(sealer, OTP_ISSUER, &person.username);
+    Enrolled::Done(TotpEnrollmentStatus { enrollment, ..TotpEnrollmentStatus::default() })
+}
+
+/// A wrong code counts as a failed login: a stolen session must not be enough to try all of them on a seed that its owner
+/// has left unconfirmed.
+fn confirmed(api: &DirectoryApi, person: &Person, credential: &mut Credential, code: &str, now: Timestamp) -> Enrolled {
+    if is_enabled(credential) {
+        return Enrolled::AlreadyEnabled;
+    }
+    let Some(mut factor) = credential.second_factor.clone() else { return Enrolled::NothingToConfirm };
+    let recovery_codes = factor.confirm(code, &api.logins.sealer, now);
+    let recheck = api.logins.verifier.count(person, credential, recovery_codes.is_some());
+    let Some(recovery_codes) = recovery_codes.filter(|_| recheck == Recheck::Right) else {
+        return Enrolled::WrongCode(recheck);
+    };
+    let status = TotpEnrollmentStatus { recovery_codes, ..status_of(Some(&factor)) };
+    credential.second_factor = Some(factor);
+    Enrolled::Done(status)
+}
+
+/// `DELETE users/{key}/totp`: oneself with a code, others under the guard.
+///
+/// # Errors
+/// As the request deserves.
+pub async fn remove(
+    api: Api,
+    Extension(caller): Who,
+    Origin(source): Origin,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let is_dry_run = read_write_params(query.as_deref())?;
+    let source = source_of(source);
+    let target = authorised(&api, &caller, &key, "delete", RESOURCE).await?;
+    let person = person(&api, &target)?;
+    let about = About { resource: RESOURCE, name: &target.asked };
+    let code = if is_self(&api, &caller, &target) {
+        let spec: TotpEnrollmentSpec = read_secret_body(KIND, request).await?;
+        refuse_api_key(&caller, &target, RESOURCE)?;
+        if person.spec.second_factor == Policy::Required {
+            return Err(ApiError::refused("this user needs a second factor: only an administrator removes it", about));
+        }
+        let code = spec
+            .code
+            .ok_or_else(|| ApiError::invalid(about, "spec.code", "is needed: a code of the app, or a recovery code"))?;
+        Some(code)
+    } else {
+        control(&api, &caller, &target, RESOURCE).await?;
+        None
+    };
+    let now = Timestamp::now();
+    let remove = |credential: &mut Credential| {
+        let mut factor = credential.second_factor.clone()?;
+        let is_open = factor.confirmed.is_none();
+        // A wrong code counts as a failed login: a session that was found must not be enough to try all of them.
+        let matches = exposed(code.as_ref()).is_none_or(|code| is_open || factor.accept(code, &api.logins.sealer, now));
+        let recheck =
+            if code.is_none() { Recheck::Right } else { api.logins.verifier.count(&person, credential, matches) };
+        if recheck == Recheck::Right && !is_dry_run {
+            credential.second_factor = None;
+        }
+        Some(recheck)
+    };
+    let turn = api.logins.verifier.turn(&person.username).await;
+    let _turn = turn.map_err(|busy| failed(busy.into()))?;
+    match api.logins.vault.update(&person, remove).await.map_err(unreachable)?.flatten() {
+        None => Err(ApiError::not_found(about)),
+        Some(recheck @ (Recheck::Wrong | Recheck::Locked)) => {
+            log_recheck(recheck, &person, &source);
+            Err(ApiError::invalid(about, "spec.code", "is not the code that the app shows now"))
+        }
+        Some(Recheck::Right) => {
+            if !is_dry_run {
+                info!(user = target.name, by = caller.username, "a second factor was removed");
+            }
+            Ok(success())
+        }
+    }
+}

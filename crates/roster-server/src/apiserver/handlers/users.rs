@@ -1,0 +1,228 @@
+//! Users: lists, one by whatever names it, and what follows from a user.
+
+use std::collections::BTreeSet;
+
+use axum::Extension;
+use axum::extract::{Path, RawQuery};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use jiff::Timestamp;
+use roster_api::OWNER_LABEL;
+use roster_api::directory::{
+    GroupMembership, NamespaceQuota, UserLocksStatus, UserNamespace, UserPermissionsStatus, UserQuotaStatus,
+};
+use roster_core::directory::Directory;
+use roster_core::quota::amount::{Amount, Amounts, texts};
+use roster_core::rbac::permissions::{groups_of, held_by, roles_by_namespace, rules};
+
+use crate::apiserver::collection::list_or_watch;
+use crate::apiserver::collection::single;
+use crate::apiserver::limits::RequestPermit;
+use crate::apiserver::negotiate::Form;
+use crate::apiserver::object::about_user;
+use crate::apiserver::object::items;
+use crate::apiserver::params::GetParams;
+use crate::apiserver::params::ListParams;
+use crate::apiserver::params::only;
+use crate::apiserver::resource::USERS;
+use crate::apiserver::revision::reached;
+use crate::apiserver::state::{Api, Who};
+use crate::apiserver::status::ApiError;
+use crate::apiserver::target::authorised;
+
+/// Most grants whose rules are told in one answer: each has dozens.
+const MOST_GRANTS: usize = 500;
+
+/// `GET users`
+///
+/// # Errors
+/// As the request deserves.
+pub async fn list(
+    api: Api,
+    Extension(caller): Who,
+    Extension(permit): Extension<RequestPermit>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let params = ListParams::read(USERS.fields, query.as_deref().unwrap_or_default())?;
+    list_or_watch(&api, &caller, &USERS, (params, Form::of(&headers)?, permit)).await
+}
+
+/// `GET users/{key}`
+///
+/// # Errors
+/// As the request deserves.
+pub async fn get(
+    api: Api,
+    Extension(caller): Who,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let (form, get) = (Form::of(&headers)?, GetParams::read(query.as_deref())?);
+    let target = match authorised(&api, &caller, &key, "get", "users").await {
+        // It may be in what is not known yet.
+        Err(error) if error.code() == StatusCode::NOT_FOUND && get.resource_version > 0 => {
+            reached(&api.informers.user_catalogue, get.resource_version).await?;
+            authorised(&api, &caller, &key, "get", "users").await?
+        }
+        outcome => outcome?,
+    };
+    reached(&api.informers.user_catalogue, get.resource_version).await?;
+    single(&api, &caller, &USERS, (&target.name, &target.asked), form, get.include)
+}
+
+/// `GET users/{key}/groups`: memberships, each with its path.
+///
+/// # Errors
+/// As the request deserves.
+pub async fn groups(
+    api: Api,
+    Extension(caller): Who,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    only(query.as_deref(), &[])?;
+    let target = authorised(&api, &caller, &key, "get", "users/groups").await?;
+    let directory = api.informers.directory();
+    let groups: BTreeSet<&str> = directory.memberships.groups_of(&target.name).collect();
+    let memberships: Vec<GroupMembership> =
+        groups.into_iter().filter_map(|group| membership(&directory, &target.name, group)).collect();
+    Ok(items("GroupMembershipList", &memberships))
+}
+
+/// `GET users/{key}/namespaces`: those that the user owns or holds a role in.
+///
+/// # Errors
+/// As the request deserves.
+pub async fn namespaces(
+    api: Api,
+    Extension(caller): Who,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    only(query.as_deref(), &[])?;
+    let target = authorised(&api, &caller, &key, "get", "users/namespaces").await?;
+    let directory = api.informers.directory();
+    let held = held_by(&directory, &target.name, None, Timestamp::now());
+    let roles = roles_by_namespace(&held);
+    let everywhere = roles.get(&None).cloned().unwrap_or_default();
+    let owned = directory.bindings.labelled(OWNER_LABEL, &target.name);
+    let mut names: BTreeSet<String> = roles.keys().flatten().cloned().collect();
+    names.extend(owned.iter().cloned());
+    if !everywhere.is_empty() {
+        names.extend(directory.bindings.namespaces().cloned());
+    }
+    let describe = |name: String| UserNamespace {
+        used: directory
+            .quotas
+            .allotment(&name)
+            .map(|allotment| texts(&allotment.used))
+            .filter(|_| owned.contains(&name)),
+        owned: owned.contains(&name),
+        phase: if directory.bindings.is_terminating(&name) { "Terminating" } else { "Active" }.to_owned(),
+        roles: roles.get(&Some(name.clone())).into_iter().flatten().chain(&everywhere).cloned().collect(),
+        locked_by: directory.bindings.locked_by(&name).cloned(),
+        name,
+    };
+    let existing = names.into_iter().filter(|name| directory.bindings.has_namespace(name));
+    Ok(items("UserNamespaceList", &existing.map(describe).collect::<Vec<_>>()))
+}
+
+/// `GET users/{key}/quota`: limits, use, and what each namespace has of them.
+///
+/// # Errors
+/// As the request deserves.
+pub async fn quota(
+    api: Api,
+    Extension(caller): Who,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    only(query.as_deref(), &[])?;
+    let target = authorised(&api, &caller, &key, "get", "users/quota").await?;
+    let directory = api.informers.directory();
+    let standing = directory.quota_of(&target.name).unwrap_or_default();
+    let limited = |amounts: &Amounts| -> Amounts {
+        let of = |(name, amount): (&String, &Amount)| (name.clone(), *amount);
+        amounts.iter().filter(|(name, _)| standing.hard.contains_key(*name)).map(of).collect()
+    };
+    let describe = |name: String| {
+        let allotment = directory.quotas.allotment(&name);
+        NamespaceQuota {
+            hard: allotment.and_then(|allotment| allotment.enforced.as_ref()).map(|hard| texts(&limited(hard))),
+            used: allotment.map(|allotment| texts(&allotment.used)),
+            name,
+        }
+    };
+    let status = UserQuotaStatus {
+        namespaces: directory.owned_by(&target.name).into_iter().map(describe).collect(),
+        hard: texts(&standing.hard),
+        used: texts(&standing.used),
+    };
+    Ok(about_user("UserQuota", &target, status))
+}
+
+/// `GET users/{key}/locks`: what blocks the user's deletion, and what the user keeps locked.
+///
+/// # Errors
+/// As the request deserves.
+pub async fn locks(
+    api: Api,
+    Extension(caller): Who,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    only(query.as_deref(), &[])?;
+    let target = authorised(&api, &caller, &key, "get", "users/locks").await?;
+    let directory = api.informers.directory();
+    // A lock is held by a username. Whoever only waits for that holds nothing.
+    let username =
+        directory.person(&target.name).filter(|person| person.holds_username()).map(|person| &person.username);
+    let status = UserLocksStatus {
+        blocking_deletion: directory.bindings.labelled(OWNER_LABEL, &target.name).into_iter().collect(),
+        held: username.into_iter().flat_map(|name| directory.bindings.locked(name)).cloned().collect(),
+    };
+    Ok(about_user("UserLocks", &target, status))
+}
+
+/// `GET users/{key}/permissions`: effective rules, each with why.
+///
+/// # Errors
+/// As the request deserves.
+pub async fn permissions(
+    api: Api,
+    Extension(caller): Who,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let params = only(query.as_deref(), &["namespace"])?;
+    let namespace = params.get("namespace").map(String::as_str).filter(|namespace| !namespace.is_empty());
+    let target = authorised(&api, &caller, &key, "get", "users/permissions").await?;
+    let status = {
+        let (directory, now) = (api.informers.directory(), Timestamp::now());
+        let held = held_by(&directory, &target.name, namespace, now);
+        if held.len() > MOST_GRANTS {
+            let message =
+                format!("{} holds roles in {} places: ask for one namespace at a time", target.name, held.len());
+            return Err(ApiError::bad_parameter("namespace", &message));
+        }
+        UserPermissionsStatus {
+            active: directory.person(&target.name).is_some_and(|person| person.is_active(now)),
+            groups: groups_of(&directory, &target.name),
+            rules: rules(&directory, &held),
+        }
+    };
+    Ok(about_user("UserPermissions", &target, status))
+}
+
+/// How a user belongs to a group; `None`: not at all.
+pub fn membership(directory: &Directory, user: &str, group: &str) -> Option<GroupMembership> {
+    let path = directory.memberships.path(user, group)?;
+    Some(GroupMembership {
+        user: user.to_owned(),
+        group: group.to_owned(),
+        sources: path.sources.iter().map(|source| source.field().to_owned()).collect(),
+        path: path.groups,
+    })
+}

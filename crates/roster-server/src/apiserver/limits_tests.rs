@@ -1,0 +1,208 @@
+use super::*;
+use std::collections::BTreeMap;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::StatusCode;
+use axum::middleware;
+use axum::routing::post;
+use futures::stream;
+use roster_runtime::metrics::Metrics;
+use roster_runtime::tls::connections::{ConnectionTable, LIMITS, OpenConnection};
+use rstest::rstest;
+use tokio::sync::Notify;
+use tower::ServiceExt;
+
+const FEW: PermitLimits = PermitLimits { total: 6, direct: 4, of_one: 2, of_program: 3 };
+
+fn caller(username: &str, groups: &[&str]) -> Caller {
+    let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+    Caller { username: username.to_owned(), uid: String::new(), groups, extra: BTreeMap::new() }
+}
+
+fn source(username: &str, is_api_server: bool) -> RequestSource {
+    RequestSource { share: Share::of(&caller(username, &[])), is_api_server }
+}
+
+fn admitted(permits: &Permits, username: &str, is_api_server: bool) -> Vec<RequestPermit> {
+    (0..100).map_while(|_| permits.admit(source(username, is_api_server)).ok()).collect()
+}
+
+#[rstest]
+#[case::person("jane", &[], Share::User("jane".to_owned()))]
+#[case::service_account("system:serviceaccount:apps:web", &[], Share::ServiceAccounts("apps".to_owned()))]
+#[case::component("system:kube-controller-manager", &[], Share::System("system:kube-controller-manager".to_owned()))]
+#[case::administrator("jane", &["system:masters"], Share::Exempt)]
+fn shares_go_by_username(#[case] username: &str, #[case] groups: &[&str], #[case] share: Share) {
+    assert_eq!(Share::of(&caller(username, groups)), share);
+}
+
+#[test]
+fn one_caller_takes_its_share_and_no_more() {
+    let permits = Permits::new(FEW, "requests");
+    let mut held = admitted(&permits, "jane", true);
+    assert_eq!(held.len(), FEW.of_one);
+    let refused = permits.admit(source("jane", true)).unwrap_err();
+    assert_eq!(refused.code(), StatusCode::TOO_MANY_REQUESTS);
+    assert!(permits.admit(source("jane", false)).is_err(), "it is the same person who connects directly");
+    assert!(permits.admit(source("john", true)).is_ok());
+    held.pop();
+    assert!(permits.admit(source("jane", true)).is_ok());
+}
+
+#[test]
+fn the_service_accounts_of_a_namespace_share() {
+    let permits = Permits::new(FEW, "requests");
+    let held = admitted(&permits, "system:serviceaccount:apps:one", true);
+    assert_eq!(held.len(), FEW.of_program);
+    assert!(permits.admit(source("system:serviceaccount:apps:two", true)).is_err());
+    assert!(permits.admit(source("system:serviceaccount:other:one", true)).is_ok());
+}
+
+#[test]
+fn callers_that_connect_directly_leave_permits_for_kube_apiserver() {
+    let permits = Permits::new(FEW, "requests");
+    let held: Vec<_> = (0..9).flat_map(|at| admitted(&permits, &format!("direct-{at}"), false)).collect();
+    assert_eq!(held.len(), FEW.direct);
+    let through: Vec<_> = (0..9).flat_map(|at| admitted(&permits, &format!("through-{at}"), true)).collect();
+    assert_eq!(through.len(), FEW.total - FEW.direct);
+    drop(held);
+    assert_eq!(permits.direct.available_permits(), FEW.direct);
+}
+
+#[test]
+fn a_share_can_be_held_for_longer_than_the_permit() {
+    let permits = Permits::new(FEW, "lists");
+    let held: Vec<_> = admitted(&permits, "jane", true).iter().map(RequestPermit::share).collect();
+    assert_eq!(permits.total.available_permits(), FEW.total);
+    assert!(permits.admit(source("jane", true)).is_err());
+    drop(held);
+    assert!(permits.admit(source("jane", true)).is_ok());
+}
+
+/// A limiter with few permits, and a router behind it. Its handlers wait for the notification.
+fn limited_router(
+    source_of: fn(&Request) -> Result<RequestSource, ApiError>,
+) -> (Router, Arc<RequestLimiter>, Arc<Notify>) {
+    limited_router_within(REQUEST_TIMEOUT, source_of)
+}
+
+fn limited_router_within(
+    timeout: Duration,
+    source_of: fn(&Request) -> Result<RequestSource, ApiError>,
+) -> (Router, Arc<RequestLimiter>, Arc<Notify>) {
+    let limiter = Arc::new(RequestLimiter { timeout, ..RequestLimiter::new(FEW, "requests", source_of) });
+    let go_on = Arc::new(Notify::new());
+    let waiting = Arc::clone(&go_on);
+    let wait = async move || waiting.notified().await;
+    let router = Router::new()
+        .route("/", post(wait.clone()).get(wait))
+        .route("/quick", post(async || "done").get(async || "done"))
+        .layer(middleware::from_fn_with_state(Arc::clone(&limiter), limited));
+    (router, limiter, go_on)
+}
+
+fn request(method: &str, path: &str, username: &str, body: Body) -> Request {
+    let request = Request::builder().method(method).uri(path).extension(Arc::new(caller(username, &[])));
+    request.extension(Trust::ApiServer).body(body).unwrap()
+}
+
+/// A body that never ends.
+fn trickle() -> Body {
+    Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>())
+}
+
+async fn status(router: &Router, request: Request) -> StatusCode {
+    router.clone().oneshot(request).await.unwrap().status()
+}
+
+#[tokio::test]
+async fn slow_bodies_take_the_share_of_their_caller_and_no_permit() {
+    let (router, limiter, _) = limited_router(RequestSource::of_caller);
+    let mut sending: Vec<_> = (0..FEW.of_one)
+        .map(|_| Box::pin(router.clone().oneshot(request("POST", "/quick", "jane", trickle()))))
+        .collect();
+    for sent in &mut sending {
+        assert!(futures::poll!(sent).is_pending());
+    }
+    assert_eq!(limiter.permits.total.available_permits(), FEW.total);
+    assert_eq!(status(&router, request("POST", "/quick", "jane", Body::empty())).await, 429);
+    assert_eq!(status(&router, request("GET", "/quick", "jane", Body::empty())).await, 429);
+    assert_eq!(status(&router, request("POST", "/quick", "john", Body::from("{}"))).await, 200);
+    drop(sending);
+    assert_eq!(status(&router, request("POST", "/quick", "jane", Body::empty())).await, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_disconnects_keeps_its_permit_until_the_work_ends() {
+    let (router, limiter, go_on) = limited_router(RequestSource::of_caller);
+    let budget = BODIES.budget;
+    for sent in 1..=FEW.of_one {
+        let body = Body::from("x".repeat(BODIES.free_bytes + 1));
+        let mut answer = Box::pin(router.clone().oneshot(request("POST", "/", "jane", body)));
+        while limiter.permits.total.available_permits() > FEW.total - sent {
+            assert!(futures::poll!(&mut answer).is_pending());
+            tokio::task::yield_now().await;
+        }
+    }
+    // Until the handlers wait.
+    tokio::task::yield_now().await;
+    assert_eq!(limiter.permits.total.available_permits(), FEW.total - FEW.of_one);
+    assert_eq!(limiter.bodies_of_api_server.available_budget(), budget - FEW.of_one * (BODIES.free_bytes + 1));
+    assert_eq!(status(&router, request("POST", "/quick", "jane", Body::empty())).await, 429);
+    go_on.notify_waiters();
+    while limiter.permits.total.available_permits() < FEW.total {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(limiter.bodies_of_api_server.available_budget(), budget);
+    assert_eq!(status(&router, request("POST", "/quick", "jane", Body::empty())).await, 200);
+}
+
+#[tokio::test]
+async fn work_that_takes_too_long_is_answered_and_keeps_its_permit() {
+    let (router, limiter, go_on) = limited_router_within(Duration::from_millis(50), RequestSource::of_caller);
+    assert_eq!(status(&router, request("POST", "/", "jane", Body::empty())).await, 503);
+    assert_eq!(limiter.permits.total.available_permits(), FEW.total - 1);
+    go_on.notify_waiters();
+    while limiter.permits.total.available_permits() < FEW.total {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(status(&router, request("GET", "/", "jane", Body::empty())).await, 503);
+    assert_eq!(limiter.permits.total.available_permits(), FEW.total, "a read ends with its answer");
+}
+
+fn connect(table: &Arc<ConnectionTable>, last: u8) -> OpenConnection {
+    table.admit([192, 0, 2, last].into()).unwrap()
+}
+
+fn from_network(open: &OpenConnection, last: u8, path: &str) -> Request {
+    let peer = Peer { remote: ([192, 0, 2, last], 1).into(), certificates: Vec::new() };
+    let connection = Arc::clone(open.connection());
+    Request::post(path).extension(Arc::new(peer)).extension(connection).body(Body::from("{}")).unwrap()
+}
+
+#[tokio::test]
+async fn a_network_takes_its_share_and_that_of_kube_apiserver_has_no_limit() {
+    let (router, limiter, go_on) = limited_router(RequestSource::of_network);
+    let table = ConnectionTable::new(LIMITS, Metrics::default().connections_shed);
+    let (api_server, one, two, three) =
+        (connect(&table, 1), connect(&table, 2), connect(&table, 3), connect(&table, 4));
+    // Proven by another connection than that of the TokenReviews.
+    let proven = connect(&table, 1);
+    proven.connection().mark(Trust::ApiServer);
+    let mut held = Vec::new();
+    for (open, last) in [(&one, 2), (&one, 2), (&two, 3), (&two, 3)] {
+        held.push(tokio::spawn(router.clone().oneshot(from_network(open, last, "/"))));
+    }
+    while limiter.permits.total.available_permits() > FEW.total - FEW.direct {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(status(&router, from_network(&one, 2, "/quick")).await, 429, "its share is used up");
+    assert_eq!(status(&router, from_network(&three, 4, "/quick")).await, 429, "strangers leave a reserve");
+    assert_eq!(status(&router, from_network(&api_server, 1, "/quick")).await, 200);
+    go_on.notify_waiters();
+    for answer in held {
+        assert_eq!(answer.await.unwrap().unwrap().status(), 200);
+    }
+    assert_eq!(status(&router, from_network(&three, 4, "/quick")).await, 200);
+}

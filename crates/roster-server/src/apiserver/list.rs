@@ -1,0 +1,270 @@
+//! Lists: whole, or page by page at one revision.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use roster_core::directory::index::query::Query;
+use roster_core::directory::index::record::Record;
+use roster_core::directory::index::select::Selection;
+use roster_core::directory::index::table::Table;
+use roster_runtime::informers::Informers;
+use roster_runtime::informers::catalogue::Catalogue;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::identity::Caller;
+use super::limits::RequestPermit;
+use super::negotiate::Form;
+use super::pages::{ListId, Moment, Position, list_id};
+use super::params::ListParams;
+use super::render::{Counts, Renderer};
+use super::resource::Resource;
+use super::revision::blocking;
+use super::revision::expired;
+use super::revision::reached;
+use super::state::DirectoryApi;
+use super::status::ApiError;
+
+/// Objects that are written at a time.
+const CHUNK: usize = 128;
+
+/// Bytes that are joined to an object, mostly.
+const JOINED_BYTES: usize = 256;
+
+/// Longest time that an answer holds its permit. Callers that read more slowly go on reading, and hold their own share of
+/// the permits until they are done.
+const LONGEST_ANSWER: Duration = Duration::from_secs(30);
+
+/// Answers a list.
+///
+/// # Errors
+/// 410 and 504, where the revision can't be had; 400 for a token that is none.
+pub async fn list(
+    api: &Arc<DirectoryApi>,
+    caller: &Arc<Caller>,
+    resource: &'static Resource,
+    params: &ListParams,
+    form: Form,
+    permit: RequestPermit,
+) -> Result<Response, ApiError> {
+    let id = list_id(resource.plural, &params.written);
+    let catalogue = (resource.catalogue)(&api.informers);
+    let (table, position) = start(api, caller, resource, catalogue, params, id).await?;
+    let offset = usize::try_from(position.offset).unwrap_or(usize::MAX);
+    let (selection, permit) = select(&table, &params.query, (offset, params.limit), permit).await?;
+    let (metadata, counts) = describe(api, params, id, position, &selection);
+    if metadata.continue_.is_some() {
+        api.moments.remember(resource.plural, position.moment, table).await;
+        if position.offset == 0 {
+            api.moments.begin(caller, id, position.moment).await;
+        }
+    }
+    let renderer = Renderer { resource, form, include: params.include_object, current: api.user_of(caller) };
+    let head = renderer.head(&metadata, counts);
+    Ok(respond(renderer, head, selection.records, Arc::clone(&api.informers), permit))
+}
+
+/// Selects at once what takes less time than another thread takes to begin. The work holds the permit, so a client that
+/// disconnects does not free it early.
+async fn select(
+    table: &Arc<Table>,
+    query: &Query,
+    (offset, limit): (usize, Option<usize>),
+    permit: RequestPermit,
+) -> Result<(Selection, RequestPermit), ApiError> {
+    let found = table.is_found_quickly(query).then(|| table.find(query));
+    if let Some(found) = &found
+        && table.is_paged_quickly(found, &query.sort, offset, limit)
+    {
+        return Ok((table.page(found, &query.sort, offset, limit), permit));
+    }
+    let (table, query) = (Arc::clone(table), query.clone());
+    let work = move || {
+        let found = found.unwrap_or_else(|| table.find(&query));
+        (table.page(&found, &query.sort, offset, limit), permit)
+    };
+    blocking(work).await
+}
+
+/// The table to read from, and where to begin.
+async fn start(
+    api: &DirectoryApi,
+    caller: &Arc<Caller>,
+    resource: &'static Resource,
+    catalogue: &Catalogue,
+    params: &ListParams,
+    id: ListId,
+) -> Result<(Arc<Table>, Position), ApiError> {
+    if let Some(token) = &params.continue_token {
+        let Position { moment, offset } = api.tokens.read(id, token)?;
+        let (table, _) = table_of(api, resource, catalogue, moment).await?;
+        return Ok((table, Position { moment, offset }));
+    }
+    let before = match (params.page, params.limit) {
+        (Some(page), Some(limit)) => (page - 1).saturating_mul(limit),
+        _ => 0,
+    };
+    let offset = u64::try_from(before).unwrap_or(u64::MAX);
+    let asked = params.resource_version.filter(|revision| *revision > 0);
+    if let Some(revision) = asked.filter(|_| params.is_exact) {
+        let moment = Moment { since: revision, until: revision };
+        let (table, moment) = table_of(api, resource, catalogue, moment).await?;
+        return Ok((table, Position { moment, offset }));
+    }
+    if params.page.is_some_and(|page| page > 1)
+        && asked.is_none()
+        && let Some(moment) = api.moments.of_first_page(caller, id).await
+        // Of a first page that is forgotten nobody has spoken: this is a new one.
+        && let Ok((table, moment)) = table_of(api, resource, catalogue, moment).await
+    {
+        return Ok((table, Position { moment, offset }));
+    }
+    let view = reached(catalogue, asked.unwrap_or(0)).await?;
+    let moment = Moment { since: view.revision, until: view.progress };
+    Ok((Arc::clone(&view.table), Position { moment, offset }))
+}
+
+/// All records as they were at a moment, and the moment as it is known here.
+async fn table_of(
+    api: &DirectoryApi,
+    resource: &'static Resource,
+    catalogue: &Catalogue,
+    moment: Moment,
+) -> Result<(Arc<Table>, Moment), ApiError> {
+    let view = reached(catalogue, moment.since).await?;
+    if view.revision <= moment.until {
+        return Ok((Arc::clone(&view.table), moment));
+    }
+    if let Some(table) = api.moments.table(resource.plural, moment).await {
+        return Ok((table, moment));
+    }
+    // Undoing many changes takes a while and some memory: not too much of it at a time.
+    let turn = api.turn_to_undo().await;
+    let past = blocking(move || (view.at(moment.until), turn)).await?.0;
+    let past = past.map_err(|_| expired(moment.until))?;
+    Ok((past.table, Moment { since: past.revision, until: moment.until }))
+}
+
+/// The metadata of the list, and its counts.
+fn describe(
+    api: &DirectoryApi,
+    params: &ListParams,
+    id: ListId,
+    position: Position,
+    selection: &Selection,
+) -> (ListMeta, Counts) {
+    let total = selection.total as u64;
+    let end = position.offset.saturating_add(selection.records.len() as u64);
+    let goes_on = end < total && !selection.records.is_empty();
+    let metadata = ListMeta {
+        resource_version: Some(position.moment.until.to_string()),
+        continue_: goes_on.then(|| api.tokens.write(id, Position { offset: end, ..position })),
+        remaining_item_count: i64::try_from(total - end.min(total)).ok().filter(|_| goes_on),
+        ..ListMeta::default()
+    };
+    let limit = params.limit.map(|limit| limit as u64);
+    let counts = Counts {
+        limit,
+        page: limit.map(|limit| position.offset / limit + 1),
+        pages: limit.map(|limit| total.div_ceil(limit)),
+        total: Some(total),
+    };
+    (metadata, counts)
+}
+
+/// Writes the objects, a few at a time: a list of everybody is not held in memory twice.
+fn respond(
+    renderer: Renderer,
+    head: String,
+    records: Vec<Arc<Record>>,
+    informers: Arc<Informers>,
+    permit: RequestPermit,
+) -> Response {
+    let write = move |from: usize, records: &[Arc<Record>], out: &mut Vec<u8>| {
+        let end = records.len().min(from + CHUNK);
+        let (part, now) = (&records[from..end], Timestamp::now());
+        for (at, (record, joined)) in (from..).zip(part.iter().zip(renderer.joined(part, &informers, now))) {
+            if at > 0 {
+                out.push(b',');
+            }
+            renderer.item(record, &joined, now, out);
+        }
+        if end == records.len() {
+            out.extend(b"]}\n");
+        }
+    };
+    let mut first = head.into_bytes();
+    first.reserve(records.iter().take(CHUNK).map(|record| record.json().len() + JOINED_BYTES).sum());
+    write(0, &records, &mut first);
+    let body = if records.len() <= CHUNK {
+        Body::from(first)
+    } else {
+        let held = (permit.share(), lend(permit, LONGEST_ANSWER));
+        let rest = stream::unfold((CHUNK, records, write, held), |(from, records, write, held)| async move {
+            if from >= records.len() {
+                return None;
+            }
+            // Others have their turn in between.
+            tokio::task::yield_now().await;
+            let mut out = Vec::new();
+            write(from, &records, &mut out);
+            Some((Bytes::from(out), (from + CHUNK, records, write, held)))
+        });
+        // Whoever compresses it looks once more when it has ended.
+        let all = stream::once(async { Bytes::from(first) }).chain(rest).fuse();
+        Body::from_stream(all.map(Ok::<_, Infallible>))
+    };
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// Holds a permit until the guard is dropped, or for that long.
+fn lend(permit: RequestPermit, longest: Duration) -> DropGuard {
+    let done = CancellationToken::new();
+    let returned = done.clone();
+    tokio::spawn(async move {
+        let _permit = permit;
+        let _ = tokio::time::timeout(longest, returned.cancelled()).await;
+    });
+    done.drop_guard()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use std::pin::Pin;
+
+    use crate::apiserver::params::IncludeObject;
+    use crate::apiserver::resource::USERS;
+    use axum::body::HttpBody;
+    use roster_api::User;
+    use roster_core::directory::entries::user::record;
+    use roster_runtime::metrics::Metrics;
+    use serde_json::Value;
+
+    /// As many objects as make several chunks; and a body that has ended stays so.
+    #[tokio::test]
+    async fn a_long_list_is_whole_and_ends_for_good() {
+        let informers = Arc::new(Informers::new(false, Arc::new(Metrics::default())));
+        let records =
+            (0..300).map(|at| Arc::new(record(&User::new(&format!("user-{at}"), roster_api::UserSpec::default()))));
+        let renderer =
+            Renderer { resource: &USERS, form: Form::Object, include: IncludeObject::Metadata, current: None };
+        let permit = RequestPermit::for_test();
+        let head = renderer.head(&ListMeta::default(), Counts::default());
+        let mut body = respond(renderer, head, records.collect(), informers, permit).into_body();
+        let mut bytes = Vec::new();
+        while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+            bytes.extend(frame.unwrap().into_data().unwrap());
+        }
+        assert!(poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await.is_none());
+        let list: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(list["items"].as_array().unwrap().len(), 300);
+    }
+}

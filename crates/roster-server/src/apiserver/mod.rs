@@ -1,0 +1,42 @@
+//! The aggregated API `directory.roster.dev/v1alpha1`, on every replica: queries over the directory, and the actions on
+//! credentials that must not pass through etcd.
+//!
+//! ```text
+//!  server: routes ─▶ authenticate (front_proxy, identity) ─▶ limits ─▶ users, groups, assignments, reviews, profile
+//!                                                              │ authorize
+//!                    params, negotiate, pages ─▶ list, watch ──┘─▶ render ─▶ bytes
+//!                    discovery, openapi: what there is           status: errors
+//!
+//!          ─▶ logins, bearers ──────────▶ roster_runtime::logins          everybody
+//!          ─▶ authenticate ─▶ passwords, api_keys, totp ─▶ roster_runtime::logins, the guard
+//! ```
+
+pub mod authenticate;
+pub mod authorize;
+mod body;
+mod collection;
+pub mod confirm;
+mod control;
+mod delegation;
+pub mod discovery;
+pub mod front_proxy;
+#[doc(hidden)]
+pub mod fuzzing;
+mod handlers;
+pub mod identity;
+pub mod limits;
+pub mod list;
+pub mod negotiate;
+mod object;
+pub mod openapi;
+pub mod pages;
+pub mod params;
+pub mod render;
+pub mod resource;
+mod revision;
+pub mod router;
+pub mod source;
+pub mod state;
+pub mod status;
+mod target;
+pub mod watch;

@@ -1,0 +1,59 @@
+//! Responses about something that is not a custom resource.
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
+use kube::core::Status;
+use roster_api::directory::API_VERSION;
+use serde::Serialize;
+use serde_json::json;
+
+use super::status::{About, ApiError};
+use super::target::Target;
+
+/// A list of something that is no object of its own.
+pub fn items<T: Serialize>(kind: &str, items: &[T]) -> Response {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct List<'a, T> {
+        kind: &'a str,
+        api_version: &'a str,
+        metadata: ListMeta,
+        items: &'a [T],
+    }
+    let list = List { kind, api_version: API_VERSION, metadata: ListMeta::default(), items };
+    axum::Json(list).into_response()
+}
+
+/// An object that is about a User.
+pub fn about_user(kind: &str, target: &Target, status: impl Serialize) -> Response {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Object<'a, S> {
+        kind: &'a str,
+        api_version: &'a str,
+        metadata: ObjectMeta,
+        status: S,
+    }
+    let metadata = ObjectMeta { name: Some(target.name.clone()), ..ObjectMeta::default() };
+    axum::Json(Object { kind, api_version: API_VERSION, metadata, status }).into_response()
+}
+
+/// The answer to a request that has made something. `spec` holds what is no secret of it.
+pub fn created(kind: &str, spec: &impl Serialize, status: &impl Serialize) -> Response {
+    let answer = json!({"kind": kind, "apiVersion": API_VERSION, "metadata": {}, "spec": spec, "status": status});
+    (StatusCode::CREATED, [("cache-control", "no-store")], axum::Json(answer)).into_response()
+}
+
+/// What a deletion answers with.
+pub fn success() -> Response {
+    let mut status = json!(Status::success());
+    status["kind"] = "Status".into();
+    status["apiVersion"] = "v1".into();
+    status["metadata"] = json!({});
+    axum::Json(status).into_response()
+}
+
+pub fn api_invalid(field: &str, message: &str) -> ApiError {
+    ApiError::invalid(About { resource: "logins", name: "" }, field, message)
+}

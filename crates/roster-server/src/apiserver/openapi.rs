@@ -1,0 +1,198 @@
+//! OpenAPI: what `kubectl explain` and generated clients go by. The schemas are those of the types.
+
+mod names;
+mod paths;
+
+use std::sync::LazyLock;
+
+use axum::http::HeaderMap;
+use axum::response::Response;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta, Status};
+use roster_api::credentials::{
+    ApiKeySpec, ApiKeyStatus, InvitationSpec, InvitationStatus, LoginSpec, LoginStatus, PasswordChangeSpec,
+    PasswordChangeStatus, PasswordReviewSpec, PasswordReviewStatus, RenameSpec, TotpEnrollmentSpec,
+    TotpEnrollmentStatus, UnlockSpec,
+};
+use roster_api::directory::{
+    API_VERSION, AccessReviewSpec, AccessReviewStatus, DirectoryUserStatus, GroupMembership, RoleAssignment,
+    UserLocksStatus, UserNamespace, UserPermissionsStatus, UserQuotaStatus,
+};
+use roster_api::{GroupSpec, GroupStatus, UserSpec};
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+
+use super::discovery::Document;
+use names::{JSON, group_version_kind, name};
+
+/// `GET /openapi/v2`: without paths. Everything is in version 3, and a server without this one fills the log of
+/// kube-apiserver.
+pub async fn v2(headers: HeaderMap) -> Response {
+    static V2: LazyLock<Document> = LazyLock::new(|| {
+        let document = json!({"swagger": "2.0", "info": info(), "paths": {}, "definitions": {}});
+        Document::new(JSON, &document)
+    });
+    V2.respond(&headers)
+}
+
+/// `GET /openapi/v3`
+pub async fn v3_paths(headers: HeaderMap) -> Response {
+    static PATHS: LazyLock<Document> = LazyLock::new(|| {
+        let url = format!("/openapi/v3/apis/{API_VERSION}?hash={}", V3.etag());
+        let document = json!({"paths": {format!("apis/{API_VERSION}"): {"serverRelativeURL": url}}});
+        Document::new(JSON, &document)
+    });
+    PATHS.respond(&headers)
+}
+
+/// `GET /openapi/v3/apis/directory.roster.dev/v1alpha1`
+pub async fn v3(headers: HeaderMap) -> Response {
+    V3.respond(&headers)
+}
+
+static V3: LazyLock<Document> = LazyLock::new(|| Document::new(JSON, &document()));
+
+fn info() -> Value {
+    json!({"title": "Roster directory", "version": env!("CARGO_PKG_VERSION")})
+}
+
+/// The whole document.
+pub fn document() -> Value {
+    let mut schemas = Schemas { generator: SchemaSettings::openapi3().into_generator(), kinds: Map::new() };
+    schemas.object("User", "A user of the cluster, with everything known of it.", |generator| {
+        vec![("spec", reference::<UserSpec>(generator)), ("status", reference::<DirectoryUserStatus>(generator))]
+    });
+    schemas.object("Group", "A group of users, with its counts.", |generator| {
+        vec![("spec", reference::<GroupSpec>(generator)), ("status", reference::<GroupStatus>(generator))]
+    });
+    schemas.object("UserPermissions", "What a user may do, each rule with why.", |generator| {
+        vec![("status", reference::<UserPermissionsStatus>(generator))]
+    });
+    schemas.object("UserQuota", "What a user may use and does use.", |generator| {
+        vec![("status", reference::<UserQuotaStatus>(generator))]
+    });
+    schemas.object("UserLocks", "What blocks the deletion of a user, and what it keeps locked.", |generator| {
+        vec![("status", reference::<UserLocksStatus>(generator))]
+    });
+    schemas.object("AccessReview", "Whether a user may do something, and by which bindings.", |generator| {
+        vec![("spec", reference::<AccessReviewSpec>(generator)), ("status", reference::<AccessReviewStatus>(generator))]
+    });
+    schemas.object("RoleAssignment", "A role that somebody holds somewhere.", |generator| {
+        vec![("spec", reference::<RoleAssignment>(generator))]
+    });
+    schemas.object("GroupMembership", "How a user belongs to a group.", |generator| {
+        vec![("status", reference::<GroupMembership>(generator))]
+    });
+    credentials(&mut schemas);
+    for kind in ["User", "Group", "RoleAssignment", "APIKey"] {
+        schemas.list(kind, &json!({"$ref": format!("#/components/schemas/{}", name(kind))}));
+    }
+    let membership = reference::<GroupMembership>(&mut schemas.generator);
+    schemas.list("GroupMembership", &membership);
+    let namespace = reference::<UserNamespace>(&mut schemas.generator);
+    schemas.list("UserNamespace", &namespace);
+    let paths = paths::all(&reference::<Status>(&mut schemas.generator));
+    let mut all = schemas.generator.take_definitions(true);
+    all.append(&mut schemas.kinds);
+    all.values_mut().for_each(plain_types);
+    json!({"openapi": "3.0.0", "info": info(), "paths": paths, "components": {"schemas": all}})
+}
+
+/// The actions on credentials.
+fn credentials(schemas: &mut Schemas) {
+    schemas.object("Login", "Exchanges a password and a second factor for a token.", |generator| {
+        vec![("spec", reference::<LoginSpec>(generator)), ("status", reference::<LoginStatus>(generator))]
+    });
+    schemas.object("PasswordReview", "Whether a password and a second factor are good, and whose.", |generator| {
+        let status = reference::<PasswordReviewStatus>(generator);
+        vec![("spec", reference::<PasswordReviewSpec>(generator)), ("status", status)]
+    });
+    schemas.object("PasswordChange", "Sets a password.", |generator| {
+        let status = reference::<PasswordChangeStatus>(generator);
+        vec![("spec", reference::<PasswordChangeSpec>(generator)), ("status", status)]
+    });
+    schemas.object("APIKey", "A key that stands for its user until it ends or is revoked.", |generator| {
+        vec![("spec", reference::<ApiKeySpec>(generator)), ("status", reference::<ApiKeyStatus>(generator))]
+    });
+    schemas.object("TOTPEnrollment", "A second factor: enrolled, confirmed, removed.", |generator| {
+        let status = reference::<TotpEnrollmentStatus>(generator);
+        vec![("spec", reference::<TotpEnrollmentSpec>(generator)), ("status", status)]
+    });
+    schemas.object("Invitation", "Lets a user set a password, once.", |generator| {
+        vec![("spec", reference::<InvitationSpec>(generator)), ("status", reference::<InvitationStatus>(generator))]
+    });
+    schemas.object("Rename", "Gives a user another username.", |generator| {
+        vec![("spec", reference::<RenameSpec>(generator))]
+    });
+    schemas.object("Unlock", "Ends a lockout.", |generator| vec![("spec", reference::<UnlockSpec>(generator))]);
+}
+
+/// One type each: version 3.0 knows no lists of types, and a field that may be null may as well be absent.
+fn plain_types(schema: &mut Value) {
+    match schema {
+        Value::Object(members) => {
+            if let Some(Value::Array(types)) = members.get_mut("type") {
+                types.retain(|kind| kind != "null");
+                match types.as_slice() {
+                    [kind] => {
+                        let kind = kind.clone();
+                        members.insert("type".to_owned(), kind);
+                    }
+                    // A number or text: x-kubernetes-int-or-string says so.
+                    _ => drop(members.remove("type")),
+                }
+            }
+            members.values_mut().for_each(plain_types);
+        }
+        Value::Array(members) => members.iter_mut().for_each(plain_types),
+        _ => {}
+    }
+}
+
+struct Schemas {
+    generator: SchemaGenerator,
+    kinds: Map<String, Value>,
+}
+
+type Parts = Vec<(&'static str, Value)>;
+
+impl Schemas {
+    fn object(&mut self, kind: &str, description: &str, parts: impl FnOnce(&mut SchemaGenerator) -> Parts) {
+        let mut properties = Map::new();
+        properties.insert("apiVersion".to_owned(), json!({"type": "string", "description": API_VERSION}));
+        properties.insert("kind".to_owned(), json!({"type": "string", "description": kind}));
+        properties.insert("metadata".to_owned(), reference::<ObjectMeta>(&mut self.generator));
+        properties.extend(parts(&mut self.generator).into_iter().map(|(name, schema)| (name.to_owned(), schema)));
+        self.add(kind, &json!({"type": "object", "description": description, "properties": properties}));
+    }
+
+    fn list(&mut self, kind: &str, item: &Value) {
+        let count = |description: &str| json!({"type": "integer", "format": "int64", "description": description});
+        let schema = json!({
+            "type": "object",
+            "description": format!("A list of {kind}."),
+            "required": ["items"],
+            "properties": {
+                "apiVersion": {"type": "string", "description": API_VERSION},
+                "kind": {"type": "string", "description": format!("{kind}List")},
+                "metadata": reference::<ListMeta>(&mut self.generator),
+                "total": count("How many answer to the query, on all pages together."),
+                "page": count("Which page this is, from 1."),
+                "limit": count("Most items of a page."),
+                "pages": count("How many pages there are."),
+                "items": {"type": "array", "items": item},
+            },
+        });
+        self.add(&format!("{kind}List"), &schema);
+    }
+
+    fn add(&mut self, kind: &str, schema: &Value) {
+        let mut schema = schema.clone();
+        schema["x-kubernetes-group-version-kind"] = json!([group_version_kind(kind)]);
+        self.kinds.insert(name(kind), schema);
+    }
+}
+
+fn reference<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
+    generator.subschema_for::<T>().into()
+}

@@ -1,0 +1,158 @@
+//! The paths of the document: what `server.rs` routes, with the parameters that each takes.
+
+use roster_api::directory::API_VERSION;
+use serde_json::{Map, Value, json};
+
+use super::super::discovery::{ENTRIES, Entry};
+use super::names::{JSON, group_version_kind, name};
+
+/// What `get` answers with a list of.
+const LISTS: &[&str] =
+    &["groups/members", "users/apikeys", "users/groups", "users/namespaces", "users/roleassignments"];
+
+/// Paths below a subresource. Discovery has no place for them.
+static BELOW: &[(&str, Entry)] = &[
+    (
+        "user",
+        Entry {
+            name: "groups/members",
+            kind: "GroupMembership",
+            verbs: &["get"],
+            description: "how the user belongs to the group; 404 says that it does not",
+        },
+    ),
+    (
+        "key",
+        Entry {
+            name: "users/apikeys",
+            kind: "APIKey",
+            verbs: &["delete", "get"],
+            description: "one API key of the user",
+        },
+    ),
+];
+
+/// All of them. `status` is the schema of what a deletion answers with.
+pub(super) fn all(status: &Value) -> Value {
+    let mut paths = Map::new();
+    let base = format!("/apis/{API_VERSION}");
+    for entry in ENTRIES {
+        let verbs = |wanted: &[&str]| -> Vec<&str> {
+            entry.verbs.iter().copied().filter(|verb| wanted.contains(verb)).collect()
+        };
+        let below = BELOW.iter().find(|(_, below)| below.name == entry.name);
+        if let Some((main, part)) = entry.name.split_once('/') {
+            let path = format!("{base}/{main}/{{name}}/{part}");
+            // One of many is deleted by its own name.
+            let is_list = LISTS.contains(&entry.name);
+            let here = if is_list { verbs(&["create", "get"]) } else { entry.verbs.to_vec() };
+            paths.insert(path.clone(), item(entry, &here, &["name"], is_list, status));
+            if let Some((parameter, below)) = below {
+                let of_one = item(below, below.verbs, &["name", parameter], false, status);
+                paths.insert(format!("{path}/{{{parameter}}}"), of_one);
+            }
+            continue;
+        }
+        paths.insert(format!("{base}/{}", entry.name), item(entry, &verbs(&["create", "list"]), &[], true, status));
+        let of_one = verbs(&["get", "patch"]);
+        if !of_one.is_empty() {
+            paths.insert(format!("{base}/{}/{{name}}", entry.name), item(entry, &of_one, &["name"], false, status));
+        }
+    }
+    Value::Object(paths)
+}
+
+/// The operations of a path, whose variable parts are `within`.
+fn item(entry: &Entry, verbs: &[&str], within: &[&str], is_list: bool, status: &Value) -> Value {
+    let schema = |kind: &str| json!({"$ref": format!("#/components/schemas/{}", name(kind))});
+    let mut operations = Map::new();
+    for verb in verbs {
+        let (method, code, answer) = match *verb {
+            "create" => ("post", "201", schema(entry.kind)),
+            "delete" => ("delete", "200", status.clone()),
+            "patch" => ("patch", "200", schema(entry.kind)),
+            _ if is_list => ("get", "200", schema(&format!("{}List", entry.kind))),
+            _ => ("get", "200", schema(entry.kind)),
+        };
+        let mut operation = json!({
+            "description": entry.description,
+            "operationId": format!("{verb}{}_{}", entry.name.replace('/', "_"), within.join("_")),
+            "x-kubernetes-action": verb,
+            "x-kubernetes-group-version-kind": group_version_kind(entry.kind),
+            "responses": {code: {"description": "OK", "content": {JSON: {"schema": answer}}},
+                "401": {"description": "Unauthorized"}},
+        });
+        if method == "post" {
+            operation["requestBody"] = json!({"required": true, "content": {JSON: {"schema": schema(entry.kind)}}});
+        }
+        let parameters = parameters(entry.name, verb, is_list);
+        if !parameters.is_empty() {
+            operation["parameters"] = parameters.into();
+        }
+        operations.insert(method.to_owned(), operation);
+    }
+    if !within.is_empty() {
+        let part = |name: &&str| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}});
+        operations.insert("parameters".to_owned(), within.iter().map(part).collect());
+    }
+    Value::Object(operations)
+}
+
+type Parameter = (&'static str, &'static str, &'static str);
+
+const QUERY: &[Parameter] = &[
+    ("filterBy", "string", "Pairs of field and value: AND across fields, OR across values of one field."),
+    ("sortBy", "string", "Fields to sort by, each with - before it for descending."),
+    ("fieldSelector", "string", "Paths and values that have to hold, all of them."),
+    ("labelSelector", "string", "Labels that have to match."),
+    ("continue", "string", "metadata.continue of the page before."),
+    ("resourceVersion", "string", "The revision to read at, or to watch from."),
+    ("resourceVersionMatch", "string", "Exact or NotOlderThan."),
+    ("limit", "integer", "Most items of a page."),
+    ("page", "integer", "Which page, from 1."),
+];
+
+const WATCH: &[Parameter] = &[
+    ("timeoutSeconds", "integer", "When a watch ends."),
+    ("watch", "boolean", "Whether to watch."),
+    ("allowWatchBookmarks", "boolean", "Whether bookmarks are wanted."),
+    ("sendInitialEvents", "boolean", "Whether a watch begins with what there is."),
+];
+
+const HOLDER: &[Parameter] = &[
+    ("user", "string", "Who holds the role: name, username, email or UID of a User."),
+    ("group", "string", "Which group holds it. Not together with user."),
+];
+
+const ASSIGNMENTS: &[Parameter] = &[
+    ("role", "string", "The role: its name, ClusterRole/name or Role/name."),
+    ("scope", "string", "Where it is held: cluster, namespace:<name> or domain:<name>."),
+    ("effective", "boolean", "Whether groups are followed to their members."),
+    ("includeNames", "boolean", "Whether display names are told as well."),
+    ("fieldSelector", "string", "The same filters, as field=value."),
+    ("continue", "string", "metadata.continue of the answer before."),
+    ("limit", "integer", "Most items of an answer; at most 1000."),
+];
+
+const NAMESPACE: &[Parameter] = &[("namespace", "string", "Rules that hold in this namespace alone.")];
+
+const WRITE: &[Parameter] = &[
+    ("dryRun", "string", "All: everything is checked, and nothing is changed."),
+    ("fieldValidation", "string", "Strict, Warn or Ignore."),
+];
+
+fn parameters(entry: &str, verb: &str, is_list: bool) -> Vec<Value> {
+    let sets: &[&[Parameter]] = match (entry, verb) {
+        // An attempt that counts can't be tried without counting.
+        ("logins" | "passwordreviews", _) => &[],
+        (_, "create" | "delete" | "patch") => &[WRITE],
+        ("roleassignments", _) => &[HOLDER, ASSIGNMENTS],
+        ("users/roleassignments", _) => &[ASSIGNMENTS],
+        ("users/permissions", _) => &[NAMESPACE],
+        ("groups/members", _) if is_list => &[QUERY],
+        (_, "list") => &[QUERY, WATCH],
+        _ => &[],
+    };
+    let parameter = |(name, kind, description): &Parameter| json!({"name": name, "in": "query", "description": description, "schema": {"type": kind}});
+    sets.iter().copied().flatten().map(parameter).collect()
+}

@@ -1,0 +1,234 @@
+//! Pages of a list: signed tokens that say where to go on, and the revisions that lists are being read at.
+//!
+//! A token holds all that is needed, so that any replica can go on with it. What is remembered beside it only saves the
+//! work of undoing changes, and lets a list be finished whose revision is no longer in the log.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+use moka::future::Cache;
+use moka::policy::EvictionPolicy;
+use roster_core::directory::index::table::Table;
+use roster_runtime::tls::authority::Authorities;
+use sha2::{Digest, Sha256};
+
+use super::identity::Caller;
+use super::status::ApiError;
+
+/// How long a list may pause between two pages: as long as etcd keeps a revision by default.
+const REMEMBERED: Duration = Duration::from_secs(300);
+
+/// Revisions that are remembered for lists, of all resources together. Each holds what has changed since.
+const MOST_REVISIONS: u64 = 64;
+
+/// Lists whose first page is remembered.
+const MOST_LISTS: u64 = 10_000;
+
+/// How old it may be that the same is remembered already: to remember takes far longer than to look.
+const REMEMBERED_ANEW: Duration = Duration::from_secs(10);
+
+const PURPOSE: &str = "roster continue token v1";
+const SIGNATURE_BYTES: usize = 16;
+const PAYLOAD_BYTES: usize = 32;
+
+/// A state of a resource: what it was from its last change on, and at least until what was known then. Any replica that
+/// has been at some revision in between has the same.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Moment {
+    /// Revision of the last change.
+    pub since: u64,
+    /// A revision up to which nothing changed.
+    pub until: u64,
+}
+
+/// Where a list goes on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Position {
+    /// The state of its first page.
+    pub moment: Moment,
+    /// Items on the pages before.
+    pub offset: u64,
+}
+
+/// Which list it is: the resource and the query, as written.
+pub type ListId = [u8; 8];
+
+/// Tells lists apart.
+pub fn list_id(resource: &str, written: &str) -> ListId {
+    let digest = Sha256::new().chain_update(resource).chain_update([0]).chain_update(written).finalize();
+    digest[..8].try_into().expect("a digest is longer")
+}
+
+/// Signs and reads tokens.
+pub struct Tokens(Arc<ArcSwap<Authorities>>);
+
+impl Tokens {
+    /// With keys from these authorities, which all replicas share.
+    pub fn new(authorities: Arc<ArcSwap<Authorities>>) -> Self {
+        Self(authorities)
+    }
+
+    /// A token for going on.
+    pub fn write(&self, list: ListId, position: Position) -> String {
+        let keys = self.0.load().derive(PURPOSE, Timestamp::now());
+        let mut bytes = Vec::with_capacity(PAYLOAD_BYTES + SIGNATURE_BYTES);
+        bytes.extend(list);
+        bytes.extend(position.moment.since.to_be_bytes());
+        bytes.extend(position.moment.until.to_be_bytes());
+        bytes.extend(position.offset.to_be_bytes());
+        let signature = hmac::sign(&keys[0], &bytes);
+        bytes.extend(&signature.as_ref()[..SIGNATURE_BYTES]);
+        BASE64_URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// Reads a token of this list.
+    ///
+    /// # Errors
+    /// 400 if it is not one, or one of another list.
+    pub fn read(&self, list: ListId, token: &str) -> Result<Position, ApiError> {
+        let keys = self.0.load().derive(PURPOSE, Timestamp::now());
+        read(&keys, list, token)
+    }
+}
+
+/// Reads a token that one of the keys has signed.
+///
+/// # Errors
+/// 400.
+pub fn read(keys: &[hmac::Key], list: ListId, token: &str) -> Result<Position, ApiError> {
+    let invalid = |message: &str| ApiError::bad_parameter("continue", message);
+    let unknown = || invalid("must be a token from metadata.continue of the page before");
+    if token.len() > 2 * (PAYLOAD_BYTES + SIGNATURE_BYTES) {
+        return Err(unknown());
+    }
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).map_err(|_| unknown())?;
+    let (payload, signature) = bytes.split_at_checked(PAYLOAD_BYTES).ok_or_else(unknown)?;
+    let is_signed = |key: &hmac::Key| {
+        let expected = hmac::sign(key, payload);
+        aws_lc_rs::constant_time::verify_slices_are_equal(&expected.as_ref()[..SIGNATURE_BYTES], signature).is_ok()
+    };
+    if !keys.iter().any(is_signed) {
+        return Err(unknown());
+    }
+    if payload[..8] != list {
+        return Err(invalid("belongs to a list with other filters, selectors or sort keys"));
+    }
+    let number = |at: usize| u64::from_be_bytes(payload[at..at + 8].try_into().expect("eight bytes"));
+    Ok(Position { moment: Moment { since: number(8), until: number(16) }, offset: number(24) })
+}
+
+/// The states that lists are being read at.
+pub struct Moments {
+    /// By resource and last change.
+    tables: Cache<(&'static str, u64), Arc<Table>>,
+    /// That of the first page, by who reads which list.
+    first_pages: Cache<(Arc<Caller>, ListId), (Moment, Instant)>,
+}
+
+impl Default for Moments {
+    fn default() -> Self {
+        Self {
+            // By frequency, which is the default, a new state would have to be asked for more often than an old one to be kept.
+            tables: Cache::builder()
+                .max_capacity(MOST_REVISIONS)
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_idle(REMEMBERED)
+                .build(),
+            // Not for as long as it is asked for: whoever looks at the second page again and again wants news.
+            first_pages: Cache::builder().max_capacity(MOST_LISTS).time_to_live(REMEMBERED).build(),
+        }
+    }
+}
+
+impl Moments {
+    /// Remembers at which state this caller has read the first page of a list.
+    pub async fn begin(&self, caller: &Arc<Caller>, list: ListId, moment: Moment) {
+        let key = (Arc::clone(caller), list);
+        let is_known = |(known, since): (Moment, Instant)| known == moment && since.elapsed() < REMEMBERED_ANEW;
+        if !self.first_pages.get(&key).await.is_some_and(is_known) {
+            self.first_pages.insert(key, (moment, Instant::now())).await;
+        }
+    }
+
+    /// The state at which this caller has read the first page of a list, if they have lately, from this replica.
+    pub async fn of_first_page(&self, caller: &Arc<Caller>, list: ListId) -> Option<Moment> {
+        self.first_pages.get(&(Arc::clone(caller), list)).await.map(|(moment, _)| moment)
+    }
+
+    /// Remembers all records as they were.
+    pub async fn remember(&self, resource: &'static str, moment: Moment, table: Arc<Table>) {
+        let key = (resource, moment.since);
+        if self.tables.get(&key).await.is_none() {
+            self.tables.insert(key, table).await;
+        }
+    }
+
+    /// All records as they were, if that is remembered.
+    pub async fn table(&self, resource: &'static str, moment: Moment) -> Option<Arc<Table>> {
+        self.tables.get(&(resource, moment.since)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens() -> Tokens {
+        let authorities = Authorities::create(Timestamp::now(), Duration::from_secs(3600)).unwrap();
+        Tokens::new(Arc::new(ArcSwap::from_pointee(authorities)))
+    }
+
+    #[test]
+    fn a_token_is_read_where_it_belongs_and_nowhere_else() {
+        let (tokens, list) = (tokens(), list_id("users", "sortBy=name&"));
+        let position = Position { moment: Moment { since: 77, until: 80 }, offset: 500 };
+        let token = tokens.write(list, position);
+        assert_eq!(tokens.read(list, &token).unwrap(), position);
+        let other = tokens.read(list_id("users", ""), &token).unwrap_err();
+        assert!(other.to_json()["message"].as_str().unwrap().contains("other filters"));
+        for at in 0..token.len() {
+            let mut bytes = token.clone().into_bytes();
+            bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+            assert!(tokens.read(list, std::str::from_utf8(&bytes).unwrap()).is_err(), "byte {at}");
+        }
+        for nonsense in ["", "x", "%%%", &"A".repeat(10_000)] {
+            assert!(tokens.read(list, nonsense).is_err());
+        }
+    }
+
+    #[test]
+    fn a_token_outlives_a_rotation_of_the_authority() {
+        let first = Authorities::create(Timestamp::now(), Duration::from_secs(3600)).unwrap();
+        let shared = Arc::new(ArcSwap::from_pointee(first.clone()));
+        let tokens = Tokens::new(Arc::clone(&shared));
+        let token = tokens.write([1; 8], Position { moment: Moment { since: 1, until: 1 }, offset: 2 });
+        let later = Timestamp::now() + Duration::from_secs(2700);
+        shared.store(Arc::new(first.rotated(later, Duration::from_secs(3600)).unwrap().unwrap()));
+        assert!(tokens.read([1; 8], &token).is_ok());
+    }
+
+    /// Whoever begins to read keeps the state that they began with, however often others ask for older ones.
+    #[tokio::test]
+    async fn a_new_state_takes_the_place_of_the_one_that_nobody_has_read_for_longest() {
+        let (moments, table) = (Moments::default(), Arc::new(Table::new(&[], Vec::new())));
+        let moment = |since| Moment { since, until: since };
+        for since in 0..MOST_REVISIONS {
+            moments.remember("users", moment(since), Arc::clone(&table)).await;
+        }
+        for _ in 0..5 {
+            moments.tables.run_pending_tasks().await;
+            for since in 0..MOST_REVISIONS {
+                assert!(moments.table("users", moment(since)).await.is_some());
+            }
+        }
+        moments.remember("users", moment(1000), table).await;
+        moments.tables.run_pending_tasks().await;
+        assert!(moments.table("users", moment(1000)).await.is_some());
+        assert!(moments.table("users", moment(0)).await.is_none());
+    }
+}

@@ -1,0 +1,281 @@
+//! The parameters of a list or a watch, from the query string.
+
+use std::collections::BTreeMap;
+
+use form_urlencoded::parse;
+use roster_core::directory::index::field::Field;
+use roster_core::directory::index::query::{Condition, Query, Test};
+
+use super::status::ApiError;
+
+/// Longest query string, in bytes.
+pub const MOST_QUERY_BYTES: usize = 16 * 1024;
+
+/// Parameters of every Kubernetes list, and those of the query dialect.
+const ALLOWED: &[&str] = &[
+    "allowWatchBookmarks",
+    "continue",
+    "fieldSelector",
+    "filterBy",
+    "includeObject",
+    "labelSelector",
+    "limit",
+    "page",
+    "pretty",
+    "resourceVersion",
+    "resourceVersionMatch",
+    "sendInitialEvents",
+    "sortBy",
+    "timeout",
+    "timeoutSeconds",
+    "watch",
+];
+
+/// What comes with each row of a table.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum IncludeObject {
+    /// Nothing.
+    None,
+    /// Its metadata.
+    #[default]
+    Metadata,
+    /// All of it.
+    Object,
+}
+
+/// What is asked of a list or a watch.
+#[derive(Clone, Debug, Default)]
+pub struct ListParams {
+    /// Which, and in which order.
+    pub query: Query,
+    /// The query as it was written, for telling whether a token goes on with the same one.
+    pub written: String,
+    /// Most items in an answer.
+    pub limit: Option<usize>,
+    /// Which page, from 1.
+    pub page: Option<usize>,
+    /// Where to go on.
+    pub continue_token: Option<String>,
+    /// The revision that is asked for; 0 and absent: any.
+    pub resource_version: Option<u64>,
+    /// Whether it has to be exactly that one.
+    pub is_exact: bool,
+    /// Whether to watch.
+    pub is_watch: bool,
+    /// Whether bookmarks are wanted.
+    pub allow_bookmarks: bool,
+    /// Whether a watch begins with what there is.
+    pub send_initial_events: Option<bool>,
+    /// When a watch ends, in seconds.
+    pub timeout_seconds: Option<u64>,
+    /// What comes with each row of a table.
+    pub include_object: IncludeObject,
+}
+
+impl ListParams {
+    /// Reads a query string.
+    ///
+    /// # Errors
+    /// 400 for whatever has no meaning: never an answer to another question.
+    pub fn read(fields: &[Field], query: &str) -> Result<Self, ApiError> {
+        let pairs = pairs(query)?;
+        let mut params = Self::default();
+        for (key, value) in &pairs {
+            if !ALLOWED.contains(&key.as_str()) {
+                return Err(unknown(key, ALLOWED));
+            }
+            let is_repeated = pairs.iter().filter(|(other, _)| other == key).count() > 1;
+            if is_repeated && !matches!(key.as_str(), "filterBy" | "sortBy") {
+                return Err(ApiError::bad_parameter(key, "given more than once"));
+            }
+            params.take(fields, key, value)?;
+        }
+        params.check()?;
+        Ok(params)
+    }
+
+    fn take(&mut self, fields: &[Field], key: &str, value: &str) -> Result<(), ApiError> {
+        match key {
+            "filterBy" => self.query.filter_by(fields, value)?,
+            "fieldSelector" => self.query.field_selector(fields, value)?,
+            "labelSelector" => self.query.label_selector(value)?,
+            "sortBy" => self.query.sort_by(fields, value)?,
+            // Zero is what clients send for "no limit".
+            "limit" => self.limit = Some(number(key, value, 0)?).filter(|limit| *limit > 0),
+            "page" => self.page = Some(number(key, value, 1)?),
+            "continue" => self.continue_token = Some(value.to_owned()).filter(|token| !token.is_empty()),
+            "resourceVersion" => {
+                self.resource_version = match value {
+                    "" => None,
+                    value => Some(value.parse().map_err(|_| {
+                        ApiError::bad_parameter(
+                            key,
+                            &format!("{value:?} must be a resourceVersion that a list has told"),
+                        )
+                    })?),
+                }
+            }
+            "resourceVersionMatch" => match value {
+                "" | "NotOlderThan" => {}
+                "Exact" => self.is_exact = true,
+                _ => return Err(ApiError::bad_parameter(key, "must be Exact or NotOlderThan")),
+            },
+            "watch" => self.is_watch = flag(key, value)?,
+            "allowWatchBookmarks" => self.allow_bookmarks = flag(key, value)?,
+            "sendInitialEvents" => self.send_initial_events = Some(flag(key, value)?),
+            "timeoutSeconds" => self.timeout_seconds = Some(number(key, value, 0)?),
+            "includeObject" => self.include_object = include_object(value)?,
+            // Answers are compact, and waiting is bounded anyhow.
+            _ => {}
+        }
+        if matches!(key, "filterBy" | "fieldSelector" | "labelSelector" | "sortBy") {
+            self.written.extend([key, "=", value, "&"]);
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), ApiError> {
+        if self.page.is_some() && self.continue_token.is_some() {
+            return Err(ApiError::bad_parameter("page", "can't be combined with continue"));
+        }
+        if self.page.is_some() && self.limit.is_none() {
+            return Err(ApiError::bad_parameter("page", "needs a limit of 1 or more: the size of a page"));
+        }
+        if self.continue_token.is_some() && self.resource_version.is_some_and(|version| version > 0) {
+            return Err(ApiError::bad_parameter("resourceVersion", "can't be combined with continue, which names one"));
+        }
+        if self.is_exact && self.resource_version.is_none_or(|version| version == 0) {
+            return Err(ApiError::bad_parameter("resourceVersionMatch", "Exact needs a resourceVersion"));
+        }
+        if self.is_watch {
+            let not_for_watches = [
+                ("page", self.page.is_some()),
+                ("continue", self.continue_token.is_some()),
+                ("sortBy", !self.query.sort.is_empty()),
+                ("resourceVersionMatch", self.is_exact),
+            ];
+            if let Some((key, _)) = not_for_watches.iter().find(|(_, is_there)| *is_there) {
+                return Err(ApiError::bad_parameter(key, "has no meaning for a watch"));
+            }
+        } else if self.send_initial_events.is_some() {
+            return Err(ApiError::bad_parameter("sendInitialEvents", "has a meaning for a watch alone"));
+        }
+        Ok(())
+    }
+
+    /// The name, where the query asks for a single one.
+    pub fn single_name(&self) -> Option<String> {
+        let name = self.query.conditions.iter().find_map(|condition| match condition {
+            Condition { field: 0, any, none, compare, .. } if none.is_empty() && compare.is_empty() => {
+                match any.as_slice() {
+                    [Test::Equal(name)] if !name.is_empty() => Some(name),
+                    _ => None,
+                }
+            }
+            _ => None,
+        });
+        name.and_then(|name| String::from_utf8(name.clone()).ok())
+    }
+}
+
+/// The pairs of a query string.
+///
+/// # Errors
+/// If it is too long.
+pub fn pairs(query: &str) -> Result<Vec<(String, String)>, ApiError> {
+    if query.len() > MOST_QUERY_BYTES {
+        return Err(ApiError::uri_too_long(MOST_QUERY_BYTES));
+    }
+    Ok(parse(query.as_bytes()).into_owned().collect())
+}
+
+/// 400 for a parameter that there is none of.
+pub fn unknown(key: &str, allowed: &[&str]) -> ApiError {
+    let allowed = if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") };
+    ApiError::bad_parameter(key, &format!("unknown parameter; allowed: {allowed}"))
+}
+
+/// What comes with each row of a table.
+///
+/// # Errors
+/// 400.
+pub fn include_object(value: &str) -> Result<IncludeObject, ApiError> {
+    match value {
+        "None" => Ok(IncludeObject::None),
+        "" | "Metadata" => Ok(IncludeObject::Metadata),
+        "Object" => Ok(IncludeObject::Object),
+        _ => Err(ApiError::bad_parameter("includeObject", "must be None, Metadata or Object")),
+    }
+}
+
+/// A whole number from `least` up.
+///
+/// # Errors
+/// 400.
+pub fn number<N>(key: &str, value: &str, least: N) -> Result<N, ApiError>
+where
+    N: std::str::FromStr + Copy + PartialOrd + std::fmt::Display,
+{
+    let parsed = value.parse().ok().filter(|number| *number >= least);
+    parsed.ok_or_else(|| ApiError::bad_parameter(key, &format!("{value:?} must be a whole number from {least} up")))
+}
+
+/// A flag, as Go reads one.
+///
+/// # Errors
+/// 400.
+pub fn flag(key: &str, value: &str) -> Result<bool, ApiError> {
+    match value {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" | "" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(ApiError::bad_parameter(key, &format!("{value:?} must be true or false"))),
+    }
+}
+
+/// The parameters of a get.
+#[derive(Debug, Default)]
+pub struct GetParams {
+    /// What comes with the row of a table.
+    pub include: IncludeObject,
+    /// The object is to be at least as new as this revision.
+    pub resource_version: u64,
+}
+
+impl GetParams {
+    /// Reads a query string.
+    ///
+    /// # Errors
+    /// 400.
+    pub fn read(query: Option<&str>) -> Result<Self, ApiError> {
+        let params = only(query, &["includeObject", "resourceVersion"])?;
+        let value = |key: &str| params.get(key).map_or("", String::as_str);
+        let revision = Some(value("resourceVersion")).filter(|revision| !revision.is_empty()).unwrap_or("0");
+        Ok(Self {
+            include: include_object(value("includeObject"))?,
+            resource_version: number("resourceVersion", revision, 0)?,
+        })
+    }
+}
+
+/// Parameters that every client may send with every request.
+pub const EVERYWHERE: &[&str] = &["pretty", "timeout"];
+
+/// The only parameters of a request, by key, beside those that are allowed everywhere.
+///
+/// # Errors
+/// 400 for any other.
+pub fn only(query: Option<&str>, allowed: &[&str]) -> Result<BTreeMap<String, String>, ApiError> {
+    let mut found = BTreeMap::new();
+    for (key, value) in pairs(query.unwrap_or_default())? {
+        if EVERYWHERE.contains(&key.as_str()) {
+            continue;
+        }
+        if !allowed.contains(&key.as_str()) {
+            return Err(unknown(&key, allowed));
+        }
+        if found.insert(key.clone(), value).is_some() {
+            return Err(ApiError::bad_parameter(&key, "given more than once"));
+        }
+    }
+    Ok(found)
+}

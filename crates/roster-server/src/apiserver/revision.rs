@@ -1,0 +1,47 @@
+//! Waiting for a revision, and work that blocks a thread.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use roster_core::directory::index::view::View;
+use roster_runtime::informers::catalogue::Catalogue;
+
+use super::status::ApiError;
+
+/// How long to wait for a revision that this replica has not seen yet, as kube-apiserver does.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Does what takes long where it keeps nobody waiting.
+///
+/// # Errors
+/// If it panics.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal("the query could not be answered"))
+}
+
+/// 410 for a revision that is no longer remembered.
+pub fn expired(revision: u64) -> ApiError {
+    ApiError::expired(format!("resourceVersion {revision} is too old and no longer remembered: begin anew without it"))
+}
+
+/// The state of the moment, as soon as it knows everything up to `revision`.
+///
+/// # Errors
+/// 504 if that takes too long.
+pub async fn reached(catalogue: &Catalogue, revision: u64) -> Result<Arc<View>, ApiError> {
+    let view = catalogue.view();
+    if view.progress >= revision {
+        return Ok(view);
+    }
+    let mut changes = catalogue.changes();
+    let waiting = async {
+        loop {
+            let view = catalogue.view();
+            if view.progress >= revision || changes.changed().await.is_err() {
+                return view;
+            }
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, waiting).await;
+    waited.map_err(|_| ApiError::too_large_resource_version(revision, catalogue.peek().progress))
+}

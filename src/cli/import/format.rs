@@ -1,0 +1,42 @@
+//! Formats of `roster import`.
+
+use clap::ValueEnum;
+
+/// Formats that `--from` accepts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum ImportFormat {
+    /// A header, and a row a person or group.
+    Csv,
+    /// Manifests, or objects with the fields of a User's spec: an array, a List, or one a line.
+    Json,
+    /// The same in YAML.
+    Yaml,
+    /// What slapcat, ldapsearch and ldifde write (RFC 2849).
+    Ldif,
+    /// Apache's.
+    Htpasswd,
+    /// OpenStack Identity: Keystone's tables as JSON or by mysqldump, or answers of its API.
+    Openstack,
+    /// Custom resources of KubeSphere.
+    Kubesphere,
+    /// Custom resources and password Secrets of Rancher.
+    Rancher,
+    /// /etc/passwd.
+    Passwd,
+}
+
+impl From<ImportFormat> for roster_import::Format {
+    fn from(format: ImportFormat) -> Self {
+        match format {
+            ImportFormat::Csv => Self::Csv,
+            ImportFormat::Json => Self::Json,
+            ImportFormat::Yaml => Self::Yaml,
+            ImportFormat::Ldif => Self::Ldif,
+            ImportFormat::Htpasswd => Self::Htpasswd,
+            ImportFormat::Openstack => Self::Openstack,
+            ImportFormat::Kubesphere => Self::Kubesphere,
+            ImportFormat::Rancher => Self::Rancher,
+            ImportFormat::Passwd => Self::Passwd,
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Flags of notifications.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use ipnet::IpNet;
+use roster_runtime::notifications::NotificationOptions;
+
+/// Where notices may go.
+#[derive(Args, Clone, Debug)]
+pub struct NotificationConfig {
+    /// Networks that notices may go to although they are private, loopback, link-local or otherwise not public, such as
+    /// 10.96.0.0/12.
+    #[arg(long, env = "ROSTER_NOTIFICATION_ALLOWED_CIDRS", value_delimiter = ',', value_parser = network)]
+    pub notification_allowed_cidrs: Vec<IpNet>,
+
+    /// File in PEM with certificate authorities that receivers of notices may have their certificates from, besides the
+    /// public ones.
+    #[arg(long, env = "ROSTER_NOTIFICATION_CA_FILE")]
+    pub notification_ca_file: Option<PathBuf>,
+}
+
+impl NotificationConfig {
+    /// Options of the notifier.
+    pub fn options(&self) -> NotificationOptions {
+        NotificationOptions {
+            allowed_networks: self.notification_allowed_cidrs.clone(),
+            ca_file: self.notification_ca_file.clone(),
+        }
+    }
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let net: IpNet = text.parse().map_err(|_| "write a network such as 10.96.0.0/12 or fd00::/8".to_owned())?;
+    if net.addr() == net.network() { Ok(net) } else { Err(format!("did you mean {}?", net.trunc())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("10.0.0.1", "write a network such as")]
+    #[case("10.0.0.0/33", "write a network such as")]
+    #[case("everywhere", "write a network such as")]
+    #[case("10.1.2.3/8", "did you mean 10.0.0.0/8?")]
+    fn what_is_no_network_is_refused_with_advice(#[case] text: &str, #[case] message: &str) {
+        let error = network(text).unwrap_err();
+        assert!(error.contains(message), "{error}");
+    }
+
+    #[rstest]
+    #[case("10.0.0.0/8")]
+    #[case("10.0.0.1/32")]
+    #[case("fd00::/8")]
+    fn networks_are_taken(#[case] text: &str) {
+        assert_eq!(network(text).unwrap().to_string(), text);
+    }
+}

@@ -1,0 +1,11 @@
+//! Ports for servers that tests start.
+
+use std::net::{Ipv4Addr, TcpListener};
+
+/// A loopback port that was free a moment ago.
+///
+/// # Errors
+/// If no port can be bound.
+pub fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
