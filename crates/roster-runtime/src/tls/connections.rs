@@ -47,10 +47,10 @@ pub struct Limits {
 ///
 /// kube-apiserver has up to 1,024 watches and 600 requests in flight by default, each with a connection of its own. A
 /// browser opens 6 connections and a Go client rarely more than a few dozen, so 256 are enough for the people behind one
-/// NAT gateway to log in at the same time, and eight addresses are needed to fill the table.
+/// NAT gateway to log in at the same time, and six addresses are needed to fill the table.
 pub const LIMITS: Limits = Limits {
     total: 4096,
-    untrusted: 2048,
+    untrusted: 1536,
     anonymous_of_network: 256,
     anonymous_beside_api_server: 1024,
     authenticated_of_network: 512,
@@ -68,6 +68,10 @@ pub const PROBE_LIMITS: Limits = Limits {
     closing: 64,
     search_interval: Duration::from_millis(10),
 };
+
+/// How long a network has the reserved room after its last proven connection of kube-apiserver, which closes idle
+/// connections after 90 s.
+const REMEMBERED: Duration = Duration::from_secs(3600);
 
 /// Connections that one search of a full table finds.
 const CANDIDATES: usize = 64;
@@ -118,7 +122,7 @@ impl Connection {
         }
     }
 
-    /// Whether its network holds proven connections of kube-apiserver, this one perhaps among them.
+    /// Whether its network holds proven connections of kube-apiserver, this one perhaps among them, or did lately.
     pub fn is_beside_api_server(&self) -> bool {
         self.trust() == Trust::ApiServer || self.table.has_api_server(&self.network)
     }
@@ -187,6 +191,8 @@ struct State {
     next_id: u64,
     open: HashMap<u64, Arc<Connection>>,
     networks: HashMap<IpNet, Network>,
+    /// When the last proven connection of kube-apiserver from a network ended.
+    api_servers: HashMap<IpNet, Instant>,
     total: ByTrust,
     closing: usize,
     candidates: Candidates,
@@ -198,7 +204,14 @@ impl State {
     }
 
     fn has_api_server(&self, network: &IpNet) -> bool {
-        self.held(network)[Trust::ApiServer as usize] > 0
+        let is_remembered = || self.api_servers.get(network).is_some_and(|proven| proven.elapsed() < REMEMBERED);
+        self.held(network)[Trust::ApiServer as usize] > 0 || is_remembered()
+    }
+
+    /// Remembers that the network has had a proven connection of kube-apiserver until now.
+    fn remember_api_server(&mut self, network: IpNet) {
+        self.api_servers.retain(|_, proven| proven.elapsed() < REMEMBERED);
+        self.api_servers.insert(network, Instant::now());
     }
 
     /// Connections of the network that may be evicted.
@@ -221,6 +234,9 @@ impl State {
         let connection = self.open.remove(&id)?;
         let trust = connection.trust() as usize;
         self.total[trust] -= 1;
+        if connection.trust() == Trust::ApiServer {
+            self.remember_api_server(connection.network);
+        }
         if let Some(network) = self.networks.get_mut(&connection.network) {
             network.held[trust] -= 1;
             network.open.remove(&id);
@@ -251,25 +267,29 @@ impl State {
         if self.candidates.searched.is_none_or(|searched| searched.elapsed() >= search_interval) {
             self.candidates = Candidates { ids: self.search(), searched: Some(Instant::now()) };
         }
-        while let Some(id) = self.candidates.ids.pop() {
-            let Some(connection) = self.open.get(&id) else { continue };
-            if self.has_api_server(&connection.network) {
-                continue;
-            }
-            // Work under way is ended only if it is a stranger's, and for a network that holds less.
-            let is_fair = connection.activity.standing().0 < Standing::Busy
-                || (connection.trust() == Trust::Anonymous
-                    && self.untrusted(network) + 1 < self.untrusted(&connection.network));
-            if is_fair {
-                return Some(id);
-            }
+        // A candidate that must not make room for this network stays one for others: whoever holds most would otherwise
+        // use up all candidates, and keep out those who hold little.
+        let mut ids = std::mem::take(&mut self.candidates.ids);
+        let found = ids.iter().rposition(|id| self.is_fair(*id, network));
+        let found = found.map(|index| ids.remove(index));
+        self.candidates.ids = ids;
+        found
+    }
+
+    /// Whether a connection may be closed in favour of one more of `network`. Work under way is ended only if it is a
+    /// stranger's, and for a network that holds less.
+    fn is_fair(&self, id: u64, network: &IpNet) -> bool {
+        let Some(connection) = self.open.get(&id) else { return false };
+        if self.has_api_server(&connection.network) {
+            return false;
         }
-        None
+        connection.activity.standing().0 < Standing::Busy
+            || (connection.trust() == Trust::Anonymous
+                && self.untrusted(network) + 1 < self.untrusted(&connection.network))
     }
 
     /// The connections that cost least to close, the cheapest last: stalled before idle before busy or new, anonymous
-    /// before authenticated, of the network that holds most, and of those the oldest. All are of the same standing and
-    /// trust: by the time that these are gone, others may be cheaper than what would have come next.
+    /// before authenticated, of the network that holds most, and of those the oldest.
     fn search(&self) -> Vec<u64> {
         let candidates = self.open.values().filter(|connection| !self.has_api_server(&connection.network));
         let keyed = candidates.map(|connection| {
@@ -278,8 +298,6 @@ impl State {
             ((standing, connection.trust()), (most, since, connection.id))
         });
         let mut keyed: Vec<_> = keyed.collect();
-        let Some((cheapest, _)) = keyed.iter().min().copied() else { return Vec::new() };
-        keyed.retain(|(class, _)| *class == cheapest);
         keyed.sort_unstable();
         keyed.truncate(CANDIDATES);
         keyed.into_iter().rev().map(|(_, (.., id))| id).collect()
@@ -331,10 +349,13 @@ impl ConnectionTable {
     /// Which connection has to go for one more of `network`, if any.
     fn room(&self, state: &mut State, network: &IpNet) -> Result<Option<u64>, Full> {
         let limits = &self.limits;
-        let [anonymous, _, api_server] = state.held(network);
-        let most = if api_server > 0 { limits.anonymous_beside_api_server } else { limits.anonymous_of_network };
-        // A new connection of kube-apiserver is anonymous until its first request: its network has the reserved room.
-        let all = if api_server > 0 { limits.total } else { limits.untrusted };
+        let [anonymous, ..] = state.held(network);
+        let (most, all) = if state.has_api_server(network) {
+            // A new connection of kube-apiserver is anonymous until its first request: its network has the reserved room.
+            (limits.anonymous_beside_api_server, limits.total)
+        } else {
+            (limits.anonymous_of_network, limits.untrusted)
+        };
         let [all_anonymous, all_authenticated, _] = state.total;
         let is_full = all_anonymous + all_authenticated >= all || state.open.len() >= limits.total;
         if anonymous < most && !is_full {

@@ -176,7 +176,7 @@ fn a_network_at_its_limit_closes_its_own_stalled_connection_first() {
     assert_eq!(own.iter().map(is_evicted).collect::<Vec<_>>(), [false, false, true, false]);
 }
 
-/// One search serves many new connections, and does not go on to what is worth more.
+/// One search serves many new connections, in the order of what they are worth.
 #[test]
 fn a_full_table_is_searched_once_in_a_while() {
     let limits = Limits { search_interval: Duration::from_secs(3600), ..SMALL };
@@ -185,11 +185,37 @@ fn a_full_table_is_searched_once_in_a_while() {
     let requests: Vec<_> = all[..4].iter().map(busy).collect();
     let mut admitted: Vec<_> = (20..28).map(|last| table.admit(address(last)).expect("eight are idle")).collect();
     assert!(all[4..].iter().all(is_evicted));
+    assert!(table.admit(address(28)).is_none(), "the others are busy, and of networks that hold no more");
     drop(requests);
-    assert!(table.admit(address(28)).is_none(), "those that are idle now are found by the next search");
-    table.state().candidates.searched = None;
     admitted.push(table.admit(address(28)).unwrap());
     assert!(is_evicted(&all[0]) && !admitted.iter().any(is_evicted));
+}
+
+/// Whoever opens one connection after the other from the network that holds most must not use up what others could get.
+#[test]
+fn attempts_of_the_largest_network_keep_out_nobody_else() {
+    let limits = Limits { search_interval: Duration::from_secs(3600), ..SMALL };
+    let table = ConnectionTable::new(limits, Metrics::default().connections_shed);
+    let all: Vec<_> = (1..=4).flat_map(|last| fill(&table, last, 3)).collect();
+    let _requests: Vec<_> = all.iter().map(busy).collect();
+    for _ in 0..20 {
+        assert!(table.admit(address(1)).is_none());
+        assert!(table.admit(address(2)).is_none());
+    }
+    let _kubelet = table.admit(address(9)).expect("it takes the place of a connection of a network that holds three");
+    assert_eq!(all.iter().filter(|open| is_evicted(open)).count(), 1);
+}
+
+#[test]
+fn a_network_of_kube_apiserver_keeps_its_room_after_its_last_connection() {
+    let table = table();
+    let api_server = table.admit(address(9)).unwrap();
+    api_server.connection().mark(Trust::ApiServer);
+    drop(api_server);
+    let strangers: Vec<_> = (1..=3).flat_map(|last| fill(&table, last, 4)).collect();
+    let _requests: Vec<_> = strangers.iter().map(busy).collect();
+    let again: Vec<_> = (0..4).map(|_| table.admit(address(9)).expect("there is reserved room")).collect();
+    assert!(!strangers.iter().chain(&again).any(is_evicted));
 }
 
 #[derive(Clone, Debug)]

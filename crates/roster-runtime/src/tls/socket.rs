@@ -9,8 +9,9 @@
 //! - `SO_SNDBUF`: bounds what a client that reads but acknowledges nothing can hold. kube-apiserver is exempt: the kernel
 //!   adapts its buffers to the bandwidth and latency of the control plane.
 //! - `SO_RCVBUF`: the same for requests.
-//! - `TCP_USER_TIMEOUT`: the kernel drops data that the client does not take. It also covers connections that Roster has
-//!   closed already.
+//! - `TCP_USER_TIMEOUT` once Roster has closed the connection: the kernel drops what the client does not take. Never earlier:
+//!   the kernel counts from the first probe of a small window, and would end the connection of a client that reads slowly all
+//!   the time.
 //!
 //! Above the kernel, [`Socket`] reports to [`Activity`] when a write has to wait.
 
@@ -30,14 +31,14 @@ use super::connections::Trust;
 /// Bytes of `TCP_NOTSENT_LOWAT`. The kernel may exceed it by the segment that it is filling, up to 64 KiB.
 const UNSENT: u32 = 16 * 1024;
 
-/// Bytes of `SO_SNDBUF`, which the kernel doubles for its own bookkeeping: 128 KiB in flight are 128 MB/s at a round trip
-/// of 1 ms.
+/// Bytes of `SO_SNDBUF`, which the kernel doubles for its own bookkeeping: 64 KiB in flight are 64 MB/s at a round trip of
+/// 1 ms.
 const SEND_BUFFER: usize = 32 * 1024;
 
 /// Bytes of `SO_RCVBUF`, which the kernel doubles. Requests wait there while their client does not read the answers to
-/// earlier ones. 32 KiB in flight are 32 MB/s at a round trip of 1 ms, and large requests are reviews from within the
-/// cluster.
-const RECEIVE_BUFFER: usize = 16 * 1024;
+/// earlier ones. The window must hold two segments, which have 64 KiB on loopback: with room for less, each waits for a
+/// delayed acknowledgement, and a review of 1 MB takes seconds.
+const RECEIVE_BUFFER: usize = 128 * 1024;
 
 /// Returns how long a client may take nothing of an answer.
 ///
@@ -67,7 +68,6 @@ impl Socket {
         stream.set_nodelay(true)?;
         let socket = SockRef::from(&stream);
         socket.set_tcp_notsent_lowat(UNSENT)?;
-        socket.set_tcp_user_timeout(Some(stall_timeout(Trust::Anonymous)))?;
         Ok(Self { stream, activity, is_blocked: false })
     }
 
@@ -79,7 +79,7 @@ impl Socket {
     pub fn bound_for(&self, trust: Trust) -> io::Result<()> {
         let socket = SockRef::from(&self.stream);
         if trust == Trust::ApiServer {
-            return socket.set_tcp_user_timeout(Some(stall_timeout(trust)));
+            return Ok(());
         }
         socket.set_send_buffer_size(SEND_BUFFER)?;
         socket.set_recv_buffer_size(RECEIVE_BUFFER)
@@ -97,9 +97,11 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         // Otherwise the kernel would go on offering the rest to a client that does not read.
-        if self.is_blocked {
-            let _ = self.stream.set_zero_linger();
-        }
+        let _ = if self.is_blocked {
+            self.stream.set_zero_linger()
+        } else {
+            SockRef::from(&self.stream).set_tcp_user_timeout(Some(stall_timeout(Trust::Anonymous)))
+        };
     }
 }
 
@@ -190,11 +192,26 @@ mod tests {
         let options = SockRef::from(&socket.stream);
         assert_eq!(options.send_buffer_size().unwrap(), 2 * SEND_BUFFER);
         assert_eq!(options.recv_buffer_size().unwrap(), 2 * RECEIVE_BUFFER);
-        assert_eq!(options.tcp_user_timeout().unwrap(), Some(stall_timeout(Trust::Authenticated)));
         let (_client, socket) = pair(Trust::ApiServer).await;
         let options = SockRef::from(&socket.stream);
         assert_ne!(options.send_buffer_size().unwrap(), 2 * SEND_BUFFER);
-        assert_eq!(options.tcp_user_timeout().unwrap(), Some(stall_timeout(Trust::ApiServer)));
+    }
+
+    /// The kernel would count the time in which a client with a small window reads a large segment bit by bit.
+    #[tokio::test]
+    async fn the_kernel_ends_no_connection_that_is_in_use() {
+        for trust in [Trust::Anonymous, Trust::Authenticated, Trust::ApiServer] {
+            let (_client, socket) = pair(trust).await;
+            assert_eq!(SockRef::from(&socket.stream).tcp_user_timeout().unwrap(), None, "{trust:?}");
+        }
+    }
+
+    /// With less, the client waits for a delayed acknowledgement after each segment.
+    #[tokio::test]
+    async fn two_segments_fit_into_the_receive_buffer() {
+        const LOOPBACK_SEGMENT: usize = 64 * 1024;
+        let (_client, socket) = pair(Trust::Anonymous).await;
+        assert!(SockRef::from(&socket.stream).recv_buffer_size().unwrap() >= 2 * 2 * LOOPBACK_SEGMENT);
     }
 
     #[tokio::test]
