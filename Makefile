@@ -26,7 +26,7 @@ test: lint control-plane image
 	  $(TEST) --test integration -- $(TIMED) --nocapture --test-threads=1 scale::; \
 	} | tests/slowest
 
-TEST_THREADS ?= 5
+TEST_THREADS ?= 4
 # The option for times is unstable; the runner allows it to the test programs alone, and nothing is compiled by it.
 TEST := $(CARGO) test --locked --config 'target."cfg(unix)".runner = ["env", "RUSTC_BOOTSTRAP=1"]'
 TIMED := -Z unstable-options --report-time
@@ -91,11 +91,10 @@ build:
 format:
 	$(CARGO) fmt --all
 
-## lint: format, clippy and the rules for dependencies; a test compares crds/ with the types. With the profile of the build,
-## with which it shares what compiling takes
+## lint: format, clippy and the rules for dependencies; a test compares crds/ with the types
 lint:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --release --workspace --all-targets -- --deny warnings
+	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
 	@$(MAKE) --no-print-directory deny
 
 ## deny: licences, duplicates and sources of the dependencies (installs cargo-deny where it is missing)
