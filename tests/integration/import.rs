@@ -241,7 +241,7 @@ async fn a_user_that_was_there_before_is_given_nothing_by_an_import_unless_it_sa
     file("planted.csv", &format!("username,groups,zone\n{ada},{group};{other},eu\n{bob},{other},eu\n"));
     assert_eq!(
         last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
-        "1 created, 2 changed, 0 the same, 0 rejected"
+        "1 created, 2 changed, 1 the same, 0 rejected"
     );
 }
 

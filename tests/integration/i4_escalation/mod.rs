@@ -10,6 +10,7 @@ mod finalizers;
 mod groups;
 mod identity;
 mod planted;
+mod sizes;
 mod users;
 
 use std::sync::OnceLock;
