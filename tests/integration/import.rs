@@ -166,9 +166,9 @@ async fn users_that_wait_for_a_group_get_into_it_by_an_import_only_if_it_says_so
     crate::support::create(&users, &planted).await;
     let path = file("waiting.csv", &format!("username,groups\n{ada},{group}\n"));
     let args = ["import", "--from", "csv", &path];
-    let accepting = [&args[..], &["--accept-existing-members"]].concat();
+    let accepting = [&args[..], &["--accept-existing-users"]].concat();
     let waits = format!(
-        "{path}:2: Group {group} would accept 1 existing User that this import does not put into it: {eve}; it takes --accept-existing-members\n"
+        "{path}:2: Group {group} would accept 1 existing User that this import does not put into it: {eve}; it takes --accept-existing-users\n"
     );
 
     let preview = roster(&args);
@@ -205,6 +205,43 @@ async fn users_that_wait_for_a_group_get_into_it_by_an_import_only_if_it_says_so
     assert_eq!(
         last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
         "1 created, 0 changed, 1 the same, 0 rejected"
+    );
+}
+
+/// Somebody else may have created the User, and have its credentials.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_that_was_there_before_is_given_nothing_by_an_import_unless_it_says_so() {
+    let [ada, bob, group, other] = ["ada", "bob", "group", "other"].map(|what| unique(&format!("planted-{what}")));
+    let users = cluster().users().await;
+    crate::support::create(&users, &crate::support::user(&ada, false)).await;
+    let path = file("planted.csv", &format!("username,groups,zone\n{ada},{group},eu\n{bob},{group},eu\n"));
+    let args = ["import", "--from", "csv", &path];
+    let accepting = [&args[..], &["--accept-existing-users"]].concat();
+    let says = format!(
+        "{path}:2: User {ada} exists, no import has applied it before, and this one would put it into Group {group}; it takes --accept-existing-users\n"
+    );
+    let preview = roster(&args);
+    assert!(!preview.status.success());
+    assert_eq!(text(&preview.stderr), says);
+    assert_eq!(last_line(&text(&preview.stdout)), "2 to create, 1 to change, 0 the same, 0 rejected, 1 failed");
+    let applied = roster(&[&args[..], &["--apply"]].concat());
+    assert!(!applied.status.success());
+    let told = text(&applied.stderr);
+    assert!(told.starts_with(&says) && told.contains("nothing was applied"), "{told}");
+    assert!(users.get_opt(&bob).await.unwrap().is_none() && users.get(&ada).await.unwrap().spec.groups.is_empty());
+    // Without Groups, there is nothing to gain.
+    file("planted.csv", &format!("username,zone\n{ada},eu\n"));
+    assert_eq!(last_line(&succeeds(&args)), "0 to create, 1 to change, 0 the same, 0 rejected");
+    file("planted.csv", &format!("username,groups,zone\n{ada},{group},eu\n{bob},{group},eu\n"));
+    assert_eq!(
+        last_line(&succeeds(&[&accepting[..], &["--apply"]].concat())),
+        "2 created, 1 changed, 0 the same, 0 rejected"
+    );
+    // Both come from an import by now.
+    file("planted.csv", &format!("username,groups,zone\n{ada},{group};{other},eu\n{bob},{other},eu\n"));
+    assert_eq!(
+        last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
+        "1 created, 2 changed, 1 the same, 0 rejected"
     );
 }
 

@@ -1,7 +1,8 @@
-//! Existing Users that an import would let into a Group.
+//! Existing Users that an import would let into a Group, or make administrators.
 //!
 //! A Group that accepts declared members takes in every User that names it in `spec.groups` or carries labels that it
-//! selects. Anyone who may write Users could have prepared one before the import creates the Group.
+//! selects. Anyone who may write Users could have prepared one before the import creates the Group. They could also have
+//! created a User that the import names, with credentials of their own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -23,8 +24,64 @@ pub struct Consent<'a> {
     groups: BTreeMap<&'a str, Opening<'a>>,
     /// Those of them that have a selector.
     selecting: BTreeSet<&'a str>,
+    /// Groups that only the cluster has, if they select Users by labels.
+    selecting_elsewhere: BTreeMap<String, Acceptance>,
+    /// Groups whose `members` the plan adds a User to, by the User's name.
+    listed: HashMap<&'a str, BTreeSet<&'a str>>,
     /// Users of the plan, by name.
-    people: HashMap<&'a str, &'a Value>,
+    people: HashMap<&'a str, &'a Item>,
+    promotions: Promotions,
+}
+
+/// A User of the cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct ExistingUser<'a> {
+    /// `metadata.name`.
+    pub name: &'a str,
+    /// `metadata.labels`.
+    pub labels: &'a BTreeMap<String, String>,
+    /// `spec`.
+    pub spec: &'a Value,
+    /// Whether an earlier import has applied it.
+    pub is_imported: bool,
+}
+
+/// Existing Users that no import has applied before and that the plan gives Groups or `spec.admin`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Promotions {
+    /// The first of them.
+    pub first: Vec<Promotion>,
+    /// Number of all of them.
+    pub count: usize,
+}
+
+/// One of them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Promotion {
+    /// Where the source says so.
+    pub place: Place,
+    /// Name of the User.
+    pub user: String,
+    /// Groups that it would newly be in.
+    pub groups: Vec<String>,
+    /// Whether it would newly have `spec.admin`.
+    pub is_admin: bool,
+}
+
+impl fmt::Display for Promotion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut gains = Vec::new();
+        match &self.groups[..] {
+            [] => {}
+            [group] => gains.push(format!("put it into Group {group}")),
+            [first @ .., last] => gains.push(format!("put it into the Groups {} and {last}", first.join(", "))),
+        }
+        if self.is_admin {
+            gains.push("set spec.admin".to_owned());
+        }
+        let (user, gains) = (&self.user, gains.join(" and "));
+        write!(f, "User {user} exists, no import has applied it before, and this one would {gains}")
+    }
 }
 
 /// Existing Users that a Group would accept and that the plan does not put into it.
@@ -62,6 +119,14 @@ struct Opening<'a> {
     admitted: Admitted,
 }
 
+impl Opening<'_> {
+    /// Whether the Group accepts the User, with these labels and this `spec`, and did not before.
+    fn opens_to(&self, user: &ExistingUser, labels: &BTreeMap<String, String>, spec: &Value) -> bool {
+        let group = &self.item.name;
+        self.after.takes(group, labels, spec) && !self.before.takes(group, user.labels, user.spec)
+    }
+}
+
 /// Which declared members a Group accepts.
 #[derive(Default)]
 struct Acceptance {
@@ -89,6 +154,11 @@ fn names(spec: &Value, group: &str) -> bool {
     spec["groups"].as_array().is_some_and(|groups| groups.iter().any(|name| name == group))
 }
 
+/// Users that a Group's `spec` lists.
+fn members(spec: &Value) -> impl Iterator<Item = &str> {
+    spec["members"].as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
 fn labels(object: &Value) -> BTreeMap<String, String> {
     BTreeMap::deserialize(&object["metadata"]["labels"]).unwrap_or_default()
 }
@@ -106,13 +176,31 @@ impl<'a> Consent<'a> {
             })
             .collect();
         let selecting = groups.iter().filter(|(_, opening)| opening.after.selector.is_some()).map(|(name, _)| *name);
-        let people = people.into_iter().map(|item| (&*item.name, &item.object)).collect();
-        Self { selecting: selecting.collect(), groups, people }
+        let mut listed: HashMap<&str, BTreeSet<&str>> = HashMap::new();
+        for (name, opening) in &groups {
+            for member in members(&opening.item.object["spec"]) {
+                listed.entry(member).or_default().insert(name);
+            }
+        }
+        let people = people.into_iter().map(|item| (&*item.name, item)).collect();
+        let (selecting, selecting_elsewhere) = (selecting.collect(), BTreeMap::new());
+        Self { groups, selecting, selecting_elsewhere, listed, people, promotions: Promotions::default() }
     }
 
     /// Takes a Group of the cluster into account. Fields that the manifest does not name keep their values there.
     pub fn existing_group(&mut self, name: &str, spec: &Value) {
-        let Some(opening) = self.groups.get_mut(name) else { return };
+        let Some(opening) = self.groups.get_mut(name) else {
+            let acceptance = Acceptance::of(spec);
+            if acceptance.selector.is_some() {
+                self.selecting_elsewhere.insert(name.to_owned(), acceptance);
+            }
+            return;
+        };
+        for member in members(spec) {
+            if let Some(groups) = self.listed.get_mut(member) {
+                groups.remove(name);
+            }
+        }
         let wanted = &opening.item.object["spec"];
         opening.before = Acceptance::of(spec);
         if wanted.get("acceptDeclaredMembers").is_none() {
@@ -127,25 +215,79 @@ impl<'a> Consent<'a> {
     }
 
     /// Takes a User of the cluster into account. Call it after all Groups are known.
-    pub fn existing_user(&mut self, name: &str, there: &BTreeMap<String, String>, spec: &Value) {
-        let planned = self.people.get(name);
-        let named = spec["groups"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    pub fn existing_user(&mut self, user: &ExistingUser) {
+        self.admit(user);
+        if !user.is_imported {
+            self.promote(user);
+        }
+    }
+
+    /// Notes the Groups that would accept the User although the plan does not put it into them.
+    fn admit(&mut self, user: &ExistingUser) {
+        let planned = self.people.get(user.name).map(|item| &item.object);
+        let named = user.spec["groups"].as_array().into_iter().flatten().filter_map(Value::as_str);
         for group in named.chain(self.selecting.iter().copied()).collect::<BTreeSet<_>>() {
             let Some(opening) = self.groups.get_mut(group) else { continue };
-            let is_new = opening.after.takes(group, there, spec) && !opening.before.takes(group, there, spec);
+            let is_new = opening.opens_to(user, user.labels, user.spec);
             let is_planned = || planned.is_some_and(|user| opening.after.takes(group, &labels(user), &user["spec"]));
             if is_new && !is_planned() {
                 opening.admitted.count += 1;
                 if opening.admitted.users.len() < NAMED {
-                    opening.admitted.users.push(name.to_owned());
+                    opening.admitted.users.push(user.name.to_owned());
                 }
             }
         }
     }
 
-    /// The Groups that would accept somebody, by name.
-    pub fn admitted(self) -> Vec<Admitted> {
-        self.groups.into_values().map(|opening| opening.admitted).filter(|admitted| admitted.count > 0).collect()
+    /// Notes what the plan gives to the User.
+    fn promote(&mut self, user: &ExistingUser) {
+        let planned = self.people.get(user.name).copied();
+        let listed = self
+            .listed
+            .get(user.name)
+            .into_iter()
+            .chain(user.spec["username"].as_str().and_then(|name| self.listed.get(name)));
+        let mut groups: BTreeSet<&str> = listed.flatten().copied().collect();
+        if let Some(item) = planned {
+            groups.extend(self.gained(user, &item.object));
+        }
+        let is_admin = planned.is_some_and(|item| item.object["spec"]["admin"] == true) && user.spec["admin"] != true;
+        if groups.is_empty() && !is_admin {
+            return;
+        }
+        let group = || groups.first().and_then(|group| self.groups.get(group)).map(|opening| opening.item);
+        let Some(item) = planned.or_else(group) else { return };
+        let groups = groups.into_iter().map(str::to_owned).collect();
+        let promotion = Promotion { place: item.place, user: user.name.to_owned(), groups, is_admin };
+        self.promotions.count += 1;
+        if self.promotions.first.len() < NAMED {
+            self.promotions.first.push(promotion);
+        }
+    }
+
+    /// Groups that the manifest of an existing User newly names or that newly accept it.
+    fn gained<'b>(&'b self, user: &'b ExistingUser, manifest: &'b Value) -> Vec<&'b str> {
+        let mut labels = labels(manifest);
+        for (key, value) in user.labels {
+            labels.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+        let spec = if manifest["spec"].get("groups").is_some() { &manifest["spec"] } else { user.spec };
+        let named = spec["groups"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let named = named.filter(|group| {
+            let opens = || self.groups.get(group).is_some_and(|opening| opening.opens_to(user, &labels, spec));
+            !names(user.spec, group) || opens()
+        });
+        let selecting = self.selecting.iter().filter(|name| self.groups[*name].opens_to(user, &labels, spec));
+        let elsewhere = self.selecting_elsewhere.iter().filter(|(name, acceptance)| {
+            acceptance.takes(name, &labels, spec) && !acceptance.takes(name, user.labels, user.spec)
+        });
+        named.chain(selecting.copied()).chain(elsewhere.map(|(name, _)| &**name)).collect()
+    }
+
+    /// The Groups that would accept somebody, by name, and the Users that the plan gives something.
+    pub fn finish(self) -> (Vec<Admitted>, Promotions) {
+        let admitted = self.groups.into_values().map(|opening| opening.admitted);
+        (admitted.filter(|admitted| admitted.count > 0).collect(), self.promotions)
     }
 }
 

@@ -20,9 +20,26 @@ fn told(yaml: &str, groups: &[(&str, Value)], users: &[(&str, Value, Value)]) ->
         consent.existing_group(name, spec);
     }
     for (name, labels, spec) in users {
-        consent.existing_user(name, &BTreeMap::deserialize(labels).unwrap(), spec);
+        let labels = BTreeMap::deserialize(labels).unwrap();
+        consent.existing_user(&ExistingUser { name, labels: &labels, spec, is_imported: true });
     }
-    consent.admitted().iter().map(ToString::to_string).collect()
+    let (admitted, promotions) = consent.finish();
+    assert_eq!(promotions, Promotions::default(), "an import has applied all of them before");
+    admitted.iter().map(ToString::to_string).collect()
+}
+
+/// What the plan gives to a User that nobody has imported before.
+fn gains(yaml: &str, groups: &[(&str, Value)], labels: &Value, spec: &Value) -> Vec<(Vec<String>, bool)> {
+    let plan = plan(yaml);
+    let mut consent = Consent::new(&plan);
+    for (name, spec) in groups {
+        consent.existing_group(name, spec);
+    }
+    let labels = BTreeMap::deserialize(labels).unwrap();
+    consent.existing_user(&ExistingUser { name: "ada", labels: &labels, spec, is_imported: false });
+    let promotions = consent.finish().1;
+    assert_eq!(promotions.first.len(), promotions.count);
+    promotions.first.into_iter().map(|promotion| (promotion.groups, promotion.is_admin)).collect()
 }
 
 fn user(name: &'static str, groups: &[&str]) -> (&'static str, Value, Value) {
@@ -76,11 +93,70 @@ fn ten_are_named_and_all_are_counted() {
     let plan = plan(ADA);
     let mut consent = Consent::new(&plan);
     for at in 0..25 {
-        consent.existing_user(&format!("eve-{at:02}"), &BTreeMap::new(), &json!({"groups": ["dev"]}));
+        let (name, spec) = (format!("eve-{at:02}"), json!({"groups": ["dev"]}));
+        consent.existing_user(&ExistingUser { name: &name, labels: &BTreeMap::new(), spec: &spec, is_imported: true });
     }
-    let told = consent.admitted()[0].to_string();
+    let told = consent.finish().0[0].to_string();
     assert!(
         told.starts_with("Group dev would accept 25 existing Users") && told.ends_with("eve-09 and 15 more"),
         "{told}"
     );
+}
+
+fn manifest(kind: &str, name: &str, labels: &Value, spec: &Value) -> String {
+    let metadata = json!({"name": name, "labels": labels});
+    format!("---\n{}\n", json!({"apiVersion": "roster.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}))
+}
+
+#[test]
+fn users_that_the_import_names_are_told_if_it_gives_them_something() {
+    let dev = || vec![(vec!["dev".to_owned()], false)];
+    let none = json!({});
+    assert_eq!(gains(ADA, &[], &none, &json!({})), dev());
+    assert_eq!(
+        gains(ADA, &[("dev", json!({"acceptDeclaredMembers": true}))], &none, &json!({"groups": ["ops"]})),
+        dev()
+    );
+    // It named the Group before there was one.
+    assert_eq!(gains(ADA, &[], &none, &json!({"groups": ["dev"]})), dev());
+    assert_eq!(gains(ADA, &[("dev", json!({"acceptDeclaredMembers": true}))], &none, &json!({"groups": ["dev"]})), []);
+    assert_eq!(gains("username: ada\nzone: eu\n", &[], &none, &json!({})), []);
+    assert_eq!(gains("username: bob\ngroups: [dev]\n", &[], &none, &json!({})), []);
+}
+
+#[test]
+fn members_labels_and_administrators_count_as_well() {
+    let none = json!({});
+    let dev = || vec![(vec!["dev".to_owned()], false)];
+    let listed = manifest("Group", "dev", &none, &json!({"members": ["ada", "bob"]}));
+    assert_eq!(gains(&listed, &[], &none, &none), dev());
+    assert_eq!(gains(&listed, &[("dev", json!({"members": ["bob", "ada"]}))], &none, &none), []);
+    let renamed = manifest("Group", "dev", &none, &json!({"members": ["countess"]}));
+    assert_eq!(gains(&renamed, &[], &none, &json!({"username": "countess"})), dev());
+    let labelled = manifest("User", "ada", &json!({"team": "dev"}), &none);
+    let selects = json!({"acceptDeclaredMembers": true, "memberSelector": {"matchLabels": {"team": "dev"}}});
+    assert_eq!(gains(&labelled, &[("dev", selects.clone())], &none, &none), dev());
+    assert_eq!(gains(&labelled, &[("dev", selects)], &json!({"team": "dev"}), &none), []);
+    let admin = manifest("User", "ada", &none, &json!({"admin": true}));
+    assert_eq!(gains(&admin, &[], &none, &json!({"admin": false})), [(vec![], true)]);
+    assert_eq!(gains(&admin, &[], &none, &json!({"admin": true})), []);
+}
+
+#[test]
+fn promotions_say_who_gains_what() {
+    let promotion = |groups: &[&str], is_admin| Promotion {
+        place: Place::default(),
+        user: "ada".to_owned(),
+        groups: groups.iter().map(ToString::to_string).collect(),
+        is_admin,
+    };
+    let told = |promotion: Promotion| {
+        promotion.to_string().replace("User ada exists, no import has applied it before, and this one would ", "")
+    };
+    assert_eq!(told(promotion(&["dev"], false)), "put it into Group dev");
+    assert_eq!(
+        told(promotion(&["dev", "ops", "qa"], true)),
+        "put it into the Groups dev, ops and qa and set spec.admin"
+    );
+    assert_eq!(told(promotion(&[], true)), "set spec.admin");
 }

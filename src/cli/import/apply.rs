@@ -13,8 +13,11 @@ use super::rejects;
 
 pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args) -> Result<Outcome> {
     let (live, force) = (Live::read(client, &plan).await?, args.force_conflicts);
-    if !args.accept_existing_members && rejects::tell_admitted(&live.admitted, files) > 0 {
-        bail!("nothing was applied: take these Users out of the Groups, or accept them with --accept-existing-members");
+    if !args.accept_existing_users && rejects::tell_existing(&live, files) > 0 {
+        bail!(
+            "nothing was applied: find out who created these Users and has their credentials; delete them or take them out \
+             of the Groups, or accept them with --accept-existing-users"
+        );
     }
     let bar = progress(plan.items.len());
     let mut outcome = Outcome::default();

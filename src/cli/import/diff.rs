@@ -23,8 +23,8 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args) -> Result<Outcome> {
     let live = Live::read(client, &plan).await?;
     let mut outcome = Outcome::default();
-    if !args.accept_existing_members {
-        outcome.failed += rejects::tell_admitted(&live.admitted, files);
+    if !args.accept_existing_users {
+        outcome.failed += rejects::tell_existing(&live, files);
     }
     let mut changes = stream::iter(&plan.items).map(|item| change(&live, item)).buffered(CONCURRENCY);
     while let Some((item, change)) = changes.next().await {

@@ -16,7 +16,7 @@ use roster_credentials::hash::{Argon2idCost, PasswordHash};
 use roster_credentials::pool::HashPool;
 use roster_credentials::source::HASH_KEY;
 use roster_import::assemble::{Content, Item, Plan};
-use roster_import::consent::{Admitted, Consent};
+use roster_import::consent::{Admitted, Consent, ExistingUser, Promotions};
 use roster_import::rules::Kind;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -54,6 +54,8 @@ pub(super) struct Live {
     found: HashMap<Key, Option<Value>>,
     /// Existing Users whom the plan would make members of a Group, unasked.
     pub(super) admitted: Vec<Admitted>,
+    /// Existing Users of the plan that it gives something and that no import has applied before.
+    pub(super) promotions: Promotions,
 }
 
 impl Live {
@@ -72,17 +74,20 @@ impl Live {
                 wanted.insert(Key::Secret(secret.namespace.clone(), secret.name.clone()), manifest);
             }
         }
-        let mut live = Self { client, pool: pool(), found: HashMap::new(), admitted: Vec::new() };
+        let (admitted, promotions) = (Vec::new(), Promotions::default());
+        let mut live = Self { client, pool: pool(), found: HashMap::new(), admitted, promotions };
         let mut consent = Consent::new(plan);
         let api = Api::all_with(live.client.clone(), &resource::<Group>());
         let group = |object: &DynamicObject| consent.existing_group(&object.name_any(), &object.data["spec"]);
         live.list(&api, "", Key::Group, &wanted, group).await?;
         let api = Api::all_with(live.client.clone(), &resource::<User>());
         let user = |object: &DynamicObject| {
-            consent.existing_user(&object.name_any(), object.labels(), &object.data["spec"]);
+            let (name, is_imported) = (object.name_any(), is_imported(object));
+            let (labels, spec) = (object.labels(), &object.data["spec"]);
+            consent.existing_user(&ExistingUser { name: &name, labels, spec, is_imported });
         };
         live.list(&api, "", Key::User, &wanted, user).await?;
-        live.admitted = consent.admitted();
+        (live.admitted, live.promotions) = consent.finish();
         for namespace in namespaces {
             let api = Api::namespaced_with(live.client.clone(), &namespace, &resource::<SecretObject>());
             let key = |name| Key::Secret(namespace.clone(), name);
@@ -166,6 +171,15 @@ impl Live {
         let patch = Patch::Apply(&step.manifest);
         (|| api.patch(name, &params, &patch)).retry(backoff).when(is_passing).await
     }
+}
+
+/// Whether an import has applied the object before. Its writer chooses the name of a field manager, so this is no proof.
+fn is_imported(object: &DynamicObject) -> bool {
+    let is_import = |manager: &str, operation: &str| manager == FIELD_MANAGER && operation == "Apply";
+    let mut entries = object.managed_fields().iter().filter(|entry| entry.subresource.is_none());
+    entries.any(|entry| {
+        is_import(entry.manager.as_deref().unwrap_or_default(), entry.operation.as_deref().unwrap_or_default())
+    })
 }
 
 fn key_of(item: &Item) -> Key {

@@ -45,7 +45,7 @@ pub(super) fn execute(args: &Args) -> Result<ExitCode> {
 
 fn run(args: &Args, plan: Plan, files: &Files) -> Result<Outcome> {
     if let Some(folder) = &args.write {
-        if !args.accept_existing_members {
+        if !args.accept_existing_users {
             write::warn_of_existing_members(&plan);
         }
         return write::manifests(plan, folder);

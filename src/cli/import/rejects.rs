@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use roster_import::consent::Admitted;
 use roster_import::draft::{Place, Rejected};
 use serde_json::json;
 
 use super::args::Files;
+use super::live::Live;
 
 /// `FILE:LINE: field: reason`
 pub(super) fn print(rejected: &[Rejected], files: &Files) {
@@ -25,12 +25,22 @@ pub(super) fn tell(place: Place, files: &Files, message: &str) {
     let _ = writeln!(io::stderr(), "{}:{}: {message}", files.name(place.file), place.line);
 }
 
-/// Reports existing Users that Groups would accept. Returns the number of Groups.
-pub(super) fn tell_admitted(admitted: &[Admitted], files: &Files) -> usize {
-    for item in admitted {
-        tell(item.place, files, &format!("{item}; it takes --accept-existing-members"));
+/// Reports existing Users that the import would make members or administrators. Returns the number of Groups that would
+/// accept some unasked, and of Users that it would give something.
+pub(super) fn tell_existing(live: &Live, files: &Files) -> usize {
+    for item in &live.admitted {
+        tell(item.place, files, &format!("{item}; it takes --accept-existing-users"));
     }
-    admitted.len()
+    let promotions = &live.promotions;
+    for item in &promotions.first {
+        tell(item.place, files, &format!("{item}; it takes --accept-existing-users"));
+    }
+    let more = promotions.count - promotions.first.len();
+    if more > 0 {
+        let _ =
+            writeln!(io::stderr(), "and {more} more existing Users that this import would give Groups or spec.admin");
+    }
+    live.admitted.len() + promotions.count
 }
 
 pub(super) fn write(path: &Path, rejected: &[Rejected], files: &Files) -> io::Result<()> {

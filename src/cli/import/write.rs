@@ -18,7 +18,8 @@ pub(super) fn warn_of_existing_members(plan: &Plan) {
     if open > 0 {
         eprintln!(
             "warning: Groups that accept declared members: {open}. When they are applied, existing Users get into them that \
-             name one in spec.groups or carry labels that it selects. To list those, run the same import against the cluster \
+             name one in spec.groups or carry labels that it selects, and existing Users of the same names keep their credentials. \
+             To list those, run the same import against the cluster \
              without --write before you apply"
         );
     }

@@ -1,9 +1,29 @@
 //! Identity Secrets: guarded as a whole.
 
+use axum::http::Request;
 use roster_credentials::claim::{Identifier, IdentifierKind};
 
 use super::{STAGE, guarded, settle};
-use crate::support::{eventually, unique, wait_until_can};
+use crate::support::{Cluster, eventually, unique, wait_until_can};
+
+/// Gives `who` a verb on Secrets in Roster's namespace, and nothing else.
+async fn allow_secrets(cluster: &Cluster, name: &str, who: &str, verb: &str) {
+    cluster.apply(&format!(
+        "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {{name: {name}, namespace: roster-system}}\n\
+         rules: [{{apiGroups: [''], resources: [secrets], verbs: ['{verb}']}}]\n---\n\
+         apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {{name: {name}, namespace: roster-system}}\n\
+         roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: {name}}}\n\
+         subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: '{who}'}}]\n",
+    ));
+    let verb = if verb == "*" { "create" } else { verb };
+    wait_until_can(cluster, who, &[verb, "secrets", "-n", "roster-system"], true).await;
+}
+
+/// What kubectl prints as `who` in Roster's namespace.
+fn in_rosters_namespace(cluster: &Cluster, who: &str, args: &[&str], input: &str) -> Result<String, String> {
+    let args = [&["-n", "roster-system", "--as", who], args].concat();
+    cluster.plane.kubectl.run_with_input(&args, input).map_err(|error| format!("{error:#}"))
+}
 
 /// The whole object is guarded, and its deletion: each of these would end the lockout, or the person's logins.
 #[tokio::test(flavor = "multi_thread")]
@@ -12,19 +32,8 @@ async fn i4_nothing_of_an_identity_secret_is_changed_by_who_may_write_secrets_al
     cluster.apply(&STAGE.replace("{n}", &n));
     settle(cluster, &n).await;
     let boss = Identifier { kind: IdentifierKind::Username, text: format!("{n}-boss") }.secret_name();
-    // All rights on Secrets in Roster's namespace, and no others.
-    cluster.apply(
-        "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: secrets, namespace: roster-system}\n\
-         rules: [{apiGroups: [''], resources: [secrets], verbs: ['*']}]\n---\n\
-         apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {name: secrets, namespace: roster-system}\n\
-         roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: secrets}\n\
-         subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: trent}]\n",
-    );
-    wait_until_can(cluster, "trent", &["patch", "secrets", "-n", "roster-system"], true).await;
-    let identity = |args: &[&str]| {
-        let args = [&["-n", "roster-system", "--as", "trent"], args].concat();
-        cluster.plane.kubectl.run(&args).map_err(|error| format!("{error:#}"))
-    };
+    allow_secrets(cluster, &n, "trent", "*").await;
+    let identity = |args: &[&str]| in_rosters_namespace(cluster, "trent", args, "");
     for secret in [boss.as_str(), "roster-token-keys"] {
         for patch in [
             r#"{"immutable": true}"#,
@@ -51,8 +60,7 @@ async fn i4_nothing_of_an_identity_secret_is_changed_by_who_may_write_secrets_al
     let collection = "/api/v1/namespaces/roster-system/secrets?fieldSelector=type%3Droster.dev/identity";
     let refused = identity(&["delete", "--raw", collection]).unwrap_err();
     assert!(refused.contains("trent may not delete them"), "{refused}");
-    // What changes nothing is nobody's business, and neither is any other Secret.
-    identity(&["patch", "secret", &boss, "--type=merge", "-p", r#"{"metadata": {"labels": {}}}"#]).unwrap();
+    // Other Secrets are not guarded.
     identity(&["create", "secret", "generic", &n]).unwrap();
     identity(&["delete", "secret", &n]).unwrap();
     // The garbage collector takes it with the User.
@@ -62,4 +70,145 @@ async fn i4_nothing_of_an_identity_secret_is_changed_by_who_may_write_secrets_al
         kept.map_or(Ok(()), Err)
     })
     .await;
+}
+
+const MIGRATOR: &str = "system:serviceaccount:kube-system:storage-version-migrator-controller";
+
+/// The response to a PATCH that changes nothing is the Secret.
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_keys_and_credentials_are_not_read_by_an_update_that_changes_nothing() {
+    let (cluster, n) = (guarded(), unique("i4-unchanged"));
+    cluster.apply(&STAGE.replace("{n}", &n));
+    settle(cluster, &n).await;
+    let (oscar, boss) = (format!("{n}-oscar"), format!("{n}-boss"));
+    let boss = Identifier { kind: IdentifierKind::Username, text: boss }.secret_name();
+    allow_secrets(cluster, &n, &oscar, "patch").await;
+    let migrator = format!("{n}-migrator");
+    allow_secrets(cluster, &migrator, MIGRATOR, "patch").await;
+    let updater = format!("{n}-updater");
+    allow_secrets(cluster, &updater, &updater, "update").await;
+    let client = cluster.client().await;
+    for secret in [&*boss, "roster-token-keys", "roster-sealing-key", "roster-ca"] {
+        let path = format!("/api/v1/namespaces/roster-system/secrets/{secret}");
+        let apply = format!("{{apiVersion: v1, kind: Secret, metadata: {{name: {secret}}}}}");
+        // kubectl reads what it patches, which takes `get`.
+        for (kind, patch) in [
+            ("merge-patch+json", "{}"),
+            ("strategic-merge-patch+json", "{}"),
+            ("json-patch+json", "[]"),
+            ("apply-patch+yaml", &*apply),
+            ("merge-patch+json", r#"{"metadata": {"generation": 7}}"#),
+            ("merge-patch+json", r#"{"metadata": {"labels": {}}}"#),
+            ("merge-patch+json", r#"{"metadata": {"selfLink": "/x"}}"#),
+        ] {
+            for query in ["?fieldManager=x", "?fieldManager=x&dryRun=All"] {
+                let request = Request::patch(format!("{path}{query}"))
+                    .header("content-type", format!("application/{kind}"))
+                    .header("impersonate-user", &oscar);
+                let answer = client.request_text(request.body(patch.as_bytes().to_vec()).unwrap()).await;
+                // What it says may be a key.
+                let Err(refused) = answer else { panic!("{secret} is read by {kind} {patch} {query}") };
+                let refused = refused.to_string();
+                assert!(refused.contains(&format!("{oscar} may not update them")), "{secret} {patch}: {refused}");
+            }
+        }
+        // An update takes the content.
+        let content = cluster.kubectl(&["get", "--raw", &path]);
+        let refused = in_rosters_namespace(cluster, &updater, &["replace", "--raw", &path, "-f", "-"], &content);
+        assert!(refused.unwrap_err().contains(&format!("{updater} may not update them")), "{secret}");
+        // kube-controller-manager rewrites every Secret when the encryption at rest changes.
+        let migrate = |patch: &'static str| {
+            let request = Request::patch(&path)
+                .header("content-type", "application/merge-patch+json")
+                .header("impersonate-user", MIGRATOR);
+            client.request_text(request.body(patch.into()).unwrap())
+        };
+        migrate("{}").await.unwrap();
+        let refused = migrate(r#"{"metadata": {"labels": {"more": "x"}}}"#).await.unwrap_err().to_string();
+        assert!(refused.contains("may not update them"), "{secret}: {refused}");
+        // Whoever may bind every role has nothing to gain.
+        cluster.kubectl(&["patch", "secret", secret, "-n", "roster-system", "-p", "{}"]);
+    }
+}
+
+/// Kubernetes writes a token of the ServiceAccount into a Secret that names it.
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_nobody_gets_a_token_of_the_operator_by_a_secret() {
+    let (cluster, n) = (guarded(), unique("i4-token"));
+    allow_secrets(cluster, &n, "trudy", "*").await;
+    let trudy = |args: &[&str], input: &str| in_rosters_namespace(cluster, "trudy", args, input);
+    let token = |name: &str, account: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Secret, metadata: {{name: '{name}', namespace: roster-system, annotations: \
+             {{kubernetes.io/service-account.name: '{account}'}}}}, type: kubernetes.io/service-account-token}}"
+        )
+    };
+    for account in ["roster", "roster-check"] {
+        for create in [
+            &["create", "-f", "-"][..],
+            &["create", "--dry-run=server", "-f", "-"],
+            &["apply", "--server-side", "-f", "-"],
+        ] {
+            let refused = trudy(create, &token(&n, account)).unwrap_err();
+            assert!(refused.contains("trudy may not create them"), "{create:?}: {refused}");
+        }
+    }
+    // Nor by a Secret that names another ServiceAccount first.
+    trudy(&["create", "-f", "-"], &token(&n, "default")).unwrap();
+    let other = r#"{"metadata": {"annotations": {"kubernetes.io/service-account.name": "roster"}}}"#;
+    let refused = trudy(&["patch", "secret", &n, "-p", other], "").unwrap_err();
+    assert!(refused.contains("trudy may not update them"), "{refused}");
+    trudy(&["delete", "secret", &n], "").unwrap();
+
+    // An administrator may, and kube-controller-manager fills it in. It is guarded like Roster's keys then.
+    cluster.apply(&token(&n, "roster"));
+    let filled = ["secret", &n, "-n", "roster-system"];
+    eventually("the token is filled in", || async {
+        let args = [&["get"], &filled[..], &["-o", "jsonpath={.data.token}"]].concat();
+        let token = cluster.plane.kubectl.run(&args).map_err(|error| format!("{error:#}"))?;
+        if token.is_empty() { Err("no token".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    for patch in ["{}", r#"{"metadata": {"annotations": {"kubernetes.io/service-account.name": "default"}}}"#] {
+        let refused = trudy(&["patch", "secret", &n, "-p", patch], "").unwrap_err();
+        assert!(refused.contains("trudy may not update them"), "{patch}: {refused}");
+    }
+    let refused = trudy(&["delete", "secret", &n], "").unwrap_err();
+    assert!(refused.contains("trudy may not delete them"), "{refused}");
+    cluster.kubectl(&["delete", "secret", &n, "-n", "roster-system"]);
+    // Whoever writes Secrets elsewhere is not concerned.
+    let elsewhere = token(&n, "default").replace("namespace: roster-system", "namespace: default");
+    cluster.apply(&elsewhere);
+    cluster.kubectl(&["delete", "secret", &n]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_the_refusal_says_what_the_secret_holds() {
+    let (cluster, n) = (guarded(), unique("i4-message"));
+    allow_secrets(cluster, &n, "trevor", "create").await;
+    let hash = "0".repeat(8);
+    for (name, kind, says) in [
+        (
+            format!("login-{n}"),
+            "Opaque",
+            "Secrets of type roster.dev/identity or named login-… hold what people log in with",
+        ),
+        (n.clone(), "roster.dev/identity", "Secrets of type roster.dev/identity or named login-…"),
+        (
+            format!("deleted-user-{hash}"),
+            "Opaque",
+            "Secrets of type roster.dev/deleted-user or named deleted-user-… protect the names of deleted Users",
+        ),
+        (n.clone(), "roster.dev/deleted-user", "Secrets of type roster.dev/deleted-user"),
+        (
+            "roster-ca".to_owned(),
+            "Opaque",
+            "the Secrets roster-ca, roster-sealing-key and roster-token-keys hold the keys of Roster",
+        ),
+    ] {
+        let secret = format!("{{apiVersion: v1, kind: Secret, metadata: {{name: '{name}'}}, type: {kind}}}");
+        let refused = in_rosters_namespace(cluster, "trevor", &["create", "-f", "-"], &secret).unwrap_err();
+        assert!(refused.contains(&format!("the guard: {says}")), "{name} {kind}: {refused}");
+        assert!(refused.contains("trevor may not create them without the verb bind on every ClusterRole"), "{refused}");
+    }
 }

@@ -10,6 +10,7 @@ mod finalizers;
 mod groups;
 mod identity;
 mod planted;
+mod sizes;
 mod users;
 
 use std::sync::OnceLock;
@@ -245,7 +246,7 @@ async fn i4_what_people_log_in_with_is_written_by_roster_alone() {
     for who in ["mallory", "alice"] {
         let error =
             cluster.plane.kubectl.run_with_input(&["create", "--as", who, "-f", "-"], secret).unwrap_err().to_string();
-        assert!(error.contains("written by Roster alone"), "{error}");
+        assert!(error.contains("only Roster writes them"), "{error}");
     }
 }
 

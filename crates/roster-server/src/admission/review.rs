@@ -67,18 +67,32 @@ impl ReviewBodies {
 pub async fn read_body(State(bodies): State<Arc<ReviewBodies>>, request: Request, next: Next) -> Response {
     let is_small = length(&request).is_some_and(|length| length <= SMALL);
     let reader = if is_small { &bodies.small } else { &bodies.large };
-    let error = match reader.read(request).await {
-        Ok((request, _budget)) => return next.run(request).await,
-        Err(error) => error,
+    match reader.read(request).await {
+        Ok((request, _budget)) => next.run(request).await,
+        Err(error) => unread(error),
+    }
+}
+
+/// The response to a review whose body was not read. kube-apiserver repeats its text to the caller.
+fn unread(error: BodyError) -> Response {
+    let (status, advice) = match error {
+        BodyError::TooManyOfPeer => (StatusCode::TOO_MANY_REQUESTS, "; try again"),
+        BodyError::Saturated => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "; try again, and if it happens again, remove or shorten labels and annotations of the object",
+        ),
+        BodyError::TooSlow => (
+            StatusCode::REQUEST_TIMEOUT,
+            "; try again, and if it happens again, remove or shorten labels and annotations of the object",
+        ),
+        BodyError::TooLarge(_) => (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "; remove or shorten labels and annotations of the object, or split its lists",
+        ),
+        BodyError::Broken => (StatusCode::BAD_REQUEST, ""),
+        BodyError::UnknownPeer => (StatusCode::INTERNAL_SERVER_ERROR, ""),
     };
-    let status = match error {
-        BodyError::TooManyOfPeer | BodyError::Saturated => StatusCode::TOO_MANY_REQUESTS,
-        BodyError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-        BodyError::TooSlow => StatusCode::REQUEST_TIMEOUT,
-        BodyError::Broken => StatusCode::BAD_REQUEST,
-        BodyError::UnknownPeer => StatusCode::INTERNAL_SERVER_ERROR,
-    };
-    (status, [("retry-after", "1")], error.to_string()).into_response()
+    (status, [("retry-after", "1")], format!("{error}{advice}")).into_response()
 }
 
 /// Parses reviews. Clones share its slots.
@@ -251,6 +265,22 @@ mod tests {
     fn every_value_counts(#[case] json: &str, #[case] values: usize) {
         assert!(check_values(json.as_bytes(), values).is_ok());
         assert!(check_values(json.as_bytes(), values - 1).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_not_read_is_answered_with_what_to_do() {
+        for (error, status) in [
+            (BodyError::TooSlow, StatusCode::REQUEST_TIMEOUT),
+            (BodyError::Saturated, StatusCode::TOO_MANY_REQUESTS),
+            (BodyError::TooLarge(7), StatusCode::PAYLOAD_TOO_LARGE),
+        ] {
+            let response = unread(error);
+            assert_eq!(response.status(), status);
+            let text = to_bytes(response.into_body(), 4096).await.unwrap();
+            let text = String::from_utf8_lossy(&text);
+            assert!(text.starts_with(&error.to_string()), "{text}");
+            assert!(text.contains("remove or shorten labels and annotations"), "{text}");
+        }
     }
 
     #[test]

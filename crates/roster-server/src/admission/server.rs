@@ -41,11 +41,11 @@ const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 /// Lets a bounded number of requests in, each for a bounded time.
 async fn bounded(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
     let Ok(_place) = places.try_acquire() else {
-        return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], "too many reviews at the same time")
+        return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], "too many reviews at the same time; try again")
             .into_response();
     };
     let response = tokio::time::timeout(REVIEW_TIMEOUT, next.run(request)).await;
-    response.unwrap_or_else(|_| (StatusCode::REQUEST_TIMEOUT, "the review took too long").into_response())
+    response.unwrap_or_else(|_| (StatusCode::REQUEST_TIMEOUT, "the review took too long; try again").into_response())
 }
 
 /// Tells how long kube-apiserver waited, and counts those whom nobody judged.
