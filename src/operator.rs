@@ -1,7 +1,7 @@
 //! `roster run`: puts the parts together.
 //!
 //! ```text
-//!  every replica:  probes, serving certificate, TLS port (admission), directory
+//!  every replica:  probes, serving certificate, TLS port (admission), directory, tombstones of deleted Users
 //!  the leader:     User, Group and RoleBinding controllers, certificate authority, caBundles and admission paths
 //! ```
 
@@ -136,6 +136,8 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let trust = trust::observe(client.clone(), certificates.clone(), webhooks, Arc::clone(&health), shutdown.clone());
     supervisor.spawn("trust", trust);
 
+    let tombstones = tombstones::Context::new(&client, &config.namespace, &informers, &metrics);
+    supervisor.spawn("tombstones", tombstones::run(tombstones, shutdown.clone()).map(Ok));
     let (drain, runtime) = (config.drain, health.watch_over_runtime("main runtime", PATIENCE));
     let campaigning = Arc::clone(&config);
     let candidate = Arc::clone(&health);
@@ -366,14 +368,12 @@ impl Leading {
             Arc::clone(metrics),
         );
         let quotas = quota::run(Arc::new(quotas), concurrency, shutdown.clone());
-        let tombstones = tombstones::Context::new(client, &self.config.namespace, informers, metrics);
-        let tombstones = tombstones::run(tombstones, shutdown.clone());
         let sweep = writer.sweep(shutdown.clone());
         let configuration = self.config.webhook_configuration.clone();
         let lifetime = self.config.logins.signing_key_lifetime;
         let rotation = self.signing_keys.clone().rotate(lifetime, shutdown.clone());
         let trust = trust::keep(self.client.clone(), self.certificates.clone(), configuration, shutdown);
-        let rest = async { tokio::join!(groups, bindings, tombstones) };
+        let rest = async { tokio::join!(groups, bindings) };
         tokio::try_join!(users, quotas, trust, sweep, rotation, rest.map(Ok)).map(drop)
     }
 }
