@@ -1,7 +1,7 @@
 //! `roster run`: puts the parts together.
 //!
 //! ```text
-//!  every replica:  probes, serving certificate, TLS port (admission), directory
+//!  every replica:  probes, serving certificate, TLS port (admission), directory, tombstones of deleted Users
 //!  the leader:     User, Group and RoleBinding controllers, certificate authority, caBundles and admission paths
 //! ```
 
@@ -29,7 +29,7 @@ use roster_runtime::logins::vault::Vault;
 use roster_runtime::logins::verifier::Verifier;
 use roster_runtime::metrics::Metrics;
 use roster_runtime::notifications::Notifier;
-use roster_runtime::operations::health::{self, Health};
+use roster_runtime::operations::health::{self, Health, Heartbeat};
 use roster_runtime::operations::leader::{Campaign, Pulses};
 use roster_runtime::operations::supervisor::Supervisor;
 use roster_runtime::tls::certificates::Certificates;
@@ -136,8 +136,12 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let trust = trust::observe(client.clone(), certificates.clone(), webhooks, Arc::clone(&health), shutdown.clone());
     supervisor.spawn("trust", trust);
 
-    let campaign = campaign(access, &config, &health)?;
-    let drain = config.drain;
+    let tombstones = tombstones::Context::new(&client, &config.namespace, &informers, &metrics);
+    supervisor.spawn("tombstones", tombstones::run(tombstones, shutdown.clone()).map(Ok));
+    let (drain, runtime) = (config.drain, health.watch_over_runtime("main runtime", PATIENCE));
+    let campaigning = Arc::clone(&config);
+    let candidate = Arc::clone(&health);
+    let campaign = move || campaign(access, &campaigning, &candidate, runtime);
     let leading = Leading { client, config, certificates, signing_keys, pool, policy, informers, notifier, metrics };
     let led = leading.run(campaign, leaving.clone());
     supervisor.spawn("leader", async move {
@@ -175,11 +179,12 @@ fn probe_port(health: &Arc<Health>, metrics: &Arc<Metrics>) -> Port {
 }
 
 /// Starts the leader election, with a client of its own: a connection that is shared waits for threads that are shared.
-fn campaign(access: Config, config: &RunConfig, health: &Health) -> Result<Campaign> {
+/// `runtime`: of the controllers.
+fn campaign(access: Config, config: &RunConfig, health: &Health, runtime: Arc<Heartbeat>) -> Result<Campaign> {
     let pulses = Pulses {
         // An attempt may take as long as the renew deadline.
         election: health.watch_over("leader election", PATIENCE.max(config.lease.renew_deadline * 2)),
-        controllers: health.watch_over_runtime("main runtime", PATIENCE),
+        controllers: runtime,
     };
     let connect = move || Ok(Client::try_from(access)?);
     Campaign::start(connect, config.namespace.clone(), config.lease.options(), pulses)
@@ -299,7 +304,14 @@ struct Leading {
 }
 
 impl Leading {
-    async fn run(self, mut campaign: Campaign, shutdown: CancellationToken) -> Result<()> {
+    /// Campaigns once the informers have synced: until then this replica could do nothing with the lease, and would keep
+    /// it from one that knows the cluster.
+    async fn run(self, campaign: impl FnOnce() -> Result<Campaign>, shutdown: CancellationToken) -> Result<()> {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = self.informers.synced() => {}
+        }
+        let mut campaign = campaign()?;
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             acquired = campaign.acquired() => acquired?,
@@ -323,10 +335,6 @@ impl Leading {
     }
 
     async fn control(&self, shutdown: CancellationToken) -> Result<()> {
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            () = self.informers.synced() => {}
-        }
         self.informers.lead();
         let concurrency = self.config.concurrency;
         let (client, informers, metrics) = (&self.client, &self.informers, &self.metrics);
@@ -360,14 +368,12 @@ impl Leading {
             Arc::clone(metrics),
         );
         let quotas = quota::run(Arc::new(quotas), concurrency, shutdown.clone());
-        let tombstones = tombstones::Context::new(client, &self.config.namespace, informers, metrics);
-        let tombstones = tombstones::run(tombstones, shutdown.clone());
         let sweep = writer.sweep(shutdown.clone());
         let configuration = self.config.webhook_configuration.clone();
         let lifetime = self.config.logins.signing_key_lifetime;
         let rotation = self.signing_keys.clone().rotate(lifetime, shutdown.clone());
         let trust = trust::keep(self.client.clone(), self.certificates.clone(), configuration, shutdown);
-        let rest = async { tokio::join!(groups, bindings, tombstones) };
+        let rest = async { tokio::join!(groups, bindings) };
         tokio::try_join!(users, quotas, trust, sweep, rotation, rest.map(Ok)).map(drop)
     }
 }

@@ -1,5 +1,6 @@
 //! Stores the tombstones of deleted Users, and removes those of names that are in use again or that have expired.
 //!
+//! This runs on every replica. The leader does all of it; a follower stores what the leader has not.
 //! [`roster_core::directory::tombstones`] says what they are for and decides what to do. In steady state this reads and writes
 //! nothing: it goes by watches and by timers.
 
@@ -26,6 +27,9 @@ const CONCURRENCY: usize = 4;
 
 /// Longest time for one name. The client's own retries can add up to minutes.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Longest time before a name is looked at again. Timers of some years panic.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the controller works with.
 pub struct Context {
@@ -58,11 +62,13 @@ impl Context {
 
     /// Does what is to be done about a name. Returns when to look at it again.
     async fn reconcile(&self, user: &str) -> Option<Duration> {
+        let now = Timestamp::now();
         let step = {
             let directory = self.informers.directory();
             let living = directory.person(user).map(|person| person.uid.as_str());
-            directory.tombstones.next_step(user, living, Timestamp::now())
+            directory.tombstones.next_step(user, living, now)
         };
+        let step = if self.informers.is_leading() { step } else { step.of_follower(now) };
         match tokio::time::timeout(TIMEOUT, self.take(user, step)).await.unwrap_or(Err(Error::Timeout)) {
             Ok(wait) => {
                 self.backoff.succeeded(user);
@@ -81,14 +87,11 @@ impl Context {
             Step::Nothing => {}
             Step::Wait(until) => {
                 let left = until.duration_since(Timestamp::now());
-                return Ok(Some(Duration::try_from(left).unwrap_or_default()));
+                return Ok(Some(Duration::try_from(left).unwrap_or_default().min(LONGEST_WAIT)));
             }
             Step::Store(tombstone) => {
-                let stored = self.store(&tombstone).await?;
-                self.metrics.writes.inc("Secret");
-                info!(user, expires = %tombstone.expires(), "stored the tombstone of a deleted User");
-                let secret = stored.uid().unwrap_or_default();
-                self.informers.change(|directory, _| directory.set_tombstone(tombstone, secret));
+                let (tombstone, secret) = self.store(tombstone).await?;
+                self.informers.change(|directory, now| directory.set_tombstone(tombstone, secret, now));
             }
             Step::Remove(secret) => {
                 self.remove(user, &secret).await?;
@@ -103,21 +106,29 @@ impl Context {
         Ok(None)
     }
 
-    /// Creates the Secret, or replaces the one of an earlier User of the name.
-    async fn store(&self, tombstone: &Tombstone) -> Result<Secret, Error> {
+    /// Creates the Secret, or replaces the one of an earlier User of the name. Returns the tombstone that is stored, which
+    /// may be another replica's, and the UID of its Secret.
+    async fn store(&self, tombstone: Tombstone) -> Result<(Tombstone, String), Error> {
         let secret = tombstone.secret();
-        match self.secrets.create(&PostParams::default(), &secret).await {
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            outcome => return Ok(outcome?),
-        }
-        let name = secret.name_any();
-        let mut existing = self.secrets.get(&name).await?;
-        if existing.type_ != secret.type_ {
-            return Err(Error::Occupied(name));
-        }
-        existing.data = secret.data;
-        existing.metadata.annotations = secret.metadata.annotations;
-        Ok(self.secrets.replace(&name, &PostParams::default(), &existing).await?)
+        let written = match self.secrets.create(&PostParams::default(), &secret).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                let name = secret.name_any();
+                let mut existing = self.secrets.get(&name).await?;
+                if existing.type_ != secret.type_ {
+                    return Err(Error::Occupied(name));
+                }
+                if let Some(stored) = Tombstone::read(&existing).filter(|stored| stored.replaces(&tombstone)) {
+                    return Ok((stored, existing.uid().unwrap_or_default()));
+                }
+                existing.data = secret.data;
+                existing.metadata.annotations = secret.metadata.annotations;
+                self.secrets.replace(&name, &PostParams::default(), &existing).await?
+            }
+            outcome => outcome?,
+        };
+        self.metrics.writes.inc("Secret");
+        info!(user = tombstone.user, expires = %tombstone.expires(), "stored the tombstone of a deleted User");
+        Ok((tombstone, written.uid().unwrap_or_default()))
     }
 
     async fn remove(&self, user: &str, uid: &str) -> Result<(), Error> {
@@ -133,8 +144,12 @@ impl Context {
     }
 }
 
-/// Runs the controller until `shutdown`.
+/// Runs the controller until `shutdown`, from when it is known which Users exist.
 pub async fn run(ctx: Context, shutdown: CancellationToken) {
+    tokio::select! {
+        () = shutdown.cancelled() => return,
+        () = ctx.informers.synced() => {}
+    }
     let marked = ctx.informers.waiting.tombstones.stream(Duration::ZERO);
     let ctx = &ctx;
     work_off(marked, CONCURRENCY, |user| async move { ctx.reconcile(&user).await }, shutdown).await;

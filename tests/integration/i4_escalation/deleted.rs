@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use roster_core::directory::tombstones::{RETENTION, Tombstone};
+use roster_core::directory::tombstones::{RETENTION, StoredLabels, Tombstone};
 use roster_harness::Operator;
 
 use super::{STAGE, guarded, settle};
@@ -104,6 +104,57 @@ async fn i4_a_deleted_users_name_is_not_taken_by_who_could_not_control_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn i4_a_name_stays_protected_when_the_group_that_selected_it_is_deleted_first() {
+    let (cluster, n) = (guarded(), unique("i4-bundle"));
+    let secrets = cluster.secrets("roster-system").await;
+    let user = manifest(&format!("{n}-label"), &format!(", labels: {{power: {n}}}"), "");
+    let (taken, name) = (manifest(&format!("{n}-label"), "", ""), format!("{n}-label"));
+    cluster.apply(&STAGE.replace("{n}", &n));
+    cluster.apply(&user);
+    settle(cluster, &n).await;
+    cluster.kubectl(&["delete", "groups.roster.dev", &format!("{n}-power")]);
+    delete(cluster, &name);
+    wait_until_stored(&secrets, &name, true).await;
+    let refused = create_as(cluster, "mallory", &taken).unwrap_err();
+    assert!(refused.contains("edit in namespace") && refused.contains(&format!("by Group {n}-power, ")), "{refused}");
+    // And as a username: the deleted one could not come back.
+    let other = manifest(&format!("{n}-x"), "", &format!("username: {n}-label"));
+    let refused = create_as(cluster, "mallory", &other).unwrap_err();
+    assert!(refused.contains(&format!("the guard: User {n}-label (deleted on")), "{refused}");
+    cluster.apply(&STAGE.replace("{n}", &n));
+    cluster.apply(&user);
+    wait_for_text(cluster, &["users.roster.dev", &name], "{.status.groups[*]}", &format!("{n}-power")).await;
+    wait_until_stored(&secrets, &name, false).await;
+}
+
+/// A timer until then would be longer than one may be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tombstone_from_the_future_does_not_end_the_leader() {
+    let (cluster, n) = (guarded(), unique("i4-future"));
+    let secrets = cluster.secrets("roster-system").await;
+    let future = Tombstone {
+        user: format!("{n}-late"),
+        uid: n.clone(),
+        username: format!("{n}-late"),
+        is_admin: true,
+        groups: Vec::new(),
+        labels: StoredLabels::default(),
+        deleted: Timestamp::now() + SignedDuration::from_hours(24 * 365 * 5),
+    };
+    create(&secrets, &future.secret()).await;
+    eventually("the name is protected", || async {
+        let create = ["create", "--as", "mallory", "--dry-run=server", "-f", "-"];
+        match cluster.plane.kubectl.run_with_input(&create, &manifest(&future.user, "", "")) {
+            Err(refused) if format!("{refused:#}").contains("its name is protected until") => Ok(()),
+            outcome => Err(format!("{outcome:?}")),
+        }
+    })
+    .await;
+    cluster.apply(&manifest(&future.user, "", ""));
+    wait_until_stored(&secrets, &future.user, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tombstone_is_removed_when_it_expires() {
     let (cluster, n) = (guarded(), unique("i4-expired"));
     let secrets = cluster.secrets("roster-system").await;
@@ -113,6 +164,7 @@ async fn a_tombstone_is_removed_when_it_expires() {
         username: format!("{n}-{name}"),
         is_admin: true,
         groups: Vec::new(),
+        labels: StoredLabels::default(),
         deleted: Timestamp::now() - ago,
     };
     let (old, young) = (deleted_ago("old", RETENTION), deleted_ago("young", RETENTION - SignedDuration::from_hours(1)));
@@ -147,4 +199,19 @@ pub(super) async fn names_stay_protected_across_crashes(cluster: &Cluster) {
     .await;
     cluster.apply(&manifest("crash-gone", "", "groups: [down-0-power]"));
     wait_until_stored(&secrets, "crash-gone", false).await;
+    a_follower_stores_what_no_leader_has_seen(cluster, &secrets).await;
+}
+
+/// The leader dies, a follower sees the deletion, and the next leader is a replica that starts after it.
+async fn a_follower_stores_what_no_leader_has_seen(cluster: &Cluster, secrets: &Api<Secret>) {
+    // It tries to get the lease once, while another replica holds it.
+    cluster.start_operator(&["--lease-duration", "3h", "--renew-deadline", "2h", "--retry-period", "1h"]);
+    cluster.operators().remove(0).kill();
+    delete(cluster, "crash-gone");
+    cluster.start_operator(FAST_LEASE);
+    wait_until_stored(secrets, "crash-gone", true).await;
+    let refused = create_as(cluster, "mallory", &manifest("crash-gone", "", "")).unwrap_err();
+    assert!(refused.contains("its name is protected until"), "{refused}");
+    cluster.apply(&manifest("crash-gone", "", "groups: [down-0-power]"));
+    wait_until_stored(secrets, "crash-gone", false).await;
 }

@@ -4,27 +4,48 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::tombstones::Tombstone;
+use super::labels::Labels;
+use super::tombstones::{StoredLabels, Tombstone};
 use super::{Concerned, Directory};
 
 impl Directory {
     /// What is to be remembered of a User that is being removed, if it held anything by its own declaration.
     pub(super) fn tombstone_of(&self, name: &str, now: Timestamp) -> Option<Tombstone> {
         let person = self.users.get(name)?;
-        let groups: BTreeSet<String> = self.memberships.declared_by(name).map(str::to_owned).collect();
-        let is_worth_it = person.is_admin || !groups.is_empty() || person.username != name;
+        let groups = self.memberships.declared_by(name);
+        let labels = StoredLabels::of(self.memberships.labels_of(name));
+        // Any label: a selector that asks for it may belong to a Group that is deleted now and restored later.
+        let is_worth_it = person.is_admin || !groups.is_empty() || person.username != name || !labels.is_empty();
         is_worth_it.then(|| Tombstone {
             user: name.to_owned(),
             uid: person.uid.clone(),
             username: person.username.clone(),
             is_admin: person.is_admin,
             groups: groups.into_iter().collect(),
+            labels,
             deleted: now,
         })
     }
 
+    /// Groups that the User of a tombstone would belong to if it came back, as [`Memberships::would_claim`] has it.
+    ///
+    /// [`Memberships::would_claim`]: super::membership::Memberships::would_claim
+    pub fn claims_of_deleted(&self, tombstone: &Tombstone) -> BTreeSet<String> {
+        let Tombstone { user, groups, labels, .. } = tombstone;
+        match labels {
+            StoredLabels::All(labels) => self.memberships.would_claim(user, labels, groups),
+            StoredLabels::TooLarge => {
+                let selecting = self.memberships.with_selector().map(str::to_owned);
+                let groups: Vec<String> = groups.iter().cloned().chain(selecting).collect();
+                self.memberships.would_claim(user, &Labels::new(), &groups)
+            }
+        }
+    }
+
     /// A tombstone that is stored, in the Secret of that UID.
-    pub fn set_tombstone(&mut self, tombstone: Tombstone, secret: String) -> Concerned {
+    pub fn set_tombstone(&mut self, mut tombstone: Tombstone, secret: String, now: Timestamp) -> Concerned {
+        // A deletion in the future would protect the name for longer than it says.
+        tombstone.deleted = tombstone.deleted.min(now);
         let user = tombstone.user.clone();
         self.tombstones.set_stored(tombstone, secret);
         Concerned { tombstones: [user].into(), ..Concerned::default() }

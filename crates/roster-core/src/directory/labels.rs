@@ -122,6 +122,16 @@ impl<S: Clone + Eq + Hash + Ord, O: Clone + Eq + Hash + Ord> Matcher<S, O> {
         self.selectors.contains_key(id)
     }
 
+    /// The selector of that id.
+    pub fn selector(&self, id: &S) -> Option<&Selector> {
+        self.selectors.get(id)
+    }
+
+    /// Ids of all selectors.
+    pub fn selectors(&self) -> impl Iterator<Item = &S> {
+        self.selectors.keys()
+    }
+
     /// The selectors that match these labels.
     pub fn selectors_of(&self, labels: &Labels) -> BTreeSet<S> {
         let pairs = labels.iter().map(|(key, value)| Anchor::Pair(key.clone(), value.clone()));

@@ -25,8 +25,10 @@ use roster_api::Validity;
 use super::labels::{Labels, Matcher};
 use super::nodes::{Id, Ids, Nodes};
 use super::timeline::Timeline;
+use former::Former;
 
 mod consent;
+mod former;
 pub mod query;
 
 /// Where a direct membership is declared.
@@ -125,6 +127,8 @@ pub struct Memberships {
     users: Nodes<UserNode>,
     groups: Nodes<GroupNode>,
     matcher: Matcher<Id, Id>,
+    /// Selectors of deleted Groups.
+    former: Former,
     /// When the clock alone changes a membership next.
     edges: Timeline<(Id, Id)>,
     touched_users: BTreeSet<Id>,
@@ -177,6 +181,11 @@ impl Memberships {
     pub fn set_group(&mut self, name: &str, declared: Option<DeclaredMembers>, now: Timestamp) -> Touched {
         let group = self.groups.ensure(name);
         let exists = declared.is_some();
+        if exists {
+            self.former.forget(name);
+        } else if let Some(selector) = self.matcher.selector(&group) {
+            self.former.keep(name, selector.clone(), now);
+        }
         let declared = declared.unwrap_or_default();
         self.set_acceptance(group, declared.accepts_declared);
         if exists && !self.groups.get(group).exists {
@@ -227,6 +236,7 @@ impl Memberships {
 
     /// Moves the clock.
     pub fn advance(&mut self, now: Timestamp) -> Touched {
+        self.former.expire(now);
         for (group, user) in self.edges.take_due(now) {
             let validity = self.groups.get(group).timed[&user].clone();
             self.time(group, user, validity, now);
@@ -236,7 +246,7 @@ impl Memberships {
 
     /// When [`Memberships::advance`] has something to do next.
     pub fn next_edge(&self) -> Option<Timestamp> {
-        self.edges.next()
+        [self.edges.next(), self.former.next_edge()].into_iter().flatten().min()
     }
 
     fn set_members(&mut self, group: Id, users: &BTreeSet<String>) -> BTreeSet<Id> {

@@ -437,6 +437,7 @@ impl Directory {
 
     /// Moves the clock.
     pub fn advance(&mut self, now: Timestamp) -> Concerned {
+        self.tombstones.advance(now);
         let mut concerned = Concerned::default();
         concerned.touched(self.memberships.advance(now));
         for edge in self.edges.take_due(now) {

@@ -47,6 +47,16 @@ impl<K: Clone + Eq + Hash + Ord> Timeline<K> {
         due
     }
 
+    /// How many keys have an instant.
+    pub fn len(&self) -> usize {
+        self.instants.len()
+    }
+
+    /// The key whose instant comes first.
+    pub fn first(&self) -> Option<&K> {
+        self.keys.values().next()?.first()
+    }
+
     /// The first instant of all.
     pub fn next(&self) -> Option<Timestamp> {
         self.keys.keys().next().copied()

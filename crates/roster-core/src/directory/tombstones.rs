@@ -9,14 +9,15 @@
 //! ```text
 //!  watch of Users ──▶ note ──┐                 ┌──▶ guard
 //!                            ├──▶ Tombstones ──┤
-//!  watch of Secrets ─▶ set ──┘                 └──▶ leader: stores them, and removes those that are over
+//!  watch of Secrets ─▶ set ──┘                 ├──▶ leader: stores them, and removes those that are over
+//!                                              └──▶ followers: store what the leader has not, after `PATIENCE`
 //! ```
 //!
 //! Every replica notes deletions itself, the moment it hears of them, so the guard has no window in which the User is gone
-//! and the tombstone is not there yet. The Secret is for restarts. Only the leader writes it; a replica that becomes the
-//! leader stores what the former one has not. A deletion that no replica has seen leaves no tombstone. A finalizer would
-//! close that gap, but it costs a write for each User that names a group, and such a User could then not be deleted while
-//! no operator runs.
+//! and the tombstone is not there yet. The Secret is for restarts. The leader writes it at once. A follower writes it if
+//! it does not appear within [`PATIENCE`]: there may be no leader, or the next leader may be a replica that started after
+//! the deletion. A deletion that no replica has seen leaves no tombstone. A finalizer would close that gap, but it costs a
+//! write for each User that names a group, and such a User could then not be deleted while no operator runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,8 +30,13 @@ use roster_api::{TOMBSTONE_SECRET_TYPE, USER_ANNOTATION};
 use roster_credentials::claim::{fold, object_name};
 use serde::{Deserialize, Serialize};
 
+use super::labels::Labels;
+
 /// How long the name of a deleted User is protected.
 pub const RETENTION: SignedDuration = SignedDuration::from_hours(90 * 24);
+
+/// How long a follower leaves it to the leader to store a tombstone.
+pub const PATIENCE: SignedDuration = SignedDuration::from_secs(5);
 
 /// Prefix of the Secrets' names. The policy `roster-credentials` protects it.
 const PREFIX: &str = "deleted-user-";
@@ -52,14 +58,55 @@ pub struct Tombstone {
     pub is_admin: bool,
     /// Groups that it named or whose selector matched it, whether or not they existed and accepted it. In order.
     pub groups: Vec<String>,
+    /// Its labels: a `memberSelector` that comes later, or comes back, may match them.
+    #[serde(default)]
+    pub labels: StoredLabels,
     /// When Roster saw the deletion.
     pub deleted: Timestamp,
+}
+
+/// Most bytes of labels that a tombstone stores. People have a few hundred.
+const MOST_LABELS: usize = 16 * 1024;
+
+/// Labels of a deleted User.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum StoredLabels {
+    /// All of them.
+    All(Labels),
+    /// More than [`MOST_LABELS`] bytes, none of which is stored. The guard assumes that every selector matches them.
+    TooLarge,
+}
+
+impl StoredLabels {
+    /// The labels, if they fit.
+    pub fn of(labels: Labels) -> Self {
+        let size: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if size > MOST_LABELS { Self::TooLarge } else { Self::All(labels) }
+    }
+
+    /// Whether the User had no labels.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::All(labels) if labels.is_empty())
+    }
+}
+
+impl Default for StoredLabels {
+    fn default() -> Self {
+        Self::All(Labels::new())
+    }
 }
 
 impl Tombstone {
     /// When it stops to protect the name.
     pub fn expires(&self) -> Timestamp {
         self.deleted.saturating_add(RETENTION).expect("a duration in hours has no units that saturation rejects")
+    }
+
+    /// Whether this one, which is stored, makes storing the other one needless: it is of the same User, or of a later one
+    /// of the name.
+    pub fn replaces(&self, other: &Self) -> bool {
+        self.uid == other.uid || self.deleted > other.deleted
     }
 
     /// Reads the Secret. `None` if it does not parse or is stored under the name of another User.
@@ -93,7 +140,7 @@ impl Tombstone {
     }
 }
 
-/// What the leader has to do about a name.
+/// What is to be done about a name.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Step {
     /// Nothing.
@@ -108,6 +155,22 @@ pub enum Step {
     Forget,
 }
 
+impl Step {
+    /// What a follower does where the leader takes this step.
+    #[must_use]
+    pub fn of_follower(self, now: Timestamp) -> Self {
+        match self {
+            Self::Store(tombstone) => {
+                let due =
+                    tombstone.deleted.saturating_add(PATIENCE).expect("seconds have no units that saturation rejects");
+                if due > now { Self::Wait(due) } else { Self::Store(tombstone) }
+            }
+            Self::Forget => Self::Forget,
+            Self::Nothing | Self::Wait(_) | Self::Remove(_) => Self::Nothing,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     tombstone: Tombstone,
@@ -120,8 +183,10 @@ struct Entry {
 pub struct Tombstones {
     /// By name and UID of the User.
     entries: BTreeMap<(String, String), Entry>,
-    /// Username (folded), name and UID of each.
-    usernames: BTreeSet<(String, String, String)>,
+    /// Username (folded), name and UID of each, and name, name and UID: each of the two may be the other of somebody else.
+    known_as: BTreeSet<(String, String, String)>,
+    /// When the clock was last looked at.
+    now: Timestamp,
 }
 
 impl Tombstones {
@@ -157,17 +222,27 @@ impl Tombstones {
         self.remove_where(user, |entry| entry.secret.is_none() && entry.tombstone.expires() <= now);
     }
 
-    /// The tombstones of Users of that name.
-    pub fn of(&self, user: &str) -> impl Iterator<Item = &Tombstone> {
-        self.entries_of(user).map(|entry| &entry.tombstone)
+    /// Moves the clock. What has expired no longer counts, also where nobody has removed its Secret.
+    pub fn advance(&mut self, now: Timestamp) {
+        self.now = now;
     }
 
-    /// The tombstones of Users with that username, in whatever case.
-    pub fn of_username(&self, username: &str) -> impl Iterator<Item = &Tombstone> {
-        let username = fold(username);
-        let from = (username.clone(), String::new(), String::new());
-        let found = self.usernames.range(from..).take_while(move |(known, ..)| *known == username);
-        found.filter_map(|(_, user, uid)| self.entries.get(&(user.clone(), uid.clone()))).map(|entry| &entry.tombstone)
+    /// The tombstones of Users of that name that have not expired.
+    pub fn of(&self, user: &str) -> impl Iterator<Item = &Tombstone> {
+        self.in_force(self.entries_of(user))
+    }
+
+    /// The tombstones of Users with that name or username, in whatever case, that have not expired.
+    pub fn known_as(&self, name: &str) -> impl Iterator<Item = &Tombstone> {
+        let name = fold(name);
+        let from = (name.clone(), String::new(), String::new());
+        let found = self.known_as.range(from..).take_while(move |(known, ..)| *known == name);
+        self.in_force(found.filter_map(|(_, user, uid)| self.entries.get(&(user.clone(), uid.clone()))))
+    }
+
+    fn in_force<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> impl Iterator<Item = &'a Tombstone> {
+        let now = self.now;
+        entries.map(|entry| &entry.tombstone).filter(move |tombstone| tombstone.expires() > now)
     }
 
     /// Names of all Users that have a tombstone.
@@ -208,20 +283,27 @@ impl Tombstones {
     }
 
     fn insert(&mut self, tombstone: Tombstone, secret: Option<String>) {
-        let Tombstone { user, uid, username, .. } = &tombstone;
-        let (user, uid) = (user.clone(), uid.clone());
-        self.usernames.insert((fold(username), user.clone(), uid.clone()));
-        self.entries.insert((user, uid), Entry { tombstone, secret });
+        self.known_as.extend(ways_to(&tombstone));
+        let key = (tombstone.user.clone(), tombstone.uid.clone());
+        self.entries.insert(key, Entry { tombstone, secret });
     }
 
     fn remove_where(&mut self, user: &str, condition: impl Fn(&Entry) -> bool) {
         let removed: Vec<Tombstone> =
             self.entries_of(user).filter(|entry| condition(entry)).map(|entry| entry.tombstone.clone()).collect();
-        for Tombstone { user, uid, username, .. } in removed {
-            self.usernames.remove(&(fold(&username), user.clone(), uid.clone()));
-            self.entries.remove(&(user, uid));
+        for tombstone in removed {
+            for way in ways_to(&tombstone) {
+                self.known_as.remove(&way);
+            }
+            self.entries.remove(&(tombstone.user, tombstone.uid));
         }
     }
+}
+
+/// What a deleted User is looked up by, with its name and UID.
+fn ways_to(tombstone: &Tombstone) -> [(String, String, String); 2] {
+    let Tombstone { user, uid, username, .. } = tombstone;
+    [username, user].map(|way| (fold(way), user.clone(), uid.clone()))
 }
 
 #[cfg(test)]

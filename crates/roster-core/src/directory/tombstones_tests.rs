@@ -11,6 +11,7 @@ fn tombstone(uid: &str, day: i64) -> Tombstone {
         username: "Alice.Smith".to_owned(),
         is_admin: false,
         groups: vec!["sre".to_owned()],
+        labels: StoredLabels::All([("team".to_owned(), "a".to_owned())].into()),
         deleted: at(day),
     }
 }
@@ -33,6 +34,25 @@ fn it_survives_being_stored_under_its_own_name_alone() {
 }
 
 #[test]
+fn one_that_an_earlier_version_has_stored_has_no_labels() {
+    let mut secret = tombstone("u-1", 0).secret();
+    let text = r#"{"user": "alice", "uid": "u-1", "username": "Alice.Smith", "isAdmin": false, "groups": ["sre"], "deleted": "1970-01-01T00:00:00Z"}"#;
+    secret.data.as_mut().unwrap().insert(KEY.to_owned(), ByteString(text.into()));
+    assert_eq!(Tombstone::read(&secret), Some(Tombstone { labels: StoredLabels::default(), ..tombstone("u-1", 0) }));
+}
+
+#[test]
+fn one_that_has_expired_does_not_count_on_a_replica_that_may_not_remove_it() {
+    let mut tombstones = Tombstones::default();
+    tombstones.note(tombstone("u-1", 0));
+    tombstones.advance(at(89));
+    assert_eq!((tombstones.of("alice").count(), tombstones.known_as("alice").count()), (1, 1));
+    tombstones.advance(at(90));
+    assert_eq!((tombstones.of("alice").count(), tombstones.known_as("alice").count()), (0, 0));
+    assert_eq!(tombstones.users().count(), 1, "the leader finds it");
+}
+
+#[test]
 fn it_is_stored_once_and_removed_when_it_expires() {
     let mut tombstones = Tombstones::default();
     tombstones.note(tombstone("u-1", 0));
@@ -44,7 +64,7 @@ fn it_is_stored_once_and_removed_when_it_expires() {
     assert_eq!(tombstones.of("alice").count(), 1, "another Secret is gone");
     tombstones.remove_stored("alice", Some("s-1"));
     assert_eq!(tombstones.next_step("alice", None, at(90)), Step::Nothing);
-    assert_eq!((tombstones.of("alice").count(), tombstones.of_username("alice.smith").count()), (0, 0));
+    assert_eq!((tombstones.of("alice").count(), tombstones.known_as("alice.smith").count()), (0, 0));
 }
 
 #[test]
@@ -91,8 +111,22 @@ fn it_is_found_by_username_in_any_case_and_by_no_part_of_a_name() {
         username: "alice.smith2".to_owned(),
         ..tombstone("u-2", 0)
     });
-    assert_eq!(uids(tombstones.of_username("ALICE.smith")), ["u-1"]);
+    assert_eq!(uids(tombstones.known_as("ALICE.smith")), ["u-1"]);
     assert_eq!(uids(tombstones.of("alice")), ["u-1"]);
-    assert_eq!(tombstones.of("alic").chain(tombstones.of_username("alice")).count(), 0);
+    assert_eq!(uids(tombstones.known_as("Alice")), ["u-1"], "by its name, which is no username of its own");
+    assert_eq!(tombstones.of("alic").chain(tombstones.known_as("alic")).chain(tombstones.of("alice.smith")).count(), 0);
     assert_eq!(tombstones.stored().collect::<Vec<_>>(), ["alice"]);
+}
+
+#[test]
+fn a_follower_stores_what_the_leader_has_not_and_removes_nothing() {
+    let mut tombstones = Tombstones::default();
+    tombstones.note(tombstone("u-1", 0));
+    let step = |tombstones: &Tombstones, now| tombstones.next_step("alice", None, now).of_follower(now);
+    assert_eq!(step(&tombstones, at(0)), Step::Wait(at(0) + PATIENCE));
+    assert_eq!(step(&tombstones, at(0) + PATIENCE), Step::Store(tombstone("u-1", 0)));
+    assert_eq!(step(&tombstones, at(90)), Step::Forget);
+    tombstones.set_stored(tombstone("u-1", 0), "s-1".to_owned());
+    assert_eq!(step(&tombstones, at(1)), Step::Nothing);
+    assert_eq!(step(&tombstones, at(90)), Step::Nothing);
 }

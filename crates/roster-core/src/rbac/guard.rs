@@ -175,19 +175,20 @@ impl Judge<'_> {
         }
     }
 
-    /// A new User takes over what a deleted one of its name declared, once somebody applies the old manifest again.
+    /// A new User takes over what a deleted one of its name declared, once somebody applies the old manifest again. One
+    /// that has the username of a deleted one as its name keeps that one from coming back.
     fn takes_name(&mut self, name: &str) {
         // The directory may not have heard of the deletion yet.
         if self.directory.person(name).is_some() {
             self.person(name);
         }
-        self.deleted(self.directory.tombstones.of(name));
+        self.deleted(self.directory.tombstones.known_as(name));
     }
 
-    /// A User that takes the username of a deleted one keeps it from coming back, and is taken for it. The same is true of
-    /// a username that is the name of another User.
+    /// A User that takes the name or username of a deleted one as its username keeps it from coming back, and is taken for
+    /// it. The same is true of a username that is the name of another User.
     fn takes_username(&mut self, name: &str, username: &str) {
-        self.deleted(self.directory.tombstones.of_username(username));
+        self.deleted(self.directory.tombstones.known_as(username));
         let other = fold(username);
         if other != name && self.directory.person(&other).is_some() {
             self.person(&other);
@@ -196,14 +197,14 @@ impl Judge<'_> {
 
     fn deleted<'b>(&mut self, tombstones: impl Iterator<Item = &'b Tombstone>) {
         for tombstone in tombstones {
-            let Tombstone { user, username, is_admin, groups, deleted, .. } = tombstone;
+            let Tombstone { user, username, is_admin, deleted, .. } = tombstone;
             let (deleted, expires) = (deleted.strftime("%F"), tombstone.expires().strftime("%F"));
             self.identity(&Identity {
                 who: format!("User {user} (deleted on {deleted}, its name is protected until {expires})"),
                 name: user,
                 username,
                 is_admin: *is_admin,
-                groups: self.directory.memberships.would_claim(user, &Labels::new(), groups),
+                groups: self.directory.claims_of_deleted(tombstone),
             });
         }
     }

@@ -1,8 +1,8 @@
 //! No sequence of writes that the guard admits, and no restore of an earlier object in between, leaves the requester in
 //! control of an identity that holds, or ever held, a role that the requester may not bind.
 //!
-//! The requester writes at random, an administrator deletes Users and restores earlier versions of objects at random. What identities
-//! hold is computed by a naive model that knows nothing of the directory: an upper bound, without cuts in cycles,
+//! The requester writes at random. An administrator deletes Users, deletes Groups together with the Users that they select,
+//! and restores earlier versions of objects at random. What identities hold is computed by a naive model that knows nothing of the directory: an upper bound, without cuts in cycles,
 //! with groups that do not exist or do not accept declared members, and whatever the validity of bindings and memberships.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,6 +63,8 @@ enum Step {
     SetPassword(String),
     /// An administrator deletes a User.
     Offboard(String),
+    /// An administrator deletes a Group, and then the Users that it selects.
+    Dismantle(String),
     /// An administrator restores a version of the history, by its position.
     Restore(prop::sample::Index),
 }
@@ -186,11 +188,30 @@ impl World {
                 }
             }
             Step::Offboard(name) => self.remove(&name),
+            Step::Dismantle(group) => self.dismantle(&group),
             Step::Restore(position) => {
                 if !self.history.is_empty() {
                     self.restore(position.get(&self.history).clone());
                 }
             }
+        }
+    }
+
+    /// An administrator deletes a Group that has members by its selector alone, and then the Users that it selects. What a
+    /// Group names itself (`members`, `memberships`, `memberGroups`) does not outlive it.
+    fn dismantle(&mut self, name: &str) {
+        let Some(Object::Group(group)) = self.objects.get(name) else { return };
+        let spec = &group.spec;
+        if !spec.members.is_empty() || !spec.memberships.is_empty() || !spec.member_groups.is_empty() {
+            return;
+        }
+        let group = group.clone();
+        let is_selected =
+            |user: &str| matches!(self.objects.get(user), Some(Object::User(user)) if selects(&group, user));
+        let selected: Vec<&str> = USERS.into_iter().filter(|user| is_selected(user)).collect();
+        self.remove(name);
+        for user in selected {
+            self.remove(user);
         }
     }
 
@@ -222,13 +243,9 @@ impl World {
 
     fn held_by(&self, user: &User) -> BTreeSet<Grant> {
         let name = user.name_any();
-        let selects = |group: &&Group| {
-            let selector = group.spec.member_selector.as_ref().and_then(|selector| selector.match_labels.as_ref());
-            selector.is_some_and(|wanted| wanted.iter().all(|(key, value)| user.labels().get(key) == Some(value)))
-        };
         let mut groups: BTreeSet<String> = user.spec.groups.iter().cloned().collect();
         groups.extend(self.groups().filter(|group| group.spec.members.contains(&name)).map(ResourceExt::name_any));
-        groups.extend(self.groups().filter(selects).map(ResourceExt::name_any));
+        groups.extend(self.groups().filter(|group| selects(group, user)).map(ResourceExt::name_any));
         let is_timed = |group: &&Group| group.spec.memberships.iter().any(|membership| membership.user == name);
         groups.extend(self.groups().filter(is_timed).map(ResourceExt::name_any));
         loop {
@@ -278,6 +295,11 @@ impl World {
     }
 }
 
+fn selects(group: &Group, user: &User) -> bool {
+    let selector = group.spec.member_selector.as_ref().and_then(|selector| selector.match_labels.as_ref());
+    selector.is_some_and(|wanted| wanted.iter().all(|(key, value)| user.labels().get(key) == Some(value)))
+}
+
 fn metadata(name: &str) -> ObjectMeta {
     ObjectMeta { name: Some(name.to_owned()), uid: Some(format!("uid-of-{name}")), ..ObjectMeta::default() }
 }
@@ -307,8 +329,14 @@ fn groups() -> impl Strategy<Value = Object> {
         any::<bool>(),
         prop::option::weighted(0.3, (prop::sample::select(&USERS[..]), validities())),
     );
-    fields.prop_map(|(name, members, mut member_groups, member_selector, accept_declared_members, timed)| {
+    // Half of them have members by a selector alone.
+    let fields = (fields, prop::option::of(Just(LabelSelector { match_labels: Some(labels()), ..Default::default() })));
+    fields.prop_map(|(fields, selector_alone)| {
+        let (name, mut members, mut member_groups, mut member_selector, accept_declared_members, mut timed) = fields;
         member_groups.retain(|group| group != name);
+        if selector_alone.is_some() {
+            (members, member_groups, member_selector, timed) = (Vec::new(), Vec::new(), selector_alone, None);
+        }
         let memberships = timed.into_iter().map(|(user, validity)| Membership { user: user.to_owned(), validity });
         let spec = GroupSpec {
             members,
@@ -364,6 +392,7 @@ fn steps() -> impl Strategy<Value = Step> {
         3 => prop::sample::select(names).prop_map(|name| Step::Delete(name.to_owned())),
         2 => prop::sample::select(&USERS[..]).prop_map(|name| Step::SetPassword(name.to_owned())),
         2 => prop::sample::select(&USERS[..]).prop_map(|name| Step::Offboard(name.to_owned())),
+        2 => prop::sample::select(&GROUPS[..]).prop_map(|name| Step::Dismantle(name.to_owned())),
         2 => any::<prop::sample::Index>().prop_map(Step::Restore),
     ]
 }

@@ -477,3 +477,6 @@ fn i4_nobody_is_named_like_the_username_of_somebody_else() {
     let required = required(&renamed, &directory);
     assert_eq!(required, [EDIT]);
 }
+
+#[path = "guard_deleted_tests.rs"]
+mod deleted;

@@ -258,7 +258,7 @@ impl Feed<'_> {
                         return;
                     };
                     let uid = secret.uid().unwrap_or_default();
-                    informers.change(|directory, _| directory.set_tombstone(tombstone, uid));
+                    informers.change(|directory, now| directory.set_tombstone(tombstone, uid, now));
                 }
                 Seen::Deleted(secret) => {
                     informers.change(|directory, _| directory.remove_tombstone(user, secret.meta().uid.as_deref()));

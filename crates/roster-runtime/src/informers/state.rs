@@ -162,7 +162,9 @@ impl Informers {
         if !concerned.owners.is_empty() {
             self.allotments_moved.notify_waiters();
         }
-        if !self.is_leading.load(Ordering::Acquire) {
+        // A follower stores the tombstones that the leader has not.
+        self.waiting.tombstones.mark(concerned.tombstones);
+        if !self.is_leading() {
             return;
         }
         self.waiting.users.mark(concerned.users);
@@ -170,7 +172,11 @@ impl Informers {
         self.waiting.bindings.mark(concerned.bindings);
         self.waiting.orphaned.mark(concerned.orphaned);
         self.waiting.owners.mark(owners);
-        self.waiting.tombstones.mark(concerned.tombstones);
+    }
+
+    /// Whether this replica leads.
+    pub fn is_leading(&self) -> bool {
+        self.is_leading.load(Ordering::Acquire)
     }
 
     /// Begins to mark what changes, with everything there is: this replica leads now.

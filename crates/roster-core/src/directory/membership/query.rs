@@ -185,26 +185,45 @@ impl Memberships {
     }
 
     /// What [`Memberships::would_belong`] could come to: with groups that do not exist (any more) or do not accept the
-    /// user, with memberships that have yet to begin or have ended, and as if no edge of a cycle were cut. The guard goes
-    /// by this.
+    /// user, with memberships that have yet to begin or have ended, and as if no edge of a cycle were cut. Selectors of
+    /// deleted groups count. The guard goes by this.
     pub fn would_claim(&self, user: &str, labels: &Labels, groups: &[String]) -> BTreeSet<String> {
-        let mut direct: BTreeSet<Id> = groups.iter().filter_map(|group| self.groups.id(group)).collect();
+        let mut named = self.former.selecting(labels);
+        named.extend(groups.iter().cloned());
+        let mut direct: BTreeSet<Id> = named.iter().filter_map(|group| self.groups.id(group)).collect();
         direct.extend(self.matcher.selectors_of(labels));
         direct.extend(self.naming(user, Source::BY_GROUP));
         direct.extend(self.timed(user));
-        self.climb_uncut(direct).into_iter().chain(groups.iter().cloned()).collect()
+        named.extend(self.climb_uncut(direct));
+        named
     }
 
     /// The same for a user as the graph knows it.
     pub fn claims(&self, user: &str) -> BTreeSet<String> {
-        let direct = self.naming(user, u8::MAX).chain(self.timed(user)).collect();
-        self.climb_uncut(direct)
+        let mut named = self.former.selecting(&self.labels_of(user));
+        let direct = named.iter().filter_map(|group| self.groups.id(group));
+        let direct = direct.chain(self.naming(user, u8::MAX)).chain(self.timed(user)).collect();
+        named.extend(self.climb_uncut(direct));
+        named
     }
 
     /// Names of the groups that the User itself declares membership in, by `spec.groups` or by a label that a
-    /// `memberSelector` matches, whether or not they exist and accept it.
-    pub fn declared_by(&self, user: &str) -> impl Iterator<Item = &str> {
-        self.naming(user, Source::BY_USER).map(|group| self.groups.name(group))
+    /// `memberSelector` matches or, in a deleted group, matched. Whether or not they exist and accept it.
+    pub fn declared_by(&self, user: &str) -> BTreeSet<String> {
+        let mut named = self.former.selecting(&self.labels_of(user));
+        named.extend(self.naming(user, Source::BY_USER).map(|group| self.groups.name(group).to_owned()));
+        named
+    }
+
+    /// Labels of the User; empty if it does not exist.
+    pub fn labels_of(&self, user: &str) -> Labels {
+        self.users.id(user).and_then(|user| self.matcher.labels(&user)).unwrap_or_default()
+    }
+
+    /// Names of all groups that have a `memberSelector`, deleted ones included.
+    pub fn with_selector(&self) -> impl Iterator<Item = &str> {
+        let present = self.matcher.selectors().map(|group| self.groups.name(*group));
+        present.chain(self.former.groups().map(String::as_str))
     }
 
     /// The groups that the user belongs to directly, existing or not, by one of these [`Source`]s.
@@ -252,11 +271,13 @@ impl Memberships {
         let nested = declared.groups.iter().filter_map(|group| self.groups.id(group));
         let below: BTreeSet<Id> =
             nested.flat_map(|group| self.reach(group, |node| &node.children).into_iter().chain([group])).collect();
-        let claiming = below.into_iter().flat_map(|group| {
-            let node = self.groups.get(group);
+        let former = below.iter().filter_map(|group| self.former.selector(self.groups.name(*group)));
+        let selected = selected.chain(former.flat_map(|selector| self.matcher.objects_of(selector)));
+        let claiming = below.iter().flat_map(|group| {
+            let node = self.groups.get(*group);
             node.direct.keys().chain(node.timed.keys()).copied()
         });
-        let ids: BTreeSet<Id> = selected.into_iter().chain(claiming).collect();
+        let ids: BTreeSet<Id> = selected.chain(claiming).collect();
         named.chain(ids.into_iter().map(|user| self.users.name(user).to_owned())).collect()
     }
 
