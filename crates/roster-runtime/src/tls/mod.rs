@@ -14,6 +14,7 @@ pub mod authority;
 pub mod bodies;
 pub mod certificates;
 pub mod connections;
+pub mod frames;
 pub mod given;
 pub mod listener;
 pub mod origin;

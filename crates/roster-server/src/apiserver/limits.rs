@@ -4,9 +4,9 @@
 //!  request ─▶ share of its caller ─▶ body, within a budget and a time ─▶ permit out of those for all ─▶ handler
 //! ```
 //!
-//! The caller's share is held while the body is sent, so a caller that sends slowly uses up its own share only. The
-//! permits for all are taken when the body is complete. A part of them is reserved for requests from kube-apiserver.
-//! A permit is held until the work ends, also if the client disconnects before that.
+//! The caller's share is held while the body is sent and until the answer is written, so a caller that sends or reads
+//! slowly uses up its own share only. The permits for all are taken when the body is complete. A part of them is reserved
+//! for requests from kube-apiserver. A permit is held until the work ends, also if the client disconnects before that.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use roster_credentials::network::network_of;
 use roster_runtime::operations::seats::{Seat, Seats};
 use roster_runtime::tls::bodies::{BodyError, BodyLimits, BodyReader};
 use roster_runtime::tls::connections::{Connection, Trust};
+use roster_runtime::tls::frames::hold;
 use roster_runtime::tls::peer::Peer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
@@ -169,7 +170,7 @@ pub struct Permits {
 
 /// A part of a caller's share, given back when the last clone is dropped.
 #[derive(Clone, Debug)]
-pub struct SharePermit {
+struct SharePermit {
     source: RequestSource,
     _seat: Option<Arc<Seat<Share>>>,
 }
@@ -188,6 +189,10 @@ struct InFlight {
     _direct: Option<OwnedSemaphorePermit>,
 }
 
+/// Response extension of an answer whose body holds permits of another kind, and not the share of the request.
+#[derive(Clone, Copy, Debug)]
+pub struct HoldsOwnPermit;
+
 impl RequestPermit {
     /// A permit of nobody.
     #[cfg(test)]
@@ -202,7 +207,7 @@ impl RequestPermit {
     }
 
     /// The caller's share alone, to be held for longer than the permit.
-    pub fn share(&self) -> SharePermit {
+    fn share(&self) -> SharePermit {
         self.share.clone()
     }
 }
@@ -335,12 +340,17 @@ pub async fn limited(State(limiter): State<Arc<RequestLimiter>>, request: Reques
     limiter.run(request, next).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-/// Holds the permit and the part of the budget for as long as the work takes.
+/// Holds the permit and the part of the budget for as long as the work takes, and the caller's share until the answer is
+/// written.
 async fn respond(mut request: Request, next: Next, held: (RequestPermit, Option<OwnedSemaphorePermit>)) -> Response {
+    let share = held.0.share();
     request.extensions_mut().insert(held.0.clone());
     let response = next.run(request).await;
     drop(held);
-    response
+    if response.extensions().get::<HoldsOwnPermit>().is_some() {
+        return response;
+    }
+    response.map(|body| hold(body, share))
 }
 
 fn too_late() -> ApiError {

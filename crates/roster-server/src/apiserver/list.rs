@@ -31,14 +31,18 @@ use super::revision::reached;
 use super::state::DirectoryApi;
 use super::status::ApiError;
 
-/// Objects that are written at a time.
+/// Most objects that are written at a time.
 const CHUNK: usize = 128;
+
+/// Bytes from which on no further object is added to what is written at a time. Shorter lists are in one piece, so that
+/// the compressor sees their length.
+const CHUNK_BYTES: usize = 128 * 1024;
 
 /// Bytes that are joined to an object, mostly.
 const JOINED_BYTES: usize = 256;
 
-/// Longest time that an answer holds its permit. Callers that read more slowly go on reading, and hold their own share of
-/// the permits until they are done.
+/// Longest time that an answer holds its permit. Callers that read more slowly go on reading, and hold their own share
+/// until they are done.
 const LONGEST_ANSWER: Duration = Duration::from_secs(30);
 
 /// Answers a list.
@@ -178,6 +182,19 @@ fn describe(
     (metadata, counts)
 }
 
+/// The records to write next, from `from` on: fewer if they are large. At least one if any are left.
+fn next_chunk(records: &[Arc<Record>], from: usize) -> &[Arc<Record>] {
+    let rest = &records[from..];
+    let mut bytes = 0;
+    let fits = |record: &&Arc<Record>| {
+        let is_room = bytes < CHUNK_BYTES;
+        bytes += record.json().len() + JOINED_BYTES;
+        is_room
+    };
+    let count = rest.iter().take(CHUNK).take_while(fits).count();
+    &rest[..count]
+}
+
 /// Writes the objects, a few at a time: a list of everybody is not held in memory twice.
 fn respond(
     renderer: Renderer,
@@ -186,35 +203,37 @@ fn respond(
     informers: Arc<Informers>,
     permit: RequestPermit,
 ) -> Response {
+    // Returns where to continue.
     let write = move |from: usize, records: &[Arc<Record>], out: &mut Vec<u8>| {
-        let end = records.len().min(from + CHUNK);
-        let (part, now) = (&records[from..end], Timestamp::now());
+        let (part, now) = (next_chunk(records, from), Timestamp::now());
+        out.reserve(part.iter().map(|record| record.json().len() + JOINED_BYTES).sum());
         for (at, (record, joined)) in (from..).zip(part.iter().zip(renderer.joined(part, &informers, now))) {
             if at > 0 {
                 out.push(b',');
             }
             renderer.item(record, &joined, now, out);
         }
+        let end = from + part.len();
         if end == records.len() {
             out.extend(b"]}\n");
         }
+        end
     };
     let mut first = head.into_bytes();
-    first.reserve(records.iter().take(CHUNK).map(|record| record.json().len() + JOINED_BYTES).sum());
-    write(0, &records, &mut first);
-    let body = if records.len() <= CHUNK {
+    let next = write(0, &records, &mut first);
+    let body = if next == records.len() {
         Body::from(first)
     } else {
-        let held = (permit.share(), lend(permit, LONGEST_ANSWER));
-        let rest = stream::unfold((CHUNK, records, write, held), |(from, records, write, held)| async move {
+        let held = lend(permit, LONGEST_ANSWER);
+        let rest = stream::unfold((next, records, write, held), |(from, records, write, held)| async move {
             if from >= records.len() {
                 return None;
             }
             // Others have their turn in between.
             tokio::task::yield_now().await;
             let mut out = Vec::new();
-            write(from, &records, &mut out);
-            Some((Bytes::from(out), (from + CHUNK, records, write, held)))
+            let next = write(from, &records, &mut out);
+            Some((Bytes::from(out), (next, records, write, held)))
         });
         // Whoever compresses it looks once more when it has ended.
         let all = stream::once(async { Bytes::from(first) }).chain(rest).fuse();
@@ -243,28 +262,41 @@ mod tests {
     use crate::apiserver::params::IncludeObject;
     use crate::apiserver::resource::USERS;
     use axum::body::HttpBody;
-    use roster_api::User;
+    use roster_api::{User, UserSpec};
     use roster_core::directory::entries::user::record;
     use roster_runtime::metrics::Metrics;
+    use rstest::rstest;
     use serde_json::Value;
 
+    /// Records of that many Users with a display name of that length.
+    fn users(count: usize, bytes: usize) -> Vec<Arc<Record>> {
+        let spec = UserSpec { display_name: Some("x".repeat(bytes)), ..UserSpec::default() };
+        (0..count).map(|at| Arc::new(record(&User::new(&format!("user-{at}"), spec.clone())))).collect()
+    }
+
     /// As many objects as make several chunks; and a body that has ended stays so.
+    #[rstest]
+    #[case::many(300, 1, 3)]
+    #[case::few_and_large(20, 30_000, 4)]
+    #[case::larger_than_a_chunk(2, CHUNK_BYTES, 2)]
+    #[case::none(0, 1, 1)]
     #[tokio::test]
-    async fn a_long_list_is_whole_and_ends_for_good() {
+    async fn a_long_list_is_whole_and_ends_for_good(#[case] count: usize, #[case] bytes: usize, #[case] chunks: usize) {
         let informers = Arc::new(Informers::new(false, Arc::new(Metrics::default())));
-        let records =
-            (0..300).map(|at| Arc::new(record(&User::new(&format!("user-{at}"), roster_api::UserSpec::default()))));
         let renderer =
             Renderer { resource: &USERS, form: Form::Object, include: IncludeObject::Metadata, current: None };
         let permit = RequestPermit::for_test();
         let head = renderer.head(&ListMeta::default(), Counts::default());
-        let mut body = respond(renderer, head, records.collect(), informers, permit).into_body();
-        let mut bytes = Vec::new();
+        let mut body = respond(renderer, head, users(count, bytes), informers, permit).into_body();
+        let (mut whole, mut frames) = (Vec::new(), 0);
         while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-            bytes.extend(frame.unwrap().into_data().unwrap());
+            let data = frame.unwrap().into_data().unwrap();
+            assert!(data.len() < CHUNK_BYTES + bytes + 4096, "{} bytes at a time", data.len());
+            whole.extend(data);
+            frames += 1;
         }
         assert!(poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await.is_none());
-        let list: Value = serde_json::from_slice(&bytes).unwrap();
-        assert_eq!(list["items"].as_array().unwrap().len(), 300);
+        let list: Value = serde_json::from_slice(&whole).unwrap();
+        assert_eq!((list["items"].as_array().unwrap().len(), frames), (count, chunks));
     }
 }
