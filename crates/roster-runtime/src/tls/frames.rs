@@ -72,13 +72,11 @@ mod tests {
 
     /// A body of the parts: a stream without a known length if there are several.
     fn body(parts: &[usize]) -> Body {
-        match *parts {
-            [length] => Body::from(vec![b'x'; length]),
-            _ => {
-                let parts: Vec<_> = parts.iter().map(|length| Ok::<_, Infallible>(vec![b'x'; *length])).collect();
-                Body::from_stream(stream::iter(parts))
-            }
+        if let [length] = *parts {
+            return Body::from(vec![b'x'; length]);
         }
+        let parts: Vec<_> = parts.iter().map(|length| Ok::<_, Infallible>(vec![b'x'; *length])).collect();
+        Body::from_stream(stream::iter(parts))
     }
 
     #[rstest]
