@@ -17,6 +17,7 @@ pub mod connections;
 pub mod frames;
 pub mod given;
 pub mod listener;
+pub mod network_permits;
 pub mod origin;
 pub mod peer;
 pub mod socket;

@@ -18,12 +18,11 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
-use roster_credentials::network::network_of;
 use roster_runtime::operations::seats::{Seat, Seats};
 use roster_runtime::tls::bodies::{BodyError, BodyLimits, BodyReader};
-use roster_runtime::tls::connections::{Connection, Trust};
+use roster_runtime::tls::connections::Trust;
 use roster_runtime::tls::frames::hold;
-use roster_runtime::tls::peer::Peer;
+use roster_runtime::tls::network_permits::RequestNetwork;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
@@ -129,12 +128,11 @@ impl RequestSource {
     /// The source of an anonymous request. A network with proven connections of kube-apiserver has no limit: its
     /// TokenReviews prove nothing themselves.
     fn of_network(request: &Request) -> Result<Self, ApiError> {
-        let extensions = request.extensions();
-        if extensions.get::<Arc<Connection>>().is_some_and(|connection| connection.is_beside_api_server()) {
-            return Ok(Self { share: Share::Exempt, is_api_server: true });
-        }
-        let peer = extensions.get::<Arc<Peer>>().ok_or_else(|| ApiError::internal("the connection is not known"))?;
-        Ok(Self { share: Share::Network(network_of(peer.remote.ip())), is_api_server: false })
+        let source = RequestNetwork::of(request.extensions());
+        let source = source.ok_or_else(|| ApiError::internal("the connection is not known"))?;
+        let is_api_server = source.is_beside_api_server;
+        let share = if is_api_server { Share::Exempt } else { Share::Network(source.network) };
+        Ok(Self { share, is_api_server })
     }
 
     /// The source of a login. The handler limits logins by their source address, which proxies may have told.

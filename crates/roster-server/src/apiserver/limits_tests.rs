@@ -9,6 +9,7 @@ use axum::{Extension, Router};
 use futures::stream;
 use roster_runtime::metrics::Metrics;
 use roster_runtime::tls::connections::{ConnectionTable, LIMITS, OpenConnection};
+use roster_runtime::tls::peer::Peer;
 use rstest::rstest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
