@@ -135,6 +135,11 @@ impl RequestSource {
         Ok(Self { share, is_api_server })
     }
 
+    /// Whose share the request takes.
+    pub const fn share(&self) -> &Share {
+        &self.share
+    }
+
     /// The source of a login. The handler limits logins by their source address, which proxies may have told.
     fn of_login(request: &Request) -> Result<Self, ApiError> {
         Self::of_network(request).map(|source| Self { share: Share::Exempt, ..source })
@@ -192,10 +197,10 @@ struct InFlight {
 pub struct HoldsOwnPermit;
 
 impl RequestPermit {
-    /// A permit of nobody.
+    /// A permit of that share.
     #[cfg(test)]
-    pub fn for_test() -> Self {
-        let source = RequestSource { share: Share::Exempt, is_api_server: true };
+    pub fn for_test(share: Share) -> Self {
+        let source = RequestSource { share, is_api_server: true };
         Permits::new(RESOURCES, "requests").admit(source).expect("all permits are free")
     }
 

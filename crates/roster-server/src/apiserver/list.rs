@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
@@ -59,7 +59,7 @@ pub async fn list(
 ) -> Result<Response, ApiError> {
     let id = list_id(resource.plural, &params.written);
     let catalogue = (resource.catalogue)(&api.informers);
-    let (table, position) = start(api, caller, resource, catalogue, params, id).await?;
+    let (table, position) = start(api, (caller, &permit), resource, catalogue, params, id).await?;
     let offset = usize::try_from(position.offset).unwrap_or(usize::MAX);
     let (selection, permit) = select(&table, &params.query, (offset, params.limit), permit).await?;
     let (metadata, counts) = describe(api, params, id, position, &selection);
@@ -99,7 +99,7 @@ async fn select(
 /// The table to read from, and where to begin.
 async fn start(
     api: &DirectoryApi,
-    caller: &Arc<Caller>,
+    (caller, permit): (&Arc<Caller>, &RequestPermit),
     resource: &'static Resource,
     catalogue: &Catalogue,
     params: &ListParams,
@@ -107,7 +107,7 @@ async fn start(
 ) -> Result<(Arc<Table>, Position), ApiError> {
     if let Some(token) = &params.continue_token {
         let Position { moment, offset } = api.tokens.read(id, token)?;
-        let (table, _) = table_of(api, resource, catalogue, moment).await?;
+        let (table, _) = table_of(api, permit, resource, catalogue, moment).await?;
         return Ok((table, Position { moment, offset }));
     }
     let before = match (params.page, params.limit) {
@@ -118,16 +118,19 @@ async fn start(
     let asked = params.resource_version.filter(|revision| *revision > 0);
     if let Some(revision) = asked.filter(|_| params.is_exact) {
         let moment = Moment { since: revision, until: revision };
-        let (table, moment) = table_of(api, resource, catalogue, moment).await?;
+        let (table, moment) = table_of(api, permit, resource, catalogue, moment).await?;
         return Ok((table, Position { moment, offset }));
     }
     if params.page.is_some_and(|page| page > 1)
         && asked.is_none()
         && let Some(moment) = api.moments.of_first_page(caller, id).await
-        // Of a first page that is forgotten nobody has spoken: this is a new one.
-        && let Ok((table, moment)) = table_of(api, resource, catalogue, moment).await
     {
-        return Ok((table, Position { moment, offset }));
+        match table_of(api, permit, resource, catalogue, moment).await {
+            Ok((table, moment)) => return Ok((table, Position { moment, offset })),
+            Err(error) if error.code() == StatusCode::TOO_MANY_REQUESTS => return Err(error),
+            // The revision of the first page is forgotten. The client has not named it, so it gets the current one.
+            Err(_) => {}
+        }
     }
     let view = reached(catalogue, asked.unwrap_or(0)).await?;
     let moment = Moment { since: view.revision, until: view.progress };
@@ -137,6 +140,7 @@ async fn start(
 /// All records as they were at a moment, and the moment as it is known here.
 async fn table_of(
     api: &DirectoryApi,
+    permit: &RequestPermit,
     resource: &'static Resource,
     catalogue: &Catalogue,
     moment: Moment,
@@ -148,8 +152,7 @@ async fn table_of(
     if let Some(table) = api.moments.table(resource.plural, moment).await {
         return Ok((table, moment));
     }
-    // Undoing many changes takes a while and some memory: not too much of it at a time.
-    let turn = api.turn_to_undo().await;
+    let turn = api.undoing.turn(permit.clone()).await?;
     let past = blocking(move || (view.at(moment.until), turn)).await?.0;
     let past = past.map_err(|_| expired(moment.until))?;
     Ok((past.table, Moment { since: past.revision, until: moment.until }))
@@ -259,6 +262,7 @@ mod tests {
     use std::future::poll_fn;
     use std::pin::Pin;
 
+    use crate::apiserver::limits::Share;
     use crate::apiserver::params::IncludeObject;
     use crate::apiserver::resource::USERS;
     use axum::body::HttpBody;
@@ -285,7 +289,7 @@ mod tests {
         let informers = Arc::new(Informers::new(false, Arc::new(Metrics::default())));
         let renderer =
             Renderer { resource: &USERS, form: Form::Object, include: IncludeObject::Metadata, current: None };
-        let permit = RequestPermit::for_test();
+        let permit = RequestPermit::for_test(Share::Exempt);
         let head = renderer.head(&ListMeta::default(), Counts::default());
         let mut body = respond(renderer, head, users(count, bytes), informers, permit).into_body();
         let (mut whole, mut frames) = (Vec::new(), 0);
