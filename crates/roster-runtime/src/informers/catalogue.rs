@@ -41,7 +41,7 @@ impl Catalogue {
         self.changed.subscribe()
     }
 
-    fn update(&self, change: impl FnOnce(&mut View)) {
+    pub(super) fn update(&self, change: impl FnOnce(&mut View)) {
         let mut view = View::clone(&self.view.load());
         change(&mut view);
         self.view.store(Arc::new(view));

@@ -141,6 +141,13 @@ impl Informers {
         self.failures.begin_or_go_on(USERS, true);
     }
 
+    /// Takes in a User as the watch would.
+    #[cfg(test)]
+    pub fn set_user(&self, user: &roster_api::User) {
+        self.user_catalogue.update(|view| view.set(Arc::new(entries::user::record(user))));
+        self.change(|directory, now| directory.set_user(user, now));
+    }
+
     /// Waits until every first list is complete.
     pub async fn synced(&self) {
         // The sender lives in self: it can't be gone.

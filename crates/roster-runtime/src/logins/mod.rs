@@ -55,3 +55,20 @@ pub struct Logins {
     /// Proxies that are believed about where somebody comes from.
     pub trusted_proxies: Vec<IpNet>,
 }
+
+/// A User that is active and holds its name.
+#[cfg(test)]
+fn active_user(name: &str) -> roster_api::User {
+    let claimed = serde_json::json!({
+        "type": "NameClaimed", "status": "True", "reason": "Claimed", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    });
+    let user = serde_json::json!({
+        "apiVersion": "iam.roster.dev/v1alpha1",
+        "kind": "User",
+        "metadata": {"name": name, "uid": "0a0a0a0a-0000-4000-8000-000000000001", "resourceVersion": "1"},
+        "spec": {},
+        "status": {"username": name, "conditions": [claimed]},
+    });
+    serde_json::from_value(user).expect("it is a User")
+}

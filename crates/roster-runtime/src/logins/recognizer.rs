@@ -10,14 +10,14 @@ use roster_api::user::SecondFactor;
 use roster_credentials::api_key;
 use roster_credentials::token::{Claims, ONE_TIME_PASSWORD};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use thiserror::Error;
 
 use super::issuer::Issuer;
 use super::last_use::LastUse;
 use super::person::Person;
 use super::vault::{Vault, VaultError};
 use crate::informers::Informers;
+use crate::tls::network_permits::{NetworkPermitLimits, NetworkPermits, RequestNetwork};
 
 /// How the extra that tells the credential begins, for an API key.
 pub const API_KEY_CREDENTIAL: &str = "APIKey=";
@@ -28,13 +28,14 @@ pub struct Recognizer {
     issuer: Arc<Issuer>,
     vault: Arc<Vault>,
     last_use: Arc<LastUse>,
-    looking: Semaphore,
+    lookups: NetworkPermits,
 }
 
-/// Keys that are looked up at the same time. Anybody can make one up, and each costs the API server a request.
-const MOST_LOOKUPS: usize = 64;
+/// Keys that are looked up at the same time. Anyone can make one up for a User whose UID they know, and each costs the API
+/// server a request.
+const LOOKUPS: NetworkPermitLimits = NetworkPermitLimits { total: 64, direct: 48, of_network: 24 };
 
-/// Longest wait for a look-up.
+/// Longest time that a request from a network of kube-apiserver waits for a look-up.
 const LOOKUP_WAIT: Duration = Duration::from_secs(2);
 
 /// Somebody who was recognised.
@@ -59,17 +60,32 @@ pub enum Recognition {
     Known(Recognized),
 }
 
+/// Why nothing is known of a token or key.
+#[derive(Clone, Debug, Error)]
+pub enum RecognitionError {
+    /// The network of the request, or all together, have too many look-ups in flight.
+    #[error("too many API keys are looked up at the same time")]
+    Saturated,
+    /// The credential can't be read.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+}
+
 impl Recognizer {
     /// By what the informers know, the issuer has signed, and the vault holds.
     pub fn new(informers: Arc<Informers>, issuer: Arc<Issuer>, vault: Arc<Vault>, last_use: Arc<LastUse>) -> Self {
-        Self { informers, issuer, vault, last_use, looking: Semaphore::new(MOST_LOOKUPS) }
+        Self { informers, issuer, vault, last_use, lookups: NetworkPermits::new(LOOKUPS) }
     }
 
-    /// Who shows the token or key.
+    /// Returns who shows the token or key. `source` is where the request comes from.
     ///
     /// # Errors
-    /// If the credential can't be reached.
-    pub async fn recognize(&self, token: &SecretString) -> Result<Recognition, VaultError> {
+    /// If the credential can't be reached, or too many are looked up at the same time.
+    pub async fn recognize(
+        &self,
+        token: &SecretString,
+        source: RequestNetwork,
+    ) -> Result<Recognition, RecognitionError> {
         let token = token.expose_secret();
         let claims = self.issuer.read(token);
         if claims.is_none() && !token.starts_with(api_key::PREFIX) {
@@ -77,11 +93,11 @@ impl Recognizer {
         }
         // What the directory says of a user may be out of date: better no answer than yesterday's.
         if self.informers.is_blind_to_users() {
-            return Err(VaultError::Unavailable);
+            return Err(VaultError::Unavailable.into());
         }
         let known = match claims {
             Some(claims) => self.by_claims(claims),
-            None => self.by_key(token).await?,
+            None => self.by_key(token, source).await?,
         };
         Ok(known.map_or(Recognition::Refused, Recognition::Known))
     }
@@ -108,11 +124,10 @@ impl Recognizer {
         })
     }
 
-    async fn by_key(&self, text: &str) -> Result<Option<Recognized>, VaultError> {
+    async fn by_key(&self, text: &str, source: RequestNetwork) -> Result<Option<Recognized>, RecognitionError> {
         let person = api_key::uid_of(text).and_then(|uid| self.active(&uid));
         let Some(person) = person.filter(|person| !person.must_change_password()) else { return Ok(None) };
-        let turn = timeout(LOOKUP_WAIT, self.looking.acquire()).await;
-        let _turn = turn.map_err(|_| VaultError::Unavailable)?;
+        let _permit = self.lookups.take(source, LOOKUP_WAIT).await.ok_or(RecognitionError::Saturated)?;
         // Read anew each time: a key is revoked at once, on every replica.
         let Some(opened) = self.vault.open(&person.username, &person.uid).await? else { return Ok(None) };
         let now = Timestamp::now();
@@ -156,9 +171,45 @@ mod tests {
         let recognizer = recognizer(Client::new(refuse, "default"), &informers);
         informers.lose_sight_of_users();
         assert!(informers.is_blind_to_users());
-        let recognition = recognizer.recognize(&"a.b.c".into()).await;
+        let recognition = recognizer.recognize(&"a.b.c".into(), stranger(1)).await;
         assert!(matches!(recognition, Ok(Recognition::Foreign)), "{recognition:?}");
         let key = format!("{}{}", api_key::PREFIX, "0".repeat(80));
-        assert!(recognizer.recognize(&key.into()).await.is_err(), "of Roster's own, nothing is said now");
+        assert!(recognizer.recognize(&key.into(), stranger(1)).await.is_err(), "of Roster's own, nothing is said now");
+    }
+
+    fn stranger(last: u8) -> RequestNetwork {
+        RequestNetwork::new([192, 0, 2, last].into(), false)
+    }
+
+    /// Keys that strangers make up do not take the look-ups that kube-apiserver's TokenReviews need.
+    #[tokio::test]
+    async fn made_up_keys_take_a_share_of_the_look_ups() {
+        let silent = tower::service_fn(|_: axum::http::Request<kube::client::Body>| {
+            std::future::pending::<Result<axum::http::Response<kube::client::Body>, std::io::Error>>()
+        });
+        let informers = Arc::new(Informers::new(false, Arc::default()));
+        let jane = crate::logins::active_user("jane");
+        informers.set_user(&jane);
+        let recognizer = recognizer(Client::new(silent, "default"), &informers);
+        let uid = jane.metadata.uid.as_deref().unwrap_or_default();
+        let (_, key) = api_key::ApiKey::create(uid, "made up", Timestamp::now(), Timestamp::MAX).unwrap();
+        let mut looking = Vec::new();
+        let mut look_up = async |source, count: usize| {
+            let before = looking.len();
+            for _ in 0..count {
+                let mut recognition = Box::pin(recognizer.recognize(&key, source));
+                match futures::poll!(&mut recognition) {
+                    std::task::Poll::Pending => looking.push(recognition),
+                    std::task::Poll::Ready(Err(RecognitionError::Saturated)) => {}
+                    std::task::Poll::Ready(other) => panic!("{other:?}"),
+                }
+            }
+            looking.len() - before
+        };
+        assert_eq!(look_up(stranger(1), LOOKUPS.total).await, LOOKUPS.of_network);
+        assert_eq!(look_up(stranger(2), LOOKUPS.total).await, LOOKUPS.direct - LOOKUPS.of_network);
+        assert_eq!(look_up(stranger(3), 1).await, 0);
+        let api_server = RequestNetwork::new([192, 0, 2, 9].into(), true);
+        assert_eq!(look_up(api_server, LOOKUPS.total - LOOKUPS.direct).await, LOOKUPS.total - LOOKUPS.direct);
     }
 }

@@ -12,7 +12,7 @@ use roster_credentials::credential::{Credential, Summary};
 use roster_credentials::record::{Claim, Corrupt, read_credential, write_credential};
 use serde_json::json;
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::person::Person;
@@ -54,6 +54,8 @@ pub struct Opened {
     secret: Secret,
     /// What it holds.
     pub credential: Credential,
+    /// When it was asked for.
+    pub read: Instant,
 }
 
 impl Opened {
@@ -67,7 +69,7 @@ impl Opened {
     pub fn at_revision(revision: &str) -> Self {
         let mut secret = Secret::default();
         secret.metadata.resource_version = Some(revision.to_owned());
-        Self { secret, credential: Credential::default() }
+        Self { secret, credential: Credential::default(), read: Instant::now() }
     }
 
     /// Whether it is the state that `other` was read at, or a later one. False where that can't be told.
@@ -100,6 +102,7 @@ impl Vault {
     /// If the API server does not answer, or what is stored does not parse.
     pub async fn open(&self, username: &str, uid: &str) -> Result<Option<Opened>, VaultError> {
         let identifier = Identifier { kind: IdentifierKind::Username, text: username.to_owned() };
+        let read = Instant::now();
         let answer = timeout(ANSWER_TIMEOUT, self.secrets.get_opt(&identifier.secret_name())).await;
         let secret = match answer {
             Ok(Ok(secret)) => secret,
@@ -112,7 +115,7 @@ impl Vault {
         };
         let Some(secret) = secret.filter(is_theirs) else { return Ok(None) };
         let credential = read_credential(&secret)?;
-        Ok(Some(Opened { secret, credential }))
+        Ok(Some(Opened { secret, credential, read }))
     }
 
     /// The same, for a change that is to be saved.
@@ -172,12 +175,13 @@ impl Vault {
         let mut secret = opened.secret.clone();
         write_credential(&mut secret, credential);
         let (name, params) = (secret.name_any(), PostParams::default());
+        let read = Instant::now();
         match timeout(ANSWER_TIMEOUT, self.secrets.replace(&name, &params, &secret)).await {
             Ok(Ok(written)) => {
                 self.metrics.writes.inc("Secret");
                 self.uncounted.storage_works();
                 self.publish(&written, &opened.credential.summary(), &credential.summary()).await;
-                Ok(Some(Opened { secret: written, credential: credential.clone() }))
+                Ok(Some(Opened { secret: written, credential: credential.clone(), read }))
             }
             // Gone: the User was deleted, and there is nothing to keep.
             Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => Ok(None),

@@ -24,7 +24,7 @@ use roster_credentials::pool::{HashPool, Saturated};
 use roster_credentials::seal::Sealer;
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
-use tokio::sync::{MutexGuard, Semaphore};
+use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -34,6 +34,7 @@ use super::turns::{Judging, MOST_AT_A_TIME, Turn};
 use super::vault::{LostWrite, Opened, Vault, VaultError};
 use crate::informers::Informers;
 use crate::metrics::Metrics;
+use crate::operations::seats::Seats;
 
 /// Refusals are given at multiples of this after the attempt began. Longer than a hash, a read and a write take.
 const REFUSAL_TICK: Duration = Duration::from_millis(400);
@@ -41,8 +42,11 @@ const REFUSAL_TICK: Duration = Duration::from_millis(400);
 /// How often an attempt is judged anew because somebody else has changed the credential.
 const ATTEMPTS: usize = 16;
 
-/// Attempts are told apart by as many hashes of names and sources, or of users.
+/// Users are told apart by as many hashes.
 const STRIPES: usize = 1024;
+
+/// How old what was read of a credential may be when it grants a login without a write. A write fails if it is out of date.
+const MOST_AGE: Duration = Duration::from_millis(500);
 
 /// What somebody shows in order to be let in.
 pub struct Shown<'a> {
@@ -123,7 +127,8 @@ pub struct Verifier {
     metrics: Arc<Metrics>,
     /// The hash of a password that nobody knows, for those who have none.
     decoy: PasswordHash,
-    attempts: Vec<Semaphore>,
+    /// Attempts in flight, by a hash of the name and source.
+    attempts: Arc<Seats<u64>>,
     turns: Vec<Turn>,
     judging: Vec<Judging>,
     hasher: RandomState,
@@ -165,7 +170,6 @@ impl Verifier {
         metrics: Arc<Metrics>,
     ) -> Self {
         let decoy = PasswordHash::create(hex(&random::<16>()).as_bytes(), pool.cost(), &mut Memory::default());
-        let attempts = (0..STRIPES).map(|_| Semaphore::new(MOST_AT_A_TIME)).collect();
         let turns = (0..STRIPES).map(|_| Turn::default()).collect();
         let judging = (0..STRIPES).map(|_| Judging::default()).collect();
         Self {
@@ -178,7 +182,7 @@ impl Verifier {
             policy,
             metrics,
             decoy,
-            attempts,
+            attempts: Seats::new(MOST_AT_A_TIME),
             turns,
             judging,
             hasher: RandomState::new(),
@@ -193,8 +197,8 @@ impl Verifier {
         let began = Instant::now();
         // Until the answer, tick included: a name that nobody has is not free again sooner than others. By the name as it
         // was typed: two names of one person must not be recognizable as such.
-        let attempts = &self.attempts[self.stripe((fold(shown.username), &shown.source))];
-        let Ok(_attempt) = attempts.try_acquire() else {
+        let attempts = self.hasher.hash_one((fold(shown.username), &shown.source));
+        let Some(_attempt) = self.attempts.take(attempts) else {
             self.metrics.logins.inc("saturated");
             return Err(Saturated.into());
         };
@@ -246,10 +250,18 @@ impl Verifier {
                 newer = turn.newer_than(&opened, uid);
                 continue;
             }
-            if !self.can_count(person, &opened) {
+            let Some(person) = self.again(shown, person)? else { return Ok(Outcome::Refused) };
+            if !self.can_count(&person, &opened) {
                 return Ok(Outcome::Refused);
             }
-            let (verdict, credential) = self.verdict(shown, person, &opened.credential, matches, &mut hashed).await?;
+            let (verdict, credential) = self.verdict(shown, &person, &opened.credential, matches, &mut hashed).await?;
+            if verdict.is_granted() && credential == opened.credential && opened.read.elapsed() > MOST_AGE {
+                let Some(latest) = self.vault.open(username, uid).await? else { return Ok(Outcome::Refused) };
+                if !opened.is_as_new_as(&latest) {
+                    newer = Some(latest);
+                    continue;
+                }
+            }
             let saved = self.vault.save_and_keep(&opened, &credential).await;
             LostWrite::settle(&mut lost);
             let saved = match saved {
@@ -265,7 +277,15 @@ impl Verifier {
                 {
                     return Err(Failure::NotDue);
                 }
-                return Ok(self.outcome(shown, person.clone(), verdict, credential, &opened.credential));
+                if verdict == Verdict::Refused {
+                    return Ok(self.outcome(shown, person, verdict, credential, &opened.credential));
+                }
+                // New hashes and the write take time, too.
+                let person = self.again(shown, &person)?;
+                return Ok(match person.filter(|person| is_welcome(person, shown)) {
+                    Some(person) => self.outcome(shown, person, verdict, credential, &opened.credential),
+                    None => Outcome::Refused,
+                });
             }
             lost = Some(self.vault.lost(opened, credential));
         }
@@ -274,6 +294,16 @@ impl Verifier {
             "an attempt was refused: others change the credential all the time"
         );
         Ok(Outcome::Refused)
+    }
+
+    /// Returns the User as it is known now. It may have been disabled, renamed or deleted since it was read, because hashes
+    /// and turns are waited for. `None` if it no longer has the name that was shown.
+    fn again(&self, shown: &Shown<'_>, before: &Person) -> Result<Option<Person>, Failure> {
+        if self.informers.is_blind_to_users() {
+            return Err(VaultError::Unavailable.into());
+        }
+        let now = Person::holding(&self.informers, shown.username);
+        Ok(now.filter(|now| now.uid == before.uid && now.username == before.username))
     }
 
     /// Whether a failure of that user could be counted. While it could not, even the right password is refused: otherwise
@@ -351,7 +381,7 @@ impl Verifier {
         let now = Timestamp::now();
         let attempt = Attempt {
             source: &shown.source,
-            is_welcome: person.is_active && person.may_come_from(shown.address),
+            is_welcome: is_welcome(person, shown),
             proof: match shown.secret {
                 Secret::Password(_) => Proof::Password(matches),
                 Secret::Invitation(code) => Proof::Invitation(code.expose_secret()),
@@ -464,6 +494,10 @@ impl Verifier {
             }
         }
     }
+}
+
+fn is_welcome(person: &Person, shown: &Shown<'_>) -> bool {
+    person.is_active && person.may_come_from(shown.address)
 }
 
 /// The first multiple of the tick after the beginning that lies ahead.

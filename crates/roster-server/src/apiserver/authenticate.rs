@@ -1,25 +1,23 @@
 //! Who asks: by the front proxy's certificate and headers, or by a bearer token.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use ipnet::IpNet;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::api::PostParams;
 use kube::{Api, Client};
 use moka::future::Cache;
-use roster_credentials::network::network_of;
 use roster_runtime::informers::Informers;
-use roster_runtime::logins::recognizer::{Recognition, Recognizer};
-use roster_runtime::operations::seats::Seats;
+use roster_runtime::logins::recognizer::{Recognition, RecognitionError, Recognizer};
 use roster_runtime::tls::connections::{Connection, Trust};
+use roster_runtime::tls::network_permits::{NetworkPermitLimits, NetworkPermits, RequestNetwork};
 use roster_runtime::tls::peer::Peer;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
 use tracing::warn;
 
 use super::delegation::{ANSWER_TIMEOUT, BELIEVED, REMEMBERED};
@@ -27,12 +25,9 @@ use super::front_proxy::FrontProxy;
 use super::identity::Caller;
 use super::status::ApiError;
 
-/// Tokens that are reviewed at the same time. Whoever reaches the port may send any, and each costs the API server a
+/// Tokens that are reviewed at the same time. Anyone who reaches the port may send any, and each costs the API server a
 /// request.
-const MOST_REVIEWS: usize = 32;
-
-/// Tokens of one network that are reviewed at the same time, so that nobody takes the turns of all with made-up tokens.
-const MOST_REVIEWS_OF_A_NETWORK: usize = 16;
+const REVIEWS: NetworkPermitLimits = NetworkPermitLimits { total: 32, direct: 24, of_network: 12 };
 
 /// Longest token. JWTs have some KiB.
 const MOST_TOKEN_BYTES: usize = 16 * 1024;
@@ -41,8 +36,7 @@ const MOST_TOKEN_BYTES: usize = 16 * 1024;
 pub struct Authenticator {
     front_proxy: Arc<FrontProxy>,
     reviews: Api<TokenReview>,
-    reviewing: Semaphore,
-    reviewing_of: Arc<Seats<IpNet>>,
+    reviewing: NetworkPermits,
     /// By digest of the token; never the token itself.
     known: Cache<[u8; 32], Option<Caller>>,
     recognizer: Arc<Recognizer>,
@@ -58,31 +52,37 @@ impl Authenticator {
         informers: Arc<Informers>,
     ) -> Self {
         let known = Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED).build();
-        let (reviewing, reviewing_of) = (Semaphore::new(MOST_REVIEWS), Seats::new(MOST_REVIEWS_OF_A_NETWORK));
-        Self { front_proxy, reviews: Api::all(client), reviewing, reviewing_of, known, recognizer, informers }
+        let reviewing = NetworkPermits::new(REVIEWS);
+        Self { front_proxy, reviews: Api::all(client), reviewing, known, recognizer, informers }
     }
 
     /// Returns who asks, and what the request proves about its connection.
-    async fn identify(&self, peer: &Peer, headers: &HeaderMap) -> Result<(Caller, Trust), ApiError> {
+    async fn identify(
+        &self,
+        peer: &Peer,
+        source: RequestNetwork,
+        headers: &HeaderMap,
+    ) -> Result<(Caller, Trust), ApiError> {
         if let Some(caller) = self.front_proxy.authenticate(&peer.certificates, headers) {
             return Ok((caller, Trust::ApiServer));
         }
         let token = bearer(headers).ok_or_else(|| self.nobody(peer))?;
         // In a box: it is large, and what comes by the aggregator needs no room for it.
-        let caller = Box::pin(self.identify_bearer(peer, token)).await?;
+        let caller = Box::pin(self.identify_bearer(source, token)).await?;
         Ok((caller, Trust::Authenticated))
     }
 
-    async fn identify_bearer(&self, peer: &Peer, token: SecretString) -> Result<Caller, ApiError> {
+    async fn identify_bearer(&self, source: RequestNetwork, token: SecretString) -> Result<Caller, ApiError> {
         // Roster's own need no API server, and count as of this moment.
-        match self.recognizer.recognize(&token).await {
+        match self.recognizer.recognize(&token, source).await {
             Ok(Recognition::Known(known)) if known.is_for_the_cluster => return Ok(known.user.into()),
             Ok(Recognition::Known(_) | Recognition::Refused) => return Err(ApiError::unauthorized()),
             Ok(Recognition::Foreign) => {}
-            Err(_) => return Err(ApiError::unavailable("the credential can't be reached")),
+            Err(RecognitionError::Saturated) => return Err(ApiError::too_many_requests()),
+            Err(RecognitionError::Vault(_)) => return Err(ApiError::unavailable("the credential can't be reached")),
         }
         let digest = Sha256::digest(token.expose_secret()).into();
-        let known = self.known.try_get_with(digest, self.review(peer, &token)).await;
+        let known = self.known.try_get_with(digest, self.review(source, &token)).await;
         known.map_err(|error| (*error).clone())?.ok_or_else(ApiError::unauthorized)
     }
 
@@ -94,10 +94,9 @@ impl Authenticator {
         ApiError::unavailable("the front proxy's authorities have not been read yet")
     }
 
-    async fn review(&self, peer: &Peer, token: &SecretString) -> Result<Option<Caller>, ApiError> {
-        let network = network_of(peer.remote.ip());
-        let _of_network = self.reviewing_of.take(network).ok_or_else(ApiError::too_many_requests)?;
-        let _turn = self.reviewing.try_acquire().map_err(|_| ApiError::too_many_requests())?;
+    async fn review(&self, source: RequestNetwork, token: &SecretString) -> Result<Option<Caller>, ApiError> {
+        let permit = self.reviewing.take(source, Duration::ZERO).await;
+        let _permit = permit.ok_or_else(ApiError::too_many_requests)?;
         let review = TokenReview {
             spec: TokenReviewSpec { token: Some(token.expose_secret().to_owned()), ..TokenReviewSpec::default() },
             ..TokenReview::default()
@@ -128,10 +127,11 @@ pub async fn authenticate(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let Some(peer) = request.extensions().get::<Arc<Peer>>().cloned() else {
+    let extensions = request.extensions();
+    let (Some(peer), Some(source)) = (extensions.get::<Arc<Peer>>().cloned(), RequestNetwork::of(extensions)) else {
         return ApiError::internal("the connection is not known").into_response();
     };
-    match authenticator.identify(&peer, request.headers()).await {
+    match authenticator.identify(&peer, source, request.headers()).await {
         Err(error) => error.into_response(),
         Ok((caller, _)) if !caller.is_authenticated() => ApiError::unauthorized().into_response(),
         Ok((caller, _)) if authenticator.informers.is_inactive(&caller.username, &caller.uid) => {
@@ -194,16 +194,19 @@ mod tests {
         let front_proxy = Arc::new(FrontProxy::default());
         let authenticator = authenticator(Client::new(silent, "default"), Arc::clone(&front_proxy));
         let certificate = rcgen::generate_simple_self_signed(vec!["somebody".to_owned()]).unwrap().cert.der().clone();
-        let remote = ([127, 0, 0, 1], 1).into();
+        let remote = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
         let (shown, none) = (Peer { remote, certificates: vec![certificate] }, Peer { remote, certificates: vec![] });
         let headers = HeaderMap::new();
-        let answers = async |peer: &Peer| authenticator.identify(peer, &headers).await.unwrap_err().code().as_u16();
+        let source = RequestNetwork::new(remote.ip(), false);
+        let answers =
+            async |peer: &Peer| authenticator.identify(peer, source, &headers).await.unwrap_err().code().as_u16();
         assert_eq!((answers(&shown).await, answers(&none).await), (503, 401));
         front_proxy.set(&std::collections::BTreeMap::new());
         assert_eq!((answers(&shown).await, answers(&none).await), (401, 401));
     }
 
-    /// An API server that is busy, or does not answer, is not asked more and more; and one network leaves turns for others.
+    /// An API server that is busy, or does not answer, is not asked more and more. One network leaves permits for others,
+    /// and all of them together for the networks of kube-apiserver.
     #[tokio::test]
     async fn only_so_many_tokens_are_reviewed_at_a_time() {
         let silent = tower::service_fn(|_: axum::http::Request<kube::client::Body>| {
@@ -211,20 +214,25 @@ mod tests {
         });
         let authenticator = authenticator(Client::new(silent, "default"), Arc::default());
         let token = SecretString::from("token");
-        let peers = [1, 2, 3].map(|last| Peer { remote: ([192, 0, 2, last], 1).into(), certificates: Vec::new() });
-        let [one, two, three] = &peers;
-        let of = |peer, count| (0..count).map(|_| Box::pin(authenticator.review(peer, &token))).collect::<Vec<_>>();
-        let mut reviews = of(one, MOST_REVIEWS_OF_A_NETWORK);
+        let [one, two, three] = [1, 2, 3].map(|last| RequestNetwork::new([192, 0, 2, last].into(), false));
+        let api_server = RequestNetwork::new([192, 0, 2, 9].into(), true);
+        let of = |source, count| (0..count).map(|_| Box::pin(authenticator.review(source, &token))).collect::<Vec<_>>();
+        let mut reviews = of(one, REVIEWS.of_network);
         for review in &mut reviews {
             assert!(futures::poll!(review).is_pending());
         }
         let refused = authenticator.review(one, &token).await.unwrap_err();
         assert_eq!(refused.code(), axum::http::StatusCode::TOO_MANY_REQUESTS);
-        let mut others = of(two, MOST_REVIEWS - MOST_REVIEWS_OF_A_NETWORK);
+        let mut others = of(two, REVIEWS.direct - REVIEWS.of_network);
         for review in &mut others {
             assert!(futures::poll!(review).is_pending());
         }
         let refused = authenticator.review(three, &token).await.unwrap_err();
         assert_eq!(refused.code(), axum::http::StatusCode::TOO_MANY_REQUESTS);
+        let mut reserved = of(api_server, REVIEWS.total - REVIEWS.direct);
+        for review in &mut reserved {
+            assert!(futures::poll!(review).is_pending());
+        }
+        assert!(authenticator.review(api_server, &token).await.is_err());
     }
 }

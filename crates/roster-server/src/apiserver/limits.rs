@@ -4,9 +4,9 @@
 //!  request ─▶ share of its caller ─▶ body, within a budget and a time ─▶ permit out of those for all ─▶ handler
 //! ```
 //!
-//! The caller's share is held while the body is sent, so a caller that sends slowly uses up its own share only. The
-//! permits for all are taken when the body is complete. A part of them is reserved for requests from kube-apiserver.
-//! A permit is held until the work ends, also if the client disconnects before that.
+//! The caller's share is held while the body is sent and until the answer is written, so a caller that sends or reads
+//! slowly uses up its own share only. The permits for all are taken when the body is complete. A part of them is reserved
+//! for requests from kube-apiserver. A permit is held until the work ends, also if the client disconnects before that.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,11 +18,11 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
-use roster_credentials::network::network_of;
 use roster_runtime::operations::seats::{Seat, Seats};
 use roster_runtime::tls::bodies::{BodyError, BodyLimits, BodyReader};
-use roster_runtime::tls::connections::{Connection, Trust};
-use roster_runtime::tls::peer::Peer;
+use roster_runtime::tls::connections::Trust;
+use roster_runtime::tls::frames::hold;
+use roster_runtime::tls::network_permits::RequestNetwork;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
@@ -128,12 +128,16 @@ impl RequestSource {
     /// The source of an anonymous request. A network with proven connections of kube-apiserver has no limit: its
     /// TokenReviews prove nothing themselves.
     fn of_network(request: &Request) -> Result<Self, ApiError> {
-        let extensions = request.extensions();
-        if extensions.get::<Arc<Connection>>().is_some_and(|connection| connection.is_beside_api_server()) {
-            return Ok(Self { share: Share::Exempt, is_api_server: true });
-        }
-        let peer = extensions.get::<Arc<Peer>>().ok_or_else(|| ApiError::internal("the connection is not known"))?;
-        Ok(Self { share: Share::Network(network_of(peer.remote.ip())), is_api_server: false })
+        let source = RequestNetwork::of(request.extensions());
+        let source = source.ok_or_else(|| ApiError::internal("the connection is not known"))?;
+        let is_api_server = source.is_beside_api_server;
+        let share = if is_api_server { Share::Exempt } else { Share::Network(source.network) };
+        Ok(Self { share, is_api_server })
+    }
+
+    /// Whose share the request takes.
+    pub const fn share(&self) -> &Share {
+        &self.share
     }
 
     /// The source of a login. The handler limits logins by their source address, which proxies may have told.
@@ -169,7 +173,7 @@ pub struct Permits {
 
 /// A part of a caller's share, given back when the last clone is dropped.
 #[derive(Clone, Debug)]
-pub struct SharePermit {
+struct SharePermit {
     source: RequestSource,
     _seat: Option<Arc<Seat<Share>>>,
 }
@@ -188,11 +192,15 @@ struct InFlight {
     _direct: Option<OwnedSemaphorePermit>,
 }
 
+/// Response extension of an answer whose body holds permits of another kind, and not the share of the request.
+#[derive(Clone, Copy, Debug)]
+pub struct HoldsOwnPermit;
+
 impl RequestPermit {
-    /// A permit of nobody.
+    /// A permit of that share.
     #[cfg(test)]
-    pub fn for_test() -> Self {
-        let source = RequestSource { share: Share::Exempt, is_api_server: true };
+    pub fn for_test(share: Share) -> Self {
+        let source = RequestSource { share, is_api_server: true };
         Permits::new(RESOURCES, "requests").admit(source).expect("all permits are free")
     }
 
@@ -202,7 +210,7 @@ impl RequestPermit {
     }
 
     /// The caller's share alone, to be held for longer than the permit.
-    pub fn share(&self) -> SharePermit {
+    fn share(&self) -> SharePermit {
         self.share.clone()
     }
 }
@@ -335,12 +343,17 @@ pub async fn limited(State(limiter): State<Arc<RequestLimiter>>, request: Reques
     limiter.run(request, next).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-/// Holds the permit and the part of the budget for as long as the work takes.
+/// Holds the permit and the part of the budget for as long as the work takes, and the caller's share until the answer is
+/// written.
 async fn respond(mut request: Request, next: Next, held: (RequestPermit, Option<OwnedSemaphorePermit>)) -> Response {
+    let share = held.0.share();
     request.extensions_mut().insert(held.0.clone());
     let response = next.run(request).await;
     drop(held);
-    response
+    if response.extensions().get::<HoldsOwnPermit>().is_some() {
+        return response;
+    }
+    response.map(|body| hold(body, share))
 }
 
 fn too_late() -> ApiError {

@@ -1,17 +1,23 @@
 use super::*;
 use std::collections::BTreeMap;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use axum::middleware;
-use axum::routing::post;
+use axum::routing::{get, post};
+use axum::{Extension, Router};
 use futures::stream;
 use roster_runtime::metrics::Metrics;
 use roster_runtime::tls::connections::{ConnectionTable, LIMITS, OpenConnection};
+use roster_runtime::tls::peer::Peer;
 use rstest::rstest;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tower::ServiceExt;
+
+/// Size of an answer that fits into no buffer.
+const LARGE: usize = 32 << 20;
 
 const FEW: PermitLimits = PermitLimits { total: 6, direct: 4, of_one: 2, of_program: 3 };
 
@@ -98,6 +104,8 @@ fn limited_router_within(
     let router = Router::new()
         .route("/", post(wait.clone()).get(wait))
         .route("/quick", post(async || "done").get(async || "done"))
+        .route("/large", post(async || vec![0; LARGE]).get(async || vec![0; LARGE]))
+        .route("/watch", get(async || (Extension(HoldsOwnPermit), vec![0; LARGE])))
         .layer(middleware::from_fn_with_state(Arc::clone(&limiter), limited));
     (router, limiter, go_on)
 }
@@ -205,4 +213,67 @@ async fn a_network_takes_its_share_and_that_of_kube_apiserver_has_no_limit() {
         assert_eq!(answer.await.unwrap().unwrap().status(), 200);
     }
     assert_eq!(status(&router, from_network(&three, 4, "/quick")).await, 200);
+}
+
+#[rstest]
+#[case("GET")]
+#[case("POST")]
+#[tokio::test]
+async fn an_answer_counts_towards_the_share_of_its_caller_until_its_end(#[case] method: &str) {
+    let (router, limiter, _) = limited_router(RequestSource::of_caller);
+    let send =
+        async |path, username| router.clone().oneshot(request(method, path, username, Body::empty())).await.unwrap();
+    let mut answers = Vec::new();
+    for _ in 0..FEW.of_one {
+        answers.push(send("/large", "jane").await);
+    }
+    assert_eq!(limiter.permits.total.available_permits(), FEW.total, "the work has ended");
+    assert_eq!(send("/quick", "jane").await.status(), 429);
+    assert_eq!(send("/quick", "john").await.status(), 200);
+    let read = axum::body::to_bytes(answers.pop().unwrap().into_body(), usize::MAX).await.unwrap();
+    assert_eq!(read.len(), LARGE);
+    assert_eq!(send("/quick", "jane").await.status(), 200, "one answer was read");
+}
+
+#[tokio::test]
+async fn answers_that_hold_permits_of_their_own_do_not_count_towards_the_share() {
+    let (router, ..) = limited_router(RequestSource::of_caller);
+    let mut answers = Vec::new();
+    for _ in 0..=FEW.of_one {
+        answers.push(router.clone().oneshot(request("GET", "/watch", "jane", Body::empty())).await.unwrap());
+    }
+    assert!(answers.iter().all(|answer| answer.status() == 200));
+}
+
+/// Sends a request and reads the status.
+async fn begin_to_read(stream: &mut TcpStream, path: &str) -> String {
+    let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).await.unwrap();
+    String::from_utf8_lossy(&status[9..]).into_owned()
+}
+
+/// hyper must not take the whole answer into its buffer.
+#[tokio::test]
+async fn clients_that_do_not_read_hold_their_share_on_a_real_connection() {
+    let (router, ..) = limited_router(RequestSource::of_caller);
+    let jane = Arc::new(caller("jane", &[]));
+    let router = router.layer(Extension(jane)).layer(Extension(Trust::ApiServer));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(async move { axum::serve(listener, router).await });
+    let mut reading = Vec::new();
+    for _ in 0..FEW.of_one {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        assert_eq!(begin_to_read(&mut stream, "/large").await, "200");
+        reading.push(stream);
+    }
+    let quick = async || begin_to_read(&mut TcpStream::connect(address).await.unwrap(), "/quick").await;
+    assert_eq!(quick().await, "429");
+    let mut whole = Vec::new();
+    reading.pop().unwrap().read_to_end(&mut whole).await.unwrap();
+    assert!(whole.len() > LARGE);
+    assert_eq!(quick().await, "200");
+    serving.abort();
 }

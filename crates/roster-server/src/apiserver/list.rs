@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
@@ -31,14 +31,18 @@ use super::revision::reached;
 use super::state::DirectoryApi;
 use super::status::ApiError;
 
-/// Objects that are written at a time.
+/// Most objects that are written at a time.
 const CHUNK: usize = 128;
+
+/// Bytes from which on no further object is added to what is written at a time. Shorter lists are in one piece, so that
+/// the compressor sees their length.
+const CHUNK_BYTES: usize = 128 * 1024;
 
 /// Bytes that are joined to an object, mostly.
 const JOINED_BYTES: usize = 256;
 
-/// Longest time that an answer holds its permit. Callers that read more slowly go on reading, and hold their own share of
-/// the permits until they are done.
+/// Longest time that an answer holds its permit. Callers that read more slowly go on reading, and hold their own share
+/// until they are done.
 const LONGEST_ANSWER: Duration = Duration::from_secs(30);
 
 /// Answers a list.
@@ -55,7 +59,7 @@ pub async fn list(
 ) -> Result<Response, ApiError> {
     let id = list_id(resource.plural, &params.written);
     let catalogue = (resource.catalogue)(&api.informers);
-    let (table, position) = start(api, caller, resource, catalogue, params, id).await?;
+    let (table, position) = start(api, (caller, &permit), resource, catalogue, params, id).await?;
     let offset = usize::try_from(position.offset).unwrap_or(usize::MAX);
     let (selection, permit) = select(&table, &params.query, (offset, params.limit), permit).await?;
     let (metadata, counts) = describe(api, params, id, position, &selection);
@@ -95,7 +99,7 @@ async fn select(
 /// The table to read from, and where to begin.
 async fn start(
     api: &DirectoryApi,
-    caller: &Arc<Caller>,
+    (caller, permit): (&Arc<Caller>, &RequestPermit),
     resource: &'static Resource,
     catalogue: &Catalogue,
     params: &ListParams,
@@ -103,7 +107,7 @@ async fn start(
 ) -> Result<(Arc<Table>, Position), ApiError> {
     if let Some(token) = &params.continue_token {
         let Position { moment, offset } = api.tokens.read(id, token)?;
-        let (table, _) = table_of(api, resource, catalogue, moment).await?;
+        let (table, _) = table_of(api, permit, resource, catalogue, moment).await?;
         return Ok((table, Position { moment, offset }));
     }
     let before = match (params.page, params.limit) {
@@ -114,16 +118,19 @@ async fn start(
     let asked = params.resource_version.filter(|revision| *revision > 0);
     if let Some(revision) = asked.filter(|_| params.is_exact) {
         let moment = Moment { since: revision, until: revision };
-        let (table, moment) = table_of(api, resource, catalogue, moment).await?;
+        let (table, moment) = table_of(api, permit, resource, catalogue, moment).await?;
         return Ok((table, Position { moment, offset }));
     }
     if params.page.is_some_and(|page| page > 1)
         && asked.is_none()
         && let Some(moment) = api.moments.of_first_page(caller, id).await
-        // Of a first page that is forgotten nobody has spoken: this is a new one.
-        && let Ok((table, moment)) = table_of(api, resource, catalogue, moment).await
     {
-        return Ok((table, Position { moment, offset }));
+        match table_of(api, permit, resource, catalogue, moment).await {
+            Ok((table, moment)) => return Ok((table, Position { moment, offset })),
+            Err(error) if error.code() == StatusCode::TOO_MANY_REQUESTS => return Err(error),
+            // The revision of the first page is forgotten. The client has not named it, so it gets the current one.
+            Err(_) => {}
+        }
     }
     let view = reached(catalogue, asked.unwrap_or(0)).await?;
     let moment = Moment { since: view.revision, until: view.progress };
@@ -133,6 +140,7 @@ async fn start(
 /// All records as they were at a moment, and the moment as it is known here.
 async fn table_of(
     api: &DirectoryApi,
+    permit: &RequestPermit,
     resource: &'static Resource,
     catalogue: &Catalogue,
     moment: Moment,
@@ -144,8 +152,7 @@ async fn table_of(
     if let Some(table) = api.moments.table(resource.plural, moment).await {
         return Ok((table, moment));
     }
-    // Undoing many changes takes a while and some memory: not too much of it at a time.
-    let turn = api.turn_to_undo().await;
+    let turn = api.undoing.turn(permit.clone()).await?;
     let past = blocking(move || (view.at(moment.until), turn)).await?.0;
     let past = past.map_err(|_| expired(moment.until))?;
     Ok((past.table, Moment { since: past.revision, until: moment.until }))
@@ -178,6 +185,19 @@ fn describe(
     (metadata, counts)
 }
 
+/// The records to write next, from `from` on: fewer if they are large. At least one if any are left.
+fn next_chunk(records: &[Arc<Record>], from: usize) -> &[Arc<Record>] {
+    let rest = &records[from..];
+    let mut bytes = 0;
+    let fits = |record: &&Arc<Record>| {
+        let is_room = bytes < CHUNK_BYTES;
+        bytes += record.json().len() + JOINED_BYTES;
+        is_room
+    };
+    let count = rest.iter().take(CHUNK).take_while(fits).count();
+    &rest[..count]
+}
+
 /// Writes the objects, a few at a time: a list of everybody is not held in memory twice.
 fn respond(
     renderer: Renderer,
@@ -186,35 +206,37 @@ fn respond(
     informers: Arc<Informers>,
     permit: RequestPermit,
 ) -> Response {
+    // Returns where to continue.
     let write = move |from: usize, records: &[Arc<Record>], out: &mut Vec<u8>| {
-        let end = records.len().min(from + CHUNK);
-        let (part, now) = (&records[from..end], Timestamp::now());
+        let (part, now) = (next_chunk(records, from), Timestamp::now());
+        out.reserve(part.iter().map(|record| record.json().len() + JOINED_BYTES).sum());
         for (at, (record, joined)) in (from..).zip(part.iter().zip(renderer.joined(part, &informers, now))) {
             if at > 0 {
                 out.push(b',');
             }
             renderer.item(record, &joined, now, out);
         }
+        let end = from + part.len();
         if end == records.len() {
             out.extend(b"]}\n");
         }
+        end
     };
     let mut first = head.into_bytes();
-    first.reserve(records.iter().take(CHUNK).map(|record| record.json().len() + JOINED_BYTES).sum());
-    write(0, &records, &mut first);
-    let body = if records.len() <= CHUNK {
+    let next = write(0, &records, &mut first);
+    let body = if next == records.len() {
         Body::from(first)
     } else {
-        let held = (permit.share(), lend(permit, LONGEST_ANSWER));
-        let rest = stream::unfold((CHUNK, records, write, held), |(from, records, write, held)| async move {
+        let held = lend(permit, LONGEST_ANSWER);
+        let rest = stream::unfold((next, records, write, held), |(from, records, write, held)| async move {
             if from >= records.len() {
                 return None;
             }
             // Others have their turn in between.
             tokio::task::yield_now().await;
             let mut out = Vec::new();
-            write(from, &records, &mut out);
-            Some((Bytes::from(out), (from + CHUNK, records, write, held)))
+            let next = write(from, &records, &mut out);
+            Some((Bytes::from(out), (next, records, write, held)))
         });
         // Whoever compresses it looks once more when it has ended.
         let all = stream::once(async { Bytes::from(first) }).chain(rest).fuse();
@@ -240,31 +262,45 @@ mod tests {
     use std::future::poll_fn;
     use std::pin::Pin;
 
+    use crate::apiserver::limits::Share;
     use crate::apiserver::params::IncludeObject;
     use crate::apiserver::resource::USERS;
     use axum::body::HttpBody;
-    use roster_api::User;
+    use roster_api::{User, UserSpec};
     use roster_core::directory::entries::user::record;
     use roster_runtime::metrics::Metrics;
+    use rstest::rstest;
     use serde_json::Value;
 
+    /// Records of that many Users with a display name of that length.
+    fn users(count: usize, bytes: usize) -> Vec<Arc<Record>> {
+        let spec = UserSpec { display_name: Some("x".repeat(bytes)), ..UserSpec::default() };
+        (0..count).map(|at| Arc::new(record(&User::new(&format!("user-{at}"), spec.clone())))).collect()
+    }
+
     /// As many objects as make several chunks; and a body that has ended stays so.
+    #[rstest]
+    #[case::many(300, 1, 3)]
+    #[case::few_and_large(20, 30_000, 4)]
+    #[case::larger_than_a_chunk(2, CHUNK_BYTES, 2)]
+    #[case::none(0, 1, 1)]
     #[tokio::test]
-    async fn a_long_list_is_whole_and_ends_for_good() {
+    async fn a_long_list_is_whole_and_ends_for_good(#[case] count: usize, #[case] bytes: usize, #[case] chunks: usize) {
         let informers = Arc::new(Informers::new(false, Arc::new(Metrics::default())));
-        let records =
-            (0..300).map(|at| Arc::new(record(&User::new(&format!("user-{at}"), roster_api::UserSpec::default()))));
         let renderer =
             Renderer { resource: &USERS, form: Form::Object, include: IncludeObject::Metadata, current: None };
-        let permit = RequestPermit::for_test();
+        let permit = RequestPermit::for_test(Share::Exempt);
         let head = renderer.head(&ListMeta::default(), Counts::default());
-        let mut body = respond(renderer, head, records.collect(), informers, permit).into_body();
-        let mut bytes = Vec::new();
+        let mut body = respond(renderer, head, users(count, bytes), informers, permit).into_body();
+        let (mut whole, mut frames) = (Vec::new(), 0);
         while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-            bytes.extend(frame.unwrap().into_data().unwrap());
+            let data = frame.unwrap().into_data().unwrap();
+            assert!(data.len() < CHUNK_BYTES + bytes + 4096, "{} bytes at a time", data.len());
+            whole.extend(data);
+            frames += 1;
         }
         assert!(poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await.is_none());
-        let list: Value = serde_json::from_slice(&bytes).unwrap();
-        assert_eq!(list["items"].as_array().unwrap().len(), 300);
+        let list: Value = serde_json::from_slice(&whole).unwrap();
+        assert_eq!((list["items"].as_array().unwrap().len(), frames), (count, chunks));
     }
 }

@@ -39,4 +39,5 @@ pub mod source;
 pub mod state;
 pub mod status;
 mod target;
+mod undoing;
 pub mod watch;

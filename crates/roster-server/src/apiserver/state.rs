@@ -12,7 +12,6 @@ use roster_runtime::logins::Logins;
 use roster_runtime::metrics::Metrics;
 use roster_runtime::operations::seats::Seats;
 use roster_runtime::tls::authority::Authorities;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::authorize::Authorizer;
@@ -21,13 +20,11 @@ use super::identity::Caller;
 use super::limits::{Permits, WATCHES};
 use super::pages::{Moments, Tokens};
 use super::status::ApiError;
+use super::undoing::Undoing;
 use crate::admission::guard::Guard;
 
 /// Login attempts from one source in flight: one source does not take the permits of all.
 const MOST_LOGINS_OF_A_SOURCE: usize = 32;
-
-/// Changes of the past that are undone at the same time.
-const MOST_UNDOING: usize = 2;
 
 /// Longest key of a user: an email address has at most 254 characters.
 const MOST_KEY_BYTES: usize = 320;
@@ -78,7 +75,8 @@ pub struct DirectoryApi {
     pub attempts: Arc<Seats<String>>,
     /// Permits for watches.
     pub watches: Permits,
-    undoing: Arc<Semaphore>,
+    /// Turns to undo changes.
+    pub undoing: Undoing,
 }
 
 /// What somebody was let in for.
@@ -100,7 +98,7 @@ impl DirectoryApi {
             authorizer: Authorizer::new(client.clone()),
             tokens: Tokens::new(authorities),
             moments: Moments::default(),
-            undoing: Arc::new(Semaphore::new(MOST_UNDOING)),
+            undoing: Undoing::default(),
             watches: Permits::new(WATCHES, "watches"),
             attempts: Seats::new(MOST_LOGINS_OF_A_SOURCE),
             informers,
@@ -142,11 +140,6 @@ impl DirectoryApi {
     /// Whether the User of that name is active now.
     pub fn is_active(&self, name: &str) -> bool {
         self.informers.directory().person(name).is_some_and(|person| person.is_active(Timestamp::now()))
-    }
-
-    /// A turn to undo changes of the past.
-    pub async fn turn_to_undo(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.undoing).acquire_owned().await.ok()
     }
 
     /// Name of the User who asks. Bound to the UID where the authenticator knows one: who bears the name of a User that

@@ -20,7 +20,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
 use super::identity::Caller;
-use super::limits::RequestPermit;
+use super::limits::{HoldsOwnPermit, RequestPermit};
 use super::params::ListParams;
 use super::render::Renderer;
 use super::revision::{blocking, expired, reached};
@@ -135,6 +135,7 @@ pub async fn watch(
     let mut response = ([(header::CONTENT_TYPE, "application/json")], body).into_response();
     // A compressor would hold events back.
     response.extensions_mut().insert(Uncompressed);
+    response.extensions_mut().insert(HoldsOwnPermit);
     Ok(response)
 }
 

@@ -4,7 +4,8 @@
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use k8s_openapi::api::authentication::v1::{TokenReviewSpec, TokenReviewStatus};
-use roster_runtime::logins::recognizer::Recognition;
+use roster_runtime::logins::recognizer::{Recognition, RecognitionError};
+use roster_runtime::tls::network_permits::RequestNetwork;
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::json;
@@ -30,8 +31,10 @@ struct Review {
 /// `POST /tokenreview`
 ///
 /// # Errors
-/// 400 for what is no TokenReview, 503 where the credential can't be reached.
+/// 400 if the body is not a TokenReview, 429 if too many API keys are looked up, 503 if the credential can't be reached.
 pub async fn review(State(api): Api, request: Request) -> Result<Response, ApiError> {
+    let source = RequestNetwork::of(request.extensions());
+    let source = source.ok_or_else(|| ApiError::internal("the connection is not known"))?;
     let bytes = read_bytes(request).await?;
     // Not with the error: it may repeat the token.
     let review: Option<Review> = serde_json::from_slice(&bytes).ok();
@@ -40,10 +43,15 @@ pub async fn review(State(api): Api, request: Request) -> Result<Response, ApiEr
         .filter(is_review)
         .ok_or_else(|| ApiError::bad_request("the body must be a TokenReview of authentication.k8s.io/v1"))?;
     let token = SecretString::from(spec.token.unwrap_or_default());
-    let recognition = api.logins.recognizer.recognize(&token).await.map_err(|error| {
+    let recognition = api.logins.recognizer.recognize(&token, source).await.map_err(|error| {
         warn!(%error, "a token or key could not be looked at");
         api.metrics.token_reviews.inc("unavailable");
-        ApiError::unavailable("the credential can't be reached, please try again later")
+        match error {
+            RecognitionError::Saturated => ApiError::too_many_requests(),
+            RecognitionError::Vault(_) => {
+                ApiError::unavailable("the credential can't be reached, please try again later")
+            }
+        }
     })?;
     let asked = spec.audiences.as_deref().unwrap_or_default();
     let known = match recognition {

@@ -1,0 +1,84 @@
+//! Turns to undo changes, which lists of past revisions need. Undoing takes time and memory.
+
+use std::sync::Arc;
+
+use roster_runtime::operations::seats::{Seat, Seats};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::limits::{RequestPermit, Share};
+use super::status::ApiError;
+
+/// Lists that undo changes at the same time.
+const MOST_UNDOING: usize = 2;
+
+/// Turns to undo changes: a few at a time, one of each caller.
+pub struct Undoing {
+    turns: Arc<Semaphore>,
+    callers: Arc<Seats<Share>>,
+}
+
+/// A turn, until it is dropped. It holds the permit of its request, so a client that disconnects does not free the permit
+/// while the work goes on.
+pub struct UndoTurn {
+    _caller: Option<Seat<Share>>,
+    _turn: OwnedSemaphorePermit,
+    _permit: RequestPermit,
+}
+
+impl Default for Undoing {
+    fn default() -> Self {
+        Self { turns: Arc::new(Semaphore::new(MOST_UNDOING)), callers: Seats::new(1) }
+    }
+}
+
+impl Undoing {
+    /// Waits for a turn. Turns are in order of arrival, so a caller can't queue more than one request.
+    ///
+    /// # Errors
+    /// 429 if another request of the caller has a turn or waits for one.
+    pub async fn turn(&self, permit: RequestPermit) -> Result<UndoTurn, ApiError> {
+        let caller = match permit.source().share() {
+            Share::Exempt => None,
+            share => {
+                let over_share = || ApiError::over_share(&format!("{share} 1 list of a past revision"));
+                Some(self.callers.take(share.clone()).ok_or_else(over_share)?)
+            }
+        };
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let turn = turn.map_err(|_| ApiError::internal("the list could not be answered"))?;
+        Ok(UndoTurn { _caller: caller, _turn: turn, _permit: permit })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_caller_has_one_turn_and_others_wait_for_theirs() {
+        let undoing = Undoing::default();
+        let turn = |name: &str| undoing.turn(RequestPermit::for_test(Share::User(name.to_owned())));
+        let jane = turn("jane").await.unwrap();
+        let refused = turn("jane").await.map(drop).unwrap_err();
+        assert_eq!(refused.code(), 429);
+        let _john = turn("john").await.unwrap();
+        let mut joe = Box::pin(turn("joe"));
+        assert!(futures::poll!(&mut joe).is_pending());
+        assert_eq!(turn("joe").await.map(drop).unwrap_err().code(), 429, "it waits already");
+        drop(jane);
+        assert!(joe.await.is_ok());
+        assert!(turn("jane").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_request_that_goes_away_while_it_waits_frees_its_place() {
+        let undoing = Undoing::default();
+        let turn = |name: &str| undoing.turn(RequestPermit::for_test(Share::User(name.to_owned())));
+        let (one, _two) = (turn("one").await.unwrap(), turn("two").await.unwrap());
+        let mut three = Box::pin(turn("three"));
+        assert!(futures::poll!(&mut three).is_pending());
+        drop(three);
+        drop(one);
+        assert!(turn("three").await.is_ok());
+    }
+}
