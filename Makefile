@@ -17,7 +17,7 @@ demo: control-plane
 
 ## test: format, lints, unit tests, integration tests against a real control plane, and the twenty slowest tests. The tests
 ## are compiled without optimization; the operator under test is the release build, which is what ships. Integration tests
-## mostly wait, so several run on each core; those that measure have the machine to themselves, one at a time
+## run three at a time; those that measure have the machine to themselves, one at a time
 test: export ROSTER_TEST_BINARY = $(RELEASE)/roster
 test: lint control-plane image
 	@{ \
@@ -26,7 +26,7 @@ test: lint control-plane image
 	  $(TEST) --test integration -- $(TIMED) --nocapture --test-threads=1 scale::; \
 	} | tests/slowest
 
-TEST_THREADS ?= 4
+TEST_THREADS ?= 3
 # The option for times is unstable; the runner allows it to the test programs alone, and nothing is compiled by it.
 TEST := $(CARGO) test --locked --config 'target."cfg(unix)".runner = ["env", "RUSTC_BOOTSTRAP=1"]'
 TIMED := -Z unstable-options --report-time

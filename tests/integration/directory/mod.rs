@@ -154,15 +154,19 @@ impl Direct {
         }
         request.push_str("\r\n");
         request.push_str(body);
-        stream.write_all(request.as_bytes()).await?;
-        // What the TLS session could not write at once waits in it, and a read does not send it.
-        stream.flush().await?;
+        // What the TLS session could not write at once waits in it, and a read does not send it. A server that refuses a
+        // request after its first bytes answers and closes while the rest is on its way: the answer is there to be read.
+        let written = async {
+            stream.write_all(request.as_bytes()).await?;
+            stream.flush().await
+        };
+        let written = written.await;
         let mut bytes = Vec::new();
         // A server that closes without saying goodbye has answered all the same.
         let read = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut bytes)).await?;
         let text = String::from_utf8_lossy(&bytes);
         let answer = text.split_once("\r\n\r\n");
-        let (head, body) = answer.with_context(|| format!("no HTTP answer but {text:?}, {read:?}"))?;
+        let (head, body) = answer.with_context(|| format!("no HTTP answer but {text:?}, {written:?}, {read:?}"))?;
         let status = head.split_whitespace().nth(1).context("no status")?.parse()?;
         Ok(Answer { status, head: head.to_lowercase(), body: body.to_owned() })
     }
