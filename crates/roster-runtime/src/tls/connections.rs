@@ -5,7 +5,7 @@
 //!      └────── a client or a request that proved to be kube-apiserver ──▶ API server
 //! ```
 //!
-//! Anonymous and authenticated connections share three quarters of the table, so there is always room for
+//! Anonymous and authenticated connections share a part of the table, so there is always room for
 //! kube-apiserver, whose connections are never closed for others. When room is short, connections whose clients do not
 //! read go first, and then idle ones: closing one loses no work, and HTTP clients reconnect.
 
