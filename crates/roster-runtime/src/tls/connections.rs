@@ -28,7 +28,7 @@ use crate::metrics::CounterBy;
 pub struct Limits {
     /// All connections together.
     pub total: usize,
-    /// All but kube-apiserver's.
+    /// Unproven ones of networks that kube-apiserver does not use.
     pub untrusted: usize,
     /// Anonymous ones of one network.
     pub anonymous_of_network: usize,
@@ -191,7 +191,7 @@ struct State {
     next_id: u64,
     open: HashMap<u64, Arc<Connection>>,
     networks: HashMap<IpNet, Network>,
-    /// When the last proven connection of kube-apiserver from a network ended.
+    /// Networks that kube-apiserver uses: when a connection was last proven, or the last proven one ended.
     api_servers: HashMap<IpNet, Instant>,
     total: ByTrust,
     closing: usize,
@@ -210,8 +210,19 @@ impl State {
 
     /// Remembers that the network has had a proven connection of kube-apiserver until now.
     fn remember_api_server(&mut self, network: IpNet) {
-        self.api_servers.retain(|_, proven| proven.elapsed() < REMEMBERED);
         self.api_servers.insert(network, Instant::now());
+        let networks = &self.networks;
+        let has_proven =
+            |network: &IpNet| networks.get(network).is_some_and(|network| network.held[Trust::ApiServer as usize] > 0);
+        self.api_servers.retain(|network, proven| proven.elapsed() < REMEMBERED || has_proven(network));
+    }
+
+    /// Connections that are not proven, of networks that kube-apiserver does not use. Those of its networks are never closed
+    /// for others, so they must not take the places of others either.
+    fn strangers(&self) -> usize {
+        let [anonymous, authenticated, _] = self.total;
+        let beside = self.api_servers.keys().filter(|network| self.has_api_server(network));
+        anonymous + authenticated - beside.map(|network| self.untrusted(network)).sum::<usize>()
     }
 
     /// Connections of the network that may be evicted.
@@ -350,14 +361,10 @@ impl ConnectionTable {
     fn room(&self, state: &mut State, network: &IpNet) -> Result<Option<u64>, Full> {
         let limits = &self.limits;
         let [anonymous, ..] = state.held(network);
-        let (most, all) = if state.has_api_server(network) {
-            // A new connection of kube-apiserver is anonymous until its first request: its network has the reserved room.
-            (limits.anonymous_beside_api_server, limits.total)
-        } else {
-            (limits.anonymous_of_network, limits.untrusted)
-        };
-        let [all_anonymous, all_authenticated, _] = state.total;
-        let is_full = all_anonymous + all_authenticated >= all || state.open.len() >= limits.total;
+        // A new connection of kube-apiserver is anonymous until its first request: its network has the reserved room.
+        let is_reserved = state.has_api_server(network);
+        let most = if is_reserved { limits.anonymous_beside_api_server } else { limits.anonymous_of_network };
+        let is_full = state.open.len() >= limits.total || (!is_reserved && state.strangers() >= limits.untrusted);
         if anonymous < most && !is_full {
             return Ok(None);
         }
@@ -381,6 +388,9 @@ impl ConnectionTable {
         }
         let Some(connection) = state.remove(connection.id) else { return };
         connection.trust.store(trust as u8, Ordering::Release);
+        if trust == Trust::ApiServer {
+            state.remember_api_server(connection.network);
+        }
         state.add(&connection);
     }
 

@@ -206,6 +206,26 @@ fn attempts_of_the_largest_network_keep_out_nobody_else() {
     assert_eq!(all.iter().filter(|open| is_evicted(open)).count(), 1);
 }
 
+/// They are never closed for others.
+#[test]
+fn connections_beside_kube_apiserver_take_no_places_of_others() {
+    let table = table();
+    let api_server = table.admit(address(9)).unwrap();
+    api_server.connection().mark(Trust::ApiServer);
+    let beside: Vec<_> = (0..SMALL.anonymous_beside_api_server + SMALL.authenticated_of_network)
+        .map(|at| {
+            let open = table.admit(address(9)).expect("there is reserved room");
+            if at < SMALL.authenticated_of_network {
+                open.connection().mark(Trust::Authenticated);
+            }
+            open
+        })
+        .collect();
+    let _requests: Vec<_> = beside.iter().map(busy).collect();
+    let others: Vec<_> = (1..=4).map(|last| table.admit(address(last)).expect("there is room for others")).collect();
+    assert!(!beside.iter().chain(&others).any(is_evicted));
+}
+
 #[test]
 fn a_network_of_kube_apiserver_keeps_its_room_after_its_last_connection() {
     let table = table();
@@ -246,11 +266,11 @@ proptest! {
         for event in events {
             match event {
                 Event::Open(last) => {
-                    let untrusted = || table.state().total[..2].iter().sum::<usize>();
-                    let before = untrusted();
+                    let strangers = || table.state().strangers();
+                    let before = strangers();
                     let admitted = table.admit(address(last));
                     let is_reserved = table.has_api_server(&network_of(address(last)));
-                    prop_assert!(is_reserved || untrusted() <= before.max(SMALL.untrusted));
+                    prop_assert!(is_reserved || strangers() <= before.max(SMALL.untrusted));
                     open.extend(admitted.map(|connection| (connection, None)));
                 }
                 Event::Close(at) if at < open.len() => drop(open.remove(at)),

@@ -13,6 +13,8 @@
 //!   the kernel counts from the first probe of a small window, and would end the connection of a client that reads slowly all
 //!   the time.
 //!
+//! Keepalive probes end connections whose client has disappeared.
+//!
 //! Above the kernel, [`Socket`] reports to [`Activity`] when a write has to wait.
 
 use std::io::{self, IoSlice};
@@ -21,7 +23,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -39,6 +41,11 @@ const SEND_BUFFER: usize = 32 * 1024;
 /// earlier ones. The window must hold two segments, which have 64 KiB on loopback: with room for less, each waits for a
 /// delayed acknowledgement, and a review of 1 MB takes seconds.
 const RECEIVE_BUFFER: usize = 128 * 1024;
+
+/// Ends the connection of a client that has disappeared without closing it within a minute: a watch without events would
+/// hold its permit until its end.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3);
 
 /// Returns how long a client may take nothing of an answer.
 ///
@@ -68,6 +75,7 @@ impl Socket {
         stream.set_nodelay(true)?;
         let socket = SockRef::from(&stream);
         socket.set_tcp_notsent_lowat(UNSENT)?;
+        socket.set_tcp_keepalive(&KEEPALIVE)?;
         Ok(Self { stream, activity, is_blocked: false })
     }
 
@@ -204,6 +212,14 @@ mod tests {
             let (_client, socket) = pair(trust).await;
             assert_eq!(SockRef::from(&socket.stream).tcp_user_timeout().unwrap(), None, "{trust:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn clients_that_have_disappeared_are_noticed() {
+        let (_client, socket) = pair(Trust::Anonymous).await;
+        let options = SockRef::from(&socket.stream);
+        assert!(options.keepalive().unwrap());
+        assert_eq!(options.tcp_keepalive_time().unwrap(), Duration::from_secs(30));
     }
 
     /// With less, the client waits for a delayed acknowledgement after each segment.
