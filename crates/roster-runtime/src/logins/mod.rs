@@ -64,7 +64,7 @@ fn active_user(name: &str) -> roster_api::User {
         "lastTransitionTime": "2026-01-01T00:00:00Z",
     });
     let user = serde_json::json!({
-        "apiVersion": "iam.roster.dev/v1alpha1",
+        "apiVersion": roster_api::API_VERSION,
         "kind": "User",
         "metadata": {"name": name, "uid": "0a0a0a0a-0000-4000-8000-000000000001", "resourceVersion": "1"},
         "spec": {},

@@ -125,17 +125,27 @@ impl Recognizer {
     }
 
     async fn by_key(&self, text: &str, source: RequestNetwork) -> Result<Option<Recognized>, RecognitionError> {
-        let person = api_key::uid_of(text).and_then(|uid| self.active(&uid));
-        let Some(person) = person.filter(|person| !person.must_change_password()) else { return Ok(None) };
+        let Some(person) = api_key::uid_of(text).and_then(|uid| self.bearer(&uid)) else { return Ok(None) };
         let _permit = self.lookups.take(source, LOOKUP_WAIT).await.ok_or(RecognitionError::Saturated)?;
         // Read anew each time: a key is revoked at once, on every replica.
         let Some(opened) = self.vault.open(&person.username, &person.uid).await? else { return Ok(None) };
         let now = Timestamp::now();
         let mut keys = opened.credential.api_keys.iter().filter(|key| !key.is_over(now));
         let Some(key) = keys.find(|key| key.digest.is_of(text)) else { return Ok(None) };
+        // The look-up may have taken seconds, in which the User was disabled, renamed or put into another group.
+        if self.informers.is_blind_to_users() {
+            return Err(VaultError::Unavailable.into());
+        }
+        let now_known = self.bearer(&person.uid).filter(|known| known.username == person.username);
+        let Some(person) = now_known else { return Ok(None) };
         self.last_use.note_key(&person, &key.name, now);
         let credential = format!("{API_KEY_CREDENTIAL}{}", key.name);
         Ok(Some(Recognized { user: person.user_info(Some(credential)), audience: None, is_for_the_cluster: true }))
+    }
+
+    /// The User of that UID, if its API keys count at this moment.
+    fn bearer(&self, uid: &str) -> Option<Person> {
+        self.active(uid).filter(|person| !person.must_change_password())
     }
 
     /// The User of that UID, if it is active at this moment.
@@ -148,6 +158,10 @@ impl Recognizer {
 mod tests {
     use arc_swap::ArcSwap;
     use kube::Client;
+    use roster_api::user::DesiredState;
+    use roster_credentials::claim::{Identifier, IdentifierKind};
+    use roster_credentials::credential::Credential;
+    use roster_credentials::record;
     use roster_credentials::signing::SigningKeys;
 
     use super::*;
@@ -179,6 +193,35 @@ mod tests {
 
     fn stranger(last: u8) -> RequestNetwork {
         RequestNetwork::new([192, 0, 2, last].into(), false)
+    }
+
+    #[tokio::test]
+    async fn a_key_of_a_user_who_is_disabled_during_the_look_up_is_refused() {
+        let jane = crate::logins::active_user("jane");
+        let uid = jane.metadata.uid.as_deref().unwrap_or_default();
+        let (key, text) = api_key::ApiKey::create(uid, "ci", Timestamp::now(), Timestamp::MAX).unwrap();
+        let identifier = Identifier { kind: IdentifierKind::Username, text: "jane".into() };
+        let credential = Credential { api_keys: vec![key], ..Credential::default() };
+        let mut secret = record::build(&jane, "default", &identifier, &credential);
+        secret.metadata.uid = Some("s-1".into());
+        secret.metadata.resource_version = Some("1".into());
+        let answer = serde_json::to_vec(&secret).unwrap();
+        for state in [DesiredState::Active, DesiredState::Disabled] {
+            let informers = Arc::new(Informers::new(false, Arc::default()));
+            informers.set_user(&jane);
+            let (answer, told) = (answer.clone(), Arc::clone(&informers));
+            let mut after = jane.clone();
+            after.spec.state = state;
+            let api_server = tower::service_fn(move |_: axum::http::Request<kube::client::Body>| {
+                told.set_user(&after);
+                let answer = axum::http::Response::new(kube::client::Body::from(answer.clone()));
+                std::future::ready(Ok::<_, std::io::Error>(answer))
+            });
+            let recognizer = recognizer(Client::new(api_server, "default"), &informers);
+            let recognition = recognizer.recognize(&text, stranger(1)).await;
+            let is_known = matches!(recognition, Ok(Recognition::Known(_)));
+            assert_eq!(is_known, state == DesiredState::Active, "{recognition:?}");
+        }
     }
 
     /// Keys that strangers make up do not take the look-ups that kube-apiserver's TokenReviews need.
