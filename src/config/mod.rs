@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use duration::duration;
 use roster_core::quota::defaults::{Defaults, Pairs};
 use roster_core::rbac::Policy;
 use roster_credentials::hash::Argon2idCost;
@@ -12,6 +11,7 @@ use roster_runtime::operations::leader::LeaseOptions;
 use roster_runtime::operations::telemetry;
 use roster_runtime::tls::certificates::CertificateOptions;
 
+use duration::duration;
 pub use login::LoginConfig;
 pub use notification::NotificationConfig;
 

@@ -1,7 +1,6 @@
-//! The types that people declare: `User`, `Group` and `RoleBinding` of `roster.dev/v1alpha1`.
+//! Types of the custom resources `User`, `Group` and `RoleBinding` of `roster.dev/v1alpha1`, and of the aggregated API.
 //!
-//! Everything here is data. No module below `api` knows of a client, a clock or a file, and every other room
-//! may import it.
+//! This crate holds data only: no clients, clocks or files. Every other crate may depend on it.
 //!
 //! ```text
 //!  User ──spec.groups──▶ Group ◀──spec.memberGroups── Group

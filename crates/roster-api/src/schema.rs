@@ -21,9 +21,9 @@ fn text(max_length: u32, rules: &[(&str, &str)]) -> Value {
 /// item and names its key. Unlike a comparison of all pairs, it is within CEL's cost limit for 5000 items.
 pub const UNIQUE_BY: (&str, &str) = ("self.transformMapEntry(i, item, {", ": i}).size() == self.size()");
 
-/// Makes a list atomic: server-side apply replaces it, so that a manifest that writes the list out has exactly its items.
-/// In a list of type `set` or `map`, items that somebody else put there beforehand would stay. `key` is a CEL expression
-/// over `item`, of which no two items have the same value.
+/// Makes a list atomic: server-side apply replaces it, so that the object has exactly the items of the applied manifest.
+/// A list of type `set` or `map` would keep items that other field managers added before. `key` is a CEL expression over
+/// `item`; its value must be unique in the list.
 fn atomic_list(mut list: Value, key: &str, message: &str) -> Value {
     let (start, end) = UNIQUE_BY;
     list["type"] = "array".into();

@@ -21,7 +21,7 @@ use crate::backoff::Backoff;
 /// Longest time for one owner. The client's own retries can add up to minutes.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// When somebody who still waits is looked at again, where nothing else happens.
+/// Time until an owner with unmet targets is reconciled again if no watch event comes first.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// When what was written is counted once more.
@@ -41,7 +41,7 @@ pub struct Context {
     pub(super) defaults: Defaults,
     /// Whether Secrets may be listed in all namespaces.
     pub(super) counts_secrets: bool,
-    /// Tells this leader from those before.
+    /// Random ID of this leadership term.
     pub(super) term: String,
     /// What refused creations have asked for, by namespace.
     pub(super) refused: Cache<String, Asked>,
@@ -83,7 +83,8 @@ impl Context {
         }
     }
 
-    /// Tells attempts for an owner apart whose writes must not come after each other.
+    /// Returns the term to record in writes for an owner: it changes when an attempt was cut off, whose late writes must not be
+    /// taken for those of the next one.
     pub(super) fn term(&self, owner: &str) -> String {
         let cut_off = self.cut_off.lock().unwrap_or_else(PoisonError::into_inner);
         cut_off.get(owner).map_or_else(|| self.term.clone(), |count| format!("{}-{count}", self.term))
@@ -98,8 +99,9 @@ impl Context {
         self.unverified().get(owner).copied().unwrap_or(false)
     }
 
-    /// When to look at an owner again. Each change of `spec.hard` has controller-manager count anew, from caches that lag,
-    /// and for some minutes nobody may notice what it has missed: what was written is counted once more.
+    /// Returns when to reconcile an owner again. After each change of `spec.hard`, kube-controller-manager recalculates the
+    /// usage from caches that lag, and may not correct what it missed for minutes. So after a write, the usage is read once
+    /// more.
     pub(super) fn look_again(&self, owner: &str, has_written: bool, is_reached: bool) -> Option<Duration> {
         if has_written {
             return Some(if is_reached { VERIFY_AFTER } else { LOOK_AGAIN });
@@ -116,8 +118,8 @@ impl Context {
         })
     }
 
-    /// Remembers what is used, to know what grows, and who has got what they had asked for: when that is given back, nobody
-    /// waits for it any more.
+    /// Records usage, to detect growth, and targets that were reached: if that quota is returned, no request waits for it any
+    /// more.
     pub(super) fn remember(&self, view: &View) {
         let now = now();
         for owned in view.namespaces.iter().filter(|_| !view.limits.is_empty()) {

@@ -12,6 +12,7 @@
 //! ```
 
 pub mod audiences;
+pub mod hashed;
 pub mod issuer;
 pub mod last_use;
 pub mod person;

@@ -28,6 +28,7 @@ use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::hashed::Hashed;
 use super::last_use::LastUse;
 use super::person::Person;
 use super::turns::{Judging, MOST_AT_A_TIME, Turn};
@@ -132,21 +133,6 @@ pub struct Verifier {
     turns: Vec<Turn>,
     judging: Vec<Judging>,
     hasher: RandomState,
-}
-
-/// What one request has hashed so far: a retry after a conflict hashes nothing again.
-#[derive(Default)]
-pub struct Hashed {
-    /// The hash that the password was compared with, and whether it matches.
-    compared: Option<(Option<PasswordHash>, bool)>,
-    /// The hash of the new password, and those that it was compared with or replaces.
-    created: Option<(Vec<PasswordHash>, PasswordHash)>,
-}
-
-impl Hashed {
-    fn created_for(&self, others: &[PasswordHash]) -> Option<PasswordHash> {
-        self.created.as_ref().filter(|(known, _)| known == others).map(|(_, hash)| hash.clone())
-    }
 }
 
 /// What came of a credential that was asked for again.

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use roster_credentials::credential::Credential;
 use roster_credentials::lockout::source_of;
+use roster_runtime::logins::hashed::Hashed;
 use roster_runtime::logins::person::Person;
 use roster_runtime::logins::vault::{LostWrite, Opened};
-use roster_runtime::logins::verifier::{Hashed, Recheck};
+use roster_runtime::logins::verifier::Recheck;
 use secrecy::SecretString;
 use tracing::info;
 

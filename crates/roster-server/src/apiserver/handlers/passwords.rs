@@ -12,8 +12,9 @@ use roster_api::credentials::{InvitationSpec, InvitationStatus, PasswordChangeSp
 use roster_credentials::credential::{Credential, Invitation, SetBy};
 use roster_credentials::digest::{Digest, hex, random};
 use roster_credentials::lockout::FailedLogins;
+use roster_runtime::logins::hashed::Hashed;
 use roster_runtime::logins::person::Person;
-use roster_runtime::logins::verifier::{Failure, Hashed};
+use roster_runtime::logins::verifier::Failure;
 use serde_json::json;
 use tracing::info;
 
