@@ -232,7 +232,7 @@ async fn i4_nobody_waits_for_a_name_in_order_to_come_into_its_rights() {
     cluster.kubectl(&["delete", "users.roster.dev", &format!("{n}-me")]);
     let message = "{.status.conditions[?(@.type=='NameClaimed')].message}";
     let expected = format!(
-        "username {n}-ME already exists: it is held by the native ClusterRoleBinding {n}, which names it: remove that, or make this User anew"
+        "username {n}-ME already exists: it is held by the native ClusterRoleBinding {n}, which names it: delete that, or recreate this User"
     );
     wait_for_text(cluster, &["users.roster.dev", &waits], message, &expected).await;
     cluster.kubectl(&["delete", "clusterrolebinding", &n]);

@@ -1,4 +1,4 @@
-//! Step 1: reads what a User refers to. From the index where it can; from the API server what is new.
+//! Step 1: reads the objects that a User refers to, from the index if possible and otherwise from kube-apiserver.
 
 use std::collections::BTreeSet;
 
@@ -16,52 +16,51 @@ use roster_credentials::source::{self, Source};
 use super::context::{Context, Error};
 use super::index::Index;
 
-/// How many allowed namespaces a condition names.
-const NAMED: usize = 10;
+/// Maximum number of allowed namespaces that a condition lists.
+const MAX_LISTED: usize = 10;
 
-/// What was found.
+/// Observed state of a User's identifiers, credential and password Secret.
 #[derive(Debug)]
 pub(super) struct Observed {
     /// Each identifier that the User wants, the username first, and who holds it.
     pub(super) claims: Vec<(Identifier, Holder)>,
-    /// Identity Secrets that the User holds and no longer wants: name and UID.
+    /// Name and UID of identity Secrets that the User holds but no longer needs.
     pub(super) surplus: Vec<(String, String)>,
-    /// Where the credential stands.
+    /// Location of the credential.
     pub(super) residence: Residence,
-    /// The identity Secret of the username, if somebody seems to have made it immutable.
+    /// Name of the username's identity Secret, if it seems to be immutable.
     pub(super) immutable: Option<String>,
-    /// The password Secret.
+    /// State of the password Secret.
     pub(super) source: Observation,
-    /// What may be known of the credential.
+    /// Summary of the credential, without secrets.
     pub(super) credential: Summary,
     /// Namespaces that the User owns.
     pub(super) namespaces: Vec<String>,
 }
 
-/// Who holds an identifier.
+/// Holder of an identifier.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Holder {
-    /// It is free.
+    /// Nobody holds it.
     Nobody,
-    /// The User itself, by an identity Secret of that UID.
+    /// The User itself. Contains the UID of the identity Secret.
     Me(String),
-    /// Another User, by name.
+    /// Another User. Contains its name.
     Other(String),
-    /// A User that is no more: its claim may be taken over.
+    /// A User that no longer exists. Its claim may be taken over.
     Gone(Claim),
 }
 
-/// Where the credential stands. It moves when the User is renamed.
+/// Location of the credential. It moves when the User is renamed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Residence {
-    /// In the Secret of the username, or nowhere yet.
+    /// In the Secret of the username, or not created yet.
     Home,
-    /// There; the Secret of an earlier username is left over.
+    /// In the Secret of the username. The Secret of an earlier username still exists.
     Moved(Predecessor),
     /// In the Secret of an earlier username.
     Away(Predecessor),
-    /// In the Secret of the username, which is not marked as its home: it was closed for a rename that has been taken
-    /// back, or somebody has changed its label.
+    /// In the Secret of the username, which is closed: a rename was reverted, or its label was changed.
     Closed,
 }
 
@@ -76,25 +75,25 @@ pub(super) struct Predecessor {
     pub(super) is_email: bool,
 }
 
-/// What is known of the password Secret.
+/// Observed state of the password Secret.
 #[derive(Debug)]
 pub(super) enum Observation {
-    /// The User refers to none, or to one that has not changed since it was last looked at.
+    /// The User refers to none, or it has not changed since it was last read.
     NothingNew,
-    /// It can't be used.
+    /// The Secret can't be used.
     Problem(Problem),
-    /// Its content is new.
+    /// The Secret has new content.
     New(SourceVersion, Source),
 }
 
-/// Why a password Secret can't be used, for the condition.
+/// Reason why a password Secret can't be used, for the condition.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Problem {
-    /// The condition reason.
+    /// Reason of the condition.
     pub(super) reason: &'static str,
-    /// What is wrong and what to do.
+    /// Message of the condition: the problem and what to do about it.
     pub(super) message: String,
-    /// Whether it may come right by itself: something that is still to be applied.
+    /// Whether the problem may resolve itself, because an object has not been applied yet.
     pub(super) is_waiting: bool,
 }
 
@@ -102,7 +101,7 @@ pub(super) async fn dereference(user: &User, ctx: &Context) -> Result<Observed, 
     let Known { mut claims, surplus, residence, immutable, credential, namespaces } = look_up(user, ctx);
     for (_, holder) in &mut claims {
         if let Holder::Gone(claim) = holder {
-            // The index may not have heard of a User that was created a moment ago: only the API server can tell.
+            // The index may not have a User that was just created. Only kube-apiserver knows.
             if claim.owner.is_empty() {
                 continue;
             }
@@ -116,9 +115,9 @@ pub(super) async fn dereference(user: &User, ctx: &Context) -> Result<Observed, 
         && has_waited(user)
         && let Some(native) = native_naming(&identifier.text, ctx)
     {
-        // Who made that binding meant whoever had the name then. Somebody who has waited for the name must not come into
-        // it; a User that is made now has passed the guard.
-        *holder = Holder::Other(format!("the native {native}, which names it: remove that, or make this User anew"));
+        // The binding was meant for the User that had the name then. A User that waited for the name must not get its roles.
+        // A User that is created now has passed the guard.
+        *holder = Holder::Other(format!("the native {native}, which names it: delete that, or recreate this User"));
     }
     let source = match &user.spec.password_secret_ref {
         Some(reference) => {
@@ -134,7 +133,7 @@ fn is_free(holder: &Holder) -> bool {
     matches!(holder, Holder::Nobody | Holder::Gone(_))
 }
 
-/// Whether another User had the username when this one was last looked at.
+/// Returns whether another User had the username when this one was last reconciled.
 fn has_waited(user: &User) -> bool {
     let status = user.status.as_ref().filter(|status| status.username == Some(user.username()));
     let conditions = status.map(|status| &status.conditions[..]).unwrap_or_default();
@@ -158,7 +157,7 @@ struct Known {
     namespaces: Vec<String>,
 }
 
-/// Everything that the index knows, under one lock, so that no release slips between the look and the wait.
+/// Reads everything from the index under one lock, so that no release is missed between reading a claim and waiting for it.
 fn look_up(user: &User, ctx: &Context) -> Known {
     let (name, uid) = (user.name_any(), user.uid().unwrap_or_default());
     let mut index = ctx.index();
@@ -185,7 +184,7 @@ fn look_up(user: &User, ctx: &Context) -> Known {
     let is_surplus = |secret: &&String| {
         let is_kept = match &residence {
             Residence::Moved(from) => from.secret == **secret,
-            // Until the credential has come home nothing is given up that may hold it.
+            // Secrets that may contain the credential are kept until it has moved.
             Residence::Away(_) => index.claim(secret).is_some_and(|claim| claim.is_username),
             Residence::Home | Residence::Closed => false,
         };
@@ -200,13 +199,12 @@ fn look_up(user: &User, ctx: &Context) -> Known {
     Known { claims: wanted, surplus, residence, immutable, credential, namespaces }
 }
 
-/// Of several Secrets that have been the username's, the one that is open is the latest, or else the one that was closed
-/// last.
+/// Orders Secrets of earlier usernames: an open one is the latest, otherwise the one that was closed last.
 fn recency(claim: &Claim) -> (bool, u64) {
     (!claim.is_closed, claim.resource_version)
 }
 
-/// Where the credential stands, and what may be known of it. `username`: the Secret that it belongs into.
+/// Returns the location and the claim of the credential. `username` is the name of the Secret in which it belongs.
 fn locate(
     username: &String,
     uid: &str,
@@ -260,7 +258,7 @@ async fn observe_source(
     let secret = match secrets.get_opt(&reference.name).await {
         Ok(Some(secret)) => secret,
         Ok(None) => return missing(reference, false, ctx).await,
-        // With the namespace, the Role in it is gone.
+        // The namespace was deleted, and with it the Role that allows access.
         Err(kube::Error::Api(status)) if status.code == 403 => return missing(reference, true, ctx).await,
         Err(error) => return Err(error),
     };
@@ -276,15 +274,15 @@ async fn observe_source(
     })
 }
 
-/// A Secret in a namespace that is not among those of the configuration.
+/// The problem of a Secret in a namespace that is not configured.
 fn out_of_bounds(reference: &PasswordSecretRef, allowed: &BTreeSet<String>) -> Problem {
-    let named: Vec<&str> = allowed.iter().take(NAMED).map(String::as_str).collect();
-    let more = if allowed.len() > NAMED { ", …" } else { "" };
+    let named: Vec<&str> = allowed.iter().take(MAX_LISTED).map(String::as_str).collect();
+    let more = if allowed.len() > MAX_LISTED { ", …" } else { "" };
     Problem {
         reason: "SecretNamespaceNotAllowed",
         message: format!(
-            "Secret {reference} is in a namespace in which Roster reads no password Secrets; move it to one of those that \
-             the installation allows by passwordSecretNamespaces ({}{more}), or add {} to them",
+            "Secret {reference} is in a namespace in which Roster does not read password Secrets; move it to a namespace in \
+             passwordSecretNamespaces ({}{more}), or add {} to that list",
             named.join(", "),
             reference.namespace
         ),
@@ -292,7 +290,7 @@ fn out_of_bounds(reference: &PasswordSecretRef, allowed: &BTreeSet<String>) -> P
     }
 }
 
-/// Why there is no Secret to read: it does not exist, or Roster may not look.
+/// Returns why the Secret can't be read: it does not exist, or Roster has no access.
 async fn missing(reference: &PasswordSecretRef, is_forbidden: bool, ctx: &Context) -> kube::Result<Observation> {
     let namespaces: Api<Namespace> = Api::all(ctx.client.clone());
     let (reason, message) = if namespaces.get_metadata_opt(&reference.namespace).await?.is_none() {
@@ -307,7 +305,7 @@ async fn missing(reference: &PasswordSecretRef, is_forbidden: bool, ctx: &Contex
         (
             "SecretNotReadable",
             format!(
-                "Secret {reference} can't be read: the operator lacks the right to get Secrets in namespace {}; run helm \
+                "Secret {reference} can't be read: the operator has no permission to get Secrets in namespace {}; run helm \
                  upgrade to restore its Role",
                 reference.namespace
             ),
@@ -328,7 +326,7 @@ mod tests {
     use super::*;
     use roster_credentials::record::IDENTIFIER_LABEL;
 
-    /// Whether the username's own Secret is there and an earlier one: of which kind, and whether closed.
+    /// Label of an identity Secret, and whether it is closed. `None`: it does not exist.
     type Found = Option<(&'static str, bool)>;
 
     fn index(new: Found, old: Found) -> Index {
@@ -355,7 +353,7 @@ mod tests {
         index
     }
 
-    /// Every state that a crash in the midst of a rename can leave behind.
+    /// All states in which a crash during a rename can leave the Secrets.
     #[rstest]
     #[case::never_renamed(Some(("username", false)), None, "home")]
     #[case::new(None, None, "home")]
@@ -368,7 +366,7 @@ mod tests {
     #[case::replaced(None, Some(("username", true)), "away")]
     #[case::into_an_own_address(Some(("email", false)), Some(("username", true)), "away")]
     #[case::an_address_beside(Some(("username", false)), Some(("email", false)), "home")]
-    fn the_credential_is_found_wherever_a_rename_was_cut_off(
+    fn the_credential_is_found_after_an_interrupted_rename(
         #[case] new: Found,
         #[case] old: Found,
         #[case] expected: &str,
