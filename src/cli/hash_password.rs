@@ -27,7 +27,7 @@ pub(super) struct Args {
 pub(super) fn execute(args: &Args) -> Result<()> {
     let cost = Argon2idCost::new(args.memory_kib, args.iterations, args.parallelism).map_err(anyhow::Error::msg)?;
     let password = if stdin().is_terminal() { prompt()? } else { read()? };
-    let hash = PasswordHash::create(password.expose_secret().as_bytes(), cost, &mut Memory::default());
+    let hash = PasswordHash::create(password.expose_secret(), cost, &mut Memory::default());
     println!("{}", hash.expose());
     Ok(())
 }

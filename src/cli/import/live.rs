@@ -214,7 +214,7 @@ async fn hash_anew(pool: &HashPool, password: &SecretString, live: Option<&Value
     let known = live.and_then(|live| live["data"][HASH_KEY].as_str());
     let known = known.and_then(|known| String::from_utf8(BASE64_STANDARD.decode(known).ok()?).ok());
     if let Some(known) = known.and_then(|known| PasswordHash::parse(&known).ok())
-        && pool.verify(password, &known).await == Ok(true)
+        && pool.is_same(password, &known).await == Ok(true)
     {
         return None;
     }

@@ -246,7 +246,7 @@ async fn new_hash(before: &Credential, source: &Source, pool: &HashPool) -> Resu
     Ok(match source {
         Source::Hash(hash) => (previous != Some(hash)).then(|| hash.clone()),
         Source::Password(password) => match previous {
-            Some(hash) if pool.verify(password, hash).await? => None,
+            Some(hash) if pool.is_same(password, hash).await? => None,
             _ => Some(pool.hash(password).await?),
         },
     })
