@@ -57,7 +57,10 @@ impl Reporter {
         Self { events: Api::namespaced(client, EVENT_NAMESPACE), controller, instance, metrics }
     }
 
-    /// Writes an Event. If that fails, the failure is logged and the reconciliation continues.
+    /// Logs the transition and writes an Event. If that fails, the failure is logged and the reconciliation continues.
+    ///
+    /// Anyone with `view` in the namespace can read the Event, but not Users. So it has the reason, and the details are in the
+    /// log and in the status.
     pub async fn publish<K: Resource<DynamicType = ()>>(&self, object: &K, transition: Transition) {
         let name = object.name_any();
         info!(kind = %K::kind(&()), name, reason = transition.reason, note = transition.message, "condition changed");
@@ -71,7 +74,7 @@ impl Reporter {
             action: Some("Reconcile".to_owned()),
             event_time: Some(MicroTime(now)),
             reason: Some(transition.reason),
-            note: Some(transition.message.chars().take(1024).collect()),
+            note: Some(format!("see the status of {} {name}", K::kind(&()))),
             regarding: Some(object.object_ref(&())),
             reporting_controller: Some(self.controller.to_owned()),
             reporting_instance: Some(self.instance.clone()),
