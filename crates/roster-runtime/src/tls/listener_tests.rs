@@ -82,3 +82,23 @@ async fn a_slow_client_gets_whole_answers() {
     let answers = tokio::time::timeout(PATIENCE, read).await.unwrap();
     assert_eq!(answers.matches('z').count(), ANSWERS * LENGTH);
 }
+
+#[rstest]
+#[case::one("HTTP/1.1\r\nHost: a", 200)]
+#[case::two("HTTP/1.1\r\nHost: a\r\nHost: b", 400)]
+#[case::the_same_twice("HTTP/1.1\r\nHost: a\r\nhost: a", 400)]
+#[case::none("HTTP/1.1", 400)]
+#[case::none_in_http_1_0("HTTP/1.0", 200)]
+#[case::two_in_http_1_0("HTTP/1.0\r\nHost: a\r\nHost: b", 400)]
+#[tokio::test]
+async fn a_request_names_one_host(#[case] head: &str, #[case] status: u16) {
+    let (mut client, _shutdown) = served(Router::new().fallback(async || "answered")).await;
+    client.write_all(format!("GET / {head}\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&answer[9..]), status.to_string());
+    if status == 400 {
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.expect("it is the last request on the connection");
+    }
+}
