@@ -8,7 +8,7 @@
 //! HTTP/1.1 only: an HTTP/2 client could hold many answers on one connection by windows that it keeps closed.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ pub struct Port {
     pub app: Router,
     /// Recognizes kube-apiserver at the handshake.
     pub is_api_server: Recognizer,
+    /// Addresses from which kube-apiserver is expected.
+    pub api_servers: Vec<IpAddr>,
     /// Counts connections that are `evicted`, `refused` or `stalled`.
     pub shed: CounterBy,
     /// From then on, each answer is the last one on its connection: whoever asks again asks another replica, before this
@@ -91,6 +93,7 @@ pub struct Port {
 pub async fn serve(listener: TcpListener, port: Port, shutdown: CancellationToken) -> Result<()> {
     let port = Arc::new(port);
     let table = ConnectionTable::new(port.limits, port.shed.clone());
+    port.api_servers.iter().for_each(|address| table.expect_api_server(*address));
     let graceful = GracefulShutdown::new();
     loop {
         let (stream, remote) = tokio::select! {
