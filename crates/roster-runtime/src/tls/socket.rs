@@ -54,7 +54,9 @@ const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3);
 
 /// How long a client may acknowledge nothing of what was written to it, while no write has to wait. A client that reads as
-/// slowly as [`stall_timeout`] allows has read all that the kernel can hold by then.
+/// slowly as [`stall_timeout`] allows has read all that the kernel can hold by then. The one client that reads and is
+/// disconnected all the same is one whose receive buffer stays full for minutes, because it reads exactly as fast as
+/// something new is written.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// Returns how long a client may take nothing of an answer.
