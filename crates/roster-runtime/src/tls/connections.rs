@@ -246,13 +246,13 @@ impl State {
             })
     }
 
-    /// Connections of the network that may be evicted.
+    /// Connections of the network that are not proven to be kube-apiserver's.
     fn untrusted(&self, network: &IpNet) -> usize {
         let [anonymous, authenticated, _] = self.held(network);
         anonymous + authenticated
     }
 
-    /// How much the network holds: first the connections of its site, then its own. Only those that may be evicted count.
+    /// How much the network holds: the connections of its site, and its own, without those of kube-apiserver.
     fn share(&self, network: &IpNet) -> (usize, usize) {
         (self.sites.get(&site_of(*network)).copied().unwrap_or_default(), self.untrusted(network))
     }
