@@ -27,7 +27,7 @@ use super::status::ApiError;
 
 /// Tokens that are reviewed at the same time. Anyone who reaches the port may send any, and each costs the API server a
 /// request.
-const REVIEWS: NetworkPermitLimits = NetworkPermitLimits { total: 32, direct: 24, of_network: 12 };
+const REVIEWS: NetworkPermitLimits = NetworkPermitLimits { total: 32, direct: 24, of_network: 12, of_site: 18 };
 
 /// Longest token. JWTs have some KiB.
 const MOST_TOKEN_BYTES: usize = 16 * 1024;
@@ -214,8 +214,8 @@ mod tests {
         });
         let authenticator = authenticator(Client::new(silent, "default"), Arc::default());
         let token = SecretString::from("token");
-        let [one, two, three] = [1, 2, 3].map(|last| RequestNetwork::new([192, 0, 2, last].into(), false));
-        let api_server = RequestNetwork::new([192, 0, 2, 9].into(), true);
+        let [one, two, three] = [1, 2, 3].map(|site| RequestNetwork::new([192, 0, site, 1].into(), false));
+        let api_server = RequestNetwork::new([192, 0, 9, 1].into(), true);
         let of = |source, count| (0..count).map(|_| Box::pin(authenticator.review(source, &token))).collect::<Vec<_>>();
         let mut reviews = of(one, REVIEWS.of_network);
         for review in &mut reviews {
