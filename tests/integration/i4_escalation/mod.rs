@@ -9,6 +9,7 @@ mod deleted;
 mod finalizers;
 mod groups;
 mod identity;
+mod owners;
 mod planted;
 mod sizes;
 mod users;
@@ -63,6 +64,9 @@ const fn attempt(
 const CREATE: &[&str] = &["create", "-f", "-"];
 const APPLY: &[&str] = &["apply", "-f", "-"];
 const SERVER_SIDE: &[&str] = &["apply", "--server-side", "--force-conflicts", "-f", "-"];
+
+/// A patch that gives an object an owner.
+const OWNED: &str = r#"{"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Namespace", "name": "mallorys", "uid": "6f0f2a5e-0000-4000-8000-000000000000"}]}}"#;
 
 /// Native bindings that Roster did not make.
 const NATIVE: &str = "

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use kube::{Api, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use roster_api::User;
 use roster_api::condition::{NAME_CLAIMED, find};
 use roster_api::user::PasswordSecretRef;
@@ -254,13 +254,9 @@ async fn observe_source(
     if !ctx.source_namespaces.is_empty() && !ctx.source_namespaces.contains(&reference.namespace) {
         return Ok(Observation::Problem(out_of_bounds(reference, &ctx.source_namespaces)));
     }
-    let secrets: Api<Secret> = Api::namespaced(ctx.client.clone(), &reference.namespace);
-    let secret = match secrets.get_opt(&reference.name).await {
-        Ok(Some(secret)) => secret,
-        Ok(None) => return missing(reference, false, ctx).await,
-        // The namespace was deleted, and with it the Role that allows access.
-        Err(kube::Error::Api(status)) if status.code == 403 => return missing(reference, true, ctx).await,
-        Err(error) => return Err(error),
+    let secret = match read_source(&ctx.client, reference).await? {
+        Ok(secret) => secret,
+        Err(problem) => return Ok(Observation::Problem(problem)),
     };
     let ceiling = ctx.pool.cost().ceiling();
     Ok(match (SourceVersion::of(&secret.metadata), source::read(&secret, &user.name_any(), ceiling)) {
@@ -290,10 +286,37 @@ fn out_of_bounds(reference: &PasswordSecretRef, allowed: &BTreeSet<String>) -> P
     }
 }
 
-/// Returns why the Secret can't be read: it does not exist, or Roster has no access.
-async fn missing(reference: &PasswordSecretRef, is_forbidden: bool, ctx: &Context) -> kube::Result<Observation> {
-    let namespaces: Api<Namespace> = Api::all(ctx.client.clone());
-    let (reason, message) = if namespaces.get_metadata_opt(&reference.namespace).await?.is_none() {
+/// Reads the Secret. Returns the problem if it does not exist or Roster has no access.
+async fn read_source(client: &Client, reference: &PasswordSecretRef) -> kube::Result<Result<Secret, Problem>> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &reference.namespace);
+    let first = match secrets.get_opt(&reference.name).await {
+        Err(kube::Error::Api(status)) if status.code == 403 => None,
+        outcome => Some(outcome?),
+    };
+    if let Some(Some(secret)) = first {
+        return Ok(Ok(secret));
+    }
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let has_namespace = namespaces.get_metadata_opt(&reference.namespace).await?.is_some();
+    // kube-apiserver answers 403 until it has loaded RBAC after a start. It answered the second request, so the first one is
+    // repeated.
+    let is_forbidden = match (first, has_namespace) {
+        (Some(_), _) => false,
+        // The namespace was deleted, and with it the Role that allows access.
+        (None, false) => true,
+        (None, true) => match secrets.get_opt(&reference.name).await {
+            Ok(Some(secret)) => return Ok(Ok(secret)),
+            Ok(None) => false,
+            Err(kube::Error::Api(status)) if status.code == 403 => true,
+            Err(error) => return Err(error),
+        },
+    };
+    Ok(Err(missing(reference, has_namespace, is_forbidden)))
+}
+
+/// Why there is no Secret to read.
+fn missing(reference: &PasswordSecretRef, has_namespace: bool, is_forbidden: bool) -> Problem {
+    let (reason, message) = if !has_namespace {
         (
             "NamespaceNotFound",
             format!(
@@ -313,12 +336,16 @@ async fn missing(reference: &PasswordSecretRef, is_forbidden: bool, ctx: &Contex
     } else {
         ("SecretNotFound", format!("Secret {reference} does not exist; create it with the type roster.dev/password"))
     };
-    Ok(Observation::Problem(Problem { reason, message, is_waiting: true }))
+    Problem { reason, message, is_waiting: true }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use axum::http::{Request, Response};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+    use kube::client::Body;
     use kube::core::PartialObjectMetaExt;
     use kube::runtime::watcher::Event;
     use rstest::rstest;
@@ -387,5 +414,49 @@ mod tests {
             }
         };
         assert_eq!(found, expected);
+    }
+
+    /// A kube-apiserver that answers requests with these status codes, one after the other.
+    fn answering(answers: &[u16]) -> Client {
+        let answers = Mutex::new(answers.to_vec());
+        Client::new(
+            tower::service_fn(move |request: Request<Body>| {
+                let code = answers.lock().unwrap().remove(0);
+                let body = match code {
+                    200 if request.uri().path().ends_with("/secrets/s") => {
+                        serde_json::json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}})
+                    }
+                    200 => {
+                        serde_json::json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {}})
+                    }
+                    code => {
+                        let reason = if code == 404 { "NotFound" } else { "Forbidden" };
+                        serde_json::json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason})
+                    }
+                };
+                let answer = Response::builder().status(code).body(Body::from(body.to_string().into_bytes()));
+                std::future::ready(Ok::<_, std::convert::Infallible>(answer.unwrap()))
+            }),
+            "default",
+        )
+    }
+
+    /// Answers to the Secret, the Namespace and, where the first was 403, to the Secret once more.
+    #[rstest]
+    #[case::found(&[200], None)]
+    #[case::missing(&[404, 200], Some("SecretNotFound"))]
+    #[case::without_a_namespace(&[404, 404], Some("NamespaceNotFound"))]
+    #[case::without_a_namespace_and_its_role(&[403, 404], Some("NamespaceNotFound"))]
+    #[case::without_a_right(&[403, 200, 403], Some("SecretNotReadable"))]
+    #[case::missing_while_the_api_server_starts(&[403, 200, 404], Some("SecretNotFound"))]
+    #[case::found_while_the_api_server_starts(&[403, 200, 200], None)]
+    #[tokio::test]
+    async fn an_api_server_that_starts_and_knows_no_roles_yet_makes_no_reason(
+        #[case] answers: &[u16],
+        #[case] expected: Option<&str>,
+    ) {
+        let reference = PasswordSecretRef { namespace: "n".to_owned(), name: "s".to_owned() };
+        let read = read_source(&answering(answers), &reference).await.unwrap();
+        assert_eq!(read.err().map(|problem| problem.reason), expected);
     }
 }

@@ -179,6 +179,7 @@ async fn run_users(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationTo
 /// Removes metadata that the controller does not read and that makes up most of an object's size.
 fn prune(user: &mut User) {
     user.metadata.managed_fields = None;
+    user.metadata.owner_references = None;
     if let Some(annotations) = &mut user.metadata.annotations {
         annotations.clear();
     }
