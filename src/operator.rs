@@ -26,7 +26,7 @@ use roster_runtime::logins::recount;
 use roster_runtime::logins::sealing_key;
 use roster_runtime::logins::signing_keys::SigningKeyStore;
 use roster_runtime::logins::vault::Vault;
-use roster_runtime::logins::verifier::Verifier;
+use roster_runtime::logins::verifier::{Verifier, VerifierParts};
 use roster_runtime::metrics::Metrics;
 use roster_runtime::notifications::Notifier;
 use roster_runtime::operations::health::{self, Health, Heartbeat};
@@ -262,9 +262,16 @@ fn logins(
     let last_use = Arc::new(last_use);
     let (own_vault, own_last_use) = (Arc::clone(&vault), Arc::clone(&last_use));
     let recognizer = Recognizer::new(Arc::clone(informers), Arc::clone(&issuer), own_vault, own_last_use);
-    let kept = (Arc::clone(&vault), Arc::clone(&last_use));
-    let rules = (logins.limits(), Arc::clone(policy), Arc::clone(&sealer));
-    let verifier = Verifier::new(Arc::clone(informers), kept, pool, rules, Arc::clone(metrics));
+    let verifier = Verifier::new(VerifierParts {
+        informers: Arc::clone(informers),
+        vault: Arc::clone(&vault),
+        last_use: Arc::clone(&last_use),
+        pool,
+        limits: logins.limits(),
+        policy: Arc::clone(policy),
+        sealer: Arc::clone(&sealer),
+        metrics: Arc::clone(metrics),
+    });
     let logins = Logins {
         verifier,
         issuer,

@@ -11,6 +11,7 @@
 //!  uncounted: failures that could not be written yet
 //! ```
 
+pub mod attempt;
 pub mod audiences;
 pub mod hashed;
 pub mod issuer;

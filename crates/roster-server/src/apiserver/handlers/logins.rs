@@ -11,8 +11,8 @@ use roster_api::credentials::{
 use roster_credentials::credential::Credential;
 use roster_credentials::lockout::{source_of, source_of_application};
 use roster_credentials::token::{ONE_TIME_PASSWORD, PASSWORD};
+use roster_runtime::logins::attempt::{Granted, Outcome, Secret, Shown};
 use roster_runtime::logins::person::Person;
-use roster_runtime::logins::verifier::{Granted, Outcome, Secret, Shown};
 use serde_json::json;
 use tracing::warn;
 
