@@ -106,7 +106,7 @@ enum Step {
     /// It counts. `None`: refused, and nothing was saved.
     Done(Option<Box<Decided>>),
     /// The credential has changed meanwhile. What it is now, if that is known.
-    Again(Option<Opened>),
+    Again(Option<Box<Opened>>),
 }
 
 impl Verifier {
@@ -220,7 +220,7 @@ impl Verifier {
             let newer = if judging.failures() == read.failures {
                 match self.step(shown, person, &mut turn, read, hashed, &mut lost).await? {
                     Step::Done(decided) => return Ok(decided),
-                    Step::Again(newer) => newer,
+                    Step::Again(newer) => newer.map(|newer| *newer),
                 }
             } else {
                 turn.newer_than(&read.opened, &person.uid)
@@ -249,7 +249,7 @@ impl Verifier {
         if must_be_current(&judged, &opened) {
             match self.open(&person.username, &person.uid).await? {
                 Some(latest) if opened.is_as_new_as(&latest) => {}
-                Some(latest) => return Ok(Step::Again(Some(latest))),
+                Some(latest) => return Ok(Step::Again(Some(Box::new(latest)))),
                 None => return Ok(Step::Done(None)),
             }
         }

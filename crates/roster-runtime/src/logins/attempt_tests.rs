@@ -342,7 +342,8 @@ async fn no_answer_that_shows_that_a_password_is_right_goes_by_what_was_known_be
             .map(|(meanwhile, expected)| (telling, meanwhile, expected))
     });
     let checks = cases.map(|(telling, meanwhile, expected)| async move {
-        assert_eq!(answer_after_waiting(telling, meanwhile).await, expected, "{telling:?}, {meanwhile:?}");
+        let answer = Box::pin(answer_after_waiting(telling, meanwhile)).await;
+        assert_eq!(answer, expected, "{telling:?}, {meanwhile:?}");
     });
     futures::future::join_all(checks).await;
 }

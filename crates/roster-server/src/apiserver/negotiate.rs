@@ -1,5 +1,7 @@
 //! In which form an answer is wanted.
 
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 
 use super::status::ApiError;
@@ -17,6 +19,14 @@ pub enum Form {
 
 /// Media types that are looked at; a client sends three or four.
 const MOST_TYPES: usize = 32;
+
+impl<S: Sync> FromRequestParts<S> for Form {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        Self::of(&parts.headers)
+    }
+}
 
 impl Form {
     /// The first form of the `Accept` header that there is. Everything is served as JSON alone.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use form_urlencoded::parse;
 use roster_core::directory::index::field::Field;
 use roster_core::directory::index::query::{Condition, Query, Test};
@@ -254,6 +256,18 @@ impl GetParams {
             include: include_object(value("includeObject"))?,
             resource_version: number("resourceVersion", revision, 0)?,
         })
+    }
+}
+
+/// Rejects all parameters but those that are allowed everywhere.
+#[derive(Clone, Copy, Debug)]
+pub struct NoParams;
+
+impl<S: Sync> FromRequestParts<S> for NoParams {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        only(parts.uri.query(), &[]).map(|_| Self)
     }
 }
 

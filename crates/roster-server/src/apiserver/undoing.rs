@@ -32,7 +32,11 @@ pub struct UndoTurn {
 
 impl Default for Undoing {
     fn default() -> Self {
-        Self { turns: Arc::new(Semaphore::new(MAX_UNDOING)), waiting: Semaphore::new(MAX_WAITING), callers: Seats::new(1) }
+        Self {
+            turns: Arc::new(Semaphore::new(MAX_UNDOING)),
+            waiting: Semaphore::new(MAX_WAITING),
+            callers: Seats::new(1),
+        }
     }
 }
 
@@ -49,14 +53,13 @@ impl Undoing {
                 Some(self.callers.take(share.clone()).ok_or_else(over_share)?)
             }
         };
-        let turn = match Arc::clone(&self.turns).try_acquire_owned() {
-            Ok(turn) => Ok(turn),
-            Err(_) => {
-                let _waiting = self.waiting.try_acquire().map_err(|_| ApiError::too_many_requests())?;
-                Arc::clone(&self.turns).acquire_owned().await
-            }
+        let turn = if let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() {
+            turn
+        } else {
+            let _waiting = self.waiting.try_acquire().map_err(|_| ApiError::too_many_requests())?;
+            let turn = Arc::clone(&self.turns).acquire_owned().await;
+            turn.map_err(|_| ApiError::internal("the list could not be answered"))?
         };
-        let turn = turn.map_err(|_| ApiError::internal("the list could not be answered"))?;
         Ok(UndoTurn { _caller: caller, _turn: turn, _permit: permit })
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::extract::{Path, RawQuery};
+use axum::extract::{FromRequestParts, RawQuery};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
@@ -24,7 +25,7 @@ use crate::apiserver::resource::{Cell, Column};
 use crate::apiserver::revision::blocking;
 use crate::apiserver::state::{Api, DirectoryApi, Who};
 use crate::apiserver::status::ApiError;
-use crate::apiserver::target::authorised;
+use crate::apiserver::target::Target;
 
 /// Most assignments in an answer. What there is beyond, `metadata.continue` leads to: followed to their members, the
 /// groups of a large cluster hold millions.
@@ -164,24 +165,35 @@ pub async fn list(
     answer(&api, request, form, permit).await
 }
 
+/// The parameters of a list of one user's assignments.
+pub struct OfUser {
+    request: Request,
+    form: Form,
+}
+
+impl<S: Sync> FromRequestParts<S> for OfUser {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let request = Request::read(parts.uri.query().unwrap_or_default())?;
+        let form = Form::of(&parts.headers)?;
+        if request.filter.user.is_some() || request.filter.group.is_some() {
+            return Err(ApiError::bad_parameter("user", "stands in the path"));
+        }
+        Ok(Self { request, form })
+    }
+}
+
 /// `GET users/{key}/roleassignments`: those of the user, by groups too.
 ///
 /// # Errors
 /// As the request deserves.
 pub async fn of_user(
     api: Api,
-    Extension(caller): Who,
     Extension(permit): Extension<RequestPermit>,
-    Path(key): Path<String>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
+    OfUser { mut request, form }: OfUser,
+    target: Target,
 ) -> Result<Response, ApiError> {
-    let mut request = Request::read(query.as_deref().unwrap_or_default())?;
-    let form = Form::of(&headers)?;
-    if request.filter.user.is_some() || request.filter.group.is_some() {
-        return Err(ApiError::bad_parameter("user", "stands in the path"));
-    }
-    let target = authorised(&api, &caller, &key, "get", "users/roleassignments").await?;
     request.written.extend(["of=", &target.name, "&"]);
     request.filter.user = Some(target.name);
     request.filter.is_effective = true;
