@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use backon::{ConstantBuilder, Retryable};
 use futures::FutureExt;
 use kube::{Client, Config};
 use roster_controllers::native::NativeWriter;
@@ -203,18 +204,13 @@ async fn bind(address: std::net::SocketAddr, flag: &str) -> Result<TcpListener> 
 }
 
 /// The API server may come up after Roster does: waits for it, but not for ever.
-async fn retried<T, F: Future<Output = Result<T>>>(what: &str, mut load: impl FnMut() -> F) -> Result<T> {
-    const ATTEMPTS: u32 = 30;
-    for attempt in 1.. {
-        match load().await {
-            Err(error) if attempt < ATTEMPTS => {
-                warn!(error = format!("{error:#}"), attempt, "{what} could not be loaded, and it is tried again");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            outcome => return outcome.with_context(|| format!("{what} could not be loaded")),
-        }
-    }
-    unreachable!("the last attempt returns")
+async fn retried<T, F: Future<Output = Result<T>>>(what: &str, load: impl FnMut() -> F) -> Result<T> {
+    const MAX_RETRIES: usize = 29;
+    let every_second = ConstantBuilder::default().with_delay(Duration::from_secs(1)).with_max_times(MAX_RETRIES);
+    let loaded = load.retry(every_second).notify(|error: &anyhow::Error, _| {
+        warn!(error = format!("{error:#}"), "{what} could not be loaded, and it is tried again");
+    });
+    loaded.await.with_context(|| format!("{what} could not be loaded"))
 }
 
 fn issuer(config: &RunConfig, of_api_server: Vec<String>, signing_keys: &SigningKeyStore) -> Issuer {

@@ -30,7 +30,7 @@ use super::status::ApiError;
 const REVIEWS: NetworkPermitLimits = NetworkPermitLimits { total: 32, direct: 24, of_network: 12 };
 
 /// Longest token. JWTs have some KiB.
-const MOST_TOKEN_BYTES: usize = 16 * 1024;
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// Tells who asks.
 pub struct Authenticator {
@@ -117,7 +117,7 @@ fn bearer(headers: &HeaderMap) -> Option<SecretString> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     let token = token.trim();
-    let is_bearer = scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= MOST_TOKEN_BYTES;
+    let is_bearer = scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= MAX_TOKEN_BYTES;
     is_bearer.then(|| token.into())
 }
 
@@ -169,7 +169,7 @@ mod tests {
         for other in ["Basic abc", "Bearer", "Bearer  ", "abc"] {
             assert_eq!(read(other), None, "{other}");
         }
-        assert_eq!(read(&format!("Bearer {}", "a".repeat(MOST_TOKEN_BYTES + 1))), None);
+        assert_eq!(read(&format!("Bearer {}", "a".repeat(MAX_TOKEN_BYTES + 1))), None);
     }
 
     fn recognizer(client: Client, informers: &Arc<Informers>) -> Arc<Recognizer> {

@@ -11,7 +11,7 @@ use roster_core::directory::index::query::{Condition, Query, Test};
 use super::status::ApiError;
 
 /// Longest query string, in bytes.
-pub const MOST_QUERY_BYTES: usize = 16 * 1024;
+pub const MAX_QUERY_BYTES: usize = 16 * 1024;
 
 /// Parameters of every Kubernetes list, and those of the query dialect.
 const ALLOWED: &[&str] = &[
@@ -185,8 +185,8 @@ impl ListParams {
 /// # Errors
 /// If it is too long.
 pub fn pairs(query: &str) -> Result<Vec<(String, String)>, ApiError> {
-    if query.len() > MOST_QUERY_BYTES {
-        return Err(ApiError::uri_too_long(MOST_QUERY_BYTES));
+    if query.len() > MAX_QUERY_BYTES {
+        return Err(ApiError::uri_too_long(MAX_QUERY_BYTES));
     }
     Ok(parse(query.as_bytes()).into_owned().collect())
 }

@@ -24,10 +24,10 @@ use super::undoing::Undoing;
 use crate::admission::guard::Guard;
 
 /// Login attempts from one source in flight: one source does not take the permits of all.
-const MOST_LOGINS_OF_A_SOURCE: usize = 32;
+const MAX_LOGINS_OF_A_SOURCE: usize = 32;
 
 /// Longest key of a user: an email address has at most 254 characters.
-const MOST_KEY_BYTES: usize = 320;
+const MAX_KEY_BYTES: usize = 320;
 
 /// What the aggregated API is served with.
 pub struct Parts {
@@ -100,7 +100,7 @@ impl DirectoryApi {
             moments: Moments::default(),
             undoing: Undoing::default(),
             watches: Permits::new(WATCHES, "watches"),
-            attempts: Seats::new(MOST_LOGINS_OF_A_SOURCE),
+            attempts: Seats::new(MAX_LOGINS_OF_A_SOURCE),
             informers,
             client,
             front_proxy,
@@ -123,8 +123,8 @@ impl DirectoryApi {
         name: &str,
         asked: &str,
     ) -> Result<(), ApiError> {
-        if asked.len() > MOST_KEY_BYTES {
-            return Err(ApiError::bad_request(format!("a name has at most {MOST_KEY_BYTES} bytes")));
+        if asked.len() > MAX_KEY_BYTES {
+            return Err(ApiError::bad_request(format!("a name has at most {MAX_KEY_BYTES} bytes")));
         }
         if self.is_inactive(caller) {
             return Err(ApiError::unauthorized());

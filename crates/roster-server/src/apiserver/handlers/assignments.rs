@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use roster_api::directory::{API_VERSION, RoleAssignment};
 use roster_api::role_binding::{RoleKind, Subject, SubjectKind};
 use roster_core::rbac::assignments::{DisplayName, Filter, Scope, find};
+use roster_credentials::digest::hex;
 use roster_runtime::informers::Informers;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -29,7 +30,7 @@ use crate::apiserver::target::Target;
 
 /// Most assignments in an answer. What there is beyond, `metadata.continue` leads to: followed to their members, the
 /// groups of a large cluster hold millions.
-const MOST_ITEMS: usize = 1000;
+const MAX_ITEMS: usize = 1000;
 
 /// What can be filtered by, in a field selector too.
 const FIELDS: &[&str] = &["effective", "group", "includeNames", "role", "scope", "user"];
@@ -211,7 +212,7 @@ async fn answer(
         Some(token) => api.tokens.read(id, token)?.offset,
         None => 0,
     };
-    let limit = request.limit.map_or(MOST_ITEMS, |limit| limit.min(MOST_ITEMS));
+    let limit = request.limit.map_or(MAX_ITEMS, |limit| limit.min(MAX_ITEMS));
     let (informers, filter, include_names) = (Arc::clone(&api.informers), request.filter, request.include_names);
     let search = move || {
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -244,8 +245,7 @@ fn display_name(informers: &Informers, subject: &Subject) -> Option<String> {
 /// An assignment has no name of its own, and a client wants one: what it consists of gives it.
 fn object(assignment: &RoleAssignment) -> Value {
     let spec = json!(assignment);
-    let digest = Sha256::digest(spec.to_string());
-    let name = digest[..10].iter().fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
+    let name = hex(&Sha256::digest(spec.to_string())[..10]);
     json!({"kind": "RoleAssignment", "apiVersion": API_VERSION, "metadata": {"name": name}, "spec": spec})
 }
 

@@ -28,7 +28,7 @@ use crate::apiserver::status::{About, ApiError};
 pub const OTP_ISSUER: &str = "Roster";
 
 /// Longest username or email address that anybody has.
-const MOST_USERNAME_BYTES: usize = 320;
+const MAX_USERNAME_BYTES: usize = 320;
 
 /// `POST logins`: for everybody. Through kube-apiserver, whoever its RBAC lets through.
 ///
@@ -87,8 +87,8 @@ fn check_login(api: &DirectoryApi, spec: &LoginSpec) -> Result<(), ApiError> {
 }
 
 fn check_username(resource: &str, username: &str) -> Result<(), ApiError> {
-    if username.is_empty() || username.len() > MOST_USERNAME_BYTES {
-        let message = format!("must have 1 to {MOST_USERNAME_BYTES} bytes");
+    if username.is_empty() || username.len() > MAX_USERNAME_BYTES {
+        let message = format!("must have 1 to {MAX_USERNAME_BYTES} bytes");
         return Err(ApiError::invalid(About { resource, name: "" }, "spec.username", &message));
     }
     Ok(())

@@ -33,7 +33,7 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 const JSON_PATCH: &str = "application/json-patch+json";
 
 /// Most operations of a JSON patch. There are five fields.
-const MOST_OPERATIONS: usize = 32;
+const MAX_OPERATIONS: usize = 32;
 
 /// How often a write is tried that somebody else was faster than.
 const MAX_ATTEMPTS: usize = 5;
@@ -164,8 +164,8 @@ fn not_own(field: &str, about: About<'_>) -> ApiError {
 
 /// Refuses operations that read or write anything but the fields that are a person's own business.
 fn check_operations(patch: &json_patch::Patch, about: About<'_>) -> Result<(), ApiError> {
-    if patch.len() > MOST_OPERATIONS {
-        return Err(ApiError::bad_request(format!("a patch has at most {MOST_OPERATIONS} operations")));
+    if patch.len() > MAX_OPERATIONS {
+        return Err(ApiError::bad_request(format!("a patch has at most {MAX_OPERATIONS} operations")));
     }
     for operation in patch.iter() {
         let path = operation.path().as_str();

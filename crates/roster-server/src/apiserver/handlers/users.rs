@@ -33,7 +33,7 @@ use crate::apiserver::status::ApiError;
 use crate::apiserver::target::{Target, authorised};
 
 /// Most grants whose rules are told in one answer: each has dozens.
-const MOST_GRANTS: usize = 500;
+const MAX_GRANTS: usize = 500;
 
 /// `GET users`
 ///
@@ -47,7 +47,7 @@ pub async fn list(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let params = ListParams::read(USERS.fields, query.as_deref().unwrap_or_default())?;
-    list_or_watch(&api, &caller, &USERS, (params, Form::of(&headers)?, permit)).await
+    list_or_watch(&api, &caller, &USERS, params, Form::of(&headers)?, permit).await
 }
 
 /// `GET users/{key}`
@@ -172,7 +172,7 @@ pub async fn permissions(
     let status = {
         let (directory, now) = (api.informers.directory(), Timestamp::now());
         let held = held_by(&directory, &target.name, namespace.as_deref(), now);
-        if held.len() > MOST_GRANTS {
+        if held.len() > MAX_GRANTS {
             let message =
                 format!("{} holds roles in {} places: ask for one namespace at a time", target.name, held.len());
             return Err(ApiError::bad_parameter("namespace", &message));
