@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use backon::{ConstantBuilder, Retryable};
 use futures::FutureExt;
 use kube::{Client, Config};
 use roster_controllers::native::NativeWriter;
@@ -26,7 +27,7 @@ use roster_runtime::logins::recount;
 use roster_runtime::logins::sealing_key;
 use roster_runtime::logins::signing_keys::SigningKeyStore;
 use roster_runtime::logins::vault::Vault;
-use roster_runtime::logins::verifier::Verifier;
+use roster_runtime::logins::verifier::{Verifier, VerifierParts};
 use roster_runtime::metrics::Metrics;
 use roster_runtime::notifications::Notifier;
 use roster_runtime::operations::health::{self, Health, Heartbeat};
@@ -206,18 +207,13 @@ async fn bind(address: std::net::SocketAddr, flag: &str) -> Result<TcpListener> 
 }
 
 /// The API server may come up after Roster does: waits for it, but not for ever.
-async fn retried<T, F: Future<Output = Result<T>>>(what: &str, mut load: impl FnMut() -> F) -> Result<T> {
-    const ATTEMPTS: u32 = 30;
-    for attempt in 1.. {
-        match load().await {
-            Err(error) if attempt < ATTEMPTS => {
-                warn!(error = format!("{error:#}"), attempt, "{what} could not be loaded, and it is tried again");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            outcome => return outcome.with_context(|| format!("{what} could not be loaded")),
-        }
-    }
-    unreachable!("the last attempt returns")
+async fn retried<T, F: Future<Output = Result<T>>>(what: &str, load: impl FnMut() -> F) -> Result<T> {
+    const MAX_RETRIES: usize = 29;
+    let every_second = ConstantBuilder::default().with_delay(Duration::from_secs(1)).with_max_times(MAX_RETRIES);
+    let loaded = load.retry(every_second).notify(|error: &anyhow::Error, _| {
+        warn!(error = format!("{error:#}"), "{what} could not be loaded, and it is tried again");
+    });
+    loaded.await.with_context(|| format!("{what} could not be loaded"))
 }
 
 fn issuer(config: &RunConfig, of_api_server: Vec<String>, signing_keys: &SigningKeyStore) -> Issuer {
@@ -265,9 +261,16 @@ fn logins(
     let last_use = Arc::new(last_use);
     let (own_vault, own_last_use) = (Arc::clone(&vault), Arc::clone(&last_use));
     let recognizer = Recognizer::new(Arc::clone(informers), Arc::clone(&issuer), own_vault, own_last_use);
-    let kept = (Arc::clone(&vault), Arc::clone(&last_use));
-    let rules = (logins.limits(), Arc::clone(policy), Arc::clone(&sealer));
-    let verifier = Verifier::new(Arc::clone(informers), kept, pool, rules, Arc::clone(metrics));
+    let verifier = Verifier::new(VerifierParts {
+        informers: Arc::clone(informers),
+        vault: Arc::clone(&vault),
+        last_use: Arc::clone(&last_use),
+        pool,
+        limits: logins.limits(),
+        policy: Arc::clone(policy),
+        sealer: Arc::clone(&sealer),
+        metrics: Arc::clone(metrics),
+    });
     let logins = Logins {
         verifier,
         issuer,

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use kube::api::{Patch, PatchParams};
+use roster_credentials::claim::{Identifier, IdentifierKind};
 use serde_json::json;
 
 use crate::directory::{BASE, Direct};
@@ -122,4 +124,34 @@ async fn i10_refusals_are_alike_in_what_they_say_and_how_long_they_take() {
         granted.push(since.elapsed().as_secs_f64() * 1e3);
     }
     assert!(probability(share_below(&granted, &took[0]), ROUNDS) < 0.0001);
+}
+
+/// What is wrong with a credential alone can be wrong with no unknown name: it must not tell the names that exist.
+#[tokio::test(flavor = "multi_thread")]
+async fn i10_a_credential_that_is_unreadable_or_can_not_count_is_answered_like_an_unknown_name() {
+    let cluster = logins();
+    let direct = Direct::new(cluster, 0, None).await;
+    let secrets = cluster.secrets("roster-system").await;
+    let troubles = [
+        ("unreadable", json!({"stringData": {"failedLogins": "no JSON"}})),
+        // The finalizer holds the repair up.
+        ("immutable", json!({"immutable": true, "metadata": {"finalizers": ["example.com/stay"]}})),
+    ];
+    for (trouble, patch) in troubles {
+        let (known, unknown) = (person(cluster, trouble, |_| {}).await, unique("nobody"));
+        let identity = Identifier { kind: IdentifierKind::Username, text: known.clone() }.secret_name();
+        secrets.patch(&identity, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+        let mut answers = Vec::new();
+        for (name, password) in [(&unknown, "wrong"), (&known, "wrong"), (&known, PASSWORD)] {
+            let answer = with_password(&direct, name, password).await;
+            let head: Vec<&str> = answer.head.lines().filter(|line| !line.starts_with("date:")).collect();
+            answers.push((answer.status, head.join("\n"), answer.body));
+        }
+        let repair = Patch::Merge(json!({"data": {"failedLogins": null}, "metadata": {"finalizers": null}}));
+        // Gone, if the leader is about to replace it.
+        let _ = secrets.patch(&identity, &PatchParams::default(), &repair).await;
+        answers.dedup();
+        assert_eq!(answers.len(), 1, "{trouble}: {answers:?}");
+        assert_eq!(answers[0].0, 401);
+    }
 }

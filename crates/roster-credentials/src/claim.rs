@@ -8,10 +8,10 @@
 //! Usernames and emails share one space, because both are accepted at login: nobody can take somebody's email
 //! address as a username.
 
-use std::fmt::Write;
-
 use roster_api::User;
 use sha2::{Digest, Sha256};
+
+use crate::digest::hex;
 
 /// Which field an identifier stands in.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -46,11 +46,7 @@ impl Identifier {
 /// An object name for any text: `prefix` and a digest, because an email address is not an object name and a long name
 /// leaves no space for a prefix. 160 bits of SHA-256 are far beyond any search for collisions.
 pub fn object_name(prefix: &str, text: &str) -> String {
-    let digest = Sha256::digest(text);
-    digest[..20].iter().fold(prefix.to_owned(), |mut name, byte| {
-        write!(name, "{byte:02x}").expect("writing to a String does not fail");
-        name
-    })
+    format!("{prefix}{}", hex(&Sha256::digest(text)[..20]))
 }
 
 /// An identifier as it is compared: upper and lower case are one; the admission rules leave only ASCII.

@@ -39,7 +39,7 @@ use state::{BINDINGS, GROUPS, USERS};
 pub use state::{Informers, Waiting};
 
 /// Longest sleep before the clock is looked at again: a timer stands still while a machine is suspended.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+const MAX_SLEEP: Duration = Duration::from_secs(60);
 
 impl Informers {
     /// Runs the watches and the clock until `shutdown`. `namespace`: Roster's own.
@@ -78,8 +78,8 @@ impl Informers {
             let next = self.directory().next_edge();
             let left = next.and_then(|edge| Duration::try_from(edge.duration_since(Timestamp::now())).ok());
             let sleep = match (next, left) {
-                (None, _) => LONGEST_SLEEP,
-                (Some(_), left) => left.unwrap_or_default().min(LONGEST_SLEEP),
+                (None, _) => MAX_SLEEP,
+                (Some(_), left) => left.unwrap_or_default().min(MAX_SLEEP),
             };
             tokio::select! {
                 () = tokio::time::sleep(sleep) => self.change(Directory::advance),

@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 const DEPARTED: Duration = Duration::from_secs(300);
 
 /// Most of them that are remembered, each with a UID and a username.
-const MOST_DEPARTED: u64 = 200_000;
+const MAX_DEPARTED: u64 = 200_000;
 
 /// Resources whose watches tell who holds what.
 const GUARDED_BY: &[&str] = &[USERS, GROUPS, BINDINGS, "clusterrolebindings", "rolebindings", "namespaces"];
@@ -85,7 +85,7 @@ impl Informers {
             groups,
             role_bindings,
             writers: Mutex::new(Some((group_writer, binding_writer))),
-            departed: Cache::builder().max_capacity(MOST_DEPARTED).time_to_live(DEPARTED).build(),
+            departed: Cache::builder().max_capacity(MAX_DEPARTED).time_to_live(DEPARTED).build(),
             edge_moved: Notify::new(),
             allotments_moved: Notify::new(),
             synced: watch::Sender::new(false),

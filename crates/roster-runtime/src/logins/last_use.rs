@@ -24,7 +24,7 @@ use crate::informers::Informers;
 use crate::metrics::Metrics;
 
 /// Most users, and most keys, that are remembered between two batches. Beyond that a use goes unnoted.
-const MOST: usize = 100_000;
+const MAX_WAITING: usize = 100_000;
 
 /// Writes at the same time.
 const CONCURRENCY: usize = 8;
@@ -144,7 +144,7 @@ impl LastUse {
 
 fn note<K: Eq + Hash>(gathered: &Mutex<HashMap<K, Timestamp>>, key: K, at: Timestamp) {
     let mut gathered = lock(gathered);
-    let is_full = gathered.len() >= MOST;
+    let is_full = gathered.len() >= MAX_WAITING;
     match gathered.entry(key) {
         Entry::Occupied(mut known) => {
             let last = (*known.get()).max(at);

@@ -7,10 +7,12 @@
 //!  token, key ──▶ recognizer ──▶ UserInfo ─────────────────┤
 //!                └──▶ last_use: written in batches ────────┘
 //!  signing_keys, sealing_key: Secrets with keys            person: who that is, from the directory
+//!  attempt: what an attempt comes to                        verifier: passwords checked, failures counted
 //!  turns: attempts on one user, one after the other
 //!  uncounted: failures that could not be written yet
 //! ```
 
+pub mod attempt;
 pub mod audiences;
 pub mod hashed;
 pub mod issuer;

@@ -10,7 +10,7 @@ use super::vault::Opened;
 /// Attempts on one name from one source in flight, until they are answered; and requests that wait for the same [`Turn`].
 /// Further ones are rejected, whether or not the name exists, so the queue of a user does not grow until its refusals are
 /// later than those of unknown names.
-pub const MOST_AT_A_TIME: usize = 8;
+pub const MAX_AT_A_TIME: usize = 8;
 
 /// One request at a time.
 pub struct Turn {
@@ -20,7 +20,7 @@ pub struct Turn {
 
 impl Default for Turn {
     fn default() -> Self {
-        Self { lock: Mutex::default(), waiting: Semaphore::new(MOST_AT_A_TIME) }
+        Self { lock: Mutex::default(), waiting: Semaphore::new(MAX_AT_A_TIME) }
     }
 }
 

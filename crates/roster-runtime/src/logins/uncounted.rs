@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use roster_credentials::lockout::Failure;
 
 /// Users whose failures may wait before all logins are refused. Attempts in flight can exceed it by their number.
-const MOST_USERS: usize = 1024;
+const MAX_USERS: usize = 1024;
 
 /// Failures that wait to be counted.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Uncounted {
     /// Whether all logins must be refused: any of them could be a guess that can't be counted.
     pub fn blocks_everybody(&self) -> bool {
         let waiting = self.waiting();
-        waiting.is_storage_failing || waiting.by_user.len() >= MOST_USERS
+        waiting.is_storage_failing || waiting.by_user.len() >= MAX_USERS
     }
 
     /// Keeps failures that could not be written. `is_storage_failing`: because the API server accepts no writes.
@@ -100,7 +100,7 @@ mod tests {
     fn too_many_that_wait_block_everybody_and_none_is_lost() {
         let uncounted = Uncounted::new(Gauge::default());
         let failure = || vec![Failure { source: "192.0.2.7".into(), at: Timestamp::now() }];
-        for user in 0..MOST_USERS {
+        for user in 0..MAX_USERS {
             assert!(!uncounted.blocks_everybody());
             uncounted.keep(&user.to_string(), failure(), false);
         }

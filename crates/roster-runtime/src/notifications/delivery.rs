@@ -28,11 +28,11 @@ const ATTEMPTS: usize = 16;
 /// Of an attempt, from the resolution of the name to the end of the answer.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of an answer, whose body says nothing that matters.
-const MOST_ANSWER_BYTES: usize = 4096;
+const MAX_ANSWER_BYTES: usize = 4096;
 /// The longest that a receiver may ask to be left alone.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(120);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
 /// Of an error in a log.
-const MOST_ERROR_CHARS: usize = 200;
+const MAX_ERROR_CHARS: usize = 200;
 const HTTPS_PORT: u16 = 443;
 const MEDIA_TYPE: &str = "application/secevent+jwt";
 const TOKEN_TYPE: &str = "secevent+jwt";
@@ -126,7 +126,7 @@ impl From<hyper_util::client::legacy::Error> for Failure {
             }
             match cause.source() {
                 Some(deeper) => cause = deeper,
-                None => return Self::Unreachable(cause.to_string().chars().take(MOST_ERROR_CHARS).collect()),
+                None => return Self::Unreachable(cause.to_string().chars().take(MAX_ERROR_CHARS).collect()),
             }
         }
     }
@@ -194,7 +194,7 @@ impl Sender {
         let response = timeout_at(deadline, self.client.request(request)).await.map_err(|_| Failure::Slow)??;
         let outcome = judge(response.status(), response.headers());
         // Lets the receiver end its answer. What comes of that changes nothing.
-        let _ = timeout_at(deadline, to_bytes(Body::new(response.into_body()), MOST_ANSWER_BYTES)).await;
+        let _ = timeout_at(deadline, to_bytes(Body::new(response.into_body()), MAX_ANSWER_BYTES)).await;
         outcome
     }
 
@@ -224,7 +224,7 @@ fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
         let at = DateTimeParser::new().parse_timestamp(text).ok()?;
         Duration::try_from(at.duration_since(now)).ok()
     });
-    wait.map(|wait| wait.min(LONGEST_RETRY_AFTER))
+    wait.map(|wait| wait.min(MAX_RETRY_AFTER))
 }
 
 #[cfg(test)]

@@ -88,7 +88,8 @@ impl Elector {
     pub fn new(client: Client, namespace: &str, options: LeaseOptions) -> Self {
         let identity = options.identity.clone().unwrap_or_else(|| {
             let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "roster".to_owned());
-            format!("{host}_{:08x}", random())
+            // It needs no more than to differ from its predecessor's.
+            format!("{host}_{:08x}", fastrand::u32(..))
         });
         Self { leases: Api::namespaced(client, namespace), options, identity, observed: None }
     }
@@ -333,13 +334,6 @@ impl Candidate {
             std::process::exit(1);
         }
     }
-}
-
-/// Four random bytes. An identity needs no more than to differ from its predecessor's.
-fn random() -> u32 {
-    use std::hash::{BuildHasher, RandomState};
-    let hash = RandomState::new().hash_one(std::process::id());
-    u32::try_from(hash >> 32).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use std::io::IsTerminal;
 
+use thiserror::Error;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 /// Format of log lines.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -13,12 +15,17 @@ pub enum LogFormat {
     Text,
 }
 
+/// The directives of the filter do not parse.
+#[derive(Debug, Error)]
+#[error("--log: {0}")]
+pub struct InvalidDirectives(#[source] ParseError);
+
 /// Starts logging to standard error. `directives` are those of tracing's `EnvFilter`, such as `info,kube=warn`.
 ///
 /// # Errors
 /// If the directives do not parse.
-pub fn init(format: LogFormat, directives: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(directives).map_err(|error| format!("--log: {error}"))?;
+pub fn init(format: LogFormat, directives: &str) -> Result<(), InvalidDirectives> {
+    let filter = EnvFilter::try_new(directives).map_err(InvalidDirectives)?;
     // The client logs the body of an answer that it can't decode, and that body may be a Secret.
     let filter = filter.add_directive("kube_client::client=off".parse().expect("a directive"));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

@@ -36,7 +36,7 @@ const REPEATED_REVIEWS: NetworkPermitLimits = NetworkPermitLimits { total: 8, di
 const RECENTLY: Duration = Duration::from_hours(1);
 
 /// Longest token. JWTs have some KiB.
-const MOST_TOKEN_BYTES: usize = 16 * 1024;
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// Tells who asks.
 pub struct Authenticator {
@@ -148,7 +148,7 @@ fn bearer(headers: &HeaderMap) -> Option<SecretString> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     let token = token.trim();
-    let is_bearer = scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= MOST_TOKEN_BYTES;
+    let is_bearer = scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= MAX_TOKEN_BYTES;
     is_bearer.then(|| token.into())
 }
 
@@ -200,7 +200,7 @@ mod tests {
         for other in ["Basic abc", "Bearer", "Bearer  ", "abc"] {
             assert_eq!(read(other), None, "{other}");
         }
-        assert_eq!(read(&format!("Bearer {}", "a".repeat(MOST_TOKEN_BYTES + 1))), None);
+        assert_eq!(read(&format!("Bearer {}", "a".repeat(MAX_TOKEN_BYTES + 1))), None);
     }
 
     fn recognizer(client: Client, informers: &Arc<Informers>) -> Arc<Recognizer> {

@@ -1,6 +1,7 @@
 //! Reads what a write brings: its body and its parameters.
 
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use roster_api::directory::API_VERSION;
@@ -25,6 +26,18 @@ struct Body<S> {
     _metadata: Option<Value>,
     #[serde(rename = "status")]
     _status: Option<Value>,
+}
+
+/// Whether a write is to be tried only, by its parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct DryRun(pub bool);
+
+impl<S: Sync> FromRequestParts<S> for DryRun {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        read_write_params(parts.uri.query()).map(Self)
+    }
 }
 
 /// Reads a body of the kind.

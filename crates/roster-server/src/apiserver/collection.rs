@@ -25,7 +25,9 @@ pub async fn list_or_watch(
     api: &Arc<DirectoryApi>,
     caller: &Arc<Caller>,
     resource: &'static Resource,
-    (params, form, permit): (ListParams, Form, RequestPermit),
+    params: ListParams,
+    form: Form,
+    permit: RequestPermit,
 ) -> Result<Response, ApiError> {
     let verb = if params.is_watch { "watch" } else { "list" };
     // A query for a single one is authorised by its name, as kube-apiserver does.

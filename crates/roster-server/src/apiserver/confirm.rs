@@ -10,16 +10,16 @@ use roster_runtime::logins::person::Person;
 use roster_runtime::logins::vault::{LostWrite, Opened};
 use roster_runtime::logins::verifier::Recheck;
 use secrecy::SecretString;
+use tokio::sync::MutexGuard;
 use tracing::info;
 
-use super::control::failed;
-use super::control::{nothing_held, unreachable};
+use super::control::{failed, nothing_held, person, unreachable};
 use super::state::DirectoryApi;
 use super::status::{About, ApiError};
 use super::target::Target;
 
 /// How often a change is retried when another writer was faster.
-pub const ATTEMPTS: usize = 16;
+pub const MAX_ATTEMPTS: usize = 16;
 
 /// The password that callers send along to confirm a change of their own credential.
 pub struct Confirmation<'a> {
@@ -33,40 +33,110 @@ pub struct Confirmation<'a> {
     pub is_waived_without_password: bool,
 }
 
-/// Opens the credential of a user in order to change it, and checks the password where one is asked for. Returns the
-/// credential as it was read and a copy to change.
+/// A change of a user's credential.
+pub struct CredentialChange<'a> {
+    /// What handlers share.
+    pub api: &'a DirectoryApi,
+    /// The User, and the caller who asks for the change.
+    pub target: &'a Target,
+    /// The same User, as logins know it.
+    pub person: &'a Person,
+    /// How the caller confirms the change. `None`: it needs no confirmation.
+    pub confirmation: Option<Confirmation<'a>>,
+}
+
+impl CredentialChange<'_> {
+    /// Opens the credential, and checks the password where one is asked for. Returns the credential as it was read and a
+    /// copy to change.
+    ///
+    /// # Errors
+    /// 422 if the password is missing or wrong. A wrong one has been counted by then, also with `dryRun`. 409 if other
+    /// writers are faster all the time. 401 or 404 if the caller or the User is no longer active or known.
+    pub async fn open(&self, hashed: &mut Hashed) -> Result<(Opened, Credential), ApiError> {
+        let (vault, person) = (&self.api.logins.vault, self.person);
+        let mut lost = None;
+        for _ in 0..MAX_ATTEMPTS {
+            let opened = vault.open_to_change(&person.username, &person.uid).await.map_err(unreachable)?;
+            let opened = opened.ok_or_else(|| nothing_held(self.target))?;
+            let mut after = opened.credential.clone();
+            let recheck = match &self.confirmation {
+                Some(confirmation) => self.check_password(confirmation, &mut after, hashed).await?,
+                None => Recheck::Right,
+            };
+            // Turns and hashes take time.
+            check_current(self.api, self.target)?;
+            let Some(confirmation) = self.confirmation.as_ref().filter(|_| recheck != Recheck::Right) else {
+                return Ok((opened, after));
+            };
+            let saved = vault.save(&opened, &after).await;
+            LostWrite::settle(&mut lost);
+            if saved.map_err(unreachable)? {
+                log_recheck(recheck, person, &source_of(confirmation.source));
+                return Err(ApiError::invalid(self.target.about(), confirmation.field, "is not the password in use"));
+            }
+            lost = Some(vault.lost(opened, after));
+        }
+        Err(contended(self.target.about()))
+    }
+
+    /// Judges the password, and counts a wrong one.
+    async fn check_password(
+        &self,
+        confirmation: &Confirmation<'_>,
+        credential: &mut Credential,
+        hashed: &mut Hashed,
+    ) -> Result<Recheck, ApiError> {
+        if confirmation.is_waived_without_password && credential.hash.is_none() {
+            return Ok(Recheck::Right);
+        }
+        let Some(password) = confirmation.password else {
+            return Err(ApiError::invalid(self.target.about(), confirmation.field, "is needed: your password"));
+        };
+        let verifier = &self.api.logins.verifier;
+        let matches = verifier.compare(password, credential.hash.as_ref(), hashed).await.map_err(failed)?;
+        Ok(verifier.count(self.person, credential, matches))
+    }
+
+    /// Makes the change in its turn. `change` may be called several times; where it leaves the credential as it is, nothing is
+    /// written.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; 429 if too many wait for their turn.
+    pub async fn make<T>(&self, mut change: impl FnMut(&mut Credential) -> T) -> Result<T, ApiError> {
+        let _turn = turn(self.api, self.person).await?;
+        let (vault, mut hashed, mut lost) = (&self.api.logins.vault, Hashed::default(), None);
+        for _ in 0..MAX_ATTEMPTS {
+            let (opened, mut after) = self.open(&mut hashed).await?;
+            let outcome = change(&mut after);
+            let saved = vault.save(&opened, &after).await;
+            LostWrite::settle(&mut lost);
+            if saved.map_err(unreachable)? {
+                return Ok(outcome);
+            }
+            lost = Some(vault.lost(opened, after));
+        }
+        Err(contended(self.target.about()))
+    }
+}
+
+/// Waits for the turn to ask a person for a credential again.
 ///
 /// # Errors
-/// 422 if the password is missing or wrong. A wrong one has been counted by then, also with `dryRun`. 409 if other writers
-/// are faster all the time.
-pub async fn open_confirmed(
-    api: &DirectoryApi,
-    target: &Target,
-    person: &Person,
-    confirmation: Option<&Confirmation<'_>>,
-    about: About<'_>,
-    hashed: &mut Hashed,
-) -> Result<(Opened, Credential), ApiError> {
-    let vault = &api.logins.vault;
-    let mut lost = None;
-    for _ in 0..ATTEMPTS {
-        let opened = vault.open_to_change(&person.username, &person.uid).await.map_err(unreachable)?;
-        let opened = opened.ok_or_else(|| nothing_held(target, about.resource))?;
-        let mut after = opened.credential.clone();
-        let Some(confirmation) = confirmation else { return Ok((opened, after)) };
-        let recheck = confirm_password(api, person, &mut after, confirmation, about, hashed).await?;
-        if recheck == Recheck::Right {
-            return Ok((opened, after));
-        }
-        let saved = vault.save(&opened, &after).await;
-        LostWrite::settle(&mut lost);
-        if saved.map_err(unreachable)? {
-            log_recheck(recheck, person, &source_of(confirmation.source));
-            return Err(ApiError::invalid(about, confirmation.field, "is not the password in use"));
-        }
-        lost = Some(vault.lost(opened, after));
+/// 429 if too many wait for it.
+pub async fn turn<'a>(api: &'a DirectoryApi, person: &Person) -> Result<MutexGuard<'a, ()>, ApiError> {
+    api.logins.verifier.turn(&person.username).await.map_err(|busy| failed(busy.into()))
+}
+
+/// Checks once more, after a wait, that the caller is active and the User exists. Without it, a key could be made after the
+/// end of the session that asked for it.
+///
+/// # Errors
+/// 401 or 404.
+pub fn check_current(api: &DirectoryApi, target: &Target) -> Result<(), ApiError> {
+    if api.is_inactive(&target.caller) {
+        return Err(ApiError::unauthorized());
     }
-    Err(contended(about))
+    person(api, target).map(drop)
 }
 
 /// Logs a credential that was asked for again and was wrong: once its failure is counted, and not at each try to do so.
@@ -74,55 +144,6 @@ pub fn log_recheck(recheck: Recheck, person: &Person, source: &str) {
     if recheck == Recheck::Wrong {
         info!(user = person.name, source, "a credential that was asked for again was wrong");
     }
-}
-
-/// Judges the password, and counts a wrong one.
-async fn confirm_password(
-    api: &DirectoryApi,
-    person: &Person,
-    credential: &mut Credential,
-    confirmation: &Confirmation<'_>,
-    about: About<'_>,
-    hashed: &mut Hashed,
-) -> Result<Recheck, ApiError> {
-    if confirmation.is_waived_without_password && credential.hash.is_none() {
-        return Ok(Recheck::Right);
-    }
-    let Some(password) = confirmation.password else {
-        return Err(ApiError::invalid(about, confirmation.field, "is needed: your password"));
-    };
-    let verifier = &api.logins.verifier;
-    let matches = verifier.compare(password, credential.hash.as_ref(), hashed).await.map_err(failed)?;
-    Ok(verifier.count(person, credential, matches))
-}
-
-/// Changes the credential of a user who confirms that with their password. `change` may be called several times; where it
-/// leaves the credential as it is, nothing is written.
-///
-/// # Errors
-/// As [`open_confirmed`]; 409 if other writers are faster all the time.
-pub async fn update_confirmed<T>(
-    api: &DirectoryApi,
-    target: &Target,
-    person: &Person,
-    confirmation: Option<&Confirmation<'_>>,
-    about: About<'_>,
-    mut change: impl FnMut(&mut Credential) -> T,
-) -> Result<T, ApiError> {
-    let turn = api.logins.verifier.turn(&person.username).await;
-    let _turn = turn.map_err(|busy| failed(busy.into()))?;
-    let (vault, mut hashed, mut lost) = (&api.logins.vault, Hashed::default(), None);
-    for _ in 0..ATTEMPTS {
-        let (opened, mut after) = open_confirmed(api, target, person, confirmation, about, &mut hashed).await?;
-        let outcome = change(&mut after);
-        let saved = vault.save(&opened, &after).await;
-        LostWrite::settle(&mut lost);
-        if saved.map_err(unreachable)? {
-            return Ok(outcome);
-        }
-        lost = Some(vault.lost(opened, after));
-    }
-    Err(contended(about))
 }
 
 /// 409: other writers are faster all the time.

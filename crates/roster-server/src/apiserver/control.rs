@@ -9,7 +9,6 @@ use roster_runtime::logins::verifier::Failure;
 use secrecy::{ExposeSecret, SecretString};
 use tracing::{info, warn};
 
-use super::identity::Caller;
 use super::object::api_invalid;
 use super::state::DirectoryApi;
 use super::status::{About, ApiError};
@@ -25,30 +24,25 @@ pub fn person(api: &DirectoryApi, target: &Target) -> Result<Person, ApiError> {
 }
 
 /// Whether the caller is the User that the request is about.
-pub fn is_self(api: &DirectoryApi, caller: &Caller, target: &Target) -> bool {
-    api.user_of(caller).as_ref() == Some(&target.name)
+pub fn is_self(api: &DirectoryApi, target: &Target) -> bool {
+    api.user_of(&target.caller).as_ref() == Some(&target.name)
 }
 
 /// Lets the caller pass who may control the identity: whoever could bind every role that it holds.
 ///
 /// # Errors
 /// 403 with what is missing; 503 where that can't be judged.
-pub async fn control(api: &DirectoryApi, caller: &Caller, target: &Target, resource: &str) -> Result<(), ApiError> {
-    allow(api, caller, target, resource, &Change::Credential([target.name.as_str()].into())).await
+pub async fn control(api: &DirectoryApi, target: &Target) -> Result<(), ApiError> {
+    allow(api, target, &Change::Credential([target.name.as_str()].into())).await
 }
 
 /// Lets the caller pass who may make the change, as the guard sees it, and shows no API key.
 ///
 /// # Errors
 /// 403 with what is missing; 503 where that can't be judged.
-pub async fn allow(
-    api: &DirectoryApi,
-    caller: &Caller,
-    target: &Target,
-    resource: &str,
-    change: &Change<'_>,
-) -> Result<(), ApiError> {
-    refuse_api_key(caller, target, resource)?;
+pub async fn allow(api: &DirectoryApi, target: &Target, change: &Change<'_>) -> Result<(), ApiError> {
+    refuse_api_key(target)?;
+    let caller = &target.caller;
     let requester = UserInfo {
         username: Some(caller.username.clone()),
         uid: Some(caller.uid.clone()).filter(|uid| !uid.is_empty()),
@@ -61,7 +55,7 @@ pub async fn allow(
     })?;
     refusal.map_or(Ok(()), |why| {
         info!(user = target.name, requester = caller.username, why, "the guard has refused a request");
-        Err(ApiError::refused(format!("the guard: {why}"), About { resource, name: &target.asked }))
+        Err(ApiError::refused(format!("the guard: {why}"), target.about()))
     })
 }
 
@@ -69,11 +63,11 @@ pub async fn allow(
 ///
 /// # Errors
 /// 403.
-pub fn refuse_api_key(caller: &Caller, target: &Target, resource: &str) -> Result<(), ApiError> {
-    let shown = caller.extra.get(CREDENTIAL_ID).into_iter().flatten();
+pub fn refuse_api_key(target: &Target) -> Result<(), ApiError> {
+    let shown = target.caller.extra.get(CREDENTIAL_ID).into_iter().flatten();
     if shown.into_iter().any(|credential| credential.starts_with(API_KEY_CREDENTIAL)) {
-        let about = About { resource, name: &target.asked };
-        return Err(ApiError::refused("an API key does not do for this: log in with the password", about));
+        let message = "an API key does not do for this: log in with the password";
+        return Err(ApiError::refused(message, target.about()));
     }
     Ok(())
 }
@@ -84,8 +78,8 @@ pub fn unreachable(error: VaultError) -> ApiError {
 }
 
 /// 409: the User has no credential to change, because it does not hold its username.
-pub fn nothing_held(target: &Target, resource: &str) -> ApiError {
-    ApiError::conflict("the user does not hold its username yet", About { resource, name: &target.asked })
+pub fn nothing_held(target: &Target) -> ApiError {
+    ApiError::conflict("the user does not hold its username yet", target.about())
 }
 
 /// What a failure is to whoever made the request.

@@ -30,10 +30,10 @@ use super::identity::{Caller, HeaderNames};
 const CONFIG_MAP: &str = "extension-apiserver-authentication";
 
 /// Longest chain that is looked at: whoever reaches the port chooses what they show.
-const MOST_INTERMEDIATES: usize = 4;
+const MAX_INTERMEDIATES: usize = 4;
 
 /// Chains that are remembered: each kube-apiserver shows one, and another one after it was renewed.
-const MOST_CHAINS: u64 = 64;
+const MAX_CHAINS: u64 = 64;
 
 /// What a client has shown: its own certificate first.
 type Chain = Vec<CertificateDer<'static>>;
@@ -61,8 +61,7 @@ impl Trusted {
     }
 
     fn verifies(&self, chain: &[CertificateDer<'static>]) -> bool {
-        let Some((own, intermediates)) = chain.split_first().filter(|(_, rest)| rest.len() <= MOST_INTERMEDIATES)
-        else {
+        let Some((own, intermediates)) = chain.split_first().filter(|(_, rest)| rest.len() <= MAX_INTERMEDIATES) else {
             return false;
         };
         if let Err(error) = self.verifier.verify_client_cert(own, intermediates, UnixTime::now()) {
@@ -166,7 +165,7 @@ fn read(config: &BTreeMap<String, String>) -> Result<Trusted> {
             .map(|prefix| prefix.to_ascii_lowercase())
             .collect(),
     };
-    let recognised = Cache::builder().max_capacity(MOST_CHAINS).time_to_live(BELIEVED).build();
+    let recognised = Cache::builder().max_capacity(MAX_CHAINS).time_to_live(BELIEVED).build();
     Ok(Trusted { verifier, names: list(config, "requestheader-allowed-names")?, headers, recognised })
 }
 

@@ -13,7 +13,7 @@ use thiserror::Error;
 const UNAUTHENTICATED: &str = "system:unauthenticated";
 
 /// Most values that an identity has, all groups and extras together.
-const MOST_VALUES: usize = 4096;
+const MAX_VALUES: usize = 4096;
 
 /// Who asks.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
@@ -75,7 +75,7 @@ pub enum Unreadable {
     #[error("a header of the identity is not UTF-8")]
     NotText,
     /// There is more than anybody has.
-    #[error("the identity has more than {MOST_VALUES} groups and extras")]
+    #[error("the identity has more than {MAX_VALUES} groups and extras")]
     TooMany,
 }
 
@@ -108,7 +108,7 @@ impl HeaderNames {
             caller.extra.entry(key).or_default().push(text(value.as_bytes())?);
             extras += 1;
         }
-        if caller.groups.len() + extras > MOST_VALUES {
+        if caller.groups.len() + extras > MAX_VALUES {
             return Err(Unreadable::TooMany);
         }
         Ok(Some(caller.completed()))

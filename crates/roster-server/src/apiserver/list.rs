@@ -43,7 +43,7 @@ const JOINED_BYTES: usize = 256;
 
 /// Longest time that an answer holds its permit. Callers that read more slowly go on reading, and hold their own share
 /// until they are done.
-const LONGEST_ANSWER: Duration = Duration::from_secs(30);
+const MAX_ANSWER_TIME: Duration = Duration::from_secs(30);
 
 /// Answers a list.
 ///
@@ -227,7 +227,7 @@ fn respond(
     let body = if next == records.len() {
         Body::from(first)
     } else {
-        let held = lend(permit, LONGEST_ANSWER);
+        let held = lend(permit, MAX_ANSWER_TIME);
         let rest = stream::unfold((next, records, write, held), |(from, records, write, held)| async move {
             if from >= records.len() {
                 return None;

@@ -1,5 +1,7 @@
 //! In which form an answer is wanted.
 
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 
 use super::status::ApiError;
@@ -16,7 +18,15 @@ pub enum Form {
 }
 
 /// Media types that are looked at; a client sends three or four.
-const MOST_TYPES: usize = 32;
+const MAX_TYPES: usize = 32;
+
+impl<S: Sync> FromRequestParts<S> for Form {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        Self::of(&parts.headers)
+    }
+}
 
 impl Form {
     /// The first form of the `Accept` header that there is. Everything is served as JSON alone.
@@ -27,7 +37,7 @@ impl Form {
         let mut is_empty = true;
         for value in headers.get_all(header::ACCEPT) {
             let Ok(value) = value.to_str() else { continue };
-            for media_type in value.split(',').take(MOST_TYPES) {
+            for media_type in value.split(',').take(MAX_TYPES) {
                 is_empty = false;
                 if let Some(form) = read(media_type) {
                     return Ok(form);

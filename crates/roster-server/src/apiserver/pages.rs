@@ -24,10 +24,10 @@ use super::status::ApiError;
 const REMEMBERED: Duration = Duration::from_secs(300);
 
 /// Revisions that are remembered for lists, of all resources together. Each holds what has changed since.
-const MOST_REVISIONS: u64 = 64;
+const MAX_REVISIONS: u64 = 64;
 
 /// Lists whose first page is remembered.
-const MOST_LISTS: u64 = 10_000;
+const MAX_LISTS: u64 = 10_000;
 
 /// How old it may be that the same is remembered already: to remember takes far longer than to look.
 const REMEMBERED_ANEW: Duration = Duration::from_secs(10);
@@ -135,12 +135,12 @@ impl Default for Moments {
         Self {
             // By frequency, which is the default, a new state would have to be asked for more often than an old one to be kept.
             tables: Cache::builder()
-                .max_capacity(MOST_REVISIONS)
+                .max_capacity(MAX_REVISIONS)
                 .eviction_policy(EvictionPolicy::lru())
                 .time_to_idle(REMEMBERED)
                 .build(),
             // Not for as long as it is asked for: whoever looks at the second page again and again wants news.
-            first_pages: Cache::builder().max_capacity(MOST_LISTS).time_to_live(REMEMBERED).build(),
+            first_pages: Cache::builder().max_capacity(MAX_LISTS).time_to_live(REMEMBERED).build(),
         }
     }
 }
@@ -217,12 +217,12 @@ mod tests {
     async fn a_new_state_takes_the_place_of_the_one_that_nobody_has_read_for_longest() {
         let (moments, table) = (Moments::default(), Arc::new(Table::new(&[], Vec::new())));
         let moment = |since| Moment { since, until: since };
-        for since in 0..MOST_REVISIONS {
+        for since in 0..MAX_REVISIONS {
             moments.remember("users", moment(since), Arc::clone(&table)).await;
         }
         for _ in 0..5 {
             moments.tables.run_pending_tasks().await;
-            for since in 0..MOST_REVISIONS {
+            for since in 0..MAX_REVISIONS {
                 assert!(moments.table("users", moment(since)).await.is_some());
             }
         }

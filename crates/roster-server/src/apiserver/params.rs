@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use form_urlencoded::parse;
 use roster_core::directory::index::field::Field;
 use roster_core::directory::index::query::{Condition, Query, Test};
@@ -9,7 +11,7 @@ use roster_core::directory::index::query::{Condition, Query, Test};
 use super::status::ApiError;
 
 /// Longest query string, in bytes.
-pub const MOST_QUERY_BYTES: usize = 16 * 1024;
+pub const MAX_QUERY_BYTES: usize = 16 * 1024;
 
 /// Parameters of every Kubernetes list, and those of the query dialect.
 const ALLOWED: &[&str] = &[
@@ -183,8 +185,8 @@ impl ListParams {
 /// # Errors
 /// If it is too long.
 pub fn pairs(query: &str) -> Result<Vec<(String, String)>, ApiError> {
-    if query.len() > MOST_QUERY_BYTES {
-        return Err(ApiError::uri_too_long(MOST_QUERY_BYTES));
+    if query.len() > MAX_QUERY_BYTES {
+        return Err(ApiError::uri_too_long(MAX_QUERY_BYTES));
     }
     Ok(parse(query.as_bytes()).into_owned().collect())
 }
@@ -254,6 +256,18 @@ impl GetParams {
             include: include_object(value("includeObject"))?,
             resource_version: number("resourceVersion", revision, 0)?,
         })
+    }
+}
+
+/// Rejects all parameters but those that are allowed everywhere.
+#[derive(Clone, Copy, Debug)]
+pub struct NoParams;
+
+impl<S: Sync> FromRequestParts<S> for NoParams {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        only(parts.uri.query(), &[]).map(|_| Self)
     }
 }
 

@@ -24,13 +24,13 @@ use super::undoing::Undoing;
 use crate::admission::guard::Guard;
 
 /// Login attempts from one source in flight: one source does not take the permits of all.
-const MOST_LOGINS_OF_A_SOURCE: usize = 32;
+const MAX_LOGINS_OF_A_SOURCE: usize = 32;
 
 /// Login attempts in flight from all sources of one site.
-const MOST_LOGINS_OF_A_SITE: usize = 192;
+const MAX_LOGINS_OF_A_SITE: usize = 192;
 
 /// Longest key of a user: an email address has at most 254 characters.
-const MOST_KEY_BYTES: usize = 320;
+const MAX_KEY_BYTES: usize = 320;
 
 /// What the aggregated API is served with.
 pub struct Parts {
@@ -103,7 +103,7 @@ impl DirectoryApi {
             moments: Moments::default(),
             undoing: Undoing::default(),
             watches: Permits::new(WATCHES, "watches"),
-            attempts: NetworkSeats::new(MOST_LOGINS_OF_A_SOURCE, MOST_LOGINS_OF_A_SITE),
+            attempts: NetworkSeats::new(MAX_LOGINS_OF_A_SOURCE, MAX_LOGINS_OF_A_SITE),
             informers,
             client,
             front_proxy,
@@ -126,8 +126,8 @@ impl DirectoryApi {
         name: &str,
         asked: &str,
     ) -> Result<(), ApiError> {
-        if asked.len() > MOST_KEY_BYTES {
-            return Err(ApiError::bad_request(format!("a name has at most {MOST_KEY_BYTES} bytes")));
+        if asked.len() > MAX_KEY_BYTES {
+            return Err(ApiError::bad_request(format!("a name has at most {MAX_KEY_BYTES} bytes")));
         }
         if self.is_inactive(caller) {
             return Err(ApiError::unauthorized());

@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use axum::extract::{FromRequestParts, RawPathParams};
+use axum::http::Method;
+use axum::http::request::Parts;
+
 use super::identity::Caller;
 use super::state::DirectoryApi;
 use super::status::{About, ApiError};
@@ -9,7 +13,17 @@ use super::status::{About, ApiError};
 /// How a caller names itself.
 pub const SELF: &str = "~";
 
+/// Parameter of the routes below `/users/{key}`.
+const KEY: &str = "key";
+
+/// Segment of such a path that names the subresource: `/apis/{group}/{version}/users/{key}/{subresource}`.
+const SUBRESOURCE_SEGMENT: usize = 6;
+
 /// A User as a request names it, and the caller who may do what it asks for.
+///
+/// As an argument of a handler, it authorises the request: the verb follows from the method, the resource from the path.
+/// Arguments are extracted in order, so parameters that must be checked before come before it. The limiter has read the body
+/// by then, so nobody can stall between the check and what follows.
 #[derive(Debug)]
 pub struct Target {
     /// `metadata.name`.
@@ -18,6 +32,47 @@ pub struct Target {
     pub uid: String,
     /// As the request wrote it.
     pub asked: String,
+    /// The resource that the caller may use, with the subresource after a slash.
+    pub resource: String,
+    /// Who may.
+    pub caller: Arc<Caller>,
+}
+
+impl Target {
+    /// What errors of the request are about.
+    pub fn about(&self) -> About<'_> {
+        About { resource: &self.resource, name: &self.asked }
+    }
+}
+
+impl FromRequestParts<Arc<DirectoryApi>> for Target {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<DirectoryApi>) -> Result<Self, ApiError> {
+        let caller = parts.extensions.get::<Arc<Caller>>().cloned();
+        let caller = caller.ok_or_else(|| ApiError::internal("the caller is not known"))?;
+        let verb = match parts.method {
+            Method::GET | Method::HEAD => "get",
+            Method::POST => "create",
+            Method::PATCH => "patch",
+            Method::DELETE => "delete",
+            _ => return Err(ApiError::internal("the method has no verb")),
+        };
+        let resource = resource_of(parts.uri.path());
+        let params = RawPathParams::from_request_parts(parts, api).await;
+        let params = params.map_err(|_| ApiError::bad_request("the path is not UTF-8"))?;
+        let key = params.iter().find(|(name, _)| *name == KEY);
+        let (_, key) = key.ok_or_else(|| ApiError::internal("the path names no user"))?;
+        authorised(api, &caller, key, verb, &resource).await
+    }
+}
+
+/// The resource that a path below `/users/{key}` is of.
+fn resource_of(path: &str) -> String {
+    match path.split('/').nth(SUBRESOURCE_SEGMENT) {
+        Some(subresource) => format!("users/{subresource}"),
+        None => "users".to_owned(),
+    }
 }
 
 /// Finds the User that `key` names, if the caller may do this to it. Whoever may not learns nothing: not even whether
@@ -41,8 +96,21 @@ pub async fn authorised(
     // By oneself one is named so, and nobody else is.
     let name = if key == SELF { SELF } else { found.as_ref().map_or(key, |(_, name)| name) };
     api.admit(caller, verb, resource, name, key).await?;
-    let asked = key.to_owned();
-    found
-        .map(|(uid, name)| Target { name, uid, asked })
-        .ok_or_else(|| ApiError::not_found(About { resource: "users", name: key }))
+    let (uid, name) = found.ok_or_else(|| ApiError::not_found(About { resource: "users", name: key }))?;
+    Ok(Target { name, uid, asked: key.to_owned(), resource: resource.to_owned(), caller: Arc::clone(caller) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("users/jane", "users")]
+    #[case("users/~/groups", "users/groups")]
+    #[case("users/jane/apikeys/k-1", "users/apikeys")]
+    #[case("users/a%2Fb/totp", "users/totp")]
+    fn the_path_names_the_resource(#[case] path: &str, #[case] resource: &str) {
+        assert_eq!(resource_of(&format!("/apis/directory.roster.dev/v1alpha1/{path}")), resource);
+    }
 }

@@ -9,11 +9,16 @@ use super::limits::{RequestPermit, Share};
 use super::status::ApiError;
 
 /// Lists that undo changes at the same time.
-const MOST_UNDOING: usize = 2;
+const MAX_UNDOING: usize = 2;
+
+/// Requests that wait for a turn. Each holds its permit meanwhile, so without a limit enough callers that list past
+/// revisions would take the permits of all other requests.
+const MAX_WAITING: usize = 16;
 
 /// Turns to undo changes: a few at a time, one of each caller.
 pub struct Undoing {
     turns: Arc<Semaphore>,
+    waiting: Semaphore,
     callers: Arc<Seats<Share>>,
 }
 
@@ -27,7 +32,11 @@ pub struct UndoTurn {
 
 impl Default for Undoing {
     fn default() -> Self {
-        Self { turns: Arc::new(Semaphore::new(MOST_UNDOING)), callers: Seats::new(1) }
+        Self {
+            turns: Arc::new(Semaphore::new(MAX_UNDOING)),
+            waiting: Semaphore::new(MAX_WAITING),
+            callers: Seats::new(1),
+        }
     }
 }
 
@@ -35,7 +44,7 @@ impl Undoing {
     /// Waits for a turn. Turns are in order of arrival, so a caller can't queue more than one request.
     ///
     /// # Errors
-    /// 429 if another request of the caller has a turn or waits for one.
+    /// 429 if another request of the caller has a turn or waits for one, or if too many requests wait.
     pub async fn turn(&self, permit: RequestPermit) -> Result<UndoTurn, ApiError> {
         let caller = match permit.source().share() {
             Share::Exempt => None,
@@ -44,8 +53,13 @@ impl Undoing {
                 Some(self.callers.take(share.clone()).ok_or_else(over_share)?)
             }
         };
-        let turn = Arc::clone(&self.turns).acquire_owned().await;
-        let turn = turn.map_err(|_| ApiError::internal("the list could not be answered"))?;
+        let turn = if let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() {
+            turn
+        } else {
+            let _waiting = self.waiting.try_acquire().map_err(|_| ApiError::too_many_requests())?;
+            let turn = Arc::clone(&self.turns).acquire_owned().await;
+            turn.map_err(|_| ApiError::internal("the list could not be answered"))?
+        };
         Ok(UndoTurn { _caller: caller, _turn: turn, _permit: permit })
     }
 }
@@ -68,6 +82,27 @@ mod tests {
         drop(jane);
         assert!(joe.await.is_ok());
         assert!(turn("jane").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_bounded_number_of_requests_wait_whoever_makes_them() {
+        let undoing = Undoing::default();
+        let turn = |share: Share| undoing.turn(RequestPermit::for_test(share));
+        let user = |at: usize| Share::User(format!("user-{at}"));
+        let held = [turn(user(0)).await.unwrap(), turn(user(1)).await.unwrap()];
+        let mut waiting: Vec<_> = (0..MAX_WAITING).map(|at| Box::pin(turn(user(10 + at)))).collect();
+        for request in &mut waiting {
+            assert!(futures::poll!(request).is_pending());
+        }
+        for share in [user(2), Share::Exempt] {
+            assert_eq!(turn(share).await.map(drop).unwrap_err().code(), 429);
+        }
+        drop(waiting.pop());
+        let mut next = Box::pin(turn(user(2)));
+        assert!(futures::poll!(&mut next).is_pending(), "whoever goes away makes room");
+        drop(held);
+        assert!(waiting.remove(0).await.is_ok());
+        assert!(waiting.remove(0).await.is_ok());
     }
 
     #[tokio::test]

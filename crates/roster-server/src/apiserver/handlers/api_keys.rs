@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use axum::Extension;
-use axum::extract::{Path, RawQuery, Request};
+use axum::extract::{Path, Request};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
@@ -17,17 +16,15 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tracing::info;
 
-use crate::apiserver::body::{read_secret_body, read_write_params};
-use crate::apiserver::confirm::{Confirmation, update_confirmed};
+use crate::apiserver::body::{DryRun, read_secret_body};
+use crate::apiserver::confirm::{Confirmation, CredentialChange};
 use crate::apiserver::control::{control, is_self, person, refuse_api_key, unreachable};
 use crate::apiserver::object::success;
-use crate::apiserver::params::only;
+use crate::apiserver::params::NoParams;
 use crate::apiserver::source::Origin;
-use crate::apiserver::state::{Api, Who};
+use crate::apiserver::state::{Api, DirectoryApi};
 use crate::apiserver::status::{About, ApiError};
-use crate::apiserver::target::authorised;
-
-const RESOURCE: &str = "users/apikeys";
+use crate::apiserver::target::Target;
 
 /// How long a key lasts that says nothing of it.
 const LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -50,13 +47,8 @@ fn object(key: &ApiKey, secret: Option<String>, now: Timestamp) -> Value {
 ///
 /// # Errors
 /// As the request deserves.
-pub async fn list(
-    api: Api,
-    Extension(caller): Who,
-    Path(key): Path<String>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, ApiError> {
-    let keys = keys_of(&api, &caller, &key, query.as_deref()).await?;
+pub async fn list(api: Api, _: NoParams, target: Target) -> Result<Response, ApiError> {
+    let keys = keys_of(&api, &target).await?;
     let now = Timestamp::now();
     let items: Vec<Value> = keys.iter().map(|key| object(key, None, now)).collect();
     let list = json!({"kind": "APIKeyList", "apiVersion": API_VERSION, "metadata": {}, "items": items});
@@ -69,25 +61,18 @@ pub async fn list(
 /// As the request deserves.
 pub async fn get(
     api: Api,
-    Extension(caller): Who,
-    Path((key, name)): Path<(String, String)>,
-    RawQuery(query): RawQuery,
+    _: NoParams,
+    target: Target,
+    Path((_, name)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    let keys = keys_of(&api, &caller, &key, query.as_deref()).await?;
+    let keys = keys_of(&api, &target).await?;
     let found = keys.iter().find(|key| key.name == name);
-    let found = found.ok_or_else(|| ApiError::not_found(About { resource: RESOURCE, name: &name }))?;
+    let found = found.ok_or_else(|| ApiError::not_found(About { resource: &target.resource, name: &name }))?;
     Ok(axum::Json(object(found, None, Timestamp::now())).into_response())
 }
 
-async fn keys_of(
-    api: &Api,
-    caller: &std::sync::Arc<crate::apiserver::identity::Caller>,
-    key: &str,
-    query: Option<&str>,
-) -> Result<Vec<ApiKey>, ApiError> {
-    only(query, &[])?;
-    let target = authorised(api, caller, key, "get", RESOURCE).await?;
-    let person = person(api, &target)?;
+async fn keys_of(api: &DirectoryApi, target: &Target) -> Result<Vec<ApiKey>, ApiError> {
+    let person = person(api, target)?;
     let opened = api.logins.vault.open(&person.username, &person.uid).await.map_err(unreachable)?;
     Ok(opened.map(|opened| opened.credential.api_keys).unwrap_or_default())
 }
@@ -98,21 +83,17 @@ async fn keys_of(
 /// As the request deserves.
 pub async fn create(
     api: Api,
-    Extension(caller): Who,
     Origin(source): Origin,
-    Path(key): Path<String>,
-    RawQuery(query): RawQuery,
+    DryRun(is_dry_run): DryRun,
+    target: Target,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let is_dry_run = read_write_params(query.as_deref())?;
-    let spec = read_secret_body::<ApiKeySpec>("APIKey", request).await;
-    let target = authorised(&api, &caller, &key, "create", RESOURCE).await?;
-    let (spec, person) = (spec?, person(&api, &target)?);
-    let about = About { resource: RESOURCE, name: &target.asked };
-    refuse_api_key(&caller, &target, RESOURCE)?;
-    let is_own = is_self(&api, &caller, &target);
+    let spec = read_secret_body::<ApiKeySpec>("APIKey", request).await?;
+    let (person, about) = (person(&api, &target)?, target.about());
+    refuse_api_key(&target)?;
+    let is_own = is_self(&api, &target);
     if !is_own {
-        control(&api, &caller, &target, RESOURCE).await?;
+        control(&api, &target).await?;
     }
     let now = Timestamp::now();
     let expires = expiry(&spec, api.logins.longest_key, now, about)?;
@@ -134,11 +115,13 @@ pub async fn create(
         }
         has_room
     };
-    if !update_confirmed(&api, &target, &person, is_own.then_some(&confirmation), about, add).await? {
+    let confirmation = Some(confirmation).filter(|_| is_own);
+    let change = CredentialChange { api: &api, target: &target, person: &person, confirmation };
+    if !change.make(add).await? {
         return Err(ApiError::refused(format!("a user has at most {MOST} API keys: revoke one"), about));
     }
     if !is_dry_run {
-        info!(user = target.name, by = caller.username, key = made.name, "an API key was made");
+        info!(user = target.name, by = target.caller.username, key = made.name, "an API key was made");
         if let Some(recipient) = person.recipient() {
             let (id, display_name) = (made.name.clone(), made.display_name.clone());
             api.logins.notifier.notify(&recipient, Notice::ApiKeyCreated { id, display_name });
@@ -169,15 +152,13 @@ fn expiry(spec: &ApiKeySpec, longest: Duration, now: Timestamp, about: About<'_>
 /// As the request deserves.
 pub async fn revoke(
     api: Api,
-    Extension(caller): Who,
-    Path((key, name)): Path<(String, String)>,
-    RawQuery(query): RawQuery,
+    DryRun(is_dry_run): DryRun,
+    target: Target,
+    Path((_, name)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    let is_dry_run = read_write_params(query.as_deref())?;
-    let target = authorised(&api, &caller, &key, "delete", RESOURCE).await?;
     let person = person(&api, &target)?;
-    if !is_self(&api, &caller, &target) {
-        control(&api, &caller, &target, RESOURCE).await?;
+    if !is_self(&api, &target) {
+        control(&api, &target).await?;
     }
     let revoke = |credential: &mut Credential| {
         let found = credential.api_keys.iter().position(|key| key.name == name);
@@ -188,10 +169,10 @@ pub async fn revoke(
     };
     let found = api.logins.vault.update(&person, revoke).await.map_err(unreachable)?;
     if !found.unwrap_or(false) {
-        return Err(ApiError::not_found(About { resource: RESOURCE, name: &name }));
+        return Err(ApiError::not_found(About { resource: &target.resource, name: &name }));
     }
     if !is_dry_run {
-        info!(user = target.name, by = caller.username, key = name, "an API key was revoked");
+        info!(user = target.name, by = target.caller.username, key = name, "an API key was revoked");
     }
     Ok(success())
 }

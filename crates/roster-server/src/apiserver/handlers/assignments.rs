@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::extract::{Path, RawQuery};
+use axum::extract::{FromRequestParts, RawQuery};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use roster_api::directory::{API_VERSION, RoleAssignment};
 use roster_api::role_binding::{RoleKind, Subject, SubjectKind};
 use roster_core::rbac::assignments::{DisplayName, Filter, Scope, find};
+use roster_credentials::digest::hex;
 use roster_runtime::informers::Informers;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -24,11 +26,11 @@ use crate::apiserver::resource::{Cell, Column};
 use crate::apiserver::revision::blocking;
 use crate::apiserver::state::{Api, DirectoryApi, Who};
 use crate::apiserver::status::ApiError;
-use crate::apiserver::target::authorised;
+use crate::apiserver::target::Target;
 
 /// Most assignments in an answer. What there is beyond, `metadata.continue` leads to: followed to their members, the
 /// groups of a large cluster hold millions.
-const MOST_ITEMS: usize = 1000;
+const MAX_ITEMS: usize = 1000;
 
 /// What can be filtered by, in a field selector too.
 const FIELDS: &[&str] = &["effective", "group", "includeNames", "role", "scope", "user"];
@@ -164,24 +166,35 @@ pub async fn list(
     answer(&api, request, form, permit).await
 }
 
+/// The parameters of a list of one user's assignments.
+pub struct OfUser {
+    request: Request,
+    form: Form,
+}
+
+impl<S: Sync> FromRequestParts<S> for OfUser {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let request = Request::read(parts.uri.query().unwrap_or_default())?;
+        let form = Form::of(&parts.headers)?;
+        if request.filter.user.is_some() || request.filter.group.is_some() {
+            return Err(ApiError::bad_parameter("user", "stands in the path"));
+        }
+        Ok(Self { request, form })
+    }
+}
+
 /// `GET users/{key}/roleassignments`: those of the user, by groups too.
 ///
 /// # Errors
 /// As the request deserves.
 pub async fn of_user(
     api: Api,
-    Extension(caller): Who,
     Extension(permit): Extension<RequestPermit>,
-    Path(key): Path<String>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
+    OfUser { mut request, form }: OfUser,
+    target: Target,
 ) -> Result<Response, ApiError> {
-    let mut request = Request::read(query.as_deref().unwrap_or_default())?;
-    let form = Form::of(&headers)?;
-    if request.filter.user.is_some() || request.filter.group.is_some() {
-        return Err(ApiError::bad_parameter("user", "stands in the path"));
-    }
-    let target = authorised(&api, &caller, &key, "get", "users/roleassignments").await?;
     request.written.extend(["of=", &target.name, "&"]);
     request.filter.user = Some(target.name);
     request.filter.is_effective = true;
@@ -199,7 +212,7 @@ async fn answer(
         Some(token) => api.tokens.read(id, token)?.offset,
         None => 0,
     };
-    let limit = request.limit.map_or(MOST_ITEMS, |limit| limit.min(MOST_ITEMS));
+    let limit = request.limit.map_or(MAX_ITEMS, |limit| limit.min(MAX_ITEMS));
     let (informers, filter, include_names) = (Arc::clone(&api.informers), request.filter, request.include_names);
     let search = move || {
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -232,8 +245,7 @@ fn display_name(informers: &Informers, subject: &Subject) -> Option<String> {
 /// An assignment has no name of its own, and a client wants one: what it consists of gives it.
 fn object(assignment: &RoleAssignment) -> Value {
     let spec = json!(assignment);
-    let digest = Sha256::digest(spec.to_string());
-    let name = digest[..10].iter().fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
+    let name = hex(&Sha256::digest(spec.to_string())[..10]);
     json!({"kind": "RoleAssignment", "apiVersion": API_VERSION, "metadata": {"name": name}, "spec": spec})
 }
 

@@ -34,7 +34,7 @@ pub async fn list(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let params = ListParams::read(GROUPS.fields, query.as_deref().unwrap_or_default())?;
-    list_or_watch(&api, &caller, &GROUPS, (params, Form::of(&headers)?, permit)).await
+    list_or_watch(&api, &caller, &GROUPS, params, Form::of(&headers)?, permit).await
 }
 
 /// `GET groups/{name}`

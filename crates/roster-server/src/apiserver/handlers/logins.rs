@@ -12,8 +12,8 @@ use roster_credentials::credential::Credential;
 use roster_credentials::lockout::{source_of, source_of_application};
 use roster_credentials::network::network_of;
 use roster_credentials::token::{ONE_TIME_PASSWORD, PASSWORD};
+use roster_runtime::logins::attempt::{Granted, Outcome, Secret, Shown};
 use roster_runtime::logins::person::Person;
-use roster_runtime::logins::verifier::{Granted, Outcome, Secret, Shown};
 use serde_json::json;
 use tracing::warn;
 
@@ -29,7 +29,7 @@ use crate::apiserver::status::{About, ApiError};
 pub const OTP_ISSUER: &str = "Roster";
 
 /// Longest username or email address that anybody has.
-const MOST_USERNAME_BYTES: usize = 320;
+const MAX_USERNAME_BYTES: usize = 320;
 
 /// `POST logins`: for everybody. Through kube-apiserver, whoever its RBAC lets through.
 ///
@@ -88,8 +88,8 @@ fn check_login(api: &DirectoryApi, spec: &LoginSpec) -> Result<(), ApiError> {
 }
 
 fn check_username(resource: &str, username: &str) -> Result<(), ApiError> {
-    if username.is_empty() || username.len() > MOST_USERNAME_BYTES {
-        let message = format!("must have 1 to {MOST_USERNAME_BYTES} bytes");
+    if username.is_empty() || username.len() > MAX_USERNAME_BYTES {
+        let message = format!("must have 1 to {MAX_USERNAME_BYTES} bytes");
         return Err(ApiError::invalid(About { resource, name: "" }, "spec.username", &message));
     }
     Ok(())

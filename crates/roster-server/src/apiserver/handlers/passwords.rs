@@ -3,8 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use axum::Extension;
-use axum::extract::{Path, RawQuery, Request};
+use axum::extract::Request;
 use axum::response::Response;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -18,8 +17,8 @@ use roster_runtime::logins::verifier::Failure;
 use serde_json::json;
 use tracing::info;
 
-use crate::apiserver::body::{read_body, read_secret_body, read_write_params};
-use crate::apiserver::confirm::{ATTEMPTS, Confirmation, contended, open_confirmed};
+use crate::apiserver::body::{DryRun, read_body, read_secret_body};
+use crate::apiserver::confirm::{Confirmation, CredentialChange, MAX_ATTEMPTS, check_current, contended, turn};
 use crate::apiserver::control::failed;
 use crate::apiserver::control::is_self;
 use crate::apiserver::control::nothing_held;
@@ -28,15 +27,15 @@ use crate::apiserver::control::unreachable;
 use crate::apiserver::control::{control, person};
 use crate::apiserver::object::created;
 use crate::apiserver::source::Origin;
-use crate::apiserver::state::{Api, DirectoryApi, Who};
-use crate::apiserver::status::{About, ApiError};
-use crate::apiserver::target::{Target, authorised};
+use crate::apiserver::state::{Api, DirectoryApi};
+use crate::apiserver::status::ApiError;
+use crate::apiserver::target::Target;
 
 /// How long an invitation lasts that says nothing of it.
 const INVITATION_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// How long an invitation lasts at most.
-const LONGEST_INVITATION: Duration = Duration::from_secs(30 * 24 * 3600);
+const MAX_INVITATION_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// `POST users/{key}/password`
 ///
@@ -44,26 +43,23 @@ const LONGEST_INVITATION: Duration = Duration::from_secs(30 * 24 * 3600);
 /// As the request deserves.
 pub async fn change(
     api: Api,
-    Extension(caller): Who,
     Origin(source): Origin,
-    Path(key): Path<String>,
-    RawQuery(query): RawQuery,
+    DryRun(is_dry_run): DryRun,
+    target: Target,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let is_dry_run = read_write_params(query.as_deref())?;
-    let spec = read_secret_body::<PasswordChangeSpec>("PasswordChange", request).await;
-    let target = authorised(&api, &caller, &key, "create", "users/password").await?;
-    let (spec, person) = (spec?, person(&api, &target)?);
-    let is_own = is_self(&api, &caller, &target);
+    let spec = read_secret_body::<PasswordChangeSpec>("PasswordChange", request).await?;
+    let person = person(&api, &target)?;
+    let is_own = is_self(&api, &target);
     if is_own {
-        refuse_api_key(&caller, &target, "users/password")?;
+        refuse_api_key(&target)?;
     } else {
-        control(&api, &caller, &target, "users/password").await?;
+        control(&api, &target).await?;
     }
     let change = Change { spec, source, is_own, is_dry_run };
     let status = change_password(&api, &target, &person, &change).await?;
     if !is_dry_run {
-        info!(user = target.name, by = caller.username, "a password was set");
+        info!(user = target.name, by = target.caller.username, "a password was set");
     }
     Ok(created("PasswordChange", &json!({"revokeAPIKeys": change.spec.revoke_api_keys}), &status))
 }
@@ -81,26 +77,29 @@ async fn change_password(
     person: &Person,
     change: &Change,
 ) -> Result<PasswordChangeStatus, ApiError> {
-    let about = About { resource: "users/password", name: &target.asked };
     let invalid = |failure| match failure {
-        Failure::Unacceptable(why) => ApiError::invalid(about, "spec.newPassword", &why.to_string()),
+        Failure::Unacceptable(why) => ApiError::invalid(target.about(), "spec.newPassword", &why.to_string()),
         other => failed(other),
     };
     let verifier = &api.logins.verifier;
-    let _turn = verifier.turn(&person.username).await.map_err(|busy| failed(busy.into()))?;
+    let _turn = turn(api, person).await?;
     let confirmation = Confirmation {
         field: "spec.oldPassword",
         password: change.spec.old_password.as_ref(),
         source: change.source,
         is_waived_without_password: false,
     };
-    let confirmation = change.is_own.then_some(&confirmation);
+    let credential =
+        CredentialChange { api, target, person, confirmation: Some(confirmation).filter(|_| change.is_own) };
     let mut hashed = Hashed::default();
-    for _ in 0..ATTEMPTS {
-        let (opened, mut after) = open_confirmed(api, target, person, confirmation, about, &mut hashed).await?;
+    for _ in 0..MAX_ATTEMPTS {
+        let (opened, mut after) = credential.open(&mut hashed).await?;
         // Of somebody else's passwords nothing is told, not even that they were used.
         let used = opened.credential.used(verifier.policy.history).filter(|_| change.is_own);
-        let hash = verifier.accept(&change.spec.new_password, person, used, &mut hashed).await.map_err(invalid)?;
+        let hash = verifier.accept(&change.spec.new_password, person, used, &mut hashed).await;
+        // Hashes take time.
+        check_current(api, target)?;
+        let hash = hash.map_err(invalid)?;
         let set_by = if change.is_own { SetBy::Owner } else { SetBy::Other };
         let now = Timestamp::now();
         after.set_password(hash, set_by, verifier.policy.history, now);
@@ -110,7 +109,7 @@ async fn change_password(
             return Ok(PasswordChangeStatus { password_changed_time: changed, revoked_api_keys: revoked });
         }
     }
-    Err(contended(about))
+    Err(contended(target.about()))
 }
 
 /// `POST users/{key}/invitation`
@@ -119,24 +118,20 @@ async fn change_password(
 /// As the request deserves.
 pub async fn invite(
     api: Api,
-    Extension(caller): Who,
-    Path(key): Path<String>,
-    RawQuery(query): RawQuery,
+    DryRun(is_dry_run): DryRun,
+    target: Target,
     request: Request,
 ) -> Result<Response, ApiError> {
-    const RESOURCE: &str = "users/invitation";
-    let is_dry_run = read_write_params(query.as_deref())?;
-    let spec = read_body::<InvitationSpec>("Invitation", request).await;
-    let target = authorised(&api, &caller, &key, "create", RESOURCE).await?;
-    let (spec, person) = (spec?, person(&api, &target)?);
-    let about = About { resource: RESOURCE, name: &target.asked };
-    if is_self(&api, &caller, &target) {
+    let spec = read_body::<InvitationSpec>("Invitation", request).await?;
+    let person = person(&api, &target)?;
+    let about = target.about();
+    if is_self(&api, &target) {
         return Err(ApiError::refused("nobody invites themselves: change the password by users/~/password", about));
     }
-    control(&api, &caller, &target, RESOURCE).await?;
+    control(&api, &target).await?;
     let now = Timestamp::now();
     let expires = spec.expiration_timestamp.as_ref().map_or(now + INVITATION_LIFETIME, |time| time.0);
-    if expires <= now || expires > now + LONGEST_INVITATION {
+    if expires <= now || expires > now + MAX_INVITATION_LIFETIME {
         return Err(ApiError::invalid(about, "spec.expirationTimestamp", "must lie ahead, at most 30 days"));
     }
     let code = hex(&random::<16>());
@@ -144,8 +139,8 @@ pub async fn invite(
     if !is_dry_run {
         let set = |credential: &mut Credential| credential.invitation = Some(invitation.clone());
         let written = api.logins.vault.update(&person, set).await.map_err(unreachable)?;
-        written.ok_or_else(|| nothing_held(&target, RESOURCE))?;
-        info!(user = target.name, by = caller.username, "somebody was invited to set a password");
+        written.ok_or_else(|| nothing_held(&target))?;
+        info!(user = target.name, by = target.caller.username, "somebody was invited to set a password");
     }
     Ok(created("Invitation", &spec, &InvitationStatus { code, expiration_timestamp: Time(expires) }))
 }
@@ -156,22 +151,18 @@ pub async fn invite(
 /// As the request deserves.
 pub async fn unlock(
     api: Api,
-    Extension(caller): Who,
-    Path(key): Path<String>,
-    RawQuery(query): RawQuery,
+    DryRun(is_dry_run): DryRun,
+    target: Target,
     request: Request,
 ) -> Result<Response, ApiError> {
-    const RESOURCE: &str = "users/unlock";
-    let is_dry_run = read_write_params(query.as_deref())?;
-    let spec = read_body::<UnlockSpec>("Unlock", request).await;
-    let target = authorised(&api, &caller, &key, "create", RESOURCE).await?;
-    let (spec, person) = (spec?, person(&api, &target)?);
-    control(&api, &caller, &target, RESOURCE).await?;
+    let spec = read_body::<UnlockSpec>("Unlock", request).await?;
+    let person = person(&api, &target)?;
+    control(&api, &target).await?;
     if !is_dry_run {
         let unlock = |credential: &mut Credential| credential.failed = FailedLogins::default();
         let written = api.logins.vault.update(&person, unlock).await.map_err(unreachable)?;
-        written.ok_or_else(|| nothing_held(&target, RESOURCE))?;
-        info!(user = target.name, by = caller.username, "a user was unlocked");
+        written.ok_or_else(|| nothing_held(&target))?;
+        info!(user = target.name, by = target.caller.username, "a user was unlocked");
     }
     Ok(created("Unlock", &spec, &json!({})))
 }

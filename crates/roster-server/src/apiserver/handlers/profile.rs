@@ -4,8 +4,7 @@
 
 use std::sync::Arc;
 
-use axum::Extension;
-use axum::extract::{Path, RawQuery, Request};
+use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
@@ -17,15 +16,15 @@ use roster_core::directory::entries::user::record;
 use serde_json::{Map, Value, json};
 use tracing::warn;
 
-use crate::apiserver::body::{read_bytes, read_write_params};
+use crate::apiserver::body::{DryRun, read_bytes};
 use crate::apiserver::negotiate::Form;
 use crate::apiserver::params::IncludeObject;
 use crate::apiserver::render::Renderer;
 use crate::apiserver::resource::USERS;
 use crate::apiserver::revision::reached;
-use crate::apiserver::state::{Api, DirectoryApi, Who};
+use crate::apiserver::state::{Api, DirectoryApi};
 use crate::apiserver::status::{About, ApiError};
-use crate::apiserver::target::{SELF, Target, authorised};
+use crate::apiserver::target::{SELF, Target};
 
 /// The fields of `spec` that are a person's own business.
 const OWN: &[&str] = &["displayName", "language", "mobile", "preferredShell", "timezone"];
@@ -34,10 +33,10 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 const JSON_PATCH: &str = "application/json-patch+json";
 
 /// Most operations of a JSON patch. There are five fields.
-const MOST_OPERATIONS: usize = 32;
+const MAX_OPERATIONS: usize = 32;
 
 /// How often a write is tried that somebody else was faster than.
-const ATTEMPTS: usize = 5;
+const MAX_ATTEMPTS: usize = 5;
 
 /// `PATCH users/{key}`
 ///
@@ -45,18 +44,14 @@ const ATTEMPTS: usize = 5;
 /// As the request deserves.
 pub async fn patch(
     api: Api,
-    Extension(caller): Who,
-    Path(key): Path<String>,
-    RawQuery(query): RawQuery,
+    form: Form,
+    DryRun(is_dry_run): DryRun,
+    target: Target,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let form = Form::of(&headers)?;
-    let is_dry_run = read_write_params(query.as_deref())?;
-    // All of it, before anything is judged: nobody waits in between.
     let body = read_bytes(request).await?;
-    let target = authorised(&api, &caller, &key, "patch", "users").await?;
-    if key != SELF {
+    if target.asked != SELF {
         let instead =
             format!("only users/{SELF} can be patched here; for others, patch users.roster.dev {}", target.name);
         return Err(ApiError::method_not_allowed(instead));
@@ -91,11 +86,11 @@ async fn write(
     body: &[u8],
     is_dry_run: bool,
 ) -> Result<User, ApiError> {
-    let about = About { resource: "users", name: &target.asked };
+    let about = target.about();
     let users: KubeApi<User> = KubeApi::all(api.client.clone());
     let passed_on = |error| ApiError::of_kube(error, about);
     let params = PatchParams { dry_run: is_dry_run, ..PatchParams::default() };
-    for _ in 0..ATTEMPTS {
+    for _ in 0..MAX_ATTEMPTS {
         let user = users.get(&target.name).await.map_err(passed_on)?;
         let uid = user.metadata.uid.clone();
         // Somebody of the same name is somebody else.
@@ -169,8 +164,8 @@ fn not_own(field: &str, about: About<'_>) -> ApiError {
 
 /// Refuses operations that read or write anything but the fields that are a person's own business.
 fn check_operations(patch: &json_patch::Patch, about: About<'_>) -> Result<(), ApiError> {
-    if patch.len() > MOST_OPERATIONS {
-        return Err(ApiError::bad_request(format!("a patch has at most {MOST_OPERATIONS} operations")));
+    if patch.len() > MAX_OPERATIONS {
+        return Err(ApiError::bad_request(format!("a patch has at most {MAX_OPERATIONS} operations")));
     }
     for operation in patch.iter() {
         let path = operation.path().as_str();

@@ -3,8 +3,7 @@
 //! `spec.username` is immutable to everybody else: with it go rights, tokens and the credential. The controller moves
 //! the credential (`controllers/user/rename.rs`); until it has, the user is bound to nothing and can't log in.
 
-use axum::Extension;
-use axum::extract::{Path, RawQuery, Request};
+use axum::extract::Request;
 use axum::response::Response;
 use kube::Api as KubeApi;
 use kube::api::{Patch, PatchParams};
@@ -14,18 +13,15 @@ use roster_core::rbac::guard::{Change, taken, worn_out};
 use serde_json::json;
 use tracing::info;
 
-use crate::apiserver::body::{read_body, read_write_params};
+use crate::apiserver::body::{DryRun, read_body};
 use crate::apiserver::control::allow;
-use crate::apiserver::identity::Caller;
 use crate::apiserver::object::created;
-use crate::apiserver::state::{Api, DirectoryApi, Who};
+use crate::apiserver::state::{Api, DirectoryApi};
 use crate::apiserver::status::{About, ApiError};
-use crate::apiserver::target::{Target, authorised};
-
-const RESOURCE: &str = "users/rename";
+use crate::apiserver::target::Target;
 
 /// How often a write is tried that somebody else was faster than.
-const ATTEMPTS: usize = 5;
+const MAX_ATTEMPTS: usize = 5;
 
 /// `POST users/{key}/rename`
 ///
@@ -33,25 +29,20 @@ const ATTEMPTS: usize = 5;
 /// As the request deserves.
 pub async fn rename(
     api: Api,
-    Extension(caller): Who,
-    Path(key): Path<String>,
-    RawQuery(query): RawQuery,
+    DryRun(is_dry_run): DryRun,
+    target: Target,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let is_dry_run = read_write_params(query.as_deref())?;
-    let spec = read_body::<RenameSpec>("Rename", request).await;
-    let target = authorised(&api, &caller, &key, "create", RESOURCE).await?;
-    let spec = spec?;
-    let about = About { resource: RESOURCE, name: &target.asked };
-    for _ in 0..ATTEMPTS {
-        match attempt(&api, &caller, &target, &spec, is_dry_run).await {
+    let spec = read_body::<RenameSpec>("Rename", request).await?;
+    for _ in 0..MAX_ATTEMPTS {
+        match attempt(&api, &target, &spec, is_dry_run).await {
             // The status changes as well, most of all just after a rename.
             Ok(Written::Stale) => {}
             Ok(Written::Done) => return Ok(created("Rename", &spec, &json!({}))),
             Err(error) => return Err(error),
         }
     }
-    Err(ApiError::conflict("the user is changed by others all the time, please try again", about))
+    Err(ApiError::conflict("the user is changed by others all the time, please try again", target.about()))
 }
 
 enum Written {
@@ -62,12 +53,11 @@ enum Written {
 
 async fn attempt(
     api: &DirectoryApi,
-    caller: &Caller,
     target: &Target,
     spec: &RenameSpec,
     is_dry_run: bool,
 ) -> Result<Written, ApiError> {
-    let about = About { resource: RESOURCE, name: &target.asked };
+    let about = target.about();
     let users: KubeApi<User> = KubeApi::all(api.client.clone());
     let user = users.get(&target.name).await.map_err(|error| ApiError::of_kube(error, about))?;
     if user.metadata.uid.as_ref() != Some(&target.uid) {
@@ -75,7 +65,7 @@ async fn attempt(
     }
     let renamed =
         User { spec: UserSpec { username: Some(spec.username.clone()), ..user.spec.clone() }, ..user.clone() };
-    judge(api, caller, target, &user, &renamed).await?;
+    judge(api, target, &user, &renamed).await?;
     if user.username() == spec.username {
         return Ok(Written::Done);
     }
@@ -88,20 +78,14 @@ async fn attempt(
         outcome => outcome.map_err(|error| ApiError::of_kube(error, about))?,
     };
     if !is_dry_run {
-        info!(user = target.name, by = caller.username, from = user.username(), to = spec.username, "renamed");
+        info!(user = target.name, by = target.caller.username, from = user.username(), to = spec.username, "renamed");
     }
     Ok(Written::Done)
 }
 
-async fn judge(
-    api: &DirectoryApi,
-    caller: &Caller,
-    target: &Target,
-    user: &User,
-    renamed: &User,
-) -> Result<(), ApiError> {
-    allow(api, caller, target, RESOURCE, &Change::User(Some(user), Some(renamed))).await?;
-    let about = About { resource: RESOURCE, name: &target.asked };
+async fn judge(api: &DirectoryApi, target: &Target, user: &User, renamed: &User) -> Result<(), ApiError> {
+    allow(api, target, &Change::User(Some(user), Some(renamed))).await?;
+    let about = target.about();
     let reported = user.status.as_ref().and_then(|status| status.username.as_ref());
     if reported != Some(&user.username()) {
         return Err(ApiError::conflict("the user is new, or being renamed; please try again", about));

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::Extension;
-use axum::extract::{Path, RawQuery, Request};
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use roster_api::directory::{API_VERSION, AccessReviewSpec, AccessReviewStatus};
@@ -11,12 +10,11 @@ use roster_core::rbac::permissions::{allowing, groups_of, held_by};
 use roster_runtime::informers::Informers;
 use serde_json::json;
 
-use crate::apiserver::body::read_body;
-use crate::apiserver::body::read_write_params;
+use crate::apiserver::body::{DryRun, read_body};
 use crate::apiserver::identity::Caller;
-use crate::apiserver::state::{Api, Who};
+use crate::apiserver::state::Api;
 use crate::apiserver::status::{About, ApiError};
-use crate::apiserver::target::authorised;
+use crate::apiserver::target::Target;
 
 /// What reaches `UserInfo.extra` of the User's requests.
 fn extra_of(informers: &Informers, user: &str) -> BTreeMap<String, Vec<String>> {
@@ -31,21 +29,15 @@ fn extra_of(informers: &Informers, user: &str) -> BTreeMap<String, Vec<String>> 
 /// As the request deserves.
 pub async fn create(
     api: Api,
-    Extension(caller): Who,
-    Path(key): Path<String>,
-    RawQuery(query): RawQuery,
+    // A review changes nothing: to try it is to do it.
+    _: DryRun,
+    target: Target,
     request: Request,
 ) -> Result<Response, ApiError> {
-    // A review changes nothing: to try it is to do it.
-    read_write_params(query.as_deref())?;
-    // All of it, before anything is judged: nobody waits in between. Who may not, learns nothing of what is wrong with it.
-    let spec = read_body::<AccessReviewSpec>("AccessReview", request).await;
-    let target = authorised(&api, &caller, &key, "create", "users/accessreviews").await?;
-    let spec = spec?;
+    let spec = read_body::<AccessReviewSpec>("AccessReview", request).await?;
     if spec.resource_attributes.is_some() == spec.non_resource_attributes.is_some() {
-        let about = About { resource: "users/accessreviews", name: &target.asked };
         return Err(ApiError::invalid(
-            about,
+            target.about(),
             "spec",
             "exactly one of resourceAttributes and nonResourceAttributes must be set",
         ));

@@ -1,7 +1,6 @@
 //! `users/{key}/totp`: the second factor, enrolled by its owner, removed by its owner or by whoever controls the identity.
 
-use axum::Extension;
-use axum::extract::{Path, RawQuery, Request};
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -17,19 +16,17 @@ use serde_json::json;
 use tracing::info;
 
 use super::logins::OTP_ISSUER;
-use crate::apiserver::body::{read_secret_body, read_write_params};
-use crate::apiserver::confirm::{Confirmation, log_recheck, update_confirmed};
-use crate::apiserver::control::{control, is_self, person, refuse_api_key, unreachable};
-use crate::apiserver::control::{exposed, failed};
+use crate::apiserver::body::{DryRun, read_secret_body};
+use crate::apiserver::confirm::{Confirmation, CredentialChange, check_current, log_recheck, turn};
+use crate::apiserver::control::{control, exposed, is_self, person, refuse_api_key, unreachable};
 use crate::apiserver::object::created;
 use crate::apiserver::object::success;
-use crate::apiserver::params::only;
+use crate::apiserver::params::NoParams;
 use crate::apiserver::source::Origin;
-use crate::apiserver::state::{Api, DirectoryApi, Who};
-use crate::apiserver::status::{About, ApiError};
-use crate::apiserver::target::authorised;
+use crate::apiserver::state::{Api, DirectoryApi};
+use crate::apiserver::status::ApiError;
+use crate::apiserver::target::Target;
 
-const RESOURCE: &str = "users/totp";
 const KIND: &str = "TOTPEnrollment";
 
 fn status_of(factor: Option<&SecondFactor>) -> TotpEnrollmentStatus {
@@ -46,14 +43,7 @@ fn status_of(factor: Option<&SecondFactor>) -> TotpEnrollmentStatus {
 ///
 /// # Errors
 /// As the request deserves.
-pub async fn get(
-    api: Api,
-    Extension(caller): Who,
-    Path(key): Path<String>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, ApiError> {
-    only(query.as_deref(), &[])?;
-    let target = authorised(&api, &caller, &key, "get", RESOURCE).await?;
+pub async fn get(api: Api, _: NoParams, target: Target) -> Result<Response, ApiError> {
     let person = person(&api, &target)?;
     let opened = api.logins.vault.open(&person.username, &person.uid).await.map_err(unreachable)?;
     let factor = opened.and_then(|opened| opened.credential.second_factor);
@@ -76,22 +66,18 @@ enum Enrolled {
 /// As the request deserves.
 pub async fn enroll(
     api: Api,
-    Extension(caller): Who,
     Origin(source): Origin,
-    Path(key): Path<String>,
-    RawQuery(query): RawQuery,
+    DryRun(is_dry_run): DryRun,
+    target: Target,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let is_dry_run = read_write_params(query.as_deref())?;
-    let spec = read_secret_body::<TotpEnrollmentSpec>(KIND, request).await;
-    let target = authorised(&api, &caller, &key, "create", RESOURCE).await?;
-    let (spec, person) = (spec?, person(&api, &target)?);
-    let about = About { resource: RESOURCE, name: &target.asked };
-    if !is_self(&api, &caller, &target) {
+    let spec = read_secret_body::<TotpEnrollmentSpec>(KIND, request).await?;
+    let (person, about) = (person(&api, &target)?, target.about());
+    if !is_self(&api, &target) {
         let message = "only its owner can enrol a second factor: nobody else is to see the seed";
         return Err(ApiError::refused(message, about));
     }
-    refuse_api_key(&caller, &target, RESOURCE)?;
+    refuse_api_key(&target)?;
     let (code, now) = (exposed(spec.code.as_ref()), Timestamp::now());
     let confirmation = Confirmation {
         field: "spec.currentPassword",
@@ -100,7 +86,8 @@ pub async fn enroll(
         is_waived_without_password: true,
     };
     // A code shows that the caller has the seed, which was given for the password.
-    let confirmation = code.is_none().then_some(&confirmation);
+    let confirmation = Some(confirmation).filter(|_| code.is_none());
+    let change = CredentialChange { api: &api, target: &target, person: &person, confirmation };
     let enrol = |credential: &mut Credential| {
         let before = credential.second_factor.clone();
         let outcome = match code {
@@ -113,7 +100,7 @@ pub async fn enroll(
         }
         outcome
     };
-    match update_confirmed(&api, &target, &person, confirmation, about, enrol).await? {
+    match change.make(enrol).await? {
         Enrolled::AlreadyEnabled => {
             Err(ApiError::conflict("a second factor is enabled: remove it before another one is enrolled", about))
         }
@@ -170,20 +157,16 @@ fn confirmed(api: &DirectoryApi, person: &Person, credential: &mut Credential, c
 /// As the request deserves.
 pub async fn remove(
     api: Api,
-    Extension(caller): Who,
     Origin(source): Origin,
-    Path(key): Path<String>,
-    RawQuery(query): RawQuery,
+    DryRun(is_dry_run): DryRun,
+    target: Target,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let is_dry_run = read_write_params(query.as_deref())?;
     let source = source_of(source);
-    let target = authorised(&api, &caller, &key, "delete", RESOURCE).await?;
-    let person = person(&api, &target)?;
-    let about = About { resource: RESOURCE, name: &target.asked };
-    let code = if is_self(&api, &caller, &target) {
+    let (person, about) = (person(&api, &target)?, target.about());
+    let code = if is_self(&api, &target) {
         let spec: TotpEnrollmentSpec = read_secret_body(KIND, request).await?;
-        refuse_api_key(&caller, &target, RESOURCE)?;
+        refuse_api_key(&target)?;
         if person.spec.second_factor == Policy::Required {
             return Err(ApiError::refused("this user needs a second factor: only an administrator removes it", about));
         }
@@ -192,7 +175,7 @@ pub async fn remove(
             .ok_or_else(|| ApiError::invalid(about, "spec.code", "is needed: a code of the app, or a recovery code"))?;
         Some(code)
     } else {
-        control(&api, &caller, &target, RESOURCE).await?;
+        control(&api, &target).await?;
         None
     };
     let now = Timestamp::now();
@@ -208,8 +191,8 @@ pub async fn remove(
         }
         Some(recheck)
     };
-    let turn = api.logins.verifier.turn(&person.username).await;
-    let _turn = turn.map_err(|busy| failed(busy.into()))?;
+    let _turn = turn(&api, &person).await?;
+    check_current(&api, &target)?;
     match api.logins.vault.update(&person, remove).await.map_err(unreachable)?.flatten() {
         None => Err(ApiError::not_found(about)),
         Some(recheck @ (Recheck::Wrong | Recheck::Locked)) => {
@@ -218,7 +201,7 @@ pub async fn remove(
         }
         Some(Recheck::Right) => {
             if !is_dry_run {
-                info!(user = target.name, by = caller.username, "a second factor was removed");
+                info!(user = target.name, by = target.caller.username, "a second factor was removed");
             }
             Ok(success())
         }

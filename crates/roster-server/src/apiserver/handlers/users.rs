@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use axum::Extension;
-use axum::extract::{Path, RawQuery};
+use axum::extract::{FromRequestParts, Path, RawQuery};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use jiff::Timestamp;
@@ -23,15 +24,16 @@ use crate::apiserver::object::about_user;
 use crate::apiserver::object::items;
 use crate::apiserver::params::GetParams;
 use crate::apiserver::params::ListParams;
+use crate::apiserver::params::NoParams;
 use crate::apiserver::params::only;
 use crate::apiserver::resource::USERS;
 use crate::apiserver::revision::reached;
 use crate::apiserver::state::{Api, Who};
 use crate::apiserver::status::ApiError;
-use crate::apiserver::target::authorised;
+use crate::apiserver::target::{Target, authorised};
 
 /// Most grants whose rules are told in one answer: each has dozens.
-const MOST_GRANTS: usize = 500;
+const MAX_GRANTS: usize = 500;
 
 /// `GET users`
 ///
@@ -45,7 +47,7 @@ pub async fn list(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let params = ListParams::read(USERS.fields, query.as_deref().unwrap_or_default())?;
-    list_or_watch(&api, &caller, &USERS, (params, Form::of(&headers)?, permit)).await
+    list_or_watch(&api, &caller, &USERS, params, Form::of(&headers)?, permit).await
 }
 
 /// `GET users/{key}`
@@ -73,36 +75,16 @@ pub async fn get(
 }
 
 /// `GET users/{key}/groups`: memberships, each with its path.
-///
-/// # Errors
-/// As the request deserves.
-pub async fn groups(
-    api: Api,
-    Extension(caller): Who,
-    Path(key): Path<String>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, ApiError> {
-    only(query.as_deref(), &[])?;
-    let target = authorised(&api, &caller, &key, "get", "users/groups").await?;
+pub async fn groups(api: Api, _: NoParams, target: Target) -> Response {
     let directory = api.informers.directory();
     let groups: BTreeSet<&str> = directory.memberships.groups_of(&target.name).collect();
     let memberships: Vec<GroupMembership> =
         groups.into_iter().filter_map(|group| membership(&directory, &target.name, group)).collect();
-    Ok(items("GroupMembershipList", &memberships))
+    items("GroupMembershipList", &memberships)
 }
 
 /// `GET users/{key}/namespaces`: those that the user owns or holds a role in.
-///
-/// # Errors
-/// As the request deserves.
-pub async fn namespaces(
-    api: Api,
-    Extension(caller): Who,
-    Path(key): Path<String>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, ApiError> {
-    only(query.as_deref(), &[])?;
-    let target = authorised(&api, &caller, &key, "get", "users/namespaces").await?;
+pub async fn namespaces(api: Api, _: NoParams, target: Target) -> Response {
     let directory = api.informers.directory();
     let held = held_by(&directory, &target.name, None, Timestamp::now());
     let roles = roles_by_namespace(&held);
@@ -126,21 +108,11 @@ pub async fn namespaces(
         name,
     };
     let existing = names.into_iter().filter(|name| directory.bindings.has_namespace(name));
-    Ok(items("UserNamespaceList", &existing.map(describe).collect::<Vec<_>>()))
+    items("UserNamespaceList", &existing.map(describe).collect::<Vec<_>>())
 }
 
 /// `GET users/{key}/quota`: limits, use, and what each namespace has of them.
-///
-/// # Errors
-/// As the request deserves.
-pub async fn quota(
-    api: Api,
-    Extension(caller): Who,
-    Path(key): Path<String>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, ApiError> {
-    only(query.as_deref(), &[])?;
-    let target = authorised(&api, &caller, &key, "get", "users/quota").await?;
+pub async fn quota(api: Api, _: NoParams, target: Target) -> Response {
     let directory = api.informers.directory();
     let standing = directory.quota_of(&target.name).unwrap_or_default();
     let limited = |amounts: &Amounts| -> Amounts {
@@ -160,21 +132,11 @@ pub async fn quota(
         hard: texts(&standing.hard),
         used: texts(&standing.used),
     };
-    Ok(about_user("UserQuota", &target, status))
+    about_user("UserQuota", &target, status)
 }
 
 /// `GET users/{key}/locks`: what blocks the user's deletion, and what the user keeps locked.
-///
-/// # Errors
-/// As the request deserves.
-pub async fn locks(
-    api: Api,
-    Extension(caller): Who,
-    Path(key): Path<String>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, ApiError> {
-    only(query.as_deref(), &[])?;
-    let target = authorised(&api, &caller, &key, "get", "users/locks").await?;
+pub async fn locks(api: Api, _: NoParams, target: Target) -> Response {
     let directory = api.informers.directory();
     // A lock is held by a username. Whoever only waits for that holds nothing.
     let username =
@@ -183,7 +145,19 @@ pub async fn locks(
         blocking_deletion: directory.bindings.labelled(OWNER_LABEL, &target.name).into_iter().collect(),
         held: username.into_iter().flat_map(|name| directory.bindings.locked(name)).cloned().collect(),
     };
-    Ok(about_user("UserLocks", &target, status))
+    about_user("UserLocks", &target, status)
+}
+
+/// The parameter `namespace`; `None` if it is not given or empty.
+pub struct NamespaceParam(Option<String>);
+
+impl<S: Sync> FromRequestParts<S> for NamespaceParam {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let mut params = only(parts.uri.query(), &["namespace"])?;
+        Ok(Self(params.remove("namespace").filter(|namespace| !namespace.is_empty())))
+    }
 }
 
 /// `GET users/{key}/permissions`: effective rules, each with why.
@@ -192,17 +166,13 @@ pub async fn locks(
 /// As the request deserves.
 pub async fn permissions(
     api: Api,
-    Extension(caller): Who,
-    Path(key): Path<String>,
-    RawQuery(query): RawQuery,
+    NamespaceParam(namespace): NamespaceParam,
+    target: Target,
 ) -> Result<Response, ApiError> {
-    let params = only(query.as_deref(), &["namespace"])?;
-    let namespace = params.get("namespace").map(String::as_str).filter(|namespace| !namespace.is_empty());
-    let target = authorised(&api, &caller, &key, "get", "users/permissions").await?;
     let status = {
         let (directory, now) = (api.informers.directory(), Timestamp::now());
-        let held = held_by(&directory, &target.name, namespace, now);
-        if held.len() > MOST_GRANTS {
+        let held = held_by(&directory, &target.name, namespace.as_deref(), now);
+        if held.len() > MAX_GRANTS {
             let message =
                 format!("{} holds roles in {} places: ask for one namespace at a time", target.name, held.len());
             return Err(ApiError::bad_parameter("namespace", &message));

@@ -1,6 +1,6 @@
 use super::*;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use axum::http::{Method, Request, Response};
 use kube::Client;
@@ -8,11 +8,23 @@ use kube::client::Body;
 use roster_api::User;
 use roster_api::user::DesiredState;
 use roster_credentials::claim::{Identifier, IdentifierKind};
-use roster_credentials::hash::Argon2idCost;
+use roster_credentials::credential::Invitation;
+use roster_credentials::digest::Digest;
+use roster_credentials::hash::{Argon2idCost, Memory, PasswordHash};
+use roster_credentials::lockout::Limits;
+use roster_credentials::policy::PasswordPolicy;
+use roster_credentials::pool::HashPool;
 use roster_credentials::record::build;
+use roster_credentials::seal::Sealer;
 use tokio::sync::Semaphore;
 
+use crate::informers::Informers;
 use crate::logins::active_user;
+use crate::logins::last_use::LastUse;
+use crate::logins::turns::MAX_AT_A_TIME;
+use crate::logins::vault::Vault;
+use crate::logins::verifier::{STRIPES, VerifierParts};
+use crate::metrics::Metrics;
 
 /// A verifier whose API server does not answer.
 fn waiting_verifier() -> Verifier {
@@ -30,7 +42,16 @@ fn verifier(client: Client) -> Verifier {
     let limits = Limits { of_source: 5, of_user: 100, window: minute, duration: minute };
     let policy = PasswordPolicy { min_length: 8, history: 3, max_age: None, denied: Arc::default() };
     let sealer = Arc::new(Sealer::new(&[0; 32]).unwrap());
-    Verifier::new(informers, (vault, Arc::new(last_use)), pool, (limits, Arc::new(policy), sealer), metrics)
+    Verifier::new(VerifierParts {
+        informers,
+        vault,
+        last_use: Arc::new(last_use),
+        pool,
+        limits,
+        policy: Arc::new(policy),
+        sealer,
+        metrics,
+    })
 }
 
 fn shown<'a>(username: &'a str, password: &'a SecretString, source: &str) -> Shown<'a> {
@@ -50,7 +71,7 @@ fn shown<'a>(username: &'a str, password: &'a SecretString, source: &str) -> Sho
 async fn attempts_on_one_name_from_one_source_are_limited_also_if_nobody_has_the_name() {
     let (verifier, password) = (waiting_verifier(), SecretString::from("wrong"));
     let attempt = |username, source| shown(username, &password, source);
-    let same: Vec<_> = (0..MOST_AT_A_TIME).map(|_| attempt("nobody", "192.0.2.1")).collect();
+    let same: Vec<_> = (0..MAX_AT_A_TIME).map(|_| attempt("nobody", "192.0.2.1")).collect();
     let mut verifying: Vec<_> = same.iter().map(|shown| Box::pin(verifier.verify(shown))).collect();
     for attempt in &mut verifying {
         assert!(futures::poll!(attempt).is_pending());
@@ -78,7 +99,7 @@ fn refusals_come_at_the_ticks() {
 #[tokio::test]
 async fn attempts_of_strangers_do_not_collide() {
     let (verifier, password) = (waiting_verifier(), SecretString::from("wrong"));
-    let attempts: Vec<_> = (0..STRIPES * MOST_AT_A_TIME).map(|at| format!("user-{at}")).collect();
+    let attempts: Vec<_> = (0..STRIPES * MAX_AT_A_TIME).map(|at| format!("user-{at}")).collect();
     let attempts: Vec<_> = attempts.iter().map(|name| shown(name, &password, "192.0.2.1")).collect();
     let mut verifying: Vec<_> = attempts.iter().map(|shown| Box::pin(verifier.verify(shown))).collect();
     for attempt in &mut verifying {
@@ -106,6 +127,10 @@ struct OneUser {
     stored: Arc<Mutex<serde_json::Value>>,
     reads: Arc<AtomicUsize>,
     permits: Arc<Semaphore>,
+    /// Status of writes.
+    write_status: Arc<AtomicU16>,
+    /// Reads from this one on fail.
+    failing_from: Arc<AtomicUsize>,
 }
 
 impl OneUser {
@@ -113,22 +138,35 @@ impl OneUser {
         let user = active_user("jane");
         let stored = Arc::new(Mutex::new(secret(&user, password, "7")));
         let (reads, permits) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+        let (write_status, failing_from) = (Arc::new(AtomicU16::new(200)), Arc::new(AtomicUsize::new(usize::MAX)));
         let (store, count, gate) = (Arc::clone(&stored), Arc::clone(&reads), Arc::clone(&permits));
+        let (writes, failing) = (Arc::clone(&write_status), Arc::clone(&failing_from));
         let service = tower::service_fn(move |request: Request<Body>| {
             let is_read = *request.method() == Method::GET;
-            count.fetch_add(usize::from(is_read), Ordering::SeqCst);
+            let number = count.fetch_add(usize::from(is_read), Ordering::SeqCst) + 1;
             let (store, gate) = (Arc::clone(&store), Arc::clone(&gate));
+            let code = match is_read {
+                true if number >= failing.load(Ordering::SeqCst) => 500,
+                true => 200,
+                false => writes.load(Ordering::SeqCst),
+            };
             async move {
                 if is_read {
                     gate.acquire().await.unwrap().forget();
                 }
-                let body = serde_json::to_vec(&*store.lock().unwrap()).unwrap();
-                Ok::<_, std::convert::Infallible>(Response::new(Body::from(body)))
+                let body = match code {
+                    200 => serde_json::to_vec(&*store.lock().unwrap()),
+                    _ => serde_json::to_vec(&serde_json::json!({
+                        "kind": "Status", "status": "Failure", "code": code, "reason": "x", "message": "x",
+                    })),
+                };
+                let answer = Response::builder().status(code).body(Body::from(body.unwrap()));
+                Ok::<_, std::convert::Infallible>(answer.unwrap())
             }
         });
         let verifier = verifier(Client::new(service, "default"));
         verifier.informers.set_user(&user);
-        Self { verifier, user, stored, reads, permits }
+        Self { verifier, user, stored, reads, permits, write_status, failing_from }
     }
 
     /// Waits until that many reads have begun.
@@ -141,9 +179,12 @@ impl OneUser {
 
 fn secret(user: &User, password: &str, revision: &str) -> serde_json::Value {
     let hash = PasswordHash::create(password, Argon2idCost::default(), &mut Memory::default());
-    let credential = Credential { hash: Some(hash), ..Credential::default() };
+    stored(user, &Credential { hash: Some(hash), ..Credential::default() }, revision)
+}
+
+fn stored(user: &User, credential: &Credential, revision: &str) -> serde_json::Value {
     let identifier = Identifier { kind: IdentifierKind::Username, text: "jane".into() };
-    let mut secret = build(user, "default", &identifier, &credential);
+    let mut secret = build(user, "default", &identifier, credential);
     secret.metadata.uid = Some("s-1".into());
     secret.metadata.resource_version = Some(revision.into());
     serde_json::to_value(&secret).unwrap()
@@ -188,14 +229,14 @@ async fn a_password_that_changes_while_the_login_waits_for_its_turn_is_refused()
     let (cluster, password) = (OneUser::new("correct horse"), SecretString::from("correct horse"));
     let shown = shown("jane", &password, "192.0.2.1");
     let uid = cluster.user.metadata.uid.clone().unwrap();
-    let judging = &cluster.verifier.judging[cluster.verifier.stripe(uid.as_str())];
+    let judging = cluster.verifier.judging(&uid);
     for (changed, revision) in [(false, "7"), (true, "8")] {
         let before = cluster.reads.load(Ordering::SeqCst);
         let turn = judging.turn().await;
         cluster.permits.add_permits(PLENTY);
         let change = async {
             cluster.reads(before + 1).await;
-            tokio::time::sleep(MOST_AGE * 2).await;
+            tokio::time::sleep(MAX_AGE * 2).await;
             if changed {
                 *cluster.stored.lock().unwrap() = secret(&cluster.user, "another horse", revision);
             }
@@ -204,5 +245,137 @@ async fn a_password_that_changes_while_the_login_waits_for_its_turn_is_refused()
         let (outcome, ()) = tokio::join!(cluster.verifier.verify(&shown), change);
         assert_eq!(word(&outcome), if changed { "refused" } else { "granted" });
         assert_eq!(cluster.reads.load(Ordering::SeqCst), before + 2, "what was read is too old");
+    }
+}
+
+/// An attempt whose answer shows that the password or the invitation is right.
+#[derive(Clone, Copy, Debug)]
+enum Telling {
+    Granted,
+    Challenged,
+    NotDue,
+    Unacceptable,
+}
+
+impl Telling {
+    const ALL: [(Self, &str); 4] = [
+        (Self::Granted, "granted"),
+        (Self::Challenged, "Enrollment"),
+        (Self::NotDue, "no new password is due"),
+        (Self::Unacceptable, "must have at least 8 characters"),
+    ];
+
+    fn shown<'a>(self, secret: &'a SecretString, new: &'a SecretString) -> Shown<'a> {
+        let plain = shown("jane", secret, "192.0.2.1");
+        match self {
+            Self::Granted => plain,
+            Self::Challenged => Shown { may_enroll: false, ..plain },
+            Self::NotDue => Shown { new_password: Some(new), ..plain },
+            Self::Unacceptable => Shown { secret: Secret::Invitation(secret), new_password: Some(new), ..plain },
+        }
+    }
+
+    fn user(self) -> User {
+        let mut user = active_user("jane");
+        if matches!(self, Self::Challenged) {
+            user.spec.second_factor = SecondFactor::Required;
+        }
+        user
+    }
+
+    fn stored(self, secret: &str, revision: &str) -> serde_json::Value {
+        let credential = if matches!(self, Self::Unacceptable) {
+            let invitation = Invitation { digest: Digest::of(secret), expires: Timestamp::MAX };
+            Credential { invitation: Some(invitation), ..Credential::default() }
+        } else {
+            let hash = PasswordHash::create(secret, Argon2idCost::default(), &mut Memory::default());
+            Credential { hash: Some(hash), ..Credential::default() }
+        };
+        stored(&self.user(), &credential, revision)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Meanwhile {
+    Nothing,
+    CredentialChanged,
+    Disabled,
+}
+
+/// What comes of an attempt that waits for its turn, and for the read after that.
+async fn answer_after_waiting(telling: Telling, meanwhile: Meanwhile) -> String {
+    let (secret, new) = (SecretString::from("correct horse"), SecretString::from("short"));
+    let (cluster, user) = (OneUser::new("correct horse"), telling.user());
+    *cluster.stored.lock().unwrap() = telling.stored("correct horse", "7");
+    cluster.verifier.informers.set_user(&user);
+    let uid = user.metadata.uid.clone().unwrap();
+    let turn = cluster.verifier.judging(&uid).turn().await;
+    cluster.permits.add_permits(1);
+    let change = async {
+        cluster.reads(1).await;
+        tokio::time::sleep(MAX_AGE * 2).await;
+        if meanwhile == Meanwhile::CredentialChanged {
+            *cluster.stored.lock().unwrap() = telling.stored("another horse", "8");
+        }
+        drop(turn);
+        cluster.reads(2).await;
+        if meanwhile == Meanwhile::Disabled {
+            let mut user = user.clone();
+            user.spec.state = DesiredState::Disabled;
+            cluster.verifier.informers.set_user(&user);
+        }
+        cluster.permits.add_permits(PLENTY);
+        std::future::pending::<()>().await;
+    };
+    let shown = telling.shown(&secret, &new);
+    tokio::select! {
+        outcome = cluster.verifier.verify(&shown) => word(&outcome),
+        () = change => unreachable!("it waits for the outcome"),
+    }
+}
+
+/// Whatever tells more than a refusal is judged by what is known after the wait for the turn.
+#[tokio::test]
+async fn no_answer_that_shows_that_a_password_is_right_goes_by_what_was_known_before_the_wait() {
+    let cases = Telling::ALL.into_iter().flat_map(|(telling, answer)| {
+        [(Meanwhile::Nothing, answer), (Meanwhile::CredentialChanged, "refused"), (Meanwhile::Disabled, "refused")]
+            .map(|(meanwhile, expected)| (telling, meanwhile, expected))
+    });
+    let checks = cases.map(|(telling, meanwhile, expected)| async move {
+        let answer = Box::pin(answer_after_waiting(telling, meanwhile)).await;
+        assert_eq!(answer, expected, "{telling:?}, {meanwhile:?}");
+    });
+    futures::future::join_all(checks).await;
+}
+
+/// What fails for names that exist alone is answered as a wrong password for one that does not.
+#[tokio::test]
+async fn i10_a_failure_in_the_middle_of_an_attempt_does_not_tell_known_names() {
+    type Trouble = fn(&OneUser);
+    let troubles: [(&str, Trouble); 5] = [
+        ("the watch fails", |cluster| cluster.verifier.informers.lose_sight_of_users()),
+        ("writes fail", |cluster| cluster.write_status.store(500, Ordering::SeqCst)),
+        ("writes are rejected", |cluster| cluster.write_status.store(422, Ordering::SeqCst)),
+        ("reads fail after a conflict", |cluster| {
+            cluster.write_status.store(409, Ordering::SeqCst);
+            cluster.failing_from.store(2, Ordering::SeqCst);
+        }),
+        ("the credential is corrupt", |cluster| {
+            cluster.stored.lock().unwrap()["data"]["failedLogins"] = "bm90IEpTT04=".into();
+        }),
+    ];
+    let wrong = SecretString::from("wrong");
+    for (name, trouble) in troubles {
+        for username in ["jane", "nobody"] {
+            let cluster = OneUser::new("correct horse");
+            let shown = shown(username, &wrong, "192.0.2.1");
+            let begin = async {
+                cluster.reads(1).await;
+                trouble(&cluster);
+                cluster.permits.add_permits(PLENTY);
+            };
+            let (outcome, ()) = tokio::join!(cluster.verifier.verify(&shown), begin);
+            assert_eq!(word(&outcome), "refused", "{name}: {username}");
+        }
     }
 }
