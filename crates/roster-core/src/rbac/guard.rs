@@ -200,12 +200,13 @@ impl Judge<'_> {
         self.deleted(self.directory.tombstones.known_as(name));
     }
 
-    /// A User that takes the name or username of a deleted one as its username keeps it from coming back, and is taken for
-    /// it. The same is true of a username that is the name of another User.
+    /// A User that takes the name or username of a deleted one as its username prevents it from coming back, and is mistaken
+    /// for it. The same is true of a username that is the name of another User, whether or not that User exists: RoleBindings
+    /// and Groups may name it already.
     fn takes_username(&mut self, name: &str, username: &str) {
         self.deleted(self.directory.tombstones.known_as(username));
         let other = fold(username);
-        if other != name && self.directory.person(&other).is_some() {
+        if other != name {
             self.person(&other);
         }
     }

@@ -80,6 +80,17 @@ pub struct Refused {
     pub reason: Reason,
 }
 
+impl Refused {
+    /// The denial for requesters that may not know who holds which role.
+    pub fn without_details(&self) -> String {
+        let Self { requester, .. } = self;
+        format!(
+            "{requester} may not bind every role of the identities that this write takes control of; those who may list \
+             users.roster.dev are told which roles, and Roster logs it"
+        )
+    }
+}
+
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { requester, requirement, reason: Reason { identity, by } } = self;

@@ -7,6 +7,7 @@ use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::api::PostParams;
 use kube::{Api, Client};
+use roster_api::API_GROUP;
 use roster_api::role_binding::{RoleKind, RoleRef};
 use roster_core::directory::native::Grant;
 use roster_core::rbac::requirement::{Attributes, Reason, Refused, Requirement, Requirements};
@@ -108,8 +109,28 @@ impl Access {
         self.may(requester, &Requirement::Bind(grant.clone())).await
     }
 
+    /// Returns whether the requester may list Users, and so may know who holds which role.
+    ///
+    /// # Errors
+    /// If the API server does not answer.
+    pub async fn may_list_users(&self, requester: &UserInfo) -> kube::Result<bool> {
+        let list = Attributes {
+            group: API_GROUP,
+            version: "v1alpha1",
+            resource: "users",
+            name: "",
+            namespace: None,
+            verb: "list",
+        };
+        self.review(requester, list).await
+    }
+
     async fn may(&self, requester: &UserInfo, requirement: &Requirement) -> kube::Result<bool> {
-        let Attributes { group, version, resource, name, namespace, verb } = requirement.attributes();
+        self.review(requester, requirement.attributes()).await
+    }
+
+    async fn review(&self, requester: &UserInfo, attributes: Attributes<'_>) -> kube::Result<bool> {
+        let Attributes { group, version, resource, name, namespace, verb } = attributes;
         let review = SubjectAccessReview {
             spec: SubjectAccessReviewSpec {
                 user: requester.username.clone(),

@@ -12,7 +12,7 @@ use roster_api::{Group, OWNER_LABEL, PASSWORD_SECRET_TYPE, USER_ANNOTATION, User
 use roster_core::directory::Directory;
 use roster_core::rbac::Policy;
 use roster_core::rbac::guard::{Change, cycle, mistakable, requirements, taken, uncounted, worn_out};
-use roster_core::rbac::requirement::Requirements;
+use roster_core::rbac::requirement::{Refused, Requirement, Requirements};
 use roster_runtime::informers::Informers;
 use tracing::{info, warn};
 
@@ -209,9 +209,23 @@ impl Guard {
         };
         match self.access.first_refused(&request.user_info, required).await {
             Ok(None) => Verdict::Allowed,
-            Ok(Some(refused)) => Verdict::Refused(refused.to_string()),
+            Ok(Some(refused)) => match self.explain(&request.user_info, &refused).await {
+                Ok(text) => Verdict::Refused(text),
+                Err(error) => Verdict::Unknown(error.to_string()),
+            },
             Err(error) => Verdict::Unknown(error.to_string()),
         }
+    }
+
+    /// Returns the text of a denial. It names roles, bindings and groups only to requesters that may list Users: otherwise
+    /// anyone who may write a password Secret could find out who holds which role.
+    async fn explain(&self, requester: &UserInfo, refused: &Refused) -> kube::Result<String> {
+        let has_details = matches!(refused.requirement, Requirement::Bind(_));
+        if has_details && !self.access.may_list_users(requester).await? {
+            info!(requester = requester.username, %refused, "details of a denial were withheld");
+            return Ok(refused.without_details());
+        }
+        Ok(refused.to_string())
     }
 
     /// Why a requester may not make a change that comes by another way than a write; `None`: they may.
@@ -224,7 +238,8 @@ impl Guard {
         }
         let required = tokio::task::block_in_place(|| requirements(change, &self.informers.directory(), &self.policy));
         let refused = self.access.first_refused(requester, required).await.map_err(|error| error.to_string())?;
-        Ok(refused.map(|refused| refused.to_string()))
+        let Some(refused) = refused else { return Ok(None) };
+        self.explain(requester, &refused).await.map(Some).map_err(|error| error.to_string())
     }
 
     /// Refuses a Group that would close a cycle. The graph can live with one: this is to say so early.
