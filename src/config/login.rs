@@ -10,7 +10,7 @@ use clap::Args;
 use ipnet::IpNet;
 use roster_credentials::lockout::Limits;
 use roster_credentials::policy::PasswordPolicy;
-use roster_credentials::signing::LONGEST_TOKEN;
+use roster_credentials::signing::MAX_TOKEN_LIFETIME;
 
 use super::duration::duration;
 
@@ -124,7 +124,7 @@ impl LoginConfig {
     /// # Errors
     /// If flags contradict each other. The message names them.
     pub fn validate(&self) -> Result<(), String> {
-        if self.token_lifetime > LONGEST_TOKEN {
+        if self.token_lifetime > MAX_TOKEN_LIFETIME {
             return Err("--token-lifetime must be at most 1h".to_owned());
         }
         if self.signing_key_lifetime < MIN_SIGNING_KEY_LIFETIME {

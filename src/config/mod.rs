@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use roster_core::quota::defaults::{Defaults, Pairs};
 use roster_core::rbac::Policy;
-use roster_credentials::hash::Argon2idCost;
+use roster_credentials::hash::{Argon2idCost, CostError};
 use roster_runtime::operations::leader::LeaseOptions;
 use roster_runtime::operations::telemetry;
 use roster_runtime::tls::certificates::CertificateOptions;
@@ -174,7 +174,7 @@ impl HashConfig {
     ///
     /// # Errors
     /// If a parameter is out of range.
-    pub fn cost(&self) -> Result<Argon2idCost, String> {
+    pub fn cost(&self) -> Result<Argon2idCost, CostError> {
         Argon2idCost::new(self.memory_kib, self.iterations, self.parallelism)
     }
 
@@ -312,7 +312,7 @@ impl RunConfig {
     /// # Errors
     /// If flags contradict each other. The message names them.
     pub fn validate(&self) -> Result<(), String> {
-        self.hashing.cost()?;
+        self.hashing.cost().map_err(|error| error.to_string())?;
         if let Some(wrong) = self.password_secret_namespaces.iter().find(|name| !is_dns_label(name)) {
             return Err(format!("--password-secret-namespaces: {wrong:?} is not the name of a namespace"));
         }

@@ -1,4 +1,4 @@
-//! `kubectl roster can-i`, and what is asked of it and of `who-can`.
+//! `kubectl roster can-i`, and the action arguments that it shares with `who-can`.
 
 use anyhow::{Result, bail};
 use k8s_openapi::api::authorization::v1::{NonResourceAttributes, ResourceAttributes};
@@ -6,22 +6,22 @@ use roster_api::directory::{AccessReviewSpec, AccessReviewStatus, Reason};
 
 use super::client::{path_of, status};
 use super::global::Global;
-use super::prompt::{Person, Terminal};
+use super::prompt::{Console, Terminal};
 
-/// An action.
+/// An action that RBAC may allow.
 #[derive(clap::Args, Debug)]
 pub(super) struct Action {
-    /// What to do: get, list, create, …
+    /// Verb: get, list, create, …
     verb: String,
 
-    /// With what: RESOURCE[.GROUP][/SUBRESOURCE], such as deployments.apps/scale, or a path such as /healthz.
+    /// RESOURCE[.GROUP][/SUBRESOURCE], such as deployments.apps/scale, or a path such as /healthz.
     #[arg(value_name = "RESOURCE")]
     target: String,
 
-    /// Name of the object. Absent: all of them.
+    /// Name of the object. Default: all objects.
     name: Option<String>,
 
-    /// Namespace. Absent: in the whole cluster.
+    /// Namespace. Default: the whole cluster.
     #[arg(long, short)]
     namespace: Option<String>,
 }
@@ -32,23 +32,23 @@ pub(super) struct Args {
     #[command(flatten)]
     action: Action,
 
-    /// Who: a name, username, email or UID. Absent: you.
+    /// User to check: a name, username, email or UID. Default: you.
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
 }
 
 impl Action {
-    /// Where it is to be done.
+    /// Returns the namespace of the action, or `None` for the whole cluster.
     pub(super) fn namespace(&self) -> Option<&str> {
         self.namespace.as_deref()
     }
 
-    /// As the API takes it.
+    /// Returns the action as the spec of an AccessReview.
     pub(super) fn question(&self) -> Result<AccessReviewSpec> {
         let verb = Some(self.verb.clone());
         if self.target.starts_with('/') {
             if self.name.is_some() || self.namespace.is_some() {
-                bail!("{} is a path, which has no names and belongs to no namespace", self.target);
+                bail!("{} is a path: paths take neither an object name nor --namespace", self.target);
             }
             let path = NonResourceAttributes { path: Some(self.target.clone()), verb };
             return Ok(AccessReviewSpec { non_resource_attributes: Some(path), ..AccessReviewSpec::default() });
@@ -75,14 +75,14 @@ fn split(text: &str, separator: char) -> (&str, Option<&str>) {
     text.split_once(separator).map_or((text, None), |(before, after)| (before, Some(after)))
 }
 
-/// Returns whether the answer is yes.
+/// Prints whether the action is allowed, and returns it.
 pub(super) async fn execute(args: &Args, global: &Global) -> Result<bool> {
     let question = args.action.question()?;
     let path = path_of(args.user.as_ref(), &["accessreviews"])?;
     let answer = global.connection.directory().await?.create(&path, "AccessReview", &question).await?;
     let review = status::<AccessReviewStatus>(&answer)?;
     if let Some(error) = &review.evaluation_error {
-        Terminal.tell(&format!("warning: {error}"));
+        Terminal.print(&format!("warning: {error}"));
     }
     global.output.print(&answer, || describe(&review))?;
     Ok(review.allowed)
@@ -90,23 +90,23 @@ pub(super) async fn execute(args: &Args, global: &Global) -> Result<bool> {
 
 fn describe(review: &AccessReviewStatus) -> String {
     let mut lines = vec![if review.allowed { "yes" } else { "no" }.to_owned()];
-    lines.extend(review.path.iter().map(|reason| format!("  {}", because(reason))));
-    // Where RBAC says why, the reason of the API server says the same with less.
+    lines.extend(review.path.iter().map(|reason| format!("  {}", describe_path(reason))));
+    // The API server's reason is shown only without a path, because the path says the same in more detail.
     let reason = review.reason.as_ref().filter(|reason| review.path.is_empty() && !reason.is_empty());
     lines.extend(reason.map(|reason| format!("  {reason}")));
     lines.join("\n")
 }
 
-/// One way to the role: the groups on it, what binds the last of them, and the role.
-fn because(reason: &Reason) -> String {
+/// Formats one path to the role: the nested groups, the binding of the last one, and the role.
+fn describe_path(reason: &Reason) -> String {
     let binding = &reason.binding;
-    let place = binding.namespace.as_ref().map(|namespace| format!(" in {namespace}")).unwrap_or_default();
+    let namespace = binding.namespace.as_ref().map(|namespace| format!(" in {namespace}")).unwrap_or_default();
     let origin = reason.role_binding.as_ref().map(|name| format!(", of Roster's {name}")).unwrap_or_default();
-    let way = match reason.groups.as_slice() {
+    let subject = match reason.groups.as_slice() {
         [] => format!("{} {}", reason.subject.kind, reason.subject.name),
         groups => format!("Group {}", groups.join(" → ")),
     };
-    format!("{way} → {} {}{place}{origin} → {}", binding.kind, binding.name, reason.role)
+    format!("{subject} → {} {}{namespace}{origin} → {}", binding.kind, binding.name, reason.role)
 }
 
 #[cfg(test)]
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn paths() {
+    fn paths_take_no_namespace() {
         let question = serde_json::to_value(action("/healthz").question().unwrap()).unwrap();
         assert_eq!(question, json!({"nonResourceAttributes": {"path": "/healthz", "verb": "get"}}));
         let placed = Action { namespace: Some("apollo".to_owned()), ..action("/healthz") };
@@ -149,7 +149,7 @@ mod tests {
     #[rstest]
     #[case("")]
     #[case(".apps")]
-    fn no_resources(#[case] target: &str) {
+    fn invalid_resources(#[case] target: &str) {
         assert!(action(target).question().is_err());
     }
 
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn yes_comes_with_every_way() {
+    fn yes_is_explained_by_every_path() {
         let role = json!({"kind": "ClusterRole", "name": "edit"});
         let by_group = json!({"role": role, "binding": {"kind": "RoleBinding", "namespace": "apollo", "name": "b"},
             "roleBinding": "rb", "subject": {"kind": "Group", "name": "all"}, "groups": ["engineers", "all"]});
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn no_comes_with_the_reason() {
+    fn no_is_explained_by_the_reason() {
         assert_eq!(review(json!({"allowed": false, "reason": "not active"})), "no\n  not active");
         assert_eq!(review(json!({"allowed": false})), "no");
     }

@@ -1,4 +1,4 @@
-//! Tokens that are kept on this machine until shortly before they end, one file each, for their owner alone.
+//! Caches tokens on this machine until shortly before they expire, one file per token, readable only by the owner.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
@@ -19,46 +19,45 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-/// A token is not used any more this long before its end: a request may take a while.
-const MARGIN: Duration = Duration::from_secs(60);
+/// Tokens that expire within this time are not used, because a request may take a while.
+const EXPIRY_MARGIN: Duration = Duration::from_secs(60);
 
-/// client-go asks again where the cluster refuses a token, and does so within this time.
-const REFUSED_WITHIN: SignedDuration = SignedDuration::from_secs(5);
+/// client-go asks for another token within this time if the cluster rejects one.
+const RETRY_WINDOW: SignedDuration = SignedDuration::from_secs(5);
 
-/// Longest file that is read. A token is far shorter.
-const MOST_BYTES: u64 = 64 * 1024;
+/// Maximum number of bytes read from a cache file. Tokens are far shorter.
+const MAX_BYTES: u64 = 64 * 1024;
 
-/// A token, and until when it is good.
+/// A token and its expiration.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Token {
-    /// The token itself.
+    /// Signed JWT.
     pub token: SecretString,
-    /// Its end.
     pub expiration_timestamp: Time,
 }
 
 impl Token {
-    fn is_good(&self, now: Timestamp) -> bool {
-        now + MARGIN < self.expiration_timestamp.0
+    fn is_valid(&self, now: Timestamp) -> bool {
+        now + EXPIRY_MARGIN < self.expiration_timestamp.0
     }
 }
 
-/// What a token is for.
+/// Identifies a token in the cache.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Key<'a> {
-    /// URL that the login went to.
+    /// URL of the server that issued the token.
     pub server: &'a str,
-    /// URL of the cluster that the token is sent to. Empty where none is known.
+    /// URL of the cluster that the token is sent to. Empty if unknown.
     pub cluster: &'a str,
-    /// As whom.
+    /// Username or email given at login.
     pub username: &'a str,
-    /// For which audience.
+    /// Requested audience, if any.
     pub audience: Option<&'a str>,
 }
 
 impl Key<'_> {
-    /// Name of the file. The lengths keep one key from reading like another.
+    /// Returns the file name. Hashing the lengths too keeps names of different keys apart.
     fn file_name(&self) -> String {
         let mut digest = Sha256::new();
         for part in [self.server, self.cluster, self.username, self.audience.unwrap_or_default()] {
@@ -69,7 +68,7 @@ impl Key<'_> {
     }
 }
 
-/// What a file holds. It says itself what it is for: names of files can be changed.
+/// Content of a cache file. It repeats the key, because files can be renamed.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Entry {
@@ -77,6 +76,7 @@ struct Entry {
     cluster: String,
     username: String,
     audience: Option<String>,
+    /// When the token was last returned to kubectl.
     handed_out: Option<Timestamp>,
     token: Token,
 }
@@ -91,51 +91,50 @@ impl Entry {
         }
     }
 
-    /// Whether it is for the cluster, and was got under one of the names.
-    fn is_of(&self, cluster: &str, names: &[String]) -> bool {
+    /// Returns whether the token is for the cluster and was issued for one of the names.
+    fn belongs_to(&self, cluster: &str, names: &[String]) -> bool {
         self.cluster == cluster && names.iter().any(|name| fold(name) == fold(&self.username))
     }
 }
 
-/// A token of the cache.
+/// A token from the cache.
 #[derive(Debug)]
 pub(super) struct Cached {
-    /// The token.
     pub token: Token,
-    /// Whether it is asked for again so soon that the cluster may have refused it.
-    pub is_doubtful: bool,
+    /// Set if the token was requested twice within [`RETRY_WINDOW`]: the cluster may have rejected it.
+    pub may_be_rejected: bool,
 }
 
-/// Where tokens are kept.
+/// Directory of cached tokens.
 #[derive(Clone, Debug)]
 pub(super) struct Cache {
     folder: PathBuf,
 }
 
 impl Cache {
-    /// The cache of whoever runs this.
+    /// Returns the cache of the current user, below `XDG_CACHE_HOME` or `HOME`.
     pub(super) fn of_environment() -> Result<Self> {
         let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let folder = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
-        let folder = folder.context("there is no place for cached tokens: set HOME, or give --no-cache")?;
+        let folder = folder.context("no directory for cached tokens: set HOME or --no-cache")?;
         Ok(Self { folder: folder.join("roster") })
     }
 
-    /// The token for the key, if it is still good and nobody else can have read or written it.
+    /// Returns the token for the key, if it is still valid and no other user could read or write it.
     pub(super) fn get(&self, key: Key<'_>, now: Timestamp) -> Option<Cached> {
-        let entry = read_entry(&self.path(key)).filter(|entry| entry.key() == key && entry.token.is_good(now))?;
-        let is_doubtful = entry.handed_out.is_some_and(|before| now.duration_since(before) < REFUSED_WITHIN);
-        // A token is good even where this can't be noted.
+        let entry = read_entry(&self.path(key)).filter(|entry| entry.key() == key && entry.token.is_valid(now))?;
+        let may_be_rejected = entry.handed_out.is_some_and(|before| now.duration_since(before) < RETRY_WINDOW);
+        // Best effort: the token is valid even if the time can't be recorded.
         let _ = self.write(key, &entry.token, Some(now));
-        Some(Cached { token: entry.token, is_doubtful })
+        Some(Cached { token: entry.token, may_be_rejected })
     }
 
-    /// Removes the token for the key. Where it can't be removed, it is replaced by the next.
+    /// Removes the token for the key. If that fails, the next `put` replaces it.
     pub(super) fn remove(&self, key: Key<'_>) {
         let _ = fs::remove_file(self.path(key));
     }
 
-    /// Keeps the token, and removes those that have ended.
+    /// Stores the token and removes expired ones.
     pub(super) fn put(&self, key: Key<'_>, token: &Token, now: Timestamp) -> Result<()> {
         self.prepare().with_context(|| self.folder.display().to_string())?;
         self.write(key, token, None)?;
@@ -143,21 +142,21 @@ impl Cache {
         Ok(())
     }
 
-    /// Deletes all tokens. Returns how many there were.
+    /// Deletes all tokens. Returns their number.
     pub(super) fn clear(&self) -> Result<usize> {
         self.delete(|_| true)
     }
 
-    /// Deletes the tokens for the cluster of whoever logs in by these names.
+    /// Deletes the tokens for the cluster that were issued for these names. Returns their number.
     pub(super) fn forget(&self, cluster: &str, names: &[String]) -> Result<usize> {
-        self.delete(|path| read_entry(path).is_some_and(|entry| entry.is_of(cluster, names)))
+        self.delete(|path| read_entry(path).is_some_and(|entry| entry.belongs_to(cluster, names)))
     }
 
-    fn delete(&self, is_meant: impl Fn(&Path) -> bool) -> Result<usize> {
+    fn delete(&self, is_selected: impl Fn(&Path) -> bool) -> Result<usize> {
         let mut deleted = 0;
-        for path in self.files()?.into_iter().filter(|path| is_meant(path)) {
+        for path in self.files()?.into_iter().filter(|path| is_selected(path)) {
             match fs::remove_file(&path) {
-                // Another process was faster.
+                // Another process deleted it first.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 removed => {
                     removed.with_context(|| path.display().to_string())?;
@@ -168,18 +167,18 @@ impl Cache {
         Ok(deleted)
     }
 
-    /// Removes what is not used any more. Where that fails it stays: it is not believed either.
+    /// Removes expired and unreadable files. Best effort, because `get` ignores them anyway.
     fn sweep(&self, now: Timestamp) {
-        let is_spent = |path: &Path| read_entry(path).is_none_or(|entry| !entry.token.is_good(now));
+        let is_expired = |path: &Path| read_entry(path).is_none_or(|entry| !entry.token.is_valid(now));
         for path in self.files().unwrap_or_default() {
-            // Another process may be about to finish what is no such file yet.
-            if path.extension().is_some_and(|extension| extension == "json") && is_spent(&path) {
+            // Files with another extension are drafts that another process may be writing.
+            if path.extension().is_some_and(|extension| extension == "json") && is_expired(&path) {
                 let _ = fs::remove_file(&path);
             }
         }
     }
 
-    /// The files of the cache, finished or not.
+    /// Lists the files of the cache, including drafts.
     fn files(&self) -> Result<Vec<PathBuf>> {
         let entries = match fs::read_dir(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -200,8 +199,8 @@ impl Cache {
     fn write(&self, key: Key<'_>, token: &Token, handed_out: Option<Timestamp>) -> Result<()> {
         let path = self.path(key);
         let content = content(key, token, handed_out);
-        // Complete before anybody reads it under its name, and for its owner alone all the while. What a process leaves behind
-        // that ends in between is known by its name.
+        // Write a draft and rename it, so that readers never see a partial file and no other user can ever read it. The
+        // draft's name starts like the file's, so that `clear` finds drafts of processes that crashed.
         let stem = path.file_stem().unwrap_or_default().display();
         let write = || {
             let mut draft = tempfile::Builder::new().prefix(&format!("{stem}.")).tempfile_in(&self.folder)?;
@@ -221,7 +220,7 @@ impl Cache {
         }
         let metadata = fs::symlink_metadata(&self.folder)?;
         if !metadata.is_dir() || metadata.uid() != geteuid().as_raw() {
-            bail!("is no folder of yours");
+            bail!("is not a directory that you own");
         }
         if metadata.mode() & 0o077 != 0 {
             fs::set_permissions(&self.folder, Permissions::from_mode(0o700))?;
@@ -230,7 +229,7 @@ impl Cache {
     }
 }
 
-/// What is written of an [`Entry`].
+/// Serializes an [`Entry`].
 fn content(key: Key<'_>, token: &Token, handed_out: Option<Timestamp>) -> Zeroizing<String> {
     let Token { token, expiration_timestamp } = token;
     let entry = json!({
@@ -244,27 +243,27 @@ fn content(key: Key<'_>, token: &Token, handed_out: Option<Timestamp>) -> Zeroiz
     Zeroizing::new(entry.to_string())
 }
 
-/// Whether it is a file of the cache, finished or not.
+/// Returns whether the path is a file of the cache, including drafts.
 fn is_entry(path: &Path) -> bool {
     let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     stem.len() == 64 && stem.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// What the file holds, if it is one to believe.
+/// Reads a cache file. Returns `None` if it is invalid or another user could have read or written it.
 fn read_entry(path: &Path) -> Option<Entry> {
     serde_json::from_str(&read_own(path).ok()?).ok()
 }
 
-/// Reads a file that belongs to whoever runs this, and that nobody else can read or write.
+/// Reads a file that the current user owns and no other user can read or write.
 fn read_own(path: &Path) -> Result<Zeroizing<String>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.uid() != geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
-        bail!("others can read or write it");
+        bail!("is not a file that only you can read and write");
     }
     let mut text = Zeroizing::new(String::new());
-    file.take(MOST_BYTES).read_to_string(&mut text)?;
+    file.take(MAX_BYTES).read_to_string(&mut text)?;
     Ok(text)
 }
 
@@ -304,13 +303,13 @@ mod tests {
     #[case(Key { username: "joan", ..KEY })]
     #[case(Key { audience: Some("other"), ..KEY })]
     #[case(Key { cluster: "https://a:6443j", username: "ane", ..KEY })]
-    fn a_name_is_of_one_key(#[case] other: Key<'_>) {
+    fn file_names_of_different_keys_differ(#[case] other: Key<'_>) {
         assert_ne!(KEY.file_name(), other.file_name());
         assert!(is_entry(Path::new(&other.file_name())));
     }
 
     #[test]
-    fn a_token_is_kept_for_its_owner_alone() {
+    fn cached_tokens_are_readable_only_by_their_owner() {
         let (_guard, cache) = cache();
         assert!(found(&cache, KEY).is_none());
         put(&cache, KEY, "first");
@@ -332,21 +331,21 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_asked_for_again_at_once_is_doubtful() {
+    fn a_token_that_is_requested_again_at_once_may_be_rejected() {
         let (_guard, cache) = cache();
         put(&cache, KEY, "x");
-        let is_doubtful = |time: &str| cache.get(KEY, at(time)).unwrap().is_doubtful;
+        let may_be_rejected = |time: &str| cache.get(KEY, at(time)).unwrap().may_be_rejected;
         let times = ["11:00:00", "11:00:04", "11:00:08", "11:00:13"];
-        assert_eq!(times.map(is_doubtful), [false, true, true, false]);
+        assert_eq!(times.map(may_be_rejected), [false, true, true, false]);
         assert_eq!(cache.path(KEY).metadata().unwrap().mode() & 0o777, 0o600);
         put(&cache, KEY, "y");
-        assert!(!is_doubtful("11:00:14"), "a new one is not");
+        assert!(!may_be_rejected("11:00:14"), "a new one is not");
         cache.remove(KEY);
         assert!(found(&cache, KEY).is_none());
     }
 
     #[test]
-    fn what_others_can_read_is_not_used() {
+    fn files_that_others_can_access_are_not_used() {
         let (_guard, cache) = cache();
         put(&cache, KEY, "x");
         let path = cache.path(KEY);
@@ -370,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_under_the_name_of_another_is_not_believed() {
+    fn a_renamed_file_is_not_used() {
         let (_guard, cache) = cache();
         put(&cache, KEY, "x");
         let other = Key { cluster: "https://b", ..KEY };
@@ -380,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_others_can_enter_is_closed() {
+    fn permissions_of_the_directory_are_tightened() {
         let (_guard, cache) = cache();
         fs::create_dir_all(&cache.folder).unwrap();
         fs::set_permissions(&cache.folder, Permissions::from_mode(0o755)).unwrap();
@@ -389,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn clearing_leaves_what_is_not_of_the_cache() {
+    fn clearing_keeps_foreign_files() {
         let (_guard, cache) = cache();
         assert_eq!(cache.clear().unwrap(), 0);
         put(&cache, KEY, "x");
@@ -399,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_delete_at_the_same_time_is_no_error() {
+    fn concurrent_deletion_is_not_an_error() {
         let (_guard, cache) = cache();
         put(&cache, KEY, "x");
         put(&cache, Key { username: "joan", ..KEY }, "y");
@@ -409,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_is_forgotten_by_every_name_and_nobody_else_is() {
+    fn forgetting_deletes_the_tokens_of_all_names_and_no_others() {
         let (_guard, cache) = cache();
         let email = Key { username: "Jane@example.com", audience: Some("other"), ..KEY };
         let others = [Key { username: "joan", ..KEY }, Key { cluster: "https://b", ..KEY }];
@@ -423,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_goes_when_a_new_one_comes() {
+    fn storing_a_token_removes_expired_ones_and_keeps_drafts() {
         let (_guard, cache) = cache();
         put(&cache, KEY, "x");
         let older = cache.folder.join(format!("{}.json", "a".repeat(64)));

@@ -1,4 +1,4 @@
-//! The aggregated API, reached as the kubeconfig says.
+//! Client of the aggregated API, configured by the kubeconfig.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,48 +15,48 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-/// The key of whoever asks.
-pub(super) const ONESELF: &str = "~";
+/// Name by which the API knows the caller's own User.
+pub(super) const SELF_NAME: &str = "~";
 
-/// How long to wait for an answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// How long to wait for a response.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a segment of a path may hold as it is.
+/// Characters to percent-encode in a path segment.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Flags that say which cluster, and as whom.
+/// Flags that select the cluster and the credentials.
 #[derive(clap::Args, Debug)]
 pub(super) struct Connection {
-    /// Path of the kubeconfig. Absent: KUBECONFIG, or else ~/.kube/config.
+    /// Path of the kubeconfig. Default: $KUBECONFIG, or ~/.kube/config.
     #[arg(long, global = true, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
 
-    /// Context of the kubeconfig. Absent: its current one.
+    /// Context of the kubeconfig. Default: the current context.
     #[arg(long, global = true, value_name = "NAME")]
     context: Option<String>,
 }
 
 impl Connection {
-    /// A client as the kubeconfig says.
+    /// Returns a client for the kubeconfig's cluster and credentials.
     pub(super) async fn client(&self) -> Result<Client> {
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let mut config = Config::from_custom_kubeconfig(self.read()?, &options).await?;
-        config.read_timeout = Some(PATIENCE);
-        // What is sent twice may be done twice: two API keys, or two failed logins of one wrong password.
+        config.read_timeout = Some(REQUEST_TIMEOUT);
+        // A retried request may take effect twice: two API keys, or two failed attempts for one wrong password.
         config.default_retry = false;
-        Client::try_from(config).context("the credentials of the kubeconfig can't be used")
+        Client::try_from(config).context("the credentials in the kubeconfig can't be used")
     }
 
-    /// The aggregated API.
-    pub(super) async fn directory(&self) -> Result<Directory> {
-        Ok(Directory { client: self.client().await? })
+    /// Returns a client of the aggregated API.
+    pub(super) async fn directory(&self) -> Result<DirectoryClient> {
+        Ok(DirectoryClient { client: self.client().await? })
     }
 
-    /// The context, with its cluster.
+    /// Returns the selected context and its cluster.
     pub(super) fn current(&self) -> Result<(config::Context, Cluster)> {
         let kubeconfig = self.read()?;
         let name = self.context.as_ref().or(kubeconfig.current_context.as_ref());
-        let name = name.context("the kubeconfig has no current context: name one by --context")?;
+        let name = name.context("the kubeconfig has no current context: set --context")?;
         let context = kubeconfig.contexts.into_iter().find(|named| named.name == *name);
         let context = context.and_then(|named| named.context);
         let context = context.with_context(|| format!("the kubeconfig has no context {name:?}"))?;
@@ -71,27 +71,27 @@ impl Connection {
             Some(path) => Kubeconfig::read_from(path),
             None => Kubeconfig::read(),
         };
-        read.context("no access to a cluster: set KUBECONFIG, or give --kubeconfig")
+        read.context("no access to a cluster: set KUBECONFIG or --kubeconfig")
     }
 }
 
-/// The aggregated API.
-pub(super) struct Directory {
+/// Client of the aggregated API.
+pub(super) struct DirectoryClient {
     client: Client,
 }
 
-impl Directory {
-    /// The client, for what is beyond the aggregated API.
+impl DirectoryClient {
+    /// Returns the underlying client, for requests outside the aggregated API.
     pub(super) fn client(&self) -> &Client {
         &self.client
     }
 
-    /// GET.
+    /// Sends a GET request.
     pub(super) async fn get(&self, path: &str) -> Result<Value> {
         self.send("GET", path, Vec::new()).await
     }
 
-    /// GET of what need not be there.
+    /// Sends a GET request. Returns `None` if the object does not exist or the caller may not read it.
     pub(super) async fn find(&self, path: &str) -> Result<Option<Value>> {
         match self.client.request_text(request("GET", path, Vec::new())?).await {
             Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => Ok(None),
@@ -99,17 +99,17 @@ impl Directory {
         }
     }
 
-    /// POST of an object of the kind.
+    /// Sends a POST request with an object of this kind.
     pub(super) async fn create(&self, path: &str, kind: &str, spec: &impl Serialize) -> Result<Value> {
         self.send("POST", path, body(kind, spec)?).await
     }
 
-    /// DELETE.
+    /// Sends a DELETE request.
     pub(super) async fn delete(&self, path: &str) -> Result<Value> {
         self.send("DELETE", path, Vec::new()).await
     }
 
-    /// DELETE, with an object of the kind that says by which right.
+    /// Sends a DELETE request with an object of this kind that authorizes it.
     pub(super) async fn delete_with(&self, path: &str, kind: &str, spec: &impl Serialize) -> Result<Value> {
         self.send("DELETE", path, body(kind, spec)?).await
     }
@@ -121,17 +121,17 @@ impl Directory {
 }
 
 fn parse(text: &str) -> Result<Value> {
-    // Without the source: it would quote what may be secret.
-    serde_json::from_str(text).map_err(|_| anyhow!("the answer of the API server is not JSON"))
+    // The source error is dropped, because it may quote a secret.
+    serde_json::from_str(text).map_err(|_| anyhow!("the response of the API server is not JSON"))
 }
 
-/// A request to the aggregated API.
+/// Builds a request to the aggregated API.
 pub(super) fn request(method: &str, path: &str, body: Vec<u8>) -> Result<Request<Vec<u8>>> {
     let builder = Request::builder().method(method).uri(format!("/apis/{GROUP}/{VERSION}/{path}"));
     Ok(builder.header("Accept", "application/json").header("Content-Type", "application/json").body(body)?)
 }
 
-/// An object of the kind, as the body of a request.
+/// Serializes an object of this kind as a request body.
 pub(super) fn body(kind: &str, spec: &impl Serialize) -> Result<Vec<u8>> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -143,49 +143,49 @@ pub(super) fn body(kind: &str, spec: &impl Serialize) -> Result<Vec<u8>> {
     Ok(serde_json::to_vec(&Body { api_version: API_VERSION, kind, spec })?)
 }
 
-/// A path of these segments, which may come from people.
+/// Joins and percent-encodes path segments, which may be user input.
 pub(super) fn path(segments: &[&str]) -> Result<String> {
-    // Servers resolve these before they look: the path would lead elsewhere.
+    // Servers normalize these away, so that the request would reach another path.
     if let Some(segment) = segments.iter().find(|segment| matches!(**segment, "" | "." | "..")) {
-        bail!("{segment:?} is no name");
+        bail!("{segment:?} is not a valid name");
     }
     let escaped = segments.iter().map(|segment| utf8_percent_encode(segment, ESCAPED).to_string());
     Ok(escaped.collect::<Vec<_>>().join("/"))
 }
 
-/// A path below the user, or below whoever asks.
+/// Returns a path below the user, or below the caller if `user` is `None`.
 pub(super) fn path_of(user: Option<&String>, below: &[&str]) -> Result<String> {
-    let user = user.map_or(ONESELF, String::as_str);
+    let user = user.map_or(SELF_NAME, String::as_str);
     path(&[&["users", user], below].concat())
 }
 
-/// The status of an answer.
+/// Parses the `status` of a response.
 pub(super) fn status<S: DeserializeOwned>(answer: &Value) -> Result<S> {
-    // Without the source: it would quote what may be secret.
+    // The source error is dropped, because it may quote a secret.
     let status = answer.get("status").cloned().unwrap_or_else(|| json!({}));
-    serde_json::from_value(status).map_err(|_| anyhow!("the answer is none that this version of the plugin knows"))
+    serde_json::from_value(status).map_err(|_| anyhow!("this version of the plugin does not understand the response"))
 }
 
-/// An error of a request as people need it.
+/// Turns a failed request into an error for people.
 pub(super) fn explain(error: kube::Error) -> anyhow::Error {
     match error {
         kube::Error::Api(status) if status.code == 401 => anyhow!(
-            "the API server does not accept your credentials; if they come from a cached login, end it with `kubectl roster logout`"
+            "the API server rejects your credentials; if they come from a cached login, delete it: kubectl roster logout"
         ),
         kube::Error::Api(status) => anyhow!(message(&status)),
         other => unreachable("the API server", other),
     }
 }
 
-/// An error before there was an answer. What lies at its root says it all; what wraps it says it again.
+/// Describes a request that got no response. Only the root cause is shown, because the errors around it repeat it.
 pub(super) fn unreachable(server: &str, error: kube::Error) -> anyhow::Error {
-    anyhow!("{server} does not answer: {}", anyhow::Error::new(error).root_cause())
+    anyhow!("no response from {server}: {}", anyhow::Error::new(error).root_cause())
 }
 
-/// What a Status says.
+/// Returns the message of a Status, or its code if it has none.
 pub(super) fn message(status: &Status) -> String {
     if status.message.is_empty() {
-        return format!("the server answers {} {}", status.code, status.reason).trim_end().to_owned();
+        return format!("the server returned {} {}", status.code, status.reason).trim_end().to_owned();
     }
     status.message.clone()
 }
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_asks_is_meant_where_nobody_is_named() {
+    fn the_caller_is_the_default_user() {
         assert_eq!(path_of(None, &["totp"]).unwrap(), "users/~/totp");
         assert_eq!(path_of(Some(&"jane".to_owned()), &[]).unwrap(), "users/jane");
     }
@@ -214,17 +214,17 @@ mod tests {
     }
 
     #[test]
-    fn errors_say_what_the_api_says() {
+    fn errors_show_the_message_of_the_api() {
         let error = |code, message: &str| {
             explain(kube::Error::Api(Status { code, message: message.to_owned(), ..Status::default() }.boxed()))
         };
         assert_eq!(error(403, "users is forbidden").to_string(), "users is forbidden");
-        assert_eq!(error(502, "").to_string(), "the server answers 502");
+        assert_eq!(error(502, "").to_string(), "the server returned 502");
         assert!(error(401, "Unauthorized").to_string().contains("kubectl roster logout"));
     }
 
     #[test]
-    fn an_unexpected_answer_is_not_quoted() {
+    fn an_unexpected_response_is_not_quoted() {
         let error = status::<roster_api::credentials::LoginStatus>(&json!({"status": {"token": ["s3cret"]}}));
         assert!(!format!("{:#}", error.err().expect("it is refused")).contains("s3cret"));
     }

@@ -1,21 +1,21 @@
-//! A second factor on the way to an authenticator app.
+//! Terminal output of a TOTP enrollment: the seed as a QR code, and recovery codes.
 
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
 use roster_api::credentials::Enrollment;
 
-use super::prompt::Person;
+use super::prompt::Console;
 
-/// Shows the seed, as a QR code and as text.
-pub(super) fn present(enrollment: &Enrollment, person: &mut dyn Person) {
-    person.tell("Scan this with an authenticator app, or type the secret into it:\n");
+/// Shows the seed as a QR code and as text.
+pub(super) fn present(enrollment: &Enrollment, console: &mut dyn Console) {
+    console.print("Scan this with an authenticator app, or type the secret into it:\n");
     if let Some(drawing) = draw(&enrollment.url) {
-        person.tell(&drawing);
+        console.print(&drawing);
     }
-    person.tell(&format!("\nSecret: {}\nURL:    {}\n", enrollment.secret, enrollment.url));
+    console.print(&format!("\nSecret: {}\nURL:    {}\n", enrollment.secret, enrollment.url));
 }
 
-/// Recovery codes, and what they are.
+/// Formats the recovery codes with an explanation.
 pub(super) fn recovery_codes(codes: &[String]) -> String {
     format!(
         "Recovery codes, each good for one login without the app. Keep them safe, they are not shown again:\n\n{}\n",
@@ -23,26 +23,26 @@ pub(super) fn recovery_codes(codes: &[String]) -> String {
     )
 }
 
-/// The QR code for a terminal, two modules a character; nothing where the text is too long for one.
+/// Renders a QR code for the terminal, two modules per character. Returns `None` if the text is too long for one.
 fn draw(text: &str) -> Option<String> {
     let code = QrCode::with_error_correction_level(text, EcLevel::L).ok()?;
-    // Light modules are drawn, for most terminals are dark.
+    // Draw the light modules, because most terminals have a dark background.
     Some(code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompt::Script;
+    use crate::prompt::ScriptedConsole;
 
     #[test]
     fn the_seed_is_shown_in_three_ways() {
         let enrollment =
             Enrollment { secret: "ABCDEFGH".to_owned(), url: "otpauth://totp/x?secret=ABCDEFGH".to_owned() };
-        let mut person = Script::default();
-        present(&enrollment, &mut person);
-        let told = person.told.join("\n");
-        assert!(told.contains("Secret: ABCDEFGH") && told.contains(&enrollment.url) && told.contains('▀'));
+        let mut console = ScriptedConsole::default();
+        present(&enrollment, &mut console);
+        let printed = console.printed.join("\n");
+        assert!(printed.contains("Secret: ABCDEFGH") && printed.contains(&enrollment.url) && printed.contains('▀'));
     }
 
     #[test]
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_beyond_a_code_is_not_drawn() {
+    fn text_that_is_too_long_is_not_drawn() {
         assert!(draw(&"x".repeat(5000)).is_none());
     }
 }

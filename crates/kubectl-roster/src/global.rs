@@ -1,4 +1,4 @@
-//! Flags that every command takes.
+//! Flags that all commands share.
 
 use super::client::Connection;
 use super::output::Output;
@@ -6,13 +6,13 @@ use super::output::Output;
 /// File name under which kubectl finds the plugin.
 pub(super) const NAME: &str = "kubectl-roster";
 
-/// Flags of every command.
+/// Flags that all commands share.
 #[derive(clap::Args, Debug)]
 pub(super) struct Global {
     #[command(flatten)]
     pub(super) connection: Connection,
 
-    /// In which form to print.
+    /// Output format.
     #[arg(long, short, global = true, value_enum, default_value_t)]
     pub(super) output: Output,
 }

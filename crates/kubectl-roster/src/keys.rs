@@ -10,44 +10,44 @@ use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::caller::Caller;
 use super::client::{path_of, status};
 use super::global::Global;
-use super::oneself::Oneself;
 use super::output::{Output, at, table};
-use super::prompt::{Person, Terminal, confirmation};
+use super::prompt::{Console, Terminal, current_password};
 
-/// Commands about API keys.
+/// Subcommands of `kubectl roster keys`.
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysCommand {
-    /// List the keys.
+    /// List API keys.
     List {
-        /// Whose, as an administrator. Absent: your own.
+        /// User whose keys to list, as an administrator. Default: you.
         #[arg(long, value_name = "NAME")]
         user: Option<String>,
     },
-    /// Make a key, and print it this once.
+    /// Create an API key and print it. It is not shown again.
     Create {
-        /// What it is for.
+        /// Display name that says what the key is for.
         name: String,
 
-        /// How long it is good, such as 12h, 30d or 8w. Absent: as long as the installation says, 90 days at most.
+        /// Lifetime, such as 12h, 30d or 8w. Default: set by the installation, 90 days at most.
         #[arg(long, value_name = "TIME", value_parser = lifetime)]
         expires_in: Option<SignedDuration>,
 
-        /// Whose, as an administrator. Absent: your own.
+        /// User to create the key for, as an administrator. Default: you.
         #[arg(long, value_name = "NAME")]
         user: Option<String>,
 
-        /// File with your password, for a key of your own. `-`: standard input. Absent: asked for.
+        /// File with your password, for a key of your own, or `-` for standard input. Default: ask.
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
     },
-    /// Revoke a key.
+    /// Revoke an API key.
     Revoke {
-        /// Its name, as `list` tells it.
+        /// Name of the key, as shown by `list`.
         name: String,
 
-        /// Whose, as an administrator. Absent: your own.
+        /// User whose key to revoke, as an administrator. Default: you.
         #[arg(long, value_name = "NAME")]
         user: Option<String>,
     },
@@ -68,7 +68,7 @@ async fn list(user: Option<&String>, global: &Global) -> Result<()> {
     global.output.print(&keys, || describe(&keys))
 }
 
-/// What is sent to make a key.
+/// Spec of the APIKey to create.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Spec<'a> {
@@ -86,18 +86,18 @@ async fn create(
     password_file: Option<PathBuf>,
     global: &Global,
 ) -> Result<()> {
-    let end = expires_in.map(|lifetime| Timestamp::now().checked_add(lifetime)).transpose();
-    let expiration_timestamp = end.context("--expires-in is beyond all time")?;
+    let expiration = expires_in.map(|lifetime| Timestamp::now().checked_add(lifetime)).transpose();
+    let expiration_timestamp = expiration.context("--expires-in is too long")?;
     let directory = global.connection.directory().await?;
-    let oneself = Oneself::of(&directory).await?;
-    let other = oneself.other(user);
-    let password = confirmation(password_file.as_deref(), &oneself, other, &mut Terminal)?;
+    let caller = Caller::fetch(&directory).await?;
+    let other = caller.other(user);
+    let password = current_password(password_file.as_deref(), &caller, other, &mut Terminal)?;
     let current_password = password.as_ref().map(ExposeSecret::expose_secret);
     let spec = Spec { display_name: &display_name, expiration_timestamp, current_password };
     let answer = directory.create(&path_of(other, &["apikeys"])?, "APIKey", &spec).await?;
-    let key = status::<ApiKeyStatus>(&answer)?.key.context("the API server sends no key")?;
+    let key = status::<ApiKeyStatus>(&answer)?.key.context("the response has no key")?;
     if global.output == Output::Table {
-        Terminal.tell(&made(&answer));
+        Terminal.print(&key_notice(&answer));
     }
     global.output.print(&answer, || key)
 }
@@ -108,18 +108,18 @@ async fn revoke(name: &str, user: Option<&String>, global: &Global) -> Result<()
     global.output.print(&answer, || format!("API key {name} is revoked"))
 }
 
-/// A time such as 30d. Days have 24 hours.
+/// Parses a duration such as 30d. Days have 24 hours.
 fn lifetime(text: &str) -> Result<SignedDuration> {
-    let span: Span = text.parse().context("must be a time such as 12h, 30d or 8w")?;
+    let span: Span = text.parse().context("must be a duration such as 12h, 30d or 8w")?;
     let lifetime = span.to_duration(SpanRelativeTo::days_are_24_hours()).context("weeks are the longest unit")?;
     if !lifetime.is_positive() {
-        bail!("must be longer than nothing");
+        bail!("must be positive");
     }
     Ok(lifetime)
 }
 
-/// What is told beside a new key.
-fn made(key: &Value) -> String {
+/// Text shown next to a new key, without the key itself.
+fn key_notice(key: &Value) -> String {
     let (name, end) = (at(key, "/metadata/name"), at(key, "/spec/expirationTimestamp"));
     let end = if end.is_empty() { String::new() } else { format!(", good until {end}") };
     format!("API key {name}{end}. This is the only time that it is shown:")
@@ -170,7 +170,7 @@ mod tests {
     #[case("-1d")]
     #[case("1y")]
     #[case("soon")]
-    fn no_lifetimes(#[case] text: &str) {
+    fn invalid_lifetimes(#[case] text: &str) {
         assert!(lifetime(text).is_err());
     }
 
@@ -199,10 +199,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_beside_a_key_is_not_the_key() {
+    fn the_notice_does_not_contain_the_key() {
         let key = json!({"metadata": {"name": "k1"}, "spec": {"expirationTimestamp": "2030-02-01T00:00:00Z"},
             "status": {"key": "s3cret"}});
-        let text = made(&key);
+        let text = key_notice(&key);
         assert!(text.contains("k1, good until 2030-02-01T00:00:00Z") && !text.contains("s3cret"));
     }
 }

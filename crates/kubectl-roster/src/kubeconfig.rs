@@ -1,4 +1,4 @@
-//! `kubectl roster kubeconfig`: how kubectl logs in by this plugin.
+//! `kubectl roster kubeconfig`: a kubeconfig that uses this plugin as its credential plugin.
 
 use std::path::Path;
 
@@ -25,20 +25,20 @@ pub(super) fn execute(args: &Args, global: &Global) -> Result<()> {
     let (context, cluster) = global.connection.current()?;
     let username = args.identity.username(&mut Terminal)?;
     let arguments = arguments(&args.identity, &username)?;
-    let kubeconfig = write(&username, &arguments, &context, embed(cluster)?)?;
-    // A kubeconfig is for a file, and has no form for people but YAML.
-    let form = if global.output == Output::Table { Output::Yaml } else { global.output };
-    form.print(&kubeconfig, String::new)
+    let kubeconfig = kubeconfig(&username, &arguments, &context, embed_authority(cluster)?)?;
+    // A kubeconfig has no table form: print YAML, as kubectl does.
+    let output = if global.output == Output::Table { Output::Yaml } else { global.output };
+    output.print(&kubeconfig, String::new)
 }
 
-/// How kubectl is to call the plugin.
+/// Returns the arguments that kubectl passes to the plugin.
 fn arguments(identity: &Identity, username: &str) -> Result<Vec<String>> {
     let path = |path: &Path| {
         let path = std::path::absolute(path)?;
-        path.to_str().map(str::to_owned).with_context(|| format!("{} is no text", path.display()))
+        path.to_str().map(str::to_owned).with_context(|| format!("the path {} is not UTF-8", path.display()))
     };
     if identity.password_file.as_ref().is_some_and(|path| path.as_os_str() == "-") {
-        bail!("--password-file: kubectl has no password on its standard input, name a file");
+        bail!("--password-file=-: kubectl does not pass its standard input to plugins; name a file");
     }
     let authority = identity.certificate_authority.as_deref().map(path).transpose()?;
     let password_file = identity.password_file.as_deref().map(path).transpose()?;
@@ -51,24 +51,24 @@ fn arguments(identity: &Identity, username: &str) -> Result<Vec<String>> {
     ];
     let mut arguments = vec!["login".to_owned()];
     for (flag, value) in flags {
-        // In one piece: a value may begin with a dash.
+        // As one argument, because a value may begin with a dash.
         arguments.extend(value.map(|value| format!("{flag}={value}")));
     }
     arguments.extend(identity.no_cache.then(|| "--no-cache".to_owned()));
     Ok(arguments)
 }
 
-/// The cluster without files, so that it works elsewhere.
-fn embed(cluster: Cluster) -> Result<Cluster> {
+/// Replaces the path of the certificate authority by its content, so that the kubeconfig works on other machines.
+fn embed_authority(cluster: Cluster) -> Result<Cluster> {
     let data = authority(&cluster)?.map(|pem| STANDARD.encode(pem));
     Ok(Cluster { certificate_authority: None, certificate_authority_data: data, extensions: None, ..cluster })
 }
 
-fn write(username: &str, arguments: &[String], context: &config::Context, cluster: Cluster) -> Result<Value> {
+fn kubeconfig(username: &str, arguments: &[String], context: &config::Context, cluster: Cluster) -> Result<Value> {
     let name = format!("{username}@{}", context.cluster);
-    let mut place = json!({"cluster": context.cluster, "user": name});
+    let mut context_entry = json!({"cluster": context.cluster, "user": name});
     if let Some(namespace) = &context.namespace {
-        place["namespace"] = namespace.as_str().into();
+        context_entry["namespace"] = namespace.as_str().into();
     }
     let exec = json!({"apiVersion": EXEC_VERSION, "command": NAME, "args": arguments,
         "interactiveMode": "IfAvailable", "provideClusterInfo": true});
@@ -77,7 +77,7 @@ fn write(username: &str, arguments: &[String], context: &config::Context, cluste
         "kind": "Config",
         "clusters": [{"name": context.cluster, "cluster": serde_json::to_value(cluster)?}],
         "users": [{"name": name, "user": {"exec": exec}}],
-        "contexts": [{"name": name, "context": place}],
+        "contexts": [{"name": name, "context": context_entry}],
         "current-context": name,
     }))
 }
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_work_from_everywhere() {
+    fn paths_are_absolute() {
         let arguments = arguments(&identity(&["--certificate-authority", "ca.crt"]), "jane").unwrap();
         let path = arguments[2].strip_prefix("--certificate-authority=").unwrap();
         assert!(Path::new(path).is_absolute() && path.ends_with("/ca.crt"));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_outcome_is_a_kubeconfig() {
+    fn the_output_is_a_kubeconfig() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "authority").unwrap();
         let cluster = Cluster {
@@ -129,7 +129,7 @@ mod tests {
             ..Cluster::default()
         };
         let context = config::Context { cluster: "a".to_owned(), ..config::Context::default() };
-        let written = write("jane", &["login".to_owned()], &context, embed(cluster).unwrap()).unwrap();
+        let written = kubeconfig("jane", &["login".to_owned()], &context, embed_authority(cluster).unwrap()).unwrap();
         let read = Kubeconfig::from_yaml(&serde_yaml::to_string(&written).unwrap()).unwrap();
         assert_eq!(read.current_context.as_deref(), Some("jane@a"));
         let cluster = read.clusters[0].cluster.as_ref().unwrap();

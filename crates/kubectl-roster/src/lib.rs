@@ -1,24 +1,25 @@
-//! `kubectl roster`: the same program under the name `kubectl-roster`, for people and for what runs on their behalf.
+//! The kubectl plugin `kubectl roster`. It is the operator's binary under the name `kubectl-roster`.
 //!
 //! ```text
-//!   login ──▶ server, cache       where a password goes, and which token is still good
+//!   login ──▶ server, cache               where to send the password; reusing tokens
 //!   whoami, passwd, totp, keys,
-//!   can-i, who-can, quota ──▶ client      the aggregated API, as the kubeconfig says
-//!   passwd, totp ──▶ oneself      whether it is about whoever asks
-//!   all of them ──▶ prompt, output        what is asked of people, and what they are shown
+//!   can-i, who-can, quota ──▶ client      the aggregated API, reached through the kubeconfig
+//!   passwd, totp, keys ──▶ caller         whether a command is about the caller or another user
+//!   all commands ──▶ prompt, output       terminal input and output
 //! ```
 
 #![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
 
 mod access;
 mod cache;
+mod caller;
 mod client;
 mod enrollment;
 mod global;
 mod keys;
 mod kubeconfig;
 mod login;
-mod oneself;
 mod output;
 mod passwd;
 mod prompt;
@@ -38,7 +39,7 @@ use self::cache::Cache;
 use self::global::{Global, NAME};
 use self::output::printable;
 
-/// Log in, and see to one's own password, second factor, API keys and rights, or to somebody else's.
+/// Log in, and manage passwords, second factors, API keys and permissions, your own or another user's.
 #[derive(Debug, Parser)]
 #[command(
     name = NAME,
@@ -57,42 +58,42 @@ pub struct Plugin {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Log in and print a token, as kubectl expects of a credential plugin.
+    /// Log in and print a token as an ExecCredential, for kubectl.
     Login(login::Args),
-    /// Forget the tokens that are cached on this machine.
+    /// Delete the tokens that are cached on this machine.
     Logout,
-    /// Print a kubeconfig that logs in by this plugin, to the cluster of the current context.
+    /// Print a kubeconfig for the cluster of the current context that logs in with this plugin.
     Kubeconfig(kubeconfig::Args),
-    /// Tell who you are.
+    /// Show who you are.
     Whoami,
-    /// Change your password, or set somebody else's.
+    /// Change your password, or set another user's.
     Passwd(passwd::Args),
-    /// See to the second factor.
+    /// Manage the second factor.
     #[command(subcommand)]
     Totp(totp::TotpCommand),
-    /// See to API keys.
+    /// Manage API keys.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
-    /// Tell whether you, or somebody else, may do something, and why. Ends with 1 where the answer is no.
+    /// Check whether you or another user may perform an action, and explain why. Exits with 1 if not.
     CanI(access::Args),
-    /// Show limits over all the namespaces that you own, and what is used of them.
+    /// Show the quota over all namespaces that you own, and its usage.
     Quota(quota::Args),
-    /// Tell who may do something by RBAC, and by which groups and roles. Leaves ServiceAccounts out.
+    /// List who may perform an action by RBAC, and through which groups and roles. ServiceAccounts are not listed.
     WhoCan(who_can::Args),
-    /// Print a script that completes the commands of kubectl-roster in a shell.
+    /// Print a shell completion script for kubectl-roster.
     Completion {
-        /// The shell.
+        /// Shell to generate the script for.
         shell: Shell,
     },
 }
 
-/// Whether a program that was started by this path is to be the plugin.
+/// Returns whether a program started with this path runs as the plugin.
 pub fn is_name(program: &Path) -> bool {
     program.file_name().is_some_and(|name| name == NAME)
 }
 
 impl Plugin {
-    /// Does what was asked for.
+    /// Runs the command and prints its error, if any. Fails also if the answer of `can-i` is no.
     pub fn execute(self) -> ExitCode {
         match self.run() {
             Ok(true) => ExitCode::SUCCESS,
@@ -104,9 +105,9 @@ impl Plugin {
         }
     }
 
-    /// Returns whether the answer is yes; what is no question is answered with yes.
+    /// Returns the answer of `can-i`, and `true` for every other command.
     fn run(self) -> Result<bool> {
-        // A second thread keeps connections in order while somebody types.
+        // The worker thread keeps connections alive while the main thread waits for terminal input.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         runtime.block_on(self.command.run(&self.global))
     }
@@ -146,7 +147,7 @@ mod tests {
     #[case("roster", false)]
     #[case("/kubectl-roster/roster", false)]
     #[case("", false)]
-    fn names(#[case] program: &str, #[case] expected: bool) {
+    fn the_plugin_is_recognized_by_its_file_name(#[case] program: &str, #[case] expected: bool) {
         assert_eq!(is_name(Path::new(program)), expected);
     }
 
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_of_every_command_are_taken_after_it_too() {
+    fn global_flags_may_follow_the_command() {
         let plugin = Plugin::parse_from([NAME, "whoami", "-o", "json", "--context", "a"]);
         assert_eq!(plugin.global.output, Output::Json);
     }

@@ -1,43 +1,45 @@
-//! What people are shown, and what programs read.
+//! Output formats: tables for people, JSON and YAML for programs.
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde_json::Value;
 
-/// A form to print in.
+/// Output format.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub(super) enum Output {
-    /// For people.
+    /// Human-readable text.
     #[default]
     Table,
-    /// The answer of the API as JSON.
+    /// The API's response as JSON.
     Json,
-    /// The answer of the API as YAML.
+    /// The API's response as YAML.
     Yaml,
 }
 
 impl Output {
-    /// Prints the answer as it is, or what it says to people.
-    pub(super) fn print(self, answer: &Value, people: impl FnOnce() -> String) -> Result<()> {
-        println!("{}", self.text(answer, people)?);
+    /// Prints the response, or `human` in table format.
+    pub(super) fn print(self, response: &Value, human: impl FnOnce() -> String) -> Result<()> {
+        println!("{}", self.text(response, human)?);
         Ok(())
     }
 
-    fn text(self, answer: &Value, people: impl FnOnce() -> String) -> Result<String> {
+    fn text(self, response: &Value, human: impl FnOnce() -> String) -> Result<String> {
         Ok(match self {
-            Self::Table => printable(&people()),
-            Self::Json => serde_json::to_string_pretty(answer)?,
-            Self::Yaml => serde_yaml::to_string(answer).context("not to be had as YAML")?.trim_end().to_owned(),
+            Self::Table => printable(&human()),
+            Self::Json => serde_json::to_string_pretty(response)?,
+            Self::Yaml => {
+                serde_yaml::to_string(response).context("the response can't be written as YAML")?.trim_end().to_owned()
+            }
         })
     }
 }
 
-/// The text without what would move the cursor or change colours: names and messages come from others.
+/// Replaces control characters except newlines. Names and messages come from others and could hold escape sequences.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|char| if char.is_control() && char != '\n' { '\u{fffd}' } else { char }).collect()
 }
 
-/// Rows under their headers, in columns. A cell without a text says so.
+/// Formats rows under their headers, in aligned columns. Empty cells read `<none>`.
 pub(super) fn table<const COLUMNS: usize>(headers: [&str; COLUMNS], rows: &[[String; COLUMNS]]) -> String {
     let headers = headers.map(str::to_owned);
     let rows: Vec<[String; COLUMNS]> = rows.iter().map(|row| row.each_ref().map(|text| cell(text))).collect();
@@ -55,7 +57,7 @@ fn cell(text: &str) -> String {
     if text.is_empty() { "<none>".to_owned() } else { printable(text).replace('\n', " ") }
 }
 
-/// What stands at a JSON pointer, as a cell of a table. A list is shown with commas, nothing as nothing.
+/// Returns the value at a JSON pointer as the text of a cell: lists with commas, absent values as an empty string.
 pub(super) fn at(value: &Value, pointer: &str) -> String {
     value.pointer(pointer).map(text).unwrap_or_default()
 }
@@ -98,9 +100,9 @@ mod tests {
     }
 
     #[test]
-    fn programs_get_the_answer_as_it_is() {
-        let answer = json!({"kind": "User"});
-        let text = |output: Output| output.text(&answer, || "for people".to_owned()).unwrap();
+    fn programs_get_the_response_unchanged() {
+        let response = json!({"kind": "User"});
+        let text = |output: Output| output.text(&response, || "for people".to_owned()).unwrap();
         assert_eq!(text(Output::Table), "for people");
         assert_eq!(text(Output::Json), "{\n  \"kind\": \"User\"\n}");
         assert_eq!(text(Output::Yaml), "kind: User");

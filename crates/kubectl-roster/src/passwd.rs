@@ -8,28 +8,28 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use super::cache::Cache;
+use super::caller::Caller;
 use super::client::{path_of, status};
 use super::global::Global;
-use super::oneself::Oneself;
-use super::prompt::{Person, Question, Terminal, new_password, password_in};
+use super::prompt::{Console, Question, Terminal, new_password, read_password_file};
 
-const OLD: Question<'static> = Question { prompt: "Old password: ", otherwise: "give it by --old-password-file" };
+const OLD: Question<'static> = Question { prompt: "Old password: ", hint: "set --old-password-file" };
 
 /// Flags of `kubectl roster passwd`.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// Whose password, as an administrator. Absent: your own.
+    /// User whose password to set, as an administrator. Default: you.
     user: Option<String>,
 
-    /// File with your password so far. `-`: standard input. Absent: asked for.
+    /// File with your current password, or `-` for standard input. Default: ask.
     #[arg(long, value_name = "FILE")]
     old_password_file: Option<PathBuf>,
 
-    /// File with the new password. `-`: standard input. Absent: asked for, twice.
+    /// File with the new password, or `-` for standard input. Default: ask twice.
     #[arg(long, value_name = "FILE")]
     new_password_file: Option<PathBuf>,
 
-    /// Revoke the API keys as well.
+    /// Revoke all API keys of the user as well.
     #[arg(long)]
     revoke_api_keys: bool,
 }
@@ -45,28 +45,28 @@ struct Spec<'a> {
 }
 
 impl Args {
-    /// What proves that it is oneself. Nothing where it is about another.
-    fn old_password(&self, other: Option<&String>, person: &mut dyn Person) -> Result<Option<SecretString>> {
+    /// Returns the caller's current password, and `None` if the change is for another user.
+    fn old_password(&self, other: Option<&String>, console: &mut dyn Console) -> Result<Option<SecretString>> {
         match (&self.old_password_file, other) {
             (Some(_), Some(other)) => bail!("--old-password-file is for your own password, and {other} is not you"),
             (None, Some(_)) => Ok(None),
-            (Some(path), None) => password_in(path).map(Some),
-            (None, None) => person.secret(OLD).map(Some),
+            (Some(path), None) => read_password_file(path).map(Some),
+            (None, None) => console.read_secret(OLD).map(Some),
         }
     }
 
-    fn new_password(&self, person: &mut dyn Person) -> Result<SecretString> {
+    fn new_password(&self, console: &mut dyn Console) -> Result<SecretString> {
         match &self.new_password_file {
-            Some(path) => password_in(path),
-            None => new_password(person, "give it by --new-password-file"),
+            Some(path) => read_password_file(path),
+            None => new_password(console, "set --new-password-file"),
         }
     }
 }
 
 pub(super) async fn execute(args: &Args, global: &Global) -> Result<()> {
     let directory = global.connection.directory().await?;
-    let oneself = Oneself::of(&directory).await?;
-    let other = oneself.other(args.user.as_ref());
+    let caller = Caller::fetch(&directory).await?;
+    let other = caller.other(args.user.as_ref());
     let old = args.old_password(other, &mut Terminal)?;
     let new = args.new_password(&mut Terminal)?;
     let spec = Spec {
@@ -76,20 +76,20 @@ pub(super) async fn execute(args: &Args, global: &Global) -> Result<()> {
     };
     let answer = directory.create(&path_of(other, &["password"])?, "PasswordChange", &spec).await?;
     if other.is_none() {
-        forget(&oneself, global);
+        forget(&caller, global);
     }
     let outcome = status::<PasswordChangeStatus>(&answer)?;
     global.output.print(&answer, || describe(&outcome))
 }
 
-/// Tokens that were issued before are refused, and would be offered until they end.
-fn forget(oneself: &Oneself, global: &Global) {
+/// Deletes the caller's cached tokens: the cluster rejects them from now on.
+fn forget(caller: &Caller, global: &Global) {
     let forget = || {
         let cluster = global.connection.current()?.1.server.unwrap_or_default();
-        Cache::of_environment()?.forget(&cluster, &oneself.names())
+        Cache::of_environment()?.forget(&cluster, &caller.names())
     };
     if let Err(error) = forget() {
-        Terminal.tell(&format!("warning: tokens issued before are still cached: {error:#}"));
+        Terminal.print(&format!("warning: revoked tokens are still cached: {error:#}"));
     }
 }
 
@@ -97,14 +97,14 @@ fn describe(outcome: &PasswordChangeStatus) -> String {
     let changed = format!("the password was changed at {}; earlier logins have ended", outcome.password_changed_time.0);
     match outcome.revoked_api_keys {
         0 => changed,
-        count => format!("{changed}\nAPI keys that were revoked: {count}"),
+        count => format!("{changed}\nAPI keys revoked: {count}"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompt::Script;
+    use crate::prompt::ScriptedConsole;
     use clap::Parser;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -119,20 +119,20 @@ mod tests {
     }
 
     #[test]
-    fn ones_own_password_takes_the_old_one() {
-        let mut person = Script::new(["old", "new", "new"]);
+    fn the_callers_own_password_change_takes_the_old_password() {
+        let mut console = ScriptedConsole::new(["old", "new", "new"]);
         for own in [args(&[]), args(&["~"]), args(&["jane"])] {
-            person.answers = ["old", "new", "new"].into();
-            let oneself = Oneself::jane();
-            let other = oneself.other(own.user.as_ref());
-            assert_eq!(own.old_password(other, &mut person).unwrap().unwrap().expose_secret(), "old");
-            assert_eq!(own.new_password(&mut person).unwrap().expose_secret(), "new");
+            console.answers = ["old", "new", "new"].into();
+            let caller = Caller::jane();
+            let other = caller.other(own.user.as_ref());
+            assert_eq!(own.old_password(other, &mut console).unwrap().unwrap().expose_secret(), "old");
+            assert_eq!(own.new_password(&mut console).unwrap().expose_secret(), "new");
         }
     }
 
     #[test]
-    fn an_administrator_is_not_asked_for_it() {
-        let (joan, mut nobody) = ("joan".to_owned(), Script::default());
+    fn administrators_are_not_asked_for_the_old_password() {
+        let (joan, mut nobody) = ("joan".to_owned(), ScriptedConsole::default());
         assert!(args(&["joan"]).old_password(Some(&joan), &mut nobody).unwrap().is_none());
         assert!(args(&["joan", "--old-password-file", "x"]).old_password(Some(&joan), &mut nobody).is_err());
     }

@@ -1,4 +1,4 @@
-//! What is asked of people, on their terminal: standard input and output may belong to kubectl.
+//! Prompts. They use the terminal directly, because kubectl may use standard input and output.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -9,43 +9,41 @@ use roster_credentials::password;
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-use super::oneself::Oneself;
+use super::caller::Caller;
 use super::output::printable;
 
 const TERMINAL: &str = "/dev/tty";
 
-/// Something to ask.
+/// A question to the user.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Question<'a> {
-    /// What stands before the answer.
+    /// Text in front of the input.
     pub prompt: &'a str,
-    /// What to do where there is nobody to ask.
-    pub otherwise: &'static str,
+    /// What to do if there is no terminal, for the error message.
+    pub hint: &'static str,
 }
 
-/// The code of the authenticator app.
-pub(super) const CODE: Question<'static> =
-    Question { prompt: "Code of the authenticator app: ", otherwise: "give it by --code" };
+/// Asks for a code of the authenticator app.
+pub(super) const CODE: Question<'static> = Question { prompt: "Code of the authenticator app: ", hint: "set --code" };
 
-/// The password of whoever is logged in.
-const CURRENT_PASSWORD: Question<'static> =
-    Question { prompt: "Your password: ", otherwise: "give it by --password-file" };
+/// Asks for the caller's own password.
+const CURRENT_PASSWORD: Question<'static> = Question { prompt: "Your password: ", hint: "set --password-file" };
 
-/// Whoever is asked.
-pub(super) trait Person {
-    /// Asks for something that may be seen.
-    fn line(&mut self, question: Question<'_>) -> Result<String>;
-    /// Asks for something that nobody may see.
-    fn secret(&mut self, question: Question<'_>) -> Result<SecretString>;
-    /// Tells something.
-    fn tell(&mut self, text: &str);
+/// Interaction with the user. Tests use a scripted one.
+pub(super) trait Console {
+    /// Asks a question and reads a line, with echo.
+    fn read_line(&mut self, question: Question<'_>) -> Result<String>;
+    /// Asks a question and reads a line without echo.
+    fn read_secret(&mut self, question: Question<'_>) -> Result<SecretString>;
+    /// Prints a line to standard error.
+    fn print(&mut self, text: &str);
 }
 
-/// Whoever sits at the terminal.
+/// The terminal of the process.
 pub(super) struct Terminal;
 
-impl Person for Terminal {
-    fn line(&mut self, question: Question<'_>) -> Result<String> {
+impl Console for Terminal {
+    fn read_line(&mut self, question: Question<'_>) -> Result<String> {
         let line = ask_line(&printable(question.prompt)).map_err(|error| unanswered(&error, question))?;
         let line = line.trim();
         if line.is_empty() {
@@ -54,14 +52,14 @@ impl Person for Terminal {
         Ok(line.to_owned())
     }
 
-    fn secret(&mut self, question: Question<'_>) -> Result<SecretString> {
+    fn read_secret(&mut self, question: Question<'_>) -> Result<SecretString> {
         let line =
             rpassword::prompt_password(printable(question.prompt)).map_err(|error| unanswered(&error, question))?;
         let line = Zeroizing::new(line);
-        password::accept_line(&line).context("what was typed")
+        password::accept_line(&line).context("the input")
     }
 
-    fn tell(&mut self, text: &str) {
+    fn print(&mut self, text: &str) {
         eprintln!("{}", printable(text));
     }
 }
@@ -77,39 +75,39 @@ fn ask_line(prompt: &str) -> io::Result<String> {
 fn unanswered(error: &io::Error, question: Question<'_>) -> anyhow::Error {
     let what = question.prompt.trim_end_matches([':', ' ']);
     if error.kind() == io::ErrorKind::UnexpectedEof {
-        return anyhow!("nothing was typed for this: {what}");
+        return anyhow!("no input: {what}");
     }
-    anyhow!("there is no terminal to ask on for this: {what} ({error}); {}", question.otherwise)
+    anyhow!("no terminal to ask for input: {what} ({error}); {}", question.hint)
 }
 
-/// Asks for a new password until it is certain what was meant: twice.
-pub(super) fn new_password(person: &mut dyn Person, otherwise: &'static str) -> Result<SecretString> {
-    let first = person.secret(Question { prompt: "New password: ", otherwise })?;
-    let second = person.secret(Question { prompt: "New password again: ", otherwise })?;
+/// Asks for a new password twice.
+pub(super) fn new_password(console: &mut dyn Console, hint: &'static str) -> Result<SecretString> {
+    let first = console.read_secret(Question { prompt: "New password: ", hint })?;
+    let second = console.read_secret(Question { prompt: "New password again: ", hint })?;
     if first.expose_secret() != second.expose_secret() {
-        bail!("the two new passwords differ; nothing was changed");
+        bail!("the new passwords do not match; nothing was changed");
     }
     Ok(first)
 }
 
-/// The password that confirms a change of one's own credential; from `path`, or else asked for. `None` for a change of
-/// somebody else's, and for users who have no password.
-pub(super) fn confirmation(
+/// Returns the password that confirms a change of the caller's own credentials, from `path` or the console. Returns
+/// `None` if the change is for another user, or the caller has no password.
+pub(super) fn current_password(
     path: Option<&Path>,
-    oneself: &Oneself,
+    caller: &Caller,
     other: Option<&String>,
-    person: &mut dyn Person,
+    console: &mut dyn Console,
 ) -> Result<Option<SecretString>> {
     match (path, other) {
         (Some(_), Some(other)) => bail!("--password-file is for your own password, and {other} is not you"),
-        (Some(path), None) => password_in(path).map(Some),
-        (None, None) if oneself.has_password() => person.secret(CURRENT_PASSWORD).map(Some),
+        (Some(path), None) => read_password_file(path).map(Some),
+        (None, None) if caller.has_password() => console.read_secret(CURRENT_PASSWORD).map(Some),
         (None, _) => Ok(None),
     }
 }
 
-/// Reads a password from a file. `-`: standard input.
-pub(super) fn password_in(path: &Path) -> Result<SecretString> {
+/// Reads a password from a file, or from standard input if the path is `-`.
+pub(super) fn read_password_file(path: &Path) -> Result<SecretString> {
     let source: Box<dyn Read> = if path.as_os_str() == "-" {
         Box::new(io::stdin())
     } else {
@@ -117,43 +115,42 @@ pub(super) fn password_in(path: &Path) -> Result<SecretString> {
     };
     let mut text = Zeroizing::new(String::new());
     let limit = password::MAX_BYTES as u64 + 3;
-    source.take(limit).read_to_string(&mut text).with_context(|| format!("{} is no UTF-8 text", path.display()))?;
+    source.take(limit).read_to_string(&mut text).with_context(|| format!("{} is not UTF-8 text", path.display()))?;
     password::accept_line(&text).with_context(|| format!("the password in {}", path.display()))
 }
 
-/// Somebody who answers as planned.
+/// Console with scripted answers.
 #[cfg(test)]
 #[derive(Default)]
-pub(super) struct Script {
-    /// What is answered, in this order.
+pub(super) struct ScriptedConsole {
+    /// Answers still to give, in order.
     pub answers: std::collections::VecDeque<&'static str>,
-    /// What was asked.
+    /// Prompts so far.
     pub asked: Vec<String>,
-    /// What was told.
-    pub told: Vec<String>,
+    /// Printed texts so far.
+    pub printed: Vec<String>,
 }
 
 #[cfg(test)]
-impl Script {
-    /// Somebody who gives these answers.
+impl ScriptedConsole {
     pub(super) fn new<const COUNT: usize>(answers: [&'static str; COUNT]) -> Self {
         Self { answers: answers.into(), ..Self::default() }
     }
 }
 
 #[cfg(test)]
-impl Person for Script {
-    fn line(&mut self, question: Question<'_>) -> Result<String> {
+impl Console for ScriptedConsole {
+    fn read_line(&mut self, question: Question<'_>) -> Result<String> {
         self.asked.push(question.prompt.to_owned());
-        self.answers.pop_front().map(str::to_owned).context(question.otherwise)
+        self.answers.pop_front().map(str::to_owned).context(question.hint)
     }
 
-    fn secret(&mut self, question: Question<'_>) -> Result<SecretString> {
-        self.line(question).map(SecretString::from)
+    fn read_secret(&mut self, question: Question<'_>) -> Result<SecretString> {
+        self.read_line(question).map(SecretString::from)
     }
 
-    fn tell(&mut self, text: &str) {
-        self.told.push(text.to_owned());
+    fn print(&mut self, text: &str) {
+        self.printed.push(text.to_owned());
     }
 }
 
@@ -163,39 +160,41 @@ mod tests {
 
     #[test]
     fn a_new_password_is_asked_for_twice() {
-        let otherwise = "give it by a file";
-        assert_eq!(new_password(&mut Script::new(["a", "a"]), otherwise).unwrap().expose_secret(), "a");
-        assert!(new_password(&mut Script::new(["a", "b"]), otherwise).unwrap_err().to_string().contains("differ"));
-        assert_eq!(new_password(&mut Script::new(["a"]), otherwise).unwrap_err().to_string(), otherwise);
+        let hint = "set --file";
+        assert_eq!(new_password(&mut ScriptedConsole::new(["a", "a"]), hint).unwrap().expose_secret(), "a");
+        assert!(
+            new_password(&mut ScriptedConsole::new(["a", "b"]), hint).unwrap_err().to_string().contains("do not match")
+        );
+        assert_eq!(new_password(&mut ScriptedConsole::new(["a"]), hint).unwrap_err().to_string(), hint);
     }
 
     #[test]
-    fn only_those_who_have_a_password_confirm_with_it_and_only_for_themselves() {
-        let (jane, joan, mut person) = (Oneself::jane(), "joan".to_owned(), Script::new(["s3cret"]));
-        let typed = confirmation(None, &jane, None, &mut person).unwrap().unwrap();
-        assert_eq!((typed.expose_secret(), person.asked.as_slice()), ("s3cret", &["Your password: ".to_owned()][..]));
-        let nobody = &mut Script::default();
-        assert!(confirmation(None, &jane, Some(&joan), nobody).unwrap().is_none(), "for somebody else");
-        assert!(confirmation(None, &Oneself::default(), None, nobody).unwrap().is_none(), "without a password");
-        assert!(confirmation(Some(Path::new("x")), &jane, Some(&joan), nobody).is_err());
+    fn only_changes_for_oneself_are_confirmed_and_only_with_a_password() {
+        let (jane, joan, mut console) = (Caller::jane(), "joan".to_owned(), ScriptedConsole::new(["s3cret"]));
+        let typed = current_password(None, &jane, None, &mut console).unwrap().unwrap();
+        assert_eq!((typed.expose_secret(), console.asked.as_slice()), ("s3cret", &["Your password: ".to_owned()][..]));
+        let nobody = &mut ScriptedConsole::default();
+        assert!(current_password(None, &jane, Some(&joan), nobody).unwrap().is_none(), "for somebody else");
+        assert!(current_password(None, &Caller::default(), None, nobody).unwrap().is_none(), "without a password");
+        assert!(current_password(Some(Path::new("x")), &jane, Some(&joan), nobody).is_err());
     }
 
     #[test]
     fn a_file_gives_a_password_without_the_line_break() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "correct horse\n").unwrap();
-        assert_eq!(password_in(file.path()).unwrap().expose_secret(), "correct horse");
+        assert_eq!(read_password_file(file.path()).unwrap().expose_secret(), "correct horse");
         std::fs::write(file.path(), "s3cret\nlines\n").unwrap();
-        let error = format!("{:#}", password_in(file.path()).unwrap_err());
+        let error = format!("{:#}", read_password_file(file.path()).unwrap_err());
         assert!(error.contains("control character") && !error.contains("s3cret"), "{error}");
     }
 
     #[test]
-    fn without_a_terminal_the_error_says_what_to_do() {
-        let question = Question { prompt: "Password: ", otherwise: "give it by --password-file" };
+    fn without_a_terminal_the_error_has_the_hint() {
+        let question = Question { prompt: "Password: ", hint: "set --password-file" };
         let error = unanswered(&io::Error::from(io::ErrorKind::NotFound), question).to_string();
-        assert!(error.contains("Password") && error.ends_with("give it by --password-file"), "{error}");
+        assert!(error.contains("Password") && error.ends_with("set --password-file"), "{error}");
         let error = unanswered(&io::ErrorKind::UnexpectedEof.into(), question).to_string();
-        assert_eq!(error, "nothing was typed for this: Password");
+        assert_eq!(error, "no input: Password");
     }
 }

@@ -10,7 +10,7 @@ use super::output::table;
 /// Flags of `kubectl roster quota`.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// Whose quota. Absent: your own.
+    /// User whose quota to show. Default: you.
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
 }
@@ -39,13 +39,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_limited_is_shown_used_or_not() {
+    fn limited_resources_are_shown_even_if_unused() {
         let quota = QuotaStatus { hard: map(&[("pods", "10"), ("requests.cpu", "4")]), used: map(&[("pods", "3")]) };
         assert_eq!(describe(&quota), "NAME           USED   HARD\npods           3      10\nrequests.cpu   0      4");
     }
 
     #[test]
-    fn nothing_is_limited_without_a_quota() {
+    fn a_missing_quota_is_reported() {
         assert_eq!(describe(&QuotaStatus::default()), "no quota");
     }
 }

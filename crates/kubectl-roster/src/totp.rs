@@ -8,40 +8,40 @@ use roster_api::credentials::TotpEnrollmentStatus;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
+use super::caller::Caller;
 use super::client::{path_of, status};
 use super::enrollment::{present, recovery_codes};
 use super::global::Global;
-use super::oneself::Oneself;
 use super::output::table;
-use super::prompt::{CODE, Person, Question, Terminal, confirmation};
+use super::prompt::{CODE, Console, Question, Terminal, current_password};
 
 const KIND: &str = "TOTPEnrollment";
 
-/// The first code of a seed that was shown a moment ago.
-const FIRST_CODE: Question<'static> = Question { otherwise: "enrol on a terminal", ..CODE };
+/// The code that confirms a new seed. It can't be given by a flag, because the seed is shown only now.
+const FIRST_CODE: Question<'static> = Question { hint: "enroll on a terminal", ..CODE };
 
-/// Commands about the second factor.
+/// Subcommands of `kubectl roster totp`.
 #[derive(Debug, Subcommand)]
 pub(super) enum TotpCommand {
-    /// Enrol an authenticator app: shows a QR code, and takes a code of the app. Prints recovery codes.
+    /// Enroll an authenticator app: shows a QR code, asks for a code from the app, and prints recovery codes.
     Enroll {
-        /// File with your password. `-`: standard input. Absent: asked for.
+        /// File with your password, or `-` for standard input. Default: ask.
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
     },
-    /// Tell whether a second factor is enrolled.
+    /// Show whether a second factor is enrolled.
     Status {
-        /// Whose, as an administrator. Absent: your own.
+        /// User to show, as an administrator. Default: you.
         #[arg(long, value_name = "NAME")]
         user: Option<String>,
     },
     /// Remove the second factor.
     Disable {
-        /// Whose, as an administrator, without a code. Absent: your own.
+        /// User whose second factor to remove, as an administrator and without a code. Default: you.
         #[arg(long, value_name = "NAME")]
         user: Option<String>,
 
-        /// Code of the authenticator app, or a recovery code. Absent: asked for.
+        /// Code of the authenticator app, or a recovery code. Default: ask.
         #[arg(long)]
         code: Option<SecretString>,
     },
@@ -58,12 +58,12 @@ pub(super) async fn execute(command: TotpCommand, global: &Global) -> Result<()>
 async fn enroll(password_file: Option<&Path>, global: &Global) -> Result<()> {
     let directory = global.connection.directory().await?;
     let path = path_of(None, &["totp"])?;
-    let password = confirmation(password_file, &Oneself::of(&directory).await?, None, &mut Terminal)?;
-    let asked = password.map_or_else(|| json!({}), |password| json!({"currentPassword": password.expose_secret()}));
-    let answer = directory.create(&path, KIND, &asked).await?;
+    let password = current_password(password_file, &Caller::fetch(&directory).await?, None, &mut Terminal)?;
+    let start = password.map_or_else(|| json!({}), |password| json!({"currentPassword": password.expose_secret()}));
+    let answer = directory.create(&path, KIND, &start).await?;
     let enrollment = status::<TotpEnrollmentStatus>(&answer)?.enrollment;
-    present(&enrollment.context("the API server sends no seed")?, &mut Terminal);
-    let code = Terminal.secret(FIRST_CODE)?;
+    present(&enrollment.context("the response has no enrollment")?, &mut Terminal);
+    let code = Terminal.read_secret(FIRST_CODE)?;
     let answer = directory.create(&path, KIND, &spec(Some(&code))).await?;
     let codes = status::<TotpEnrollmentStatus>(&answer)?.recovery_codes;
     global.output.print(&answer, || format!("The second factor is enrolled.\n\n{}", recovery_codes(&codes)))
@@ -77,18 +77,22 @@ async fn show(user: Option<&String>, global: &Global) -> Result<()> {
 
 async fn disable(user: Option<&String>, code: Option<SecretString>, global: &Global) -> Result<()> {
     let directory = global.connection.directory().await?;
-    let oneself = if user.is_some() { Oneself::of(&directory).await? } else { Oneself::default() };
-    let other = oneself.other(user);
+    let caller = if user.is_some() { Caller::fetch(&directory).await? } else { Caller::default() };
+    let other = caller.other(user);
     let code = proof(code, other, &mut Terminal)?;
     let answer = directory.delete_with(&path_of(other, &["totp"])?, KIND, &spec(code.as_ref())).await?;
     global.output.print(&answer, || "The second factor is removed.".to_owned())
 }
 
-/// The code that proves that it is oneself. Nothing where it is about another.
-fn proof(code: Option<SecretString>, other: Option<&String>, person: &mut dyn Person) -> Result<Option<SecretString>> {
+/// Returns the code that confirms the removal of the caller's second factor, and `None` for another user's.
+fn proof(
+    code: Option<SecretString>,
+    other: Option<&String>,
+    console: &mut dyn Console,
+) -> Result<Option<SecretString>> {
     match (code, other) {
         (Some(_), Some(other)) => bail!("--code is for your own second factor, and {other} is not you"),
-        (None, None) => person.secret(CODE).map(Some),
+        (None, None) => console.read_secret(CODE).map(Some),
         (code, _) => Ok(code),
     }
 }
@@ -106,19 +110,19 @@ fn describe(status: &TotpEnrollmentStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompt::Script;
+    use crate::prompt::ScriptedConsole;
 
     #[test]
-    fn ones_own_second_factor_takes_a_code_and_that_of_another_takes_none() {
-        let (joan, mut person) = ("joan".to_owned(), Script::new(["123456"]));
-        assert_eq!(proof(None, None, &mut person).unwrap().unwrap().expose_secret(), "123456");
-        assert_eq!(proof(Some("654321".into()), None, &mut person).unwrap().unwrap().expose_secret(), "654321");
-        assert!(proof(None, Some(&joan), &mut person).unwrap().is_none());
-        assert!(proof(Some("654321".into()), Some(&joan), &mut person).is_err());
+    fn only_the_callers_own_second_factor_takes_a_code() {
+        let (joan, mut console) = ("joan".to_owned(), ScriptedConsole::new(["123456"]));
+        assert_eq!(proof(None, None, &mut console).unwrap().unwrap().expose_secret(), "123456");
+        assert_eq!(proof(Some("654321".into()), None, &mut console).unwrap().unwrap().expose_secret(), "654321");
+        assert!(proof(None, Some(&joan), &mut console).unwrap().is_none());
+        assert!(proof(Some("654321".into()), Some(&joan), &mut console).is_err());
     }
 
     #[test]
-    fn the_code_is_in_the_body_where_there_is_one() {
+    fn the_body_has_the_code_if_there_is_one() {
         assert_eq!(spec(None), json!({}));
         assert_eq!(spec(Some(&" 123456 ".into())), json!({"code": "123456"}));
     }

@@ -1,4 +1,4 @@
-//! `kubectl roster who-can`: the roles that allow something, and who holds them.
+//! `kubectl roster who-can`: finds the roles that allow an action, and the subjects that hold them.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::access::Action;
-use super::client::{Directory, explain};
+use super::client::{DirectoryClient, explain};
 use super::global::Global;
 use super::output::table;
 
@@ -38,16 +38,20 @@ pub(super) async fn execute(args: &Args, global: &Global) -> Result<()> {
     global.output.print(&list, || describe(&rows))
 }
 
-/// The roles that allow it: those for the whole cluster, and those of the namespace.
-async fn roles(directory: &Directory, namespace: Option<&str>, question: &AccessReviewSpec) -> Result<Vec<RoleRef>> {
+/// Returns the ClusterRoles, and the Roles of the namespace, that allow the action.
+async fn roles(
+    directory: &DirectoryClient,
+    namespace: Option<&str>,
+    question: &AccessReviewSpec,
+) -> Result<Vec<RoleRef>> {
     let client = directory.client();
     let everything = ListParams::default();
     let in_cluster = Api::<ClusterRole>::all(client.clone()).list(&everything).await.map_err(explain)?;
     let in_cluster = in_cluster.into_iter().map(|role| (RoleKind::ClusterRole, role.name_any(), role.rules));
     let mut all: Vec<_> = in_cluster.collect();
     if let Some(namespace) = namespace {
-        let in_place = Api::<Role>::namespaced(client.clone(), namespace).list(&everything).await.map_err(explain)?;
-        all.extend(in_place.into_iter().map(|role| (RoleKind::Role, role.name_any(), role.rules)));
+        let namespaced = Api::<Role>::namespaced(client.clone(), namespace).list(&everything).await.map_err(explain)?;
+        all.extend(namespaced.into_iter().map(|role| (RoleKind::Role, role.name_any(), role.rules)));
     }
     let matching = all.into_iter().filter(|(_, _, rules)| any_allows(rules.as_deref().unwrap_or_default(), question));
     Ok(matching.map(|(kind, name, _)| RoleRef { kind, name }).collect())
@@ -57,8 +61,8 @@ fn any_allows(rules: &[PolicyRule], question: &AccessReviewSpec) -> bool {
     rules.iter().any(|rule| allows(rule, question))
 }
 
-/// Who holds the role in the place: in the whole cluster, and in the namespace.
-async fn assignments(directory: &Directory, role: &RoleRef, namespace: Option<&str>) -> Result<Vec<Value>> {
+/// Returns the assignments of the role for the whole cluster and, if given, for the namespace.
+async fn assignments(directory: &DirectoryClient, role: &RoleRef, namespace: Option<&str>) -> Result<Vec<Value>> {
     let mut found = Vec::new();
     let mut next = None;
     loop {
@@ -83,11 +87,11 @@ fn query(role: &RoleRef, namespace: Option<&str>, next: Option<&str>) -> String 
     format!("roleassignments?{}", query.finish())
 }
 
-/// Who, by which groups, by which role, where. What several bindings say is told once.
+/// Returns table rows of subject, groups, role and namespace. Rows that several bindings lead to appear once.
 fn rows(found: &[Value]) -> Result<BTreeSet<[String; 4]>> {
     let row = |item: &Value| {
         let assignment = RoleAssignment::deserialize(&item["spec"])
-            .map_err(|error| anyhow!("the answer is none that this version of the plugin knows: {error}"))?;
+            .map_err(|error| anyhow!("this version of the plugin does not understand the response: {error}"))?;
         Ok(row(&assignment))
     };
     found.iter().map(row).collect()
@@ -99,8 +103,8 @@ fn row(assignment: &RoleAssignment) -> [String; 4] {
         Some(holder) => format!("{:?} {}", holder.kind, holder.name),
         None => format!("{} {}", native.kind, native.name),
     };
-    let place = assignment.namespace.clone().unwrap_or_else(|| "*".to_owned());
-    [who, assignment.groups.join(" → "), assignment.role.to_string(), place]
+    let namespace = assignment.namespace.clone().unwrap_or_else(|| "*".to_owned());
+    [who, assignment.groups.join(" → "), assignment.role.to_string(), namespace]
 }
 
 fn describe(rows: &BTreeSet<[String; 4]>) -> String {
@@ -116,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_role_is_looked_for_where_it_is_asked_about() {
+    fn queries_have_role_and_scope() {
         let role = RoleRef::cluster_role("system:a&b");
         assert_eq!(
             query(&role, None, None),
@@ -130,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_is_told_once_and_by_the_name_that_roster_knows() {
+    fn a_subject_is_listed_once_and_by_the_name_of_its_holder() {
         let role = json!({"kind": "ClusterRole", "name": "edit"});
         let item = |binding: &str| {
             json!({"spec": {"subject": {"kind": "Group", "name": "all"}, "holder": {"kind": "User", "name": "jane"},
@@ -149,12 +153,12 @@ mod tests {
     }
 
     #[test]
-    fn nobody_may_be_the_answer() {
+    fn an_empty_result_is_nobody() {
         assert_eq!(describe(&BTreeSet::new()), "nobody");
     }
 
     #[test]
-    fn an_action_is_allowed_by_any_rule() {
+    fn one_rule_is_enough_to_allow_an_action() {
         let rule = |verb: &str| PolicyRule {
             api_groups: Some(vec![String::new()]),
             resources: Some(vec!["pods".to_owned()]),

@@ -7,7 +7,7 @@ use super::client::path_of;
 use super::global::Global;
 use super::output::{at, table};
 
-/// What is told of a user, and where it stands.
+/// Displayed attributes and the JSON pointers to their values.
 const ATTRIBUTES: &[(&str, &str)] = &[
     ("Name", "/metadata/name"),
     ("Username", "/status/username"),
@@ -37,7 +37,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn one_line_an_attribute() {
+    fn each_attribute_is_one_line() {
         let user = json!({"metadata": {"name": "jane", "uid": "1"}, "status": {"username": "jane.doe",
             "state": "Active", "groups": ["a", "b"], "roles": ["ClusterRole/edit"], "secondFactorEnabled": true}});
         let text = describe(&user);

@@ -12,6 +12,8 @@
 //! `kubectl explain` shows.
 
 #![forbid(unsafe_code)]
+// These comments are the API reference.
+#![warn(missing_docs)]
 
 pub mod common;
 pub mod condition;

@@ -1,11 +1,11 @@
 //! API keys: long random strings that name their User by UID and carry a checksum.
 //!
 //! ```text
-//!  rstr_<UID of the User, 32 digits><random, 40 digits><CRC-32 of what stands before, 8 digits>
+//!  rstr_<UID of the User, 32 digits><random, 40 digits><CRC-32 of everything before it, 8 digits>
 //! ```
 //!
-//! All digits are hexadecimal. Secret scanners find one by `rstr_[0-9a-f]{80}`, and tell a real one by its checksum
-//! without asking anybody. The UID leads to the one Secret that can hold its digest, and to nobody who has the name later.
+//! All digits are hexadecimal. Secret scanners find keys with `rstr_[0-9a-f]{80}` and verify the checksum offline. The UID
+//! leads to the one Secret that can contain the digest, and never to a later User of the same name.
 
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::{Digest, hex, random};
 
-/// What every key begins with.
+/// Prefix of every key.
 pub const PREFIX: &str = "rstr_";
 
 const UID_DIGITS: usize = 32;
@@ -21,33 +21,32 @@ const RANDOM_BYTES: usize = 20;
 const CHECKSUM_DIGITS: usize = 8;
 const DIGITS: usize = UID_DIGITS + 2 * RANDOM_BYTES + CHECKSUM_DIGITS;
 
-/// Most keys of one User.
-pub const MOST: usize = 32;
+/// Maximum number of keys per User.
+pub const MAX_KEYS: usize = 32;
 
-/// Longest name that a person gives to a key, in characters.
-pub const MOST_NAME_CHARACTERS: usize = 100;
+/// Maximum length of the display name of a key, in characters.
+pub const MAX_NAME_CHARACTERS: usize = 100;
 
-/// What is kept of a key.
+/// An API key as stored, without the key itself.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiKey {
-    /// Its name among the keys of its owner.
+    /// Generated name, unique among the keys of the User.
     pub name: String,
-    /// What it is for, in its owner's words.
+    /// Purpose, in the owner's words.
     pub display_name: String,
-    /// Of the whole key.
+    /// Digest of the whole key.
     pub digest: Digest,
-    /// When it was made.
     pub created: Timestamp,
-    /// When it ends.
     pub expires: Timestamp,
-    /// When it was last used, to within some minutes.
+    /// Last use, accurate to a few minutes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used: Option<Timestamp>,
 }
 
 impl ApiKey {
-    /// Makes a key for the User of that UID. The key itself is told once, and kept nowhere. `None` if the UID is none.
+    /// Creates a key for the User with this UID. Returns it with the key itself, which is stored nowhere. Returns `None` if
+    /// the UID is malformed.
     pub fn create(
         uid: &str,
         display_name: &str,
@@ -71,13 +70,13 @@ impl ApiKey {
         Some((key, text.into()))
     }
 
-    /// Whether it has ended.
-    pub fn is_over(&self, now: Timestamp) -> bool {
+    /// Returns whether the key has expired.
+    pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires <= now
     }
 }
 
-/// UID of the User whose key this would be. `None`: it is no key of Roster's, or a mistyped one.
+/// Returns the UID of the User that the key names. Returns `None` for text that is not a key or has a wrong checksum.
 pub fn uid_of(text: &str) -> Option<String> {
     let body = text.strip_prefix(PREFIX).filter(|body| body.len() == DIGITS && is_hex(body))?;
     let (body, found) = body.split_at(DIGITS - CHECKSUM_DIGITS);
@@ -109,24 +108,24 @@ mod tests {
     }
 
     #[test]
-    fn a_key_names_its_user_and_is_kept_as_a_digest() {
+    fn a_key_names_its_user_and_is_stored_as_a_digest() {
         let (key, text) = create();
         let text = text.expose_secret();
         assert_eq!(text.len(), PREFIX.len() + 80);
         assert_eq!(uid_of(text).as_deref(), Some(UID));
         assert!(key.digest.is_of(text));
-        let kept = serde_json::to_string(&key).unwrap();
-        assert!(!kept.contains(text) && !kept.contains(&text[PREFIX.len()..]));
+        let stored = serde_json::to_string(&key).unwrap();
+        assert!(!stored.contains(text) && !stored.contains(&text[PREFIX.len()..]));
         assert!(!format!("{key:?}").contains(text));
     }
 
     #[test]
-    fn no_two_keys_are_alike() {
+    fn keys_are_unique() {
         assert_ne!(create().1.expose_secret(), create().1.expose_secret());
     }
 
     #[test]
-    fn what_is_mistyped_or_cut_off_is_no_key() {
+    fn mistyped_and_truncated_keys_are_rejected() {
         let (_, text) = create();
         let text = text.expose_secret().to_owned();
         let mut other = text.clone();
@@ -141,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_uid_there_is_no_key() {
+    fn a_malformed_uid_is_rejected() {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         assert!(ApiKey::create("not-a-uid", "x", now, now).is_none());
     }

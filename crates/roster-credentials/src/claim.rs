@@ -1,22 +1,21 @@
-//! Claims on login identifiers: at most one User holds a username or an email at a time.
+//! Claims on login identifiers: at most one User holds a username or email at a time.
 //!
-//! A claim *is* an object: a Secret in Roster's namespace whose name is derived from the identifier. etcd admits one
-//! object of a name, so no two Users can hold one identifier, whatever replicas, restarts or clocks do. The Secret is
-//! owned by the User, by UID: it goes when the User goes, and a User of the same name that comes later does not
-//! inherit it. The claim on the username also keeps the credential (see [`super::record`]).
+//! A claim is a Secret in Roster's namespace whose name is derived from the identifier. Names of objects are unique in etcd,
+//! so two Users can never hold the same identifier, regardless of replicas, restarts and clocks. The User owns the Secret by
+//! UID: it is deleted with the User, and a later User of the same name does not inherit it. The claim on the username also
+//! stores the credential (see [`super::record`]).
 //!
-//! Usernames and emails share one space, because both are accepted at login: nobody can take somebody's email
-//! address as a username.
+//! Usernames and emails share one namespace, because logins accept both: a username can't equal another user's email.
 
 use roster_api::User;
 use sha2::{Digest, Sha256};
 
 use crate::digest::hex;
 
-/// Which field an identifier stands in.
+/// Field that an identifier comes from.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum IdentifierKind {
-    /// `spec.username`, or else `metadata.name`.
+    /// `spec.username` or, without it, `metadata.name`.
     Username,
     /// `spec.email` or `spec.additionalEmails`.
     Email,
@@ -25,36 +24,35 @@ pub enum IdentifierKind {
 /// A login identifier as a User declares it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Identifier {
-    /// Which field it stands in.
     pub kind: IdentifierKind,
-    /// As written.
+    /// As written in the User.
     pub text: String,
 }
 
 impl Identifier {
-    /// What is unique.
+    /// Returns the case-folded form, which is unique.
     pub fn folded(&self) -> String {
         fold(&self.text)
     }
 
-    /// Name of the Secret that is the claim.
+    /// Returns the name of the claim's Secret.
     pub fn secret_name(&self) -> String {
         object_name("login-", &self.folded())
     }
 }
 
-/// An object name for any text: `prefix` and a digest, because an email address is not an object name and a long name
-/// leaves no space for a prefix. 160 bits of SHA-256 are far beyond any search for collisions.
+/// Returns an object name for any text: `prefix` and a digest. Email addresses are not valid object names, and long names
+/// leave no space for a prefix. 160 bits of SHA-256 make collisions infeasible.
 pub fn object_name(prefix: &str, text: &str) -> String {
     format!("{prefix}{}", hex(&Sha256::digest(text)[..20]))
 }
 
-/// An identifier as it is compared: upper and lower case are one; the admission rules leave only ASCII.
+/// Folds the case of an identifier for comparisons. Identifiers are ASCII, because the CRD's rules allow nothing else.
 pub fn fold(text: &str) -> String {
     text.to_ascii_lowercase()
 }
 
-/// What `user` wants to hold: the username first, each identifier once.
+/// Returns the identifiers that `user` declares, without duplicates and with the username first.
 pub fn wanted(user: &User) -> Vec<Identifier> {
     let username = Identifier { kind: IdentifierKind::Username, text: user.username() };
     let emails = user.emails().map(|email| Identifier { kind: IdentifierKind::Email, text: email.clone() });

@@ -1,4 +1,4 @@
-//! The credential of a User: everything that it can be recognised by.
+//! The credential of a User: everything that it can authenticate with.
 
 use std::fmt;
 
@@ -12,12 +12,12 @@ use super::hash::PasswordHash;
 use super::lockout::FailedLogins;
 use super::totp::SecondFactor;
 
-/// One state of a password Secret: its UID and resourceVersion.
+/// Version of a password Secret: its UID and resourceVersion.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SourceVersion(String);
 
 impl SourceVersion {
-    /// The version that `metadata` describes. `None` for an object that was never stored.
+    /// Returns the version in `metadata`, or `None` if the object was never stored.
     pub fn of(metadata: &ObjectMeta) -> Option<Self> {
         Some(Self(format!("{}/{}", metadata.uid.as_ref()?, metadata.resource_version.as_ref()?)))
     }
@@ -35,22 +35,22 @@ impl fmt::Display for SourceVersion {
     }
 }
 
-/// Who has set a password.
+/// Who set a password.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SetBy {
-    /// The person.
+    /// The user.
     Owner,
-    /// Somebody for them: by a password Secret, or a reset.
+    /// Someone else, with a password Secret or a reset.
     Other,
 }
 
 impl SetBy {
-    /// As an annotation says it.
+    /// Parses the value of the annotation.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Owner, Self::Other].into_iter().find(|set_by| set_by.as_str() == text)
     }
 
-    /// For an annotation.
+    /// Returns the value for the annotation.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Owner => "Owner",
@@ -59,65 +59,60 @@ impl SetBy {
     }
 }
 
-/// A right to set a password, once.
+/// Permission to set a password once.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Invitation {
-    /// Of its code.
+    /// Digest of the code.
     pub digest: Digest,
-    /// When it ends.
     pub expires: Timestamp,
 }
 
 /// The credential of a User.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Credential {
-    /// The hash that logins are checked against.
+    /// Hash that logins are verified against.
     pub hash: Option<PasswordHash>,
-    /// The hash that the password Secret last gave. It differs from `hash` once the password was changed by another
-    /// way, and tells a changed Secret from one that was merely written again.
+    /// Hash that the password Secret last provided. It differs from `hash` after the password was changed in another way.
+    /// Comparing it shows whether the Secret has a new password or was only rewritten.
     pub source_hash: Option<PasswordHash>,
-    /// The state of the password Secret that was last looked at.
+    /// Version of the password Secret that was last processed.
     pub source: Option<SourceVersion>,
-    /// When the password was set, to the second.
+    /// When the password was set, in whole seconds.
     pub changed: Option<Timestamp>,
-    /// Who has set it.
     pub set_by: Option<SetBy>,
-    /// Hashes of the passwords before, the latest first.
+    /// Hashes of previous passwords, newest first.
     pub history: Vec<PasswordHash>,
-    /// An open invitation.
+    /// Invitation that was not used yet.
     pub invitation: Option<Invitation>,
-    /// The second factor, confirmed or not.
+    /// Second factor, confirmed or not.
     pub second_factor: Option<SecondFactor>,
-    /// API keys.
     pub api_keys: Vec<ApiKey>,
-    /// Failed logins.
     pub failed: FailedLogins,
 }
 
-/// What of a credential may be known outside of its Secret.
+/// The parts of a credential that are not secret.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Summary {
-    /// When the password was set; present where there is one.
+    /// When the password was set. `None` without a password.
     pub changed: Option<Timestamp>,
-    /// Who has set it.
     pub set_by: Option<SetBy>,
-    /// How many logins have failed.
+    /// Number of failed logins that still count.
     pub failed_logins: u32,
-    /// Until when the user is locked.
+    /// End of the user's lockout.
     pub locked_until: Option<Timestamp>,
     /// When the second factor was confirmed.
     pub second_factor: Option<Timestamp>,
 }
 
 impl Summary {
-    /// Whether the password has to be changed by its owner, where the User says that others' passwords have to be.
+    /// Returns whether someone other than the user set the password. An unknown origin counts as someone else.
     pub fn is_set_by_another(&self) -> bool {
         self.changed.is_some() && self.set_by != Some(SetBy::Owner)
     }
 }
 
 impl Credential {
-    /// What may be known of it.
+    /// Returns the parts that are not secret.
     pub fn summary(&self) -> Summary {
         Summary {
             changed: self.changed,
@@ -128,7 +123,7 @@ impl Credential {
         }
     }
 
-    /// Sets another password, and keeps up to `history` of those before.
+    /// Sets a new password, keeps up to `history` previous ones, and revokes the invitation.
     pub fn set_password(&mut self, hash: PasswordHash, set_by: SetBy, history: usize, now: Timestamp) {
         if let Some(before) = self.hash.replace(hash) {
             self.history.insert(0, before);
@@ -137,12 +132,12 @@ impl Credential {
         self.set_by = Some(set_by);
         self.invitation = None;
         let second = Timestamp::from_second(now.as_second()).expect("now is within range");
-        // Later than the one before in any case: sessions end by this.
+        // Always later than the previous time, because sessions of an earlier password are rejected by this time.
         let after = self.changed.and_then(|before| before.checked_add(SignedDuration::from_secs(1)).ok());
         self.changed = Some(after.map_or(second, |after| after.max(second)));
     }
 
-    /// Every password that can't be used again, the present one first.
+    /// Returns the hashes of passwords that can't be reused, the current one first.
     pub fn used(&self, history: usize) -> impl Iterator<Item = &PasswordHash> {
         self.hash.iter().chain(self.history.iter().take(history))
     }
@@ -157,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_password_is_later_than_the_one_before_and_ends_the_invitation() {
+    fn a_new_password_has_a_later_time_and_revokes_the_invitation() {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let invitation = Invitation { digest: Digest::of("x"), expires: now };
         let mut credential = Credential { invitation: Some(invitation), ..Credential::default() };
@@ -171,9 +166,9 @@ mod tests {
     }
 
     #[test]
-    fn a_password_of_unknown_origin_is_anothers() {
+    fn a_password_of_unknown_origin_counts_as_set_by_another() {
         let mut summary = Summary::default();
-        assert!(!summary.is_set_by_another(), "there is none");
+        assert!(!summary.is_set_by_another(), "no password");
         summary.changed = Some(Timestamp::UNIX_EPOCH);
         assert!(summary.is_set_by_another());
         summary.set_by = Some(SetBy::Owner);

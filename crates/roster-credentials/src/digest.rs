@@ -1,4 +1,4 @@
-//! Digests of secrets that are random enough to need no password hash: keys, invitations and recovery codes.
+//! Digests of random secrets: API keys, invitations and recovery codes. They cannot be guessed, so a fast hash is enough.
 
 use std::fmt;
 
@@ -13,12 +13,12 @@ use sha2::{Digest as _, Sha256};
 pub struct Digest(String);
 
 impl Digest {
-    /// The digest of a secret.
+    /// Returns the digest of a secret.
     pub fn of(secret: &str) -> Self {
         Self(hex(&Sha256::digest(secret)))
     }
 
-    /// Whether it is the digest of that secret, in a time that does not tell how much of it is right.
+    /// Returns whether this is the digest of the secret. Compares in constant time.
     pub fn is_of(&self, secret: &str) -> bool {
         verify_slices_are_equal(self.0.as_bytes(), Self::of(secret).0.as_bytes()).is_ok()
     }
@@ -30,12 +30,12 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Lower-case hexadecimal digits.
+/// Encodes bytes as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     HEXLOWER.encode(bytes)
 }
 
-/// Bytes that nobody can guess.
+/// Returns cryptographically secure random bytes.
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).expect("the kernel's random numbers can be read");

@@ -1,8 +1,7 @@
-//! Password hashes: PHC strings (and the bcrypt form that predates them), with a floor and a ceiling on their cost.
+//! Password hashes: PHC strings and bcrypt hashes, with a minimum and a maximum cost.
 //!
-//! New hashes are argon2id (RFC 9106). bcrypt, scrypt and PBKDF2 are taken from people who migrate. The floor keeps
-//! out hashes that are quickly guessed; the ceiling keeps one login from taking the process's memory or minutes of
-//! its time.
+//! New hashes are argon2id (RFC 9106). bcrypt, scrypt and PBKDF2 are supported for migrations. The minimum rejects hashes
+//! that are quickly guessed. The maximum keeps one login from exhausting memory or taking minutes.
 
 use std::fmt;
 
@@ -16,16 +15,15 @@ use crate::password;
 pub struct Ceiling {
     /// Memory of one verification, in KiB.
     pub memory_kib: u32,
-    /// Memory times passes over it, in KiB. 1 GiB takes about a second of a core.
+    /// Memory times passes over it, in KiB. 1 GiB takes a core about a second.
     pub work_kib: u64,
 }
 
 impl Ceiling {
-    /// For hashes that Roster stores already, and for the cost that an operator configures. Earlier versions imported
-    /// hashes up to this.
+    /// Ceiling for stored hashes and for the configured cost. Earlier versions imported hashes up to this cost.
     pub const STORED: Self = Self { memory_kib: 256 * 1024, work_kib: 1024 * 1024 };
 
-    /// For hashes from elsewhere: enough for the defaults of common libraries (argon2id with m=65536 and t=3 or t=4).
+    /// Ceiling for imported hashes: enough for the defaults of common libraries (argon2id with m=65536 and t=3 or t=4).
     const IMPORTED: Self = Self { memory_kib: 64 * 1024, work_kib: 512 * 1024 };
 
     fn admits(self, demand: Demand) -> bool {
@@ -33,7 +31,7 @@ impl Ceiling {
     }
 }
 
-/// What one verification takes, in KiB.
+/// Cost of one verification, in KiB.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Demand {
     memory_kib: u64,
@@ -41,11 +39,11 @@ struct Demand {
 }
 
 impl Demand {
-    /// Of bcrypt and PBKDF2, which take a few KiB whatever their cost.
+    /// Cost of bcrypt and PBKDF2, which need a few KiB with any parameters.
     const SMALL: Self = Self { memory_kib: 8, work_kib: 0 };
 }
 
-/// The algorithm of a hash.
+/// Algorithm of a hash.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Algorithm {
     /// RFC 9106.
@@ -58,24 +56,23 @@ pub enum Algorithm {
     Pbkdf2Sha256,
     /// RFC 8018 with HMAC-SHA-512.
     Pbkdf2Sha512,
-    /// RFC 8018 with HMAC-SHA3-512, as Rancher has it.
+    /// RFC 8018 with HMAC-SHA3-512, as used by Rancher.
     Pbkdf2Sha3,
 }
 
-/// Why a string is not taken as a password hash. The messages say what is allowed and never repeat the string.
+/// Why a string is rejected as a password hash. The messages never contain the string.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum HashError {
-    /// Not a hash at all; it may be a password under the wrong key.
+    /// Not a hash. It may be a password under the wrong key.
     #[error(
-        "is not a password hash: it must begin with its algorithm between two '$'. A password in plain text belongs under the key password"
+        "is not a password hash: it must begin with its algorithm between two '$'. A plaintext password belongs under the key password"
     )]
     NotAHash,
-    /// A hash of another kind.
     #[error(
         "uses an algorithm that is not supported: use argon2id, bcrypt, scrypt, pbkdf2-sha256, pbkdf2-sha512 or pbkdf2-sha3-512"
     )]
     UnsupportedAlgorithm,
-    /// Known algorithm, but it does not parse.
+    /// Algorithm, and what is wrong.
     #[error("is not a well-formed {0} hash: {1}")]
     Malformed(&'static str, &'static str),
     /// Parameters below the floor.
@@ -90,7 +87,22 @@ pub enum HashError {
 const BCRYPT_BYTES: usize = 72;
 
 /// Maximum parallelism of argon2id.
-const MOST_LANES: u32 = 16;
+const MAX_LANES: u32 = 16;
+
+/// A configured cost that is not allowed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum CostError {
+    #[error(
+        "argon2id needs at least memory {} KiB, {} iterations and parallelism {}",
+        .0.memory_kib, .0.iterations, .0.parallelism
+    )]
+    TooLow(Argon2idCost),
+    #[error(
+        "argon2id takes at most memory {} KiB, memory times iterations {} and parallelism {MAX_LANES}",
+        .0.memory_kib, .0.work_kib
+    )]
+    TooHigh(Ceiling),
+}
 
 /// Cost of new argon2id hashes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -107,34 +119,28 @@ impl Default for Argon2idCost {
 }
 
 impl Argon2idCost {
-    /// A cost at or above the default (OWASP Password Storage Cheat Sheet).
+    /// Returns a cost at or above the default, which follows the OWASP Password Storage Cheat Sheet.
     ///
     /// # Errors
-    /// If a parameter is below the default or above the ceiling.
-    pub fn new(memory_kib: u32, iterations: u32, parallelism: u32) -> Result<Self, String> {
+    /// If a parameter is below the default or above [`Ceiling::STORED`].
+    pub fn new(memory_kib: u32, iterations: u32, parallelism: u32) -> Result<Self, CostError> {
         let floor = Self::default();
         if memory_kib < floor.memory_kib || iterations < floor.iterations || parallelism < floor.parallelism {
-            return Err(format!(
-                "argon2id needs at least memory {} KiB, {} iterations and parallelism {}",
-                floor.memory_kib, floor.iterations, floor.parallelism
-            ));
+            return Err(CostError::TooLow(floor));
         }
-        let (cost, Ceiling { memory_kib: most, work_kib: most_work }) =
-            (Self { memory_kib, iterations, parallelism }, Ceiling::STORED);
-        if !Ceiling::STORED.admits(cost.demand()) || parallelism > MOST_LANES {
-            return Err(format!(
-                "argon2id takes at most memory {most} KiB, memory times iterations {most_work} and parallelism {MOST_LANES}"
-            ));
+        let cost = Self { memory_kib, iterations, parallelism };
+        if !Ceiling::STORED.admits(cost.demand()) || parallelism > MAX_LANES {
+            return Err(CostError::TooHigh(Ceiling::STORED));
         }
         Ok(cost)
     }
 
-    /// Memory of one hash, in KiB.
+    /// Returns the memory of one hash, in KiB.
     pub fn memory_kib(self) -> u32 {
         self.memory_kib
     }
 
-    /// The maximum for hashes from elsewhere: a fixed one, or this cost where that is higher.
+    /// Returns the ceiling for imported hashes: a fixed one, or this cost if it is higher.
     pub fn ceiling(self) -> Ceiling {
         Ceiling {
             memory_kib: Ceiling::IMPORTED.memory_kib.max(self.memory_kib),
@@ -149,7 +155,7 @@ impl Argon2idCost {
 
     fn params(self) -> argon2::Params {
         argon2::Params::new(self.memory_kib, self.iterations, self.parallelism, Some(32))
-            .expect("the constructor has checked the bounds")
+            .expect("the constructor checks the bounds")
     }
 }
 
@@ -158,23 +164,23 @@ impl Argon2idCost {
 pub struct Memory(Vec<Block>);
 
 impl Memory {
-    /// At least that many blocks of 1 KiB.
+    /// Returns this many blocks of 1 KiB.
     fn blocks(&mut self, count: usize) -> &mut [Block] {
         if self.0.len() < count {
-            // Freed before more is allocated: growing in place may hold both for a moment.
+            // Free the old blocks first, because growing the vector may hold both at the same time.
             self.0 = Vec::new();
             self.0.resize(count, Block::default());
         }
         &mut self.0[..count]
     }
 
-    /// Size, in KiB.
+    /// Returns the size in KiB.
     pub fn kib(&self) -> u32 {
         u32::try_from(self.0.len()).unwrap_or(u32::MAX)
     }
 }
 
-/// A password hash that has been checked: its form, its floor and its ceiling.
+/// A password hash whose format and cost were checked.
 #[derive(Clone, Eq, PartialEq)]
 pub struct PasswordHash {
     text: String,
@@ -189,19 +195,19 @@ impl fmt::Debug for PasswordHash {
 }
 
 impl PasswordHash {
-    /// Checks a PHC string, a bcrypt hash, or a PBKDF2 hash in the form that passlib writes. For hashes that Roster has
-    /// stored; those from elsewhere go through [`Self::parse_within`].
+    /// Parses a hash that Roster stored: a PHC string, a bcrypt hash, or a PBKDF2 hash in passlib's notation. Use
+    /// [`Self::parse_within`] for hashes from elsewhere.
     ///
     /// # Errors
-    /// If the string is not a hash, not of a supported kind, malformed, too weak or too costly.
+    /// If the string is not a hash, or the hash is unsupported, malformed, too weak or too costly.
     pub fn parse(text: &str) -> Result<Self, HashError> {
         Self::parse_within(text, Ceiling::STORED)
     }
 
-    /// Checks a hash that comes from elsewhere, such as from whoever writes a password Secret.
+    /// Parses a hash from elsewhere, such as a password Secret.
     ///
     /// # Errors
-    /// As [`Self::parse`]; too costly is what is above `ceiling`.
+    /// As [`Self::parse`]. A hash above `ceiling` is too costly.
     pub fn parse_within(text: &str, ceiling: Ceiling) -> Result<Self, HashError> {
         let (identifier, _) =
             text.strip_prefix('$').and_then(|rest| rest.split_once('$')).ok_or(HashError::NotAHash)?;
@@ -281,7 +287,7 @@ impl PasswordHash {
                     pbkdf2::pbkdf2_hmac::<sha2::Sha512>(password, salt.as_ref(), rounds(&phc), output);
                 }
                 Algorithm::Pbkdf2Sha3 => {
-                    // A sponge has no state to prepare once for all rounds, so it takes the plain form of HMAC.
+                    // HMAC's optimization of a precomputed block state does not apply to sponges.
                     pbkdf2::pbkdf2::<pbkdf2::hmac::SimpleHmac<sha3::Sha3_512>>(
                         password,
                         salt.as_ref(),
@@ -310,8 +316,8 @@ impl PasswordHash {
         u32::try_from(self.demand.memory_kib).unwrap_or(Ceiling::STORED.memory_kib)
     }
 
-    /// Whether the hash should be replaced at the next login: another algorithm, parameters below `cost`, or more than
-    /// is imported today.
+    /// Returns whether the next login should replace the hash: another algorithm, a cost below `cost`, or one that would no
+    /// longer be imported.
     pub fn is_outdated(&self, cost: Argon2idCost) -> bool {
         if !cost.ceiling().admits(self.demand) {
             return true;
@@ -323,12 +329,11 @@ impl PasswordHash {
         params.m_cost() < cost.memory_kib || params.t_cost() < cost.iterations || params.p_cost() < cost.parallelism
     }
 
-    /// The algorithm.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// The string itself. It is a secret: it goes into Secrets of Roster's own namespace and nowhere else.
+    /// Returns the hash as a string. It is secret and may only be written to Secrets in Roster's own namespace.
     pub fn expose(&self) -> &str {
         &self.text
     }
@@ -368,10 +373,10 @@ fn check_argon2id(text: &str, ceiling: Ceiling) -> Result<Demand, HashError> {
     }
     let memory_kib = u64::from(params.m_cost());
     let demand = Demand { memory_kib, work_kib: memory_kib * u64::from(params.t_cost()) };
-    if !ceiling.admits(demand) || params.p_cost() > MOST_LANES {
+    if !ceiling.admits(demand) || params.p_cost() > MAX_LANES {
         let Ceiling { memory_kib, work_kib } = ceiling;
         return Err(HashError::TooCostly(format!(
-            "argon2id is taken up to m={memory_kib} ({} MiB), m·t={work_kib} and p={MOST_LANES}",
+            "argon2id is accepted up to m={memory_kib} ({} MiB), m·t={work_kib} and p={MAX_LANES}",
             memory_kib / 1024
         )));
     }
@@ -380,7 +385,7 @@ fn check_argon2id(text: &str, ceiling: Ceiling) -> Result<Demand, HashError> {
 
 fn check_bcrypt(text: &str) -> Result<Algorithm, HashError> {
     let malformed = HashError::Malformed("bcrypt", "it must look like $2b$12$ and 53 more characters of its base64");
-    // The crate takes any text of the right length; the alphabet is checked here.
+    // The crate does not check the alphabet.
     let body = text.get(7..).filter(|_| text.len() == 60 && text.as_bytes()[6] == b'$').ok_or(malformed.clone())?;
     if !body.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'/') {
         return Err(malformed);
@@ -388,7 +393,7 @@ fn check_bcrypt(text: &str) -> Result<Algorithm, HashError> {
     let parts: bcrypt::HashParts = text.parse().map_err(|_| malformed)?;
     match parts.get_cost() {
         ..10 => Err(HashError::Weak("bcrypt needs a cost of 10 or above (htpasswd: -B -C 10)")),
-        15.. => Err(HashError::TooCostly("bcrypt is taken up to a cost of 14".to_owned())),
+        15.. => Err(HashError::TooCostly("bcrypt is accepted up to a cost of 14".to_owned())),
         _ => Ok(Algorithm::Bcrypt),
     }
 }
@@ -405,14 +410,13 @@ fn check_scrypt(text: &str, ceiling: Ceiling) -> Result<Demand, HashError> {
     if params.log_n() < 14 || params.r() < 8 {
         return Err(HashError::Weak("scrypt needs ln=14,r=8,p=1 or above"));
     }
-    // The p lanes follow each other in the same memory. Each writes it once and reads it once, at about half the speed of
-    // argon2id.
+    // The p lanes run one after another in the same memory. Each writes and reads it once, at about half of argon2id's speed.
     let memory_kib = (u64::from(params.r()) << params.log_n()) / 8;
     let work_kib = memory_kib.saturating_mul(4 * u64::from(params.p()));
     let demand = Demand { memory_kib, work_kib };
     if !ceiling.admits(demand) {
         return Err(HashError::TooCostly(format!(
-            "scrypt is taken up to {} MiB (128 · r · 2^ln bytes), and with p up to {} MiB (128 · r · 2^ln · p bytes)",
+            "scrypt is accepted up to {} MiB (128 · r · 2^ln bytes), and with p up to {} MiB (128 · r · 2^ln · p bytes)",
             ceiling.memory_kib / 1024,
             ceiling.work_kib / 4096
         )));
@@ -420,7 +424,7 @@ fn check_scrypt(text: &str, ceiling: Ceiling) -> Result<Demand, HashError> {
     Ok(demand)
 }
 
-/// passlib writes PBKDF2 as `$pbkdf2-sha256$29000$salt$hash`, with `.` for `+` in its base64.
+/// Converts PBKDF2 hashes from passlib's notation, `$pbkdf2-sha256$29000$salt$hash` with `.` for `+` in the base64, to PHC.
 fn to_phc(text: &str) -> String {
     let mut fields: Vec<String> = text.split('$').map(str::to_owned).collect();
     let is_passlib = fields.len() == 5
@@ -449,9 +453,9 @@ fn check_pbkdf2(text: &str) -> Result<Algorithm, HashError> {
         return Err(HashError::Malformed("PBKDF2", "its parameter l is not the length of its hash"));
     }
     match rounds {
-        // NIST SP 800-132 asks for at least 1,000, SP 800-63B (revision 3) for 10,000.
+        // NIST SP 800-132 requires at least 1,000, SP 800-63B (revision 3) 10,000.
         ..10_000 => Err(HashError::Weak("PBKDF2 needs 10000 iterations or more")),
-        2_000_001.. => Err(HashError::TooCostly("PBKDF2 is taken up to 2000000 iterations".to_owned())),
+        2_000_001.. => Err(HashError::TooCostly("PBKDF2 is accepted up to 2000000 iterations".to_owned())),
         _ => Ok(match phc.algorithm.as_str() {
             "pbkdf2-sha256" => Algorithm::Pbkdf2Sha256,
             "pbkdf2-sha3-512" => Algorithm::Pbkdf2Sha3,

@@ -25,7 +25,7 @@ const FOREIGN: &[(&str, Algorithm)] = &[
         "$pbkdf2-sha512$25000$UCoFQMj5v5dSSqm1dm6N0Q$O0Aij2pm3/fhwj1Ih/jwrhzeYJvm9OleYOFOXx29czWZwh57UYi/KIw89N760xYKNtUx0FkTyuEHiCPU25rXNw",
         Algorithm::Pbkdf2Sha512,
     ),
-    // hashlib of Python 3, with the parameters that Rancher takes.
+    // Python's hashlib, with Rancher's parameters.
     (
         "$pbkdf2-sha3-512$i=210000$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8$VYnncxt/yMhXQXrrLwhCPWO30mvBdtSvPRe9f/kE5yE",
         Algorithm::Pbkdf2Sha3,
@@ -44,7 +44,7 @@ fn hashes_of_other_implementations_verify() {
 }
 
 #[test]
-fn strict_phc_form_of_pbkdf2_is_the_same_hash() {
+fn pbkdf2_hashes_in_phc_notation_verify() {
     let text = "$pbkdf2-sha256$i=29000,l=32$xfj/f08JQQgBoHQupdRaCw$cj0Q5bg3unw2HJicqx5XI2Gd2VrQES7XqsZ2WSdqVWA";
     assert!(PasswordHash::parse(text).unwrap().verify(PASSWORD, &mut Memory::default()));
 }
@@ -68,7 +68,7 @@ fn each_hash_has_its_own_salt() {
 #[case("$ecret", HashError::NotAHash)]
 #[case("$my secret$", HashError::NotAHash)]
 #[case("$$x", HashError::NotAHash)]
-fn what_is_no_known_hash_is_told_apart(#[case] text: &str, #[case] error: HashError) {
+fn unknown_hashes_are_rejected(#[case] text: &str, #[case] error: HashError) {
     assert_eq!(PasswordHash::parse(text), Err(error));
 }
 
@@ -84,7 +84,7 @@ fn what_is_no_known_hash_is_told_apart(#[case] text: &str, #[case] error: HashEr
 #[case("$scrypt$r=8,p=1$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE")]
 #[case("$pbkdf2-sha256$l=32$xfj/f08JQQgBoHQupdRaCw$cj0Q5bg3unw2HJicqx5XI2Gd2VrQES7XqsZ2WSdqVWA")]
 #[case("$pbkdf2-sha256$i=29000,l=64$xfj/f08JQQgBoHQupdRaCw$cj0Q5bg3unw2HJicqx5XI2Gd2VrQES7XqsZ2WSdqVWA")]
-fn malformed_hashes_are_refused(#[case] text: &str) {
+fn malformed_hashes_are_rejected(#[case] text: &str) {
     assert!(matches!(PasswordHash::parse(text), Err(HashError::Malformed(..))), "{:?}", PasswordHash::parse(text));
 }
 
@@ -97,7 +97,7 @@ fn malformed_hashes_are_refused(#[case] text: &str) {
 #[case("$2y$05$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW")]
 #[case("$scrypt$ln=10,r=8,p=1$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE")]
 #[case("$pbkdf2-sha256$1000$xfj/f08JQQgBoHQupdRaCw$cj0Q5bg3unw2HJicqx5XI2Gd2VrQES7XqsZ2WSdqVWA")]
-fn weak_hashes_are_refused(#[case] text: &str) {
+fn weak_hashes_are_rejected(#[case] text: &str) {
     assert!(matches!(PasswordHash::parse(text), Err(HashError::Weak(_))), "{:?}", PasswordHash::parse(text));
 }
 
@@ -108,12 +108,12 @@ fn weak_hashes_are_refused(#[case] text: &str) {
 #[case("$2b$20$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW")]
 #[case("$scrypt$ln=24,r=8,p=1$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE")]
 #[case("$pbkdf2-sha256$20000000$xfj/f08JQQgBoHQupdRaCw$cj0Q5bg3unw2HJicqx5XI2Gd2VrQES7XqsZ2WSdqVWA")]
-fn hashes_that_would_take_the_process_down_are_refused(#[case] text: &str) {
+fn hashes_that_would_exhaust_the_process_are_rejected(#[case] text: &str) {
     assert!(matches!(PasswordHash::parse(text), Err(HashError::TooCostly(_))), "{:?}", PasswordHash::parse(text));
 }
 
 #[test]
-fn nothing_of_a_hash_is_shown() {
+fn hashes_are_not_revealed() {
     let hash = PasswordHash::parse(FOREIGN[2].0).unwrap();
     assert_eq!(format!("{hash:?}"), "PasswordHash(Bcrypt, [redacted])");
     let error = PasswordHash::parse("$2b$12$hunter2").unwrap_err();
@@ -124,7 +124,11 @@ fn nothing_of_a_hash_is_shown() {
 #[case(19_455, 2, 1)]
 #[case(19_456, 1, 1)]
 #[case(1_000_000, 2, 1)]
-fn cost_is_configurable_upwards_only(#[case] memory: u32, #[case] iterations: u32, #[case] parallelism: u32) {
+fn the_cost_can_only_be_raised_and_not_above_the_ceiling(
+    #[case] memory: u32,
+    #[case] iterations: u32,
+    #[case] parallelism: u32,
+) {
     assert!(Argon2idCost::new(memory, iterations, parallelism).is_err());
     assert!(Argon2idCost::new(65_536, 3, 4).is_ok());
 }
@@ -137,7 +141,7 @@ const LEGACY: &str = "$argon2id$v=19$m=262144,t=4,p=1$c29tZXNhbHRzb21lc2FsdA$Rde
 #[case("$argon2id$v=19$m=32768,t=17,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG")]
 #[case("$scrypt$ln=17,r=8,p=1$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE")]
 #[case("$scrypt$ln=16,r=8,p=3$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE")]
-fn what_was_imported_once_is_kept_until_a_login_and_no_longer_imported(#[case] text: &str) {
+fn stored_hashes_above_the_import_ceiling_are_kept_until_the_next_login(#[case] text: &str) {
     let cost = Argon2idCost::default();
     let stored = PasswordHash::parse(text).unwrap();
     assert!(stored.is_outdated(cost), "the next login replaces it");

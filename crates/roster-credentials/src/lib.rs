@@ -1,15 +1,16 @@
-//! Credentials: what a password, a hash and a login identifier are, and what is kept of them.
+//! Credentials: passwords, hashes, second factors, API keys, login identifiers, and the Secrets that store them.
 //!
 //! ```text
 //!  password Secret ──source──▶ password ──pool──▶ hash ──▶ credential ──record──▶ identity Secret
-//!                                 policy                  ▲    │                  (its name: claim)
-//!                 totp (seal), api_key, lockout (digest) ─┘  login: what follows from an attempt
-//!                                                            signing ──▶ token: what it is exchanged for
+//!                                 policy                  ▲    │                  (named by claim)
+//!                 totp (seal), api_key, lockout (digest) ─┘  login: judges login attempts
+//!                                                            signing ──▶ token: issued after a login
 //! ```
 //!
-//! Nothing here talks to the cluster. No type here shows a secret through `Debug` or `Display`.
+//! No cluster access. No type reveals a secret through `Debug` or `Display`.
 
 #![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
 
 pub mod api_key;
 pub mod claim;

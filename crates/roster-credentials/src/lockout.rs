@@ -1,11 +1,11 @@
-//! Failed logins: counted for each user and source, and for each user over all sources.
+//! Counts failed logins per user and source, and per user over all sources.
 //!
-//! A source is locked out after a few failures, so that an attacker locks out only their own address. The user as a whole
-//! is locked out after many more, from many sources. Both refuse new logins and nothing else: anyone can cause them from
-//! outside, so they must not end what the person already has.
+//! A few failures lock out a source, so that an attacker locks out only their own address. Many more, from many sources, lock
+//! out the user as a whole. Both only refuse new logins: anyone can cause them from outside, so they must not affect existing
+//! sessions.
 //!
-//! A credential that is asked for again within a session counts apart, as the source [`SESSIONS`]: an attacker without a
-//! session can't keep a person from changing their password, and a stolen session is good for a few guesses only.
+//! Requests for a credential within a session are counted separately, as the source [`SESSIONS`]. So an attacker without a
+//! session can't keep the user from changing the password, and a stolen session allows only a few guesses.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,12 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::network::network_of;
 
-/// When somebody is locked out, and for how long.
+/// When a lockout starts and how long it lasts.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Failures of one user from one source.
+    /// Failures of one user from one source that lock out the source.
     pub of_source: u32,
-    /// Failures of one user from all sources together.
+    /// Failures of one user from all sources together that lock out the user.
     pub of_user: u32,
     /// How long a failure counts.
     pub window: Duration,
@@ -30,17 +30,15 @@ pub struct Limits {
     pub duration: Duration,
 }
 
-/// The source that stands for all sessions of a user: where a credential is asked for again. No address and no
-/// application is called that. Its failures neither count towards a lockout of the user as a whole nor are checked
-/// against one.
+/// Source of failures within sessions of a user. It differs from all addresses and applications. Its failures do not count
+/// towards a lockout of the user, and such a lockout does not apply to it.
 pub const SESSIONS: &str = "sessions";
 
 /// One failed attempt.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Failure {
-    /// Its source, as the lockout counts.
+    /// See [`source_of`] and [`source_of_application`].
     pub source: String,
-    /// When it was judged.
     pub at: Timestamp,
 }
 
@@ -55,54 +53,54 @@ struct Failures {
 }
 
 impl Failures {
-    /// Whether nothing follows from it any more.
+    /// Returns whether the lockout has ended or, without one, the last failure no longer counts.
     fn is_past(&self, limits: &Limits, now: Timestamp) -> bool {
         self.locked_until.map_or(later(self.last, limits.window) <= now, |end| end <= now)
     }
 }
 
-/// The failed logins of a user. Bounded: each source has one entry, and after `of_user` failures only [`SESSIONS`] is
-/// counted until the lockout has ended.
+/// Failed logins of a user. Bounded: each source has one entry, and after `of_user` failures only [`SESSIONS`] is counted
+/// until the lockout ends.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FailedLogins {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     sources: BTreeMap<String, Failures>,
-    /// End of the lockout of the user as a whole.
+    /// End of the user's lockout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locked_until: Option<Timestamp>,
 }
 
 impl FailedLogins {
-    /// Whether there is nothing to remember.
+    /// Returns whether there are neither failures nor a lockout.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Failures that are counted at present, from all sources together.
+    /// Returns the number of failures that currently count, from all sources together.
     pub fn count(&self) -> u32 {
         self.sources.values().map(|failures| failures.count).sum()
     }
 
-    /// Failures that count towards a lockout of the user as a whole.
+    /// Returns the number of failures that count towards a lockout of the user.
     fn count_of_logins(&self) -> u32 {
         self.count() - self.sources.get(SESSIONS).map_or(0, |failures| failures.count)
     }
 
-    /// Whether attempts from that source are refused, whatever they present.
+    /// Returns whether attempts from this source are refused, even with the right credentials.
     pub fn is_locked(&self, source: &str, now: Timestamp) -> bool {
         let of_user = self.locked_until.filter(|_| source != SESSIONS);
         let of_source = self.sources.get(source).and_then(|failures| failures.locked_until);
         of_user.into_iter().chain(of_source).any(|end| end > now)
     }
 
-    /// The failures that this has counted and `before` has not, at most one for each source.
+    /// Returns the failures that were counted since `before`, at most one per source.
     pub fn added_since(&self, before: &Self) -> Vec<Failure> {
         let added = self.sources.iter().filter(|(source, failures)| before.sources.get(*source) != Some(*failures));
         added.map(|(source, failures)| Failure { source: source.clone(), at: failures.last }).collect()
     }
 
-    /// Counts a failure. Those while a lockout lasts count for nothing: no password was looked at.
+    /// Counts a failure. Failures during a lockout do not count, because no password was verified.
     pub fn fail(&mut self, source: &str, limits: &Limits, now: Timestamp) {
         if self.is_locked(source, now) {
             return;
@@ -111,7 +109,7 @@ impl FailedLogins {
         let failures =
             self.sources.entry(source.to_owned()).or_insert(Failures { count: 0, last: now, locked_until: None });
         failures.count += 1;
-        // A failure that could not be written at once is counted later than those after it.
+        // A failure whose write was retried may be counted after later ones.
         failures.last = now.max(failures.last);
         if failures.count >= limits.of_source {
             failures.locked_until = Some(later(now, limits.duration));
@@ -121,7 +119,7 @@ impl FailedLogins {
         }
     }
 
-    /// Forgives the source of a login that succeeded, and the person's sessions. Other sources are not forgiven.
+    /// Clears the failures of the source of a successful login, and of [`SESSIONS`]. Other sources keep theirs.
     pub fn succeed(&mut self, source: &str, limits: &Limits, now: Timestamp) {
         self.forget_past(limits, now);
         self.sources.remove(source);
@@ -129,23 +127,23 @@ impl FailedLogins {
     }
 
     fn forget_past(&mut self, limits: &Limits, now: Timestamp) {
-        // After a lockout of the user the count starts again at zero: the next failure must not cause another lockout.
+        // After a lockout of the user, counting restarts at zero, so that the next failure does not cause another lockout.
         if self.locked_until.is_some_and(|end| end <= now) {
             self.locked_until = None;
             self.sources.retain(|source, _| source == SESSIONS);
         }
-        // During one, what led to it stays as it is.
+        // During a lockout of the user, keep the failures that caused it.
         let is_locked = self.locked_until.is_some();
         self.sources.retain(|source, failures| is_locked && source != SESSIONS || !failures.is_past(limits, now));
     }
 }
 
-/// Without an end, where there is none within the range of the clock.
+/// Adds a duration. Returns the maximum time on overflow.
 fn later(time: Timestamp, duration: Duration) -> Timestamp {
     time.checked_add(duration).unwrap_or(Timestamp::MAX)
 }
 
-/// What counts as one source: an IPv4 address, or the /64 network that a subscriber of IPv6 has to themselves.
+/// Returns the source of an address: an IPv4 address, or the /64 network of an IPv6 subscriber.
 pub fn source_of(address: IpAddr) -> String {
     match network_of(address) {
         IpNet::V4(network) => network.addr().to_string(),
@@ -153,10 +151,10 @@ pub fn source_of(address: IpAddr) -> String {
     }
 }
 
-/// An application that does not say where somebody comes from counts as one source itself.
+/// Returns the source for an application that does not report its users' addresses.
 pub fn source_of_application(username: &str) -> String {
-    const MOST_CHARACTERS: usize = 128;
-    format!("application {}", username.chars().take(MOST_CHARACTERS).collect::<String>())
+    const MAX_CHARACTERS: usize = 128;
+    format!("application {}", username.chars().take(MAX_CHARACTERS).collect::<String>())
 }
 
 #[cfg(test)]
@@ -173,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn hammering_from_one_source_locks_that_source_alone() {
+    fn failures_from_one_source_lock_only_that_source() {
         let mut failed = FailedLogins::default();
         for second in 0..50 {
             failed.fail("attacker", &limits(), at(second));
@@ -197,7 +195,7 @@ mod tests {
         assert!(failed.is_locked("home", at(299)));
         assert!(!failed.is_locked("home", at(300)));
         failed.fail("h", &limits(), at(301));
-        assert_eq!((failed.count(), failed.locked_until), (1, None), "it begins anew");
+        assert_eq!((failed.count(), failed.locked_until), (1, None), "counting restarts");
     }
 
     #[test]
@@ -273,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_begins_anew() {
+    fn a_success_clears_the_failures_of_its_source() {
         let mut failed = FailedLogins::default();
         failed.fail("a", &limits(), at(0));
         failed.succeed("a", &limits(), at(1));
@@ -281,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_source() {
+    fn an_ipv6_network_is_one_source() {
         let source = |text: &str| source_of(text.parse().unwrap());
         assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:1"));
         assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
@@ -290,7 +288,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_kept_is_bounded_and_locks_come_in_time(
+        fn entries_are_bounded_and_lockouts_start_at_the_limit(
             attempts in prop::collection::vec((0u8..40, 0i64..200, any::<bool>()), 0..300)
         ) {
             let (mut failed, mut second) = (FailedLogins::default(), 0);

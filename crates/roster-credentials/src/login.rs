@@ -1,4 +1,4 @@
-//! What follows from an attempt to log in: for the credential, and for whoever makes it. Pure.
+//! Judges login attempts: decides the outcome and updates the credential. Pure.
 
 use std::fmt;
 
@@ -12,65 +12,59 @@ use super::policy::PasswordPolicy;
 use super::seal::Sealer;
 use super::totp::SecondFactor;
 
-/// What was shown in the first place.
+/// First factor of a login attempt.
 #[derive(Clone, Copy)]
 pub enum Proof<'a> {
-    /// A password; whether it is that of the credential.
+    /// A password, and whether it matches the credential.
     Password(bool),
-    /// The code of an invitation.
+    /// Code of an invitation.
     Invitation(&'a str),
 }
 
-/// Whether a second factor is needed where none is enrolled. One that is enrolled always is.
+/// Whether a user without an enrolled second factor needs one. An enrolled one is always required.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Need {
-    /// It is not.
     No,
-    /// It is, and can be enrolled on the way.
+    /// Required. The login can enroll it.
     Enrollable,
-    /// It is, and has to be enrolled elsewhere: nobody is shown a seed here.
+    /// Required, but this kind of login can't enroll it, because it can't show the seed.
     Elsewhere,
 }
 
-/// An attempt to log in, and what it is judged by.
+/// A login attempt, and the rules for it.
 #[derive(Clone)]
 pub struct Attempt<'a> {
-    /// Where it comes from.
+    /// Source for the lockout: see [`super::lockout::source_of`].
     pub source: &'a str,
-    /// Whether the user may log in at all, at this time and from there.
+    /// Whether the user may log in at all, at this time and from this address.
     pub is_welcome: bool,
-    /// What was shown.
     pub proof: Proof<'a>,
-    /// The code of the second factor.
+    /// Code of the second factor.
     pub code: Option<&'a str>,
-    /// The hash of a new password that the policy allows.
+    /// Hash of a new password that complies with the policy.
     pub replacement: Option<&'a PasswordHash>,
-    /// Whether the user needs a second factor.
     pub second_factor: Need,
-    /// Whether a password that somebody else has set must be changed.
+    /// Whether the user must change a password that someone else set.
     pub needs_own_password: bool,
-    /// When somebody is locked out.
     pub limits: &'a Limits,
-    /// Opens the seed of the second factor.
+    /// Decrypts the seed of the second factor.
     pub sealer: &'a Sealer,
-    /// What a password has to be.
     pub policy: &'a PasswordPolicy,
-    /// Now.
     pub now: Timestamp,
 }
 
-/// What comes of an attempt.
+/// Outcome of an attempt.
 #[derive(Clone, Eq, PartialEq)]
 pub enum Verdict {
-    /// Nothing. Why is nobody's business.
+    /// Rejected. The reason is not disclosed.
     Refused,
-    /// What was shown is right, and more is asked for.
+    /// The credentials are right, but the login needs more.
     Challenged(Challenge),
-    /// It is them. Recovery codes, where the attempt has confirmed a second factor.
+    /// Successful. Contains recovery codes if the attempt confirmed a second factor.
     Granted(Vec<String>),
 }
 
-/// Without the recovery codes.
+/// Omits the recovery codes.
 impl fmt::Debug for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -82,7 +76,7 @@ impl fmt::Debug for Verdict {
 }
 
 impl Verdict {
-    /// Whether it is them.
+    /// Returns whether the attempt was successful.
     pub const fn is_granted(&self) -> bool {
         matches!(self, Self::Granted(_))
     }
@@ -94,7 +88,7 @@ enum Factor {
     Asked(Challenge),
 }
 
-/// Judges an attempt. The credential becomes what has to be kept before the answer is given.
+/// Judges an attempt. Updates the credential, which must be stored before the response is sent.
 pub fn judge(credential: &mut Credential, attempt: &Attempt<'_>) -> Verdict {
     let now = attempt.now;
     if !attempt.is_welcome || credential.failed.is_locked(attempt.source, now) {
@@ -115,14 +109,14 @@ pub fn judge(credential: &mut Credential, attempt: &Attempt<'_>) -> Verdict {
     };
     if must_change(credential, attempt) {
         let Some(hash) = attempt.replacement else {
-            // The code is used up by the attempt that comes with the new password.
+            // Do not invalidate the code yet: the attempt with the new password sends it again.
             credential.second_factor = before;
             return Verdict::Challenged(Challenge::PasswordChange);
         };
         credential.set_password(hash.clone(), SetBy::Owner, attempt.policy.history, now);
     }
     credential.failed.succeed(attempt.source, attempt.limits, now);
-    // Whoever has a password needs no invitation: what lies around for weeks would lead to what they are by then.
+    // The user has a password, so the invitation is no longer needed. A leaked one must not give access later.
     credential.invitation = None;
     Verdict::Granted(recovery_codes)
 }
@@ -152,7 +146,7 @@ fn second_factor(credential: &mut Credential, attempt: &Attempt<'_>) -> Factor {
         if is_enrolled {
             return Factor::Asked(Challenge::Code);
         }
-        // A new seed each time: one that somebody else was shown must not become this person's.
+        // Create a new seed each time, because someone else with the password may have seen the previous one.
         if attempt.second_factor == Need::Enrollable {
             credential.second_factor = Some(SecondFactor::create(attempt.sealer));
         }

@@ -54,7 +54,7 @@ fn attempt(rules: &Rules) -> Attempt<'_> {
     }
 }
 
-/// The code that an app shows for the factor.
+/// Returns the code that an app shows for the factor.
 fn code_of(factor: &SecondFactor) -> String {
     let secret = totp_rs::Secret::try_from_base32(factor.enrollment(&sealer(), "x", "x").unwrap().secret).unwrap();
     let totp = totp_rs::Builder::new().with_secret(secret).build().unwrap();
@@ -84,7 +84,7 @@ fn a_wrong_password_counts_until_the_source_is_locked_even_for_the_right_one() {
 }
 
 #[test]
-fn who_is_not_welcome_is_refused_and_counted_nowhere() {
+fn users_who_may_not_log_in_are_refused_without_counting() {
     let rules = rules();
     let mut kept = credential();
     for proof in [Proof::Password(true), Proof::Password(false)] {
@@ -95,7 +95,7 @@ fn who_is_not_welcome_is_refused_and_counted_nowhere() {
 }
 
 #[test]
-fn a_confirmed_factor_asks_for_its_code_and_takes_it_once() {
+fn a_confirmed_factor_requires_a_code_and_accepts_it_once() {
     let rules = rules();
     let mut factor = SecondFactor::create(&sealer());
     let code = code_of(&factor);
@@ -105,13 +105,13 @@ fn a_confirmed_factor_asks_for_its_code_and_takes_it_once() {
     let with_code = Attempt { code: Some(&code), ..attempt(&rules) };
     assert_eq!(judge(&mut kept, &with_code), Verdict::Granted(Vec::new()));
     assert_eq!(judge(&mut kept, &with_code), Verdict::Refused);
-    assert_eq!(kept.failed.count(), 1, "a code that is used up is a wrong one");
+    assert_eq!(kept.failed.count(), 1, "a used code is a wrong one");
     let wrong = Attempt { proof: Proof::Password(false), ..with_code };
     assert_eq!(judge(&mut kept, &wrong), Verdict::Refused);
 }
 
 #[test]
-fn a_factor_that_is_required_is_enrolled_at_the_login() {
+fn a_required_factor_is_enrolled_at_login() {
     let rules = rules();
     let mut kept = credential();
     let required = Attempt { second_factor: Need::Enrollable, ..attempt(&rules) };
@@ -130,7 +130,7 @@ fn a_factor_that_is_required_is_enrolled_at_the_login() {
 }
 
 #[test]
-fn a_password_of_somebody_else_or_an_old_one_must_be_changed_first() {
+fn passwords_set_by_others_and_expired_ones_must_be_changed_first() {
     let rules = rules();
     let new = hash();
     let others = Credential { set_by: Some(SetBy::Other), ..credential() };
@@ -139,7 +139,7 @@ fn a_password_of_somebody_else_or_an_old_one_must_be_changed_first() {
     for (before, needed) in [(others, needed), (credential(), old)] {
         let mut kept = before.clone();
         assert_eq!(judge(&mut kept, &needed), Verdict::Challenged(Challenge::PasswordChange));
-        assert_eq!(kept, before, "nothing is used up");
+        assert_eq!(kept, before, "nothing changed");
         let changing = Attempt { replacement: Some(&new), ..needed.clone() };
         assert_eq!(judge(&mut kept, &changing), Verdict::Granted(Vec::new()));
         assert_eq!(judge(&mut kept, &needed), Verdict::Granted(Vec::new()));
@@ -148,7 +148,7 @@ fn a_password_of_somebody_else_or_an_old_one_must_be_changed_first() {
 }
 
 #[test]
-fn the_code_is_used_up_by_the_attempt_that_changes_the_password() {
+fn the_code_is_invalidated_by_the_attempt_that_changes_the_password() {
     let rules = rules();
     let new = hash();
     let mut factor = SecondFactor::create(&sealer());
@@ -163,7 +163,7 @@ fn the_code_is_used_up_by_the_attempt_that_changes_the_password() {
 }
 
 #[test]
-fn nothing_is_enrolled_where_nobody_is_shown_the_seed() {
+fn logins_that_cannot_show_a_seed_enroll_nothing() {
     let rules = rules();
     let mut kept = credential();
     let review = Attempt { second_factor: Need::Elsewhere, ..attempt(&rules) };
@@ -172,7 +172,7 @@ fn nothing_is_enrolled_where_nobody_is_shown_the_seed() {
 }
 
 #[test]
-fn an_invitation_ends_with_a_login() {
+fn a_login_revokes_the_invitation() {
     let rules = rules();
     let invitation = Invitation { digest: Digest::of("come"), expires: now() + Duration::from_secs(60) };
     let mut kept = Credential { invitation: Some(invitation), ..credential() };
@@ -181,7 +181,7 @@ fn an_invitation_ends_with_a_login() {
 }
 
 #[test]
-fn an_invitation_sets_a_password_once_and_in_time() {
+fn an_invitation_sets_a_password_once_and_before_it_expires() {
     let rules = rules();
     let new = hash();
     let invitation = Invitation { digest: Digest::of("come"), expires: now() + Duration::from_secs(1) };
@@ -191,7 +191,7 @@ fn an_invitation_sets_a_password_once_and_in_time() {
     assert_eq!(judge(&mut kept, &invited), Verdict::Challenged(Challenge::PasswordChange));
     let changing = Attempt { replacement: Some(&new), ..invited.clone() };
     assert_eq!(judge(&mut kept, &changing), Verdict::Granted(Vec::new()));
-    assert_eq!(judge(&mut kept, &changing), Verdict::Refused, "it is used up");
+    assert_eq!(judge(&mut kept, &changing), Verdict::Refused, "it was used");
 
     let mut kept = before.clone();
     let wrong = Attempt { proof: Proof::Invitation("go"), ..changing.clone() };

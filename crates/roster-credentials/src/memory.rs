@@ -1,8 +1,8 @@
-//! The memory that all hashing of the process shares: hashes of every pool, whatever their parameters ask for.
+//! Memory budget for hashing, shared by all pools of the process.
 //!
-//! A hash holds as many permits as it takes KiB. The semaphore is first come, first served, so a hash that needs much is
-//! not overtaken for ever by those that need little. Buffers of argon2id are kept for reuse, because fresh pages cost a
-//! third of the time of a hash; they count too: what is in use and what is kept is never more than the whole together.
+//! A hash holds one permit per KiB. The semaphore is fair, so that small hashes can't starve a large one. Buffers of argon2id
+//! are kept for reuse, because fresh pages cost a third of the time of a hash. Memory in use and kept buffers together never
+//! exceed the budget.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,37 +10,38 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::hash::{Algorithm, Argon2idCost, Ceiling, Memory, PasswordHash};
 
-/// Pools of a process: one for logins, one for everything else.
+/// Number of pools in the process: one for logins, one for everything else.
 const POOLS: u32 = 2;
 
-/// Memory for hashing.
+/// Memory budget for hashing.
 pub struct HashMemory {
     total_kib: u32,
-    /// Size of the buffers that are kept: that of new hashes.
+    /// Maximum size of a kept buffer: the size for new hashes.
     buffer_kib: u32,
     free: Arc<Semaphore>,
+    /// Buffers kept for reuse.
     idle: Mutex<Vec<Memory>>,
 }
 
-/// What one hash needs.
+/// Memory that one hash needs.
 #[derive(Clone, Copy, Debug)]
-pub struct Need {
+pub struct MemoryNeed {
     kib: u32,
-    /// Whether it works in a buffer that can be kept.
+    /// Set for argon2id, which works in a reusable buffer.
     takes_buffer: bool,
 }
 
-/// Memory that is reserved for one hash. Given back when dropped.
+/// Memory reserved for one hash. Released on drop.
 pub struct Reserved {
     memory: Arc<HashMemory>,
-    /// Where argon2id works.
+    /// Working memory for argon2id.
     pub buffer: Memory,
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl HashMemory {
-    /// Memory for two pools of `slots` hashes each: enough for new hashes in all of them, and for one hash of the highest
-    /// cost that is stored. So nothing that parses waits for memory that can't come.
+    /// Returns the budget for two pools of `slots` hashes each: enough for new hashes in all slots, and at least for one hash
+    /// of [`Ceiling::STORED`], so that every hash that parses can be verified.
     pub fn new(cost: Argon2idCost, slots: usize) -> Self {
         let slots = u32::try_from(slots).unwrap_or(u32::MAX);
         let total_kib = POOLS.saturating_mul(slots).saturating_mul(cost.memory_kib()).max(Ceiling::STORED.memory_kib);
@@ -52,21 +53,21 @@ impl HashMemory {
         }
     }
 
-    /// What a new hash needs.
-    pub fn need_of_new(&self) -> Need {
-        Need { kib: self.buffer_kib, takes_buffer: true }
+    /// Returns what a new hash needs.
+    pub fn need_of_new(&self) -> MemoryNeed {
+        MemoryNeed { kib: self.buffer_kib, takes_buffer: true }
     }
 
-    /// What the verification of `hash` needs.
-    pub fn need_of(&self, hash: &PasswordHash) -> Need {
+    /// Returns what verifying `hash` needs.
+    pub fn need_of(&self, hash: &PasswordHash) -> MemoryNeed {
         let takes_buffer = hash.algorithm() == Algorithm::Argon2id;
-        // A buffer that was kept may be larger than the hash asks for.
-        let least = if takes_buffer { self.buffer_kib } else { 0 };
-        Need { kib: hash.memory_kib().max(least), takes_buffer }
+        // It may get a kept buffer that is larger than it needs.
+        let min = if takes_buffer { self.buffer_kib } else { 0 };
+        MemoryNeed { kib: hash.memory_kib().max(min), takes_buffer }
     }
 
-    /// Waits until there is as much.
-    pub async fn reserve(self: &Arc<Self>, need: Need) -> Reserved {
+    /// Waits until this much memory is free, and reserves it.
+    pub async fn reserve(self: &Arc<Self>, need: MemoryNeed) -> Reserved {
         let permit = Arc::clone(&self.free).acquire_many_owned(need.kib).await.expect("the semaphore is never closed");
         let mut idle = self.idle();
         let buffer = if need.takes_buffer { idle.pop().unwrap_or_default() } else { Memory::default() };
@@ -74,18 +75,18 @@ impl HashMemory {
         Reserved { memory: Arc::clone(self), buffer, permit: Some(permit) }
     }
 
-    /// Frees buffers that are kept, as far as what is in use needs their room.
+    /// Frees kept buffers until they fit into the budget together with the memory in use.
     fn trim(&self, idle: &mut Vec<Memory>) {
         while self.in_use_kib().saturating_add(kib_of(idle)) > self.total_kib && idle.pop().is_some() {}
     }
 
-    /// Memory that is reserved at this moment, in KiB.
+    /// Returns the memory in use, in KiB.
     pub fn in_use_kib(&self) -> u32 {
         self.total_kib - u32::try_from(self.free.available_permits()).unwrap_or(self.total_kib)
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Memory>> {
-        // The vector is valid at every instant; a panic elsewhere leaves nothing half done.
+        // A panic can't leave the vector in an inconsistent state.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -96,7 +97,7 @@ impl HashMemory {
         self.total_kib
     }
 
-    /// Memory of buffers that are kept for the next hash, in KiB.
+    /// Returns the memory of kept buffers, in KiB.
     pub(super) fn kept_kib(&self) -> u32 {
         kib_of(&self.idle())
     }
@@ -109,10 +110,10 @@ fn kib_of(idle: &[Memory]) -> u32 {
 impl Drop for Reserved {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
-        // One that had to grow is not kept: that one costly hash would stay resident.
+        // Do not keep a buffer that had to grow: it would hold the memory of one expensive hash forever.
         let kept = Some(buffer).filter(|buffer| (1..=self.memory.buffer_kib).contains(&buffer.kib()));
         let mut idle = self.memory.idle();
-        // Under the lock: whoever reserves what becomes free here sees the buffer.
+        // Release under the lock, so that the next reservation sees the buffer.
         drop(self.permit.take());
         idle.extend(kept);
         self.memory.trim(&mut idle);
@@ -135,14 +136,14 @@ mod tests {
     }
 
     #[test]
-    fn there_is_enough_for_all_slots_and_for_the_costliest_hash() {
+    fn the_budget_is_enough_for_all_slots_and_the_most_expensive_hash() {
         assert_eq!(memory(1).total_kib(), 262_144);
         assert_eq!(memory(8).total_kib(), 2 * 8 * 19_456);
         assert_eq!(memory(1).need_of(&hash(262_144)).kib, 262_144);
     }
 
     #[tokio::test]
-    async fn costly_hashes_follow_each_other() {
+    async fn expensive_hashes_run_one_after_another() {
         let memory = memory(4);
         let need = memory.need_of(&hash(262_144));
         let first = memory.reserve(need).await;
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_costly_hash_is_not_overtaken_by_small_ones() {
+    async fn small_hashes_do_not_starve_an_expensive_one() {
         let memory = memory(4);
         let small = memory.reserve(memory.need_of_new()).await;
         let costly = memory.reserve(memory.need_of(&hash(262_144)));
@@ -162,13 +163,13 @@ mod tests {
         assert!(futures::poll!(&mut costly).is_pending());
         let later = memory.reserve(memory.need_of_new());
         tokio::pin!(later);
-        assert!(futures::poll!(&mut later).is_pending(), "there is room for it, but somebody waits");
+        assert!(futures::poll!(&mut later).is_pending(), "there is memory for it, but another one waits");
         drop(small);
         assert!(futures::poll!(&mut costly).is_ready());
     }
 
     #[tokio::test]
-    async fn buffers_are_kept_and_give_way_to_what_is_in_use() {
+    async fn kept_buffers_are_freed_when_memory_is_needed() {
         let memory = memory(4);
         let fill = |reserved: &mut Reserved, kib| {
             drop(PasswordHash::create("x", Argon2idCost::new(kib, 2, 1).unwrap(), &mut reserved.buffer));
@@ -186,9 +187,9 @@ mod tests {
         assert!(memory.in_use_kib() + memory.kept_kib() <= memory.total_kib());
         fill(&mut grown, 200_000);
         drop(grown);
-        assert!(memory.kept_kib() <= 4 * 19_456, "what had to grow is not kept");
+        assert!(memory.kept_kib() <= 4 * 19_456, "a buffer that had to grow is not kept");
         let reserved = memory.reserve(memory.need_of_new()).await;
-        assert_eq!(reserved.buffer.kib(), 19_456, "and the others are used again");
+        assert_eq!(reserved.buffer.kib(), 19_456, "the others are reused");
     }
 
     #[tokio::test]

@@ -4,8 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// Returns the network whose addresses count as one peer: an IPv4 address alone, or the /64 that one subscriber of IPv6
-/// has to themselves.
+/// Returns the network whose addresses count as one peer: a single IPv4 address, or the /64 of an IPv6 subscriber.
 pub fn network_of(address: IpAddr) -> IpNet {
     match address.to_canonical() {
         IpAddr::V4(address) => IpNet::V4(Ipv4Net::from(address)),

@@ -1,36 +1,33 @@
-//! Plaintext passwords: what is accepted as one.
+//! Validates plaintext passwords.
 
 use secrecy::SecretString;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 use zeroize::Zeroizing;
 
-/// Longest accepted password, in bytes. NIST SP 800-63B asks for 64 characters at least; a bound keeps hashing cheap.
+/// Maximum length of a password in bytes. NIST SP 800-63B requires at least 64 characters. The limit keeps hashing cheap.
 pub const MAX_BYTES: usize = 1024;
 
-/// Why bytes are not taken as a password. The messages never repeat them.
+/// Why a password is invalid. The messages never contain it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum PasswordError {
-    /// Nothing there.
     #[error("is empty")]
     Empty,
-    /// More than [`MAX_BYTES`].
     #[error("is longer than {MAX_BYTES} bytes")]
     TooLong,
-    /// Not text.
     #[error("is not valid UTF-8: write text, and let kubectl do the base64")]
     NotUtf8,
-    /// A line break at the end of a file is the usual cause.
+    /// Usually the line break at the end of a file.
     #[error(
         "contains a control character, such as the line break that echo appends: write it with printf, or --from-literal"
     )]
     ControlCharacter,
 }
 
-/// Takes bytes as a password.
+/// Validates a password.
 ///
 /// # Errors
-/// If they are empty, too long, not UTF-8, or contain control characters (RFC 8265 disallows them; nobody can type
-/// them into a login form).
+/// If it is empty, too long, not UTF-8, or contains control characters, which RFC 8265 disallows and nobody can type into a
+/// login form.
 pub fn accept(bytes: &[u8]) -> Result<SecretString, PasswordError> {
     if bytes.is_empty() {
         return Err(PasswordError::Empty);
@@ -55,7 +52,7 @@ pub fn normalize(password: &str) -> Zeroizing<String> {
     Zeroizing::new(password.chars().map(|letter| if is_other_space(letter) { ' ' } else { letter }).nfc().collect())
 }
 
-/// Takes a line that a person typed or piped in: without the line break at its end.
+/// Validates a password that was typed or piped in. Removes the line break at its end.
 ///
 /// # Errors
 /// As [`accept`].
@@ -75,7 +72,7 @@ mod tests {
     #[case(b"\xff\xfe", PasswordError::NotUtf8)]
     #[case(b"secret\n", PasswordError::ControlCharacter)]
     #[case(b"se\0cret", PasswordError::ControlCharacter)]
-    fn refuses(#[case] bytes: &[u8], #[case] error: PasswordError) {
+    fn rejects(#[case] bytes: &[u8], #[case] error: PasswordError) {
         assert_eq!(accept(bytes).unwrap_err(), error);
     }
 
@@ -99,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_typed_line_loses_its_line_break_alone() {
+    fn only_the_line_break_is_removed() {
         use secrecy::ExposeSecret;
         for line in ["pass word \n", "pass word \r\n", "pass word "] {
             assert_eq!(accept_line(&Zeroizing::new(line.to_owned())).unwrap().expose_secret(), "pass word ");

@@ -1,6 +1,7 @@
-//! What a password has to be: long enough, not common, not the person's own name, not one of the last ones.
+//! The password policy: minimum length, no common passwords, not the user's own name, no reuse, maximum age.
 //!
-//! No rules of composition: they make passwords that are hard to remember and easy to guess (NIST SP 800-63B, 3.1.1.2).
+//! There are no composition rules, because they lead to passwords that are hard to remember and easy to guess (NIST SP
+//! 800-63B, 3.1.1.2).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,44 +11,41 @@ use super::password::PasswordError;
 use jiff::Timestamp;
 use passwords::analyzer::is_common_password;
 
-/// Shortest part of a name that a password must not be built around.
-const SHORTEST_NAME: usize = 4;
+/// Minimum length of a name that a password must not contain. Shorter ones occur in too many words.
+const MIN_NAME_LENGTH: usize = 4;
 
 /// The policy of an installation.
 #[derive(Clone, Debug)]
 pub struct PasswordPolicy {
-    /// Fewest characters.
+    /// Minimum length in characters.
     pub min_length: usize,
-    /// How many of the last passwords can't be used again. The present one never can.
+    /// Number of previous passwords that can't be reused. The current one never can.
     pub history: usize,
-    /// How long a password may be used.
+    /// How long a password may be used. `None` means without limit.
     pub max_age: Option<Duration>,
-    /// Passwords that are refused beside the common ones, in lower case.
+    /// Passwords that are rejected in addition to the common ones, in lower case.
     pub denied: Arc<HashSet<String>>,
 }
 
-/// Why a password is not taken. The messages never repeat it.
+/// Why a password is rejected. The messages never contain the password.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Unacceptable {
-    /// None that anybody could type.
     #[error("{0}")]
     NoPassword(PasswordError),
-    /// Too short.
     #[error("must have at least {0} characters")]
     TooShort(usize),
-    /// On a list.
+    /// Common, or in [`PasswordPolicy::denied`].
     #[error("is one of those that everybody tries first: choose another one")]
     Common,
-    /// Built from the username or an email address.
     #[error("must not contain the username or the name in an email address")]
     ContainsName,
-    /// The present one, or one of those before.
+    /// The current password or a previous one.
     #[error("must not be one of the last {0}")]
     UsedBefore(usize),
 }
 
 impl PasswordPolicy {
-    /// Judges a password by itself. `names` are those of its owner: username and emails.
+    /// Checks everything except reuse. `names` are the user's username and emails.
     ///
     /// # Errors
     /// If the policy does not allow it.
@@ -60,19 +58,19 @@ impl PasswordPolicy {
             return Err(Unacceptable::Common);
         }
         let own = |name: &str| name.split('@').next().unwrap_or_default().to_lowercase();
-        let is_own = |name: String| name.chars().count() >= SHORTEST_NAME && folded.contains(&name);
+        let is_own = |name: String| name.chars().count() >= MIN_NAME_LENGTH && folded.contains(&name);
         if names.into_iter().map(own).any(is_own) {
             return Err(Unacceptable::ContainsName);
         }
         Ok(())
     }
 
-    /// When a password that was set then has to be changed.
+    /// Returns when a password that was set at `changed` expires.
     pub fn expiry(&self, changed: Timestamp) -> Option<Timestamp> {
         changed.checked_add(self.max_age?).ok()
     }
 
-    /// Whether a password that was set then has to be changed now.
+    /// Returns whether a password that was set at `changed` has expired.
     pub fn is_expired(&self, changed: Option<Timestamp>, now: Timestamp) -> bool {
         changed.and_then(|changed| self.expiry(changed)).is_some_and(|expiry| expiry <= now)
     }
@@ -94,7 +92,7 @@ mod tests {
     #[case("1234567890", Unacceptable::Common)]
     #[case("Acme-Corp-2026", Unacceptable::Common)]
     #[case("I am Jane.Doe indeed", Unacceptable::ContainsName)]
-    fn refuses(#[case] password: &str, #[case] why: Unacceptable) {
+    fn rejects(#[case] password: &str, #[case] why: Unacceptable) {
         assert_eq!(policy().check(password, ["jdoe", "jane.doe@example.com"]), Err(why));
     }
 
@@ -102,12 +100,12 @@ mod tests {
     #[case("correct horse battery staple")]
     #[case("пароль с пробелами")]
     #[case("to be or not")]
-    fn takes_whatever_is_long_and_uncommon(#[case] password: &str) {
+    fn accepts_long_and_uncommon_passwords(#[case] password: &str) {
         assert_eq!(policy().check(password, ["or", "jane.doe@example.com"]), Ok(()));
     }
 
     #[test]
-    fn passwords_age_where_the_policy_says_so() {
+    fn passwords_expire_if_the_policy_has_a_maximum_age() {
         let changed = Timestamp::from_second(1_800_000_000).unwrap();
         let day = Duration::from_secs(86_400);
         assert!(!policy().is_expired(Some(changed), changed + day - Duration::from_secs(1)));

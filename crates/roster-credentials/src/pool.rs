@@ -1,8 +1,8 @@
-//! A bounded pool for hashing: bounded concurrency, bounded memory, bounded queue.
+//! A pool for hashing with bounded concurrency, memory and queue.
 //!
-//! Each hash takes a core and 19 MiB for tens of milliseconds. The pool runs at most `slots` at a time, in memory that it
-//! may share with another pool ([`HashMemory`]), and lets at most `queue` callers wait; whoever comes beyond that is told
-//! so at once and can say 429 to its client.
+//! By default, a hash takes a core and 19 MiB for tens of milliseconds. The pool runs at most `slots` hashes at a time, in
+//! memory that it may share with another pool ([`HashMemory`]). At most `queue` callers wait. Further ones get
+//! [`Saturated`] at once, which servers return as 429.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
 use super::hash::{Argon2idCost, Memory, PasswordHash};
-use super::memory::{HashMemory, Need};
+use super::memory::{HashMemory, MemoryNeed};
 use crate::HashMetrics;
 
 /// The queue is full.
@@ -21,45 +21,47 @@ use crate::HashMetrics;
 #[error("all hashing slots are busy and the queue is full; try again in a few seconds")]
 pub struct Saturated;
 
-/// The pool. Cheap to clone; clones share slots, memory and queue.
+/// Pool for hashing. Cheap to clone; clones share slots, memory and queue.
 #[derive(Clone)]
 pub struct HashPool(Arc<Inner>);
 
+/// Size of a pool.
+#[derive(Clone, Copy)]
+struct Capacity {
+    /// Maximum number of concurrent hashes.
+    slots: usize,
+    /// Maximum number of waiting callers.
+    queue: usize,
+}
+
 struct Inner {
     cost: Argon2idCost,
-    count: usize,
+    capacity: Capacity,
     slots: Arc<Semaphore>,
     waiting: AtomicUsize,
-    queue: usize,
     memory: Arc<HashMemory>,
     metrics: HashMetrics,
 }
 
 impl HashPool {
-    /// A pool of `slots` concurrent hashes and `queue` waiting callers.
+    /// Creates a pool for `slots` concurrent hashes and `queue` waiting callers.
     pub fn new(cost: Argon2idCost, slots: usize, queue: usize, metrics: HashMetrics) -> Self {
-        Self::within(Arc::new(HashMemory::new(cost, slots)), cost, (slots, queue), metrics)
+        Self::with_memory(Arc::new(HashMemory::new(cost, slots)), cost, Capacity { slots, queue }, metrics)
     }
 
-    /// Another pool of the same size, which shares this one's memory and nothing else: neither keeps the other from its
-    /// slots.
+    /// Creates another pool of the same capacity that shares the memory of this one, but has its own slots and queue.
     #[must_use]
     pub fn sibling(&self) -> Self {
         let inner = &self.0;
-        Self::within(Arc::clone(&inner.memory), inner.cost, (inner.count, inner.queue), inner.metrics.clone())
+        Self::with_memory(Arc::clone(&inner.memory), inner.cost, inner.capacity, inner.metrics.clone())
     }
 
-    fn within(
-        memory: Arc<HashMemory>,
-        cost: Argon2idCost,
-        (count, queue): (usize, usize),
-        metrics: HashMetrics,
-    ) -> Self {
-        let (slots, waiting) = (Arc::new(Semaphore::new(count)), AtomicUsize::new(0));
-        Self(Arc::new(Inner { cost, count, slots, waiting, queue, memory, metrics }))
+    fn with_memory(memory: Arc<HashMemory>, cost: Argon2idCost, capacity: Capacity, metrics: HashMetrics) -> Self {
+        let (slots, waiting) = (Arc::new(Semaphore::new(capacity.slots)), AtomicUsize::new(0));
+        Self(Arc::new(Inner { cost, capacity, slots, waiting, memory, metrics }))
     }
 
-    /// What a hash costs.
+    /// Returns the cost of new hashes.
     pub fn cost(&self) -> Argon2idCost {
         self.0.cost
     }
@@ -74,7 +76,7 @@ impl HashPool {
         self.run(need, move |memory| PasswordHash::create(password.expose_secret(), cost, memory)).await
     }
 
-    /// Whether `hash` is the hash of `password`.
+    /// Returns whether `hash` is the hash of `password`.
     ///
     /// # Errors
     /// [`Saturated`] if the queue is full.
@@ -95,22 +97,22 @@ impl HashPool {
 
     async fn run<T: Send + 'static>(
         &self,
-        need: Need,
+        need: MemoryNeed,
         job: impl FnOnce(&mut Memory) -> T + Send + 'static,
     ) -> Result<T, Saturated> {
         let inner = Arc::clone(&self.0);
-        let place = Place::take(&inner)?;
+        let queued = QueuePermit::acquire(&inner)?;
         let permit = Arc::clone(&inner.slots).acquire_owned().await.expect("the semaphore is never closed");
-        // After the slot, and held for no longer than the hash takes: whoever waits here waits for those who run.
+        // Reserve memory only with a slot: then memory is held only while hashes run, and waiting for it ends with one of them.
         let mut reserved = inner.memory.reserve(need).await;
-        drop(place);
+        drop(queued);
         let worker = Arc::clone(&inner);
         let result = tokio::task::spawn_blocking(move || {
             let (started, cpu) = (Instant::now(), thread_cpu_seconds());
             let result = job(&mut reserved.buffer);
             worker.metrics.duration.observe(started.elapsed().as_secs_f64());
             worker.metrics.cpu.inc_by(thread_cpu_seconds() - cpu);
-            // Given back here and not by the caller, who may be gone by now while this still takes a core.
+            // Released here and not by the caller, whose future may have been dropped while the hash still runs.
             drop((reserved, permit));
             result
         })
@@ -122,21 +124,21 @@ impl HashPool {
     }
 }
 
-/// CPU time of this thread so far.
+/// Returns the CPU time of this thread so far.
 fn thread_cpu_seconds() -> f64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.try_into().unwrap_or_default()).as_secs_f64()
 }
 
-/// A place in the queue, given back when dropped: also when the caller goes away while it waits.
-struct Place<'a>(&'a Inner);
+/// A permit to wait in the queue. Released on drop, also if the caller's future is dropped while it waits.
+struct QueuePermit<'a>(&'a Inner);
 
-impl<'a> Place<'a> {
-    fn take(inner: &'a Inner) -> Result<Self, Saturated> {
-        let taken = inner.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiting| {
-            (waiting < inner.queue).then_some(waiting + 1)
+impl<'a> QueuePermit<'a> {
+    fn acquire(inner: &'a Inner) -> Result<Self, Saturated> {
+        let acquired = inner.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiting| {
+            (waiting < inner.capacity.queue).then_some(waiting + 1)
         });
-        if taken.is_err() {
+        if acquired.is_err() {
             inner.metrics.rejected.inc();
             return Err(Saturated);
         }
@@ -145,7 +147,7 @@ impl<'a> Place<'a> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueuePermit<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::AcqRel);
         self.0.metrics.waiting.dec();
@@ -171,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn memory_is_one_buffer_a_slot_however_many_callers() {
+    async fn memory_is_bounded_by_the_slots() {
         let pool = pool(2, 64);
         let password = SecretString::from("x");
         let hashes = futures::future::join_all((0..24).map(|_| pool.hash(&password))).await;
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn callers_that_go_away_free_no_slot_before_its_hash_is_done() {
+    async fn dropped_callers_release_their_slot_only_after_the_hash() {
         let pool = pool(1, 64);
         let password = SecretString::from("x");
         for _ in 0..8 {
@@ -200,21 +202,21 @@ mod tests {
         let pools = [&first, &second];
         let all = futures::future::join_all((0..16).map(|at| pools[at % 2].verify(&password, &costly)));
         tokio::pin!(all);
-        let mut most = 0;
+        let mut peak = 0;
         let results = loop {
             tokio::select! {
                 results = &mut all => break results,
                 () = tokio::time::sleep(Duration::from_millis(1)) => {}
             }
-            most = most.max(memory.in_use_kib());
+            peak = peak.max(memory.in_use_kib());
         };
         assert!(results.iter().all(|result| *result == Ok(false)));
-        assert!((65_536..=memory.total_kib()).contains(&most), "{most}");
+        assert!((65_536..=memory.total_kib()).contains(&peak), "{peak}");
         assert!(memory.kept_kib() <= 8 * 19_456, "a buffer that grew is not kept");
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn beyond_the_queue_callers_are_turned_away_at_once() {
+    async fn callers_beyond_the_queue_are_rejected_at_once() {
         let pool = pool(1, 2);
         let password = SecretString::from("x");
         let results = futures::future::join_all((0..16).map(|_| pool.hash(&password))).await;

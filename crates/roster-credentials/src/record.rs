@@ -1,7 +1,7 @@
-//! What Roster keeps of an identity: one Secret per login identifier, in Roster's own namespace.
+//! Identity Secrets: one per login identifier, in Roster's own namespace.
 //!
-//! The Secret of the username carries the credential. What controllers need for "is anything to be done?" stands in
-//! annotations, so that a metadata watch answers it without reading a single hash.
+//! The Secret of the username stores the credential. Annotations repeat what controllers need to decide whether there is
+//! anything to do, so that a metadata watch is enough and no hash is read.
 
 use std::collections::BTreeMap;
 
@@ -19,67 +19,67 @@ use super::claim::{Identifier, IdentifierKind};
 use super::credential::{Credential, Invitation, SetBy, SourceVersion, Summary};
 use super::hash::PasswordHash;
 
-/// Label by which Roster finds its identity Secrets; the value is the kind of identifier.
+/// Label of identity Secrets. The value is the kind of identifier.
 pub const IDENTIFIER_LABEL: &str = "roster.dev/identifier";
-/// Annotation: the version of the password Secret that was last looked at.
+/// Version of the password Secret that was last processed.
 const SOURCE_ANNOTATION: &str = "roster.dev/password-source";
-/// Annotation: when the password in use was set, RFC 3339.
+/// When the password was set, RFC 3339.
 const CHANGED_ANNOTATION: &str = "roster.dev/password-changed";
-/// Annotation: who has set it.
+/// Who set the password: see [`SetBy`].
 const SET_BY_ANNOTATION: &str = "roster.dev/password-set-by";
-/// Annotation: how many logins have failed.
+/// Number of failed logins.
 const FAILED_ANNOTATION: &str = "roster.dev/failed-logins";
-/// Annotation: until when the user is locked, RFC 3339.
+/// End of the user's lockout, RFC 3339.
 const LOCKED_ANNOTATION: &str = "roster.dev/locked-until";
-/// Annotation: when the second factor was confirmed, RFC 3339.
+/// When the second factor was confirmed, RFC 3339.
 const SECOND_FACTOR_ANNOTATION: &str = "roster.dev/second-factor";
 
-/// Annotation: the credential is on its way to the Secret of a new username.
+/// Set while the credential moves to the Secret of a new username.
 const CLOSED_ANNOTATION: &str = "roster.dev/closed";
 
 const SPARE_SUFFIX: &str = "-spare";
 
 const HASH_KEY: &str = "passwordHash";
 const SOURCE_HASH_KEY: &str = "sourcePasswordHash";
-/// One hash a line, the latest first.
+/// One hash per line, newest first.
 const HISTORY_KEY: &str = "passwordHistory";
 const INVITATION_KEY: &str = "invitation";
 const SECOND_FACTOR_KEY: &str = "secondFactor";
 const API_KEYS_KEY: &str = "apiKeys";
 const FAILED_KEY: &str = "failedLogins";
 
-/// A part of an identity Secret does not parse. What can't be read is not taken for absent: a second factor that was
-/// enrolled must not be forgotten.
+/// A part of an identity Secret does not parse. It must not count as absent, because a user with an enrolled second factor
+/// could then log in without it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the key {0} of the identity Secret does not parse")]
 pub struct Corrupt(&'static str);
 
-/// What the metadata of an identity Secret tells.
+/// The metadata of an identity Secret.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Claim {
     /// UID of the Secret.
     pub uid: String,
-    /// resourceVersion of the Secret, which Kubernetes 1.35 and later define as comparable.
+    /// resourceVersion of the Secret. Comparable, as Kubernetes 1.35 and later guarantee.
     pub resource_version: u64,
     /// Name of the User that holds the identifier.
     pub owner: String,
     /// UID of that User.
     pub owner_uid: String,
-    /// Whether it is, or was, the claim on the username: the one that carries the credential.
+    /// Set if this is, or was, the claim on the username, which stores the credential.
     pub is_username: bool,
-    /// Whether the credential is being moved to the Secret of another username: nobody may change it here any more.
+    /// Set while the credential moves to the Secret of another username. It must not be changed here.
     pub is_closed: bool,
-    /// Whether somebody has set `immutable`, as the managed fields say. The value itself is not in the metadata.
+    /// Set if a manager owns the field `immutable`. Metadata does not contain its value.
     pub may_be_immutable: bool,
     /// See [`Credential::source`].
     pub source: Option<SourceVersion>,
-    /// What may be known of the credential.
+    /// The parts of the credential that are not secret.
     pub summary: Summary,
 }
 
 impl Claim {
-    /// Reads the metadata of an identity Secret. One that lost its owner (`kubectl delete --cascade=orphan`) has an
-    /// empty one. `None` if it was never stored.
+    /// Reads the metadata of an identity Secret. Returns `None` if it was never stored. If the Secret lost its owner
+    /// (`kubectl delete --cascade=orphan`), `owner` and `owner_uid` are empty.
     pub fn read(metadata: &ObjectMeta) -> Option<Self> {
         let owner = metadata.owner_references.iter().flatten().find(|owner| owner.kind == User::kind(&()));
         let annotation = |key: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(key));
@@ -108,7 +108,7 @@ impl Claim {
         })
     }
 
-    /// Whether this is where the credential stands and may be changed.
+    /// Returns whether this Secret stores the credential and allows changes.
     pub fn is_home(&self) -> bool {
         self.is_username && !self.is_closed
     }
@@ -121,7 +121,7 @@ fn label(kind: IdentifierKind) -> &'static str {
     }
 }
 
-/// The Secret that is `user`'s claim on `identifier`, with a credential where it is the username's.
+/// Builds the Secret that is `user`'s claim on `identifier`, and writes the credential into it.
 pub fn build(user: &User, namespace: &str, identifier: &Identifier, credential: &Credential) -> Secret {
     let mut secret = Secret {
         metadata: ObjectMeta {
@@ -143,23 +143,23 @@ pub fn build(user: &User, namespace: &str, identifier: &Identifier, credential: 
     secret
 }
 
-/// Lets nobody change the credential here any more.
+/// Forbids further changes of the credential in this Secret, because it moves to another one.
 pub fn close(secret: &mut Secret) {
     secret.metadata.annotations.get_or_insert_default().insert(CLOSED_ANNOTATION.to_owned(), "true".to_owned());
 }
 
-/// Name of the Secret that holds the credential while the identity Secret of that name is replaced.
+/// Returns the name of the spare: the Secret that stores the credential while the identity Secret `name` is recreated.
 pub fn spare_name(name: &str) -> String {
     format!("{name}{SPARE_SUFFIX}")
 }
 
-/// Name of the identity Secret that a spare stands in for. `None` if it is no spare.
+/// Returns the name of the identity Secret that a spare replaces, or `None` if the name is not a spare's.
 pub fn replaced_name(spare: &str) -> Option<&str> {
     spare.strip_suffix(SPARE_SUFFIX)
 }
 
-/// A copy of an identity Secret under another name, closed and mutable. It looks like the Secret of an earlier username,
-/// so the credential returns from it as it does after a rename.
+/// Copies an identity Secret to its spare, which is closed and mutable. The spare looks like the Secret of an earlier
+/// username, so that the credential moves back as after a rename.
 pub fn spare_of(secret: &Secret) -> Secret {
     let metadata = ObjectMeta {
         name: Some(spare_name(&secret.name_any())),
@@ -175,7 +175,7 @@ pub fn spare_of(secret: &Secret) -> Secret {
     spare
 }
 
-/// Makes an identity Secret the claim on an identifier of that kind, open for what belongs there.
+/// Turns an identity Secret into the claim on an identifier of this kind, and allows changes.
 pub fn open_as(secret: &mut Secret, kind: IdentifierKind) {
     secret.metadata.annotations.get_or_insert_default().remove(CLOSED_ANNOTATION);
     secret.metadata.labels.get_or_insert_default().insert(IDENTIFIER_LABEL.to_owned(), label(kind).to_owned());
@@ -192,10 +192,10 @@ fn owner_reference(user: &User) -> OwnerReference {
     }
 }
 
-/// Reads the credential from an identity Secret. A hash that no longer parses counts as absent.
+/// Reads the credential from an identity Secret. A hash that does not parse counts as absent.
 ///
 /// # Errors
-/// If anything else in it does not parse.
+/// If any other part does not parse.
 pub fn read_credential(secret: &Secret) -> Result<Credential, Corrupt> {
     let text = |key: &str| secret.data.as_ref()?.get(key).and_then(|bytes| str::from_utf8(&bytes.0).ok());
     let hash = |key: &str| PasswordHash::parse(text(key)?).ok();
@@ -223,7 +223,7 @@ fn part<T: DeserializeOwned>(secret: &Secret, key: &'static str) -> Result<Optio
     bytes.map(|bytes| serde_json::from_slice(&bytes.0).map_err(|_| Corrupt(key))).transpose()
 }
 
-/// Writes the credential into an identity Secret and leaves the rest of it as it is.
+/// Writes the credential into an identity Secret. Does not touch other fields.
 pub fn write_credential(secret: &mut Secret, credential: &Credential) {
     let data = secret.data.get_or_insert_default();
     set(data, HASH_KEY, credential.hash.as_ref().map(|hash| ByteString(hash.expose().into())));
@@ -270,7 +270,7 @@ mod tests {
     const BCRYPT: &str = "$2b$12$L6Bc/AlTQHyd9liGgGEZyOFLPHNgyxeEPfgYfBCVxJ7JIlwxyVU3u";
 
     #[test]
-    fn a_credential_survives_being_written_and_read() {
+    fn a_credential_round_trips_through_the_secret() {
         let mut user = User::new("jane", UserSpec::default());
         user.metadata.uid = Some("u-1".into());
         let now = Timestamp::from_second(1_800_000_000).unwrap();
@@ -302,9 +302,9 @@ mod tests {
         assert_eq!(claim.summary, credential.summary());
         assert!(claim.is_home());
         close(&mut secret);
-        assert!(!Claim::read(&secret.metadata).unwrap().is_home(), "it is on its way elsewhere");
+        assert!(!Claim::read(&secret.metadata).unwrap().is_home(), "the credential moves to another Secret");
         open_as(&mut secret, IdentifierKind::Email);
-        assert!(!Claim::read(&secret.metadata).unwrap().is_home(), "an address carries no credential");
+        assert!(!Claim::read(&secret.metadata).unwrap().is_home(), "claims on emails store no credential");
         open_as(&mut secret, IdentifierKind::Username);
         assert!(Claim::read(&secret.metadata).unwrap().is_home());
         write_credential(&mut secret, &Credential::default());
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_parse_is_not_taken_for_absent() {
+    fn parts_that_do_not_parse_do_not_count_as_absent() {
         let secret = Secret {
             data: Some([("secondFactor".to_owned(), ByteString(b"junk".to_vec()))].into()),
             ..Secret::default()
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn no_metadata_holds_a_hash() {
+    fn metadata_does_not_contain_hashes() {
         let mut user = User::new("jane", UserSpec::default());
         user.metadata.uid = Some("u-1".into());
         let credential = Credential { hash: Some(PasswordHash::parse(BCRYPT).unwrap()), ..Credential::default() };

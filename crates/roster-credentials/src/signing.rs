@@ -1,7 +1,7 @@
-//! The keys that tokens are signed with (ES256): pure functions over those that there are.
+//! Keys that sign tokens (ES256), and their rotation. Pure.
 //!
-//! Replicas share them through a Secret. A new key is published a while before it signs, so that whoever verifies has
-//! fetched it by then; an old one is published until the last token of it has ended.
+//! Replicas share the keys through a Secret. A new key is published before it signs, so that verifiers have fetched it by
+//! then. An old key is published until its last token has expired.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,37 +15,36 @@ use rcgen::KeyPair;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-/// Longest life of a token: RFC 8725 and the design ask for short ones.
-pub const LONGEST_TOKEN: Duration = Duration::from_secs(3600);
+/// Maximum lifetime of a token. RFC 8725 recommends short ones.
+pub const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// How long a new key is published before it signs: kube-apiserver looks for new keys when it meets one that it does not
-/// know, others by the hour.
+/// How long a new key is published before it signs. kube-apiserver fetches keys when it sees an unknown one, other verifiers
+/// every hour.
 const PROPAGATION: Duration = Duration::from_secs(2 * 3600);
 
-/// One key.
+/// A signing key.
 #[derive(Clone)]
 pub struct SigningKey {
-    /// Its name: the thumbprint of the public key (RFC 7638).
+    /// Key ID: the thumbprint of the public key (RFC 7638).
     pub id: String,
-    /// PKCS #8.
+    /// Private key, PKCS #8.
     der: Zeroizing<Vec<u8>>,
     created: Timestamp,
-    /// For signing.
     pub private: EncodingKey,
-    /// For verifying.
     pub public: DecodingKey,
+    /// Public key as published.
     jwk: Value,
 }
 
 impl SigningKey {
     fn create(now: Timestamp) -> Result<Self> {
-        // P-256, which is what ES256 is on (RFC 7518, section 3.4).
+        // ES256 uses P-256 (RFC 7518, section 3.4), the default of rcgen.
         Self::read(Zeroizing::new(KeyPair::generate()?.serialize_der()), now)
     }
 
     fn read(der: Zeroizing<Vec<u8>>, created: Timestamp) -> Result<Self> {
         let private = EncodingKey::from_ec_der(&der);
-        let mut jwk = Jwk::from_encoding_key(&private, Algorithm::ES256).context("the key is no P-256 key")?;
+        let mut jwk = Jwk::from_encoding_key(&private, Algorithm::ES256).context("the key is not a P-256 key")?;
         let id = jwk.thumbprint(ThumbprintHash::SHA256)?;
         jwk.common.key_id = Some(id.clone());
         jwk.common.public_key_use = Some(PublicKeyUse::Signature);
@@ -59,23 +58,23 @@ impl SigningKey {
     }
 }
 
-/// All keys that are published, oldest first. Never empty.
+/// All published keys, oldest first. Never empty.
 #[derive(Clone)]
 pub struct SigningKeys(Vec<SigningKey>);
 
 impl SigningKeys {
-    /// A first key.
+    /// Creates a first key.
     ///
     /// # Errors
-    /// If it can't be made.
+    /// If key generation fails.
     pub fn create(now: Timestamp) -> Result<Self> {
         Ok(Self(vec![SigningKey::create(now)?]))
     }
 
-    /// Reads the data of the Secret: `<seconds>.der` for each key, by the time at which it was made.
+    /// Reads the data of the Secret: one entry `<seconds>.der` per key, named by its creation time (Unix time).
     ///
     /// # Errors
-    /// If there is none, or one does not parse.
+    /// If there is no key, or one does not parse.
     pub fn read(data: &BTreeMap<String, ByteString>) -> Result<Self> {
         let mut keys = Vec::new();
         for (name, der) in data {
@@ -84,36 +83,36 @@ impl SigningKeys {
             keys.push(SigningKey::read(Zeroizing::new(der.0.clone()), Timestamp::from_second(created)?)?);
         }
         keys.sort_by_key(|key| key.created);
-        ensure!(!keys.is_empty(), "there is no key in it");
+        ensure!(!keys.is_empty(), "the Secret contains no key");
         Ok(Self(keys))
     }
 
-    /// The data of the Secret.
+    /// Returns the data of the Secret.
     pub fn write(&self) -> BTreeMap<String, ByteString> {
         let entry = |key: &SigningKey| (format!("{}.der", key.created.as_second()), ByteString(key.der.to_vec()));
         self.0.iter().map(entry).collect()
     }
 
-    /// The key that signs now: the newest that has been published long enough, or else the oldest.
+    /// Returns the key that signs now: the newest one that has been published long enough, or else the oldest.
     pub fn signer(&self, now: Timestamp) -> &SigningKey {
         let propagated = self.0.iter().rev().find(|key| key.age(now) >= PROPAGATION);
         propagated.or_else(|| self.0.first()).expect("never empty")
     }
 
-    /// The key of that name.
+    /// Returns the key with this ID.
     pub fn get(&self, id: &str) -> Option<&SigningKey> {
         self.0.iter().find(|key| key.id == id)
     }
 
-    /// What the keys should become, where each signs for `lifetime`: a successor where one is due, and none whose tokens
-    /// have all ended. `None`: they are right as they are.
+    /// Returns the keys after rotation: with a successor if the newest key is older than `lifetime`, and without keys whose
+    /// tokens have all expired. Returns `None` if nothing changes.
     ///
     /// # Errors
-    /// If a key can't be made.
+    /// If key generation fails.
     pub fn rotated(&self, now: Timestamp, lifetime: Duration) -> Result<Option<Self>> {
-        let is_over = |successor: &SigningKey| successor.age(now) >= PROPAGATION + LONGEST_TOKEN;
-        // A key ends when the next one has signed for as long as a token lasts.
-        let first = self.0.iter().skip(1).take_while(|successor| is_over(successor)).count();
+        // A key is obsolete when its successor has signed for as long as a token can live.
+        let is_established = |successor: &SigningKey| successor.age(now) >= PROPAGATION + MAX_TOKEN_LIFETIME;
+        let first = self.0.iter().skip(1).take_while(|successor| is_established(successor)).count();
         let mut next = self.0[first..].to_vec();
         let is_due = next.last().is_none_or(|newest| newest.age(now) >= lifetime);
         if is_due {
@@ -122,7 +121,7 @@ impl SigningKeys {
         Ok((is_due || first > 0).then_some(Self(next)))
     }
 
-    /// The public keys, as a JWK set (RFC 7517).
+    /// Returns the public keys as a JWK set (RFC 7517).
     pub fn jwks(&self) -> Value {
         json!({"keys": self.0.iter().map(|key| key.jwk.clone()).collect::<Vec<_>>()})
     }
@@ -139,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_secret_keeps_every_key() {
+    fn keys_round_trip_through_the_secret() {
         let both = SigningKeys::create(start()).unwrap().rotated(start() + 30 * DAY, 30 * DAY).unwrap().unwrap();
         let read = SigningKeys::read(&both.write()).unwrap();
         assert_eq!(read.jwks(), both.jwks());
@@ -159,23 +158,23 @@ mod tests {
     }
 
     #[test]
-    fn a_successor_is_published_before_it_signs_and_the_old_one_until_its_tokens_have_ended() {
+    fn a_successor_is_published_before_it_signs_and_the_old_key_until_its_tokens_expire() {
         let first = SigningKeys::create(start()).unwrap();
         let old = first.signer(start()).id.clone();
         assert!(first.rotated(start() + 29 * DAY, 30 * DAY).unwrap().is_none());
         let handover = start() + 30 * DAY;
         let both = first.rotated(handover, 30 * DAY).unwrap().unwrap();
-        assert_eq!(both.signer(handover).id, old, "the successor may not be known everywhere");
+        assert_eq!(both.signer(handover).id, old, "verifiers may not have the successor yet");
         assert!(both.rotated(handover, 30 * DAY).unwrap().is_none());
         let later = handover + PROPAGATION;
         assert_ne!(both.signer(later).id, old);
-        assert!(both.rotated(later, 30 * DAY).unwrap().is_none(), "tokens of the old one are still around");
-        let after = both.rotated(later + LONGEST_TOKEN, 30 * DAY).unwrap().unwrap();
+        assert!(both.rotated(later, 30 * DAY).unwrap().is_none(), "tokens of the old key are still valid");
+        let after = both.rotated(later + MAX_TOKEN_LIFETIME, 30 * DAY).unwrap().unwrap();
         assert!(after.get(&old).is_none());
     }
 
     #[test]
-    fn a_broken_secret_is_an_error_not_a_panic() {
+    fn an_invalid_secret_is_an_error() {
         assert!(SigningKeys::read(&BTreeMap::new()).is_err());
         assert!(SigningKeys::read(&[("1800000000.der".to_owned(), ByteString(b"junk".to_vec()))].into()).is_err());
         let data = SigningKeys::create(start()).unwrap().write();

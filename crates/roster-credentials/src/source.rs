@@ -1,4 +1,4 @@
-//! The content of a password Secret (type `roster.dev/password`), as a person wrote it.
+//! Reads password Secrets (type `roster.dev/password`).
 
 use std::collections::BTreeMap;
 
@@ -15,40 +15,35 @@ pub const PASSWORD_KEY: &str = "password";
 /// Key of a password hash.
 pub const HASH_KEY: &str = "passwordHash";
 
-/// Every key that a password Secret may have.
+/// All keys that a password Secret may have.
 pub const KEYS: [&str; 2] = [PASSWORD_KEY, HASH_KEY];
 
-/// What the Secret says the password is.
+/// Content of a password Secret.
 #[derive(Debug)]
 pub enum Source {
-    /// A hash, taken as it is.
     Hash(PasswordHash),
-    /// A password. A hash beside it is not looked at: to compare the two would take what whoever wrote them asks for.
+    /// A password. A hash in the same Secret is ignored, because verifying it costs whatever its author chose.
     Password(SecretString),
 }
 
-/// Why a Secret gives no password. Each is a condition reason of its own; the messages say what to do.
+/// Why a Secret has no usable password. Each variant has its own condition reason.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SourceError {
-    /// Another type of Secret.
-    #[error("is of type {0}, not {PASSWORD_SECRET_TYPE}: a Secret's type is fixed, so delete it and create it anew")]
+    #[error("is of type {0}, not {PASSWORD_SECRET_TYPE}: a Secret's type is immutable, so delete and recreate it")]
     WrongType(String),
-    /// The opt-in annotation is missing or names someone else.
+    /// The annotation that opts the Secret in is missing or names another User.
     #[error("does not name this user: add the annotation {USER_ANNOTATION}: {0}")]
     NotOptedIn(String),
-    /// Neither key is there.
     #[error("has neither the key {PASSWORD_KEY} nor {HASH_KEY}: add one")]
     KeyMissing,
-    /// The password is not acceptable.
     #[error("data.{PASSWORD_KEY} {0}")]
     Password(PasswordError),
-    /// The hash is not acceptable.
     #[error("data.{HASH_KEY} {0}")]
     Hash(HashError),
 }
 
 impl SourceError {
-    /// The condition reason.
+    /// Returns the condition reason.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::WrongType(_) => "SecretTypeInvalid",
@@ -66,10 +61,10 @@ impl SourceError {
     }
 }
 
-/// Reads the password that `secret` holds for the User named `user`. `ceiling`: what a hash may cost at most.
+/// Reads the password or hash in `secret` for the User named `user`. `ceiling` limits the cost of a hash.
 ///
 /// # Errors
-/// If the Secret is not meant for that user, or what it holds is not acceptable.
+/// If the Secret does not belong to the User, or its content is not acceptable.
 pub fn read(secret: &Secret, user: &str, ceiling: Ceiling) -> Result<Source, SourceError> {
     let kind = secret.type_.as_deref().unwrap_or("Opaque");
     if kind != PASSWORD_SECRET_TYPE {
@@ -82,11 +77,11 @@ pub fn read(secret: &Secret, user: &str, ceiling: Ceiling) -> Result<Source, Sou
     read_data(secret.data.as_ref().unwrap_or(&BTreeMap::new()), ceiling)
 }
 
-/// Reads the data of a password Secret. A password goes before a hash: it is what somebody has just typed, while the
-/// hash may stem from an earlier one.
+/// Reads the data of a password Secret. A password takes precedence over a hash, because the hash may be of an older
+/// password.
 ///
 /// # Errors
-/// If there is neither, or what there is, is not acceptable.
+/// If both are missing, or the one that is used is not acceptable.
 pub fn read_data(data: &BTreeMap<String, ByteString>, ceiling: Ceiling) -> Result<Source, SourceError> {
     if let Some(password) = data.get(PASSWORD_KEY) {
         return Ok(Source::Password(password::accept(&password.0).map_err(SourceError::Password)?));
@@ -95,10 +90,10 @@ pub fn read_data(data: &BTreeMap<String, ByteString>, ceiling: Ceiling) -> Resul
     Ok(Source::Hash(parse_hash(&hash.0, ceiling).map_err(SourceError::Hash)?))
 }
 
-/// Reads the value under [`HASH_KEY`]. A file often ends with a line break, and no hash contains one.
+/// Parses the value of [`HASH_KEY`]. Trims whitespace, because files often end with a line break.
 ///
 /// # Errors
-/// If it is not a hash, or not an acceptable one.
+/// If it is not an acceptable hash.
 pub fn parse_hash(bytes: &[u8], ceiling: Ceiling) -> Result<PasswordHash, HashError> {
     let text = str::from_utf8(bytes).map_err(|_| HashError::NotAHash)?;
     PasswordHash::parse_within(text.trim(), ceiling)
@@ -143,7 +138,7 @@ mod tests {
     #[case(PASSWORD_SECRET_TYPE, Some("jane"), &[("password", b"x\n".as_slice())], "PasswordInvalid")]
     #[case(PASSWORD_SECRET_TYPE, Some("jane"), &[("passwordHash", b"hunter2".as_slice())], "PasswordHashMalformed")]
     #[case(PASSWORD_SECRET_TYPE, Some("jane"), &[("passwordHash", b"$1$salt$x".as_slice())], "PasswordHashUnsupported")]
-    fn each_fault_has_its_reason(
+    fn each_error_has_its_reason(
         #[case] kind: &str,
         #[case] user: Option<&str>,
         #[case] data: &[(&str, &[u8])],
@@ -153,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_goes_before_a_hash() {
+    fn a_password_takes_precedence_over_a_hash() {
         for hash in [BCRYPT.as_bytes(), b"junk"] {
             let both: &[(&str, &[u8])] = &[("password", b"x"), ("passwordHash", hash)];
             let source = read(&secret(PASSWORD_SECRET_TYPE, Some("jane"), both), "jane");
@@ -162,14 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_break_behind_a_hash_is_forgiven() {
+    fn a_line_break_after_a_hash_is_ignored() {
         let line = format!("{BCRYPT}\n");
         let source = read(&secret(PASSWORD_SECRET_TYPE, Some("jane"), &[("passwordHash", line.as_bytes())]), "jane");
         assert!(matches!(source, Ok(Source::Hash(_))));
     }
 
     #[test]
-    fn nothing_secret_is_shown() {
+    fn debug_output_does_not_reveal_the_password() {
         let secret = secret(PASSWORD_SECRET_TYPE, Some("jane"), &[("password", b"hunter2")]);
         assert!(!format!("{:?}", read(&secret, "jane")).contains("hunter2"));
     }

@@ -1,4 +1,4 @@
-//! Tokens: JWTs (RFC 7519) that are bound to a User by UID, and to the password that was in use.
+//! Tokens: JWTs (RFC 7519) that are bound to the UID of a User and to the password at the time of the login.
 
 use std::collections::BTreeMap;
 
@@ -14,50 +14,50 @@ pub const PASSWORD: &str = "pwd";
 /// Value of `amr` for a one-time password.
 pub const ONE_TIME_PASSWORD: &str = "otp";
 
-/// How far clocks may differ, in seconds. Tokens are issued and verified by replicas of one cluster.
+/// Allowed clock skew between the replicas that issue and verify tokens, in seconds.
 const LEEWAY: u64 = 10;
 
-/// What a token says.
+/// Claims of a token. Times are Unix times in seconds.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Claims {
-    /// Who has issued it.
+    /// Issuer.
     pub iss: String,
     /// UID of the User.
     pub sub: String,
-    /// Whom it is for.
+    /// Audience.
     pub aud: String,
-    /// When it was issued, in seconds.
+    /// Issued at.
     pub iat: i64,
-    /// From when on it is good, in seconds.
+    /// Not valid before.
     pub nbf: i64,
-    /// When it ends, in seconds.
+    /// Expiration.
     pub exp: i64,
-    /// Its own name.
+    /// Unique ID of the token.
     pub jti: String,
-    /// How its owner was recognised (RFC 8176).
+    /// Authentication methods (RFC 8176).
     pub amr: Vec<String>,
-    /// The username, as kube-apiserver is to know it.
+    /// Username for kube-apiserver.
     pub preferred_username: String,
-    /// Effective groups at the time of the login, in a token that is verified without asking Roster.
+    /// Effective groups at the time of the login. Only in tokens that are verified without asking Roster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
-    /// `spec.extra`, likewise.
+    /// `spec.extra`. Only in tokens that are verified without asking Roster.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extra: BTreeMap<String, Vec<String>>,
-    /// When the password was set that it was issued for, in seconds. A later one ends it.
+    /// When the password used at the login was set. A later password revokes the token.
     #[serde(rename = "roster.dev/password-changed")]
     pub password_changed: i64,
 }
 
-/// A new name for a token: 128 bits.
+/// Returns a unique token ID of 128 random bits.
 pub fn new_id() -> String {
     hex(&random::<16>())
 }
 
-/// Signs claims with the key of the moment.
+/// Signs claims with the current key. `typ` is the type in the header.
 ///
 /// # Errors
-/// If the key does not work.
+/// If signing fails.
 pub fn sign(
     typ: &str,
     claims: &impl Serialize,
@@ -69,11 +69,11 @@ pub fn sign(
     encode(&header, claims, &key.private)
 }
 
-/// The claims of a token that one of the keys has signed, that `issuer` has issued for one of the audiences, and that has
-/// not ended.
+/// Verifies a token and returns its claims. Returns `None` unless one of the keys signed it, issuer and audience match, and
+/// it is valid now.
 pub fn verify(token: &str, keys: &SigningKeys, issuer: &str, audiences: &[String]) -> Option<Claims> {
     let header = decode_header(token).ok()?;
-    // A notice is signed with the same keys, and is no token.
+    // Notifications are signed with the same keys but must not be accepted as tokens.
     if header.typ.as_deref() != Some("JWT") {
         return None;
     }
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_signed_is_read_back() {
+    fn signed_claims_round_trip() {
         let now = Timestamp::now();
         let keys = SigningKeys::create(now).unwrap();
         let claims = claims(now);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_for_here_or_over_or_of_another_kind_is_refused() {
+    fn tokens_with_another_audience_issuer_time_type_or_key_are_rejected() {
         let now = Timestamp::now();
         let keys = SigningKeys::create(now).unwrap();
         let good = claims(now);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_no_algorithm_nor_another_one_is_believed() {
+    fn other_algorithms_and_none_are_rejected() {
         let now = Timestamp::now();
         let keys = SigningKeys::create(now).unwrap();
         let token = sign("JWT", &claims(now), &keys, now).unwrap();

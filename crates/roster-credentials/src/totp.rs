@@ -1,5 +1,5 @@
-//! The second factor: time-based one-time passwords (RFC 6238; SHA-1, six digits, 30 seconds, as every app knows them) and
-//! recovery codes.
+//! The second factor: time-based one-time passwords (RFC 6238 with SHA-1, six digits and 30 seconds, which all apps support)
+//! and recovery codes.
 
 use std::fmt;
 
@@ -13,16 +13,16 @@ use zeroize::Zeroizing;
 use super::digest::{Digest, random};
 use super::seal::Sealer;
 
-/// Codes for the day on which the app is gone.
+/// Number of recovery codes per enrollment.
 const RECOVERY_CODES: usize = 10;
 
-/// Letters of recovery codes: base32 (RFC 4648).
-const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+/// Alphabet of recovery codes: base32 (RFC 4648).
+const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
-/// Letters of a recovery code: 60 bits.
-const LETTERS_OF_A_CODE: usize = 12;
+/// Length of a recovery code without hyphens: 60 bits.
+const RECOVERY_CODE_LENGTH: usize = 12;
 
-/// What the app and Roster share, in base32, sealed.
+/// Shared secret of the app and Roster: base32, sealed.
 #[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(transparent)]
 struct Seed(String);
@@ -34,33 +34,33 @@ impl fmt::Debug for Seed {
 }
 
 impl Seed {
-    /// 160 bits, as RFC 4226 recommends.
+    /// Generates 160 bits, as RFC 4226 recommends.
     fn generate(sealer: &Sealer) -> Self {
         Self(sealer.seal(&Zeroizing::new(Secret::generate().to_base32())))
     }
 
-    /// One period before and after the present one are let through, for clocks that differ (RFC 6238, section 5.2).
+    /// Accepts codes of one period before and after the current one, because clocks differ (RFC 6238, section 5.2).
     fn totp(&self, sealer: &Sealer) -> Option<Totp> {
         let text = sealer.open(&self.0)?;
         Builder::new().with_secret(Secret::try_from_base32(text.as_str()).ok()?).build().ok()
     }
 
-    /// The period that `code` is of; `None`: it is wrong.
+    /// Returns the period of the code, or `None` if the code is wrong.
     fn step_of(&self, code: &str, sealer: &Sealer, now: Timestamp) -> Option<u64> {
         let seconds = u64::try_from(now.as_second()).ok()?;
         self.totp(sealer)?.check(code.trim(), seconds)
     }
 }
 
-/// A second factor, and how far it has been used.
+/// A second factor and the state that prevents replays.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecondFactor {
     seed: Seed,
-    /// When a first code has shown that the app has the seed. Until then, no login asks for it.
+    /// When the first code confirmed that the app has the seed. Until then, logins do not ask for a code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmed: Option<Timestamp>,
-    /// The last period whose code was used: it and those before it are used up.
+    /// Last period whose code was used. Codes of this and earlier periods are rejected.
     #[serde(default)]
     last_step: u64,
     #[serde(default)]
@@ -68,12 +68,12 @@ pub struct SecondFactor {
 }
 
 impl SecondFactor {
-    /// A new seed, to be confirmed.
+    /// Creates an unconfirmed second factor with a new seed.
     pub fn create(sealer: &Sealer) -> Self {
         Self { seed: Seed::generate(sealer), confirmed: None, last_step: 0, recovery: Vec::new() }
     }
 
-    /// What the app is told. `issuer` is the name under which it shows the account. `None`: the seed was sealed with
+    /// Returns the seed for the app. `issuer` is the name that the app displays. Returns `None` if the seed was sealed with
     /// another key.
     pub fn enrollment(&self, sealer: &Sealer, issuer: &str, username: &str) -> Option<Enrollment> {
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
@@ -84,7 +84,7 @@ impl SecondFactor {
         Some(Enrollment { secret, url })
     }
 
-    /// Confirms the seed by a first code. Returns the recovery codes, which are kept as digests.
+    /// Confirms the seed with a first code. Returns the recovery codes, of which only digests are stored.
     pub fn confirm(&mut self, code: &str, sealer: &Sealer, now: Timestamp) -> Option<Vec<String>> {
         self.last_step = self.seed.step_of(code, sealer, now)?;
         self.confirmed = Some(now);
@@ -93,26 +93,26 @@ impl SecondFactor {
         Some(codes)
     }
 
-    /// Uses a code of the app, or a recovery code, up. Whether it was good: none is so twice.
+    /// Returns whether a code of the app or a recovery code is valid, and invalidates it.
     pub fn accept(&mut self, code: &str, sealer: &Sealer, now: Timestamp) -> bool {
         if let Some(step) = self.seed.step_of(code, sealer, now) {
-            let is_fresh = step > self.last_step;
+            let is_unused = step > self.last_step;
             self.last_step = self.last_step.max(step);
-            return is_fresh;
+            return is_unused;
         }
-        let typed = code.trim().to_ascii_lowercase();
-        let found = self.recovery.iter().position(|digest| digest.is_of(&typed));
-        found.map(|at| self.recovery.remove(at)).is_some()
+        let normalized = code.trim().to_ascii_lowercase();
+        let found = self.recovery.iter().position(|digest| digest.is_of(&normalized));
+        found.map(|index| self.recovery.remove(index)).is_some()
     }
 
-    /// How many recovery codes are left.
+    /// Returns the number of unused recovery codes.
     pub fn recovery_codes_left(&self) -> usize {
         self.recovery.len()
     }
 }
 
 fn recovery_code() -> String {
-    let letters = random::<LETTERS_OF_A_CODE>().map(|byte| char::from(LETTERS[usize::from(byte) % LETTERS.len()]));
+    let letters = random::<RECOVERY_CODE_LENGTH>().map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()]));
     let (first, rest) = letters.split_at(4);
     let (second, third) = rest.split_at(4);
     [first, second, third].map(String::from_iter).join("-")
@@ -127,7 +127,7 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    /// RFC 6238, appendix B: the seed of its SHA-1 rows, and the last six of its eight digits.
+    /// RFC 6238, appendix B: the seed of the SHA-1 rows. The tests use the last six of the eight digits.
     fn rfc() -> SecondFactor {
         let seed = Secret::from(*b"12345678901234567890");
         SecondFactor { seed: Seed(sealer().seal(&seed.to_base32())), ..SecondFactor::create(&sealer()) }
@@ -150,30 +150,30 @@ mod tests {
     }
 
     #[test]
-    fn a_code_is_good_once_and_none_before_it_is_afterwards() {
+    fn a_code_is_valid_once_and_invalidates_older_ones() {
         let mut factor = rfc();
-        // 1111111109 and 1111111111 lie in neighbouring periods.
+        // 1111111109 and 1111111111 are in adjacent periods.
         assert!(factor.accept("050471", &sealer(), at(1_111_111_111)));
-        assert!(!factor.accept("050471", &sealer(), at(1_111_111_111)), "used up");
+        assert!(!factor.accept("050471", &sealer(), at(1_111_111_111)), "already used");
         assert!(!factor.accept("081804", &sealer(), at(1_111_111_112)), "older than the last one");
     }
 
     #[test]
-    fn confirming_uses_the_code_up_and_makes_recovery_codes() {
+    fn confirming_invalidates_the_code_and_creates_recovery_codes() {
         let mut factor = rfc();
         assert_eq!(factor.confirm("000000", &sealer(), at(59)), None);
         let codes = factor.confirm("287082", &sealer(), at(59)).unwrap();
         assert_eq!((codes.len(), factor.recovery_codes_left()), (10, 10));
         assert!(!factor.accept("287082", &sealer(), at(59)), "the code that confirmed");
         assert!(factor.accept(&format!(" {}", codes[3].to_uppercase()), &sealer(), at(59)));
-        assert!(!factor.accept(&codes[3], &sealer(), at(59)), "a recovery code is good once");
+        assert!(!factor.accept(&codes[3], &sealer(), at(59)), "a recovery code is valid once");
         assert_eq!(factor.recovery_codes_left(), 9);
-        let kept = serde_json::to_string(&factor).unwrap();
-        assert!(codes.iter().all(|code| !kept.contains(code)));
+        let stored = serde_json::to_string(&factor).unwrap();
+        assert!(codes.iter().all(|code| !stored.contains(code)));
     }
 
     #[test]
-    fn the_url_is_what_apps_read() {
+    fn the_url_has_the_format_of_authenticator_apps() {
         let enrollment = rfc().enrollment(&sealer(), "Roster", "jane@example.com").unwrap();
         assert_eq!(
             enrollment.url,
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_secret_is_shown() {
+    fn the_seed_is_not_revealed() {
         assert!(!format!("{:?}{}", rfc(), serde_json::to_string(&rfc()).unwrap()).contains("GEZDGNBV"));
     }
 }

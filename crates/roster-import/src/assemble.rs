@@ -1,84 +1,80 @@
-//! From what a source says to the objects that are written: names, uniqueness, hashes, and the rules of the CRDs.
+//! Turns the content of a source into manifests: derives names, checks uniqueness, hashes and the rules of the CRDs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use roster_api::{API_VERSION, PASSWORD_SECRET_TYPE, USER_ANNOTATION, syntax};
 use roster_credentials::claim::fold;
-use roster_credentials::password;
+use roster_credentials::password::{self, PasswordError};
 use roster_credentials::source::HASH_KEY;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
-use super::draft::{Credential, Input, Person, Place, Rejected, Team};
+use super::draft::{Credential, GroupDraft, Input, Place, Rejected, UserDraft};
+use super::hashes::UnusableHash;
 use super::rules::{Fault, Kind, Rules};
 use super::{hashes, names};
 
-/// How an import is to be made.
+/// Options of an import.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Namespace of the password Secrets of people whose source names none.
+    /// Namespace of password Secrets, unless the source names one.
     pub secret_namespace: Option<String>,
-    /// People whose hash can't be used come without a password, instead of not at all.
+    /// Import users with an unusable hash without a password, instead of rejecting them.
     pub without_unusable_hashes: bool,
-    /// Passwords are taken, and hashed here.
+    /// Accept plaintext passwords, to be hashed on this machine.
     pub hash_passwords: bool,
-    /// No Groups are made.
+    /// Create no Groups.
     pub no_groups: bool,
-    /// Fields of a User's `spec` to leave out, whatever the source says.
+    /// Fields of a User's `spec` to skip.
     pub without: Vec<String>,
 }
 
-/// What an import comes to.
+/// Result of [`assemble`].
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Groups, then people, each by name.
+    /// Groups, then Users, each sorted by name.
     pub items: Vec<Item>,
     /// What is not imported, in the order of the source.
     pub rejected: Vec<Rejected>,
-    /// Hashes that are not imported, of people who are.
+    /// Unusable hashes of users who are imported without a password.
     pub without_hash: Vec<Rejected>,
 }
 
-/// A person or a group.
+/// An object to create or update.
 #[derive(Debug)]
 pub struct Item {
-    /// Where it comes from.
     pub place: Place,
-    /// User or Group.
     pub kind: Kind,
-    /// Name of the object.
+    /// `metadata.name`.
     pub name: String,
     /// The manifest.
     pub object: Value,
-    /// The password Secret of a person who has a password.
+    /// Password Secret of a User who has a password.
     pub secret: Option<Secret>,
 }
 
 /// A password Secret.
 #[derive(Debug)]
 pub struct Secret {
-    /// Namespace.
     pub namespace: String,
-    /// Name.
     pub name: String,
-    /// User that it is for.
+    /// Name of the User that it belongs to.
     pub user: String,
-    /// Its content.
     pub content: Content,
 }
 
 /// Content of a password Secret.
 #[derive(Debug)]
 pub enum Content {
-    /// A hash that Roster verifies.
+    /// A hash that Roster can verify.
     Hash(SecretString),
-    /// A password that is still to be hashed.
+    /// A password that must be hashed before it is written.
     Plain(SecretString),
 }
 
 impl Secret {
-    /// The manifest, with a hash.
+    /// Returns the manifest with this hash.
     pub fn manifest(&self, hash: &str) -> Value {
         json!({
             "apiVersion": "v1",
@@ -90,21 +86,21 @@ impl Secret {
     }
 }
 
-/// Decides what becomes of the input.
+/// Validates the input and plans the objects to write.
 pub fn assemble(input: Input, options: &Options, rules: &Rules) -> Plan {
     let mut assembly =
         Assembly { options, rules, taken: Taken::default(), rejected: input.rejected, without_hash: Vec::new() };
     let mut groups = BTreeMap::new();
-    for team in input.teams {
-        if let Some(item) = assembly.team(team) {
+    for group in input.groups {
+        if let Some(item) = assembly.group(group) {
             groups.insert(item.name.clone(), item);
         }
     }
-    let mut people = BTreeMap::new();
-    for person in input.people {
+    let mut users = BTreeMap::new();
+    for person in input.users {
         let (place, who) = (person.place, person.login().to_owned());
-        match assembly.person(person, &mut groups) {
-            Ok(item) => drop(people.insert(item.name.clone(), item)),
+        match assembly.user(person, &mut groups) {
+            Ok(item) => drop(users.insert(item.name.clone(), item)),
             Err(faults) => assembly.reject(place, &who, faults),
         }
     }
@@ -113,18 +109,26 @@ pub fn assemble(input: Input, options: &Options, rules: &Rules) -> Plan {
     }
     let (mut rejected, without_hash) = (assembly.rejected, assembly.without_hash);
     rejected.sort_by_key(|rejected| rejected.place);
-    Plan { items: groups.into_values().chain(people.into_values()).collect(), rejected, without_hash }
+    Plan { items: groups.into_values().chain(users.into_values()).collect(), rejected, without_hash }
 }
 
-/// What belongs to whom already, and since which line.
+/// Names that earlier lines use.
 #[derive(Default)]
 struct Taken {
-    /// Usernames and emails, case-folded: one space for both.
+    /// Usernames and emails, case-folded. They share one namespace.
     logins: HashMap<String, Place>,
+    /// Names of Users.
     users: HashMap<String, Place>,
+    /// Namespaces and names of password Secrets.
     secrets: HashMap<(String, String), Place>,
-    /// Groups of the source, by the name of their object: name there, and where.
-    groups: HashMap<String, (String, Place)>,
+    /// Groups by the name of their object.
+    groups: HashMap<String, SourceGroup>,
+}
+
+struct SourceGroup {
+    /// Name in the source.
+    name: String,
+    place: Place,
 }
 
 struct Assembly<'a> {
@@ -136,6 +140,30 @@ struct Assembly<'a> {
 }
 
 type Faults = Vec<Fault>;
+
+/// A group name that can't be imported.
+#[derive(Debug, thiserror::Error)]
+enum GroupNameError {
+    #[error("is required")]
+    Empty,
+    #[error("{0}: names with the prefix system: belong to Kubernetes and are refused")]
+    Reserved(String),
+    #[error("must contain a letter or digit, because the name of the object is derived from it")]
+    NoLetter,
+}
+
+/// A password or hash that can't be imported.
+#[derive(Debug, thiserror::Error)]
+enum CredentialError {
+    #[error(transparent)]
+    Hash(#[from] UnusableHash),
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    #[error(
+        "is plaintext, or a hash of an unknown scheme. Give hashes, or hash plaintext on this machine with --hash-passwords"
+    )]
+    Plaintext,
+}
 
 fn fault(field: &str, reason: impl Into<String>) -> Fault {
     Fault { field: field.to_owned(), reason: reason.into() }
@@ -155,7 +183,7 @@ fn also(what: &str, place: Place) -> String {
 }
 
 impl Assembly<'_> {
-    /// One rejection a person, however many fields are wrong.
+    /// Rejects a user or group once, with all its faults.
     fn reject(&mut self, place: Place, who: &str, faults: Faults) {
         let mut faults = faults.into_iter();
         let Some(Fault { field, mut reason }) = faults.next() else { return };
@@ -165,44 +193,46 @@ impl Assembly<'_> {
         self.rejected.push(Rejected { place, who: who.to_owned(), field, reason });
     }
 
-    fn team(&mut self, mut team: Team) -> Option<Item> {
-        let result = group_name(&team.name).map_err(|reason| vec![fault("metadata.name", reason)]).and_then(|name| {
-            if let Some((other, place)) = self.taken.groups.get(&name) {
-                let same = if is_same_group(other, &team.name) {
-                    also(other, *place)
+    fn group(&mut self, mut group: GroupDraft) -> Option<Item> {
+        let name = group_name(&group.name).map_err(|error| vec![fault("metadata.name", error.to_string())]);
+        let result = name.and_then(|name| {
+            if let Some(other) = self.taken.groups.get(&name) {
+                let reason = if is_same_group(&other.name, &group.name) {
+                    also(&other.name, other.place)
                 } else {
-                    also(&format!("{other}, whose object is {name}, too,"), *place)
+                    two_groups(&group.name, &other.name, &name, Some(other.place))
                 };
-                return Err(vec![fault("metadata.name", same)]);
+                return Err(vec![fault("metadata.name", reason)]);
             }
-            if name != team.name && !team.spec.contains_key("displayName") {
-                team.set("displayName", team.name.clone());
+            if name != group.name && !group.spec.contains_key("displayName") {
+                group.set("displayName", group.name.clone());
             }
-            rename_groups(&mut team.spec, "memberGroups")?;
-            let object = manifest(Kind::Group, &name, std::mem::take(&mut team.labels), std::mem::take(&mut team.spec));
+            rename_groups(&mut group.spec, "memberGroups")?;
+            let object =
+                manifest(Kind::Group, &name, std::mem::take(&mut group.labels), std::mem::take(&mut group.spec));
             let faults = self.check(Kind::Group, &object);
             if faults.is_empty() { Ok((name, object)) } else { Err(faults) }
         });
         match result {
             Ok((name, object)) => {
-                self.taken.groups.insert(name.clone(), (team.name, team.place));
-                Some(Item { place: team.place, kind: Kind::Group, name, object, secret: None })
+                self.taken.groups.insert(name.clone(), SourceGroup { name: group.name, place: group.place });
+                Some(Item { place: group.place, kind: Kind::Group, name, object, secret: None })
             }
             Err(faults) => {
-                self.reject(team.place, &team.name, faults);
+                self.reject(group.place, &group.name, faults);
                 None
             }
         }
     }
 
-    fn person(&mut self, mut person: Person, groups: &mut BTreeMap<String, Item>) -> Result<Item, Faults> {
+    fn user(&mut self, mut person: UserDraft, groups: &mut BTreeMap<String, Item>) -> Result<Item, Faults> {
         for path in &self.options.without {
             remove(&mut person.spec, path);
         }
         let login = person.login().to_owned();
         let name = user_name(&mut person)?;
         let titles = rename_groups(&mut person.spec, "groups")?;
-        self.keep_apart(&titles)?;
+        self.check_groups_distinct(&titles)?;
         let secret = self.secret(&mut person, &name)?;
         let emails = emails(&person.spec);
         let place = person.place;
@@ -214,68 +244,60 @@ impl Assembly<'_> {
         self.claim(place, &name, &login, &emails, secret.as_ref())?;
         for (group, title) in titles {
             if !self.taken.groups.contains_key(&group) {
-                let implied = self.team(Team::new(place, &title));
+                let implied = self.group(GroupDraft::new(place, &title));
                 groups.extend(implied.map(|item| (group.clone(), item)));
             }
             if let Some(spec) = groups.get_mut(&group).and_then(|item| item.object["spec"].as_object_mut()) {
-                // The memberships are declared in the Users. A source that says otherwise is a manifest of Roster's own.
+                // The memberships are declared in the Users. Only manifests of Roster set another value.
                 spec.entry("acceptDeclaredMembers").or_insert(true.into());
             }
         }
         Ok(Item { place, kind: Kind::User, name, object, secret })
     }
 
-    /// Two groups of the source must not become one here: each would get what the other may do.
-    fn keep_apart(&self, titles: &BTreeMap<String, String>) -> Result<(), Faults> {
+    /// Fails if two groups of the source map to one Group. Its members would get the permissions of both.
+    fn check_groups_distinct(&self, titles: &BTreeMap<String, String>) -> Result<(), Faults> {
         let others = titles.iter().filter_map(|(name, title)| {
-            let (other, place) = self.taken.groups.get(name)?;
-            (!is_same_group(other, title)).then(|| two_groups(title, other, name, Some(*place)))
+            let other = self.taken.groups.get(name)?;
+            (!is_same_group(&other.name, title)).then(|| two_groups(title, &other.name, name, Some(other.place)))
         });
         let faults: Faults = others.map(|reason| fault("spec.groups", reason)).collect();
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 
-    /// What the CRD refuses, and what kube-apiserver refuses of any object.
+    /// Returns what the CRD and the API server's rules for metadata reject.
     fn check(&self, kind: Kind, object: &Value) -> Faults {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let mut faults = self.rules.check(kind, object);
         if !syntax::is_subdomain(name) {
-            faults.insert(0, fault("metadata.name", "must be a DNS-1123 subdomain: lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit"));
+            let reason = "must be a DNS-1123 subdomain: lower-case letters, digits, '-' and '.', \
+                beginning and ending with a letter or digit";
+            faults.insert(0, fault("metadata.name", reason));
         }
         let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
         faults.extend(labels.filter_map(|(key, value)| {
-            let is_good = value.as_str().is_some_and(syntax::is_label_value) && syntax::is_label_key(key);
-            (!is_good).then(|| fault(&format!("metadata.labels[{key}]"), "must be a label: a key of at most 63 characters, with a DNS prefix or none, and a value of at most 63"))
+            let is_valid = value.as_str().is_some_and(syntax::is_label_value) && syntax::is_label_key(key);
+            let reason = "must be a label: a key of at most 63 characters, with an optional DNS prefix, \
+                and a value of at most 63 characters";
+            (!is_valid).then(|| fault(&format!("metadata.labels[{key}]"), reason))
         }));
         faults
     }
 
-    /// The password Secret, where there is a password. What can't be used is a fault or, where that is wanted, no password.
-    fn secret(&mut self, person: &mut Person, name: &str) -> Result<Option<Secret>, Faults> {
-        let content = match person.credential.take() {
-            None => return Ok(None),
-            Some(Credential::Hash(hash)) => hashes::usable(hash.expose_secret()).map(|hash| Content::Hash(hash.into())),
-            Some(Credential::Plain(plain)) if self.options.hash_passwords => {
-                password::accept(plain.expose_secret().as_bytes())
-                    .map(Content::Plain)
-                    .map_err(|error| error.to_string())
-            }
-            Some(Credential::Plain(_)) => {
-                Err("is plaintext, or a hash of a kind that is not known. Give hashes, or let plaintext be \
-                hashed on this machine by --hash-passwords"
-                    .to_owned())
-            }
-        };
-        let content = match content {
+    /// Returns the password Secret of a user who has a password. An unusable credential is a fault or, with
+    /// `without_unusable_hashes`, dropped.
+    fn secret(&mut self, person: &mut UserDraft, name: &str) -> Result<Option<Secret>, Faults> {
+        let Some(credential) = person.credential.take() else { return Ok(None) };
+        let content = match self.content(credential) {
             Ok(content) => content,
-            Err(reason) if self.options.without_unusable_hashes => {
-                let (who, field) = (name.to_owned(), "password".to_owned());
+            Err(error) if self.options.without_unusable_hashes => {
+                let (who, field, reason) = (name.to_owned(), "password".to_owned(), error.to_string());
                 self.without_hash.push(Rejected { place: person.place, who, field, reason });
                 return Ok(None);
             }
-            Err(reason) => {
-                let advice = "with --without-unusable-hashes, people come without a password that can't be taken";
-                return Err(vec![fault("password", format!("{reason}; {advice}"))]);
+            Err(error) => {
+                let advice = "import such users without a password with --without-unusable-hashes";
+                return Err(vec![fault("password", format!("{error}; {advice}"))]);
             }
         };
         let text =
@@ -283,8 +305,7 @@ impl Assembly<'_> {
         let (namespace, secret) = if let (Some(namespace), Some(secret)) = (text("namespace"), text("name")) {
             (namespace, secret)
         } else {
-            let missing =
-                "is known, but not where to keep it: name the namespace of the password Secrets by --secret-namespace";
+            let missing = "needs a Secret: set the namespace of password Secrets with --secret-namespace";
             let namespace = self.options.secret_namespace.clone().ok_or_else(|| vec![fault("password", missing)])?;
             (namespace, format!("{name}-password"))
         };
@@ -292,7 +313,17 @@ impl Assembly<'_> {
         Ok(Some(Secret { namespace, name: secret, user: name.to_owned(), content }))
     }
 
-    /// Claims everything that may belong to one person only.
+    fn content(&self, credential: Credential) -> Result<Content, CredentialError> {
+        match credential {
+            Credential::Hash(hash) => Ok(Content::Hash(hashes::usable(hash.expose_secret())?.into())),
+            Credential::Plain(plain) if self.options.hash_passwords => {
+                Ok(Content::Plain(password::accept(plain.expose_secret().as_bytes())?))
+            }
+            Credential::Plain(_) => Err(CredentialError::Plaintext),
+        }
+    }
+
+    /// Claims the names that only one User may have.
     fn claim(
         &mut self,
         place: Place,
@@ -343,8 +374,8 @@ fn remove(fields: &mut Map<String, Value>, path: &str) {
     }
 }
 
-/// The name of the object: as given, or made of the username, which then needs to be said only where it differs.
-fn user_name(person: &mut Person) -> Result<String, Faults> {
+/// Returns the name of the object: the given one, or one derived from the username. Removes a username that equals it.
+fn user_name(person: &mut UserDraft) -> Result<String, Faults> {
     let login = person.login().to_owned();
     if login.is_empty() {
         return Err(vec![fault("spec.username", "is required")]);
@@ -355,22 +386,22 @@ fn user_name(person: &mut Person) -> Result<String, Faults> {
     if let Some(name) = &person.name {
         return Ok(name.clone());
     }
-    let nothing = "has no letter or digit to make the name of an object of: give one in the field name";
-    let name = names::object_name(&login).ok_or_else(|| vec![fault("spec.username", nothing)])?;
+    let no_letter = "must contain a letter or digit to derive the name of the object from; or set the field name";
+    let name = names::object_name(&login).ok_or_else(|| vec![fault("spec.username", no_letter)])?;
     if name == login {
         person.spec.remove("username");
     }
     Ok(name)
 }
 
-fn group_name(name: &str) -> Result<String, String> {
+fn group_name(name: &str) -> Result<String, GroupNameError> {
     if name.is_empty() {
-        return Err("is required".to_owned());
+        return Err(GroupNameError::Empty);
     }
     if names::is_reserved(name) {
-        return Err(format!("{name}: names with the prefix system: belong to Kubernetes and are refused"));
+        return Err(GroupNameError::Reserved(name.to_owned()));
     }
-    names::object_name(name).ok_or_else(|| "has no letter or digit to make the name of an object of".to_owned())
+    names::object_name(name).ok_or(GroupNameError::NoLetter)
 }
 
 fn is_same_group(left: &str, right: &str) -> bool {
@@ -382,15 +413,16 @@ fn two_groups(title: &str, other: &str, name: &str, place: Option<Place>) -> Str
     format!("{title} and {other}{line} would both be the Group {name}: rename one of them")
 }
 
-/// Names groups by their objects in a list of a `spec`. Returns the names there, by those of the objects.
+/// Replaces group names by object names in a list of the `spec`. Returns the original names by object name.
 fn rename_groups(spec: &mut Map<String, Value>, field: &str) -> Result<BTreeMap<String, String>, Faults> {
     let mut titles = BTreeMap::new();
     let (mut seen, mut renamed) = (BTreeSet::new(), Vec::new());
     let Some(Value::Array(items)) = spec.get(field) else { return Ok(titles) };
     for (index, item) in items.iter().enumerate() {
-        // What is no text is left to the rules.
+        // The CRD rejects items that are not text.
         let Some(title) = item.as_str() else { return Ok(BTreeMap::new()) };
-        let name = group_name(title).map_err(|reason| vec![fault(&format!("spec.{field}[{index}]"), reason)])?;
+        let name =
+            group_name(title).map_err(|error| vec![fault(&format!("spec.{field}[{index}]"), error.to_string())])?;
         if seen.insert(name.clone()) {
             renamed.push(Value::from(name.clone()));
         }

@@ -14,14 +14,14 @@ fn plan(csv: &str) -> Plan {
     plan_with(Format::Csv, csv, &Options { secret_namespace: Some("people".to_owned()), ..Options::default() })
 }
 
-fn told(plan: &Plan) -> Vec<String> {
+fn rejections(plan: &Plan) -> Vec<String> {
     plan.rejected.iter().map(|rejected| format!("{}: {rejected}", rejected.place.line)).collect()
 }
 
 #[test]
-fn names_are_derived_and_groups_are_made() {
+fn names_are_derived_and_groups_are_created() {
     let plan = plan("username,groups\nJane.Doe@example.com,Domain Admins;ops\nada,ops\n");
-    assert_eq!(told(&plan), [""; 0]);
+    assert_eq!(rejections(&plan), [""; 0]);
     let objects: Vec<&Value> = plan.items.iter().map(|item| &item.object).collect();
     assert_eq!(
         serde_json::to_value(objects).unwrap(),
@@ -37,12 +37,12 @@ fn names_are_derived_and_groups_are_made() {
 }
 
 #[test]
-fn groups_that_people_name_accept_them_unless_the_source_says_otherwise() {
+fn groups_accept_declared_members_unless_the_source_says_otherwise() {
     let plan = plan(
         "kind,name,username,groups,acceptDeclaredMembers\nGroup,closed,,,false\nGroup,dev,,,\nGroup,empty,,,\n\
          User,,ada,closed;dev;new,\n",
     );
-    assert_eq!(told(&plan), [""; 0]);
+    assert_eq!(rejections(&plan), [""; 0]);
     let accepts = |name| {
         let item = plan.items.iter().find(|item| item.name == name).unwrap();
         item.object["spec"].get("acceptDeclaredMembers").cloned()
@@ -82,33 +82,33 @@ fn groups_that_people_name_accept_them_unless_the_source_says_otherwise() {
 #[case("username,password\nada,hunter2\n", "2: password: is plaintext")]
 #[case("username,groups\nada,a b\nbob,a-b\n", "3: spec.groups: a-b and a b of line 2 would both be the Group a-b")]
 #[case("username,groups\nada,a b;a-b\n", "2: spec.groups[1]: a-b and a b would both be the Group a-b")]
-#[case("kind,name\nGroup,a b\nGroup,a-b\n", "3: metadata.name: a b, whose object is a-b, too, also stands in line 2")]
-fn what_is_wrong_is_told_with_its_line(#[case] csv: &str, #[case] expected: &str) {
+#[case("kind,name\nGroup,a b\nGroup,a-b\n", "3: metadata.name: a-b and a b of line 2 would both be the Group a-b")]
+fn rejections_have_line_field_and_reason(#[case] csv: &str, #[case] expected: &str) {
     let plan = plan(csv);
-    assert_eq!(plan.rejected.len(), 1, "{:?}", told(&plan));
-    assert!(told(&plan)[0].starts_with(expected), "{:?}", told(&plan));
-    assert!(!told(&plan)[0].contains("hunter2"));
+    assert_eq!(plan.rejected.len(), 1, "{:?}", rejections(&plan));
+    assert!(rejections(&plan)[0].starts_with(expected), "{:?}", rejections(&plan));
+    assert!(!rejections(&plan)[0].contains("hunter2"));
 }
 
 #[test]
-fn a_rejected_person_takes_no_name_from_others() {
+fn a_rejected_user_claims_no_names() {
     let plan = plan("username,timezone\nada,Mars/Base\nada,UTC\n");
     assert_eq!((plan.rejected.len(), plan.items.len()), (1, 1));
 }
 
 #[test]
-fn hashes_go_to_secrets_in_the_namespace_that_was_named() {
+fn hashes_are_stored_in_the_secret_namespace() {
     let text = format!("username,passwordHash\nada,{BCRYPT}\n");
     let item = &plan(&text).items[0];
     assert_eq!(item.object["spec"]["passwordSecretRef"], json!({"namespace": "people", "name": "ada-password"}));
     let manifest = item.secret.as_ref().unwrap().manifest("x");
     assert_eq!(manifest["metadata"]["annotations"], json!({"roster.dev/user": "ada"}));
     let nowhere = plan_with(Format::Csv, &text, &Options::default());
-    assert!(told(&nowhere)[0].contains("--secret-namespace"));
+    assert!(rejections(&nowhere)[0].contains("--secret-namespace"));
 }
 
 #[test]
-fn people_may_come_without_what_cannot_be_used() {
+fn users_with_unusable_hashes_can_be_imported_without_a_password() {
     let options = Options { without_unusable_hashes: true, ..Options::default() };
     let plan = plan_with(Format::Htpasswd, "ada:{SHA}x\nbob:hunter2\n", &options);
     assert_eq!((plan.rejected.len(), plan.items.len()), (0, 2));
@@ -117,23 +117,23 @@ fn people_may_come_without_what_cannot_be_used() {
 }
 
 #[test]
-fn passwords_are_taken_where_they_are_to_be_hashed() {
+fn plaintext_is_accepted_if_it_is_to_be_hashed() {
     let options = Options { hash_passwords: true, secret_namespace: Some("a".to_owned()), ..Options::default() };
     let plan = plan_with(Format::Csv, "username,password\nada,correct horse\nbob,\"x\ny\"\n", &options);
     assert!(matches!(plan.items[0].secret.as_ref().unwrap().content, Content::Plain(_)));
-    assert!(told(&plan)[0].contains("control character"), "{:?}", told(&plan));
+    assert!(rejections(&plan)[0].contains("control character"), "{:?}", rejections(&plan));
     assert!(!format!("{plan:?}").contains("correct horse"));
 }
 
 #[test]
-fn fields_and_groups_can_be_left_out() {
+fn fields_and_groups_can_be_skipped() {
     let options = Options {
         without: vec!["mobile".to_owned(), "validity.notAfter".to_owned()],
         no_groups: true,
         ..Options::default()
     };
     let plan = plan_with(Format::Csv, "username,mobile,expires,groups\nada,0800 1,never,ops\n", &options);
-    assert_eq!(told(&plan), [""; 0]);
+    assert_eq!(rejections(&plan), [""; 0]);
     assert_eq!(plan.items.len(), 1);
     assert_eq!(plan.items[0].object["spec"], json!({"groups": ["ops"]}));
 }

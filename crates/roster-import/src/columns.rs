@@ -1,12 +1,23 @@
-//! A `spec` as a row of cells, and back. The columns come from the schemas of the CRDs, so that a new field is a new
-//! column without anybody doing anything.
+//! Converts between a `spec` and a row of cells. The columns come from the schemas of the CRDs, so that a new field gets a
+//! column without further code.
 
 use serde_json::{Map, Number, Value};
 
 use super::draft;
 use super::rules::{Kind, Rules, Schema};
 
-/// What a cell holds.
+/// A cell that can't be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CellError {
+    #[error("must be true or false")]
+    Flag,
+    #[error("must be key=value pairs with semicolons between them")]
+    Pairs,
+    #[error("must be JSON")]
+    Json,
+}
+
+/// Notation of a cell.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Shape {
     Text,
@@ -17,19 +28,19 @@ enum Shape {
     Pairs,
     /// `key=value;key=another;other=value`
     Lists,
-    /// What has no shorter form.
+    /// Everything else.
     Json,
 }
 
-/// A column for a field of the `spec`.
+/// A column for one field of the `spec`.
 #[derive(Clone, Debug)]
 pub(super) struct Column {
-    /// Path below `spec`, as in `validity.notAfter`.
+    /// Path below `spec`, such as `validity.notAfter`.
     pub path: String,
     shape: Shape,
 }
 
-/// The columns of a kind, by path.
+/// Returns the columns of a kind, sorted by path.
 pub(super) fn columns(rules: &Rules, kind: Kind) -> Vec<Column> {
     let mut columns = Vec::new();
     collect(rules.spec(kind), "", &mut columns);
@@ -60,26 +71,26 @@ fn shape(schema: &Schema) -> Shape {
 }
 
 impl Column {
-    /// Reads a cell into the field. An empty cell says nothing.
-    pub(super) fn read(&self, cell: &str, spec: &mut Map<String, Value>) -> Result<(), String> {
+    /// Reads a cell into the field. Empty cells are ignored.
+    pub(super) fn read(&self, cell: &str, spec: &mut Map<String, Value>) -> Result<(), CellError> {
         if !cell.is_empty() {
             draft::set(spec, &self.path, self.value(cell)?);
         }
         Ok(())
     }
 
-    fn value(&self, cell: &str) -> Result<Value, String> {
+    fn value(&self, cell: &str) -> Result<Value, CellError> {
         Ok(match self.shape {
             Shape::Text => cell.into(),
-            Shape::Flag => flag(cell).ok_or("must be true or false")?.into(),
+            Shape::Flag => flag(cell).ok_or(CellError::Flag)?.into(),
             Shape::Texts => split(cell).iter().map(|item| Value::from(item.trim())).filter(|item| item != "").collect(),
             Shape::Pairs => pairs(cell)?.map(|(key, value)| (key, scalar(value))).collect::<Map<_, _>>().into(),
             Shape::Lists => lists(cell),
-            Shape::Json => serde_json::from_str(cell).map_err(|_| "must be JSON")?,
+            Shape::Json => serde_json::from_str(cell).map_err(|_| CellError::Json)?,
         })
     }
 
-    /// Writes the field's cell. What is absent is empty.
+    /// Returns the cell of the field. It is empty if the field is not set.
     pub(super) fn write(&self, spec: &Value) -> String {
         let value = self.path.split('.').fold(spec, |value, name| &value[name]);
         match (self.shape, value) {
@@ -99,7 +110,7 @@ impl Column {
     }
 }
 
-/// `yes` and `no` in the words that spreadsheets and databases have for it.
+/// Parses a boolean in the notations of spreadsheets and databases.
 pub(super) fn flag(text: &str) -> Option<bool> {
     match text.trim().to_ascii_lowercase().as_str() {
         "true" | "yes" | "y" | "1" | "t" | "on" => Some(true),
@@ -112,7 +123,7 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// A number stays one. Text that looks like a number, or is quoted itself, comes in quotes.
+/// Formats a value such that [`scalar`] reads it back: text that looks like a number or begins with a quote is quoted.
 fn quoted(value: &Value) -> String {
     match value {
         Value::String(text) if text.parse::<i64>().is_ok() || text.starts_with('"') => value.to_string(),
@@ -127,13 +138,13 @@ fn scalar(text: String) -> Value {
     serde_json::from_str::<String>(&text).unwrap_or(text).into()
 }
 
-/// Pairs of labels and the like, in a cell of their own.
-pub(super) fn pairs(cell: &str) -> Result<impl Iterator<Item = (String, String)>, String> {
-    let items: Result<Vec<_>, String> = split(cell)
+/// Parses `key=value;key=value`.
+pub(super) fn pairs(cell: &str) -> Result<impl Iterator<Item = (String, String)>, CellError> {
+    let items: Result<Vec<_>, CellError> = split(cell)
         .into_iter()
         .filter(|item| !item.is_empty())
         .map(|item| {
-            let (key, value) = item.split_once('=').ok_or("must be key=value, and a semicolon between them")?;
+            let (key, value) = item.split_once('=').ok_or(CellError::Pairs)?;
             Ok((key.trim().to_owned(), value.to_owned()))
         })
         .collect();
@@ -152,11 +163,12 @@ fn lists(cell: &str) -> Value {
     entries.into()
 }
 
-/// Items with a semicolon between them; one that is part of an item has a backslash before it.
+/// Joins items with semicolons. Semicolons and backslashes in an item are escaped with a backslash.
 pub(super) fn join(items: impl Iterator<Item = String>) -> String {
     items.map(|item| item.replace('\\', "\\\\").replace(';', "\\;")).collect::<Vec<_>>().join(";")
 }
 
+/// Splits what [`join`] joined.
 pub(super) fn split(cell: &str) -> Vec<String> {
     let (mut items, mut item, mut escaped) = (Vec::new(), String::new(), false);
     for c in cell.chars() {
@@ -194,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_of_the_full_example_survives() {
+    fn every_field_of_the_full_example_round_trips() {
         let text = include_str!("../../../examples/user-full.yaml");
         let mut users = serde_yaml::Deserializer::from_str(text).map(|document| {
             let value: Value = serde::Deserialize::deserialize(document).unwrap();
@@ -205,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_and_maps_have_a_short_form() {
+    fn lists_and_maps_have_a_short_notation() {
         let spec = json!({
             "groups": ["a", "b"],
             "extra": {"costCenter": ["4;2", "x=y"], "empty": []},
@@ -223,7 +235,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn items_survive(items in prop::collection::vec(".{0,12}", 1..6)) {
+        fn items_round_trip(items in prop::collection::vec(".{0,12}", 1..6)) {
             prop_assert_eq!(split(&join(items.iter().cloned())), items);
         }
     }

@@ -1,4 +1,4 @@
-//! CSV: a header, and a row a person or group.
+//! Reads CSV: a header, and one row per user or group.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,10 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use super::columns::{Column, columns, flag, pairs};
-use super::draft::{Credential, Input, Person, Place, Rejected, Team};
-use super::rules::{Kind, Rules};
+use super::draft::{Credential, GroupDraft, Input, Place, Rejected, UserDraft};
+use super::rules::{Fault, Kind, Rules};
 
-/// Names of columns that other systems have for the same field. Case, hyphens, underscores and spaces don't count.
+/// Column names of other systems for our fields. Case, hyphens, underscores and spaces are ignored.
 const ALIASES: &[(&str, &str)] = &[
     ("user", "username"),
     ("login", "username"),
@@ -38,13 +38,13 @@ const ALIASES: &[(&str, &str)] = &[
     ("active", ENABLED),
 ];
 
-/// Column with the kind of object: User where it is empty.
+/// Column with the kind, User or Group. Empty means User.
 pub(super) const KIND: &str = "kind";
-/// Column with the name of the object.
+/// Column with `metadata.name`.
 pub(super) const NAME: &str = "name";
-/// Column with the object's labels.
+/// Column with `metadata.labels`.
 pub(super) const LABELS: &str = "labels";
-/// Column with a hash.
+/// Column with a password hash.
 pub(super) const PASSWORD_HASH: &str = "passwordHash";
 const PASSWORD: &str = "password";
 const ENABLED: &str = "enabled";
@@ -57,10 +57,14 @@ enum Cell {
     Hash,
     Password,
     Enabled,
-    Field(Option<Column>, Option<Column>),
+    /// Field of the spec of a User, of a Group, or of both.
+    Field {
+        user: Option<Column>,
+        group: Option<Column>,
+    },
 }
 
-/// Reads CSV. `map` says what a column is, by its header; an empty field leaves it out.
+/// Reads CSV. `map` has the field for each header; an empty field skips the column.
 pub(super) fn read(bytes: &[u8], map: &BTreeMap<String, String>, rules: &Rules) -> Input {
     let mut input = Input::default();
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
@@ -91,7 +95,7 @@ pub(super) fn read(bytes: &[u8], map: &BTreeMap<String, String>, rules: &Rules) 
     }
 }
 
-/// Where a record begins. The reader counts the empty lines before it to the record.
+/// Returns where a record begins. The reader's position includes the empty lines before the record.
 fn begin(position: Option<&csv::Position>, bytes: &[u8]) -> Place {
     let number = |number: u64| usize::try_from(number).unwrap_or_default();
     let (byte, line) = position.map_or((0, 0), |position| (number(position.byte()), number(position.line())));
@@ -116,12 +120,12 @@ fn cells(header: &csv::StringRecord, map: &BTreeMap<String, String>, rules: &Rul
                 (PASSWORD, ..) => Cell::Password,
                 (ENABLED, ..) => Cell::Enabled,
                 (_, None, None) => return Err(unknown(title, &field, &user)),
-                (_, user, group) => Cell::Field(user, group),
+                (_, user, group) => Cell::Field { user, group },
             };
             if !field.is_empty() && taken.contains(&field) {
                 return Err(Rejected::line(
                     Place::line(1),
-                    format!("two columns are {field}: leave one out by --map COLUMN="),
+                    format!("two columns have the field {field}: skip one with --map COLUMN="),
                 ));
             }
             taken.push(field);
@@ -143,8 +147,8 @@ fn field_of(title: &str, user: &[Column], group: &[Column]) -> String {
 fn unknown(title: &str, field: &str, user: &[Column]) -> Rejected {
     let fields: Vec<&str> = user.iter().map(|column| column.path.as_str()).collect();
     let reason = format!(
-        "the column {title:?} is no field{}; say what it is by --map COLUMN=FIELD, or leave it out by --map COLUMN=. \
-         There are kind, name, labels, passwordHash, {}",
+        "the column {title:?} is not a field{}: set its field with --map COLUMN=FIELD, or skip it with --map COLUMN=. \
+         The fields are kind, name, labels, passwordHash, {}",
         if title == field { String::new() } else { format!(" ({field})") },
         fields.join(", ")
     );
@@ -156,25 +160,27 @@ fn row(place: Place, record: &csv::StringRecord, cells: &[Cell], input: &mut Inp
         return;
     }
     if record.len() != cells.len() {
-        let reason = format!("has {} cells, where the header has {}", record.len(), cells.len());
+        let reason = format!("has {} cells, but the header has {}", record.len(), cells.len());
         return input.reject(place, reason);
     }
     let kinds = cells.iter().zip(record).filter(|(cell, _)| matches!(cell, Cell::Kind));
     let kind = kinds.map(|(_, text)| text).next().unwrap_or_default();
     let result = match kind {
-        "" | "User" => person(place, record, cells).map(|person| input.people.push(person)),
-        "Group" => team(place, record, cells).map(|team| input.teams.push(team)),
-        _ => Err((KIND.to_owned(), "must be User or Group".to_owned())),
+        "" | "User" => user_draft(place, record, cells).map(|person| input.users.push(person)),
+        "Group" => group_draft(place, record, cells).map(|group| input.groups.push(group)),
+        _ => Err(fault(KIND, "must be User or Group")),
     };
-    if let Err((field, reason)) = result {
+    if let Err(Fault { field, reason }) = result {
         input.rejected.push(Rejected { place, who: String::new(), field, reason });
     }
 }
 
-type Fault = (String, String);
+fn fault(field: &str, reason: impl Into<String>) -> Fault {
+    Fault { field: field.to_owned(), reason: reason.into() }
+}
 
-fn person(place: Place, record: &csv::StringRecord, cells: &[Cell]) -> Result<Person, Fault> {
-    let mut person = Person { place, ..Person::default() };
+fn user_draft(place: Place, record: &csv::StringRecord, cells: &[Cell]) -> Result<UserDraft, Fault> {
+    let mut person = UserDraft { place, ..UserDraft::default() };
     for (cell, text) in cells.iter().zip(record) {
         match cell {
             Cell::Name => person.name = (!text.is_empty()).then(|| text.trim().to_owned()),
@@ -190,42 +196,42 @@ fn person(place: Place, record: &csv::StringRecord, cells: &[Cell]) -> Result<Pe
                 }
             }
             Cell::Enabled if !text.is_empty() => {
-                let enabled = flag(text).ok_or_else(|| (ENABLED.to_owned(), "must be true or false".to_owned()))?;
+                let enabled = flag(text).ok_or_else(|| fault(ENABLED, "must be true or false"))?;
                 person.set("state", if enabled { "Active" } else { "Disabled" });
             }
-            Cell::Field(Some(column), _) => field(column, text, &mut person.spec)?,
-            Cell::Field(None, column) if !text.is_empty() => return Err(misplaced(column.as_ref(), Kind::User)),
-            Cell::Ignored | Cell::Kind | Cell::Enabled | Cell::Field(..) => {}
+            Cell::Field { user: Some(column), .. } => field(column, text, &mut person.spec)?,
+            Cell::Field { user: None, group } if !text.is_empty() => return Err(misplaced(group.as_ref(), Kind::User)),
+            Cell::Ignored | Cell::Kind | Cell::Enabled | Cell::Field { .. } => {}
         }
     }
     Ok(person)
 }
 
-fn team(place: Place, record: &csv::StringRecord, cells: &[Cell]) -> Result<Team, Fault> {
-    let mut team = Team { place, ..Team::default() };
+fn group_draft(place: Place, record: &csv::StringRecord, cells: &[Cell]) -> Result<GroupDraft, Fault> {
+    let mut group = GroupDraft { place, ..GroupDraft::default() };
     for (cell, text) in cells.iter().zip(record).filter(|(_, text)| !text.is_empty()) {
         match cell {
-            Cell::Name => team.name = text.trim().to_owned(),
-            Cell::Labels => team.labels = labels(text)?,
-            Cell::Field(_, Some(column)) => field(column, text, &mut team.spec)?,
-            Cell::Field(column, None) => return Err(misplaced(column.as_ref(), Kind::Group)),
+            Cell::Name => group.name = text.trim().to_owned(),
+            Cell::Labels => group.labels = labels(text)?,
+            Cell::Field { group: Some(column), .. } => field(column, text, &mut group.spec)?,
+            Cell::Field { user, group: None } => return Err(misplaced(user.as_ref(), Kind::Group)),
             Cell::Ignored | Cell::Kind | Cell::Hash | Cell::Password | Cell::Enabled => {}
         }
     }
-    Ok(team)
+    Ok(group)
 }
 
 fn field(column: &Column, cell: &str, spec: &mut Map<String, Value>) -> Result<(), Fault> {
-    column.read(cell, spec).map_err(|reason| (column.path.clone(), reason))
+    column.read(cell, spec).map_err(|error| fault(&column.path, error.to_string()))
 }
 
 fn misplaced(column: Option<&Column>, kind: Kind) -> Fault {
-    let path = column.map(|column| column.path.clone()).unwrap_or_default();
-    (path, format!("is no field of a {}", kind.name()))
+    let path = column.map(|column| column.path.as_str()).unwrap_or_default();
+    fault(path, format!("is not a field of a {}", kind.name()))
 }
 
 fn labels(cell: &str) -> Result<Map<String, Value>, Fault> {
-    let labels = pairs(cell).map_err(|reason| (LABELS.to_owned(), reason))?;
+    let labels = pairs(cell).map_err(|error| fault(LABELS, error.to_string()))?;
     Ok(labels.map(|(key, value)| (key, value.into())).collect())
 }
 
@@ -239,12 +245,12 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_other_systems_are_understood() {
+    fn headers_of_other_systems_are_recognized() {
         let input =
             read_text("Login,E-Mail,Full Name,Member-Of,Active\nada,ada@example.com,\"Lovelace, Ada\",math;Poets,no\n");
         assert_eq!(input.rejected, []);
         assert_eq!(
-            Value::from(input.people[0].spec.clone()),
+            Value::from(input.users[0].spec.clone()),
             json!({
                 "username": "ada", "email": "ada@example.com", "displayName": "Lovelace, Ada", "groups": ["math", "Poets"],
                 "state": "Disabled",
@@ -253,41 +259,41 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_row_is_told_by_line_and_field_and_the_others_come() {
+    fn bad_rows_are_rejected_with_line_and_field() {
         let input = read_text("username,admin,validity.notAfter\nada,maybe,\nbob,true\n\ncyd,\"tr\nue\",\ndan,yes,\n");
-        let told: Vec<String> =
+        let rejected: Vec<String> =
             input.rejected.iter().map(|rejected| format!("{}: {rejected}", rejected.place.line)).collect();
         assert_eq!(
-            told,
+            rejected,
             [
                 "2: admin: must be true or false",
-                "3: has 2 cells, where the header has 3",
+                "3: has 2 cells, but the header has 3",
                 "5: admin: must be true or false"
             ]
         );
-        assert_eq!((input.people.len(), input.people[0].place.line), (1, 7));
+        assert_eq!((input.users.len(), input.users[0].place.line), (1, 7));
     }
 
     #[test]
-    fn an_unknown_column_stops_everything_and_a_map_helps() {
+    fn an_unknown_column_rejects_the_file_unless_it_is_mapped() {
         let text = "username,shoe size\nada,38\n";
         let input = read_text(text);
-        assert!(input.people.is_empty() && input.rejected[0].reason.contains("\"shoe size\" is no field"));
+        assert!(input.users.is_empty() && input.rejected[0].reason.contains("\"shoe size\" is not a field"));
         let map = BTreeMap::from([("shoe size".to_owned(), String::new())]);
-        assert_eq!(read(text.as_bytes(), &map, &Rules::default()).people.len(), 1);
+        assert_eq!(read(text.as_bytes(), &map, &Rules::default()).users.len(), 1);
         let map = BTreeMap::from([("shoe size".to_owned(), "zone".to_owned())]);
-        assert_eq!(read(text.as_bytes(), &map, &Rules::default()).people[0].spec["zone"], "38");
+        assert_eq!(read(text.as_bytes(), &map, &Rules::default()).users[0].spec["zone"], "38");
     }
 
     #[test]
-    fn groups_may_have_rows_of_their_own() {
+    fn rows_can_be_groups() {
         let input =
             read_text("kind,name,displayName,members,email\nGroup,poets,Poets,ada;bob,\nGroup,odd,,,x@example.com\n");
-        assert_eq!(input.teams[0].name, "poets");
+        assert_eq!(input.groups[0].name, "poets");
         assert_eq!(
-            Value::from(input.teams[0].spec.clone()),
+            Value::from(input.groups[0].spec.clone()),
             json!({"displayName": "Poets", "members": ["ada", "bob"]})
         );
-        assert_eq!(input.rejected[0].to_string(), "email: is no field of a Group");
+        assert_eq!(input.rejected[0].to_string(), "email: is not a field of a Group");
     }
 }

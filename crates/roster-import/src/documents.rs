@@ -1,4 +1,4 @@
-//! JSON and YAML documents, and in which line each begins.
+//! Splits JSON and YAML into objects and records the line where each begins.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -6,20 +6,21 @@ use serde_json::value::RawValue;
 
 use super::draft::{Input, Place};
 
-/// An object and where it begins.
+/// An object and the line where it begins.
 pub(super) struct Located {
     pub place: Place,
     pub value: Value,
 }
 
-/// A text of which offsets can be told as lines.
+/// Text with an index of its line breaks.
 pub(super) struct Text<'a> {
     text: &'a str,
+    /// Offsets of the line breaks.
     breaks: Vec<usize>,
 }
 
 impl<'a> Text<'a> {
-    /// Takes bytes as text; says where they are none.
+    /// Decodes UTF-8. Rejects the first line that is not UTF-8.
     pub(super) fn new(bytes: &'a [u8], input: &mut Input) -> Option<Self> {
         let breaks = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at).collect();
         match str::from_utf8(bytes) {
@@ -36,7 +37,7 @@ impl<'a> Text<'a> {
         Place::line(self.breaks.partition_point(|at| *at < offset) + 1)
     }
 
-    /// The place of a part of the text.
+    /// Returns the position of a slice of the text.
     fn place_of(&self, part: &str) -> Place {
         self.place((part.as_ptr() as usize).saturating_sub(self.text.as_ptr() as usize))
     }
@@ -45,7 +46,7 @@ impl<'a> Text<'a> {
         self.text.trim_start().starts_with(['{', '['])
     }
 
-    /// All objects: of documents one after another, of lists, of arrays.
+    /// Returns the objects of all documents, including those in lists and arrays.
     pub(super) fn objects(&self, input: &mut Input) -> Vec<Located> {
         if !self.is_json() {
             return self.yaml(input);
@@ -57,7 +58,7 @@ impl<'a> Text<'a> {
         found
     }
 
-    /// The arrays of an object, by the name of the field that holds them: `{"users": […], "groups": […]}`.
+    /// Returns the rows of tables, with the name of their table: `{"users": […], "groups": […]}`.
     pub(super) fn tables(&self, input: &mut Input) -> Vec<(String, Located)> {
         let mut rows = Vec::new();
         for raw in self.json(input) {
@@ -69,14 +70,13 @@ impl<'a> Text<'a> {
                         rows.extend(found.into_iter().map(|row| (name.clone(), row)));
                     }
                 }
-                Err(_) => input.reject(self.place_of(raw.get()), "is no object that holds tables"),
+                Err(_) => input.reject(self.place_of(raw.get()), "is not an object that contains tables"),
             }
         }
         rows
     }
 
-    /// The values that stand one after another. Behind a line that is no JSON, it goes on with the next one, as long as
-    /// that begins a value.
+    /// Returns concatenated JSON values. Skips a line that is not JSON if the next one begins a value.
     fn json(&self, input: &mut Input) -> Vec<&'a RawValue> {
         let (mut values, mut begin) = (Vec::new(), 0);
         while let Some(rest) = self.text.get(begin..) {
@@ -86,7 +86,7 @@ impl<'a> Text<'a> {
             };
             let broken = begin + stream.byte_offset();
             let start = broken + self.text[broken..].len() - self.text[broken..].trim_start().len();
-            input.reject(self.place(start), format!("is no JSON: {}", without_position(&error.to_string())));
+            input.reject(self.place(start), format!("is not JSON: {}", without_position(&error.to_string())));
             let next = self.text[start..].find('\n').map(|at| start + at + 1);
             let Some(next) = next.filter(|next| self.text[*next..].starts_with(['{', '['])) else { break };
             begin = next;
@@ -113,7 +113,7 @@ impl<'a> Text<'a> {
         let place = self.place_of(raw.get());
         match serde_json::from_str::<Value>(raw.get()) {
             Ok(value) if value.is_object() => found.push(Located { place, value }),
-            Ok(_) => input.reject(place, "is no object"),
+            Ok(_) => input.reject(place, "is not an object"),
             Err(error) => input.reject(place, without_position(&error.to_string())),
         }
     }
@@ -141,7 +141,7 @@ impl<'a> Text<'a> {
             Err(error) => {
                 let line = error.location().map_or(1, |location| location.line());
                 let place = Place::line(self.place(begin).line + line - 1);
-                return input.reject(place, "is no YAML");
+                return input.reject(place, "is not YAML");
             }
         };
         let items = match value.get_mut("items") {
@@ -157,12 +157,12 @@ impl<'a> Text<'a> {
             if value.is_object() {
                 found.push(Located { place, value });
             } else {
-                input.reject(place, "is no object");
+                input.reject(place, "is not an object");
             }
         }
     }
 
-    /// Where the items of a list in block style begin: at the first hyphens, all of one depth.
+    /// Returns where the items of a block-style list begin: at hyphens with the indentation of the first one.
     fn items_of(&self, begin: usize, end: usize) -> Option<Vec<Place>> {
         let depth = |line: &str| line.starts_with("- ").then_some(0).or(line.starts_with("  - ").then_some(2));
         let lines = lines(&self.text[begin..end]).filter_map(|(offset, line)| Some((begin + offset, depth(line)?)));
@@ -172,7 +172,7 @@ impl<'a> Text<'a> {
     }
 }
 
-/// Lines and where they begin.
+/// Returns lines with their offsets.
 fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut offset = 0;
     text.split_inclusive('\n').map(move |line| {
@@ -187,7 +187,7 @@ struct List<'a> {
     items: Option<Vec<&'a RawValue>>,
 }
 
-/// serde_json counts lines from where it began to read, which is not where the file begins.
+/// Removes the position from an error of serde_json, because it is relative to the value, not to the file.
 fn without_position(message: &str) -> &str {
     message.split(" at line ").next().unwrap_or(message)
 }

@@ -1,41 +1,40 @@
-//! What a file says, before it is known whether that is allowed.
+//! Content of an imported file, before validation.
 
 use std::fmt;
 
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 
-/// Where something stands. `file` counts the files of one import: 0 is the main one.
+/// Position in the imported files.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Place {
-    /// Which of the files.
+    /// Index of the file: 0 is the main file, 1 `/etc/group`, 2 `/etc/shadow`.
     pub file: usize,
-    /// Line, counted from 1.
+    /// Line number, from 1.
     pub line: usize,
 }
 
 impl Place {
-    /// A line of the main file.
+    /// Returns the position of a line in the main file.
     pub fn line(line: usize) -> Self {
         Self { file: 0, line }
     }
 }
 
-/// Something that is not imported, and why.
+/// Something that is not imported, and the reason.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Rejected {
-    /// Where it stands.
     pub place: Place,
-    /// Whom it concerns; empty where that can't be told.
+    /// Name of the user or group. Empty if unknown.
     pub who: String,
-    /// The field; empty where the whole line is meant.
+    /// Path of the field. Empty for a whole line.
     pub field: String,
-    /// What is wrong, and what is allowed. Never the value of a secret.
+    /// What is wrong, and what is allowed. Never contains a secret.
     pub reason: String,
 }
 
 impl Rejected {
-    /// A rejection of a whole line.
+    /// Rejects a whole line.
     pub fn line(place: Place, reason: impl Into<String>) -> Self {
         Self { place, who: String::new(), field: String::new(), reason: reason.into() }
     }
@@ -50,44 +49,42 @@ impl fmt::Display for Rejected {
     }
 }
 
-/// What somebody logs in with.
+/// Password or hash of a user.
 #[derive(Debug)]
 pub enum Credential {
-    /// A hash, in the words of the system that it comes from.
+    /// Hash in the notation of the source system.
     Hash(SecretString),
-    /// A password.
+    /// Password in plaintext.
     Plain(SecretString),
 }
 
-/// A person.
+/// A user to import.
 #[derive(Debug, Default)]
-pub struct Person {
-    /// Where they stand.
+pub struct UserDraft {
     pub place: Place,
-    /// Name of the object, where the source gives one.
+    /// `metadata.name`, if the source has one.
     pub name: Option<String>,
-    /// The `spec`, as far as the source speaks of it.
+    /// `spec` fields that the source sets.
     pub spec: Map<String, Value>,
-    /// Labels of the object.
+    /// `metadata.labels`.
     pub labels: Map<String, Value>,
-    /// Password or hash.
     pub credential: Option<Credential>,
 }
 
-impl Person {
-    /// Somebody with that login name.
+impl UserDraft {
+    /// Returns a user with this username.
     pub fn new(place: Place, username: &str) -> Self {
-        let mut person = Self { place, ..Self::default() };
-        person.set("username", username);
-        person
+        let mut user = Self { place, ..Self::default() };
+        user.set("username", username);
+        user
     }
 
-    /// Sets a field of the spec by its path. Empty text says nothing.
+    /// Sets a field of the spec by its path. Empty text is ignored.
     pub fn set(&mut self, path: &str, value: impl Into<Value>) {
         set(&mut self.spec, path, value.into());
     }
 
-    /// Adds to a list of the spec.
+    /// Adds a value to a list of the spec, unless it is there already.
     pub fn add(&mut self, field: &str, value: impl Into<Value>) {
         let list = self.spec.entry(field).or_insert_with(|| Value::Array(Vec::new()));
         if let Value::Array(items) = list {
@@ -98,7 +95,7 @@ impl Person {
         }
     }
 
-    /// Adds an email address: the first is the primary one.
+    /// Adds an email address. The first one becomes the primary address.
     pub fn add_email(&mut self, email: &str) {
         if !email.is_empty() && !self.spec.contains_key("email") {
             self.set("email", email);
@@ -107,61 +104,58 @@ impl Person {
         }
     }
 
-    /// Takes a hash along.
+    /// Sets the hash. Empty text means that there is none.
     pub fn set_hash(&mut self, hash: &str) {
         self.credential = (!hash.is_empty()).then(|| Credential::Hash(hash.into()));
     }
 
-    /// Login name: the username, or else the object's name.
+    /// Returns the name for login: the username or, without one, `metadata.name`.
     pub fn login(&self) -> &str {
         self.spec.get("username").and_then(Value::as_str).or(self.name.as_deref()).unwrap_or_default()
     }
 }
 
-/// A group.
+/// A group to import.
 #[derive(Clone, Debug, Default)]
-pub struct Team {
-    /// Where it stands.
+pub struct GroupDraft {
     pub place: Place,
-    /// Its name there.
+    /// Name in the source.
     pub name: String,
-    /// The `spec`, as far as the source speaks of it.
+    /// `spec` fields that the source sets.
     pub spec: Map<String, Value>,
-    /// Labels of the object.
+    /// `metadata.labels`.
     pub labels: Map<String, Value>,
 }
 
-impl Team {
-    /// A group of that name.
+impl GroupDraft {
+    /// Returns a group with this name.
     pub fn new(place: Place, name: &str) -> Self {
         Self { place, name: name.to_owned(), ..Self::default() }
     }
 
-    /// Sets a field of the spec by its path. Empty text says nothing.
+    /// Sets a field of the spec by its path. Empty text is ignored.
     pub fn set(&mut self, path: &str, value: impl Into<Value>) {
         set(&mut self.spec, path, value.into());
     }
 }
 
-/// All that a source says.
+/// Everything that a source contains, in its order.
 #[derive(Debug, Default)]
 pub struct Input {
-    /// People, in the order of the source.
-    pub people: Vec<Person>,
-    /// Groups, in the order of the source.
-    pub teams: Vec<Team>,
-    /// What could not be read.
+    pub users: Vec<UserDraft>,
+    pub groups: Vec<GroupDraft>,
+    /// Lines that could not be read.
     pub rejected: Vec<Rejected>,
 }
 
 impl Input {
-    /// Notes a line that could not be read.
+    /// Rejects a line.
     pub fn reject(&mut self, place: Place, reason: impl Into<String>) {
         self.rejected.push(Rejected::line(place, reason));
     }
 }
 
-/// Sets the field at `path`, whose parts are separated by dots.
+/// Sets the field at a dot-separated path. Empty text and null are ignored.
 pub(super) fn set(fields: &mut Map<String, Value>, path: &str, value: Value) {
     if value.as_str() == Some("") || value.is_null() {
         return;

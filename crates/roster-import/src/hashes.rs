@@ -1,30 +1,38 @@
-//! Password hashes of other systems, in the form that Roster verifies.
+//! Converts password hashes of other systems to a notation that Roster verifies.
 
 use base64::prelude::{BASE64_STANDARD_NO_PAD, Engine};
-use roster_credentials::hash::{Argon2idCost, PasswordHash};
+use roster_credentials::hash::{Argon2idCost, HashError, PasswordHash};
 
-/// The hash as a PHC string or a bcrypt hash.
+/// A hash that Roster can't verify. The messages never contain the hash.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum UnusableHash {
+    #[error(
+        "is {0}, which is not supported; use argon2id, bcrypt, scrypt, pbkdf2-sha256, pbkdf2-sha512 or pbkdf2-sha3-512"
+    )]
+    Unsupported(&'static str),
+    #[error("is a reference to another system ({{SASL}}), not a hash")]
+    Reference,
+    #[error("has an unknown scheme in braces")]
+    UnknownScheme,
+    #[error(transparent)]
+    Invalid(#[from] HashError),
+}
+
+/// Converts a hash to a PHC string or a bcrypt hash.
 ///
 /// # Errors
-/// Why it can't be used, without repeating it.
-pub fn usable(text: &str) -> Result<String, String> {
+/// If Roster can't verify the hash.
+pub fn usable(text: &str) -> Result<String, UnusableHash> {
     let hash = phc(text.trim())?;
-    // What an operator with the default cost takes: nobody knows here with what cost it was started.
+    // The operator's cost is not known here: accept what an operator with the default cost accepts.
     let parsed = PasswordHash::parse_within(&hash, Argon2idCost::default().ceiling());
-    parsed.map(|hash| hash.expose().to_owned()).map_err(|error| match unsupported(&hash) {
-        Some(scheme) => not_supported(scheme),
-        None => error.to_string(),
-    })
+    parsed
+        .map(|hash| hash.expose().to_owned())
+        .map_err(|error| unsupported(&hash).map_or(UnusableHash::Invalid(error), UnusableHash::Unsupported))
 }
 
-fn not_supported(scheme: &str) -> String {
-    format!(
-        "is {scheme}, which is not supported: argon2id, bcrypt, scrypt, pbkdf2-sha256, pbkdf2-sha512 and pbkdf2-sha3-512 are"
-    )
-}
-
-/// Takes the form of RFC 2307, `{SCHEME}…`, apart.
-fn phc(text: &str) -> Result<String, String> {
+/// Removes the RFC 2307 prefix `{SCHEME}`.
+fn phc(text: &str) -> Result<String, UnusableHash> {
     let Some((scheme, rest)) = text.strip_prefix('{').and_then(|text| text.split_once('}')) else {
         // passlib writes `.` for the `+` of base64.
         return Ok(if text.starts_with("$scrypt$") { text.replace('.', "+") } else { text.to_owned() });
@@ -33,16 +41,18 @@ fn phc(text: &str) -> Result<String, String> {
         "CRYPT" | "BCRYPT" | "BLF-CRYPT" | "ARGON2" | "ARGON2ID" => Ok(rest.to_owned()),
         "PBKDF2-SHA256" => Ok(format!("$pbkdf2-sha256${rest}")),
         "PBKDF2-SHA512" => Ok(format!("$pbkdf2-sha512${rest}")),
-        "PBKDF2" | "PBKDF2-SHA1" | "PBKDF2_SHA1" => Err(not_supported("PBKDF2 with SHA-1")),
-        "SSHA" | "SHA" => Err(not_supported("SHA-1, a fast hash")),
-        "SSHA256" | "SHA256" | "SSHA384" | "SHA384" | "SSHA512" | "SHA512" => Err(not_supported("SHA-2, a fast hash")),
-        "MD5" | "SMD5" => Err(not_supported("MD5, a fast hash")),
-        "SASL" => Err("is a reference to another system ({SASL}), not a hash".to_owned()),
-        _ => Err("has a scheme in braces that is not known".to_owned()),
+        "PBKDF2" | "PBKDF2-SHA1" | "PBKDF2_SHA1" => Err(UnusableHash::Unsupported("PBKDF2 with SHA-1")),
+        "SSHA" | "SHA" => Err(UnusableHash::Unsupported("SHA-1, a fast hash")),
+        "SSHA256" | "SHA256" | "SSHA384" | "SHA384" | "SSHA512" | "SHA512" => {
+            Err(UnusableHash::Unsupported("SHA-2, a fast hash"))
+        }
+        "MD5" | "SMD5" => Err(UnusableHash::Unsupported("MD5, a fast hash")),
+        "SASL" => Err(UnusableHash::Reference),
+        _ => Err(UnusableHash::UnknownScheme),
     }
 }
 
-/// The name of a scheme of crypt(3) that is known, but not supported.
+/// Returns the name of a known but unsupported scheme.
 fn unsupported(hash: &str) -> Option<&'static str> {
     let schemes = [
         ("$apr1$", "Apache's MD5 (htpasswd -m)"),
@@ -51,7 +61,7 @@ fn unsupported(hash: &str) -> Option<&'static str> {
         ("$6$", "SHA-512-crypt"),
         ("$y$", "yescrypt"),
         ("$gy$", "gost-yescrypt"),
-        ("$7$", "scrypt in the form of crypt(3)"),
+        ("$7$", "scrypt in the notation of crypt(3)"),
         ("$argon2i$", "argon2i"),
         ("$argon2d$", "argon2d"),
         ("$sha1$", "SHA-1-crypt"),
@@ -66,19 +76,19 @@ fn unsupported(hash: &str) -> Option<&'static str> {
         .or(is_des().then_some("DES-crypt"))
 }
 
-/// Whether the text is in the form of a hash, of whatever kind. What is not, may be a password.
+/// Returns whether the text looks like a hash of any scheme. Other text may be a password.
 pub fn is_hash(text: &str) -> bool {
     let has_scheme = text.strip_prefix('{').is_some_and(|text| text.contains('}'));
     has_scheme || unsupported(text).is_some() || text.strip_prefix('$').is_some_and(|text| text.contains('$'))
 }
 
-/// The hash that Rancher keeps: 210,000 iterations of PBKDF2 with SHA3-512.
+/// Returns a hash of Rancher, which uses 210,000 iterations of PBKDF2 with SHA3-512.
 pub(super) fn rancher(salt: &[u8], hash: &[u8]) -> String {
     let encode = |bytes| BASE64_STANDARD_NO_PAD.encode(bytes);
     format!("$pbkdf2-sha3-512$i=210000${}${}", encode(salt), encode(hash))
 }
 
-/// What may be shown of a hash: its scheme.
+/// Masks a hash for display. Only its scheme remains.
 pub fn masked(hash: &str) -> String {
     let scheme = hash.strip_prefix('$').and_then(|rest| rest.split_once('$')).map(|(scheme, _)| scheme);
     let scheme = scheme.filter(|scheme| scheme.len() <= 20).unwrap_or_default();
@@ -96,7 +106,7 @@ mod tests {
     const PBKDF2: &str = "29000$xfj/f08JQQgBoHQupdRaCw$cj0Q5bg3unw2HJicqx5XI2Gd2VrQES7XqsZ2WSdqVWA";
 
     #[test]
-    fn forms_of_other_systems_come_to_one() {
+    fn supported_hashes_are_converted() {
         assert_eq!(usable(BCRYPT).as_deref(), Ok(BCRYPT));
         assert_eq!(usable(&format!("{{CRYPT}}{BCRYPT}")).as_deref(), Ok(BCRYPT));
         assert_eq!(usable(&format!("{{argon2}}{ARGON2}")).as_deref(), Ok(ARGON2));
@@ -110,16 +120,16 @@ mod tests {
     #[case("$1$salt$hash", "MD5-crypt")]
     #[case("$y$j9T$salt$hash", "yescrypt")]
     #[case("rqXexS6ZhobKA", "DES-crypt")]
-    #[case("{PBKDF2_SHA256}AAAgAB", "not known")]
+    #[case("{PBKDF2_SHA256}AAAgAB", "unknown scheme")]
     #[case("$2y$05$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW", "too weak")]
-    fn what_cannot_be_used_is_named_and_not_shown(#[case] hash: &str, #[case] says: &str) {
+    fn unusable_hashes_are_named_and_not_shown(#[case] hash: &str, #[case] says: &str) {
         assert!(is_hash(hash));
-        let reason = usable(hash).unwrap_err();
+        let reason = usable(hash).unwrap_err().to_string();
         assert!(reason.contains(says) && !reason.contains(hash), "{reason}");
     }
 
     #[test]
-    fn a_mask_shows_the_scheme_alone() {
+    fn masked_hashes_show_only_the_scheme() {
         assert_eq!(masked(ARGON2), "argon2id…");
         assert_eq!(masked(BCRYPT), "bcrypt…");
         assert_eq!(masked("hunter2"), "…");

@@ -1,23 +1,23 @@
-//! htpasswd: `name:hash`, as Apache and nginx have it.
+//! htpasswd: lines of `name:hash`, as used by Apache and nginx.
 
-use super::draft::{Input, Person, Place};
+use super::draft::{Input, Place, UserDraft};
 use super::text::lines;
 
-/// Reads htpasswd.
+/// Reads an htpasswd file.
 pub(super) fn read(bytes: &[u8]) -> Input {
     let mut input = Input::default();
     for (place, line) in lines(bytes, 0) {
         match line.map(|line| line.split_once(':')) {
-            Ok(Some((name, hash))) => input.people.push(person(place, name, hash)),
+            Ok(Some((name, hash))) => input.users.push(user_draft(place, name, hash)),
             Ok(None) => input.reject(place, "must be a name, a colon and a hash"),
-            Err(reason) => input.reject(place, reason),
+            Err(error) => input.reject(place, error.to_string()),
         }
     }
     input
 }
 
-fn person(place: Place, name: &str, hash: &str) -> Person {
-    let mut person = Person::new(place, name);
+fn user_draft(place: Place, name: &str, hash: &str) -> UserDraft {
+    let mut person = UserDraft::new(place, name);
     super::text::take_password(&mut person, hash);
     person
 }
@@ -28,13 +28,13 @@ mod tests {
     use crate::draft::Credential;
 
     #[test]
-    fn a_line_is_a_person_and_plaintext_is_told_apart() {
+    fn each_line_is_a_user_with_a_hash_or_plaintext() {
         let input =
             read(b"# staff\nada:$2y$10$abc\n\nbob:{SHA}VBPuJHI7uixaa6LQGWx4s+5GKNE=\r\ncyd:hunter2\nnonsense\n");
         let kinds: Vec<_> =
-            input.people.iter().map(|person| matches!(person.credential, Some(Credential::Hash(_)))).collect();
+            input.users.iter().map(|person| matches!(person.credential, Some(Credential::Hash(_)))).collect();
         assert_eq!(kinds, [true, true, false]);
-        assert_eq!(input.people[2].place.line, 5);
+        assert_eq!(input.users[2].place.line, 5);
         assert_eq!(input.rejected[0].place.line, 6);
         assert!(!format!("{input:?}").contains("hunter2"));
     }

@@ -1,4 +1,4 @@
-//! The custom resources of KubeSphere: `kubectl get users.iam.kubesphere.io,groups.iam.kubesphere.io,
+//! Reads custom resources of KubeSphere: `kubectl get users.iam.kubesphere.io,groups.iam.kubesphere.io,
 //! groupbindings.iam.kubesphere.io -o json`.
 
 use std::collections::HashMap;
@@ -6,29 +6,29 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use super::documents::{Located, Text};
-use super::draft::{Input, Person, Rejected, Team};
+use super::draft::{GroupDraft, Input, Rejected, UserDraft};
 
 const GROUP: &str = "iam.kubesphere.io/";
 const PARENT_LABEL: &str = "iam.kubesphere.io/group-parent";
 const ALIAS_ANNOTATION: &str = "kubesphere.io/alias-name";
-/// Version 3: the identity provider and the identity there, as labels.
+/// Labels of version 3 with the identity provider and the user's ID there.
 const PROVIDER_LABEL: &str = "iam.kubesphere.io/identify-provider";
 const ORIGIN_LABEL: &str = "iam.kubesphere.io/origin-uid";
-/// Version 4: an annotation for each provider, whose value is the identity there.
+/// Prefix of the annotations of version 4: one per identity provider, with the user's ID there as its value.
 const PROVIDER_ANNOTATION: &str = "iam.kubesphere.io/identity-provider.";
 
-/// Reads Users, Groups and GroupBindings. Roles are not carried over: what somebody may do here is for a RoleBinding.
+/// Reads Users, Groups and GroupBindings. Roles are not imported: permissions in this cluster are up to its RoleBindings.
 pub(super) fn read(bytes: &[u8]) -> Input {
     let mut input = Input::default();
     let Some(text) = Text::new(bytes, &mut input) else { return input };
     let mut bindings = Vec::new();
     for object in text.objects(&mut input) {
-        let is_theirs = object.value["apiVersion"].as_str().is_some_and(|version| version.starts_with(GROUP));
-        match object.value["kind"].as_str().filter(|_| is_theirs) {
+        let is_kubesphere = object.value["apiVersion"].as_str().is_some_and(|version| version.starts_with(GROUP));
+        match object.value["kind"].as_str().filter(|_| is_kubesphere) {
             Some("User") => user(&object, &mut input),
             Some("Group") => group(&object, &mut input),
             Some("GroupBinding") => bindings.push(object),
-            _ => input.reject(object.place, "is no User, Group or GroupBinding of iam.kubesphere.io"),
+            _ => input.reject(object.place, "must be a User, Group or GroupBinding of iam.kubesphere.io"),
         }
     }
     nest(&mut input);
@@ -44,10 +44,10 @@ fn user(object: &Located, input: &mut Input) {
     let value = &object.value;
     let name = text(value, &["metadata", "name"]);
     if name.starts_with("system:") {
-        // People who have not finished their first login; KubeSphere makes these itself.
+        // KubeSphere creates these for users who have not finished their first login.
         return;
     }
-    let mut person = Person::new(object.place, name);
+    let mut person = UserDraft::new(object.place, name);
     person.add_email(text(value, &["spec", "email"]));
     person.set("displayName", text(value, &["spec", "displayName"]));
     person.set("language", text(value, &["spec", "lang"]));
@@ -65,7 +65,7 @@ fn user(object: &Located, input: &mut Input) {
         person.set("identities", all);
     }
     super::text::take_password(&mut person, text(value, &["spec", "password"]));
-    input.people.push(person);
+    input.users.push(person);
 }
 
 fn identities(value: &Value) -> Vec<(String, String)> {
@@ -80,26 +80,26 @@ fn identities(value: &Value) -> Vec<(String, String)> {
 
 fn group(object: &Located, input: &mut Input) {
     let value = &object.value;
-    let mut team = Team::new(object.place, text(value, &["metadata", "name"]));
-    team.set("displayName", text(value, &["metadata", "annotations", ALIAS_ANNOTATION]));
-    // Held until all groups are known.
+    let mut group = GroupDraft::new(object.place, text(value, &["metadata", "name"]));
+    group.set("displayName", text(value, &["metadata", "annotations", ALIAS_ANNOTATION]));
+    // Stored in the labels until all groups are known; `nest` removes it.
     if let Some(parent) =
         value["metadata"]["labels"].get(PARENT_LABEL).filter(|parent| *parent != "" && *parent != "root")
     {
-        team.labels.insert(PARENT_LABEL.to_owned(), parent.clone());
+        group.labels.insert(PARENT_LABEL.to_owned(), parent.clone());
     }
-    input.teams.push(team);
+    input.groups.push(group);
 }
 
-/// A group that has a parent belongs to it.
+/// Makes each group that has a parent a member of it.
 fn nest(input: &mut Input) {
     let by_name: HashMap<String, usize> =
-        input.teams.iter().enumerate().map(|(index, team)| (team.name.clone(), index)).collect();
-    for index in 0..input.teams.len() {
-        let Some(parent) = input.teams[index].labels.remove(PARENT_LABEL) else { continue };
-        let child = input.teams[index].name.clone();
+        input.groups.iter().enumerate().map(|(index, group)| (group.name.clone(), index)).collect();
+    for index in 0..input.groups.len() {
+        let Some(parent) = input.groups[index].labels.remove(PARENT_LABEL) else { continue };
+        let child = input.groups[index].name.clone();
         if let Some(parent) = parent.as_str().and_then(|parent| by_name.get(parent)) {
-            let list = input.teams[*parent].spec.entry("memberGroups").or_insert_with(|| json!([]));
+            let list = input.groups[*parent].spec.entry("memberGroups").or_insert_with(|| json!([]));
             list.as_array_mut().into_iter().for_each(|list| list.push(child.as_str().into()));
         }
     }
@@ -107,17 +107,17 @@ fn nest(input: &mut Input) {
 
 fn bind(bindings: &[Located], input: &mut Input) {
     let people: HashMap<String, usize> =
-        input.people.iter().enumerate().map(|(index, person)| (person.login().to_owned(), index)).collect();
+        input.users.iter().enumerate().map(|(index, person)| (person.login().to_owned(), index)).collect();
     for Located { place, value } in bindings {
         let group = text(value, &["groupRef", "name"]);
         for user in value["users"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             match people.get(user) {
-                Some(index) => input.people[*index].add("groups", group),
+                Some(index) => input.users[*index].add("groups", group),
                 None => input.rejected.push(Rejected {
                     place: *place,
                     who: user.to_owned(),
                     field: "users".to_owned(),
-                    reason: format!("the group {group} has a member that is no user of this file: {user}"),
+                    reason: format!("the group {group} has a member that is not a user in this file: {user}"),
                 }),
             }
         }
@@ -129,10 +129,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn users_groups_and_bindings_go_together() {
+    fn users_groups_and_bindings_are_combined() {
         let input = read(include_bytes!("../../../examples/import/kubesphere.yaml"));
         assert_eq!(input.rejected, []);
-        let [lin, mei] = &input.people[..] else { panic!("two people") };
+        let [lin, mei] = &input.users[..] else { panic!("two users") };
         assert_eq!(
             Value::from(lin.spec.clone()),
             json!({
@@ -143,9 +143,9 @@ mod tests {
         assert!(lin.credential.is_some());
         assert_eq!(mei.spec["state"], "Disabled");
         assert_eq!(mei.spec["identities"], json!([{"type": "corporate", "id": "8842"}]));
-        let teams: Vec<Value> = input.teams.iter().map(|team| team.spec.clone().into()).collect();
+        let groups: Vec<Value> = input.groups.iter().map(|group| group.spec.clone().into()).collect();
         assert_eq!(
-            teams,
+            groups,
             [
                 json!({"displayName": "Engineering", "memberGroups": ["backend-7xk2p"]}),
                 json!({"displayName": "Backend"})

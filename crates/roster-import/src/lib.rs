@@ -1,16 +1,17 @@
-//! People and groups from other systems, and back: pure, no cluster access.
+//! Imports users and groups from other systems, and exports them. Pure: no cluster access.
 //!
 //! ```text
-//!  bytes ─▶ csv, manifest, ldif, htpasswd, passwd,     ─▶ Input ─▶ assemble ─▶ Plan: manifests, and what is rejected
+//!  bytes ─▶ csv, manifest, ldif, htpasswd, passwd,     ─▶ Input ─▶ assemble ─▶ Plan: manifests and rejections
 //!           openstack, kubesphere, rancher                            │
 //!                                                          rules, names, hashes
 //!  Users, Groups, hashes ─▶ write ─▶ bytes
 //! ```
 //!
-//! A format says what its file says ([`draft`]). What is allowed is decided in one place for all of them
-//! ([`assemble`]), by the rules of the CRDs ([`rules`]), before anything is sent.
+//! A reader only returns what its file says ([`draft`]). [`assemble`] then validates the result of every reader against
+//! the rules of the CRDs ([`rules`]), before anything is sent to the cluster.
 
 #![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
 
 pub mod assemble;
 mod columns;
@@ -36,45 +37,45 @@ use std::collections::BTreeMap;
 use draft::Input;
 use rules::Rules;
 
-/// What is read.
+/// Format to import.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Format {
-    /// A header, and a row a person or group.
+    /// A header, and one row per user or group.
     Csv,
-    /// Manifests, or objects with the fields of a User's spec: an array, a List, or one a line.
+    /// Manifests, or objects with the fields of a User's spec: an array, a List, or one object per line.
     Json,
-    /// The same in YAML.
+    /// Like [`Format::Json`], in YAML.
     Yaml,
-    /// What slapcat, ldapsearch and ldifde write (RFC 2849).
+    /// Output of slapcat, ldapsearch and ldifde (RFC 2849).
     Ldif,
-    /// Apache's.
+    /// Password file of Apache and nginx.
     Htpasswd,
-    /// OpenStack Identity: Keystone's tables as JSON or by mysqldump, or answers of its API.
+    /// OpenStack Identity: Keystone's tables as JSON or from mysqldump, or responses of its API.
     Openstack,
     /// Custom resources of KubeSphere.
     Kubesphere,
     /// Custom resources and password Secrets of Rancher.
     Rancher,
-    /// /etc/passwd.
+    /// `/etc/passwd`, with `/etc/group` and `/etc/shadow` if given.
     Passwd,
 }
 
-/// What is read, beside the format. Not `Debug`: there are hashes in it.
+/// Content to import. Not `Debug`, because it contains hashes.
 #[derive(Default)]
 pub struct Source {
-    /// Content of the file.
+    /// Content of the main file.
     pub main: Vec<u8>,
     /// Content of `/etc/group`.
     pub group: Option<Vec<u8>>,
     /// Content of `/etc/shadow`.
     pub shadow: Option<Vec<u8>>,
-    /// Least number of an account that is a person's.
+    /// Lowest UID that is imported from `/etc/passwd`. Lower ones are system accounts.
     pub min_uid: u32,
-    /// Fields of CSV columns.
+    /// Field for each CSV column, by header. An empty field skips the column.
     pub map: BTreeMap<String, String>,
 }
 
-/// Reads a source. What can't be read is in the result, with its line.
+/// Reads a source. Lines that can't be read are in [`Input::rejected`].
 pub fn read(format: Format, source: &Source, rules: &Rules) -> Input {
     let main = &source.main;
     match format {

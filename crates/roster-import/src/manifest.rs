@@ -1,4 +1,4 @@
-//! JSON and YAML: Roster's own Users, Groups and password Secrets, or plain objects with the fields of a `spec`.
+//! Reads JSON and YAML: Users, Groups and password Secrets of Roster, or plain objects with the fields of a `spec`.
 
 use std::collections::HashMap;
 
@@ -9,11 +9,12 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use super::documents::{Located, Text};
-use super::draft::{Credential, Input, Person, Place, Rejected, Team};
+use super::draft::{Credential, GroupDraft, Input, Place, Rejected, UserDraft};
 
+/// Credentials by namespace and name of their Secret.
 type Secrets = HashMap<(String, String), (Place, Credential)>;
 
-/// Reads JSON (an array, a List, or one object a line) or YAML.
+/// Reads JSON (an array, a List, or one object per line) or YAML.
 pub(super) fn read(bytes: &[u8]) -> Input {
     let mut input = Input::default();
     let Some(text) = Text::new(bytes, &mut input) else { return input };
@@ -31,7 +32,7 @@ pub(super) fn read(bytes: &[u8]) -> Input {
             (Some(API_VERSION), Some("Group")) => group(object, &mut input),
             (Some("v1"), Some("Secret")) => {}
             (None, None | Some("User" | "Group")) => flat(object, &mut input),
-            _ => input.reject(object.place, format!("is no User or Group of {API_VERSION}, and no Secret for one")),
+            _ => input.reject(object.place, format!("must be a User or Group of {API_VERSION}, or a password Secret")),
         }
     }
     for ((namespace, name), (place, _)) in secrets {
@@ -47,7 +48,7 @@ fn is(object: &Value, version: &str, kind: &str) -> bool {
 fn secret(object: &Located, secrets: &mut Secrets, input: &mut Input) {
     let Located { place, value } = object;
     if value["type"] != PASSWORD_SECRET_TYPE {
-        return input.reject(*place, format!("is a Secret of another type than {PASSWORD_SECRET_TYPE}"));
+        return input.reject(*place, format!("type: must be {PASSWORD_SECRET_TYPE}"));
     }
     let data = |key: &str| {
         let typed = value["stringData"][key].as_str().map(str::to_owned);
@@ -58,7 +59,7 @@ fn secret(object: &Located, secrets: &mut Secrets, input: &mut Input) {
     let text = |name: &str| value["metadata"][name].as_str().unwrap_or_default().to_owned();
     match credential {
         Some(credential) => drop(secrets.insert((text("namespace"), text("name")), (*place, credential))),
-        None => input.reject(*place, format!("has neither the key {PASSWORD_KEY} nor {HASH_KEY}")),
+        None => input.reject(*place, format!("data: must have the key {PASSWORD_KEY} or {HASH_KEY}")),
     }
 }
 
@@ -71,7 +72,7 @@ fn name_of(value: &Value) -> Option<String> {
 }
 
 fn user(mut object: Located, secrets: &mut Secrets, input: &mut Input) {
-    let mut person = Person {
+    let mut person = UserDraft {
         place: object.place,
         name: name_of(&object.value),
         spec: object_of(&mut object.value["spec"]),
@@ -81,11 +82,11 @@ fn user(mut object: Located, secrets: &mut Secrets, input: &mut Input) {
     let reference = person.spec.get("passwordSecretRef");
     let text = |name: &str| reference.and_then(|reference| reference[name].as_str()).unwrap_or_default().to_owned();
     person.credential = secrets.remove(&(text("namespace"), text("name"))).map(|(_, credential)| credential);
-    input.people.push(person);
+    input.users.push(person);
 }
 
 fn group(mut object: Located, input: &mut Input) {
-    input.teams.push(Team {
+    input.groups.push(GroupDraft {
         place: object.place,
         name: name_of(&object.value).unwrap_or_default(),
         spec: object_of(&mut object.value["spec"]),
@@ -93,7 +94,7 @@ fn group(mut object: Located, input: &mut Input) {
     });
 }
 
-/// An object whose fields are those of a `spec`, with `name`, `labels`, `password` and `passwordHash` beside them.
+/// Reads an object with the fields of a `spec` and, in addition, `name`, `labels`, `password` and `passwordHash`.
 fn flat(mut object: Located, input: &mut Input) {
     let place = object.place;
     let mut fields = object_of(&mut object.value);
@@ -113,12 +114,12 @@ fn flat(mut object: Located, input: &mut Input) {
     };
     fields.retain(|_, value| !value.is_null());
     if is_group {
-        input.teams.push(Team { place, name: name.unwrap_or_default(), spec: fields, labels });
+        input.groups.push(GroupDraft { place, name: name.unwrap_or_default(), spec: fields, labels });
         return;
     }
     let plain = password.map(|password| Credential::Plain(password.into()));
     let credential = plain.or(hash.map(|hash| Credential::Hash(hash.into())));
-    input.people.push(Person { place, name, spec: fields, labels, credential });
+    input.users.push(UserDraft { place, name, spec: fields, labels, credential });
 }
 
 #[cfg(test)]
@@ -127,7 +128,7 @@ mod tests {
     use secrecy::ExposeSecret;
 
     #[test]
-    fn arrays_lines_and_lists_are_the_same() {
+    fn arrays_lines_lists_and_documents_are_equivalent() {
         let array = "[\n {\"username\": \"ada\"},\n {\"username\": \"bob\", \"passwordHash\": \"$2b$x\"}\n]";
         let lines = "{\"username\": \"ada\"}\n\n{\"username\": \"bob\", \"passwordHash\": \"$2b$x\"}\n";
         let list = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: roster.dev/v1alpha1\n  kind: User\n  metadata:\n    name: ada\n\
@@ -137,34 +138,34 @@ mod tests {
             let input = read(text.as_bytes());
             assert_eq!(input.rejected, [], "{text}");
             let found: Vec<(&str, usize)> =
-                input.people.iter().map(|person| (person.login(), person.place.line)).collect();
+                input.users.iter().map(|person| (person.login(), person.place.line)).collect();
             assert_eq!(found, [("ada", expected[0]), ("bob", expected[1])], "{text}");
         }
     }
 
     #[test]
-    fn a_secret_goes_with_the_user_that_refers_to_it() {
+    fn a_secret_belongs_to_the_user_that_refers_to_it() {
         let text = include_str!("../../../examples/user-with-hash.yaml");
         let input = read(text.as_bytes());
         assert_eq!(input.rejected, []);
-        let Some(Credential::Hash(hash)) = &input.people[0].credential else { panic!("no hash came along") };
+        let Some(Credential::Hash(hash)) = &input.users[0].credential else { panic!("no hash") };
         assert!(hash.expose_secret().starts_with("$argon2id$"));
         let lonely = read(b"{apiVersion: v1, kind: Secret, type: roster.dev/password, metadata: {name: x}, stringData: {password: y}}");
-        // A flow mapping begins like JSON, and is none.
-        assert!(lonely.rejected[0].reason.starts_with("is no JSON"));
+        // A YAML flow mapping begins like JSON but is not JSON.
+        assert!(lonely.rejected[0].reason.starts_with("is not JSON"));
     }
 
     #[test]
-    fn a_broken_line_does_not_end_the_file() {
+    fn reading_continues_after_a_malformed_line() {
         let input = read(b"{\"username\": \"ada\"}\n{\"username\": ada}\n{\"username\": \"cyd\"}\n[3]\n");
         let lines: Vec<usize> = input.rejected.iter().map(|rejected| rejected.place.line).collect();
-        assert_eq!((input.people.len(), lines), (2, vec![2, 4]));
+        assert_eq!((input.users.len(), lines), (2, vec![2, 4]));
         assert!(read(b"\xff").rejected[0].reason.contains("UTF-8"));
     }
 
     #[test]
-    fn other_kinds_are_told() {
+    fn other_kinds_are_rejected() {
         let input = read(b"{\"apiVersion\": \"v1\", \"kind\": \"ConfigMap\"}");
-        assert!(input.rejected[0].reason.contains("is no User or Group"));
+        assert!(input.rejected[0].reason.contains("must be a User or Group"));
     }
 }

@@ -1,10 +1,11 @@
-//! Names of objects, made from names of people and groups.
+//! Derives names of objects from the names of users and groups.
 
-/// Longest name of a User or a Group.
-const MAX: usize = 63;
+/// Maximum length of the name of a User or Group, set by the CRDs.
+const MAX_LENGTH: usize = 63;
 
-/// A legal `metadata.name` for a name from elsewhere: lower case, every other character a hyphen. It depends on nothing
-/// but that name, so that the same file always makes the same objects. Nothing, where no letter or digit is in it.
+/// Converts a name to a valid `metadata.name`: lower case, with hyphens in place of invalid characters. Returns `None` if
+/// it contains no letter or digit. The result depends only on the name, so that importing a file again updates the same
+/// objects.
 pub fn object_name(name: &str) -> Option<String> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '-';
     let folded: String = name.to_lowercase().chars().map(|c| if allowed(c) { c } else { '-' }).collect();
@@ -13,12 +14,12 @@ pub fn object_name(name: &str) -> Option<String> {
             text.split('.').map(|label| label.trim_matches('-')).filter(|label| !label.is_empty()).collect();
         labels.join(".")
     };
-    let mut legal = labels(&folded);
-    legal.truncate(MAX);
-    Some(labels(&legal)).filter(|legal| !legal.is_empty())
+    let mut valid = labels(&folded);
+    valid.truncate(MAX_LENGTH);
+    Some(labels(&valid)).filter(|valid| !valid.is_empty())
 }
 
-/// Whether the name is one of those that belong to Kubernetes.
+/// Returns whether the name has the prefix `system:`, which is reserved for Kubernetes.
 pub fn is_reserved(name: &str) -> bool {
     name.get(..7).is_some_and(|prefix| prefix.eq_ignore_ascii_case("system:"))
 }
@@ -37,28 +38,28 @@ mod tests {
     #[case("_svc_", "svc")]
     #[case("a..b-.c", "a.b.c")]
     #[case("Zoë", "zo")]
-    fn names_are_made_legal(#[case] name: &str, #[case] expected: &str) {
+    fn names_are_converted(#[case] name: &str, #[case] expected: &str) {
         assert_eq!(object_name(name).as_deref(), Some(expected));
     }
 
     #[test]
-    fn nothing_comes_of_nothing() {
+    fn names_without_letters_and_digits_have_no_object_name() {
         assert_eq!(object_name("-._"), None);
         assert_eq!(object_name("女"), None);
     }
 
     #[test]
-    fn names_of_kubernetes_are_told() {
+    fn the_prefix_of_kubernetes_is_reserved() {
         assert!(is_reserved("system:masters") && is_reserved("SYSTEM:x"));
         assert!(!is_reserved("systemd") && !is_reserved("süstem:"));
     }
 
     proptest! {
         #[test]
-        fn what_is_made_is_legal_and_stays_as_it_is(name in "\\PC{0,90}") {
-            if let Some(made) = object_name(&name) {
-                prop_assert!(is_subdomain(&made) && made.len() <= MAX);
-                prop_assert_eq!(object_name(&made), Some(made));
+        fn object_names_are_valid_and_conversion_is_idempotent(name in "\\PC{0,90}") {
+            if let Some(converted) = object_name(&name) {
+                prop_assert!(is_subdomain(&converted) && converted.len() <= MAX_LENGTH);
+                prop_assert_eq!(object_name(&converted), Some(converted));
             }
         }
     }

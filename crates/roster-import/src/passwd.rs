@@ -1,87 +1,109 @@
-//! `/etc/passwd`, and `/etc/group` and `/etc/shadow` beside it.
+//! Reads `/etc/passwd`, with `/etc/group` and `/etc/shadow`.
 
 use std::collections::HashMap;
 
-use super::draft::{Input, Person, Place, Team};
-use super::ldif::end_of;
-use super::text::{lines, take_password};
+use super::draft::{GroupDraft, Input, Place, UserDraft};
+use super::ldif::expiration;
+use super::text::{NotUtf8, lines, take_password};
 
-/// The nobody of most systems, who has a high number and is no person.
+/// UID of the account `nobody` on most systems.
 const NOBODY: u32 = 65_534;
 
-/// Reads the files. Accounts below `min_uid` are those of the system itself and are passed over.
+/// A line that can't be read.
+#[derive(Debug, thiserror::Error)]
+enum LineError {
+    #[error(transparent)]
+    NotUtf8(#[from] NotUtf8),
+    #[error("must have the {count} fields of {file}")]
+    Fields { count: &'static str, file: &'static str },
+    #[error("the UID and GID must be numbers")]
+    Id,
+}
+
+/// Reads the files. Skips system accounts, which have a UID below `min_uid`.
 pub(super) fn read(passwd: &[u8], group: Option<&[u8]>, shadow: Option<&[u8]>, min_uid: u32) -> Input {
     let mut input = Input::default();
-    let mut known = Known::default();
+    let mut accounts = Accounts::default();
     for (place, line) in lines(passwd, 0) {
-        match line.and_then(|line| account(place, line, min_uid)) {
-            Ok(Some((person, number))) => {
-                known.names.insert(person.login().to_owned(), input.people.len());
-                known.primary.entry(number).or_default().push(input.people.len());
-                input.people.push(person);
+        match line.map_err(LineError::from).and_then(|line| account(place, line, min_uid)) {
+            Ok(Some(Account { user, gid })) => {
+                accounts.by_name.insert(user.login().to_owned(), input.users.len());
+                accounts.by_gid.entry(gid).or_default().push(input.users.len());
+                input.users.push(user);
             }
             Ok(None) => {}
-            Err(reason) => input.reject(place, reason),
+            Err(error) => input.reject(place, error.to_string()),
         }
     }
     for (place, line) in lines(shadow.unwrap_or_default(), 2) {
-        if let Err(reason) = line.and_then(|line| aged(line, &known, &mut input)) {
-            input.reject(place, reason);
+        if let Err(error) = line.map_err(LineError::from).and_then(|line| read_shadow(line, &accounts, &mut input)) {
+            input.reject(place, error.to_string());
         }
     }
     for (place, line) in lines(group.unwrap_or_default(), 1) {
-        if let Err(reason) = line.and_then(|line| team(place, line, &known, &mut input)) {
-            input.reject(place, reason);
+        let result = line.map_err(LineError::from).and_then(|line| read_group(place, line, &accounts, &mut input));
+        if let Err(error) = result {
+            input.reject(place, error.to_string());
         }
     }
     input
 }
 
+/// Indexes of users in [`Input::users`], by name and by primary group.
 #[derive(Default)]
-struct Known {
-    names: HashMap<String, usize>,
-    primary: HashMap<u32, Vec<usize>>,
+struct Accounts {
+    by_name: HashMap<String, usize>,
+    by_gid: HashMap<u32, Vec<usize>>,
 }
 
-/// `name:password:uid:gid:gecos:home:shell`
-fn account(place: Place, line: &str, min_uid: u32) -> Result<Option<(Person, u32)>, String> {
+struct Account {
+    user: UserDraft,
+    /// Primary group.
+    gid: u32,
+}
+
+fn id(text: &str) -> Result<u32, LineError> {
+    text.parse().map_err(|_| LineError::Id)
+}
+
+/// Reads `name:password:uid:gid:gecos:home:shell`. Returns `None` for system accounts.
+fn account(place: Place, line: &str, min_uid: u32) -> Result<Option<Account>, LineError> {
     let fields: Vec<&str> = line.split(':').collect();
     let [name, password, uid, gid, gecos, _home, shell] = fields[..] else {
-        return Err("must have the seven fields of /etc/passwd".to_owned());
+        return Err(LineError::Fields { count: "seven", file: "/etc/passwd" });
     };
-    let number =
-        |text: &str| text.parse::<u32>().map_err(|_| "the numbers of user and group must be numbers".to_owned());
-    let (uid, gid) = (number(uid)?, number(gid)?);
+    let (uid, gid) = (id(uid)?, id(gid)?);
     if uid < min_uid || uid == NOBODY {
         return Ok(None);
     }
-    let mut person = Person::new(place, name);
-    // The other parts are room and telephone numbers, in whatever form.
-    person.set("displayName", gecos.split(',').next().unwrap_or_default());
+    let mut user = UserDraft::new(place, name);
+    // The other parts of the GECOS field are room and telephone numbers, without a fixed format.
+    user.set("displayName", gecos.split(',').next().unwrap_or_default());
     if !shell.ends_with("/nologin") && !shell.ends_with("/false") {
-        person.set("preferredShell", shell);
+        user.set("preferredShell", shell);
     }
-    set_password(&mut person, password);
-    Ok(Some((person, gid)))
+    set_password(&mut user, password);
+    Ok(Some(Account { user, gid }))
 }
 
-/// `name:password:changed:min:max:warn:inactive:expires:`
-fn aged(line: &str, known: &Known, input: &mut Input) -> Result<(), String> {
+/// Reads `name:password:changed:min:max:warn:inactive:expires:` into the user of that name.
+fn read_shadow(line: &str, accounts: &Accounts, input: &mut Input) -> Result<(), LineError> {
     let fields: Vec<&str> = line.split(':').collect();
     if fields.len() != 9 {
-        return Err("must have the nine fields of /etc/shadow".to_owned());
+        return Err(LineError::Fields { count: "nine", file: "/etc/shadow" });
     }
-    if let Some(person) = known.names.get(fields[0]).and_then(|index| input.people.get_mut(*index)) {
-        set_password(person, fields[1]);
-        if let Some(end) = end_of(fields[7]) {
-            person.set("validity.notAfter", end);
+    if let Some(user) = accounts.by_name.get(fields[0]).and_then(|index| input.users.get_mut(*index)) {
+        set_password(user, fields[1]);
+        if let Some(time) = expiration(fields[7]) {
+            user.set("validity.notAfter", time);
         }
     }
     Ok(())
 }
 
-/// `x` stands for /etc/shadow, `*` for none, and an exclamation mark before the hash for a locked account.
-fn set_password(person: &mut Person, field: &str) {
+/// Sets the password from a field of `/etc/passwd` or `/etc/shadow`: `x` refers to `/etc/shadow`, `*` means no password, and
+/// `!` before the hash means that the account is locked.
+fn set_password(person: &mut UserDraft, field: &str) {
     let hash = field.trim_start_matches('!');
     if hash.len() < field.len() && !hash.is_empty() && hash != "*" {
         person.set("state", "Disabled");
@@ -91,30 +113,29 @@ fn set_password(person: &mut Person, field: &str) {
     }
 }
 
-/// `name:password:gid:members`
-fn team(place: Place, line: &str, known: &Known, input: &mut Input) -> Result<(), String> {
+/// Reads `name:password:gid:members`. Skips private groups and groups without imported members.
+fn read_group(place: Place, line: &str, accounts: &Accounts, input: &mut Input) -> Result<(), LineError> {
     let fields: Vec<&str> = line.split(':').collect();
     let [name, _password, gid, members] = fields[..] else {
-        return Err("must have the four fields of /etc/group".to_owned());
+        return Err(LineError::Fields { count: "four", file: "/etc/group" });
     };
-    let gid = gid.parse::<u32>().map_err(|_| "the number of the group must be a number".to_owned())?;
-    let primary = known.primary.get(&gid).map(Vec::as_slice).unwrap_or_default();
-    // The private group that many systems make for each account says nothing.
-    let is_private = members.is_empty() && primary.iter().all(|index| input.people[*index].login() == name);
+    let primary = accounts.by_gid.get(&id(gid)?).map(Vec::as_slice).unwrap_or_default();
+    // Many systems create a group for each account, with that account as its only member.
+    let is_private = members.is_empty() && primary.iter().all(|index| input.users[*index].login() == name);
     if is_private {
         return Ok(());
     }
-    // Members that the main file does not have are accounts of the system itself.
+    // Members that were not imported are system accounts.
     let named = members.split(',').map(str::trim).filter(|member| !member.is_empty());
-    let mut people: Vec<usize> = primary.to_vec();
-    people.extend(named.filter_map(|member| known.names.get(member)));
-    if people.is_empty() {
+    let mut indexes: Vec<usize> = primary.to_vec();
+    indexes.extend(named.filter_map(|member| accounts.by_name.get(member)));
+    if indexes.is_empty() {
         return Ok(());
     }
-    for index in people {
-        input.people[index].add("groups", name);
+    for index in indexes {
+        input.users[index].add("groups", name);
     }
-    input.teams.push(Team::new(place, name));
+    input.groups.push(GroupDraft::new(place, name));
     Ok(())
 }
 
@@ -132,11 +153,11 @@ mod tests {
     const SHADOW: &[u8] = b"root:*:19000:0:99999:7:::\nada:$y$j9T$x$y:19000:0:99999:7::20000:\n";
 
     #[test]
-    fn the_three_files_go_together() {
+    fn the_three_files_are_combined() {
         let input = read(PASSWD, Some(GROUP), Some(SHADOW), 1000);
-        let names: Vec<&str> = input.people.iter().map(Person::login).collect();
+        let names: Vec<&str> = input.users.iter().map(UserDraft::login).collect();
         assert_eq!(names, ["ada", "bob"]);
-        let [ada, bob] = &input.people[..] else { panic!("two people") };
+        let [ada, bob] = &input.users[..] else { panic!("two users") };
         assert_eq!(ada.spec["displayName"], "Ada Lovelace");
         assert_eq!(ada.spec["validity"], json!({"notAfter": "2024-10-04T00:00:00Z"}));
         assert_eq!(ada.spec["groups"], json!(["math"]));
@@ -144,7 +165,7 @@ mod tests {
         assert_eq!(hash.expose_secret(), "$y$j9T$x$y");
         assert_eq!((bob.spec["state"].as_str(), bob.spec.get("preferredShell")), (Some("Disabled"), None));
         assert_eq!(bob.spec["groups"], json!(["users", "math"]));
-        assert_eq!(input.teams.iter().map(|team| team.name.as_str()).collect::<Vec<_>>(), ["users", "math"]);
+        assert_eq!(input.groups.iter().map(|group| group.name.as_str()).collect::<Vec<_>>(), ["users", "math"]);
         assert_eq!(input.rejected, [Rejected::line(Place::line(5), "must have the seven fields of /etc/passwd")]);
     }
 }

@@ -1,5 +1,5 @@
-//! The custom resources of Rancher: `kubectl get users.management.cattle.io,userattributes.management.cattle.io -o json`,
-//! and the Secrets of its namespace for passwords.
+//! Reads custom resources of Rancher: `kubectl get users.management.cattle.io,userattributes.management.cattle.io -o json`,
+//! and the Secrets in its namespace for passwords.
 
 use std::collections::HashMap;
 
@@ -7,14 +7,25 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Map, Value, json};
 
 use super::documents::{Located, Text};
-use super::draft::{Input, Person, Team};
+use super::draft::{GroupDraft, Input, UserDraft};
 use super::hashes;
 
-const PASSWORDS: &str = "cattle-local-user-passwords";
+const PASSWORD_NAMESPACE: &str = "cattle-local-user-passwords";
 const HASH_ANNOTATION: &str = "cattle.io/password-hash";
 
-/// Reads Users, UserAttributes (which groups of an identity provider they are in) and password Secrets. Roles are not
-/// carried over: what somebody may do here is for a RoleBinding.
+/// A password Secret that can't be read.
+#[derive(Debug, thiserror::Error)]
+enum SecretError {
+    #[error("data.{0}: is missing or not base64")]
+    Data(&'static str),
+    #[error("data.password: is not a bcrypt hash")]
+    NotText,
+    #[error("the annotation {HASH_ANNOTATION} must be pbkdf2sha3512 or bcrypt")]
+    Annotation,
+}
+
+/// Reads Users, UserAttributes (the user's groups at an identity provider) and password Secrets. Roles are not imported:
+/// permissions in this cluster are up to its RoleBindings.
 pub(super) fn read(bytes: &[u8]) -> Input {
     let mut input = Input::default();
     let Some(text) = Text::new(bytes, &mut input) else { return input };
@@ -25,39 +36,43 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         match (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default()) {
             ("management.cattle.io/v3", "User") => users.push(object),
             ("management.cattle.io/v3", "UserAttribute") => attributes.push(object),
-            ("v1", "Secret") if value["metadata"]["namespace"] == PASSWORDS => match hash(value) {
+            ("v1", "Secret") if value["metadata"]["namespace"] == PASSWORD_NAMESPACE => match hash(value) {
                 Ok(hash) => drop(passwords.insert(name, hash)),
-                Err(reason) => input.reject(object.place, reason),
+                Err(error) => input.reject(object.place, error.to_string()),
             },
-            _ => input
-                .reject(object.place, format!("is no User or UserAttribute of Rancher, and no Secret of {PASSWORDS}")),
+            _ => input.reject(
+                object.place,
+                format!(
+                    "must be a User or UserAttribute of Rancher, or a Secret in the namespace {PASSWORD_NAMESPACE}"
+                ),
+            ),
         }
     }
-    let mut people = HashMap::new();
+    let mut by_id = HashMap::new();
     for object in &users {
-        user(object, &mut passwords, &mut people, &mut input);
+        user(object, &mut passwords, &mut by_id, &mut input);
     }
     for object in &attributes {
-        groups(object, &people, &mut input);
+        groups(object, &by_id, &mut input);
     }
     input
 }
 
-/// The hash in a Secret: PBKDF2 with SHA3-512 since version 2.12, bcrypt for those who have not logged in since.
-fn hash(secret: &Value) -> Result<String, &'static str> {
+/// Returns the hash in a Secret: PBKDF2 with SHA3-512, or bcrypt for users who have not logged in since version 2.12.
+fn hash(secret: &Value) -> Result<String, SecretError> {
     let data = |key: &str| BASE64_STANDARD.decode(secret["data"][key].as_str()?).ok();
-    let password = data("password").ok_or("data.password: is missing")?;
+    let password = data("password").ok_or(SecretError::Data("password"))?;
     match secret["metadata"]["annotations"][HASH_ANNOTATION].as_str() {
-        Some("pbkdf2sha3512") => Ok(hashes::rancher(&data("salt").ok_or("data.salt: is missing")?, &password)),
-        Some("bcrypt") => String::from_utf8(password).map_err(|_| "data.password: is no hash"),
-        _ => Err("the annotation cattle.io/password-hash names neither pbkdf2sha3512 nor bcrypt"),
+        Some("pbkdf2sha3512") => Ok(hashes::rancher(&data("salt").ok_or(SecretError::Data("salt"))?, &password)),
+        Some("bcrypt") => String::from_utf8(password).map_err(|_| SecretError::NotText),
+        _ => Err(SecretError::Annotation),
     }
 }
 
 fn user(
     object: &Located,
     passwords: &mut HashMap<String, String>,
-    people: &mut HashMap<String, usize>,
+    by_id: &mut HashMap<String, usize>,
     input: &mut Input,
 ) {
     let value = &object.value;
@@ -68,7 +83,7 @@ fn user(
     }
     let text = |field: &str| value[field].as_str().unwrap_or_default();
     let id = value["metadata"]["name"].as_str().unwrap_or_default();
-    let mut person = Person::new(object.place, if text("username").is_empty() { id } else { text("username") });
+    let mut person = UserDraft::new(object.place, if text("username").is_empty() { id } else { text("username") });
     person.set("displayName", text("displayName"));
     if value["enabled"] == false {
         person.set("state", "Disabled");
@@ -76,28 +91,29 @@ fn user(
     if value["mustChangePassword"] == true {
         person.set("requirePasswordChange", true);
     }
-    let foreign: Vec<(&str, &str)> = principals.iter().filter_map(|principal| identity(principal)).collect();
-    if let Some((provider, _)) = foreign.first() {
+    let identities: Vec<(&str, &str)> = principals.iter().filter_map(|principal| identity(principal)).collect();
+    if let Some((provider, _)) = identities.first() {
         person.set("connector", json!({"type": provider, "id": provider}));
-        person.set("identities", foreign.iter().map(|(kind, id)| json!({"type": kind, "id": id})).collect::<Vec<_>>());
+        person
+            .set("identities", identities.iter().map(|(kind, id)| json!({"type": kind, "id": id})).collect::<Vec<_>>());
     }
     let hash = passwords.remove(id).unwrap_or_else(|| text("password").to_owned());
     super::text::take_password(&mut person, &hash);
-    people.insert(id.to_owned(), input.people.len());
-    input.people.push(person);
+    by_id.insert(id.to_owned(), input.users.len());
+    input.users.push(person);
 }
 
-/// `github_user://4711` is an identity elsewhere, `local://u-abcde` is none.
+/// Parses the ID of an external identity, such as `github_user://4711`. Returns `None` for local ones (`local://u-abcde`).
 fn identity(principal: &str) -> Option<(&str, &str)> {
     let (scheme, id) = principal.split_once("://")?;
     Some((scheme.strip_suffix("_user")?, id))
 }
 
-/// The groups that the identity provider has told at the last login.
-fn groups(object: &Located, people: &HashMap<String, usize>, input: &mut Input) {
+/// Reads the groups that the identity provider reported at the last login.
+fn groups(object: &Located, by_id: &HashMap<String, usize>, input: &mut Input) {
     let id = object.value["metadata"]["name"].as_str().unwrap_or_default();
-    let Some(person) = people.get(id).copied() else { return };
-    // The type has no names for JSON: its fields are written as in Go, or in lower case by older tools.
+    let Some(person) = by_id.get(id).copied() else { return };
+    // The Go type has no JSON tags: its fields have their Go names or, from older tools, lower-case ones.
     let field = |map: &Map<String, Value>, name: &str| {
         map.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone()).unwrap_or_default()
     };
@@ -106,11 +122,11 @@ fn groups(object: &Located, people: &HashMap<String, usize>, input: &mut Input) 
     for principal in lists.flat_map(|list| field(list, "Items").as_array().cloned().unwrap_or_default()) {
         let names = [&principal["displayName"], &principal["loginName"], &principal["metadata"]["name"]];
         let Some(name) = names.iter().filter_map(|name| name.as_str()).find(|name| !name.is_empty()) else { continue };
-        input.people[person].add("groups", name);
-        if !input.teams.iter().any(|team| team.name == name) {
-            let mut team = Team::new(object.place, name);
-            team.set("description", principal["metadata"]["name"].as_str().unwrap_or_default());
-            input.teams.push(team);
+        input.users[person].add("groups", name);
+        if !input.groups.iter().any(|group| group.name == name) {
+            let mut group = GroupDraft::new(object.place, name);
+            group.set("description", principal["metadata"]["name"].as_str().unwrap_or_default());
+            input.groups.push(group);
         }
     }
 }
@@ -122,10 +138,10 @@ mod tests {
     use secrecy::ExposeSecret;
 
     #[test]
-    fn users_attributes_and_secrets_go_together() {
+    fn users_attributes_and_secrets_are_combined() {
         let input = read(include_bytes!("../../../examples/import/rancher.yaml"));
         assert_eq!(input.rejected, []);
-        let [admin, dana] = &input.people[..] else { panic!("two people: system users are left out") };
+        let [admin, dana] = &input.users[..] else { panic!("two users: system users are skipped") };
         assert_eq!(admin.login(), "admin");
         let Some(Credential::Hash(hash)) = &admin.credential else { panic!("a hash") };
         assert!(hash.expose_secret().starts_with("$pbkdf2-sha3-512$i=210000$"));
@@ -133,6 +149,6 @@ mod tests {
         assert_eq!(dana.login(), "u-dana5");
         assert_eq!(dana.spec["identities"], json!([{"type": "github", "id": "4711"}]));
         assert_eq!(dana.spec["groups"], json!(["Platform"]));
-        assert_eq!(input.teams[0].name, "Platform");
+        assert_eq!(input.groups[0].name, "Platform");
     }
 }

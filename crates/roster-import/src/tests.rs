@@ -1,4 +1,4 @@
-//! All formats: the examples, what they are exported to, and bytes that mean nothing.
+//! Tests of all formats: the examples, round trips through every export, and random bytes.
 
 use std::rc::Rc;
 
@@ -24,7 +24,7 @@ const FORMATS: [Format; 9] = [
     Format::Passwd,
 ];
 
-/// Compiled once a thread: they are not shared between threads.
+/// Compiled once per thread, because [`Rules`] is not `Sync`.
 fn rules() -> Rc<Rules> {
     thread_local! { static RULES: Rc<Rules> = Rc::default(); }
     RULES.with(Rc::clone)
@@ -47,7 +47,7 @@ fn export(plan: &Plan, target: Target, with_hashes: bool) -> Vec<u8> {
     for item in &plan.items {
         let hash = item.secret.as_ref().filter(|_| with_hashes).map(|secret| match &secret.content {
             Content::Hash(hash) => hash.expose_secret().to_owned(),
-            Content::Plain(_) => panic!("nothing is plain here"),
+            Content::Plain(_) => panic!("the examples contain only hashes"),
         });
         let secret = hash.as_ref().and_then(|hash| Some(item.secret.as_ref()?.manifest(hash)));
         writer
@@ -59,7 +59,7 @@ fn export(plan: &Plan, target: Target, with_hashes: bool) -> Vec<u8> {
     out
 }
 
-/// Objects and hashes.
+/// Returns objects and hashes.
 fn content(plan: &Plan) -> Vec<Value> {
     let of = |item: &assemble::Item| match item.secret.as_ref().map(|secret| &secret.content) {
         Some(Content::Hash(hash)) => json!([item.object, hash.expose_secret()]),
@@ -72,14 +72,14 @@ fn content(plan: &Plan) -> Vec<Value> {
 #[case(Target::Csv, Format::Csv)]
 #[case(Target::Json, Format::Json)]
 #[case(Target::Yaml, Format::Yaml)]
-fn what_is_exported_is_imported_again(#[case] target: Target, #[case] format: Format) {
+fn full_formats_round_trip(#[case] target: Target, #[case] format: Format) {
     let everything = concat!(
         include_str!("../../../examples/user-full.yaml"),
         "---\n",
         include_str!("../../../examples/group.yaml")
     );
     let more = b"[{\"kind\": \"Group\", \"name\": \"a\", \"labels\": {\"x\": \"y\"}, \"memberSelector\": {\"matchExpressions\": \
-        [{\"key\": \"team\", \"operator\": \"In\", \"values\": [\"a;b\"]}]}, \"memberships\": [{\"user\": \"ada\", \"validity\": {}}]},\
+        [{\"key\": \"group\", \"operator\": \"In\", \"values\": [\"a;b\"]}]}, \"memberships\": [{\"user\": \"ada\", \"validity\": {}}]},\
         {\"username\": \"Ada\", \"labels\": {\"a.example/b\": \"c\"}, \"displayName\": \"a;\\\\b\\\"\", \"passwordHash\": \
         \"$2b$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW\"}]";
     for first in [plan(Format::Yaml, everything.as_bytes()), plan(Format::Json, more)] {
@@ -98,7 +98,7 @@ fn what_is_exported_is_imported_again(#[case] target: Target, #[case] format: Fo
 }
 
 #[test]
-fn ldif_holds_the_members_whom_groups_accept() {
+fn ldif_only_has_members_that_groups_accept() {
     let source = br#"[{"kind": "Group", "name": "closed", "acceptDeclaredMembers": false, "members": ["bob"]},
         {"kind": "Group", "name": "open", "acceptDeclaredMembers": true},
         {"username": "eve", "groups": ["closed", "open"]}, {"username": "bob"}]"#;
@@ -108,37 +108,41 @@ fn ldif_holds_the_members_whom_groups_accept() {
     assert!(entry("open").contains("uid=eve,"), "{text}");
 }
 
-/// What the format can hold of a person.
-fn held(plan: &Plan, fields: &[&str]) -> Vec<Value> {
-    let people = plan.items.iter().filter(|item| item.kind == Kind::User);
+/// Returns names, some fields and hashes of all users.
+fn selected(plan: &Plan, fields: &[&str]) -> Vec<Value> {
+    let users = plan.items.iter().filter(|item| item.kind == Kind::User);
     let of = |item: &assemble::Item| {
-        let held: serde_json::Map<String, Value> = fields
+        let spec: serde_json::Map<String, Value> = fields
             .iter()
             .filter_map(|field| Some(((*field).to_owned(), item.object["spec"].get(*field)?.clone())))
             .collect();
         let hash = item.secret.as_ref().map(|secret| match &secret.content {
             Content::Hash(hash) => hash.expose_secret().to_owned(),
-            Content::Plain(_) => panic!("nothing is plain here"),
+            Content::Plain(_) => panic!("the examples contain only hashes"),
         });
-        json!([item.name, held, hash])
+        json!([item.name, spec, hash])
     };
-    people.map(of).collect()
+    users.map(of).collect()
 }
 
 #[rstest]
 #[case(Target::Ldif, Format::Ldif, &["username", "email", "additionalEmails", "displayName", "firstName", "lastName", "preferredShell", "language", "mobile", "state", "groups"])]
 #[case(Target::Passwd, Format::Passwd, &["username", "displayName", "preferredShell", "state"])]
 #[case(Target::Htpasswd, Format::Htpasswd, &["username"])]
-fn what_a_format_can_hold_survives(#[case] target: Target, #[case] format: Format, #[case] fields: &[&str]) {
+fn supported_fields_of_other_formats_round_trip(
+    #[case] target: Target,
+    #[case] format: Format,
+    #[case] fields: &[&str],
+) {
     let mut first = plan(Format::Ldif, include_bytes!("../../../examples/import/people.ldif"));
-    // The username stands where it is another than the name of the object.
+    // The example sets neither of these fields.
     first.items.iter_mut().filter(|item| item.name == "grace").for_each(|item| {
         item.object["spec"]["mobile"] = "+1 555 0100".into();
         item.object["spec"]["language"] = "en".into();
     });
     let second = plan(format, &export(&first, target, true));
     assert_eq!(second.rejected, []);
-    assert_eq!(held(&second, fields), held(&first, fields));
+    assert_eq!(selected(&second, fields), selected(&first, fields));
 }
 
 #[rstest]
@@ -164,7 +168,7 @@ fn every_example_is_taken_whole(
     assert_eq!((count(Kind::Group), count(Kind::User), secrets), (groups, people, hashes));
 }
 
-/// Text that looks a little like what is read.
+/// Generates bytes that resemble the supported formats.
 fn lookalike() -> impl Strategy<Value = Vec<u8>> {
     let pieces = prop::sample::select(vec![
         "username",
@@ -207,7 +211,7 @@ fn lookalike() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn no_bytes_do_harm(bytes in lookalike()) {
+    fn arbitrary_bytes_do_not_panic(bytes in lookalike()) {
         let rules = rules();
         for format in FORMATS {
             let source = Source { main: bytes.clone(), group: Some(bytes.clone()), shadow: Some(bytes.clone()), ..Source::default() };
@@ -216,7 +220,7 @@ proptest! {
     }
 
     #[test]
-    fn any_person_survives_every_full_format(
+    fn any_user_round_trips_through_every_full_format(
         name in "[a-z][a-z0-9]{0,20}",
         display in "[^\\p{Cc}]{1,40}",
         groups in prop::collection::btree_set("[a-z][a-z0-9]{0,8}", 0..4),

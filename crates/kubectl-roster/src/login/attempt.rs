@@ -1,4 +1,4 @@
-//! A login on its way: what was given so far, and what the server still asks for.
+//! State of a login: the credentials given so far, and the response to the server's challenges.
 
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use crate::cache::Token;
 use crate::enrollment::{present, recovery_codes};
-use crate::prompt::{CODE, Person, new_password};
+use crate::prompt::{CODE, Console, new_password};
 
-/// How long before its end a password is spoken of.
-const NOTICE: SignedDuration = SignedDuration::from_hours(14 * 24);
+/// Passwords that expire within this time cause a notice.
+const EXPIRY_NOTICE: SignedDuration = SignedDuration::from_hours(14 * 24);
 
-/// What was given so far.
+/// Credentials given so far.
 pub(super) struct Attempt<'a> {
     username: &'a str,
     password: SecretString,
@@ -22,7 +22,7 @@ pub(super) struct Attempt<'a> {
     audience: Option<&'a str>,
 }
 
-/// The same for the body of a request, the one place where it is in the clear.
+/// Spec of a Login. Holds the credentials in plaintext only while the request body is serialized.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Spec<'a> {
@@ -37,7 +37,6 @@ pub(super) struct Spec<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    /// A login that begins.
     pub(super) fn new(
         username: &'a str,
         password: SecretString,
@@ -47,7 +46,7 @@ impl<'a> Attempt<'a> {
         Self { username, password, code, new_password: None, audience }
     }
 
-    /// What to send.
+    /// Returns the spec of the next request.
     pub(super) fn spec(&self) -> Spec<'_> {
         Spec {
             username: self.username,
@@ -58,45 +57,45 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Takes in an answer. Where it holds no token yet, asks the person for what is missing: send it all again.
-    pub(super) fn proceed(&mut self, status: LoginStatus, person: &mut dyn Person) -> Result<Option<Token>> {
+    /// Returns the token if the response has one. If not, asks the user for what is missing: send the login again.
+    pub(super) fn handle_response(&mut self, status: LoginStatus, console: &mut dyn Console) -> Result<Option<Token>> {
         if !status.recovery_codes.is_empty() {
-            person.tell(&recovery_codes(&status.recovery_codes));
+            console.print(&recovery_codes(&status.recovery_codes));
         }
         match status.challenge {
-            None => return finish(status, person).map(Some),
-            Some(Challenge::Code) => self.code = Some(person.secret(CODE)?),
+            None => return finish(status, console).map(Some),
+            Some(Challenge::Code) => self.code = Some(console.read_secret(CODE)?),
             Some(Challenge::PasswordChange) => {
-                person.tell("The password has to be changed.");
-                self.new_password = Some(new_password(person, "log in on a terminal once to change it")?);
+                console.print("You must change your password.");
+                self.new_password = Some(new_password(console, "log in on a terminal once to change it")?);
             }
             Some(Challenge::Enrollment) => {
-                let enrollment = status.enrollment.context("the server asks for a second factor, and sends no seed")?;
-                person.tell("A second factor is needed.");
-                present(&enrollment, person);
-                self.code = Some(person.secret(CODE)?);
+                let enrollment = status.enrollment.context("the server requires a second factor but sent no seed")?;
+                console.print("You must enroll a second factor.");
+                present(&enrollment, console);
+                self.code = Some(console.read_secret(CODE)?);
             }
         }
         Ok(None)
     }
 }
 
-fn finish(status: LoginStatus, person: &mut dyn Person) -> Result<Token> {
-    let end = status.password_expires_time.filter(|end| end.0 < Timestamp::now() + NOTICE);
-    if let Some(end) = end {
-        person.tell(&format!("The password has to be changed before {}: kubectl roster passwd", end.0));
+fn finish(status: LoginStatus, console: &mut dyn Console) -> Result<Token> {
+    let expiration = status.password_expires_time.filter(|time| time.0 < Timestamp::now() + EXPIRY_NOTICE);
+    if let Some(expiration) = expiration {
+        console.print(&format!("Your password expires at {}. Change it with: kubectl roster passwd", expiration.0));
     }
     status
         .token
         .zip(status.expiration_timestamp)
         .map(|(token, expiration_timestamp)| Token { token: token.into(), expiration_timestamp })
-        .context("the server answers without a token")
+        .context("the response has no token")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompt::Script;
+    use crate::prompt::ScriptedConsole;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use roster_api::credentials::Enrollment;
     use serde_json::{Value, json};
@@ -119,55 +118,55 @@ mod tests {
     }
 
     #[test]
-    fn a_password_alone_may_be_enough() {
-        let mut person = Script::default();
-        let token = attempt().proceed(success(), &mut person).unwrap().unwrap();
+    fn a_password_alone_can_be_enough() {
+        let mut console = ScriptedConsole::default();
+        let token = attempt().handle_response(success(), &mut console).unwrap().unwrap();
         assert_eq!(token.token.expose_secret(), "x.y.z");
-        assert!(person.told.is_empty() && person.asked.is_empty());
+        assert!(console.printed.is_empty() && console.asked.is_empty());
     }
 
     #[test]
-    fn everything_that_is_asked_for_is_sent_together() {
-        let (mut attempt, mut person) = (attempt(), Script::new(["new", "new", " 123456 "]));
+    fn each_request_sends_everything_given_so_far() {
+        let (mut attempt, mut console) = (attempt(), ScriptedConsole::new(["new", "new", " 123456 "]));
         assert_eq!(sent(&attempt), json!({"username": "jane", "password": "old"}));
-        assert!(attempt.proceed(challenge(Challenge::PasswordChange), &mut person).unwrap().is_none());
-        assert!(attempt.proceed(challenge(Challenge::Code), &mut person).unwrap().is_none());
+        assert!(attempt.handle_response(challenge(Challenge::PasswordChange), &mut console).unwrap().is_none());
+        assert!(attempt.handle_response(challenge(Challenge::Code), &mut console).unwrap().is_none());
         assert_eq!(
             sent(&attempt),
             json!({"username": "jane", "password": "old", "newPassword": "new", "code": "123456"})
         );
-        assert!(attempt.proceed(success(), &mut person).unwrap().is_some());
+        assert!(attempt.handle_response(success(), &mut console).unwrap().is_some());
     }
 
     #[test]
-    fn a_seed_is_shown_before_its_code_is_asked_for_and_recovery_codes_at_the_end() {
-        let (mut attempt, mut person) = (attempt(), Script::new(["123456"]));
+    fn the_seed_is_shown_before_the_prompt_and_recovery_codes_at_the_end() {
+        let (mut attempt, mut console) = (attempt(), ScriptedConsole::new(["123456"]));
         let enrollment = Enrollment { secret: "SEED".to_owned(), url: "otpauth://totp/x".to_owned() };
         let asked = LoginStatus { enrollment: Some(enrollment), ..challenge(Challenge::Enrollment) };
-        assert!(attempt.proceed(asked, &mut person).unwrap().is_none());
-        assert!(person.told.join("\n").contains("Secret: SEED"));
+        assert!(attempt.handle_response(asked, &mut console).unwrap().is_none());
+        assert!(console.printed.join("\n").contains("Secret: SEED"));
         assert_eq!(sent(&attempt)["code"], "123456");
         let done = LoginStatus { recovery_codes: vec!["aaaa-bbbb".to_owned()], ..success() };
-        assert!(attempt.proceed(done, &mut person).unwrap().is_some());
-        assert!(person.told.join("\n").contains("aaaa-bbbb"));
+        assert!(attempt.handle_response(done, &mut console).unwrap().is_some());
+        assert!(console.printed.join("\n").contains("aaaa-bbbb"));
     }
 
     #[test]
-    fn a_password_near_its_end_is_spoken_of() {
-        let mut person = Script::default();
+    fn a_password_that_expires_soon_causes_a_notice() {
+        let mut console = ScriptedConsole::default();
         let status = LoginStatus { password_expires_time: Some(Time(Timestamp::now())), ..success() };
-        assert!(attempt().proceed(status, &mut person).unwrap().is_some());
-        assert!(person.told[0].contains("kubectl roster passwd"));
+        assert!(attempt().handle_response(status, &mut console).unwrap().is_some());
+        assert!(console.printed[0].contains("kubectl roster passwd"));
     }
 
     #[test]
-    fn without_anybody_to_ask_the_error_says_what_to_give() {
-        let error = attempt().proceed(challenge(Challenge::Code), &mut Script::default()).unwrap_err();
+    fn without_a_terminal_the_error_names_the_flag() {
+        let error = attempt().handle_response(challenge(Challenge::Code), &mut ScriptedConsole::default()).unwrap_err();
         assert!(error.to_string().contains("--code"));
     }
 
     #[test]
-    fn an_answer_without_a_token_is_none() {
-        assert!(attempt().proceed(LoginStatus::default(), &mut Script::default()).is_err());
+    fn a_response_without_a_token_is_an_error() {
+        assert!(attempt().handle_response(LoginStatus::default(), &mut ScriptedConsole::default()).is_err());
     }
 }

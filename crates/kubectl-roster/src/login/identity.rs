@@ -1,44 +1,44 @@
-//! Who logs in, and where.
+//! Flags that say who logs in and where.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::prompt::{Person, Question};
+use crate::prompt::{Console, Question};
 
-const USERNAME: Question<'static> = Question { prompt: "Username: ", otherwise: "give it by --username" };
+const USERNAME: Question<'static> = Question { prompt: "Username: ", hint: "set --username" };
 
-/// Flags that say who logs in, and where.
+/// Flags that say who logs in and where.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Identity {
-    /// Username or email. Absent: asked for.
+pub(crate) struct Identity {
+    /// Username or email. Default: ask.
     #[arg(long, value_name = "NAME")]
     pub username: Option<String>,
 
-    /// Roster's own address, such as https://roster.example.com. Absent: the API server of the cluster.
+    /// Address of Roster, such as https://roster.example.com. Default: the API server of the cluster.
     #[arg(long, value_name = "URL")]
     pub server: Option<String>,
 
-    /// Certificate authority of the server, PEM. Absent: that of the cluster, and the system's for --server.
+    /// PEM file with the certificate authority of the server. Default: the cluster's, or the system's with --server.
     #[arg(long, value_name = "FILE")]
     pub certificate_authority: Option<PathBuf>,
 
-    /// Audience of the token. Absent: the first that the installation issues tokens for.
+    /// Audience of the token. Default: the first audience of the installation.
     #[arg(long)]
     pub audience: Option<String>,
 
-    /// File with the password, for automation. `-`: standard input. Absent: asked for.
+    /// File with the password, for automation, or `-` for standard input. Default: ask.
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
 
-    /// Neither use a cached token nor cache the new one.
+    /// Do not read or write the token cache.
     #[arg(long)]
     pub no_cache: bool,
 }
 
 impl Identity {
-    /// The username: the flag, or else what is typed.
-    pub fn username(&self, person: &mut dyn Person) -> Result<String> {
-        self.username.clone().map_or_else(|| person.line(USERNAME), Ok)
+    /// Returns the username from the flag, or asks for it.
+    pub(crate) fn username(&self, console: &mut dyn Console) -> Result<String> {
+        self.username.clone().map_or_else(|| console.read_line(USERNAME), Ok)
     }
 }

@@ -1,4 +1,4 @@
-//! Where a login goes, and by which authority the other side is known.
+//! Where to send a login, and which certificate authority verifies the server.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -16,60 +16,61 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::identity::Identity;
-use crate::client::{Connection, PATIENCE};
+use crate::client::{Connection, REQUEST_TIMEOUT};
 
-/// Where kubectl tells its plugins about the cluster.
+/// Environment variable in which kubectl passes the cluster to credential plugins.
 const EXEC_INFO: &str = "KUBERNETES_EXEC_INFO";
 
-/// How long to wait for a cluster that is asked whether it accepts a token.
-const CHECK: Duration = Duration::from_secs(5);
+/// How long to wait for the cluster when checking whether it rejects a token.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where a password goes, and where the token goes that it becomes.
+/// Where the password and the resulting token are sent.
 #[derive(Debug)]
-pub(super) struct Way {
-    /// Where to log in.
+pub(super) struct Destination {
+    /// Server that handles the login.
     pub server: Cluster,
-    /// Its URL.
-    pub address: String,
-    /// The cluster that the token is sent to. Without a URL where none is known.
-    pub target: Cluster,
+    /// URL of that server.
+    pub url: String,
+    /// Cluster that the token is sent to. Has no URL if the cluster is unknown.
+    pub cluster: Cluster,
 }
 
-/// The server that the flags name, or else the one that kubectl asks for, or else that of the kubeconfig.
-pub(super) fn find(identity: &Identity, connection: &Connection) -> Result<Way> {
-    let target = told()?.map_or_else(|| connection.current().map(|(_, cluster)| cluster), Ok);
-    way(identity, target)
+/// Returns the server of the flags, or the cluster that kubectl passed, or the cluster of the kubeconfig.
+pub(super) fn find(identity: &Identity, connection: &Connection) -> Result<Destination> {
+    let cluster = cluster_from_kubectl()?.map_or_else(|| connection.current().map(|(_, cluster)| cluster), Ok);
+    resolve(identity, cluster)
 }
 
-fn way(identity: &Identity, target: Result<Cluster>) -> Result<Way> {
-    let (mut server, target) = if let Some(url) = &identity.server {
-        // By hand, a token can be had without a kubeconfig.
-        (Cluster { server: Some(url.clone()), ..Cluster::default() }, target.unwrap_or_default())
+fn resolve(identity: &Identity, cluster: Result<Cluster>) -> Result<Destination> {
+    let (mut server, cluster) = if let Some(url) = &identity.server {
+        // With --server, a kubeconfig is optional.
+        (Cluster { server: Some(url.clone()), ..Cluster::default() }, cluster.unwrap_or_default())
     } else {
-        let target = target?;
-        (target.clone(), target)
+        let cluster = cluster?;
+        (cluster.clone(), cluster)
     };
     if let Some(path) = &identity.certificate_authority {
-        server.certificate_authority = Some(path.to_str().context("the path of the authority is no text")?.to_owned());
+        let path = path.to_str().context("the path in --certificate-authority is not UTF-8")?;
+        server.certificate_authority = Some(path.to_owned());
         server.certificate_authority_data = None;
         server.insecure_skip_tls_verify = None;
     }
-    let address = server.server.clone().context("the cluster has no server")?;
-    Ok(Way { server, address, target })
+    let url = server.server.clone().context("the cluster in the kubeconfig has no server")?;
+    Ok(Destination { server, url, cluster })
 }
 
-/// Whether it is certain that the other side is the server.
+/// Returns whether the server's certificate is verified.
 pub(super) fn is_verified(server: &Cluster) -> bool {
     server.insecure_skip_tls_verify != Some(true)
 }
 
-fn told() -> Result<Option<Cluster>> {
+fn cluster_from_kubectl() -> Result<Option<Cluster>> {
     let text = std::env::var(EXEC_INFO).ok().filter(|text| !text.is_empty());
-    text.map_or(Ok(None), |text| cluster_in(&text))
+    text.map_or(Ok(None), |text| parse_exec_info(&text))
 }
 
-/// The cluster in what kubectl tells. It tells it where the kubeconfig says `provideClusterInfo: true`.
-fn cluster_in(text: &str) -> Result<Option<Cluster>> {
+/// Returns the cluster that kubectl passed. It passes one if the kubeconfig sets `provideClusterInfo: true`.
+fn parse_exec_info(text: &str) -> Result<Option<Cluster>> {
     #[derive(Deserialize)]
     struct Info {
         #[serde(default)]
@@ -79,34 +80,34 @@ fn cluster_in(text: &str) -> Result<Option<Cluster>> {
     struct Spec {
         cluster: Option<Cluster>,
     }
-    let info: Info = serde_json::from_str(text).with_context(|| format!("{EXEC_INFO} is no ExecCredential"))?;
+    let info: Info = serde_json::from_str(text).with_context(|| format!("{EXEC_INFO} is not an ExecCredential"))?;
     Ok(info.spec.cluster)
 }
 
-/// Whether the cluster says that it does not accept the token. Where it says nothing, the token may be good.
-pub(super) async fn refuses(cluster: &Cluster, token: &SecretString) -> bool {
+/// Returns whether the cluster rejects the token. If the cluster can't be reached, the token counts as valid.
+pub(super) async fn rejects_token(cluster: &Cluster, token: &SecretString) -> bool {
     let asked = async {
         let mut config = config(cluster)?;
         config.auth_info.token = Some(token.clone());
-        (config.connect_timeout, config.read_timeout) = (Some(CHECK), Some(CHECK));
-        // Whoever is known at all may read this.
+        (config.connect_timeout, config.read_timeout) = (Some(CHECK_TIMEOUT), Some(CHECK_TIMEOUT));
+        // Every authenticated user may read this path.
         let request = Request::get("/version").body(Vec::new())?;
         anyhow::Ok(Client::try_from(config)?.request_text(request).await)
     };
     matches!(asked.await, Ok(Err(kube::Error::Api(status))) if status.code == 401)
 }
 
-/// A client that shows no credentials.
+/// Returns a client without credentials.
 pub(super) fn client(cluster: &Cluster) -> Result<Client> {
     let config = config(cluster)?;
     let address = config.cluster_url.clone();
-    Client::try_from(config).with_context(|| format!("no connection to {address} can be made"))
+    Client::try_from(config).with_context(|| format!("cannot connect to {address}"))
 }
 
 fn config(cluster: &Cluster) -> Result<Config> {
     let address: Uri = cluster.server.as_deref().unwrap_or_default().parse().context("the URL of the server")?;
-    if !is_private(&address) {
-        bail!("{address} is no https URL: a password must not travel in the clear");
+    if !is_encrypted_or_local(&address) {
+        bail!("{address} is not an https URL: a password must not be sent in plaintext");
     }
     let mut config = Config::new(address);
     config.root_cert = authority(cluster)?.map(|pem| certificates(&pem)).transpose()?;
@@ -115,24 +116,24 @@ fn config(cluster: &Cluster) -> Result<Config> {
     let proxy = cluster.proxy_url.as_ref().filter(|proxy| !proxy.is_empty());
     config.proxy_url = proxy.map(|proxy| proxy.parse()).transpose().context("the URL of the proxy")?;
     config.auth_info = AuthInfo::default();
-    config.read_timeout = Some(PATIENCE);
-    // A login that was sent twice would count twice, and a code is good once.
+    config.read_timeout = Some(REQUEST_TIMEOUT);
+    // A retried login would count as two attempts, and a code is valid only once.
     config.default_retry = false;
     Ok(config)
 }
 
-/// Whether nobody on the way reads along.
-fn is_private(address: &Uri) -> bool {
+/// Returns whether nobody on the network can read the password: https, or http to this machine.
+fn is_encrypted_or_local(address: &Uri) -> bool {
     let host = address.host().unwrap_or_default().trim_matches(['[', ']']);
-    let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     match address.scheme_str() {
         Some("https") => !host.is_empty(),
-        Some("http") => is_here,
+        Some("http") => is_loopback,
         _ => false,
     }
 }
 
-/// The authority of the cluster, PEM.
+/// Returns the certificate authority of the cluster as PEM, if it has one.
 pub(crate) fn authority(cluster: &Cluster) -> Result<Option<Vec<u8>>> {
     let data = cluster.certificate_authority_data.as_ref().filter(|data| !data.is_empty());
     let file = cluster.certificate_authority.as_ref().filter(|file| !file.is_empty());
@@ -148,7 +149,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>> {
         CertificateDer::pem_slice_iter(pem).map(|certificate| certificate.map(|der| der.to_vec())).collect();
     let certificates = certificates.context("the certificate authority is not PEM")?;
     if certificates.is_empty() {
-        bail!("the certificate authority holds no certificate");
+        bail!("the certificate authority contains no certificate");
     }
     Ok(certificates)
 }
@@ -179,19 +180,19 @@ mod tests {
     #[case("http://a:6443", false)]
     #[case("http://127.0.0.1.example.com", false)]
     #[case("a:6443", false)]
-    fn a_password_does_not_travel_in_the_clear(#[case] server: &str, #[case] expected: bool) {
+    fn a_password_is_not_sent_in_plaintext(#[case] server: &str, #[case] expected: bool) {
         assert_eq!(config(&cluster(server)).is_ok(), expected);
     }
 
     #[test]
-    fn kubectl_tells_the_cluster() {
+    fn the_cluster_that_kubectl_passes_is_used() {
         let text = format!(
             r#"{{"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1", "spec": {{
                 "cluster": {{"server": "https://a:6443", "certificate-authority-data": "{}",
                     "tls-server-name": "b", "config": null}}, "interactive": true}}}}"#,
             STANDARD.encode(pem())
         );
-        let cluster = cluster_in(&text).unwrap().unwrap();
+        let cluster = parse_exec_info(&text).unwrap().unwrap();
         let config = config(&cluster).unwrap();
         assert_eq!(config.cluster_url, "https://a:6443/");
         assert_eq!((config.tls_server_name.as_deref(), config.root_cert.unwrap().len()), (Some("b"), 1));
@@ -209,35 +210,29 @@ mod tests {
     }
 
     #[test]
-    fn a_token_goes_to_the_cluster_wherever_it_comes_from() {
-        let found = way(&identity(&[]), Ok(cluster("https://a:6443"))).unwrap();
-        assert_eq!(
-            (found.address.as_str(), found.target.server.as_deref()),
-            ("https://a:6443", Some("https://a:6443"))
-        );
+    fn the_token_is_sent_to_the_cluster_even_with_another_login_server() {
+        let found = resolve(&identity(&[]), Ok(cluster("https://a:6443"))).unwrap();
+        assert_eq!((found.url.as_str(), found.cluster.server.as_deref()), ("https://a:6443", Some("https://a:6443")));
         let direct = identity(&["--server", "https://roster"]);
-        let found = way(&direct, Ok(cluster("https://a:6443"))).unwrap();
-        assert_eq!(
-            (found.address.as_str(), found.target.server.as_deref()),
-            ("https://roster", Some("https://a:6443"))
-        );
-        assert!(way(&direct, Err(anyhow!("no kubeconfig"))).unwrap().target.server.is_none());
-        assert!(way(&identity(&[]), Err(anyhow!("no kubeconfig"))).is_err());
+        let found = resolve(&direct, Ok(cluster("https://a:6443"))).unwrap();
+        assert_eq!((found.url.as_str(), found.cluster.server.as_deref()), ("https://roster", Some("https://a:6443")));
+        assert!(resolve(&direct, Err(anyhow!("no kubeconfig"))).unwrap().cluster.server.is_none());
+        assert!(resolve(&identity(&[]), Err(anyhow!("no kubeconfig"))).is_err());
     }
 
     #[test]
-    fn an_authority_that_is_given_is_what_the_server_is_known_by() {
-        let careless = || Ok(Cluster { insecure_skip_tls_verify: Some(true), ..cluster("https://a") });
-        assert!(!is_verified(&way(&identity(&[]), careless()).unwrap().server));
-        let found = way(&identity(&["--certificate-authority", "ca.crt"]), careless()).unwrap();
+    fn the_authority_of_the_flags_verifies_the_server() {
+        let unverified = || Ok(Cluster { insecure_skip_tls_verify: Some(true), ..cluster("https://a") });
+        assert!(!is_verified(&resolve(&identity(&[]), unverified()).unwrap().server));
+        let found = resolve(&identity(&["--certificate-authority", "ca.crt"]), unverified()).unwrap();
         assert!(is_verified(&found.server));
         assert_eq!(found.server.certificate_authority.as_deref(), Some("ca.crt"));
     }
 
     #[tokio::test]
-    async fn a_cluster_that_says_nothing_refuses_nothing() {
-        assert!(!refuses(&Cluster::default(), &"x".into()).await);
-        assert!(!refuses(&cluster("http://127.0.0.1:1"), &"x".into()).await);
+    async fn an_unreachable_cluster_rejects_no_token() {
+        assert!(!rejects_token(&Cluster::default(), &"x".into()).await);
+        assert!(!rejects_token(&cluster("http://127.0.0.1:1"), &"x".into()).await);
     }
 
     #[rstest]
@@ -245,7 +240,7 @@ mod tests {
     #[case("403 Forbidden", false)]
     #[case("200 OK", false)]
     #[tokio::test]
-    async fn a_cluster_says_which_tokens_it_refuses(#[case] status: &str, #[case] expected: bool) {
+    async fn only_401_rejects_a_token(#[case] status: &str, #[case] expected: bool) {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", socket.local_addr().unwrap());
         let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno");
@@ -257,20 +252,20 @@ mod tests {
             String::from_utf8_lossy(&request[..count]).to_lowercase()
         });
         let asked = Cluster { certificate_authority_data: Some(STANDARD.encode(pem())), ..cluster(&url) };
-        assert_eq!(refuses(&asked, &"x.y.z".into()).await, expected);
+        assert_eq!(rejects_token(&asked, &"x.y.z".into()).await, expected);
         let request = serving.await.unwrap();
         assert!(request.starts_with("get /version ") && request.contains("bearer x.y.z"), "{request}");
     }
 
     #[test]
-    fn kubectl_may_tell_nothing() {
-        assert!(cluster_in(r#"{"spec": {"interactive": true}}"#).unwrap().is_none());
-        assert!(cluster_in("{}").unwrap().is_none());
-        assert!(cluster_in("no").is_err());
+    fn kubectl_may_pass_no_cluster() {
+        assert!(parse_exec_info(r#"{"spec": {"interactive": true}}"#).unwrap().is_none());
+        assert!(parse_exec_info("{}").unwrap().is_none());
+        assert!(parse_exec_info("no").is_err());
     }
 
     #[test]
-    fn an_authority_may_be_a_file() {
+    fn the_authority_can_be_a_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), [pem(), pem()].concat()).unwrap();
         let path = file.path().to_str().unwrap().to_owned();
@@ -279,9 +274,9 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_without_a_certificate_is_none() {
+    fn an_authority_without_certificates_is_an_error() {
         let data = Some(STANDARD.encode("nothing"));
         let cluster = Cluster { certificate_authority_data: data, ..cluster("https://a") };
-        assert!(config(&cluster).unwrap_err().to_string().contains("holds no certificate"));
+        assert!(config(&cluster).unwrap_err().to_string().contains("contains no certificate"));
     }
 }

@@ -1,45 +1,61 @@
-//! LDIF (RFC 2849): records of attributes, folded lines, base64.
+//! Parses LDIF (RFC 2849): records of attributes, with folded lines and base64.
+//!
+//! It is our own because rejections need the line of every attribute, and one malformed record must not end the import.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 
-/// A record: one entry of the directory.
+/// A record: one directory entry.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct Record {
-    /// Line in which it begins.
+    /// First line.
     pub line: usize,
-    /// Attributes in the order of the file, their names in lower case and without options.
+    /// Attributes in the order of the file.
     pub attributes: Vec<Attribute>,
 }
 
-/// A value of an attribute.
+/// One value of an attribute.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) struct Attribute {
-    /// Line in which it begins.
+    /// First line.
     pub line: usize,
-    /// Name.
+    /// Name in lower case, without options.
     pub name: String,
-    /// Value, if it is text.
+    /// Value. Empty if it is binary.
     pub value: String,
 }
 
-/// What can't be read, by line.
-pub(super) type Fault = (usize, String);
+/// A line that can't be read.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Fault {
+    pub line: usize,
+    pub error: SyntaxError,
+}
+
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+pub(super) enum SyntaxError {
+    #[error("must be the name of an attribute, a colon and a value")]
+    NoAttribute,
+    #[error("{0}: is not base64")]
+    NotBase64(String),
+    #[error("{0}: refers to a URL, and URLs are not fetched")]
+    Url(String),
+}
 
 impl Record {
-    /// The first value of an attribute.
+    /// Returns the first non-empty value of an attribute.
     pub(super) fn first(&self, name: &str) -> Option<&str> {
         let mut found =
             self.attributes.iter().filter(|attribute| attribute.name == name && !attribute.value.is_empty());
         found.next().map(|attribute| attribute.value.as_str())
     }
 
-    /// All values of an attribute.
+    /// Returns all non-empty values of an attribute.
     pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Attribute> {
         self.attributes.iter().filter(move |attribute| attribute.name == name && !attribute.value.is_empty())
     }
 }
 
-/// Reads all records. A record with a line that can't be read is left out as a whole.
+/// Parses all records. Skips records with a malformed line.
 pub(super) fn parse(bytes: &[u8]) -> (Vec<Record>, Vec<Fault>) {
     let (mut records, mut faults) = (Vec::new(), Vec::new());
     let (mut record, mut broken) = (Record::default(), false);
@@ -59,8 +75,8 @@ pub(super) fn parse(bytes: &[u8]) -> (Vec<Record>, Vec<Fault>) {
                 }
                 record.attributes.push(attribute);
             }
-            Err(reason) => {
-                faults.push((line, reason));
+            Err(error) => {
+                faults.push(Fault { line, error });
                 broken = true;
             }
         }
@@ -68,7 +84,7 @@ pub(super) fn parse(bytes: &[u8]) -> (Vec<Record>, Vec<Fault>) {
     (records, faults)
 }
 
-/// Logical lines: what begins with a space goes on with the line before; comments are left out.
+/// Returns logical lines with their line numbers: joins continuation lines, which begin with a space, and skips comments.
 fn unfold(bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
     let mut lines: Vec<(usize, Vec<u8>)> = Vec::new();
     let mut in_comment = false;
@@ -90,20 +106,23 @@ fn unfold(bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
     lines
 }
 
-fn attribute(line: usize, text: &[u8]) -> Result<Attribute, String> {
-    let colon = text.iter().position(|byte| *byte == b':').ok_or("has no colon behind the name of an attribute")?;
-    let name = str::from_utf8(&text[..colon]).map_err(|_| "the name of the attribute is not text")?;
+fn attribute(line: usize, text: &[u8]) -> Result<Attribute, SyntaxError> {
+    let colon = text.iter().position(|byte| *byte == b':').ok_or(SyntaxError::NoAttribute)?;
+    let name = str::from_utf8(&text[..colon]).map_err(|_| SyntaxError::NoAttribute)?;
     let name = name.split(';').next().unwrap_or_default().to_ascii_lowercase();
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.') {
-        return Err("has no name of an attribute before the colon".to_owned());
+        return Err(SyntaxError::NoAttribute);
     }
     let rest = &text[colon + 1..];
     let value = match rest.first() {
-        Some(b':') => BASE64_STANDARD.decode(rest[1..].trim_ascii()).map_err(|_| format!("{name}: is no base64"))?,
-        Some(b'<') => return Err(format!("{name}: refers to a URL, which is not followed")),
+        Some(b':') => {
+            let decoded = BASE64_STANDARD.decode(rest[1..].trim_ascii());
+            decoded.map_err(|_| SyntaxError::NotBase64(name.clone()))?
+        }
+        Some(b'<') => return Err(SyntaxError::Url(name)),
         _ => rest.trim_ascii().to_vec(),
     };
-    // Photos and certificates are no text, and nothing that is imported.
+    // Binary values, such as photos and certificates, are not imported.
     let value = String::from_utf8(value).unwrap_or_default();
     Ok(Attribute { line, name, value })
 }
@@ -128,21 +147,21 @@ mod tests {
     }
 
     #[test]
-    fn a_record_with_a_bad_line_is_left_out_and_the_next_one_comes() {
+    fn a_record_with_a_malformed_line_is_skipped() {
         let (records, faults) =
             parse(b"dn: a\nnonsense\n\ndn: b\nx:: !!\n\ndn: c\ny:< file:///etc/passwd\n\n\ndn: d\n");
         assert_eq!(records.iter().map(|record| record.first("dn").unwrap()).collect::<Vec<_>>(), ["d"]);
-        assert_eq!(faults.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2, 5, 8]);
+        assert_eq!(faults.iter().map(|fault| fault.line).collect::<Vec<_>>(), [2, 5, 8]);
     }
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             parse(&bytes);
         }
 
         #[test]
-        fn what_is_written_is_read(values in prop::collection::vec("\\PC{1,100}", 1..5)) {
+        fn written_attributes_can_be_read(values in prop::collection::vec("\\PC{1,100}", 1..5)) {
             let mut text = Vec::new();
             for value in &values {
                 crate::write::ldif::attribute(&mut text, "description", value).unwrap();

@@ -1,6 +1,6 @@
-//! OpenStack Identity (Keystone): its tables, as JSON or as `mysqldump` writes them, or the answers of its API.
+//! Reads OpenStack Identity (Keystone): its tables as JSON or from `mysqldump`, or responses of its API.
 //!
-//! The API tells no hashes; the tables do.
+//! Only the tables contain hashes.
 
 mod row;
 mod sql;
@@ -11,10 +11,10 @@ use serde_json::{Map, Value};
 
 use super::columns::flag;
 use super::documents::Text;
-use super::draft::{Input, Person, Team};
+use super::draft::{GroupDraft, Input, UserDraft};
 use row::{Row, Tables};
 
-/// Reads a dump.
+/// Reads tables or API responses.
 pub(super) fn read(bytes: &[u8]) -> Input {
     let mut input = Input::default();
     let Some(text) = Text::new(bytes, &mut input) else { return input };
@@ -30,7 +30,8 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         sql::read(bytes, &mut input)
     };
     let mut take = |name: &str| tables.remove(name).unwrap_or_default();
-    let people = [take("users"), take("user")].concat_rows();
+    // The API uses the plural names, the database the singular ones.
+    let users = [take("users"), take("user")].concat_rows();
     let groups = [take("groups"), take("group")].concat_rows();
     let accounts = Accounts {
         local: by(take("local_user"), "user_id"),
@@ -38,17 +39,17 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         federated: by(take("federated_user"), "user_id"),
         passwords: latest(take("password")),
     };
-    let names = teams(groups, &mut input);
+    let names = read_groups(groups, &mut input);
     let mut memberships: HashMap<String, Vec<String>> = HashMap::new();
     for row in [take("user_group_membership"), take("memberships")].concat_rows() {
         if let Some(group) = names.get(&row.text("group_id")) {
             memberships.entry(row.text("user_id")).or_default().push(group.clone());
         }
     }
-    for row in people {
-        match person(&row, &accounts, &memberships) {
-            Ok(person) => input.people.push(person),
-            Err(reason) => input.reject(row.place, reason),
+    for row in users {
+        match user_draft(&row, &accounts, &memberships) {
+            Some(person) => input.users.push(person),
+            None => input.reject(row.place, "name: is missing"),
         }
     }
     input
@@ -64,7 +65,7 @@ impl ConcatRows for [Vec<Row>; 2] {
     }
 }
 
-/// What Keystone keeps of a user in tables beside the main one.
+/// Rows about users in tables other than `user`. `passwords` is keyed by local user, the others by user.
 struct Accounts {
     local: HashMap<String, Row>,
     nonlocal: HashMap<String, Row>,
@@ -76,11 +77,11 @@ fn by(rows: Vec<Row>, column: &str) -> HashMap<String, Row> {
     rows.into_iter().map(|row| (row.text(column), row)).collect()
 }
 
-/// The password in use of each local user: the youngest.
+/// Returns the newest password of each local user, which is the one in use.
 fn latest(rows: Vec<Row>) -> HashMap<String, Row> {
     let mut latest: HashMap<String, Row> = HashMap::new();
     for row in rows {
-        // Older releases keep a time of their own for microseconds.
+        // Some releases have `created_at_int`, in microseconds, some only `created_at`.
         let age = |row: &Row| (row.text("created_at_int").parse::<i64>().unwrap_or_default(), row.text("created_at"));
         let user = row.text("local_user_id");
         if latest.get(&user).is_none_or(|known| age(known) <= age(&row)) {
@@ -90,15 +91,15 @@ fn latest(rows: Vec<Row>) -> HashMap<String, Row> {
     latest
 }
 
-/// Reads the groups, and returns their names by id.
-fn teams(rows: Vec<Row>, input: &mut Input) -> HashMap<String, String> {
+/// Reads the groups and returns their names by ID.
+fn read_groups(rows: Vec<Row>, input: &mut Input) -> HashMap<String, String> {
     let mut names = HashMap::new();
     for row in rows {
-        let mut team = Team::new(row.place, &row.text("name"));
-        team.set("description", row.text("description"));
-        set_domain(&mut team.spec, &row.text("domain_id"));
-        names.insert(row.text("id"), team.name.clone());
-        input.teams.push(team);
+        let mut group = GroupDraft::new(row.place, &row.text("name"));
+        group.set("description", row.text("description"));
+        set_domain(&mut group.spec, &row.text("domain_id"));
+        names.insert(row.text("id"), group.name.clone());
+        input.groups.push(group);
     }
     names
 }
@@ -107,13 +108,14 @@ fn set_domain(spec: &mut Map<String, Value>, domain: &str) {
     super::draft::set(spec, "domain", domain.into());
 }
 
-fn person(row: &Row, accounts: &Accounts, memberships: &HashMap<String, Vec<String>>) -> Result<Person, String> {
+/// Reads a user. Returns `None` if the user has no name.
+fn user_draft(row: &Row, accounts: &Accounts, memberships: &HashMap<String, Vec<String>>) -> Option<UserDraft> {
     let id = row.text("id");
     let (local, nonlocal, federated) =
         (accounts.local.get(&id), accounts.nonlocal.get(&id), accounts.federated.get(&id));
     let of = |account: Option<&Row>, column: &str| account.map(|row| row.text(column)).filter(|text| !text.is_empty());
     let name = of(Some(row), "name").or(of(local, "name")).or(of(nonlocal, "name")).or(of(federated, "display_name"));
-    let mut person = Person::new(row.place, &name.ok_or("name: is missing")?);
+    let mut person = UserDraft::new(row.place, &name?);
     let domain = of(Some(row), "domain_id").or(of(local, "domain_id")).or(of(nonlocal, "domain_id"));
     set_domain(&mut person.spec, &domain.unwrap_or_default());
     let extra = row.extra();
@@ -138,11 +140,11 @@ fn person(row: &Row, accounts: &Accounts, memberships: &HashMap<String, Vec<Stri
     let inline = inline.filter_map(|group| Some(group.as_str().or(group["name"].as_str())?.to_owned()));
     groups.chain(inline).for_each(|group| person.add("groups", group));
     let password = local.and_then(|local| accounts.passwords.get(&local.text("id")));
-    // Before the Newton release, the hash stood in a column of the same row.
+    // Before the Newton release, the table `user` had the hash.
     let hash = of(password, "password_hash").or(of(password, "password"));
     let hash = hash.or(of(Some(row), "password_hash")).or(of(Some(row), "password"));
     super::text::take_password(&mut person, &hash.unwrap_or_default());
-    Ok(person)
+    Some(person)
 }
 
 #[cfg(test)]
@@ -152,18 +154,18 @@ mod tests {
     use secrecy::ExposeSecret;
     use serde_json::json;
 
-    fn hash(person: &Person) -> &str {
+    fn hash(person: &UserDraft) -> &str {
         let Some(Credential::Hash(hash)) = &person.credential else { panic!("a hash") };
         hash.expose_secret()
     }
 
     #[test]
-    fn tables_as_json_and_as_sql_say_the_same() {
+    fn json_and_sql_tables_are_equivalent() {
         let json = read(include_bytes!("../../../../examples/import/keystone.json"));
         let sql = read(include_bytes!("../../../../examples/import/keystone.sql"));
         for input in [&json, &sql] {
             assert_eq!(input.rejected, []);
-            let [ada, bob, eve] = &input.people[..] else { panic!("three people") };
+            let [ada, bob, eve] = &input.users[..] else { panic!("three users") };
             assert_eq!(
                 Value::from(ada.spec.clone()),
                 json!({
@@ -171,23 +173,23 @@ mod tests {
                     "groups": ["Operators"],
                 })
             );
-            assert!(hash(ada).starts_with("$2b$"), "the youngest of two");
+            assert!(hash(ada).starts_with("$2b$"), "the newer of two");
             assert_eq!(bob.spec["state"], "Disabled");
             assert!(hash(bob).starts_with("$scrypt$"));
             assert_eq!(eve.spec["connector"], json!({"type": "openid", "id": "corporate"}));
             assert_eq!(eve.spec["identities"], json!([{"type": "openid", "id": "eve-4711"}]));
             assert_eq!(
-                (input.teams[0].name.as_str(), &input.teams[0].spec["description"]),
+                (input.groups[0].name.as_str(), &input.groups[0].spec["description"]),
                 ("Operators", &json!("Who runs it"))
             );
         }
-        assert_eq!(json.people[0].place, Place::line(3));
+        assert_eq!(json.users[0].place, Place::line(3));
     }
 
     #[test]
-    fn answers_of_the_api_are_read() {
+    fn api_responses_are_read() {
         let input = read(b"{\"links\": {}, \"users\": [{\"id\": \"1\", \"name\": \"ada\", \"enabled\": true, \"email\": \"a@example.com\"}, {\"id\": \"2\"}]}");
-        assert_eq!(input.people[0].spec["email"], "a@example.com");
+        assert_eq!(input.users[0].spec["email"], "a@example.com");
         assert_eq!(input.rejected[0].reason, "name: is missing");
     }
 }

@@ -1,4 +1,4 @@
-//! Tables of Keystone.
+//! Rows of Keystone's tables.
 
 use std::collections::HashMap;
 
@@ -6,15 +6,15 @@ use serde_json::{Map, Value};
 
 use crate::draft::Place;
 
-/// A row of a table, and where it stands.
-pub struct Row {
+/// A row of a table.
+pub(super) struct Row {
     pub place: Place,
     pub fields: Map<String, Value>,
 }
 
 impl Row {
-    /// A column as text; empty where it is NULL or absent.
-    pub fn text(&self, column: &str) -> String {
+    /// Returns a column as text. NULL and missing columns are empty.
+    pub(super) fn text(&self, column: &str) -> String {
         match self.fields.get(column) {
             None | Some(Value::Null) => String::new(),
             Some(Value::String(text)) => text.clone(),
@@ -22,8 +22,8 @@ impl Row {
         }
     }
 
-    /// What Keystone keeps in a column of JSON, in a string or as it is.
-    pub fn extra(&self) -> Value {
+    /// Returns the column `extra`, which is JSON, either as an object or encoded as a string.
+    pub(super) fn extra(&self) -> Value {
         match self.fields.get("extra") {
             Some(Value::String(text)) => serde_json::from_str(text).unwrap_or_default(),
             Some(value) => value.clone(),
@@ -33,4 +33,4 @@ impl Row {
 }
 
 /// Rows by table.
-pub type Tables = HashMap<String, Vec<Row>>;
+pub(super) type Tables = HashMap<String, Vec<Row>>;

@@ -1,4 +1,6 @@
-//! The INSERT statements of `mysqldump`: tables, columns and rows.
+//! Reads the CREATE TABLE and INSERT statements of `mysqldump`.
+//!
+//! A full SQL parser is not needed: `mysqldump` writes a small, regular subset, and a reader of bytes keeps line numbers.
 
 use std::collections::HashMap;
 
@@ -20,14 +22,14 @@ pub(super) fn read(bytes: &[u8], input: &mut Input) -> Tables {
             _ => Some(()),
         };
         if result.is_none() {
-            input.reject(place, "is no statement as mysqldump writes it");
+            input.reject(place, "is not a statement of mysqldump");
         }
         reader.end_of_statement();
     }
     tables
 }
 
-/// A reader of SQL tokens. None of its functions looks further than the next one.
+/// Reader of SQL tokens without lookahead beyond the next token. Its functions return `None` on unexpected input.
 struct Reader<'a> {
     rest: &'a [u8],
     line: usize,
@@ -51,7 +53,7 @@ impl Reader<'_> {
         self.skip_while(|byte| byte.is_ascii_whitespace());
     }
 
-    /// Passes over space and comments. Whether there is anything left.
+    /// Skips whitespace, comments and empty statements. Returns whether there is another statement.
     fn skip_to_statement(&mut self) -> bool {
         loop {
             self.skip_while(|byte| byte.is_ascii_whitespace() || byte == b';');
@@ -69,7 +71,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Goes behind the semicolon that ends the statement.
+    /// Skips to after the semicolon that ends the statement.
     fn end_of_statement(&mut self) {
         while let Some(byte) = self.rest.first().copied() {
             match byte {
@@ -100,7 +102,7 @@ impl Reader<'_> {
         self.bump().map(|_| ())
     }
 
-    /// A name, in backquotes or bare.
+    /// Reads a name, with or without backquotes.
     fn name(&mut self) -> Option<String> {
         self.space();
         match self.rest.first()? {
@@ -109,7 +111,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Text in quotes, with the escapes of MySQL.
+    /// Reads quoted text with MySQL's escapes.
     fn quoted(&mut self, quote: u8) -> Option<String> {
         self.take(quote)?;
         let mut text = Vec::new();
@@ -130,7 +132,7 @@ impl Reader<'_> {
         }
     }
 
-    /// `CREATE TABLE name (column type …, column …, KEY …)`: the columns in their order.
+    /// Reads the column names of `CREATE TABLE name (column type …, column …, KEY …)`.
     fn create(&mut self, columns: &mut HashMap<String, Vec<String>>) -> Option<()> {
         if self.word() != "TABLE" {
             return Some(());
@@ -153,7 +155,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Goes behind the comma after a definition. False at the parenthesis that ends the table.
+    /// Skips to after the comma that ends a definition. Returns false after the parenthesis that ends the table.
     fn skip_definition(&mut self) -> Option<bool> {
         let mut depth = 0_usize;
         loop {
@@ -169,7 +171,7 @@ impl Reader<'_> {
         }
     }
 
-    /// `INSERT INTO name [(column, …)] VALUES (…), (…)`
+    /// Reads `INSERT INTO name [(column, …)] VALUES (…), (…)`.
     fn insert(&mut self, columns: &HashMap<String, Vec<String>>, tables: &mut Tables) -> Option<()> {
         while self.word() != "INTO" {
             self.space();
@@ -217,7 +219,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A number, NULL, or text with its character set before it.
+    /// Reads a number, NULL, or text with a character set introducer (`_utf8mb4 'text'`).
     fn bare(&mut self) -> Option<Value> {
         let end = self.rest.iter().position(|byte| matches!(byte, b',' | b')' | b'\'' | b' ' | b'\n'))?;
         let (word, rest) = self.rest.split_at(end);
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_another_width_is_told() {
+    fn rows_with_a_wrong_number_of_values_are_rejected() {
         let mut input = Input::default();
         read(b"INSERT INTO `user` VALUES (1);\nINSERT INTO user (id) VALUES (1);", &mut input);
         assert_eq!(input.rejected[0].place.line, 1);
@@ -258,7 +260,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_statements_do_no_harm(text in "(INSERT INTO |CREATE TABLE |`a`|\\(|\\)|'|\\\\|,|;|VALUES|x| |\n|/\\*){0,40}") {
+        fn arbitrary_statements_do_not_panic(text in "(INSERT INTO |CREATE TABLE |`a`|\\(|\\)|'|\\\\|,|;|VALUES|x| |\n|/\\*){0,40}") {
             read(text.as_bytes(), &mut Input::default());
         }
     }

@@ -1,4 +1,4 @@
-//! The rules that are written in CEL, with the functions that Kubernetes adds to the language.
+//! Runs CEL rules, with the functions that Kubernetes adds to the language.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use super::schema::{Rule, Schema};
 
-/// Verdicts kept, so that ten thousand people of one time zone ask once. Beyond it, rules are run each time.
-const KEPT: usize = 16_384;
+/// Maximum number of cached results for text values. Imports repeat values such as time zones thousands of times.
+const MAX_CACHED: usize = 16_384;
 
 /// Compiles rules and runs them.
 pub(super) struct Engine {
@@ -39,9 +39,9 @@ impl Engine {
         let rule = rule.as_str().unwrap_or_default();
         let (start, end) = UNIQUE_BY;
         let source = match rule.strip_prefix(start).and_then(|rest| rest.strip_suffix(end)) {
-            // The interpreter has no comprehensions with two variables.
+            // The interpreter does not support comprehensions with two variables.
             Some(key) => format!("isUnique(self.map(item, {key}))"),
-            // The interpreter's own `matches` compiles its pattern anew at each call.
+            // The interpreter's own `matches` compiles its pattern on every call.
             None => rule.replace(".matches(", ".matchesPattern("),
         };
         self.rules += 1;
@@ -52,7 +52,7 @@ impl Engine {
         }
     }
 
-    /// The messages of the rules that `value` breaks.
+    /// Returns the messages of the rules that `value` violates.
     pub(super) fn broken<'a>(
         &'a self,
         schema: &'a Schema,
@@ -69,18 +69,18 @@ impl Engine {
         }
         let mut context = self.context.new_inner_scope();
         context.add_variable_from_value("self", to_cel(schema, value));
-        // An error counts as a broken rule, as in kube-apiserver.
+        // As in kube-apiserver, an error counts as a violation.
         let verdict = matches!(rule.program.execute(&context), Ok(Cel::Bool(true)));
         let mut verdicts = self.verdicts.borrow_mut();
-        if let Some(key) = key.filter(|_| verdicts.len() < KEPT) {
+        if let Some(key) = key.filter(|_| verdicts.len() < MAX_CACHED) {
             verdicts.insert(key, verdict);
         }
         verdict
     }
 }
 
-/// What Kubernetes adds, as far as the CRDs use it. A quantity and a URL stay text, an instant is a number: all that is
-/// asked of them is to be compared and taken apart.
+/// Declares the functions of Kubernetes that the CRDs use. Quantities and URLs are represented as text and timestamps as
+/// integers, because the rules only compare them or read their parts.
 fn declare(context: &mut Context<'static, 'static>) -> Result<(), cel::DeclarationError> {
     context.add_function("lowerAscii", |This(text): This<Arc<String>>| text.to_ascii_lowercase())?;
     let patterns = Patterns::default();
@@ -109,6 +109,7 @@ fn declare(context: &mut Context<'static, 'static>) -> Result<(), cel::Declarati
     context.add_function("timestamp", |text: Arc<String>| microseconds(&text))
 }
 
+/// Cache of compiled patterns. Invalid ones are `None`.
 #[derive(Default)]
 struct Patterns(std::sync::Mutex<HashMap<String, Option<Regex>>>);
 
@@ -118,12 +119,12 @@ impl Patterns {
         if let Some(known) = known.get(pattern) {
             return known.clone();
         }
-        // `[^…]` and `.` mean the same in both dialects; escapes of characters that need none are an error in this one.
+        // The patterns of the CRDs mean the same in Go's and Rust's syntax. Rust rejects needless escapes that Go accepts.
         known.entry(pattern.to_owned()).or_insert(Regex::new(pattern).ok()).clone()
     }
 }
 
-/// An address with a prefix length, as Go reads it: no leading zeros, no zone, no IPv4 address in an IPv6 one.
+/// Returns whether the text is a CIDR by Go's rules: no leading zeros, no zone, no IPv4-mapped IPv6 address.
 fn is_cidr(text: &str) -> bool {
     text.parse::<ipnet::IpNet>().is_ok_and(|network| match network {
         ipnet::IpNet::V4(_) => true,

@@ -1,7 +1,7 @@
-//! The rules of the CRDs, applied before anything is sent.
+//! Validates objects against the rules of the CRDs before they are sent.
 //!
-//! They are read from the schemas that `roster-api` generates, CEL included, so that there is one place that says what is
-//! allowed, and a mistake in line 7 of a file is told with the words of kube-apiserver.
+//! The rules, including CEL, come from the schemas that `roster-api` generates, so that they are defined only once. Errors
+//! have the messages of kube-apiserver, and in addition the line of the file.
 
 mod cel;
 mod read;
@@ -16,17 +16,15 @@ use serde_json::Value;
 use cel::Engine;
 pub(crate) use schema::Schema;
 
-/// The kinds that are read and written.
+/// Kind of an imported or exported object.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Kind {
-    /// A [`User`].
     User,
-    /// A [`Group`].
     Group,
 }
 
 impl Kind {
-    /// As in a manifest.
+    /// Returns the kind as written in a manifest.
     pub fn name(self) -> &'static str {
         match self {
             Self::User => "User",
@@ -38,13 +36,13 @@ impl Kind {
 /// A field whose value is not allowed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Fault {
-    /// Path of the field, as in `spec.timezone`.
+    /// Path of the field, such as `spec.timezone`.
     pub field: String,
     /// What is allowed.
     pub reason: String,
 }
 
-/// What the CRDs allow.
+/// Compiled schemas and rules of the CRDs.
 pub struct Rules {
     user: Schema,
     group: Schema,
@@ -66,7 +64,7 @@ impl Default for Rules {
 }
 
 impl Rules {
-    /// Everything about `object` that the CRD refuses.
+    /// Returns all violations of the CRD.
     pub fn check(&self, kind: Kind, object: &Value) -> Vec<Fault> {
         let mut faults = Vec::new();
         let mut check = Check { engine: &self.engine, faults: &mut faults };
@@ -74,7 +72,7 @@ impl Rules {
         faults
     }
 
-    /// The schema of a kind's `spec`.
+    /// Returns the schema of a kind's `spec`.
     pub(super) fn spec(&self, kind: Kind) -> &Schema {
         &self.of(kind).properties["spec"]
     }
@@ -109,7 +107,7 @@ impl Check<'_> {
             ("array", _) => self.fault(field, "must be a list"),
             (kind, _) => self.fault(field, format!("must be of type {kind}")),
         }
-        // As kube-apiserver does: rules only see what has the right shape.
+        // Like kube-apiserver, run CEL rules only on values that match the schema.
         if self.faults.len() == before {
             for broken in self.engine.broken(schema, &schema.rules, value) {
                 self.fault(field, broken);
@@ -133,7 +131,7 @@ impl Check<'_> {
                 (None, None) if schema.properties.is_empty() || field.is_empty() => {}
                 (None, None) => {
                     let names: Vec<&str> = schema.properties.keys().map(String::as_str).collect();
-                    self.fault(&path, format!("is no field; there are {}", names.join(", ")));
+                    self.fault(&path, format!("is not a field; the fields are {}", names.join(", ")));
                 }
             }
         }
@@ -163,9 +161,9 @@ impl Check<'_> {
         if !schema.choices.is_empty() && !schema.choices.iter().any(|choice| choice == text) {
             self.fault(field, format!("must be one of {}", schema.choices.join(", ")));
         }
-        let is_instant = || text.parse::<Timestamp>().is_ok();
-        if schema.is_time && !(schema.pattern.as_ref().is_none_or(|pattern| pattern.is_match(text)) && is_instant()) {
-            self.fault(field, "must be an instant such as 2027-01-31T08:00:00Z (RFC 3339)");
+        let is_timestamp = || text.parse::<Timestamp>().is_ok();
+        if schema.is_time && !(schema.pattern.as_ref().is_none_or(|pattern| pattern.is_match(text)) && is_timestamp()) {
+            self.fault(field, "must be a time such as 2027-01-31T08:00:00Z (RFC 3339)");
         } else if let Some(pattern) = schema.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
             self.fault(field, format!("must match {}", pattern.as_str()));
         }

@@ -1,4 +1,4 @@
-//! Reads schemas, which are JSON.
+//! Reads OpenAPI schemas.
 
 use regex::Regex;
 use serde_json::Value;

@@ -1,21 +1,22 @@
-//! The schemas of the CRDs, as far as they are used.
+//! The subset of OpenAPI schemas that the CRDs use.
 
 use std::collections::BTreeMap;
 
 use cel::Program;
 use regex::Regex;
 
-/// A compiled rule.
+/// A compiled CEL rule.
 pub(crate) struct Rule {
+    /// Key in the cache of results.
     pub(super) id: usize,
     pub(super) program: Program,
     pub(super) message: String,
 }
 
-/// The parts of a structural schema that the CRDs use.
+/// Schema of a value.
 #[derive(Default)]
 pub(crate) struct Schema {
-    /// `object`, `array`, `string`, …
+    /// Type: `object`, `array`, `string`, …
     pub kind: String,
     /// Fields by name.
     pub properties: BTreeMap<String, Schema>,
@@ -29,9 +30,12 @@ pub(crate) struct Schema {
     pub(super) max_items: Option<usize>,
     pub(super) min_items: Option<usize>,
     pub(super) max_properties: Option<usize>,
+    /// Values of an enum. Empty if every string is allowed.
     pub(super) choices: Vec<String>,
     pub(super) pattern: Option<Regex>,
+    /// Format `date-time`.
     pub(super) is_time: bool,
+    /// `x-kubernetes-int-or-string`.
     pub(super) takes_number: bool,
     pub(super) rules: Vec<Rule>,
 }

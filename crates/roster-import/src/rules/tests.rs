@@ -45,9 +45,9 @@ fn the_full_example_is_allowed() {
 #[case(json!({"extra": {"kubernetes.io/x": ["1"]}}), "spec.extra", "reserved")]
 #[case(json!({"connector": {"name": "LDAP"}}), "spec.connector.type", "is required")]
 #[case(json!({"identities": [{"type": "ldap", "id": "a"}, {"type": "ldap", "id": "a"}]}), "spec.identities", "twice")]
-#[case(json!({"passwordSecretRef": {"namespace": "Team A", "name": "x"}}), "spec.passwordSecretRef.namespace", "Namespace")]
-#[case(json!({"nickname": "j"}), "spec.nickname", "is no field; there are additionalEmails, admin,")]
-fn a_mistake_is_told_with_the_field_and_what_is_allowed(#[case] spec: Value, #[case] field: &str, #[case] says: &str) {
+#[case(json!({"passwordSecretRef": {"namespace": "GroupDraft A", "name": "x"}}), "spec.passwordSecretRef.namespace", "Namespace")]
+#[case(json!({"nickname": "j"}), "spec.nickname", "is not a field; the fields are additionalEmails, admin,")]
+fn violations_have_the_field_and_what_is_allowed(#[case] spec: Value, #[case] field: &str, #[case] says: &str) {
     let faults = faults(&spec);
     assert!(faults.iter().all(|fault| fault.field == field), "{faults:?}");
     assert!(faults[0].reason.contains(says), "{}", faults[0].reason);
@@ -60,7 +60,7 @@ fn a_mistake_is_told_with_the_field_and_what_is_allowed(#[case] spec: Value, #[c
 #[case(json!({"notification": {"type": "webhook", "url": "https://hooks.example.com/roster?a=b"}}))]
 #[case(json!({"identities": [{"type": "ldap", "id": "a"}, {"type": "ldap", "id": "b"}, {"type": "oidc", "id": "a"}]}))]
 #[case(json!({"allowedCIDRs": ["192.0.2.0/24", "2001:db8::/32"], "extra": {"costCenter": []}}))]
-fn good_values_pass(#[case] spec: Value) {
+fn valid_values_pass(#[case] spec: Value) {
     assert_eq!(faults(&spec), []);
 }
 

@@ -1,4 +1,4 @@
-//! CSV with a column for each field.
+//! Writes CSV with a column for each field.
 
 use std::io::{self, Write};
 

@@ -1,4 +1,4 @@
-//! Manifests, as a JSON array and as YAML documents.
+//! Writes manifests as a JSON array or as YAML documents.
 
 use std::io::{self, Write};
 

@@ -1,4 +1,4 @@
-//! LDIF: people as inetOrgPerson, groups as groupOfNames.
+//! Writes LDIF: users as inetOrgPerson, groups as groupOfMembers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -8,16 +8,15 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use super::record::{Record, Writer};
 use crate::rules::Kind;
 
-/// Length from which a line is folded.
-const FOLD: usize = 76;
+/// Maximum length of a line in bytes. Longer ones are folded.
+const MAX_LINE_BYTES: usize = 76;
 
-/// Groups are written behind the people, because in LDIF it is the group that knows its members: of what was written,
-/// the names are kept.
+/// Writes groups after users, because LDIF lists members in the group. Until then, it keeps the groups and the usernames.
 pub(super) struct Ldif<W> {
     out: W,
     base: String,
     groups: BTreeMap<String, Group>,
-    /// Usernames of people whose object has another name, by which Groups know them.
+    /// Usernames by User name, where they differ. Groups refer to Users by name.
     usernames: BTreeMap<String, String>,
 }
 
@@ -42,12 +41,12 @@ impl<W: Write> Ldif<W> {
         format!("cn={},ou=groups,{}", escaped(name), self.base)
     }
 
-    fn person(&mut self, record: Record<'_>) -> io::Result<()> {
+    fn user(&mut self, record: Record<'_>) -> io::Result<()> {
         let dn = self.person_dn(record.username());
         if record.username() != record.name() {
             self.usernames.insert(record.name().to_owned(), record.username().to_owned());
         }
-        // LDIF says who is a member, so a membership that waits for the group's consent is not in it.
+        // LDIF lists actual members, so memberships that the group has not accepted are not written.
         for group in record.list("groups") {
             if let Some(group) = self.groups.get_mut(group).filter(|group| group.accepts_declared) {
                 group.members.insert(dn.clone());
@@ -57,7 +56,7 @@ impl<W: Write> Ldif<W> {
         attribute(out, "dn", &dn)?;
         attribute(out, "objectClass", "inetOrgPerson")?;
         attribute(out, "uid", record.username())?;
-        // Both are required; whoever has no name is called by the username.
+        // `cn` and `sn` are required: use the username if the user has no name.
         let or_username = |field: &str| if field.is_empty() { record.username().to_owned() } else { field.to_owned() };
         attribute(out, "cn", &or_username(record.spec("displayName")))?;
         attribute(out, "sn", &or_username(record.spec("lastName")))?;
@@ -89,7 +88,7 @@ impl<W: Write> Writer for Ldif<W> {
 
     fn record(&mut self, record: Record<'_>) -> io::Result<()> {
         if record.kind == Kind::User {
-            return self.person(record);
+            return self.user(record);
         }
         let users = record.list("members").map(str::to_owned).collect();
         let nested: Vec<String> = record.list("memberGroups").map(|group| self.group_dn(group)).collect();
@@ -124,12 +123,12 @@ impl<W: Write> Writer for Ldif<W> {
     }
 }
 
-/// A value in a distinguished name (RFC 4514). Usernames and group names have none of the other special characters.
+/// Escapes a value for a distinguished name (RFC 4514). Usernames and group names contain no other special characters.
 fn escaped(value: &str) -> String {
     value.replace('+', "\\+")
 }
 
-/// Writes an attribute: folded, and in base64 where it has to be. Nothing, where the value is empty.
+/// Writes an attribute, folded and, if necessary, base64-encoded. Skips empty values.
 pub(crate) fn attribute(out: &mut impl Write, name: &str, value: &str) -> io::Result<()> {
     if value.is_empty() {
         return Ok(());
@@ -138,7 +137,7 @@ pub(crate) fn attribute(out: &mut impl Write, name: &str, value: &str) -> io::Re
         && !value.starts_with([' ', ':', '<'])
         && !value.ends_with(' ');
     let line = if is_safe { format!("{name}: {value}") } else { format!("{name}:: {}", BASE64_STANDARD.encode(value)) };
-    for (index, part) in line.as_bytes().chunks(FOLD).enumerate() {
+    for (index, part) in line.as_bytes().chunks(MAX_LINE_BYTES).enumerate() {
         out.write_all(if index == 0 { b"" } else { b" " })?;
         out.write_all(part)?;
         out.write_all(b"\n")?;

@@ -1,7 +1,7 @@
-//! People and groups in the formats of other systems: the inverse of reading them.
+//! Exports users and groups in the formats of other systems.
 //!
-//! Each writer takes one object at a time and keeps none (LDIF: names), so that a directory of any size is written in the
-//! memory of one page.
+//! Writers take one object at a time and keep none of them, so that memory does not grow with the directory. Only LDIF
+//! keeps groups and some names until the end.
 
 mod csv;
 mod json;
@@ -15,24 +15,24 @@ use std::io::Write;
 
 use super::rules::Rules;
 
-/// What is written.
+/// Format to export.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Target {
-    /// Everything, a row a person or group.
+    /// All fields, one row per user or group.
     Csv,
-    /// Everything, an array of manifests.
+    /// All fields, an array of manifests.
     Json,
-    /// Everything, a document a manifest.
+    /// All fields, one document per manifest.
     Yaml,
-    /// People as inetOrgPerson and posixAccount, groups as groupOfNames.
+    /// Users as inetOrgPerson, groups as groupOfMembers.
     Ldif,
-    /// Names and hashes.
+    /// Usernames and hashes.
     Htpasswd,
-    /// /etc/passwd.
+    /// Lines of `/etc/passwd`.
     Passwd,
 }
 
-/// The writer of a format. `with_hashes`: CSV has a column for them.
+/// Returns the writer for a format. `with_hashes` adds a hash column to CSV. `base` is the base DN for LDIF.
 pub fn writer<'a>(
     target: Target,
     out: impl Write + 'a,

@@ -1,12 +1,12 @@
-//! Lines with colons: htpasswd and `/etc/passwd`.
+//! Writes htpasswd and `/etc/passwd`.
 
 use std::io::{self, Write};
 
 use super::record::{Record, Writer};
 use crate::rules::Kind;
 
-/// Number of the first person. Roster has no numbers; these hold for one file.
-const FIRST: u32 = 10_000;
+/// UID of the first user. Roster has no UIDs, so each export numbers its users from here.
+const FIRST_UID: u32 = 10_000;
 
 pub(super) struct Htpasswd<W>(W);
 
@@ -17,7 +17,7 @@ impl<W: Write> Htpasswd<W> {
 }
 
 impl<W: Write> Writer for Htpasswd<W> {
-    /// People without a hash are left out: a line without one lets nobody in, and some servers everybody.
+    /// Skips users without a hash, because some servers accept any password for an empty one.
     fn record(&mut self, record: Record<'_>) -> io::Result<()> {
         match record.hash.filter(|_| record.kind == Kind::User) {
             Some(hash) => writeln!(self.0, "{}:{hash}", record.username()),
@@ -32,12 +32,12 @@ impl<W: Write> Writer for Htpasswd<W> {
 
 pub(super) struct Passwd<W> {
     out: W,
-    next: u32,
+    next_uid: u32,
 }
 
 impl<W: Write> Passwd<W> {
     pub(super) fn new(out: W) -> Self {
-        Self { out, next: FIRST }
+        Self { out, next_uid: FIRST_UID }
     }
 }
 
@@ -46,9 +46,9 @@ impl<W: Write> Writer for Passwd<W> {
         if record.kind == Kind::Group {
             return Ok(());
         }
-        let number = self.next;
-        self.next += 1;
-        // Commas and colons separate fields.
+        let uid = self.next_uid;
+        self.next_uid += 1;
+        // Colons separate fields, and commas separate the parts of the GECOS field.
         let gecos = record.spec("displayName").replace([':', ','], " ");
         let shell = match record.spec("preferredShell") {
             "" => String::new(),
@@ -58,7 +58,7 @@ impl<W: Write> Writer for Passwd<W> {
         let lock = if matches!(record.spec("state"), "Disabled" | "Banned") { "!" } else { "" };
         let hash = record.hash.unwrap_or("*");
         let username = record.username();
-        writeln!(self.out, "{username}:{lock}{hash}:{number}:{number}:{gecos}:/home/{username}:{shell}")
+        writeln!(self.out, "{username}:{lock}{hash}:{uid}:{uid}:{gecos}:/home/{username}:{shell}")
     }
 
     fn end(&mut self) -> io::Result<()> {

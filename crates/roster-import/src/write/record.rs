@@ -1,4 +1,4 @@
-//! What is written, and by what.
+//! The interface of writers.
 
 use std::io;
 
@@ -6,16 +6,15 @@ use serde_json::Value;
 
 use crate::rules::Kind;
 
-/// An object that is written. Not `Debug`: there is a hash in it.
+/// An object to write. Not `Debug`, because it contains a hash.
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
-    /// User or Group.
     pub kind: Kind,
-    /// `metadata` and `spec`.
+    /// Manifest with `metadata` and `spec`.
     pub object: &'a Value,
-    /// The password Secret, with a hash.
+    /// Manifest of the password Secret, if hashes are exported.
     pub secret: Option<&'a Value>,
-    /// The hash in it.
+    /// Hash in the Secret.
     pub hash: Option<&'a str>,
 }
 
@@ -37,12 +36,12 @@ impl Record<'_> {
     }
 }
 
-/// A writer of one format. Groups come before people.
+/// Writer of one format. Write groups before users.
 pub trait Writer {
-    /// What stands before everything.
+    /// Writes the header, if the format has one.
     ///
     /// # Errors
-    /// If it can't be written.
+    /// If the output can't be written.
     fn begin(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -50,13 +49,13 @@ pub trait Writer {
     /// Writes one object.
     ///
     /// # Errors
-    /// If it can't be written.
+    /// If the output can't be written.
     fn record(&mut self, record: Record<'_>) -> io::Result<()>;
 
-    /// What stands behind everything.
+    /// Writes the rest and flushes the output.
     ///
     /// # Errors
-    /// If it can't be written.
+    /// If the output can't be written.
     fn end(&mut self) -> io::Result<()> {
         Ok(())
     }

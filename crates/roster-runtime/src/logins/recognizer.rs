@@ -130,7 +130,7 @@ impl Recognizer {
         // Read anew each time: a key is revoked at once, on every replica.
         let Some(opened) = self.vault.open(&person.username, &person.uid).await? else { return Ok(None) };
         let now = Timestamp::now();
-        let mut keys = opened.credential.api_keys.iter().filter(|key| !key.is_over(now));
+        let mut keys = opened.credential.api_keys.iter().filter(|key| !key.is_expired(now));
         let Some(key) = keys.find(|key| key.digest.is_of(text)) else { return Ok(None) };
         // The look-up may have taken seconds, in which the User was disabled, renamed or put into another group.
         if self.informers.is_blind_to_users() {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use roster_api::credentials::{ApiKeySpec, ApiKeyStatus};
 use roster_api::directory::API_VERSION;
-use roster_credentials::api_key::{ApiKey, MOST, MOST_NAME_CHARACTERS};
+use roster_credentials::api_key::{ApiKey, MAX_KEYS, MAX_NAME_CHARACTERS};
 use roster_credentials::credential::Credential;
 use roster_runtime::notifications::Notice;
 use secrecy::ExposeSecret;
@@ -35,7 +35,7 @@ fn object(key: &ApiKey, secret: Option<String>, now: Timestamp) -> Value {
         expiration_timestamp: Some(Time(key.expires)),
         current_password: None,
     };
-    let status = ApiKeyStatus { key: secret, last_used_time: key.last_used.map(Time), expired: key.is_over(now) };
+    let status = ApiKeyStatus { key: secret, last_used_time: key.last_used.map(Time), expired: key.is_expired(now) };
     json!({
         "kind": "APIKey", "apiVersion": API_VERSION,
         "metadata": {"name": key.name, "creationTimestamp": Time(key.created)},
@@ -107,10 +107,10 @@ pub async fn create(
     };
     let add = |credential: &mut Credential| {
         // Those that have ended make room.
-        let is_current = |key: &&ApiKey| !key.is_over(now);
-        let has_room = credential.api_keys.iter().filter(is_current).count() < MOST;
+        let is_current = |key: &&ApiKey| !key.is_expired(now);
+        let has_room = credential.api_keys.iter().filter(is_current).count() < MAX_KEYS;
         if has_room && !is_dry_run {
-            credential.api_keys.retain(|key| !key.is_over(now));
+            credential.api_keys.retain(|key| !key.is_expired(now));
             credential.api_keys.push(made.clone());
         }
         has_room
@@ -118,7 +118,7 @@ pub async fn create(
     let confirmation = Some(confirmation).filter(|_| is_own);
     let change = CredentialChange { api: &api, target: &target, person: &person, confirmation };
     if !change.make(add).await? {
-        return Err(ApiError::refused(format!("a user has at most {MOST} API keys: revoke one"), about));
+        return Err(ApiError::refused(format!("a user has at most {MAX_KEYS} API keys: revoke one"), about));
     }
     if !is_dry_run {
         info!(user = target.name, by = target.caller.username, key = made.name, "an API key was made");
@@ -133,8 +133,8 @@ pub async fn create(
 
 fn expiry(spec: &ApiKeySpec, longest: Duration, now: Timestamp, about: About<'_>) -> Result<Timestamp, ApiError> {
     let name = spec.display_name.trim();
-    if name.is_empty() || name.chars().count() > MOST_NAME_CHARACTERS || name.chars().any(char::is_control) {
-        let message = format!("must have 1 to {MOST_NAME_CHARACTERS} characters, and none that controls");
+    if name.is_empty() || name.chars().count() > MAX_NAME_CHARACTERS || name.chars().any(char::is_control) {
+        let message = format!("must have 1 to {MAX_NAME_CHARACTERS} characters, and none that controls");
         return Err(ApiError::invalid(about, "spec.displayName", &message));
     }
     let Some(expires) = &spec.expiration_timestamp else { return Ok(now + LIFETIME.min(longest)) };
