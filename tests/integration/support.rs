@@ -99,7 +99,8 @@ impl Cluster {
 /// What control planes start from.
 fn template() -> &'static Template {
     static TEMPLATE: OnceLock<Template> = OnceLock::new();
-    TEMPLATE.get_or_init(|| Template::in_folder(&target_dir().join("tests")).expect("the first control plane starts"))
+    TEMPLATE
+        .get_or_init(|| Installation::template(&target_dir().join("tests")).expect("the first control plane starts"))
 }
 
 /// The control plane of tests that leave each other alone: they use names of their own and do not touch operators.

@@ -2,9 +2,9 @@
 //! the integration tests, `make demo` and `make up` share.
 //!
 //! ```text
-//!  assets ──▶ control_plane ──▶ kubectl ──▶ operator
-//!               │    │                        │
-//!              pki  process ◀─────────────────┴──▶ balancer
+//!  assets ──▶ template ──▶ control_plane ──▶ kubectl ──▶ operator
+//!                            │    │                        │
+//!                           pki  process ◀─────────────────┴──▶ balancer
 //! ```
 //!
 //! Everything listens on loopback, on free ports; nothing outlives the process that started it.
@@ -19,7 +19,7 @@ pub mod pki;
 mod ports;
 pub mod process;
 mod python;
-pub mod template;
+mod template;
 
 pub use control_plane::{ControlPlane, Flags};
 pub use kubectl::Kubectl;

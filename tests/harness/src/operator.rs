@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::balancer::Balancer;
-use crate::control_plane::{ControlPlane, NAMESPACE, OIDC_AUDIENCE, ROSTER_CA};
+use crate::control_plane::{ControlPlane, Flags, NAMESPACE, OIDC_AUDIENCE, ROSTER_CA};
 use crate::kubectl::{Kubectl, eventually};
 use crate::paths::project_root;
 use crate::ports::free_port;
 use crate::process::Process;
+use crate::template::Template;
 
 /// A Secret that admission looks at.
 const PROBE: &str = "\
@@ -35,6 +36,21 @@ pub struct Installation {
 }
 
 impl Installation {
+    /// Returns the template in `parent` for control planes that the chart will be installed on: it has the CRDs and the
+    /// namespace.
+    ///
+    /// # Errors
+    /// If the control plane that it is copied from does not start.
+    pub fn template(parent: &Path) -> Result<Template> {
+        Template::in_folder(parent, |dir| {
+            let plane = ControlPlane::start(dir, Flags::default())?;
+            prepare(&plane)?;
+            let dir = plane.dir.clone();
+            plane.stop()?;
+            Ok(dir)
+        })
+    }
+
     /// Installs the chart for operators outside the cluster, with further `values` (`--set` of helm).
     ///
     /// # Errors
@@ -81,7 +97,7 @@ fn install_crds(plane: &ControlPlane) -> Result<()> {
 
 /// Creates what the chart does not: the namespace with the certificate authority that kube-apiserver trusts already, and the
 /// CRDs.
-pub(crate) fn prepare(plane: &ControlPlane) -> Result<()> {
+fn prepare(plane: &ControlPlane) -> Result<()> {
     plane.kubectl.run(&["create", "namespace", NAMESPACE])?;
     let file = |from: &str, to: &str| {
         format!("--from-file=ca-1.{to}={}", plane.dir.join("pki").join(format!("{ROSTER_CA}.{from}")).display())

@@ -10,8 +10,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 
 use crate::assets::Assets;
-use crate::control_plane::{ControlPlane, Flags};
-use crate::operator::prepare;
 use crate::paths::project_root;
 
 /// What the control planes of tests start from.
@@ -21,12 +19,13 @@ pub struct Template {
 }
 
 impl Template {
-    /// The template in `parent`. It is made if there is none of these CRDs and this Kubernetes, and anew every week: its
+    /// Returns the template in `parent`. If there is none for these CRDs and this Kubernetes, `make` runs a control plane in
+    /// the folder that it is given, stops it, and returns where its files are. A template is replaced every week, because its
     /// certificates expire.
     ///
     /// # Errors
-    /// If the control plane does not start.
-    pub fn in_folder(parent: &Path) -> Result<Self> {
+    /// If `make` fails, or files can't be copied.
+    pub(crate) fn in_folder(parent: &Path, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<Self> {
         std::fs::create_dir_all(parent)?;
         // Test programs that share the folder wait here for the first of them.
         let lock = File::create(parent.join("template.lock"))?;
@@ -39,11 +38,7 @@ impl Template {
         if dir.exists() {
             std::fs::remove_dir_all(&dir)?;
         }
-        let plane = ControlPlane::start(&dir.join("source"), Flags::default())?;
-        prepare(&plane)?;
-        let source = plane.dir.clone();
-        plane.stop()?;
-        Self { dir: source }.copy_to(&dir)?;
+        Self { dir: make(&dir.join("source"))? }.copy_to(&dir)?;
         std::fs::remove_dir_all(dir.join("source"))?;
         std::fs::write(made, key)?;
         Ok(Self { dir })
@@ -73,6 +68,6 @@ fn key() -> Result<u64> {
     for crd in &files {
         std::fs::read(crd)?.hash(&mut hasher);
     }
-    (week, include_str!("control_plane.rs")).hash(&mut hasher);
+    (week, include_str!("control_plane.rs"), include_str!("operator.rs")).hash(&mut hasher);
     Ok(hasher.finish())
 }
