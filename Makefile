@@ -44,7 +44,7 @@ test-scale: build control-plane
 	$(CARGO) test --locked --test integration -- --nocapture --test-threads=1 scale::
 
 ## bench: measure Roster beside what people would use instead; one table, and target/bench/results.json. BENCH_FLAGS:
-## what `roster-bench --help` tells. The control plane collects garbage as often as it does by default
+## what `roster-bench --help` tells. The control plane runs with Go's default for garbage collection, unlike that of tests
 bench: export GOGC = 100
 bench: control-plane
 	$(CARGO) test --locked --release -p roster-bench
@@ -73,8 +73,8 @@ control-plane: toolchain
 	$(CARGO) build --locked --release $(PRODUCT) --bin roster-dev
 	@$(RELEASE)/roster-dev assets >/dev/null
 
-## image: the container image, as an OCI archive in target/image/roster.tar. IMAGE names it. It leaves its program, which is
-## linked statically, in place of that of `make build`: `make test` compiles it once, and tests what ships
+## image: the container image, as an OCI archive in target/image/roster.tar. IMAGE names it. Its program is linked statically
+## and replaces the one that `make build` leaves in target/release; `make test` builds and tests only this one
 IMAGE ?= roster:dev
 image: toolchain
 	@if ! command -v buildah >/dev/null; then echo "buildah is missing: install it (Debian: apt-get install buildah)" >&2; exit 1; fi
@@ -102,8 +102,8 @@ lint:
 	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
 	@$(MAKE) --no-print-directory deny
 
-## deny: licences, duplicates and sources of the dependencies (installs cargo-deny where it is missing, without optimization:
-## compiling it takes a fraction of the time, and it runs for seconds)
+## deny: licences, duplicates and sources of the dependencies (installs cargo-deny where it is missing; a debug build, which
+## takes a fraction of the time to compile and is fast enough)
 deny:
 	@if ! command -v cargo-deny >/dev/null; then CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --locked --debug cargo-deny@0.20.2; fi
 	$(CARGO) deny --locked check bans licenses sources

@@ -250,7 +250,7 @@ impl ControlPlane {
     }
 }
 
-/// Asks kube-apiserver whether it is ready. A call of kubectl costs 40 ms of CPU time, so it waits for the port to be open.
+/// Asks kube-apiserver whether it is ready. Each kubectl call costs 40 ms of CPU time, so it is made only once the port is open.
 fn ready(kubectl: &Kubectl, port: u16) -> Result<()> {
     TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     kubectl.run(&["get", "--raw", "/readyz"])?;
@@ -305,8 +305,8 @@ impl Certificates {
     }
 }
 
-/// A command of a Go program. It collects garbage a quarter as often as by default, unless `GOGC` says otherwise: these
-/// programs are small here and short-lived, and collecting takes a fifth of their CPU time.
+/// A command that runs a Go program. Unless `GOGC` is set, it collects garbage a quarter as often as by default: the heaps are
+/// small and the processes short-lived, and collection takes a fifth of their CPU time.
 fn go_program(program: &Path) -> Command {
     let mut command = Command::new(program);
     if std::env::var_os("GOGC").is_none() {

@@ -62,7 +62,7 @@ impl Kubectl {
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env("KUBECONFIG", &self.kubeconfig).env("KUBECACHEDIR", "/dev/null");
-        // A call is over before collecting garbage pays.
+        // A call ends before garbage collection pays off.
         command.env("GOGC", "off");
         command
     }

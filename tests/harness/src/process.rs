@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
-/// A running child process. Dropping it kills it at once: what a control plane of tests holds is never needed again, and
+/// A running child process. Dropping it kills it at once: nothing that a control plane of tests holds is needed again, and
 /// kube-apiserver and kube-controller-manager take seconds to end gracefully.
 #[derive(Debug)]
 pub struct Process {

@@ -1,5 +1,5 @@
-//! A control plane with Roster's CRDs and namespace that was started once and stopped. Others start from a copy of its data,
-//! which saves them the first start of Kubernetes: its roles, its service accounts, and the CRDs.
+//! Certificates and etcd data of a control plane that has Roster's CRDs and namespace. Other control planes start from a copy,
+//! which saves them the first start of Kubernetes (its roles and service accounts) and the installation of the CRDs.
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
