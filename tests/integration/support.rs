@@ -14,7 +14,7 @@ use kube::{Client, Config};
 use roster_api::condition::find;
 use roster_api::user::PasswordSecretRef;
 use roster_api::{PASSWORD_SECRET_TYPE, USER_ANNOTATION, User, UserSpec};
-use roster_harness::{ControlPlane, Flags, Installation, Operator, operator_under_test, target_dir};
+use roster_harness::{ControlPlane, Flags, Installation, Operator, Template, operator_under_test, target_dir};
 
 /// How long the tests wait for what should be there at once: machines are slow and noisy, and no test asserts speed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,7 +44,7 @@ impl Cluster {
         if dir.exists() {
             std::fs::remove_dir_all(&dir).expect("the folder of an earlier run can be removed");
         }
-        let plane = ControlPlane::start(&dir, flags).expect("the control plane starts");
+        let plane = ControlPlane::start_from(Some(template()), &dir, flags).expect("the control plane starts");
         let installation = Installation::install(&plane, values).expect("the chart installs");
         Self { plane, installation, operators: Mutex::default() }
     }
@@ -94,6 +94,13 @@ impl Cluster {
         let files = std::fs::read_dir(&self.plane.dir).expect("the folder can be read").flatten();
         files.map(|file| file.path()).filter(|path| path.to_string_lossy().contains("operator-")).collect()
     }
+}
+
+/// What control planes start from.
+fn template() -> &'static Template {
+    static TEMPLATE: OnceLock<Template> = OnceLock::new();
+    TEMPLATE
+        .get_or_init(|| Installation::template(&target_dir().join("tests")).expect("the first control plane starts"))
 }
 
 /// The control plane of tests that leave each other alone: they use names of their own and do not touch operators.

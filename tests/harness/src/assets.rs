@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
@@ -23,12 +24,21 @@ pub struct Assets {
 }
 
 impl Assets {
-    /// Finds the programs: in `KUBEBUILDER_ASSETS` (kubectl and helm also on PATH), and what is not there in the
-    /// project's own build, which is made if it is missing.
+    /// Finds the programs, once in this process: in `KUBEBUILDER_ASSETS` (kubectl and helm also on PATH), and what is not
+    /// there in the project's own build, which is made if it is missing.
     ///
     /// # Errors
     /// If a program is neither found nor can be built; the message says how to get it.
     pub fn resolve() -> Result<Self> {
+        static FOUND: Mutex<Option<Assets>> = Mutex::new(None);
+        let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*found {
+            Some(found) => Ok(found.clone()),
+            None => Ok(found.insert(Self::find()?).clone()),
+        }
+    }
+
+    fn find() -> Result<Self> {
         let given = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
         if let Some(dir) = &given
             && !dir.is_dir()

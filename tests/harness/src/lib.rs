@@ -2,9 +2,9 @@
 //! the integration tests, `make demo` and `make up` share.
 //!
 //! ```text
-//!  assets ──▶ control_plane ──▶ kubectl ──▶ operator
-//!               │    │                        │
-//!              pki  process ◀─────────────────┴──▶ balancer
+//!  assets ──▶ template ──▶ control_plane ──▶ kubectl ──▶ operator
+//!                            │    │                        │
+//!                           pki  process ◀─────────────────┴──▶ balancer
 //! ```
 //!
 //! Everything listens on loopback, on free ports; nothing outlives the process that started it.
@@ -19,6 +19,7 @@ pub mod pki;
 mod ports;
 pub mod process;
 mod python;
+mod template;
 
 pub use control_plane::{ControlPlane, Flags};
 pub use kubectl::Kubectl;
@@ -26,3 +27,4 @@ pub use operator::{Installation, Operator};
 pub use paths::{operator_under_test, project_root, target_dir};
 pub use ports::free_port;
 pub use python::python_with_packages;
+pub use template::Template;

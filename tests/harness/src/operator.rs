@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::balancer::Balancer;
-use crate::control_plane::{ControlPlane, NAMESPACE, OIDC_AUDIENCE, ROSTER_CA};
+use crate::control_plane::{ControlPlane, Flags, NAMESPACE, OIDC_AUDIENCE, ROSTER_CA};
 use crate::kubectl::{Kubectl, eventually};
 use crate::paths::project_root;
 use crate::ports::free_port;
 use crate::process::Process;
+use crate::template::Template;
 
 /// A Secret that admission looks at.
 const PROBE: &str = "\
@@ -35,13 +36,30 @@ pub struct Installation {
 }
 
 impl Installation {
+    /// Returns the template in `parent` for control planes that the chart will be installed on: it has the CRDs and the
+    /// namespace.
+    ///
+    /// # Errors
+    /// If the control plane that it is copied from does not start.
+    pub fn template(parent: &Path) -> Result<Template> {
+        Template::in_folder(parent, |dir| {
+            let plane = ControlPlane::start(dir, Flags::default())?;
+            prepare(&plane)?;
+            let dir = plane.dir.clone();
+            plane.stop()?;
+            Ok(dir)
+        })
+    }
+
     /// Installs the chart for operators outside the cluster, with further `values` (`--set` of helm).
     ///
     /// # Errors
     /// If helm or the API server refuses it.
     pub fn install(plane: &ControlPlane, values: &[&str]) -> Result<Self> {
-        install_authority(plane)?;
-        Self::reinstall(plane, values)
+        if !plane.is_prepared {
+            prepare(plane)?;
+        }
+        Self::install_chart(plane, values)
     }
 
     /// The same once more after `helm uninstall`: the namespace and what Roster kept in it are still there.
@@ -49,6 +67,11 @@ impl Installation {
     /// # Errors
     /// If helm or the API server refuses it.
     pub fn reinstall(plane: &ControlPlane, values: &[&str]) -> Result<Self> {
+        install_crds(plane)?;
+        Self::install_chart(plane, values)
+    }
+
+    fn install_chart(plane: &ControlPlane, values: &[&str]) -> Result<Self> {
         let balancer = plane.balancer.clone();
         let chart = project_root().join("charts/roster");
         let external = format!("externalURL=https://localhost:{}", balancer.port);
@@ -56,7 +79,6 @@ impl Installation {
             vec!["install", "roster", chart.to_str().context("the path is UTF-8")?, "-n", NAMESPACE, "--skip-crds"];
         args.extend(["--set", &external, "--set", "anonymousLogins=true"]);
         args.extend(values.iter().flat_map(|value| ["--set", value]));
-        install_crds(plane)?;
         plane.kubectl.helm(&args)?;
         let token = plane.kubectl.run(&["create", "token", "roster", "-n", NAMESPACE, "--duration=24h"])?;
         let kubeconfig = plane.kubeconfig_for_token(&plane.dir.join("operator.kubeconfig"), token.trim())?;
@@ -73,15 +95,16 @@ fn install_crds(plane: &ControlPlane) -> Result<()> {
     Ok(())
 }
 
-/// Makes the namespace, with the certificate authority that kube-apiserver trusts already.
-fn install_authority(plane: &ControlPlane) -> Result<()> {
+/// Creates what the chart does not: the namespace with the certificate authority that kube-apiserver trusts already, and the
+/// CRDs.
+fn prepare(plane: &ControlPlane) -> Result<()> {
     plane.kubectl.run(&["create", "namespace", NAMESPACE])?;
     let file = |from: &str, to: &str| {
         format!("--from-file=ca-1.{to}={}", plane.dir.join("pki").join(format!("{ROSTER_CA}.{from}")).display())
     };
     let (cert, key) = (file("crt", "crt"), file("key", "key"));
     plane.kubectl.run(&["create", "secret", "generic", "roster-ca", "-n", NAMESPACE, &cert, &key])?;
-    Ok(())
+    install_crds(plane)
 }
 
 /// A running operator. Dropping it ends it.

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
-/// A running child. Dropping it ends it: SIGTERM, and SIGKILL after five seconds.
+/// A running child process. Dropping it kills it at once: nothing that a control plane of tests holds is needed again, and
+/// kube-apiserver and kube-controller-manager take seconds to end gracefully.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -86,9 +87,8 @@ impl Process {
     }
 
     /// Ends the process at once, as a crash would.
-    pub fn kill(mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    pub fn kill(self) {
+        drop(self);
     }
 
     /// Asks the process to end and waits for it.
@@ -96,10 +96,6 @@ impl Process {
     /// # Errors
     /// If it has to be killed.
     pub fn stop(mut self, patience: Duration) -> Result<()> {
-        self.end(patience)
-    }
-
-    fn end(&mut self, patience: Duration) -> Result<()> {
         if !self.is_running() {
             return Ok(());
         }
@@ -111,15 +107,14 @@ impl Process {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        self.child.kill()?;
-        self.child.wait()?;
         bail!("{} did not end within {patience:?} of SIGTERM", self.name)
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.end(Duration::from_secs(5));
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

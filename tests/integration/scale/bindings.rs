@@ -1,5 +1,6 @@
 //! Ten thousand users in a thousand groups, nested three deep, with a thousand role bindings over a thousand namespaces.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -13,7 +14,7 @@ use serde_json::json;
 use super::{count, peak_memory};
 use crate::support::{Cluster, audit_position, can, condition, operator_writes};
 
-const USERS: u32 = 10_000;
+static USERS: LazyLock<u32> = LazyLock::new(|| super::size(10_000).try_into().expect("it fits"));
 /// Groups: 10 at the top, each with 9 in the middle, each with 10 at the bottom, where the users are.
 const TOP: u32 = 10;
 const MIDDLE: u32 = 90;
@@ -86,7 +87,7 @@ async fn populate(cluster: &Cluster) {
     create_all(&Api::all(client.clone()), namespaces).await;
     create_all(&Api::all(client.clone()), groups()).await;
     create_all(&Api::all(client.clone()), bindings()).await;
-    let users = (0..USERS)
+    let users = (0..*USERS)
         .map(|i| User::new(&format!("user-{i}"), UserSpec { groups: vec![bottom(i)], ..UserSpec::default() }));
     create_all(&Api::all(client), users).await;
 }
@@ -119,8 +120,8 @@ async fn ten_thousand_users_in_a_thousand_groups_converge_and_a_change_touches_w
     })
     .await;
     println!("{natives} native bindings after {:.1} s", started.elapsed().as_secs_f64());
-    until(&cluster, "users", |metrics| count(metrics, "roster_writes_total{kind=\"UserStatus\"}") >= USERS).await;
-    println!("{USERS} users after {:.1} s", started.elapsed().as_secs_f64());
+    until(&cluster, "users", |metrics| count(metrics, "roster_writes_total{kind=\"UserStatus\"}") >= *USERS).await;
+    println!("{} users after {:.1} s", *USERS, started.elapsed().as_secs_f64());
     // Groups are looked at once a second: the last counts come after the last users.
     tokio::time::sleep(Duration::from_secs(5)).await;
 
@@ -130,7 +131,7 @@ async fn ten_thousand_users_in_a_thousand_groups_converge_and_a_change_touches_w
         .iter()
         .map(|group| group.status.as_ref().and_then(|status| status.members).unwrap_or_default())
         .sum();
-    assert_eq!(members, i64::from(USERS) * 3, "each user is in three groups");
+    assert_eq!(members, i64::from(*USERS) * 3, "each user is in three groups");
     for binding in list::<RoleBinding>(&client).await {
         let status = binding.status.clone().unwrap_or_default();
         assert!(
@@ -152,14 +153,14 @@ async fn ten_thousand_users_in_a_thousand_groups_converge_and_a_change_touches_w
     let keys = 2;
     assert_eq!(
         per_user("secrets"),
-        USERS as usize + keys,
+        *USERS as usize + keys,
         "one identity Secret a user, and the keys to sign and to seal"
     );
-    assert!(per_user("users/status") < USERS as usize * 11 / 10, "one status a user, give or take conflicts");
+    assert!(per_user("users/status") < *USERS as usize * 11 / 10, "one status a user, give or take conflicts");
 
     one_membership(&cluster).await;
     restart(&cluster).await;
-    super::queries::measure(&cluster, USERS).await;
+    super::queries::measure(&cluster, *USERS).await;
 }
 
 async fn one_membership(cluster: &Cluster) {
@@ -189,7 +190,7 @@ async fn restart(cluster: &Cluster) {
     cluster.start_operator(&[]);
     println!("ready again after {:.1} s", started.elapsed().as_secs_f64());
     until(cluster, "everything is looked at", |metrics| {
-        count(metrics, "roster_user_reconciliations_total{outcome=\"ok\"}") >= USERS
+        count(metrics, "roster_user_reconciliations_total{outcome=\"ok\"}") >= *USERS
             && count(metrics, "roster_role_binding_reconciliations_total{outcome=\"ok\"}") >= BINDINGS
             && count(metrics, "roster_group_reconciliations_total{outcome=\"ok\"}") >= TOP + MIDDLE + BOTTOM
     })

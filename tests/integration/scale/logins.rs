@@ -1,8 +1,8 @@
 //! Ten thousand logins at once: none is lost. And how many there are to the second, beside the hash alone.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
@@ -17,7 +17,7 @@ use crate::logins::{PASSWORD, body, known_everywhere, token};
 use crate::support::{Cluster, create, eventually, password_secret, user, wait_until_ready};
 
 const USERS: usize = 100;
-const ATTEMPTS: usize = 10_000;
+static ATTEMPTS: LazyLock<usize> = LazyLock::new(|| super::size(10_000));
 
 /// A cheap hash, of the kind that people bring along: most of the time of this test would go into hashing otherwise.
 fn cheap_hash() -> String {
@@ -76,7 +76,7 @@ async fn ten_thousand_mixed_logins_lose_no_update() {
     let last_success: Mutex<HashMap<&str, (Timestamp, Timestamp)>> = Mutex::default();
     let (granted, refused) = (AtomicU32::new(0), AtomicU32::new(0));
     // Of four attempts, one is right; each user has two sources, and each pair of them meets both replicas.
-    let attempts = stream::iter(0..ATTEMPTS).map(|at| {
+    let attempts = stream::iter(0..*ATTEMPTS).map(|at| {
         let (replicas, last_success, granted, refused) = (&replicas, &last_success, &granted, &refused);
         let (of, turn) = (at % USERS, at / USERS);
         let name = if turn % 2 == 0 { &mixed[of] } else { &failing[of] };
@@ -104,12 +104,12 @@ async fn ten_thousand_mixed_logins_lose_no_update() {
     let took = started.elapsed();
     let (granted, refused) = (granted.into_inner(), refused.into_inner());
     println!("{granted} logins and {refused} refusals in {took:.1?}, at two replicas");
-    assert_eq!(granted + refused, u32::try_from(ATTEMPTS).unwrap());
+    assert_eq!(granted + refused, u32::try_from(*ATTEMPTS).unwrap());
 
     let users = cluster.users().await;
     let last_success = last_success.into_inner().unwrap();
     let expected = |is_wrong: fn(usize) -> bool| {
-        let turns = (0..ATTEMPTS / USERS).filter(|turn| is_wrong(*turn)).count();
+        let turns = (0..*ATTEMPTS / USERS).filter(|turn| is_wrong(*turn)).count();
         i64::try_from(turns).ok()
     };
     let wrong = expected(|turn| turn % 4 == 2);
