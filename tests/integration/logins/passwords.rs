@@ -269,7 +269,7 @@ async fn case_b2_a_password_is_accepted_however_its_letters_are_composed() {
         token(&direct, &name, set).await;
     }
     let name = unique("imported");
-    let secret = crate::support::password_secret(&name, "passwordHash", &bcrypt::hash(decomposed, 10).unwrap());
+    let secret = crate::support::password_secret(&name, "passwordHash", bcrypt::hash(decomposed, 10).unwrap());
     crate::support::create(&cluster.secrets("default").await, &secret).await;
     let users = cluster.users().await;
     crate::support::create(&users, &crate::support::user(&name, true)).await;
