@@ -1,4 +1,4 @@
-//! `roster reference`: the pages of `docs/reference`, read out of the types. What a page says is what kube-apiserver, the
+//! `roster reference`: the pages of `docs/reference/api`, read out of the types. What a page says is what kube-apiserver, the
 //! aggregated API and the command line go by.
 
 mod commands;
