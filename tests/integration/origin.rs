@@ -190,7 +190,7 @@ async fn the_port_gives_to_somebody_without_credentials_what_the_threat_model_sa
     let cluster = shared();
     let direct = Direct::new(cluster, 0, None).await;
     let page = std::fs::read_to_string(project_root().join("docs/explanation/security.md")).unwrap();
-    let section = page.split("\n## ").find(|section| section.starts_with("What the port gives to somebody without"));
+    let section = page.split("\n## ").find(|section| section.starts_with("Unauthenticated requests"));
     let rows = section.expect("the table is there").lines().filter(|line| line.starts_with("| `"));
     let mut paths = Vec::new();
     for row in rows {
