@@ -1,5 +1,5 @@
-//! The `roster` program: picks the TLS provider and parses arguments, nothing more. Under the name `kubectl-roster` it is
-//! a plugin of kubectl.
+//! The `roster` program: installs the TLS provider and parses arguments. Invoked as `kubectl-roster`, it is a kubectl
+//! plugin.
 
 #![forbid(unsafe_code)]
 
@@ -20,7 +20,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        eprintln!("error: a TLS provider is installed already");
+        eprintln!("error: a TLS provider is already installed");
         return ExitCode::FAILURE;
     }
     let program = std::env::args_os().next().unwrap_or_default();

@@ -32,6 +32,7 @@ use roster_runtime::notifications::Notifier;
 use roster_runtime::operations::health::{self, Health, Heartbeat};
 use roster_runtime::operations::leader::{Campaign, Pulses};
 use roster_runtime::operations::supervisor::Supervisor;
+use roster_runtime::tls::api_servers;
 use roster_runtime::tls::certificates::Certificates;
 use roster_runtime::tls::connections::{LIMITS, PROBE_LIMITS};
 use roster_runtime::tls::listener::{self, Port};
@@ -127,6 +128,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
         limits: LIMITS,
         app,
         is_api_server: Arc::new(move |chain| recognizer.recognises(chain)),
+        api_servers: api_servers::expected(client.clone()).await,
         shed: metrics.connections_shed.clone(),
         leaving: leaving.clone(),
     };
@@ -173,6 +175,7 @@ fn probe_port(health: &Arc<Health>, metrics: &Arc<Metrics>) -> Port {
         limits: PROBE_LIMITS,
         app: health::router(Arc::clone(health), Arc::clone(metrics)),
         is_api_server: Arc::new(|_| false),
+        api_servers: Vec::new(),
         shed: metrics.connections_shed.clone(),
         leaving: CancellationToken::new(),
     }

@@ -1,4 +1,4 @@
-//! `roster check`: whether what is installed works, as kube-apiserver sees it. `helm test` runs it.
+//! `roster check`: checks the installation through kube-apiserver. `helm test` runs it.
 
 use std::time::{Duration, Instant};
 
@@ -12,16 +12,16 @@ use kube::{Api, Client, Config, ResourceExt};
 use roster_api::crd;
 use serde_json::{Value, to_value};
 
-/// How long to wait before everything is looked at once more.
+/// Time between two rounds of checks.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a single answer may take. kube-apiserver itself waits five seconds for the directory.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout of a single request. kube-apiserver itself waits five seconds for the directory.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Flags of `roster check`.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// How long to wait until all is well, such as 30s or 2m.
+    /// How long to wait until all checks pass, such as 30s or 2m.
     #[arg(long, default_value = "60s")]
     timeout: jiff::SignedDuration,
 
@@ -29,43 +29,43 @@ pub(super) struct Args {
     #[arg(long, default_value = "roster")]
     webhook_configuration: String,
 
-    /// Do not ask for the webhook that hashes passwords: this installation goes without it.
+    /// Skip the webhook that hashes passwords: the installation does not have it.
     #[arg(long)]
     without_password_admission: bool,
 }
 
-/// Prints one line for each thing that was looked at. Returns whether all of them are well.
+/// Prints one line for each check. Returns whether all of them passed.
 ///
 /// # Errors
-/// If there is no cluster to look at.
+/// If no cluster is configured.
 pub(super) fn execute(args: &Args) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut config = Config::infer().await.context("no access to a cluster: set KUBECONFIG")?;
-        // All of it is tried again here, and what is wrong meanwhile is what there is to tell.
+        // This loop retries, and the last errors are printed.
         config.default_retry = false;
-        config.connect_timeout = Some(PATIENCE);
-        config.read_timeout = Some(PATIENCE);
+        config.connect_timeout = Some(REQUEST_TIMEOUT);
+        config.read_timeout = Some(REQUEST_TIMEOUT);
         let client = Client::try_from(config)?;
-        let deadline = Instant::now() + Duration::try_from(args.timeout).context("--timeout can't be negative")?;
+        let deadline = Instant::now() + Duration::try_from(args.timeout).context("--timeout must not be negative")?;
         loop {
             let findings = findings(&client, args).await;
-            let is_well = findings.iter().all(|(_, outcome)| outcome.is_ok());
-            if is_well || Instant::now() > deadline {
+            let all_passed = findings.iter().all(|(_, outcome)| outcome.is_ok());
+            if all_passed || Instant::now() > deadline {
                 for (what, outcome) in findings {
                     match outcome {
                         Ok(()) => println!("ok      {what}"),
                         Err(error) => println!("FAILED  {what}: {error:#}"),
                     }
                 }
-                return Ok(is_well);
+                return Ok(all_passed);
             }
             tokio::time::sleep(PAUSE).await;
         }
     })
 }
 
-/// What was looked at, and what is wrong with it.
+/// Runs all checks once. Returns their names and results.
 async fn findings(client: &Client, args: &Args) -> Vec<(String, Result<()>)> {
     let mut findings = Vec::new();
     for definition in crd::all() {
@@ -88,7 +88,7 @@ async fn established(client: &Client, expected: &CustomResourceDefinition) -> Re
     let conditions = definition.status.and_then(|status| status.conditions).unwrap_or_default();
     ensure!(conditions.iter().any(|c| c.type_ == "Established" && c.status == "True"), "it is not established");
     let (found, wanted) = (to_value(&definition.spec.versions)?, to_value(&expected.spec.versions)?);
-    // Helm does not upgrade CRDs, and what they do not know is dropped without a word.
+    // Helm does not upgrade CRDs, and kube-apiserver silently drops fields that they do not define.
     ensure!(
         includes(&found, &wanted),
         "its schema is that of another version: apply the CRDs of this one, as docs/how-to/install.md says"
@@ -96,7 +96,7 @@ async fn established(client: &Client, expected: &CustomResourceDefinition) -> Re
     Ok(())
 }
 
-/// Whether the API server, which adds defaults, has all that is expected.
+/// Returns whether `found` contains everything in `expected`. kube-apiserver adds defaults.
 fn includes(found: &Value, expected: &Value) -> bool {
     match (found, expected) {
         (Value::Object(found), Value::Object(expected)) => expected
@@ -122,12 +122,15 @@ async fn validating(client: &Client, name: &str) -> Result<()> {
     complete(webhooks.iter().map(|webhook| (webhook.name.as_str(), &webhook.client_config)))
 }
 
-/// Checks what Roster writes into each webhook of a configuration.
+/// Checks the fields that Roster writes into each webhook.
 fn complete<'a>(webhooks: impl Iterator<Item = (&'a str, &'a WebhookClientConfig)>) -> Result<()> {
     for (name, target) in webhooks {
-        ensure!(target.ca_bundle.is_some(), "{name} has no caBundle: has an operator been the leader yet?");
+        ensure!(
+            target.ca_bundle.is_some(),
+            "{name} has no caBundle: the leader writes it, so check that an operator is running"
+        );
         let has_path = target.service.as_ref().is_none_or(|service| service.path.is_some());
-        ensure!(has_path, "{name} has no path: has an operator been the leader yet?");
+        ensure!(has_path, "{name} has no path: the leader writes it, so check that an operator is running");
     }
     Ok(())
 }
@@ -136,7 +139,7 @@ async fn available(client: &Client) -> Result<()> {
     let service: APIService = Api::all(client.clone()).get("v1alpha1.directory.roster.dev").await?;
     let conditions = service.status.and_then(|status| status.conditions).unwrap_or_default();
     let condition = conditions.iter().find(|condition| condition.type_ == "Available");
-    let condition = condition.context("kube-apiserver has not looked at it yet")?;
+    let condition = condition.context("kube-apiserver has not checked it yet")?;
     ensure!(condition.status == "True", "{}", condition.message.as_deref().unwrap_or("it is not available"));
     Ok(())
 }
@@ -154,7 +157,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_the_api_server_adds_is_no_difference() {
+    fn defaults_added_by_kube_apiserver_are_ignored() {
         let found = json!([{"name": "v1alpha1", "served": true, "schema": {"a": {"type": "string"}}}]);
         assert!(includes(&found, &json!([{"name": "v1alpha1", "schema": {"a": {"type": "string"}}, "x": null}])));
         assert!(!includes(&found, &json!([{"name": "v1alpha1", "schema": {"b": {"type": "string"}}}])));

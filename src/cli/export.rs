@@ -1,4 +1,4 @@
-//! `roster export`: people and groups, page by page, in formats of other systems.
+//! `roster export`: writes people and groups in formats of other systems.
 
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
@@ -21,25 +21,25 @@ use serde_json::{Value, json};
 use super::import::PAGE;
 use super::private_file;
 
-/// Secrets that are read at a time.
+/// Maximum number of concurrent reads of Secrets.
 const CONCURRENCY: usize = 16;
 
 /// Flags of `roster export`.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// Format to write. CSV, JSON and YAML hold everything, the others what they have a place for.
+    /// Format to write. CSV, JSON and YAML contain all fields, the others only the fields that they support.
     #[arg(long, value_name = "FORMAT")]
     to: ExportFormat,
 
-    /// Include password hashes, from the password Secrets that Users refer to. Takes the right to get those Secrets.
+    /// Include password hashes, from the password Secrets that Users refer to. Requires permission to get those Secrets.
     #[arg(long)]
     with_hashes: bool,
 
-    /// File to write, for its owner alone. Default: standard output.
+    /// File to write, readable only by its owner. Default: standard output.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Base of the names in LDIF.
+    /// Base DN for LDIF.
     #[arg(long, value_name = "DN", default_value = "dc=example,dc=com")]
     base: String,
 }
@@ -47,15 +47,15 @@ pub(super) struct Args {
 /// Formats that `--to` accepts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum ExportFormat {
-    /// Everything, a row a person or group.
+    /// All fields, one row for each person or group.
     Csv,
-    /// Everything, an array of manifests.
+    /// All fields, as an array of manifests.
     Json,
-    /// Everything, a document a manifest.
+    /// All fields, as one YAML document for each manifest.
     Yaml,
     /// People as inetOrgPerson and posixAccount, groups as groupOfNames.
     Ldif,
-    /// Names and hashes.
+    /// Usernames and password hashes.
     Htpasswd,
     /// /etc/passwd.
     Passwd,
@@ -92,7 +92,10 @@ fn export(args: &Args, out: &mut dyn Write) -> Result<()> {
         export.each::<User>(Kind::User, writer.as_mut()).await?;
         writer.end()?;
         if export.unread > 0 {
-            eprintln!("{} people come without their hash: their password Secrets can't be read", export.unread);
+            eprintln!(
+                "exported {} people without a password hash: their password Secrets can't be read",
+                export.unread
+            );
         }
         Ok(())
     })
@@ -145,7 +148,7 @@ impl Export {
     }
 }
 
-/// What somebody has declared: the name, the labels, and the `spec`.
+/// Returns the declared part of an object: name, labels and `spec`.
 fn declared(kind: Kind, object: &DynamicObject) -> Value {
     let mut metadata = json!({"name": object.metadata.name});
     if let Some(labels) = object.metadata.labels.as_ref().filter(|labels| !labels.is_empty()) {
@@ -154,7 +157,10 @@ fn declared(kind: Kind, object: &DynamicObject) -> Value {
     json!({"apiVersion": API_VERSION, "kind": kind.name(), "metadata": metadata, "spec": object.data["spec"]})
 }
 
-/// The password Secret of a User, if there is one; an error if it can't be read.
+/// Reads the password Secret of a User, if it refers to one.
+///
+/// # Errors
+/// If the Secret can't be read, is not meant for this User, or contains no hash.
 async fn secret(client: &Client, user: &Value) -> Result<Option<assemble::Secret>, ()> {
     let reference = &user["spec"]["passwordSecretRef"];
     let (Some(namespace), Some(name)) = (reference["namespace"].as_str(), reference["name"].as_str()) else {

@@ -1,4 +1,4 @@
-//! Files that are read out of the types: printed, written, or compared with what is there.
+//! Generated files: prints, writes or checks them.
 
 use std::path::PathBuf;
 
@@ -11,13 +11,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "FOLDER", conflicts_with = "check")]
     write: Option<PathBuf>,
 
-    /// Compare the files in this folder with the types, and fail where they differ.
+    /// Check that the files in this folder are up to date, and fail if they are not.
     #[arg(long, value_name = "FOLDER")]
     check: Option<PathBuf>,
 }
 
 impl Args {
-    /// Does it for one file.
+    /// Prints, writes or checks one file.
     ///
     /// # Errors
     /// If the file can't be written or read, or differs.
@@ -29,7 +29,7 @@ impl Args {
             let path = folder.join(name);
             let written = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
             if written != content {
-                bail!("{} differs from the types: run `make generate`", path.display());
+                bail!("{} is not up to date: run `make generate`", path.display());
             }
         } else {
             print!("{content}");

@@ -1,4 +1,4 @@
-//! `roster groups`: which groups a User belongs to, and by what path.
+//! `roster groups`: lists the groups of a User and the path to each.
 
 use anyhow::{Context, Result, bail};
 use kube::Client;
@@ -20,7 +20,7 @@ pub(super) fn execute(args: &Args) -> Result<()> {
         snapshot(&client).await
     })?;
     if directory.person(&args.user).is_none() {
-        bail!("there is no User {}", args.user);
+        bail!("User {} not found", args.user);
     }
     for line in lines(&args.user, &directory) {
         println!("{line}");
@@ -28,8 +28,8 @@ pub(super) fn execute(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// One line a group: its name, the groups on the way to it, and the fields that begin the way. Then one line for each
-/// group that the User waits for.
+/// One line for each group: its name, the path of groups to it, and the fields that declare the first membership of the
+/// path. Then one line for each pending group.
 fn lines(user: &str, directory: &Directory) -> Vec<String> {
     let memberships = &directory.memberships;
     let mut groups: Vec<&str> = memberships.groups_of(user).collect();

@@ -1,4 +1,4 @@
-//! `roster guard explain`: what a manifest would grant, and whether the guard lets it pass.
+//! `roster guard explain`: shows what a manifest would grant, and whether the guard would allow it.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -23,22 +23,22 @@ use serde_yaml::Value;
 /// Commands about the guard.
 #[derive(Debug, Subcommand)]
 pub enum GuardCommand {
-    /// Tell what the objects in a manifest would grant, and whether the guard lets somebody write them, and why.
+    /// Show what the objects in a manifest would grant, and whether and why the guard would allow a user to write them.
     Explain(ExplainArgs),
 }
 
 /// Flags of `roster guard explain`.
 #[derive(Args, Debug)]
 pub struct ExplainArgs {
-    /// Manifest with Users, Groups, RoleBindings, Namespaces and Secrets. `-`: standard input.
+    /// Manifest with Users, Groups, RoleBindings, Namespaces and Secrets. Use - for standard input.
     #[arg(long, short, value_name = "FILE")]
     filename: PathBuf,
 
-    /// Who would write it.
+    /// User that would write the objects.
     #[arg(long = "as", value_name = "USER")]
     requester: String,
 
-    /// Groups of whoever would write it. system:authenticated is implied.
+    /// Groups of that user. system:authenticated is implied.
     #[arg(long = "as-group", value_name = "GROUP")]
     groups: Vec<String>,
 
@@ -46,15 +46,15 @@ pub struct ExplainArgs {
     #[arg(long)]
     delete: bool,
 
-    /// ClusterRole that spec.admin stands for in this installation.
+    /// The installation's administrator ClusterRole, to which spec.admin binds.
     #[arg(long, env = "ROSTER_ADMINISTRATOR_ROLE", default_value = "admin")]
     administrator_role: String,
 }
 
-/// Prints the explanation. Returns whether the guard lets everything pass.
+/// Prints the explanation. Returns whether the guard would allow all objects.
 ///
 /// # Errors
-/// If the manifest can't be read or the cluster does not answer.
+/// If the manifest can't be read or a request to the cluster fails.
 pub(super) fn execute(command: GuardCommand) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(command.run())

@@ -1,4 +1,4 @@
-//! `roster hash-password`.
+//! `roster hash-password`: prints the hash of a password.
 
 use std::io::{IsTerminal, Read, stdin};
 
@@ -11,15 +11,15 @@ use zeroize::Zeroizing;
 /// Flags of `roster hash-password`.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// Memory, KiB.
+    /// Memory of argon2id, in KiB.
     #[arg(long, default_value_t = 19_456)]
     memory_kib: u32,
 
-    /// Iterations.
+    /// Iterations of argon2id.
     #[arg(long, default_value_t = 2)]
     iterations: u32,
 
-    /// Lanes.
+    /// Parallelism (lanes) of argon2id.
     #[arg(long, default_value_t = 1)]
     parallelism: u32,
 }
@@ -27,7 +27,7 @@ pub(super) struct Args {
 pub(super) fn execute(args: &Args) -> Result<()> {
     let cost = Argon2idCost::new(args.memory_kib, args.iterations, args.parallelism).map_err(anyhow::Error::msg)?;
     let password = if stdin().is_terminal() { prompt()? } else { read()? };
-    let hash = PasswordHash::create(password.expose_secret().as_bytes(), cost, &mut Memory::default());
+    let hash = PasswordHash::create(password.expose_secret(), cost, &mut Memory::default());
     println!("{}", hash.expose());
     Ok(())
 }
@@ -37,7 +37,7 @@ fn prompt() -> Result<SecretString> {
         |prompt: &str| rpassword::prompt_password(prompt).map(Zeroizing::new).context("the terminal can't be read");
     let first = ask("Password: ")?;
     if *first != *ask("Again: ")? {
-        bail!("the two differ; nothing was hashed");
+        bail!("the passwords differ");
     }
     password::accept_line(&first).context("the password")
 }
@@ -45,6 +45,6 @@ fn prompt() -> Result<SecretString> {
 fn read() -> Result<SecretString> {
     let mut text = Zeroizing::new(String::new());
     let limit = password::MAX_BYTES as u64 + 3;
-    stdin().take(limit).read_to_string(&mut text).context("standard input is no UTF-8 text")?;
+    stdin().take(limit).read_to_string(&mut text).context("standard input is not valid UTF-8")?;
     password::accept_line(&text).context("the password")
 }

@@ -1,4 +1,4 @@
-//! The command line.
+//! Command line of the `roster` program.
 
 mod check;
 mod export;
@@ -19,7 +19,7 @@ use roster_runtime::operations::telemetry;
 use crate::config::RunConfig;
 use crate::operator;
 
-/// Identity for Kubernetes, declared: users, groups and role bindings as resources.
+/// Declarative identity for Kubernetes: users, groups and role bindings as custom resources.
 #[derive(Debug, Parser)]
 #[command(name = "roster", version, about, propagate_version = true)]
 pub struct Cli {
@@ -31,27 +31,27 @@ pub struct Cli {
 enum Command {
     /// Run the operator.
     Run(Box<RunConfig>),
-    /// Tell whether what is installed works, as kube-apiserver sees it.
+    /// Check the installation: CRDs, webhooks and the aggregated API.
     Check(check::Args),
-    /// Print the CustomResourceDefinitions, or write or check the files that hold them.
+    /// Print, write or check the CustomResourceDefinitions.
     Crds(generated::Args),
-    /// Tell which groups a User belongs to, and by what path.
+    /// List the groups of a User, and why it is a member of each.
     Groups(groups::Args),
-    /// Explain what the guard against escalation says.
+    /// Explain decisions of the guard against privilege escalation.
     #[command(subcommand)]
     Guard(guard::GuardCommand),
-    /// Hash a password for a manifest: read it from the terminal, or from standard input, and print a PHC string.
+    /// Hash a password for a manifest: read it from the terminal or from standard input, and print a PHC string.
     HashPassword(hash_password::Args),
-    /// Read people and groups from another system: preview them, write manifests, or apply them.
+    /// Import people and groups from another system: preview the changes, write manifests, or apply them.
     Import(Box<import::Args>),
-    /// Write people and groups in the format of another system.
+    /// Export people and groups in the format of another system.
     Export(export::Args),
-    /// Print the pages of reference that are read out of the types, or write or check the files that hold them.
+    /// Print, write or check the reference documentation that is generated from the types.
     Reference(generated::Args),
 }
 
 impl Cli {
-    /// Does what was asked for.
+    /// Runs the command.
     pub fn execute(self) -> ExitCode {
         let result = match self.command {
             Command::Run(config) => run_operator(*config),
@@ -97,9 +97,9 @@ fn run_operator(config: RunConfig) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(operator::run(config));
     if let Err(error) = &result {
-        tracing::error!(error = format!("{error:#}"), "ended");
+        tracing::error!(error = format!("{error:#}"), "operator failed");
     }
-    // A hash under way is not worth waiting for.
+    // Password hashes in progress need not be finished.
     runtime.shutdown_background();
     result
 }

@@ -1,4 +1,4 @@
-//! Files that may hold hashes.
+//! Files that may contain password hashes.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -6,11 +6,11 @@ use std::path::Path;
 
 use anyhow::Result;
 
-/// Writes a file for its owner alone, which is there whole or not at all; what was there before does not say who may read
-/// it. What is no regular file, such as a pipe, is written to.
+/// Writes a file atomically, readable only by its owner, whatever the permissions of an existing file. Writes directly to
+/// anything that is not a regular file, such as a pipe.
 ///
 /// # Errors
-/// If it can't be written, or `content` fails.
+/// If the file can't be written, or `content` fails.
 pub(super) fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     if path.metadata().is_ok_and(|found| !found.is_file()) {
         let mut file: File = OpenOptions::new().write(true).open(path)?;
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_for_its_owner_alone_whatever_was_there() {
+    fn only_the_owner_can_read_a_replaced_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("people.csv");
         std::fs::write(&path, "before").unwrap();
@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_leaves_what_was_there() {
+    fn a_failed_write_keeps_the_existing_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("people.csv");
         std::fs::write(&path, "before").unwrap();
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_stays_one() {
+    fn a_device_is_not_replaced() {
         write(Path::new("/dev/null"), |out| Ok(out.write_all(b"hashes")?)).unwrap();
         assert!(!Path::new("/dev/null").metadata().unwrap().is_file());
     }

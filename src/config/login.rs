@@ -1,4 +1,4 @@
-//! Configuration of logins: flags, each with an environment variable.
+//! Login flags of `roster run`.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -14,24 +14,23 @@ use roster_credentials::signing::LONGEST_TOKEN;
 
 use super::duration::duration;
 
-/// A key is published for hours before it signs and after it has.
-const SHORTEST_KEY: Duration = Duration::from_secs(4 * 3600);
+/// Minimum lifetime of a signing key: it is published for hours before and after it is used.
+const MIN_SIGNING_KEY_LIFETIME: Duration = Duration::from_secs(4 * 3600);
 
-/// How people log in, and what with.
+/// Flags for logins, tokens, lockout and passwords.
 #[derive(Args, Clone, Debug)]
 pub struct LoginConfig {
-    /// What tokens say that they were issued by: an https URL under which /.well-known/openid-configuration is found, for
-    /// those who trust tokens by OpenID Connect. Default: that of the Service.
+    /// Issuer of tokens: an https URL at which OpenID Connect relying parties find /.well-known/openid-configuration.
+    /// Default: the URL of the Service.
     #[arg(long, env = "ROSTER_ISSUER_URL")]
     pub issuer_url: Option<String>,
 
-    /// Audiences of the tokens that the token webhook accepts, and that a login may ask for. A login that asks for none
-    /// gets a token for the first, which stands for the cluster.
+    /// Audiences that a login may request and that the token webhook accepts. The first one stands for the cluster and is
+    /// the default of logins.
     #[arg(long, env = "ROSTER_TOKEN_AUDIENCES", value_delimiter = ',', default_value = "kubernetes")]
     pub token_audiences: Vec<String>,
 
-    /// Further audiences that a login may ask for: their tokens are accepted by whoever trusts them by OpenID Connect, and
-    /// not by the token webhook.
+    /// Further audiences that a login may request, for OpenID Connect relying parties. The token webhook rejects them.
     #[arg(long, env = "ROSTER_OIDC_AUDIENCES", value_delimiter = ',')]
     pub oidc_audiences: Vec<String>,
 
@@ -39,19 +38,19 @@ pub struct LoginConfig {
     #[arg(long, env = "ROSTER_TOKEN_LIFETIME", default_value = "1h", value_parser = duration)]
     pub token_lifetime: Duration,
 
-    /// How long a key signs tokens before the next one does.
+    /// How long a key signs tokens before the next one replaces it.
     #[arg(long, env = "ROSTER_SIGNING_KEY_LIFETIME", default_value = "720h", value_parser = duration)]
     pub signing_key_lifetime: Duration,
 
-    /// Failed logins of one user from one source before that source is locked out.
+    /// Number of failed logins of one user from one source after which that source is locked out.
     #[arg(long, env = "ROSTER_LOCKOUT_THRESHOLD", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub lockout_threshold: u32,
 
-    /// Failed logins of one user from all sources together before the user is locked.
+    /// Number of failed logins of one user from all sources after which the user is locked out.
     #[arg(long, env = "ROSTER_LOCKOUT_USER_THRESHOLD", default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub lockout_user_threshold: u32,
 
-    /// How long a failed login counts.
+    /// How long a failed login counts towards a lockout.
     #[arg(long, env = "ROSTER_LOCKOUT_WINDOW", default_value = "15m", value_parser = duration)]
     pub lockout_window: Duration,
 
@@ -59,37 +58,37 @@ pub struct LoginConfig {
     #[arg(long, env = "ROSTER_LOCKOUT_DURATION", default_value = "15m", value_parser = duration)]
     pub lockout_duration: Duration,
 
-    /// Fewest characters of a new password.
+    /// Minimum length of a new password, in characters.
     #[arg(long, env = "ROSTER_PASSWORD_MIN_LENGTH", default_value_t = 12, value_parser = clap::value_parser!(u16).range(8..=128))]
     pub password_min_length: u16,
 
-    /// How many passwords before the present one can't be used again.
+    /// Number of previous passwords that can't be used again.
     #[arg(long, env = "ROSTER_PASSWORD_HISTORY", default_value_t = 5, value_parser = clap::value_parser!(u8).range(0..=24))]
     pub password_history: u8,
 
-    /// How long a password may be used. Default: for ever, as NIST SP 800-63B advises.
+    /// How long a password may be used. Default: no limit, as NIST SP 800-63B recommends.
     #[arg(long, env = "ROSTER_PASSWORD_MAX_AGE", value_parser = duration)]
     pub password_max_age: Option<Duration>,
 
-    /// File with passwords that are refused beside the common ones, one a line.
+    /// File with passwords to reject in addition to common ones, one per line.
     #[arg(long, env = "ROSTER_PASSWORD_DENYLIST")]
     pub password_denylist: Option<PathBuf>,
 
-    /// Longest lifetime of an API key.
+    /// Maximum lifetime of an API key.
     #[arg(long, env = "ROSTER_API_KEY_MAX_LIFETIME", default_value = "8760h", value_parser = duration)]
     pub api_key_max_lifetime: Duration,
 
-    /// Networks of proxies whose X-Forwarded-For is believed. kube-apiserver's is, where it shows its certificate.
+    /// Networks of proxies whose X-Forwarded-For header is trusted. kube-apiserver is trusted by its certificate.
     #[arg(long, env = "ROSTER_TRUSTED_PROXIES", value_delimiter = ',')]
     pub trusted_proxies: Vec<IpNet>,
 
-    /// How long last logins and last uses of API keys are gathered before they are written.
+    /// How long the times of last logins and last uses of API keys are batched before they are written.
     #[arg(long, env = "ROSTER_LAST_USE_INTERVAL", default_value = "30s", value_parser = duration)]
     pub last_use_interval: Duration,
 }
 
 impl LoginConfig {
-    /// When somebody is locked out.
+    /// Returns the limits for lockouts.
     pub fn limits(&self) -> Limits {
         Limits {
             of_source: self.lockout_threshold,
@@ -99,10 +98,10 @@ impl LoginConfig {
         }
     }
 
-    /// What passwords have to be.
+    /// Returns the password policy.
     ///
     /// # Errors
-    /// If the list of denied passwords can't be read.
+    /// If the file of denied passwords can't be read.
     pub fn password_policy(&self) -> Result<PasswordPolicy> {
         let denied = match &self.password_denylist {
             Some(path) => {
@@ -120,19 +119,19 @@ impl LoginConfig {
         })
     }
 
-    /// Checks what a single flag can't.
+    /// Checks flags that depend on each other.
     ///
     /// # Errors
-    /// If flags contradict each other; the message names them.
+    /// If flags contradict each other. The message names them.
     pub fn validate(&self) -> Result<(), String> {
         if self.token_lifetime > LONGEST_TOKEN {
             return Err("--token-lifetime must be at most 1h".to_owned());
         }
-        if self.signing_key_lifetime < SHORTEST_KEY {
+        if self.signing_key_lifetime < MIN_SIGNING_KEY_LIFETIME {
             return Err("--signing-key-lifetime must be at least 4h".to_owned());
         }
         if self.issuer_url.as_ref().is_some_and(|url| !url.starts_with("https://") || url.contains(['?', '#'])) {
-            return Err("--issuer-url must be an https URL without query and fragment".to_owned());
+            return Err("--issuer-url must be an https URL without a query or fragment".to_owned());
         }
         if self.token_audiences.iter().chain(&self.oidc_audiences).any(String::is_empty) {
             return Err("--token-audiences and --oidc-audiences must not be empty".to_owned());
@@ -141,7 +140,7 @@ impl LoginConfig {
             return Err("--oidc-audiences must differ from --token-audiences".to_owned());
         }
         if self.lockout_user_threshold <= self.lockout_threshold {
-            return Err("--lockout-user-threshold must be above --lockout-threshold".to_owned());
+            return Err("--lockout-user-threshold must be greater than --lockout-threshold".to_owned());
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Configuration of `roster run`: flags, each with an environment variable.
+//! Flags of `roster run`. Each has an environment variable.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,7 +22,7 @@ mod notification;
 /// Flags of `roster run`.
 #[derive(Args, Clone, Debug)]
 pub struct RunConfig {
-    /// Namespace that Roster runs in and keeps credentials in.
+    /// Namespace in which Roster runs and stores credentials.
     #[arg(long, env = "ROSTER_NAMESPACE", default_value = "roster-system")]
     pub namespace: String,
 
@@ -30,7 +30,7 @@ pub struct RunConfig {
     #[arg(long, env = "ROSTER_PASSWORD_SECRET_NAMESPACES", value_delimiter = ',')]
     pub password_secret_namespaces: Vec<String>,
 
-    /// Address of the TLS port: admission, directory, logins.
+    /// Address of the TLS port: admission, directory API, logins.
     #[arg(long, env = "ROSTER_LISTEN", default_value = "0.0.0.0:8443")]
     pub listen: SocketAddr,
 
@@ -38,76 +38,76 @@ pub struct RunConfig {
     #[arg(long, env = "ROSTER_PROBE_LISTEN", default_value = "0.0.0.0:8080")]
     pub probe_listen: SocketAddr,
 
-    /// Name of the Service in front of the TLS port; the serving certificate is made out to it.
+    /// Name of the Service for the TLS port. The serving certificate is issued for it.
     #[arg(long, env = "ROSTER_SERVICE", default_value = "roster")]
     pub service: String,
 
-    /// Further DNS names and IP addresses that the serving certificate is made out to.
+    /// Further DNS names and IP addresses for the serving certificate.
     #[arg(long, env = "ROSTER_TLS_SANS", value_delimiter = ',')]
     pub tls_sans: Vec<String>,
 
-    /// Name of the MutatingWebhookConfiguration and of the ValidatingWebhookConfiguration whose caBundles and paths
-    /// Roster keeps right.
+    /// Name of the MutatingWebhookConfiguration and the ValidatingWebhookConfiguration in which Roster maintains the
+    /// caBundles and paths.
     #[arg(long, env = "ROSTER_WEBHOOK_CONFIGURATION", default_value = "roster")]
     pub webhook_configuration: String,
 
-    /// How Roster's own certificate authority is kept.
+    /// Certificates.
     #[command(flatten)]
     pub certificates: CertificateConfig,
 
-    /// How passwords are hashed.
+    /// Password hashing.
     #[command(flatten)]
     pub hashing: HashConfig,
 
-    /// How people log in.
+    /// Logins.
     #[command(flatten)]
     pub logins: LoginConfig,
 
-    /// What may be bound.
+    /// RBAC.
     #[command(flatten)]
     pub rbac: RbacConfig,
 
-    /// Where notices may go.
+    /// Notifications.
     #[command(flatten)]
     pub notification: NotificationConfig,
 
-    /// What containers get that state nothing.
+    /// Quota.
     #[command(flatten)]
     pub quota: QuotaConfig,
 
-    /// How the leader is elected.
+    /// Leader election.
     #[command(flatten)]
     pub lease: LeaseConfig,
 
-    /// Objects of a kind that are reconciled at the same time, and native bindings that are written at the same time.
-    /// Each takes a connection to the API server.
+    /// Maximum number of concurrent reconciliations of each kind, and of concurrent writes of native bindings. Each one uses
+    /// a connection to kube-apiserver.
     #[arg(long, env = "ROSTER_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub concurrency: u16,
 
-    /// How long requests are still answered after SIGTERM, while the Service learns that this replica is no longer
-    /// ready. A second signal ends it at once.
+    /// How long to serve requests after SIGTERM, until the Service stops sending new ones. A second signal ends the process
+    /// immediately.
     #[arg(long, env = "ROSTER_DRAIN", default_value = "5s", value_parser = duration)]
     pub drain: Duration,
 
-    /// How logs are written.
+    /// Logs.
     #[command(flatten)]
     pub log: LogConfig,
 }
 
-/// What containers get, in owned namespaces where nobody else keeps a LimitRange.
+/// Defaults for containers in owned namespaces that have no other LimitRange.
 #[derive(Args, Clone, Debug)]
 pub struct QuotaConfig {
-    /// Requests of a container that states none, of what its owner's quota limits.
+    /// Default requests of containers, for the resources that the owner's quota limits.
     #[arg(long, env = "ROSTER_QUOTA_DEFAULT_REQUEST", default_value = "cpu=100m,memory=128Mi,ephemeral-storage=64Mi")]
     pub quota_default_request: Pairs,
 
-    /// Limits of a container that states none, of what its owner's quota limits.
+    /// Default limits of containers, for the resources that the owner's quota limits.
     #[arg(long, env = "ROSTER_QUOTA_DEFAULT_LIMIT", default_value = "cpu=1,memory=512Mi,ephemeral-storage=1Gi")]
     pub quota_default_limit: Pairs,
 }
 
 impl QuotaConfig {
-    /// Both together.
+    /// Returns both defaults.
     pub fn defaults(&self) -> Defaults {
         Defaults { requests: self.quota_default_request.0.clone(), limits: self.quota_default_limit.0.clone() }
     }
@@ -120,16 +120,18 @@ impl QuotaConfig {
             .iter()
             .filter(|(name, request)| limits.get(*name).is_some_and(|limit| limit < request));
         match above.next() {
-            Some((name, _)) => Err(format!("--quota-default-request must not be above --quota-default-limit: {name}")),
+            Some((name, _)) => {
+                Err(format!("--quota-default-request must not be greater than --quota-default-limit: {name}"))
+            }
             None => Ok(()),
         }
     }
 }
 
-/// Who makes the serving certificate, and how long what Roster makes lasts.
+/// Source of the serving certificate, and lifetimes of the certificates that Roster issues.
 #[derive(Args, Clone, Debug)]
 pub struct CertificateConfig {
-    /// Lifetime of the certificate authority. A new one takes over after two thirds of it.
+    /// Lifetime of the certificate authority. It is replaced after two thirds of it.
     #[arg(long, env = "ROSTER_CA_LIFETIME", default_value = "8760h", value_parser = duration)]
     pub ca_lifetime: Duration,
 
@@ -137,16 +139,16 @@ pub struct CertificateConfig {
     #[arg(long, env = "ROSTER_CERTIFICATE_LIFETIME", default_value = "720h", value_parser = duration)]
     pub certificate_lifetime: Duration,
 
-    /// Secret of type kubernetes.io/tls in Roster's namespace, as cert-manager keeps it, that holds the serving
-    /// certificate. Roster makes none of its own then, and leaves the caBundles to whoever makes this one.
+    /// Secret of type kubernetes.io/tls in Roster's namespace that contains the serving certificate, for example from
+    /// cert-manager. Roster then issues no certificate and does not write caBundles.
     #[arg(long, env = "ROSTER_SERVING_CERTIFICATE_SECRET")]
     pub serving_certificate_secret: Option<String>,
 }
 
-/// Parameters of argon2id and of the pool that runs it.
+/// Parameters of argon2id and of the hashing pool.
 #[derive(Args, Clone, Debug)]
 pub struct HashConfig {
-    /// Memory of a hash, KiB. Raising it rehashes at the next login.
+    /// Memory of a hash, in KiB. If it is raised, passwords are rehashed at the next login.
     #[arg(long = "hash-memory-kib", env = "ROSTER_HASH_MEMORY_KIB", default_value_t = 19_456)]
     pub memory_kib: u32,
 
@@ -154,56 +156,56 @@ pub struct HashConfig {
     #[arg(long = "hash-iterations", env = "ROSTER_HASH_ITERATIONS", default_value_t = 2)]
     pub iterations: u32,
 
-    /// Lanes of a hash.
+    /// Parallelism (lanes) of a hash.
     #[arg(long = "hash-parallelism", env = "ROSTER_HASH_PARALLELISM", default_value_t = 1)]
     pub parallelism: u32,
 
-    /// Hashes at the same time. Default: one a core.
+    /// Maximum number of concurrent hashes. Default: the number of cores.
     #[arg(long = "hash-slots", env = "ROSTER_HASH_SLOTS", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub slots: Option<u16>,
 
-    /// Callers that may wait for a slot. Whoever comes beyond that is turned away.
+    /// Maximum number of callers that wait for a slot. Further callers are rejected.
     #[arg(long = "hash-queue", env = "ROSTER_HASH_QUEUE", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
     pub queue: u16,
 }
 
 impl HashConfig {
-    /// The cost of new hashes.
+    /// Returns the cost of new hashes.
     ///
     /// # Errors
-    /// If a parameter is below the floor or above the ceiling.
+    /// If a parameter is out of range.
     pub fn cost(&self) -> Result<Argon2idCost, String> {
         Argon2idCost::new(self.memory_kib, self.iterations, self.parallelism)
     }
 
-    /// Number of hashes at the same time.
+    /// Returns the maximum number of concurrent hashes.
     pub fn slots(&self) -> usize {
         self.slots.map_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get), usize::from)
     }
 }
 
-/// What Roster binds, and how.
+/// Roles that Roster may bind.
 #[derive(Args, Clone, Debug)]
 pub struct RbacConfig {
-    /// ClusterRoles that Roster may bind. Its own RBAC has to allow `bind` on each.
+    /// ClusterRoles that Roster may bind. Its own RBAC must allow `bind` on each.
     #[arg(long, env = "ROSTER_BINDABLE_CLUSTER_ROLES", value_delimiter = ',', default_value = "view,edit,admin")]
     pub bindable_cluster_roles: Vec<String>,
 
-    /// Roles that Roster may bind, in whatever namespace.
+    /// Roles that Roster may bind, in any namespace.
     #[arg(long, env = "ROSTER_BINDABLE_ROLES", value_delimiter = ',')]
     pub bindable_roles: Vec<String>,
 
-    /// ClusterRole that a User with spec.admin is bound to, cluster-wide. One of the bindable ones.
+    /// ClusterRole to which Users with spec.admin are bound, cluster-wide. Must be one of the bindable ClusterRoles.
     #[arg(long, env = "ROSTER_ADMINISTRATOR_ROLE", default_value = "admin")]
     pub administrator_role: String,
 
-    /// Whether groups are expanded to their users in native bindings, for authenticators that know no groups.
+    /// Whether to replace groups by their members in native bindings, for authenticators that do not report groups.
     #[arg(long, env = "ROSTER_EXPAND_GROUPS")]
     pub expand_groups: bool,
 }
 
 impl RbacConfig {
-    /// What may be bound.
+    /// Returns the policy for native bindings.
     pub fn policy(&self) -> Policy {
         Policy {
             bindable_cluster_roles: self.bindable_cluster_roles.iter().cloned().collect(),
@@ -214,18 +216,18 @@ impl RbacConfig {
     }
 }
 
-/// Timing of the leader election.
+/// Flags for the leader election.
 #[derive(Args, Clone, Debug)]
 pub struct LeaseConfig {
     /// Name of the Lease, in Roster's namespace.
     #[arg(long, env = "ROSTER_LEASE", default_value = "roster")]
     pub lease: String,
 
-    /// Name of this replica. Default: host name and a random part.
+    /// Identity of this replica in the Lease. Default: the host name and a random suffix.
     #[arg(long, env = "ROSTER_IDENTITY")]
     pub identity: Option<String>,
 
-    /// How long the others wait for a leader that no longer renews.
+    /// How long other replicas wait before they replace a leader that does not renew its Lease.
     #[arg(long, env = "ROSTER_LEASE_DURATION", default_value = "15s", value_parser = duration)]
     pub lease_duration: Duration,
 
@@ -233,13 +235,13 @@ pub struct LeaseConfig {
     #[arg(long, env = "ROSTER_RENEW_DEADLINE", default_value = "10s", value_parser = duration)]
     pub renew_deadline: Duration,
 
-    /// Time between two attempts.
+    /// Time between two attempts to acquire or renew the Lease.
     #[arg(long, env = "ROSTER_RETRY_PERIOD", default_value = "2s", value_parser = duration)]
     pub retry_period: Duration,
 }
 
 impl LeaseConfig {
-    /// Options of the leader election.
+    /// Returns the options of the leader election.
     pub fn options(&self) -> LeaseOptions {
         LeaseOptions {
             name: self.lease.clone(),
@@ -251,24 +253,24 @@ impl LeaseConfig {
     }
 }
 
-/// What is logged and how.
+/// Flags for logs.
 #[derive(Args, Clone, Debug)]
 pub struct LogConfig {
-    /// Form of the log lines.
+    /// Format of the logs.
     #[arg(long, env = "ROSTER_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
 
-    /// What is logged, as tracing directives: info, or roster=debug,kube=warn.
+    /// Log level, as tracing directives: info, or roster=debug,kube=warn.
     #[arg(long, env = "ROSTER_LOG", default_value = "info")]
     pub log: String,
 }
 
-/// Form of the log lines.
+/// Format of the logs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// For people.
+    /// Plain text for people.
     Text,
 }
 
@@ -281,19 +283,19 @@ impl From<LogFormat> for telemetry::LogFormat {
     }
 }
 
-/// A DNS label (RFC 1123), as names of namespaces are.
+/// Returns whether `name` is a DNS label (RFC 1123), as names of namespaces are.
 fn is_dns_label(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (1..=63).contains(&name.len()) && name.bytes().all(allowed) && !name.starts_with('-') && !name.ends_with('-')
 }
 
 impl RunConfig {
-    /// Username of the ServiceAccount that the chart gives the operator.
+    /// Returns the username of the operator's ServiceAccount, as the chart creates it.
     pub fn service_account(&self) -> String {
         format!("system:serviceaccount:{}:roster", self.namespace)
     }
 
-    /// Options of the serving certificate.
+    /// Returns the options of the serving certificate.
     pub fn certificates(&self) -> CertificateOptions {
         CertificateOptions {
             namespace: self.namespace.clone(),
@@ -305,10 +307,10 @@ impl RunConfig {
         }
     }
 
-    /// Checks what a single flag can't.
+    /// Checks flags that depend on each other.
     ///
     /// # Errors
-    /// If flags contradict each other; the message names them.
+    /// If flags contradict each other. The message names them.
     pub fn validate(&self) -> Result<(), String> {
         self.hashing.cost()?;
         if let Some(wrong) = self.password_secret_namespaces.iter().find(|name| !is_dns_label(name)) {
@@ -325,7 +327,7 @@ impl RunConfig {
             return Err("--retry-period must be shorter than --renew-deadline".to_owned());
         }
         if lease.lease_duration.subsec_nanos() != 0 {
-            return Err("--lease-duration must be whole seconds: a Lease counts no others".to_owned());
+            return Err("--lease-duration must be in whole seconds, as in a Lease".to_owned());
         }
         self.logins.validate()?;
         self.quota.validate()?;
@@ -368,12 +370,12 @@ mod tests {
     #[case(&["--token-lifetime", "2h"], "--token-lifetime must be at most 1h")]
     #[case(&["--issuer-url", "http://roster.example.com"], "--issuer-url must be an https URL")]
     #[case(&["--password-min-length", "7"], "--password-min-length")]
-    #[case(&["--lockout-user-threshold", "4"], "--lockout-user-threshold must be above --lockout-threshold")]
+    #[case(&["--lockout-user-threshold", "4"], "--lockout-user-threshold must be greater than --lockout-threshold")]
     #[case(&["--trusted-proxies", "10.0.0.0"], "--trusted-proxies")]
     #[case(&["--password-secret-namespaces", "team-a,Team_B"], "--password-secret-namespaces: \"Team_B\"")]
     #[case(&["--listen", "here"], "--listen")]
     #[case(&["--notification-allowed-cidrs", "10.0.0.0/8,here"], "--notification-allowed-cidrs")]
-    fn nonsense_is_refused_by_name(#[case] args: &[&str], #[case] message: &str) {
+    fn invalid_flags_are_rejected_by_name(#[case] args: &[&str], #[case] message: &str) {
         let error = parse(args).unwrap_err();
         assert!(error.contains(message), "{error}");
     }

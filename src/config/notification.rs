@@ -1,4 +1,4 @@
-//! Flags of notifications.
+//! Notification flags of `roster run`.
 
 use std::path::PathBuf;
 
@@ -6,22 +6,22 @@ use clap::Args;
 use ipnet::IpNet;
 use roster_runtime::notifications::NotificationOptions;
 
-/// Where notices may go.
+/// Allowed receivers of notifications.
 #[derive(Args, Clone, Debug)]
 pub struct NotificationConfig {
-    /// Networks that notices may go to although they are private, loopback, link-local or otherwise not public, such as
-    /// 10.96.0.0/12.
+    /// Networks to which notifications may be sent although they are private, loopback, link-local or otherwise not public,
+    /// such as 10.96.0.0/12.
     #[arg(long, env = "ROSTER_NOTIFICATION_ALLOWED_CIDRS", value_delimiter = ',', value_parser = network)]
     pub notification_allowed_cidrs: Vec<IpNet>,
 
-    /// File in PEM with certificate authorities that receivers of notices may have their certificates from, besides the
-    /// public ones.
+    /// PEM file with certificate authorities that are trusted for receivers of notifications, in addition to the public
+    /// ones.
     #[arg(long, env = "ROSTER_NOTIFICATION_CA_FILE")]
     pub notification_ca_file: Option<PathBuf>,
 }
 
 impl NotificationConfig {
-    /// Options of the notifier.
+    /// Returns the options of the notifier.
     pub fn options(&self) -> NotificationOptions {
         NotificationOptions {
             allowed_networks: self.notification_allowed_cidrs.clone(),
@@ -45,7 +45,7 @@ mod tests {
     #[case("10.0.0.0/33", "write a network such as")]
     #[case("everywhere", "write a network such as")]
     #[case("10.1.2.3/8", "did you mean 10.0.0.0/8?")]
-    fn what_is_no_network_is_refused_with_advice(#[case] text: &str, #[case] message: &str) {
+    fn invalid_networks_are_rejected_with_a_hint(#[case] text: &str, #[case] message: &str) {
         let error = network(text).unwrap_err();
         assert!(error.contains(message), "{error}");
     }
@@ -54,7 +54,7 @@ mod tests {
     #[case("10.0.0.0/8")]
     #[case("10.0.0.1/32")]
     #[case("fd00::/8")]
-    fn networks_are_taken(#[case] text: &str) {
+    fn networks_are_accepted(#[case] text: &str) {
         assert_eq!(network(text).unwrap().to_string(), text);
     }
 }

@@ -36,7 +36,7 @@ fn hash_password_reads_standard_input_and_prints_a_hash_that_verifies() {
         assert!(output.status.success() && output.stderr.is_empty());
         let text = String::from_utf8(output.stdout).unwrap();
         let hash = PasswordHash::parse(text.trim()).unwrap();
-        assert!(hash.verify(b"correct horse", &mut Memory::default()));
+        assert!(hash.verify("correct horse", &mut Memory::default()));
     }
 }
 

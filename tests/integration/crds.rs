@@ -101,9 +101,15 @@ async fn users_with_mistakes_are_refused_by_field() {
         (json!({"secondFactor": "Maybe"}), "spec.secondFactor", "Required"),
         (json!({"allowedCIDRs": ["10.0.0.0"]}), "spec.allowedCIDRs[0]", "CIDR notation"),
         (json!({"allowedCIDRs": ["10.0.0.0/33"]}), "spec.allowedCIDRs[0]", "CIDR notation"),
-        (json!({"quota": {"hard": {"requests.cpus": "8"}}}), "spec.quota.hard", "ResourceQuota knows"),
+        (json!({"quota": {"hard": {"requests.cpus": "8"}}}), "spec.quota.hard", "name of ResourceQuota"),
         (json!({"quota": {"hard": {"requests.cpu": "many"}}}), "spec.quota.hard", "must be a quantity"),
         (json!({"quota": {"hard": {"requests.cpu": "-1"}}}), "spec.quota.hard", "zero or more"),
+        // Numbers that kube-apiserver would take seconds to compute, and texts without a digit.
+        (json!({"quota": {"hard": {"pods": "1e9999999"}}}), "spec.quota.hard", "zero or more"),
+        (json!({"quota": {"hard": {"pods": "1e-9999999"}}}), "spec.quota.hard", "zero or more"),
+        (json!({"quota": {"hard": {"pods": "."}}}), "spec.quota.hard", "zero or more"),
+        (json!({"quota": {"hard": {"pods": "e5"}}}), "spec.quota.hard", "zero or more"),
+        (json!({"quota": {"hard": {"pods": ".m"}}}), "spec.quota.hard", "zero or more"),
         (json!({"quota": {"hard": {"namespaces": -1}}}), "spec.quota.hard", "zero or more"),
         (
             json!({"notification": {"type": "webhook", "url": "http://example.com"}}),
@@ -146,6 +152,7 @@ async fn users_with_all_sorts_of_good_values_are_accepted() {
         json!({"notification": {"type": "webhook", "url": "https://hooks.example.com:8443/x?y=z"}}),
         json!({"extra": {"costCenter": ["42"], "example.com/team": ["a", "b"], "k8s.io.example.com/x": []}}),
         json!({"quota": {"hard": {"requests.memory": 4_294_967_296_i64}}}),
+        json!({"quota": {"hard": {"requests.cpu": ".5", "requests.memory": "1e3", "pods": "5.", "requests.storage": "1Ei", "limits.cpu": "100n"}}}),
         json!({"displayName": "Ångström 王 🙂"}),
     ];
     accepted(&User::api_resource(), &specs).await;
@@ -222,7 +229,7 @@ async fn groups_with_mistakes_are_refused_by_field() {
             "spec.memberships",
             "key a already exists evaluating rule: must not have the same user twice",
         ),
-        (json!({"quota": {"hard": {"x": 1}}}), "spec.quota.hard", "ResourceQuota knows"),
+        (json!({"quota": {"hard": {"x": 1}}}), "spec.quota.hard", "name of ResourceQuota"),
     ];
     refused(&groups, &cases).await;
     accepted(

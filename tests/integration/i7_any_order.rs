@@ -155,7 +155,7 @@ async fn wait_for_password(cluster: &Cluster, user: &User, password: &str) {
         }
         let parsed = PasswordHash::parse(&hash).map_err(|error| error.to_string())?;
         *looked_at.lock().unwrap() = Some(hash);
-        if parsed.verify(password.as_bytes(), &mut Memory::default()) { Ok(()) } else { Err("another one".to_owned()) }
+        if parsed.verify(password, &mut Memory::default()) { Ok(()) } else { Err("another one".to_owned()) }
     })
     .await;
 }

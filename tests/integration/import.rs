@@ -218,7 +218,7 @@ async fn a_user_that_was_there_before_is_given_nothing_by_an_import_unless_it_sa
     let args = ["import", "--from", "csv", &path];
     let accepting = [&args[..], &["--accept-existing-users"]].concat();
     let says = format!(
-        "{path}:2: User {ada} exists, no import has applied it before, and this one would put it into Group {group}; it takes --accept-existing-users\n"
+        "{path}:2: User {ada} already exists, and this import would put it into Group {group}; it takes --accept-existing-users\n"
     );
     let preview = roster(&args);
     assert!(!preview.status.success());
@@ -229,18 +229,42 @@ async fn a_user_that_was_there_before_is_given_nothing_by_an_import_unless_it_sa
     let told = text(&applied.stderr);
     assert!(told.starts_with(&says) && told.contains("nothing was applied"), "{told}");
     assert!(users.get_opt(&bob).await.unwrap().is_none() && users.get(&ada).await.unwrap().spec.groups.is_empty());
-    // Without Groups, there is nothing to gain.
+    // Without Groups, there is nothing to gain. An import that has applied the User vouches for nobody.
     file("planted.csv", &format!("username,zone\n{ada},eu\n"));
-    assert_eq!(last_line(&succeeds(&args)), "0 to create, 1 to change, 0 the same, 0 rejected");
+    assert_eq!(
+        last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
+        "0 created, 1 changed, 0 the same, 0 rejected"
+    );
     file("planted.csv", &format!("username,groups,zone\n{ada},{group},eu\n{bob},{group},eu\n"));
+    let laundered = roster(&[&args[..], &["--apply"]].concat());
+    assert!(!laundered.status.success() && text(&laundered.stderr).starts_with(&says), "{}", text(&laundered.stderr));
+    assert!(users.get_opt(&bob).await.unwrap().is_none() && users.get(&ada).await.unwrap().spec.groups.is_empty());
     assert_eq!(
         last_line(&succeeds(&[&accepting[..], &["--apply"]].concat())),
         "2 created, 1 changed, 0 the same, 0 rejected"
     );
-    // Both come from an import by now.
-    file("planted.csv", &format!("username,groups,zone\n{ada},{group};{other},eu\n{bob},{other},eu\n"));
+    // Neither the same import again nor one that takes something away asks.
     assert_eq!(
         last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
+        "0 created, 0 changed, 3 the same, 0 rejected"
+    );
+    file("planted.csv", &format!("username,groups\n{ada},{group}\n{bob},\n"));
+    assert_eq!(
+        last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
+        "0 created, 2 changed, 1 the same, 0 rejected"
+    );
+    // Further Groups are further consent, for Users of an import as well.
+    file("planted.csv", &format!("username,groups\n{ada},{group};{other}\n{bob},{other}\n"));
+    let further = roster(&[&args[..], &["--apply"]].concat());
+    let told = text(&further.stderr);
+    assert!(!further.status.success(), "{told}");
+    for (line, user) in [(2, &ada), (3, &bob)] {
+        let says =
+            format!("{path}:{line}: User {user} already exists, and this import would put it into Group {other};");
+        assert!(told.contains(&says), "{told}");
+    }
+    assert_eq!(
+        last_line(&succeeds(&[&accepting[..], &["--apply"]].concat())),
         "1 created, 2 changed, 1 the same, 0 rejected"
     );
 }

@@ -1,10 +1,13 @@
 //! Running the operator: probes, metrics, signals, leadership, rights.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use kube::api::PostParams;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpSocket;
 
 use crate::support::{Cluster, FAST_LEASE, create, eventually, password_secret, shared, user, wait_until_ready};
 
@@ -21,6 +24,29 @@ async fn probes_and_metrics_answer_on_their_own_port() {
         assert!(metrics.contains(name), "{name}: {metrics}");
     }
     assert!(operator.probe("/nothing").is_err());
+}
+
+/// More addresses than the probe port takes connections, each of a site of its own: none holds more than another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_are_answered_while_hundreds_of_addresses_hold_the_port() {
+    const ADDRESSES: u16 = 600;
+    let cluster = shared();
+    let port: u16 = cluster.operators()[0].probe_url().rsplit(':').next().unwrap().parse().unwrap();
+    let mut held = Vec::new();
+    for at in 0..ADDRESSES {
+        let [high, low] = at.to_be_bytes();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from((Ipv4Addr::new(127, 9 + high, low, 1), 0))).unwrap();
+        let Ok(mut stream) = socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await else { continue };
+        // Half a request: its end can still be expected.
+        let _ = stream.write_all(b"GET /livez HTTP/1.1\r\n").await;
+        held.push(stream);
+    }
+    assert!(held.len() > 512, "{} connections were opened", held.len());
+    for path in ["/livez", "/readyz", "/metrics"] {
+        cluster.operators()[0].probe(path).unwrap_or_else(|error| panic!("{path}: {error:#}"));
+    }
+    drop(held);
 }
 
 #[tokio::test(flavor = "multi_thread")]

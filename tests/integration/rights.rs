@@ -79,8 +79,11 @@ async fn granted(cluster: &Cluster) -> Vec<Right> {
     let roles = |namespace: &str| Api::<Role>::namespaced(client.clone(), namespace);
     let clusterwide = Api::<ClusterRole>::all(client.clone()).get("roster").await.unwrap().rules;
     let own = roles(NAMESPACE).get("roster").await.unwrap().rules;
-    let events = roles("default").get("roster-events").await.unwrap().rules;
-    [rights_of(clusterwide, None), rights_of(own, Some(NAMESPACE)), rights_of(events, Some("default"))].concat()
+    let mut rights = [rights_of(clusterwide, None), rights_of(own, Some(NAMESPACE))].concat();
+    for name in ["roster-events", "roster-kube-apiserver"] {
+        rights.extend(rights_of(roles("default").get(name).await.unwrap().rules, Some("default")));
+    }
+    rights
 }
 
 /// Some rights are asked for behind the request that they are needed in, which the audit log does not tell: to bind a role,

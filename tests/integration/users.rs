@@ -36,7 +36,7 @@ async fn a_manifest_becomes_a_working_credential() {
     let hash = stored_hash(cluster, &user).await.expect("the credential is stored");
     let hash = roster_credentials::hash::PasswordHash::parse(&hash).unwrap();
     let mut memory = roster_credentials::hash::Memory::default();
-    assert!(hash.verify(b"correct horse", &mut memory) && !hash.verify(b"wrong horse", &mut memory));
+    assert!(hash.verify("correct horse", &mut memory) && !hash.verify("wrong horse", &mut memory));
     assert_eq!(user.status.as_ref().unwrap().state, Some(State::Active));
     assert!(user.status.unwrap().password_changed_time.is_some());
 }

@@ -136,6 +136,7 @@ pub async fn run(dir: &Path, port: u16, users: u64) -> Result<()> {
         app,
         // The load generator is one peer, like kube-apiserver.
         is_api_server: Arc::new(|_| true),
+        api_servers: Vec::new(),
         shed: Metrics::default().connections_shed,
         leaving: never.clone(),
     };

@@ -82,3 +82,10 @@ objectSelector: {}
 443
 {{- end -}}
 {{- end }}
+
+{{- /* CEL: whether an update may let the garbage collector delete the object. The garbage collector takes off owners that
+are gone, and may not bind anything. */}}
+{{- define "roster.ownersChange" -}}
+{{- $collectors := "['system:serviceaccount:kube-system:generic-garbage-collector', 'system:kube-controller-manager']" -}}
+(has(object.metadata.ownerReferences) && size(object.metadata.ownerReferences) > 0 && (!has(oldObject.metadata.ownerReferences) || object.metadata.ownerReferences != oldObject.metadata.ownerReferences) && !(request.userInfo.username in {{ $collectors }}))
+{{- end }}

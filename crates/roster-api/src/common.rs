@@ -1,4 +1,4 @@
-//! Parts that more than one kind uses.
+//! Types that several kinds share.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::schema;
 
-/// An administrative partition. Who belongs to none by name belongs to `default`.
+/// An administrative partition. Defaults to `default`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Domain(pub String);
@@ -21,7 +21,7 @@ impl Default for Domain {
     }
 }
 
-/// A span of time. Either end may be left open; both are exact to the second and need no resync to take effect.
+/// A period. Either end may be left open. Both take effect to the second, without waiting for a resync.
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
@@ -30,68 +30,68 @@ impl Default for Domain {
     "notBefore must be earlier than notAfter"
 ), validation = (
     "(!has(self.notBefore) || self.notBefore < timestamp('9999-01-01T00:00:00Z')) && (!has(self.notAfter) || self.notAfter < timestamp('9999-01-01T00:00:00Z'))",
-    "a time must lie before the year 9999; for a validity without end, leave notAfter out"
+    "times must be before the year 9999; for a validity without end, omit notAfter"
 ))]
 pub struct Validity {
-    /// First instant at which this holds, RFC 3339 (for example 2027-01-31T08:00:00Z). Absent: from the beginning.
+    /// Time from which this is valid, RFC 3339 (for example 2027-01-31T08:00:00Z). Default: always.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::time")]
     pub not_before: Option<Time>,
 
-    /// First instant at which this no longer holds, RFC 3339. Absent: without end.
+    /// Time from which this is no longer valid, RFC 3339. Default: no end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::time")]
     pub not_after: Option<Time>,
 }
 
 impl Validity {
-    /// Whether `now` lies within.
+    /// Returns whether `now` is within the period.
     pub fn contains(&self, now: Timestamp) -> bool {
         self.not_before.as_ref().is_none_or(|begin| begin.0 <= now) && !self.is_over(now)
     }
 
-    /// Whether it has ended.
+    /// Returns whether the period has ended.
     pub fn is_over(&self, now: Timestamp) -> bool {
         self.not_after.as_ref().is_some_and(|end| end.0 <= now)
     }
 
-    /// The next instant after `now` at which the clock alone changes [`Validity::contains`].
+    /// Returns the next time after `now` at which the result of [`Validity::contains`] may change.
     pub fn next_edge(&self, now: Timestamp) -> Option<Timestamp> {
         [&self.not_before, &self.not_after].into_iter().flatten().map(|edge| edge.0).filter(|edge| *edge > now).min()
     }
 }
 
-/// A quantity as people write it: a number, or a number with a suffix (`500m`, `100Gi`).
+/// A Kubernetes quantity: a number, or a number with a suffix (`500m`, `100Gi`).
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Quantity {
-    /// Written without quotes.
+    /// Written without quotes: `5`.
     Integer(i64),
-    /// Written as text.
+    /// Written as a string: `500m`.
     Text(String),
 }
 
-/// Limits on what may be used.
+/// Limits on resource usage.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct QuotaSpec {
-    /// Limit by resource name: the names that a native ResourceQuota uses (requests.cpu, requests.memory,
-    /// requests.storage, pods, services.loadbalancers, count/deployments.apps, …) and `namespaces`. The limit spans
-    /// all the namespaces together. A name that is absent is not limited.
+    /// Limits by resource name: the names that ResourceQuota uses (requests.cpu, requests.memory, requests.storage, pods,
+    /// services.loadbalancers, count/deployments.apps, …) and `namespaces`. Each limit applies to the total over all owned
+    /// namespaces. Resources that are not listed are not limited.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::quota_hard")]
     pub hard: BTreeMap<String, Quantity>,
 }
 
-/// Limits in force and what is used of them.
+/// Limits in force and current usage.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct QuotaStatus {
-    /// The limits in force: the user's own together with those of their groups.
+    /// Limits in force: those of the user plus those of their groups.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub hard: BTreeMap<String, String>,
 
-    /// What is used, over all owned namespaces together.
+    /// Current usage: the total over all owned namespaces.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub used: BTreeMap<String, String>,
 }

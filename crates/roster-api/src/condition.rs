@@ -1,7 +1,7 @@
-//! Conditions: their types, their reasons, and the one way in which they change.
+//! Condition types and reasons, and how conditions are updated.
 //!
 //! Types and reasons are constants because people, `kubectl wait` and GitOps health checks depend on them. `Ready`,
-//! `Reconciling` and `Stalled` follow the kstatus convention: the latter two are present only while they hold.
+//! `Reconciling` and `Stalled` follow the kstatus convention: the last two are present only while they are true.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -9,40 +9,40 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 
 /// Everything declared has taken effect.
 pub const READY: &str = "Ready";
-/// Work is under way, or waits for something that is to come (kstatus: InProgress).
+/// Work is in progress, or waits for an object that does not exist yet (kstatus: InProgress).
 pub const RECONCILING: &str = "Reconciling";
-/// Nothing more will happen until someone changes something (kstatus: Failed).
+/// Nothing more happens until someone changes the object or the cluster (kstatus: Failed).
 pub const STALLED: &str = "Stalled";
-/// The username and all emails are held.
+/// The username and all emails are claimed: no other User has them.
 pub const NAME_CLAIMED: &str = "NameClaimed";
-/// A password is in use, and it is the one that the spec refers to.
+/// A password is set, and it is the one that the spec refers to.
 pub const CREDENTIAL_READY: &str = "CredentialReady";
-/// Reason of [`CREDENTIAL_READY`]: the identity Secret was deleted, and everything in it is gone.
+/// Reason of [`CREDENTIAL_READY`]: the identity Secret was deleted, with all credentials in it.
 pub const CREDENTIAL_LOST: &str = "CredentialLost";
-/// The password in use was set by somebody else, and the User says that it must be changed before anything else is done.
-/// Present while it holds.
+/// The password was set by someone else, and `spec.requirePasswordChange` demands that the user changes it before any
+/// other action. Present only while true.
 pub const PASSWORD_CHANGE_REQUIRED: &str = "PasswordChangeRequired";
-/// Too many logins failed, from all sources together: new logins are refused for a while. Present while it holds.
+/// Too many logins failed, from all sources together: new logins are refused for some time. Present only while true.
 pub const LOCKED_OUT: &str = "LockedOut";
-/// The password must be changed soon, or the User ends soon. Present while it holds.
+/// The password or the User expires soon. Present only while true.
 pub const EXPIRING: &str = "Expiring";
-/// Reason of [`EXPIRING`]: the password.
+/// Reason of [`EXPIRING`]: the password expires.
 pub const PASSWORD_EXPIRING: &str = "PasswordExpiring";
-/// Reason of [`EXPIRING`]: the User.
+/// Reason of [`EXPIRING`]: the User expires.
 pub const ACCOUNT_EXPIRING: &str = "AccountExpiring";
-/// The User is bound to the administrator ClusterRole. Present while `spec.admin` is set.
+/// The User is bound to the administrator ClusterRole. Present only if `spec.admin` is set.
 pub const ADMINISTRATOR_BOUND: &str = "AdministratorBound";
-/// No more is used than there may be. Present where anything is limited.
+/// Usage is within the limits. Present only if there are limits.
 pub const QUOTA_WITHIN_LIMITS: &str = "QuotaWithinLimits";
-/// Users declare memberships that have no effect: of a User, in which groups; of a Group, which users. Present while it
-/// holds.
+/// Declared memberships have no effect yet. The message lists the groups (of a User) or the users (of a Group). Present
+/// only while true.
 pub const MEMBERSHIP_PENDING: &str = "MembershipPending";
 /// Reason of [`MEMBERSHIP_PENDING`]: the Group does not accept declared members.
 pub const NOT_ACCEPTED: &str = "NotAccepted";
-/// The User is to be deleted but still owns something.
+/// The User is being deleted but still owns namespaces.
 pub const DELETION_BLOCKED: &str = "DeletionBlocked";
 
-/// The schema of a list of conditions: one of each type, so that several writers can own one each.
+/// Schema of a list of conditions. It is a map by type, so that several field managers can own one condition each.
 pub fn conditions_schema(generator: &mut SchemaGenerator) -> Schema {
     let item = generator.subschema_for::<Condition>();
     json_schema!({
@@ -51,20 +51,20 @@ pub fn conditions_schema(generator: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// What a condition is to say, without the time at which it came to say so.
+/// A condition without its transition time.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Desired {
-    /// One of the constants of this module.
+    /// Type: one of the constants of this module.
     pub kind: &'static str,
     /// `True` or `False`.
     pub status: bool,
-    /// `CamelCase`, stable.
+    /// Reason, in CamelCase. Reasons are an interface: they do not change.
     pub reason: &'static str,
-    /// For people: what is the case and what to do.
+    /// Message for people: the state and what to do about it.
     pub message: String,
 }
 
-/// Carries `desired` over into conditions, keeping the transition time of each whose status is the same as before.
+/// Returns `desired` as conditions. A condition whose status did not change keeps its transition time.
 pub fn carry_over(
     before: &[Condition],
     desired: Vec<Desired>,
@@ -88,10 +88,10 @@ pub fn carry_over(
         .collect()
 }
 
-/// How many names a message lists.
+/// Maximum number of names that a message lists.
 const NAMED: usize = 10;
 
-/// The first names, and how many more there are: `a, b and 7 more`. `count`: of all names.
+/// Joins the first names and says how many more there are: `a, b and 7 more`. `count` is the number of all names.
 pub fn list_names<'a>(names: impl Iterator<Item = &'a str>, count: usize) -> String {
     let named = names.take(NAMED).collect::<Vec<_>>().join(", ");
     match count.saturating_sub(NAMED) {
@@ -100,7 +100,7 @@ pub fn list_names<'a>(names: impl Iterator<Item = &'a str>, count: usize) -> Str
     }
 }
 
-/// The condition of that type, if there is one.
+/// Returns the condition of type `kind`.
 pub fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
     conditions.iter().find(|condition| condition.type_ == kind)
 }

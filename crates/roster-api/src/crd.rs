@@ -1,4 +1,4 @@
-//! The CustomResourceDefinitions, from the types.
+//! CustomResourceDefinitions, generated from the types.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
@@ -7,15 +7,15 @@ use super::group::Group;
 use super::role_binding::RoleBinding;
 use super::user::User;
 
-/// All CRDs of Roster, in the order in which they are best applied.
+/// Returns all CRDs.
 pub fn all() -> Vec<CustomResourceDefinition> {
     vec![User::crd(), Group::crd(), RoleBinding::crd()]
 }
 
-/// File name under `crds/` and the file's content.
+/// Returns the file name under `crds/` and the content of a CRD.
 ///
 /// # Errors
-/// Only if a type's schema can't be written as YAML, which the drift check would show.
+/// If the schema can't be serialized as YAML.
 pub fn file(crd: &CustomResourceDefinition) -> Result<(String, String), serde_yaml::Error> {
     let name = format!("{}_{}.yaml", crd.spec.group, crd.spec.names.plural);
     let body = serde_yaml::to_string(crd)?;

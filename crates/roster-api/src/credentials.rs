@@ -1,7 +1,7 @@
-//! The bodies of the actions on credentials in `directory.roster.dev/v1alpha1`.
+//! Request and response types of the actions on credentials in `directory.roster.dev/v1alpha1`.
 //!
-//! Each is a kind with `spec` (what is asked for) and `status` (what came of it), as the API server's own reviews are.
-//! What is secret in a `spec` is never told again; what is secret in a `status` is in the one answer that makes it.
+//! Each kind has a `spec` (the request) and a `status` (the result), like the reviews of Kubernetes. No response repeats a
+//! secret of a `spec`. A secret in a `status` is returned once, by the request that creates it.
 
 use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-/// What somebody shows in order to log in: exactly one of password and invitation.
+/// Credentials of a login attempt: exactly one of password and invitation.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LoginSpec {
@@ -18,47 +18,47 @@ pub struct LoginSpec {
     /// The password.
     #[schemars(with = "Option<String>")]
     pub password: Option<SecretString>,
-    /// Code of an invitation, in place of the password; needs newPassword.
+    /// Code of an invitation, instead of a password. Requires newPassword.
     #[schemars(with = "Option<String>")]
     pub invitation: Option<SecretString>,
-    /// Code of the authenticator app, or a recovery code.
+    /// Code from the authenticator app, or a recovery code.
     #[schemars(with = "Option<String>")]
     pub code: Option<SecretString>,
-    /// Password to set with this login: where the old one must be changed, or by an invitation.
+    /// New password: with an invitation, or if the old password must be changed.
     #[schemars(with = "Option<String>")]
     pub new_password: Option<SecretString>,
-    /// Audience of the token: one of those that the installation issues tokens for. Absent: the first of them.
+    /// Audience of the token: one of the installation's audiences. Default: the first one.
     pub audience: Option<String>,
 }
 
-/// What is still asked for before a token is issued. The password was right.
+/// What a login still requires before a token is issued. The password was correct.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum Challenge {
-    /// The code of the authenticator app.
+    /// A code from the authenticator app.
     Code,
-    /// A second factor has to be enrolled: log in again with a code of the seed in `status.enrollment`.
+    /// A second factor must be enrolled: log in again with a code from the seed in `status.enrollment`.
     Enrollment,
-    /// The password has to be changed: log in again with newPassword.
+    /// The password must be changed: log in again with newPassword.
     PasswordChange,
 }
 
-/// What came of a login.
+/// Result of a login.
 #[derive(Clone, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LoginStatus {
-    /// Bearer token, a JWT. Absent where something is still asked for.
+    /// Bearer token, a JWT. Omitted if there is a challenge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
-    /// When the token ends.
+    /// Time at which the token expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiration_timestamp: Option<Time>,
-    /// What is still asked for.
+    /// What the login still requires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub challenge: Option<Challenge>,
-    /// The seed to enrol, where the challenge is Enrollment.
+    /// The seed to enroll, if the challenge is Enrollment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enrollment: Option<Enrollment>,
-    /// Recovery codes, shown once, where this login has confirmed a second factor.
+    /// Recovery codes, if this login confirmed a second factor. Returned once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recovery_codes: Vec<String>,
     /// Time from which the password must be changed.
@@ -70,13 +70,13 @@ pub struct LoginStatus {
 #[derive(Clone, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Enrollment {
-    /// The seed in base32 (RFC 4648), for typing.
+    /// The seed in base32 (RFC 4648), to enter by hand.
     pub secret: String,
-    /// The same as an otpauth URL, for a QR code.
+    /// The seed as an otpauth URL, for a QR code.
     pub url: String,
 }
 
-/// What an application asks to have verified.
+/// Credentials that an application asks Roster to verify.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PasswordReviewSpec {
@@ -85,146 +85,147 @@ pub struct PasswordReviewSpec {
     /// The password.
     #[schemars(with = "String")]
     pub password: SecretString,
-    /// Code of the authenticator app, or a recovery code.
+    /// Code from the authenticator app, or a recovery code.
     #[schemars(with = "Option<String>")]
     pub code: Option<SecretString>,
-    /// Address that the person comes from, for allowedCIDRs and the lockout. Absent: the application itself counts.
+    /// Address of the person, for allowedCIDRs and the lockout. Default: the address of the application.
     #[serde(rename = "sourceIP")]
     pub source_ip: Option<std::net::IpAddr>,
 }
 
-/// Whether a credential is good, and whose it is.
+/// Result of a PasswordReview.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PasswordReviewStatus {
-    /// Whether it is.
+    /// Whether the credentials are valid.
     pub authenticated: bool,
-    /// Who it is, where it is.
+    /// The user, if authenticated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<UserInfo>,
-    /// What is still asked for: the password was right.
+    /// What a login would still require. The password was correct.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub challenge: Option<Challenge>,
 }
 
-/// A new password.
+/// A password change.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PasswordChangeSpec {
-    /// The password so far. Required of those who change their own.
+    /// The current password. Required to change one's own password.
     #[schemars(with = "Option<String>")]
     pub old_password: Option<SecretString>,
-    /// The password from now on.
+    /// The new password.
     #[schemars(with = "String")]
     pub new_password: SecretString,
-    /// Whether API keys are revoked as well. Sessions end in any case.
+    /// Whether to revoke API keys as well. Sessions always end.
     #[serde(default, rename = "revokeAPIKeys")]
     pub revoke_api_keys: bool,
 }
 
-/// What came of a new password.
+/// Result of a password change.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PasswordChangeStatus {
-    /// When it was set. Tokens that were issued before are refused.
+    /// Time of the change. Tokens that were issued earlier are refused.
     pub password_changed_time: Time,
-    /// How many API keys were revoked.
+    /// Number of API keys that were revoked.
     #[serde(rename = "revokedAPIKeys")]
     pub revoked_api_keys: usize,
 }
 
-/// An API key to be made.
+/// Request for an API key.
 #[derive(Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ApiKeySpec {
-    /// What it is for, in its owner's words.
+    /// Purpose of the key.
     pub display_name: String,
-    /// When it ends. Absent: after 90 days, or the installation's longest lifetime where that is shorter.
+    /// Time at which the key expires. Default: after 90 days, or after the installation's maximum lifetime if that is
+    /// shorter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiration_timestamp: Option<Time>,
-    /// The caller's own password, needed to make a key for oneself. Not needed of users who have no password, nor of
-    /// administrators who make a key for somebody else.
+    /// The caller's own password. Required to create a key for oneself, unless one has no password. Not required of
+    /// administrators that create a key for another user.
     #[serde(default, skip_serializing)]
     #[schemars(with = "Option<String>")]
     pub current_password: Option<SecretString>,
 }
 
-/// An API key that was made.
+/// An API key.
 #[derive(Clone, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiKeyStatus {
-    /// The key itself, in the answer that makes it and never again.
+    /// The key itself. Returned once, when it is created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// When it was last used, to within some minutes.
+    /// Time of the last use, accurate to a few minutes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used_time: Option<Time>,
-    /// Whether it has ended.
+    /// Whether the key has expired.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub expired: bool,
 }
 
-/// A second factor to be enrolled, or confirmed.
+/// Request to enroll, confirm or remove a second factor.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TotpEnrollmentSpec {
-    /// A code of the app: confirms the seed of an earlier enrolment, or proves the right to remove it. Absent: a new seed
-    /// is made.
+    /// A code from the authenticator app: confirms the seed of an earlier enrollment, or authorizes its removal. Omit it
+    /// for a new seed.
     #[schemars(with = "Option<String>")]
     pub code: Option<SecretString>,
-    /// The caller's own password, needed for a new seed. Not needed of users who have no password.
+    /// The caller's own password. Required for a new seed, unless the user has no password.
     #[schemars(with = "Option<String>")]
     pub current_password: Option<SecretString>,
 }
 
-/// How it stands with the second factor.
+/// State of the second factor.
 #[derive(Clone, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TotpEnrollmentStatus {
-    /// Whether logins need a code.
+    /// Whether logins require a code.
     pub enabled: bool,
-    /// When it was confirmed.
+    /// Time at which the second factor was confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmed_time: Option<Time>,
-    /// How many recovery codes are left.
+    /// Number of recovery codes that are left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery_codes_left: Option<usize>,
-    /// The new seed, shown once.
+    /// The new seed. Returned once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enrollment: Option<Enrollment>,
-    /// Recovery codes, each good for one login, shown once.
+    /// Recovery codes. Each is valid for one login. Returned once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recovery_codes: Vec<String>,
 }
 
-/// An invitation to set a password.
+/// Request for an invitation to set a password.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InvitationSpec {
-    /// When it ends. Absent: after a day. At most 30 days ahead.
+    /// Time at which the invitation expires, at most 30 days ahead. Default: after one day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiration_timestamp: Option<Time>,
 }
 
-/// An invitation that was made.
+/// An invitation.
 #[derive(Clone, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InvitationStatus {
-    /// The code, shown once and good for one login with a new password. An invitation replaces the one before it.
+    /// The code. Returned once, and valid for one login that sets a password. A new invitation replaces the previous one.
     pub code: String,
-    /// When it ends.
+    /// Time at which the invitation expires.
     pub expiration_timestamp: Time,
 }
 
-/// Another username.
+/// Request to change a username.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RenameSpec {
-    /// The username that the user is to have, as in `spec.username` of a User.
+    /// The new username, as in `spec.username` of a User.
     pub username: String,
 }
 
-/// An end of a lockout.
+/// Request to end a lockout. It has no fields.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UnlockSpec {}

@@ -1,6 +1,6 @@
-//! What the aggregated API `directory.roster.dev/v1alpha1` answers with.
+//! Responses of the aggregated API `directory.roster.dev/v1alpha1`.
 //!
-//! Its `User` and `Group` are the declared ones, joined with what is known beyond them.
+//! Its `User` and `Group` are the custom resources with additional, computed fields.
 
 use std::collections::BTreeMap;
 
@@ -16,22 +16,22 @@ use super::user::{DesiredState, UserSpec, UserStatus};
 pub const GROUP: &str = "directory.roster.dev";
 /// Version of the aggregated API.
 pub const VERSION: &str = "v1alpha1";
-/// Group and version together.
+/// Group and version of the aggregated API.
 pub const API_VERSION: &str = "directory.roster.dev/v1alpha1";
 
-/// How much a user may be trusted with at all.
+/// Coarse level of a user's permissions.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum PermissionLevel {
     /// Banned by `spec.state`.
     Banned,
-    /// Has what is bound to them.
+    /// Holds the roles that are bound to the user.
     User,
-    /// Bound to the administrator ClusterRole as well.
+    /// Also bound to the administrator ClusterRole.
     Admin,
 }
 
 impl PermissionLevel {
-    /// The level of a User.
+    /// Returns the level of a User.
     pub fn of(spec: &UserSpec) -> Self {
         match (spec.state, spec.admin) {
             (DesiredState::Banned, _) => Self::Banned,
@@ -45,21 +45,21 @@ impl PermissionLevel {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DirectoryUserStatus {
-    /// What the User itself tells.
+    /// Status of the custom resource.
     #[serde(flatten)]
     pub observed: UserStatus,
     /// Banned, User or Admin, from spec.state and spec.admin.
     pub permission_level: PermissionLevel,
-    /// Roles that the user holds, by whatever binding, as kind and name: ClusterRole/edit. As of the moment of the
-    /// answer; a change of roles alone is no event of a watch.
+    /// Roles that the user holds through any binding, as kind/name: ClusterRole/edit. Computed for each response: a watch
+    /// sends no event if only the roles change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub roles: Option<Vec<String>>,
-    /// True on the entry of whoever asks.
+    /// True on the caller's own entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<bool>,
 }
 
-/// What makes a rule or a role apply to somebody.
+/// The binding through which a rule or a role applies to a user.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reason {
@@ -67,36 +67,37 @@ pub struct Reason {
     pub role: RoleRef,
     /// The native binding that grants it.
     pub binding: NativeBinding,
-    /// Name of the RoleBinding of Roster that the native binding was compiled from, if it was.
+    /// Name of the RoleBinding of roster.dev that the native binding was compiled from. Omitted for other native bindings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role_binding: Option<String>,
-    /// Whom the native binding names.
+    /// The subject of the native binding.
     pub subject: NativeSubject,
-    /// From the group that the user belongs to directly, to the one that is bound. Empty: the user is bound.
+    /// Path of groups: from the one in which the user is a direct member to the one that is bound. Empty if the user
+    /// itself is bound.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
 }
 
-/// A native binding.
+/// A reference to a native binding.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NativeBinding {
     /// ClusterRoleBinding or RoleBinding.
     pub kind: String,
-    /// Its namespace, where it is a RoleBinding.
+    /// Namespace of a RoleBinding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// Its name.
+    /// Name of the binding.
     pub name: String,
 }
 
-/// A subject of a native binding: a username or the name of a group.
+/// A subject of a native binding: a username or a group name.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NativeSubject {
     /// User or Group.
     pub kind: String,
-    /// Its name.
+    /// Username or group name.
     pub name: String,
 }
 
@@ -104,29 +105,29 @@ pub struct NativeSubject {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EffectiveRule {
-    /// Where it applies. Absent: in the whole cluster.
+    /// Namespace in which the rule applies. Omitted if it applies in the whole cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// The rule.
     #[serde(flatten)]
     pub rule: PolicyRule,
-    /// Why it applies: each of these alone is enough.
+    /// Bindings that grant the rule. Each one is sufficient.
     pub reasons: Vec<Reason>,
 }
 
-/// What a user may do, and why.
+/// Effective RBAC rules of a user, with the bindings that grant them.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UserPermissionsStatus {
-    /// Whether the user is active. Who is not, may do nothing.
+    /// Whether the user is active. A user that is not active has no permissions.
     pub active: bool,
-    /// Groups that these are the rules of, effective ones and those that every authenticated user is in.
+    /// Groups that were evaluated: the effective ones and those of every authenticated user.
     pub groups: Vec<String>,
     /// The rules.
     pub rules: Vec<EffectiveRule>,
 }
 
-/// A question about what a user may do. Exactly one of the fields is set.
+/// An access review for a user. Exactly one field must be set.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AccessReviewSpec {
@@ -138,24 +139,24 @@ pub struct AccessReviewSpec {
     pub non_resource_attributes: Option<NonResourceAttributes>,
 }
 
-/// The answer of the API server.
+/// Result of an access review, from kube-apiserver's authorizers.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AccessReviewStatus {
-    /// Whether the user may.
+    /// Whether the request is allowed.
     pub allowed: bool,
-    /// What the API server says of it.
+    /// Reason given by the authorizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What went wrong on the way to the answer.
+    /// Error during the evaluation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluation_error: Option<String>,
-    /// The bindings that allow it, as far as RBAC does.
+    /// The bindings that allow the request. Empty if another authorizer than RBAC allows it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub path: Vec<Reason>,
 }
 
-/// A group that a user belongs to.
+/// An effective membership of a user in a group.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GroupMembership {
@@ -163,9 +164,9 @@ pub struct GroupMembership {
     pub user: String,
     /// Name of the Group.
     pub group: String,
-    /// The fields that declare the membership, or its first step.
+    /// The fields that declare the membership, or the first step of a nested one.
     pub sources: Vec<String>,
-    /// From the group that the user belongs to directly, to this one.
+    /// Path of groups: from the one in which the user is a direct member to this one.
     pub path: Vec<String>,
 }
 
@@ -173,82 +174,83 @@ pub struct GroupMembership {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UserNamespace {
-    /// Its name.
+    /// Name of the namespace.
     pub name: String,
-    /// Whether the user owns it, by the label roster.dev/owner.
+    /// Whether the user owns it (label roster.dev/owner).
     pub owned: bool,
     /// Active or Terminating.
     pub phase: String,
-    /// Roles that the user holds in it, those for the whole cluster included.
+    /// Roles that the user holds in the namespace, including cluster-wide ones.
     pub roles: Vec<String>,
-    /// What is used in it, where the user owns it.
+    /// Current usage. Only for namespaces that the user owns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used: Option<BTreeMap<String, String>>,
-    /// Username of whoever holds it locked.
+    /// Username of the holder of the namespace's lock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locked_by: Option<String>,
 }
 
-/// What a user may use and does use, over all the namespaces that they own.
+/// Limits and usage of a user, over all owned namespaces.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UserQuotaStatus {
-    /// The limits in force: the user's own together with those of their groups.
+    /// Limits in force: those of the user plus those of their groups.
     pub hard: BTreeMap<String, String>,
-    /// The use, limited or not.
+    /// Current usage, including resources without a limit.
     pub used: BTreeMap<String, String>,
-    /// What each namespace has of it.
+    /// Limits and usage of each owned namespace.
     pub namespaces: Vec<NamespaceQuota>,
 }
 
-/// What a namespace has of its owner's quota.
+/// A namespace's part of its owner's quota.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NamespaceQuota {
-    /// Its name.
+    /// Name of the namespace.
     pub name: String,
-    /// What may be used in it at this moment. It moves between namespaces, to where it is needed. Absent: nothing is
-    /// enforced yet.
+    /// Current limits of the namespace. Roster moves them between namespaces on demand. Omitted if no limit is enforced
+    /// yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hard: Option<BTreeMap<String, String>>,
-    /// What is used in it.
+    /// Current usage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used: Option<BTreeMap<String, String>>,
 }
 
-/// What stands in the way of deleting a user, and what the user keeps others from.
+/// Namespaces that block the deletion of a user, and namespaces that the user holds locked.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UserLocksStatus {
-    /// Namespaces that the user owns, which keep it from being deleted where deletionPolicy is Block.
+    /// Namespaces that the user owns. They block its deletion if spec.deletionPolicy is Block.
     pub blocking_deletion: Vec<String>,
-    /// Namespaces that the user holds locked, by the annotation roster.dev/locked-by.
+    /// Namespaces that the user holds locked (annotation roster.dev/locked-by).
     pub held: Vec<String>,
 }
 
-/// Who holds which role where.
+/// A role that a subject holds in a namespace or in the whole cluster.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RoleAssignment {
-    /// Who: of native RBAC, a username or the name of a group.
+    /// Subject in native RBAC.
     pub subject: NativeSubject,
-    /// The User or Group of Roster that this is, where there is one.
+    /// The User or Group of roster.dev with the subject's name, if one exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<Subject>,
-    /// Its name for people, where that was asked for.
+    /// Display name of the holder, if it was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder_name: Option<String>,
     /// The role.
     pub role: RoleRef,
-    /// Where. Absent: in the whole cluster.
+    /// Namespace in which the role is held. Omitted for the whole cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// The native binding.
     pub binding: NativeBinding,
-    /// Name of the RoleBinding of Roster that the native binding was compiled from.
+    /// Name of the RoleBinding of roster.dev that the native binding was compiled from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role_binding: Option<String>,
-    /// From the group that the user belongs to directly, to the one that is bound. Empty: the subject itself is bound.
+    /// Path of groups: from the one in which the user is a direct member to the one that is bound. Empty if the subject
+    /// itself is bound.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! `Group`: users under one name, to be bound to roles and to share a quota.
+//! `Group`: a named set of users that can be bound to roles and given a quota.
 
 use std::collections::BTreeMap;
 
@@ -23,18 +23,18 @@ use super::schema;
     derive = "PartialEq",
     shortname = "grp",
     category = "roster",
-    doc = "Users under one name, to be bound to roles and to share a quota. The object's name is the group's name in RBAC.",
+    doc = "A named set of users that can be bound to roles and given a quota. The object's name is the group's name in RBAC.",
     selectable = ".spec.domain",
-    printcolumn(name = "Display Name", type_ = "string", json_path = ".spec.displayName", description = "Name for people"),
-    printcolumn(name = "Members", type_ = "integer", json_path = ".status.members", description = "Effective members"),
+    printcolumn(name = "Display Name", type_ = "string", json_path = ".spec.displayName", description = "Display name"),
+    printcolumn(name = "Members", type_ = "integer", json_path = ".status.members", description = "Number of effective members"),
     printcolumn(
         name = "Waiting",
         type_ = "integer",
         json_path = ".status.waitingMembers",
-        description = "Users that declare themselves members and are not accepted",
+        description = "Number of users that declare themselves members and are not accepted",
         priority = 1
     ),
-    printcolumn(name = "Roles", type_ = "integer", json_path = ".status.roles", description = "Roles that the group holds"),
+    printcolumn(name = "Roles", type_ = "integer", json_path = ".status.roles", description = "Number of roles that the group holds"),
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -50,49 +50,51 @@ use super::schema;
     )
 )]
 pub struct GroupSpec {
-    /// Name to show to people.
+    /// Display name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::line")]
     pub display_name: Option<String>,
 
-    /// What the group is for.
+    /// Purpose of the group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub description: Option<String>,
 
-    /// Administrative partition that the group belongs to.
+    /// Administrative partition of the group.
     #[serde(default)]
     #[schemars(schema_with = "schema::label_value")]
     pub domain: Domain,
 
-    /// Names of Users. At most 5000; larger groups use memberSelector or User.spec.groups, with acceptDeclaredMembers.
+    /// Names of Users that are members. At most 5000. For larger groups, use memberSelector or User.spec.groups, with
+    /// acceptDeclaredMembers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::members")]
     pub members: Vec<String>,
 
-    /// Names of Groups whose members belong to this one too. At most 256.
+    /// Names of Groups whose members are also members of this one. At most 256.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::object_names")]
     pub member_groups: Vec<String>,
 
-    /// Users by their labels. An empty selector matches every user. Takes effect only with acceptDeclaredMembers,
-    /// because labels are set by those who write Users.
+    /// Selects members by the labels of Users. An empty selector matches every User. Takes effect only with
+    /// acceptDeclaredMembers, because anyone who may write a User can set its labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::label_selector")]
     pub member_selector: Option<LabelSelector>,
 
-    /// Whether Users can declare themselves members: by User.spec.groups, and by labels that memberSelector matches.
-    /// Without it, anyone who may write Users could put one into this group before it holds any role. Users that wait
-    /// are counted in status.waitingMembers, and name the group in their status.pendingGroups.
+    /// Whether Users can declare themselves members: with User.spec.groups, or with labels that memberSelector matches.
+    /// False by default: otherwise anyone who may write Users could add one to this group before the group holds any
+    /// role. Users that are not accepted are counted in status.waitingMembers and list the group in their
+    /// status.pendingGroups.
     #[serde(default)]
     pub accept_declared_members: bool,
 
-    /// Memberships that begin or end at a given time. At most 1000.
+    /// Memberships with a start or an end. At most 1000.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "memberships")]
     pub memberships: Vec<Membership>,
 
-    /// Limits that are added to those of each member.
+    /// Limits that are added to the limits of each member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<QuotaSpec>,
 }
@@ -102,7 +104,7 @@ fn memberships(generator: &mut SchemaGenerator) -> Schema {
     schema::unique_objects::<Membership>(generator, (0, 1000), "item.user", "must not have the same user twice")
 }
 
-/// A membership for a span of time.
+/// A membership with a validity.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Membership {
@@ -110,28 +112,28 @@ pub struct Membership {
     #[schemars(schema_with = "schema::object_name")]
     pub user: String,
 
-    /// When the membership holds.
+    /// Period in which the user is a member.
     pub validity: Validity,
 }
 
-/// What Roster observed. Written by Roster alone, and only when it changes.
+/// Observed state. Only Roster writes it, and only when it changes.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GroupStatus {
-    /// The metadata.generation that this status speaks of.
+    /// The metadata.generation that this status was computed from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Ready; MembershipPending, Reconciling and Stalled while they hold (kstatus).
+    /// Ready, and while they are true MembershipPending, Reconciling and Stalled (kstatus).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "super::condition::conditions_schema")]
     pub conditions: Vec<Condition>,
 
-    /// Number of effective members, those of nested groups included.
+    /// Number of effective members, including those of nested groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub members: Option<i64>,
 
-    /// Number of users that declare themselves members and are not accepted. Absent if there are none.
+    /// Number of users that declare themselves members and are not accepted. Omitted if zero.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_members: Option<i64>,
 
@@ -139,7 +141,7 @@ pub struct GroupStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub roles: Option<i64>,
 
-    /// Usage of all members together, by resource name.
+    /// Total usage of all members, by resource name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub used: BTreeMap<String, String>,
 }

@@ -29,39 +29,39 @@ pub use group::{Group, GroupSpec, GroupStatus};
 pub use role_binding::{RoleBinding, RoleBindingSpec, RoleBindingStatus};
 pub use user::{State, User, UserSpec, UserStatus};
 
-/// API group of the kinds that people declare.
+/// API group of the custom resources.
 pub const API_GROUP: &str = "roster.dev";
 
-/// Field manager of what Roster applies.
+/// Field manager of server-side apply requests.
 pub const FIELD_MANAGER: &str = "roster";
 
-/// API version of the same kinds.
+/// API version of the custom resources.
 pub const API_VERSION: &str = "roster.dev/v1alpha1";
 
 /// Type of a Secret that carries a person's password into Roster (`password` or `passwordHash`).
 pub const PASSWORD_SECRET_TYPE: &str = "roster.dev/password";
 
-/// Type of the Secrets that Roster itself keeps: one per login identifier (see `roster_credentials::claim`).
+/// Type of the Secrets in which Roster stores credentials: one per login identifier (see `roster_credentials::claim`).
 pub const IDENTITY_SECRET_TYPE: &str = "roster.dev/identity";
 
 /// Type of the Secrets in which Roster remembers deleted Users (see `roster_core::directory::tombstones`).
 pub const TOMBSTONE_SECRET_TYPE: &str = "roster.dev/deleted-user";
 
-/// Annotation by which a password Secret names the User (`metadata.name`) that may use it. Without it a
-/// `passwordSecretRef` could read anybody's Secret.
+/// Annotation of a password Secret: `metadata.name` of the User that may use it. Without it, a `passwordSecretRef` could
+/// read any Secret.
 pub const USER_ANNOTATION: &str = "roster.dev/user";
 
-/// Label of a Namespace that names its owner, a User's `metadata.name`.
+/// Label of a Namespace: `metadata.name` of the User that owns it.
 pub const OWNER_LABEL: &str = "roster.dev/owner";
 
-/// Annotation of a Namespace with the username of whoever holds it locked.
+/// Annotation of a locked Namespace: username of the lock's holder.
 pub const LOCKED_BY_ANNOTATION: &str = "roster.dev/locked-by";
 
-/// Finalizer that keeps a User while it owns namespaces and `deletionPolicy` is `Block`.
+/// Finalizer that blocks the deletion of a User that owns namespaces and has the `deletionPolicy` `Block`.
 pub const OWNERSHIP_FINALIZER: &str = "roster.dev/ownership";
 
-/// Label of a Namespace that names its administrative partition: what `scope.domain` of a RoleBinding selects by.
+/// Label of a Namespace: its administrative partition, which `scope.domain` of a RoleBinding selects by.
 pub const DOMAIN_LABEL: &str = "roster.dev/domain";
 
-/// Label of a native binding with the UID of the User or RoleBinding that it was made for.
+/// Label of a native binding: UID of the User or RoleBinding that it was compiled from.
 pub const OWNER_UID_LABEL: &str = "roster.dev/owner-uid";

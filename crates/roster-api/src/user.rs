@@ -1,4 +1,4 @@
-//! `User`: a person, or anything else that logs in under a name of its own.
+//! `User`: a person or a machine account that logs in.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::common::{Domain, QuotaSpec, QuotaStatus, Validity};
 use super::schema;
 
-/// Who a person is and how they may log in. There is no field for a password: it comes through
-/// `passwordSecretRef`, through the aggregated API, or by invitation.
+/// A user's identity and how the user may log in. There is no field for a password: it is set through
+/// `passwordSecretRef`, the aggregated API, or an invitation.
 #[derive(Clone, CustomResource, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -24,7 +24,7 @@ use super::schema;
     derive = "PartialEq",
     shortname = "usr",
     category = "roster",
-    doc = "A person of this cluster, or anything else that logs in under a name of its own.",
+    doc = "A person or a machine account that logs in to this cluster.",
     selectable = ".spec.username",
     selectable = ".spec.email",
     selectable = ".spec.domain",
@@ -51,14 +51,14 @@ use super::schema;
         name = "Reason",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Ready')].reason",
-        description = "Why it is ready or not"
+        description = "Reason of the condition Ready"
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since creation"),
     printcolumn(
         name = "Display Name",
         type_ = "string",
         json_path = ".spec.displayName",
-        description = "Name for people",
+        description = "Display name",
         priority = 1
     ),
     printcolumn(name = "Domain", type_ = "string", json_path = ".spec.domain", description = "Administrative partition", priority = 1),
@@ -72,27 +72,27 @@ use super::schema;
     ),
     validation = (
         "self.metadata.name.size() <= 63",
-        "metadata.name must have at most 63 characters: it serves as a label value on the namespaces that the user owns"
+        "metadata.name must have at most 63 characters: it is a label value on the namespaces that the user owns"
     )
 )]
 pub struct UserSpec {
-    /// Login name and RBAC subject name. Default: metadata.name. Immutable, but for users/{name}/rename of directory.roster.dev. Unique among all usernames and emails,
-    /// upper and lower case alike.
+    /// Login name and RBAC subject name. Default: metadata.name. Must differ from all other usernames and emails,
+    /// ignoring case. Immutable: to change it, use users/{name}/rename of directory.roster.dev.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::username")]
     pub username: Option<String>,
 
-    /// Primary email address. Also a login name. Unique among all usernames and emails, upper and lower case alike.
+    /// Primary email address. Also a login name. Must differ from all other usernames and emails, ignoring case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::email")]
     pub email: Option<String>,
 
-    /// Further email addresses, with the same uniqueness. At most 16.
+    /// Further email addresses, which are also login names and must be unique. At most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::emails")]
     pub additional_emails: Vec<String>,
 
-    /// Name to show to people.
+    /// Display name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::line")]
     pub display_name: Option<String>,
@@ -107,128 +107,128 @@ pub struct UserSpec {
     #[schemars(schema_with = "schema::line")]
     pub last_name: Option<String>,
 
-    /// Mobile number in international form (E.164 digits; separators allowed), as in +1 555 0100.
+    /// Mobile number in international format (E.164 digits, separators allowed), such as +1 555 0100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::phone_number")]
     pub mobile: Option<String>,
 
-    /// Preferred language, a BCP 47 tag such as en or pt-BR.
+    /// Preferred language: a BCP 47 tag such as en or pt-BR.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::language")]
     pub language: Option<String>,
 
-    /// Time zone, an IANA name such as Europe/Paris.
+    /// Time zone: an IANA name such as Europe/Paris.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::time_zone")]
     pub timezone: Option<String>,
 
-    /// Preferred shell, by name or path, such as zsh.
+    /// Preferred shell: a name or a path, such as zsh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::shell")]
     pub preferred_shell: Option<String>,
 
-    /// Login at GitHub.
+    /// GitHub username.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::github_username")]
     pub github_username: Option<String>,
 
-    /// Administrative partition that the user belongs to.
+    /// Administrative partition of the user.
     #[serde(default)]
     #[schemars(schema_with = "schema::label_value")]
     pub domain: Domain,
 
-    /// Where the person works, such as eu-west.
+    /// Location of the user, such as eu-west.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::label_value")]
     pub zone: Option<String>,
 
-    /// Desired state. Disabled and Banned end logins, tokens, keys and compiled bindings at once; Banned also says
-    /// that it is meant to last.
+    /// Desired state. Disabled and Banned end sessions, revoke tokens and API keys, and remove compiled bindings
+    /// immediately. Banned also records that this is permanent.
     #[serde(default)]
     pub state: DesiredState,
 
-    /// Whether the user is bound to the administrator ClusterRole that the installation names.
+    /// Whether to bind the user to the installation's administrator ClusterRole.
     #[serde(default)]
     pub admin: bool,
 
-    /// When the user may be used. Outside of it, logins, tokens, keys and compiled bindings are off.
+    /// Period in which the user is active. Outside of it, logins, tokens and API keys are refused and the user has no
+    /// compiled bindings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validity: Option<Validity>,
 
-    /// Names of Groups that the user is to belong to, in addition to those whose members or memberships name the user.
-    /// Each takes effect only if the Group exists and has spec.acceptDeclaredMembers; until then it is listed in
-    /// status.pendingGroups. At most 256.
+    /// Names of Groups to join, in addition to those that list the user in members or memberships. A name takes effect
+    /// only if the Group exists and has spec.acceptDeclaredMembers. Until then, status.pendingGroups lists it. At most 256.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::object_names")]
     pub groups: Vec<String>,
 
-    /// Where the identity comes from. Absent: it is local to this cluster.
+    /// Source of the identity. Default: this cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connector: Option<Connector>,
 
-    /// The same person in other systems. At most 32.
+    /// Identities of the same person in other systems. At most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "identities")]
     pub identities: Vec<ExternalIdentity>,
 
-    /// Secret of type roster.dev/password to take the password from. The Secret must name this user in the
-    /// annotation roster.dev/user. A change of its content is a password change; applying the same again is not.
+    /// Secret of type roster.dev/password that contains the password. The Secret must name this user in the annotation
+    /// roster.dev/user. If its content changes, the password changes. Applying the same content again has no effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_secret_ref: Option<PasswordSecretRef>,
 
-    /// Whether the password must be changed before anything else can be done.
+    /// Whether the user must change the password at the next login.
     #[serde(default)]
     pub require_password_change: bool,
 
-    /// Whether a login needs a second factor even where the user has enrolled none yet.
+    /// Whether logins require a second factor. Optional: only if the user has enrolled one.
     #[serde(default)]
     pub second_factor: SecondFactor,
 
-    /// Networks that logins may come from, in CIDR notation. Empty: from anywhere. At most 64.
+    /// Networks from which the user may log in, in CIDR notation. Default: all. At most 64.
     #[serde(default, rename = "allowedCIDRs", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::cidrs")]
     pub allowed_cidrs: Vec<String>,
 
-    /// Limits over all the namespaces that the user owns.
+    /// Limits on the total usage of all namespaces that the user owns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<QuotaSpec>,
 
-    /// Where to send security notices to: lockout, coming expiry, password change, new key.
+    /// Receiver of security notices: lockout, upcoming expiry, password change, new API key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notification: Option<Notification>,
 
-    /// What happens when the User is deleted while it still owns namespaces. Block: deletion waits until they are
-    /// handed over or deleted. Orphan: they stay behind without an owner.
+    /// What happens if the User is deleted while it owns namespaces. Block: deletion waits until the namespaces have other
+    /// owners or are deleted. Orphan: the namespaces stay without an owner.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 
-    /// Further attributes, which reach UserInfo.extra of every request. Keys under kubernetes.io, k8s.io and
-    /// roster.dev are reserved.
+    /// Attributes that are passed to authorizers and webhooks in UserInfo.extra of every request. Keys under kubernetes.io,
+    /// k8s.io and roster.dev are reserved.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::extra")]
     pub extra: BTreeMap<String, Vec<String>>,
 }
 
-/// What an administrator wants the user to be.
+/// State that an administrator sets.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum DesiredState {
-    /// May log in.
+    /// The user may log in.
     #[default]
     Active,
-    /// May not log in for now.
+    /// The user may not log in at present.
     Disabled,
-    /// May not log in, and is not meant to again.
+    /// The user may not log in again.
     Banned,
 }
 
-/// What the user is, all things considered.
+/// State that Roster observes.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub enum State {
-    /// In force: may log in, and holds what is bound to it. A lockout after failed logins does not change that; see
-    /// `status.lockedUntil`. (Releases before it was so wrote `Locked`.)
+    /// The user may log in and holds its roles. A lockout after failed logins does not change the state; see
+    /// `status.lockedUntil`. (Earlier releases wrote `Locked`.)
     #[serde(alias = "Locked")]
     Active,
-    /// Not usable yet: `validity.notBefore` lies ahead, or the username is not held.
+    /// Not usable yet: `validity.notBefore` is in the future, or another User has the username.
     Pending,
     /// Disabled by `spec.state`, or being deleted.
     Disabled,
@@ -244,27 +244,27 @@ impl fmt::Display for State {
     }
 }
 
-/// Whether a second factor is needed.
+/// Whether logins require a second factor.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum SecondFactor {
-    /// Asked for where the user has enrolled one.
+    /// Only if the user has enrolled one.
     #[default]
     Optional,
-    /// No login without one.
+    /// Always. Users without one enroll it at the next login.
     Required,
 }
 
-/// What deleting a User does to what it owns.
+/// Effect of deleting a User on the namespaces that it owns.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum DeletionPolicy {
     /// Deletion waits while the user owns namespaces.
     #[default]
     Block,
-    /// Owned namespaces stay behind.
+    /// Owned namespaces stay, without an owner.
     Orphan,
 }
 
-/// The source that an identity comes from.
+/// Source of an identity.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
@@ -279,7 +279,7 @@ pub struct Connector {
     #[schemars(schema_with = "schema::line")]
     pub id: Option<String>,
 
-    /// Name of the source, for people.
+    /// Display name of the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::line")]
     pub name: Option<String>,
@@ -300,7 +300,7 @@ pub struct ExternalIdentity {
     #[schemars(schema_with = "schema::label_value")]
     pub kind: String,
 
-    /// The person's identifier there, such as uid=jane,ou=people.
+    /// Identifier of the person in that system, such as uid=jane,ou=people.
     #[schemars(schema_with = "schema::line")]
     pub id: String,
 }
@@ -320,8 +320,8 @@ pub struct PasswordSecretRef {
 }
 
 impl PasswordSecretRef {
-    /// Whether both are names and nothing else. The schema says so too, but a rule that is added later is not applied
-    /// to what is stored already, and a name becomes part of a URL.
+    /// Returns whether both fields are valid names. The schema checks it too, but kube-apiserver does not apply new rules
+    /// to objects that are stored already, and the names become part of a URL.
     pub fn is_well_formed(&self) -> bool {
         [&self.namespace, &self.name].into_iter().all(|name| {
             let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
@@ -336,55 +336,55 @@ impl fmt::Display for PasswordSecretRef {
     }
 }
 
-/// Where notices go.
+/// Receiver of security notices.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Notification {
-    /// How they are sent.
+    /// Transport of security notices.
     #[serde(rename = "type")]
     pub kind: NotificationType,
 
-    /// Address of the receiver: an https URL without credentials in it.
+    /// An https URL without credentials.
     #[schemars(schema_with = "schema::https_url")]
     pub url: String,
 }
 
-/// How notices are sent.
+/// Transport of security notices.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NotificationType {
-    /// A signed POST.
+    /// A signed HTTP POST request.
     Webhook,
 }
 
-/// What Roster observed. Written by Roster alone, and only when it changes.
+/// Observed state. Only Roster writes it, and only when it changes.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UserStatus {
-    /// The metadata.generation that this status speaks of.
+    /// The metadata.generation that this status was computed from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Ready, NameClaimed, CredentialReady, QuotaWithinLimits; PasswordChangeRequired, LockedOut, Expiring,
-    /// AdministratorBound, MembershipPending, DeletionBlocked, Reconciling and Stalled while they hold (kstatus).
+    /// Ready, NameClaimed, CredentialReady and QuotaWithinLimits, and while they are true PasswordChangeRequired,
+    /// LockedOut, Expiring, AdministratorBound, MembershipPending, DeletionBlocked, Reconciling and Stalled (kstatus).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "super::condition::conditions_schema")]
     pub conditions: Vec<Condition>,
 
-    /// Login name: spec.username, or else metadata.name.
+    /// Login name: spec.username, or metadata.name if that is not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
 
-    /// Observed state, from spec.state, validity and claims together.
+    /// Observed state. It depends on spec.state, spec.validity and on whether the username is claimed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,
 
-    /// Effective groups, nested ones included.
+    /// Effective groups, including those by nesting.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
 
-    /// Groups that spec.groups names or whose memberSelector matches, and that the user does not belong to because they
-    /// do not exist or do not accept declared members. The condition MembershipPending says which. At most 32.
+    /// Groups that the user declares but is not a member of, because they do not exist or do not accept declared members.
+    /// The condition MembershipPending has the details. At most 32 are listed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending_groups: Vec<String>,
 
@@ -392,20 +392,20 @@ pub struct UserStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_login_time: Option<Time>,
 
-    /// Failed logins that count at present, from all sources together.
+    /// Number of failed logins that count towards a lockout, from all sources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_logins: Option<i64>,
 
-    /// End of the current lockout of the user as a whole: until then new logins with a password, a code or an invitation
-    /// are refused. Sessions, tokens, API keys and bindings go on. Absent where there is no lockout.
+    /// End of the current lockout. Until then, new logins with a password, a code or an invitation are refused. Sessions,
+    /// tokens, API keys and bindings stay valid. Omitted if there is no lockout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locked_until: Option<Time>,
 
-    /// Time at which the password in use was set.
+    /// Time at which the password was set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_changed_time: Option<Time>,
 
-    /// Tokens that were issued for a password of before this time are refused.
+    /// Tokens for a password that was set before this time are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions_not_before: Option<Time>,
 
@@ -417,18 +417,18 @@ pub struct UserStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub second_factor_enabled: Option<bool>,
 
-    /// Limits in force and usage.
+    /// Limits in force and current usage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<QuotaStatus>,
 }
 
 impl User {
-    /// Login name and RBAC subject name: `spec.username`, or else the object's name.
+    /// Returns the login name and RBAC subject name: `spec.username`, or the object's name if that is not set.
     pub fn username(&self) -> String {
         self.spec.username.clone().unwrap_or_else(|| self.name_any())
     }
 
-    /// All addresses, the primary one first.
+    /// Returns all email addresses, the primary one first.
     pub fn emails(&self) -> impl Iterator<Item = &String> {
         self.spec.email.iter().chain(&self.spec.additional_emails)
     }

@@ -1,4 +1,7 @@
-//! Events: for people who ask what has happened. Written on a turn, never for each failure.
+//! Kubernetes Events, written when a condition changes and not for each failure.
+//!
+//! `kube::runtime::events::Recorder` is not used because it aggregates repeated Events with a patch, which needs another
+//! permission. Repeated Events do not occur here.
 
 use std::sync::Arc;
 
@@ -11,29 +14,29 @@ use roster_api::condition::{READY, find};
 use roster_runtime::metrics::Metrics;
 use tracing::{info, warn};
 
-/// Events of cluster-scoped objects are kept here, as `kubectl describe` expects.
+/// Namespace of Events about cluster-scoped objects, where `kubectl describe` looks for them.
 const EVENT_NAMESPACE: &str = "default";
 
-/// Something that has turned.
+/// A change that is reported as an Event.
 #[derive(Debug, Eq, PartialEq)]
-pub struct Turn {
-    /// Whether somebody should do something about it.
+pub struct Transition {
+    /// Whether the type of the Event is Warning.
     pub is_warning: bool,
-    /// `CamelCase`, stable.
+    /// Reason, in CamelCase. Reasons are an interface: they do not change.
     pub reason: String,
-    /// For people.
+    /// Message for people.
     pub message: String,
 }
 
-impl Turn {
-    /// How `Ready` has turned between two states, if it has. That something became ready the first time is no turn:
-    /// the status says so, and a hundred thousand Events would say it again.
+impl Transition {
+    /// Returns the transition of `Ready` between two states, if it changed. There is none if an object becomes ready for the
+    /// first time: the status is enough, and an import of 100,000 Users must not write as many Events.
     pub fn of_ready(before: &[Condition], after: &[Condition]) -> Option<Self> {
         let (was, is) = (find(before, READY), find(after, READY)?);
-        let turn = |is_warning| Self { is_warning, reason: is.reason.clone(), message: is.message.clone() };
+        let transition = |is_warning| Self { is_warning, reason: is.reason.clone(), message: is.message.clone() };
         match (was.map(|was| was.status == "True"), is.status == "True") {
-            (Some(false), true) => Some(Self { reason: "Recovered".to_owned(), ..turn(false) }),
-            (_, false) if was.is_none_or(|was| was.reason != is.reason) => Some(turn(true)),
+            (Some(false), true) => Some(Self { reason: "Recovered".to_owned(), ..transition(false) }),
+            (_, false) if was.is_none_or(|was| was.reason != is.reason) => Some(transition(true)),
             _ => None,
         }
     }
@@ -48,16 +51,19 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// A reporter for the controller of that name, such as `roster.dev/user`.
+    /// Creates a reporter for a controller such as `roster.dev/user`.
     pub fn new(client: Client, controller: &'static str, metrics: Arc<Metrics>) -> Self {
         let instance = std::env::var("HOSTNAME").unwrap_or_else(|_| "roster".to_owned());
         Self { events: Api::namespaced(client, EVENT_NAMESPACE), controller, instance, metrics }
     }
 
-    /// An Event is a courtesy: one that can't be written is logged, and the reconciliation goes on.
-    pub async fn publish<K: Resource<DynamicType = ()>>(&self, object: &K, turn: Turn) {
+    /// Logs the transition and writes an Event. If that fails, the failure is logged and the reconciliation continues.
+    ///
+    /// Anyone with `view` in the namespace can read the Event, but not Users. So it has the reason, and the details are in the
+    /// log and in the status.
+    pub async fn publish<K: Resource<DynamicType = ()>>(&self, object: &K, transition: Transition) {
         let name = object.name_any();
-        info!(kind = %K::kind(&()), name, reason = turn.reason, note = turn.message, "an object has turned");
+        info!(kind = %K::kind(&()), name, reason = transition.reason, note = transition.message, "condition changed");
         let now = Timestamp::now();
         let event = Event {
             metadata: ObjectMeta {
@@ -67,17 +73,17 @@ impl Reporter {
             },
             action: Some("Reconcile".to_owned()),
             event_time: Some(MicroTime(now)),
-            reason: Some(turn.reason),
-            note: Some(turn.message.chars().take(1024).collect()),
+            reason: Some(transition.reason),
+            note: Some(format!("see the status of {} {name}", K::kind(&()))),
             regarding: Some(object.object_ref(&())),
             reporting_controller: Some(self.controller.to_owned()),
             reporting_instance: Some(self.instance.clone()),
-            type_: Some(if turn.is_warning { "Warning" } else { "Normal" }.to_owned()),
+            type_: Some(if transition.is_warning { "Warning" } else { "Normal" }.to_owned()),
             ..Event::default()
         };
         match self.events.create(&PostParams::default(), &event).await {
             Ok(_) => self.metrics.writes.inc("Event"),
-            Err(error) => warn!(name, %error, "an Event could not be written"),
+            Err(error) => warn!(name, %error, "writing an Event failed"),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The Group controller: a status that says how many members a group has and what keeps it from having them all.
+//! The Group controller: writes the status, which counts members and reports why some are missing.
 //!
-//! Who is a member is known to the directory; there is nothing else to write. Counts change with every member that
-//! comes, so groups are looked at once a second at most.
+//! The directory computes the members, so the status is all that is written. Counts change with every member, so each Group
+//! is reconciled at most once per second.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,16 +24,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::backoff::Backoff;
-use super::events::{Reporter, Turn};
+use super::events::{Reporter, Transition};
 use super::written::{Written, forget_deleted};
 
-/// How often the same group is looked at, at most.
-const PACE: Duration = Duration::from_secs(1);
+/// Minimum time between two reconciliations of a Group.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Longest time that one reconciliation may take.
+/// Timeout of a reconciliation.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What the controller works with.
+/// Dependencies and state of the controller.
 pub struct Context {
     groups: Api<Group>,
     informers: Arc<Informers>,
@@ -44,7 +44,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// A controller for the Groups of the cluster.
+    /// Creates the context.
     pub fn new(client: Client, informers: Arc<Informers>, metrics: Arc<Metrics>) -> Self {
         Self {
             groups: Api::all(client.clone()),
@@ -61,13 +61,13 @@ impl Context {
 enum Error {
     #[error("writing the Group's status")]
     Status(#[source] kube::Error),
-    #[error("not done within {RECONCILE_TIMEOUT:?}")]
+    #[error("timed out after {RECONCILE_TIMEOUT:?}")]
     Timeout,
 }
 
 /// Runs the controller until `shutdown`.
 pub async fn run(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToken) {
-    let marked = ctx.informers.waiting.groups.stream(PACE).map(|name| ObjectRef::new(&name));
+    let marked = ctx.informers.waiting.groups.stream(MIN_INTERVAL).map(|name| ObjectRef::new(&name));
     Controller::for_stream(futures::stream::pending(), ctx.informers.groups.clone())
         .with_config(Config::default().concurrency(concurrency))
         .reconcile_on(marked)
@@ -96,14 +96,14 @@ async fn report(group: &Group, ctx: &Context) -> Result<(), Error> {
     let before = group.status.clone().unwrap_or_default();
     let after = {
         let directory = ctx.informers.directory();
-        // Where the directory knows of another version of it, the mark of that one is on its way.
+        // If the directory has another version of the Group, that version is queued as well.
         if directory.group_generation(&group.name_any(), group.metadata.uid.as_ref()) != group.metadata.generation {
             return Ok(());
         }
         status(group, &directory, Timestamp::now())
     };
-    let is_known_to_be_old = ctx.written.is_ahead_of(group);
-    if before == after || group.metadata.deletion_timestamp.is_some() || is_known_to_be_old {
+    let is_outdated = ctx.written.is_ahead_of(group);
+    if before == after || group.metadata.deletion_timestamp.is_some() || is_outdated {
         return Ok(());
     }
     let patch = json!({"metadata": {"resourceVersion": group.resource_version()}, "status": {
@@ -119,8 +119,8 @@ async fn report(group: &Group, ctx: &Context) -> Result<(), Error> {
         Err(error) => return Err(Error::Status(error)),
     }
     ctx.metrics.writes.inc("GroupStatus");
-    if let Some(turn) = Turn::of_ready(&before.conditions, &after.conditions) {
-        ctx.reporter.publish(group, turn).await;
+    if let Some(transition) = Transition::of_ready(&before.conditions, &after.conditions) {
+        ctx.reporter.publish(group, transition).await;
     }
     Ok(())
 }
@@ -141,12 +141,13 @@ fn status(group: &Group, directory: &Directory, now: Timestamp) -> GroupStatus {
     }
 }
 
-/// Who waits, and what to do. It does not affect Ready: anyone who may write Users can name a group.
+/// Lists the users that are not accepted. This does not affect Ready, because anyone who may write Users can name a group.
 fn membership_pending(name: &str, directory: &Directory) -> Option<Desired> {
     let count = directory.memberships.waiting_count(name);
     let message = format!(
-        "not accepted: {}, who name this Group in User.spec.groups or carry labels that it selects. Name those who are to \
-         belong in spec.members, or set spec.acceptDeclaredMembers to true to accept all of them and those to come",
+        "not accepted: {}. They name this Group in User.spec.groups or have labels that spec.memberSelector matches. Add those \
+         who should be members to spec.members, or set spec.acceptDeclaredMembers to true to accept all current and future \
+         ones",
         list_names(directory.memberships.waiting(name), count)
     );
     (count > 0).then_some(Desired { kind: MEMBERSHIP_PENDING, status: true, reason: NOT_ACCEPTED, message })
@@ -162,15 +163,14 @@ fn conditions(name: &str, directory: &Directory) -> Vec<Desired> {
         let mut cycle = cycle;
         cycle.sort_unstable();
         let message = format!(
-            "spec.memberGroups: the groups {} contain each other; until that is mended, none of them passes members on to another",
+            "spec.memberGroups: the groups {} form a cycle; until it is removed, members of one are not members of the others",
             cycle.join(", ")
         );
         return not_ready("MembershipCycle", message, STALLED);
     }
     if directory.memberships.ignores_selector(name) {
-        let message = "spec.memberSelector selects nobody because spec.acceptDeclaredMembers is false: anyone who may \
-                       write Users writes their labels; set spec.acceptDeclaredMembers to true, or name the members in \
-                       spec.members";
+        let message = "spec.memberSelector has no effect because spec.acceptDeclaredMembers is false. Anyone who may write Users \
+                       can set their labels. Set spec.acceptDeclaredMembers to true, or list the members in spec.members";
         return not_ready("SelectorNotAccepted", message.to_owned(), STALLED);
     }
     let mut missing: Vec<_> = directory.memberships.missing(name).collect();
@@ -180,9 +180,9 @@ fn conditions(name: &str, directory: &Directory) -> Vec<Desired> {
         let reason = if *kind == "Group" { "GroupNotFound" } else { "UserNotFound" };
         let named: Vec<String> = missing.iter().map(|(kind, name)| format!("{kind} {name}")).collect();
         let named = list_names(named.iter().map(String::as_str), named.len());
-        return not_ready(reason, format!("waiting for {named}, who do not exist"), RECONCILING);
+        return not_ready(reason, format!("waiting for {named}, which do not exist"), RECONCILING);
     }
-    let message = "every member that is named exists".to_owned();
+    let message = "all listed members exist".to_owned();
     vec![Desired { kind: READY, status: true, reason: "Succeeded", message }]
 }
 
@@ -190,12 +190,12 @@ fn retry_after(group: &Group, error: &Error, ctx: &Context) -> Duration {
     let wait = ctx.backoff.failed(&group.name_any());
     ctx.written.forget(&group.name_any());
     match error {
-        // A conflict is everyday life: the newer state is on its way through the watch.
+        // Conflicts are expected: the watch will deliver the newer object.
         Error::Status(kube::Error::Api(status)) if status.code == 409 => {}
         Error::Status(cause) => {
-            warn!(group = group.name_any(), %error, %cause, retry_in = ?wait, "a Group could not be reconciled");
+            warn!(group = group.name_any(), %error, %cause, retry_in = ?wait, "reconciling a Group failed");
         }
-        Error::Timeout => warn!(group = group.name_any(), %error, retry_in = ?wait, "a Group could not be reconciled"),
+        Error::Timeout => warn!(group = group.name_any(), %error, retry_in = ?wait, "reconciling a Group failed"),
     }
     wait
 }
@@ -226,13 +226,13 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_is_counted_and_named_and_the_group_stays_ready() {
+    fn waiting_users_are_listed_and_the_group_stays_ready() {
         let seen = told(GroupSpec::default(), directory(13));
         assert_eq!((seen.members, seen.waiting_members), (Some(0), Some(13)));
         let pending = find(&seen.conditions, MEMBERSHIP_PENDING).unwrap();
         assert_eq!(pending.reason, NOT_ACCEPTED);
         assert!(pending.message.starts_with("not accepted: eve-00, eve-01, "), "{}", pending.message);
-        assert!(pending.message.contains("eve-09 and 3 more, who name"), "{}", pending.message);
+        assert!(pending.message.contains("eve-09 and 3 more. They name"), "{}", pending.message);
         assert_eq!(find(&seen.conditions, READY).unwrap().status, "True");
         let seen = told(GroupSpec { accept_declared_members: true, ..GroupSpec::default() }, directory(13));
         assert_eq!((seen.members, seen.waiting_members), (Some(13), None));

@@ -1,6 +1,6 @@
-//! Works off keys: several at a time, each by one at a time, and again when it asks for that.
+//! Work queue of keys: several keys are processed concurrently, but each key by one worker at a time.
 //!
-//! kube's own controller does this for objects of a store; this is for keys that no object stands for.
+//! kube's Controller does this for objects in a store. This queue is for keys that are not objects.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use futures::{Stream, StreamExt, pin_mut};
 use tokio_util::sync::CancellationToken;
 use tokio_util::time::delay_queue::{DelayQueue, Key};
 
-/// Runs `work` for each key until `shutdown`; what is under way then is done first. `work` says when the key is to be
-/// looked at again by itself.
+/// Runs `work` for each key until `shutdown`, and then waits for work in progress. `work` returns when to process the key
+/// again, if ever.
 pub async fn work_off<F: Future<Output = Option<Duration>>>(
     keys: impl Stream<Item = String>,
     concurrency: usize,
@@ -21,7 +21,7 @@ pub async fn work_off<F: Future<Output = Option<Duration>>>(
 ) {
     let mut at_work = FuturesUnordered::new();
     let mut busy: HashSet<Arc<str>> = HashSet::new();
-    // Marked while they were worked on: once more, as soon as that is done.
+    // Keys that were queued while they were processed: they are processed again.
     let mut again: HashSet<Arc<str>> = HashSet::new();
     let mut later = DelayQueue::new();
     let mut waits: HashMap<Arc<str>, Key> = HashMap::new();

@@ -1,5 +1,5 @@
-//! Controllers: level-based, idempotent, on the leader only. Each is a thin shell around a pure function from what is
-//! observed to what is desired.
+//! Controllers: level-based and idempotent. They run on the leader only. Each is a thin shell around a pure function from
+//! the observed to the desired state.
 
 #![forbid(unsafe_code)]
 

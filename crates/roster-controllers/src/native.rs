@@ -1,4 +1,4 @@
-//! Writes native bindings, and removes those whose owner is gone.
+//! Writes native bindings, and deletes those whose owner no longer exists.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -27,12 +27,12 @@ use super::backoff::Backoff;
 
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 
-/// A write that the API server has not taken.
+/// A failed write.
 #[derive(Debug)]
 pub struct Failed {
-    /// Where.
+    /// The native binding.
     pub key: Key,
-    /// Why.
+    /// The error.
     pub error: kube::Error,
 }
 
@@ -40,22 +40,21 @@ pub struct Failed {
 pub struct NativeWriter {
     client: Client,
     informers: Arc<Informers>,
-    /// Writes at the same time, over all objects: each takes a connection.
-    places: Semaphore,
+    /// Permits for concurrent writes. Each write uses a connection.
+    permits: Semaphore,
     concurrency: usize,
     metrics: Arc<Metrics>,
 }
 
 impl NativeWriter {
-    /// A writer with room for `concurrency` writes at a time.
+    /// Creates a writer that runs at most `concurrency` writes at a time.
     pub fn new(client: Client, informers: Arc<Informers>, concurrency: u16, metrics: Arc<Metrics>) -> Self {
         let concurrency = usize::from(concurrency);
-        Self { client, informers, places: Semaphore::new(concurrency), concurrency, metrics }
+        Self { client, informers, permits: Semaphore::new(concurrency), concurrency, metrics }
     }
 
-    /// Makes the writes, one stage after the other. No right begins before those that end have ended: a write that
-    /// fails keeps grants from being made, and no revocation. A grant is made if it `still_holds` when its turn comes.
-    /// Failures are returned in the order of their keys.
+    /// Runs the writes, one stage after the other. Grants are written only after all revocations have succeeded, and only if
+    /// they `still_holds` at that time. A failed write does not stop revocations. Returns the failures, ordered by key.
     pub async fn execute(&self, stages: Stages, still_holds: impl Fn(&Desired) -> bool) -> Vec<Failed> {
         let mut failed = self.execute_stage(stages.moves).await;
         failed.extend(self.execute_stage(stages.revocations).await);
@@ -79,7 +78,7 @@ impl NativeWriter {
     }
 
     async fn write(&self, write: Write) -> Option<Failed> {
-        let _place = self.places.acquire().await.expect("the semaphore is never closed");
+        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
         let (key, outcome) = match write {
             Write::Delete(key, uid) => {
                 let outcome = self.delete(&key, &uid).await;
@@ -133,20 +132,20 @@ impl NativeWriter {
         Ok(())
     }
 
-    /// Removes what was made for Users and RoleBindings that are no more, until `shutdown`.
+    /// Deletes native bindings of Users and RoleBindings that no longer exist, until `shutdown`.
     ///
     /// # Errors
-    /// None of its own; it ends only when asked.
+    /// None: failures are retried.
     pub async fn sweep(&self, shutdown: CancellationToken) -> Result<()> {
         let backoff = Backoff::default();
         let orphaned = self.informers.waiting.orphaned.stream(Duration::ZERO);
-        // As many as there are orphans: each waits for a place to write.
+        // No limit here: each one waits for a permit to write.
         let work = orphaned.for_each_concurrent(None, |uid| {
             let backoff = &backoff;
             async move {
                 while let Err(error) = self.remove_orphans(&uid).await {
                     let wait = backoff.failed(&uid);
-                    warn!(owner = uid, %error, retry_in = ?wait, "native bindings without an owner could not be removed");
+                    warn!(owner = uid, %error, retry_in = ?wait, "deleting orphaned native bindings failed");
                     tokio::time::sleep(wait).await;
                 }
                 backoff.succeeded(&uid);
@@ -165,18 +164,18 @@ impl NativeWriter {
             if directory.is_owner_known(uid) { Vec::new() } else { directory.natives.owned_by(uid).cloned().collect() }
         };
         let Some(first) = orphans.first() else { return Ok(()) };
-        // The directory may not have heard yet of an owner that a former leader has seen: only the API server knows.
+        // The directory may lag behind the previous leader. Only kube-apiserver knows whether the owner exists.
         if self.is_alive(&first.key, uid).await? {
             return Ok(());
         }
         let deletions = orphans.iter().map(|native| Write::Delete(native.key.clone(), native.uid.clone())).collect();
         let failed = self.execute_stage(deletions).await;
-        info!(owner = uid, count = orphans.len() - failed.len(), "native bindings whose owner is gone were removed");
+        info!(owner = uid, count = orphans.len() - failed.len(), "deleted orphaned native bindings");
         failed.into_iter().next().map_or(Ok(()), |failed| Err(failed.error))
     }
 
     async fn is_alive(&self, key: &Key, uid: &str) -> kube::Result<bool> {
-        let _place = self.places.acquire().await.expect("the semaphore is never closed");
+        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
         let found = if let Some(name) = administrator_of(&key.name) {
             Api::<User>::all(self.client.clone()).get_metadata_opt(name).await?.map(|user| user.metadata)
         } else if let Some(name) = binding_of(&key.name) {
@@ -188,8 +187,8 @@ impl NativeWriter {
     }
 }
 
-/// Deletes the object of that UID, and takes off whatever finalizers it has: one that is only marked for deletion still
-/// grants, and to put a finalizer on takes no right to bind. Returns whether it was there.
+/// Deletes the object with this UID and removes its finalizers. A binding that is only marked for deletion still grants
+/// its role, and adding a finalizer does not require permission to bind. Returns whether the object existed.
 async fn delete_whole<K>(api: &Api<K>, key: &Key, uid: &str) -> kube::Result<bool>
 where
     K: Clone + Debug + DeserializeOwned,
@@ -198,7 +197,7 @@ where
     match api.delete(&key.name, &DeleteParams::default().preconditions(only_this)).await {
         Ok(deleted) if deleted.is_right() => return Ok(true),
         Ok(_) => {}
-        // Gone already, or another object by now.
+        // Already deleted, or replaced by another object.
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return Ok(false),
         Err(error) => return Err(error),
     }
@@ -224,7 +223,7 @@ fn metadata(key: &Key, desired: &Desired) -> ObjectMeta {
         name: Some(key.name.clone()),
         namespace: key.namespace.clone(),
         labels: Some(BTreeMap::from(labels)),
-        // The garbage collector removes it should the owner go while Roster is away.
+        // The garbage collector deletes the binding if its owner is deleted while Roster is not running.
         owner_references: Some(vec![OwnerReference {
             api_version: API_VERSION.to_owned(),
             kind: owner.kind.to_owned(),

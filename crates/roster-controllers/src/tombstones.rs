@@ -106,9 +106,9 @@ impl Context {
         Ok(None)
     }
 
-    /// Creates the Secret, or replaces the one of an earlier User of the name. Returns the tombstone that is stored, which
-    /// may be another replica's, and the UID of its Secret.
-    async fn store(&self, tombstone: Tombstone) -> Result<(Tombstone, String), Error> {
+    /// Creates the Secret, replaces the one of an earlier User of the name, or adds what this replica knows to the one of
+    /// the same User. Returns the tombstone that is stored, which may be another replica's, and the UID of its Secret.
+    async fn store(&self, mut tombstone: Tombstone) -> Result<(Tombstone, String), Error> {
         let secret = tombstone.secret();
         let written = match self.secrets.create(&PostParams::default(), &secret).await {
             Err(kube::Error::Api(status)) if status.code == 409 => {
@@ -117,9 +117,13 @@ impl Context {
                 if existing.type_ != secret.type_ {
                     return Err(Error::Occupied(name));
                 }
-                if let Some(stored) = Tombstone::read(&existing).filter(|stored| stored.replaces(&tombstone)) {
-                    return Ok((stored, existing.uid().unwrap_or_default()));
+                if let Some(stored) = Tombstone::read(&existing) {
+                    let Some(replacement) = tombstone.in_place_of(&stored) else {
+                        return Ok((stored, existing.uid().unwrap_or_default()));
+                    };
+                    tombstone = replacement;
                 }
+                let secret = tombstone.secret();
                 existing.data = secret.data;
                 existing.metadata.annotations = secret.metadata.annotations;
                 self.secrets.replace(&name, &PostParams::default(), &existing).await?

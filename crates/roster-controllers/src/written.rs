@@ -1,7 +1,7 @@
-//! What a controller has written and not seen yet.
+//! Writes that the controller's watch has not delivered yet.
 //!
-//! A write comes back through the watch a moment later. Whoever reconciles in between goes by a state that is known to
-//! be old, and would write the same again only to be refused.
+//! A reconciliation between a write and its watch event would work on an outdated object, repeat the write and get a
+//! conflict.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,18 +11,18 @@ use kube::{Resource, ResourceExt};
 
 use super::backoff::Backoff;
 
-/// The version of the last own write, by object. It holds those that are on their way alone.
+/// UID and resourceVersion of the last write, by name of the object. Contains only writes that the watch has not delivered.
 #[derive(Debug, Default)]
 pub struct Written(Mutex<HashMap<String, (Option<String>, u64)>>);
 
 impl Written {
-    /// Notes the API server's answer to a write.
+    /// Records the object that a write returned.
     pub fn note<K: Resource>(&self, answer: &K) {
         let written = (answer.uid(), version(answer));
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(answer.name_any(), written);
     }
 
-    /// Whether a newer state than `object` is on its way.
+    /// Returns whether the watch will deliver a newer version than `object`.
     pub fn is_ahead_of<K: Resource>(&self, object: &K) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let name = object.name_any();
@@ -34,14 +34,14 @@ impl Written {
         is_ahead
     }
 
-    /// Forgets an object, as after a write that was refused: what is known of it is wrong.
+    /// Forgets an object, for example after a rejected write.
     pub fn forget(&self, name: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 }
 
-/// Forgets what is remembered of an object that turned out to be deleted, so that names which come and go leave nothing
-/// behind. Every other outcome is logged and counted where it occurs.
+/// Forgets an object that was deleted, so that short-lived objects do not leak memory. All other outcomes are logged and
+/// counted where they occur.
 pub fn forget_deleted<T, E, Q>(outcome: &Result<T, controller::Error<E, Q>>, backoff: &Backoff, written: &Written)
 where
     E: std::error::Error + 'static,
@@ -53,7 +53,7 @@ where
     }
 }
 
-/// resourceVersions of one object are ordered (KEP-5504).
+/// resourceVersions are ordered (KEP-5504).
 fn version<K: Resource>(object: &K) -> u64 {
     object.resource_version().and_then(|version| version.parse().ok()).unwrap_or_default()
 }
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn an_own_write_is_awaited_and_then_forgotten() {
+    fn a_write_is_forgotten_when_the_watch_delivers_it() {
         let written = Written::default();
         assert!(!written.is_ahead_of(&user("a", "5")));
         written.note(&user("a", "7"));
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_object_leaves_nothing_behind() {
+    fn deleted_objects_are_forgotten() {
         let (backoff, written) = (Backoff::default(), Written::default());
         let first = backoff.failed("jane");
         written.note(&user("a", "7"));

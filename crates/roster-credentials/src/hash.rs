@@ -9,6 +9,8 @@ use std::fmt;
 use argon2::{Argon2, Block, Version};
 use phc::{Output, ParamsString, PasswordHash as Phc, Salt};
 
+use crate::password;
+
 /// Maximum cost of argon2id and scrypt hashes: memory, and work (memory times passes over it), in KiB.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Ceiling {
@@ -83,6 +85,9 @@ pub enum HashError {
     #[error("is too costly to verify: {0}")]
     TooCostly(String),
 }
+
+/// Bytes of a password that bcrypt reads.
+const BCRYPT_BYTES: usize = 72;
 
 /// Maximum parallelism of argon2id.
 const MOST_LANES: u32 = 16;
@@ -213,8 +218,8 @@ impl PasswordHash {
         Ok(Self { text: text.to_owned(), algorithm, demand })
     }
 
-    /// Hashes a password with argon2id and a fresh 128-bit salt.
-    pub fn create(password: &[u8], cost: Argon2idCost, memory: &mut Memory) -> Self {
+    /// Hashes a password with argon2id and a fresh 128-bit salt, in the form of [`password::normalize`].
+    pub fn create(password: &str, cost: Argon2idCost, memory: &mut Memory) -> Self {
         let demand = cost.demand();
         let params = cost.params();
         let salt = Salt::generate();
@@ -222,7 +227,12 @@ impl PasswordHash {
         let blocks = params.block_count();
         let phc_params = ParamsString::try_from(&params).expect("argon2 writes its own parameters");
         Argon2::new(argon2::Algorithm::Argon2id, Version::V0x13, params)
-            .hash_password_into_with_memory(password, salt.as_ref(), &mut output, memory.blocks(blocks))
+            .hash_password_into_with_memory(
+                password::normalize(password).as_bytes(),
+                salt.as_ref(),
+                &mut output,
+                memory.blocks(blocks),
+            )
             .expect("lengths are within argon2's bounds: passwords have at most 1 KiB, salt and output are fixed");
         let phc = Phc {
             algorithm: argon2::ARGON2ID_IDENT,
@@ -234,8 +244,15 @@ impl PasswordHash {
         Self { text: phc.to_string(), algorithm: Algorithm::Argon2id, demand }
     }
 
-    /// Whether this is the hash of `password`. Takes as long for a wrong password as for the right one.
-    pub fn verify(&self, password: &[u8], memory: &mut Memory) -> bool {
+    /// Whether this is the hash of `password`, normalized or as typed: other systems do not normalize, and earlier versions
+    /// of Roster did not. Takes as long for a wrong password as for the right one, unless normalization changes it.
+    pub fn verify(&self, password: &str, memory: &mut Memory) -> bool {
+        let normalized = password::normalize(password);
+        self.matches(normalized.as_bytes(), memory)
+            || (*normalized != *password && self.matches(password.as_bytes(), memory))
+    }
+
+    fn matches(&self, password: &[u8], memory: &mut Memory) -> bool {
         if self.algorithm == Algorithm::Bcrypt {
             return bcrypt::verify(password, &self.text).unwrap_or(false);
         }
@@ -279,6 +296,13 @@ impl PasswordHash {
         });
         // Output compares in constant time.
         computed.is_ok_and(|computed| computed == *expected)
+    }
+
+    /// Whether a match proves that this hash was made from `password` itself. bcrypt reads 72 bytes, the NUL at the end
+    /// included, so passwords that share their first 72 bytes share their hashes.
+    pub fn covers(&self, password: &str) -> bool {
+        let longest = password.len().max(password::normalize(password).len());
+        self.algorithm != Algorithm::Bcrypt || longest < BCRYPT_BYTES
     }
 
     /// Memory that one verification takes, in KiB. At most that of [`Ceiling::STORED`].

@@ -1,8 +1,9 @@
+use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
 
-const PASSWORD: &[u8] = b"correct horse battery staple";
+const PASSWORD: &str = "correct horse battery staple";
 
 /// Hashes of [`PASSWORD`] made by argon2-cffi 23, bcrypt 4.0 and passlib 1.7, unless said otherwise.
 const FOREIGN: &[(&str, Algorithm)] = &[
@@ -38,7 +39,7 @@ fn hashes_of_other_implementations_verify() {
         let hash = PasswordHash::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
         assert_eq!(hash.algorithm(), *algorithm);
         assert!(hash.verify(PASSWORD, &mut memory), "{text}");
-        assert!(!hash.verify(b"correct horse battery stapler", &mut memory), "{text}");
+        assert!(!hash.verify("correct horse battery stapler", &mut memory), "{text}");
     }
 }
 
@@ -166,4 +167,70 @@ fn a_higher_cost_of_ones_own_raises_what_is_imported() {
     let cost = Argon2idCost::new(262_144, 4, 1).unwrap();
     let hash = PasswordHash::parse_within(LEGACY, cost.ceiling()).unwrap();
     assert!(!hash.is_outdated(cost));
+}
+
+const ORIGINAL: &str = "the first seventy-two bytes of this password are read by bcrypt, the rest is not: \u{e9}";
+
+/// Each supported scheme, at the least cost that is accepted, with a hash of [`ORIGINAL`].
+fn hashes_of_original() -> Vec<PasswordHash> {
+    let password = ORIGINAL.as_bytes();
+    let salt = "xbh3TikF4Px/L6WU8j7nvA";
+    let bytes = Salt::from_b64(salt).unwrap();
+    let mut texts = vec![bcrypt::hash(password, 10).unwrap()];
+    let phc = |prefix: &str, output: [u8; 32]| format!("${prefix}${salt}${}", Output::new(&output).unwrap());
+    let mut output = [0; 32];
+    scrypt::scrypt(password, bytes.as_ref(), &scrypt::Params::new(14, 8, 1).unwrap(), &mut output).unwrap();
+    texts.push(phc("scrypt$ln=14,r=8,p=1", output));
+    pbkdf2::pbkdf2_hmac::<sha2::Sha256>(password, bytes.as_ref(), 10_000, &mut output);
+    texts.push(phc("pbkdf2-sha256$i=10000", output));
+    pbkdf2::pbkdf2_hmac::<sha2::Sha512>(password, bytes.as_ref(), 10_000, &mut output);
+    texts.push(phc("pbkdf2-sha512$i=10000", output));
+    pbkdf2::pbkdf2::<pbkdf2::hmac::SimpleHmac<sha3::Sha3_512>>(password, bytes.as_ref(), 10_000, &mut output).unwrap();
+    texts.push(phc("pbkdf2-sha3-512$i=10000", output));
+    let mut hashes: Vec<_> = texts.iter().map(|text| PasswordHash::parse(text).expect(text)).collect();
+    hashes.push(PasswordHash::create(ORIGINAL, Argon2idCost::default(), &mut Memory::default()));
+    hashes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+
+    /// A login stores a new hash only if [`PasswordHash::covers`] says that the match proves the password.
+    #[test]
+    fn case_b1_no_other_password_is_proven_by_a_match(end in 0..ORIGINAL.len(), rest in "[ -~é]{0,12}") {
+        let end = ORIGINAL.floor_char_boundary(end);
+        let other = format!("{}{rest}", &ORIGINAL[..end]);
+        prop_assume!(other != ORIGINAL);
+        let mut memory = Memory::default();
+        for hash in hashes_of_original() {
+            prop_assert!(hash.verify(ORIGINAL, &mut memory), "{hash:?}");
+            prop_assert!(!hash.verify(&other, &mut memory) || !hash.covers(&other), "{hash:?}: {other}");
+        }
+    }
+}
+
+#[rstest]
+#[case(71, true)]
+#[case(72, false)]
+#[case(100, false)]
+fn bcrypt_covers_passwords_below_72_bytes(#[case] length: usize, #[case] covers: bool) {
+    let password = "x".repeat(length);
+    let hash = PasswordHash::parse(&bcrypt::hash(&password, 10).unwrap()).unwrap();
+    assert!(hash.verify(&password, &mut Memory::default()));
+    assert_eq!(hash.covers(&password), covers);
+    let longer = format!("{password}x");
+    assert_eq!(hash.verify(&longer, &mut Memory::default()), !covers, "{longer}");
+}
+
+#[rstest]
+#[case("cafe\u{301}", "caf\u{e9}")]
+#[case("one\u{a0}two\u{3000}three", "one two three")]
+fn case_b2_either_form_of_a_password_matches(#[case] one: &str, #[case] other: &str) {
+    let mut memory = Memory::default();
+    for (set, typed) in [(one, other), (other, one)] {
+        let created = PasswordHash::create(set, Argon2idCost::default(), &mut memory);
+        assert!(created.verify(typed, &mut memory) && created.verify(set, &mut memory));
+        let imported = PasswordHash::parse(&bcrypt::hash(set, 10).unwrap()).unwrap();
+        assert!(imported.verify(set, &mut memory), "as typed");
+    }
 }

@@ -171,7 +171,7 @@ mod tests {
     async fn buffers_are_kept_and_give_way_to_what_is_in_use() {
         let memory = memory(4);
         let fill = |reserved: &mut Reserved, kib| {
-            drop(PasswordHash::create(b"x", Argon2idCost::new(kib, 2, 1).unwrap(), &mut reserved.buffer));
+            drop(PasswordHash::create("x", Argon2idCost::new(kib, 2, 1).unwrap(), &mut reserved.buffer));
         };
         let mut all = Vec::new();
         for _ in 0..8 {

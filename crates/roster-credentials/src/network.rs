@@ -1,4 +1,4 @@
-//! The network that counts as one peer.
+//! The network that counts as one peer, and the site that it belongs to.
 
 use std::net::IpAddr;
 
@@ -13,6 +13,15 @@ pub fn network_of(address: IpAddr) -> IpNet {
     }
 }
 
+/// Returns the site of a network: what one organization has to itself, and from which it can use any number of networks.
+/// That is the /48 of an IPv6 network, which holds 65,536 of them, and the /24 of an IPv4 address.
+pub fn site_of(network: IpNet) -> IpNet {
+    match network {
+        IpNet::V4(network) => IpNet::V4(Ipv4Net::new_assert(network.addr(), 24).trunc()),
+        IpNet::V6(network) => IpNet::V6(Ipv6Net::new_assert(network.addr(), 48).trunc()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -24,5 +33,13 @@ mod tests {
         assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
         assert_ne!(network("192.0.2.1"), network("192.0.2.2"));
         assert_eq!(network("::ffff:192.0.2.7"), network("192.0.2.7"));
+    }
+    #[test]
+    fn networks_of_one_organization_are_one_site() {
+        let site = |text: &str| site_of(network_of(text.parse().unwrap()));
+        assert_eq!(site("2001:db8:0:1::1"), site("2001:db8:0:ffff::1"));
+        assert_ne!(site("2001:db8:0::1"), site("2001:db8:1::1"));
+        assert_eq!(site("192.0.2.1"), site("192.0.2.2"));
+        assert_ne!(site("192.0.2.1"), site("192.0.3.1"));
     }
 }

@@ -1,6 +1,7 @@
 //! Plaintext passwords: what is accepted as one.
 
 use secrecy::SecretString;
+use unicode_normalization::{UnicodeNormalization, is_nfc};
 use zeroize::Zeroizing;
 
 /// Longest accepted password, in bytes. NIST SP 800-63B asks for 64 characters at least; a bound keeps hashing cheap.
@@ -44,6 +45,16 @@ pub fn accept(bytes: &[u8]) -> Result<SecretString, PasswordError> {
     Ok(SecretString::from(text))
 }
 
+/// Returns the form of a password that is hashed, so that it does not matter which keyboard or system it is typed on:
+/// spaces other than U+0020 become U+0020, and letters are composed (NFC). RFC 8265, OpaqueString.
+pub fn normalize(password: &str) -> Zeroizing<String> {
+    let is_other_space = |letter: char| letter != ' ' && !letter.is_control() && letter.is_whitespace();
+    if is_nfc(password) && !password.contains(is_other_space) {
+        return Zeroizing::new(password.to_owned());
+    }
+    Zeroizing::new(password.chars().map(|letter| if is_other_space(letter) { ' ' } else { letter }).nfc().collect())
+}
+
 /// Takes a line that a person typed or piped in: without the line break at its end.
 ///
 /// # Errors
@@ -74,6 +85,17 @@ mod tests {
     #[case(&[b'a'; MAX_BYTES])]
     fn accepts(#[case] bytes: &[u8]) {
         assert!(accept(bytes).is_ok());
+    }
+
+    #[rstest]
+    #[case("correct horse", "correct horse")]
+    #[case("cafe\u{301}", "caf\u{e9}")]
+    #[case("a\u{a0}b\u{2003}c", "a b c")]
+    #[case("\u{212b}", "\u{c5}")]
+    #[case("\u{fb01}", "\u{fb01}")]
+    fn normalizes(#[case] typed: &str, #[case] normalized: &str) {
+        assert_eq!(*normalize(typed), normalized);
+        assert_eq!(*normalize(normalized), normalized);
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl HashPool {
     pub async fn hash(&self, password: &SecretString) -> Result<PasswordHash, Saturated> {
         let (password, cost) = (password.clone(), self.0.cost);
         let need = self.0.memory.need_of_new();
-        self.run(need, move |memory| PasswordHash::create(password.expose_secret().as_bytes(), cost, memory)).await
+        self.run(need, move |memory| PasswordHash::create(password.expose_secret(), cost, memory)).await
     }
 
     /// Whether `hash` is the hash of `password`.
@@ -81,7 +81,16 @@ impl HashPool {
     pub async fn verify(&self, password: &SecretString, hash: &PasswordHash) -> Result<bool, Saturated> {
         let (password, hash) = (password.clone(), hash.clone());
         let need = self.0.memory.need_of(&hash);
-        self.run(need, move |memory| hash.verify(password.expose_secret().as_bytes(), memory)).await
+        self.run(need, move |memory| hash.verify(password.expose_secret(), memory)).await
+    }
+
+    /// Whether `hash` was made from `password` itself. Unlike [`Self::verify`], false if the algorithm cannot tell: see
+    /// [`PasswordHash::covers`].
+    ///
+    /// # Errors
+    /// [`Saturated`] if the queue is full.
+    pub async fn is_same(&self, password: &SecretString, hash: &PasswordHash) -> Result<bool, Saturated> {
+        Ok(hash.covers(password.expose_secret()) && self.verify(password, hash).await?)
     }
 
     async fn run<T: Send + 'static>(

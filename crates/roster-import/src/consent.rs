@@ -42,11 +42,12 @@ pub struct ExistingUser<'a> {
     pub labels: &'a BTreeMap<String, String>,
     /// `spec`.
     pub spec: &'a Value,
-    /// Whether an earlier import has applied it.
-    pub is_imported: bool,
 }
 
-/// Existing Users that no import has applied before and that the plan gives Groups or `spec.admin`.
+/// Existing Users that the plan gives further Groups or `spec.admin`.
+///
+/// It does not matter who wrote the User before. A field manager, a label or an annotation can be chosen by anyone who may
+/// write Users, and an import applies Users that it gives nothing, too.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Promotions {
     /// The first of them.
@@ -80,7 +81,7 @@ impl fmt::Display for Promotion {
             gains.push("set spec.admin".to_owned());
         }
         let (user, gains) = (&self.user, gains.join(" and "));
-        write!(f, "User {user} exists, no import has applied it before, and this one would {gains}")
+        write!(f, "User {user} already exists, and this import would {gains}")
     }
 }
 
@@ -217,9 +218,7 @@ impl<'a> Consent<'a> {
     /// Takes a User of the cluster into account. Call it after all Groups are known.
     pub fn existing_user(&mut self, user: &ExistingUser) {
         self.admit(user);
-        if !user.is_imported {
-            self.promote(user);
-        }
+        self.promote(user);
     }
 
     /// Notes the Groups that would accept the User although the plan does not put it into them.

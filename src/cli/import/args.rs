@@ -38,8 +38,8 @@ pub(in crate::cli) struct Args {
     pub(super) force_conflicts: bool,
 
     /// Accept existing Users as members of the imported Groups, if they name such a Group in spec.groups or carry labels
-    /// that it selects; and give Groups and spec.admin to existing Users that no import has applied before. Otherwise nothing
-    /// is applied.
+    /// that it selects; and give further Groups and spec.admin to existing Users, also to those of earlier imports. Otherwise
+    /// nothing is applied.
     #[arg(long)]
     pub(super) accept_existing_users: bool,
 

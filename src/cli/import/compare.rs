@@ -1,13 +1,13 @@
-//! Whether applying a manifest would change anything, told from the object alone, without a request.
+//! Decides without a request whether applying a manifest would change an object.
 //!
-//! It would not where this field manager owns exactly the fields of the manifest, and each has its value. Whatever is in
-//! doubt is applied: that costs a request and changes nothing.
+//! It would not if this field manager owns exactly the fields of the manifest, and each has the manifest's value. In doubt,
+//! the manifest is applied: that costs a request but changes nothing.
 
 use serde_json::{Map, Value};
 
 use super::args::FIELD_MANAGER;
 
-/// Whether `live` is what applying `manifest` would make of it.
+/// Returns whether applying `manifest` would leave `live` as it is.
 pub(super) fn is_applied(manifest: &Value, live: &Value) -> bool {
     let managers = live["metadata"]["managedFields"].as_array().into_iter().flatten();
     let mut own = managers.filter(|entry| entry["manager"] == FIELD_MANAGER && entry["operation"] == "Apply");
@@ -16,7 +16,7 @@ pub(super) fn is_applied(manifest: &Value, live: &Value) -> bool {
     owned.as_object().is_some_and(|owned| owns(owned, &Value::Object(desired), live))
 }
 
-/// What ownership is kept of: not the kind, the version and the name.
+/// Returns the fields that managedFields track: not apiVersion, kind, name and namespace.
 fn content(manifest: &Value) -> Map<String, Value> {
     let mut content = manifest.as_object().cloned().unwrap_or_default();
     content.retain(|name, _| name != "apiVersion" && name != "kind");
@@ -34,7 +34,7 @@ fn content(manifest: &Value) -> Map<String, Value> {
 fn owns(owned: &Map<String, Value>, desired: &Value, live: &Value) -> bool {
     let keys: Vec<&String> = owned.keys().filter(|key| *key != ".").collect();
     match desired {
-        // Owned as a whole. An empty object is no more than its being there.
+        // Owned as a whole. An empty object only has to exist.
         _ if keys.is_empty() => desired == live || (desired.as_object().is_some_and(Map::is_empty) && live.is_object()),
         Value::Object(fields) => {
             keys.len() == fields.len()
@@ -67,14 +67,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_owned_and_has_its_value_is_applied() {
+    fn an_object_with_the_manifests_fields_and_values_is_applied() {
         let spec = json!({
             "email": "ada@example.com", "groups": ["a"], "domain": "default", "zone": "eu", "extra": {"x": ["1", "2"]},
             "identities": [{"type": "ldap", "id": "1"}, {"type": "oidc", "id": "2"}],
         });
         let owned = json!({
             "f:email": {}, "f:groups": {}, "f:extra": {"f:x": {}},
-            // As an earlier version has left it.
+            // As an earlier version wrote it.
             "f:identities": {
                 "k:{\"id\":\"1\",\"type\":\"ldap\"}": {".": {}, "f:id": {}, "f:type": {}},
                 "k:{\"id\":\"2\",\"type\":\"oidc\"}": {".": {}, "f:id": {}, "f:type": {}},
@@ -99,14 +99,14 @@ mod tests {
             other[field] = value;
             assert!(!is_applied(&manifest(&other), &live(&spec, &owned)), "{field}");
         }
-        // A field that is no longer wanted has to be given up.
+        // A field that is no longer in the manifest must be removed.
         let mut fewer = desired;
         fewer.as_object_mut().unwrap().remove("email");
         assert!(!is_applied(&manifest(&fewer), &live(&spec, &owned)));
     }
 
     #[test]
-    fn an_empty_spec_is_applied_where_it_was() {
+    fn an_empty_spec_is_applied_if_it_was_applied_before() {
         let object = live(&json!({"domain": "default"}), &json!({}));
         assert!(is_applied(&manifest(&json!({})), &object));
         assert!(!is_applied(&manifest(&json!({"zone": "x"})), &object));

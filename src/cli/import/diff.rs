@@ -1,4 +1,4 @@
-//! What an import would change, as a diff.
+//! Shows what an import would change, as a unified diff.
 
 use std::io::{Write, stdout};
 
@@ -17,7 +17,7 @@ use super::args::{Args, CONCURRENCY, Files, Outcome};
 use super::live::{Key, Live, Step};
 use super::rejects;
 
-/// Annotation in which kubectl repeats everything that it has applied.
+/// Annotation in which kubectl stores the manifest that it applied.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args) -> Result<Outcome> {
@@ -63,7 +63,8 @@ async fn change<'a>(live: &Live, item: &'a Item) -> (&'a Item, kube::Result<Stri
     (item, Ok(text))
 }
 
-/// The diff of one object. What comes of a change is asked of the server, which knows whom else the fields belong to.
+/// Returns the diff of one object. A server-side dry run determines the result, because other field managers may own
+/// fields.
 async fn unified(live: &Live, step: &Step) -> kube::Result<String> {
     let path = match &step.key {
         Key::User(name) => format!("users/{name}"),
@@ -82,7 +83,7 @@ fn between(before: &str, after: &str, from: &str, to: &str) -> String {
     TextDiff::from_lines(before, after).unified_diff().context_radius(3).header(from, to).to_string()
 }
 
-/// What is shown of an object: what somebody has declared, and of a hash its scheme alone.
+/// Returns the declared part of an object as YAML. Of hashes, only the scheme is shown.
 fn shown(object: &Value, before: Option<&Value>) -> String {
     let mut shown = Map::new();
     for field in ["apiVersion", "kind", "spec", "type", "data"] {

@@ -5,17 +5,17 @@ use clap::ValueEnum;
 /// Formats that `--from` accepts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(super) enum ImportFormat {
-    /// A header, and a row a person or group.
+    /// A header, and one row for each person or group.
     Csv,
-    /// Manifests, or objects with the fields of a User's spec: an array, a List, or one a line.
+    /// Manifests, or objects with the fields of a User's spec: an array, a List, or one object per line.
     Json,
-    /// The same in YAML.
+    /// Like JSON, in YAML.
     Yaml,
-    /// What slapcat, ldapsearch and ldifde write (RFC 2849).
+    /// Output of slapcat, ldapsearch or ldifde (RFC 2849).
     Ldif,
-    /// Apache's.
+    /// Password file of the Apache HTTP Server.
     Htpasswd,
-    /// OpenStack Identity: Keystone's tables as JSON or by mysqldump, or answers of its API.
+    /// OpenStack Keystone: its tables as JSON or from mysqldump, or responses of its API.
     Openstack,
     /// Custom resources of KubeSphere.
     Kubesphere,

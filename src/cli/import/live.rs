@@ -54,7 +54,7 @@ pub(super) struct Live {
     found: HashMap<Key, Option<Value>>,
     /// Existing Users whom the plan would make members of a Group, unasked.
     pub(super) admitted: Vec<Admitted>,
-    /// Existing Users of the plan that it gives something and that no import has applied before.
+    /// Existing Users that the plan gives further Groups or `spec.admin`.
     pub(super) promotions: Promotions,
 }
 
@@ -82,9 +82,8 @@ impl Live {
         live.list(&api, "", Key::Group, &wanted, group).await?;
         let api = Api::all_with(live.client.clone(), &resource::<User>());
         let user = |object: &DynamicObject| {
-            let (name, is_imported) = (object.name_any(), is_imported(object));
-            let (labels, spec) = (object.labels(), &object.data["spec"]);
-            consent.existing_user(&ExistingUser { name: &name, labels, spec, is_imported });
+            let (name, labels, spec) = (object.name_any(), object.labels(), &object.data["spec"]);
+            consent.existing_user(&ExistingUser { name: &name, labels, spec });
         };
         live.list(&api, "", Key::User, &wanted, user).await?;
         (live.admitted, live.promotions) = consent.finish();
@@ -173,15 +172,6 @@ impl Live {
     }
 }
 
-/// Whether an import has applied the object before. Its writer chooses the name of a field manager, so this is no proof.
-fn is_imported(object: &DynamicObject) -> bool {
-    let is_import = |manager: &str, operation: &str| manager == FIELD_MANAGER && operation == "Apply";
-    let mut entries = object.managed_fields().iter().filter(|entry| entry.subresource.is_none());
-    entries.any(|entry| {
-        is_import(entry.manager.as_deref().unwrap_or_default(), entry.operation.as_deref().unwrap_or_default())
-    })
-}
-
 fn key_of(item: &Item) -> Key {
     match item.kind {
         Kind::User => Key::User(item.name.clone()),
@@ -214,7 +204,7 @@ async fn hash_anew(pool: &HashPool, password: &SecretString, live: Option<&Value
     let known = live.and_then(|live| live["data"][HASH_KEY].as_str());
     let known = known.and_then(|known| String::from_utf8(BASE64_STANDARD.decode(known).ok()?).ok());
     if let Some(known) = known.and_then(|known| PasswordHash::parse(&known).ok())
-        && pool.verify(password, &known).await == Ok(true)
+        && pool.is_same(password, &known).await == Ok(true)
     {
         return None;
     }

@@ -61,8 +61,7 @@ fn hash(secret: &Secret, memory: &mut Memory) -> String {
     match &secret.content {
         Content::Hash(hash) => hash.expose_secret().to_owned(),
         Content::Plain(password) => {
-            let password = password.expose_secret().as_bytes();
-            PasswordHash::create(password, Argon2idCost::default(), memory).expose().to_owned()
+            PasswordHash::create(password.expose_secret(), Argon2idCost::default(), memory).expose().to_owned()
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The page on the command line, from the tree of commands that parses it.
+//! Reference page of the command line, from the clap commands.
 
 use clap::{Arg, Command};
 
@@ -6,9 +6,9 @@ use super::markdown::{code, head, table};
 
 pub(super) fn page(roster: Command, plugin: Command) -> String {
     let mut parts = vec![
-        head("The command line"),
-        "\nOne program under two names: `roster`, and `kubectl roster` where a file `kubectl-roster` leads to it. A flag goes\n\
-         before the variable of the environment, and that before the default.\n"
+        head("Command line"),
+        "\nOne program with two names: `roster`, and `kubectl roster` if it is installed as `kubectl-roster`. Flags take precedence\n\
+         over environment variables, and these over defaults.\n"
             .to_owned(),
     ];
     for (name, mut command) in [("roster", roster), ("kubectl roster", plugin)] {
@@ -29,11 +29,11 @@ fn section(path: &str, command: &Command, parts: &mut Vec<String>) {
         };
         command.get_arguments().filter(shown).map(row).collect::<Vec<_>>()
     };
-    // Those that every command takes are told where they are declared.
+    // Global flags are documented with the command that declares them.
     let is_root = !path.trim_start_matches("kubectl ").contains(' ');
     let rows = if is_root { [flags(false), flags(true)].concat() } else { flags(false) };
     if !rows.is_empty() {
-        parts.push(format!("\n{}", table(&["flag", "variable", "default", "values", "what it is"], &rows)));
+        parts.push(format!("\n{}", table(&["flag", "variable", "default", "values", "description"], &rows)));
     }
     for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
         section(&format!("{path} {}", inner.get_name()), inner, parts);

@@ -1,4 +1,4 @@
-//! The page on the aggregated API, from the OpenAPI document that it serves.
+//! Reference page of the aggregated API, from its OpenAPI document.
 
 use roster_api::directory::API_VERSION;
 use serde_json::Value;
@@ -6,29 +6,29 @@ use serde_json::Value;
 use super::fields::Schemas;
 use super::markdown::{code, head, table};
 
-/// What the pages of the custom resources tell: kind, part and page.
-const ELSEWHERE: &[(&str, &str, &str)] =
+/// Fields that are documented on the pages of the custom resources: kind, field and page.
+const DOCUMENTED_ELSEWHERE: &[(&str, &str, &str)] =
     &[("User", "spec", "users.md"), ("Group", "spec", "groups.md"), ("Group", "status", "groups.md")];
 
 const METHODS: &[&str] = &["get", "post", "patch", "delete"];
 
 pub(super) fn page(document: &Value) -> String {
     let parts = [
-        head("The directory's API"),
+        head("Directory API"),
         format!("\n`{API_VERSION}`. Paths are below `/apis/{API_VERSION}`; what they are for is in\n"),
         "[the directory](../../how-to/directory.md) and [logins](../../how-to/logins.md).\n\n## Paths\n\n".to_owned(),
         paths(document),
         "\n## Parameters\n".to_owned(),
         parameters(document),
-        "\n## Kinds\n\n`metadata` is that of every object of Kubernetes. Lists have `items`; those that are queried say\n\
-         `total`, `page`, `limit` and `pages` as well.\n"
+        "\n## Kinds\n\n`metadata` is the standard ObjectMeta of Kubernetes. Lists have `items`. Lists that accept queries also have\n\
+         `total`, `page`, `limit` and `pages`.\n"
             .to_owned(),
         kinds(document),
     ];
     parts.concat()
 }
 
-/// Each path, cut short, with its operations.
+/// Returns each operation with its path below the API's base path.
 fn operations(document: &Value) -> Vec<(String, &'static str, &Value)> {
     let base = format!("/apis/{API_VERSION}/");
     let paths = document["paths"].as_object().into_iter().flatten();
@@ -47,16 +47,16 @@ fn paths(document: &Value) -> String {
         vec![code(&path), text("x-kubernetes-action").to_owned(), code(answers), text("description").to_owned()]
     };
     let rows: Vec<Vec<String>> = operations(document).into_iter().map(row).collect();
-    table(&["path", "verb", "answers", "what it is"], &rows)
+    table(&["path", "verb", "response", "description"], &rows)
 }
 
-/// The kind that an operation answers with.
+/// Returns the kind of an operation's response.
 fn answer(operation: &Value) -> Option<&str> {
     let mut answers = operation["responses"].as_object()?.values();
     answers.find_map(|answer| answer["content"]["application/json"]["schema"]["$ref"].as_str()?.rsplit('.').next())
 }
 
-/// Parameters, told once for all the operations that take the same.
+/// Documents each set of parameters once, for all operations that have the same set.
 fn parameters(document: &Value) -> String {
     let mut sets: Vec<(&Value, Vec<String>)> = Vec::new();
     for (path, _, operation) in operations(document) {
@@ -76,7 +76,7 @@ fn parameters(document: &Value) -> String {
             vec![code(&text(&parameter["name"])), text(&parameter["schema"]["type"]), text(&parameter["description"])]
         };
         let rows: Vec<Vec<String>> = set.as_array().into_iter().flatten().map(row).collect();
-        format!("\nTo {}:\n\n{}", takers.join(", "), table(&["parameter", "type", "what it is"], &rows))
+        format!("\nParameters of {}:\n\n{}", takers.join(", "), table(&["parameter", "type", "description"], &rows))
     };
     sets.into_iter().map(section).collect()
 }
@@ -96,9 +96,9 @@ fn kinds(document: &Value) -> String {
             if ["apiVersion", "kind", "metadata"].contains(&part.as_str()) {
                 continue;
             }
-            let elsewhere = ELSEWHERE.iter().find(|(of, name, _)| *of == kind && name == part);
+            let elsewhere = DOCUMENTED_ELSEWHERE.iter().find(|(of, name, _)| *of == kind && name == part);
             parts.push(match elsewhere {
-                Some((.., page)) => format!("\n`{part}` is [that of the resource]({page}#{part}).\n"),
+                Some((.., page)) => format!("\n`{part}`: see [the custom resource]({page}#{part}).\n"),
                 None => format!("\n{}", schemas.table(part, inner)),
             });
         }

@@ -1,31 +1,31 @@
-//! The fields of a schema, one row each.
+//! Table of the fields of a schema.
 
 use serde_json::Value;
 
 use super::markdown::{code, table};
 
-/// Looks up what `$ref` names.
+/// Resolves `$ref` in schemas.
 pub(super) struct Schemas<'a> {
-    /// `components.schemas` of an OpenAPI document; null where there are no references.
+    /// `components.schemas` of an OpenAPI document, or null if there are no references.
     pub(super) named: &'a Value,
 }
 
 impl Schemas<'_> {
-    /// A table of the fields of an object, the object itself first.
+    /// Returns a table with the object at `path` in the first row, and then its fields.
     pub(super) fn table(&self, path: &str, schema: &Value) -> String {
         let mut rows = Vec::new();
         self.rows(path, schema, false, &mut rows);
-        table(&["field", "type", "required", "default", "allowed", "what it is"], &rows)
+        table(&["field", "type", "required", "default", "allowed", "description"], &rows)
     }
 
     fn rows(&self, path: &str, schema: &Value, is_required: bool, rows: &mut Vec<Vec<String>>) {
         let (name, resolved) = self.resolve(schema);
         let own = schema["description"].as_str();
         let mut description = own.or(resolved["description"].as_str()).unwrap_or_default().to_owned();
-        // Kubernetes documents its own.
+        // Types of Kubernetes are documented there.
         let foreign = name.filter(|name| name.starts_with("io.k8s."));
         if let Some(kind) = foreign.and_then(|name| name.rsplit('.').next()) {
-            description = format!("{description} A {kind} of Kubernetes.");
+            description = format!("{description} See {kind} in the Kubernetes API reference.");
         }
         let default = if schema["default"].is_null() { &resolved["default"] } else { &schema["default"] };
         rows.push(vec![
@@ -55,8 +55,8 @@ impl Schemas<'_> {
         }
     }
 
-    /// What a schema refers to, with its name, or the schema itself. A reference with a description beside it stands in
-    /// an `allOf` of one, and one that may be null in an `anyOf`.
+    /// Returns the schema that `schema` refers to, with its name, or `schema` itself. A reference with its own description
+    /// is in an `allOf` with one item, and a nullable one in an `anyOf`.
     fn resolve<'v>(&'v self, schema: &'v Value) -> (Option<&'v str>, &'v Value) {
         let inner = [schema, &schema["allOf"][0], &schema["anyOf"][0]];
         let name = inner.iter().find_map(|schema| schema["$ref"].as_str()).and_then(|path| path.rsplit('/').next());
@@ -66,7 +66,7 @@ impl Schemas<'_> {
     fn kind(&self, schema: &Value) -> String {
         let (_, schema) = self.resolve(schema);
         if schema["x-kubernetes-int-or-string"] == true {
-            return "number or text".to_owned();
+            return "number or string".to_owned();
         }
         let one_of = &schema["oneOf"][0];
         match (schema["type"].as_str().or(one_of["type"].as_str()), schema["format"].as_str()) {
@@ -76,14 +76,14 @@ impl Schemas<'_> {
             }
             (Some("string"), Some("date-time")) => "time".to_owned(),
             (Some(kind), _) => kind.to_owned(),
-            (None, _) => "number or text".to_owned(),
+            (None, _) => "number or string".to_owned(),
         }
     }
 
-    /// What values a field takes, in words.
+    /// Describes the allowed values of a field.
     fn allowed(&self, schema: &Value) -> String {
         let mut words = Vec::new();
-        // Where each value has a description, each is a schema.
+        // Enum values with descriptions are one schema each.
         let variants = schema["oneOf"].as_array().into_iter().flatten();
         let variants = variants.flat_map(|one| one["enum"].as_array().into_iter().flatten().chain([&one["const"]]));
         let values = schema["enum"].as_array().into_iter().flatten().chain(variants);
@@ -94,11 +94,11 @@ impl Schemas<'_> {
         for (key, before, after) in [
             ("minLength", "at least ", " characters"),
             ("maxLength", "at most ", " characters"),
-            ("minItems", "at least ", " of them"),
-            ("maxItems", "at most ", " of them"),
-            ("maxProperties", "at most ", " of them"),
-            ("minimum", "", " and above"),
-            ("maximum", "", " and below"),
+            ("minItems", "at least ", " items"),
+            ("maxItems", "at most ", " items"),
+            ("maxProperties", "at most ", " items"),
+            ("minimum", "at least ", ""),
+            ("maximum", "at most ", ""),
         ] {
             if let Some(number) = schema[key].as_number() {
                 words.push(format!("{before}{number}{after}"));
@@ -109,7 +109,7 @@ impl Schemas<'_> {
         }
         if let Some(keys) = schema["x-kubernetes-list-map-keys"].as_array() {
             let keys: Vec<String> = keys.iter().filter_map(Value::as_str).map(code).collect();
-            words.push(format!("one for each {}", keys.join(" and ")));
+            words.push(format!("unique by {}", keys.join(" and ")));
         }
         let rules = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
         words.extend(rules.filter_map(|rule| rule["message"].as_str().or(rule["rule"].as_str())).map(str::to_owned));
@@ -131,7 +131,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_row_tells_type_default_bounds_and_rules() {
+    fn a_row_has_type_default_bounds_and_rules() {
         let named = json!({"Size": {"type": "string", "enum": ["Small", "Large"], "description": "How large."}});
         let schemas = Schemas { named: &named };
         let schema = json!({
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(
             rows,
             [
-                "| `spec.names` | list of string | yes |  | at most 3 of them; one for each `name`; each: must be short | Names. |",
+                "| `spec.names` | list of string | yes |  | at most 3 items; unique by `name`; each: must be short | Names. |",
                 "| `spec.size` | string |  | `\"Small\"` | `Small`, `Large` | How large. |",
             ]
         );

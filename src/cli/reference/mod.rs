@@ -1,5 +1,4 @@
-//! `roster reference`: the pages of `docs/reference/api`, read out of the types. What a page says is what kube-apiserver, the
-//! aggregated API and the command line go by.
+//! `roster reference`: generates the pages of `docs/reference/api` from the CRDs, the OpenAPI document and the command line.
 
 mod commands;
 mod directory;
@@ -15,12 +14,12 @@ use roster_server::apiserver::openapi;
 
 use super::generated::Args;
 
-/// Writes, checks or prints the pages. `roster` is the command line that they describe.
+/// Writes, checks or prints the pages. `roster` is the command to document.
 pub(super) fn execute(args: &Args, roster: Command) -> Result<()> {
     pages(roster)?.iter().try_for_each(|(name, content)| args.put(name, content))
 }
 
-/// All pages: file name and content.
+/// Returns the file name and content of each page.
 fn pages(roster: Command) -> Result<Vec<(String, String)>> {
     let mut pages = Vec::new();
     for definition in crd::all() {
@@ -36,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_page_is_empty_and_no_field_is_without_a_word() {
+    fn pages_have_content_and_every_field_has_a_description() {
         for (name, content) in pages(crate::cli::Cli::command()).unwrap() {
             assert!(content.lines().count() > 20, "{name}");
             let silent: Vec<&str> =

@@ -18,12 +18,12 @@ pub(super) fn page(definition: &CustomResourceDefinition) -> Result<String> {
         schema["description"].as_str().unwrap_or_default(),
         definition.spec.group,
         version.name,
-        if definition.spec.scope == "Cluster" { "in the cluster as a whole" } else { "in a namespace" },
+        if definition.spec.scope == "Cluster" { "cluster-scoped" } else { "namespaced" },
         names.plural,
         definition.spec.group,
     ));
     let short: Vec<String> = names.short_names.iter().flatten().map(|name| code(name)).collect();
-    parts.push(if short.is_empty() { ".\n".to_owned() } else { format!(", for short {}.\n", short.join(", ")) });
+    parts.push(if short.is_empty() { ".\n".to_owned() } else { format!("; short name {}.\n", short.join(", ")) });
     let selectable = version.selectable_fields.iter().flatten();
     let selectable: Vec<String> = selectable.map(|field| code(field.json_path.trim_start_matches('.'))).collect();
     if !selectable.is_empty() {

@@ -1,6 +1,6 @@
 //! To bind a role, by a RoleBinding or by what brings a namespace into one.
 
-use super::{APPLY, Attempt, CREATE, SERVER_SIDE, attempt};
+use super::{APPLY, Attempt, CREATE, OWNED, SERVER_SIDE, attempt};
 
 /// A binding of `view` in `{n}` to mallory's own user, there beforehand.
 const MY_VIEW: &str = "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: view}, scope: {namespaces: ['{n}']}}}\n";
@@ -21,6 +21,12 @@ const BY_LABEL: &str = "
 ";
 
 pub(super) const ATTEMPTS: &[Attempt] = &[
+    attempt(
+        "an owner whose deletion deletes it: rolebindings",
+        "",
+        &["patch", "rolebindings.roster.dev", "{n}-power", "--type=merge", "--dry-run=server", "-p", OWNED],
+        "",
+    ),
     // To bind a role.
     attempt(
         "a binding in the whole cluster",

@@ -56,7 +56,7 @@ async fn i4_membership_declared_before_the_group_exists_waits_for_its_consent() 
     let ready = "{.status.conditions[?(@.type=='Ready')].reason}";
     wait_for_text(cluster, &["groups.roster.dev", &admins], ready, "SelectorNotAccepted").await;
     let message = cluster.kubectl(&["get", "groups.roster.dev", &admins, "-o", &format!("jsonpath={MESSAGE}")]);
-    assert!(message.starts_with(&format!("not accepted: {labelled}, {named}, who name this Group")), "{message}");
+    assert!(message.starts_with(&format!("not accepted: {labelled}, {named}. They name this Group")), "{message}");
     let members =
         cluster.kubectl(&["get", "--raw", &format!("/apis/directory.roster.dev/v1alpha1/groups/{admins}/members")]);
     assert!(members.contains(&format!("{n}-jane")) && !members.contains(&named), "{members}");

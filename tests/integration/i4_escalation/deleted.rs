@@ -1,5 +1,7 @@
 //! The name of a deleted User is kept from those who could not control what it held by its own declaration.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
@@ -136,6 +138,8 @@ async fn a_tombstone_from_the_future_does_not_end_the_leader() {
         user: format!("{n}-late"),
         uid: n.clone(),
         username: format!("{n}-late"),
+        other_usernames: BTreeSet::new(),
+        created: None,
         is_admin: true,
         groups: Vec::new(),
         labels: StoredLabels::default(),
@@ -162,6 +166,8 @@ async fn a_tombstone_is_removed_when_it_expires() {
         user: format!("{n}-{name}"),
         uid: n.clone(),
         username: format!("{n}-{name}"),
+        other_usernames: BTreeSet::new(),
+        created: None,
         is_admin: true,
         groups: Vec::new(),
         labels: StoredLabels::default(),

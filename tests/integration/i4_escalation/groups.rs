@@ -1,8 +1,14 @@
 //! To control a Group: who is in it, and what a cycle keeps apart.
 
-use super::{Attempt, CREATE, NATIVE, SERVER_SIDE, attempt};
+use super::{Attempt, CREATE, NATIVE, OWNED, SERVER_SIDE, attempt};
 
 pub(super) const ATTEMPTS: &[Attempt] = &[
+    attempt(
+        "an owner whose deletion deletes it: groups",
+        "",
+        &["patch", "groups.roster.dev", "{n}-power", "--type=merge", "--dry-run=server", "-p", OWNED],
+        "",
+    ),
     // Membership, from the side of the group.
     attempt(
         "one more member",

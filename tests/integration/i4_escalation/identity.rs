@@ -2,6 +2,7 @@
 
 use axum::http::Request;
 use roster_credentials::claim::{Identifier, IdentifierKind};
+use serde_json::json;
 
 use super::{STAGE, guarded, settle};
 use crate::support::{Cluster, eventually, unique, wait_until_can};
@@ -131,6 +132,69 @@ async fn i4_keys_and_credentials_are_not_read_by_an_update_that_changes_nothing(
     }
 }
 
+/// Sends a request as `who`, and returns the response's body or error message.
+async fn answer(client: &kube::Client, who: &str, request: axum::http::request::Builder, body: &str) -> String {
+    let request = request.header("impersonate-user", who).body(body.as_bytes().to_vec()).unwrap();
+    client.request_text(request).await.unwrap_or_else(|error| error.to_string())
+}
+
+/// kube-apiserver answers some requests before it asks any policy. `patch` reads Secrets that way, as docs/security.md says:
+/// if this changes with a version of Kubernetes, the threat model may promise more. `update` and deletions must not.
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_keys_are_not_read_by_errors_without_patch() {
+    let (cluster, n) = (guarded(), unique("i4-errors"));
+    let holders = ["patch", "update", "delete", "deletecollection"].map(|verb| (format!("{n}-{verb}"), verb));
+    for (name, verb) in &holders {
+        allow_secrets(cluster, name, name, verb).await;
+    }
+    let [patcher, updater, deleter, sweeper] = holders.each_ref().map(|(name, _)| name.as_str());
+    let client = cluster.client().await;
+    let all = "/api/v1/namespaces/roster-system/secrets";
+    for secret in ["roster-token-keys", "roster-sealing-key", "roster-ca"] {
+        let path = format!("{all}/{secret}");
+        let content: serde_json::Value = serde_json::from_str(&cluster.kubectl(&["get", "--raw", &path])).unwrap();
+        let values: Vec<&str> = content["data"].as_object().unwrap().values().filter_map(|it| it.as_str()).collect();
+        let is_read = |answer: &str| values.iter().any(|value| answer.contains(value));
+
+        for body in [
+            json!({"metadata": {"name": secret}}),
+            json!({"metadata": {"name": secret}, "immutable": "x"}),
+            json!({"metadata": {"name": secret}, "unknown": "x"}),
+            json!({"metadata": {"name": secret}, "type": "example.com/other"}),
+            json!({"metadata": {"name": secret}, "data": {"key": 1}}),
+            json!({"metadata": {"name": secret, "labels": {"x": "not valid"}}}),
+            json!({"metadata": {"name": secret, "resourceVersion": "1"}}),
+            json!({"metadata": {"name": secret, "uid": "another"}}),
+            json!({"metadata": {"name": "another"}}),
+        ] {
+            for query in ["?fieldValidation=Strict", "?fieldValidation=Warn&dryRun=All"] {
+                let request = Request::put(format!("{path}{query}")).header("content-type", "application/json");
+                let told = answer(&client, updater, request, &body.to_string()).await;
+                assert!(!is_read(&told), "{secret} is read by PUT {body} {query}");
+            }
+        }
+        for options in [json!({}), json!({"preconditions": {"uid": "another"}}), json!({"dryRun": ["All"]})] {
+            let delete = |path: &str| Request::delete(path).header("content-type", "application/json");
+            let told = answer(&client, deleter, delete(&path), &options.to_string()).await;
+            assert!(!is_read(&told), "{secret} is read by DELETE {options}");
+            // The response to the deletion of a collection is the list.
+            let collection = format!("{all}?fieldSelector=metadata.name%3D{secret}");
+            let told = answer(&client, sweeper, delete(&collection), &options.to_string()).await;
+            assert!(!is_read(&told), "{secret} is read by DELETE of a collection {options}");
+        }
+        for (kind, patch) in [
+            ("merge-patch+json", r#"{"immutable": "x"}"#),
+            ("json-patch+json", r#"[{"op": "copy", "from": "/data", "path": "/metadata/labels"}]"#),
+        ] {
+            let request = Request::patch(&path).header("content-type", format!("application/{kind}"));
+            let told = answer(&client, patcher, request, patch).await;
+            assert!(is_read(&told), "{secret} is no longer read by {kind} {patch}: {told}");
+        }
+    }
+    // None of the deletions was more than refused.
+    cluster.kubectl(&["get", "secrets", "roster-token-keys", "roster-sealing-key", "roster-ca", "-n", "roster-system"]);
+}
+
 /// Kubernetes writes a token of the ServiceAccount into a Secret that names it.
 #[tokio::test(flavor = "multi_thread")]
 async fn i4_nobody_gets_a_token_of_the_operator_by_a_secret() {
@@ -180,6 +244,40 @@ async fn i4_nobody_gets_a_token_of_the_operator_by_a_secret() {
     let elsewhere = token(&n, "default").replace("namespace: roster-system", "namespace: default");
     cluster.apply(&elsewhere);
     cluster.kubectl(&["delete", "secret", &n]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_nobody_gets_a_token_of_the_operator_by_a_token_request() {
+    let (cluster, n) = (guarded(), unique("i4-request"));
+    cluster.apply(&format!(
+        "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {{name: {n}, namespace: roster-system}}\n\
+         rules: [{{apiGroups: [''], resources: [serviceaccounts/token], verbs: [create]}}]\n---\n\
+         apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {{name: {n}, namespace: roster-system}}\n\
+         roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: {n}}}\n\
+         subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: {n}}}]\n",
+    ));
+    let token = |account: &str| in_rosters_namespace(cluster, &n, &["create", "token", account], "");
+    eventually("tokens of other ServiceAccounts are created", || async { token("default").map(drop) }).await;
+    // It exists only while `helm test` runs.
+    cluster.apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: roster-check, namespace: roster-system}}");
+    for account in ["roster", "roster-check"] {
+        let refused = token(account).expect_err("a token of the operator");
+        assert!(refused.contains(&format!("{n} may not create them")), "{refused}");
+    }
+    cluster.kubectl(&["delete", "serviceaccount", "roster-check", "-n", "roster-system"]);
+    cluster.kubectl(&["create", "token", "roster", "-n", "roster-system"]);
+    // The name means nothing elsewhere.
+    cluster.apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: roster, namespace: default}}");
+    cluster.apply(&format!(
+        "{{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {{name: {n}}}, roleRef: {{apiGroup: \
+         rbac.authorization.k8s.io, kind: ClusterRole, name: edit}}, subjects: [{{apiGroup: rbac.authorization.k8s.io, \
+         kind: User, name: {n}}}]}}"
+    ));
+    eventually("tokens of other namespaces are created", || async {
+        let args = ["create", "token", "roster", "--as", &n];
+        cluster.plane.kubectl.run(&args).map(drop).map_err(|error| format!("{error:#}"))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

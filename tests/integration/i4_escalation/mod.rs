@@ -9,6 +9,7 @@ mod deleted;
 mod finalizers;
 mod groups;
 mod identity;
+mod owners;
 mod planted;
 mod sizes;
 mod users;
@@ -63,6 +64,9 @@ const fn attempt(
 const CREATE: &[&str] = &["create", "-f", "-"];
 const APPLY: &[&str] = &["apply", "-f", "-"];
 const SERVER_SIDE: &[&str] = &["apply", "--server-side", "--force-conflicts", "-f", "-"];
+
+/// A patch that gives an object an owner.
+const OWNED: &str = r#"{"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Namespace", "name": "mallorys", "uid": "6f0f2a5e-0000-4000-8000-000000000000"}]}}"#;
 
 /// Native bindings that Roster did not make.
 const NATIVE: &str = "
@@ -232,7 +236,7 @@ async fn i4_nobody_waits_for_a_name_in_order_to_come_into_its_rights() {
     cluster.kubectl(&["delete", "users.roster.dev", &format!("{n}-me")]);
     let message = "{.status.conditions[?(@.type=='NameClaimed')].message}";
     let expected = format!(
-        "username {n}-ME already exists: it is held by the native ClusterRoleBinding {n}, which names it: remove that, or make this User anew"
+        "username {n}-ME already exists: it is held by the native ClusterRoleBinding {n}, which names it: delete that, or recreate this User"
     );
     wait_for_text(cluster, &["users.roster.dev", &waits], message, &expected).await;
     cluster.kubectl(&["delete", "clusterrolebinding", &n]);

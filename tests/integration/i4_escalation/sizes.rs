@@ -1,11 +1,13 @@
-//! Labels and annotations can't make an object too large to be reviewed.
+//! Metadata can't make an object too large to be reviewed.
 
 use axum::http::Request;
 use kube::Client;
 use serde_json::{Value, json};
 
+use roster_core::directory::tombstones::{MOST_LABELS, StoredLabels, Tombstone};
+
 use super::guarded;
-use crate::support::{unique, wait_until_can};
+use crate::support::{eventually, unique, wait_until_can};
 
 /// A merge patch of an object's metadata by `who`.
 async fn patch(client: &Client, who: Option<&str>, path: &str, metadata: &Value) -> Result<String, String> {
@@ -28,7 +30,7 @@ async fn i4_labels_and_annotations_are_bounded() {
     wait_until_can(cluster, "mallory", &["patch", "users.roster.dev"], true).await;
     let client = cluster.client().await;
     let mallory = Some("mallory");
-    let applied = "kubectl.kubernetes.io/last-applied-configuration";
+    let (applied, original) = ("kubectl.kubernetes.io/last-applied-configuration", "kapp.k14s.io/original");
     for kind in ["users", "groups", "rolebindings"] {
         let path = format!("/apis/roster.dev/v1alpha1/{kind}/{n}");
         let large = json!({"annotations": {"a": "x".repeat(40_000), "b": "é".repeat(13_000)}});
@@ -44,11 +46,105 @@ async fn i4_labels_and_annotations_are_bounded() {
         assert!(refused.contains("metadata.labels: 65 labels, and at most 64 are allowed"), "{kind}: {refused}");
         patch(&client, mallory, &path, &json!({"annotations": {"a": "x".repeat(60_000)}})).await.unwrap();
         // A Group's manifest may be large.
-        let manifest = json!({"annotations": {"a": null, applied: "x".repeat(100_000)}});
-        assert_eq!(patch(&client, mallory, &path, &manifest).await.is_ok(), kind == "groups", "{kind}");
+        for copy in [applied, original] {
+            let mut annotations = json!({"a": null, applied: null, original: null});
+            annotations[copy] = "x".repeat(100_000).into();
+            let outcome = patch(&client, mallory, &path, &json!({ "annotations": annotations })).await;
+            assert_eq!(outcome.is_ok(), kind == "groups", "{kind}: {outcome:?}");
+        }
         // An administrator may, and everybody may make it smaller again.
         patch(&client, None, &path, &large).await.unwrap();
         patch(&client, mallory, &path, &json!({"annotations": {"a": "x".repeat(39_990)}})).await.unwrap();
         patch(&client, mallory, &path, &json!({"annotations": {"a": null, "b": null}})).await.unwrap();
+    }
+}
+
+/// Labels of that many bytes, names and values together, in as few as may be.
+fn labels_of(bytes: usize) -> serde_json::Map<String, Value> {
+    const LARGEST: usize = 253 + 1 + 63 + 63;
+    let prefix = (0..4).map(|_| "p".repeat(62)).collect::<Vec<_>>().join(".");
+    let large = |at: usize| (format!("{prefix}pp/{at:063}"), Value::from("v".repeat(63)));
+    let mut labels: serde_json::Map<String, Value> = (0..bytes / LARGEST).map(large).collect();
+    let rest = bytes % LARGEST;
+    labels.extend([("l".repeat(rest.min(63)), "v".repeat(rest.saturating_sub(63)).into())]);
+    labels
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_labels_always_fit_into_what_is_kept_of_a_deleted_user() {
+    let (cluster, n) = (guarded(), unique("i4-size"));
+    cluster
+        .apply(&format!("---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}}}, spec: {{}}}}\n"));
+    wait_until_can(cluster, "mallory", &["patch", "users.roster.dev"], true).await;
+    let (client, mallory) = (cluster.client().await, Some("mallory"));
+    let path = format!("/apis/roster.dev/v1alpha1/users/{n}");
+    let refused = patch(&client, mallory, &path, &json!({"labels": labels_of(MOST_LABELS + 1)})).await.unwrap_err();
+    assert!(refused.contains(&format!("{} bytes of names and values, and at most {MOST_LABELS} are", MOST_LABELS + 1)));
+    patch(&client, mallory, &path, &json!({"labels": labels_of(MOST_LABELS)})).await.unwrap();
+    cluster.kubectl(&["delete", "users.roster.dev", &n, "--as", "mallory"]);
+    let secrets = cluster.secrets("roster-system").await;
+    eventually("all of its labels are kept", || async {
+        let secret = secrets.get_opt(&Tombstone::secret_name(&n)).await.map_err(|error| error.to_string())?;
+        match secret.as_ref().and_then(Tombstone::read).map(|tombstone| tombstone.labels) {
+            Some(StoredLabels::All(labels)) if labels.len() == labels_of(MOST_LABELS).len() => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_owners_and_field_managers_are_bounded() {
+    let (cluster, n) = (guarded(), unique("i4-size"));
+    cluster
+        .apply(&format!("---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}}}, spec: {{}}}}\n"));
+    wait_until_can(cluster, "mallory", &["patch", "users.roster.dev"], true).await;
+    let (client, mallory) = (cluster.client().await, Some("mallory"));
+    let path = format!("/apis/roster.dev/v1alpha1/users/{n}");
+    let owners = |count: usize, name: &str| {
+        let owner = |at| json!({"apiVersion": "v1", "kind": "Namespace", "name": name, "uid": format!("{at}")});
+        json!({"ownerReferences": (0..count).map(owner).collect::<Vec<_>>()})
+    };
+    // They do not exist: the garbage collector would delete the User.
+    let dry_run = format!("{path}?dryRun=All");
+    patch(&client, mallory, &dry_run, &owners(64, "x")).await.unwrap();
+    let refused = patch(&client, mallory, &dry_run, &owners(65, "x")).await.unwrap_err();
+    assert!(refused.contains("metadata.ownerReferences: 65 owners, and at most 64 are allowed"), "{refused}");
+    let refused = patch(&client, mallory, &dry_run, &owners(1, &"x".repeat(20_000))).await.unwrap_err();
+    assert!(refused.contains("metadata.ownerReferences: 20012 bytes, and at most 16384 are allowed"), "{refused}");
+
+    let names = |count: usize| (0..count).map(|at| (format!("{}/{at}", "a".repeat(60)), Value::from(""))).collect();
+    let annotations: serde_json::Map<String, Value> = names(200);
+    let apply = async |manager: usize| {
+        let metadata = json!({"name": n, "annotations": annotations});
+        let object = json!({"apiVersion": "roster.dev/v1alpha1", "kind": "User", "metadata": metadata});
+        let request = Request::patch(format!("{path}?fieldManager=m{manager}"))
+            .header("content-type", "application/apply-patch+yaml")
+            .header("impersonate-user", "mallory");
+        let request = request.body(object.to_string().into_bytes()).unwrap();
+        client.request_text(request).await.map_err(|error| error.to_string())
+    };
+    let mut manager = 0;
+    let refused = loop {
+        match apply(manager).await {
+            Ok(_) => manager += 1,
+            Err(refused) => break refused,
+        }
+        assert!(manager < 20);
+    };
+    assert!(manager >= 8 && refused.contains("bytes of names of fields, and at most 131072 are allowed"), "{refused}");
+    apply(3).await.expect("it is one of them");
+    patch(&client, mallory, &path, &json!({"managedFields": [{}]})).await.unwrap();
+    apply(16).await.expect("there is room again");
+    // Names that a client makes up.
+    let fields = names(3000).into_iter().map(|(name, _): (String, Value)| (format!("f:{name}"), json!({})));
+    let fields: serde_json::Map<String, Value> = fields.collect();
+    for made_up in [json!({"f:spec": {"f:extra": fields}}), json!({"f:a": {"f:b": {"f:c": {"f:d": {"f:e": {}}}}}})] {
+        let entry = json!({
+            "manager": "m", "operation": "Apply", "apiVersion": "roster.dev/v1alpha1", "fieldsType": "FieldsV1",
+            "fieldsV1": made_up,
+        });
+        let refused = patch(&client, mallory, &path, &json!({"managedFields": [entry]})).await.unwrap_err();
+        assert!(refused.contains("metadata.managedFields: "), "{refused}");
     }
 }

@@ -1,6 +1,6 @@
 //! To control a User: its rights, its memberships, its password.
 
-use super::{Attempt, CREATE, NATIVE, SERVER_SIDE, attempt};
+use super::{Attempt, CREATE, NATIVE, OWNED, SERVER_SIDE, attempt};
 
 pub(super) const ATTEMPTS: &[Attempt] = &[
     // The administrator flag stands for ClusterRole admin, which alice may bind as well.
@@ -20,6 +20,12 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "an administrator who is disabled, enabled",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-root'}, spec: {admin: true, state: Disabled}}",
         &["patch", "users.roster.dev", "{n}-root", "--type=merge", "-p", r#"{"spec": {"state": "Active"}}"#],
+        "",
+    ),
+    attempt(
+        "an owner whose deletion deletes it: users",
+        "",
+        &["patch", "users.roster.dev", "{n}-boss", "--type=merge", "--dry-run=server", "-p", OWNED],
         "",
     ),
     // Membership, from the side of the user.

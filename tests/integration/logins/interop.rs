@@ -46,8 +46,8 @@ async fn hashes_tokens_and_seeds_are_understood_both_ways() {
     assert_eq!(answer["username"], json!(name));
     for hash in answer["hashes"].as_array().unwrap() {
         let hash = PasswordHash::parse(hash.as_str().unwrap()).unwrap_or_else(|error| panic!("{hash}: {error}"));
-        assert!(hash.verify(PASSWORD.as_bytes(), &mut Memory::default()), "{hash:?}");
-        assert!(!hash.verify(b"another", &mut Memory::default()), "{hash:?}");
+        assert!(hash.verify(PASSWORD, &mut Memory::default()), "{hash:?}");
+        assert!(!hash.verify("another", &mut Memory::default()), "{hash:?}");
     }
     assert_eq!(enrol(json!({"code": answer["code"]})).await.status, 201, "the code of another app's making");
 }

@@ -232,6 +232,52 @@ async fn a_hash_of_old_is_made_anew_at_the_first_login() {
     token(&direct, &name, PASSWORD).await;
 }
 
+/// bcrypt cannot tell passwords apart that share their first 72 bytes: such a login must not replace the password.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_b1_a_bcrypt_hash_of_a_long_password_is_kept() {
+    let cluster = logins();
+    let direct = Direct::new(cluster, 0, None).await;
+    let (right, other) = (format!("{}right", "long ".repeat(15)), format!("{}other", "long ".repeat(15)));
+    let name = unique("long");
+    let bcrypt = bcrypt::hash(&right, 10).unwrap();
+    let secret = crate::support::password_secret(&name, "passwordHash", &bcrypt);
+    crate::support::create(&cluster.secrets("default").await, &secret).await;
+    let users = cluster.users().await;
+    let user = crate::support::create(&users, &crate::support::user(&name, true)).await;
+    wait_until_ready(&users, &name).await;
+    token(&direct, &name, &other).await;
+    assert_eq!(stored_hash(cluster, &user).await, Some(bcrypt), "it is not replaced by a hash of another password");
+    let session = token(&direct, &name, &right).await;
+    let changed = change(&direct, "~", Some(&session), &json!({"oldPassword": right, "newPassword": other})).await;
+    assert_eq!(changed.status, 201, "another password is not the same one: {}", changed.body);
+    assert_eq!(with_password(&direct, &name, &right).await.status, 401);
+    token(&direct, &name, &other).await;
+}
+
+/// macOS types decomposed letters (NFD), other systems composed ones (NFC).
+#[tokio::test(flavor = "multi_thread")]
+async fn case_b2_a_password_is_accepted_however_its_letters_are_composed() {
+    let cluster = logins();
+    let direct = Direct::new(cluster, 0, None).await;
+    let (composed, decomposed) = ("caf\u{e9} au lait cr\u{e8}me", "cafe\u{301} au lait cre\u{300}me");
+    for (set, typed) in [(composed, decomposed), (decomposed, composed)] {
+        let name = person(cluster, "composed", |_| {}).await;
+        let session = token(&direct, &name, PASSWORD).await;
+        let changed = change(&direct, "~", Some(&session), &json!({"oldPassword": PASSWORD, "newPassword": set})).await;
+        assert_eq!(changed.status, 201, "{}", changed.body);
+        token(&direct, &name, typed).await;
+        token(&direct, &name, set).await;
+    }
+    let name = unique("imported");
+    let secret = crate::support::password_secret(&name, "passwordHash", &bcrypt::hash(decomposed, 10).unwrap());
+    crate::support::create(&cluster.secrets("default").await, &secret).await;
+    let users = cluster.users().await;
+    crate::support::create(&users, &crate::support::user(&name, true)).await;
+    wait_until_ready(&users, &name).await;
+    token(&direct, &name, decomposed).await;
+    token(&direct, &name, composed).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_that_is_too_old_is_changed_first_and_the_last_login_is_told() {
     let cluster = Cluster::create("max-age", &[]);
@@ -272,7 +318,7 @@ async fn a_costly_hash_that_is_stored_still_logs_in_and_is_replaced() {
     let name = person(cluster, "legacy", |_| {}).await;
     let user = cluster.users().await.get(&name).await.unwrap();
     let cost = Argon2idCost::new(262_144, 2, 1).unwrap();
-    let costly = PasswordHash::create(PASSWORD.as_bytes(), cost, &mut Memory::default());
+    let costly = PasswordHash::create(PASSWORD, cost, &mut Memory::default());
     let identity = Identifier { kind: IdentifierKind::Username, text: user.username() }.secret_name();
     let patch = kube::api::Patch::Merge(json!({"stringData": {"passwordHash": costly.expose()}}));
     let secrets = cluster.secrets("roster-system").await;

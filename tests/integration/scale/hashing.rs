@@ -30,7 +30,7 @@ pub fn bare_loop(rounds: u32) -> Cost {
             scope.spawn(|| {
                 let mut memory = Memory::default();
                 for i in 0..rounds {
-                    PasswordHash::create(format!("password {i}").as_bytes(), Argon2idCost::default(), &mut memory);
+                    PasswordHash::create(&format!("password {i}"), Argon2idCost::default(), &mut memory);
                 }
             });
         }

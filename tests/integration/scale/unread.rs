@@ -52,7 +52,7 @@ async fn ask_and_never_read(direct: &Direct, request: &str) -> Option<TlsStream<
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_nobody_reads_cost_little_memory_and_end_the_connection() {
     const CONNECTIONS: usize = 100;
-    const MOST_KERNEL_BYTES: usize = CONNECTIONS * 320 * 1024;
+    const MOST_KERNEL_BYTES: usize = CONNECTIONS * 128 * 1024;
     const MOST_GROWTH_MIB: u64 = 32;
     let cluster = shared();
     wait_until_served(cluster);

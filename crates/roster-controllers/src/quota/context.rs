@@ -1,4 +1,4 @@
-//! What the quota controller works with, and what it remembers between attempts.
+//! Context and errors of the quota controller.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,22 +18,22 @@ use roster_runtime::metrics::Metrics;
 use super::plan::{Lately, View};
 use crate::backoff::Backoff;
 
-/// Longest time for one owner. The client's own retries can add up to minutes.
+/// Timeout of a reconciliation. The client's own retries can add up to minutes.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Time until an owner with unmet targets is reconciled again if no watch event comes first.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// When what was written is counted once more.
+/// Time after a write until usage is verified.
 const VERIFY_AFTER: Duration = Duration::from_secs(1);
 
-/// How long something is remembered of a namespace in which nothing happens.
-const REMEMBERED: Duration = Duration::from_secs(600);
+/// How long the history of an idle namespace is kept.
+const HISTORY_TTL: Duration = Duration::from_secs(600);
 
-/// Most namespaces of which something is remembered.
-const MOST_REMEMBERED: u64 = 100_000;
+/// Maximum number of namespaces with a history.
+const MAX_HISTORY: u64 = 100_000;
 
-/// What the controller works with.
+/// Dependencies and state of the controller.
 pub struct Context {
     pub(super) client: Client,
     pub(super) informers: Arc<Informers>,
@@ -43,23 +43,24 @@ pub struct Context {
     pub(super) counts_secrets: bool,
     /// Random ID of this leadership term.
     pub(super) term: String,
-    /// What refused creations have asked for, by namespace.
+    /// Requests that quota refused, by namespace.
     pub(super) refused: Cache<String, Asked>,
-    /// What is remembered of namespaces.
+    /// History of namespaces.
     pub(super) lately: Cache<String, Lately>,
     pub(super) reported: Mutex<HashMap<String, (Option<Standing>, Instant)>>,
-    /// Owners whose namespaces were written, and not counted since; and whether there are new ones among them.
+    /// Owners whose quota was written but whose usage has not been verified since, and whether some of their namespaces are
+    /// new.
     pub(super) unverified: Mutex<HashMap<String, bool>>,
-    /// Owners by how often an attempt was cut off: what it wrote may still be on its way, and is fenced like that of an
-    /// earlier leader.
+    /// Number of interrupted attempts by owner. Their writes may still be in flight, and are fenced like those of a previous
+    /// leader.
     pub(super) cut_off: Mutex<HashMap<String, u64>>,
     pub(super) failures: Arc<Failures>,
     pub(super) backoff: Backoff,
 }
 
 impl Context {
-    /// A controller for the namespaces of the cluster. `defaults`: what a container gets that states nothing;
-    /// `counts_secrets`: whether it may list Secrets in all namespaces.
+    /// Creates the context. `defaults` are the default requests and limits of containers. `counts_secrets`: whether Roster may
+    /// list Secrets in all namespaces.
     pub fn new(
         client: Client,
         informers: Arc<Informers>,
@@ -72,8 +73,8 @@ impl Context {
             defaults,
             counts_secrets,
             term: hex(&random::<8>()),
-            refused: Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build(),
-            lately: Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build(),
+            refused: Cache::builder().max_capacity(MAX_HISTORY).time_to_live(HISTORY_TTL).build(),
+            lately: Cache::builder().max_capacity(MAX_HISTORY).time_to_live(HISTORY_TTL).build(),
             reported: Mutex::default(),
             unverified: Mutex::default(),
             cut_off: Mutex::default(),
@@ -94,7 +95,7 @@ impl Context {
         self.unverified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the owner has namespaces whose ResourceQuota was made a moment ago.
+    /// Returns whether the owner has namespaces whose ResourceQuota was just created.
     pub(super) fn is_new(&self, owner: &str) -> bool {
         self.unverified().get(owner).copied().unwrap_or(false)
     }
@@ -104,13 +105,13 @@ impl Context {
     /// more.
     pub(super) fn look_again(&self, owner: &str, has_written: bool, is_reached: bool) -> Option<Duration> {
         if has_written {
-            return Some(if is_reached { VERIFY_AFTER } else { LOOK_AGAIN });
+            return Some(if is_reached { VERIFY_AFTER } else { RETRY_INTERVAL });
         }
         self.unverified().remove(owner);
-        (!is_reached).then_some(LOOK_AGAIN)
+        (!is_reached).then_some(RETRY_INTERVAL)
     }
 
-    /// What is known of an owner. `None`: there is no such User.
+    /// Returns the state of an owner, or `None` if the User does not exist.
     pub(super) fn view(&self, owner: &str) -> Option<View> {
         View::of(owner, &self.informers.directory(), |namespace| Lately {
             refused: self.refused.get(namespace),
@@ -141,11 +142,11 @@ impl Context {
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("reading ResourceQuotas and what is used")]
+    #[error("reading ResourceQuotas and usage")]
     Read(#[source] kube::Error),
     #[error("writing {what} in namespace {namespace}")]
     Write { what: &'static str, namespace: String, source: kube::Error },
-    #[error("not done within {TIMEOUT:?}")]
+    #[error("timed out after {TIMEOUT:?}")]
     Timeout,
 }
 

@@ -1,16 +1,17 @@
-//! The quota controller: keeps a ResourceQuota in each owned namespace, and moves room between those of one owner.
+//! The quota controller: maintains a ResourceQuota in each owned namespace, and moves allotments between the namespaces of
+//! one owner.
 //!
 //! ```text
 //!  directory ─▶ view ─▶ plan ── nothing to do ─▶ report
 //!                         │ something
 //!                         ▼
-//!              read anew, count ─▶ plan ─▶ write: first what takes, then what gives ─┐
+//!              read, count      ─▶ plan ─▶ write: first what takes, then what gives ─┐
 //!                         ▲                                                          │
 //!                         └──────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! What it goes by stands in the API server, and is read anew before anything is given: a leader that was killed in the
-//! middle, or that another one has taken over from, has promised nothing that can't be seen there.
+//! All state is in the API server, and is read again before an allotment grows. So a leader that was killed or replaced has
+//! promised nothing that cannot be seen there.
 
 mod context;
 mod plan;
@@ -34,19 +35,19 @@ use plan::{Change, Plan, Rules, View, plan};
 use read::read_anew;
 use write::{allot, release_ownerless, state_defaults};
 
-/// How often an owner's use is reported, at most.
-const REPORT_PACE: Duration = Duration::from_secs(1);
+/// Minimum time between two reports of an owner's usage.
+const MIN_REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often it is read anew and written in one go. To take and to give are two.
-const ROUNDS: usize = 6;
+/// Maximum number of rounds of reading and writing in a reconciliation. Shrinking and growing allotments takes two.
+const MAX_ROUNDS: usize = 6;
 
-/// Namespaces of one owner that are written at the same time.
+/// Maximum number of concurrent writes for one owner.
 const CONCURRENCY: usize = 8;
 
 /// Runs the controller until `shutdown`.
 ///
 /// # Errors
-/// If the watch of Events ends, which a watch does not.
+/// If the watch of Events ends.
 pub async fn run(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToken) -> Result<()> {
     let refusals = refusals::follow_refusals(Arc::clone(&ctx));
     let keys = ctx.informers.waiting.owners.stream(Duration::ZERO);
@@ -72,14 +73,14 @@ async fn reconcile(owner: &str, ctx: &Context) -> Option<Duration> {
             let wait = ctx.backoff.failed(owner);
             *ctx.cut_off.lock().unwrap_or_else(PoisonError::into_inner).entry(owner.to_owned()).or_default() += 1;
             let error = anyhow::Error::new(error);
-            warn!(owner, error = format!("{error:#}"), retry_in = ?wait, "room could not be shared out");
+            warn!(owner, error = format!("{error:#}"), retry_in = ?wait, "quota redistribution failed");
             Some(wait)
         }
     }
 }
 
-/// Brings an owner's namespaces to what they are to have. Returns when to look again, where somebody still waits or may come
-/// back.
+/// Updates the allotments of an owner's namespaces. Returns when to check again, if requests are still waiting or may be
+/// retried.
 async fn settle(owner: &str, ctx: &Context) -> Result<Option<Duration>, Error> {
     let Some(view) = ctx.view(owner) else {
         ctx.unverified().remove(owner);
@@ -99,14 +100,14 @@ async fn arrange(owner: &str, mut view: View, ctx: &Context) -> Result<Option<Du
     if known.changes.is_empty() && known.ranges.is_empty() && is_verified {
         return Ok(None);
     }
-    // Before anything is limited, so that nothing is refused for stating nothing.
+    // Before limits, so that containers without requests are not refused.
     let ranges: Vec<_> =
         known.ranges.iter().map(|(namespace, wanted)| state_defaults(namespace, wanted.as_ref(), ctx)).collect();
     stream::iter(ranges).buffer_unordered(CONCURRENCY).try_collect::<Vec<()>>().await?;
     let mut has_written = false;
-    for round in 0..ROUNDS {
+    for round in 0..MAX_ROUNDS {
         if round > 0 {
-            // Some may have come or gone: what goes to somebody else is not to grow any more.
+            // Namespaces may have been added or removed. One that gets another owner must not grow.
             let Some(known) = ctx.view(owner) else { return Ok(None) };
             view = known;
         }
@@ -125,13 +126,11 @@ async fn arrange(owner: &str, mut view: View, ctx: &Context) -> Result<Option<Du
     Ok(ctx.look_again(owner, true, false))
 }
 
-/// Writes what is planned: first what takes room and what is to be there, and only then, if nobody was faster, what gives
-/// room.
-///
-/// Returns whether all of it was written.
+/// Writes the plan: first the allotments that shrink or are created, and then, if there was no conflict, those that grow.
+/// Returns whether everything was written.
 async fn execute(plan: &Plan, ctx: &Context) -> Result<bool, Error> {
     let (giving, taking): (Vec<_>, Vec<_>) = plan.changes.iter().partition(|change| change.gives);
-    // What somebody else has made meanwhile holds nobody knows what.
+    // After a conflict, the contents of the namespace are unknown.
     Ok(write_all(taking, ctx).await? && write_all(giving, ctx).await?)
 }
 
@@ -140,7 +139,7 @@ async fn write_all(changes: Vec<&Change>, ctx: &Context) -> Result<bool, Error> 
     stream::iter(writes).buffer_unordered(CONCURRENCY).try_fold(true, async |all, done| Ok(all && done)).await
 }
 
-/// Has the owner's status written, once a pace. Returns when to come back for that.
+/// Queues the owner's status, at most once per interval. Returns when to try again if it is too early.
 fn report(owner: &str, ctx: &Context) -> Option<Duration> {
     let standing = ctx.informers.directory().quota_of(owner);
     let mut reported = ctx.reported.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,7 +150,7 @@ fn report(owner: &str, ctx: &Context) -> Option<Duration> {
         if *known == standing {
             return None;
         }
-        let left = REPORT_PACE.saturating_sub(at.elapsed());
+        let left = MIN_REPORT_INTERVAL.saturating_sub(at.elapsed());
         if !left.is_zero() {
             return Some(left);
         }

@@ -1,4 +1,4 @@
-//! From what an owner's namespaces have to what is to be written. Pure.
+//! Plans the allotments of an owner's namespaces. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,91 +13,91 @@ use roster_core::quota::countable::is_countable;
 use roster_core::quota::defaults::{DEFAULTS_START, Defaults};
 use roster_core::quota::limits::{NAMESPACES, tracked};
 
-/// How long it counts that more is used than before: there may be more to come.
+/// How long a growth of usage counts, because more may follow.
 const GROWING: SignedDuration = SignedDuration::from_secs(2);
 
-/// How long somebody who was refused may take to try again: controllers wait twice as long after each refusal.
-const HOPE: SignedDuration = SignedDuration::from_mins(10);
+/// How long a refused request may take to be retried. Controllers double their wait after each refusal.
+const MAX_RETRY_WAIT: SignedDuration = SignedDuration::from_mins(10);
 
-/// What is known of an owner.
+/// State of an owner and its namespaces.
 #[derive(Debug)]
 pub(super) struct View {
     /// Name of the User.
     pub(super) owner: String,
-    /// What is limited, the number of namespaces apart.
+    /// Limits, except the number of namespaces.
     pub(super) limits: Amounts,
-    /// What is counted, each name with its limit over all namespaces.
+    /// Tracked resources, with the limit over all namespaces.
     pub(super) tracked: Amounts,
-    /// Their namespaces.
+    /// Namespaces of the owner.
     pub(super) namespaces: Vec<Owned>,
 }
 
-/// A namespace that has an owner.
+/// An owned namespace.
 #[derive(Debug, Default)]
 pub(super) struct Owned {
     pub(super) name: String,
     pub(super) is_terminating: bool,
-    /// What it has.
+    /// Current allotment.
     pub(super) allotment: Option<Allotment>,
-    /// The object behind that, where it was read.
+    /// The ResourceQuota, if it was read.
     pub(super) object: Option<ResourceQuota>,
-    /// What was counted in it after that.
+    /// Usage that was counted after the ResourceQuota was read.
     pub(super) counted: Option<Amounts>,
-    /// What is remembered of it.
+    /// Recent history.
     pub(super) lately: Lately,
-    /// What containers get by the LimitRanges of others.
+    /// Resources for which LimitRanges of others set defaults.
     pub(super) given: BTreeSet<String>,
     /// The defaults of Roster's own LimitRange.
     pub(super) defaults: Option<String>,
 }
 
-/// What is remembered of a namespace.
+/// Recent history of a namespace.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lately {
-    /// What refused creations have asked for.
+    /// The last refused request.
     pub(super) refused: Option<Asked>,
-    /// What it used when it was last looked at.
+    /// Usage at the last reconciliation.
     pub(super) used: Amounts,
-    /// When it began to use more of something, the last time, and by how much.
+    /// Time and amount of the last growth, by resource.
     pub(super) risen: BTreeMap<String, (Timestamp, Amount)>,
-    /// Until when asks have been met by room.
+    /// Time of the last request for which the allotment was large enough.
     pub(super) served: Option<Timestamp>,
-    /// Until when asks have been met by use: what was to come has come.
+    /// Time of the last request whose usage has been reached.
     pub(super) reached: Option<Timestamp>,
 }
 
-/// What is to be written.
+/// Planned writes.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) changes: Vec<Change>,
-    /// LimitRanges to be made (with the defaults), or removed, by namespace.
+    /// LimitRanges to create (with their defaults) or to delete, by namespace.
     pub(super) ranges: Vec<(String, Option<Defaults>)>,
-    /// Whether everybody will have what they are to have.
+    /// Whether all namespaces will have their target allotments.
     pub(super) is_reached: bool,
 }
 
-/// What a namespace is to have.
+/// Planned allotment of a namespace.
 #[derive(Debug)]
 pub(super) struct Change {
     pub(super) namespace: String,
-    /// Whose it is.
+    /// Name of the owner.
     pub(super) owner: String,
-    /// Which leader, and which of its attempts, writes it.
+    /// Leadership term and attempt that writes it.
     pub(super) term: String,
     pub(super) spec: Amounts,
-    /// What it uses, for the status that the API server goes by; where all of it is known.
+    /// Usage for the status that kube-apiserver enforces, if all of it is known.
     pub(super) used: Option<Amounts>,
-    /// The object that this replaces.
+    /// The ResourceQuota to replace.
     pub(super) object: Option<ResourceQuota>,
-    /// Whether it has more of anything than before.
+    /// Whether any limit grows.
     pub(super) gives: bool,
-    /// Whether it has less of anything than before.
+    /// Whether any limit shrinks.
     pub(super) takes: bool,
-    /// Whether it is written to keep an earlier leader from writing it.
+    /// Whether it is written to fence off a previous leader.
     pub(super) fences: bool,
 }
 
-/// What a plan goes by beside the view.
+/// Parameters of a plan.
 pub(super) struct Rules<'a> {
     pub(super) term: &'a str,
     pub(super) defaults: &'a Defaults,
@@ -107,7 +107,7 @@ pub(super) struct Rules<'a> {
 }
 
 impl View {
-    /// As the directory knows it. `None`: there is no such User, and nobody to share anything out to.
+    /// Reads the state from the directory. Returns `None` if the User does not exist.
     pub(super) fn of(owner: &str, directory: &Directory, lately: impl Fn(&str) -> Lately) -> Option<Self> {
         directory.person(owner)?;
         let mut limits = directory.limits_of(owner);
@@ -134,11 +134,11 @@ impl View {
         self.namespaces.iter().flat_map(move |owned| owned.hoped(name, now))
     }
 
-    /// How long until something is no longer hoped for, and what lies ready for it can be spread.
+    /// Returns the time until a retry is no longer expected, so that the quota reserved for it can be redistributed.
     pub(super) fn until_lapse(&self, now: Timestamp) -> Option<Duration> {
         let asked = self.limits.keys().flat_map(|name| self.hoped(name, now)).map(|(_, asked)| asked).min()?;
-        let left = HOPE.saturating_sub(now.duration_since(asked));
-        // To the second, and past it.
+        let left = MAX_RETRY_WAIT.saturating_sub(now.duration_since(asked));
+        // Timestamps have a resolution of one second.
         Some(Duration::try_from(left).unwrap_or_default() + Duration::from_secs(1))
     }
 }
@@ -167,12 +167,12 @@ impl Owned {
         by_hint.into_iter().chain(&self.lately.refused)
     }
 
-    /// The latest ask that room was made for.
+    /// Returns the time of the latest request that fits the allotment.
     pub(super) fn served(&self) -> Option<Timestamp> {
         self.met_by(self.allotment.as_ref()?.enforced.as_ref()?)
     }
 
-    /// The latest ask whose use has come.
+    /// Returns the time of the latest request whose usage has been reached.
     pub(super) fn reached(&self) -> Option<Timestamp> {
         self.met_by(&self.allotment.as_ref()?.used)
     }
@@ -184,23 +184,23 @@ impl Owned {
         self.asked().filter(|asked| asked.level.iter().all(is_met)).map(|asked| asked.at).max()
     }
 
-    /// How much more than is used was asked for lately, and has not come so far, whether or not room was made for it; and
-    /// when that was.
+    /// Returns the amounts beyond the current usage that were requested recently and are not used yet, with the times of the
+    /// requests.
     fn hoped(&self, name: &str, now: Timestamp) -> impl Iterator<Item = (Amount, Timestamp)> {
         let reached = self.reached().max(self.lately.reached);
-        let asked = self.asked().filter(move |asked| now.duration_since(asked.at) <= HOPE);
+        let asked = self.asked().filter(move |asked| now.duration_since(asked.at) <= MAX_RETRY_WAIT);
         let asked = asked.filter(move |asked| reached.is_none_or(|reached| asked.at > reached));
         let used = self.allotment.as_ref().and_then(|allotment| allotment.used.get(name)).copied().unwrap_or_default();
         let risen = self.risen(name, now);
         asked.filter_map(move |asked| {
             let missing = Amount::parse(asked.level.get(name)?)?.saturating_sub(used);
-            // Others may have gone meanwhile: then it has come, and the use is no higher than before.
+            // Other usage may have ended meanwhile, so that the total is not higher than before.
             let has_come = risen.is_some_and(|(at, growth)| at > asked.at && growth >= missing);
             (missing > Amount::ZERO && !has_come).then_some((missing, asked.at))
         })
     }
 
-    /// When more of it was used than before, the last time, and how much more.
+    /// Returns time and amount of the last growth of usage.
     pub(super) fn risen(&self, name: &str, now: Timestamp) -> Option<(Timestamp, Amount)> {
         let used = self.allotment.as_ref().and_then(|allotment| allotment.used.get(name));
         let growth = self.lately.used.get(name).zip(used).map(|(before, used)| used.saturating_sub(*before));
@@ -208,12 +208,12 @@ impl Owned {
         growth.map(|growth| (now, growth)).or_else(|| self.lately.risen.get(name).copied())
     }
 
-    /// What it uses of everything that it is to have, if all of that is known.
+    /// Returns the usage of all resources in `spec`, if all of it is known.
     fn used(&self, spec: &Amounts, limits: &Amounts) -> Option<Amounts> {
         let known = |name: &String| {
             let told = self.allotment.as_ref().and_then(|allotment| allotment.used.get(name)).copied();
             let counted = self.counted.as_ref().and_then(|counted| counted.get(name)).copied();
-            // The higher of the two. What is not limited may be told too low for a moment.
+            // The higher of the two. The usage of unlimited resources may be too low for a moment.
             told.max(counted).or((!limits.contains_key(name)).then_some(Amount::ZERO))
         };
         spec.keys().map(|name| Some((name.clone(), known(name)?))).collect()
@@ -226,7 +226,7 @@ impl Owned {
     }
 }
 
-/// What each namespace is to have now.
+/// Plans the allotment of each namespace.
 pub(super) fn plan(view: &View, rules: &Rules<'_>) -> Plan {
     let mut plan = Plan { is_reached: true, ..Plan::default() };
     let mut specs: Vec<Amounts> = vec![Amounts::new(); view.namespaces.len()];

@@ -1,6 +1,6 @@
-//! Reads what an owner's namespaces have, and then counts what is in them.
+//! Reads the ResourceQuotas of an owner's namespaces, and then counts the usage.
 //!
-//! In this order: what is counted after `status.used` was read contains all that it leaves out.
+//! In this order, because a count after `status.used` was read contains everything that `status.used` misses.
 
 use std::collections::BTreeSet;
 
@@ -18,15 +18,15 @@ use serde::de::DeserializeOwned;
 use super::context::{Context, Error, now};
 use super::plan::{Owned, View};
 
-/// Namespaces of one owner that are read at the same time.
+/// Maximum number of namespaces of one owner that are read concurrently.
 const CONCURRENCY: usize = 8;
 
-/// Objects in one answer.
+/// Page size of lists.
 const PAGE: u32 = 500;
 
-/// Reads everything anew. `has_new`: there are namespaces among them that were made a moment ago.
+/// Reads the state of all namespaces from kube-apiserver. `has_new`: some of the namespaces were just created.
 pub(super) async fn read_anew(view: &mut View, has_new: bool, ctx: &Context) -> Result<(), Error> {
-    // What comes with every new namespace escapes being counted more often than anything else.
+    // Objects that are created with each namespace are the most likely to be missed by kube-controller-manager's count.
     let with_new = ["configmaps", "secrets"].into_iter().filter(|_| has_new).map(str::to_owned);
     let names = view.limits.keys().cloned().chain(with_new).collect();
     let all = std::mem::take(&mut view.namespaces).into_iter().map(|owned| read(owned, &names, ctx));
@@ -40,7 +40,7 @@ async fn read(owned: Owned, names: &BTreeSet<String>, ctx: &Context) -> kube::Re
     Ok(Owned { allotment: object.as_ref().map(Allotment::of), object, counted, ..owned })
 }
 
-/// What is in the namespace of these, as far as it can be counted.
+/// Counts the usage of the named resources in a namespace, if they can be counted.
 async fn count(namespace: &str, names: &BTreeSet<String>, ctx: &Context) -> kube::Result<Amounts> {
     let client = &ctx.client;
     let mut counted = Amounts::new();

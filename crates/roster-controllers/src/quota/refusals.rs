@@ -1,4 +1,4 @@
-//! Who asks for room, by the Events of controllers whose pods were refused: they try again by themselves, later and later.
+//! Detects requests that quota refused, from the Events of controllers. These retry with growing intervals.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use super::context::{Context, now};
 /// Follows the Events of refused creations.
 ///
 /// # Errors
-/// If the watch ends, which a watch does not.
+/// If the watch ends.
 pub(super) async fn follow_refusals(ctx: Arc<Context>) -> Result<()> {
     let events = Api::<CoreEvent>::all(ctx.client.clone());
     let refused = watcher(events, Config::default().fields("reason=FailedCreate"));
     let (synced, _) = oneshot::channel();
     let failures = Arc::clone(&ctx.failures);
     let apply = move |event| {
-        // What stands in a list is of the past.
+        // Events in the initial list are old.
         let Event::Apply(event) = event else { return };
         note(&event, &ctx);
     };
@@ -43,7 +43,7 @@ fn note(event: &CoreEvent, ctx: &Context) {
     ctx.informers.waiting.owners.mark([owner]);
 }
 
-/// The use that would have to be possible, by a refusal of kube-apiserver: what was used, and what was requested.
+/// Parses kube-apiserver's message. Returns the usage that would have been needed: used plus requested.
 fn level(message: &str) -> Option<BTreeMap<String, String>> {
     let refusal = message.split_once(&format!("exceeded quota: {NAME}, "))?.1;
     let part = |start: &str| {
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_tells_what_is_asked_for() {
+    fn a_refusal_contains_the_needed_usage() {
         let message = "Error creating: pods \"web-7d9-x2x\" is forbidden: exceeded quota: roster, requested: \
                        pods=1,requests.cpu=500m, used: pods=3,requests.cpu=1500m, limited: pods=3,requests.cpu=1900m";
         let level = level(message).unwrap();

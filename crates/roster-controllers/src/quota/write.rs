@@ -1,7 +1,7 @@
-//! Writes what is planned: ResourceQuotas, and LimitRanges beside them.
+//! Writes ResourceQuotas and LimitRanges.
 //!
-//! controller-manager makes enforced what stands in `spec.hard`, in its own time. Roster does the same at once, and leaves
-//! what is used as it is: on the object that it has just written, so that nothing that was admitted meanwhile is lost.
+//! kube-apiserver enforces `status.hard`, to which kube-controller-manager copies `spec.hard` after some time. Roster copies
+//! it immediately, on the object that it has just written, so that no concurrent change of the usage is lost.
 
 use k8s_openapi::api::core::v1::{LimitRange, Namespace, ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus};
 use kube::api::{DeleteParams, PostParams, Preconditions};
@@ -18,13 +18,13 @@ use tracing::info;
 use super::context::{Context, Error};
 use super::plan::Change;
 
-/// Writes a ResourceQuota. Returns false if somebody else was faster, or the namespace is no more.
+/// Writes a ResourceQuota. Returns false after a conflict, or if the namespace no longer exists.
 pub(super) async fn allot(change: &Change, ctx: &Context) -> Result<bool, Error> {
     let quotas: Api<ResourceQuota> = Api::namespaced(ctx.client.clone(), &change.namespace);
     let params = PostParams::default();
     let written = match &change.object {
         Some(object) if Allotment::of(object).has_scopes => {
-            // They can't be changed, and with them it counts something else.
+            // Scopes are immutable, and change what is counted.
             let only_this = Preconditions { uid: object.uid(), resource_version: None };
             quotas.delete(NAME, &DeleteParams::default().preconditions(only_this)).await.map_err(|source| {
                 Error::Write { what: "the ResourceQuota", namespace: change.namespace.clone(), source }
@@ -46,7 +46,7 @@ pub(super) async fn allot(change: &Change, ctx: &Context) -> Result<bool, Error>
         return Ok(true);
     }
     let enforced = ResourceQuota { status: Some(status), ..written };
-    // Where somebody else was faster, controller-manager has most likely done the same, and it is looked at again.
+    // After a conflict, kube-controller-manager has probably done the same. The next round checks it.
     if outcome(quotas.replace_status(NAME, &params, &enforced).await, change)?.is_some() {
         ctx.metrics.writes.inc("ResourceQuotaStatus");
     }
@@ -66,7 +66,7 @@ fn replacement(object: &ResourceQuota, change: &Change) -> ResourceQuota {
     object.annotations_mut().insert(TERM_ANNOTATION.to_owned(), change.term.clone());
     object.annotations_mut().insert(OWNER_ANNOTATION.to_owned(), change.owner.clone());
     object.labels_mut().insert(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned());
-    // Scopes would have it count something else.
+    // Without scopes, which would change what is counted.
     object.spec = Some(ResourceQuotaSpec { hard: Some(quantities(&change.spec)), ..ResourceQuotaSpec::default() });
     object
 }
@@ -75,13 +75,13 @@ fn outcome(written: kube::Result<ResourceQuota>, change: &Change) -> Result<Opti
     match written {
         Ok(written) => Ok(Some(written)),
         Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Ok(None),
-        // The namespace has begun to go: nothing is admitted in it any more.
+        // The namespace is terminating, and admits no new objects.
         Err(kube::Error::Api(status)) if is_terminating(&status) => Ok(None),
         Err(source) => Err(Error::Write { what: "the ResourceQuota", namespace: change.namespace.clone(), source }),
     }
 }
 
-/// Whether the namespace of what was to be made is on its way out.
+/// Returns whether a creation failed because the namespace is terminating.
 fn is_terminating(status: &Status) -> bool {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     status.code == 403 && causes.map(|cause| cause.reason.as_str()).any(|reason| reason == "NamespaceTerminating")
@@ -96,7 +96,7 @@ fn count_moves(change: &Change, ctx: &Context) {
     }
 }
 
-/// Makes or removes the LimitRange of a namespace.
+/// Creates, updates or deletes the LimitRange of a namespace.
 pub(super) async fn state_defaults(namespace: &str, wanted: Option<&Defaults>, ctx: &Context) -> Result<(), Error> {
     let ranges: Api<LimitRange> = Api::namespaced(ctx.client.clone(), namespace);
     let failed = |source| Error::Write { what: "the LimitRange", namespace: namespace.to_owned(), source };
@@ -104,7 +104,7 @@ pub(super) async fn state_defaults(namespace: &str, wanted: Option<&Defaults>, c
         Ok(known) => known,
         Err(source) => return Err(failed(source)),
     };
-    // One of the same name that others have made is theirs.
+    // An object with the same name that Roster did not create is left alone.
     if known.as_ref().is_some_and(|known| !known.annotations().contains_key(DEFAULTS_ANNOTATION)) {
         return Ok(());
     }
@@ -127,19 +127,19 @@ pub(super) async fn state_defaults(namespace: &str, wanted: Option<&Defaults>, c
     Ok(())
 }
 
-/// Takes Roster's objects out of namespaces that nobody owns any more.
+/// Deletes Roster's objects in namespaces without an owner.
 pub(super) async fn release_ownerless(ctx: &Context) -> Result<(), Error> {
     let ownerless: Vec<(String, String)> = {
         let directory = ctx.informers.directory();
         let ownerless = directory.quotas.allotted().filter(|namespace| directory.owner_of(namespace).is_none());
-        // One of the same name that others have made is theirs.
+        // An object with the same name that Roster did not create is left alone.
         let own = |name: &String| directory.quotas.allotment(name).filter(|allotment| allotment.term.is_some());
         ownerless.filter_map(|name| Some((name.clone(), own(name)?.uid.clone()))).collect()
     };
     let namespaces: Api<Namespace> = Api::all(ctx.client.clone());
     let mut outcome = Ok(());
     for (namespace, uid) in ownerless {
-        // One that can't be released keeps none of the others.
+        // A failure must not stop the others.
         if let Err(error) = release(&namespaces, &namespace, uid, ctx).await {
             outcome = Err(error);
         }
@@ -148,7 +148,7 @@ pub(super) async fn release_ownerless(ctx: &Context) -> Result<(), Error> {
 }
 
 async fn release(namespaces: &Api<Namespace>, namespace: &str, uid: String, ctx: &Context) -> Result<(), Error> {
-    // Of a namespace that was made a moment ago the directory may know the one and not the other.
+    // The directory may have the ResourceQuota of a new namespace but not its owner yet.
     let now = namespaces.get_metadata_opt(namespace).await.map_err(Error::Read)?;
     if now.is_some_and(|now| now.labels().get(OWNER_LABEL).is_some_and(|owner| !owner.is_empty())) {
         return Ok(());
@@ -158,7 +158,7 @@ async fn release(namespaces: &Api<Namespace>, namespace: &str, uid: String, ctx:
     match quotas.delete(NAME, &DeleteParams::default().preconditions(only_this)).await {
         Ok(_) => {
             ctx.metrics.writes.inc("ResourceQuota");
-            info!(namespace, "a namespace that nobody owns any more is no longer limited");
+            info!(namespace, "removed the quota of a namespace without an owner");
         }
         Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => {}
         Err(source) => {

@@ -1,8 +1,8 @@
-//! The RoleBinding controller: from a declared binding to native RBAC, and a status that says where it holds.
+//! The RoleBinding controller: compiles bindings to native RBAC and writes the status.
 //!
-//! What a binding comes to is compiled from the directory ([`roster_core::rbac::compile`]), compared with what stands there
-//! ([`roster_core::rbac::plan`]), and written in stages, rights that end first. Whatever the binding depends on (a Namespace
-//! that comes, a role that goes, a user who is disabled, the clock) marks it in the directory; nothing is polled.
+//! A binding is compiled with the directory ([`roster_core::rbac::compile`]), compared with the existing native bindings
+//! ([`roster_core::rbac::plan`]), and written in stages, revocations first. A change of anything that it depends on (a new
+//! Namespace, a deleted role, a disabled user, time) queues the binding; nothing is polled.
 
 mod status;
 
@@ -28,15 +28,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::backoff::Backoff;
-use super::events::{Reporter, Turn};
+use super::events::{Reporter, Transition};
 use super::native::{Failed, NativeWriter};
 use super::written::{Written, forget_deleted};
 use status::Applied;
 
-/// Longest time that one reconciliation may take: a selector may reach thousands of namespaces.
+/// Timeout of a reconciliation. A selector may match thousands of namespaces.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// What the controller works with.
+/// Dependencies and state of the controller.
 pub struct Context {
     bindings: Api<RoleBinding>,
     informers: Arc<Informers>,
@@ -49,7 +49,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// A controller for the RoleBindings of the cluster.
+    /// Creates the context.
     pub fn new(
         client: Client,
         informers: Arc<Informers>,
@@ -72,11 +72,11 @@ impl Context {
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("writing {} native bindings, the first of them {}", .0.len(), .0[0].key)]
+    #[error("writing {} native bindings, the first one {}", .0.len(), .0[0].key)]
     Write(Vec<Failed>),
     #[error("writing the RoleBinding's status")]
     Status(#[source] kube::Error),
-    #[error("not done within {RECONCILE_TIMEOUT:?}")]
+    #[error("timed out after {RECONCILE_TIMEOUT:?}")]
     Timeout,
 }
 
@@ -127,12 +127,12 @@ async fn reconcile(binding: Arc<RoleBinding>, ctx: Arc<Context>) -> Result<Actio
 async fn reconcile_unbounded(binding: &RoleBinding, ctx: &Context) -> Result<(), Error> {
     let Some(Prepared { declared, compiled, stages }) = prepare(binding, ctx) else { return Ok(()) };
     let Compiled { desired, mut pending, phase } = compiled;
-    // A wide binding takes a while to write. What has ended meanwhile must not be granted any more: it is marked, and
-    // the next reconciliation goes by what is then.
+    // Writing many native bindings takes time. A role that has ended meanwhile must not be granted. The binding is queued
+    // again in that case.
     let still_holds =
         |desired: &Desired| compile::still_holds(&declared, desired, &ctx.informers.directory(), Timestamp::now());
     let failed = ctx.writer.execute(stages, still_holds).await;
-    let stand = {
+    let in_force = {
         let directory = ctx.informers.directory();
         desired.iter().filter(|(key, _)| directory.natives.get(key).is_some()).count()
     };
@@ -141,7 +141,7 @@ async fn reconcile_unbounded(binding: &RoleBinding, ctx: &Context) -> Result<(),
         subject: None,
         reason: "WriteFailed".to_owned(),
     }));
-    report(binding, &Applied { bindings: stand, pending, phase }, ctx).await?;
+    report(binding, &Applied { bindings: in_force, pending, phase }, ctx).await?;
     if failed.is_empty() { Ok(()) } else { Err(Error::Write(failed)) }
 }
 
@@ -151,8 +151,8 @@ struct Prepared {
     stages: Stages,
 }
 
-/// What the binding comes to and what has to be written for it. Nothing, where the directory knows of another version
-/// of it: then the mark of that one is on its way.
+/// Compiles the binding and plans the writes. Returns `None` if the directory has another version of the binding, which is
+/// then queued as well.
 fn prepare(binding: &RoleBinding, ctx: &Context) -> Option<Prepared> {
     let directory = ctx.informers.directory();
     let declared = directory.bindings.get(&binding.name_any())?;
@@ -167,12 +167,12 @@ fn prepare(binding: &RoleBinding, ctx: &Context) -> Option<Prepared> {
 async fn report(binding: &RoleBinding, applied: &Applied, ctx: &Context) -> Result<(), Error> {
     let before = binding.status.clone().unwrap_or_default();
     let after: RoleBindingStatus = status::status(binding, applied, Timestamp::now());
-    let is_known_to_be_old = ctx.written.is_ahead_of(binding);
-    if before == after || binding.metadata.deletion_timestamp.is_some() || is_known_to_be_old {
+    let is_outdated = ctx.written.is_ahead_of(binding);
+    if before == after || binding.metadata.deletion_timestamp.is_some() || is_outdated {
         return Ok(());
     }
-    // The resourceVersion keeps a status that was computed from an older state from being written over a newer one.
-    // A merge patch keeps what it does not name: an empty list has to be named.
+    // The resourceVersion prevents an outdated status from overwriting a newer one. A merge patch removes only fields that
+    // it sets to null, so an empty list must be named.
     let patch = json!({"metadata": {"resourceVersion": binding.resource_version()}, "status": {
         "observedGeneration": after.observed_generation,
         "conditions": after.conditions,
@@ -181,13 +181,13 @@ async fn report(binding: &RoleBinding, applied: &Applied, ctx: &Context) -> Resu
     }});
     match ctx.bindings.patch_status(&binding.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
         Ok(written) => ctx.written.note(&written),
-        // Deleted meanwhile, or changed: the newer state is on its way.
+        // Deleted meanwhile.
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
         Err(error) => return Err(Error::Status(error)),
     }
     ctx.metrics.writes.inc("RosterRoleBindingStatus");
-    if let Some(turn) = Turn::of_ready(&before.conditions, &after.conditions) {
-        ctx.reporter.publish(binding, turn).await;
+    if let Some(transition) = Transition::of_ready(&before.conditions, &after.conditions) {
+        ctx.reporter.publish(binding, transition).await;
     }
     Ok(())
 }
@@ -195,10 +195,10 @@ async fn report(binding: &RoleBinding, applied: &Applied, ctx: &Context) -> Resu
 fn retry_after(binding: &RoleBinding, error: &Error, ctx: &Context) -> Duration {
     let wait = ctx.backoff.failed(&binding.name_any());
     ctx.written.forget(&binding.name_any());
-    // A conflict is everyday life: the newer state is on its way through the watch.
+    // Conflicts are expected: the watch will deliver the newer object.
     if !matches!(error, Error::Status(kube::Error::Api(status)) if status.code == 409) {
         let (name, error) = (binding.name_any(), error.describe());
-        warn!(role_binding = name, error, retry_in = ?wait, "a RoleBinding could not be reconciled");
+        warn!(role_binding = name, error, retry_in = ?wait, "reconciling a RoleBinding failed");
     }
     wait
 }

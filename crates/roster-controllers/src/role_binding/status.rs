@@ -1,4 +1,4 @@
-//! The status that follows from what was compiled and written. Pure.
+//! Computes the status from the results of a reconciliation. Pure.
 
 use jiff::Timestamp;
 use roster_api::condition::{Desired, READY, RECONCILING, STALLED, carry_over};
@@ -6,20 +6,20 @@ use roster_api::role_binding::PendingTarget;
 use roster_api::{RoleBinding, RoleBindingStatus};
 use roster_core::rbac::compile::{Phase, reason};
 
-/// Most entries of `status.pending`.
-const MOST_PENDING: usize = 100;
+/// Maximum number of entries in `status.pending`.
+const MAX_PENDING: usize = 100;
 
-/// Most targets that a message names.
-const NAMED: usize = 5;
+/// Maximum number of targets that a message lists.
+const MAX_LISTED: usize = 5;
 
-/// What came of a reconciliation.
+/// Results of a reconciliation.
 #[derive(Debug)]
 pub(super) struct Applied {
-    /// Native bindings that stand as they should.
+    /// Number of native bindings that exist as compiled.
     pub(super) bindings: usize,
-    /// What keeps the binding from taking effect, and where.
+    /// Targets in which the binding has no effect, and why.
     pub(super) pending: Vec<PendingTarget>,
-    /// Where the binding stands in its time.
+    /// Whether the binding is valid at present.
     pub(super) phase: Phase,
 }
 
@@ -30,18 +30,18 @@ pub(super) fn status(binding: &RoleBinding, applied: &Applied, now: Timestamp) -
         observed_generation: generation,
         conditions: carry_over(&before.conditions, conditions(applied), generation, now),
         bindings: i64::try_from(applied.bindings).ok(),
-        pending: applied.pending.iter().take(MOST_PENDING).cloned().collect(),
+        pending: applied.pending.iter().take(MAX_PENDING).cloned().collect(),
     }
 }
 
 fn conditions(applied: &Applied) -> Vec<Desired> {
-    // That a user is inactive is as somebody declared it: nothing is missing.
+    // An inactive user is declared as such and no failure.
     let failures: Vec<&PendingTarget> =
         applied.pending.iter().filter(|pending| pending.reason != reason::USER_INACTIVE).collect();
     let Some(first) = failures.first() else {
         let (reason, message) = match applied.phase {
             Phase::InForce => ("Succeeded", format!("{} native bindings are in force", applied.bindings)),
-            Phase::NotYetValid => ("NotYetValid", "spec.validity.notBefore lies ahead".to_owned()),
+            Phase::NotYetValid => ("NotYetValid", "spec.validity.notBefore is in the future".to_owned()),
             Phase::Expired => ("Expired", "spec.validity.notAfter has passed".to_owned()),
         };
         return vec![Desired { kind: READY, status: true, reason, message }];
@@ -52,7 +52,7 @@ fn conditions(applied: &Applied) -> Vec<Desired> {
     vec![ready, progress]
 }
 
-/// The reason, and whether it may come right by something that is still to be applied.
+/// Returns the reason, and whether the problem may resolve itself when another object is applied.
 fn known(text: &str) -> (&'static str, bool) {
     use reason::{
         DELEGATOR_INACTIVE, DELEGATOR_LACKS_ROLE, DELEGATOR_NOT_FOUND, GROUP_NOT_FOUND, NAME_TAKEN,
@@ -80,8 +80,8 @@ fn message(failures: &[&PendingTarget]) -> String {
         let subject = pending.subject.as_ref().map(|subject| format!(" for {subject}")).unwrap_or_default();
         format!("{}{subject}{place}{}", pending.reason, advice(&pending.reason))
     };
-    let named = failures.iter().take(NAMED).map(describe).collect::<Vec<_>>().join("; ");
-    match failures.len().saturating_sub(NAMED) {
+    let named = failures.iter().take(MAX_LISTED).map(describe).collect::<Vec<_>>().join("; ");
+    match failures.len().saturating_sub(MAX_LISTED) {
         0 => named,
         more => format!("{named}; and {more} more, see status.pending"),
     }
@@ -90,11 +90,13 @@ fn message(failures: &[&PendingTarget]) -> String {
 fn advice(text: &str) -> &'static str {
     match text {
         reason::ROLE_NOT_BINDABLE => {
-            ": the installation does not list the role among bindableClusterRoles (or bindableRoles, for a Role)"
+            ": add the role to the installation's bindableClusterRoles (or bindableRoles, for a Role)"
         }
-        reason::DELEGATOR_LACKS_ROLE => ": spec.delegatedBy must hold the role there other than by delegation",
+        reason::DELEGATOR_LACKS_ROLE => {
+            ": the User in spec.delegatedBy must hold the role there, and not by delegation"
+        }
         reason::NAME_TAKEN => {
-            ": a native binding that Roster did not make has the name that it would use; rename that one"
+            ": a native binding that Roster did not create has the name that it would use; rename that binding"
         }
         _ => "",
     }
@@ -119,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn an_inactive_user_is_no_failure() {
+    fn an_inactive_user_is_not_a_failure() {
         assert_eq!(
             ready(&applied(&[reason::USER_INACTIVE], Phase::InForce)),
             ("True".into(), "Succeeded".into(), vec![])
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_come_right_is_reconciling_and_the_rest_is_stalled() {
+    fn problems_that_may_resolve_are_reconciling_and_others_stalled() {
         let (status, reason, others) =
             ready(&applied(&[reason::USER_INACTIVE, reason::NAMESPACE_NOT_FOUND], Phase::InForce));
         assert_eq!((&*status, &*reason, others), ("False", reason::NAMESPACE_NOT_FOUND, vec![RECONCILING.to_owned()]));
@@ -136,16 +138,16 @@ mod tests {
     }
 
     #[test]
-    fn time_is_as_declared() {
+    fn an_invalid_period_is_not_a_failure() {
         assert_eq!(ready(&applied(&[], Phase::Expired)).1, "Expired");
         assert_eq!(ready(&applied(&[], Phase::NotYetValid)).1, "NotYetValid");
     }
 
     #[test]
-    fn many_failures_are_summed_up() {
+    fn messages_list_only_the_first_failures() {
         let many = applied(&[reason::NAMESPACE_NOT_FOUND; 120], Phase::InForce);
         let status = status(&RoleBinding::default(), &many, Timestamp::UNIX_EPOCH);
-        assert_eq!(status.pending.len(), MOST_PENDING);
+        assert_eq!(status.pending.len(), MAX_PENDING);
         assert!(find(&status.conditions, READY).unwrap().message.ends_with("and 115 more, see status.pending"));
     }
 }

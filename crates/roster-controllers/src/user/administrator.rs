@@ -1,4 +1,4 @@
-//! The administrator flag: a ClusterRoleBinding of its own for each User that has it set.
+//! Administrators: a ClusterRoleBinding for each User with `spec.admin`.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +12,8 @@ use roster_core::rbac::plan::plan;
 use super::context::Context;
 use crate::native::Failed;
 
-/// Binds the administrator ClusterRole, or takes the binding back. Returns whether it stands (`None`: it is not asked
-/// for) and the write that failed, which is no reason to leave the rest of the User undone.
+/// Creates or deletes the administrator binding of the User. Returns whether it is bound (`None` if `spec.admin` is not set),
+/// and a failed write. Such a failure does not stop the reconciliation.
 pub(super) async fn administer(user: &User, ctx: &Context) -> (Option<Result<(), &'static str>>, Option<Failed>) {
     let person = Person::of(user);
     let (outcome, stages) = {

@@ -1,4 +1,4 @@
-//! Step 3: makes it so, and returns what the API server has confirmed.
+//! Step 3: writes the planned changes and returns what kube-apiserver confirmed.
 
 use futures::future::try_join_all;
 use jiff::Timestamp;
@@ -21,20 +21,20 @@ use super::identity_secret::{note, own, release, replace};
 use super::plan::{CredentialStep, Plan, Step};
 use super::rename;
 
-/// What holds now.
+/// Result of the writes.
 #[derive(Debug)]
 pub(super) struct Applied {
-    /// Identifiers that another User holds, with that User's name. The username first, if it is among them.
+    /// Identifiers that another User holds, with that User's name. The username comes first.
     pub(super) conflicts: Vec<(Identifier, String)>,
-    /// What may be known of the credential.
+    /// Summary of the credential, without secrets.
     pub(super) credential: Summary,
-    /// Why the password Secret was not taken in.
+    /// Reason why the password Secret was not used.
     pub(super) problem: Option<Problem>,
-    /// Whether the identity Secret with the credential was gone and has been created again without it.
+    /// Whether the identity Secret with the credential was deleted and has been recreated without it.
     pub(super) is_lost: bool,
 }
 
-/// Whether the User had something to log in with when it was last looked at.
+/// Returns whether the User had a credential when it was last reconciled.
 fn had_credential(user: &User) -> bool {
     let status = user.status.as_ref();
     status.is_some_and(|status| status.password_changed_time.is_some() || status.second_factor_enabled == Some(true))
@@ -55,7 +55,7 @@ pub(super) async fn apply(user: &User, plan: Plan, ctx: &Context) -> Result<Appl
             applied.credential = summary;
             applied.is_lost = plan.residence == Residence::Home && had_credential(user);
         }
-        // Who has no name holds no address either.
+        // A User without its username holds no emails.
         Held::By(conflict) => {
             applied.conflicts.push(conflict);
             return Ok(applied);
@@ -70,17 +70,17 @@ pub(super) async fn apply(user: &User, plan: Plan, ctx: &Context) -> Result<Appl
 }
 
 enum Held {
-    /// By the User; with what may be known of the credential where that was looked at.
+    /// The User holds it. Contains the summary of the credential if that was read.
     Yes(Option<Summary>),
-    /// By the User, as of now, with that credential.
+    /// The User claimed it now, with this credential.
     Created(Summary),
-    /// By another one.
+    /// Another User holds it.
     By((Identifier, String)),
 }
 
 type Taken = Option<(SourceVersion, Source)>;
 
-/// Holds the username and writes the credential: one write for both, since they are one object.
+/// Claims the username and writes the credential. Both are in one Secret, so this is a single write.
 async fn hold_username(
     user: &User,
     (identifier, step): (Identifier, Step),
@@ -105,7 +105,7 @@ async fn hold_username(
     match claim(user, &identifier, &credential, ctx).await? {
         Claimed::Fresh => Ok(Held::Created(credential.summary())),
         Claimed::By(other) => Ok(Held::By((identifier, other))),
-        // The index had not heard of it yet, as after a restart in the middle of things.
+        // The index did not have it yet, for example after a restart.
         Claimed::Before(secret) => update_credential(*secret, moved, taken, ctx).await,
     }
 }
@@ -124,7 +124,7 @@ async fn hold_email(
     }
     Ok(match claim(user, &identifier, &Credential::default(), ctx).await? {
         Claimed::Fresh => None,
-        // Its label is what the index finds it by.
+        // The index finds it by its label.
         Claimed::Before(mut secret) => {
             record::open_as(&mut secret, IdentifierKind::Email);
             replace(&secret, ctx).await?;
@@ -140,7 +140,7 @@ enum Claimed {
     By(String),
 }
 
-/// Creates the identity Secret. etcd decides who is first.
+/// Creates the identity Secret. If several Users compete, etcd decides which one is first.
 async fn claim(user: &User, identifier: &Identifier, credential: &Credential, ctx: &Context) -> Result<Claimed, Error> {
     let secret = record::build(user, &ctx.namespace, identifier, credential);
     match ctx.identities.create(&PostParams::default(), &secret).await {
@@ -151,7 +151,7 @@ async fn claim(user: &User, identifier: &Identifier, credential: &Credential, ct
         }
         Err(error) if is_conflict(&error) => {
             let name = identifier.secret_name();
-            // Before the look: whoever gives the name up after it, then wakes this User.
+            // Before the read, so that a later release of the name wakes this User.
             ctx.index().wait_for(&name, &user.name_any());
             let existing = ctx.identities.get(&name).await.map_err(Error::Apply)?;
             let owner = Claim::read(&existing.metadata);
@@ -161,37 +161,39 @@ async fn claim(user: &User, identifier: &Identifier, credential: &Credential, ct
                     Claimed::Before(Box::new(existing))
                 }
                 Some(owner) => Claimed::By(owner.owner),
-                None => {
-                    Claimed::By(format!("Secret {}/{}, which Roster did not make", ctx.namespace, existing.name_any()))
-                }
+                None => Claimed::By(format!(
+                    "Secret {}/{}, which Roster did not create",
+                    ctx.namespace,
+                    existing.name_any()
+                )),
             })
         }
         Err(error) => Err(Error::Apply(error)),
     }
 }
 
-/// Removes identity Secrets that lost their owner while nobody was looking: a hash that belongs to nobody is not kept.
+/// Deletes identity Secrets whose owner no longer exists, so that no password hash stays behind.
 pub(super) async fn sweep(ctx: &Context) {
     let orphans: Vec<(String, String)> = ctx.index().orphans().collect();
     for (name, uid) in orphans {
         match release(&name, &uid, ctx).await {
-            Ok(()) => info!(secret = name, "an identity Secret without an owner was removed"),
+            Ok(()) => info!(secret = name, "deleted orphaned identity Secret"),
             Err(error) => {
-                warn!(secret = name, error = ?error, "an identity Secret without an owner could not be removed");
+                warn!(secret = name, error = ?error, "deleting orphaned identity Secret failed");
             }
         }
     }
 }
 
-/// Removes the claim of a User that is no more, if it is still the one that was seen.
+/// Deletes the claim of a User that no longer exists, unless the claim has changed.
 async fn take_over(identifier: &Identifier, gone: &Claim, ctx: &Context) -> Result<(), Error> {
     let name = identifier.secret_name();
     release(&name, &gone.uid, ctx).await?;
-    info!(secret = name, former_owner = gone.owner, "a claim was taken over from a User that is no more");
+    info!(secret = name, former_owner = gone.owner, "took over the claim of a deleted User");
     Ok(())
 }
 
-/// Writes what comes new into the Secret of the username: a credential that moves there, and a password.
+/// Writes a moved credential or a new password into the Secret of the username.
 async fn update_credential(
     mut secret: Secret,
     moved: Option<Credential>,
@@ -200,7 +202,7 @@ async fn update_credential(
 ) -> Result<Held, Error> {
     let is_home = Claim::read(&secret.metadata).is_some_and(|claim| claim.is_home());
     let before = record::read_credential(&secret).map_err(Error::Corrupt)?;
-    // What is at home has come before.
+    // An open Secret already contains the moved credential.
     let moved = moved.filter(|_| !is_home).unwrap_or_else(|| before.clone());
     let after = with_taken(moved, taken.as_ref(), ctx).await?;
     if before != after || !is_home {
@@ -222,7 +224,7 @@ async fn with_taken(
     }
 }
 
-/// What the credential becomes when the password Secret says `source`. The same content again is no change.
+/// Returns the credential after the password Secret is applied. The same content again changes nothing.
 async fn take_in(
     before: Credential,
     version: &SourceVersion,
@@ -238,13 +240,13 @@ async fn take_in(
     Ok(after)
 }
 
-/// The hash that the source gives, where that is another password than the one it gave before.
+/// Returns the hash of the source's password, if it differs from the source's previous one.
 async fn new_hash(before: &Credential, source: &Source, pool: &HashPool) -> Result<Option<PasswordHash>, Error> {
-    let said_before = before.source_hash.as_ref().filter(|_| before.hash.is_some());
+    let previous = before.source_hash.as_ref().filter(|_| before.hash.is_some());
     Ok(match source {
-        Source::Hash(hash) => (said_before != Some(hash)).then(|| hash.clone()),
-        Source::Password(password) => match said_before {
-            Some(hash) if pool.verify(password, hash).await? => None,
+        Source::Hash(hash) => (previous != Some(hash)).then(|| hash.clone()),
+        Source::Password(password) => match previous {
+            Some(hash) if pool.is_same(password, hash).await? => None,
             _ => Some(pool.hash(password).await?),
         },
     })

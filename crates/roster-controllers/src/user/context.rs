@@ -1,4 +1,4 @@
-//! What the User controller works with, and how a reconciliation fails.
+//! Context and errors of the User controller.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,10 +22,10 @@ use crate::events::Reporter;
 use crate::native::{Failed, NativeWriter};
 use crate::written::Written;
 
-/// Longest time that one reconciliation may take. The client's own retries can add up to minutes.
+/// Timeout of a reconciliation. The client's own retries can add up to minutes.
 pub(super) const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What the controller works with.
+/// Dependencies and state of the controller.
 pub struct Context {
     pub(super) client: Client,
     pub(super) users: Api<User>,
@@ -49,8 +49,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// A controller for the Users of the cluster, with its Secrets in `namespace`. It reads password Secrets in
-    /// `source_namespaces`, or in all namespaces if there are none.
+    /// Creates the context. `namespace` contains the identity Secrets. Password Secrets are read in `source_namespaces`, or in
+    /// all namespaces if that is empty.
     pub fn new(
         client: Client,
         (namespace, source_namespaces): (&str, BTreeSet<String>),
@@ -81,43 +81,43 @@ impl Context {
         }
     }
 
-    /// Tells the index of an event and marks whom it concerns.
+    /// Applies an event to the index and queues the Users that it affects.
     pub(super) fn note(&self, change: impl FnOnce(&mut Index) -> Vec<String>) {
-        let concerned = change(&mut self.index());
-        self.informers.waiting.users.mark(concerned);
+        let affected = change(&mut self.index());
+        self.informers.waiting.users.mark(affected);
     }
 
-    /// The index. Held for look-ups alone, never across an await.
+    /// Locks the index. Never hold the lock across an await.
     pub(super) fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Why a reconciliation did not come to its end. It is tried again, with backoff.
+/// Failure of a reconciliation. It is retried with backoff.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("reading what the User refers to")]
     Dereference(#[source] kube::Error),
     #[error("claiming names and writing the credential")]
     Apply(#[source] kube::Error),
-    #[error("reading the credential: delete the Secret to begin anew, without second factor and API keys")]
+    #[error("reading the credential: delete the Secret to start over, without second factor and API keys")]
     Corrupt(#[source] Corrupt),
     #[error("writing the User's finalizers")]
     Finalize(#[source] kube::Error),
     #[error("writing the User's status")]
     Status(#[source] kube::Error),
-    #[error("the name has changed hands meanwhile")]
+    #[error("another User has taken the name meanwhile")]
     Overtaken,
     #[error("writing {}", .0.key)]
     Administrator(Failed),
     #[error(transparent)]
     Saturated(#[from] Saturated),
-    #[error("not done within {RECONCILE_TIMEOUT:?}")]
+    #[error("timed out after {RECONCILE_TIMEOUT:?}")]
     Timeout,
 }
 
 impl Error {
-    /// The outcome in metrics.
+    /// Label value in metrics.
     pub(super) fn category(&self) -> &'static str {
         match self {
             Self::Dereference(error) | Self::Apply(error) | Self::Finalize(error) | Self::Status(error)
@@ -138,7 +138,7 @@ impl Error {
     }
 }
 
-/// Somebody else wrote the object meanwhile: HTTP 409.
+/// Returns whether the object was changed or created by another writer (HTTP 409).
 pub(super) fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }

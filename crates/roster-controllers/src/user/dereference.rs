@@ -1,9 +1,9 @@
-//! Step 1: reads what a User refers to. From the index where it can; from the API server what is new.
+//! Step 1: reads the objects that a User refers to, from the index if possible and otherwise from kube-apiserver.
 
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use kube::{Api, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use roster_api::User;
 use roster_api::condition::{NAME_CLAIMED, find};
 use roster_api::user::PasswordSecretRef;
@@ -16,52 +16,51 @@ use roster_credentials::source::{self, Source};
 use super::context::{Context, Error};
 use super::index::Index;
 
-/// How many allowed namespaces a condition names.
-const NAMED: usize = 10;
+/// Maximum number of allowed namespaces that a condition lists.
+const MAX_LISTED: usize = 10;
 
-/// What was found.
+/// Observed state of a User's identifiers, credential and password Secret.
 #[derive(Debug)]
 pub(super) struct Observed {
     /// Each identifier that the User wants, the username first, and who holds it.
     pub(super) claims: Vec<(Identifier, Holder)>,
-    /// Identity Secrets that the User holds and no longer wants: name and UID.
+    /// Name and UID of identity Secrets that the User holds but no longer needs.
     pub(super) surplus: Vec<(String, String)>,
-    /// Where the credential stands.
+    /// Location of the credential.
     pub(super) residence: Residence,
-    /// The identity Secret of the username, if somebody seems to have made it immutable.
+    /// Name of the username's identity Secret, if it seems to be immutable.
     pub(super) immutable: Option<String>,
-    /// The password Secret.
+    /// State of the password Secret.
     pub(super) source: Observation,
-    /// What may be known of the credential.
+    /// Summary of the credential, without secrets.
     pub(super) credential: Summary,
     /// Namespaces that the User owns.
     pub(super) namespaces: Vec<String>,
 }
 
-/// Who holds an identifier.
+/// Holder of an identifier.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Holder {
-    /// It is free.
+    /// Nobody holds it.
     Nobody,
-    /// The User itself, by an identity Secret of that UID.
+    /// The User itself. Contains the UID of the identity Secret.
     Me(String),
-    /// Another User, by name.
+    /// Another User. Contains its name.
     Other(String),
-    /// A User that is no more: its claim may be taken over.
+    /// A User that no longer exists. Its claim may be taken over.
     Gone(Claim),
 }
 
-/// Where the credential stands. It moves when the User is renamed.
+/// Location of the credential. It moves when the User is renamed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Residence {
-    /// In the Secret of the username, or nowhere yet.
+    /// In the Secret of the username, or not created yet.
     Home,
-    /// There; the Secret of an earlier username is left over.
+    /// In the Secret of the username. The Secret of an earlier username still exists.
     Moved(Predecessor),
     /// In the Secret of an earlier username.
     Away(Predecessor),
-    /// In the Secret of the username, which is not marked as its home: it was closed for a rename that has been taken
-    /// back, or somebody has changed its label.
+    /// In the Secret of the username, which is closed: a rename was reverted, or its label was changed.
     Closed,
 }
 
@@ -76,25 +75,25 @@ pub(super) struct Predecessor {
     pub(super) is_email: bool,
 }
 
-/// What is known of the password Secret.
+/// Observed state of the password Secret.
 #[derive(Debug)]
 pub(super) enum Observation {
-    /// The User refers to none, or to one that has not changed since it was last looked at.
+    /// The User refers to none, or it has not changed since it was last read.
     NothingNew,
-    /// It can't be used.
+    /// The Secret can't be used.
     Problem(Problem),
-    /// Its content is new.
+    /// The Secret has new content.
     New(SourceVersion, Source),
 }
 
-/// Why a password Secret can't be used, for the condition.
+/// Reason why a password Secret can't be used, for the condition.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Problem {
-    /// The condition reason.
+    /// Reason of the condition.
     pub(super) reason: &'static str,
-    /// What is wrong and what to do.
+    /// Message of the condition: the problem and what to do about it.
     pub(super) message: String,
-    /// Whether it may come right by itself: something that is still to be applied.
+    /// Whether the problem may resolve itself, because an object has not been applied yet.
     pub(super) is_waiting: bool,
 }
 
@@ -102,7 +101,7 @@ pub(super) async fn dereference(user: &User, ctx: &Context) -> Result<Observed, 
     let Known { mut claims, surplus, residence, immutable, credential, namespaces } = look_up(user, ctx);
     for (_, holder) in &mut claims {
         if let Holder::Gone(claim) = holder {
-            // The index may not have heard of a User that was created a moment ago: only the API server can tell.
+            // The index may not have a User that was just created. Only kube-apiserver knows.
             if claim.owner.is_empty() {
                 continue;
             }
@@ -116,9 +115,9 @@ pub(super) async fn dereference(user: &User, ctx: &Context) -> Result<Observed, 
         && has_waited(user)
         && let Some(native) = native_naming(&identifier.text, ctx)
     {
-        // Who made that binding meant whoever had the name then. Somebody who has waited for the name must not come into
-        // it; a User that is made now has passed the guard.
-        *holder = Holder::Other(format!("the native {native}, which names it: remove that, or make this User anew"));
+        // The binding was meant for the User that had the name then. A User that waited for the name must not get its roles.
+        // A User that is created now has passed the guard.
+        *holder = Holder::Other(format!("the native {native}, which names it: delete that, or recreate this User"));
     }
     let source = match &user.spec.password_secret_ref {
         Some(reference) => {
@@ -134,7 +133,7 @@ fn is_free(holder: &Holder) -> bool {
     matches!(holder, Holder::Nobody | Holder::Gone(_))
 }
 
-/// Whether another User had the username when this one was last looked at.
+/// Returns whether another User had the username when this one was last reconciled.
 fn has_waited(user: &User) -> bool {
     let status = user.status.as_ref().filter(|status| status.username == Some(user.username()));
     let conditions = status.map(|status| &status.conditions[..]).unwrap_or_default();
@@ -158,7 +157,7 @@ struct Known {
     namespaces: Vec<String>,
 }
 
-/// Everything that the index knows, under one lock, so that no release slips between the look and the wait.
+/// Reads everything from the index under one lock, so that no release is missed between reading a claim and waiting for it.
 fn look_up(user: &User, ctx: &Context) -> Known {
     let (name, uid) = (user.name_any(), user.uid().unwrap_or_default());
     let mut index = ctx.index();
@@ -185,7 +184,7 @@ fn look_up(user: &User, ctx: &Context) -> Known {
     let is_surplus = |secret: &&String| {
         let is_kept = match &residence {
             Residence::Moved(from) => from.secret == **secret,
-            // Until the credential has come home nothing is given up that may hold it.
+            // Secrets that may contain the credential are kept until it has moved.
             Residence::Away(_) => index.claim(secret).is_some_and(|claim| claim.is_username),
             Residence::Home | Residence::Closed => false,
         };
@@ -200,13 +199,12 @@ fn look_up(user: &User, ctx: &Context) -> Known {
     Known { claims: wanted, surplus, residence, immutable, credential, namespaces }
 }
 
-/// Of several Secrets that have been the username's, the one that is open is the latest, or else the one that was closed
-/// last.
+/// Orders Secrets of earlier usernames: an open one is the latest, otherwise the one that was closed last.
 fn recency(claim: &Claim) -> (bool, u64) {
     (!claim.is_closed, claim.resource_version)
 }
 
-/// Where the credential stands, and what may be known of it. `username`: the Secret that it belongs into.
+/// Returns the location and the claim of the credential. `username` is the name of the Secret in which it belongs.
 fn locate(
     username: &String,
     uid: &str,
@@ -256,13 +254,9 @@ async fn observe_source(
     if !ctx.source_namespaces.is_empty() && !ctx.source_namespaces.contains(&reference.namespace) {
         return Ok(Observation::Problem(out_of_bounds(reference, &ctx.source_namespaces)));
     }
-    let secrets: Api<Secret> = Api::namespaced(ctx.client.clone(), &reference.namespace);
-    let secret = match secrets.get_opt(&reference.name).await {
-        Ok(Some(secret)) => secret,
-        Ok(None) => return missing(reference, false, ctx).await,
-        // With the namespace, the Role in it is gone.
-        Err(kube::Error::Api(status)) if status.code == 403 => return missing(reference, true, ctx).await,
-        Err(error) => return Err(error),
+    let secret = match read_source(&ctx.client, reference).await? {
+        Ok(secret) => secret,
+        Err(problem) => return Ok(Observation::Problem(problem)),
     };
     let ceiling = ctx.pool.cost().ceiling();
     Ok(match (SourceVersion::of(&secret.metadata), source::read(&secret, &user.name_any(), ceiling)) {
@@ -276,15 +270,15 @@ async fn observe_source(
     })
 }
 
-/// A Secret in a namespace that is not among those of the configuration.
+/// The problem of a Secret in a namespace that is not configured.
 fn out_of_bounds(reference: &PasswordSecretRef, allowed: &BTreeSet<String>) -> Problem {
-    let named: Vec<&str> = allowed.iter().take(NAMED).map(String::as_str).collect();
-    let more = if allowed.len() > NAMED { ", …" } else { "" };
+    let named: Vec<&str> = allowed.iter().take(MAX_LISTED).map(String::as_str).collect();
+    let more = if allowed.len() > MAX_LISTED { ", …" } else { "" };
     Problem {
         reason: "SecretNamespaceNotAllowed",
         message: format!(
-            "Secret {reference} is in a namespace in which Roster reads no password Secrets; move it to one of those that \
-             the installation allows by passwordSecretNamespaces ({}{more}), or add {} to them",
+            "Secret {reference} is in a namespace in which Roster does not read password Secrets; move it to a namespace in \
+             passwordSecretNamespaces ({}{more}), or add {} to that list",
             named.join(", "),
             reference.namespace
         ),
@@ -292,10 +286,37 @@ fn out_of_bounds(reference: &PasswordSecretRef, allowed: &BTreeSet<String>) -> P
     }
 }
 
-/// Why there is no Secret to read: it does not exist, or Roster may not look.
-async fn missing(reference: &PasswordSecretRef, is_forbidden: bool, ctx: &Context) -> kube::Result<Observation> {
-    let namespaces: Api<Namespace> = Api::all(ctx.client.clone());
-    let (reason, message) = if namespaces.get_metadata_opt(&reference.namespace).await?.is_none() {
+/// Reads the Secret. Returns the problem if it does not exist or Roster has no access.
+async fn read_source(client: &Client, reference: &PasswordSecretRef) -> kube::Result<Result<Secret, Problem>> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &reference.namespace);
+    let first = match secrets.get_opt(&reference.name).await {
+        Err(kube::Error::Api(status)) if status.code == 403 => None,
+        outcome => Some(outcome?),
+    };
+    if let Some(Some(secret)) = first {
+        return Ok(Ok(secret));
+    }
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let has_namespace = namespaces.get_metadata_opt(&reference.namespace).await?.is_some();
+    // kube-apiserver answers 403 until it has loaded RBAC after a start. It answered the second request, so the first one is
+    // repeated.
+    let is_forbidden = match (first, has_namespace) {
+        (Some(_), _) => false,
+        // The namespace was deleted, and with it the Role that allows access.
+        (None, false) => true,
+        (None, true) => match secrets.get_opt(&reference.name).await {
+            Ok(Some(secret)) => return Ok(Ok(secret)),
+            Ok(None) => false,
+            Err(kube::Error::Api(status)) if status.code == 403 => true,
+            Err(error) => return Err(error),
+        },
+    };
+    Ok(Err(missing(reference, has_namespace, is_forbidden)))
+}
+
+/// Why there is no Secret to read.
+fn missing(reference: &PasswordSecretRef, has_namespace: bool, is_forbidden: bool) -> Problem {
+    let (reason, message) = if !has_namespace {
         (
             "NamespaceNotFound",
             format!(
@@ -307,7 +328,7 @@ async fn missing(reference: &PasswordSecretRef, is_forbidden: bool, ctx: &Contex
         (
             "SecretNotReadable",
             format!(
-                "Secret {reference} can't be read: the operator lacks the right to get Secrets in namespace {}; run helm \
+                "Secret {reference} can't be read: the operator has no permission to get Secrets in namespace {}; run helm \
                  upgrade to restore its Role",
                 reference.namespace
             ),
@@ -315,12 +336,16 @@ async fn missing(reference: &PasswordSecretRef, is_forbidden: bool, ctx: &Contex
     } else {
         ("SecretNotFound", format!("Secret {reference} does not exist; create it with the type roster.dev/password"))
     };
-    Ok(Observation::Problem(Problem { reason, message, is_waiting: true }))
+    Problem { reason, message, is_waiting: true }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use axum::http::{Request, Response};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+    use kube::client::Body;
     use kube::core::PartialObjectMetaExt;
     use kube::runtime::watcher::Event;
     use rstest::rstest;
@@ -328,7 +353,7 @@ mod tests {
     use super::*;
     use roster_credentials::record::IDENTIFIER_LABEL;
 
-    /// Whether the username's own Secret is there and an earlier one: of which kind, and whether closed.
+    /// Label of an identity Secret, and whether it is closed. `None`: it does not exist.
     type Found = Option<(&'static str, bool)>;
 
     fn index(new: Found, old: Found) -> Index {
@@ -355,7 +380,7 @@ mod tests {
         index
     }
 
-    /// Every state that a crash in the midst of a rename can leave behind.
+    /// All states in which a crash during a rename can leave the Secrets.
     #[rstest]
     #[case::never_renamed(Some(("username", false)), None, "home")]
     #[case::new(None, None, "home")]
@@ -368,7 +393,7 @@ mod tests {
     #[case::replaced(None, Some(("username", true)), "away")]
     #[case::into_an_own_address(Some(("email", false)), Some(("username", true)), "away")]
     #[case::an_address_beside(Some(("username", false)), Some(("email", false)), "home")]
-    fn the_credential_is_found_wherever_a_rename_was_cut_off(
+    fn the_credential_is_found_after_an_interrupted_rename(
         #[case] new: Found,
         #[case] old: Found,
         #[case] expected: &str,
@@ -389,5 +414,49 @@ mod tests {
             }
         };
         assert_eq!(found, expected);
+    }
+
+    /// A kube-apiserver that answers requests with these status codes, one after the other.
+    fn answering(answers: &[u16]) -> Client {
+        let answers = Mutex::new(answers.to_vec());
+        Client::new(
+            tower::service_fn(move |request: Request<Body>| {
+                let code = answers.lock().unwrap().remove(0);
+                let body = match code {
+                    200 if request.uri().path().ends_with("/secrets/s") => {
+                        serde_json::json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}})
+                    }
+                    200 => {
+                        serde_json::json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {}})
+                    }
+                    code => {
+                        let reason = if code == 404 { "NotFound" } else { "Forbidden" };
+                        serde_json::json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason})
+                    }
+                };
+                let answer = Response::builder().status(code).body(Body::from(body.to_string().into_bytes()));
+                std::future::ready(Ok::<_, std::convert::Infallible>(answer.unwrap()))
+            }),
+            "default",
+        )
+    }
+
+    /// Answers to the Secret, the Namespace and, where the first was 403, to the Secret once more.
+    #[rstest]
+    #[case::found(&[200], None)]
+    #[case::missing(&[404, 200], Some("SecretNotFound"))]
+    #[case::without_a_namespace(&[404, 404], Some("NamespaceNotFound"))]
+    #[case::without_a_namespace_and_its_role(&[403, 404], Some("NamespaceNotFound"))]
+    #[case::without_a_right(&[403, 200, 403], Some("SecretNotReadable"))]
+    #[case::missing_while_the_api_server_starts(&[403, 200, 404], Some("SecretNotFound"))]
+    #[case::found_while_the_api_server_starts(&[403, 200, 200], None)]
+    #[tokio::test]
+    async fn an_api_server_that_starts_and_knows_no_roles_yet_makes_no_reason(
+        #[case] answers: &[u16],
+        #[case] expected: Option<&str>,
+    ) {
+        let reference = PasswordSecretRef { namespace: "n".to_owned(), name: "s".to_owned() };
+        let read = read_source(&answering(answers), &reference).await.unwrap();
+        assert_eq!(read.err().map(|problem| problem.reason), expected);
     }
 }

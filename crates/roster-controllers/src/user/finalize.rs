@@ -1,7 +1,7 @@
-//! Deletion: a User that still owns namespaces is kept, where its `deletionPolicy` says so.
+//! Blocks the deletion of Users that own namespaces, if their `deletionPolicy` says so.
 //!
-//! The finalizer stands on a User only while it owns something, so that the many who own nothing cost no write and
-//! can be deleted while Roster is away.
+//! A User has the finalizer only while it owns namespaces. So most Users cost no write, and can be deleted while Roster is
+//! not running.
 
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
@@ -12,16 +12,16 @@ use serde_json::json;
 use super::context::{Context, Error};
 use super::dereference::Observed;
 
-/// Whether there is more to do now.
+/// How to continue after a step.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Next {
-    /// Go on with names, credential and status.
+    /// Continue with names, credential and status.
     Proceed,
-    /// Nothing more: the User has just been written and comes back through the watch, if it is still there.
+    /// Stop: the User was written, and the watch will queue it again.
     Stop,
 }
 
-/// Whether something keeps the User from being deleted.
+/// Returns whether owned namespaces block the deletion of the User.
 pub(super) fn is_blocked(user: &User, namespaces: &[String]) -> bool {
     user.spec.deletion_policy == DeletionPolicy::Block && !namespaces.is_empty()
 }
@@ -30,7 +30,7 @@ pub(super) async fn finalize(user: &User, observed: &Observed, ctx: &Context) ->
     let is_deleted = user.metadata.deletion_timestamp.is_some();
     let blocked = is_blocked(user, &observed.namespaces);
     let has_finalizer = user.finalizers().iter().any(|finalizer| finalizer == OWNERSHIP_FINALIZER);
-    // Finalizers can't be added to what is being deleted.
+    // kube-apiserver rejects new finalizers on an object that is being deleted.
     if has_finalizer != blocked && (has_finalizer || !is_deleted) {
         let mut finalizers = user.finalizers().to_vec();
         finalizers.retain(|finalizer| finalizer != OWNERSHIP_FINALIZER);

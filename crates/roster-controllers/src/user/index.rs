@@ -1,8 +1,7 @@
-//! What the User controller knows of the cluster beside the Users themselves: claims, password Secrets and namespaces,
-//! in compact records fed by metadata watches.
+//! Index of claims, password Secrets and owned namespaces, in compact records that metadata watches maintain.
 //!
-//! Every function is synchronous and pure; those that take an event return the names of the Users that it concerns,
-//! found by look-up, never by a scan over all of them.
+//! All functions are synchronous and pure. Functions that take an event return the names of the Users that it affects, found
+//! by lookup and never by a scan over all Users.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -16,26 +15,26 @@ use roster_credentials::credential::SourceVersion;
 use roster_credentials::record::{Claim, replaced_name, spare_name};
 use roster_runtime::informers::follow::Relist;
 
-/// The index.
+/// Index of the objects that Users refer to.
 #[derive(Debug, Default)]
 pub struct Index {
-    /// By name of the identity Secret.
+    /// Claims by name of the identity Secret.
     claims: HashMap<String, Claim>,
-    /// Names of identity Secrets by UID of the User that owns them.
+    /// Names of identity Secrets by UID of the User that holds them.
     held: HashMap<String, BTreeSet<String>>,
-    /// Highest resourceVersion that the watch of identity Secrets has told of: what is older, it knows better.
+    /// Highest resourceVersion that the watch of identity Secrets has delivered. Older writes must not change the index.
     claims_seen: u64,
-    /// Names of Users that want an identity Secret which another one holds, and the other way round.
+    /// Names of Users that wait for an identity Secret that another User holds, and the reverse.
     waiting: HashMap<String, BTreeSet<String>>,
     waits_for: HashMap<String, BTreeSet<String>>,
     sources: HashMap<PasswordSecretRef, SourceVersion>,
     /// Names of the Users that refer to a password Secret.
     readers: HashMap<PasswordSecretRef, BTreeSet<String>>,
     reads: HashMap<String, PasswordSecretRef>,
-    /// Names of namespaces by name of their owner.
+    /// Names of owned namespaces by name of the owner.
     owned: HashMap<String, BTreeSet<String>>,
     owner_of: HashMap<String, String>,
-    /// UID by name of each User.
+    /// UIDs of Users by name.
     users: HashMap<String, String>,
     relists: Relists,
 }
@@ -44,13 +43,13 @@ pub struct Index {
 struct Relists {
     users: Relist<String>,
     claims: Relist<String>,
-    /// By the namespace that the watch is limited to; none: it watches all.
+    /// Relists by the namespace of the watch. `None`: all namespaces.
     sources: HashMap<Option<String>, Relist<PasswordSecretRef>>,
     namespaces: Relist<String>,
 }
 
 impl Index {
-    /// A change of a User. Concerns others: those who wait for what a deleted one held.
+    /// Applies a User event. Affects Users that wait for a claim of a deleted User.
     pub fn user_event(&mut self, event: &Event<User>) -> Vec<String> {
         match event {
             Event::Init => self.relists.users.begin(),
@@ -68,8 +67,8 @@ impl Index {
             Event::InitDone => {
                 let gone = self.relists.users.finish(self.users.keys());
                 let waiting: Vec<String> = gone.iter().flat_map(|name| self.forget_user(name)).collect();
-                // The store takes over what a relist names when the list is complete: who was looked at before that
-                // was looked at as of yesterday.
+                // The store replaces its content when the list is complete. Users that were reconciled before that were
+                // reconciled with outdated objects.
                 return waiting.into_iter().chain(self.users.keys().cloned()).collect();
             }
         }
@@ -89,7 +88,7 @@ impl Index {
         self.users.remove(name).map_or_else(Vec::new, |uid| self.waiting_for_all_of(&uid))
     }
 
-    /// Those who wait for the identity Secret. They wait no longer: whoever does not get it, waits anew.
+    /// Returns the Users that wait for the identity Secret and stops their waiting. Those that do not get it wait again.
     fn wake(&mut self, claim: &str) -> Vec<String> {
         let woken = self.waiting.remove(claim).unwrap_or_default();
         for name in &woken {
@@ -126,12 +125,12 @@ impl Index {
         }
     }
 
-    /// Whether a User of that name and UID exists, as far as is known.
+    /// Returns whether the index has a User with this name and UID.
     pub fn is_alive(&self, name: &str, uid: &str) -> bool {
         self.users.get(name).is_some_and(|known| known == uid)
     }
 
-    /// A change of an identity Secret. Concerns its owner, and those who wait for it once it is gone.
+    /// Applies an identity Secret event. Affects its owner and, if it was deleted, the Users that wait for it.
     pub fn claim_event(&mut self, event: Event<PartialObjectMeta<Secret>>) -> Vec<String> {
         if let Event::InitApply(secret) | Event::Apply(secret) | Event::Delete(secret) = &event {
             let version = secret.resource_version().and_then(|version| version.parse().ok());
@@ -146,7 +145,7 @@ impl Index {
                     let owner = claim.owner.clone();
                     let is_orphan = owner.is_empty();
                     self.set_claim(name.clone(), claim);
-                    // One that has lost its owner is free for those who wait.
+                    // Without an owner, it is free for the Users that wait for it.
                     return if is_orphan { self.wake(&name) } else { vec![owner] };
                 }
             }
@@ -165,7 +164,7 @@ impl Index {
         Vec::new()
     }
 
-    /// Takes note of the answer to one's own write, where it is ahead of the watch.
+    /// Applies a written identity Secret, if it is newer than the watch.
     pub fn written_claim(&mut self, name: String, claim: Claim) {
         if claim.resource_version > self.claims_seen {
             self.set_claim(name, claim);
@@ -185,7 +184,7 @@ impl Index {
         self.claims.insert(name, claim);
     }
 
-    /// Takes note that the identity Secret of that UID is gone. One that has taken its place already stays.
+    /// Removes the claim of a deleted identity Secret. A new Secret with the same name and another UID stays.
     pub fn remove_claim(&mut self, name: &str, uid: &str) -> Vec<String> {
         if self.claims.get(name).is_none_or(|claim| claim.uid != uid) {
             return Vec::new();
@@ -193,7 +192,7 @@ impl Index {
         let claim = self.claims.remove(name).expect("looked up above");
         self.unhold(&claim.owner_uid, name);
         let mut concerned = self.wake(name);
-        // Who waits for an identity Secret that was being replaced has waited for its spare.
+        // Users that wait for an identity Secret that is being replaced also wait for its spare.
         concerned.extend(replaced_name(name).map(|replaced| self.wake(replaced)).unwrap_or_default());
         concerned.extend(Some(claim.owner).filter(|owner| !owner.is_empty()));
         concerned
@@ -208,22 +207,22 @@ impl Index {
         }
     }
 
-    /// The claim on an identity Secret's name.
+    /// Returns the claim of an identity Secret.
     pub fn claim(&self, name: &str) -> Option<&Claim> {
         self.claims.get(name)
     }
 
-    /// The claim that stands in for an identity Secret while it is replaced.
+    /// Returns the claim of the spare, which exists while an identity Secret is replaced.
     pub fn spare(&self, name: &str) -> Option<&Claim> {
         self.claims.get(&spare_name(name))
     }
 
-    /// Names of the identity Secrets that the User of that UID holds.
+    /// Returns the names of the identity Secrets that a User holds.
     pub fn held_by(&self, uid: &str) -> impl Iterator<Item = &String> {
         self.held.get(uid).into_iter().flatten()
     }
 
-    /// Identity Secrets that belong to nobody: name and UID.
+    /// Returns name and UID of identity Secrets without an owner.
     pub fn orphans(&self) -> impl Iterator<Item = (String, String)> {
         self.held
             .get("")
@@ -232,14 +231,14 @@ impl Index {
             .filter_map(|name| Some((name.clone(), self.claims.get(name)?.uid.clone())))
     }
 
-    /// Lets `user` be told when the identity Secret becomes free.
+    /// Registers `user` to be queued when the identity Secret is released.
     pub fn wait_for(&mut self, claim: &str, user: &str) {
         self.waiting.entry(claim.to_owned()).or_default().insert(user.to_owned());
         self.waits_for.entry(user.to_owned()).or_default().insert(claim.to_owned());
     }
 
-    /// A change of a password Secret. Concerns the Users that refer to it. `scope`: the namespace that the watch is
-    /// limited to. A list of one namespace says nothing of the others.
+    /// Applies a password Secret event. Affects the Users that refer to it. `scope` is the namespace of the watch: its list
+    /// does not contain Secrets of other namespaces.
     pub fn source_event(&mut self, scope: Option<&str>, event: Event<PartialObjectMeta<Secret>>) -> Vec<String> {
         let key = |secret: &PartialObjectMeta<Secret>| PasswordSecretRef {
             namespace: secret.namespace().unwrap_or_default(),
@@ -281,12 +280,12 @@ impl Index {
         self.readers.get(key).into_iter().flatten().cloned().collect()
     }
 
-    /// The state of a password Secret, if there is one of the right type.
+    /// Returns the version of a password Secret, if it exists with the right type.
     pub fn source(&self, reference: &PasswordSecretRef) -> Option<&SourceVersion> {
         self.sources.get(reference)
     }
 
-    /// A change of a Namespace that has, or had, an owner. Concerns the owners before and after.
+    /// Applies a Namespace event. Affects the previous and the new owner.
     pub fn namespace_event(&mut self, event: Event<PartialObjectMeta<Namespace>>) -> Vec<String> {
         match event {
             Event::Init => self.relists.namespaces.begin(),
@@ -331,7 +330,7 @@ impl Index {
         concerned.into_iter().collect()
     }
 
-    /// Namespaces that the User of that name owns.
+    /// Returns the namespaces that a User owns.
     pub fn namespaces_of(&self, user: &str) -> impl ExactSizeIterator<Item = &String> {
         static NONE: BTreeSet<String> = BTreeSet::new();
         self.owned.get(user).unwrap_or(&NONE).iter()

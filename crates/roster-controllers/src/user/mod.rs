@@ -1,12 +1,12 @@
-//! The User controller: from a manifest to held names, a working credential, and a status that says so.
+//! The User controller: claims names, updates the credential and writes the status.
 //!
 //! ```text
 //!  watches ─▶ index ─▶ 1 dereference ─▶ 2 plan ─▶ 3 apply ─▶ 4 status ─▶ 5 report
 //!             (pure)     reads           (pure)     writes     (pure)      writes
 //! ```
 //!
-//! Step 4 takes what step 3 returned, so a status can't claim more than the API server has confirmed. A reconciliation
-//! with nothing to do makes no request at all: what it needs stands in the index and in the reflector's store.
+//! Step 4 uses only the results of step 3, so the status reports only what kube-apiserver has confirmed. A reconciliation
+//! with nothing to do sends no request: it reads from the index and the reflector's store.
 
 mod administrator;
 mod apply;
@@ -50,9 +50,9 @@ pub use context::Context;
 use context::{Error, RECONCILE_TIMEOUT};
 use status::Standing;
 
-/// How long until a password Secret that can't be used is looked at again: Roster does not watch Secrets of other types,
-/// nor namespaces without an owner, and these may be what is wrong.
-const LOOK_AGAIN: Duration = Duration::from_secs(300);
+/// Time until a password Secret that can't be used is read again. Roster watches neither Secrets of other types nor
+/// namespaces without an owner, which may be the cause.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Runs the controller until `shutdown`.
 ///
@@ -63,11 +63,11 @@ pub async fn run(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToke
     let synced = start_watches(&ctx, &mut watches);
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        Some(ended) = watches.join_next() => return ended?.context("before the first complete list"),
+        Some(ended) = watches.join_next() => return ended?.context("a watch ended before its first complete list"),
         all = futures::future::try_join_all(synced) => drop(all?),
     }
     apply::sweep(&ctx).await;
-    info!("claims, password Secrets and namespaces are known; reconciling Users");
+    info!("informers synced, reconciling Users");
     let controller = run_users(Arc::clone(&ctx), concurrency, shutdown);
     tokio::select! {
         () = controller => Ok(()),
@@ -115,9 +115,9 @@ fn password_secrets() -> WatchConfig {
     WatchConfig::default().fields(&format!("type={PASSWORD_SECRET_TYPE}"))
 }
 
-/// Has `ready` say that the first list is complete or that the watch has failed. A namespace of the configuration that
-/// was deleted, and the Role in it, must not keep the controller from starting: Users that refer to a Secret there are
-/// looked at one by one.
+/// Makes `ready` fire when the first list is complete or the watch has failed. A configured namespace that was deleted,
+/// together with the Role in it, must not prevent the controller from starting. Users that refer to a Secret there are
+/// checked one by one.
 fn or_failed<T, E>(
     watch: impl Stream<Item = Result<T, E>>,
     ready: oneshot::Sender<()>,
@@ -146,8 +146,8 @@ fn or_failed<T, E>(
 async fn run_users(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToken) {
     let (reader, writer) = reflector::store();
     let tap = Arc::clone(&ctx);
-    // Guarded: a User that does not parse, as after a downgrade, must not stop the watch for everybody else. The
-    // informers report it.
+    // DeserializeGuard: a User that can't be parsed, for example after a downgrade, must not stop the watch of all others.
+    // The informers report it.
     let users = watcher(Api::<DeserializeGuard<User>>::all(ctx.client.clone()), WatchConfig::default())
         .default_backoff()
         .filter_map(|event| std::future::ready(event.map(readable).transpose()))
@@ -157,10 +157,10 @@ async fn run_users(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationTo
             Ok(event) => tap.note(|index| index.user_event(event)),
             Err(error) => {
                 tap.metrics.watch_errors.inc("users");
-                warn!(resource = "users", %error, "a watch failed and is tried again");
+                warn!(resource = "users", %error, "watch failed, retrying");
             }
         })
-        // The controller pauses all its triggers where one of them fails; this one has its own backoff.
+        // The Controller pauses all triggers if one of them fails. This watch has its own backoff.
         .filter(|event| std::future::ready(event.is_ok()))
         .applied_objects();
     let marked = ctx.informers.waiting.users.stream(Duration::ZERO).map(|name| ObjectRef::new(&name));
@@ -176,9 +176,10 @@ async fn run_users(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationTo
         .await;
 }
 
-/// Drops what the controller does not read: it is most of an object's size.
+/// Removes metadata that the controller does not read and that makes up most of an object's size.
 fn prune(user: &mut User) {
     user.metadata.managed_fields = None;
+    user.metadata.owner_references = None;
     if let Some(annotations) = &mut user.metadata.annotations {
         annotations.clear();
     }
@@ -200,7 +201,7 @@ async fn reconcile_unbounded(user: &User, ctx: &Context) -> Result<Action, Error
     if ctx.written.is_ahead_of(user) {
         return Ok(Action::await_change());
     }
-    // First, and whatever comes of the rest: nothing may keep a banned administrator's role from being taken back.
+    // First, because no failure of a later step may delay the revocation of a banned administrator's role.
     let (administrator, failed) = administrator::administer(user, ctx).await;
     let observed = dereference::dereference(user, ctx).await?;
     if finalize::finalize(user, &observed, ctx).await? == finalize::Next::Stop {
@@ -229,12 +230,13 @@ async fn reconcile_unbounded(user: &User, ctx: &Context) -> Result<Action, Error
         return Err(Error::Administrator(failed));
     }
     let edges = status::credential_edges(&applied, ctx.password_policy.max_age);
-    let next = status::next_change(user, &edges, now).into_iter().chain(applied.problem.map(|_| LOOK_AGAIN)).min();
+    let next =
+        status::next_change(user, &edges, now).into_iter().chain(applied.problem.map(|_| RECHECK_INTERVAL)).min();
     Ok(next.map_or_else(Action::await_change, Action::requeue))
 }
 
-/// The groups that the User belongs to and those that it waits for, as it stands here: the directory may not have heard
-/// of it yet, or not of this version, and a status with yesterday's groups would have to be written once more.
+/// Returns the effective and the pending groups of this version of the User. The directory may have an older version, and a
+/// status with outdated groups would have to be written again.
 fn groups_of(user: &User, ctx: &Context) -> (Vec<String>, BTreeMap<String, Pending>) {
     let directory = ctx.informers.directory();
     let groups = directory.memberships.would_belong(&user.name_any(), user.labels(), &user.spec.groups);
@@ -244,12 +246,12 @@ fn groups_of(user: &User, ctx: &Context) -> (Vec<String>, BTreeMap<String, Pendi
 
 fn retry_after(user: &User, error: &Error, ctx: &Context) -> Duration {
     let failed = ctx.backoff.failed(&user.name_any());
-    // Whatever has failed, the state turns when it should.
+    // Scheduled changes of the state happen in time, whatever failed.
     let wait = status::next_change(user, &[], Timestamp::now()).map_or(failed, |change| change.min(failed));
     ctx.written.forget(&user.name_any());
-    // A conflict is everyday life: the newer state is on its way through the watch.
+    // Conflicts are expected: the watch will deliver the newer object.
     if error.category() != "conflict" {
-        warn!(user = user.name_any(), error = describe(error), retry_in = ?wait, "a User could not be reconciled");
+        warn!(user = user.name_any(), error = describe(error), retry_in = ?wait, "reconciling a User failed");
     }
     wait
 }

@@ -1,4 +1,4 @@
-//! Step 2: from what is observed to what is to be done. Pure.
+//! Step 2: plans the changes from the observed state. Pure.
 
 use roster_credentials::claim::Identifier;
 use roster_credentials::credential::{SourceVersion, Summary};
@@ -7,48 +7,48 @@ use roster_credentials::source::Source;
 
 use super::dereference::{Holder, Observation, Observed, Problem, Residence};
 
-/// What is to be done.
+/// Planned changes for a User.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// The username, which everything else depends on.
+    /// The username. Everything else depends on it.
     pub(super) username: (Identifier, Step),
-    /// The emails. Empty where the username is not to be had: who has no name holds no address either.
+    /// The emails. Empty if another User has the username: a User without its username holds no emails.
     pub(super) emails: Vec<(Identifier, Step)>,
-    /// Identity Secrets to give up: name and UID.
+    /// Name and UID of identity Secrets to delete.
     pub(super) release: Vec<(String, String)>,
-    /// Where the credential stands that belongs to the username: whatever is elsewhere moves there.
+    /// Location of the credential. If it is elsewhere, it moves to the Secret of the username.
     pub(super) residence: Residence,
-    /// What becomes of the credential.
+    /// Change of the credential.
     pub(super) credential: CredentialStep,
-    /// What may be known of the credential, before anything is done.
+    /// Summary of the credential before the changes.
     pub(super) summary: Summary,
 }
 
-/// What to do about an identifier.
+/// Planned change for an identifier.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Step {
-    /// It is held.
+    /// The User holds it already.
     Keep,
-    /// It is free.
+    /// Nobody holds it: claim it.
     Claim,
-    /// It is held by a User that is no more.
+    /// A User that no longer exists holds it: take it over.
     TakeOver(Claim),
-    /// It is held by another User, of that name.
+    /// Another User, with this name, holds it.
     Concede(String),
 }
 
-/// What to do about the credential.
+/// Planned change of the credential.
 #[derive(Debug)]
 pub(super) enum CredentialStep {
-    /// Nothing.
+    /// No change.
     Keep,
-    /// Say what is wrong, and keep the last good one.
+    /// Report the problem and keep the last valid credential.
     Complain(Problem),
-    /// Take in what the password Secret says.
+    /// Store the content of the password Secret.
     TakeIn(SourceVersion, Source),
 }
 
-/// `is_leaving`: the User is being deleted. It keeps what it has, and takes nothing more.
+/// Plans the changes. `is_leaving`: the User is being deleted. It keeps what it has but claims nothing more.
 pub(super) fn plan(observed: Observed, is_leaving: bool) -> Plan {
     let step = |holder| if is_leaving { Step::Keep } else { step(holder) };
     let mut release = observed.surplus;
@@ -65,7 +65,7 @@ pub(super) fn plan(observed: Observed, is_leaving: bool) -> Plan {
         username: claims.next().expect("the username is always wanted"),
         emails: if has_name { claims.collect() } else { Vec::new() },
         release,
-        // Who does not have the new name keeps the credential where it is.
+        // The credential moves only if the User has the new username.
         residence: if has_name && !is_leaving { observed.residence } else { Residence::Home },
         credential: match observed.source {
             Observation::Problem(problem) => CredentialStep::Complain(problem),
@@ -122,16 +122,16 @@ mod tests {
     }
 
     #[test]
-    fn free_names_are_claimed_and_the_password_is_taken_in() {
+    fn free_names_are_claimed_and_the_password_is_stored() {
         let plan = plan(observed(Holder::Nobody, Holder::Nobody), false);
         assert_eq!((plan.username.1, &plan.emails[0].1), (Step::Claim, &Step::Claim));
         assert!(matches!(plan.credential, CredentialStep::TakeIn(..)));
         assert_eq!(plan.release.len(), 1);
-        assert!(matches!(plan.residence, Residence::Away(_)), "the credential comes along");
+        assert!(matches!(plan.residence, Residence::Away(_)), "the credential moves");
     }
 
     #[test]
-    fn who_has_no_name_holds_nothing_else() {
+    fn a_user_without_its_username_holds_nothing_else() {
         let plan = plan(observed(Holder::Other("john".into()), Holder::Me("s-2".into())), false);
         assert_eq!(plan.username.1, Step::Concede("john".into()));
         assert!(plan.emails.is_empty());
@@ -141,14 +141,14 @@ mod tests {
     }
 
     #[test]
-    fn who_is_leaving_takes_nothing_more() {
+    fn a_deleted_user_claims_nothing_more() {
         let plan = plan(observed(Holder::Me("s-1".into()), Holder::Nobody), true);
         assert_eq!((plan.username.1, &plan.emails[0].1), (Step::Keep, &Step::Keep));
         assert!(matches!(plan.credential, CredentialStep::Keep));
     }
 
     #[test]
-    fn a_lost_email_costs_the_email_alone() {
+    fn an_email_conflict_affects_only_the_email() {
         let plan = plan(observed(Holder::Me("s-1".into()), Holder::Other("john".into())), false);
         assert_eq!((plan.username.1, &plan.emails[0].1), (Step::Keep, &Step::Concede("john".into())));
         assert!(matches!(plan.credential, CredentialStep::TakeIn(..)));

@@ -4,9 +4,9 @@
 //!  1 close the earlier one ─▶ 2 claim the new one, with the credential ─▶ 3 give the earlier one up
 //! ```
 //!
-//! Once it is closed no replica changes the credential there, however far behind its watches are; so that what is
-//! carried over is the last that was written, and a crash between any two steps loses nothing: the next attempt finds
-//! a closed Secret, or two of them, and goes on.
+//! Once the earlier Secret is closed, no replica changes the credential in it, even if its watches lag. So the latest
+//! credential is copied. A crash between two steps loses nothing: the next attempt finds one or two closed Secrets and
+//! continues.
 
 use roster_api::User;
 use roster_credentials::claim::IdentifierKind;
@@ -17,7 +17,7 @@ use super::context::{Context, Error};
 use super::dereference::{Predecessor, Residence};
 use super::identity_secret::{own, release, replace};
 
-/// The credential that is to be carried over, if there is one. From here on it is not changed where it was.
+/// Closes the Secret of the earlier username and returns its credential, if the credential must move.
 pub(super) async fn take_leave(user: &User, residence: &Residence, ctx: &Context) -> Result<Option<Credential>, Error> {
     let Residence::Away(from) = residence else { return Ok(None) };
     let mut secret = own(user, &from.secret, ctx).await?;
@@ -28,7 +28,7 @@ pub(super) async fn take_leave(user: &User, residence: &Residence, ctx: &Context
     record::read_credential(&secret).map(Some).map_err(Error::Corrupt)
 }
 
-/// Gives up the Secret of the earlier username, whose credential stands elsewhere by now.
+/// Releases the Secret of the earlier username, after its credential has moved.
 pub(super) async fn retire(user: &User, from: &Predecessor, ctx: &Context) -> Result<(), Error> {
     if !from.is_email {
         return release(&from.secret, &from.uid, ctx).await;

@@ -1,4 +1,4 @@
-//! Step 5: writes the status where it differs, and an Event where something has turned.
+//! Step 5: writes the status if it changed, sends notifications, and writes Events.
 
 use std::collections::BTreeMap;
 
@@ -15,15 +15,15 @@ use roster_runtime::notifications::{Notice, Recipient};
 use serde_json::{Map, Value, json};
 
 use super::context::{Context, Error};
-use crate::events::Turn;
+use crate::events::Transition;
 
 pub(super) async fn report(user: &User, status: UserStatus, ctx: &Context) -> Result<(), Error> {
     let before = user.status.clone().unwrap_or_default();
     if before == status {
         return Ok(());
     }
-    // Only what this controller owns. The resourceVersion keeps a status that was computed from an older state, or by
-    // a former leader, from being written over a newer one.
+    // Only the fields of this controller. The resourceVersion prevents an outdated status, or one of a previous leader, from
+    // overwriting a newer one.
     let patch = json!({
         "metadata": {"resourceVersion": user.resource_version()},
         "status": {
@@ -43,7 +43,7 @@ pub(super) async fn report(user: &User, status: UserStatus, ctx: &Context) -> Re
     });
     match ctx.users.patch_status(&user.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
         Ok(written) => ctx.written.note(&written),
-        // Deleted meanwhile: there is nobody left to report on.
+        // Deleted meanwhile.
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
         Err(error) => return Err(Error::Status(error)),
     }
@@ -54,13 +54,13 @@ pub(super) async fn report(user: &User, status: UserStatus, ctx: &Context) -> Re
             ctx.notifier.notify(&recipient, notice);
         }
     }
-    for turn in turns(&before, &status) {
-        ctx.reporter.publish(user, turn).await;
+    for transition in transitions(&before, &status) {
+        ctx.reporter.publish(user, transition).await;
     }
     Ok(())
 }
 
-/// The merge patch from one to the other: what is absent from the new one is removed.
+/// Returns the merge patch from one quota status to the other.
 fn quota(before: Option<&QuotaStatus>, after: Option<&QuotaStatus>) -> Option<Value> {
     let after = after?;
     let patch = |before: Option<&BTreeMap<String, String>>, after: &BTreeMap<String, String>| {
@@ -74,7 +74,7 @@ fn quota(before: Option<&QuotaStatus>, after: Option<&QuotaStatus>) -> Option<Va
     }))
 }
 
-/// What the person is to know of between two states.
+/// Returns the notifications for a change of status.
 fn notices(before: &UserStatus, after: &UserStatus, end: Option<&Time>) -> Vec<Notice> {
     let mut notices = Vec::new();
     if let Some(until) = &after.locked_until
@@ -100,10 +100,10 @@ fn notices(before: &UserStatus, after: &UserStatus, end: Option<&Time>) -> Vec<N
     notices
 }
 
-/// What is worth an Event between two states. That a new User became ready the first time is not: the status says so,
-/// and a hundred thousand Events would say it again.
-fn turns(before: &UserStatus, after: &UserStatus) -> Vec<Turn> {
-    let mut turns = Vec::new();
+/// Returns the Events for a change of status. There is none if a User becomes ready for the first time: the status is enough,
+/// and an import of 100,000 Users must not write as many Events.
+fn transitions(before: &UserStatus, after: &UserStatus) -> Vec<Transition> {
+    let mut transitions = Vec::new();
     let kinds =
         [NAME_CLAIMED, CREDENTIAL_READY, LOCKED_OUT, ADMINISTRATOR_BOUND, DELETION_BLOCKED, QUOTA_WITHIN_LIMITS];
     for kind in kinds {
@@ -112,30 +112,34 @@ fn turns(before: &UserStatus, after: &UserStatus) -> Vec<Turn> {
         let is_bad = (is.status == "True") == [DELETION_BLOCKED, LOCKED_OUT].contains(&kind)
             && !["NoPassword", USER_INACTIVE].contains(&&*is.reason);
         if is_bad && was.is_none_or(|was| (&was.status, &was.reason) != (&is.status, &is.reason)) {
-            turns.push(Turn { is_warning: true, reason: is.reason.clone(), message: is.message.clone() });
+            transitions.push(Transition { is_warning: true, reason: is.reason.clone(), message: is.message.clone() });
         }
     }
     let ready = |status: &UserStatus| find(&status.conditions, READY).map(|ready| ready.status == "True");
     if ready(before) == Some(false) && ready(after) == Some(true) {
-        turns.push(Turn {
+        transitions.push(Transition {
             is_warning: false,
             reason: "Recovered".into(),
-            message: "the names are held and the credential is as declared".into(),
+            message: "the username and all emails are claimed, and the credential is as declared".into(),
         });
     }
     if let (Some(was), Some(is)) = (before.state, after.state)
         && was != is
     {
-        turns.push(Turn { is_warning: false, reason: "StateChanged".into(), message: format!("from {was} to {is}") });
+        transitions.push(Transition {
+            is_warning: false,
+            reason: "StateChanged".into(),
+            message: format!("from {was} to {is}"),
+        });
     }
     if before.password_changed_time.is_some() && before.password_changed_time != after.password_changed_time {
-        turns.push(Turn {
+        transitions.push(Transition {
             is_warning: false,
             reason: "PasswordChanged".into(),
             message: "the password was changed".into(),
         });
     }
-    turns
+    transitions
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ fn status(conditions: &[(&'static str, bool, &'static str)], state: State) -> Us
 }
 
 fn reasons(before: &UserStatus, after: &UserStatus) -> Vec<String> {
-    turns(before, after).into_iter().map(|turn| turn.reason).collect()
+    transitions(before, after).into_iter().map(|transition| transition.reason).collect()
 }
 
 #[test]
@@ -28,20 +28,20 @@ fn the_first_success_is_no_event_and_the_first_failure_is_one() {
         &[(READY, true, "Succeeded"), (NAME_CLAIMED, true, "Claimed"), (CREDENTIAL_READY, false, "NoPassword")],
         State::Active,
     );
-    assert!(turns(&new, &fine).is_empty());
+    assert!(transitions(&new, &fine).is_empty());
     let lost = status(&[(READY, false, "EmailConflict"), (NAME_CLAIMED, false, "EmailConflict")], State::Active);
     assert_eq!(reasons(&new, &lost), ["EmailConflict"]);
-    assert!(turns(&lost, &lost).is_empty(), "a failure that goes on is told once");
+    assert!(transitions(&lost, &lost).is_empty(), "a failure that persists is reported once");
     assert_eq!(reasons(&lost, &fine), ["Recovered"]);
 }
 
 #[test]
-fn states_passwords_and_blocked_deletions_are_told_when_they_turn() {
+fn changes_of_state_password_and_blocked_deletion_are_reported() {
     let fine = status(&[(READY, true, "Succeeded")], State::Active);
     let disabled = UserStatus { state: Some(State::Disabled), ..fine.clone() };
     assert_eq!(reasons(&fine, &disabled), ["StateChanged"]);
     let set = UserStatus { password_changed_time: Some(Time(Timestamp::UNIX_EPOCH)), ..fine.clone() };
-    assert!(turns(&fine, &set).is_empty(), "the first password belongs to the beginning");
+    assert!(transitions(&fine, &set).is_empty(), "the first password is no change");
     let changed = UserStatus { password_changed_time: Some(Time(Timestamp::from_second(9).unwrap())), ..fine.clone() };
     assert_eq!(reasons(&set, &changed), ["PasswordChanged"]);
     let blocked = status(&[(READY, true, "Succeeded"), (DELETION_BLOCKED, true, "NamespacesOwned")], State::Active);

@@ -1,4 +1,4 @@
-//! Step 4: the status that follows from what was applied. Pure.
+//! Step 4: computes the status from the results of the writes. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use roster_credentials::claim::IdentifierKind;
 use super::apply::Applied;
 use super::finalize::is_blocked;
 
-/// Conditions that this controller writes. Those of others stay as they are.
+/// Conditions that this controller owns. It keeps all others.
 const OWN: &[&str] = &[
     READY,
     NAME_CLAIMED,
@@ -38,29 +38,29 @@ const OWN: &[&str] = &[
     STALLED,
 ];
 
-/// Longest sleep before the clock is looked at again: a timer stands still while a machine is suspended.
-const LONGEST_SLEEP: Duration = Duration::from_secs(300);
+/// Maximum time until the clock is checked again, because timers stop while a machine is suspended.
+const MAX_SLEEP: Duration = Duration::from_secs(300);
 
-/// How long before something expires the person is told.
-const AHEAD: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long before its expiry the condition Expiring reports a password or User.
+const EXPIRY_NOTICE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How many pending groups the status lists.
-const PENDING_LISTED: usize = 32;
+/// Maximum number of pending groups that the status lists.
+const MAX_PENDING_GROUPS: usize = 32;
 
-/// What the directory says of the User.
+/// State of the User in the directory.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
     /// Effective groups.
     pub(super) groups: Vec<String>,
-    /// Groups that the User declares itself a member of without effect.
+    /// Groups that the User declares but is not a member of.
     pub(super) pending: BTreeMap<String, Pending>,
-    /// Whether the administrator role is bound, or why not. `None`: it is not asked for.
+    /// Whether the administrator role is bound, or why not. `None` if `spec.admin` is not set.
     pub(super) administrator: Option<Result<(), &'static str>>,
     /// Namespaces that the User owns.
     pub(super) namespaces: Vec<String>,
-    /// What the User may use and does use.
+    /// Limits and usage.
     pub(super) quota: Option<standing::Standing>,
-    /// How long a password may be used.
+    /// Maximum age of a password.
     pub(super) max_password_age: Option<Duration>,
 }
 
@@ -83,7 +83,7 @@ pub(super) fn status(user: &User, applied: &Applied, standing: Standing, now: Ti
         username: Some(user.username()),
         state: Some(state(user, applied, now)),
         groups: standing.groups,
-        pending_groups: standing.pending.into_keys().take(PENDING_LISTED).collect(),
+        pending_groups: standing.pending.into_keys().take(MAX_PENDING_GROUPS).collect(),
         failed_logins: (credential.failed_logins > 0).then_some(credential.failed_logins.into()),
         locked_until: locked_until.map(Time),
         password_changed_time: credential.changed.map(Time),
@@ -98,7 +98,7 @@ fn quota_status(quota: &standing::Standing) -> QuotaStatus {
     QuotaStatus { hard: texts(&quota.hard), used: texts(&quota.used) }
 }
 
-/// Where nothing is limited there is nothing to say.
+/// Returns the quota condition, if there are limits.
 fn within_limits(quota: &standing::Standing) -> Option<Desired> {
     if quota.hard.is_empty() {
         return None;
@@ -108,15 +108,18 @@ fn within_limits(quota: &standing::Standing) -> Option<Desired> {
         .collect();
     let is_within = exceeded.is_empty();
     let message = if is_within {
-        "the use is within the limits".to_owned()
+        "usage is within the limits".to_owned()
     } else {
-        format!("more is used than there may be: {}; nothing more is admitted, nothing is deleted", exceeded.join(", "))
+        format!(
+            "usage exceeds the limits: {}; no further usage is admitted, and nothing is deleted",
+            exceeded.join(", ")
+        )
     };
     let reason = if is_within { "WithinLimits" } else { "Exceeded" };
     Some(Desired { kind: QUOTA_WITHIN_LIMITS, status: is_within, reason, message })
 }
 
-/// Which groups the User waits for, and what to do. It does not affect Ready: the User can be used without them.
+/// Lists the pending groups. This does not affect Ready, because the User works without them.
 fn membership_pending(pending: &BTreeMap<String, Pending>) -> Option<Desired> {
     let listed = |why| {
         let names: Vec<&str> = pending.iter().filter(|(_, is)| **is == why).map(|(name, _)| name.as_str()).collect();
@@ -126,12 +129,12 @@ fn membership_pending(pending: &BTreeMap<String, Pending>) -> Option<Desired> {
     let reason = if refused.is_some() { NOT_ACCEPTED } else { "GroupNotFound" };
     let refused = refused.map(|names| {
         format!(
-            "does not belong to {names}: a Group accepts members that are declared in User.spec.groups or by labels only \
-             with spec.acceptDeclaredMembers: true; set it there, or name the User in spec.members of the Group"
+            "is not a member of {names}: a Group accepts members that are declared in User.spec.groups or by labels only with \
+             spec.acceptDeclaredMembers: true; set it there, or add the User to spec.members of the Group"
         )
     });
     let absent = absent.map(|names| {
-        format!("does not belong to {names}: no such Group exists; create it, or take it out of spec.groups")
+        format!("is not a member of {names}: no such Group exists; create it, or remove it from spec.groups")
     });
     let message = refused.into_iter().chain(absent).collect::<Vec<_>>().join(". ");
     (!message.is_empty()).then_some(Desired { kind: MEMBERSHIP_PENDING, status: true, reason, message })
@@ -141,7 +144,7 @@ fn holds_username(applied: &Applied) -> bool {
     applied.conflicts.iter().all(|(identifier, _)| identifier.kind != IdentifierKind::Username)
 }
 
-/// The observed state. What an administrator said goes before what the clock says.
+/// Returns the observed state. `spec.state` takes precedence over the validity.
 fn state(user: &User, applied: &Applied, now: Timestamp) -> State {
     let validity = user.spec.validity.clone().unwrap_or_default();
     match user.spec.state {
@@ -164,42 +167,43 @@ fn account_expiry(user: &User) -> Option<Timestamp> {
     user.spec.validity.as_ref()?.not_after.as_ref().map(|end| end.0)
 }
 
-/// The condition of a user whose new logins are refused after too many failures.
+/// Returns the condition of a user that is locked out after too many failed logins.
 fn locked_out(until: Timestamp) -> Desired {
     Desired {
         kind: LOCKED_OUT,
         status: true,
         reason: "TooManyFailedLogins",
         message: format!(
-            "new logins are refused until {until}; sessions, API keys and bindings go on. users/unlock ends it at once"
+            "new logins are refused until {until}; sessions, API keys and bindings stay valid. users/unlock ends the lockout \
+             immediately"
         ),
     }
 }
 
-/// What expires soon; the earlier of the two.
+/// Returns the condition for the password or the User, whichever expires first.
 fn expiring(user: &User, password: Option<Timestamp>, now: Timestamp) -> Option<Desired> {
     let password = password.map(|at| (at, PASSWORD_EXPIRING, format!("the password must be changed by {at}")));
-    let account = account_expiry(user).map(|at| (at, ACCOUNT_EXPIRING, format!("the user ends at {at}")));
-    let soon = password.into_iter().chain(account).filter(|(at, ..)| *at > now && *at <= now + AHEAD);
+    let account = account_expiry(user).map(|at| (at, ACCOUNT_EXPIRING, format!("the user expires at {at}")));
+    let soon = password.into_iter().chain(account).filter(|(at, ..)| *at > now && *at <= now + EXPIRY_NOTICE);
     let (_, reason, message) = soon.min_by_key(|(at, ..)| *at)?;
     Some(Desired { kind: EXPIRING, status: true, reason, message })
 }
 
-/// When the clock changes what follows from the credential.
+/// Returns the times at which the credential changes the status.
 pub(super) fn credential_edges(applied: &Applied, max_age: Option<Duration>) -> Vec<Timestamp> {
     let expiry = password_expiry(applied, max_age);
-    let ahead = expiry.and_then(|at| at.checked_sub(AHEAD).ok());
+    let ahead = expiry.and_then(|at| at.checked_sub(EXPIRY_NOTICE).ok());
     [applied.credential.locked_until, ahead, expiry].into_iter().flatten().collect()
 }
 
-/// How long until the clock alone changes the status.
+/// Returns the time until the next scheduled change of the status.
 pub(super) fn next_change(user: &User, edges: &[Timestamp], now: Timestamp) -> Option<Duration> {
     let validity = user.spec.validity.as_ref().and_then(|validity| validity.next_edge(now));
-    let ahead = account_expiry(user).and_then(|at| at.checked_sub(AHEAD).ok());
+    let ahead = account_expiry(user).and_then(|at| at.checked_sub(EXPIRY_NOTICE).ok());
     let edges = validity.into_iter().chain(ahead).chain(edges.iter().copied());
     let edge = edges.filter(|edge| *edge > now).min()?;
     let left = Duration::try_from(edge.duration_since(now)).ok()?;
-    Some(left.clamp(Duration::from_millis(1), LONGEST_SLEEP))
+    Some(left.clamp(Duration::from_millis(1), MAX_SLEEP))
 }
 
 fn desired(user: &User, applied: &Applied, standing: &Standing) -> Vec<Desired> {
@@ -207,7 +211,7 @@ fn desired(user: &User, applied: &Applied, standing: &Standing) -> Vec<Desired> 
     let credential = credential_ready(user, applied);
     let administrator = standing.administrator.map(administrator_bound);
     let waiting = applied.problem.as_ref().is_some_and(|problem| problem.is_waiting) && applied.conflicts.is_empty();
-    // A user without a password lacks nothing that was declared, and neither does an inactive one.
+    // A user without a password, or an inactive one, is as declared.
     let is_failure =
         |condition: &&Desired| !condition.status && !["NoPassword", USER_INACTIVE].contains(&condition.reason);
     let failure = [&name, &credential].into_iter().chain(&administrator).find(is_failure);
@@ -217,7 +221,7 @@ fn desired(user: &User, applied: &Applied, standing: &Standing) -> Vec<Desired> 
             kind: READY,
             status: true,
             reason: "Succeeded",
-            message: "the names are held and the credential is as declared".to_owned(),
+            message: "the username and all emails are claimed, and the credential is as declared".to_owned(),
         }),
         Some(failure) => {
             all.push(Desired { kind: READY, ..failure.clone() });
@@ -231,7 +235,7 @@ fn desired(user: &User, applied: &Applied, standing: &Standing) -> Vec<Desired> 
             kind: PASSWORD_CHANGE_REQUIRED,
             status: true,
             reason: "SetByAnother",
-            message: "the person must change the password before anything else".to_owned(),
+            message: "the user must change the password at the next login".to_owned(),
         });
     }
     all.extend(administrator);
@@ -247,7 +251,7 @@ fn name_claimed(applied: &Applied) -> Desired {
             kind: NAME_CLAIMED,
             status: true,
             reason: "Claimed",
-            message: "the username and all emails are held".to_owned(),
+            message: "the username and all emails are claimed".to_owned(),
         };
     };
     let reason = match first.kind {
@@ -264,7 +268,7 @@ fn name_claimed(applied: &Applied) -> Desired {
     Desired { kind: NAME_CLAIMED, status: false, reason, message: message.collect::<Vec<_>>().join("; ") }
 }
 
-/// Whether the identity Secret was lost with all that it held, now or earlier, and nothing has taken its place since.
+/// Returns whether the identity Secret was deleted, now or earlier, and the credential has not been set since.
 fn is_lost(user: &User, applied: &Applied) -> bool {
     let before = user.status.as_ref().map(|status| &status.conditions[..]).unwrap_or_default();
     let was_lost = find(before, CREDENTIAL_READY).is_some_and(|condition| condition.reason == CREDENTIAL_LOST);
@@ -282,13 +286,14 @@ fn credential_ready(user: &User, applied: &Applied) -> Desired {
             false,
             CREDENTIAL_LOST,
             "the Secret with the credential was deleted, and with it the password, the second factor and all API keys: \
-             invite the person (users/invitation of the directory), or set a password"
+             invite the user (users/invitation of the directory API), or set a password"
                 .to_owned(),
         ),
         (None, None) => (
             false,
             "NoPassword",
-            "no password is set: refer to one by spec.passwordSecretRef, if the user is to log in with one".to_owned(),
+            "no password is set: to allow password logins, set spec.passwordSecretRef, or invite the user (users/invitation of the \
+             directory API)".to_owned(),
         ),
     };
     Desired { kind: CREDENTIAL_READY, status, reason, message }
@@ -297,14 +302,12 @@ fn credential_ready(user: &User, applied: &Applied) -> Desired {
 fn administrator_bound(outcome: Result<(), &'static str>) -> Desired {
     let (status, reason, message) = match outcome {
         Ok(()) => (true, "Bound", "the user is bound to the administrator ClusterRole"),
-        Err(USER_INACTIVE) => (false, USER_INACTIVE, "the user is not active, and nothing is bound to it"),
-        Err(ROLE_NOT_FOUND) => {
-            (false, ROLE_NOT_FOUND, "the administrator ClusterRole of this installation does not exist")
-        }
+        Err(USER_INACTIVE) => (false, USER_INACTIVE, "the user is not active, so it has no bindings"),
+        Err(ROLE_NOT_FOUND) => (false, ROLE_NOT_FOUND, "the installation's administrator ClusterRole does not exist"),
         Err(NAME_TAKEN) => {
-            (false, NAME_TAKEN, "a native binding that Roster did not make has the name that it would use")
+            (false, NAME_TAKEN, "a native binding that Roster did not create has the name that it would use")
         }
-        Err(reason) => (false, reason, "the ClusterRoleBinding could not be written; it is tried again"),
+        Err(reason) => (false, reason, "writing the ClusterRoleBinding failed and will be retried"),
     };
     Desired { kind: ADMINISTRATOR_BOUND, status, reason, message: message.to_owned() }
 }

@@ -74,7 +74,7 @@ fn the_next_change_is_the_nearest_edge_ahead() {
     assert_eq!(next_change(&user(DesiredState::Active, Some(110), Some(130)), &[], at(130)), None);
     assert_eq!(next_change(&user(DesiredState::Active, None, None), &[], at(100)), None);
     let far = next_change(&user(DesiredState::Active, None, Some(1_000_000)), &[], at(100));
-    assert_eq!(far, Some(LONGEST_SLEEP), "a suspended machine must not sleep through the edge");
+    assert_eq!(far, Some(MAX_SLEEP), "a suspended machine must not sleep through the edge");
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn pending_groups_are_listed_with_the_reason_and_change_nothing_else() {
     let (reason, message) = condition.unwrap();
     assert_eq!(reason, "NotAccepted");
     for part in
-        ["does not belong to admins: ", "spec.acceptDeclaredMembers: true", "does not belong to nowhere: no such"]
+        ["is not a member of admins: ", "spec.acceptDeclaredMembers: true", "is not a member of nowhere: no such"]
     {
         assert!(message.contains(part), "{message}");
     }

@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use roster_api::role_binding::{Subject, SubjectKind};
 
+use super::bindings::Binding;
 use super::labels::Labels;
+use super::native::{Holder, Native};
 use super::tombstones::{StoredLabels, Tombstone};
 use super::{Concerned, Directory};
 
@@ -20,6 +23,8 @@ impl Directory {
             user: name.to_owned(),
             uid: person.uid.clone(),
             username: person.username.clone(),
+            other_usernames: BTreeSet::new(),
+            created: person.created,
             is_admin: person.is_admin,
             groups: groups.into_iter().collect(),
             labels,
@@ -42,6 +47,22 @@ impl Directory {
         }
     }
 
+    /// Sorts the deleted Groups among these and below them by whether they hold a role, after a change to what names
+    /// these groups or to what they are nested in.
+    pub(super) fn sort_former(&mut self, groups: &BTreeSet<String>) {
+        for group in self.memberships.former_among(groups) {
+            let holds_role = self.memberships.above_uncut(&group).into_iter().any(|group| self.is_bound(group));
+            self.memberships.sort_former(&group, holds_role);
+        }
+    }
+
+    /// Whether a binding names the group, whatever its validity.
+    fn is_bound(&self, group: String) -> bool {
+        let holder = Holder::Group(group.clone());
+        let subject = Subject { kind: SubjectKind::Group, name: group };
+        self.natives.grants_of(&holder).next().is_some() || self.bindings.of_subject(&subject).next().is_some()
+    }
+
     /// A tombstone that is stored, in the Secret of that UID.
     pub fn set_tombstone(&mut self, mut tombstone: Tombstone, secret: String, now: Timestamp) -> Concerned {
         // A deletion in the future would protect the name for longer than it says.
@@ -56,4 +77,19 @@ impl Directory {
         self.tombstones.remove_stored(user, secret);
         Concerned { tombstones: [user.to_owned()].into(), ..Concerned::default() }
     }
+}
+
+/// Names of the groups that RoleBindings of Roster name.
+pub(super) fn groups_bound<'a>(bindings: impl Iterator<Item = &'a Binding>) -> BTreeSet<String> {
+    let subjects = bindings.flat_map(|binding| &binding.subjects);
+    subjects.filter(|subject| subject.kind == SubjectKind::Group).map(|group| group.name.clone()).collect()
+}
+
+/// Names of the groups that native bindings name.
+pub(super) fn groups_holding<'a>(natives: impl Iterator<Item = &'a Native>) -> BTreeSet<String> {
+    let name = |holder: &Holder| match holder {
+        Holder::Group(name) => Some(name.clone()),
+        Holder::User(_) => None,
+    };
+    natives.flat_map(|native| &native.holders).filter_map(name).collect()
 }

@@ -134,10 +134,15 @@ impl<S: Clone + Eq + Hash + Ord, O: Clone + Eq + Hash + Ord> Matcher<S, O> {
 
     /// The selectors that match these labels.
     pub fn selectors_of(&self, labels: &Labels) -> BTreeSet<S> {
+        self.candidates(labels).filter(|id| self.selectors[*id].matches(labels)).cloned().collect()
+    }
+
+    /// The selectors that [`Matcher::selectors_of`] tries on these labels.
+    pub fn candidates<'a>(&'a self, labels: &Labels) -> impl Iterator<Item = &'a S> {
         let pairs = labels.iter().map(|(key, value)| Anchor::Pair(key.clone(), value.clone()));
         let keys = labels.keys().map(|key| Anchor::Key(key.clone()));
-        let candidates = pairs.chain(keys).chain([Anchor::Anything]).filter_map(|anchor| self.asking.get(&anchor));
-        candidates.flatten().filter(|id| self.selectors[*id].matches(labels)).cloned().collect()
+        let anchors = pairs.chain(keys).chain([Anchor::Anything]);
+        anchors.filter_map(|anchor| self.asking.get(&anchor)).flatten()
     }
 
     /// The objects that the selector matches.

@@ -234,6 +234,11 @@ impl Memberships {
         touched
     }
 
+    /// Notes whether a deleted group holds a role, by itself or by a group that it is nested in.
+    pub fn sort_former(&mut self, group: &str, holds_role: bool) {
+        self.former.sort(group, holds_role);
+    }
+
     /// Moves the clock.
     pub fn advance(&mut self, now: Timestamp) -> Touched {
         self.former.expire(now);

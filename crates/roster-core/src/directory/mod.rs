@@ -248,7 +248,9 @@ impl Directory {
         let (below, cycle) = (self.memberships.below(name), self.cycle_of(name));
         concerned.touched(self.memberships.set_group(name, declared, now));
         // Groups nested in it hold its roles.
-        concerned.groups.extend(below.symmetric_difference(&self.memberships.below(name)).cloned());
+        let moved: BTreeSet<String> = below.symmetric_difference(&self.memberships.below(name)).cloned().collect();
+        self.sort_former(&moved.iter().cloned().chain([name.to_owned()]).collect());
+        concerned.groups.extend(moved);
         let cycle_now = self.cycle_of(name);
         if cycle != cycle_now {
             for group in cycle.union(&cycle_now) {
@@ -286,8 +288,9 @@ impl Directory {
         self.binding_changed(name, before.as_ref())
     }
 
-    fn binding_changed(&self, name: &str, before: Option<&Binding>) -> Concerned {
+    fn binding_changed(&mut self, name: &str, before: Option<&Binding>) -> Concerned {
         let mut concerned = Concerned { bindings: [name.to_owned()].into(), ..Concerned::default() };
+        self.sort_former(&deleted::groups_bound(before.into_iter().chain(self.bindings.get(name))));
         let now = self.bindings.get(name);
         for subject in before.into_iter().chain(now).flat_map(|binding| &binding.subjects) {
             if subject.kind == SubjectKind::Group {
@@ -379,8 +382,9 @@ impl Directory {
         self.native_changed(key, before.as_ref())
     }
 
-    fn native_changed(&self, key: &Key, before: Option<&Native>) -> Concerned {
+    fn native_changed(&mut self, key: &Key, before: Option<&Native>) -> Concerned {
         let mut concerned = Concerned::default();
+        self.sort_former(&deleted::groups_holding(before.into_iter().chain(self.natives.get(key))));
         // Whoever wants this name, and whoever it was made for.
         if let Some(name) = native::binding_of(&key.name) {
             concerned.bindings.extend(self.bindings.get(name).map(|binding| binding.name.clone()));

@@ -21,6 +21,8 @@ enum Claimed {
 pub struct Person {
     /// Its UID.
     pub uid: String,
+    /// Its creation, by kube-apiserver's clock.
+    pub created: Option<Timestamp>,
     /// Login name and RBAC subject name.
     pub username: String,
     /// Username and emails, folded: what at most one User holds at a time. The username comes first.
@@ -44,6 +46,7 @@ impl Person {
         let claimed = reported.and_then(|status| find(&status.conditions, NAME_CLAIMED));
         Self {
             uid: user.uid().unwrap_or_default(),
+            created: user.meta().creation_timestamp.as_ref().map(|created| created.0),
             username,
             identifiers: claim::wanted(user).iter().map(Identifier::folded).collect(),
             is_admin: user.spec.admin,

@@ -47,7 +47,13 @@ impl<K: Clone + Eq + Hash + Ord> Timeline<K> {
         due
     }
 
+    /// The key's next instant.
+    pub fn get(&self, key: &K) -> Option<Timestamp> {
+        self.instants.get(key).copied()
+    }
+
     /// How many keys have an instant.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.instants.len()
     }

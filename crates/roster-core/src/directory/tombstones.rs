@@ -19,6 +19,7 @@
 //! the deletion. A deletion that no replica has seen leaves no tombstone. A finalizer would close that gap, but it costs a
 //! write for each User that names a group, and such a User could then not be deleted while no operator runs.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
@@ -54,6 +55,9 @@ pub struct Tombstone {
     pub uid: String,
     /// Its login name.
     pub username: String,
+    /// Other login names by which replicas knew it when it was deleted: one had not heard of a rename yet.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub other_usernames: BTreeSet<String>,
     /// Its `spec.admin`.
     pub is_admin: bool,
     /// Groups that it named or whose selector matched it, whether or not they existed and accepted it. In order.
@@ -61,12 +65,19 @@ pub struct Tombstone {
     /// Its labels: a `memberSelector` that comes later, or comes back, may match them.
     #[serde(default)]
     pub labels: StoredLabels,
-    /// When Roster saw the deletion.
+    /// When the User was created, by kube-apiserver's clock. Earlier versions did not store it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Timestamp>,
+    /// When Roster saw the deletion, by the clock of the replica that stored this.
     pub deleted: Timestamp,
 }
 
-/// Most bytes of labels that a tombstone stores. People have a few hundred.
-const MOST_LABELS: usize = 16 * 1024;
+/// Most bytes of labels, keys and values together, that a tombstone stores. The policy `roster-metadata-size` admits no
+/// more on Users, so this is exceeded only by who may bind every role, or by Users from before that policy.
+pub const MOST_LABELS: usize = 16 * 1024;
+
+/// Most deleted Users that may have had the same username before somebody else can take it.
+pub const MOST_NAMESAKES: usize = 32;
 
 /// Labels of a deleted User.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -74,7 +85,8 @@ const MOST_LABELS: usize = 16 * 1024;
 pub enum StoredLabels {
     /// All of them.
     All(Labels),
-    /// More than [`MOST_LABELS`] bytes, none of which is stored. The guard assumes that every selector matches them.
+    /// More than [`MOST_LABELS`] bytes, or replicas that knew different ones. None is stored, and the guard assumes that
+    /// every selector matches them.
     TooLarge,
 }
 
@@ -83,6 +95,17 @@ impl StoredLabels {
     pub fn of(labels: Labels) -> Self {
         let size: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
         if size > MOST_LABELS { Self::TooLarge } else { Self::All(labels) }
+    }
+
+    /// Both of these: what two replicas knew of the same User.
+    fn merge(self, other: &Self) -> Self {
+        let (Self::All(mut labels), Self::All(others)) = (self, other) else { return Self::TooLarge };
+        for (key, value) in others {
+            if labels.entry(key.clone()).or_insert_with(|| value.clone()) != value {
+                return Self::TooLarge;
+            }
+        }
+        Self::of(labels)
     }
 
     /// Whether the User had no labels.
@@ -103,10 +126,37 @@ impl Tombstone {
         self.deleted.saturating_add(RETENTION).expect("a duration in hours has no units that saturation rejects")
     }
 
-    /// Whether this one, which is stored, makes storing the other one needless: it is of the same User, or of a later one
-    /// of the name.
-    pub fn replaces(&self, other: &Self) -> bool {
-        self.uid == other.uid || self.deleted > other.deleted
+    /// What is to be stored in place of `stored`, which has the same name. `None`: `stored` says all of this already, or
+    /// is of a later User of the name.
+    pub fn in_place_of(&self, stored: &Self) -> Option<Self> {
+        if self.uid == stored.uid {
+            return Some(stored.clone().merge(self)).filter(|merged| merged != stored);
+        }
+        (self.age(stored) != Ordering::Less).then(|| self.clone())
+    }
+
+    /// Whether the User is an earlier or a later one of the name. Clocks of replicas may differ, so this goes by
+    /// kube-apiserver's where it can.
+    fn age(&self, other: &Self) -> Ordering {
+        let by_creation = self.created.zip(other.created).map_or(Ordering::Equal, |(own, other)| own.cmp(&other));
+        by_creation.then(self.deleted.cmp(&other.deleted))
+    }
+
+    /// Adds what another replica knew of the same User. Everything that either knew counts.
+    fn merge(mut self, other: &Self) -> Self {
+        self.is_admin |= other.is_admin;
+        self.groups =
+            self.groups.into_iter().chain(other.groups.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect();
+        self.labels = self.labels.merge(&other.labels);
+        let usernames = other.other_usernames.iter().chain([&other.username]);
+        self.other_usernames.extend(usernames.filter(|username| **username != self.username).cloned());
+        self.created = self.created.or(other.created);
+        self
+    }
+
+    /// Every login name by which it was known, as written.
+    pub fn usernames(&self) -> impl Iterator<Item = &String> {
+        self.other_usernames.iter().chain([&self.username])
     }
 
     /// Reads the Secret. `None` if it does not parse or is stored under the name of another User.
@@ -176,9 +226,12 @@ struct Entry {
     tombstone: Tombstone,
     /// UID of the Secret that it is stored in.
     secret: Option<String>,
+    /// Whether this replica knows more than what is stored.
+    is_ahead: bool,
 }
 
-/// All tombstones. At most one for each name is stored; more are known only where two deletions were heard of differently.
+/// All tombstones. At most one for each name is stored; more are known only where several Users of the name were deleted
+/// one after the other.
 #[derive(Debug, Default)]
 pub struct Tombstones {
     /// By name and UID of the User.
@@ -194,14 +247,17 @@ impl Tombstones {
     pub fn note(&mut self, tombstone: Tombstone) {
         let is_known = self.entries.contains_key(&(tombstone.user.clone(), tombstone.uid.clone()));
         if !is_known {
-            self.insert(tombstone, None);
+            self.insert(Entry { tombstone, secret: None, is_ahead: false });
         }
     }
 
     /// Notes a tombstone that is stored, in the Secret of that UID.
-    pub fn set_stored(&mut self, tombstone: Tombstone, secret: String) {
-        self.remove_where(&tombstone.user, |entry| entry.secret.is_some());
-        self.insert(tombstone, Some(secret));
+    pub fn set_stored(&mut self, stored: Tombstone, secret: String) {
+        let known = self.entries.get(&(stored.user.clone(), stored.uid.clone()));
+        let merged = known.and_then(|known| known.tombstone.in_place_of(&stored));
+        self.remove_where(&stored.user, |entry| entry.secret.is_some() || entry.tombstone.uid == stored.uid);
+        let is_ahead = merged.is_some();
+        self.insert(Entry { tombstone: merged.unwrap_or(stored), secret: Some(secret), is_ahead });
     }
 
     /// Notes that the Secret is gone, of that UID if it is known.
@@ -240,6 +296,12 @@ impl Tombstones {
         self.in_force(found.filter_map(|(_, user, uid)| self.entries.get(&(user.clone(), uid.clone()))))
     }
 
+    /// Whether more than [`MOST_NAMESAKES`] tombstones of other Users have this name or username. Whoever takes the name is
+    /// judged by each of them, so the number is bounded.
+    pub fn is_worn_out(&self, name: &str, user: &str) -> bool {
+        self.known_as(name).filter(|tombstone| tombstone.user != user).take(MOST_NAMESAKES + 1).count() > MOST_NAMESAKES
+    }
+
     fn in_force<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> impl Iterator<Item = &'a Tombstone> {
         let now = self.now;
         entries.map(|entry| &entry.tombstone).filter(move |tombstone| tombstone.expires() > now)
@@ -264,15 +326,15 @@ impl Tombstones {
             let is_replaced = |entry: &&Entry| entry.tombstone.uid != living;
             return stored.filter(is_replaced).map_or(Step::Nothing, remove);
         }
-        let Some(latest) = self.entries_of(user).max_by_key(|entry| (entry.tombstone.deleted, entry.secret.is_some()))
-        else {
-            return Step::Nothing;
+        let by_age = |one: &&Entry, other: &&Entry| {
+            one.tombstone.age(&other.tombstone).then(one.secret.is_some().cmp(&other.secret.is_some()))
         };
+        let Some(latest) = self.entries_of(user).max_by(by_age) else { return Step::Nothing };
         let expires = latest.tombstone.expires();
         match &latest.secret {
             _ if expires <= now => remove(stored.unwrap_or(latest)),
-            Some(_) => Step::Wait(expires),
-            None => Step::Store(latest.tombstone.clone()),
+            Some(_) if !latest.is_ahead => Step::Wait(expires),
+            _ => Step::Store(latest.tombstone.clone()),
         }
     }
 
@@ -282,10 +344,9 @@ impl Tombstones {
         self.entries.range(from..).take_while(move |((known, _), _)| *known == user).map(|(_, entry)| entry)
     }
 
-    fn insert(&mut self, tombstone: Tombstone, secret: Option<String>) {
-        self.known_as.extend(ways_to(&tombstone));
-        let key = (tombstone.user.clone(), tombstone.uid.clone());
-        self.entries.insert(key, Entry { tombstone, secret });
+    fn insert(&mut self, entry: Entry) {
+        self.known_as.extend(ways_to(&entry.tombstone));
+        self.entries.insert((entry.tombstone.user.clone(), entry.tombstone.uid.clone()), entry);
     }
 
     fn remove_where(&mut self, user: &str, condition: impl Fn(&Entry) -> bool) {
@@ -301,9 +362,9 @@ impl Tombstones {
 }
 
 /// What a deleted User is looked up by, with its name and UID.
-fn ways_to(tombstone: &Tombstone) -> [(String, String, String); 2] {
-    let Tombstone { user, uid, username, .. } = tombstone;
-    [username, user].map(|way| (fold(way), user.clone(), uid.clone()))
+fn ways_to(tombstone: &Tombstone) -> impl Iterator<Item = (String, String, String)> {
+    let Tombstone { user, uid, .. } = tombstone;
+    tombstone.usernames().chain([user]).map(|way| (fold(way), user.clone(), uid.clone()))
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ fn tombstone(uid: &str, day: i64) -> Tombstone {
         user: "alice".to_owned(),
         uid: uid.to_owned(),
         username: "Alice.Smith".to_owned(),
+        other_usernames: BTreeSet::new(),
+        created: None,
         is_admin: false,
         groups: vec!["sre".to_owned()],
         labels: StoredLabels::All([("team".to_owned(), "a".to_owned())].into()),
@@ -129,4 +131,66 @@ fn a_follower_stores_what_the_leader_has_not_and_removes_nothing() {
     tombstones.set_stored(tombstone("u-1", 0), "s-1".to_owned());
     assert_eq!(step(&tombstones, at(1)), Step::Nothing);
     assert_eq!(step(&tombstones, at(90)), Step::Nothing);
+}
+
+#[test]
+fn what_two_replicas_knew_of_the_same_user_counts_together() {
+    let own = Tombstone {
+        username: "alice".to_owned(),
+        groups: vec!["web".to_owned()],
+        is_admin: true,
+        labels: StoredLabels::All([("floor".to_owned(), "3".to_owned())].into()),
+        ..tombstone("u-1", 1)
+    };
+    let stored = tombstone("u-1", 0);
+    let mut tombstones = Tombstones::default();
+    tombstones.note(own.clone());
+    tombstones.set_stored(stored.clone(), "s-1".to_owned());
+    let Step::Store(merged) = tombstones.next_step("alice", None, at(1)) else { panic!("{tombstones:?}") };
+    assert_eq!((merged.groups.as_slice(), merged.is_admin), (&["sre".to_owned(), "web".to_owned()][..], true));
+    let labels = [("floor", "3"), ("team", "a")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+    assert_eq!(merged.labels, StoredLabels::All(labels.into()));
+    assert_eq!(merged.usernames().collect::<Vec<_>>(), ["alice", "Alice.Smith"]);
+    assert_eq!(merged.deleted, stored.deleted, "a time of its own for each replica would be a write for each");
+    assert_eq!(merged.in_place_of(&stored), Some(merged.clone()));
+    tombstones.set_stored(merged.clone(), "s-1".to_owned());
+    assert_eq!(tombstones.next_step("alice", None, at(1)), Step::Wait(at(90)));
+    // The other replica stores nothing more, whichever of the two it hears of last.
+    let mut others = Tombstones::default();
+    others.note(stored.clone());
+    others.set_stored(merged.clone(), "s-1".to_owned());
+    assert_eq!((others.next_step("alice", None, at(1)), own.in_place_of(&merged)), (Step::Wait(at(90)), None));
+    assert_eq!(uids(others.known_as("alice.smith")), ["u-1"]);
+    // Without the Secret, the name is free under each of its usernames.
+    others.remove_stored("alice", Some("s-1"));
+    assert_eq!(others.known_as("alice").chain(others.known_as("alice.smith")).count(), 0);
+    assert!(others.known_as.is_empty());
+    let differs = Tombstone { labels: StoredLabels::All([("team".to_owned(), "b".to_owned())].into()), ..own };
+    assert_eq!(differs.in_place_of(&stored).unwrap().labels, StoredLabels::TooLarge, "either may be the right one");
+}
+
+#[test]
+fn of_two_users_of_a_name_the_later_one_counts_whatever_the_clocks_of_replicas_say() {
+    let created = |uid, created, deleted| Tombstone { created: Some(at(created)), ..tombstone(uid, deleted) };
+    let (first, second) = (created("u-1", 0, 9), created("u-2", 1, 5));
+    assert_eq!(second.in_place_of(&first), Some(second.clone()));
+    assert_eq!(first.in_place_of(&second), None);
+    let mut tombstones = Tombstones::default();
+    tombstones.set_stored(first, "s-1".to_owned());
+    tombstones.note(second.clone());
+    assert_eq!(tombstones.next_step("alice", None, at(6)), Step::Store(second));
+    // Without that, as earlier versions have stored it, by what they saw.
+    assert_eq!(tombstone("u-1", 3).in_place_of(&tombstone("u-2", 4)), None);
+}
+
+#[test]
+fn a_username_that_many_deleted_users_had_is_worn_out() {
+    let mut tombstones = Tombstones::default();
+    for i in 0..=MOST_NAMESAKES {
+        assert!(!tombstones.is_worn_out("ALICE.smith", "bob"), "{i}");
+        tombstones.note(Tombstone { user: format!("u{i}"), ..tombstone(&format!("u-{i}"), 0) });
+    }
+    assert!(tombstones.is_worn_out("ALICE.smith", "bob"));
+    assert!(!tombstones.is_worn_out("alice.smith", "u7"), "one of these may have its own again");
+    assert!(!tombstones.is_worn_out("u7", "bob"));
 }

@@ -29,15 +29,16 @@ pub const COUNTED: &[&str] = &[
 /// Pods that have not ended.
 pub const PODS: &str = "pods";
 
-/// The limits that a `quota` declares. What is no quantity is none: the schema lets nothing like that in.
+/// Returns the limits that a `quota` declares. A value that is not a quantity limits to zero: the schema rejects such values,
+/// but objects of earlier versions may have them.
 pub fn declared(quota: Option<&QuotaSpec>) -> Amounts {
     let hard = quota.map(|quota| &quota.hard).into_iter().flatten();
-    hard.filter_map(|(name, quantity)| {
+    hard.map(|(name, quantity)| {
         let amount = match quantity {
             Quantity::Integer(number) => Amount::units(*number),
-            Quantity::Text(text) => Amount::parse(text)?,
+            Quantity::Text(text) => Amount::parse(text).unwrap_or(Amount::ZERO),
         };
-        Some((name.clone(), amount.split(1, finest(name))))
+        (name.clone(), amount.split(1, finest(name)))
     })
     .collect()
 }

@@ -7,9 +7,10 @@
 
 use std::collections::BTreeSet;
 
-use kube::ResourceExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource, ResourceExt};
 use roster_api::role_binding::{RoleRef, Subject, SubjectKind};
-use roster_api::{Group, OWNER_LABEL, RoleBinding, User, UserSpec};
+use roster_api::{Group, OWNER_LABEL, RoleBinding, TOMBSTONE_SECRET_TYPE, User, UserSpec};
 use roster_credentials::claim::{Identifier, IdentifierKind, fold};
 
 use super::Policy;
@@ -19,7 +20,7 @@ use crate::directory::labels::Labels;
 use crate::directory::membership::DeclaredMembers;
 use crate::directory::native::{Grant, Holder};
 use crate::directory::person::Person;
-use crate::directory::tombstones::Tombstone;
+use crate::directory::tombstones::{MOST_NAMESAKES, Tombstone};
 use crate::directory::{Directory, declared_members};
 
 /// The label that every Namespace has without anybody's doing.
@@ -92,6 +93,17 @@ pub fn mistakable(new: &User, directory: &Directory) -> Option<String> {
     })
 }
 
+/// Why a User of that name can't have a name or username that many deleted Users had: each of them would have to be
+/// judged.
+pub fn worn_out(name: &str, text: &str, directory: &Directory) -> Option<String> {
+    directory.tombstones.is_worn_out(text, name).then(|| {
+        format!(
+            "spec.username: more than {MOST_NAMESAKES} deleted Users had the username {text}; choose another one, or \
+             delete Secrets of type {TOMBSTONE_SECRET_TYPE} that protect it"
+        )
+    })
+}
+
 /// Why a new Namespace, of a requester whose use is limited, would count against nobody. Without an owner it would escape
 /// the quota, and so it would with one who is not there, or who has no quota and no role that says who controls them.
 pub fn uncounted(new: &Labels, by: Option<&str>, directory: &Directory, policy: &Policy) -> Option<String> {
@@ -140,6 +152,9 @@ impl Judge<'_> {
     /// Deleting a User takes control of it, too: it could be created again with another password before somebody restores
     /// its groups.
     fn user(&mut self, old: Option<&User>, new: Option<&User>) {
+        if is_handed_over(old, new) {
+            self.user(old, None);
+        }
         if let Some(old) = old {
             self.successors(old, new);
         }
@@ -197,15 +212,17 @@ impl Judge<'_> {
 
     fn deleted<'b>(&mut self, tombstones: impl Iterator<Item = &'b Tombstone>) {
         for tombstone in tombstones {
-            let Tombstone { user, username, is_admin, deleted, .. } = tombstone;
+            let Tombstone { user, is_admin, deleted, .. } = tombstone;
             let (deleted, expires) = (deleted.strftime("%F"), tombstone.expires().strftime("%F"));
-            self.identity(&Identity {
-                who: format!("User {user} (deleted on {deleted}, its name is protected until {expires})"),
-                name: user,
-                username,
-                is_admin: *is_admin,
-                groups: self.directory.claims_of_deleted(tombstone),
-            });
+            for username in tombstone.usernames() {
+                self.identity(&Identity {
+                    who: format!("User {user} (deleted on {deleted}, its name is protected until {expires})"),
+                    name: user,
+                    username,
+                    is_admin: *is_admin,
+                    groups: self.directory.claims_of_deleted(tombstone),
+                });
+            }
         }
     }
 
@@ -235,6 +252,9 @@ impl Judge<'_> {
     }
 
     fn group(&mut self, old: Option<&Group>, new: Option<&Group>) {
+        if is_handed_over(old, new) {
+            self.group(old, None);
+        }
         let Some(name) = new.or(old).map(ResourceExt::name_any) else { return };
         let (before, after) = (old.map(declared_members), new.map(declared_members));
         if before == after {
@@ -267,7 +287,7 @@ impl Judge<'_> {
     /// What was bound before counts as well as what is bound afterwards: an identity that loses its roles for a moment
     /// would be easy to take over. Validity does not matter, as in the policies that decide.
     fn role_binding(&mut self, old: Option<&RoleBinding>, new: Option<&RoleBinding>) {
-        if old.map(|old| &old.spec) == new.map(|new| &new.spec) {
+        if !is_handed_over(old, new) && old.map(|old| &old.spec) == new.map(|new| &new.spec) {
             return;
         }
         for binding in old.into_iter().chain(new).map(Binding::of) {
@@ -396,6 +416,16 @@ impl Judge<'_> {
             .entry(Requirement::Bind(grant))
             .or_insert_with(|| Reason { identity: identity.to_owned(), by: by.to_owned() });
     }
+}
+
+/// Whether a change gives an object owners that it did not have, or leaves some of several. The garbage collector deletes
+/// it when they are gone, so whoever makes this change can have it deleted.
+fn is_handed_over<K: Resource>(old: Option<&K>, new: Option<&K>) -> bool {
+    let (Some(old), Some(new)) = (old, new) else { return false };
+    let owner = |owner: &OwnerReference| [&owner.api_version, &owner.kind, &owner.name, &owner.uid].map(Clone::clone);
+    let owners = |object: &K| object.owner_references().iter().map(owner).collect::<BTreeSet<_>>();
+    let after = owners(new);
+    !after.is_empty() && owners(old) != after
 }
 
 /// The part of a User's spec by which the identity is controlled: everything but what only describes the person. What

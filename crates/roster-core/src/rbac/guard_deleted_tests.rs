@@ -3,6 +3,7 @@
 use jiff::SignedDuration;
 
 use super::*;
+use crate::directory::native::{Key, Native};
 use crate::directory::tombstones::{RETENTION, StoredLabels};
 
 /// A Group `power` with a role, which selects the User `labelled`.
@@ -110,4 +111,139 @@ fn a_name_is_free_after_its_retention_even_if_nobody_removes_the_tombstone() {
     assert_eq!(required(&create, &directory), [EDIT]);
     directory.advance(NOW + RETENTION);
     assert!(required(&create, &directory).is_empty());
+}
+
+#[test]
+fn i4_many_deleted_groups_do_not_make_the_guard_forget_the_one_that_holds_a_role() {
+    let mut directory = directory();
+    let (labelled, _) = labelled(&mut directory);
+    directory.remove_group("power", NOW);
+    let credential = Change::Credential(["labelled"].into());
+    let selector = LabelSelector { match_labels: labelled.metadata.labels.clone(), ..LabelSelector::default() };
+    for i in 0..10_010 {
+        let name = format!("g{i}");
+        let spec = GroupSpec { member_selector: Some(selector.clone()), ..GroupSpec::default() };
+        directory.set_group(&group(&name, spec), NOW);
+        directory.remove_group(&name, NOW);
+    }
+    assert_eq!(required(&credential, &directory), [EDIT]);
+    assert_eq!(directory.memberships.claims("labelled"), ["power".to_owned()].into(), "the others grant nothing");
+}
+
+#[test]
+fn i4_a_deleted_group_counts_while_anything_names_it() {
+    let credential = Change::Credential(["labelled"].into());
+    let mut directory = Directory::new(false);
+    let (_, power) = labelled(&mut directory);
+    directory.remove_group("power", NOW);
+    assert!(required(&credential, &directory).is_empty());
+    // A RoleBinding.
+    directory.set_binding(&binding("power-edit", SubjectKind::Group, "power"), NOW);
+    assert_eq!(required(&credential, &directory), [EDIT]);
+    directory.remove_binding("power-edit");
+    assert!(required(&credential, &directory).is_empty());
+    // A native binding.
+    let native = Native {
+        key: Key { namespace: None, name: "power".to_owned() },
+        uid: "n".to_owned(),
+        resource_version: 1,
+        role: RoleRef::cluster_role("edit"),
+        holders: [Holder::Group("power".to_owned())].into(),
+        has_others: false,
+        owner: None,
+        is_marked: false,
+    };
+    directory.set_native(native.clone());
+    assert_eq!(required(&credential, &directory), [EDIT]);
+    directory.remove_native(&native.key, None);
+    assert!(required(&credential, &directory).is_empty());
+    // A Group that it is nested in, two levels up.
+    directory.set_binding(&binding("top-edit", SubjectKind::Group, "top"), NOW);
+    let nesting = |child: &str| GroupSpec { member_groups: vec![child.to_owned()], ..GroupSpec::default() };
+    directory.set_group(&group("middle", nesting("power")), NOW);
+    directory.set_group(&group("top", nesting("middle")), NOW);
+    assert_eq!(required(&credential, &directory), [EDIT]);
+    directory.remove_group("top", NOW);
+    assert!(required(&credential, &directory).is_empty());
+    directory.set_group(&group("top", nesting("middle")), NOW);
+    assert_eq!(required(&credential, &directory), [EDIT]);
+    directory.set_group(&power, NOW);
+    directory.remove_user("labelled", NOW);
+    assert!(directory.memberships.claims("labelled").is_empty(), "nothing is left of it");
+}
+
+#[test]
+fn i4_a_label_that_adds_a_second_way_into_a_deleted_group_counts() {
+    let mut directory = directory();
+    let (labelled, _) = labelled(&mut directory);
+    directory.remove_group("power", NOW);
+    let member = in_group("member", "power");
+    directory.set_user(&member, NOW);
+    let mut twice = member.clone();
+    twice.metadata.labels.clone_from(&labelled.metadata.labels);
+    assert_eq!(required(&Change::User(Some(&member), Some(&twice)), &directory), [EDIT]);
+    assert_eq!(required(&Change::User(Some(&twice), Some(&member)), &directory), [EDIT]);
+}
+
+#[test]
+fn i4_every_username_of_a_deleted_user_counts_as_written() {
+    let mut directory = Directory::new(false);
+    let native = |name: &str| Native {
+        key: Key { namespace: None, name: name.to_owned() },
+        uid: name.to_owned(),
+        resource_version: 1,
+        role: RoleRef::cluster_role(name),
+        holders: [Holder::User(name.to_owned())].into(),
+        has_others: false,
+        owner: None,
+        is_marked: false,
+    };
+    for name in ["Alice", "Smith", "ALICE"] {
+        directory.set_native(native(name));
+    }
+    let alice = Tombstone {
+        user: "u".to_owned(),
+        uid: "u".to_owned(),
+        username: "Alice".to_owned(),
+        other_usernames: ["Smith".to_owned()].into(),
+        created: None,
+        is_admin: false,
+        groups: Vec::new(),
+        labels: StoredLabels::default(),
+        deleted: NOW,
+    };
+    directory.tombstones.note(alice);
+    let spec = |username: &str| UserSpec { username: Some(username.into()), ..UserSpec::default() };
+    let expected = ["ClusterRole Alice in the whole cluster", "ClusterRole Smith in the whole cluster"];
+    for taker in [user("u", UserSpec::default()), user("x", spec("alice")), user("x", spec("SMITH"))] {
+        assert_eq!(required(&Change::User(None, Some(&taker)), &directory), expected, "{taker:?}");
+    }
+}
+
+/// Kubernetes compares the names of subjects exactly, so a native binding is that of the one username that is written so.
+#[test]
+fn a_native_binding_in_another_letter_case_is_that_of_another_username() {
+    let mut directory = Directory::new(false);
+    let holders = [Holder::User("Jane".to_owned()), Holder::Group("Power".to_owned())].into();
+    directory.set_native(Native {
+        key: Key { namespace: None, name: "native".to_owned() },
+        uid: "n".to_owned(),
+        resource_version: 1,
+        role: RoleRef::cluster_role("edit"),
+        holders,
+        has_others: false,
+        owner: None,
+        is_marked: false,
+    });
+    let spec = |username: &str| UserSpec { username: Some(username.into()), ..UserSpec::default() };
+    let (same, lower) = (user("jane", spec("Jane")), user("jane", UserSpec::default()));
+    assert_eq!(required(&Change::User(None, Some(&same)), &directory), [EDIT]);
+    assert!(required(&Change::User(None, Some(&lower)), &directory).is_empty());
+    assert_eq!(required(&Change::User(Some(&lower), Some(&same)), &directory), [EDIT], "a rename into it");
+    assert_eq!(required(&Change::User(Some(&same), Some(&lower)), &directory), [EDIT], "a rename out of it");
+    assert!(required(&Change::User(None, Some(&in_group("joe", "power"))), &directory).is_empty());
+    for (person, held) in [(&same, &[EDIT][..]), (&lower, &[])] {
+        directory.set_user(person, NOW);
+        assert_eq!(required(&Change::Credential(["jane"].into()), &directory), held);
+    }
 }

@@ -480,3 +480,5 @@ fn i4_nobody_is_named_like_the_username_of_somebody_else() {
 
 #[path = "guard_deleted_tests.rs"]
 mod deleted;
+#[path = "guard_owner_tests.rs"]
+mod owners;

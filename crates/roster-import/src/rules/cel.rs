@@ -10,7 +10,6 @@ use cel::{Context, Env, Value as Cel};
 use jiff::Timestamp;
 use regex::Regex;
 use roster_api::schema::UNIQUE_BY;
-use roster_core::quota::amount::Amount;
 use serde_json::Value;
 
 use super::schema::{Rule, Schema};
@@ -106,11 +105,6 @@ fn declare(context: &mut Context<'static, 'static>) -> Result<(), cel::Declarati
     })?;
     context.add_function("getHostname", |This(text): This<Arc<String>>| {
         url(&text).and_then(|url| url.host().map(str::to_owned)).unwrap_or_default()
-    })?;
-    context.add_function("isQuantity", |text: Arc<String>| Amount::parse(&text).is_some())?;
-    context.add_function("quantity", |text: Arc<String>| text.to_string())?;
-    context.add_function("compareTo", |This(left): This<Arc<String>>, right: Arc<String>| {
-        Amount::parse(&left).cmp(&Amount::parse(&right)) as i64
     })?;
     context.add_function("timestamp", |text: Arc<String>| microseconds(&text))
 }

@@ -39,6 +39,7 @@ fn the_full_example_is_allowed() {
 #[case(json!({"allowedCIDRs": ["10.0.0.0"]}), "spec.allowedCIDRs[0]", "CIDR")]
 #[case(json!({"quota": {"hard": {"bananas": "1"}}}), "spec.quota.hard", "a name must be")]
 #[case(json!({"quota": {"hard": {"pods": "-1"}}}), "spec.quota.hard", "quantity of zero or more")]
+#[case(json!({"quota": {"hard": {"pods": "1e9999999"}}}), "spec.quota.hard", "quantity of zero or more")]
 #[case(json!({"quota": {"hard": {"pods": -1}}}), "spec.quota.hard", "quantity of zero or more")]
 #[case(json!({"notification": {"type": "webhook", "url": "http://example.com"}}), "spec.notification.url", "https URL")]
 #[case(json!({"extra": {"kubernetes.io/x": ["1"]}}), "spec.extra", "reserved")]

@@ -297,6 +297,7 @@ impl Feed<'_> {
 pub fn prune<K: Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
     object.meta_mut().annotations = None;
+    object.meta_mut().owner_references = None;
 }
 
 /// The directory knows who is in a group.

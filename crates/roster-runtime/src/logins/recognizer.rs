@@ -33,7 +33,7 @@ pub struct Recognizer {
 
 /// Keys that are looked up at the same time. Anyone can make one up for a User whose UID they know, and each costs the API
 /// server a request.
-const LOOKUPS: NetworkPermitLimits = NetworkPermitLimits { total: 64, direct: 48, of_network: 24 };
+const LOOKUPS: NetworkPermitLimits = NetworkPermitLimits { total: 64, direct: 48, of_network: 24, of_site: 36 };
 
 /// Longest time that a request from a network of kube-apiserver waits for a look-up.
 const LOOKUP_WAIT: Duration = Duration::from_secs(2);
@@ -250,8 +250,10 @@ mod tests {
             looking.len() - before
         };
         assert_eq!(look_up(stranger(1), LOOKUPS.total).await, LOOKUPS.of_network);
-        assert_eq!(look_up(stranger(2), LOOKUPS.total).await, LOOKUPS.direct - LOOKUPS.of_network);
+        assert_eq!(look_up(stranger(2), LOOKUPS.total).await, LOOKUPS.of_site - LOOKUPS.of_network);
         assert_eq!(look_up(stranger(3), 1).await, 0);
+        let elsewhere = RequestNetwork::new([198, 51, 100, 1].into(), false);
+        assert_eq!(look_up(elsewhere, LOOKUPS.total).await, LOOKUPS.direct - LOOKUPS.of_site);
         let api_server = RequestNetwork::new([192, 0, 2, 9].into(), true);
         assert_eq!(look_up(api_server, LOOKUPS.total - LOOKUPS.direct).await, LOOKUPS.total - LOOKUPS.direct);
     }

@@ -155,7 +155,7 @@ impl Verifier {
         (limits, policy, sealer): (Limits, Arc<PasswordPolicy>, Arc<Sealer>),
         metrics: Arc<Metrics>,
     ) -> Self {
-        let decoy = PasswordHash::create(hex(&random::<16>()).as_bytes(), pool.cost(), &mut Memory::default());
+        let decoy = PasswordHash::create(&hex(&random::<16>()), pool.cost(), &mut Memory::default());
         let turns = (0..STRIPES).map(|_| Turn::default()).collect();
         let judging = (0..STRIPES).map(|_| Judging::default()).collect();
         Self {
@@ -419,7 +419,7 @@ impl Verifier {
             return Ok(hash);
         }
         for used in &used {
-            if self.pool.verify(password, used).await? {
+            if self.pool.is_same(password, used).await? {
                 return Err(Unacceptable::UsedBefore(self.policy.history + 1).into());
             }
         }
@@ -436,7 +436,7 @@ impl Verifier {
         hashed: &mut Hashed,
     ) -> Result<(), Failure> {
         let (Secret::Password(password), Some(hash)) = (shown.secret, &credential.hash) else { return Ok(()) };
-        if !hash.is_outdated(self.pool.cost()) {
+        if !hash.is_outdated(self.pool.cost()) || !hash.covers(password.expose_secret()) {
             return Ok(());
         }
         let replaced = vec![hash.clone()];

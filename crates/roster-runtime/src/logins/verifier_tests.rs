@@ -140,7 +140,7 @@ impl OneUser {
 }
 
 fn secret(user: &User, password: &str, revision: &str) -> serde_json::Value {
-    let hash = PasswordHash::create(password.as_bytes(), Argon2idCost::default(), &mut Memory::default());
+    let hash = PasswordHash::create(password, Argon2idCost::default(), &mut Memory::default());
     let credential = Credential { hash: Some(hash), ..Credential::default() };
     let identifier = Identifier { kind: IdentifierKind::Username, text: "jane".into() };
     let mut secret = build(user, "default", &identifier, &credential);

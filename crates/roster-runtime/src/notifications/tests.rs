@@ -72,6 +72,7 @@ impl Receiver {
             limits: LIMITS,
             app,
             is_api_server: Arc::new(|_| false),
+            api_servers: Vec::new(),
             shed: Metrics::default().connections_shed,
             leaving: shutdown.clone(),
         };

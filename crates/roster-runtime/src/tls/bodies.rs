@@ -13,14 +13,13 @@ use std::time::Duration;
 use axum::body::{Body, HttpBody, to_bytes};
 use axum::extract::Request;
 use http_body_util::LengthLimitError;
-use ipnet::IpNet;
 use roster_credentials::network::network_of;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::connections::Connection;
+use super::network_permits::{NetworkSeat, NetworkSeats};
 use super::peer::Peer;
-use crate::operations::seats::{Seat, Seats};
 
 /// Longest time for a body, including the wait for the budget.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,9 +29,11 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct BodyLimits {
     /// Bytes of one body.
     pub most_bytes: usize,
-    /// Bodies that one peer may be sending at the same time. A network with proven connections of kube-apiserver is not
-    /// limited: its TokenReviews prove nothing themselves.
+    /// Bodies that one peer may be sending at the same time. A network that holds proven connections of kube-apiserver is
+    /// not limited: its TokenReviews prove nothing themselves.
     pub of_a_peer: usize,
+    /// The same for all peers of one site.
+    pub of_a_site: usize,
     /// Bytes of all bodies that are read or handled at the same time.
     pub budget: usize,
     /// Bodies up to this size are not charged to the budget, so that they do not wait for larger ones. The number of
@@ -68,14 +69,15 @@ pub enum BodyError {
 pub struct BodyReader {
     limits: BodyLimits,
     timeout: Duration,
-    peers: Arc<Seats<IpNet>>,
+    peers: NetworkSeats,
     budget: Arc<Semaphore>,
 }
 
 impl BodyReader {
     /// A reader with a budget of its own.
     pub fn new(limits: BodyLimits) -> Self {
-        let (peers, budget) = (Seats::new(limits.of_a_peer), Arc::new(Semaphore::new(limits.budget)));
+        let peers = NetworkSeats::new(limits.of_a_peer, limits.of_a_site);
+        let budget = Arc::new(Semaphore::new(limits.budget));
         Self { limits, timeout: BODY_TIMEOUT, peers, budget }
     }
 
@@ -118,7 +120,7 @@ impl BodyReader {
         self.budget.available_permits()
     }
 
-    fn permit_for(&self, request: &Request) -> Result<Option<Seat<IpNet>>, BodyError> {
+    fn permit_for(&self, request: &Request) -> Result<Option<NetworkSeat>, BodyError> {
         let connection = request.extensions().get::<Arc<Connection>>();
         if connection.is_some_and(|connection| connection.is_beside_api_server()) {
             return Ok(None);
@@ -143,7 +145,7 @@ mod tests {
     use axum::body::Bytes;
     use futures::stream;
 
-    const LIMITS: BodyLimits = BodyLimits { most_bytes: 100, of_a_peer: 2, budget: 150, free_bytes: 0 };
+    const LIMITS: BodyLimits = BodyLimits { most_bytes: 100, of_a_peer: 2, of_a_site: 3, budget: 150, free_bytes: 0 };
 
     /// That waits no longer than a test should.
     fn impatient() -> BodyReader {
@@ -212,6 +214,11 @@ mod tests {
         }
         assert_eq!(reader.read(request(1, Body::empty())).await.map(drop).unwrap_err(), BodyError::TooManyOfPeer);
         assert!(reader.read(request(2, Body::empty())).await.is_ok());
+        let mut neighbour = Box::pin(reader.read(request(2, announced())));
+        assert!(futures::poll!(&mut neighbour).is_pending());
+        let refused = reader.read(request(3, Body::empty())).await.map(drop).unwrap_err();
+        assert_eq!(refused, BodyError::TooManyOfPeer, "it is of the same site");
+        drop(neighbour);
         sending.pop();
         assert!(reader.read(request(1, Body::empty())).await.is_ok());
     }

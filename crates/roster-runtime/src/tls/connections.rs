@@ -7,7 +7,8 @@
 //!
 //! Anonymous and authenticated connections share a part of the table, so there is always room for
 //! kube-apiserver, whose connections are never closed for others. When room is short, connections whose clients do not
-//! read go first, and then idle ones: closing one loses no work, and HTTP clients reconnect.
+//! read go first, and then idle ones: closing one loses no work, and HTTP clients reconnect. Busy ones go last, and only
+//! for the benefit of a site that holds fewer connections, or of a network of the same site that does.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -17,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use roster_credentials::network::network_of;
+use roster_credentials::network::{network_of, site_of};
 use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, Standing};
@@ -28,11 +29,12 @@ use crate::metrics::CounterBy;
 pub struct Limits {
     /// All connections together.
     pub total: usize,
-    /// Unproven ones of networks that kube-apiserver does not use.
+    /// Unproven ones of networks that kube-apiserver does not use. Up to half of them, authenticated ones are not closed
+    /// while they are busy.
     pub untrusted: usize,
     /// Anonymous ones of one network.
     pub anonymous_of_network: usize,
-    /// Anonymous ones of a network that kube-apiserver has proven connections from: each of its requests may take one
+    /// Anonymous ones of a network that holds proven connections of kube-apiserver: each of its requests may take one
     /// until it is proven.
     pub anonymous_beside_api_server: usize,
     /// Authenticated ones of one network. Further ones stay anonymous.
@@ -41,13 +43,16 @@ pub struct Limits {
     pub closing: usize,
     /// Shortest time between two searches of a full table. Up to [`CANDIDATES`] connections are evicted in between.
     pub search_interval: Duration,
+    /// Whether the oldest connection makes room if no other one can, even if it is busy. For ports whose requests are
+    /// answered at once: whoever keeps a connection open for long is not waiting for an answer.
+    pub closes_oldest: bool,
 }
 
 /// Limits of the TLS port.
 ///
 /// kube-apiserver has up to 1,024 watches and 600 requests in flight by default, each with a connection of its own. A
 /// browser opens 6 connections and a Go client rarely more than a few dozen, so 256 are enough for the people behind one
-/// NAT gateway to log in at the same time, and six addresses are needed to fill the table.
+/// NAT gateway to log in at the same time. Six addresses fill the table, and then make room for addresses of other sites.
 pub const LIMITS: Limits = Limits {
     total: 4096,
     untrusted: 1536,
@@ -56,21 +61,24 @@ pub const LIMITS: Limits = Limits {
     authenticated_of_network: 512,
     closing: 256,
     search_interval: Duration::from_millis(10),
+    closes_oldest: false,
 };
 
-/// Limits of the probe port: kubelet opens a connection for each probe, and Prometheus keeps one or two.
+/// Limits of the probe port: kubelet opens a connection for each probe, and Prometheus keeps one or two. Probes are answered
+/// within milliseconds, so a new connection has its answer before 512 others have come.
 pub const PROBE_LIMITS: Limits = Limits {
     total: 512,
     untrusted: 512,
     anonymous_of_network: 64,
     anonymous_beside_api_server: 64,
     authenticated_of_network: 0,
-    closing: 64,
+    closing: 512,
     search_interval: Duration::from_millis(10),
+    closes_oldest: true,
 };
 
-/// How long a network has the reserved room after its last proven connection of kube-apiserver, which closes idle
-/// connections after 90 s.
+/// How long a network has reserved room after its last proven connection of kube-apiserver, which closes idle connections
+/// after 90 s. It has no other privilege by then: its address may belong to somebody else.
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
 /// Connections that one search of a full table finds.
@@ -122,9 +130,9 @@ impl Connection {
         }
     }
 
-    /// Whether its network holds proven connections of kube-apiserver, this one perhaps among them, or did lately.
+    /// Whether its network holds proven connections of kube-apiserver at this moment, this one perhaps among them.
     pub fn is_beside_api_server(&self) -> bool {
-        self.trust() == Trust::ApiServer || self.table.has_api_server(&self.network)
+        self.trust() == Trust::ApiServer || self.table.state().has_api_server(&self.network)
     }
 
     /// The network that the connection counts for.
@@ -189,8 +197,11 @@ struct Candidates {
 #[derive(Debug, Default)]
 struct State {
     next_id: u64,
-    open: HashMap<u64, Arc<Connection>>,
+    /// The oldest first.
+    open: BTreeMap<u64, Arc<Connection>>,
     networks: HashMap<IpNet, Network>,
+    /// Connections of each site that are not proven to be kube-apiserver's.
+    sites: HashMap<IpNet, usize>,
     /// Networks that kube-apiserver uses: when a connection was last proven, or the last proven one ended.
     api_servers: HashMap<IpNet, Instant>,
     total: ByTrust,
@@ -203,9 +214,15 @@ impl State {
         self.networks.get(network).map(|network| network.held).unwrap_or_default()
     }
 
+    /// Whether the network holds proven connections of kube-apiserver.
     fn has_api_server(&self, network: &IpNet) -> bool {
-        let is_remembered = || self.api_servers.get(network).is_some_and(|proven| proven.elapsed() < REMEMBERED);
-        self.held(network)[Trust::ApiServer as usize] > 0 || is_remembered()
+        self.held(network)[Trust::ApiServer as usize] > 0
+    }
+
+    /// Whether the network has reserved room, because kube-apiserver uses it or did lately.
+    fn is_reserved(&self, network: &IpNet) -> bool {
+        self.has_api_server(network)
+            || self.api_servers.get(network).is_some_and(|proven| proven.elapsed() < REMEMBERED)
     }
 
     /// Remembers that the network has had a proven connection of kube-apiserver until now.
@@ -217,18 +234,33 @@ impl State {
         self.api_servers.retain(|network, proven| proven.elapsed() < REMEMBERED || has_proven(network));
     }
 
-    /// Connections that are not proven, of networks that kube-apiserver does not use. Those of its networks are never closed
-    /// for others, so they must not take the places of others either.
-    fn strangers(&self) -> usize {
+    /// Connections that are not proven, of networks that have no reserved room, and how many of them are authenticated.
+    /// Those with reserved room are never closed for others, so they must not take the places of others either.
+    fn strangers(&self) -> (usize, usize) {
         let [anonymous, authenticated, _] = self.total;
-        let beside = self.api_servers.keys().filter(|network| self.has_api_server(network));
-        anonymous + authenticated - beside.map(|network| self.untrusted(network)).sum::<usize>()
+        let beside = self.api_servers.keys().filter(|network| self.is_reserved(network));
+        beside
+            .map(|network| self.held(network))
+            .fold((anonymous + authenticated, authenticated), |(all, authenticated), beside| {
+                (all - beside[0] - beside[1], authenticated - beside[1])
+            })
     }
 
-    /// Connections of the network that may be evicted.
+    /// Connections of the network that are not proven to be kube-apiserver's.
     fn untrusted(&self, network: &IpNet) -> usize {
         let [anonymous, authenticated, _] = self.held(network);
         anonymous + authenticated
+    }
+
+    /// How much the network holds: the connections of its site, and its own, without those of kube-apiserver.
+    fn share(&self, network: &IpNet) -> (usize, usize) {
+        (self.sites.get(&site_of(*network)).copied().unwrap_or_default(), self.untrusted(network))
+    }
+
+    /// Whether `network` holds less than `other`, also with one connection more.
+    fn holds_less(&self, network: &IpNet, other: &IpNet) -> bool {
+        let ((site, own), (other_site, others)) = (self.share(network), self.share(other));
+        if site_of(*network) == site_of(*other) { own + 1 < others } else { site + 1 < other_site }
     }
 
     fn add(&mut self, connection: &Arc<Connection>) {
@@ -237,6 +269,9 @@ impl State {
         network.held[trust] += 1;
         network.open.insert(connection.id, Arc::clone(connection));
         self.total[trust] += 1;
+        if connection.trust() < Trust::ApiServer {
+            *self.sites.entry(site_of(connection.network)).or_default() += 1;
+        }
         self.open.insert(connection.id, Arc::clone(connection));
     }
 
@@ -247,6 +282,8 @@ impl State {
         self.total[trust] -= 1;
         if connection.trust() == Trust::ApiServer {
             self.remember_api_server(connection.network);
+        } else {
+            self.leave_site(site_of(connection.network));
         }
         if let Some(network) = self.networks.get_mut(&connection.network) {
             network.held[trust] -= 1;
@@ -256,6 +293,15 @@ impl State {
             }
         }
         Some(connection)
+    }
+
+    fn leave_site(&mut self, site: IpNet) {
+        if let Some(count) = self.sites.get_mut(&site) {
+            *count -= 1;
+            if *count == 0 {
+                self.sites.remove(&site);
+            }
+        }
     }
 
     fn evict(&mut self, id: u64) {
@@ -274,44 +320,66 @@ impl State {
     }
 
     /// The connection that costs least to close in favour of one more of `network`.
-    fn least_valuable(&mut self, network: &IpNet, search_interval: Duration) -> Option<u64> {
-        if self.candidates.searched.is_none_or(|searched| searched.elapsed() >= search_interval) {
-            self.candidates = Candidates { ids: self.search(), searched: Some(Instant::now()) };
+    fn least_valuable(&mut self, network: &IpNet, limits: &Limits) -> Option<u64> {
+        if self.candidates.searched.is_none_or(|searched| searched.elapsed() >= limits.search_interval) {
+            self.candidates = Candidates { ids: self.search(limits), searched: Some(Instant::now()) };
         }
         // A candidate that must not make room for this network stays one for others: whoever holds most would otherwise
         // use up all candidates, and keep out those who hold little.
         let mut ids = std::mem::take(&mut self.candidates.ids);
-        let found = ids.iter().rposition(|id| self.is_fair(*id, network));
+        let found = ids.iter().rposition(|id| self.is_fair(*id, network, limits));
         let found = found.map(|index| ids.remove(index));
         self.candidates.ids = ids;
         found
     }
 
-    /// Whether a connection may be closed in favour of one more of `network`. Work under way is ended only if it is a
-    /// stranger's, and for a network that holds less.
-    fn is_fair(&self, id: u64, network: &IpNet) -> bool {
+    /// Whether a connection may be closed in favour of one more of `network`. Work under way is ended only for a site or
+    /// network that holds less.
+    fn is_fair(&self, id: u64, network: &IpNet, limits: &Limits) -> bool {
         let Some(connection) = self.open.get(&id) else { return false };
-        if self.has_api_server(&connection.network) {
-            return false;
-        }
-        connection.activity.standing().0 < Standing::Busy
-            || (connection.trust() == Trust::Anonymous
-                && self.untrusted(network) + 1 < self.untrusted(&connection.network))
+        let standing = connection.activity.standing().0;
+        self.is_evictable(connection, standing, limits)
+            && (standing < Standing::Busy || self.holds_less(network, &connection.network))
     }
 
-    /// The connections that cost least to close, the cheapest last: stalled before idle before busy or new, anonymous
-    /// before authenticated, of the network that holds most, and of those the oldest.
-    fn search(&self) -> Vec<u64> {
-        let candidates = self.open.values().filter(|connection| !self.has_api_server(&connection.network));
-        let keyed = candidates.map(|connection| {
-            let (standing, since) = connection.activity.standing();
-            let most = Reverse(self.untrusted(&connection.network));
-            ((standing, connection.trust()), (most, since, connection.id))
+    /// Whether a connection may be closed for others at all. Tokens that work are worth a part of the room: strangers must
+    /// not push those out who are logged in. Beyond it, those who are logged in must not keep everybody else out.
+    fn is_evictable(&self, connection: &Connection, standing: Standing, limits: &Limits) -> bool {
+        let is_protected = standing == Standing::Busy
+            && connection.trust() == Trust::Authenticated
+            && self.strangers().1 <= limits.untrusted / 2;
+        !is_protected && !self.is_reserved(&connection.network)
+    }
+
+    /// The connections that cost least to close, the cheapest last: stalled before idle before busy or new. Of idle ones,
+    /// anonymous before authenticated, and of all of them those of the site, and in it of the network, that holds most.
+    /// Then the oldest, but the newest of those that are busy with a valid token: a watch is worth more the longer it lasts.
+    fn search(&self, limits: &Limits) -> Vec<u64> {
+        let keyed = self.open.values().filter_map(|connection| {
+            let ((standing, since), trust) = (connection.activity.standing(), connection.trust());
+            if !self.is_evictable(connection, standing, limits) {
+                return None;
+            }
+            let is_busy = standing == Standing::Busy;
+            let by_trust = if is_busy { Trust::Anonymous } else { trust };
+            let age = if is_busy && trust == Trust::Authenticated {
+                (None, u64::MAX - connection.id)
+            } else {
+                (Some(since), connection.id)
+            };
+            let most = Reverse(self.share(&connection.network));
+            Some(((standing, by_trust), (most, trust, age), connection.id))
         });
         let mut keyed: Vec<_> = keyed.collect();
         keyed.sort_unstable();
         keyed.truncate(CANDIDATES);
-        keyed.into_iter().rev().map(|(_, (.., id))| id).collect()
+        keyed.into_iter().rev().map(|(.., id)| id).collect()
+    }
+
+    /// The oldest connection of a set that may be closed for others.
+    fn oldest(&self, mut of: impl FnMut(&Connection) -> bool) -> Option<u64> {
+        let evictable = self.open.iter().filter(|(_, connection)| !self.is_reserved(&connection.network));
+        evictable.into_iter().find(|(_, connection)| of(connection)).map(|(id, _)| *id)
     }
 }
 
@@ -362,21 +430,32 @@ impl ConnectionTable {
         let limits = &self.limits;
         let [anonymous, ..] = state.held(network);
         // A new connection of kube-apiserver is anonymous until its first request: its network has the reserved room.
-        let is_reserved = state.has_api_server(network);
-        let most = if is_reserved { limits.anonymous_beside_api_server } else { limits.anonymous_of_network };
-        let is_full = state.open.len() >= limits.total || (!is_reserved && state.strangers() >= limits.untrusted);
-        if anonymous < most && !is_full {
+        let most = if state.has_api_server(network) {
+            limits.anonymous_beside_api_server
+        } else {
+            limits.anonymous_of_network
+        };
+        let is_crowded = !state.is_reserved(network) && state.strangers().0 >= limits.untrusted;
+        let is_full = state.open.len() >= limits.total || is_crowded;
+        let may_have_more = anonymous < most;
+        if may_have_more && !is_full {
             return Ok(None);
         }
         if state.closing >= limits.closing {
             return Err(Full);
         }
-        let strangers = if anonymous < most { state.least_valuable(network, limits.search_interval) } else { None };
-        strangers.or_else(|| state.idle_of(network)).map(Some).ok_or(Full)
+        let strangers = if may_have_more { state.least_valuable(network, limits) } else { None };
+        let found = strangers.or_else(|| state.idle_of(network));
+        let found = found.or_else(|| {
+            let oldest = || state.oldest(|connection| may_have_more || connection.network == *network);
+            if limits.closes_oldest { oldest() } else { None }
+        });
+        found.map(Some).ok_or(Full)
     }
 
-    fn has_api_server(&self, network: &IpNet) -> bool {
-        self.state().has_api_server(network)
+    /// Reserves room for an address from which kube-apiserver is expected. Nothing else follows from it.
+    pub fn expect_api_server(&self, address: IpAddr) {
+        self.state().api_servers.insert(network_of(address), Instant::now());
     }
 
     fn promote(&self, connection: &Connection, trust: Trust) {

@@ -12,6 +12,7 @@ const SMALL: Limits = Limits {
     authenticated_of_network: 3,
     closing: 1000,
     search_interval: Duration::ZERO,
+    closes_oldest: false,
 };
 
 fn table() -> Arc<ConnectionTable> {
@@ -20,6 +21,26 @@ fn table() -> Arc<ConnectionTable> {
 
 fn address(last: u8) -> IpAddr {
     [192, 0, 2, last].into()
+}
+
+/// Of a network of its own, in one of the sites.
+fn of_site(site: u16, network: u16) -> IpAddr {
+    std::net::Ipv6Addr::new(0x2001, 0xdb8, site, network, 0, 0, 0, 1).into()
+}
+
+/// As many busy connections as there is room for, each of a network of its own.
+fn fill_by_site(table: &Arc<ConnectionTable>, site: u16, trust: Trust) -> Vec<(OpenConnection, InFlight)> {
+    let admitted = (0..1000).map_while(|network| {
+        let open = table.admit(of_site(site, network))?;
+        open.connection().mark(trust);
+        let request = busy(&open);
+        Some((open, request))
+    });
+    admitted.collect()
+}
+
+fn evicted(connections: &[(OpenConnection, InFlight)]) -> Vec<usize> {
+    connections.iter().enumerate().filter(|(_, (open, _))| is_evicted(open)).map(|(at, _)| at).collect()
 }
 
 fn is_evicted(open: &OpenConnection) -> bool {
@@ -238,6 +259,89 @@ fn a_network_of_kube_apiserver_keeps_its_room_after_its_last_connection() {
     assert!(!strangers.iter().chain(&again).any(is_evicted));
 }
 
+#[test]
+fn a_network_that_kube_apiserver_has_used_lately_has_room_and_nothing_else() {
+    let table = table();
+    let api_server = table.admit(address(9)).unwrap();
+    let beside = table.admit(address(9)).unwrap();
+    api_server.connection().mark(Trust::ApiServer);
+    assert!(beside.connection().is_beside_api_server());
+    drop(api_server);
+    assert!(!beside.connection().is_beside_api_server(), "the address may belong to somebody else");
+    let mut own = vec![beside];
+    own.extend(fill(&table, 9, SMALL.anonymous_of_network));
+    assert_eq!(own.iter().filter(|open| is_evicted(open)).count(), 1, "it holds as many as any other network");
+}
+
+/// A replica that is started under attack has seen no proven connection yet.
+#[test]
+fn kube_apiserver_has_room_where_it_is_expected() {
+    let table = table();
+    table.expect_api_server(address(9));
+    let strangers: Vec<_> = (1..=3).flat_map(|last| fill(&table, last, 4)).collect();
+    let _requests: Vec<_> = strangers.iter().map(busy).collect();
+    let own: Vec<_> = (0..4).map(|_| table.admit(address(9)).expect("there is reserved room")).collect();
+    assert!(!strangers.iter().chain(&own).any(is_evicted));
+    assert!(!own[0].connection().is_beside_api_server(), "nothing is proven");
+}
+
+/// Whoever owns an IPv6 /48 has 65,536 networks.
+#[test]
+fn a_site_that_takes_everything_makes_room_for_others() {
+    let table = table();
+    let attackers = fill_by_site(&table, 1, Trust::Anonymous);
+    assert_eq!(attackers.len(), SMALL.untrusted, "there is no room for one more of the site");
+    let guests = fill_by_site(&table, 2, Trust::Anonymous);
+    assert_eq!(guests.len(), SMALL.untrusted / 2);
+    assert_eq!(evicted(&attackers).len(), SMALL.untrusted / 2);
+    assert!(evicted(&guests).is_empty());
+    assert_eq!(fill_by_site(&table, 3, Trust::Anonymous).len(), SMALL.untrusted / 3);
+}
+
+#[test]
+fn busy_connections_with_a_token_keep_half_of_the_room() {
+    let table = table();
+    let people = fill_by_site(&table, 1, Trust::Authenticated);
+    assert_eq!(people.len(), SMALL.untrusted);
+    let guests = fill_by_site(&table, 2, Trust::Anonymous);
+    assert_eq!(guests.len(), SMALL.untrusted / 2);
+    let newest: Vec<usize> = (SMALL.untrusted / 2..SMALL.untrusted).collect();
+    assert_eq!(evicted(&people), newest, "those that last are worth more");
+    let more: Vec<_> = (3..9).flat_map(|site| fill_by_site(&table, site, Trust::Anonymous)).collect();
+    assert!(!more.is_empty());
+    assert_eq!(evicted(&people), newest, "the rest makes no room for strangers");
+}
+
+/// A hundred thousand strangers with a connection each must not hide who holds most.
+#[test]
+fn the_largest_share_makes_room_first_whoever_has_it() {
+    let table = table();
+    let strangers: Vec<_> = (10..15).map(|site| table.admit(of_site(site, 0)).unwrap()).collect();
+    let _requests: Vec<_> = strangers.iter().map(busy).collect();
+    let people = fill_by_site(&table, 1, Trust::Authenticated);
+    assert_eq!(people.len(), SMALL.untrusted - strangers.len());
+    assert!(table.admit(of_site(20, 0)).is_some());
+    assert_eq!(evicted(&people), [people.len() - 1]);
+    assert!(!strangers.iter().any(is_evicted));
+}
+
+/// Kubelet's probes are answered at once, and what keeps a connection open for long is no probe.
+#[test]
+fn the_oldest_connection_makes_room_for_a_probe() {
+    let table = ConnectionTable::new(Limits { closes_oldest: true, ..SMALL }, Metrics::default().connections_shed);
+    let attackers: Vec<_> = (0..12).map(|site| table.admit(of_site(site, 0)).unwrap()).collect();
+    let _requests: Vec<_> = attackers.iter().map(busy).collect();
+    let probe = table.admit(of_site(100, 0)).expect("it is answered");
+    let next = table.admit(of_site(101, 0)).expect("the next one, too");
+    assert_eq!(attackers.iter().take_while(|open| is_evicted(open)).count(), 2);
+    assert!(![probe, next].iter().any(is_evicted));
+    // Somebody may share kubelet's address.
+    let own: Vec<_> = (0..SMALL.anonymous_of_network).map(|_| table.admit(of_site(200, 0)).unwrap()).collect();
+    let _requests: Vec<_> = own.iter().map(busy).collect();
+    let _probe = table.admit(of_site(200, 0)).expect("it is answered");
+    assert_eq!(own.iter().map(is_evicted).collect::<Vec<_>>(), [true, false, false, false]);
+}
+
 #[derive(Clone, Debug)]
 enum Event {
     Open(u8),
@@ -266,10 +370,11 @@ proptest! {
         for event in events {
             match event {
                 Event::Open(last) => {
-                    let strangers = || table.state().strangers();
+                    let strangers = || table.state().strangers().0;
                     let before = strangers();
-                    let admitted = table.admit(address(last));
-                    let is_reserved = table.has_api_server(&network_of(address(last)));
+                    let address = IpAddr::from([192, 0, last % 3, last]);
+                    let admitted = table.admit(address);
+                    let is_reserved = table.state().is_reserved(&network_of(address));
                     prop_assert!(is_reserved || strangers() <= before.max(SMALL.untrusted));
                     open.extend(admitted.map(|connection| (connection, None)));
                 }
@@ -293,6 +398,11 @@ proptest! {
                 prop_assert!(entry.open.values().all(|connection| connection.network == *network));
             }
             prop_assert!(state.open.len() <= SMALL.total);
+            let mut sites: HashMap<IpNet, usize> = HashMap::new();
+            for connection in state.open.values().filter(|connection| connection.trust() < Trust::ApiServer) {
+                *sites.entry(site_of(connection.network)).or_default() += 1;
+            }
+            prop_assert_eq!(&sites, &state.sites);
             for [anonymous, authenticated, _] in networks.values() {
                 prop_assert!(*anonymous <= SMALL.anonymous_beside_api_server);
                 prop_assert!(*authenticated <= SMALL.authenticated_of_network);
@@ -303,7 +413,7 @@ proptest! {
         }
         drop(open);
         let state = table.state();
-        prop_assert!(state.open.is_empty() && state.networks.is_empty() && state.closing == 0);
+        prop_assert!(state.open.is_empty() && state.networks.is_empty() && state.sites.is_empty() && state.closing == 0);
         prop_assert_eq!(state.total, ByTrust::default());
     }
 }

@@ -8,7 +8,7 @@
 //! HTTP/1.1 only: an HTTP/2 client could hold many answers on one connection by windows that it keeps closed.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +17,9 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::HeaderValue;
-use axum::http::header::CONNECTION;
+use axum::http::header::{CONNECTION, HOST};
+use axum::http::{HeaderValue, StatusCode, Version};
+use axum::response::IntoResponse;
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
@@ -60,6 +61,8 @@ const HEADERS: HeaderLimits = HeaderLimits { bytes: 32 * 1024, count: 100 };
 /// Bytes of an answer that wait to be encrypted and sent, except kube-apiserver's: one TLS record.
 const TLS_BUFFER: usize = 16 * 1024;
 
+const AMBIGUOUS_HOST: &str = "the request must have exactly one Host header\n";
+
 /// Whether a chain of client certificates is kube-apiserver's.
 pub type Recognizer = Arc<dyn Fn(&[CertificateDer<'static>]) -> bool + Send + Sync>;
 
@@ -74,6 +77,8 @@ pub struct Port {
     pub app: Router,
     /// Recognizes kube-apiserver at the handshake.
     pub is_api_server: Recognizer,
+    /// Addresses from which kube-apiserver is expected.
+    pub api_servers: Vec<IpAddr>,
     /// Counts connections that are `evicted`, `refused` or `stalled`.
     pub shed: CounterBy,
     /// From then on, each answer is the last one on its connection: whoever asks again asks another replica, before this
@@ -88,6 +93,7 @@ pub struct Port {
 pub async fn serve(listener: TcpListener, port: Port, shutdown: CancellationToken) -> Result<()> {
     let port = Arc::new(port);
     let table = ConnectionTable::new(port.limits, port.shed.clone());
+    port.api_servers.iter().for_each(|address| table.expect_api_server(*address));
     let graceful = GracefulShutdown::new();
     loop {
         let (stream, remote) = tokio::select! {
@@ -136,9 +142,9 @@ impl Port {
         watcher: Watcher,
     ) -> Result<()> {
         let connection = open.connection();
-        let socket = Socket::new(stream, Arc::clone(connection.activity()))?;
+        let socket = Socket::new(stream, Arc::clone(connection))?;
         let Some(tls) = &self.tls else {
-            socket.bound_for(Trust::Anonymous)?;
+            socket.bound_sending()?;
             let peer = Peer { remote, certificates: Vec::new() };
             return self.requests(socket, peer, connection, watcher).await;
         };
@@ -151,7 +157,7 @@ impl Port {
         } else {
             session.set_buffer_limit(Some(TLS_BUFFER));
         }
-        socket.bound_for(connection.trust())?;
+        socket.bound_sending()?;
         self.requests(stream, Peer { remote, certificates }, connection, watcher).await
     }
 
@@ -169,11 +175,15 @@ impl Port {
         let service = service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(Arc::clone(&peer));
             request.extensions_mut().insert(Arc::clone(connection));
-            let (in_flight, leaving) = (activity.begin(), self.leaving.clone());
-            let answer = self.app.clone().call(request.map(Body::new));
+            let (in_flight, leaving, is_clear) = (activity.begin(), self.leaving.clone(), names_one_host(&request));
+            let answer = is_clear.then(|| self.app.clone().call(request.map(Body::new)));
             async move {
-                let mut answer = answer.await?.map(|body| in_flight.until_the_end_of(body));
-                if leaving.is_cancelled() {
+                let answer = match answer {
+                    Some(answer) => answer.await?,
+                    None => (StatusCode::BAD_REQUEST, AMBIGUOUS_HOST).into_response(),
+                };
+                let mut answer = answer.map(|body| in_flight.until_the_end_of(body));
+                if !is_clear || leaving.is_cancelled() {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(answer)
@@ -193,6 +203,15 @@ impl Port {
                 Err(anyhow::anyhow!("the client does not read its answer"))
             }
         }
+    }
+}
+
+/// Whether the request has exactly one Host header, as RFC 9112 (3.2) demands of HTTP/1.1. With two, a proxy in front of
+/// Roster may go by another one than Roster does.
+fn names_one_host(request: &Request<Incoming>) -> bool {
+    match request.headers().get_all(HOST).iter().count() {
+        0 => request.version() < Version::HTTP_11,
+        count => count == 1,
     }
 }
 

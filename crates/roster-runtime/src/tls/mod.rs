@@ -10,6 +10,7 @@
 //! With `--serving-certificate-secret`, the serving certificate is given (by cert-manager, say), and so is the trust in it.
 
 pub mod activity;
+pub mod api_servers;
 pub mod authority;
 pub mod bodies;
 pub mod certificates;

@@ -1,5 +1,5 @@
-//! Permits for work that callers cause before they are authenticated: a share for each network, and a reserve for the
-//! networks of kube-apiserver.
+//! Permits for work that callers cause before they are authenticated: a share for each network and site, and a reserve for
+//! the networks of kube-apiserver.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::http::Extensions;
 use ipnet::IpNet;
-use roster_credentials::network::network_of;
+use roster_credentials::network::{network_of, site_of};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
@@ -20,7 +20,7 @@ use crate::operations::seats::{Seat, Seats};
 pub struct RequestNetwork {
     /// Counts as one peer.
     pub network: IpNet,
-    /// Whether it holds proven connections of kube-apiserver.
+    /// Whether it holds proven connections of kube-apiserver at this moment.
     pub is_beside_api_server: bool,
 }
 
@@ -47,6 +47,38 @@ pub struct NetworkPermitLimits {
     pub direct: usize,
     /// Those of one network that kube-apiserver does not use.
     pub of_network: usize,
+    /// Those of all networks of one site.
+    pub of_site: usize,
+}
+
+/// Seats for networks, of which a site has a bounded number too.
+#[derive(Debug)]
+pub struct NetworkSeats {
+    /// Keys are networks and sites, which have prefixes of different lengths.
+    seats: Arc<Seats<IpNet>>,
+    of_network: usize,
+    of_site: usize,
+}
+
+/// A seat of a network and of its site, given back when dropped.
+#[derive(Debug)]
+pub struct NetworkSeat {
+    _network: Seat<IpNet>,
+    _site: Seat<IpNet>,
+}
+
+impl NetworkSeats {
+    /// At most `of_network` for each network, and `of_site` for all networks of a site.
+    pub fn new(of_network: usize, of_site: usize) -> Self {
+        Self { seats: Seats::new(of_network), of_network, of_site }
+    }
+
+    /// Takes one more seat, if neither the network nor its site has too many.
+    pub fn take(&self, network: IpNet) -> Option<NetworkSeat> {
+        let of_network = self.seats.take_up_to(network, self.of_network)?;
+        let of_site = self.seats.take_up_to(site_of(network), self.of_site)?;
+        Some(NetworkSeat { _network: of_network, _site: of_site })
+    }
 }
 
 /// Permits for work of one kind.
@@ -54,21 +86,22 @@ pub struct NetworkPermitLimits {
 pub struct NetworkPermits {
     total: Semaphore,
     direct: Semaphore,
-    of_network: Arc<Seats<IpNet>>,
+    strangers: NetworkSeats,
 }
 
 /// A permit, given back when dropped.
 #[derive(Debug)]
 pub struct NetworkPermit<'a> {
-    _direct: Option<(Seat<IpNet>, SemaphorePermit<'a>)>,
+    _direct: Option<(NetworkSeat, SemaphorePermit<'a>)>,
     _total: SemaphorePermit<'a>,
 }
 
 impl NetworkPermits {
     /// All permits are free.
     pub fn new(limits: NetworkPermitLimits) -> Self {
-        let NetworkPermitLimits { total, direct, of_network } = limits;
-        Self { total: Semaphore::new(total), direct: Semaphore::new(direct), of_network: Seats::new(of_network) }
+        let NetworkPermitLimits { total, direct, of_network, of_site } = limits;
+        let strangers = NetworkSeats::new(of_network, of_site);
+        Self { total: Semaphore::new(total), direct: Semaphore::new(direct), strangers }
     }
 
     /// Takes a permit. A network of kube-apiserver waits for one for up to `patience`; others do not wait. `None`: there
@@ -78,7 +111,7 @@ impl NetworkPermits {
             let total = timeout(patience, self.total.acquire()).await.ok()?.ok()?;
             return Some(NetworkPermit { _direct: None, _total: total });
         }
-        let direct = (self.of_network.take(source.network)?, self.direct.try_acquire().ok()?);
+        let direct = (self.strangers.take(source.network)?, self.direct.try_acquire().ok()?);
         Some(NetworkPermit { _direct: Some(direct), _total: self.total.try_acquire().ok()? })
     }
 }
@@ -87,12 +120,13 @@ impl NetworkPermits {
 mod tests {
     use super::*;
 
-    const FEW: NetworkPermitLimits = NetworkPermitLimits { total: 6, direct: 4, of_network: 3 };
+    const FEW: NetworkPermitLimits = NetworkPermitLimits { total: 8, direct: 6, of_network: 3, of_site: 4 };
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn source(last: u8, is_beside_api_server: bool) -> RequestNetwork {
-        RequestNetwork::new([192, 0, 2, last].into(), is_beside_api_server)
+    /// A network of a site of its own.
+    fn source(site: u8, is_beside_api_server: bool) -> RequestNetwork {
+        RequestNetwork::new([192, 0, site, 1].into(), is_beside_api_server)
     }
 
     async fn taken(permits: &NetworkPermits, source: RequestNetwork) -> Vec<NetworkPermit<'_>> {
@@ -115,6 +149,22 @@ mod tests {
         assert_eq!(api_server.len(), FEW.total - FEW.direct);
         drop(one);
         assert_eq!(taken(&permits, source(3, false)).await.len(), FEW.of_network);
+    }
+
+    /// Whoever owns a site has any number of networks.
+    #[tokio::test]
+    async fn the_networks_of_a_site_share() {
+        let permits = NetworkPermits::new(FEW);
+        let of_site =
+            |last| RequestNetwork::new(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, last, 0, 0, 0, 1).into(), false);
+        let mut held = Vec::new();
+        for last in 1..=10 {
+            held.extend(taken(&permits, of_site(last)).await);
+        }
+        assert_eq!(held.len(), FEW.of_site);
+        assert_eq!(taken(&permits, source(1, false)).await.len(), FEW.direct - FEW.of_site);
+        held.clear();
+        assert_eq!(taken(&permits, of_site(11)).await.len(), FEW.of_network, "seats are given back at both levels");
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use kube::{Client, ResourceExt};
 use roster_api::{Group, OWNER_LABEL, PASSWORD_SECRET_TYPE, USER_ANNOTATION, User, UserSpec};
 use roster_core::directory::Directory;
 use roster_core::rbac::Policy;
-use roster_core::rbac::guard::{Change, cycle, mistakable, requirements, taken, uncounted};
+use roster_core::rbac::guard::{Change, cycle, mistakable, requirements, taken, uncounted, worn_out};
 use roster_core::rbac::requirement::Requirements;
 use roster_runtime::informers::Informers;
 use tracing::{info, warn};
@@ -80,7 +80,11 @@ impl Guarded for User {
         if old.is_some() {
             return None;
         }
-        let Some(other) = taken(new, known.directory) else { return mistakable(new, known.directory) };
+        let Some(other) = taken(new, known.directory) else {
+            let (name, username) = (new.name_any(), new.username());
+            let worn_out = || [&name, &username].into_iter().find_map(|text| worn_out(&name, text, known.directory));
+            return mistakable(new, known.directory).or_else(worn_out);
+        };
         Some(format!(
             "spec.username: {} already exists: it is held or wanted by User {other}; to wait for a name takes the verb bind on every role",
             new.username()

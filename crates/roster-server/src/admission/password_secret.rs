@@ -82,7 +82,7 @@ pub async fn protect(secret: &mut Secret, old: Option<&Secret>, pool: &HashPool)
             let searched = needle.insert(Needle::new(&password));
             searched.forbid_in(&secret.metadata)?;
             let hash = match old.and_then(|old| comparable_hash(old, ceiling)) {
-                Some(stored) if pool.verify(&password, &stored).await? => stored,
+                Some(stored) if pool.is_same(&password, &stored).await? => stored,
                 _ => pool.hash(&password).await?,
             };
             let data = secret.data.get_or_insert_default();

@@ -57,8 +57,15 @@ pub struct ReviewBodies {
 impl ReviewBodies {
     /// For reviews within these limits.
     pub fn new(limits: ReviewLimits) -> Arc<Self> {
-        let small = BodyLimits { most_bytes: SMALL, of_a_peer: 32, budget: 16 * 1024 * 1024, free_bytes: 0 };
-        let large = BodyLimits { most_bytes: limits.most_bytes, of_a_peer: 2, budget: limits.budget, free_bytes: 0 };
+        let small =
+            BodyLimits { most_bytes: SMALL, of_a_peer: 32, of_a_site: 96, budget: 16 * 1024 * 1024, free_bytes: 0 };
+        let large = BodyLimits {
+            most_bytes: limits.most_bytes,
+            of_a_peer: 2,
+            of_a_site: 6,
+            budget: limits.budget,
+            free_bytes: 0,
+        };
         Arc::new(Self { small: BodyReader::new(small), large: BodyReader::new(large) })
     }
 }

@@ -27,7 +27,13 @@ use super::status::ApiError;
 
 /// Tokens that are reviewed at the same time. Anyone who reaches the port may send any, and each costs the API server a
 /// request.
-const REVIEWS: NetworkPermitLimits = NetworkPermitLimits { total: 32, direct: 24, of_network: 12 };
+const REVIEWS: NetworkPermitLimits = NetworkPermitLimits { total: 24, direct: 18, of_network: 9, of_site: 13 };
+
+/// The same, for tokens that were valid recently: made-up tokens leave these permits to applications that are known.
+const REPEATED_REVIEWS: NetworkPermitLimits = NetworkPermitLimits { total: 8, direct: 6, of_network: 4, of_site: 5 };
+
+/// How long a token that was valid has the permits of [`REPEATED_REVIEWS`]. ServiceAccount tokens last an hour.
+const RECENTLY: Duration = Duration::from_hours(1);
 
 /// Longest token. JWTs have some KiB.
 const MOST_TOKEN_BYTES: usize = 16 * 1024;
@@ -37,6 +43,9 @@ pub struct Authenticator {
     front_proxy: Arc<FrontProxy>,
     reviews: Api<TokenReview>,
     reviewing: NetworkPermits,
+    reviewing_again: NetworkPermits,
+    /// Digests of tokens that were valid recently. They decide which permits a review takes, and nothing else.
+    recently_valid: Cache<[u8; 32], ()>,
     /// By digest of the token; never the token itself.
     known: Cache<[u8; 32], Option<Caller>>,
     recognizer: Arc<Recognizer>,
@@ -52,8 +61,17 @@ impl Authenticator {
         informers: Arc<Informers>,
     ) -> Self {
         let known = Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED).build();
-        let reviewing = NetworkPermits::new(REVIEWS);
-        Self { front_proxy, reviews: Api::all(client), reviewing, known, recognizer, informers }
+        let recently_valid = Cache::builder().max_capacity(REMEMBERED).time_to_live(RECENTLY).build();
+        Self {
+            front_proxy,
+            reviews: Api::all(client),
+            reviewing: NetworkPermits::new(REVIEWS),
+            reviewing_again: NetworkPermits::new(REPEATED_REVIEWS),
+            recently_valid,
+            known,
+            recognizer,
+            informers,
+        }
     }
 
     /// Returns who asks, and what the request proves about its connection.
@@ -82,7 +100,7 @@ impl Authenticator {
             Err(RecognitionError::Vault(_)) => return Err(ApiError::unavailable("the credential can't be reached")),
         }
         let digest = Sha256::digest(token.expose_secret()).into();
-        let known = self.known.try_get_with(digest, self.review(source, &token)).await;
+        let known = self.known.try_get_with(digest, self.review(source, digest, &token)).await;
         known.map_err(|error| (*error).clone())?.ok_or_else(ApiError::unauthorized)
     }
 
@@ -94,8 +112,15 @@ impl Authenticator {
         ApiError::unavailable("the front proxy's authorities have not been read yet")
     }
 
-    async fn review(&self, source: RequestNetwork, token: &SecretString) -> Result<Option<Caller>, ApiError> {
-        let permit = self.reviewing.take(source, Duration::ZERO).await;
+    async fn review(
+        &self,
+        source: RequestNetwork,
+        digest: [u8; 32],
+        token: &SecretString,
+    ) -> Result<Option<Caller>, ApiError> {
+        let was_valid = self.recently_valid.contains_key(&digest);
+        let permits = if was_valid { &self.reviewing_again } else { &self.reviewing };
+        let permit = permits.take(source, Duration::ZERO).await;
         let _permit = permit.ok_or_else(ApiError::too_many_requests)?;
         let review = TokenReview {
             spec: TokenReviewSpec { token: Some(token.expose_secret().to_owned()), ..TokenReviewSpec::default() },
@@ -109,7 +134,13 @@ impl Authenticator {
             return Err(ApiError::unavailable("the token could not be reviewed"));
         };
         let status = answer.status.unwrap_or_default();
-        Ok(status.user.filter(|_| status.authenticated == Some(true)).map(Caller::from))
+        let caller = status.user.filter(|_| status.authenticated == Some(true)).map(Caller::from);
+        if caller.is_some() {
+            self.recently_valid.insert(digest, ()).await;
+        } else {
+            self.recently_valid.invalidate(&digest).await;
+        }
+        Ok(caller)
     }
 }
 
@@ -214,25 +245,56 @@ mod tests {
         });
         let authenticator = authenticator(Client::new(silent, "default"), Arc::default());
         let token = SecretString::from("token");
-        let [one, two, three] = [1, 2, 3].map(|last| RequestNetwork::new([192, 0, 2, last].into(), false));
-        let api_server = RequestNetwork::new([192, 0, 2, 9].into(), true);
-        let of = |source, count| (0..count).map(|_| Box::pin(authenticator.review(source, &token))).collect::<Vec<_>>();
+        let [one, two, three] = [1, 2, 3].map(|site| RequestNetwork::new([192, 0, site, 1].into(), false));
+        let api_server = RequestNetwork::new([192, 0, 9, 1].into(), true);
+        let (new, recent) = ([0; 32], [1; 32]);
+        authenticator.recently_valid.insert(recent, ()).await;
+        let of =
+            |source, count| (0..count).map(|_| Box::pin(authenticator.review(source, new, &token))).collect::<Vec<_>>();
         let mut reviews = of(one, REVIEWS.of_network);
         for review in &mut reviews {
             assert!(futures::poll!(review).is_pending());
         }
-        let refused = authenticator.review(one, &token).await.unwrap_err();
+        let refused = authenticator.review(one, new, &token).await.unwrap_err();
         assert_eq!(refused.code(), axum::http::StatusCode::TOO_MANY_REQUESTS);
         let mut others = of(two, REVIEWS.direct - REVIEWS.of_network);
         for review in &mut others {
             assert!(futures::poll!(review).is_pending());
         }
-        let refused = authenticator.review(three, &token).await.unwrap_err();
+        let refused = authenticator.review(three, new, &token).await.unwrap_err();
         assert_eq!(refused.code(), axum::http::StatusCode::TOO_MANY_REQUESTS);
         let mut reserved = of(api_server, REVIEWS.total - REVIEWS.direct);
         for review in &mut reserved {
             assert!(futures::poll!(review).is_pending());
         }
-        assert!(authenticator.review(api_server, &token).await.is_err());
+        assert!(authenticator.review(api_server, new, &token).await.is_err());
+        // All of them together leave permits for tokens that were valid before.
+        for source in [one, three, api_server] {
+            assert!(futures::poll!(Box::pin(authenticator.review(source, recent, &token))).is_pending());
+        }
+    }
+
+    /// Only the answer of the API server says which tokens are valid.
+    #[tokio::test]
+    async fn a_token_counts_as_recently_valid_while_the_api_server_says_so() {
+        let is_valid = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let valid = Arc::clone(&is_valid);
+        let answers = tower::service_fn(move |_: axum::http::Request<kube::client::Body>| {
+            let status = if valid.load(std::sync::atomic::Ordering::Relaxed) {
+                serde_json::json!({"authenticated": true, "user": {"username": "bot"}})
+            } else {
+                serde_json::json!({"authenticated": false})
+            };
+            let review = serde_json::json!({"metadata": {}, "spec": {}, "status": status}).to_string();
+            async { Ok::<_, std::io::Error>(axum::http::Response::new(kube::client::Body::from(review.into_bytes()))) }
+        });
+        let authenticator = authenticator(Client::new(answers, "default"), Arc::default());
+        let (source, token) = (RequestNetwork::new([192, 0, 2, 1].into(), false), SecretString::from("token"));
+        for expected in [true, false] {
+            is_valid.store(expected, std::sync::atomic::Ordering::Relaxed);
+            let caller = authenticator.review(source, [0; 32], &token).await.unwrap();
+            assert_eq!(caller.is_some(), expected);
+            assert_eq!(authenticator.recently_valid.contains_key(&[0; 32]), expected);
+        }
     }
 }

@@ -18,6 +18,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
+use roster_credentials::network::site_of;
 use roster_runtime::operations::seats::{Seat, Seats};
 use roster_runtime::tls::bodies::{BodyError, BodyLimits, BodyReader};
 use roster_runtime::tls::connections::Trust;
@@ -50,15 +51,20 @@ const DISCOVERY: PermitLimits = PermitLimits { total: 64, direct: 48, of_one: 16
 const LOGINS: PermitLimits = PermitLimits { total: 256, direct: 256, of_one: 256, of_program: 256 };
 
 /// TokenReviews.
-const TOKEN_REVIEWS: PermitLimits = PermitLimits { total: 256, direct: 192, of_one: 64, of_program: 64 };
+const TOKEN_REVIEWS: PermitLimits = PermitLimits { total: 256, direct: 192, of_one: 64, of_program: 144 };
 
 /// Watches.
 pub const WATCHES: PermitLimits = PermitLimits { total: 1024, direct: 768, of_one: 128, of_program: 256 };
 
 /// Bodies of one kind of requests that come from kube-apiserver, and as many again that do not. An anonymous network can
-/// take a quarter of the budget.
-const BODIES: BodyLimits =
-    BodyLimits { most_bytes: MOST_BODY_BYTES, of_a_peer: 32, budget: 8 * 1024 * 1024, free_bytes: 4 * 1024 };
+/// take a quarter of the budget, and its site three quarters.
+const BODIES: BodyLimits = BodyLimits {
+    most_bytes: MOST_BODY_BYTES,
+    of_a_peer: 32,
+    of_a_site: 96,
+    budget: 8 * 1024 * 1024,
+    free_bytes: 4 * 1024,
+};
 
 /// How usernames of ServiceAccounts begin.
 const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
@@ -76,8 +82,10 @@ pub enum Share {
     ServiceAccounts(String),
     /// A component of Kubernetes, by username.
     System(String),
-    /// Callers that are not authenticated, by their network.
+    /// Callers that are not authenticated, by their network. They take a part of their site's share, too.
     Network(IpNet),
+    /// All networks of one site.
+    Site(IpNet),
     /// No share: `system:masters`, as in kube-apiserver's own priority levels, and kube-apiserver itself.
     Exempt,
 }
@@ -103,6 +111,7 @@ impl fmt::Display for Share {
             Self::User(name) | Self::System(name) => write!(formatter, "user {name} has"),
             Self::ServiceAccounts(namespace) => write!(formatter, "the ServiceAccounts of namespace {namespace} have"),
             Self::Network(network) => write!(formatter, "the network {network} has"),
+            Self::Site(site) => write!(formatter, "the addresses in {site} have"),
             Self::Exempt => formatter.write_str("the caller has"),
         }
     }
@@ -125,8 +134,8 @@ impl RequestSource {
         Ok(Self { share: Share::of(caller), is_api_server })
     }
 
-    /// The source of an anonymous request. A network with proven connections of kube-apiserver has no limit: its
-    /// TokenReviews prove nothing themselves.
+    /// The source of an anonymous request. A network that holds proven connections of kube-apiserver at this moment has no
+    /// limit: its TokenReviews prove nothing themselves.
     fn of_network(request: &Request) -> Result<Self, ApiError> {
         let source = RequestNetwork::of(request.extensions());
         let source = source.ok_or_else(|| ApiError::internal("the connection is not known"))?;
@@ -155,7 +164,7 @@ pub struct PermitLimits {
     pub direct: usize,
     /// Those of one person, or of one network.
     pub of_one: usize,
-    /// Those of one component of Kubernetes, or of the ServiceAccounts of one namespace: one controller may work for
+    /// Those of one component of Kubernetes, of the ServiceAccounts of one namespace, or of one site: they may work for
     /// many people.
     pub of_program: usize,
 }
@@ -175,7 +184,14 @@ pub struct Permits {
 #[derive(Clone, Debug)]
 struct SharePermit {
     source: RequestSource,
-    _seat: Option<Arc<Seat<Share>>>,
+    _seats: Option<Arc<TakenShare>>,
+}
+
+/// A part of a share, and for a network also of its site's.
+#[derive(Debug)]
+struct TakenShare {
+    _own: Seat<Share>,
+    _site: Option<Seat<Share>>,
 }
 
 /// A request in flight, given back when the last clone is dropped. An extension of each request, for handlers whose work
@@ -232,15 +248,23 @@ impl Permits {
     }
 
     fn share(&self, source: RequestSource) -> Result<SharePermit, ApiError> {
-        let most = match &source.share {
-            Share::User(_) | Share::Network(_) => self.limits.of_one,
-            Share::ServiceAccounts(_) | Share::System(_) => self.limits.of_program,
-            Share::Exempt => return Ok(SharePermit { source, _seat: None }),
+        let site = match &source.share {
+            Share::Exempt => return Ok(SharePermit { source, _seats: None }),
+            Share::Network(network) => Some(Share::Site(site_of(*network))),
+            _ => None,
         };
-        match self.shares.take_up_to(source.share.clone(), most) {
-            Some(seat) => Ok(SharePermit { source, _seat: Some(Arc::new(seat)) }),
-            None => Err(ApiError::over_share(&format!("{} {most} {}", source.share, self.kind))),
-        }
+        let seats =
+            TakenShare { _own: self.seat(&source.share)?, _site: site.map(|site| self.seat(&site)).transpose()? };
+        Ok(SharePermit { source, _seats: Some(Arc::new(seats)) })
+    }
+
+    fn seat(&self, share: &Share) -> Result<Seat<Share>, ApiError> {
+        let most = match share {
+            Share::User(_) | Share::Network(_) => self.limits.of_one,
+            Share::ServiceAccounts(_) | Share::System(_) | Share::Site(_) | Share::Exempt => self.limits.of_program,
+        };
+        let seat = self.shares.take_up_to(share.clone(), most);
+        seat.ok_or_else(|| ApiError::over_share(&format!("{share} {most} {}", self.kind)))
     }
 
     fn permit(&self, share: SharePermit) -> Result<RequestPermit, ApiError> {

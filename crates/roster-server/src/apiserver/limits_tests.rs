@@ -179,12 +179,17 @@ async fn work_that_takes_too_long_is_answered_and_keeps_its_permit() {
     assert_eq!(limiter.permits.total.available_permits(), FEW.total, "a read ends with its answer");
 }
 
-fn connect(table: &Arc<ConnectionTable>, last: u8) -> OpenConnection {
-    table.admit([192, 0, 2, last].into()).unwrap()
+/// From a network of a site of its own.
+fn connect(table: &Arc<ConnectionTable>, site: u8) -> OpenConnection {
+    table.admit([192, 0, site, 1].into()).unwrap()
 }
 
-fn from_network(open: &OpenConnection, last: u8, path: &str) -> Request {
-    let peer = Peer { remote: ([192, 0, 2, last], 1).into(), certificates: Vec::new() };
+fn from_network(open: &OpenConnection, site: u8, path: &str) -> Request {
+    from_address(open, [192, 0, site, 1].into(), path)
+}
+
+fn from_address(open: &OpenConnection, address: std::net::IpAddr, path: &str) -> Request {
+    let peer = Peer { remote: (address, 1).into(), certificates: Vec::new() };
     let connection = Arc::clone(open.connection());
     Request::post(path).extension(Arc::new(peer)).extension(connection).body(Body::from("{}")).unwrap()
 }
@@ -213,6 +218,53 @@ async fn a_network_takes_its_share_and_that_of_kube_apiserver_has_no_limit() {
         assert_eq!(answer.await.unwrap().unwrap().status(), 200);
     }
     assert_eq!(status(&router, from_network(&three, 4, "/quick")).await, 200);
+}
+
+#[tokio::test]
+async fn the_networks_of_a_site_share() {
+    let (router, limiter, go_on) = limited_router(RequestSource::of_network);
+    let table = ConnectionTable::new(LIMITS, Metrics::default().connections_shed);
+    let of_site = |last: u16| std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, last, 0, 0, 0, 1).into();
+    let (mut open, mut held) = (Vec::new(), Vec::new());
+    for last in 0..=FEW.of_program {
+        let address = of_site(u16::try_from(last).unwrap());
+        open.push(table.admit(address).unwrap());
+        let request = from_address(&open[last], address, "/");
+        if last < FEW.of_program {
+            held.push(tokio::spawn(router.clone().oneshot(request)));
+            while limiter.permits.total.available_permits() >= FEW.total - last {
+                tokio::task::yield_now().await;
+            }
+        } else {
+            assert_eq!(status(&router, request).await, 429);
+        }
+    }
+    let other = connect(&table, 1);
+    assert_eq!(status(&router, from_network(&other, 1, "/quick")).await, 200);
+    go_on.notify_waiters();
+    for answer in held {
+        assert_eq!(answer.await.unwrap().unwrap().status(), 200);
+    }
+}
+
+/// Its address may belong to somebody else by now.
+#[tokio::test]
+async fn a_network_that_kube_apiserver_used_lately_has_a_limit() {
+    let (router, limiter, go_on) = limited_router(RequestSource::of_network);
+    let table = ConnectionTable::new(LIMITS, Metrics::default().connections_shed);
+    let (open, proven) = (connect(&table, 1), connect(&table, 1));
+    proven.connection().mark(Trust::ApiServer);
+    drop(proven);
+    let held: Vec<_> =
+        (0..FEW.of_one).map(|_| tokio::spawn(router.clone().oneshot(from_network(&open, 1, "/")))).collect();
+    while limiter.permits.total.available_permits() > FEW.total - FEW.of_one {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(status(&router, from_network(&open, 1, "/quick")).await, 429);
+    go_on.notify_waiters();
+    for answer in held {
+        assert_eq!(answer.await.unwrap().unwrap().status(), 200);
+    }
 }
 
 #[rstest]

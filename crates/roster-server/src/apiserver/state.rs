@@ -10,8 +10,8 @@ use kube::Client;
 use roster_runtime::informers::Informers;
 use roster_runtime::logins::Logins;
 use roster_runtime::metrics::Metrics;
-use roster_runtime::operations::seats::Seats;
 use roster_runtime::tls::authority::Authorities;
+use roster_runtime::tls::network_permits::NetworkSeats;
 use tokio_util::sync::CancellationToken;
 
 use super::authorize::Authorizer;
@@ -25,6 +25,9 @@ use crate::admission::guard::Guard;
 
 /// Login attempts from one source in flight: one source does not take the permits of all.
 const MOST_LOGINS_OF_A_SOURCE: usize = 32;
+
+/// Login attempts in flight from all sources of one site.
+const MOST_LOGINS_OF_A_SITE: usize = 192;
 
 /// Longest key of a user: an email address has at most 254 characters.
 const MOST_KEY_BYTES: usize = 320;
@@ -72,7 +75,7 @@ pub struct DirectoryApi {
     /// Ends the watches.
     pub shutdown: CancellationToken,
     /// Attempts to log in, by source.
-    pub attempts: Arc<Seats<String>>,
+    pub attempts: NetworkSeats,
     /// Permits for watches.
     pub watches: Permits,
     /// Turns to undo changes.
@@ -100,7 +103,7 @@ impl DirectoryApi {
             moments: Moments::default(),
             undoing: Undoing::default(),
             watches: Permits::new(WATCHES, "watches"),
-            attempts: Seats::new(MOST_LOGINS_OF_A_SOURCE),
+            attempts: NetworkSeats::new(MOST_LOGINS_OF_A_SOURCE, MOST_LOGINS_OF_A_SITE),
             informers,
             client,
             front_proxy,

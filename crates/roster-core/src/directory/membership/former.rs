@@ -4,88 +4,204 @@
 //! Group, and comes back when an administrator or a pipeline applies the manifest again. Until then, or for
 //! [`RETENTION`], the guard counts the selector as if the Group still existed.
 //!
+//! Anyone who may write Groups can create and delete as many as they like. So the selectors are kept apart:
+//!
+//! - Groups that hold a role, because a binding names them or a Group that they are nested in. These are never evicted.
+//!   They are at most as many as the bindings and nestings that name them, and cost as much as before the deletion.
+//! - Groups that hold nothing. They grant nothing, so the guard does not match anything against them. Their number and
+//!   size are bounded. They count as soon as a binding names them again.
+//!
 //! This is memory alone: a replica that starts after the deletion does not know the selector.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
-use kube::core::Selector;
+use kube::core::{Expression, Selector};
 
 use crate::directory::labels::{Labels, Matcher};
 use crate::directory::nodes::Id;
 use crate::directory::timeline::Timeline;
 use crate::directory::tombstones::RETENTION;
 
-/// Most selectors that are kept. Beyond it, the Group that was deleted first is forgotten.
-const MOST: usize = 10_000;
+/// Most selectors of Groups that hold nothing. Beyond it, the Group that was deleted first is forgotten.
+const MOST_IDLE: usize = 10_000;
+
+/// Most bytes of these. Most selectors have a hundred bytes.
+const MOST_IDLE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Memory that a selector takes beside its texts.
+const OVERHEAD: usize = 256;
 
 /// Selectors of deleted Groups, by name of the Group. No objects are matched against them in advance.
 #[derive(Debug, Default)]
 pub(super) struct Former {
-    selectors: Matcher<String, Id>,
-    until: Timeline<String>,
+    holding: Matcher<String, Id>,
+    holding_until: Timeline<String>,
+    idle: HashMap<String, Selector>,
+    idle_until: Timeline<String>,
+    idle_bytes: usize,
 }
 
 impl Former {
-    /// Keeps the selector of a Group that is deleted now.
+    /// Keeps the selector of a Group that is deleted now. To be followed by [`Former::sort`].
     pub(super) fn keep(&mut self, group: &str, selector: Selector, now: Timestamp) {
-        if self.until.len() >= MOST
-            && let Some(first) = self.until.first().cloned()
-        {
-            self.forget(&first);
+        self.set_idle(group.to_owned(), selector, now.saturating_add(RETENTION).ok());
+    }
+
+    /// Notes whether a deleted Group holds a role, and evicts what exceeds the bounds. Does nothing for other Groups.
+    pub(super) fn sort(&mut self, group: &str, holds_role: bool) {
+        let name = group.to_owned();
+        if holds_role {
+            let until = self.idle_until.get(&name);
+            if let Some(selector) = self.take_idle(group) {
+                self.holding.set_selector(&name, Some(selector));
+                self.holding_until.set(name, until);
+            }
+        } else if let Some(selector) = self.holding.selector(&name).cloned() {
+            let until = self.holding_until.get(&name);
+            self.forget(group);
+            self.set_idle(name, selector, until);
         }
-        self.selectors.set_selector(&group.to_owned(), Some(selector));
-        self.until.set(group.to_owned(), now.saturating_add(RETENTION).ok());
+        while (self.idle.len() > MOST_IDLE || self.idle_bytes > MOST_IDLE_BYTES)
+            && let Some(first) = self.idle_until.first().cloned()
+        {
+            self.take_idle(&first);
+        }
     }
 
     /// Forgets a Group: it exists again.
     pub(super) fn forget(&mut self, group: &str) {
-        self.selectors.set_selector(&group.to_owned(), None);
-        self.until.set(group.to_owned(), None);
+        self.holding.set_selector(&group.to_owned(), None);
+        self.holding_until.set(group.to_owned(), None);
+        self.take_idle(group);
     }
 
     /// Forgets what has expired.
     pub(super) fn expire(&mut self, now: Timestamp) {
-        for group in self.until.take_due(now) {
-            self.selectors.set_selector(&group, None);
+        for group in self.holding_until.take_due(now).into_iter().chain(self.idle_until.take_due(now)) {
+            self.forget(&group);
         }
     }
 
     /// When [`Former::expire`] has something to do next.
     pub(super) fn next_edge(&self) -> Option<Timestamp> {
-        self.until.next()
+        [self.holding_until.next(), self.idle_until.next()].into_iter().flatten().min()
+    }
+
+    /// Whether it keeps no selector at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.next_edge().is_none()
     }
 
     /// The selector of a deleted Group.
     pub(super) fn selector(&self, group: &str) -> Option<&Selector> {
-        self.selectors.selector(&group.to_owned())
+        self.idle.get(group).or_else(|| self.holding.selector(&group.to_owned()))
     }
 
-    /// Names of the deleted Groups whose selector matches these labels.
+    /// Names of the deleted Groups that hold a role and whose selector matches these labels.
     pub(super) fn selecting(&self, labels: &Labels) -> BTreeSet<String> {
-        self.selectors.selectors_of(labels)
+        self.holding.selectors_of(labels)
     }
 
-    /// Names of all deleted Groups that had a selector.
-    pub(super) fn groups(&self) -> impl Iterator<Item = &String> {
-        self.selectors.selectors()
+    /// Names of all deleted Groups that had a selector and hold a role.
+    pub(super) fn holding(&self) -> impl Iterator<Item = &String> {
+        self.holding.selectors()
     }
+
+    fn set_idle(&mut self, group: String, selector: Selector, until: Option<Timestamp>) {
+        self.take_idle(&group);
+        self.idle_bytes += size(&selector);
+        self.idle_until.set(group.clone(), until);
+        self.idle.insert(group, selector);
+    }
+
+    fn take_idle(&mut self, group: &str) -> Option<Selector> {
+        let selector = self.idle.remove(group)?;
+        self.idle_bytes -= size(&selector);
+        self.idle_until.set(group.to_owned(), None);
+        Some(selector)
+    }
+}
+
+/// Bytes that a selector takes in memory, roughly.
+fn size(selector: &Selector) -> usize {
+    let expressions = selector.clone().into_iter().map(|expression| match expression {
+        Expression::In(key, values) | Expression::NotIn(key, values) => {
+            key.len() + values.iter().map(|value| value.len() + OVERHEAD / 8).sum::<usize>()
+        }
+        Expression::Equal(key, value) | Expression::NotEqual(key, value) => key.len() + value.len(),
+        Expression::Exists(key) | Expression::DoesNotExist(key) => key.len(),
+    });
+    OVERHEAD + expressions.map(|size| size + OVERHEAD / 2).sum::<usize>()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn at(second: usize) -> Timestamp {
+        Timestamp::from_second(second.try_into().unwrap()).unwrap()
+    }
+
+    /// Keeps a selector that no index narrows down: every User without the label matches it.
+    fn keep(former: &mut Former, group: &str, second: usize, holds_role: bool) {
+        former.keep(group, Expression::DoesNotExist(group.to_owned()).into(), at(second));
+        former.sort(group, holds_role);
+    }
+
     #[test]
-    fn the_number_of_selectors_is_bounded() {
+    fn those_that_hold_nothing_are_bounded_and_never_evict_one_that_holds_a_role() {
         let mut former = Former::default();
-        let at = |second: usize| Timestamp::from_second(second.try_into().unwrap()).unwrap();
-        for i in 0..=MOST {
-            former.keep(&format!("g{i}"), Selector::default(), at(i));
+        keep(&mut former, "power", 0, true);
+        for i in 1..=MOST_IDLE + 5 {
+            keep(&mut former, &format!("g{i}"), i, false);
         }
-        assert_eq!(former.groups().count(), MOST);
-        assert!(former.groups().all(|group| group != "g0"));
-        former.expire(at(MOST) + RETENTION);
-        assert_eq!((former.groups().count(), former.next_edge()), (0, None));
+        assert_eq!((former.idle.len(), former.idle_until.len()), (MOST_IDLE, MOST_IDLE));
+        assert!(former.selector("power").is_some() && former.selector("g5").is_none());
+        assert!(former.selector("g6").is_some());
+        former.expire(at(MOST_IDLE + 5) + RETENTION);
+        assert!(former.is_empty() && former.idle_bytes == 0);
+        assert!(former.idle.is_empty() && former.holding().next().is_none());
+    }
+
+    #[test]
+    fn the_guard_looks_at_those_alone_that_hold_a_role_however_many_are_kept() {
+        let mut former = Former::default();
+        for i in 0..MOST_IDLE {
+            keep(&mut former, &format!("g{i}"), i, false);
+        }
+        keep(&mut former, "power", 0, true);
+        let labels = Labels::from([("team".to_owned(), "a".to_owned())]);
+        assert_eq!(former.holding.candidates(&labels).count(), 1, "of {} kept", former.idle.len() + 1);
+        assert_eq!(former.selecting(&labels), ["power".to_owned()].into());
+    }
+
+    #[test]
+    fn large_selectors_are_bounded_by_their_bytes() {
+        let mut former = Former::default();
+        let values = || (0..64).map(|i| format!("{i}-{}", "v".repeat(60)));
+        let large = || (0..32).map(|i| Expression::NotIn(format!("k{i}"), values().collect())).collect::<Selector>();
+        for i in 0..200 {
+            former.keep(&format!("g{i}"), large(), at(i));
+            former.sort(&format!("g{i}"), false);
+            assert!(former.idle_bytes <= MOST_IDLE_BYTES);
+        }
+        assert!(former.idle.len() < 200 && former.selector("g199").is_some());
+    }
+
+    #[test]
+    fn it_counts_as_soon_as_it_holds_a_role_and_expires_when_it_would_have() {
+        let mut former = Former::default();
+        keep(&mut former, "g", 7, false);
+        let labels = Labels::new();
+        assert!(former.selecting(&labels).is_empty());
+        former.sort("g", true);
+        assert_eq!(former.selecting(&labels), ["g".to_owned()].into());
+        assert_eq!((former.idle_bytes, former.next_edge()), (0, Some(at(7) + RETENTION)));
+        former.sort("g", false);
+        assert!(former.selecting(&labels).is_empty() && former.next_edge() == Some(at(7) + RETENTION));
+        former.forget("g");
+        former.sort("g", true);
+        assert!(former.is_empty(), "the Group exists again");
     }
 }

@@ -179,14 +179,24 @@ impl Memberships {
         })
     }
 
-    /// The groups whose `memberSelector` matches these labels, whether or not they accept declared members.
-    pub fn selecting(&self, labels: &Labels) -> BTreeSet<Id> {
-        self.matcher.selectors_of(labels)
+    /// The groups whose `memberSelector` matches these labels, whether or not they accept declared members: those that
+    /// exist, and names of the deleted ones that hold a role.
+    pub fn selecting(&self, labels: &Labels) -> (BTreeSet<Id>, BTreeSet<String>) {
+        (self.matcher.selectors_of(labels), self.former.selecting(labels))
+    }
+
+    /// Those of these groups, and of all groups below them, that are deleted and whose selector is kept.
+    pub fn former_among(&self, groups: &BTreeSet<String>) -> BTreeSet<String> {
+        if self.former.is_empty() {
+            return BTreeSet::new();
+        }
+        let below = groups.iter().flat_map(|group| self.below(group));
+        below.chain(groups.iter().cloned()).filter(|group| self.former.selector(group).is_some()).collect()
     }
 
     /// What [`Memberships::would_belong`] could come to: with groups that do not exist (any more) or do not accept the
     /// user, with memberships that have yet to begin or have ended, and as if no edge of a cycle were cut. Selectors of
-    /// deleted groups count. The guard goes by this.
+    /// deleted groups that hold a role count. The guard goes by this.
     pub fn would_claim(&self, user: &str, labels: &Labels, groups: &[String]) -> BTreeSet<String> {
         let mut named = self.former.selecting(labels);
         named.extend(groups.iter().cloned());
@@ -220,10 +230,10 @@ impl Memberships {
         self.users.id(user).and_then(|user| self.matcher.labels(&user)).unwrap_or_default()
     }
 
-    /// Names of all groups that have a `memberSelector`, deleted ones included.
+    /// Names of all groups that have a `memberSelector`, deleted ones that hold a role included.
     pub fn with_selector(&self) -> impl Iterator<Item = &str> {
         let present = self.matcher.selectors().map(|group| self.groups.name(*group));
-        present.chain(self.former.groups().map(String::as_str))
+        present.chain(self.former.holding().map(String::as_str))
     }
 
     /// The groups that the user belongs to directly, existing or not, by one of these [`Source`]s.

@@ -10,6 +10,7 @@ use roster_api::credentials::{
 };
 use roster_credentials::credential::Credential;
 use roster_credentials::lockout::{source_of, source_of_application};
+use roster_credentials::network::network_of;
 use roster_credentials::token::{ONE_TIME_PASSWORD, PASSWORD};
 use roster_runtime::logins::person::Person;
 use roster_runtime::logins::verifier::{Granted, Outcome, Secret, Shown};
@@ -43,7 +44,7 @@ pub async fn login(
     refuse_dry_run(query.as_deref())?;
     let spec: LoginSpec = read_secret_body("Login", request).await?;
     check_login(&api, &spec)?;
-    let _seat = api.attempts.take(source_of(address)).ok_or_else(ApiError::too_many_requests)?;
+    let _seat = api.attempts.take(network_of(address)).ok_or_else(ApiError::too_many_requests)?;
     let secret = spec.password.as_ref().map(Secret::Password).or(spec.invitation.as_ref().map(Secret::Invitation));
     let secret = secret.ok_or_else(|| api_invalid("spec.password", "is needed"))?;
     let shown = Shown {

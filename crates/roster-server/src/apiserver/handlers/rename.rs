@@ -10,7 +10,7 @@ use kube::Api as KubeApi;
 use kube::api::{Patch, PatchParams};
 use roster_api::credentials::RenameSpec;
 use roster_api::{User, UserSpec};
-use roster_core::rbac::guard::{Change, taken};
+use roster_core::rbac::guard::{Change, taken, worn_out};
 use serde_json::json;
 use tracing::info;
 
@@ -106,11 +106,10 @@ async fn judge(
     if reported != Some(&user.username()) {
         return Err(ApiError::conflict("the user is new, or being renamed; please try again", about));
     }
-    match taken(renamed, &api.informers.directory()) {
-        Some(other) => {
-            let why = format!("spec.username: {} is held or wanted by user {other}", renamed.username());
-            Err(ApiError::conflict(why, about))
-        }
-        None => Ok(()),
-    }
+    let directory = api.informers.directory();
+    let why = match taken(renamed, &directory) {
+        Some(other) => Some(format!("spec.username: {} is held or wanted by user {other}", renamed.username())),
+        None => worn_out(&target.name, &renamed.username(), &directory),
+    };
+    why.map_or(Ok(()), |why| Err(ApiError::conflict(why, about)))
 }

@@ -1,0 +1,74 @@
+//! An owner that is deleted takes the object with it: to give an object owners is to delete it.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
+use super::*;
+
+fn owner(uid: &str) -> OwnerReference {
+    OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "ConfigMap".to_owned(),
+        name: "mine".to_owned(),
+        uid: uid.to_owned(),
+        ..OwnerReference::default()
+    }
+}
+
+fn owned<K: Resource + Clone>(object: &K, owners: &[OwnerReference]) -> K {
+    let mut object = object.clone();
+    object.meta_mut().owner_references = Some(owners.to_vec());
+    object
+}
+
+/// Users, Groups and RoleBindings that hold, select or bind `edit`.
+fn objects() -> (Directory, User, Group, RoleBinding) {
+    let mut directory = directory();
+    let (boss, power) = (in_group("boss", "power"), group("power", GroupSpec::default()));
+    directory.set_user(&boss, NOW);
+    directory.set_group(&power, NOW);
+    (directory, boss, power, binding("power-edit", SubjectKind::Group, "power"))
+}
+
+#[test]
+fn i4_to_give_an_object_owners_takes_what_deleting_it_takes() {
+    let (directory, boss, power, edit) = objects();
+    let required_of = |old: &[OwnerReference], new: &[OwnerReference]| {
+        let changes = (
+            (owned(&boss, old), owned(&boss, new)),
+            (owned(&power, old), owned(&power, new)),
+            (owned(&edit, old), owned(&edit, new)),
+        );
+        [
+            required(&Change::User(Some(&changes.0.0), Some(&changes.0.1)), &directory),
+            required(&Change::Group(Some(&changes.1.0), Some(&changes.1.1)), &directory),
+            required(&Change::RoleBinding(Some(&changes.2.0), Some(&changes.2.1)), &directory),
+        ]
+    };
+    let renamed = OwnerReference { name: "gone".to_owned(), ..owner("a") };
+    let (a, b) = (owner("a"), owner("b"));
+    for (old, new) in [
+        (vec![], vec![a.clone()]),
+        (vec![a.clone()], vec![a.clone(), b.clone()]),
+        // The one that is left may be deleted.
+        (vec![a.clone(), b.clone()], vec![b.clone()]),
+        // One that the garbage collector does not find.
+        (vec![a.clone()], vec![renamed]),
+    ] {
+        assert_eq!(required_of(&old, &new), [[EDIT], [EDIT], [EDIT]], "{old:?} -> {new:?}");
+    }
+    let blocking = OwnerReference { block_owner_deletion: Some(true), ..a.clone() };
+    for (old, new) in
+        [(vec![a.clone()], vec![]), (vec![blocking], vec![a.clone()]), (vec![a.clone(), b.clone()], vec![b, a])]
+    {
+        assert!(required_of(&old, &new).iter().all(Vec::is_empty), "{old:?} -> {new:?}");
+    }
+}
+
+#[test]
+fn an_object_that_holds_nothing_may_have_owners() {
+    let directory = directory();
+    let plain = user("plain", UserSpec::default());
+    let change = owned(&plain, &[owner("a")]);
+    assert!(required(&Change::User(Some(&plain), Some(&change)), &directory).is_empty());
+    assert!(required(&Change::User(None, Some(&change)), &directory).is_empty());
+}

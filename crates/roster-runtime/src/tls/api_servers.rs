@@ -1,0 +1,59 @@
+//! The addresses of kube-apiserver, so that a replica that is started under attack has room for it before its first proven
+//! connection.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::{Api, Client};
+use tracing::{info, warn};
+
+/// Written by kube-apiserver itself, with the same name as its Service.
+const ENDPOINT_SLICE: &str = "kubernetes";
+
+/// Longest time for the answer: without the addresses, a replica starts all the same.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Addresses that are used: room is reserved for each.
+const MOST_ADDRESSES: usize = 64;
+
+/// Returns the addresses in the EndpointSlice of the Service `kubernetes`, or none if it can't be read. kube-apiserver may
+/// come from other addresses, as behind a proxy or NAT: those have no reserved room until it has proven them.
+pub async fn expected(client: Client) -> Vec<IpAddr> {
+    match read(client).await {
+        Ok(addresses) => {
+            info!(?addresses, "kube-apiserver is expected from these addresses");
+            addresses
+        }
+        Err(error) => {
+            warn!(error = format!("{error:#}"), "the addresses of kube-apiserver could not be read");
+            Vec::new()
+        }
+    }
+}
+
+async fn read(client: Client) -> Result<Vec<IpAddr>> {
+    let slices: Api<EndpointSlice> = Api::namespaced(client, "default");
+    let slice = tokio::time::timeout(TIMEOUT, slices.get_opt(ENDPOINT_SLICE)).await.context("no answer in time")??;
+    Ok(slice.map(|slice| addresses(&slice)).unwrap_or_default())
+}
+
+fn addresses(slice: &EndpointSlice) -> Vec<IpAddr> {
+    let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+    addresses.filter_map(|address| address.parse().ok()).take(MOST_ADDRESSES).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn addresses_are_those_of_all_endpoints() {
+        let endpoints = json!([{"addresses": ["192.0.2.1", "example.org"]}, {"addresses": ["2001:db8::1"]}]);
+        let slice = json!({"metadata": {}, "addressType": "IPv4", "endpoints": endpoints});
+        let read = addresses(&serde_json::from_value(slice).unwrap());
+        assert_eq!(read, ["192.0.2.1", "2001:db8::1"].map(|address| address.parse::<IpAddr>().unwrap()));
+    }
+}

@@ -1,0 +1,35 @@
+//! The garbage collector deletes what has lost its owners: to give an object one takes what its deletion takes.
+
+use super::{STAGE, guarded, settle};
+use crate::support::{unique, wait_for_text};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_the_garbage_collector_takes_off_owners_that_are_gone() {
+    let (cluster, n) = (guarded(), unique("i4-owner"));
+    cluster.apply(&STAGE.replace("{n}", &n));
+    let owner = |name: &str| {
+        let group = format!("{n}-{name}");
+        cluster.apply(&format!(
+            "---\n{{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {{name: {group}}}, spec: {{}}}}\n"
+        ));
+        let uid = cluster.kubectl(&["get", "groups.roster.dev", &group, "-o", "jsonpath={.metadata.uid}"]);
+        format!(r#"{{"apiVersion": "roster.dev/v1alpha1", "kind": "Group", "name": "{group}", "uid": "{uid}"}}"#)
+    };
+    let patch = format!(r#"{{"metadata": {{"ownerReferences": [{}, {}]}}}}"#, owner("first"), owner("second"));
+    settle(cluster, &n).await;
+    let boss = format!("{n}-boss");
+    let object = ["users.roster.dev", boss.as_str()];
+    let give = |who: &str| {
+        let args = ["patch", object[0], object[1], "--type=merge", "-p", &patch, "--as", who];
+        cluster.plane.kubectl.run(&args).map_err(|error| format!("{error:#}"))
+    };
+    let refused = give("mallory").unwrap_err();
+    assert!(refused.contains(&format!("the guard: User {boss} holds or would hold ClusterRole edit")), "{refused}");
+    give("alice").unwrap();
+    // It may not bind what the boss holds, and leaves an owner.
+    cluster.kubectl(&["delete", "groups.roster.dev", &format!("{n}-first")]);
+    wait_for_text(cluster, &object, "{.metadata.ownerReferences[*].name}", &format!("{n}-second")).await;
+    // Nobody needs a right to make an object its own again.
+    let none = r#"{"metadata": {"ownerReferences": null}}"#;
+    cluster.kubectl(&["patch", object[0], object[1], "--type=merge", "-p", none, "--as", "mallory"]);
+}
