@@ -63,10 +63,10 @@ up: build control-plane
 down:
 	@if [ -x $(RELEASE)/roster-dev ]; then $(RELEASE)/roster-dev down; fi
 
-## generate: write crds/ and docs/reference/ anew from the types
+## generate: write crds/ and docs/reference/api/ anew from the types
 generate: build
 	$(RELEASE)/roster crds --write crds
-	$(RELEASE)/roster reference --write docs/reference
+	$(RELEASE)/roster reference --write docs/reference/api
 
 ## control-plane: the programs in KUBEBUILDER_ASSETS where that is set; what is missing there is built once
 control-plane: toolchain

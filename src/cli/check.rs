@@ -91,7 +91,7 @@ async fn established(client: &Client, expected: &CustomResourceDefinition) -> Re
     // Helm does not upgrade CRDs, and kube-apiserver silently drops fields that they do not define.
     ensure!(
         includes(&found, &wanted),
-        "its schema is that of another version: apply the CRDs of this one, as docs/install.md says"
+        "its schema is that of another version: apply the CRDs of this one, as docs/how-to/install.md says"
     );
     Ok(())
 }

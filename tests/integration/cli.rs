@@ -64,7 +64,7 @@ fn crds_in_the_repository_are_those_of_the_types() {
 
 #[test]
 fn pages_of_reference_in_the_repository_are_those_of_the_types() {
-    let pages = project_root().join("docs/reference");
+    let pages = project_root().join("docs/reference/api");
     let output = run(&["reference", "--check", pages.to_str().unwrap()], b"");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 

@@ -113,13 +113,18 @@ fn readme_shows_what_happens() {
 }
 
 #[test]
+fn the_tutorial_shows_what_happens() {
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/tutorials/getting-started.md"));
+}
+
+#[test]
 fn the_page_on_groups_and_bindings_shows_what_happens() {
-    on_a_clean_cluster(|cluster| follow(cluster, "docs/groups-and-bindings.md"));
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/how-to/groups-and-bindings.md"));
 }
 
 #[test]
 fn the_page_on_the_directory_shows_what_happens() {
-    on_a_clean_cluster(|cluster| follow(cluster, "docs/directory.md"));
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/how-to/directory.md"));
 }
 
 /// The table of a resource's fields, as the page has to show it.
@@ -143,32 +148,32 @@ fn field_table(fields: &[Field]) -> String {
 
 #[test]
 fn the_page_on_the_directory_lists_every_field() {
-    let page = std::fs::read_to_string(project_root().join("docs/directory.md")).unwrap();
+    let page = std::fs::read_to_string(project_root().join("docs/how-to/directory.md")).unwrap();
     for (resource, fields) in [("users", entries::user::FIELDS), ("groups", entries::group::FIELDS)] {
         let table = page.split(&format!("<!-- {resource} -->\n")).nth(1).unwrap().split("<!-- end -->").next().unwrap();
         let expected = field_table(fields);
-        assert!(table == expected, "docs/directory.md must list the fields of {resource} so:\n{expected}");
+        assert!(table == expected, "docs/how-to/directory.md must list the fields of {resource} so:\n{expected}");
     }
 }
 
 #[test]
 fn the_page_on_the_guard_shows_what_happens() {
-    on_a_clean_cluster(|cluster| follow(cluster, "docs/guard.md"));
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/explanation/guard.md"));
 }
 
 #[test]
 fn the_page_on_namespaces_shows_what_happens() {
-    on_a_clean_cluster(|cluster| follow(cluster, "docs/namespaces.md"));
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/how-to/namespaces.md"));
 }
 
 #[test]
 fn the_page_on_quota_shows_what_happens() {
-    on_a_clean_cluster(|cluster| follow(cluster, "docs/quota.md"));
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/how-to/quota.md"));
 }
 
 #[test]
 fn the_page_on_passwords_shows_what_happens() {
-    on_a_clean_cluster(|cluster| follow(cluster, "docs/passwords.md"));
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/reference/passwords.md"));
 }
 
 #[test]
@@ -177,37 +182,37 @@ fn the_page_on_import_shows_what_happens() {
     for folder in ["target/people", "target/everybody"] {
         let _ = std::fs::remove_dir_all(project_root().join(folder));
     }
-    on_a_clean_cluster(|cluster| follow(cluster, "docs/import.md"));
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/how-to/import.md"));
 }
 
 #[test]
 fn the_page_on_logins_shows_what_happens() {
-    on_a_clean_cluster(|cluster| follow(cluster, "docs/logins.md"));
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/how-to/logins.md"));
 }
 
 #[test]
 fn the_page_on_tokens_shows_what_happens() {
-    on_a_clean_cluster(|cluster| follow(cluster, "docs/tokens.md"));
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/how-to/tokens.md"));
 }
 
 #[test]
 fn the_page_on_the_kubectl_plugin_shows_what_happens() {
-    on_a_clean_cluster(|cluster| follow(cluster, "docs/kubectl-plugin.md"));
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/how-to/kubectl-plugin.md"));
 }
 
 #[test]
 fn the_page_on_notifications_shows_what_happens() {
-    on_a_clean_cluster(|cluster| follow(cluster, "docs/notifications.md"));
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/how-to/notifications.md"));
 }
 
 #[test]
 fn the_page_on_operations_shows_what_happens() {
-    on_a_clean_cluster(|cluster| follow(cluster, "docs/operations.md"));
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/reference/operations.md"));
 }
 
 #[test]
 fn the_page_on_troubleshooting_shows_what_happens() {
-    on_a_clean_cluster(|cluster| follow(cluster, "docs/troubleshooting.md"));
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/how-to/troubleshooting.md"));
 }
 
 #[test]
@@ -216,22 +221,22 @@ fn the_page_on_installing_shows_what_happens() {
     let cluster = Cluster::create("installing", &[]);
     cluster.start_operator(&[]);
     crate::directory::wait_until_served(&cluster);
-    follow(&cluster, "docs/install.md");
+    follow(&cluster, "docs/how-to/install.md");
 }
 
 #[test]
 fn the_page_on_gitops_shows_what_happens() {
-    on_a_clean_cluster(|cluster| follow(cluster, "docs/gitops.md"));
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/how-to/gitops.md"));
 }
 
 #[test]
 fn the_page_on_backup_shows_what_happens() {
-    on_a_clean_cluster(|cluster| follow(cluster, "docs/backup.md"));
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/how-to/backup.md"));
 }
 
 #[test]
 fn the_page_on_managed_clusters_shows_what_happens() {
-    on_a_clean_cluster(|cluster| follow(cluster, "docs/managed-clusters.md"));
+    on_a_clean_cluster(|cluster| follow(cluster, "docs/how-to/managed-clusters.md"));
 }
 
 /// On a cluster of its own: afterwards nobody trusts the keys that kube-apiserver was started with.
@@ -240,16 +245,24 @@ fn the_page_on_rotation_shows_what_happens() {
     let cluster = Cluster::create("rotation", &[]);
     cluster.start_operator(&[]);
     crate::directory::wait_until_served(&cluster);
-    follow(&cluster, "docs/rotation.md");
+    follow(&cluster, "docs/how-to/rotation.md");
 }
 
-/// Pages in Markdown: those that are written, and those that are generated.
+/// Every page in Markdown: README, CONTRIBUTING and all of `docs`, generated pages included.
 fn pages() -> Vec<PathBuf> {
+    fn collect(folder: &Path, pages: &mut Vec<PathBuf>) {
+        for path in std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                collect(&path, pages);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(path);
+            }
+        }
+    }
     let root = project_root();
-    let folders = ["docs", "docs/reference"].map(|folder| std::fs::read_dir(root.join(folder)).unwrap());
-    let files = folders.into_iter().flatten().flatten().map(|entry| entry.path());
-    let pages = files.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
-    pages.chain(["README.md", "CONTRIBUTING.md"].map(|page| root.join(page))).collect()
+    let mut pages = ["README.md", "CONTRIBUTING.md"].map(|page| root.join(page)).to_vec();
+    collect(&root.join("docs"), &mut pages);
+    pages
 }
 
 #[test]
@@ -279,11 +292,11 @@ fn the_threat_model_names_tests_that_there_are() {
     for folder in ["crates", "src", "tests/integration"] {
         functions(&project_root().join(folder), &mut sources);
     }
-    let page = std::fs::read_to_string(project_root().join("docs/security.md")).unwrap();
+    let page = std::fs::read_to_string(project_root().join("docs/explanation/security.md")).unwrap();
     let named: Vec<&str> = page.split('`').skip(1).step_by(2).filter(|code| code.matches('_').count() > 2).collect();
     assert!(named.len() > 15, "{named:?}");
     for name in named {
-        assert!(sources.contains(&format!("fn {name}(")), "docs/security.md: there is no test {name}");
+        assert!(sources.contains(&format!("fn {name}(")), "docs/explanation/security.md: there is no test {name}");
     }
 }
 
@@ -294,7 +307,7 @@ fn every_row_of_the_coverage_table_works() {
             cluster,
             "kubectl apply -f examples/ && kubectl wait --for=condition=Ready users.roster.dev --all --timeout=60s",
         );
-        let table = std::fs::read_to_string(project_root().join("docs/coverage.md")).unwrap();
+        let table = std::fs::read_to_string(project_root().join("docs/reference/coverage.md")).unwrap();
         let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ") && line.contains('`')).collect();
         assert!(rows.len() > 10);
         for row in rows {

@@ -198,7 +198,7 @@ async fn upgrades_and_rollbacks_lose_nobody() {
     settle(&cluster).await;
     let before = belongings(&cluster);
 
-    // As docs/install.md says: CRDs first, which Helm leaves as they are.
+    // As docs/how-to/install.md says: CRDs first, which Helm leaves as they are.
     let display_name = ["explain", "users.spec.displayName", "--api-version=roster.dev/v1alpha1"];
     assert!(cluster.plane.kubectl.run(&display_name).is_err(), "the CRD is not the older one");
     let crds = helm(&cluster, &["show", "crds", "CHART"]);
@@ -299,7 +299,7 @@ async fn what_is_left_can_be_removed_when_no_operator_runs_any_more() {
     }
     helm(&cluster, &["uninstall", "roster"]);
     // As the page says.
-    let page = std::fs::read_to_string(project_root().join("docs/install.md")).unwrap();
+    let page = std::fs::read_to_string(project_root().join("docs/how-to/install.md")).unwrap();
     let commands = page.split("Where no operator runs any more").nth(1).unwrap();
     let commands = commands.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
     let assets = &cluster.plane.kubectl.assets;

@@ -189,8 +189,8 @@ fn assert_tells_no_more(path: &str, status: u16, body: &str) {
 async fn the_port_gives_to_somebody_without_credentials_what_the_threat_model_says() {
     let cluster = shared();
     let direct = Direct::new(cluster, 0, None).await;
-    let page = std::fs::read_to_string(project_root().join("docs/security.md")).unwrap();
-    let section = page.split("\n## ").find(|section| section.starts_with("What the port gives to somebody without"));
+    let page = std::fs::read_to_string(project_root().join("docs/explanation/security.md")).unwrap();
+    let section = page.split("\n## ").find(|section| section.starts_with("Unauthenticated requests"));
     let rows = section.expect("the table is there").lines().filter(|line| line.starts_with("| `"));
     let mut paths = Vec::new();
     for row in rows {
@@ -205,10 +205,10 @@ async fn the_port_gives_to_somebody_without_credentials_what_the_threat_model_sa
     }
     let logins = format!("{BASE}/logins");
     for path in ["/tokenreview", "/openid/v1/jwks", "/livez", "/readyz", "/healthz", "/apis", "/openapi/v3", &logins] {
-        assert!(paths.iter().any(|known| known == path), "docs/security.md says nothing of {path}");
+        assert!(paths.iter().any(|known| known == path), "docs/explanation/security.md says nothing of {path}");
     }
     for webhook in Webhook::ALL {
         let path = format!("/admission{}", webhook.route());
-        assert!(paths.contains(&path), "docs/security.md says nothing of {path}");
+        assert!(paths.contains(&path), "docs/explanation/security.md says nothing of {path}");
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn page(document: &Value) -> String {
     let parts = [
         head("Directory API"),
         format!("\n`{API_VERSION}`. Paths are below `/apis/{API_VERSION}`; what they are for is in\n"),
-        "[the directory](../directory.md) and [logins](../logins.md).\n\n## Paths\n\n".to_owned(),
+        "[the directory](../../how-to/directory.md) and [logins](../../how-to/logins.md).\n\n## Paths\n\n".to_owned(),
         paths(document),
         "\n## Parameters\n".to_owned(),
         parameters(document),

@@ -1,4 +1,4 @@
-//! `roster reference`: generates the pages of `docs/reference` from the CRDs, the OpenAPI document and the command line.
+//! `roster reference`: generates the pages of `docs/reference/api` from the CRDs, the OpenAPI document and the command line.
 
 mod commands;
 mod directory;

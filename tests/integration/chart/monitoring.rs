@@ -75,10 +75,10 @@ fn every_metric_that_is_asked_for_is_exposed() {
 
 #[test]
 fn every_metric_is_in_the_page_on_operations() {
-    let page = read("docs/operations.md");
+    let page = read("docs/reference/operations.md");
     for name in exposed().iter().filter(|name| name.starts_with("roster_")) {
         let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
-        assert!(page.contains(&format!("`{family}")), "docs/operations.md does not tell of {family}");
+        assert!(page.contains(&format!("`{family}")), "docs/reference/operations.md does not tell of {family}");
     }
 }
 
@@ -91,14 +91,14 @@ fn anchor(heading: &str) -> String {
 
 #[test]
 fn every_alert_says_what_to_do() {
-    let page = read("docs/troubleshooting.md");
+    let page = read("docs/how-to/troubleshooting.md");
     let anchors: BTreeSet<String> = page.lines().filter(|line| line.starts_with("##")).map(anchor).collect();
     for alert in alerts() {
         let name = alert["alert"].as_str().unwrap();
         let runbook = alert["annotations"]["runbook_url"].as_str().unwrap();
-        let at = runbook.strip_prefix("docs/troubleshooting.md#").unwrap_or_else(|| panic!("{name}: {runbook}"));
+        let at = runbook.strip_prefix("docs/how-to/troubleshooting.md#").unwrap_or_else(|| panic!("{name}: {runbook}"));
         assert!(anchors.contains(at), "{name}: {runbook} is none of {anchors:#?}");
         assert!(matches!(alert["labels"]["severity"].as_str(), Some("critical" | "warning")), "{name}");
-        assert!(page.contains(name), "docs/troubleshooting.md does not name {name}");
+        assert!(page.contains(name), "docs/how-to/troubleshooting.md does not name {name}");
     }
 }

@@ -167,10 +167,10 @@ fn table() -> String {
 
 #[test]
 fn the_page_on_installing_lists_every_value() {
-    let page = read("docs/install.md");
+    let page = read("docs/how-to/install.md");
     let shown = page.split("<!-- values -->\n").nth(1).and_then(|rest| rest.split("<!-- end -->").next());
     let expected = table();
-    assert!(shown == Some(&expected), "docs/install.md must list the values so:\n{expected}");
+    assert!(shown == Some(&expected), "docs/how-to/install.md must list the values so:\n{expected}");
 }
 
 #[test]
