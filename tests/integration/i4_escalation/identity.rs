@@ -138,7 +138,7 @@ async fn answer(client: &kube::Client, who: &str, request: axum::http::request::
     client.request_text(request).await.unwrap_or_else(|error| error.to_string())
 }
 
-/// kube-apiserver answers some requests before it asks any policy. `patch` reads Secrets that way, as docs/security.md says:
+/// kube-apiserver answers some requests before it asks any policy. `patch` reads Secrets that way, as docs/explanation/security.md says:
 /// if this changes with a version of Kubernetes, the threat model may promise more. `update` and deletions must not.
 #[tokio::test(flavor = "multi_thread")]
 async fn i4_keys_are_not_read_by_errors_without_patch() {
@@ -309,4 +309,39 @@ async fn i4_the_refusal_says_what_the_secret_holds() {
         assert!(refused.contains(&format!("the guard: {says}")), "{name} {kind}: {refused}");
         assert!(refused.contains("trevor may not create them without the verb bind on every ClusterRole"), "{refused}");
     }
+}
+
+/// Anyone who may write Secrets in one namespace can name any User in a password Secret.
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_denials_tell_who_holds_what_only_to_those_who_may_list_users() {
+    let (cluster, n) = (guarded(), unique("i4-denials"));
+    cluster.apply(&STAGE.replace("{n}", &n));
+    settle(cluster, &n).await;
+    let (editor, boss) = (format!("{n}-editor"), format!("{n}-boss"));
+    let binding = |kind: &str, rules: &str| {
+        format!(
+            "apiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {n}-denials, namespace: default}}\n\
+             rules: [{rules}]\n---\napiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}Binding\n\
+             metadata: {{name: {n}-denials, namespace: default}}\n\
+             roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: {kind}, name: {n}-denials}}\n\
+             subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: '{editor}'}}]\n"
+        )
+    };
+    cluster.apply(&binding("Role", "{apiGroups: [''], resources: [secrets], verbs: [create]}"));
+    wait_until_can(cluster, &editor, &["create", "secrets", "-n", "default"], true).await;
+    let secret = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {n}, namespace: default, annotations: {{roster.dev/user: {boss}}}}}\n\
+         type: roster.dev/password\nstringData: {{password: correct horse battery}}\n"
+    );
+    let denial = || {
+        let args = ["create", "-f", "-", "--as", &editor, "--dry-run=server"];
+        format!("{:#}", cluster.plane.kubectl.run_with_input(&args, &secret).unwrap_err())
+    };
+    let short = denial();
+    assert!(short.contains("may not bind every role of the identities"), "{short}");
+    assert!(!short.contains("ClusterRole") && !short.contains("RoleBinding") && !short.contains("Group"), "{short}");
+    cluster.apply(&binding("ClusterRole", "{apiGroups: [roster.dev], resources: [users], verbs: [list]}"));
+    wait_until_can(cluster, &editor, &["list", "users.roster.dev"], true).await;
+    let full = denial();
+    assert!(full.contains(&format!("User {boss} holds or would hold ClusterRole")), "{full}");
 }
