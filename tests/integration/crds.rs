@@ -222,7 +222,7 @@ async fn groups_with_mistakes_are_refused_by_field() {
         (json!({"memberGroups": ["x", "x"]}), "spec.memberGroups", "must not have the same value twice"),
         (json!({"memberGroups": ["x"]}), "spec.memberGroups", "must not name the group itself"),
         (json!({"memberSelector": expression}), "spec.memberSelector.matchExpressions[0].operator", "NotIn"),
-        (json!({"memberSelector": empty_in}), "spec.memberSelector.matchExpressions[0]", "In and NotIn need values"),
+        (json!({"memberSelector": empty_in}), "spec.memberSelector.matchExpressions[0]", "In and NotIn require values"),
         (json!({"memberships": [{"user": "jane"}]}), "spec.memberships[0].validity", "Required value"),
         (
             json!({"memberships": [{"user": "a", "validity": {}}, {"user": "a", "validity": {}}]}),
@@ -272,7 +272,7 @@ async fn role_bindings_with_mistakes_are_refused_by_field() {
         ),
         (with(json!({"roleRef": {"kind": "Job", "name": "x"}})), "spec.roleRef.kind", "ClusterRole"),
         (with(json!({"roleRef": {"kind": "Role", "name": "a/b"}})), "spec.roleRef.name", "no '/'"),
-        (with(json!({"roleRef": role})), "spec", "needs a roleRef of kind ClusterRole"),
+        (with(json!({"roleRef": role})), "spec", "requires a roleRef of kind ClusterRole"),
         (with(json!({"scope": {}})), "spec.scope", "exactly one of"),
         (with(json!({"scope": {"cluster": {}, "domain": "default"}})), "spec.scope", "exactly one of"),
         (with(json!({"scope": {"namespaces": []}})), "spec.scope.namespaces", "at least 1"),
@@ -319,7 +319,7 @@ async fn kubectl_finds_users_by_short_name_category_and_field() {
         assert!(table.contains(word), "{word}: {table}");
     }
     let explained = cluster.kubectl(&["explain", "users.roster.dev.spec.validity"]);
-    assert!(explained.contains("First instant at which this no longer holds"), "{explained}");
+    assert!(explained.contains("Time from which this is no longer valid"), "{explained}");
 }
 
 fn undescribed(schema: &Value, path: &str, found: &mut Vec<String>) {
