@@ -64,7 +64,8 @@ impl Context {
     pub fn new(
         client: Client,
         informers: Arc<Informers>,
-        (defaults, counts_secrets): (Defaults, bool),
+        defaults: Defaults,
+        counts_secrets: bool,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {

@@ -48,33 +48,44 @@ pub struct Context {
     pub(super) notifier: Notifier,
 }
 
+/// What the User controller is built from.
+pub struct Parts {
+    pub client: Client,
+    /// Namespace of the identity Secrets.
+    pub namespace: String,
+    /// Namespaces in which password Secrets are read. Empty: all.
+    pub source_namespaces: BTreeSet<String>,
+    /// Hashes passwords of password Secrets.
+    pub pool: HashPool,
+    pub password_policy: Arc<PasswordPolicy>,
+    pub informers: Arc<Informers>,
+    /// Writes the bindings of administrators.
+    pub writer: Arc<NativeWriter>,
+    /// Names the administrator ClusterRole.
+    pub policy: Arc<Policy>,
+    pub notifier: Notifier,
+    pub metrics: Arc<Metrics>,
+}
+
 impl Context {
-    /// Creates the context. `namespace` contains the identity Secrets. Password Secrets are read in `source_namespaces`, or in
-    /// all namespaces if that is empty.
-    pub fn new(
-        client: Client,
-        (namespace, source_namespaces): (&str, BTreeSet<String>),
-        (pool, password_policy): (HashPool, Arc<PasswordPolicy>),
-        informers: Arc<Informers>,
-        writer: Arc<NativeWriter>,
-        policy: Arc<Policy>,
-        (notifier, metrics): (Notifier, Arc<Metrics>),
-    ) -> Self {
+    /// Creates the context.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { client, namespace, metrics, .. } = parts;
         Self {
             users: Api::all(client.clone()),
-            identities: Api::namespaced(client.clone(), namespace),
-            namespace: namespace.to_owned(),
-            source_namespaces,
-            pool,
-            password_policy,
+            identities: Api::namespaced(client.clone(), &namespace),
+            namespace,
+            source_namespaces: parts.source_namespaces,
+            pool: parts.pool,
+            password_policy: parts.password_policy,
             index: Mutex::default(),
-            informers,
-            writer,
-            policy,
+            informers: parts.informers,
+            writer: parts.writer,
+            policy: parts.policy,
             failures: Arc::new(Failures::new(metrics.watch_errors.clone())),
             written: Written::default(),
             backoff: Backoff::default(),
-            notifier,
+            notifier: parts.notifier,
             reporter: Reporter::new(client.clone(), "roster.dev/user", Arc::clone(&metrics)),
             metrics,
             client,

@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::written::forget_deleted;
-pub use context::Context;
+pub use context::{Context, Parts};
 use context::{Error, RECONCILE_TIMEOUT};
 use status::Standing;
 

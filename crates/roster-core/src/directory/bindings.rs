@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{Expression, Selector};
 use kube::{Resource, ResourceExt};
-use roster_api::role_binding::{RoleRef, Subject};
+use roster_api::role_binding::{RoleRef, Subject, SubjectKind};
 use roster_api::{DOMAIN_LABEL, LOCKED_BY_ANNOTATION, RoleBinding, Validity};
 
 use super::labels::{Labels, Matcher};
@@ -46,6 +46,11 @@ pub struct Binding {
 }
 
 impl Binding {
+    /// Returns the names of the groups among the subjects.
+    pub(super) fn groups(&self) -> impl Iterator<Item = &String> {
+        self.subjects.iter().filter(|subject| subject.kind == SubjectKind::Group).map(|group| &group.name)
+    }
+
     /// Reads a RoleBinding. A scope that says nothing that could be applied, which the schema forbids, reaches nothing.
     pub fn of(binding: &RoleBinding) -> Self {
         let spec = &binding.spec;

@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use roster_api::role_binding::{Subject, SubjectKind};
 
-use super::bindings::Binding;
 use super::labels::Labels;
-use super::native::{Holder, Native};
+use super::native::Holder;
 use super::tombstones::{StoredLabels, Tombstone};
 use super::{Concerned, Directory};
 
@@ -77,19 +76,4 @@ impl Directory {
         self.tombstones.remove_stored(user, secret);
         Concerned { tombstones: [user.to_owned()].into(), ..Concerned::default() }
     }
-}
-
-/// Names of the groups that RoleBindings of Roster name.
-pub(super) fn groups_bound<'a>(bindings: impl Iterator<Item = &'a Binding>) -> BTreeSet<String> {
-    let subjects = bindings.flat_map(|binding| &binding.subjects);
-    subjects.filter(|subject| subject.kind == SubjectKind::Group).map(|group| group.name.clone()).collect()
-}
-
-/// Names of the groups that native bindings name.
-pub(super) fn groups_holding<'a>(natives: impl Iterator<Item = &'a Native>) -> BTreeSet<String> {
-    let name = |holder: &Holder| match holder {
-        Holder::Group(name) => Some(name.clone()),
-        Holder::User(_) => None,
-    };
-    natives.flat_map(|native| &native.holders).filter_map(name).collect()
 }

@@ -290,7 +290,8 @@ impl Directory {
 
     fn binding_changed(&mut self, name: &str, before: Option<&Binding>) -> Concerned {
         let mut concerned = Concerned { bindings: [name.to_owned()].into(), ..Concerned::default() };
-        self.sort_former(&deleted::groups_bound(before.into_iter().chain(self.bindings.get(name))));
+        let groups = before.into_iter().chain(self.bindings.get(name)).flat_map(Binding::groups).cloned().collect();
+        self.sort_former(&groups);
         let now = self.bindings.get(name);
         for subject in before.into_iter().chain(now).flat_map(|binding| &binding.subjects) {
             if subject.kind == SubjectKind::Group {
@@ -384,7 +385,8 @@ impl Directory {
 
     fn native_changed(&mut self, key: &Key, before: Option<&Native>) -> Concerned {
         let mut concerned = Concerned::default();
-        self.sort_former(&deleted::groups_holding(before.into_iter().chain(self.natives.get(key))));
+        let groups = before.into_iter().chain(self.natives.get(key)).flat_map(Native::groups).cloned().collect();
+        self.sort_former(&groups);
         // Whoever wants this name, and whoever it was made for.
         if let Some(name) = native::binding_of(&key.name) {
             concerned.bindings.extend(self.bindings.get(name).map(|binding| binding.name.clone()));

@@ -123,6 +123,14 @@ pub struct Native {
 }
 
 impl Native {
+    /// Returns the names of the groups among the holders.
+    pub(super) fn groups(&self) -> impl Iterator<Item = &String> {
+        self.holders.iter().filter_map(|holder| match holder {
+            Holder::Group(name) => Some(name),
+            Holder::User(_) => None,
+        })
+    }
+
     /// Reads a ClusterRoleBinding.
     pub fn of_cluster(binding: &rbac::ClusterRoleBinding) -> Self {
         Self::read(&binding.metadata, &binding.role_ref, binding.subjects.as_deref().unwrap_or_default())

@@ -1,0 +1,224 @@
+//! `roster run`: assembles the parts and supervises them.
+//!
+//! ```text
+//!  every replica:  probes, serving certificate, TLS port (admission, directory API), directory, tombstones of deleted Users
+//!  the leader:     User, Group and RoleBinding controllers, certificate authority, caBundles and admission paths
+//! ```
+
+mod connect;
+mod leader;
+mod logins;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use futures::FutureExt;
+use kube::{Client, Config};
+use roster_controllers::tombstones;
+use roster_credentials::policy::PasswordPolicy;
+use roster_credentials::pool::HashPool;
+use roster_runtime::informers::Informers;
+use roster_runtime::logins::audiences;
+use roster_runtime::logins::recount;
+use roster_runtime::metrics::Metrics;
+use roster_runtime::notifications::Notifier;
+use roster_runtime::operations::health::{self, Health};
+use roster_runtime::operations::supervisor::Supervisor;
+use roster_runtime::tls::connections::{LIMITS, PROBE_LIMITS};
+use roster_runtime::tls::listener::{self, Port};
+use roster_runtime::tls::origin::Origin;
+use roster_runtime::tls::{api_servers, trust};
+use roster_server::admission::guard::Guard;
+use roster_server::admission::quota::hints::Hints;
+use roster_server::admission::quota::namespaces::NamespaceCount;
+use roster_server::admission::review::Parser;
+use roster_server::admission::server::{self, Admission};
+use roster_server::apiserver;
+use roster_server::apiserver::front_proxy::FrontProxy;
+use roster_server::apiserver::state::Parts;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::RunConfig;
+use connect::Keys;
+use leader::Leader;
+
+/// Minimum time without progress after which a task counts as stuck.
+const MAX_STALL: Duration = Duration::from_secs(60);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If the configuration is invalid, a port can't be bound, leadership is lost, or another task ends by itself.
+pub async fn run(config: RunConfig) -> Result<()> {
+    let access = connect::access().await?;
+    let replica = Arc::new(Replica::new(config, &access)?);
+    let Replica { client, config, informers, health, metrics, .. } = &*replica;
+    let mut supervisor = Supervisor::default();
+    let shutdown = supervisor.shutdown();
+    let probes = connect::bind(config.probe_listen, "--probe-listen").await?;
+    let tls = connect::bind(config.listen, "--listen").await?;
+    info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, probes = %config.probe_listen, "starting");
+    supervisor.spawn("probes", listener::serve(probes, replica.probe_port(), shutdown.clone()));
+    let own = (client.clone(), config.namespace.clone());
+    supervisor.spawn("informers", Arc::clone(informers).run(own, Arc::clone(health), shutdown.clone()));
+
+    let keys = Keys::load(&replica).await?;
+    let heartbeat = health.watch_over("certificates", MAX_STALL);
+    supervisor.spawn("certificates", keys.certificates.clone().keep(heartbeat, shutdown.clone()));
+    supervisor.spawn("signing keys", keys.signing.clone().follow(shutdown.clone()));
+    let (certificates, signing_keys) = (keys.certificates.clone(), keys.signing.clone());
+    let leaving = shutdown.child_token();
+    let notifier = replica.serve(tls, keys, audiences::of_api_server(&access).await, &leaving, &mut supervisor).await?;
+    let webhooks = config.webhook_configuration.clone();
+    let trust = trust::observe(client.clone(), certificates.clone(), webhooks, Arc::clone(health), shutdown.clone());
+    supervisor.spawn("trust", trust);
+    let tombstones = tombstones::Context::new(client, &config.namespace, informers, metrics);
+    supervisor.spawn("tombstones", tombstones::run(tombstones, shutdown.clone()).map(Ok));
+    let runtime = health.watch_over_runtime("main runtime", MAX_STALL);
+    let leader = Leader { replica: Arc::clone(&replica), certificates, signing_keys, notifier, access, runtime };
+    let led = leader.run(leaving.clone());
+    supervisor.spawn("leader", async move {
+        Box::pin(led).await?;
+        shutdown.cancelled().await;
+        Ok(())
+    });
+    supervisor.run(async move { replica.drain(&leaving).await }).await
+}
+
+/// What the parts of a replica share.
+struct Replica {
+    client: Client,
+    config: Arc<RunConfig>,
+    informers: Arc<Informers>,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    /// Hashes passwords.
+    pool: HashPool,
+    /// Requirements for new passwords.
+    policy: Arc<PasswordPolicy>,
+}
+
+impl Replica {
+    fn new(config: RunConfig, access: &Config) -> Result<Self> {
+        let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
+        let hashing = &config.hashing;
+        let pool = HashPool::new(hashing.cost()?, hashing.slots(), usize::from(hashing.queue), metrics.hashing.clone());
+        Ok(Self {
+            client: Client::try_from(access.clone())?,
+            informers: Arc::new(Informers::new(config.rbac.expand_groups, Arc::clone(&metrics))),
+            health: Arc::new(Health::default()),
+            policy: Arc::new(config.logins.password_policy()?),
+            pool,
+            metrics,
+            config,
+        })
+    }
+
+    /// Returns the port of probes and metrics, in plain HTTP.
+    fn probe_port(&self) -> Port {
+        Port {
+            tls: None,
+            limits: PROBE_LIMITS,
+            app: health::router(Arc::clone(&self.health), Arc::clone(&self.metrics)),
+            is_api_server: Arc::new(|_| false),
+            api_servers: Vec::new(),
+            shed: self.metrics.connections_shed.clone(),
+            // Each response stands alone, so no client has to be sent to another replica.
+            leaving: CancellationToken::new(),
+        }
+    }
+
+    /// Starts everything behind the TLS port: admission, the directory API, logins and notifications.
+    async fn serve(
+        &self,
+        tls: TcpListener,
+        keys: Keys,
+        of_api_server: Vec<String>,
+        leaving: &CancellationToken,
+        supervisor: &mut Supervisor,
+    ) -> Result<Notifier> {
+        let Self { client, config, informers, health, metrics, .. } = self;
+        let shutdown = supervisor.shutdown();
+        let guard = Guard::new(client.clone(), config.service_account(), Arc::clone(informers), config.rbac.policy());
+        let guard = Arc::new(guard);
+        let issuer = Arc::new(logins::issuer(self, of_api_server, &keys.signing));
+        let options = config.notification.options();
+        let signer = Arc::clone(&issuer);
+        let (notifier, courier) = Notifier::new(options, signer, metrics.notifications.clone())?;
+        supervisor.spawn("notifications", courier.run(shutdown.clone()));
+        let (logins, last_use) = logins::logins(self, issuer, notifier.clone(), Arc::new(keys.sealer));
+        let (vault, limits) = (Arc::clone(&logins.vault), config.logins.limits());
+        supervisor.spawn("uncounted failures", recount::run(vault, Arc::clone(informers), limits, shutdown.clone()));
+        supervisor.spawn("last use", last_use.run(config.logins.last_use_interval, shutdown.clone()));
+        let front_proxy = Arc::new(FrontProxy::default());
+        let follow = Arc::clone(&front_proxy).follow(client.clone(), Arc::clone(health), shutdown.clone());
+        supervisor.spawn("front proxy", follow);
+        let parts = Parts {
+            informers: Arc::clone(informers),
+            client: client.clone(),
+            front_proxy: Arc::clone(&front_proxy),
+            authorities: keys.certificates.authorities(),
+            logins: Arc::new(logins),
+            guard: Arc::clone(&guard),
+            metrics: Arc::clone(metrics),
+            shutdown: shutdown.clone(),
+        };
+        let directory = apiserver::router::router(parts, Arc::clone(health));
+        let origin = Origin::new(keys.certificates.authorities());
+        let port = Port {
+            tls: Some(keys.certificates.serving()),
+            limits: LIMITS,
+            app: server::router(self.admission(guard), origin).merge(directory),
+            is_api_server: Arc::new(move |chain| front_proxy.recognises(chain)),
+            api_servers: api_servers::expected(client.clone()).await,
+            shed: metrics.connections_shed.clone(),
+            leaving: leaving.clone(),
+        };
+        supervisor.spawn("tls", listener::serve(tls, port, shutdown));
+        health.set_serving(true);
+        Ok(notifier)
+    }
+
+    /// Returns what the webhooks are served with.
+    fn admission(&self, guard: Arc<Guard>) -> Admission {
+        let Self { client, config, informers, metrics, pool, .. } = self;
+        Admission {
+            pool: pool.clone(),
+            guard,
+            namespaces: NamespaceCount::new(client.clone(), &config.namespace, Arc::clone(informers)),
+            hints: Hints::new(client.clone(), Arc::clone(informers)),
+            parser: Parser::default(),
+            metrics: Arc::clone(metrics),
+        }
+    }
+
+    /// Waits for a signal, and then for the drain period, or a second signal. Another replica becomes the leader immediately.
+    /// This one serves requests until its clients know that it is not ready, because the guard fails closed.
+    async fn drain(&self, leaving: &CancellationToken) {
+        terminated().await;
+        let drain = self.config.drain;
+        info!(?drain, "shutting down");
+        self.health.set_serving(false);
+        leaving.cancel();
+        tokio::select! {
+            () = tokio::time::sleep(drain) => {}
+            () = terminated() => {}
+        }
+    }
+}
+
+async fn terminated() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        warn!("signals can't be received; only SIGKILL ends this process");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
