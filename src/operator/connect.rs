@@ -13,7 +13,7 @@ use roster_runtime::tls::certificates::Certificates;
 use tokio::net::TcpListener;
 use tracing::warn;
 
-use super::Replica;
+use super::replica::Replica;
 
 /// Returns how to reach kube-apiserver.
 pub(super) async fn access() -> Result<Config> {

@@ -16,7 +16,7 @@ use roster_runtime::tls::trust;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{MAX_STALL, Replica};
+use super::replica::{MAX_STALL, Replica};
 
 /// Leader election and the leader's work.
 pub(super) struct Leader {

@@ -14,7 +14,7 @@ use roster_runtime::logins::verifier::{Verifier, VerifierParts};
 use roster_runtime::notifications::Notifier;
 use tracing::warn;
 
-use super::Replica;
+use super::replica::Replica;
 
 /// Creates the issuer of tokens. `of_api_server` are kube-apiserver's audiences, if known.
 pub(super) fn issuer(replica: &Replica, of_api_server: Vec<String>, keys: &SigningKeyStore) -> Issuer {

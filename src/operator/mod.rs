@@ -8,22 +8,17 @@
 mod connect;
 mod leader;
 mod logins;
+mod replica;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Result;
 use futures::FutureExt;
-use kube::{Client, Config};
 use roster_controllers::tombstones;
-use roster_credentials::policy::PasswordPolicy;
-use roster_credentials::pool::HashPool;
-use roster_runtime::informers::Informers;
 use roster_runtime::logins::audiences;
 use roster_runtime::logins::recount;
-use roster_runtime::metrics::Metrics;
 use roster_runtime::notifications::Notifier;
-use roster_runtime::operations::health::{self, Health};
+use roster_runtime::operations::health;
 use roster_runtime::operations::supervisor::Supervisor;
 use roster_runtime::tls::connections::{LIMITS, PROBE_LIMITS};
 use roster_runtime::tls::listener::{self, Port};
@@ -45,9 +40,7 @@ use tracing::{info, warn};
 use crate::config::RunConfig;
 use connect::Keys;
 use leader::Leader;
-
-/// Minimum time without progress after which a task counts as stuck.
-const MAX_STALL: Duration = Duration::from_secs(60);
+use replica::{MAX_STALL, Replica};
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -89,35 +82,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
     supervisor.run(async move { replica.drain(&leaving).await }).await
 }
 
-/// What the parts of a replica share.
-struct Replica {
-    client: Client,
-    config: Arc<RunConfig>,
-    informers: Arc<Informers>,
-    health: Arc<Health>,
-    metrics: Arc<Metrics>,
-    /// Hashes passwords.
-    pool: HashPool,
-    /// Requirements for new passwords.
-    policy: Arc<PasswordPolicy>,
-}
-
 impl Replica {
-    fn new(config: RunConfig, access: &Config) -> Result<Self> {
-        let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
-        let hashing = &config.hashing;
-        let pool = HashPool::new(hashing.cost()?, hashing.slots(), usize::from(hashing.queue), metrics.hashing.clone());
-        Ok(Self {
-            client: Client::try_from(access.clone())?,
-            informers: Arc::new(Informers::new(config.rbac.expand_groups, Arc::clone(&metrics))),
-            health: Arc::new(Health::default()),
-            policy: Arc::new(config.logins.password_policy()?),
-            pool,
-            metrics,
-            config,
-        })
-    }
-
     /// Returns the port of probes and metrics, in plain HTTP.
     fn probe_port(&self) -> Port {
         Port {

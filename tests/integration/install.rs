@@ -300,7 +300,7 @@ async fn what_is_left_can_be_removed_when_no_operator_runs_any_more() {
     helm(&cluster, &["uninstall", "roster"]);
     // As the page says.
     let page = std::fs::read_to_string(project_root().join("docs/how-to/install.md")).unwrap();
-    let commands = page.split("Where no operator runs any more").nth(1).unwrap();
+    let commands = page.split("If no operator runs any more").nth(1).unwrap();
     let commands = commands.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
     let assets = &cluster.plane.kubectl.assets;
     let path = std::env::var("PATH").unwrap();

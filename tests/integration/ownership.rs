@@ -85,7 +85,7 @@ fn give<'a>(namespace: &'a str, label: &'a str, object: &'a str) -> [(Vec<&'a st
 #[tokio::test(flavor = "multi_thread")]
 async fn ownership_is_given_by_whoever_controls_the_owner() {
     let stage = set("own-give").await;
-    let boss = "User {n}-boss (metadata.labels[roster.dev/owner]) holds or would hold ClusterRole";
+    let boss = "User {n}-boss (metadata.labels[roster.dev/owner]) holds or would hold a role that";
     stage.refused("eve", CREATE, &stage.manifest("boss"), boss);
     stage.refused("me-by-name", CREATE, &stage.manifest("boss"), boss);
     stage.passes("alice", CREATE, &stage.manifest("boss"));
@@ -128,7 +128,7 @@ async fn ownership_is_not_let_go_by_the_owner_alone() {
     let stage = set("own-take").await;
     let namespace = stage.namespace("me");
     let label = |value: &str| ["label", "namespace", &namespace, "--overwrite", value].map(str::to_owned).to_vec();
-    let me = "User {n}-me (metadata.labels[roster.dev/owner]) holds or would hold ClusterRole {n}-desk";
+    let me = "User {n}-me (metadata.labels[roster.dev/owner]) holds or would hold a role that";
     for change in ["roster.dev/owner-", "roster.dev/owner=", "roster.dev/owner={n}-plain", "roster.dev/owner={n}-boss"]
     {
         let change = label(change);

@@ -155,9 +155,11 @@ fn names(spec: &Value, group: &str) -> bool {
     spec["groups"].as_array().is_some_and(|groups| groups.iter().any(|name| name == group))
 }
 
-/// Users that a Group's `spec` lists.
+/// Users that a Group's `spec` lists in `members` or `memberships`.
 fn members(spec: &Value) -> impl Iterator<Item = &str> {
-    spec["members"].as_array().into_iter().flatten().filter_map(Value::as_str)
+    let items = |field: &str| spec[field].as_array().into_iter().flatten();
+    let limited = items("memberships").map(|membership| &membership["user"]);
+    items("members").chain(limited).filter_map(Value::as_str)
 }
 
 fn labels(object: &Value) -> BTreeMap<String, String> {

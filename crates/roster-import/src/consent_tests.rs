@@ -158,6 +158,17 @@ fn users_that_hold_everything_already_are_given_nothing() {
 }
 
 #[test]
+fn memberships_with_a_validity_are_given_too() {
+    let none = json!({});
+    let spec = json!({"memberships": [{"user": "ada", "validity": {"notAfter": "2030-01-01T00:00:00Z"}}]});
+    let user = manifest("User", "ada", &none, &json!({"username": "ada"}));
+    let both = format!("{}{user}", manifest("Group", "dev", &none, &spec));
+    let ada = json!({"username": "ada"});
+    assert_eq!(gains(&both, &[], &none, &ada), [(vec!["dev".to_owned()], false)]);
+    assert_eq!(gains(&both, &[("dev", spec)], &none, &ada), []);
+}
+
+#[test]
 fn promotions_say_who_gains_what() {
     let promotion = |groups: &[&str], is_admin| Promotion {
         place: Place::default(),

@@ -49,16 +49,17 @@ impl Directory {
     /// Sorts the deleted Groups among these and below them by whether they hold a role, after a change to what names
     /// these groups or to what they are nested in.
     pub(super) fn sort_former(&mut self, groups: &BTreeSet<String>) {
-        for group in self.memberships.former_among(groups) {
-            let holds_role = self.memberships.above_uncut(&group).into_iter().any(|group| self.is_bound(group));
-            self.memberships.sort_former(&group, holds_role);
+        let former = self.memberships.former_among(groups);
+        let holding = self.memberships.holding(&former, |group| self.is_bound(group));
+        for group in former {
+            self.memberships.sort_former(&group, holding.contains(&group));
         }
     }
 
     /// Whether a binding names the group, whatever its validity.
-    fn is_bound(&self, group: String) -> bool {
-        let holder = Holder::Group(group.clone());
-        let subject = Subject { kind: SubjectKind::Group, name: group };
+    fn is_bound(&self, group: &str) -> bool {
+        let holder = Holder::Group(group.to_owned());
+        let subject = Subject { kind: SubjectKind::Group, name: group.to_owned() };
         self.natives.grants_of(&holder).next().is_some() || self.bindings.of_subject(&subject).next().is_some()
     }
 

@@ -130,6 +130,29 @@ fn i4_many_deleted_groups_do_not_make_the_guard_forget_the_one_that_holds_a_role
     assert_eq!(directory.memberships.claims("labelled"), ["power".to_owned()].into(), "the others grant nothing");
 }
 
+/// A writer of Groups can nest them as deeply as they like, and the caller holds the lock of the directory.
+#[test]
+fn groups_above_deleted_ones_are_looked_at_once_each() {
+    const DEPTH: usize = 500;
+    let mut directory = directory();
+    let leaves: Vec<String> = (0..100).map(|i| format!("leaf-{i}")).collect();
+    for i in 0..DEPTH {
+        let children = if i + 1 < DEPTH { vec![format!("g{}", i + 1)] } else { leaves.clone() };
+        directory
+            .set_group(&group(&format!("g{i}"), GroupSpec { member_groups: children, ..GroupSpec::default() }), NOW);
+    }
+    let looked_at = std::cell::Cell::new(0);
+    let is_bound = |group: &str| {
+        looked_at.set(looked_at.get() + 1);
+        group == "g7"
+    };
+    let leaves = leaves.into_iter().collect();
+    assert_eq!(directory.memberships.holding(&leaves, is_bound), leaves);
+    assert!(looked_at.get() <= DEPTH + 100, "{}", looked_at.get());
+    assert!(directory.memberships.holding(&leaves, |_| false).is_empty());
+    assert!(directory.memberships.holding(&["g3".to_owned()].into(), |group| group == "g7").is_empty(), "below it");
+}
+
 #[test]
 fn i4_a_deleted_group_counts_while_anything_names_it() {
     let credential = Change::Credential(["labelled"].into());

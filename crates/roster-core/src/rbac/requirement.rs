@@ -81,12 +81,15 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// The denial for requesters that may not know who holds which role.
+    /// The denial for requesters that may not know who holds which role. It names Users, whom the requester has named, and no
+    /// groups.
     pub fn without_details(&self) -> String {
-        let Self { requester, .. } = self;
+        let Self { requester, reason: Reason { identity, .. }, .. } = self;
+        let identity =
+            if identity.starts_with("User ") { identity } else { "somebody whom this write takes control of" };
         format!(
-            "{requester} may not bind every role of the identities that this write takes control of; those who may list \
-             users.roster.dev are told which roles, and Roster logs it"
+            "{identity} holds or would hold a role that {requester} may not bind; callers that may list Users are told \
+             which one, and why"
         )
     }
 }

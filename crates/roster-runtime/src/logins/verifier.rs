@@ -192,7 +192,9 @@ impl Verifier {
         password::accept(password.expose_secret().as_bytes()).map_err(Unacceptable::NoPassword)?;
         let names = [&person.username, &person.name].into_iter();
         let emails = person.spec.email.iter().chain(&person.spec.additional_emails);
-        self.policy.check(password.expose_secret(), names.chain(emails).map(String::as_str))?;
+        // As it will be hashed.
+        let normalized = password::normalize(password.expose_secret());
+        self.policy.check(&normalized, names.chain(emails).map(String::as_str))?;
         let used: Vec<PasswordHash> = used.cloned().collect();
         if let Some(hash) = hashed.created_for(&used) {
             return Ok(hash);

@@ -7,8 +7,8 @@ use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::api::PostParams;
 use kube::{Api, Client};
-use roster_api::API_GROUP;
 use roster_api::role_binding::{RoleKind, RoleRef};
+use roster_api::{API_GROUP, directory};
 use roster_core::directory::native::Grant;
 use roster_core::rbac::requirement::{Attributes, Reason, Refused, Requirement, Requirements};
 
@@ -109,20 +109,19 @@ impl Access {
         self.may(requester, &Requirement::Bind(grant.clone())).await
     }
 
-    /// Returns whether the requester may list Users, and so may know who holds which role.
+    /// Returns whether the requester may list Users, by themselves or in the directory, and so may know who holds which role.
     ///
     /// # Errors
     /// If the API server does not answer.
     pub async fn may_list_users(&self, requester: &UserInfo) -> kube::Result<bool> {
-        let list = Attributes {
-            group: API_GROUP,
-            version: "v1alpha1",
-            resource: "users",
-            name: "",
-            namespace: None,
-            verb: "list",
-        };
-        self.review(requester, list).await
+        let (version, resource, verb) = ("v1alpha1", "users", "list");
+        for group in [API_GROUP, directory::GROUP] {
+            let list = Attributes { group, version, resource, name: "", namespace: None, verb };
+            if self.review(requester, list).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn may(&self, requester: &UserInfo, requirement: &Requirement) -> kube::Result<bool> {

@@ -118,9 +118,10 @@ impl Authenticator {
         digest: [u8; 32],
         token: &SecretString,
     ) -> Result<Option<Caller>, ApiError> {
-        let was_valid = self.recently_valid.contains_key(&digest);
-        let permits = if was_valid { &self.reviewing_again } else { &self.reviewing };
-        let permit = permits.take(source, Duration::ZERO).await;
+        let mut permit = self.reviewing.take(source, Duration::ZERO).await;
+        if permit.is_none() && self.recently_valid.contains_key(&digest) {
+            permit = self.reviewing_again.take(source, Duration::ZERO).await;
+        }
         let _permit = permit.ok_or_else(ApiError::too_many_requests)?;
         let review = TokenReview {
             spec: TokenReviewSpec { token: Some(token.expose_secret().to_owned()), ..TokenReviewSpec::default() },

@@ -123,25 +123,15 @@ impl Memberships {
     }
 
     fn climb_uncut(&self, from: BTreeSet<Id>) -> BTreeSet<String> {
-        let mut found = BTreeSet::new();
-        let mut work: Vec<Id> = from.into_iter().collect();
-        while let Some(group) = work.pop() {
-            if found.insert(group) {
-                work.extend(&self.groups.get(group).parents);
-            }
-        }
-        found.into_iter().map(|group| self.groups.name(group).to_owned()).collect()
+        self.names_of(walk(from, |group| self.groups.get(group).parents.iter().copied()))
     }
 
     fn climb(&self, from: BTreeSet<Id>) -> BTreeSet<String> {
-        let mut found = BTreeSet::new();
-        let mut work: Vec<Id> = from.into_iter().collect();
-        while let Some(group) = work.pop() {
-            if found.insert(group) {
-                work.extend(&self.groups.get(group).up);
-            }
-        }
-        found.into_iter().map(|group| self.groups.name(group).to_owned()).collect()
+        self.names_of(walk(from, |group| self.groups.get(group).up.iter().copied()))
+    }
+
+    fn names_of(&self, groups: BTreeSet<Id>) -> BTreeSet<String> {
+        groups.into_iter().map(|group| self.groups.name(group).to_owned()).collect()
     }
 
     /// The groups that a User of that name would belong to with these labels and `spec.groups`, whether or not the
@@ -190,8 +180,20 @@ impl Memberships {
         if self.former.is_empty() {
             return BTreeSet::new();
         }
-        let below = groups.iter().flat_map(|group| self.below(group));
-        below.chain(groups.iter().cloned()).filter(|group| self.former.selector(group).is_some()).collect()
+        let from = groups.iter().filter_map(|group| self.groups.id(group)).collect();
+        let below = self.names_of(walk(from, |group| self.groups.get(group).children.iter().copied()));
+        below.union(groups).filter(|group| self.former.selector(group).is_some()).cloned().collect()
+    }
+
+    /// Those of these groups that are bound, or nested in a group that is, as if no edge of a cycle were cut. Looks at each
+    /// group above them once, because the caller holds the lock of the directory.
+    pub fn holding(&self, groups: &BTreeSet<String>, is_bound: impl Fn(&str) -> bool) -> BTreeSet<String> {
+        let from = groups.iter().filter_map(|group| self.groups.id(group)).collect();
+        let above = walk(from, |group| self.groups.get(group).parents.iter().copied());
+        let bound = above.iter().copied().filter(|group| is_bound(self.groups.name(*group))).collect();
+        let within = |group| self.groups.get(group).children.iter().copied().filter(|child| above.contains(child));
+        let holding = self.names_of(walk(bound, within));
+        groups.iter().filter(|group| holding.contains(*group) || is_bound(group)).cloned().collect()
     }
 
     /// What [`Memberships::would_belong`] could come to: with groups that do not exist (any more) or do not accept the
@@ -332,4 +334,16 @@ impl Memberships {
         }
         None
     }
+}
+
+/// Returns `from` and all groups that `next` leads to from there. Visits each group once.
+fn walk<N: IntoIterator<Item = Id>>(from: BTreeSet<Id>, next: impl Fn(Id) -> N) -> BTreeSet<Id> {
+    let mut found = BTreeSet::new();
+    let mut work: Vec<Id> = from.into_iter().collect();
+    while let Some(group) = work.pop() {
+        if found.insert(group) {
+            work.extend(next(group));
+        }
+    }
+    found
 }

@@ -1,0 +1,51 @@
+//! What the parts of a replica share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use kube::{Client, Config};
+use roster_credentials::policy::PasswordPolicy;
+use roster_credentials::pool::HashPool;
+use roster_runtime::informers::Informers;
+use roster_runtime::metrics::Metrics;
+use roster_runtime::operations::health::Health;
+
+use crate::config::RunConfig;
+
+/// Minimum time without progress after which a task counts as stuck.
+pub(super) const MAX_STALL: Duration = Duration::from_secs(60);
+
+/// What the parts of a replica share.
+pub(super) struct Replica {
+    pub(super) client: Client,
+    pub(super) config: Arc<RunConfig>,
+    pub(super) informers: Arc<Informers>,
+    pub(super) health: Arc<Health>,
+    pub(super) metrics: Arc<Metrics>,
+    /// Hashes passwords.
+    pub(super) pool: HashPool,
+    /// Requirements for new passwords.
+    pub(super) policy: Arc<PasswordPolicy>,
+}
+
+impl Replica {
+    /// Creates the parts, without starting anything.
+    ///
+    /// # Errors
+    /// If the configuration is invalid.
+    pub(super) fn new(config: RunConfig, access: &Config) -> Result<Self> {
+        let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
+        let hashing = &config.hashing;
+        let pool = HashPool::new(hashing.cost()?, hashing.slots(), usize::from(hashing.queue), metrics.hashing.clone());
+        Ok(Self {
+            client: Client::try_from(access.clone())?,
+            informers: Arc::new(Informers::new(config.rbac.expand_groups, Arc::clone(&metrics))),
+            health: Arc::new(Health::default()),
+            policy: Arc::new(config.logins.password_policy()?),
+            pool,
+            metrics,
+            config,
+        })
+    }
+}
