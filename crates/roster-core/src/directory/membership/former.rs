@@ -7,7 +7,7 @@
 //! Anyone who may write Groups can create and delete as many as they like. So the selectors are kept apart:
 //!
 //! - Groups that hold a role, because a binding names them or a Group that they are nested in. These are never evicted.
-//!   They are at most as many as the bindings and nestings that name them, and cost as much as before the deletion.
+//!   They are at most as many as the bindings and nestings that name them, and their size is bounded.
 //! - Groups that hold nothing. They grant nothing, so the guard does not match anything against them. Their number and
 //!   size are bounded. They count as soon as a binding names them again.
 //!
@@ -29,6 +29,10 @@ const MOST_IDLE: usize = 10_000;
 /// Most bytes of these. Most selectors have a hundred bytes.
 const MOST_IDLE_BYTES: usize = 16 * 1024 * 1024;
 
+/// Maximum size of the selectors of Groups that hold a role. Beyond it, a deleted Group is kept as one that selects
+/// everybody: that takes little memory and protects no less.
+const MAX_HOLDING_BYTES: usize = 32 * 1024 * 1024;
+
 /// Memory that a selector takes beside its texts.
 const OVERHEAD: usize = 256;
 
@@ -37,6 +41,7 @@ const OVERHEAD: usize = 256;
 pub(super) struct Former {
     holding: Matcher<String, Id>,
     holding_until: Timeline<String>,
+    holding_bytes: usize,
     idle: HashMap<String, Selector>,
     idle_until: Timeline<String>,
     idle_bytes: usize,
@@ -53,7 +58,11 @@ impl Former {
         let name = group.to_owned();
         if holds_role {
             let until = self.idle_until.get(&name);
-            if let Some(selector) = self.take_idle(group) {
+            if let Some(mut selector) = self.take_idle(group) {
+                if self.holding_bytes + size(&selector) > MAX_HOLDING_BYTES {
+                    selector = Selector::default();
+                }
+                self.holding_bytes += size(&selector);
                 self.holding.set_selector(&name, Some(selector));
                 self.holding_until.set(name, until);
             }
@@ -71,8 +80,12 @@ impl Former {
 
     /// Forgets a Group: it exists again.
     pub(super) fn forget(&mut self, group: &str) {
-        self.holding.set_selector(&group.to_owned(), None);
-        self.holding_until.set(group.to_owned(), None);
+        let name = group.to_owned();
+        if let Some(selector) = self.holding.selector(&name) {
+            self.holding_bytes -= size(selector);
+            self.holding.set_selector(&name, None);
+        }
+        self.holding_until.set(name, None);
         self.take_idle(group);
     }
 
@@ -187,6 +200,25 @@ mod tests {
             assert!(former.idle_bytes <= MOST_IDLE_BYTES);
         }
         assert!(former.idle.len() < 200 && former.selector("g199").is_some());
+    }
+
+    #[test]
+    fn large_selectors_of_groups_that_hold_a_role_become_ones_that_select_everybody() {
+        let mut former = Former::default();
+        let values = || (0..64).map(|i| format!("{i}-{}", "v".repeat(60)));
+        let large = || (0..32).map(|i| Expression::In(format!("k{i}"), values().collect())).collect::<Selector>();
+        let most = MAX_HOLDING_BYTES / size(&large());
+        for i in 0..most + 100 {
+            former.keep(&format!("g{i}"), large(), at(i));
+            former.sort(&format!("g{i}"), true);
+        }
+        let beyond = former.selecting(&Labels::new());
+        assert_eq!((beyond.len(), beyond.contains("g0")), (100, false), "they select everybody");
+        assert!(former.holding_bytes <= MAX_HOLDING_BYTES + 100 * OVERHEAD);
+        for i in 0..most + 100 {
+            former.forget(&format!("g{i}"));
+        }
+        assert!(former.is_empty() && former.holding_bytes == 0);
     }
 
     #[test]
