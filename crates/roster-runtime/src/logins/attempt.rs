@@ -1,6 +1,6 @@
 //! A login attempt, from the credentials presented to the outcome.
 //!
-//! Failures reveal nothing else: an unknown name costs the same read and the same hash as a known one, and every
+//! A refusal reveals nothing else: an unknown name costs the same read and the same hash as a known one, and every
 //! refusal is returned at the next tick of a clock started with the attempt, whatever happened in the meantime.
 //!
 //! Hashes, turns, reads and writes take time. Every answer that reveals more than a refusal is therefore judged by the
@@ -30,7 +30,7 @@ use super::verifier::{Failure, Verifier};
 /// Refusals are returned at multiples of this after the attempt began. Longer than a hash, a read and a write take.
 const REFUSAL_TICK: Duration = Duration::from_millis(400);
 
-/// Maximum number of times an attempt is judged because other writers changed the credential.
+/// Maximum number of times an attempt is judged if other writers keep changing the credential.
 const MAX_ROUNDS: usize = 16;
 
 /// Maximum age of a read credential for an answer without a write. A write fails if the read is out of date.

@@ -29,8 +29,8 @@ impl Audiences {
         audience.is_none_or(|audience| self.accepted.first().is_some_and(|first| first == audience))
     }
 
-    /// Returns those of the audiences `asked` for that a token for `audience` is valid for, or `None` if there are
-    /// none. Callers that ask for none mean kube-apiserver and get an empty list.
+    /// Returns the audiences of `asked` that a token for `audience` is valid for, or `None` if there are none.
+    /// Callers that ask for none mean kube-apiserver and get an empty list.
     pub fn compatible(&self, audience: Option<&str>, asked: &[String]) -> Option<Vec<String>> {
         let is_of_cluster = self.is_of_cluster(audience);
         if asked.is_empty() {

@@ -50,7 +50,7 @@ impl Issuer {
         let validity = person.spec.validity.as_ref().and_then(|validity| validity.not_after.as_ref());
         let ends = validity.map_or(ends, |end| end.0.min(ends));
         let audience = audience.or_else(|| self.audiences.issued().next().map(String::as_str)).unwrap_or_default();
-        // The webhook returns current groups and extra, so its tokens need not contain them.
+        // The webhook returns current groups and extra, so tokens for it omit them.
         let is_told = self.audiences.foreign.iter().any(|foreign| foreign == audience);
         let claims = Claims {
             iss: self.url.clone(),

@@ -6,9 +6,9 @@
 //!                ├──▶ issuer ──▶ token                     │
 //!  token, key ──▶ recognizer ──▶ UserInfo ─────────────────┤
 //!                └──▶ last_use: written in batches ────────┘
-//!  signing_keys, sealing_key: Secrets with keys            person: who that is, from the directory
-//!  attempt: what an attempt comes to                        verifier: passwords checked, failures counted
-//!  turns: attempts on one user, one after the other
+//!  signing_keys, sealing_key: Secrets with keys            person: the User, from the directory
+//!  attempt: judges one login attempt                       verifier: passwords checked, failures counted
+//!  turns: serializes attempts on one user
 //!  uncounted: failures that could not be written yet
 //! ```
 

@@ -255,7 +255,7 @@ pub struct LostWrite<'a> {
 }
 
 impl LostWrite<'_> {
-    /// Call when the next attempt has been written, or has kept its failure itself.
+    /// Discards the lost write: the next attempt was written, or kept its failure itself.
     pub fn settle(lost: &mut Option<Self>) {
         if let Some(mut lost) = lost.take() {
             lost.is_settled = true;

@@ -79,7 +79,7 @@ pub struct Verifier {
     /// Requirements for passwords.
     pub policy: Arc<PasswordPolicy>,
     pub(super) metrics: Arc<Metrics>,
-    /// Hash of an unknown password, compared with for users without one.
+    /// Hash of an unknown password, used for users without a password.
     decoy: PasswordHash,
     /// Attempts in flight, by a hash of the name and source.
     pub(super) attempts: Arc<Seats<u64>>,

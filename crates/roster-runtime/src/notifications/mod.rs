@@ -1,9 +1,9 @@
 //! Security notices to the webhook configured in a User: Security Event Tokens, pushed as specified by RFC 8935.
 //!
 //! ```text
-//!  notify ──▶ queue ──▶ lanes (pure), one a receiver and user ──▶ delivery: sign, POST, try again
-//!                                                                    │
-//!             event (pure): what is told                          connect: resolve, check, TLS ── target (pure): where to
+//!  notify ──▶ queue ──▶ lanes (pure), one per receiver and user ──▶ delivery: sign, POST, retry
+//!                                                                      │
+//!             event (pure): the token                               connect: resolve, TLS ── target (pure): address check
 //! ```
 //!
 //! Notices are kept only in memory: a replica that stops loses undelivered ones.

@@ -1,7 +1,7 @@
 //! Reads request bodies before a request takes any other resource.
 //!
 //! ```text
-//!  request ─▶ permit of its peer ─▶ bytes out of the budget of all ─▶ body, within a time ─▶ handler
+//!  request ─▶ permit of its peer ─▶ bytes of the shared budget ─▶ body, within a timeout ─▶ handler
 //! ```
 //!
 //! The budget is charged by `Content-Length`, or by the size limit if there is none, until the request is answered:

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  anonymous ── a valid bearer token ──▶ authenticated ─┐
-//!      └────── a client or a request that proved to be kube-apiserver ──▶ API server
+//!      └────── a client or a request that proved to be kube-apiserver ──▶ kube-apiserver
 //! ```
 //!
 //! Anonymous and authenticated connections share a part of the table, so slots always remain for kube-apiserver, whose

@@ -171,7 +171,7 @@ impl Port {
     ) -> Result<()> {
         let headers = if connection.trust() == Trust::ApiServer { API_SERVER_HEADERS } else { HEADERS };
         let (activity, peer) = (connection.activity(), Arc::new(peer));
-        // Not as layers of the router, which would be rebuilt for each route of each connection.
+        // Not layers of the router: those would be rebuilt for each route of each connection.
         let service = service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(Arc::clone(&peer));
             request.extensions_mut().insert(Arc::clone(connection));

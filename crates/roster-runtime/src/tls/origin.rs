@@ -4,7 +4,7 @@
 //! path: `/admission/<segment>/<route>`. Roster derives the segment from the private key of its certificate authority
 //! and writes it into the webhook configurations, which only administrators can read. Each webhook has its own segment,
 //! which changes once a day: if kube-apiserver can't reach a webhook, it returns the URL to the caller in its error.
-//! Such a leak must not expose more than that webhook, or for long.
+//! A leaked segment opens only that webhook, and not for long.
 
 use std::sync::Arc;
 use std::time::Duration;

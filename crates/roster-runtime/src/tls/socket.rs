@@ -37,8 +37,8 @@ use super::connections::{Connection, Trust};
 /// Bytes of `TCP_NOTSENT_LOWAT`. The kernel may exceed it by the segment that it is filling, up to 64 KiB.
 const UNSENT: u32 = 16 * 1024;
 
-/// Bytes of `SO_SNDBUF`, which the kernel doubles for its own bookkeeping: 64 KiB in flight are 64 MB/s at a round trip of
-/// 1 ms.
+/// Bytes of `SO_SNDBUF`, which the kernel doubles for its own bookkeeping: 64 KiB in flight are 64 MB/s at a round trip
+/// of 1 ms.
 const SEND_BUFFER: usize = 32 * 1024;
 
 /// Bytes of `SO_RCVBUF` of connections not proven to be kube-apiserver's. The kernel doubles it. Requests wait there
@@ -50,8 +50,8 @@ const RECEIVE_BUFFER: usize = 16 * 1024;
 /// seconds.
 const API_SERVER_RECEIVE_BUFFER: usize = 128 * 1024;
 
-/// Disconnects a client that disappeared without closing its connection within a minute: a watch without events would
-/// hold its permit until its end.
+/// Detects within a minute that a client disappeared without closing its connection: a watch without events would hold
+/// its permit until its end.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3);
 
