@@ -3,7 +3,7 @@
 //! ```text
 //!  notify ──▶ queue ──▶ lanes (pure), one per receiver and user ──▶ delivery: sign, POST, retry
 //!                                                                      │
-//!             event (pure): the token                               connect: resolve, TLS ── target (pure): address check
+//!             event (pure): the token                               connect: resolve, TLS ── target (pure): addresses
 //! ```
 //!
 //! Notices are kept only in memory: a replica that stops loses undelivered ones.
