@@ -1,4 +1,4 @@
-//! What the servers and controllers of Roster share: watches, logins, TLS, operations.
+//! Shared runtime of Roster's servers and controllers: informers, logins, TLS, metrics, notifications, operations.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! Prometheus metrics. Every label has a fixed set of values: never a name, never an error's text.
+//! Prometheus metrics. Every label has a fixed set of values, never object names or error messages.
 
 use std::fmt::Write;
 use std::sync::atomic::AtomicI64;
@@ -26,7 +26,7 @@ impl EncodeLabelSet for Label {
     }
 }
 
-/// Counters by one label.
+/// Counters by the value of one label.
 #[derive(Clone, Debug)]
 pub struct CounterBy {
     name: &'static str,
@@ -34,8 +34,8 @@ pub struct CounterBy {
 }
 
 impl CounterBy {
-    /// Of a label with these values, and maybe others. They are exposed from the start: Prometheus does not see the
-    /// first event of a series that begins with it.
+    /// Creates the series of these values at 0; others appear on first use. Prometheus misses the first increment of a
+    /// series that starts with it.
     fn new(name: &'static str, values: &[&'static str]) -> Self {
         let family = Family::<Label, Counter>::default();
         for value in values {
@@ -44,7 +44,7 @@ impl CounterBy {
         Self { name, family }
     }
 
-    /// Counts one more for that value of the label.
+    /// Increments the counter for this label value.
     pub fn inc(&self, value: &'static str) {
         self.family.get_or_create(&Label { name: self.name, value }).inc();
     }
@@ -58,15 +58,15 @@ fn seconds() -> Histogram {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// The hash pool.
+    /// Metrics of the hash pool.
     pub hashing: HashMetrics,
     /// Reconciliations by outcome: `ok`, or the category of the error.
     pub reconciliations: CounterBy,
-    /// Time that a reconciliation took, in seconds.
+    /// Duration of a User reconciliation, in seconds.
     pub reconcile_duration: Histogram,
     /// Reconciliations of RoleBindings by outcome.
     pub binding_reconciliations: CounterBy,
-    /// Time that a reconciliation of a RoleBinding took, in seconds.
+    /// Duration of a RoleBinding reconciliation, in seconds.
     pub binding_reconcile_duration: Histogram,
     /// Reconciliations of Groups by outcome.
     pub group_reconciliations: CounterBy,
@@ -74,34 +74,34 @@ pub struct Metrics {
     pub watch_errors: CounterBy,
     /// Objects that did not parse.
     pub unreadable: Counter,
-    /// Writes to the API server by kind of object.
+    /// Writes to kube-apiserver by kind of object.
     pub writes: CounterBy,
     /// Admission requests by outcome.
     pub admissions: CounterBy,
-    /// Time that kube-apiserver waited for an answer of admission, in seconds; without those that wait for room.
+    /// Latency of admission responses, in seconds, excluding requests that wait for quota.
     pub admission_duration: Histogram,
     /// Requests to the aggregated API by outcome.
     pub directory_requests: CounterBy,
-    /// Attempts to log in by what came of them.
+    /// Login attempts by outcome.
     pub logins: CounterBy,
-    /// Users that were locked after failed logins.
+    /// Users locked after failed logins.
     pub lockouts: Counter,
-    /// Attempts that were refused unjudged, because a failure of that user could not have been counted.
+    /// Login attempts refused unchecked because a failure could not have been counted.
     pub logins_uncountable: Counter,
-    /// Users whose failed attempts wait to be counted.
+    /// Users with failed attempts that are not yet counted.
     pub uncounted_failures: Gauge<i64, AtomicI64>,
-    /// Reviews of tokens and API keys by what came of them.
+    /// Reviews of tokens and API keys by outcome.
     pub token_reviews: CounterBy,
     /// Notices by outcome.
     pub notifications: CounterBy,
-    /// Room that was moved between the namespaces of one owner: `grow`, `shrink`.
+    /// Quota moved between the namespaces of one owner, by direction: `grow`, `shrink`.
     pub quota_moves: CounterBy,
-    /// Requests for which room was looked for: `roomy`, `made`, `full`, `late`.
+    /// Requests for which quota was looked for, by outcome: `roomy`, `made`, `full`, `late`.
     pub quota_hints: CounterBy,
-    /// Connections that were closed or refused: `evicted` and `refused` for want of room, `stalled` because the client did
-    /// not read.
+    /// Connections closed or refused: `evicted` and `refused` because the table was full, `stalled` because the client
+    /// did not read.
     pub connections_shed: CounterBy,
-    /// When the serving certificate of this replica expires, in seconds since 1970.
+    /// Expiry of this replica's serving certificate, in seconds since 1970.
     pub certificate_expiry: Gauge<i64, AtomicI64>,
     /// 1 while this replica holds the lease.
     pub leader: Gauge<i64, AtomicI64>,
@@ -255,11 +255,11 @@ impl Metrics {
         self
     }
 
-    /// The metrics in OpenMetrics text format.
+    /// Renders the metrics in OpenMetrics text format.
     pub fn render(&self) -> String {
         let mut text = String::new();
         if encode(&mut text, &self.registry).is_err() {
-            // Writing to a String fails only if a metric encodes itself wrongly.
+            // Writing to a String fails only if a metric fails to encode itself.
             let _ = writeln!(text, "# EOF");
         }
         text

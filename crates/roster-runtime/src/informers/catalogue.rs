@@ -1,4 +1,4 @@
-//! The index of a resource as it changes: one writer, any number of readers that never wait.
+//! Index of a resource as it changes: one writer, any number of readers that never wait.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::follow::Step;
 
-/// The state of the moment.
+/// Current index of a resource.
 #[derive(Debug)]
 pub struct Catalogue {
     view: ArcSwap<View>,
@@ -21,22 +21,22 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// Nothing is known yet.
+    /// Creates an empty catalogue.
     pub fn new(fields: &'static [Field]) -> Self {
         Self { view: ArcSwap::from_pointee(View::empty(fields)), changed: watch::Sender::new(()) }
     }
 
-    /// The state of this moment.
+    /// Returns the current state.
     pub fn view(&self) -> Arc<View> {
         self.view.load_full()
     }
 
-    /// The state of this moment, for a look.
+    /// Borrows the current state for a short time.
     pub fn peek(&self) -> Guard<Arc<View>> {
         self.view.load()
     }
 
-    /// Tells of changes: those after this call, at least.
+    /// Reports changes, at least those after this call.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
@@ -54,21 +54,21 @@ pub struct Feeder<K> {
     catalogue: Arc<Catalogue>,
     read: fn(&K) -> Record,
     listed: Vec<Arc<Record>>,
-    /// Revision of the list.
+    /// Revision of the list in progress.
     revision: u64,
     is_listing: bool,
 }
 
 impl<K: Resource<DynamicType = ()>> Feeder<K> {
-    /// Feeds `catalogue` with what `read` makes of each object.
+    /// Feeds `catalogue` with the record that `read` makes of each object.
     pub fn new(catalogue: Arc<Catalogue>, read: fn(&K) -> Record) -> Self {
         Self { catalogue, read, listed: Vec::new(), revision: 0, is_listing: false }
     }
 
-    /// Takes in what the watch tells. An object that does not parse stays what it was last known as.
+    /// Handles a step of the watch. An object that does not parse keeps its last known state.
     pub fn take(&mut self, step: &Step<DeserializeGuard<K>>) {
         match step {
-            // The revision of a list is reached when the list is there, and not before.
+            // The revision of a list is reached only when the list is complete.
             Step::Revision(revision) if self.is_listing => self.revision = *revision,
             Step::Revision(revision) => self.catalogue.update(|view| view.reach(*revision)),
             Step::Event(Event::Init) => {

@@ -1,4 +1,4 @@
-//! Keys that wait to be looked at. Each stands in it once, so that it never holds more than there are objects.
+//! Work queue of keys. Each is queued at most once, so it never holds more keys than there are objects.
 
 use std::collections::BTreeSet;
 use std::collections::btree_set;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::{Stream, stream};
 use tokio::sync::Notify;
 
-/// A set of keys to be looked at.
+/// Set of keys to process.
 #[derive(Debug)]
 pub struct Dirty<K> {
     keys: Mutex<BTreeSet<K>>,
@@ -22,7 +22,7 @@ impl<K> Default for Dirty<K> {
 }
 
 impl<K: Ord> Dirty<K> {
-    /// Puts keys in.
+    /// Queues keys.
     pub fn mark(&self, keys: impl IntoIterator<Item = K>) {
         let mut waiting = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         let before = waiting.len();
@@ -36,8 +36,8 @@ impl<K: Ord> Dirty<K> {
         std::mem::take(&mut *self.keys.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Everything that is marked and will be, for one reader. It looks again after each `pace`: what is marked more
-    /// often than that comes out once.
+    /// Streams all queued keys, now and in the future, to one reader. It reads the queue once per `pace`, so keys
+    /// queued more often come out once.
     pub fn stream(self: &Arc<Self>, pace: Duration) -> impl Stream<Item = K> + Send + use<K>
     where
         K: Send + 'static,

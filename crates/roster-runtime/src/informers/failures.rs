@@ -1,28 +1,28 @@
-//! Watches that fail: what is known by them may be out of date.
+//! Failing watches, whose data may be out of date.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::metrics::CounterBy;
 
-/// Failures in a row from which on a watch counts as failing: one alone is everyday life.
+/// Consecutive failures after which a watch counts as failing: a single one is normal.
 const ROW: u32 = 2;
 
-/// Failures of watches, by resource.
+/// Consecutive failures of watches, by resource.
 #[derive(Debug)]
 pub struct Failures {
-    /// Failures since the watch was last heard.
+    /// Failures since the watch last reported anything.
     rows: Mutex<HashMap<&'static str, u32>>,
     count: CounterBy,
 }
 
 impl Failures {
-    /// None so far. Each is counted in `count` as well.
+    /// Starts without failures. Each is also counted in `count`.
     pub fn new(count: CounterBy) -> Self {
         Self { rows: Mutex::default(), count }
     }
 
-    /// The watch has failed (again). Where something has been missed by then, one failure is as good as a row.
+    /// Records a failure. After a gap, one failure makes the watch count as failing.
     pub fn begin_or_go_on(&self, resource: &'static str, is_gap: bool) {
         self.count.inc(resource);
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
@@ -30,12 +30,12 @@ impl Failures {
         *row = row.saturating_add(if is_gap { ROW } else { 1 });
     }
 
-    /// The watch tells of something.
+    /// Records that the watch works again.
     pub fn end(&self, resource: &'static str) {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner).remove(resource);
     }
 
-    /// Whether the watch of one of these resources fails: until it is heard again, however long that takes.
+    /// Whether the watch of one of these resources is failing: until it reports again, however long that takes.
     pub fn any_of(&self, resources: &[&str]) -> bool {
         let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         resources.iter().any(|resource| rows.get(resource).is_some_and(|count| *count >= ROW))

@@ -1,4 +1,4 @@
-//! Starts the watches: one task each, into the directory and whatever else keeps what they tell.
+//! Starts the watches, one task each, that feed the directory and other stores.
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -33,16 +33,16 @@ use super::follow::{Failed, Relist, Step, follow, readable};
 use super::list_watch::{Failure, list_watch, list_watch_parsed};
 use super::state::{Informers, Waiting};
 
-/// A store that a watch feeds, and what is dropped from each object first.
+/// A store that a watch feeds, and a function that prunes each object first.
 pub type Kept<K> = (Writer<K>, fn(&mut K));
 
-/// What a watch has seen of an object.
+/// State of an object as a watch has seen it.
 enum Seen<'a, K> {
-    /// It is there.
+    /// The object exists.
     Present(&'a K),
-    /// It was deleted, and was last this.
+    /// The object was deleted; holds its last state.
     Deleted(&'a K),
-    /// A new list does not name it.
+    /// A relist does not contain it.
     Unlisted,
 }
 
@@ -52,15 +52,15 @@ impl<'a, K> Seen<'a, K> {
     }
 }
 
-/// Starts one watch after the other.
+/// Starts watches.
 pub struct Feed<'a> {
-    /// What is fed.
+    /// State to feed.
     pub informers: &'a Arc<Informers>,
-    /// How the API server is reached.
+    /// Client for kube-apiserver.
     pub client: &'a Client,
-    /// The tasks.
+    /// Tasks of the watches.
     pub watches: &'a mut JoinSet<Result<()>>,
-    /// One for each watch: its first list is complete.
+    /// Signals of each watch that its initial list is complete.
     pub synced: Vec<oneshot::Receiver<()>>,
 }
 
@@ -72,7 +72,7 @@ impl Feed<'_> {
         list_watch_parsed(Api::<K>::all(self.client.clone()))
     }
 
-    /// Watches `K`, and passes on what is seen of each object, the removals that a relist implies included.
+    /// Watches `K` and passes on the state of each object, including removals found by a relist.
     fn start<K, Q, E>(
         &mut self,
         (resource, watch): (&'static str, impl Stream<Item = Result<Step<K>, E>> + Send + 'static),
@@ -114,8 +114,8 @@ impl Feed<'_> {
         self.watches.spawn(follow(resource, watch, apply, sender, failures));
     }
 
-    /// Watches a kind of Roster. An object that does not parse, as after a downgrade, is reported and stays what it
-    /// was last known as.
+    /// Watches a kind of Roster. An object that does not parse, for example after a downgrade, is reported and keeps
+    /// its last known state.
     pub fn guarded<K>(
         &mut self,
         resource: &'static str,
@@ -139,7 +139,7 @@ impl Feed<'_> {
                     warn!(resource, name, error = invalid.error, "an object does not parse and is left as it is");
                 }
             },
-            // Before the directory: whoever that sets in motion finds the object as it is now.
+            // Before the directory: objects queued by its changes must find the current state here.
             move |step| {
                 if let Some(feeder) = &mut feeder {
                     feeder.take(step);
@@ -151,7 +151,8 @@ impl Feed<'_> {
                     writer.apply_watcher_event(&event.modify(*prune));
                 }
             },
-            // A store takes over what a relist names when the list is complete: who was marked before was not there yet.
+            // A store replaces its content when a relist is complete: keys queued earlier did not find their objects
+            // yet.
             move |informers| {
                 if informers.is_leading.load(Ordering::Acquire) {
                     waiting(&informers.waiting).mark(everyone(&informers.directory()));
@@ -221,9 +222,9 @@ impl Feed<'_> {
         );
     }
 
-    /// Watches the ResourceQuotas that Roster keeps.
+    /// Watches the ResourceQuotas that Roster manages.
     pub fn allotments(&mut self) {
-        // By name: others may put the label on theirs.
+        // By name: others may use the label on their quotas.
         let own = Config::default().fields(&format!("metadata.name={NAME}"));
         let quotas = watcher::watcher(Api::<ResourceQuota>::all(self.client.clone()), own).map_ok(Step::Event);
         self.start(
@@ -239,9 +240,9 @@ impl Feed<'_> {
         );
     }
 
-    /// Watches the tombstones of deleted Users, in Roster's own namespace. Without its first list the guard knows only the
-    /// deletions since the start. Afterwards this replica sees deletions in the watch of the Users, so a failure of this
-    /// watch does not weaken the guard.
+    /// Watches tombstones of deleted Users in Roster's own namespace. Until its initial list is complete, the guard
+    /// knows only deletions since startup. Later deletions are seen in the watch of Users, so a failure of this watch
+    /// does not weaken the guard.
     pub fn tombstones(&mut self, namespace: &str) {
         let own = Config::default().fields(&format!("type={TOMBSTONE_SECRET_TYPE}"));
         let secrets = watcher::watcher(Api::<Secret>::namespaced(self.client.clone(), namespace), own);
@@ -271,7 +272,7 @@ impl Feed<'_> {
         );
     }
 
-    /// Watches the LimitRanges that say what containers get, Roster's own and those of others.
+    /// Watches the LimitRanges that define container defaults, Roster's own and others.
     pub fn limit_ranges(&mut self) {
         self.start(
             ("limitranges", self.watch::<LimitRange>()),
@@ -280,7 +281,7 @@ impl Feed<'_> {
                 let given = |range: &LimitRange| given_by(range).into_iter().collect::<Vec<_>>().join(",");
                 let noted = |range: &LimitRange| range.annotations().get(DEFAULTS_ANNOTATION).cloned();
                 let defaults = range.present().map(|range| {
-                    // What others write on theirs says nothing.
+                    // Notes on LimitRanges of others are ignored.
                     Some(range).filter(|_| name == NAME).and_then(noted).unwrap_or_else(|| given(range))
                 });
                 let defaults = defaults.filter(|defaults| !defaults.is_empty());
@@ -293,14 +294,14 @@ impl Feed<'_> {
     }
 }
 
-/// Drops what nobody reads: it is most of an object's size.
+/// Drops unused metadata, which is most of an object's size.
 pub fn prune<K: Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
     object.meta_mut().annotations = None;
     object.meta_mut().owner_references = None;
 }
 
-/// The directory knows who is in a group.
+/// Drops the spec of a Group: the directory knows its members.
 pub fn prune_group(group: &mut Group) {
     prune(group);
     group.spec = GroupSpec::default();

@@ -1,4 +1,4 @@
-//! From a watch to an index: one task a watch, each with a backoff of its own.
+//! Feeds watches into indexes: one task per watch, each with its own backoff.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::failures::Failures;
 
-/// Which keys a relist has named so far. What it has not named when it is done, is gone.
+/// Keys seen by a relist. Known keys that it has not seen by its end are gone.
 #[derive(Debug)]
 pub struct Relist<K>(Option<HashSet<K>>);
 
@@ -28,19 +28,19 @@ impl<K> Default for Relist<K> {
 }
 
 impl<K: Clone + Eq + Hash> Relist<K> {
-    /// A relist begins.
+    /// Starts a relist.
     pub fn begin(&mut self) {
         self.0 = Some(HashSet::new());
     }
 
-    /// The relist names `key`.
+    /// Records that the relist contains `key`.
     pub fn name(&mut self, key: &K) {
         if let Some(named) = &mut self.0 {
             named.insert(key.clone());
         }
     }
 
-    /// The relist is done: which of `known` it did not name.
+    /// Ends the relist and returns the `known` keys that it did not contain.
     pub fn finish<'a>(&mut self, known: impl Iterator<Item = &'a K>) -> Vec<K>
     where
         K: 'a,
@@ -50,21 +50,21 @@ impl<K: Clone + Eq + Hash> Relist<K> {
     }
 }
 
-/// What a watch tells.
+/// A step reported by a watch.
 #[derive(Clone, Debug)]
 pub enum Step<K> {
-    /// Something of an object.
+    /// A change of an object, or the progress of a list.
     Event(Event<K>),
-    /// Everything up to this revision has been told; within a list: when it is complete.
+    /// Everything up to this revision has been reported; within a list, once it is complete.
     Revision(u64),
 }
 
-/// What tells how far a watch has come.
+/// Progress reported by a watch.
 pub trait Told {
-    /// Whether a list is complete with this.
+    /// Whether this completes a list.
     fn is_complete(&self) -> bool;
 
-    /// Whether this comes of a watch that works: the beginning of a list does not, the rest of it may fail.
+    /// Whether this proves that the watch works: the start of a list does not, because the rest may fail.
     fn is_proof(&self) -> bool;
 }
 
@@ -91,9 +91,9 @@ impl<K> Told for Step<K> {
     }
 }
 
-/// Why a watch failed.
+/// Failure of a watch.
 pub trait Failed: Display {
-    /// Whether something has been missed, or may have been: what is known is out of date.
+    /// Whether changes may have been missed, so that the known state is out of date.
     fn is_gap(&self) -> bool {
         false
     }
@@ -101,11 +101,11 @@ pub trait Failed: Display {
 
 impl Failed for watcher::Error {}
 
-/// Feeds a watch into `apply`, says `synced` after the first complete list, and tells `failures` of each failure in a
-/// row and of the end of the row.
+/// Feeds a watch into `apply`, signals `synced` after the first complete list, and reports each consecutive failure and
+/// the recovery to `failures`.
 ///
 /// # Errors
-/// Only if the stream ends, which a watch does not.
+/// Only if the stream ends, which a watch never does.
 pub async fn follow<T: Told, E: Failed>(
     resource: &'static str,
     watch: impl Stream<Item = Result<T, E>> + Send,
@@ -117,7 +117,7 @@ pub async fn follow<T: Told, E: Failed>(
     pin_mut!(watch);
     let mut synced = Some(synced);
     while let Some(event) = watch.next().await {
-        // A long list is always ready to go on, and the task that asks for its next page may wait behind this one.
+        // A long list is always ready, and the task that requests its next page may wait behind this one.
         consume_budget().await;
         match event {
             Ok(told) => {
@@ -142,8 +142,7 @@ pub async fn follow<T: Told, E: Failed>(
     bail!("the watch of {resource} ended")
 }
 
-/// The event, unless its object does not parse. Of a deleted one nothing but the metadata is
-/// needed.
+/// Returns the event unless its object does not parse. Of a deleted object, only the metadata is needed.
 pub fn readable<K: Resource<DynamicType = ()> + Default>(event: Event<DeserializeGuard<K>>) -> Option<Event<K>> {
     Some(match event {
         Event::Init => Event::Init,

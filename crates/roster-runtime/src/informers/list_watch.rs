@@ -1,14 +1,14 @@
-//! List and watch, with the revision that each list and each bookmark speaks of.
+//! List and watch that report the revision of each list and bookmark.
 //!
-//! `kube::runtime::watcher` keeps those to itself, and the directory's own API has to tell them: it serves lists and
-//! watches at the revisions of etcd, so that they mean the same on every replica.
+//! `kube::runtime::watcher` hides these revisions, and the aggregated API needs them: it serves lists and watches at
+//! the revisions of etcd, so that they mean the same on every replica.
 //!
-//! A list is the beginning of a watch (a streaming list, KEP-3157): kube-apiserver tells it from memory, object by
-//! object. Where it has none to offer, or breaks off in the midst of it, pages get there in small steps.
+//! A list is the start of a watch (a streaming list, KEP-3157): kube-apiserver sends it from memory, object by object.
+//! If streaming lists are not supported, or one breaks off, the objects are listed in pages.
 //!
-//! A connection can hang without closing: a proxy, a firewall or a frozen kube-apiserver drops what would have come. The
-//! guard and the token webhook decide by what the watches tell, so each watch is short: kube-apiserver sends a bookmark
-//! just before its end, and ends it. If neither comes, the watch has failed.
+//! A connection can hang without closing: a proxy, a firewall or a frozen kube-apiserver drops all events. The guard
+//! and the token webhook rely on the watches, so each watch is short: kube-apiserver sends a bookmark just before its
+//! end, and ends it. If neither arrives, the watch has failed.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -34,75 +34,75 @@ use super::follow::{Failed, Step};
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
 
-/// Longest streaming list, in seconds: with many objects it takes a while.
+/// Maximum duration of a streaming list, in seconds: with many objects it takes a while.
 const LIST_SECONDS: u32 = 290;
 
-/// How long a watch lasts, in seconds. kube-apiserver sends a bookmark two seconds before the end. One request every 25
-/// seconds for each resource and replica costs kube-apiserver next to nothing: it answers from memory.
+/// Duration of a watch, in seconds. kube-apiserver sends a bookmark two seconds before the end. One request every 25
+/// seconds per resource and replica costs little: kube-apiserver answers from memory.
 const WATCH_SECONDS: u32 = 25;
 
-/// How long to wait for kube-apiserver.
+/// Timeouts for kube-apiserver.
 #[derive(Clone, Copy)]
 struct Patience {
-    /// For the next thing that a watch or a list tells.
+    /// For the next event of a watch or list.
     silence: Duration,
-    /// For the answer to a watch that goes on from a revision. kube-apiserver has that in memory.
+    /// For the response to a watch that resumes from a revision, which kube-apiserver has in memory.
     resumption: Duration,
-    /// For what was missed before, in the beginning of such a watch. It comes at once, and so does the news that the
-    /// revision is no longer remembered; where nothing comes, nothing was missed.
+    /// For missed events at the start of a resumed watch. They arrive immediately, as does the error that the revision
+    /// has expired; if nothing arrives, nothing was missed.
     news: Duration,
 }
 
-/// What the directory knows is at most as old as the longest silence, or the watch counts as failing.
+/// The directory is at most as old as the longest silence, or the watch counts as failing.
 const PATIENCE: Patience =
     Patience { silence: Duration::from_secs(30), resumption: Duration::from_secs(10), news: Duration::from_secs(1) };
 
-/// A watch that ends sooner than this without having told anything is no watch.
+/// A watch that ends sooner than this without an event has failed.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 
 /// Annotation of the bookmark at the end of a streaming list.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
-/// Why a list or a watch broke off.
+/// Why a list or watch failed.
 #[derive(Debug, Error)]
 pub enum Failure {
-    /// The API server says so, or can't be reached.
+    /// kube-apiserver returned an error or can't be reached.
     #[error(transparent)]
     Client(#[from] kube::Error),
-    /// Nothing comes any more.
+    /// No more events arrive.
     #[error("nothing was heard for too long")]
     Silence(#[from] Elapsed),
-    /// It ends as soon as it has begun.
+    /// The watch ended immediately.
     #[error("the watch ended at once")]
     EndedAtOnce,
-    /// It ends, or goes on otherwise, before it has told everything there is.
+    /// The watch ended, or sent other events, before its list was complete.
     #[error("the list broke off")]
     BrokenOff,
-    /// Nobody reads on.
+    /// The task that reads a page failed.
     #[error("a page was not read to its end")]
     Page(#[from] JoinError),
 }
 
 impl Failure {
-    /// Whether the revision to go on from is no longer remembered.
+    /// Whether the revision to resume from has expired.
     fn is_expired(&self) -> bool {
         matches!(self, Self::Client(kube::Error::Api(status)) if status.code == 410)
     }
 }
 
-/// What a watch tells. The objects are parsed when it is their turn.
+/// Events of a watch. Objects are parsed later, one at a time.
 type Events = BoxStream<'static, kube::Result<WatchEvent<Box<RawValue>>>>;
 
-/// Part of a list, as the text that it is.
+/// A page of a list, with unparsed objects.
 type Page = ObjectList<Box<RawValue>>;
 
 enum State {
-    /// A watch is to be begun after this revision, or, after none, with everything there is.
+    /// Start a watch after this revision, or with a streaming list if there is none.
     Begin(Option<String>),
-    /// A watch goes on, and has told of everything up to this revision; of none before it has told everything there is.
-    /// `is_settled`: it works, as far as anybody knows.
+    /// A watch is running and has reported everything up to `revision`, which is `None` until its list is complete.
+    /// `is_settled`: it works, as far as is known.
     Watch { revision: Option<String>, events: Events, since: Instant, is_silent: bool, is_settled: bool },
-    /// A list in pages is to be begun, or its next page is on its way.
+    /// Start to list in pages, or wait for the next page.
     List(Option<AbortOnDropHandle<Result<Page, Failure>>>),
 }
 
@@ -114,7 +114,7 @@ impl Failed for Failure {
 
 enum Ready<P> {
     Step(Box<Step<P>>),
-    /// Of a list. Parsed when it is its turn, so that nothing else waits for a whole page.
+    /// Object of a list, parsed only when it is returned, so that nothing waits for a whole page to be parsed.
     Listed(Box<RawValue>),
 }
 
@@ -126,8 +126,8 @@ struct ListWatch<K, P> {
     ready: VecDeque<Ready<P>>,
 }
 
-/// Lists the objects and watches them from there, for ever. A failure is told and, when it is polled again, made up for.
-/// Of an object that does not parse, its metadata is told.
+/// Lists the objects and watches them from there, forever. A failure is reported, and the next poll recovers from it.
+/// For an object that does not parse, its metadata is reported.
 pub fn list_watch<K>(api: Api<K>) -> impl Stream<Item = Result<Step<DeserializeGuard<K>>, Failure>> + Send
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
@@ -135,7 +135,7 @@ where
     list_watch_as(api, guarded, PATIENCE)
 }
 
-/// The same for kinds of Kubernetes itself: an object that does not parse is a failure.
+/// Like [`list_watch`], for kinds of Kubernetes itself: an object that does not parse is a failure.
 pub fn list_watch_parsed<K>(api: Api<K>) -> impl Stream<Item = Result<Step<K>, Failure>> + Send
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
@@ -194,7 +194,7 @@ where
                 let patience = if is_settled { self.patience.silence } else { self.patience.news };
                 match timeout(patience, events.next()).await {
                     Err(_) if !is_settled => {
-                        // A watch that has failed before works again.
+                        // A watch that failed before works again.
                         if let Some(revision) = &revision {
                             self.reach(revision);
                         }
@@ -206,13 +206,13 @@ where
                     Ok(None) if is_silent && since.elapsed() < SHORTEST_WATCH => {
                         self.failed(State::Begin(revision), Failure::EndedAtOnce)
                     }
-                    // The end of its time.
+                    // The watch reached its timeout.
                     Ok(None) => {
                         self.state = State::Begin(revision);
                         Ok(())
                     }
                     Ok(Some(event)) => match self.take(event, revision.clone()) {
-                        // From here on in short watches.
+                        // Continue with short watches.
                         Ok(Some(listed)) if revision.is_none() => {
                             self.state = State::Begin(Some(listed));
                             Ok(())
@@ -235,7 +235,7 @@ where
             Some(next) => next.await??,
             None => read_page(self.api.clone(), None, self.patience).await?,
         };
-        // Asked for before this one is taken in: with many objects, either takes long.
+        // Requested before this page is processed: with many objects, both take long.
         let next =
             page.metadata.continue_.filter(|token| !token.is_empty()).map(|token| {
                 AbortOnDropHandle::new(tokio::spawn(read_page(self.api.clone(), Some(token), self.patience)))
@@ -255,21 +255,21 @@ where
         self.ready.push_back(Ready::Step(Box::new(step)));
     }
 
-    /// Tells of a revision of etcd. What is none, an API server of another make tells; then nothing can be said of it.
+    /// Reports a revision of etcd. Revisions of other API servers may not be numbers and are ignored.
     fn reach(&mut self, revision: &str) {
         if let Ok(revision) = revision.parse() {
             self.tell(Step::Revision(revision));
         }
     }
 
-    /// Everything there is at this revision has been told.
+    /// Reports that the list at this revision is complete.
     fn complete(&mut self, revision: String) -> String {
         self.reach(&revision);
         self.tell(Step::Event(Event::InitDone));
         revision
     }
 
-    /// An object of a list. If nobody can tell which, the list begins anew.
+    /// Parses an object of a list. If it can't be identified, the list starts over.
     fn listed(&mut self, object: &RawValue) -> Result<Step<P>, Failure> {
         let parsed = (self.parse)(object).inspect_err(|_| {
             self.ready.clear();
@@ -278,7 +278,7 @@ where
         Ok(Step::Event(Event::InitApply(parsed?)))
     }
 
-    /// Takes in an event. Returns the revision up to which everything has been told then.
+    /// Handles an event. Returns the revision up to which everything has then been reported.
     fn take(
         &mut self,
         event: kube::Result<WatchEvent<Box<RawValue>>>,
@@ -318,15 +318,15 @@ where
         Ok(Some(led_to.unwrap_or(since)))
     }
 
-    /// Goes on with `next`, or lists anew where the revision is no longer remembered.
+    /// Continues with `next`, or relists if the revision has expired.
     fn failed(&mut self, next: State, error: Failure) -> Result<(), Failure> {
         self.state = if error.is_expired() { State::Begin(None) } else { next };
         Err(error)
     }
 }
 
-/// What comes after a watch that broke off: one after the revision. If it did so within its list, that is read in
-/// pages: the same might become of it again.
+/// Returns the state after a watch that broke off: resume from the revision. If its list was incomplete, list in pages,
+/// because a streaming list might break off again.
 fn resume(revision: Option<String>) -> State {
     match revision {
         Some(revision) => State::Begin(Some(revision)),
@@ -334,7 +334,7 @@ fn resume(revision: Option<String>) -> State {
     }
 }
 
-/// Whether an API server does not know streaming lists, or has them switched off.
+/// Whether the API server does not support streaming lists or has them disabled.
 fn is_refused(error: &Failure) -> bool {
     matches!(error, Failure::Client(kube::Error::Api(status)) if matches!(status.code, 400 | 422))
 }
@@ -357,9 +357,8 @@ async fn read_page<K: Resource>(api: Api<K>, token: Option<String>, patience: Pa
     Ok(timeout(patience.silence, api.into_client().request(request)).await??)
 }
 
-/// An object, or its metadata alone where the rest of it does not parse. `DeserializeGuard` by itself makes a tree of
-/// values of each object, and a copy of that, before it reads it: with many objects, that is a third of the work of a
-/// start.
+/// Parses an object, or only its metadata if the rest does not parse. `DeserializeGuard` itself first builds a tree of
+/// values of each object and copies it, which with many objects is a third of the work at startup.
 fn guarded<K: Resource + DeserializeOwned>(object: &RawValue) -> kube::Result<DeserializeGuard<K>> {
     let read = serde_json::from_str(object.get()).map(Ok).or_else(|error| {
         let metadata = serde_json::from_str::<PartialObjectMeta<K>>(object.get())?.metadata;

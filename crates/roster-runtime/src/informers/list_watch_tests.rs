@@ -15,7 +15,7 @@ use crate::informers::failures::Failures;
 use crate::informers::follow::follow;
 use crate::metrics::Metrics;
 
-/// An API server that gives these answers, one after the other, and notes down what it is asked for.
+/// Mock API server that returns these answers in order and records the requests.
 fn api_server(answers: &[(u16, String)]) -> (Api<User>, Arc<Mutex<Vec<String>>>) {
     let (asked, answers) = (Arc::<Mutex<Vec<String>>>::default(), Mutex::new(VecDeque::from(answers.to_vec())));
     let (notes, answers) = (Arc::clone(&asked), Arc::new(answers));
@@ -65,7 +65,7 @@ fn status(code: u16) -> (u16, String) {
     (code, status.replace("CODE", &code.to_string()))
 }
 
-/// The first things that are told.
+/// Returns the first `count` steps reported.
 async fn told(api: Api<User>, count: usize) -> Vec<String> {
     let told = list_watch(api).take(count).map(|told| match told {
         Ok(Step::Revision(revision)) => format!("revision {revision}"),
@@ -88,7 +88,7 @@ const END: &str = r#"{"k8s.io/initial-events-end": "true"}"#;
 async fn a_list_is_the_beginning_of_a_watch() {
     let streamed = event("ADDED", "jane", 3) + &bookmark(5, "{}") + &event("ADDED", "joe", 4) + &bookmark(7, END);
     let changes = event("ADDED", "kim", 8) + &event("MODIFIED", "jane", 9) + &event("DELETED", "joe", 10);
-    // What comes after the list in the same answer is told again from the revision of the list.
+    // Changes after the list in the same response are reported again from the revision of the list.
     let answers = [streamed + &changes, changes + &bookmark(12, "{}"), bookmark(13, "{}")];
     let (api, asked) = api_server(&answers.map(|answer| (200, answer)));
     let listed = ["begins", "lists jane", "lists joe", "revision 7", "is complete"];
@@ -135,8 +135,8 @@ async fn what_is_no_longer_remembered_is_listed_anew() {
     assert_eq!(*asked.lock().unwrap(), [STREAMED, STREAMED, WATCHED, STREAMED]);
 }
 
-/// kube-apiserver says that a revision is no longer remembered within a watch that has begun well: until it is listed anew,
-/// what is known is out of date.
+/// kube-apiserver reports an expired revision within a watch that started well. Until the relist, the known state is
+/// out of date.
 #[tokio::test]
 async fn a_watch_that_begins_with_its_end_is_no_news() {
     let listed = |name| (200, event("ADDED", name, 3) + &bookmark(7, END));
@@ -162,8 +162,8 @@ fn of_an_object_that_does_not_parse_the_metadata_is_read() {
     assert!(read(r#"{"metadata": 7}"#).is_err(), "nobody can tell which object that is");
 }
 
-/// An API server that lists nobody, and sends one bookmark into each watch, late. While `hangs` is set nothing comes
-/// through, and no connection ends.
+/// Mock API server that lists no objects and sends one late bookmark into each watch. While `hangs` is set, nothing
+/// gets through and no connection ends.
 fn hanging_api_server(hangs: &Arc<AtomicBool>) -> Api<User> {
     async fn pass(hangs: Arc<AtomicBool>) {
         while hangs.load(Ordering::Relaxed) {
@@ -200,7 +200,7 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
     timeout(Duration::from_secs(30), waiting).await.unwrap_or_else(|_| panic!("{what}"));
 }
 
-/// The guard and the token webhook refuse as long as a watch fails, so this bounds how old what they go by can be.
+/// The guard and the token webhook refuse while a watch fails, so this bounds the age of the data they rely on.
 #[tokio::test]
 async fn a_watch_that_hangs_fails_until_it_is_heard_again() {
     let (hangs, failures) = (Arc::default(), Arc::new(Failures::new(Metrics::default().watch_errors)));
@@ -218,7 +218,7 @@ async fn a_watch_that_hangs_fails_until_it_is_heard_again() {
     until("it works again", || !failures.any_of(&["users"])).await;
 }
 
-/// kube-apiserver says something at the latest two seconds before the end of a watch, and ends it on time.
+/// kube-apiserver sends an event at the latest two seconds before the end of a watch, and ends it on time.
 #[test]
 fn what_is_known_is_at_most_half_a_minute_old() {
     assert!(PATIENCE.silence <= Duration::from_secs(30));

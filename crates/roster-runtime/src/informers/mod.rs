@@ -1,4 +1,4 @@
-//! The watches that feed the directory, on every replica, and what they set in motion on the leader.
+//! Informers that feed the directory on every replica and queue work for the leader's controllers.
 //!
 //! ```text
 //!  watch ──▶ Catalogue (users, groups) ──▶ lists and watches of the aggregated API
@@ -38,7 +38,7 @@ use feed::{Feed, prune, prune_group};
 use state::{BINDINGS, GROUPS, USERS};
 pub use state::{Informers, Waiting};
 
-/// Longest sleep before the clock is looked at again: a timer stands still while a machine is suspended.
+/// Maximum sleep between checks of the clock: timers stand still while a machine is suspended.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
 impl Informers {
@@ -72,7 +72,7 @@ impl Informers {
         }
     }
 
-    /// Lets time pass in the directory, to the second.
+    /// Advances the directory's time at each validity boundary, to the second.
     async fn keep_time(&self) -> Result<()> {
         loop {
             let next = self.directory().next_edge();

@@ -1,4 +1,4 @@
-//! The directory as of now, from lists: for a command that asks once and goes.
+//! Snapshot of the directory from lists, for one-shot commands.
 
 use anyhow::{Context, Result};
 use futures::{TryStreamExt, stream};
@@ -17,7 +17,7 @@ use std::fmt::Debug;
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
 
-/// Lists everything that the guard goes by.
+/// Lists everything that the guard relies on.
 ///
 /// # Errors
 /// If something can't be listed.
@@ -36,7 +36,7 @@ pub async fn snapshot(client: &Client) -> Result<Directory> {
     Ok(directory)
 }
 
-/// Passes each object of a kind on, page by page.
+/// Passes each object of a kind to `take`, page by page.
 async fn each<K>(client: &Client, mut take: impl FnMut(K)) -> Result<()>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,

@@ -1,4 +1,4 @@
-//! What the informers know, and whom its changes concern.
+//! State of the informers, and the objects that their changes affect.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -17,19 +17,19 @@ use super::dirty::Dirty;
 use super::failures::Failures;
 use crate::metrics::Metrics;
 
-/// How long it is remembered who is gone: longer than an API server believes an authenticator, which is two minutes.
+/// How long deleted Users are remembered. Longer than kube-apiserver caches authentication, which is two minutes.
 const DEPARTED: Duration = Duration::from_secs(300);
 
-/// Most of them that are remembered, each with a UID and a username.
+/// Maximum number of remembered UIDs and usernames of deleted Users.
 const MAX_DEPARTED: u64 = 200_000;
 
-/// Resources whose watches tell who holds what.
+/// Resources whose watches the guard relies on.
 const GUARDED_BY: &[&str] = &[USERS, GROUPS, BINDINGS, "clusterrolebindings", "rolebindings", "namespaces"];
 pub(super) const USERS: &str = "users";
 pub(super) const GROUPS: &str = "groups";
 pub(super) const BINDINGS: &str = "rolebindings.roster.dev";
 
-/// What waits for the leader's controllers, by `metadata.name`, or by UID where it is orphaned.
+/// Work queues of the leader's controllers, by `metadata.name`, or by UID for orphans.
 #[derive(Debug, Default)]
 pub struct Waiting {
     /// Users.
@@ -38,42 +38,42 @@ pub struct Waiting {
     pub groups: Arc<Dirty<String>>,
     /// RoleBindings of Roster.
     pub bindings: Arc<Dirty<String>>,
-    /// Owners of native bindings that are not there.
+    /// UIDs of missing owners of native bindings.
     pub orphaned: Arc<Dirty<String>>,
-    /// Owners of namespaces, whose limits or use may have changed.
+    /// Owners of namespaces whose limits or usage may have changed.
     pub owners: Arc<Dirty<String>>,
     /// Names of deleted Users whose tombstone may have to be stored or removed.
     pub tombstones: Arc<Dirty<String>>,
 }
 
-/// The directory and the watches behind it.
+/// The directory and the informers that feed it.
 pub struct Informers {
     pub(super) directory: RwLock<Directory>,
-    /// Users, as queries see them.
+    /// Index of Users for queries.
     pub user_catalogue: Arc<Catalogue>,
-    /// Groups, as queries see them.
+    /// Index of Groups for queries.
     pub group_catalogue: Arc<Catalogue>,
-    /// What waits for the leader's controllers.
+    /// Work queues of the leader's controllers.
     pub waiting: Waiting,
     /// Groups, without their spec.
     pub groups: Store<Group>,
     /// RoleBindings of Roster.
     pub role_bindings: Store<RoleBinding>,
     pub(super) writers: Mutex<Option<(Writer<Group>, Writer<RoleBinding>)>>,
-    /// UIDs and usernames of Users that are gone since lately: what was issued to them may still be shown around.
+    /// UIDs and usernames of recently deleted Users, whose credentials may still be presented.
     pub(super) departed: Cache<String, ()>,
     pub(super) edge_moved: Notify,
-    /// Something has changed: perhaps the room that somebody waits for is there.
+    /// Notified when something changed, so that requests waiting for quota check again.
     pub allotments_moved: Notify,
     pub(super) synced: watch::Sender<bool>,
-    /// Whether somebody looks at what is marked.
+    /// Whether this replica leads and processes the queues.
     pub(super) is_leading: AtomicBool,
     pub(super) failures: Arc<Failures>,
     pub(super) metrics: Arc<Metrics>,
 }
 
 impl Informers {
-    /// Informers that know nothing yet.
+    /// Creates empty informers.
     pub fn new(expand_groups: bool, metrics: Arc<Metrics>) -> Self {
         let (groups, group_writer) = store();
         let (role_bindings, binding_writer) = store();
@@ -95,13 +95,13 @@ impl Informers {
         }
     }
 
-    /// The directory. Held for look-ups alone, never across an await.
+    /// Locks the directory for reading. Only for look-ups, never held across an await.
     pub fn directory(&self) -> RwLockReadGuard<'_, Directory> {
         self.directory.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an identity is that of a User who is not active now, or who is no more. The UID is empty where the
-    /// authenticator knows none; then whoever has taken over the name counts.
+    /// Whether an identity belongs to a User that is inactive or deleted. `uid` is empty if the authenticator knows
+    /// none; then the current holder of the name counts.
     pub fn is_inactive(&self, username: &str, uid: &str) -> bool {
         let (directory, now) = (self.directory(), Timestamp::now());
         let holder = directory.holder_of(username).and_then(|name| directory.person(name));
@@ -120,41 +120,41 @@ impl Informers {
         }
     }
 
-    /// Whether every first list is complete.
+    /// Whether every initial list is complete.
     pub fn is_synced(&self) -> bool {
         *self.synced.borrow()
     }
 
-    /// Whether a watch that the guard goes by fails at this moment: what the directory says may be out of date.
+    /// Whether a watch that the guard relies on is failing, so that the directory may be out of date.
     pub fn is_failing(&self) -> bool {
         self.failures.any_of(GUARDED_BY)
     }
 
-    /// Whether the watch of the Users fails at this moment: who was disabled may not be known.
+    /// Whether the watch of Users is failing, so that disabled Users may be unknown.
     pub fn is_blind_to_users(&self) -> bool {
         self.failures.any_of(&[USERS])
     }
 
-    /// Has the watch of the Users fail.
+    /// Makes the watch of Users fail.
     #[cfg(test)]
     pub fn lose_sight_of_users(&self) {
         self.failures.begin_or_go_on(USERS, true);
     }
 
-    /// Takes in a User as the watch would.
+    /// Handles a User as its watch would.
     #[cfg(test)]
     pub fn set_user(&self, user: &roster_api::User) {
         self.user_catalogue.update(|view| view.set(Arc::new(entries::user::record(user))));
         self.change(|directory, now| directory.set_user(user, now));
     }
 
-    /// Waits until every first list is complete.
+    /// Waits until every initial list is complete.
     pub async fn synced(&self) {
-        // The sender lives in self: it can't be gone.
+        // The sender lives in self, so it can't be dropped.
         let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
     }
 
-    /// Changes the directory and sets in motion whom that concerns.
+    /// Changes the directory and queues the affected objects.
     pub fn change(&self, change: impl FnOnce(&mut Directory, Timestamp) -> Concerned) {
         let (concerned, owners) = {
             let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
@@ -169,7 +169,7 @@ impl Informers {
         if !concerned.owners.is_empty() {
             self.allotments_moved.notify_waiters();
         }
-        // A follower stores the tombstones that the leader has not.
+        // Followers queue these too: they store tombstones that the leader has not stored.
         self.waiting.tombstones.mark(concerned.tombstones);
         if !self.is_leading() {
             return;
@@ -186,7 +186,7 @@ impl Informers {
         self.is_leading.load(Ordering::Acquire)
     }
 
-    /// Begins to mark what changes, with everything there is: this replica leads now.
+    /// Starts to queue work, beginning with all objects, because this replica now leads.
     pub fn lead(&self) {
         self.is_leading.store(true, Ordering::Release);
         let directory = self.directory();

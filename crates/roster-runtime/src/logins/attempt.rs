@@ -1,10 +1,10 @@
-//! An attempt to log in, from what was shown to what comes of it.
+//! A login attempt, from the credentials presented to the outcome.
 //!
-//! Whoever fails learns nothing but that: an unknown name costs the same read and the same hash as a known one, and
-//! every refusal is given at the next tick of a clock that began with the attempt, whatever was done meanwhile.
+//! A refusal reveals nothing else: an unknown name costs the same read and the same hash as a known one, and every
+//! refusal is returned at the next tick of a clock started with the attempt, whatever happened in the meantime.
 //!
-//! Hashes, turns, reads and writes take time. Every answer that tells more than a refusal is therefore judged by what is
-//! known after the wait for the turn, and once more by the User as it is when the answer is given.
+//! Hashes, turns, reads and writes take time. Every answer that reveals more than a refusal is therefore judged by the
+//! state after the wait for the turn, and checked against the User again when the answer is returned.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -27,34 +27,34 @@ use super::turns::{Judging, JudgingTurn};
 use super::vault::{LostWrite, Opened, VaultError};
 use super::verifier::{Failure, Verifier};
 
-/// Refusals are given at multiples of this after the attempt began. Longer than a hash, a read and a write take.
+/// Refusals are returned at multiples of this after the attempt began. Longer than a hash, a read and a write take.
 const REFUSAL_TICK: Duration = Duration::from_millis(400);
 
-/// How often an attempt is judged again because another writer has changed the credential.
+/// Maximum number of times an attempt is judged if other writers keep changing the credential.
 const MAX_ROUNDS: usize = 16;
 
-/// Largest age of a read credential that an answer goes by without a write. A write fails if the read is out of date.
+/// Maximum age of a read credential for an answer without a write. A write fails if the read is out of date.
 const MAX_AGE: Duration = Duration::from_millis(500);
 
-/// What somebody shows in order to be let in.
+/// Credentials presented in a login attempt.
 pub struct Shown<'a> {
     /// Username or email.
     pub username: &'a str,
-    /// A password, or the code of an invitation.
+    /// Password or invitation code.
     pub secret: Secret<'a>,
     /// Code of the second factor.
     pub code: Option<&'a SecretString>,
-    /// The password from now on.
+    /// New password to set.
     pub new_password: Option<&'a SecretString>,
-    /// Whether a second factor that is needed can be enrolled on the way.
+    /// Whether a required second factor can be enrolled during this attempt.
     pub may_enroll: bool,
-    /// Where they come from, as the lockout counts.
+    /// Source of the attempt, as counted for lockouts.
     pub source: String,
-    /// The same, as `allowedCIDRs` goes by.
+    /// Source address, as checked against `allowedCIDRs`.
     pub address: Option<IpAddr>,
 }
 
-/// What is shown first.
+/// First factor of an attempt.
 #[derive(Clone, Copy)]
 pub enum Secret<'a> {
     /// The password.
@@ -63,61 +63,62 @@ pub enum Secret<'a> {
     Invitation(&'a SecretString),
 }
 
-/// What comes of it.
+/// Outcome of a login attempt.
 pub enum Outcome {
-    /// Nothing.
+    /// The login failed.
     Refused,
-    /// It was right, and more is asked for.
+    /// The credentials are right, but more is required.
     Challenged(Box<Person>, Challenge, Box<Credential>),
-    /// It is them.
+    /// The login succeeded.
     Granted(Box<Granted>),
 }
 
-/// Somebody who was let in.
+/// A successful login.
 pub struct Granted {
-    /// Who.
+    /// The User that logged in.
     pub person: Person,
-    /// Recovery codes of a second factor that this has confirmed.
+    /// Recovery codes of a second factor that this attempt confirmed.
     pub recovery_codes: Vec<String>,
-    /// Whether a second factor was shown.
+    /// Whether a second factor was presented.
     pub has_second_factor: bool,
     /// When the password was set.
     pub password_changed: Option<Timestamp>,
 }
 
-/// A credential as it was read, and what the password is to it.
+/// A credential as it was read, and whether the password matches it.
 struct Read {
     /// [`Judging::failures`] before it was read.
     failures: u64,
     opened: Opened,
-    /// Whether the password is that of the credential.
+    /// Whether the password matches the credential.
     matches: bool,
 }
 
-/// What an attempt has come to, saved.
+/// A decision on an attempt, already saved.
 struct Decided {
     verdict: Verdict,
     before: Credential,
     after: Credential,
 }
 
-/// What follows from a judgement.
+/// Next step after a judgement.
 enum Step {
-    /// It counts. `None`: refused, and nothing was saved.
+    /// The decision is final. `None`: refused, and nothing was saved.
     Done(Option<Box<Decided>>),
-    /// The credential has changed meanwhile. What it is now, if that is known.
+    /// The credential changed in the meantime. Holds its new state, if known.
     Again(Option<Box<Opened>>),
 }
 
 impl Verifier {
-    /// Judges what somebody shows.
+    /// Judges a login attempt.
     ///
     /// # Errors
-    /// If there is no room for it, the credential can't be reached, or the new password is not acceptable.
+    /// If too many attempts are in flight, the credential can't be read or written, or the new password is not
+    /// acceptable.
     pub async fn verify(&self, shown: &Shown<'_>) -> Result<Outcome, Failure> {
         let began = Instant::now();
-        // Until the answer, tick included: a name that nobody has is not free again sooner than others. By the name as it
-        // was typed: two names of one person must not be recognizable as such.
+        // Held until the answer, tick included: a slot of an unknown name must not become free sooner than others.
+        // Keyed by the name as typed: two names of one person must not be recognizable as such.
         let attempts = self.hasher.hash_one((fold(shown.username), &shown.source));
         let Some(_attempt) = self.attempts.take(attempts) else {
             self.metrics.logins.inc("saturated");
@@ -139,7 +140,7 @@ impl Verifier {
     }
 
     async fn judged(&self, shown: &Shown<'_>) -> Result<Outcome, Failure> {
-        // For every name: what is known of users may be out of date.
+        // For every name: the informers' view of users may be out of date.
         if self.informers.is_blind_to_users() {
             return Err(VaultError::Unavailable.into());
         }
@@ -147,11 +148,10 @@ impl Verifier {
             return Err(VaultError::Uncounted.into());
         }
         let person = Person::holding(&self.informers, shown.username);
-        // A name that nobody has is looked up like any other.
+        // An unknown name is looked up like any other.
         let (username, uid) = person.as_ref().map_or((shown.username, ""), |person| (&person.username, &person.uid));
         let (judging, mut hashed) = (self.judging(uid), Hashed::default());
-        // Whatever fails up to here fails for every name, and whatever fails from here on is told to nobody who does not
-        // show the right password.
+        // Failures up to here occur for every name. Later ones are reported only if the password is right.
         let read = self.read(shown, (username, uid), judging, None, &mut hashed).await?;
         let (Some(person), Some(read)) = (person, read) else { return Ok(Outcome::Refused) };
         let decided = match self.decide(shown, &person, judging, read, &mut hashed).await {
@@ -168,8 +168,8 @@ impl Verifier {
         self.outcome(shown, person, *decided?)
     }
 
-    /// Reads the credential, unless `newer` is it, and compares the password with it. `None`: there is none; that costs the
-    /// same hash.
+    /// Reads the credential, unless `newer` is it, and compares the password with it. `None`: there is none, which
+    /// costs the same hash.
     async fn read(
         &self,
         shown: &Shown<'_>,
@@ -189,8 +189,8 @@ impl Verifier {
         Ok(opened.map(|opened| Read { failures, opened, matches }))
     }
 
-    /// Opens a credential. One that does not parse is as good as none: a name that nobody has can't have such a one, so its
-    /// answer must be that of any other refusal.
+    /// Opens a credential. One that does not parse counts as absent: an unknown name can't have one, so the answer must
+    /// be that of any other refusal.
     async fn open(&self, username: &str, uid: &str) -> Result<Option<Opened>, VaultError> {
         match self.vault.open(username, uid).await {
             Err(VaultError::Corrupt(error)) => {
@@ -205,7 +205,7 @@ impl Verifier {
     /// Decides an attempt on a User, in its turn. `None`: refused, and nothing was saved.
     ///
     /// # Errors
-    /// Only if the password is right. For a wrong one, whatever fails is a refusal.
+    /// Only if the password is right. For a wrong one, every failure becomes a refusal.
     async fn decide(
         &self,
         shown: &Shown<'_>,
@@ -214,7 +214,7 @@ impl Verifier {
         mut read: Read,
         hashed: &mut Hashed,
     ) -> Result<Option<Box<Decided>>, Failure> {
-        // From here on one after the other, and nothing is told of an attempt before those that failed are counted.
+        // From here on attempts are serialized, and nothing is revealed of one before earlier failures are counted.
         let (mut turn, mut lost) = (judging.turn().await, None);
         for _ in 0..MAX_ROUNDS {
             let newer = if judging.failures() == read.failures {
@@ -233,7 +233,7 @@ impl Verifier {
         Ok(None)
     }
 
-    /// Judges an attempt and saves what the credential becomes.
+    /// Judges an attempt and saves the resulting credential.
     async fn step<'a>(
         &'a self,
         shown: &Shown<'_>,
@@ -265,15 +265,15 @@ impl Verifier {
                 *lost = Some(self.vault.lost(opened, after));
                 Ok(Step::Again(None))
             }
-            // The vault keeps the failure. The answer is that of any refusal, so that known names do not differ.
+            // The vault keeps the failure. Any refusal gets this answer, so that known names do not differ.
             Err(_) if verdict == Verdict::Refused => Ok(Step::Done(None)),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Returns the User as it is known now. It may have been disabled, renamed or deleted since it was read, because hashes
-    /// and turns are waited for. `None` if it no longer has the name that was shown, or if that is not known: an error would
-    /// tell names that exist from those that do not.
+    /// Returns the User's current state. It may have been disabled, renamed or deleted during hashing and waiting.
+    /// `None` if it no longer has the name presented or its state is unknown: an error would distinguish known names
+    /// from unknown ones.
     fn again(&self, shown: &Shown<'_>, before: &Person) -> Option<Person> {
         if self.informers.is_blind_to_users() {
             return None;
@@ -282,8 +282,8 @@ impl Verifier {
         now.filter(|now| now.uid == before.uid && now.username == before.username)
     }
 
-    /// Whether a failure of that user could be counted. While it could not, even the right password is refused: otherwise
-    /// guesses would be free.
+    /// Whether a failure of that user could be counted. While it could not, even the right password is refused:
+    /// otherwise guesses would be free.
     fn can_count(&self, person: &Person, opened: &Opened) -> bool {
         let is_blocked = self.vault.uncounted.blocks(&person.uid) || self.vault.uncounted.blocks_everybody();
         if is_blocked || opened.is_immutable() {
@@ -295,7 +295,7 @@ impl Verifier {
         true
     }
 
-    /// What follows, and what the credential becomes.
+    /// Returns the verdict and the resulting credential.
     async fn verdict(
         &self,
         shown: &Shown<'_>,
@@ -353,7 +353,7 @@ impl Verifier {
         }
     }
 
-    /// The answer to an attempt with the right password.
+    /// Builds the answer to an attempt with the right password.
     fn outcome(&self, shown: &Shown<'_>, person: Person, decided: Decided) -> Result<Outcome, Failure> {
         let Decided { verdict, before, after } = decided;
         match verdict {
@@ -375,7 +375,7 @@ impl Verifier {
     }
 }
 
-/// Whether an answer goes by a read that may be too old: one that tells more than a refusal and takes no write.
+/// Whether an answer must not rely on an old read: it reveals more than a refusal and involves no write.
 fn must_be_current(judged: &Result<(Verdict, Credential), Failure>, opened: &Opened) -> bool {
     let is_settled = match judged {
         Ok((verdict, after)) => *verdict == Verdict::Refused || *after != opened.credential,
@@ -388,7 +388,7 @@ fn is_welcome(person: &Person, shown: &Shown<'_>) -> bool {
     person.is_active && person.may_come_from(shown.address)
 }
 
-/// The first multiple of the tick after the beginning that lies ahead.
+/// Returns the first multiple of the tick after `began` that lies in the future.
 fn next_tick(began: Instant, now: Instant) -> Instant {
     let ticks = now.duration_since(began).as_nanos() / REFUSAL_TICK.as_nanos() + 1;
     began + REFUSAL_TICK * u32::try_from(ticks).unwrap_or(u32::MAX)

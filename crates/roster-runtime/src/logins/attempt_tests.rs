@@ -26,7 +26,7 @@ use crate::logins::vault::Vault;
 use crate::logins::verifier::{STRIPES, VerifierParts};
 use crate::metrics::Metrics;
 
-/// A verifier whose API server does not answer.
+/// Returns a verifier whose API server does not answer.
 fn waiting_verifier() -> Verifier {
     let silent = tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, std::io::Error>>());
     verifier(Client::new(silent, "default"))
@@ -66,7 +66,7 @@ fn shown<'a>(username: &'a str, password: &'a SecretString, source: &str) -> Sho
     }
 }
 
-/// Those on names that exist are limited likewise: nobody knows yet whether the name exists.
+/// Attempts on existing names are limited likewise: whether a name exists is not known at this point.
 #[tokio::test]
 async fn attempts_on_one_name_from_one_source_are_limited_also_if_nobody_has_the_name() {
     let (verifier, password) = (waiting_verifier(), SecretString::from("wrong"));
@@ -95,7 +95,7 @@ fn refusals_come_at_the_ticks() {
     }
 }
 
-/// However many others log in: nobody is refused because of a stranger.
+/// No user is refused because of others, however many log in.
 #[tokio::test]
 async fn attempts_of_strangers_do_not_collide() {
     let (verifier, password) = (waiting_verifier(), SecretString::from("wrong"));
@@ -107,7 +107,7 @@ async fn attempts_of_strangers_do_not_collide() {
     }
 }
 
-/// What came of an attempt, in a word.
+/// Returns the outcome of an attempt as one word.
 fn word(outcome: &Result<Outcome, Failure>) -> String {
     match outcome {
         Ok(Outcome::Granted(_)) => "granted".to_owned(),
@@ -120,7 +120,7 @@ fn word(outcome: &Result<Outcome, Failure>) -> String {
 /// More reads than an attempt needs.
 const PLENTY: usize = 9;
 
-/// An API server with the identity Secret of one active User. Each read needs a permit.
+/// Mock API server with the identity Secret of one active User. Each read needs a permit.
 struct OneUser {
     verifier: Verifier,
     user: User,
@@ -129,7 +129,7 @@ struct OneUser {
     permits: Arc<Semaphore>,
     /// Status of writes.
     write_status: Arc<AtomicU16>,
-    /// Reads from this one on fail.
+    /// Reads fail from this one on.
     failing_from: Arc<AtomicUsize>,
 }
 
@@ -169,7 +169,7 @@ impl OneUser {
         Self { verifier, user, stored, reads, permits, write_status, failing_from }
     }
 
-    /// Waits until that many reads have begun.
+    /// Waits until `count` reads have begun.
     async fn reads(&self, count: usize) {
         while self.reads.load(Ordering::SeqCst) < count {
             tokio::task::yield_now().await;
@@ -248,7 +248,7 @@ async fn a_password_that_changes_while_the_login_waits_for_its_turn_is_refused()
     }
 }
 
-/// An attempt whose answer shows that the password or the invitation is right.
+/// An attempt whose answer reveals that the password or invitation code is right.
 #[derive(Clone, Copy, Debug)]
 enum Telling {
     Granted,
@@ -302,7 +302,7 @@ enum Meanwhile {
     Disabled,
 }
 
-/// What comes of an attempt that waits for its turn, and for the read after that.
+/// Returns the outcome of an attempt that waits for its turn, and for the read after that.
 async fn answer_after_waiting(telling: Telling, meanwhile: Meanwhile) -> String {
     let (secret, new) = (SecretString::from("correct horse"), SecretString::from("short"));
     let (cluster, user) = (OneUser::new("correct horse"), telling.user());
@@ -334,7 +334,7 @@ async fn answer_after_waiting(telling: Telling, meanwhile: Meanwhile) -> String 
     }
 }
 
-/// Whatever tells more than a refusal is judged by what is known after the wait for the turn.
+/// Anything that reveals more than a refusal is judged by the state after the wait for the turn.
 #[tokio::test]
 async fn no_answer_that_shows_that_a_password_is_right_goes_by_what_was_known_before_the_wait() {
     let cases = Telling::ALL.into_iter().flat_map(|(telling, answer)| {
@@ -348,7 +348,7 @@ async fn no_answer_that_shows_that_a_password_is_right_goes_by_what_was_known_be
     futures::future::join_all(checks).await;
 }
 
-/// What fails for names that exist alone is answered as a wrong password for one that does not.
+/// A failure that only existing names can cause is answered like a wrong password for an unknown name.
 #[tokio::test]
 async fn i10_a_failure_in_the_middle_of_an_attempt_does_not_tell_known_names() {
     type Trouble = fn(&OneUser);

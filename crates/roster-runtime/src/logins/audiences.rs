@@ -1,4 +1,4 @@
-//! Which audiences a token or key counts for, as the TokenReview API defines it.
+//! Audiences that a token or key is valid for, as the TokenReview API defines them.
 
 use std::path::Path;
 
@@ -6,31 +6,31 @@ use kube::Config;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-/// Audiences, by who accepts them.
+/// Audiences by who accepts them.
 #[derive(Clone, Debug, Default)]
 pub struct Audiences {
     /// `--token-audiences`: accepted by the token webhook. The first stands for the cluster (kube-apiserver and Roster
-    /// itself), and is that of a login that asks for none.
+    /// itself) and is the default audience of a login.
     pub accepted: Vec<String>,
-    /// `--oidc-audiences`: tokens for others.
+    /// `--oidc-audiences`: audiences of third parties.
     pub foreign: Vec<String>,
-    /// What kube-apiserver calls itself, and asks the webhook about: its `--api-audiences`.
+    /// kube-apiserver's own audiences (`--api-audiences`), which it passes to the webhook.
     pub of_api_server: Vec<String>,
 }
 
 impl Audiences {
-    /// All audiences that tokens are issued for.
+    /// Returns all audiences that tokens are issued for.
     pub fn issued(&self) -> impl Iterator<Item = &String> {
         self.accepted.iter().chain(&self.foreign)
     }
 
-    /// Whether a token for `audience` counts for the cluster. An API key has no audience, and does.
+    /// Whether a token for `audience` is valid for the cluster. API keys have no audience, and are.
     pub fn is_of_cluster(&self, audience: Option<&str>) -> bool {
         audience.is_none_or(|audience| self.accepted.first().is_some_and(|first| first == audience))
     }
 
-    /// Those of the audiences `asked` for that a token for `audience` counts for. `None`: for none of them. Whoever asks
-    /// for none in particular means kube-apiserver, and gets an empty list.
+    /// Returns the audiences of `asked` that a token for `audience` is valid for, or `None` if there are none.
+    /// Callers that ask for none mean kube-apiserver and get an empty list.
     pub fn compatible(&self, audience: Option<&str>, asked: &[String]) -> Option<Vec<String>> {
         let is_of_cluster = self.is_of_cluster(audience);
         if asked.is_empty() {
@@ -45,7 +45,7 @@ impl Audiences {
     }
 }
 
-/// Audiences of a ServiceAccount's token: those of kube-apiserver, unless it was asked for with others.
+/// Audiences of a ServiceAccount token: those of kube-apiserver, unless others were requested.
 #[derive(Deserialize)]
 struct Claims {
     #[serde(default)]
@@ -65,8 +65,8 @@ impl Default for OneOrMany {
     }
 }
 
-/// What kube-apiserver calls itself, as the token of the operator's own ServiceAccount says. Nothing, if the operator
-/// has no such token: then `--token-audiences` has to begin with it.
+/// Returns kube-apiserver's audiences as in the operator's own ServiceAccount token. Empty if the operator has no such
+/// token: then `--token-audiences` must begin with them.
 pub async fn of_api_server(config: &Config) -> Vec<String> {
     let auth = &config.auth_info;
     let token = match (&auth.token, &auth.token_file) {
@@ -78,7 +78,7 @@ pub async fn of_api_server(config: &Config) -> Vec<String> {
 }
 
 fn audiences_in(token: &str) -> Vec<String> {
-    // Not verified: it is the one that Roster shows kube-apiserver itself.
+    // Not verified: it is the token that Roster itself presents to kube-apiserver.
     let claims = jsonwebtoken::dangerous::insecure_decode_claims::<Claims>(token.trim());
     match claims.map(|claims| claims.aud) {
         Ok(OneOrMany::One(audience)) => vec![audience],
@@ -106,7 +106,7 @@ mod tests {
     const API_SERVER: &str = "https://kubernetes.default.svc";
 
     #[rstest]
-    // For the cluster: by its own name, by kube-apiserver's, and where nobody asks for anything.
+    // For the cluster: valid for its own name, kube-apiserver's audiences, and if none are requested.
     #[case(Some("kubernetes"), vec![], Some(vec![]))]
     #[case(Some("kubernetes"), vec!["kubernetes", "x"], Some(vec!["kubernetes"]))]
     #[case(Some("kubernetes"), vec![API_SERVER], Some(vec![API_SERVER]))]
@@ -114,12 +114,12 @@ mod tests {
     #[case(Some("kubernetes"), vec!["vault"], None)]
     #[case(Some("kubernetes"), vec!["x"], None)]
     #[case(Some("kubernetes"), vec!["kubernetes-oidc"], None)]
-    // For another: by its own name alone.
+    // For a third party: valid for its own name only.
     #[case(Some("vault"), vec!["vault", "kubernetes"], Some(vec!["vault"]))]
     #[case(Some("vault"), vec![], None)]
     #[case(Some("vault"), vec![API_SERVER], None)]
     #[case(Some("vault"), vec!["kubernetes"], None)]
-    // An API key: as a token for the cluster.
+    // An API key: like a token for the cluster.
     #[case(None, vec![], Some(vec![]))]
     #[case(None, vec!["api"], Some(vec!["api"]))]
     #[case(None, vec!["vault"], None)]

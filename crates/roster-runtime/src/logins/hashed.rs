@@ -5,14 +5,14 @@ use roster_credentials::hash::PasswordHash;
 /// Hashes that one request has computed. A retry after a conflict reuses them.
 #[derive(Default)]
 pub struct Hashed {
-    /// The hash that the password was compared with, and whether it matches.
+    /// Hash that the password was compared with, and whether it matches.
     pub(super) compared: Option<(Option<PasswordHash>, bool)>,
-    /// The hash of the new password, and those that it was compared with or replaces.
+    /// Hashes that the new password was compared with or replaces, and its own hash.
     pub(super) created: Option<(Vec<PasswordHash>, PasswordHash)>,
 }
 
 impl Hashed {
-    /// The hash of the new password, if it was created against the same other hashes.
+    /// Returns the hash of the new password, if it was created against the same other hashes.
     pub(super) fn created_for(&self, others: &[PasswordHash]) -> Option<PasswordHash> {
         self.created.as_ref().filter(|(known, _)| known == others).map(|(_, hash)| hash.clone())
     }

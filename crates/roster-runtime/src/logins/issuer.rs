@@ -1,4 +1,4 @@
-//! Issues tokens and reads them back.
+//! Issues tokens and verifies them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,22 +21,22 @@ pub const JWKS_PATH: &str = "/openid/v1/jwks";
 /// Issues tokens.
 pub struct Issuer {
     url: String,
-    /// Whom tokens are for.
+    /// Audiences of the tokens.
     pub audiences: Audiences,
     lifetime: Duration,
     keys: Arc<ArcSwap<SigningKeys>>,
 }
 
 impl Issuer {
-    /// An issuer under that URL, with the keys of the moment.
+    /// Creates an issuer with that URL and the current keys.
     pub fn new(url: &str, audiences: Audiences, lifetime: Duration, keys: Arc<ArcSwap<SigningKeys>>) -> Self {
         Self { url: url.trim_end_matches('/').to_owned(), audiences, lifetime, keys }
     }
 
-    /// Issues a token and tells when it ends. `password_changed` is when the password was set that was shown.
+    /// Issues a token and returns it with its expiry. `password_changed` is when the presented password was set.
     ///
     /// # Errors
-    /// If the key does not work.
+    /// If signing fails.
     pub fn issue(
         &self,
         person: &Person,
@@ -46,11 +46,11 @@ impl Issuer {
         now: Timestamp,
     ) -> Result<(String, Timestamp)> {
         let ends = now.checked_add(self.lifetime).context("the clock is beyond its range")?;
-        // It does not outlive its owner.
+        // A token must not outlive its owner.
         let validity = person.spec.validity.as_ref().and_then(|validity| validity.not_after.as_ref());
         let ends = validity.map_or(ends, |end| end.0.min(ends));
         let audience = audience.or_else(|| self.audiences.issued().next().map(String::as_str)).unwrap_or_default();
-        // At the webhook, groups and extra are those of the moment: there the token need not be long.
+        // The webhook returns current groups and extra, so tokens for it omit them.
         let is_told = self.audiences.foreign.iter().any(|foreign| foreign == audience);
         let claims = Claims {
             iss: self.url.clone(),
@@ -69,18 +69,18 @@ impl Issuer {
         Ok((sign("JWT", &claims, &self.keys.load(), now)?, Timestamp::from_second(claims.exp)?))
     }
 
-    /// The claims of a token that is to be accepted here, as far as the token itself tells.
+    /// Verifies a token and returns its claims. The owner's current state is not checked.
     pub fn read(&self, token: &str) -> Option<Claims> {
         verify(token, &self.keys.load(), &self.url, &self.audiences.accepted)
     }
 
-    /// The public keys.
+    /// Returns the public keys.
     pub fn jwks(&self) -> Value {
         self.keys.load().jwks()
     }
 
-    /// Where everything is, as OpenID Connect Discovery 1.0 wants it told. There is no authorization endpoint: tokens are
-    /// had by a login.
+    /// Returns the OpenID Connect Discovery 1.0 document. There is no authorization endpoint: tokens are issued by
+    /// logins.
     pub fn configuration(&self) -> Value {
         let url = &self.url;
         json!({
@@ -94,7 +94,7 @@ impl Issuer {
     }
 }
 
-/// Notices are signed with the keys that tokens are: whoever gets one verifies it by the same public keys.
+/// Signs notices with the token keys, so that receivers verify them with the same public keys.
 impl Sign for Issuer {
     fn sign(&self, typ: &str, claims: &Value) -> Result<String> {
         Ok(sign(typ, claims, &self.keys.load(), Timestamp::now())?)

@@ -1,6 +1,6 @@
-//! Last logins and last uses of API keys: gathered, and written in batches. Never a write for each.
+//! Batches last-login and last-use timestamps, so that a login costs no write of its own.
 //!
-//! What a replica has gathered is lost with it if it is killed: at most one interval of it.
+//! If a replica is killed, it loses at most one interval of timestamps.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -23,16 +23,16 @@ use super::vault::Vault;
 use crate::informers::Informers;
 use crate::metrics::Metrics;
 
-/// Most users, and most keys, that are remembered between two batches. Beyond that a use goes unnoted.
+/// Maximum number of users, and of keys, kept between two batches. Further uses are not recorded.
 const MAX_WAITING: usize = 100_000;
 
-/// Writes at the same time.
+/// Concurrent writes.
 const CONCURRENCY: usize = 8;
 
-/// Uses of a key closer together than this are one.
+/// Uses of a key closer together than this are recorded once.
 const KEY_PRECISION: Duration = Duration::from_secs(300);
 
-/// Longest time for the last batch, when the process ends.
+/// Timeout of the last batch at shutdown.
 const LAST_BATCH: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -42,37 +42,37 @@ struct KeyOf {
     key: String,
 }
 
-/// Gathers uses and writes them.
+/// Collects uses and writes them in batches.
 pub struct LastUse {
     informers: Arc<Informers>,
     users: Api<User>,
     vault: Arc<Vault>,
     metrics: Arc<Metrics>,
-    /// By name and UID of the User.
+    /// Keyed by name and UID of the User.
     logins: Mutex<HashMap<(String, String), Timestamp>>,
     keys: Mutex<HashMap<KeyOf, Timestamp>>,
 }
 
 impl LastUse {
-    /// Writes by way of `client` and the vault.
+    /// Writes with `client` and the vault.
     pub fn new(client: Client, informers: Arc<Informers>, vault: Arc<Vault>, metrics: Arc<Metrics>) -> Self {
         Self { informers, users: Api::all(client), vault, metrics, logins: Mutex::default(), keys: Mutex::default() }
     }
 
-    /// A login has succeeded.
+    /// Records a successful login.
     pub fn note_login(&self, person: &Person, now: Timestamp) {
         note(&self.logins, (person.name.clone(), person.uid.clone()), now);
     }
 
-    /// An API key was used.
+    /// Records the use of an API key.
     pub fn note_key(&self, person: &Person, key: &str, now: Timestamp) {
         note(&self.keys, KeyOf { user: person.name.clone(), uid: person.uid.clone(), key: key.to_owned() }, now);
     }
 
-    /// Writes a batch each interval until `shutdown`, and a last one then.
+    /// Writes a batch each interval until `shutdown`, then a last one.
     ///
     /// # Errors
-    /// None of its own: what can't be written is tried again with the next batch.
+    /// None of its own: what can't be written is retried with the next batch.
     pub async fn run(self: Arc<Self>, interval: Duration, shutdown: CancellationToken) -> Result<()> {
         loop {
             tokio::select! {
@@ -102,7 +102,7 @@ impl LastUse {
         keys.buffer_unordered(CONCURRENCY).collect::<()>().await;
     }
 
-    /// Whether there is nothing left to do about it.
+    /// Writes a last login. Returns whether it needs no retry.
     async fn write_login(&self, name: &str, uid: &str, at: Timestamp) -> bool {
         let record = self.informers.user_catalogue.peek().table.get(name).cloned();
         let Some(record) = record.filter(|record| record.uid() == uid) else { return true };
@@ -111,7 +111,7 @@ impl LastUse {
         if known.is_some_and(|known: Timestamp| known >= second) {
             return true;
         }
-        // Against the state that was compared: another replica may have written a later one.
+        // With the resourceVersion that was compared: another replica may have written a later login.
         let metadata = json!({"uid": uid, "resourceVersion": record.revision.to_string()});
         let patch = json!({"metadata": metadata, "status": {"lastLoginTime": second}});
         match self.users.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await {

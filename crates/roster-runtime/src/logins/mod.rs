@@ -1,4 +1,4 @@
-//! Logins: credentials verified, exchanged for tokens, and told again by whoever shows one.
+//! Logins: verifies credentials, exchanges them for tokens, and recognizes the bearers of tokens and API keys.
 //!
 //! ```text
 //!  attempt ─▶ verifier ──▶ credentials::login (pure) ──▶ vault: identity Secrets, by compare-and-swap
@@ -6,9 +6,9 @@
 //!                ├──▶ issuer ──▶ token                     │
 //!  token, key ──▶ recognizer ──▶ UserInfo ─────────────────┤
 //!                └──▶ last_use: written in batches ────────┘
-//!  signing_keys, sealing_key: Secrets with keys            person: who that is, from the directory
-//!  attempt: what an attempt comes to                        verifier: passwords checked, failures counted
-//!  turns: attempts on one user, one after the other
+//!  signing_keys, sealing_key: Secrets with keys            person: the User, from the directory
+//!  attempt: judges one login attempt                       verifier: passwords checked, failures counted
+//!  turns: serializes attempts on one user
 //!  uncounted: failures that could not be written yet
 //! ```
 
@@ -39,27 +39,27 @@ use recognizer::Recognizer;
 use vault::Vault;
 use verifier::Verifier;
 
-/// Everything that logins and credentials are served with.
+/// Everything that logins and credentials need.
 pub struct Logins {
-    /// Judges attempts.
+    /// Judges login attempts.
     pub verifier: Verifier,
     /// Issues tokens.
     pub issuer: Arc<Issuer>,
-    /// Recognises bearers of tokens and keys.
+    /// Recognizes bearers of tokens and keys.
     pub recognizer: Arc<Recognizer>,
-    /// Where credentials are kept.
+    /// Stores credentials.
     pub vault: Arc<Vault>,
-    /// Seals and opens seeds.
+    /// Seals and opens TOTP seeds.
     pub sealer: Arc<Sealer>,
-    /// Tells people of what was done.
+    /// Notifies users of security events.
     pub notifier: Notifier,
-    /// Longest lifetime of an API key.
+    /// Maximum lifetime of an API key.
     pub longest_key: Duration,
-    /// Proxies that are believed about where somebody comes from.
+    /// Proxies that are trusted to report a client's address.
     pub trusted_proxies: Vec<IpNet>,
 }
 
-/// A User that is active and holds its name.
+/// Returns an active User that holds its name.
 #[cfg(test)]
 fn active_user(name: &str) -> roster_api::User {
     let claimed = serde_json::json!({

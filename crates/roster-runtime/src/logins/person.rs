@@ -1,4 +1,4 @@
-//! Who logs in: a User as the directory knows it.
+//! The User that logs in, from the directory.
 
 use std::net::IpAddr;
 
@@ -13,10 +13,10 @@ use serde::Deserialize;
 use crate::informers::Informers;
 use crate::notifications::Recipient;
 
-/// Name of the extra that tells which credential was shown, as kube-apiserver has it for its own tokens.
+/// Extra that identifies the credential presented, named as in kube-apiserver's own tokens.
 pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
-/// A User, with what logins go by.
+/// A User with the state that logins depend on.
 #[derive(Clone, Debug)]
 pub struct Person {
     /// `metadata.name`.
@@ -29,9 +29,9 @@ pub struct Person {
     pub groups: Vec<String>,
     /// Whether the User is active now.
     pub is_active: bool,
-    /// What is declared.
+    /// Spec of the User.
     pub spec: UserSpec,
-    /// What is observed.
+    /// Status of the User.
     pub status: UserStatus,
 }
 
@@ -42,12 +42,12 @@ struct Known {
 }
 
 impl Person {
-    /// The User of that name.
+    /// Returns the User with that `metadata.name`.
     pub fn named(informers: &Informers, name: &str) -> Option<Self> {
         let record = informers.user_catalogue.peek().table.get(name).cloned()?;
         let Known { spec, status } = serde_json::from_value(record.to_value()).ok()?;
         let directory = informers.directory();
-        // The index and the directory hear of a change one after the other.
+        // The index and the directory are updated one after the other.
         let person = directory.person(name).filter(|person| person.uid == record.uid())?;
         Some(Self {
             name: name.to_owned(),
@@ -60,7 +60,7 @@ impl Person {
         })
     }
 
-    /// Whoever holds the username or email address.
+    /// Returns the User that holds the username or email address.
     pub fn holding(informers: &Informers, identifier: &str) -> Option<Self> {
         let folded = fold(identifier);
         let name = {
@@ -71,13 +71,13 @@ impl Person {
         Self::named(informers, &name?)
     }
 
-    /// The User of that UID.
+    /// Returns the User with that UID.
     pub fn of_uid(informers: &Informers, uid: &str) -> Option<Self> {
         let name = informers.directory().named_by_uid(uid).map(str::to_owned);
         Self::named(informers, &name?)
     }
 
-    /// Whether logins may come from that address. Where none is known, only those who may come from anywhere may.
+    /// Whether logins are allowed from that address. If it is unknown, only for Users without a restriction.
     pub fn may_come_from(&self, address: Option<IpAddr>) -> bool {
         let networks = &self.spec.allowed_cidrs;
         let contains = |network: &String, address: IpAddr| {
@@ -86,17 +86,17 @@ impl Person {
         networks.is_empty() || address.is_some_and(|address| networks.iter().any(|network| contains(network, address)))
     }
 
-    /// Whether the password has to be changed before anything else can be done.
+    /// Whether the password must be changed before anything else.
     pub fn must_change_password(&self) -> bool {
         self.spec.require_password_change && find(&self.status.conditions, PASSWORD_CHANGE_REQUIRED).is_some()
     }
 
-    /// Where notices to them go.
+    /// Returns where notices to the User are sent.
     pub fn recipient(&self) -> Option<Recipient> {
         Recipient::new(&self.username, &self.uid, self.spec.notification.as_ref())
     }
 
-    /// Who this is, as kube-apiserver wants to know it. `credential` is the one that was shown.
+    /// Returns the identity for kube-apiserver. `credential` identifies the credential presented.
     pub fn user_info(&self, credential: Option<String>) -> UserInfo {
         let mut extra = self.spec.extra.clone();
         extra.extend(credential.map(|credential| (CREDENTIAL_ID.to_owned(), vec![credential])));

@@ -1,4 +1,4 @@
-//! Whose token or API key this is: without hashing a password, and as of this moment.
+//! Recognizes the bearers of tokens and API keys by current state, without hashing a password.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use super::vault::{Vault, VaultError};
 use crate::informers::Informers;
 use crate::tls::network_permits::{NetworkPermitLimits, NetworkPermits, RequestNetwork};
 
-/// How the extra that tells the credential begins, for an API key.
+/// Prefix of an API key in the credential-id extra.
 pub const API_KEY_CREDENTIAL: &str = "APIKey=";
 
-/// Recognises bearers.
+/// Recognizes bearers of tokens and API keys.
 pub struct Recognizer {
     informers: Arc<Informers>,
     issuer: Arc<Issuer>,
@@ -31,39 +31,39 @@ pub struct Recognizer {
     lookups: NetworkPermits,
 }
 
-/// Keys that are looked up at the same time. Anyone can make one up for a User whose UID they know, and each costs the API
-/// server a request.
+/// Limits of concurrent key look-ups. Anyone can make up a key for a User whose UID they know, and each costs
+/// kube-apiserver a request.
 const LOOKUPS: NetworkPermitLimits = NetworkPermitLimits { total: 64, direct: 48, of_network: 24, of_site: 36 };
 
-/// Longest time that a request from a network of kube-apiserver waits for a look-up.
+/// How long a request from a network of kube-apiserver waits for a look-up permit.
 const LOOKUP_WAIT: Duration = Duration::from_secs(2);
 
-/// Somebody who was recognised.
+/// A recognized bearer.
 #[derive(Clone, Debug)]
 pub struct Recognized {
-    /// Who it is.
+    /// The bearer's identity.
     pub user: UserInfo,
-    /// Audience of the token. An API key has none, and is for the cluster.
+    /// Audience of the token. API keys have none and are for the cluster.
     pub audience: Option<String>,
-    /// Whether it counts for the API server itself, and for what is part of it.
+    /// Whether the credential is valid for kube-apiserver and its extensions.
     pub is_for_the_cluster: bool,
 }
 
-/// What is known of a bearer's token.
+/// Result of recognizing a token or key.
 #[derive(Clone, Debug)]
 pub enum Recognition {
-    /// It is none of Roster's, or none that is good any longer.
+    /// Not issued by Roster, or no longer valid.
     Foreign,
-    /// It is one of Roster's, and does not count at this moment.
+    /// Issued by Roster, but not accepted at the moment.
     Refused,
-    /// It is good.
+    /// Valid.
     Known(Recognized),
 }
 
-/// Why nothing is known of a token or key.
+/// Why a token or key could not be judged.
 #[derive(Clone, Debug, Error)]
 pub enum RecognitionError {
-    /// The network of the request, or all together, have too many look-ups in flight.
+    /// The request's network, or all networks together, have too many look-ups in flight.
     #[error("too many API keys are looked up at the same time")]
     Saturated,
     /// The credential can't be read.
@@ -72,15 +72,15 @@ pub enum RecognitionError {
 }
 
 impl Recognizer {
-    /// By what the informers know, the issuer has signed, and the vault holds.
+    /// Recognizes bearers by the informers' Users, the issuer's tokens and the vault's keys.
     pub fn new(informers: Arc<Informers>, issuer: Arc<Issuer>, vault: Arc<Vault>, last_use: Arc<LastUse>) -> Self {
         Self { informers, issuer, vault, last_use, lookups: NetworkPermits::new(LOOKUPS) }
     }
 
-    /// Returns who shows the token or key. `source` is where the request comes from.
+    /// Returns the bearer of the token or key. `source` is where the request comes from.
     ///
     /// # Errors
-    /// If the credential can't be reached, or too many are looked up at the same time.
+    /// If the credential can't be read, or too many look-ups are in flight.
     pub async fn recognize(
         &self,
         token: &SecretString,
@@ -91,7 +91,7 @@ impl Recognizer {
         if claims.is_none() && !token.starts_with(api_key::PREFIX) {
             return Ok(Recognition::Foreign);
         }
-        // What the directory says of a user may be out of date: better no answer than yesterday's.
+        // The view of users may be out of date: no answer is better than a wrong one.
         if self.informers.is_blind_to_users() {
             return Err(VaultError::Unavailable.into());
         }
@@ -107,7 +107,7 @@ impl Recognizer {
         let seconds = |time: &Option<Time>| time.as_ref().map_or(0, |time| time.0.as_second());
         let reported = seconds(&person.status.password_changed_time);
         let changed = reported.max(seconds(&person.status.sessions_not_before));
-        // A token for a later password than the status speaks of: whoever issued it has seen that nothing is due.
+        // If the token's password is newer than the status, its issuer has already seen that no change is due.
         let must_change = person.must_change_password() && claims.password_changed <= reported;
         let has_second_factor = claims.amr.iter().any(|method| method == ONE_TIME_PASSWORD);
         if changed > claims.password_changed
@@ -127,12 +127,12 @@ impl Recognizer {
     async fn by_key(&self, text: &str, source: RequestNetwork) -> Result<Option<Recognized>, RecognitionError> {
         let Some(person) = api_key::uid_of(text).and_then(|uid| self.bearer(&uid)) else { return Ok(None) };
         let _permit = self.lookups.take(source, LOOKUP_WAIT).await.ok_or(RecognitionError::Saturated)?;
-        // Read anew each time: a key is revoked at once, on every replica.
+        // Read each time, so that revoking a key takes effect immediately on every replica.
         let Some(opened) = self.vault.open(&person.username, &person.uid).await? else { return Ok(None) };
         let now = Timestamp::now();
         let mut keys = opened.credential.api_keys.iter().filter(|key| !key.is_expired(now));
         let Some(key) = keys.find(|key| key.digest.is_of(text)) else { return Ok(None) };
-        // The look-up may have taken seconds, in which the User was disabled, renamed or put into another group.
+        // During the look-up, the User may have been disabled, renamed or moved to another group.
         if self.informers.is_blind_to_users() {
             return Err(VaultError::Unavailable.into());
         }
@@ -143,12 +143,12 @@ impl Recognizer {
         Ok(Some(Recognized { user: person.user_info(Some(credential)), audience: None, is_for_the_cluster: true }))
     }
 
-    /// The User of that UID, if its API keys count at this moment.
+    /// Returns the User with that UID if its API keys are currently valid.
     fn bearer(&self, uid: &str) -> Option<Person> {
         self.active(uid).filter(|person| !person.must_change_password())
     }
 
-    /// The User of that UID, if it is active at this moment.
+    /// Returns the User with that UID if it is currently active.
     fn active(&self, uid: &str) -> Option<Person> {
         Person::of_uid(&self.informers, uid).filter(|person| person.is_active)
     }
@@ -175,7 +175,7 @@ mod tests {
         Recognizer::new(Arc::clone(informers), Arc::new(issuer), vault, Arc::new(last_use))
     }
 
-    /// A token of a ServiceAccount, say, is judged by the API server, whatever is known of users here.
+    /// kube-apiserver judges other tokens, such as those of ServiceAccounts, whatever Roster knows of users.
     #[tokio::test]
     async fn tokens_of_others_need_no_watch_of_users() {
         let refuse = tower::service_fn(async |_: axum::http::Request<kube::client::Body>| {
@@ -224,7 +224,7 @@ mod tests {
         }
     }
 
-    /// Keys that strangers make up do not take the look-ups that kube-apiserver's TokenReviews need.
+    /// Made-up keys must not use up the look-ups that kube-apiserver's TokenReviews need.
     #[tokio::test]
     async fn made_up_keys_take_a_share_of_the_look_ups() {
         let silent = tower::service_fn(|_: axum::http::Request<kube::client::Body>| {

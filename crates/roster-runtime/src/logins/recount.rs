@@ -1,4 +1,4 @@
-//! Counts failed attempts that could not be counted when they happened.
+//! Counts failed attempts that could not be written when they happened.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use super::person::Person;
 use super::vault::{Vault, VaultError};
 use crate::informers::Informers;
 
-/// Pause between attempts to write what waits.
+/// Pause between attempts to write waiting failures.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Writes what waits, until `shutdown`.
+/// Writes waiting failures until `shutdown`.
 ///
 /// # Errors
-/// None: what can't be written now is tried again.
+/// None: failed writes are retried.
 pub async fn run(
     vault: Arc<Vault>,
     informers: Arc<Informers>,
@@ -36,19 +36,19 @@ pub async fn run(
                 continue;
             };
             match count(&vault, &person.username, &uid, &limits).await {
-                // The API server accepts no writes: the others would fail like this one.
+                // kube-apiserver accepts no writes: the other writes would fail too.
                 Err(VaultError::Unavailable) => break,
-                // It answers: what waits is a matter of this user alone.
+                // kube-apiserver answers: any remaining failure concerns only this user.
                 _ => vault.uncounted.storage_works(),
             }
         }
     }
 }
 
-/// Adds a user's waiting failures to those that are stored.
+/// Adds a user's waiting failures to the stored ones.
 async fn count(vault: &Vault, username: &str, uid: &str, limits: &Limits) -> Result<(), VaultError> {
     let failures = vault.uncounted.of(uid);
-    // Without a credential there is nothing to guess. The next one is written before anybody can log in with it.
+    // Without a credential there is nothing to guess. The next one is written before anyone can log in with it.
     let Some(opened) = vault.open_to_change(username, uid).await? else { return Ok(()) };
     let mut credential = opened.credential.clone();
     for Failure { source, at } in &failures {
@@ -84,7 +84,8 @@ mod tests {
         Limits { of_source: 5, of_user: 100, window, duration }
     }
 
-    /// A vault before an API server that holds one identity Secret and answers writes with a status of the test's choice.
+    /// Returns a vault with a mock API server that holds one identity Secret and answers writes with the status
+    /// `answer`.
     fn vault(answer: &Arc<AtomicU16>) -> (Arc<Vault>, Arc<Mutex<serde_json::Value>>) {
         let mut user = User::new("jane", UserSpec::default());
         user.metadata.uid = Some("u-1".into());

@@ -1,5 +1,5 @@
-//! The Secret that holds the key which seeds are sealed with: made by whoever comes first, and never changed. Without it,
-//! enrolled second factors are lost, and have to be removed and enrolled anew.
+//! Secret with the key that seals TOTP seeds: created by the first replica and never changed. If it is lost, enrolled
+//! second factors are lost and must be removed and enrolled again.
 
 use anyhow::{Context, Result};
 use k8s_openapi::ByteString;
@@ -14,10 +14,10 @@ const SECRET: &str = "roster-sealing-key";
 
 const KEY: &str = "key";
 
-/// Reads the key, or makes it.
+/// Reads or creates the key.
 ///
 /// # Errors
-/// If the API server does not answer, or what is there is no key.
+/// If kube-apiserver does not answer, or the Secret holds no valid key.
 pub async fn load(client: Client, namespace: &str) -> Result<Sealer> {
     let secrets: Api<Secret> = Api::namespaced(client, namespace);
     let secret = match secrets.get_opt(SECRET).await? {
@@ -36,7 +36,7 @@ async fn create(secrets: &Api<Secret>) -> Result<Secret> {
         ..Secret::default()
     };
     match secrets.create(&PostParams::default(), &secret).await {
-        // Another replica was faster.
+        // Another replica created it first.
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(secrets.get(SECRET).await?),
         created => Ok(created?),
     }

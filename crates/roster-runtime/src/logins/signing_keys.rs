@@ -1,5 +1,4 @@
-//! The Secret that holds the keys for signing: made by whoever comes first, followed by every replica, rotated by the
-//! leader.
+//! Secret with the signing keys: created by the first replica, watched by every replica, rotated by the leader.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,10 +21,10 @@ use tracing::{info, warn};
 /// Name of the Secret.
 const SECRET: &str = "roster-token-keys";
 
-/// How often the leader looks whether a new key is due.
+/// How often the leader checks whether a new key is due.
 const TICK: Duration = Duration::from_secs(60);
 
-/// The keys, as they change.
+/// Current signing keys, updated from the Secret.
 #[derive(Clone)]
 pub struct SigningKeyStore {
     secrets: Api<Secret>,
@@ -34,17 +33,17 @@ pub struct SigningKeyStore {
 }
 
 impl SigningKeyStore {
-    /// Reads the keys, or makes a first one.
+    /// Reads or creates the keys.
     ///
     /// # Errors
-    /// If the API server does not answer, or what is there does not parse.
+    /// If kube-apiserver does not answer, or the Secret does not parse.
     pub async fn load(client: Client, namespace: &str) -> Result<Self> {
         let secrets = Api::namespaced(client, namespace);
         let keys = load_or_create(&secrets).await?;
         Ok(Self { secrets, keys: Arc::new(ArcSwap::from_pointee(keys)), deleted: Arc::default() })
     }
 
-    /// The keys of the moment.
+    /// Returns the current keys.
     pub fn keys(&self) -> Arc<ArcSwap<SigningKeys>> {
         Arc::clone(&self.keys)
     }
@@ -66,20 +65,20 @@ impl SigningKeyStore {
                     Ok(keys) => self.keys.store(Arc::new(keys)),
                     Err(error) => warn!(error = format!("{error:#}"), "the signing keys are not used"),
                 },
-                // What is known signs until the leader has made new ones: in a moment.
+                // The known keys keep signing until the leader recreates the Secret, which takes a moment.
                 Ok(None) => self.deleted.notify_one(),
                 Err(error) => warn!(%error, "the signing keys can't be watched"),
             }
         }
     }
 
-    /// Has a successor made where one is due, until `shutdown`. Leader only.
+    /// Rotates the keys when due, until `shutdown`. Leader only.
     ///
     /// # Errors
-    /// None of its own: what fails is tried again.
+    /// None of its own: failures are retried.
     pub async fn rotate(self, lifetime: Duration, shutdown: CancellationToken) -> Result<()> {
-        // Whoever begins to lead looks once. After that, nobody is asked before the keys that are watched have come to
-        // their age, or are gone.
+        // A new leader checks once. After that, it sends no request before the watched keys are due for rotation or
+        // deleted.
         let mut must_look = true;
         loop {
             if must_look || self.is_due(lifetime) {
@@ -106,7 +105,7 @@ impl SigningKeyStore {
             return load_or_create(&self.secrets).await.map(drop);
         };
         let Some(next) = read(&secret)?.rotated(Timestamp::now(), lifetime)? else { return Ok(()) };
-        // A replace carries the resourceVersion: of two leaders, one is too late.
+        // A replace carries the resourceVersion, so of two leaders only one succeeds.
         let secret = Secret { data: Some(next.write()), ..secret };
         self.secrets.replace(SECRET, &PostParams::default(), &secret).await?;
         info!("the signing keys were rotated");
@@ -126,7 +125,7 @@ async fn load_or_create(secrets: &Api<Secret>) -> Result<SigningKeys> {
     };
     match secrets.create(&PostParams::default(), &secret).await {
         Ok(_) => Ok(first),
-        // Another replica was faster.
+        // Another replica created it first.
         Err(kube::Error::Api(status)) if status.code == 409 => read(&secrets.get(SECRET).await?),
         Err(error) => Err(error.into()),
     }

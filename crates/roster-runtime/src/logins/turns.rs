@@ -1,4 +1,4 @@
-//! The order of attempts on one user: each is judged by what those before have failed with.
+//! Serializes attempts on one user: each is judged with the failures of earlier ones.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -7,12 +7,12 @@ use tokio::sync::{Mutex, MutexGuard, Semaphore};
 
 use super::vault::Opened;
 
-/// Attempts on one name from one source in flight, until they are answered; and requests that wait for the same [`Turn`].
-/// Further ones are rejected, whether or not the name exists, so the queue of a user does not grow until its refusals are
-/// later than those of unknown names.
+/// Maximum number of attempts in flight on one name from one source, and of requests that wait for the same [`Turn`].
+/// Further ones are rejected, whether or not the name exists, so that a user's queue never delays refusals beyond those
+/// of unknown names.
 pub const MAX_AT_A_TIME: usize = 8;
 
-/// One request at a time.
+/// Admits one request at a time.
 pub struct Turn {
     lock: Mutex<()>,
     waiting: Semaphore,
@@ -28,14 +28,14 @@ impl Turn {
     /// Waits for the turn.
     ///
     /// # Errors
-    /// If too many wait for it.
+    /// If too many requests wait for it.
     pub async fn take(&self) -> Result<MutexGuard<'_, ()>, Saturated> {
         let _waiting = self.waiting.try_acquire().map_err(|_| Saturated)?;
         Ok(self.lock.lock().await)
     }
 }
 
-/// Serialises the judgement of attempts on one user. Hashes are computed before.
+/// Serializes the judgement of attempts on one user. Hashes are computed before.
 #[derive(Default)]
 pub struct Judging {
     last: Mutex<Option<Saved>>,
@@ -43,40 +43,40 @@ pub struct Judging {
     failures: AtomicU64,
 }
 
-/// A credential as an attempt has left it.
+/// A credential as an attempt saved it.
 struct Saved {
     uid: String,
     opened: Opened,
 }
 
 impl Judging {
-    /// How often failures were written. What was read before the last of these writes is out of date.
+    /// Returns how often failures were written. Anything read before the last of these writes is out of date.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::SeqCst)
     }
 
-    /// Waits until the attempts before have been judged.
+    /// Waits until earlier attempts have been judged.
     pub async fn turn(&self) -> JudgingTurn<'_> {
         let _waiting = Waiting::new(&self.waiting);
         JudgingTurn { judging: self, last: self.last.lock().await }
     }
 }
 
-/// The turn of one attempt, until it is dropped.
+/// Turn of one attempt, until dropped.
 pub struct JudgingTurn<'a> {
     judging: &'a Judging,
     last: MutexGuard<'a, Option<Saved>>,
 }
 
 impl JudgingTurn<'_> {
-    /// Returns the credential of the user as the last attempt has left it, unless `opened` was read after that. It saves
-    /// reading it again: many attempts on one user take one write each, and no read.
+    /// Returns the user's credential as the last attempt saved it, unless `opened` was read after that. This saves
+    /// reads: many attempts on one user take one write each and no read.
     pub fn newer_than(&self, opened: &Opened, uid: &str) -> Option<Opened> {
         let saved = self.last.as_ref().filter(|saved| saved.uid == uid && saved.opened.is_as_new_as(opened));
         saved.map(|saved| saved.opened.clone())
     }
 
-    /// Keeps the credential as it was saved for the attempts that wait, if any do. `has_failed`: a failure was written.
+    /// Keeps the saved credential for waiting attempts, if there are any. `has_failed`: a failure was written.
     pub fn saved(&mut self, opened: Opened, uid: &str, has_failed: bool) {
         if has_failed {
             self.judging.failures.fetch_add(1, Ordering::SeqCst);
@@ -86,7 +86,7 @@ impl JudgingTurn<'_> {
     }
 }
 
-/// Counts one that waits until it is dropped, also if it is cancelled.
+/// Counts a waiting request until dropped, including on cancellation.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {

@@ -1,7 +1,7 @@
 //! Failed attempts that could not be written to the identity Secret, kept until they are.
 //!
-//! A failure that is not counted is a free guess. So as long as one waits here, its user can't log in, even with the right
-//! password. While the API server accepts no writes at all, or while too many failures wait, nobody can.
+//! An uncounted failure is a free guess. While one waits here, its user can't log in, even with the right password.
+//! While kube-apiserver accepts no writes at all, or too many failures wait, no user can.
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicI64;
@@ -10,10 +10,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use prometheus_client::metrics::gauge::Gauge;
 use roster_credentials::lockout::Failure;
 
-/// Users whose failures may wait before all logins are refused. Attempts in flight can exceed it by their number.
+/// Maximum number of users with waiting failures before all logins are refused. Attempts in flight can exceed it.
 const MAX_USERS: usize = 1024;
 
-/// Failures that wait to be counted.
+/// Failures waiting to be counted.
 #[derive(Debug)]
 pub struct Uncounted {
     waiting: Mutex<Waiting>,
@@ -22,14 +22,14 @@ pub struct Uncounted {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// By UID of the User.
+    /// Keyed by UID of the User.
     by_user: HashMap<String, Vec<Failure>>,
-    /// Whether a failure waits because the API server does not accept writes.
+    /// Whether a failure waits because kube-apiserver does not accept writes.
     is_storage_failing: bool,
 }
 
 impl Uncounted {
-    /// Empty. `gauge` shows how many users it blocks.
+    /// Creates an empty set. `gauge` reports the number of blocked users.
     pub fn new(gauge: Gauge<i64, AtomicI64>) -> Self {
         Self { waiting: Mutex::default(), gauge }
     }
@@ -45,7 +45,7 @@ impl Uncounted {
         waiting.is_storage_failing || waiting.by_user.len() >= MAX_USERS
     }
 
-    /// Keeps failures that could not be written. `is_storage_failing`: because the API server accepts no writes.
+    /// Keeps failures that could not be written. `is_storage_failing`: because kube-apiserver accepts no writes.
     pub(super) fn keep(&self, uid: &str, failures: Vec<Failure>, is_storage_failing: bool) {
         let mut waiting = self.waiting();
         waiting.by_user.entry(uid.to_owned()).or_default().extend(failures);
@@ -53,12 +53,12 @@ impl Uncounted {
         self.show(&waiting);
     }
 
-    /// Notes that a write has succeeded.
+    /// Records that a write succeeded.
     pub(super) fn storage_works(&self) {
         self.waiting().is_storage_failing = false;
     }
 
-    /// Forgets the first `count` failures of a user: they have been written, or the user is gone.
+    /// Removes the first `count` failures of a user: they were written, or the user is gone.
     pub(super) fn settle(&self, uid: &str, count: usize) {
         let mut waiting = self.waiting();
         if let Some(failures) = waiting.by_user.get_mut(uid) {

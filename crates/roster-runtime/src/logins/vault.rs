@@ -1,4 +1,4 @@
-//! Credentials in their Secrets. Every write is a compare-and-swap: nothing that somebody else has written is lost.
+//! Credentials in their Secrets. Every write is a compare-and-swap, so concurrent writes are never lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,31 +19,31 @@ use super::person::Person;
 use super::uncounted::Uncounted;
 use crate::metrics::Metrics;
 
-/// Longest wait for the API server.
+/// Timeout of requests to kube-apiserver.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often a write is tried that somebody else was faster than.
+/// Maximum number of attempts at a write that conflicts with others.
 const ATTEMPTS: usize = 16;
 
 /// Why a credential can't be read or written.
 #[derive(Clone, Debug, Error)]
 pub enum VaultError {
-    /// The API server does not answer, or fails.
+    /// kube-apiserver does not answer, or fails.
     #[error("the API server does not answer")]
     Unavailable,
-    /// The API server rejects the write of this Secret.
+    /// kube-apiserver rejects the write of this Secret.
     #[error("the API server rejects the write")]
     Rejected,
-    /// Somebody has set `immutable: true` on the Secret.
+    /// The Secret has `immutable: true`.
     #[error("the identity Secret is immutable")]
     Immutable,
-    /// Failed attempts wait to be counted.
+    /// Failed attempts are not yet counted.
     #[error("failed attempts can't be counted at the moment")]
     Uncounted,
-    /// What is stored does not parse.
+    /// The stored data does not parse.
     #[error(transparent)]
     Corrupt(#[from] Corrupt),
-    /// Others are faster all the time.
+    /// Every attempt at the write conflicted.
     #[error("the credential is changed by others all the time")]
     Contended,
 }
@@ -52,19 +52,19 @@ pub enum VaultError {
 #[derive(Clone)]
 pub struct Opened {
     secret: Secret,
-    /// What it holds.
+    /// The stored credential.
     pub credential: Credential,
-    /// When it was asked for.
+    /// When the read began.
     pub read: Instant,
 }
 
 impl Opened {
-    /// Whether no failure can be counted in it.
+    /// Whether the Secret is immutable, so that failures can't be counted in it.
     pub fn is_immutable(&self) -> bool {
         self.secret.immutable == Some(true)
     }
 
-    /// A credential that was read at that revision.
+    /// Returns a credential as read at that revision.
     #[cfg(test)]
     pub fn at_revision(revision: &str) -> Self {
         let mut secret = Secret::default();
@@ -72,7 +72,7 @@ impl Opened {
         Self { secret, credential: Credential::default(), read: Instant::now() }
     }
 
-    /// Whether it is the state that `other` was read at, or a later one. False where that can't be told.
+    /// Whether its revision is that of `other` or later. False if that can't be determined.
     pub fn is_as_new_as(&self, other: &Self) -> bool {
         let revision = |opened: &Self| opened.secret.metadata.resource_version.as_ref()?.parse::<u64>().ok();
         matches!((revision(self), revision(other)), (Some(own), Some(other)) if own >= other)
@@ -89,17 +89,17 @@ pub struct Vault {
 }
 
 impl Vault {
-    /// For the Secrets of Roster's own namespace.
+    /// Uses the Secrets of Roster's own namespace.
     pub fn new(client: Client, namespace: &str, metrics: Arc<Metrics>) -> Self {
         let uncounted = Uncounted::new(metrics.uncounted_failures.clone());
         Self { secrets: Api::namespaced(client.clone(), namespace), users: Api::all(client), metrics, uncounted }
     }
 
-    /// Reads the Secret that holds, or would hold, the credential of whoever logs in by that username. `None` where there
-    /// is none, where it is not that of the User of that UID, or where it is on its way to a new username.
+    /// Reads the Secret that holds the credential of the user with that username. `None` if it does not exist, does not
+    /// belong to the User with that UID, or is being moved to a new username.
     ///
     /// # Errors
-    /// If the API server does not answer, or what is stored does not parse.
+    /// If kube-apiserver does not answer, or the stored data does not parse.
     pub async fn open(&self, username: &str, uid: &str) -> Result<Option<Opened>, VaultError> {
         let identifier = Identifier { kind: IdentifierKind::Username, text: username.to_owned() };
         let read = Instant::now();
@@ -118,7 +118,7 @@ impl Vault {
         Ok(Some(Opened { secret, credential, read }))
     }
 
-    /// The same, for a change that is to be saved.
+    /// Like [`Vault::open`], for a change that will be saved.
     ///
     /// # Errors
     /// As [`Vault::open`], or if the Secret is immutable.
@@ -130,17 +130,17 @@ impl Vault {
         Ok(opened)
     }
 
-    /// Writes what the credential has become. Returns false if another writer was faster and nothing was written: open it
-    /// again, and hold on to the lost write with [`Vault::lost`]. If the write fails, a failed login that it should have
+    /// Writes the changed credential. Returns false if another writer was faster and nothing was written: open it
+    /// again, and keep the lost write with [`Vault::lost`]. If the write fails, a failed login that it should have
     /// counted is kept for later.
     ///
     /// # Errors
-    /// If the API server does not answer, or rejects the write.
+    /// If kube-apiserver does not answer, or rejects the write.
     pub async fn save(&self, opened: &Opened, credential: &Credential) -> Result<bool, VaultError> {
         Ok(self.save_and_keep(opened, credential).await?.is_some())
     }
 
-    /// The same. Returns the credential as it is stored from now on, or `None` if another writer was faster.
+    /// Like [`Vault::save`], but returns the credential as stored, or `None` if another writer was faster.
     ///
     /// # Errors
     /// As [`Vault::save`].
@@ -152,7 +152,7 @@ impl Vault {
         outcome
     }
 
-    /// Holds on to a write that lost to another writer, until the next attempt at it is over.
+    /// Keeps a write that lost to another writer until the next attempt at it is over.
     pub const fn lost(&self, opened: Opened, credential: Credential) -> LostWrite<'_> {
         LostWrite { vault: self, opened, credential, is_settled: false }
     }
@@ -167,7 +167,7 @@ impl Vault {
         }
     }
 
-    /// [`Vault::save`] without keeping what fails.
+    /// Like [`Vault::save`], but keeps no failures.
     pub(super) async fn write(&self, opened: &Opened, credential: &Credential) -> Result<Option<Opened>, VaultError> {
         if opened.credential == *credential {
             return Ok(Some(opened.clone()));
@@ -183,7 +183,7 @@ impl Vault {
                 self.publish(&written, &opened.credential.summary(), &credential.summary()).await;
                 Ok(Some(Opened { secret: written, credential: credential.clone(), read }))
             }
-            // Gone: the User was deleted, and there is nothing to keep.
+            // The User was deleted: there is nothing to keep.
             Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => Ok(None),
             Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
                 warn!(secret = name, code = status.code, reason = status.reason, "a credential can't be written");
@@ -194,8 +194,7 @@ impl Vault {
         }
     }
 
-    /// Publishes at once that sessions have ended, because there may be no leader at the moment. The leader reports
-    /// everything else.
+    /// Publishes immediately that sessions ended, because there may be no leader. The leader reports everything else.
     async fn publish(&self, secret: &Secret, before: &Summary, after: &Summary) {
         if before.changed == after.changed {
             return;
@@ -211,11 +210,11 @@ impl Vault {
         }
     }
 
-    /// Changes a credential, however many others do so at the same time. `change` may be called several times; where it
-    /// leaves the credential as it is, nothing is written. `None`: there is no credential.
+    /// Changes a credential, retrying on conflict. `change` may be called several times; if it leaves the credential
+    /// unchanged, nothing is written. `None`: there is no credential.
     ///
     /// # Errors
-    /// If the API server does not answer, the Secret can't be written, or others are faster all the time.
+    /// If kube-apiserver does not answer, the Secret can't be written, or every attempt conflicts.
     pub async fn update<T>(
         &self,
         person: &Person,
@@ -246,8 +245,8 @@ impl Vault {
     }
 }
 
-/// A write that lost to another writer. Dropped without [`LostWrite::settle`], as when the next attempt can't even read the
-/// credential or the request is cancelled, it keeps the failure that the write should have counted.
+/// A write that lost to another writer. If dropped without [`LostWrite::settle`], for example because the request was
+/// cancelled or the next read failed, it keeps the failure that the write should have counted.
 pub struct LostWrite<'a> {
     vault: &'a Vault,
     opened: Opened,
@@ -256,7 +255,7 @@ pub struct LostWrite<'a> {
 }
 
 impl LostWrite<'_> {
-    /// The next attempt has been written, or has kept its failure itself.
+    /// Discards the lost write: the next attempt was written, or kept its failure itself.
     pub fn settle(lost: &mut Option<Self>) {
         if let Some(mut lost) = lost.take() {
             lost.is_settled = true;
@@ -273,7 +272,7 @@ impl Drop for LostWrite<'_> {
 }
 
 fn unavailable(error: &kube::Error) -> VaultError {
-    // An error of the parser may quote what it read: a Secret.
+    // A parser error may quote its input, which is a Secret.
     match error {
         kube::Error::SerdeError(_) => warn!("a credential can't be reached: what the API server answers is no Secret"),
         error => warn!(%error, "a credential can't be reached"),

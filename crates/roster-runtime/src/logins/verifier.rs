@@ -1,5 +1,5 @@
-//! Checks passwords and codes against stored credentials, and counts failures: for [attempts](super::attempt) to log in, and
-//! for credentials that a logged-in caller is asked for again.
+//! Checks passwords and codes against stored credentials and counts failures: for login [attempts](super::attempt), and
+//! for credentials that a logged-in caller must present again.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
@@ -28,47 +28,47 @@ use crate::informers::Informers;
 use crate::metrics::Metrics;
 use crate::operations::seats::Seats;
 
-/// Users are told apart by as many hashes.
+/// Number of stripes that users are hashed into.
 pub(super) const STRIPES: usize = 1024;
 
 /// Why there is no outcome.
 #[derive(Clone, Debug, Error)]
 pub enum Failure {
-    /// Too many at the same time.
+    /// Too many requests at the same time.
     #[error(transparent)]
     Saturated(#[from] Saturated),
-    /// The credential can't be reached.
+    /// The credential can't be read or written.
     #[error(transparent)]
     Vault(#[from] VaultError),
-    /// The new password is none that the policy allows.
+    /// The password policy rejects the new password.
     #[error(transparent)]
     Unacceptable(#[from] Unacceptable),
-    /// A new password, where none is due.
+    /// A new password was presented, but none is due.
     #[error("no new password is due")]
     NotDue,
 }
 
-/// What a [`Verifier`] judges by and writes to.
+/// Dependencies of a [`Verifier`].
 pub struct VerifierParts {
-    /// Users as they are known.
+    /// Current Users.
     pub informers: Arc<Informers>,
-    /// Where credentials are kept.
+    /// Stores credentials.
     pub vault: Arc<Vault>,
     /// Collects last logins.
     pub last_use: Arc<LastUse>,
     /// Computes hashes.
     pub pool: HashPool,
-    /// When a lockout begins and how long it lasts.
+    /// Threshold and duration of lockouts.
     pub limits: Limits,
     /// Requirements for passwords.
     pub policy: Arc<PasswordPolicy>,
     /// Opens the seeds of second factors.
     pub sealer: Arc<Sealer>,
-    /// What is counted.
+    /// Metrics of the process.
     pub metrics: Arc<Metrics>,
 }
 
-/// Verifies what people show.
+/// Verifies credentials.
 pub struct Verifier {
     pub(super) informers: Arc<Informers>,
     pub(super) vault: Arc<Vault>,
@@ -76,10 +76,10 @@ pub struct Verifier {
     pool: HashPool,
     pub(super) limits: Limits,
     pub(super) sealer: Arc<Sealer>,
-    /// What passwords have to be.
+    /// Requirements for passwords.
     pub policy: Arc<PasswordPolicy>,
     pub(super) metrics: Arc<Metrics>,
-    /// The hash of a password that nobody knows, for those who have none.
+    /// Hash of an unknown password, used for users without a password.
     decoy: PasswordHash,
     /// Attempts in flight, by a hash of the name and source.
     pub(super) attempts: Arc<Seats<u64>>,
@@ -88,19 +88,19 @@ pub struct Verifier {
     pub(super) hasher: RandomState,
 }
 
-/// What came of a credential that was asked for again.
+/// Result of checking a credential again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Recheck {
-    /// It is right and may be used.
+    /// The credential is right and may be used.
     Right,
-    /// It is wrong, and was counted.
+    /// The credential is wrong, and the failure was counted.
     Wrong,
-    /// Nothing was judged: the user's sessions are locked out, or failures can't be counted.
+    /// Not judged: the user's sessions are locked out, or failures can't be counted.
     Locked,
 }
 
 impl Verifier {
-    /// A verifier that has judged nothing yet.
+    /// Creates a verifier with no attempts in flight.
     pub fn new(parts: VerifierParts) -> Self {
         let VerifierParts { informers, vault, last_use, pool, limits, policy, sealer, metrics } = parts;
         let decoy = PasswordHash::create(&hex(&random::<16>()), pool.cost(), &mut Memory::default());
@@ -123,11 +123,11 @@ impl Verifier {
         }
     }
 
-    /// Judges a credential that a logged-in caller was asked for again, and counts a wrong one. The caller saves
-    /// `credential` in any case, also for a dry run, by [`Vault::update`] or after [`Vault::open_to_change`].
+    /// Judges a credential that a logged-in caller presented again, and counts a wrong one. The caller must save
+    /// `credential` in any case, even for a dry run, with [`Vault::update`] or after [`Vault::open_to_change`].
     ///
-    /// Sessions have a count of their own, so guesses from outside do not keep a person from changing their password,
-    /// and a stolen session has few guesses wherever it is used.
+    /// Sessions have their own count, so guesses from outside do not keep users from changing their password, and a
+    /// stolen session has few guesses wherever it is used.
     pub fn count(&self, person: &Person, credential: &mut Credential, matches: bool) -> Recheck {
         let (now, uncounted) = (Timestamp::now(), &self.vault.uncounted);
         if uncounted.blocks(&person.uid) || uncounted.blocks_everybody() || credential.failed.is_locked(SESSIONS, now) {
@@ -140,16 +140,16 @@ impl Verifier {
         Recheck::Wrong
     }
 
-    /// A turn to ask a person for a credential again: one request at a time, from whatever address, because what one has
-    /// failed with counts for the next.
+    /// Waits for the turn to check a user's credential again: one request at a time, from any address, because a
+    /// failure counts for the next request.
     ///
     /// # Errors
-    /// If too many wait for it.
+    /// If too many requests wait for it.
     pub async fn turn(&self, username: &str) -> Result<MutexGuard<'_, ()>, Saturated> {
         self.turns[self.stripe(fold(username))].take().await
     }
 
-    /// The order of attempts on the User of that UID.
+    /// Returns the queue of attempts on the User with that UID.
     pub(super) fn judging(&self, uid: &str) -> &Judging {
         &self.judging[self.stripe(uid)]
     }
@@ -158,10 +158,10 @@ impl Verifier {
         usize::try_from(self.hasher.hash_one(key) % STRIPES as u64).expect("it is below a thousand")
     }
 
-    /// Compares a password with a hash: once for each hash.
+    /// Compares a password with a hash, at most once per hash.
     ///
     /// # Errors
-    /// If there is no room for it.
+    /// If the hash pool is saturated.
     pub async fn compare(
         &self,
         password: &SecretString,
@@ -178,10 +178,10 @@ impl Verifier {
         Ok(matches)
     }
 
-    /// Hashes a new password of theirs, if the policy allows it. `used` are hashes of those that can't be used again.
+    /// Hashes a user's new password if the policy allows it. `used` are hashes of passwords that must not be reused.
     ///
     /// # Errors
-    /// If it does not, or there is no room for it.
+    /// If the policy rejects it or the hash pool is saturated.
     pub async fn accept(
         &self,
         password: &SecretString,
@@ -192,7 +192,7 @@ impl Verifier {
         password::accept(password.expose_secret().as_bytes()).map_err(Unacceptable::NoPassword)?;
         let names = [&person.username, &person.name].into_iter();
         let emails = person.spec.email.iter().chain(&person.spec.additional_emails);
-        // As it will be hashed.
+        // The form that will be hashed.
         let normalized = password::normalize(password.expose_secret());
         self.policy.check(&normalized, names.chain(emails).map(String::as_str))?;
         let used: Vec<PasswordHash> = used.cloned().collect();

@@ -1,7 +1,7 @@
-//! The way out: HTTPS alone, to permitted addresses alone.
+//! Outgoing connections: HTTPS only, to permitted addresses only.
 //!
-//! A name is resolved here, and what is connected to is what was checked: a check by itself would be worth nothing, since
-//! a name may resolve to something else a moment later. Connections are not kept, and redirects are not followed.
+//! Names are resolved here, and connections go to the address that was checked: a separate check would be useless,
+//! since a name may resolve differently a moment later. Connections are not reused, and redirects are not followed.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -33,15 +33,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Pending<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
-/// A client that reaches permitted receivers alone.
+/// Client that only connects to permitted receivers.
 pub(super) type HttpsClient = Client<HttpsConnector<Guarded>, Body>;
 
-/// Nothing was connected to: the receiver has no address that notices may go to.
+/// Error: the receiver has no permitted address, so no connection was made.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the receiver has no address that notices may go to")]
 pub(super) struct Refused;
 
-/// A client that trusts Mozilla's certificate authorities and those in the file.
+/// Creates a client that trusts Mozilla's certificate authorities and those in the file.
 pub(super) fn client(targets: Targets, ca_file: Option<&Path>) -> Result<HttpsClient> {
     let tls = ClientConfig::builder().with_root_certificates(roots(ca_file)?).with_no_client_auth();
     let guarded = Guarded::new(targets);
@@ -62,7 +62,7 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore> {
     Ok(roots)
 }
 
-/// Connects to permitted addresses alone.
+/// Connects only to permitted addresses.
 #[derive(Clone)]
 pub(super) struct Guarded {
     targets: Arc<Targets>,
@@ -73,13 +73,13 @@ impl Guarded {
     fn new(targets: Targets) -> Self {
         let targets = Arc::new(targets);
         let mut tcp = HttpConnector::new_with_resolver(Resolver(Arc::clone(&targets)));
-        // Its URLs are https ones: TLS is the business of the layer above.
+        // URLs are https; TLS is handled by the layer above.
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         Self { targets, tcp }
     }
 
-    /// Whether the host is an address, which no resolver is asked about, and a refused one.
+    /// Whether the host is an IP address, which needs no resolver, and not permitted.
     fn refuses_literal(&self, uri: &Uri) -> bool {
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         host.parse().is_ok_and(|address: IpAddr| !self.targets.permits(address))

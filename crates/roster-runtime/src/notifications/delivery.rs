@@ -1,4 +1,4 @@
-//! One notice to one receiver: a signed token by POST (RFC 8935), tried again for a while.
+//! Delivers one notice to one receiver: a signed token by POST (RFC 8935), with retries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,22 +23,22 @@ use super::event::{Issue, Notice, claims};
 use super::recipient::Recipient;
 use super::sign::Sign;
 
-/// Attempts at the same time, to all receivers together. What waits to be tried again takes none of these places.
+/// Concurrent attempts to all receivers. Deliveries waiting for a retry do not count.
 const ATTEMPTS: usize = 16;
-/// Of an attempt, from the resolution of the name to the end of the answer.
+/// Timeout of an attempt, from name resolution to the end of the response.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Of an answer, whose body says nothing that matters.
+/// Maximum size of a response, whose body is ignored.
 const MAX_ANSWER_BYTES: usize = 4096;
-/// The longest that a receiver may ask to be left alone.
+/// Maximum `Retry-After` that is honored.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
-/// Of an error in a log.
+/// Maximum length of an error in a log.
 const MAX_ERROR_CHARS: usize = 200;
 const HTTPS_PORT: u16 = 443;
 const MEDIA_TYPE: &str = "application/secevent+jwt";
 const TOKEN_TYPE: &str = "secevent+jwt";
 
-/// Six attempts, 10, 20, 40, 80 and 160 s apart, each of these up to doubled by chance: ten minutes at the most, unless
-/// the receiver asks for more.
+/// Six attempts, 10, 20, 40, 80 and 160 s apart, each delay up to doubled by jitter: ten minutes at most, unless the
+/// receiver asks for more.
 pub(super) const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_secs(10))
     .with_factor(2.0)
@@ -46,7 +46,7 @@ pub(super) const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_max_times(5)
     .with_jitter();
 
-/// A notice on its way.
+/// A notice to deliver.
 pub(super) struct Delivery {
     pub to: Recipient,
     pub notice: Notice,
@@ -55,8 +55,8 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    /// None if the URL is not one to send to. The schema says so too, but a rule that is added later is not applied to
-    /// what is stored already.
+    /// Returns `None` if the URL is not acceptable. The schema checks it too, but a rule added later is not applied to
+    /// stored objects.
     pub fn new(to: &Recipient, notice: Notice, happened: Timestamp) -> Option<Self> {
         let receiver: Uri = to.url.parse().ok()?;
         let has_user = receiver.authority()?.as_str().contains('@');
@@ -64,12 +64,12 @@ impl Delivery {
         usable.then(|| Self { to: to.clone(), notice, receiver, happened })
     }
 
-    /// The host that it goes to, the one part of the URL that logs may hold: others may be secrets.
+    /// Returns the host of the receiver, the only part of the URL that may be logged: the rest may be secret.
     pub fn host(&self) -> String {
         self.receiver.host().unwrap_or_default().to_ascii_lowercase()
     }
 
-    /// The lane that it waits in: what is the matter with one person's receiver is none of the others'.
+    /// Returns the delivery's lane, so that one user's broken receiver does not affect others.
     pub fn lane(&self) -> String {
         format!("{}:{} {}", self.host(), self.receiver.port_u16().unwrap_or(HTTPS_PORT), self.to.uid)
     }
@@ -83,7 +83,7 @@ impl Delivery {
     }
 }
 
-/// Why an attempt came to nothing.
+/// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     #[error(transparent)]
@@ -110,7 +110,7 @@ impl Failure {
         }
     }
 
-    /// How long to wait, where `planned` says how long it would be. None if there were enough attempts.
+    /// Returns how long to wait before a retry, given the `planned` backoff. `None` if there are no attempts left.
     fn wait(&self, planned: Option<Duration>) -> Option<Duration> {
         let asked = if let Self::Answered { retry_after, .. } = self { *retry_after } else { None };
         planned.map(|planned| planned.max(asked.unwrap_or_default()))
@@ -132,7 +132,7 @@ impl From<hyper_util::client::legacy::Error> for Failure {
     }
 }
 
-/// Deliveries that wait to be tried again.
+/// Deliveries waiting for a retry.
 #[derive(Debug, Default)]
 pub(super) struct Pauses {
     count: AtomicUsize,
@@ -140,12 +140,12 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    /// How many there are.
+    /// Returns their number.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Returns when another one has begun.
+    /// Completes when another one starts to wait.
     pub async fn begun(&self) {
         self.begun.notified().await;
     }
@@ -172,7 +172,7 @@ impl Sender {
         Self { pauses: Arc::default(), client, signer, attempts: Semaphore::new(ATTEMPTS), backoff }
     }
 
-    /// Sends a delivery, as often as it takes and makes sense.
+    /// Sends a delivery, retrying while that makes sense.
     pub async fn send(&self, delivery: &Delivery) -> Result<(), Failure> {
         let claims = delivery.claims(&self.signer.issuer())?;
         let pauses = Arc::clone(&self.pauses);
@@ -193,12 +193,12 @@ impl Sender {
         let deadline = Instant::now() + ATTEMPT_TIMEOUT;
         let response = timeout_at(deadline, self.client.request(request)).await.map_err(|_| Failure::Slow)??;
         let outcome = judge(response.status(), response.headers());
-        // Lets the receiver end its answer. What comes of that changes nothing.
+        // Let the receiver finish its response, which changes nothing.
         let _ = timeout_at(deadline, to_bytes(Body::new(response.into_body()), MAX_ANSWER_BYTES)).await;
         outcome
     }
 
-    /// Signed at each attempt, since the key may be there, or another one, only at the next.
+    /// Builds a signed request. Each attempt signs again, because the key may appear or change in between.
     fn request(&self, receiver: &Uri, claims: &Value) -> anyhow::Result<Request<Body>> {
         let token = self.signer.sign(TOKEN_TYPE, claims)?;
         let request = Request::post(receiver)
@@ -218,7 +218,7 @@ fn judge(status: StatusCode, headers: &HeaderMap) -> Result<(), Failure> {
     Err(Failure::Answered { status, retry_after })
 }
 
-/// Seconds or a date, as RFC 9110 has it. Dates there are a kind of those in mails.
+/// Parses seconds or an RFC 9110 date, a subset of the date format of email.
 fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let wait = text.parse().map(Duration::from_secs).ok().or_else(|| {
         let at = DateTimeParser::new().parse_timestamp(text).ok()?;

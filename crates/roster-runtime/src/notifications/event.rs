@@ -1,4 +1,4 @@
-//! What is told, as a Security Event Token (pure): RFC 8417, about a subject in the form of RFC 9493.
+//! Notices as Security Event Tokens (pure): RFC 8417, with a subject as in RFC 9493.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -10,37 +10,37 @@ const ACCOUNT_LOCKED: &str = "https://roster.dev/events/account-locked";
 const PASSWORD_EXPIRING: &str = "https://roster.dev/events/password-expiring";
 const ACCOUNT_EXPIRING: &str = "https://roster.dev/events/account-expiring";
 
-/// Something that a user should know.
+/// An event that a user should know about.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Notice {
     /// Logins are refused after too many failed ones.
     Locked {
-        /// Time at which they are let in again.
+        /// When logins are accepted again.
         until: Timestamp,
     },
-    /// The password is another one now.
+    /// The password was changed.
     PasswordChanged,
     /// The password has to be changed soon.
     PasswordExpiring {
-        /// Time from which it must be changed.
+        /// When it must be changed.
         at: Timestamp,
     },
-    /// The account ends soon.
+    /// The account expires soon.
     AccountExpiring {
-        /// Time at which it does.
+        /// When it expires.
         at: Timestamp,
     },
-    /// There is a new API key.
+    /// An API key was created.
     ApiKeyCreated {
-        /// Its id, which is no secret.
+        /// Its id, which is not secret.
         id: String,
-        /// Its name for people.
+        /// Its display name.
         display_name: String,
     },
 }
 
 impl Notice {
-    /// The type of the event: CAEP's where it has one, else one of Roster's own.
+    /// Returns the event type: CAEP's if there is one, else Roster's own.
     pub const fn event_type(&self) -> &'static str {
         match self {
             Self::Locked { .. } => ACCOUNT_LOCKED,
@@ -50,7 +50,7 @@ impl Notice {
         }
     }
 
-    /// What it is called in logs.
+    /// Returns the name used in logs.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Locked { .. } => "locked",
@@ -76,10 +76,10 @@ impl Notice {
     }
 }
 
-/// What is the same however often a notice is sent.
+/// Properties that are the same in every attempt to send a notice.
 #[derive(Clone, Debug)]
 pub(super) struct Issue {
-    /// By which the receiver tells a repetition from another event.
+    /// Id (`jti`) by which the receiver detects duplicates.
     pub id: String,
     /// When it happened.
     pub happened: Timestamp,
@@ -87,7 +87,8 @@ pub(super) struct Issue {
     pub issued: Timestamp,
 }
 
-/// The claims of a token. There is no `exp`, as RFC 8417 asks, and no `sub`: nobody can take it for an ID token.
+/// Returns the claims of a token. There is no `exp`, as RFC 8417 recommends, and no `sub`, so that it can't be mistaken
+/// for an ID token.
 pub(super) fn claims(issuer: &str, to: &Recipient, notice: &Notice, issue: &Issue) -> Value {
     json!({
         "iss": issuer,

@@ -1,17 +1,17 @@
-//! Who waits for whom (pure): a lane for each receiver and user, so that a dead one holds up nobody but itself.
+//! Queues of deliveries (pure): a lane per receiver and user, so that a dead receiver delays no others.
 
 use std::collections::{HashMap, VecDeque};
 
-/// Deliveries of one lane that are under way, those between two attempts among them.
+/// Maximum number of active deliveries in one lane, including those waiting for a retry.
 const UNDER_WAY: usize = 4;
-/// Deliveries of one lane that wait behind those.
+/// Maximum number of deliveries queued in one lane.
 const WAITING: usize = 32;
-/// Deliveries of all lanes that are being tried, or are about to be. One between two attempts takes no such place.
+/// Maximum number of deliveries of all lanes being attempted or about to be. Those waiting for a retry do not count.
 const PLACES: usize = 1024;
-/// All of them, those that wait for whatever reason among them. It bounds the memory.
+/// Maximum number of all deliveries, waiting ones included. Bounds the memory.
 const TOTAL: usize = 16 * 1024;
 
-/// Deliveries by lane. It holds the lanes alone that have one.
+/// Deliveries by lane. Empty lanes are removed.
 #[derive(Debug)]
 pub(super) struct Lanes<T> {
     by_name: HashMap<String, Lane<T>>,
@@ -25,14 +25,14 @@ struct Lane<T> {
     waiting: VecDeque<T>,
 }
 
-/// What becomes of a delivery that enters.
+/// Result of adding a delivery.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Entry<T> {
-    /// It is to start now.
+    /// Start it now.
     Start(T),
-    /// It waits, until another one ends.
+    /// Queued until another one ends.
     Waits,
-    /// The lane is full, or all of them together are.
+    /// The lane is full, or the total limit is reached.
     Full(T),
 }
 
@@ -49,17 +49,17 @@ impl<T> Default for Lane<T> {
 }
 
 impl<T> Lanes<T> {
-    /// Whether another one can be tried soon, where so many are between two attempts.
+    /// Whether another delivery can be attempted soon, given that `paused` ones wait for a retry.
     pub fn has_room(&self, paused: usize) -> bool {
         self.under_way.saturating_sub(paused) < PLACES
     }
 
-    /// How many there are.
+    /// Returns the number of deliveries.
     pub fn len(&self) -> usize {
         self.total
     }
 
-    /// A delivery enters its lane.
+    /// Adds a delivery to a lane.
     pub fn enter(&mut self, name: &str, delivery: T) -> Entry<T> {
         if self.total >= TOTAL {
             return Entry::Full(delivery);
@@ -78,7 +78,7 @@ impl<T> Lanes<T> {
         Entry::Waits
     }
 
-    /// A delivery of that lane has ended; the one that is to start in its place.
+    /// Removes an ended delivery from its lane. Returns the next one to start.
     pub fn leave(&mut self, name: &str) -> Option<T> {
         let lane = self.by_name.get_mut(name)?;
         self.total -= 1;

@@ -1,12 +1,12 @@
-//! Security notices to the webhook that a User names: a Security Event Token, pushed as RFC 8935 has it.
+//! Security notices to the webhook configured in a User: Security Event Tokens, pushed as specified by RFC 8935.
 //!
 //! ```text
-//!  notify ──▶ queue ──▶ lanes (pure), one a receiver and user ──▶ delivery: sign, POST, try again
-//!                                                                    │
-//!             event (pure): what is told                          connect: resolve, check, TLS ── target (pure): where to
+//!  notify ──▶ queue ──▶ lanes (pure), one per receiver and user ──▶ delivery: sign, POST, retry
+//!                                                                      │
+//!             event (pure): the token                               connect: resolve, TLS ── target (pure): addresses
 //! ```
 //!
-//! Notices are kept in memory alone: a replica that ends loses those that it has not delivered.
+//! Notices are kept only in memory: a replica that stops loses undelivered ones.
 
 mod connect;
 mod delivery;
@@ -37,10 +37,10 @@ use delivery::{BACKOFF, Delivery, Failure, Sender};
 use lanes::{Entry, Lanes};
 use target::Targets;
 
-/// Notices that the courier has not looked at yet.
+/// Maximum number of notices waiting for the courier.
 const QUEUE: usize = 1024;
 
-/// Takes notices. Cheap to clone.
+/// Accepts notices. Cheap to clone.
 #[derive(Clone)]
 pub struct Notifier {
     queue: mpsc::Sender<Delivery>,
@@ -50,14 +50,14 @@ pub struct Notifier {
 /// Where notices may be sent.
 #[derive(Clone, Debug, Default)]
 pub struct NotificationOptions {
-    /// Networks that are allowed although they are not public, such as 10.96.0.0/12.
+    /// Non-public networks that are allowed, such as 10.96.0.0/12.
     pub allowed_networks: Vec<IpNet>,
-    /// PEM file with certificate authorities that are trusted besides the public ones.
+    /// PEM file with certificate authorities to trust in addition to the public ones.
     pub ca_file: Option<PathBuf>,
 }
 
 impl Notifier {
-    /// A notifier, and the courier that delivers what it takes.
+    /// Creates a notifier, and the courier that delivers its notices.
     ///
     /// # Errors
     /// If the file with certificate authorities can't be used.
@@ -84,7 +84,7 @@ impl Notifier {
         Ok((Self { queue, metrics }, courier))
     }
 
-    /// Sends a notice, sooner or later. Never waits: what does not fit is dropped, and counted.
+    /// Queues a notice. Never blocks: if the queue is full, the notice is dropped and counted.
     pub fn notify(&self, to: &Recipient, notice: Notice) {
         let (user, kind) = (&to.username, notice.name());
         let Some(delivery) = Delivery::new(to, notice, Timestamp::now()) else {
@@ -103,14 +103,14 @@ impl Notifier {
 pub struct Courier {
     queued: mpsc::Receiver<Delivery>,
     lanes: Lanes<Delivery>,
-    /// Each returns the lane that it was in.
+    /// Running deliveries. Each returns its lane.
     under_way: JoinSet<String>,
     sender: Arc<Sender>,
     metrics: CounterBy,
 }
 
 impl Courier {
-    /// Delivers until `shutdown`. What is not delivered by then is lost.
+    /// Delivers until `shutdown`. Undelivered notices are then lost.
     ///
     /// # Errors
     /// If a delivery panics.

@@ -3,14 +3,14 @@
 use anyhow::Result;
 use serde_json::Value;
 
-/// Makes tokens that receivers can check.
+/// Creates tokens that receivers can verify.
 pub trait Sign: Send + Sync {
-    /// A JWT of that type (`typ` in its header) with these claims.
+    /// Returns a JWT of that type (`typ` in its header) with these claims.
     ///
     /// # Errors
     /// If there is no key to sign with.
     fn sign(&self, typ: &str, claims: &Value) -> Result<String>;
 
-    /// The `iss` of tokens: where receivers find the keys.
+    /// Returns the `iss` of tokens: the URL where receivers find the keys.
     fn issuer(&self) -> String;
 }

@@ -1,5 +1,5 @@
-//! Where notices may go (pure). Whoever edits a User chooses the URL, but it is Roster that connects: without this, a
-//! User would be a way into the networks that only Roster can see.
+//! Permitted receivers of notices (pure). Anyone who edits a User chooses the URL, but Roster connects to it: without
+//! this check, a User would give access to networks that only Roster can reach.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,7 +13,7 @@ const fn v6(first: u16, second: u16, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(first, second, 0, 0, 0, 0, 0, 0), prefix)
 }
 
-/// Not reachable from everywhere, by the registry of IANA, and one that is a trap nevertheless.
+/// Addresses that are not globally reachable, from IANA's registry, and a dangerous public one.
 const REFUSED_V4: [Ipv4Net; 16] = [
     v4(0, 0, 0, 0, 8),
     v4(10, 0, 0, 0, 8),
@@ -30,39 +30,39 @@ const REFUSED_V4: [Ipv4Net; 16] = [
     v4(203, 0, 113, 0, 24),
     v4(224, 0, 0, 0, 4),
     v4(240, 0, 0, 0, 4),
-    // Looks public, and is the host agent of every machine in Azure.
+    // Looks public, but is the host agent on every Azure machine.
     v4(168, 63, 129, 16, 32),
 ];
 
-/// All that is given out as unicast. What lies outside is loopback, private, link-local, multicast or reserved.
+/// Global unicast. Addresses outside are loopback, private, link-local, multicast or reserved.
 const UNICAST_V6: Ipv6Net = v6(0x2000, 0, 3);
 
-/// What lies inside and is a protocol's (Teredo among them), or for documentation.
+/// Exceptions within it: protocol assignments (including Teredo) and documentation.
 const REFUSED_V6: [Ipv6Net; 3] = [v6(0x2001, 0, 23), v6(0x2001, 0xdb8, 32), v6(0x3fff, 0, 20)];
 
 const SIX_TO_FOUR: Ipv6Net = v6(0x2002, 0, 16);
 const NAT64: Ipv6Net = v6(0x64, 0xff9b, 96);
 
-/// The addresses that notices may go to: public ones, and those that were allowed.
+/// Addresses that notices may be sent to: public ones and allowed networks.
 #[derive(Clone, Debug, Default)]
 pub struct Targets {
     allowed: Vec<IpNet>,
 }
 
 impl Targets {
-    /// Public addresses, and these networks.
+    /// Permits public addresses and these networks.
     pub fn new(allowed: Vec<IpNet>) -> Self {
         Self { allowed }
     }
 
-    /// Whether notices may go to that address.
+    /// Whether notices may be sent to that address.
     pub fn permits(&self, address: IpAddr) -> bool {
         let reached = reached(address);
         is_public(reached) || self.allowed.iter().any(|net| net.contains(&address) || net.contains(&reached))
     }
 }
 
-/// The IPv4 address behind an IPv6 address that stands for one.
+/// Returns the IPv4 address embedded in an IPv6 address, if any, else the address itself.
 fn reached(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     let octets = v6.octets();

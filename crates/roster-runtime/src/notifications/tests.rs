@@ -1,4 +1,4 @@
-//! Notices to receivers on loopback, over TLS.
+//! Tests notices to receivers on loopback, over TLS.
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -29,7 +29,7 @@ use serde_json::Value;
 const SOON: Duration = Duration::from_secs(10);
 const A_WHILE: Duration = Duration::from_millis(300);
 
-/// Shows what it has signed instead of signing it.
+/// Returns claims in cleartext instead of signing them.
 #[derive(Default)]
 struct Clear(Mutex<Vec<String>>);
 
@@ -45,7 +45,7 @@ impl Sign for Clear {
     }
 }
 
-/// A receiver, and what has arrived there.
+/// A receiver and the notices that it got.
 struct Receiver {
     port: u16,
     ca: NamedTempFile,
@@ -54,7 +54,7 @@ struct Receiver {
 }
 
 impl Receiver {
-    /// Gives these answers, and after them no more: it lets the sender wait.
+    /// Returns these responses in order, then none: later requests hang.
     async fn start(answers: impl IntoIterator<Item = StatusCode>) -> Self {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let issued = rcgen::generate_simple_self_signed(names).unwrap();
@@ -116,7 +116,7 @@ fn recipient(url: &str) -> Recipient {
     Recipient { username: "jane".to_owned(), uid: "4f2c".to_owned(), url: url.to_owned() }
 }
 
-/// A notifier and its courier at work.
+/// A notifier with a running courier.
 struct Office {
     notifier: Notifier,
     signer: Arc<Clear>,
@@ -257,7 +257,7 @@ async fn a_slow_receiver_does_not_hold_up_another() {
         slow.next().await;
     }
     slow.nothing_more().await;
-    // The same port by another name: another receiver, as far as the lanes can tell.
+    // The same port under another name is another receiver for the lanes.
     office.notifier.notify(&slow.at("127.0.0.1"), Notice::PasswordChanged);
     assert!(slow.next().await.1[header::HOST].to_str().unwrap().starts_with("127.0.0.1"));
 }

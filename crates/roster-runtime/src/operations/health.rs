@@ -1,9 +1,9 @@
-//! Liveness and readiness, on a port of their own.
+//! Liveness and readiness probes, on their own port.
 //!
-//! *Live* means that the loops still turn: each beats at every attempt, whether or not it succeeds, so an API server
-//! that is away does not get the process killed. *Ready* means that the TLS port serves with a certificate that kube-apiserver
-//! trusts, at paths that this replica accepts, and knows everybody, kube-apiserver's front proxy included; it does not depend on leadership, because every
-//! replica answers.
+//! *Live*: all loops are running. Each beats at every attempt, successful or not, so an unreachable kube-apiserver does
+//! not get the process killed. *Ready*: the TLS port serves a certificate that kube-apiserver trusts, at paths that
+//! this replica accepts, and the directory and the front proxy's authorities are known. Readiness does not depend on
+//! leadership, because every replica answers requests.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use axum::routing::get;
 
 use crate::metrics::Metrics;
 
-/// What the probes answer from.
+/// State reported by the probes.
 #[derive(Debug, Default)]
 pub struct Health {
     serving: AtomicBool,
@@ -37,12 +37,12 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Tells that the loop has turned once more.
+    /// Records one turn of the loop.
     pub fn beat(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Whether it has turned within its patience.
+    /// Whether the loop has beaten within its patience.
     pub fn is_alive(&self) -> bool {
         self.silent_for() <= self.patience
     }
@@ -53,14 +53,14 @@ impl Heartbeat {
 }
 
 impl Health {
-    /// Adds a loop that must beat at least once every `patience`.
+    /// Registers a loop that must beat at least once every `patience`.
     pub fn watch_over(&self, name: &'static str, patience: Duration) -> Arc<Heartbeat> {
         let heartbeat = Arc::new(Heartbeat { name, patience, last: Mutex::new(Instant::now()) });
         self.loops.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&heartbeat));
         heartbeat
     }
 
-    /// Watches over the runtime that this is called on: it is stuck while no task gets a turn for `patience`.
+    /// Monitors the runtime that this is called on: it is stuck if no task runs for `patience`.
     pub fn watch_over_runtime(&self, name: &'static str, patience: Duration) -> Arc<Heartbeat> {
         let heartbeat = self.watch_over(name, patience);
         let beating = Arc::clone(&heartbeat);
@@ -73,32 +73,32 @@ impl Health {
         heartbeat
     }
 
-    /// Tells whether the TLS port takes requests.
+    /// Sets whether the TLS port accepts requests.
     pub fn set_serving(&self, serving: bool) {
         self.serving.store(serving, Ordering::Release);
     }
 
-    /// Tells whether kube-apiserver trusts its certificate.
+    /// Sets whether kube-apiserver trusts the serving certificate.
     pub fn set_trusted(&self, trusted: bool) {
         self.trusted.store(trusted, Ordering::Release);
     }
 
-    /// Tells whether kube-apiserver calls the webhooks at paths that this replica accepts.
+    /// Sets whether kube-apiserver calls the webhooks at paths that this replica accepts.
     pub fn set_addressed(&self, addressed: bool) {
         self.addressed.store(addressed, Ordering::Release);
     }
 
-    /// Tells that the directory is complete.
+    /// Records that the directory is complete.
     pub fn set_informed(&self) {
         self.informed.store(true, Ordering::Release);
     }
 
-    /// Tells that it is known what the front proxy shows, or that there is none.
+    /// Records that the front proxy's authorities have been read, or that there is no front proxy.
     pub fn set_introduced(&self) {
         self.introduced.store(true, Ordering::Release);
     }
 
-    /// What `/livez` answers.
+    /// Returns the response of `/livez`.
     pub fn livez(&self) -> (StatusCode, String) {
         let mut report = String::new();
         let mut status = StatusCode::OK;
@@ -118,7 +118,7 @@ impl Health {
         (status, report)
     }
 
-    /// What `/readyz` answers.
+    /// Returns the response of `/readyz`.
     pub fn readyz(&self) -> (StatusCode, &'static str) {
         let lacks = [
             (&self.serving, "not ready: the TLS port does not serve yet, or no longer\n"),
@@ -137,7 +137,7 @@ impl Health {
     }
 }
 
-/// The routes of the probe port: `/livez`, `/readyz` and `/metrics`.
+/// Returns the routes of the probe port: `/livez`, `/readyz` and `/metrics`.
 pub fn router(health: Arc<Health>, metrics: Arc<Metrics>) -> Router {
     const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let probes = Router::new()

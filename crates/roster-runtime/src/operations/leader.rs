@@ -10,11 +10,11 @@
 //!
 //! Every write is a replace with the resourceVersion that was read, so two replicas can't both succeed. Expiry is
 //! judged by the local monotonic clock, counted from when *this* process last saw the lease change; the times written
-//! in the lease are for people. A leader that is lost ends the process: nothing can be left running by mistake.
+//! in the lease are informational. Losing leadership ends the process: nothing can be left running by mistake.
 //!
-//! The election runs on a thread and a runtime of its own ([`Campaign`]), so requests that keep every other thread busy
-//! cannot cost the lease. It does not keep the lease for a process that hangs: it stops renewing when the main runtime has
-//! not run any task for a while, and it ends the process itself if the main runtime does not react to a lost lease.
+//! The election runs on its own thread and runtime ([`Campaign`]), so requests that keep all other threads busy cannot
+//! cost the lease. It does not renew for a process that hangs: it stops renewing if the main runtime has not run a task
+//! for a while, and ends the process if the main runtime does not react to a lost lease.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,22 +32,22 @@ use tracing::{error, info, warn};
 
 use super::health::Heartbeat;
 
-/// Timing of the leader election, and who takes part.
+/// Identity of this replica and timing of the leader election.
 #[derive(Clone, Debug)]
 pub struct LeaseOptions {
     /// Name of the Lease.
     pub name: String,
-    /// Name of this replica. Default: host name and a random suffix.
+    /// Identity of this replica. Default: host name and a random suffix.
     pub identity: Option<String>,
-    /// How long the other replicas wait after the last renewal. Whole seconds.
+    /// How long other replicas wait after the last renewal. Whole seconds.
     pub duration: Duration,
-    /// How long the leader tries to renew the Lease before it gives up.
+    /// How long the leader tries to renew the Lease before giving up.
     pub renew_deadline: Duration,
     /// Time between two attempts.
     pub retry_period: Duration,
 }
 
-/// One replica's part in the election.
+/// Takes part in the election for one replica.
 pub struct Elector {
     leases: Api<Lease>,
     options: LeaseOptions,
@@ -62,7 +62,7 @@ struct Observation {
     at: Instant,
 }
 
-/// What to do about a lease.
+/// Next action on a lease.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Step {
     Renew,
@@ -70,7 +70,7 @@ enum Step {
     Wait,
 }
 
-/// Decides from the lease's spec and from how long ago it was last seen to change.
+/// Decides from the lease's spec and the time since it was last seen to change.
 fn decide(spec: &LeaseSpec, identity: &str, unchanged_for: Duration) -> Step {
     let holder = spec.holder_identity.as_deref().unwrap_or_default();
     let duration = Duration::from_secs(spec.lease_duration_seconds.unwrap_or_default().try_into().unwrap_or_default());
@@ -84,18 +84,18 @@ fn decide(spec: &LeaseSpec, identity: &str, unchanged_for: Duration) -> Step {
 }
 
 impl Elector {
-    /// A replica that has not tried yet. The host name alone is no identity: a restarted container keeps it.
+    /// Creates an elector that has not tried yet. The host name alone does not identify it: a restarted container keeps
+    /// it.
     pub fn new(client: Client, namespace: &str, options: LeaseOptions) -> Self {
         let identity = options.identity.clone().unwrap_or_else(|| {
             let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "roster".to_owned());
-            // It needs no more than to differ from its predecessor's.
+            // The suffix only has to differ from the predecessor's.
             format!("{host}_{:08x}", fastrand::u32(..))
         });
         Self { leases: Api::namespaced(client, namespace), options, identity, observed: None }
     }
 
-    /// Waits until this replica leads, and returns the time at which the attempt that succeeded began. `beat` is called
-    /// at each attempt.
+    /// Waits until this replica leads. Returns when the successful attempt began. Calls `beat` at each attempt.
     pub async fn acquire(&mut self, beat: impl Fn()) -> Instant {
         info!(identity = self.identity, lease = self.options.name, "waiting for the lease");
         loop {
@@ -116,9 +116,9 @@ impl Elector {
     /// Renews until that fails for `renew_deadline`, another replica holds the lease, or `is_working` is false.
     ///
     /// # Errors
-    /// Always, when it returns: the lead is lost.
+    /// Always, when it returns: leadership is lost.
     pub async fn keep(&mut self, acquired: Instant, beat: impl Fn(), is_working: impl Fn() -> bool) -> Result<()> {
-        // Counted from before a write was sent: the others count from when they see it, which is later.
+        // Counted from before the write was sent: other replicas count from when they see it, which is later.
         let mut renewed = acquired;
         loop {
             sleep(self.options.retry_period).await;
@@ -137,10 +137,10 @@ impl Elector {
         }
     }
 
-    /// Gives the lease up, so that the next replica need not wait for it to expire.
+    /// Releases the lease, so that the next leader need not wait for it to expire.
     ///
     /// # Errors
-    /// If the API server refuses or does not answer.
+    /// If kube-apiserver refuses or does not answer.
     pub async fn release(&mut self) -> Result<()> {
         timeout(self.options.renew_deadline, self.release_unbounded()).await?
     }
@@ -157,7 +157,7 @@ impl Elector {
         Ok(())
     }
 
-    /// One attempt to acquire or renew. `false`: another replica holds the lease.
+    /// Tries once to acquire or renew. `false`: another replica holds the lease.
     async fn attempt(&mut self) -> Result<bool> {
         // Two attempts must fit into the renew deadline.
         let patience = self.options.renew_deadline / 2;
@@ -182,7 +182,7 @@ impl Elector {
         self.outcome(replaced)
     }
 
-    /// How long the lease has not changed, as far as this process has seen.
+    /// Returns how long this process has seen the lease unchanged.
     fn observe(&mut self, lease: &Lease) -> Duration {
         let version = lease.resource_version().unwrap_or_default();
         match &self.observed {
@@ -212,7 +212,7 @@ impl Elector {
                 self.observe(&lease);
                 Ok(true)
             }
-            // Somebody else was faster, or this replica's own earlier write did arrive: the next attempt reads afresh.
+            // Another replica was faster, or this replica's earlier write did succeed: the next attempt reads again.
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 bail!("the lease was written by another replica meanwhile")
             }
@@ -221,24 +221,24 @@ impl Elector {
     }
 }
 
-/// What the election tells others that it runs by, and what it watches itself.
+/// Heartbeats that the election beats and checks.
 pub struct Pulses {
     /// Beaten at each attempt.
     pub election: Arc<Heartbeat>,
-    /// Of the runtime of the controllers, for which the lease is held.
+    /// Beaten by the controllers' runtime, for which the lease is held.
     pub controllers: Arc<Heartbeat>,
 }
 
-/// An election on a thread of its own. Dropping it ends the election, without releasing the lease.
+/// An election on its own thread. Dropping it ends the election without releasing the lease.
 pub struct Campaign {
     acquired: oneshot::Receiver<()>,
     ended: oneshot::Receiver<Result<()>>,
     resign: CancellationToken,
-    /// Tells the thread that nothing runs any more that needs the lease.
+    /// Dropped to signal the thread that nothing running needs the lease.
     _settled: DropGuard,
 }
 
-/// The thread's end of a [`Campaign`].
+/// State of a [`Campaign`] on its thread.
 struct Candidate {
     acquired: oneshot::Sender<()>,
     ended: oneshot::Sender<Result<()>>,
@@ -250,11 +250,11 @@ struct Candidate {
 }
 
 impl Campaign {
-    /// Starts the thread. `connect` makes the client within its runtime: a client's requests need the runtime that it was
-    /// made in.
+    /// Starts the thread. `connect` creates the client on its runtime, because requests need the runtime that their
+    /// client was created on.
     ///
     /// # Errors
-    /// If there is no thread.
+    /// If the thread can't be started.
     pub fn start(
         connect: impl FnOnce() -> Result<Client> + Send + 'static,
         namespace: String,
@@ -265,7 +265,7 @@ impl Campaign {
         let (resign, settled) = (CancellationToken::new(), CancellationToken::new());
         let campaign =
             Self { acquired: acquires, ended: ends, resign: resign.clone(), _settled: settled.clone().drop_guard() };
-        // The others wait for the lease to expire, counted from the last renewal: half of what is left then is slack.
+        // Other replicas wait for the lease to expire after the last renewal. Half of the time left then is slack.
         let grace = options.duration.saturating_sub(options.renew_deadline) / 2;
         let candidate = Candidate { acquired, ended, resign, settled, pulses, grace };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -286,7 +286,7 @@ impl Campaign {
     /// Waits until this replica leads.
     ///
     /// # Errors
-    /// If the election ends instead.
+    /// If the election ends first.
     pub async fn acquired(&mut self) -> Result<()> {
         match (&mut self.acquired).await {
             Ok(()) => Ok(()),
@@ -302,10 +302,10 @@ impl Campaign {
         (&mut self.ended).await.context("the thread of the election has ended")?
     }
 
-    /// Gives the lease up, so that the next replica need not wait for it to expire.
+    /// Releases the lease, so that the next leader need not wait for it to expire.
     ///
     /// # Errors
-    /// If the API server refuses or does not answer.
+    /// If kube-apiserver refuses or does not answer.
     pub async fn resign(mut self) -> Result<()> {
         self.resign.cancel();
         self.ended().await
@@ -374,7 +374,7 @@ mod tests {
         assert_eq!(decide(&lease("me"), "me", Duration::from_secs(100)), Step::Renew);
     }
 
-    /// An API server that holds one lease, and tells of each write of it.
+    /// Mock kube-apiserver that holds one lease and reports each write of it.
     fn api_server(writes: mpsc::Sender<Option<String>>) -> Client {
         let stored = Arc::new(Mutex::new(None::<Lease>));
         let answer = move |request: Request<Body>| {
@@ -415,7 +415,7 @@ mod tests {
         (Campaign::start(connect, "default".to_owned(), options, pulses).unwrap(), written)
     }
 
-    /// The runtime of the test is this thread: while it waits for the channel, none of its tasks has a turn.
+    /// The test's runtime is this thread: while it blocks on the channel, none of its tasks runs.
     #[tokio::test]
     async fn the_lease_is_renewed_while_every_thread_of_the_main_runtime_is_busy() {
         let health = Health::default();

@@ -1,4 +1,4 @@
-//! What any long-running process needs: logs, health, supervision, leadership.
+//! Basics of a long-running process: logs, health, supervision, leader election.
 
 pub mod health;
 pub mod leader;

@@ -1,17 +1,17 @@
-//! A bounded number of seats for each of whoever comes: nobody takes them all.
+//! Permits limited per holder, so that no holder can take them all.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How many seats each holder has taken.
+/// Permits in use by each holder.
 #[derive(Debug)]
 pub struct Seats<K: Eq + Hash> {
     most: usize,
     taken: Mutex<HashMap<K, usize>>,
 }
 
-/// A seat, given back when dropped.
+/// A permit, released when dropped.
 #[derive(Debug)]
 pub struct Seat<K: Clone + Eq + Hash> {
     seats: Arc<Seats<K>>,
@@ -19,17 +19,17 @@ pub struct Seat<K: Clone + Eq + Hash> {
 }
 
 impl<K: Clone + Eq + Hash> Seats<K> {
-    /// At most that many for each.
+    /// Allows up to `most` permits per holder.
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, taken: Mutex::default() })
     }
 
-    /// One more seat, if the holder has not too many.
+    /// Takes a permit, unless the holder is at the limit.
     pub fn take(self: &Arc<Self>, holder: K) -> Option<Seat<K>> {
         self.take_up_to(holder, self.most)
     }
 
-    /// One more seat for a holder that has a limit of its own.
+    /// Takes a permit for a holder with its own limit.
     pub fn take_up_to(self: &Arc<Self>, holder: K, most: usize) -> Option<Seat<K>> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.get(&holder).copied().unwrap_or_default();

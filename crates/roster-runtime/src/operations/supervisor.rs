@@ -1,4 +1,4 @@
-//! Supervision: no task ends unnoticed.
+//! Supervises tasks: none ends unnoticed.
 
 use std::future::Future;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use anyhow::{Result, anyhow};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// How long tasks may take to end after they were asked to.
+/// How long tasks may take to stop after cancellation.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// A set of tasks that live and die together. If one ends before it was asked to, by error, panic or return, the
-/// others are asked to end and the whole is an error: a process that is half alive is worse than one that restarts.
+/// A set of tasks that live and die together. If one ends before shutdown, by error, panic or return, the others are
+/// stopped and the set fails: restarting beats running half alive.
 #[derive(Debug, Default)]
 pub struct Supervisor {
     tasks: JoinSet<(&'static str, Result<()>)>,
@@ -19,7 +19,7 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// The token that asks tasks to end.
+    /// Returns the token that tells tasks to stop.
     pub fn shutdown(&self) -> CancellationToken {
         self.shutdown.clone()
     }
@@ -29,10 +29,10 @@ impl Supervisor {
         self.tasks.spawn(async move { (name, task.await) });
     }
 
-    /// Waits for the end: until `stop` is done, or a task ends by itself.
+    /// Waits until `stop` completes or a task ends, then stops the tasks.
     ///
     /// # Errors
-    /// If a task ended by itself or failed while ending.
+    /// If a task ended early or failed while stopping.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<()> {
         let mut outcome = tokio::select! {
             () = stop => Ok(()),

@@ -11,7 +11,7 @@ use tracing_subscriber::filter::ParseError;
 pub enum LogFormat {
     /// One JSON object per line.
     Json,
-    /// Text for people.
+    /// Human-readable text.
     Text,
 }
 
@@ -26,7 +26,7 @@ pub struct InvalidDirectives(#[source] ParseError);
 /// If the directives do not parse.
 pub fn init(format: LogFormat, directives: &str) -> Result<(), InvalidDirectives> {
     let filter = EnvFilter::try_new(directives).map_err(InvalidDirectives)?;
-    // The client logs the body of an answer that it can't decode, and that body may be a Secret.
+    // The client logs responses that it can't decode, and those may contain a Secret.
     let filter = filter.add_directive("kube_client::client=off".parse().expect("a directive"));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {

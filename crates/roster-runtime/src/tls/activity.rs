@@ -1,6 +1,6 @@
-//! What happens on a connection: requests count until the last byte of their answers is written, so a watch without
-//! events is not idle. It is not stalled either: only a connection with bytes to write, of which the client takes none,
-//! is.
+//! Activity of a connection: a request is in flight until the last byte of its response is written, so a watch without
+//! events is not idle. It is not stalled either: a connection stalls only if the client reads none of the bytes waiting
+//! for it.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// How long connections may take.
+/// Timeouts of a connection.
 #[derive(Clone, Copy, Debug)]
 struct Timeouts {
     /// From the handshake to the end of the first request's headers.
@@ -28,18 +28,18 @@ const TIMEOUTS: Timeouts = Timeouts { first_request: Duration::from_secs(15), he
 /// How long a connection without a request counts as new.
 const NEW: Duration = Duration::from_secs(5);
 
-/// How long a write may wait before the connection counts as stalled.
+/// How long a write may block before the connection counts as stalled.
 const STALLED: Duration = Duration::from_secs(1);
 
-/// What closing a connection would cost its client, least first.
+/// State of a connection, ordered by what closing it would cost the client, cheapest first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Standing {
-    /// An answer waits for the client, which does not read.
+    /// Response bytes are waiting, and the client does not read them.
     Stalled,
     /// No request is in flight.
     Idle,
-    /// A request is in flight, or the first one can still be expected: a new connection must not be closed for the next
-    /// new one.
+    /// A request is in flight, or the connection is new and its first request may still arrive, so that new connections
+    /// do not evict each other.
     Busy,
 }
 
@@ -48,14 +48,14 @@ struct Requests {
     in_flight: usize,
     is_first: bool,
     idle_since: Instant,
-    /// When the first byte of the next request came.
+    /// When the first byte of the next request arrived.
     headers_since: Option<Instant>,
-    /// Since when the client has taken nothing of what there is to write.
+    /// Since when the client has read none of the bytes waiting for it.
     blocked_since: Option<Instant>,
     timeouts: Timeouts,
 }
 
-/// What happens on one connection.
+/// Tracks requests and blocked writes of one connection.
 #[derive(Debug)]
 pub struct Activity {
     requests: Mutex<Requests>,
@@ -82,7 +82,7 @@ impl Activity {
         Self { requests: Mutex::new(requests), blocked_changed: Notify::new() }
     }
 
-    /// Notes that a request's headers are complete.
+    /// Records that a request's headers are complete.
     pub fn begin(self: &Arc<Self>) -> InFlight {
         let mut requests = self.requests();
         requests.in_flight += 1;
@@ -91,7 +91,7 @@ impl Activity {
         InFlight(Arc::clone(self))
     }
 
-    /// Returns the standing of the connection, and since when it has been stalled or no request has been in flight.
+    /// Returns the connection's standing, and since when it has been stalled or without a request in flight.
     pub fn standing(&self) -> (Standing, Instant) {
         let requests = self.requests();
         let is_new = requests.is_first && requests.idle_since.elapsed() < NEW;
@@ -102,7 +102,7 @@ impl Activity {
         }
     }
 
-    /// Returns when no request has come for `longest`, or when the first one, or the headers of one, take too long.
+    /// Completes when no request arrived for `longest`, or the first request or a request's headers take too long.
     pub async fn idle_for(&self, longest: Duration) {
         loop {
             let (end, next_look) = {
@@ -115,7 +115,7 @@ impl Activity {
                     None if is_idle => requests.idle_since + idle,
                     _ => Instant::now() + longest,
                 };
-                // Headers may begin meanwhile.
+                // Headers may start to arrive in the meantime.
                 (end, Instant::now() + requests.timeouts.headers)
             };
             if end <= Instant::now() {
@@ -125,25 +125,25 @@ impl Activity {
         }
     }
 
-    /// Notes whether a write has to wait for the client.
+    /// Records whether a write is blocked on the client.
     pub fn set_blocked(&self, is_blocked: bool) {
         let mut requests = self.requests();
         requests.blocked_since = is_blocked.then(Instant::now);
         if !is_blocked {
-            // A request whose answer was still being read was not idle.
+            // A connection whose response was still being read was not idle.
             requests.idle_since = Instant::now();
         }
         drop(requests);
         self.blocked_changed.notify_waiters();
     }
 
-    /// Notes that a write has been waiting since that moment.
+    /// Sets the time since which a write has been blocked.
     #[cfg(test)]
     pub fn stall_since(&self, since: Instant) {
         self.requests().blocked_since = Some(since);
     }
 
-    /// Returns when the client has taken nothing of an answer for as long as `longest` returns when the wait begins.
+    /// Completes when the client has read nothing for `longest()`, which is evaluated when the wait begins.
     pub async fn stalled_for(&self, longest: impl Fn() -> Duration) {
         loop {
             let changed = self.blocked_changed.notified();
@@ -157,7 +157,7 @@ impl Activity {
         }
     }
 
-    /// Notes that bytes came.
+    /// Records that bytes arrived.
     fn received(&self) {
         let mut requests = self.requests();
         if requests.in_flight == 0 && requests.headers_since.is_none() {
@@ -170,12 +170,12 @@ impl Activity {
     }
 }
 
-/// A request that is not answered yet, or whose answer is not written yet.
+/// A request that is in flight until its response is written.
 #[derive(Debug)]
 pub struct InFlight(Arc<Activity>);
 
 impl InFlight {
-    /// Ties the request to the body of its answer.
+    /// Keeps the request in flight until the response body is dropped.
     pub fn until_the_end_of(self, body: Body) -> Body {
         Body::new(Counted { body, _request: self })
     }
@@ -189,7 +189,7 @@ impl Drop for InFlight {
     }
 }
 
-/// The body of an answer, with its request.
+/// A response body that keeps its request in flight.
 struct Counted {
     body: Body,
     _request: InFlight,
@@ -215,7 +215,7 @@ impl HttpBody for Counted {
     }
 }
 
-/// A stream that tells its [`Activity`] when bytes come.
+/// A stream that reports reads to its [`Activity`].
 #[derive(Debug)]
 pub struct Observed<S> {
     stream: S,
@@ -223,7 +223,7 @@ pub struct Observed<S> {
 }
 
 impl<S> Observed<S> {
-    /// Observes what is read from `stream`.
+    /// Wraps `stream` and reports its reads to `activity`.
     pub const fn new(stream: S, activity: Arc<Activity>) -> Self {
         Self { stream, activity }
     }
@@ -283,7 +283,7 @@ mod tests {
         let (first_request, longest) = (SHORT, Duration::from_millis(100));
         let begin = Instant::now();
         let activity = Arc::new(Activity::new(Timeouts { first_request, headers: HOUR }));
-        // Whoever asks nothing is not waited for.
+        // A client that sends no request is disconnected.
         tokio::time::timeout(Duration::from_secs(600), activity.idle_for(HOUR)).await.unwrap();
         assert!(begin.elapsed() >= first_request);
         let request = activity.begin();
@@ -297,7 +297,7 @@ mod tests {
         assert!(ended.elapsed() >= longest, "{:?} after the answer", ended.elapsed());
     }
 
-    /// Bytes that trickle in do not extend the time for headers, on a connection that has had a request either.
+    /// Trickling bytes do not extend the header timeout, even after an earlier request on the connection.
     #[tokio::test]
     async fn headers_that_trickle_in_end_the_connection() {
         let activity = Arc::new(Activity::new(Timeouts { first_request: HOUR, headers: SHORT }));
@@ -326,7 +326,7 @@ mod tests {
         let begin = Instant::now();
         let step = SHORT;
         let longest = step * 4;
-        // A client that reads slowly: each step takes less than the limit, all of them more.
+        // A slow client: each step is shorter than the limit, their sum is longer.
         let slow = async {
             for _ in 0..8 {
                 activity.set_blocked(true);
@@ -355,7 +355,7 @@ mod tests {
         assert_eq!(activity.standing().0, Standing::Busy);
     }
 
-    /// The last answer may be written while its client is still reading.
+    /// The last response may be written while its client is still reading.
     #[tokio::test]
     async fn a_connection_is_not_idle_while_its_client_reads() {
         let activity = Arc::new(Activity::new(TIMEOUTS));

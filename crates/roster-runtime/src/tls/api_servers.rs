@@ -1,5 +1,5 @@
-//! The addresses of kube-apiserver, so that a replica that is started under attack has room for it before its first proven
-//! connection.
+//! Addresses of kube-apiserver, so that a replica started under attack reserves connections for it before its first
+//! proven one.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,17 +9,18 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client};
 use tracing::{info, warn};
 
-/// Written by kube-apiserver itself, with the same name as its Service.
+/// Name of the EndpointSlice that kube-apiserver maintains; same as its Service.
 const ENDPOINT_SLICE: &str = "kubernetes";
 
-/// Longest time for the answer: without the addresses, a replica starts all the same.
+/// Request timeout. Without the addresses, a replica starts anyway.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Addresses that are used: room is reserved for each.
+/// Maximum number of addresses used: connections are reserved for each.
 const MOST_ADDRESSES: usize = 64;
 
-/// Returns the addresses in the EndpointSlice of the Service `kubernetes`, or none if it can't be read. kube-apiserver may
-/// come from other addresses, as behind a proxy or NAT: those have no reserved room until it has proven them.
+/// Returns the addresses in the EndpointSlice of the Service `kubernetes`, or none if it can't be read. kube-apiserver
+/// may use other addresses, for example behind a proxy or NAT: no connections are reserved for those until one is
+/// proven.
 pub async fn expected(client: Client) -> Vec<IpAddr> {
     match read(client).await {
         Ok(addresses) => {

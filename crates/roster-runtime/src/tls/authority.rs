@@ -1,8 +1,8 @@
-//! Roster's certificate authority: pure functions over the certificates that it has had.
+//! Roster's certificate authority: pure functions over its current and previous certificates.
 //!
 //! Replicas share the authority through a Secret, so rotation must never let one replica serve a certificate that
-//! kube-apiserver does not trust yet. The order is in the certificates themselves: a new authority is first published
-//! beside the old one, and signs only once it is `propagation` old; the old one stays trusted until it expires.
+//! kube-apiserver does not trust yet. The order follows from the certificates: a new authority is first published
+//! beside the old one and signs only once it is `propagation` old; the old one stays trusted until it expires.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,32 +25,32 @@ pub struct Authority {
     not_after: Timestamp,
 }
 
-/// Every authority that is trusted, oldest first. Never empty.
+/// All trusted authorities, oldest first. Never empty.
 #[derive(Clone)]
 pub struct Authorities(Vec<Authority>);
 
 /// A serving certificate.
 pub struct Leaf {
-    /// DER of the certificate.
+    /// Certificate, DER.
     pub cert_der: Vec<u8>,
-    /// PKCS #8 DER of its key.
+    /// Private key, PKCS #8 DER.
     pub key_der: Zeroizing<Vec<u8>>,
-    /// When to replace it.
+    /// When to renew it.
     pub renew_at: Timestamp,
     /// When it expires.
     pub not_after: Timestamp,
 }
 
-/// Certificates are made out to begin a little early, for clocks that run behind.
+/// Returns how far to backdate certificates, for clients whose clocks run behind.
 fn backdating(lifetime: Duration) -> Duration {
     Duration::from_secs(300).min(lifetime / 10)
 }
 
 impl Authority {
-    /// Makes a new authority.
+    /// Creates a new authority.
     ///
     /// # Errors
-    /// If the key can't be made.
+    /// If key generation fails.
     pub fn create(now: Timestamp, lifetime: Duration) -> Result<Self> {
         let key = KeyPair::generate()?;
         let (not_before, not_after) = (now - backdating(lifetime), now + lifetime);
@@ -89,12 +89,12 @@ impl Authority {
         self.age(now) > self.lifetime() * 2 / 3
     }
 
-    /// Whether everyone has had the time to learn to trust it.
+    /// Whether it was published long enough ago for every client to trust it.
     fn has_propagated(&self, now: Timestamp) -> bool {
         self.age(now) > backdating(self.lifetime()) + self.lifetime() / 20
     }
 
-    /// Issues a serving certificate, which ends before the authority does.
+    /// Issues a serving certificate that expires before the authority does.
     ///
     /// # Errors
     /// If a name is neither a DNS name nor an IP address.
@@ -123,25 +123,25 @@ impl Authority {
         hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&secret, purpose.as_bytes()).as_ref())
     }
 
-    /// Its certificate, PEM.
+    /// Returns its certificate, PEM.
     pub fn cert_pem(&self) -> &str {
         &self.cert_pem
     }
 }
 
 impl Authorities {
-    /// A first authority.
+    /// Creates the first authority.
     ///
     /// # Errors
-    /// If the key can't be made.
+    /// If key generation fails.
     pub fn create(now: Timestamp, lifetime: Duration) -> Result<Self> {
         Ok(Self(vec![Authority::create(now, lifetime)?]))
     }
 
-    /// Reads the data of the Secret.
+    /// Parses the data of the Secret.
     ///
     /// # Errors
-    /// If there is none, or one does not parse.
+    /// If it has no authority, or one does not parse.
     pub fn read(data: &BTreeMap<String, ByteString>) -> Result<Self> {
         let text = |key: &str| -> Result<String> {
             let bytes = data.get(key).with_context(|| format!("the key {key} is missing"))?;
@@ -157,7 +157,7 @@ impl Authorities {
         Ok(Self(authorities))
     }
 
-    /// The data of the Secret: `ca-<time>.crt` and `.key` for each.
+    /// Returns the data of the Secret: `ca-<time>.crt` and `.key` for each authority.
     pub fn write(&self) -> BTreeMap<String, ByteString> {
         let entries = self.0.iter().flat_map(|authority| {
             let name = format!("ca-{}", authority.not_before.as_second());
@@ -169,19 +169,18 @@ impl Authorities {
         entries.collect()
     }
 
-    /// The authority that signs now: the newest that everyone trusts, or else the newest of all.
+    /// Returns the signing authority: the newest that has propagated, else the oldest valid one, else the newest.
     pub fn signer(&self, now: Timestamp) -> &Authority {
         let valid = |authority: &&Authority| authority.not_after > now;
         let propagated = self.0.iter().rev().filter(valid).find(|authority| authority.has_propagated(now));
-        // Where none has propagated, the oldest valid one has had the longest time to.
+        // If none has propagated, the oldest valid one has had the most time to.
         propagated.or_else(|| self.0.iter().find(valid)).unwrap_or_else(|| self.0.last().expect("never empty"))
     }
 
-    /// What the authorities should become: a successor where one is due, and none that has expired. `None`: they are
-    /// right as they are.
+    /// Returns the rotated set: adds a successor if one is due and removes expired authorities. `None` if unchanged.
     ///
     /// # Errors
-    /// If a key can't be made.
+    /// If key generation fails.
     pub fn rotated(&self, now: Timestamp, lifetime: Duration) -> Result<Option<Self>> {
         let mut next: Vec<Authority> = self.0.iter().filter(|authority| authority.not_after > now).cloned().collect();
         if next.last().is_none_or(|newest| newest.is_aged(now)) {
@@ -192,14 +191,14 @@ impl Authorities {
         Ok(Some(Self(next)))
     }
 
-    /// Keys for signing what only the replicas read, one from each authority; that of the signing one comes first. They
-    /// live as long as the authorities do, and tell nothing of theirs (HMAC-SHA-256 as a key derivation, NIST SP 800-108).
+    /// Derives keys for data that only replicas read, one from each authority, the signer's first. They live as long as
+    /// the authorities and reveal nothing about their keys (HMAC-SHA-256 as a key derivation, NIST SP 800-108).
     pub fn derive(&self, purpose: &str, now: Timestamp) -> Vec<hmac::Key> {
         self.signer_first(now).map(|authority| authority.derive(purpose)).collect()
     }
 
-    /// Returns keys that change every `period`: from each authority that of the current period, and those of the one before
-    /// and the one after, for replicas whose clocks differ. The current one of the signer comes first.
+    /// Derives keys that change every `period`: from each authority those of the current, previous and next period,
+    /// because replicas' clocks differ. The signer's current key comes first.
     pub fn derive_periodic(&self, purpose: &str, period: Duration, now: Timestamp) -> Vec<hmac::Key> {
         let periods = |authority: &Authority| {
             let current = authority.age(now).as_secs() / period.as_secs().max(1);
@@ -215,7 +214,7 @@ impl Authorities {
         [signer].into_iter().chain(others)
     }
 
-    /// The PEM bundle that clients are to trust.
+    /// Returns the PEM bundle that clients must trust.
     pub fn bundle(&self) -> String {
         self.0.iter().map(Authority::cert_pem).collect()
     }

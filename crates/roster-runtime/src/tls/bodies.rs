@@ -1,11 +1,11 @@
 //! Reads request bodies before a request takes any other resource.
 //!
 //! ```text
-//!  request ─▶ permit of its peer ─▶ bytes out of the budget of all ─▶ body, within a time ─▶ handler
+//!  request ─▶ permit of its peer ─▶ bytes of the shared budget ─▶ body, within a timeout ─▶ handler
 //! ```
 //!
-//! The budget is charged by `Content-Length`, or with the largest body if there is none, and until the request is
-//! answered: what is parsed out of a body is held as long.
+//! The budget is charged by `Content-Length`, or by the size limit if there is none, until the request is answered:
+//! what is parsed out of a body stays in memory that long.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,45 +21,45 @@ use super::connections::Connection;
 use super::network_permits::{NetworkSeat, NetworkSeats};
 use super::peer::Peer;
 
-/// Longest time for a body, including the wait for the budget.
+/// Timeout for reading a body, including the wait for the budget.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What bodies may take.
+/// Limits on request bodies.
 #[derive(Clone, Copy, Debug)]
 pub struct BodyLimits {
-    /// Bytes of one body.
+    /// Maximum size of one body, in bytes.
     pub most_bytes: usize,
-    /// Bodies that one peer may be sending at the same time. A network that holds proven connections of kube-apiserver is
-    /// not limited: its TokenReviews prove nothing themselves.
+    /// Bodies that one peer may be sending concurrently. A network with proven connections of kube-apiserver is not
+    /// limited: its TokenReviews prove nothing themselves.
     pub of_a_peer: usize,
     /// The same for all peers of one site.
     pub of_a_site: usize,
-    /// Bytes of all bodies that are read or handled at the same time.
+    /// Bytes of all bodies being read or handled.
     pub budget: usize,
-    /// Bodies up to this size are not charged to the budget, so that they do not wait for larger ones. The number of
-    /// connections bounds them.
+    /// Bodies up to this size, in bytes, are not charged to the budget, so they do not wait for larger ones. The
+    /// connection limit bounds them.
     pub free_bytes: usize,
 }
 
 /// Why a body was not read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BodyError {
-    /// The peer sends too many at the same time.
+    /// The peer is sending too many bodies concurrently.
     #[error("too many bodies from this address at the same time")]
     TooManyOfPeer,
-    /// No part of the budget became free in time.
+    /// Not enough of the budget became free in time.
     #[error("too many large requests at the same time")]
     Saturated,
-    /// Longer than allowed, in bytes.
+    /// The body exceeds this limit, in bytes.
     #[error("the body has more than {0} bytes")]
     TooLarge(usize),
-    /// Not complete in time.
+    /// The body was not complete in time.
     #[error("the body takes too long")]
     TooSlow,
     /// The connection broke, or the framing is wrong.
     #[error("the body could not be read")]
     Broken,
-    /// The request came without its [`Peer`]: a fault of the program.
+    /// The request has no [`Peer`] extension, which is a bug.
     #[error("the connection is not known")]
     UnknownPeer,
 }
@@ -74,23 +74,24 @@ pub struct BodyReader {
 }
 
 impl BodyReader {
-    /// A reader with a budget of its own.
+    /// Creates a reader with its own budget.
     pub fn new(limits: BodyLimits) -> Self {
         let peers = NetworkSeats::new(limits.of_a_peer, limits.of_a_site);
         let budget = Arc::new(Semaphore::new(limits.budget));
         Self { limits, timeout: BODY_TIMEOUT, peers, budget }
     }
 
-    /// Reads the body, and returns the request with it, and its part of the budget, to be held until it is answered.
+    /// Reads the body. Returns the request with it and its share of the budget, to be held until the request is
+    /// answered.
     ///
     /// # Errors
-    /// If there is no room for it, it is too large, or it takes too long.
+    /// If a limit is reached, the body is too large, or it takes too long.
     pub async fn read(&self, request: Request) -> Result<(Request, OwnedSemaphorePermit), BodyError> {
         let _sending = self.permit_for(&request)?;
         self.read_within_budget(request).await
     }
 
-    /// The same, without the limit for each peer: for requests that are limited by their caller.
+    /// Like [`BodyReader::read`], but without the limits per peer: for requests that are limited by their caller.
     ///
     /// # Errors
     /// As [`BodyReader::read`].
@@ -101,7 +102,7 @@ impl BodyReader {
             return Err(BodyError::TooLarge(most));
         }
         let deadline = Instant::now() + self.timeout;
-        // More than one body can need is not there, however the limits are set.
+        // Never wait for more than the whole budget, whatever the limits are.
         let charge = if length <= self.limits.free_bytes { 0 } else { length.min(self.limits.budget) };
         let charge = u32::try_from(charge).unwrap_or(u32::MAX);
         let budget = timeout_at(deadline, Arc::clone(&self.budget).acquire_many_owned(charge)).await;
@@ -115,7 +116,7 @@ impl BodyReader {
         }
     }
 
-    /// Bytes of the budget that are free.
+    /// Returns the free bytes of the budget.
     pub fn available_budget(&self) -> usize {
         self.budget.available_permits()
     }
@@ -130,7 +131,7 @@ impl BodyReader {
     }
 }
 
-/// The length of the body in bytes, if the request says it.
+/// Returns the declared length of the body in bytes, if any.
 pub fn length(request: &Request) -> Option<usize> {
     request.body().size_hint().exact().map(|length| usize::try_from(length).unwrap_or(usize::MAX))
 }
@@ -147,7 +148,7 @@ mod tests {
 
     const LIMITS: BodyLimits = BodyLimits { most_bytes: 100, of_a_peer: 2, of_a_site: 3, budget: 150, free_bytes: 0 };
 
-    /// That waits no longer than a test should.
+    /// Returns a reader with a short timeout.
     fn impatient() -> BodyReader {
         BodyReader { timeout: Duration::from_millis(50), ..BodyReader::new(LIMITS) }
     }

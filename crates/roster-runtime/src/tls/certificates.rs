@@ -1,4 +1,4 @@
-//! The serving certificate of this replica, and the Secret that the replicas' common authority lives in.
+//! Serving certificate of this replica, and the Secret with the replicas' shared certificate authority.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,41 +29,41 @@ use crate::operations::health::Heartbeat;
 /// Name of the Secret that holds the authority.
 pub const CA_SECRET: &str = "roster-ca";
 
-/// How often, at least, the loop looks at the clock.
+/// Maximum interval between checks of the clock.
 pub const TICK: Duration = Duration::from_secs(10);
 
-/// What the serving certificate is issued for, and by whom.
+/// Options of the serving certificate and its authority.
 #[derive(Clone, Debug)]
 pub struct CertificateOptions {
     /// Namespace that Roster runs in.
     pub namespace: String,
     /// Name of the Service in front of the TLS port.
     pub service: String,
-    /// DNS names and IP addresses of the certificate, besides those of the Service.
+    /// DNS names and IP addresses in the certificate, besides those of the Service.
     pub subject_alt_names: Vec<String>,
     /// Lifetime of the certificate authority.
     pub authority_lifetime: Duration,
     /// Lifetime of a serving certificate.
     pub certificate_lifetime: Duration,
-    /// Secret of type kubernetes.io/tls that holds the serving certificate. `None`: Roster issues its own.
+    /// Secret of type kubernetes.io/tls with an external serving certificate. `None`: Roster issues its own.
     pub given_secret: Option<String>,
 }
 
-/// The authority's Secret, and what is made from it.
+/// The authority's Secret, and the serving certificate issued from it.
 #[derive(Clone)]
 pub struct Certificates {
     secrets: Api<Secret>,
     options: Arc<CertificateOptions>,
     serving: Arc<ArcSwap<ServerConfig>>,
-    /// When the serving certificate expires, for whoever looks at metrics.
+    /// Metric: when the serving certificate expires.
     expiry: Gauge<i64, AtomicI64>,
-    /// Certificate of the authority that the serving certificate is from, PEM.
+    /// Certificate of the authority that issued the serving certificate, PEM.
     signer: watch::Sender<String>,
     authorities: Arc<ArcSwap<Authorities>>,
 }
 
 impl Certificates {
-    /// Reads the authority, or makes the first one, and issues a serving certificate, or reads the one that is given.
+    /// Reads or creates the authority and issues a serving certificate, or reads the external one.
     ///
     /// # Errors
     /// If the Secret can be neither read nor created, or does not parse.
@@ -87,27 +87,27 @@ impl Certificates {
         Ok(Self { secrets, options, serving, expiry, signer: watch::Sender::new(signer), authorities })
     }
 
-    /// Whether somebody else makes the serving certificate, and sees to it that it is trusted.
+    /// Whether the serving certificate is external, and so is the trust in it.
     pub fn are_given(&self) -> bool {
         self.options.given_secret.is_some()
     }
 
-    /// The TLS configuration of the moment. New connections use what is there when they arrive.
+    /// Returns the current TLS configuration, for new connections.
     pub fn serving(&self) -> Arc<ArcSwap<ServerConfig>> {
         Arc::clone(&self.serving)
     }
 
-    /// The authorities of the moment.
+    /// Returns the current authorities.
     pub fn authorities(&self) -> Arc<ArcSwap<Authorities>> {
         Arc::clone(&self.authorities)
     }
 
-    /// The authority that clients have to trust to reach this replica, as it changes.
+    /// Returns the authority, PEM, that clients must trust to reach this replica, as it changes.
     pub fn signer(&self) -> watch::Receiver<String> {
         self.signer.subscribe()
     }
 
-    /// Keeps the serving certificate right until `shutdown`: it follows the Secret and the clock.
+    /// Keeps the serving certificate up to date until `shutdown`: follows the Secret and the clock.
     ///
     /// # Errors
     /// If a certificate can't be issued from a Secret that parses.
@@ -136,7 +136,8 @@ impl Certificates {
             });
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                // Where the Secret was deleted, what was made from it serves until the leader has made a new one.
+                // If the Secret was deleted, the certificate issued from it serves until the leader has recreated the
+                // Secret.
                 Some(Some(secret)) = changes.next() => match read(&secret) {
                     Ok(read) => {
                         self.authorities.store(Arc::new(read.clone()));
@@ -152,11 +153,11 @@ impl Certificates {
         }
     }
 
-    /// Brings the authority's Secret up to date: a first authority where there is none, a successor where one is due,
-    /// none that has expired. Leader only. Returns the authorities as they stand afterwards.
+    /// Brings the authority's Secret up to date: creates the first authority, adds a successor if due, removes expired
+    /// ones. Leader only. Returns the resulting authorities.
     ///
     /// # Errors
-    /// If the Secret can't be written, or somebody else wrote it meanwhile.
+    /// If the Secret can't be written, or another writer changed it in the meantime.
     pub async fn rotate_if_due(&self, secret: Option<&Secret>) -> Result<Authorities> {
         let lifetime = self.options.authority_lifetime;
         let Some(secret) = secret else { return load_or_create(&self.secrets, lifetime).await };
@@ -176,7 +177,7 @@ impl Certificates {
         read(&self.secrets.get(CA_SECRET).await?)
     }
 
-    /// Serves with the certificate that is given.
+    /// Serves with the external certificate.
     fn take(&self, secret: &Secret) -> Result<()> {
         let Given { chain, key, authority, not_after } = Given::read(secret)?;
         self.serving.store(Arc::new(server_config(chain, key)?));
@@ -186,12 +187,12 @@ impl Certificates {
         Ok(())
     }
 
-    /// The authority's Secret as it changes; `None` where it does not exist.
+    /// Streams the authority's Secret; `None` if it does not exist.
     pub fn changes(&self) -> impl Stream<Item = Option<Secret>> + Send + use<> {
         self.follow(CA_SECRET)
     }
 
-    /// The same of the Secret with the serving certificate, where it is given.
+    /// Streams the Secret with the external serving certificate, if there is one.
     fn given(&self) -> impl Stream<Item = Option<Secret>> + Send + use<> {
         match &self.options.given_secret {
             Some(name) => self.follow(name).left_stream(),
@@ -220,7 +221,7 @@ async fn load_or_create(secrets: &Api<Secret>, lifetime: Duration) -> Result<Aut
     };
     match secrets.create(&PostParams::default(), &secret).await {
         Ok(_) => Ok(first),
-        // Another replica was faster.
+        // Another replica created it first.
         Err(kube::Error::Api(status)) if status.code == 409 => read(&secrets.get(CA_SECRET).await?),
         Err(error) => Err(error.into()),
     }
@@ -246,8 +247,8 @@ fn server_config_of(leaf: &Leaf) -> Result<ServerConfig> {
 fn server_config(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<ServerConfig> {
     let builder = ServerConfig::builder().with_client_cert_verifier(Arc::new(AnyClientCertificate::new()?));
     let mut config = builder.with_single_cert(chain, key)?;
-    // Not HTTP/2: when a replica dies, kube-apiserver asks another one for what was being read only where each request had a
-    // connection to itself. Its client in Go repeats those, and none of those that shared one.
+    // No HTTP/2: when a replica dies, kube-apiserver's Go client retries reads on another replica only if each request
+    // had its own connection. It does not retry those that shared one.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }

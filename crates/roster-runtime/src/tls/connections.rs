@@ -1,14 +1,14 @@
-//! The open connections of the TLS port: how many a network may hold, and which one is closed to make room.
+//! Table of open connections of the TLS port: limits per network, and which connection is evicted when it is full.
 //!
 //! ```text
 //!  anonymous ── a valid bearer token ──▶ authenticated ─┐
-//!      └────── a client or a request that proved to be kube-apiserver ──▶ API server
+//!      └────── a client or a request that proved to be kube-apiserver ──▶ kube-apiserver
 //! ```
 //!
-//! Anonymous and authenticated connections share a part of the table, so there is always room for
-//! kube-apiserver, whose connections are never closed for others. When room is short, connections whose clients do not
-//! read go first, and then idle ones: closing one loses no work, and HTTP clients reconnect. Busy ones go last, and only
-//! for the benefit of a site that holds fewer connections, or of a network of the same site that does.
+//! Anonymous and authenticated connections share a part of the table, so slots always remain for kube-apiserver, whose
+//! connections are never evicted. When the table is full, connections whose clients do not read are evicted first, then
+//! idle ones: closing one loses no work, and HTTP clients reconnect. Busy ones go last, and only for a site, or a
+//! network of the same site, that holds fewer connections.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -24,35 +24,35 @@ use tokio_util::sync::CancellationToken;
 use super::activity::{Activity, Standing};
 use crate::metrics::CounterBy;
 
-/// How many connections may be open.
+/// Limits on open connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// All connections together.
+    /// All connections.
     pub total: usize,
-    /// Unproven ones of networks that kube-apiserver does not use. Up to half of them, authenticated ones are not closed
-    /// while they are busy.
+    /// Unproven connections of networks that kube-apiserver does not use. Up to half of this, authenticated ones are
+    /// not evicted while busy.
     pub untrusted: usize,
-    /// Anonymous ones of one network.
+    /// Anonymous connections of one network.
     pub anonymous_of_network: usize,
-    /// Anonymous ones of a network that holds proven connections of kube-apiserver: each of its requests may take one
+    /// Anonymous connections of a network with proven connections of kube-apiserver: each of its requests may take one
     /// until it is proven.
     pub anonymous_beside_api_server: usize,
-    /// Authenticated ones of one network. Further ones stay anonymous.
+    /// Authenticated connections of one network. Further ones stay anonymous.
     pub authenticated_of_network: usize,
     /// Evicted connections whose sockets are not closed yet.
     pub closing: usize,
-    /// Shortest time between two searches of a full table. Up to [`CANDIDATES`] connections are evicted in between.
+    /// Minimum interval between searches of a full table. Up to [`CANDIDATES`] connections are evicted in between.
     pub search_interval: Duration,
-    /// Whether the oldest connection makes room if no other one can, even if it is busy. For ports whose requests are
-    /// answered at once: whoever keeps a connection open for long is not waiting for an answer.
+    /// Whether to evict the oldest connection if no other can be, even if it is busy. For ports that answer at once: a
+    /// connection that stays open for long is not waiting for a response.
     pub closes_oldest: bool,
 }
 
 /// Limits of the TLS port.
 ///
-/// kube-apiserver has up to 1,024 watches and 600 requests in flight by default, each with a connection of its own. A
-/// browser opens 6 connections and a Go client rarely more than a few dozen, so 256 are enough for the people behind one
-/// NAT gateway to log in at the same time. Six addresses fill the table, and then make room for addresses of other sites.
+/// kube-apiserver has up to 1,024 watches and 600 requests in flight by default, each on its own connection. A browser
+/// opens 6 connections and a Go client rarely more than a few dozen, so 256 let the people behind one NAT gateway log
+/// in at the same time. Six addresses fill the table, and then yield to addresses of other sites.
 pub const LIMITS: Limits = Limits {
     total: 4096,
     untrusted: 1536,
@@ -64,8 +64,8 @@ pub const LIMITS: Limits = Limits {
     closes_oldest: false,
 };
 
-/// Limits of the probe port: kubelet opens a connection for each probe, and Prometheus keeps one or two. Probes are answered
-/// within milliseconds, so a new connection has its answer before 512 others have come.
+/// Limits of the probe port: kubelet opens a connection for each probe, and Prometheus keeps one or two. Probes are
+/// answered within milliseconds, so a new connection is answered before 512 others arrive.
 pub const PROBE_LIMITS: Limits = Limits {
     total: 512,
     untrusted: 512,
@@ -77,14 +77,14 @@ pub const PROBE_LIMITS: Limits = Limits {
     closes_oldest: true,
 };
 
-/// How long a network has reserved room after its last proven connection of kube-apiserver, which closes idle connections
-/// after 90 s. It has no other privilege by then: its address may belong to somebody else.
+/// How long slots stay reserved for a network after its last proven connection of kube-apiserver, which closes idle
+/// connections after 90 s. The network has no other privilege by then: its address may have a new owner.
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
-/// Connections that one search of a full table finds.
+/// Maximum number of eviction candidates that one search finds.
 const CANDIDATES: usize = 64;
 
-/// What a connection has proven about its client.
+/// What a client has proven on a connection.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 #[repr(u8)]
 pub enum Trust {
@@ -118,39 +118,39 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// What the connection has proven so far.
+    /// Returns the highest trust proven so far.
     pub fn trust(&self) -> Trust {
         Trust::from_u8(self.trust.load(Ordering::Acquire))
     }
 
-    /// Raises the trust in the connection. It never falls: authorization is decided anew for each request anyway.
+    /// Raises the trust in the connection. It never falls: each request is authorized separately anyway.
     pub fn mark(&self, trust: Trust) {
         if self.trust() < trust {
             self.table.promote(self, trust);
         }
     }
 
-    /// Whether its network holds proven connections of kube-apiserver at this moment, this one perhaps among them.
+    /// Whether its network currently holds proven connections of kube-apiserver, possibly including this one.
     pub fn is_beside_api_server(&self) -> bool {
         self.trust() == Trust::ApiServer || self.table.state().has_api_server(&self.network)
     }
 
-    /// The network that the connection counts for.
+    /// Returns the network that the connection counts towards.
     pub const fn network(&self) -> IpNet {
         self.network
     }
 
-    /// The requests on the connection.
+    /// Returns the activity of the connection.
     pub const fn activity(&self) -> &Arc<Activity> {
         &self.activity
     }
 
-    /// Counts the connection as closed because its client does not read.
+    /// Counts the connection as closed because its client did not read.
     pub fn count_stalled(&self) {
         self.table.shed.inc("stalled");
     }
 
-    /// Returns when the connection has to make room for another one.
+    /// Completes when the connection is evicted.
     pub async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
@@ -161,7 +161,7 @@ impl Connection {
 pub struct OpenConnection(Arc<Connection>);
 
 impl OpenConnection {
-    /// The connection, to be shared with its requests.
+    /// Returns the connection, to be shared with its requests.
     pub const fn connection(&self) -> &Arc<Connection> {
         &self.0
     }
@@ -176,7 +176,7 @@ impl Drop for OpenConnection {
     }
 }
 
-/// Counts by [`Trust`].
+/// Counts indexed by [`Trust`].
 type ByTrust = [usize; 3];
 
 /// The connections of one network.
@@ -189,7 +189,7 @@ struct Network {
 /// Ids of connections to evict next, so that a full table is not searched for each new connection.
 #[derive(Debug, Default)]
 struct Candidates {
-    /// The least valuable one last.
+    /// Ordered by value, the least valuable last.
     ids: Vec<u64>,
     searched: Option<Instant>,
 }
@@ -197,12 +197,12 @@ struct Candidates {
 #[derive(Debug, Default)]
 struct State {
     next_id: u64,
-    /// The oldest first.
+    /// By id, the oldest first.
     open: BTreeMap<u64, Arc<Connection>>,
     networks: HashMap<IpNet, Network>,
     /// Connections of each site that are not proven to be kube-apiserver's.
     sites: HashMap<IpNet, usize>,
-    /// Networks that kube-apiserver uses: when a connection was last proven, or the last proven one ended.
+    /// Networks of kube-apiserver: when a connection was last proven, or the last proven one ended.
     api_servers: HashMap<IpNet, Instant>,
     total: ByTrust,
     closing: usize,
@@ -219,13 +219,13 @@ impl State {
         self.held(network)[Trust::ApiServer as usize] > 0
     }
 
-    /// Whether the network has reserved room, because kube-apiserver uses it or did lately.
+    /// Whether slots are reserved for the network, because kube-apiserver uses it or recently did.
     fn is_reserved(&self, network: &IpNet) -> bool {
         self.has_api_server(network)
             || self.api_servers.get(network).is_some_and(|proven| proven.elapsed() < REMEMBERED)
     }
 
-    /// Remembers that the network has had a proven connection of kube-apiserver until now.
+    /// Records that the network had a proven connection of kube-apiserver just now.
     fn remember_api_server(&mut self, network: IpNet) {
         self.api_servers.insert(network, Instant::now());
         let networks = &self.networks;
@@ -234,8 +234,8 @@ impl State {
         self.api_servers.retain(|network, proven| proven.elapsed() < REMEMBERED || has_proven(network));
     }
 
-    /// Connections that are not proven, of networks that have no reserved room, and how many of them are authenticated.
-    /// Those with reserved room are never closed for others, so they must not take the places of others either.
+    /// Counts unproven connections of networks without reserved slots, and how many of them are authenticated. Those
+    /// with reserved slots are never evicted, so they must not use up the slots of others either.
     fn strangers(&self) -> (usize, usize) {
         let [anonymous, authenticated, _] = self.total;
         let beside = self.api_servers.keys().filter(|network| self.is_reserved(network));
@@ -246,18 +246,18 @@ impl State {
             })
     }
 
-    /// Connections of the network that are not proven to be kube-apiserver's.
+    /// Counts the network's connections that are not proven to be kube-apiserver's.
     fn untrusted(&self, network: &IpNet) -> usize {
         let [anonymous, authenticated, _] = self.held(network);
         anonymous + authenticated
     }
 
-    /// How much the network holds: the connections of its site, and its own, without those of kube-apiserver.
+    /// Counts the connections of the network's site, and of the network, without those of kube-apiserver.
     fn share(&self, network: &IpNet) -> (usize, usize) {
         (self.sites.get(&site_of(*network)).copied().unwrap_or_default(), self.untrusted(network))
     }
 
-    /// Whether `network` holds less than `other`, also with one connection more.
+    /// Whether `network` holds fewer than `other`, even with one more connection.
     fn holds_less(&self, network: &IpNet, other: &IpNet) -> bool {
         let ((site, own), (other_site, others)) = (self.share(network), self.share(other));
         if site_of(*network) == site_of(*other) { own + 1 < others } else { site + 1 < other_site }
@@ -310,7 +310,7 @@ impl State {
         connection.evicted.cancel();
     }
 
-    /// The anonymous connection of the network that has been stalled for longest, or else idle.
+    /// Returns the network's anonymous connection that has been stalled, or else idle, the longest.
     fn idle_of(&self, network: &IpNet) -> Option<u64> {
         let of_network = self.networks.get(network)?.open.values();
         let anonymous = of_network.filter(|connection| connection.trust() == Trust::Anonymous);
@@ -319,13 +319,13 @@ impl State {
         (standing < Standing::Busy).then_some(id)
     }
 
-    /// The connection that costs least to close in favour of one more of `network`.
+    /// Returns the connection that is cheapest to evict for a new one of `network`.
     fn least_valuable(&mut self, network: &IpNet, limits: &Limits) -> Option<u64> {
         if self.candidates.searched.is_none_or(|searched| searched.elapsed() >= limits.search_interval) {
             self.candidates = Candidates { ids: self.search(limits), searched: Some(Instant::now()) };
         }
-        // A candidate that must not make room for this network stays one for others: whoever holds most would otherwise
-        // use up all candidates, and keep out those who hold little.
+        // A candidate that must not be evicted for this network stays one for others: otherwise the largest holder
+        // would use up all candidates and keep out smaller ones.
         let mut ids = std::mem::take(&mut self.candidates.ids);
         let found = ids.iter().rposition(|id| self.is_fair(*id, network, limits));
         let found = found.map(|index| ids.remove(index));
@@ -333,8 +333,8 @@ impl State {
         found
     }
 
-    /// Whether a connection may be closed in favour of one more of `network`. Work under way is ended only for a site or
-    /// network that holds less.
+    /// Whether a connection may be evicted for one of `network`. Busy ones are evicted only for a site or network that
+    /// holds fewer.
     fn is_fair(&self, id: u64, network: &IpNet, limits: &Limits) -> bool {
         let Some(connection) = self.open.get(&id) else { return false };
         let standing = connection.activity.standing().0;
@@ -342,8 +342,8 @@ impl State {
             && (standing < Standing::Busy || self.holds_less(network, &connection.network))
     }
 
-    /// Whether a connection may be closed for others at all. Tokens that work are worth a part of the room: strangers must
-    /// not push those out who are logged in. Beyond it, those who are logged in must not keep everybody else out.
+    /// Whether a connection may be evicted for others at all. Valid tokens protect connections up to a limit, so that
+    /// anonymous clients can't push out logged-in ones. Beyond it, logged-in clients must not keep everyone else out.
     fn is_evictable(&self, connection: &Connection, standing: Standing, limits: &Limits) -> bool {
         let is_protected = standing == Standing::Busy
             && connection.trust() == Trust::Authenticated
@@ -351,9 +351,10 @@ impl State {
         !is_protected && !self.is_reserved(&connection.network)
     }
 
-    /// The connections that cost least to close, the cheapest last: stalled before idle before busy or new. Of idle ones,
-    /// anonymous before authenticated, and of all of them those of the site, and in it of the network, that holds most.
-    /// Then the oldest, but the newest of those that are busy with a valid token: a watch is worth more the longer it lasts.
+    /// Finds the connections that are cheapest to evict, the cheapest last: stalled, then idle, then busy or new. Idle
+    /// anonymous ones come before idle authenticated ones. Within each, those of the largest site, then of the largest
+    /// network in it. Then the oldest, except that of busy authenticated ones the newest: a watch is worth more the
+    /// longer it lasts.
     fn search(&self, limits: &Limits) -> Vec<u64> {
         let keyed = self.open.values().filter_map(|connection| {
             let ((standing, since), trust) = (connection.activity.standing(), connection.trust());
@@ -376,14 +377,14 @@ impl State {
         keyed.into_iter().rev().map(|(.., id)| id).collect()
     }
 
-    /// The oldest connection of a set that may be closed for others.
+    /// Returns the oldest connection matching `of` that may be evicted.
     fn oldest(&self, mut of: impl FnMut(&Connection) -> bool) -> Option<u64> {
         let evictable = self.open.iter().filter(|(_, connection)| !self.is_reserved(&connection.network));
         evictable.into_iter().find(|(_, connection)| of(connection)).map(|(id, _)| *id)
     }
 }
 
-/// The open connections.
+/// Table of the open connections.
 #[derive(Debug)]
 pub struct ConnectionTable {
     limits: Limits,
@@ -392,12 +393,12 @@ pub struct ConnectionTable {
 }
 
 impl ConnectionTable {
-    /// An empty table. `shed` counts the connections that are `evicted`, `refused` or `stalled`.
+    /// Creates an empty table. `shed` counts the connections that are `evicted`, `refused` or `stalled`.
     pub fn new(limits: Limits, shed: CounterBy) -> Arc<Self> {
         Arc::new(Self { limits, state: Mutex::default(), shed })
     }
 
-    /// Adds a new anonymous connection, if need be in place of another one. `None`: there is no room.
+    /// Adds a new anonymous connection, evicting another one if necessary. `None` if there is no slot.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<OpenConnection> {
         let network = network_of(address);
         let mut state = self.state();
@@ -425,11 +426,11 @@ impl ConnectionTable {
         Some(OpenConnection(connection))
     }
 
-    /// Which connection has to go for one more of `network`, if any.
+    /// Returns the connection to evict for a new one of `network`, if any.
     fn room(&self, state: &mut State, network: &IpNet) -> Result<Option<u64>, Full> {
         let limits = &self.limits;
         let [anonymous, ..] = state.held(network);
-        // A new connection of kube-apiserver is anonymous until its first request: its network has the reserved room.
+        // A new connection of kube-apiserver is anonymous until its first request: its network has reserved slots.
         let most = if state.has_api_server(network) {
             limits.anonymous_beside_api_server
         } else {
@@ -453,7 +454,7 @@ impl ConnectionTable {
         found.map(Some).ok_or(Full)
     }
 
-    /// Reserves room for an address from which kube-apiserver is expected. Nothing else follows from it.
+    /// Reserves slots for an address from which kube-apiserver is expected. Grants no other privilege.
     pub fn expect_api_server(&self, address: IpAddr) {
         self.state().api_servers.insert(network_of(address), Instant::now());
     }
@@ -478,7 +479,7 @@ impl ConnectionTable {
     }
 }
 
-/// There is no connection that may be closed for another one.
+/// No connection may be evicted for the new one.
 struct Full;
 
 #[cfg(test)]

@@ -23,12 +23,12 @@ fn address(last: u8) -> IpAddr {
     [192, 0, 2, last].into()
 }
 
-/// Of a network of its own, in one of the sites.
+/// Returns an address in its own network of a site.
 fn of_site(site: u16, network: u16) -> IpAddr {
     std::net::Ipv6Addr::new(0x2001, 0xdb8, site, network, 0, 0, 0, 1).into()
 }
 
-/// As many busy connections as there is room for, each of a network of its own.
+/// Fills the table with busy connections, each in its own network.
 fn fill_by_site(table: &Arc<ConnectionTable>, site: u16, trust: Trust) -> Vec<(OpenConnection, InFlight)> {
     let admitted = (0..1000).map_while(|network| {
         let open = table.admit(of_site(site, network))?;
@@ -47,7 +47,7 @@ fn is_evicted(open: &OpenConnection) -> bool {
     open.connection().evicted.is_cancelled()
 }
 
-/// Connections that have had a request and are idle.
+/// Opens connections that have had a request and are idle.
 fn fill(table: &Arc<ConnectionTable>, last: u8, count: usize) -> Vec<OpenConnection> {
     let admitted = (0..count).map(|_| {
         let open = table.admit(address(last)).expect("there is room");
@@ -143,13 +143,13 @@ fn a_new_connection_of_kube_apiserver_has_the_reserved_room_before_it_has_proven
     let table = table();
     let proven = fill(&table, 1, 1).remove(0);
     proven.connection().mark(Trust::ApiServer);
-    // Strangers from many networks, all of them at work.
+    // Strangers from many networks, all of them busy.
     let strangers: Vec<_> = (2..=200).filter_map(|last| table.admit(address(last))).collect();
     let _work: Vec<_> = strangers.iter().map(busy).collect();
     assert!(table.admit(address(201)).is_none(), "there is no room for one more stranger");
     let mut own = fill(&table, 1, 2);
     assert_eq!(own.len(), 2);
-    // And what it has open is not closed for strangers.
+    // And its open connections are not evicted for strangers.
     let _work: Vec<_> = own.iter().map(busy).collect();
     let _more: Vec<_> = (202..=220).filter_map(|last| table.admit(address(last))).collect();
     assert!(!own.drain(..).any(|open| is_evicted(&open)));
@@ -164,7 +164,7 @@ fn sockets_that_are_being_closed_are_bounded() {
     assert!(table.admit(address(1)).is_some());
 }
 
-/// A connection whose client has not read for a while.
+/// Stalls a connection.
 fn stall(open: &OpenConnection) {
     open.connection().activity().stall_since(tokio::time::Instant::now() - Duration::from_secs(5));
 }
@@ -197,7 +197,7 @@ fn a_network_at_its_limit_closes_its_own_stalled_connection_first() {
     assert_eq!(own.iter().map(is_evicted).collect::<Vec<_>>(), [false, false, true, false]);
 }
 
-/// One search serves many new connections, in the order of what they are worth.
+/// One search serves many new connections, in the order of their value.
 #[test]
 fn a_full_table_is_searched_once_in_a_while() {
     let limits = Limits { search_interval: Duration::from_secs(3600), ..SMALL };
@@ -212,7 +212,7 @@ fn a_full_table_is_searched_once_in_a_while() {
     assert!(is_evicted(&all[0]) && !admitted.iter().any(is_evicted));
 }
 
-/// Whoever opens one connection after the other from the network that holds most must not use up what others could get.
+/// A client of the largest network that keeps connecting must not use up the candidates of others.
 #[test]
 fn attempts_of_the_largest_network_keep_out_nobody_else() {
     let limits = Limits { search_interval: Duration::from_secs(3600), ..SMALL };
@@ -227,7 +227,7 @@ fn attempts_of_the_largest_network_keep_out_nobody_else() {
     assert_eq!(all.iter().filter(|open| is_evicted(open)).count(), 1);
 }
 
-/// They are never closed for others.
+/// They are never evicted for others.
 #[test]
 fn connections_beside_kube_apiserver_take_no_places_of_others() {
     let table = table();
@@ -273,7 +273,7 @@ fn a_network_that_kube_apiserver_has_used_lately_has_room_and_nothing_else() {
     assert_eq!(own.iter().filter(|open| is_evicted(open)).count(), 1, "it holds as many as any other network");
 }
 
-/// A replica that is started under attack has seen no proven connection yet.
+/// A replica started under attack has seen no proven connection yet.
 #[test]
 fn kube_apiserver_has_room_where_it_is_expected() {
     let table = table();
@@ -285,7 +285,7 @@ fn kube_apiserver_has_room_where_it_is_expected() {
     assert!(!own[0].connection().is_beside_api_server(), "nothing is proven");
 }
 
-/// Whoever owns an IPv6 /48 has 65,536 networks.
+/// An owner of an IPv6 /48 has 65,536 networks.
 #[test]
 fn a_site_that_takes_everything_makes_room_for_others() {
     let table = table();
@@ -312,7 +312,7 @@ fn busy_connections_with_a_token_keep_half_of_the_room() {
     assert_eq!(evicted(&people), newest, "the rest makes no room for strangers");
 }
 
-/// A hundred thousand strangers with a connection each must not hide who holds most.
+/// A hundred thousand strangers with one connection each must not hide the largest holder.
 #[test]
 fn the_largest_share_makes_room_first_whoever_has_it() {
     let table = table();
@@ -325,7 +325,7 @@ fn the_largest_share_makes_room_first_whoever_has_it() {
     assert!(!strangers.iter().any(is_evicted));
 }
 
-/// Kubelet's probes are answered at once, and what keeps a connection open for long is no probe.
+/// Kubelet's probes are answered at once; a connection that stays open for long is not a probe.
 #[test]
 fn the_oldest_connection_makes_room_for_a_probe() {
     let table = ConnectionTable::new(Limits { closes_oldest: true, ..SMALL }, Metrics::default().connections_shed);
@@ -335,7 +335,7 @@ fn the_oldest_connection_makes_room_for_a_probe() {
     let next = table.admit(of_site(101, 0)).expect("the next one, too");
     assert_eq!(attackers.iter().take_while(|open| is_evicted(open)).count(), 2);
     assert!(![probe, next].iter().any(is_evicted));
-    // Somebody may share kubelet's address.
+    // Another client may share kubelet's address.
     let own: Vec<_> = (0..SMALL.anonymous_of_network).map(|_| table.admit(of_site(200, 0)).unwrap()).collect();
     let _requests: Vec<_> = own.iter().map(busy).collect();
     let _probe = table.admit(of_site(200, 0)).expect("it is answered");

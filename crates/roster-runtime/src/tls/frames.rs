@@ -1,7 +1,7 @@
-//! Response bodies in small frames, which hold a value until their client has read them.
+//! Splits response bodies into small frames and holds a value until the client has read them.
 //!
-//! hyper takes frames until its write buffer is full, and drops a body with the last one. A body of one large frame would
-//! be dropped before its client has read anything. In small frames, hyper takes each when it has room for it.
+//! hyper takes frames until its write buffer is full, and drops a body after taking its last frame. It would drop a
+//! body of one large frame before its client reads anything. It takes each small frame only when its buffer has space.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,11 +9,11 @@ use std::task::{Context, Poll, ready};
 use axum::body::{Body, Bytes, HttpBody};
 use http_body::{Frame, SizeHint};
 
-/// Largest frame: one TLS record. hyper's write buffer has room for two, and for 16 on connections of kube-apiserver.
+/// Maximum frame size: one TLS record. hyper's write buffer holds two, and 16 on connections of kube-apiserver.
 const MOST_FRAME_BYTES: usize = 16 * 1024;
 
-/// Splits the body into frames of at most 16 KiB, and holds `held` until the body is dropped. A body of one frame is
-/// returned as it is: hyper buffers it at once, so there is nothing to hold.
+/// Splits the body into frames of at most 16 KiB, and holds `held` until the body is dropped. A body of a single frame
+/// is returned unchanged: hyper buffers it at once, so there is nothing to hold.
 pub fn hold<T: Send + Unpin + 'static>(body: Body, held: T) -> Body {
     if body.size_hint().exact().is_some_and(|bytes| bytes <= MOST_FRAME_BYTES as u64) {
         return body;
@@ -23,7 +23,7 @@ pub fn hold<T: Send + Unpin + 'static>(body: Body, held: T) -> Body {
 
 struct HoldingBody<T> {
     body: Body,
-    /// What is left of the inner body's last frame.
+    /// Rest of the inner body's last frame.
     rest: Bytes,
     _held: T,
 }
@@ -48,8 +48,8 @@ impl<T: Unpin> HttpBody for HoldingBody<T> {
         Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
     }
 
-    /// Never known before the end: hyper would drop the body together with its last frame. This way it first writes what
-    /// its buffer has no room for.
+    /// Never true before the end: hyper would drop the body together with its last frame. This way it first writes what
+    /// does not fit into its buffer.
     fn is_end_stream(&self) -> bool {
         false
     }
@@ -70,7 +70,7 @@ mod tests {
     use http_body_util::BodyExt;
     use rstest::rstest;
 
-    /// A body of the parts: a stream without a known length if there are several.
+    /// Returns a body of these parts: a stream without a known length if there are several.
     fn body(parts: &[usize]) -> Body {
         if let [length] = *parts {
             return Body::from(vec![b'x'; length]);

@@ -1,4 +1,4 @@
-//! A serving certificate that somebody else keeps in a Secret, as cert-manager does.
+//! External serving certificate, maintained in a Secret, for example by cert-manager.
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
@@ -6,15 +6,15 @@ use k8s_openapi::api::core::v1::Secret;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// What a Secret of type `kubernetes.io/tls` holds.
+/// Contents of a Secret of type `kubernetes.io/tls`.
 pub struct Given {
-    /// The certificate and those on the way to its authority.
+    /// The certificate and its intermediates.
     pub chain: Vec<CertificateDer<'static>>,
-    /// Its key.
+    /// Private key of the certificate.
     pub key: PrivateKeyDer<'static>,
-    /// What clients have to trust, PEM.
+    /// CA bundle that clients must trust, PEM.
     pub authority: String,
-    /// When it expires.
+    /// When the certificate expires.
     pub not_after: Timestamp,
 }
 
@@ -22,7 +22,7 @@ impl Given {
     /// Reads the Secret.
     ///
     /// # Errors
-    /// If something is missing or does not parse; the message names the key of the Secret, and nothing of its value.
+    /// If something is missing or does not parse; the message names the key of the Secret, never its value.
     pub fn read(secret: &Secret) -> Result<Self> {
         let bytes = |key: &str| {
             let bytes = secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
@@ -35,7 +35,7 @@ impl Given {
         let leaf = chain.first().context("tls.crt holds no certificate")?;
         let (_, parsed) = x509_parser::parse_x509_certificate(leaf).ok().context("tls.crt does not parse")?;
         let not_after = Timestamp::from_second(parsed.validity().not_after.timestamp())?;
-        // The parser's error is not passed on: nothing of a key belongs into a log.
+        // The parser's error is dropped: it might leak part of the key into a log.
         let key = PrivateKeyDer::from_pem_slice(bytes("tls.key")?).ok().context("tls.key does not parse")?;
         let authority = std::str::from_utf8(bytes("ca.crt")?).ok().context("ca.crt is not PEM")?.trim().to_owned();
         ensure!(authority.contains("BEGIN CERTIFICATE"), "ca.crt is not PEM");

@@ -1,11 +1,10 @@
-//! The accept loop of the TLS port and the probe port.
+//! Accept loop of the TLS port and the probe port.
 //!
-//! Of our own because a TLS handshake must never hold up the next connection, certificates change without a restart,
-//! and the number of connections, those of one peer, their headers, the answers that they do not read, and the time that
-//! each may do nothing are all bounded. See [`super::connections`] for who makes room for whom, and [`super::socket`] for
-//! clients that do not read.
+//! Roster has its own because a TLS handshake must never delay the next connection, certificates change without a
+//! restart, and it limits the connections, in total and per peer, their headers, unread responses and idle time. See
+//! [`super::connections`] for eviction, and [`super::socket`] for clients that do not read.
 //!
-//! HTTP/1.1 only: an HTTP/2 client could hold many answers on one connection by windows that it keeps closed.
+//! HTTP/1.1 only: an HTTP/2 client could hold many responses on one connection by keeping its windows closed.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -42,38 +41,39 @@ use crate::metrics::CounterBy;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(10);
-/// Clients in Go give up an idle connection after 90 s: they are to be the first.
+/// Go clients close idle connections after 90 s: they should do so first.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What the headers of a request may take. Beyond it, hyper answers 431.
+/// Limits of request headers. Beyond them, hyper responds with 431.
 #[derive(Clone, Copy)]
 struct HeaderLimits {
-    /// Bytes of the request line and all headers. hyper looks at it between two reads, so the last read may exceed it.
+    /// Bytes of the request line and all headers. hyper checks between two reads, so the last read may exceed it.
     bytes: usize,
     count: usize,
 }
 
-/// kube-apiserver's: an identity with a few thousand groups.
+/// Limits for kube-apiserver: an identity with a few thousand groups.
 const API_SERVER_HEADERS: HeaderLimits = HeaderLimits { bytes: 256 * 1024, count: 4096 };
-/// Everybody else's: a bearer token of 16 KiB, and what browsers and proxies add. Half-sent headers stay in memory.
+/// Limits for all other clients: a bearer token of 16 KiB, and headers of browsers and proxies. Partial headers stay in
+/// memory.
 const HEADERS: HeaderLimits = HeaderLimits { bytes: 32 * 1024, count: 100 };
 
-/// Bytes of an answer that wait to be encrypted and sent, except kube-apiserver's: one TLS record.
+/// Response bytes that may wait to be encrypted and sent, except to kube-apiserver: one TLS record.
 const TLS_BUFFER: usize = 16 * 1024;
 
 const AMBIGUOUS_HOST: &str = "the request must have exactly one Host header\n";
 
-/// Whether a chain of client certificates is kube-apiserver's.
+/// Returns whether a chain of client certificates is kube-apiserver's.
 pub type Recognizer = Arc<dyn Fn(&[CertificateDer<'static>]) -> bool + Send + Sync>;
 
-/// How connections are served.
+/// Configuration of a port.
 #[derive(Clone)]
 pub struct Port {
-    /// The serving certificate of the moment. `None`: plain HTTP.
+    /// Current TLS configuration. `None`: plain HTTP.
     pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
-    /// How many connections may be open.
+    /// Limits on open connections.
     pub limits: Limits,
-    /// What answers.
+    /// Handles requests.
     pub app: Router,
     /// Recognizes kube-apiserver at the handshake.
     pub is_api_server: Recognizer,
@@ -81,15 +81,15 @@ pub struct Port {
     pub api_servers: Vec<IpAddr>,
     /// Counts connections that are `evicted`, `refused` or `stalled`.
     pub shed: CounterBy,
-    /// From then on, each answer is the last one on its connection: whoever asks again asks another replica, before this
-    /// one is gone.
+    /// Once cancelled, each response closes its connection, so that clients move to other replicas before this one
+    /// stops.
     pub leaving: CancellationToken,
 }
 
-/// Serves `port` until `shutdown`, then lets requests in flight end.
+/// Serves `port` until `shutdown`, then waits for requests in flight.
 ///
 /// # Errors
-/// None of its own: a failed accept is logged and tried again.
+/// None of its own: failed accepts are logged and retried.
 pub async fn serve(listener: TcpListener, port: Port, shutdown: CancellationToken) -> Result<()> {
     let port = Arc::new(port);
     let table = ConnectionTable::new(port.limits, port.shed.clone());
@@ -101,7 +101,7 @@ pub async fn serve(listener: TcpListener, port: Port, shutdown: CancellationToke
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Out of file descriptors, most likely: give others the time to close theirs.
+                    // Probably out of file descriptors: wait until some connections are closed.
                     warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
@@ -171,7 +171,7 @@ impl Port {
     ) -> Result<()> {
         let headers = if connection.trust() == Trust::ApiServer { API_SERVER_HEADERS } else { HEADERS };
         let (activity, peer) = (connection.activity(), Arc::new(peer));
-        // Not as layers of the router: those would be made anew for each route of each connection.
+        // Not layers of the router: those would be rebuilt for each route of each connection.
         let service = service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(Arc::clone(&peer));
             request.extensions_mut().insert(Arc::clone(connection));
@@ -190,8 +190,8 @@ impl Port {
             }
         });
         let mut builder = Builder::new();
-        // Without hyper's timeout for headers: it would run while a connection waits for its next request, and close it
-        // under the hands of a client that is about to send one. The activity bounds them from their first byte on.
+        // hyper's header timeout is disabled: it also runs while a connection waits for its next request, and would
+        // close it just when a client sends one. The activity bounds headers from their first byte on.
         builder.max_headers(headers.count).max_buf_size(headers.bytes);
         let stream = Observed::new(stream, Arc::clone(activity));
         let served = builder.serve_connection(TokioIo::new(stream), service);
@@ -206,8 +206,8 @@ impl Port {
     }
 }
 
-/// Whether the request has exactly one Host header, as RFC 9112 (3.2) demands of HTTP/1.1. With two, a proxy in front of
-/// Roster may go by another one than Roster does.
+/// Whether the request has exactly one Host header, as RFC 9112 (3.2) requires of HTTP/1.1. With two, a proxy in front
+/// of Roster may use a different one than Roster does.
 fn names_one_host(request: &Request<Incoming>) -> bool {
     match request.headers().get_all(HOST).iter().count() {
         0 => request.version() < Version::HTTP_11,

@@ -15,7 +15,7 @@ use crate::tls::connections::PROBE_LIMITS;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Serves `app` in plain HTTP, and returns a client that takes as little as the kernel allows without reading.
+/// Serves `app` over plain HTTP. Returns a client with the smallest receive buffer that the kernel allows.
 async fn served(app: Router) -> (TcpStream, DropGuard) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpSocket::new_v4().unwrap();
@@ -38,7 +38,7 @@ fn port(app: Router) -> Port {
     }
 }
 
-/// hyper reads the next request when the last answer is written, so what waits for a client is one answer at most.
+/// hyper reads the next request after the last response is written, so at most one response waits for a client.
 #[rstest]
 #[case::no_body("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")]
 #[case::unread_body("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")]
@@ -52,7 +52,7 @@ async fn a_client_that_reads_no_answers_has_few_of_its_requests_answered(#[case]
         async {}
     });
     let (mut client, _shutdown) = served(app).await;
-    // The kernel takes them all from the client, and gives the server as many as it reads.
+    // The kernel accepts them all from the client, and the server gets only those that it reads.
     client.write_all(request.repeat(REQUESTS).as_bytes()).await.unwrap();
     let mut answered_before = 0;
     loop {
@@ -110,7 +110,7 @@ async fn a_request_names_one_host(#[case] head: &str, #[case] status: u16) {
     }
 }
 
-/// A stream on which nothing happens.
+/// A stream without any activity.
 struct Quiet {
     request: &'static [u8],
     flushed: Arc<AtomicUsize>,
@@ -141,7 +141,7 @@ impl AsyncWrite for Quiet {
     }
 }
 
-/// [`Socket`] looks at its timeouts when it is flushed.
+/// [`Socket`] checks its timeouts when it is flushed.
 #[tokio::test]
 async fn a_watch_without_events_is_flushed_now_and_then() {
     let endless = || async { Body::from_stream(futures::stream::pending::<Result<Vec<u8>, Infallible>>()) };
@@ -153,10 +153,10 @@ async fn a_watch_without_events_is_flushed_now_and_then() {
     let peer = Peer { remote: ([127, 0, 0, 1], 1).into(), certificates: Vec::new() };
     let graceful = GracefulShutdown::new();
     let watcher = graceful.watcher();
-    // A task of its own: this one's timers must not wake it.
+    // A separate task, so that this task's timers do not wake it.
     let served = tokio::spawn(async move { port.requests(stream, peer, open.connection(), watcher).await });
     let flushed_again = async {
-        // Until the answer has begun.
+        // Wait until the response has started.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let before = flushed.load(Ordering::Relaxed);
         while flushed.load(Ordering::Relaxed) == before {

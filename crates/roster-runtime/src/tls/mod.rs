@@ -1,4 +1,4 @@
-//! The TLS port, and the certificates that Roster makes for it.
+//! TLS port and its certificates.
 //!
 //! ```text
 //!  authority (pure) ──▶ certificates: the CA's Secret ──▶ serving certificate ──▶ listener ──▶ router
@@ -7,7 +7,8 @@
 //!                            └──▶ origin: admission paths that only kube-apiserver knows
 //! ```
 //!
-//! With `--serving-certificate-secret`, the serving certificate is given (by cert-manager, say), and so is the trust in it.
+//! With `--serving-certificate-secret`, the serving certificate and the trust in it are managed externally, for example
+//! by cert-manager.
 
 pub mod activity;
 pub mod api_servers;

@@ -1,5 +1,4 @@
-//! Permits for work that callers cause before they are authenticated: a share for each network and site, and a reserve for
-//! the networks of kube-apiserver.
+//! Permits for work before authentication: limited per network and site, with a reserve for networks of kube-apiserver.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,17 +19,17 @@ use crate::operations::seats::{Seat, Seats};
 pub struct RequestNetwork {
     /// Counts as one peer.
     pub network: IpNet,
-    /// Whether it holds proven connections of kube-apiserver at this moment.
+    /// Whether it currently holds proven connections of kube-apiserver.
     pub is_beside_api_server: bool,
 }
 
 impl RequestNetwork {
-    /// The network of that address.
+    /// Returns the network of that address.
     pub fn new(address: IpAddr, is_beside_api_server: bool) -> Self {
         Self { network: network_of(address), is_beside_api_server }
     }
 
-    /// Returns the network of the request that has these extensions, or `None` if its connection is not known.
+    /// Returns the network of the request with these extensions, or `None` if its connection is unknown.
     pub fn of(extensions: &Extensions) -> Option<Self> {
         let peer = extensions.get::<Arc<Peer>>()?;
         let connection = extensions.get::<Arc<Connection>>();
@@ -38,29 +37,29 @@ impl RequestNetwork {
     }
 }
 
-/// How many permits there are.
+/// Limits on permits.
 #[derive(Clone, Copy, Debug)]
 pub struct NetworkPermitLimits {
-    /// All together.
+    /// All permits.
     pub total: usize,
-    /// Those of networks that kube-apiserver does not use. The rest of `total` is reserved for those that it uses.
+    /// Permits for networks that kube-apiserver does not use. The rest of `total` is reserved for those that it uses.
     pub direct: usize,
-    /// Those of one network that kube-apiserver does not use.
+    /// Permits for one network that kube-apiserver does not use.
     pub of_network: usize,
-    /// Those of all networks of one site.
+    /// Permits for all networks of one site.
     pub of_site: usize,
 }
 
-/// Seats for networks, of which a site has a bounded number too.
+/// Permits per network, also limited per site.
 #[derive(Debug)]
 pub struct NetworkSeats {
-    /// Keys are networks and sites, which have prefixes of different lengths.
+    /// Keys are networks and sites, which differ in prefix length.
     seats: Arc<Seats<IpNet>>,
     of_network: usize,
     of_site: usize,
 }
 
-/// A seat of a network and of its site, given back when dropped.
+/// A permit of a network and its site, released when dropped.
 #[derive(Debug)]
 pub struct NetworkSeat {
     _network: Seat<IpNet>,
@@ -68,12 +67,12 @@ pub struct NetworkSeat {
 }
 
 impl NetworkSeats {
-    /// At most `of_network` for each network, and `of_site` for all networks of a site.
+    /// Allows `of_network` permits for each network, and `of_site` for all networks of a site.
     pub fn new(of_network: usize, of_site: usize) -> Self {
         Self { seats: Seats::new(of_network), of_network, of_site }
     }
 
-    /// Takes one more seat, if neither the network nor its site has too many.
+    /// Takes a permit, unless the network or its site is at its limit.
     pub fn take(&self, network: IpNet) -> Option<NetworkSeat> {
         let of_network = self.seats.take_up_to(network, self.of_network)?;
         let of_site = self.seats.take_up_to(site_of(network), self.of_site)?;
@@ -89,7 +88,7 @@ pub struct NetworkPermits {
     strangers: NetworkSeats,
 }
 
-/// A permit, given back when dropped.
+/// A permit, released when dropped.
 #[derive(Debug)]
 pub struct NetworkPermit<'a> {
     _direct: Option<(NetworkSeat, SemaphorePermit<'a>)>,
@@ -97,15 +96,15 @@ pub struct NetworkPermit<'a> {
 }
 
 impl NetworkPermits {
-    /// All permits are free.
+    /// Creates the permits, all of them free.
     pub fn new(limits: NetworkPermitLimits) -> Self {
         let NetworkPermitLimits { total, direct, of_network, of_site } = limits;
         let strangers = NetworkSeats::new(of_network, of_site);
         Self { total: Semaphore::new(total), direct: Semaphore::new(direct), strangers }
     }
 
-    /// Takes a permit. A network of kube-apiserver waits for one for up to `patience`; others do not wait. `None`: there
-    /// is none.
+    /// Takes a permit. A network of kube-apiserver waits for one for up to `patience`; others do not wait. `None` if
+    /// there is none.
     pub async fn take(&self, source: RequestNetwork, patience: Duration) -> Option<NetworkPermit<'_>> {
         if source.is_beside_api_server {
             let total = timeout(patience, self.total.acquire()).await.ok()?.ok()?;
@@ -124,7 +123,7 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// A network of a site of its own.
+    /// Returns a network in its own site.
     fn source(site: u8, is_beside_api_server: bool) -> RequestNetwork {
         RequestNetwork::new([192, 0, site, 1].into(), is_beside_api_server)
     }
@@ -151,7 +150,7 @@ mod tests {
         assert_eq!(taken(&permits, source(3, false)).await.len(), FEW.of_network);
     }
 
-    /// Whoever owns a site has any number of networks.
+    /// An owner of a site has any number of networks.
     #[tokio::test]
     async fn the_networks_of_a_site_share() {
         let permits = NetworkPermits::new(FEW);

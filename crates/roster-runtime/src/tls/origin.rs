@@ -1,10 +1,10 @@
 //! Proof that an admission request comes from kube-apiserver.
 //!
-//! kube-apiserver presents no client certificate to webhooks unless it is started with one, so the proof is in the path:
-//! `/admission/<segment>/<route>`. Roster derives the segment from the private key of its certificate authority and
-//! writes it into the webhook configurations, which only administrators can read. Each webhook has a segment of its own,
-//! and each segment changes once a day: kube-apiserver repeats the URL of a webhook that it can't reach in the error that
-//! it returns to the caller, and what leaks that way must not open more than that webhook, or for long.
+//! kube-apiserver presents no client certificate to webhooks unless it is configured with one, so the proof is in the
+//! path: `/admission/<segment>/<route>`. Roster derives the segment from the private key of its certificate authority
+//! and writes it into the webhook configurations, which only administrators can read. Each webhook has its own segment,
+//! which changes once a day: if kube-apiserver can't reach a webhook, it returns the URL to the caller in its error.
+//! A leaked segment opens only that webhook, and not for long.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,37 +17,37 @@ use roster_credentials::digest::hex;
 
 use super::authority::Authorities;
 
-/// Where all admission paths begin.
+/// Prefix of all admission paths.
 pub const PREFIX: &str = "/admission/";
 
 const PURPOSE: &str = "roster admission path v1";
 
-/// How long a segment is published. It is accepted for as long again.
+/// How long a segment is published. It is accepted for the same time again.
 const PERIOD: Duration = Duration::from_secs(86_400);
 
 /// Admission webhooks of the chart.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Webhook {
-    /// Replaces plaintext passwords by hashes.
+    /// Replaces plaintext passwords with hashes.
     PasswordSecrets,
-    /// Guards Users.
+    /// Validates Users.
     Users,
-    /// Guards Groups.
+    /// Validates Groups.
     Groups,
-    /// Guards labels of Namespaces.
+    /// Validates labels of Namespaces.
     Namespaces,
-    /// Guards password Secrets.
+    /// Validates password Secrets.
     Secrets,
-    /// Refuses cycles of Groups.
+    /// Rejects cycles of Groups.
     Cycles,
-    /// Counts namespaces of an owner.
+    /// Limits the namespaces of an owner.
     NamespaceQuota,
     /// Moves quota to where it is needed.
     QuotaHints,
 }
 
 impl Webhook {
-    /// Every webhook.
+    /// All webhooks.
     pub const ALL: [Self; 8] = [
         Self::PasswordSecrets,
         Self::Users,
@@ -87,25 +87,25 @@ impl Webhook {
         }
     }
 
-    /// Returns the webhook of that name.
+    /// Returns the webhook with that name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|webhook| webhook.name() == name)
     }
 
-    /// Returns the webhook that a path leads to, and the segment in the path, which proves nothing yet.
+    /// Returns the webhook that a path leads to, and the segment in the path, which is not verified yet.
     fn of_path(path: &str) -> Option<(Self, &str)> {
         let (segment, route) = path.strip_prefix(PREFIX)?.split_once('/')?;
         let webhook = Self::ALL.into_iter().find(|webhook| webhook.route().strip_prefix('/') == Some(route))?;
         Some((webhook, segment))
     }
 
-    /// Returns the segment of this webhook that belongs to a key. It is hexadecimal because kube-apiserver accepts only
-    /// lowercase DNS names between the slashes of `clientConfig.service.path`.
+    /// Returns this webhook's segment for a key. It is hexadecimal because kube-apiserver accepts only lowercase DNS
+    /// names between the slashes of `clientConfig.service.path`.
     fn segment(self, key: &hmac::Key) -> String {
         hex(hmac::sign(key, self.name().as_bytes()).as_ref())
     }
 
-    /// Returns the path to publish in the webhook configuration: one that every replica accepts.
+    /// Returns the path to publish in the webhook configuration, which every replica accepts.
     pub fn path(self, authorities: &Authorities, now: Timestamp) -> String {
         let keys = authorities.derive_periodic(PURPOSE, PERIOD, now);
         format!("{PREFIX}{}{}", self.segment(&keys[0]), self.route())
@@ -117,7 +117,7 @@ impl Webhook {
 pub struct Origin(Arc<ArcSwap<Authorities>>);
 
 impl Origin {
-    /// Accepts the segments of these authorities, which all replicas share.
+    /// Accepts segments of these authorities, which all replicas share.
     pub const fn new(authorities: Arc<ArcSwap<Authorities>>) -> Self {
         Self(authorities)
     }

@@ -1,8 +1,8 @@
-//! Who is at the other end of a connection.
+//! The remote end of a connection.
 //!
-//! A client certificate is asked for and not required, and any chain is let through the handshake, which proves no more
-//! than that the client has its key. Whether the chain counts for anything is decided for each request: the authorities
-//! that count change while connections last, and a wrong certificate is to be answered, not cut off.
+//! A client certificate is requested but not required, and the handshake accepts any chain: it proves only that the
+//! client has the key. Each request then decides whether the chain is trusted: trusted authorities change while
+//! connections last, and a wrong certificate should get a response, not a closed connection.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,27 +14,27 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-/// Longest certificate chain, in bytes. It is kept as long as the connection, and anybody can show one.
+/// Maximum size of a certificate chain, in bytes. It is kept as long as the connection, and any client can present one.
 const MAX_CHAIN_BYTES: usize = 16 * 1024;
 
-/// The other end of a connection, an extension of each request on it.
+/// The remote end of a connection; an extension of each request on it.
 #[derive(Debug)]
 pub struct Peer {
-    /// Its address.
+    /// Address of the client.
     pub remote: SocketAddr,
-    /// The certificates that it has shown, its own first. It has the key of that one; nothing else is proven.
+    /// Certificates presented by the client, its own first. It has the key of that one; nothing else is proven.
     pub certificates: Vec<CertificateDer<'static>>,
 }
 
-/// Takes whatever certificate a client has the key of.
+/// Accepts any client certificate whose key the client has.
 #[derive(Debug)]
 pub struct AnyClientCertificate(Arc<CryptoProvider>);
 
 impl AnyClientCertificate {
-    /// By way of the process's TLS provider.
+    /// Uses the process's TLS provider.
     ///
     /// # Errors
-    /// If none is installed.
+    /// If no provider is installed.
     pub fn new() -> Result<Self> {
         Ok(Self(Arc::clone(CryptoProvider::get_default().context("no TLS provider is installed")?)))
     }

@@ -1,24 +1,25 @@
-//! The socket under a connection: what the kernel may hold for it, and whether its client reads.
+//! Socket of a connection: limits what the kernel buffers for it, and detects clients that do not read.
 //!
-//! A client that never reads its answers fills the send buffer, which the kernel otherwise lets grow to megabytes that
-//! count for the memory of the pod. Requests that it sends meanwhile fill the receive buffer. Four bounds hold this down:
+//! A client that never reads its responses fills the send buffer, which the kernel otherwise grows to megabytes that
+//! count towards the memory of the pod. Requests that it sends meanwhile fill the receive buffer. Four options limit
+//! this:
 //!
-//! - `TCP_NOTSENT_LOWAT`: Roster writes no more while the kernel has not sent what it got. Unlike a small send buffer, it
-//!   does not slow down fast clients, because data on its way to the client does not count. It also reports progress in
-//!   small steps, so a slow reader is not taken for one that has stopped.
-//! - `SO_SNDBUF`: bounds what a client that reads but acknowledges nothing can hold. kube-apiserver is exempt: the kernel
-//!   adapts its buffers to the bandwidth and latency of the control plane.
+//! - `TCP_NOTSENT_LOWAT`: Roster stops writing while the kernel has unsent data. Unlike a small send buffer, it does
+//!   not slow down fast clients, because data in flight does not count. It also reports progress in small steps, so a
+//!   slow reader is not mistaken for one that has stopped.
+//! - `SO_SNDBUF`: bounds what a client that acknowledges nothing can hold. kube-apiserver is exempt: the kernel adapts
+//!   its buffers to the bandwidth and latency of the control plane.
 //! - `SO_RCVBUF`: the same for requests. It is small until the connection has proven that it comes from kube-apiserver.
-//! - `TCP_USER_TIMEOUT` once Roster has closed the connection: the kernel drops what the client does not take.
+//! - `TCP_USER_TIMEOUT` once Roster has closed the connection: the kernel drops what the client does not read.
 //!
-//! Two timers of the kernel end connections whose client has disappeared:
+//! Two kernel timers end connections of clients that have disappeared:
 //!
-//! - Keepalive probes, if nothing is waiting to be acknowledged.
-//! - `TCP_USER_TIMEOUT`, if something is. Without it, the kernel would repeat that for 15 minutes. The timeout is set only
-//!   while no write has had to wait for [`SILENCE`]. The kernel counts from the first probe of a small window, so with an
-//!   earlier timeout it would end the connection of a client that reads slowly all the time.
+//! - Keepalive probes, if no data is unacknowledged.
+//! - `TCP_USER_TIMEOUT`, if some is. Without it, the kernel would retransmit for 15 minutes. It is set only once no
+//!   write has blocked for [`SILENCE`]. The kernel counts from the first probe of a small window, so an earlier timeout
+//!   would disconnect clients that read slowly all the time.
 //!
-//! Above the kernel, [`Socket`] reports to [`Activity`](super::activity::Activity) when a write has to wait.
+//! Above the kernel, [`Socket`] reports blocked writes to [`Activity`](super::activity::Activity).
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -36,33 +37,34 @@ use super::connections::{Connection, Trust};
 /// Bytes of `TCP_NOTSENT_LOWAT`. The kernel may exceed it by the segment that it is filling, up to 64 KiB.
 const UNSENT: u32 = 16 * 1024;
 
-/// Bytes of `SO_SNDBUF`, which the kernel doubles for its own bookkeeping: 64 KiB in flight are 64 MB/s at a round trip of
-/// 1 ms.
+/// Bytes of `SO_SNDBUF`, which the kernel doubles for its own bookkeeping: 64 KiB in flight are 64 MB/s at a round trip
+/// of 1 ms.
 const SEND_BUFFER: usize = 32 * 1024;
 
-/// Bytes of `SO_RCVBUF` of connections that have not proven to come from kube-apiserver. The kernel doubles it. Requests
-/// wait there while their client does not read the answers to earlier ones. The bodies of these clients have 64 KiB at most.
+/// Bytes of `SO_RCVBUF` of connections not proven to be kube-apiserver's. The kernel doubles it. Requests wait there
+/// while their client does not read earlier responses. These clients' bodies have 64 KiB at most.
 const RECEIVE_BUFFER: usize = 16 * 1024;
 
-/// Bytes of `SO_RCVBUF` of connections of kube-apiserver, which the kernel doubles. The window must hold two segments, which
-/// have 64 KiB on loopback: with room for less, each waits for a delayed acknowledgement, and a review of 1 MB takes seconds.
+/// Bytes of `SO_RCVBUF` of connections of kube-apiserver, which the kernel doubles. The window must hold two segments,
+/// which have 64 KiB on loopback. Otherwise each waits for a delayed acknowledgement, and a review of 1 MB takes
+/// seconds.
 const API_SERVER_RECEIVE_BUFFER: usize = 128 * 1024;
 
-/// Ends the connection of a client that has disappeared without closing it within a minute: a watch without events would
-/// hold its permit until its end.
+/// Detects within a minute that a client disappeared without closing its connection: a watch without events would hold
+/// its permit until its end.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3);
 
-/// How long a client may acknowledge nothing of what was written to it, while no write has to wait. A client that reads as
-/// slowly as [`stall_timeout`] allows has read all that the kernel can hold by then. The one client that reads and is
-/// disconnected all the same is one whose receive buffer stays full for minutes, because it reads exactly as fast as
-/// something new is written.
+/// How long a client may acknowledge no written data while no write is blocked. A client that reads as slowly as
+/// [`stall_timeout`] allows has read everything in the kernel's buffers by then. The only reading client that is
+/// disconnected is one whose receive buffer stays full for minutes, because it reads exactly as fast as data is
+/// written.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// Returns how long a client may take nothing of an answer.
+/// Returns how long a client may read nothing of a response.
 ///
-/// A slow client of kube-apiserver looks from here as if nothing were read for a while: kube-apiserver buffers megabytes,
-/// and takes more only when a good part of them is gone. It ends most requests after 60 s itself.
+/// A slow client behind kube-apiserver looks as if nothing were read for a while: kube-apiserver buffers megabytes, and
+/// reads more only when a good part of them is sent. It ends most requests after 60 s itself.
 pub const fn stall_timeout(trust: Trust) -> Duration {
     match trust {
         Trust::Anonymous | Trust::Authenticated => Duration::from_secs(10),
@@ -76,19 +78,19 @@ pub struct Socket {
     stream: TcpStream,
     connection: Arc<Connection>,
     is_blocked: bool,
-    /// When the last write that had to wait ended.
+    /// When the last blocked write ended.
     unblocked: Instant,
     /// Whether the kernel ends the connection after [`SILENCE`].
     is_timed: bool,
-    /// Whether the receive buffer is that of kube-apiserver.
+    /// Whether the receive buffer has the size for kube-apiserver.
     is_wide: bool,
 }
 
 impl Socket {
-    /// Bounds what the kernel holds for `stream`, and reports blocked writes to the activity of `connection`.
+    /// Limits the kernel's buffers for `stream`, and reports blocked writes to the activity of `connection`.
     ///
     /// # Errors
-    /// If the kernel refuses an option: the client is gone already.
+    /// If the kernel refuses an option because the client is gone.
     pub fn new(stream: TcpStream, connection: Arc<Connection>) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let socket = SockRef::from(&stream);
@@ -99,11 +101,11 @@ impl Socket {
         Ok(Self { stream, connection, is_blocked: false, unblocked, is_timed: false, is_wide: false })
     }
 
-    /// Bounds the send buffer, except that of kube-apiserver. To be called once, after the handshake: a buffer of a fixed
+    /// Limits the send buffer, except that of kube-apiserver. Call it once, after the handshake: a buffer of a fixed
     /// size never becomes adaptive again.
     ///
     /// # Errors
-    /// If the kernel refuses the option: the client is gone already.
+    /// If the kernel refuses the option because the client is gone.
     pub fn bound_sending(&self) -> io::Result<()> {
         if self.connection.trust() == Trust::ApiServer {
             return Ok(());
@@ -111,22 +113,22 @@ impl Socket {
         SockRef::from(&self.stream).set_send_buffer_size(SEND_BUFFER)
     }
 
-    /// Gives the connection the larger receive buffer once it has proven that it comes from kube-apiserver. Admission
-    /// requests prove it by their path, before their body is read.
+    /// Enlarges the receive buffer once the connection is proven to be kube-apiserver's. Admission requests prove it by
+    /// their path, before their body is read.
     fn widen(&mut self) {
         if !self.is_wide && self.connection.trust() == Trust::ApiServer {
             self.is_wide = true;
-            // With the small buffer, a large review takes longer. That is no reason to end the connection.
+            // With the small buffer, a large review only takes longer, so the connection is kept.
             let _ = SockRef::from(&self.stream).set_recv_buffer_size(API_SERVER_RECEIVE_BUFFER);
         }
     }
 
-    /// Has the kernel end the connection if the client acknowledges nothing for [`SILENCE`], or no longer.
+    /// Sets or clears the kernel timeout for clients that acknowledge nothing for [`SILENCE`].
     fn limit_silence(&mut self) {
         let is_due = !self.is_blocked && self.unblocked.elapsed() >= SILENCE;
         if self.is_timed != is_due {
             self.is_timed = is_due;
-            // The kernel refuses only for a client that is gone already.
+            // The kernel refuses only if the client is gone.
             let _ = SockRef::from(&self.stream).set_tcp_user_timeout(is_due.then_some(SILENCE));
         }
     }
@@ -144,7 +146,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // Otherwise the kernel would go on offering the rest to a client that does not read.
+        // Otherwise the kernel would keep offering the rest to a client that does not read.
         let _ = if self.is_blocked {
             self.stream.set_zero_linger()
         } else {
@@ -185,8 +187,8 @@ impl AsyncWrite for Socket {
         self.stream.is_write_vectored()
     }
 
-    /// hyper calls it whenever the connection is polled and there is nothing to write, and
-    /// [`Activity::idle_for`](super::activity::Activity::idle_for) has it polled every few seconds.
+    /// hyper calls this whenever it polls a connection that has nothing to write, and
+    /// [`Activity::idle_for`](super::activity::Activity::idle_for) causes a poll every few seconds.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.limit_silence();
         Pin::new(&mut self.stream).poll_flush(context)

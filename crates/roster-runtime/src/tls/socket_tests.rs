@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A client that takes as little as the kernel allows without reading, and the socket that serves it.
+/// Returns a client with the smallest receive buffer that the kernel allows, and the socket that serves it.
 async fn pair(trust: Trust) -> (TcpStream, Socket, OpenConnection) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpSocket::new_v4().unwrap();
@@ -23,7 +23,7 @@ async fn pair(trust: Trust) -> (TcpStream, Socket, OpenConnection) {
     (client, socket, open)
 }
 
-/// Writes until the client would have to read, and returns the number of bytes.
+/// Writes until the client would have to read. Returns the number of bytes.
 async fn fill(socket: &mut Socket) -> usize {
     let mut written = 0;
     while let Poll::Ready(count) = futures::poll!(Box::pin(socket.write(&[0; 16 * 1024]))) {
@@ -32,7 +32,7 @@ async fn fill(socket: &mut Socket) -> usize {
     written
 }
 
-/// Lets the client read until the socket has room for one more byte.
+/// Reads from the client until the socket can write one more byte.
 async fn read_on(client: &mut TcpStream, socket: &mut Socket) {
     let read = async {
         let mut buffer = [0; 4096];
@@ -90,7 +90,7 @@ async fn the_receive_buffer_is_small_until_kube_apiserver_is_recognized() {
     assert!(size(&socket) >= 2 * 2 * LOOPBACK_SEGMENT);
 }
 
-/// The kernel would count the time in which a client with a small window reads a large segment bit by bit.
+/// The kernel would count the time in which a client with a small window reads a large segment piece by piece.
 #[tokio::test]
 async fn the_kernel_ends_no_connection_whose_client_reads() {
     for trust in [Trust::Anonymous, Trust::Authenticated, Trust::ApiServer] {
@@ -113,7 +113,7 @@ async fn clients_that_have_disappeared_are_noticed() {
     assert_eq!(options.tcp_keepalive_time().unwrap(), Duration::from_secs(30));
 }
 
-/// Without it, the kernel repeats what is not acknowledged for 15 minutes, and sends no keepalive probes meanwhile.
+/// Without it, the kernel retransmits for 15 minutes and sends no keepalive probes in the meantime.
 #[tokio::test]
 async fn clients_that_disappear_before_they_acknowledge_everything_are_noticed() {
     let (mut client, mut socket, _open) = pair(Trust::Anonymous).await;
@@ -139,7 +139,7 @@ async fn a_client_that_goes_on_reading_unblocks_the_connection() {
     assert!(!is_blocked(activity).await);
 }
 
-/// The client gets a reset instead of the rest of the answer.
+/// The client gets a reset instead of the rest of the response.
 #[tokio::test]
 async fn a_blocked_connection_that_is_closed_leaves_nothing_in_the_kernel() {
     let (mut client, mut socket, _open) = pair(Trust::Anonymous).await;
@@ -151,7 +151,7 @@ async fn a_blocked_connection_that_is_closed_leaves_nothing_in_the_kernel() {
     assert!(rest.len() < written, "all {written} bytes arrived");
 }
 
-/// After the connection is closed, kube-apiserver has as long to take the rest as it has before.
+/// After the connection is closed, kube-apiserver has as long to read the rest as before.
 #[tokio::test]
 async fn the_end_of_an_answer_waits_as_long_as_its_client_may_take() {
     for trust in [Trust::Anonymous, Trust::Authenticated, Trust::ApiServer] {

@@ -1,5 +1,5 @@
-//! The caBundles of the webhook configurations and of the APIService, and the admission paths: the leader keeps them
-//! right, and every replica looks whether it is trusted and called at a path that it accepts.
+//! Publishes caBundles of the webhook configurations and the APIService, and the admission paths. The leader keeps them
+//! up to date; every replica checks that it is trusted and called at a path that it accepts.
 
 use std::fmt::Debug;
 use std::future::ready;
@@ -33,21 +33,21 @@ use crate::operations::health::Health;
 /// Name of the APIService of the directory.
 const API_SERVICE: &str = "v1alpha1.directory.roster.dev";
 
-/// How often, at least, a replica looks whether kube-apiserver calls it at a path that it accepts.
+/// Maximum interval between a replica's checks that kube-apiserver calls it at a path that it accepts.
 const RECHECK: Duration = Duration::from_secs(1);
 
-/// How long a replica waits for the leader to publish a path before it does so itself. The leader may be an older version
-/// that knows of no paths, and it stays until a new replica is ready.
+/// How long a replica waits for the leader to publish a path before it does so itself. The leader may be an older
+/// version that knows no paths, and it stays until a new replica is ready.
 const LEADERS_TURN: Duration = Duration::from_secs(5);
 
-/// Something by which kube-apiserver reaches this port.
+/// A configuration by which kube-apiserver reaches this port.
 trait Configuration:
     Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + PartialEq + Serialize + Send + 'static
 {
-    /// What is trusted on the way.
+    /// Returns its caBundles.
     fn bundles(&mut self) -> Vec<&mut Option<ByteString>>;
 
-    /// Where admission requests go, for each webhook that Roster serves.
+    /// Returns the client configuration of each webhook that Roster serves.
     fn targets(&mut self) -> Vec<(Webhook, &mut WebhookClientConfig)> {
         Vec::new()
     }
@@ -81,7 +81,7 @@ impl Configuration for APIService {
     }
 }
 
-/// A configuration as it was last seen.
+/// Last seen state of a configuration.
 enum Last<K> {
     Unseen,
     Absent,
@@ -104,7 +104,7 @@ impl<K> Last<K> {
     }
 }
 
-/// All of them as they were last seen.
+/// Last seen state of all configurations.
 struct Seen {
     mutating: Last<MutatingWebhookConfiguration>,
     validating: Last<ValidatingWebhookConfiguration>,
@@ -129,11 +129,11 @@ impl Seen {
     }
 }
 
-/// Publishes the authority and the admission paths until `shutdown`: whenever the authority changes, is due for rotation,
-/// or somebody edits a webhook configuration. Errors are logged and tried again: the webhooks go on with what they have.
+/// Publishes the authority and the admission paths until `shutdown`: when the authority changes or is due for rotation,
+/// or a webhook configuration is edited. Errors are logged and retried: the webhooks keep what they have.
 ///
 /// # Errors
-/// None of its own; it ends only when asked.
+/// None of its own; it ends only at `shutdown`.
 pub async fn keep(client: Client, certificates: Certificates, name: String, shutdown: CancellationToken) -> Result<()> {
     let mutating = edits::<MutatingWebhookConfiguration>(&client, &name);
     let validating = edits::<ValidatingWebhookConfiguration>(&client, &name);
@@ -158,11 +158,11 @@ pub async fn keep(client: Client, certificates: Certificates, name: String, shut
     }
 }
 
-/// Tells `health` whether kube-apiserver trusts what this replica serves and calls it at paths that it accepts, until
-/// `shutdown`. Where there is nothing that reaches it, nobody has to.
+/// Reports to `health` whether kube-apiserver trusts this replica's certificate and calls it at paths that it accepts,
+/// until `shutdown`. A configuration that does not exist is no obstacle.
 ///
 /// # Errors
-/// None of its own; it ends only when asked.
+/// None of its own; it ends only at `shutdown`.
 pub async fn observe(
     client: Client,
     certificates: Certificates,
@@ -203,14 +203,14 @@ pub async fn observe(
     }
 }
 
-/// Publishes the admission paths in place of the leader. They follow from the Secret as it is stored now, so that a replica
-/// that lags behind publishes the same as the leader would.
+/// Publishes the admission paths in place of the leader. They are derived from the Secret as currently stored, so that
+/// a replica that lags behind publishes the same paths as the leader.
 async fn stand_in(client: &Client, certificates: &Certificates, seen: &mut Seen) -> Result<()> {
     let authorities = certificates.stored().await?;
     publish_paths(client, &Published { authorities: &authorities, bundle: None }, seen).await
 }
 
-/// The configuration as it changes; `None` where it does not exist.
+/// Streams the configuration; `None` if it does not exist.
 fn edits<K: Configuration>(client: &Client, name: &str) -> impl Stream<Item = Option<K>> + Send + use<K> {
     watch_object(Api::<K>::all(client.clone()), name)
         .default_backoff()
@@ -224,14 +224,14 @@ fn trusts<K: Configuration>(configuration: Option<&K>, signer: &str) -> bool {
     bundles.all(|bundle| bundle.as_ref().is_some_and(|bundle| String::from_utf8_lossy(&bundle.0).contains(signer)))
 }
 
-/// Whether kube-apiserver calls each webhook at a path that is accepted.
+/// Whether kube-apiserver calls each webhook at an accepted path.
 fn calls<K: Configuration>(configuration: Option<&K>, origin: &Origin, now: Timestamp) -> bool {
     let mut configuration = configuration.cloned();
     let mut targets = configuration.iter_mut().flat_map(Configuration::targets);
     targets.all(|(webhook, target)| path(target).is_some_and(|path| origin.prove(&path, now) == Some(webhook)))
 }
 
-/// Path at which kube-apiserver calls.
+/// Returns the path that kube-apiserver calls.
 fn path(target: &WebhookClientConfig) -> Option<String> {
     match (&target.service, &target.url) {
         (Some(service), _) => service.path.clone(),
@@ -240,7 +240,7 @@ fn path(target: &WebhookClientConfig) -> Option<String> {
     }
 }
 
-/// Has kube-apiserver call at `path`, wherever that is: at the Service, or at the host of the URL.
+/// Sets the path that kube-apiserver calls, at the Service or in the URL.
 fn set_path(target: &mut WebhookClientConfig, path: String) {
     if let Some(service) = &mut target.service {
         service.path = Some(path);
@@ -252,15 +252,15 @@ fn set_path(target: &mut WebhookClientConfig, path: String) {
     }
 }
 
-/// What the configurations are to hold.
+/// Desired content of the configurations.
 struct Published<'a> {
     authorities: &'a Authorities,
-    /// `None` where somebody else writes the caBundles.
+    /// `None` if the caBundles are managed externally.
     bundle: Option<ByteString>,
 }
 
 impl Published<'_> {
-    /// Writes it into a configuration.
+    /// Applies the content to a configuration.
     fn write<K: Configuration>(&self, configuration: &mut K, now: Timestamp) {
         for (webhook, target) in configuration.targets() {
             set_path(target, webhook.path(self.authorities, now));
@@ -271,13 +271,13 @@ impl Published<'_> {
     }
 }
 
-/// Reads nothing: it goes by what the watches have seen, and a write on top of an older state is refused.
+/// Publishes without reading: relies on the watches, and writes based on an older state are rejected.
 async fn publish(client: &Client, certificates: &Certificates, secret: Option<&Secret>, seen: &mut Seen) -> Result<()> {
     if !seen.is_complete() {
         return Ok(());
     }
     let authorities = certificates.rotate_if_due(secret).await?;
-    // Two who write the same field would never come to an end.
+    // Two writers of the same field would overwrite each other forever.
     let bundle = (!certificates.are_given()).then(|| ByteString(authorities.bundle().into_bytes()));
     let published = Published { authorities: &authorities, bundle };
     publish_paths(client, &published, seen).await?;
