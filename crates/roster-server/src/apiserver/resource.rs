@@ -50,7 +50,7 @@ pub struct Resource {
     pub columns: &'static [Column],
     /// Returns the catalogue that holds its objects.
     pub catalogue: fn(&Informers) -> &Arc<Catalogue>,
-    /// Whether objects say who the caller is and which roles they hold; both are joined when the object is written.
+    /// Whether `roles` and `current` are added to the status when an object is rendered.
     pub is_joined: bool,
 }
 
