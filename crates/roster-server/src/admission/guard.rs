@@ -218,8 +218,8 @@ impl Guard {
         }
     }
 
-    /// Returns the text of a denial. It names roles, bindings and groups only to requesters that may list Users: otherwise
-    /// anyone who may write a password Secret could find out who holds which role.
+    /// Returns the text of a denial. It names roles, bindings and groups only to requesters that may list Users.
+    /// Otherwise, anyone who may write a password Secret could find out who holds which role.
     async fn explain(&self, requester: &UserInfo, refused: &Refused) -> kube::Result<String> {
         let has_details = matches!(refused.requirement, Requirement::Bind(_));
         if has_details && !self.access.may_list_users(requester).await? {

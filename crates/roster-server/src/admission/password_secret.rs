@@ -12,9 +12,9 @@
 //! is allowed: the User's condition reports it, and the last valid credential stays in use.
 //!
 //! The requester controls the Secret, so nothing in the request is verified against a hash in the same request. The
+//! The requester controls the Secret, so nothing in the request is verified against a hash in the same request. The
 //! stored hash may also come from the requester, in an earlier write. It is compared only if it costs no more than the
 //! hashes that Roster accepts, within the shared memory limit for hashing.
-//! Roster takes in today, within the memory that all hashing shares.
 
 use std::collections::BTreeMap;
 

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 /// Annotation in which kubectl stores the last applied manifest verbatim.
 pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// Known fields of a Secret manifest. Any other field may hold anything.
+/// Known fields of a Secret manifest. Others are removed, because they may hold a password.
 const FIELDS: [&str; 7] = ["apiVersion", "kind", "metadata", "type", "immutable", "data", "stringData"];
 
 /// Shortest password that is searched for as a substring. Shorter ones must be the whole value, to avoid false matches.

@@ -4,9 +4,9 @@
 //!  request ─▶ its caller's share ─▶ body, within a budget and a deadline ─▶ permit out of those for all ─▶ handler
 //! ```
 //!
-//! The caller's share is held while the body is sent and until the answer is written, so a caller that sends or reads
-//! slowly uses up its own share only. The permits for all are taken when the body is complete. A part of them is reserved
-//! for requests from kube-apiserver. A permit is held until the work ends, also if the client disconnects before that.
+//! The caller's share is held while the body is sent and until the response is written, so a caller that sends or reads
+//! slowly uses up only its own share. The permits for all are taken when the body is complete. Some are reserved for
+//! requests from kube-apiserver. A permit is held until the work ends, even if the client disconnects earlier.
 
 use std::fmt;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 //! credentials that must not pass through etcd.
 //!
 //! ```text
-//!  server: routes ─▶ authenticate (front_proxy, identity) ─▶ limits ─▶ users, groups, assignments, reviews, profile
+//!  router: routes ─▶ authenticate (front_proxy, identity) ─▶ limits ─▶ users, groups, assignments, reviews, profile
 //!                                                              │ authorize
 //!                    params, negotiate, pages ─▶ list, watch ──┘─▶ render ─▶ bytes
 //!                    discovery, openapi: API description         status: errors

@@ -1,7 +1,7 @@
 //! Routes of the aggregated API and their middleware.
 //!
 //! ```text
-//!  request ─▶ authenticate ─▶ permit ─▶ parse ─▶ resolve the name ─▶ authorise ─▶ answer
+//!  request ─▶ authenticate ─▶ permit ─▶ parse ─▶ resolve the name ─▶ authorize ─▶ answer
 //! ```
 
 use std::sync::Arc;

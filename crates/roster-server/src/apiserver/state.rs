@@ -34,13 +34,13 @@ const MAX_KEY_BYTES: usize = 320;
 
 /// Dependencies of the aggregated API.
 pub struct Parts {
-    /// Watched objects and the directory built from them.
+    /// Watched objects, and the directory.
     pub informers: Arc<Informers>,
     /// Client for kube-apiserver.
     pub client: Client,
     /// Recognises the aggregator.
     pub front_proxy: Arc<FrontProxy>,
-    /// Authorities whose keys sign continue tokens.
+    /// Signing keys of continue tokens.
     pub authorities: Arc<ArcSwap<Authorities>>,
     /// Verifies login attempts.
     pub logins: Arc<Logins>,
@@ -54,7 +54,7 @@ pub struct Parts {
 
 /// State shared by the handlers.
 pub struct DirectoryApi {
-    /// Watched objects and the directory built from them.
+    /// Watched objects, and the directory.
     pub informers: Arc<Informers>,
     /// Client for kube-apiserver.
     pub client: Client,
@@ -114,7 +114,7 @@ impl DirectoryApi {
         }
     }
 
-    /// Admits a caller that is active and authorized. `asked` is the name as the caller wrote it.
+    /// Admits a caller that is active and authorized. `asked`: the name as the caller wrote it.
     ///
     /// # Errors
     /// 401, 403, or 503 if kube-apiserver does not respond; 400 for a name that is too long.
@@ -145,8 +145,8 @@ impl DirectoryApi {
         self.informers.directory().person(name).is_some_and(|person| person.is_active(Timestamp::now()))
     }
 
-    /// Returns the name of the User that the caller is. Compares the UID if the caller has one, so that a deleted User
-    /// is not mistaken for a new one with the same username.
+    /// Returns the User that the caller is. If the caller has a UID, it must match: a new User may have a deleted one's
+    /// username.
     pub fn user_of(&self, caller: &Caller) -> Option<String> {
         let directory = self.informers.directory();
         let mut holders = directory.named(&caller.username);

@@ -62,17 +62,17 @@ impl ApiError {
         self
     }
 
-    /// 400: the request is malformed.
+    /// 400: malformed request.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, "BadRequest", message.into())
     }
 
-    /// 400: a parameter is invalid.
+    /// 400: invalid parameter.
     pub fn bad_parameter(parameter: &str, message: &str) -> Self {
         Self::bad_request(format!("{parameter}: {message}")).cause("FieldValueInvalid", parameter, message)
     }
 
-    /// 401: the caller is not authenticated.
+    /// 401: unauthenticated caller.
     pub fn unauthorized() -> Self {
         Self::new(401, "Unauthorized", "Unauthorized".to_owned())
     }
@@ -92,35 +92,35 @@ impl ApiError {
         Self::new(403, "Forbidden", message.into()).about(about)
     }
 
-    /// 404: the object does not exist.
+    /// 404: no such object.
     pub fn not_found(about: About<'_>) -> Self {
         let message = format!("{}.{GROUP} {:?} not found", about.resource, about.name);
         Self::new(404, "NotFound", message).about(about)
     }
 
-    /// 404: the path does not exist.
+    /// 404: no such path.
     pub fn no_such_path() -> Self {
         Self::new(404, "NotFound", "the server could not find the requested resource".to_owned())
     }
 
-    /// 405: the resource does not support the method.
+    /// 405: unsupported method.
     pub fn method_not_allowed(message: impl Into<String>) -> Self {
         Self::new(405, "MethodNotAllowed", message.into())
     }
 
-    /// 406: none of the accepted media types is supported.
+    /// 406: no accepted media type is supported.
     pub fn not_acceptable() -> Self {
         let message = "only the following media types are accepted: application/json, and application/json;as=Table and \
                        application/json;as=PartialObjectMetadata(List) of v=v1;g=meta.k8s.io";
         Self::new(406, "NotAcceptable", message.to_owned())
     }
 
-    /// 409: another writer was faster, or the change conflicts with the current state.
+    /// 409: conflict with another writer or the current state.
     pub fn conflict(message: impl Into<String>, about: About<'_>) -> Self {
         Self::new(409, "Conflict", message.into()).about(about)
     }
 
-    /// 410: the revision has expired.
+    /// 410: expired revision.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::new(410, "Expired", message.into())
     }
@@ -135,12 +135,12 @@ impl ApiError {
         Self::new(414, "RequestURITooLong", format!("the address must have at most {most} bytes"))
     }
 
-    /// 415: the body has another media type than those allowed.
+    /// 415: unsupported media type.
     pub fn unsupported_media_type(allowed: &str) -> Self {
         Self::new(415, "UnsupportedMediaType", format!("the body must be one of: {allowed}"))
     }
 
-    /// 422: a field has an invalid value.
+    /// 422: invalid field.
     pub fn invalid(about: About<'_>, field: &str, message: &str) -> Self {
         let whole = format!("{}.{GROUP} {:?} is invalid: {field}: {message}", about.resource, about.name);
         Self::new(422, "Invalid", whole).about(about).cause("FieldValueInvalid", field, message)
@@ -169,7 +169,7 @@ impl ApiError {
         Self::new(503, "ServiceUnavailable", message.into()).retry_after(1)
     }
 
-    /// 504: this replica has not seen the revision yet. Clients recognise this error by its cause.
+    /// 504: this replica has not seen the revision yet. Clients recognise it by the cause.
     pub fn too_large_resource_version(asked: u64, known: u64) -> Self {
         let message = format!("Too large resource version: {asked}, current: {known}");
         Self::new(504, "Timeout", message)
@@ -190,7 +190,7 @@ impl ApiError {
         }
     }
 
-    /// Returns the HTTP status.
+    /// HTTP status code.
     pub fn code(&self) -> StatusCode {
         StatusCode::from_u16(self.0.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }

@@ -1,5 +1,4 @@
-//! Has the allotment of an owned namespace enlarged while a request for a pod, claim or service waits. Never denies
-//! one.
+//! Requests larger allotments for owned namespaces while requests for pods, claims or services wait. Denies nothing.
 //!
 //! ```text
 //!  request ─▶ does it fit the namespace's allotment? ── yes ─▶ allow
@@ -31,22 +30,22 @@ use tracing::debug;
 /// Longest time that a request waits for quota. kube-apiserver times out after five seconds.
 const LONGEST_WAIT: Duration = Duration::from_millis(2500);
 
-/// Minimum wait before reporting [`Outcome::Full`], and longest time between two checks.
+/// Minimum wait before reporting [`Outcome::Full`], and longest time between checks.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// Minimum time between two patches for the same waiting request.
+/// Minimum time between two patches for a request.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Result of [`Hints::make_room`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Outcome {
-    /// The request fit at once.
+    /// It fit at once.
     Roomy,
-    /// The request fit after the allotment was enlarged.
+    /// It fit after the allotment was enlarged.
     Made,
-    /// The owner's quota is used up in all namespaces.
+    /// The owner's quota is used up.
     Full,
-    /// The allotment was not enlarged in time.
+    /// Timed out.
     Late,
 }
 
@@ -66,12 +65,12 @@ impl Outcome {
 pub struct Hints {
     client: Client,
     informers: Arc<Informers>,
-    /// Sum of the amounts that requests at this replica wait for, by namespace.
+    /// Amounts that requests at this replica wait for, by namespace.
     waiting: Mutex<HashMap<String, Amounts>>,
 }
 
 impl Hints {
-    /// Reads allotments from `informers`, and patches ResourceQuotas through `client`.
+    /// Reads allotments from `informers`, patches them through `client`.
     pub fn new(client: Client, informers: Arc<Informers>) -> Self {
         Self { client, informers, waiting: Mutex::default() }
     }

@@ -46,7 +46,7 @@ fn object(key: &ApiKey, secret: Option<String>, now: Timestamp) -> Value {
 /// `GET users/{key}/apikeys`: lists the keys without their secrets.
 ///
 /// # Errors
-/// 404 if the user is gone, 503 if the credential can't be read.
+/// 404 if the user is gone, 503 if its credential can't be read.
 pub async fn list(api: Api, _: NoParams, target: Target) -> Result<Response, ApiError> {
     let keys = keys_of(&api, &target).await?;
     let now = Timestamp::now();
@@ -58,7 +58,7 @@ pub async fn list(api: Api, _: NoParams, target: Target) -> Result<Response, Api
 /// `GET users/{key}/apikeys/{name}`: returns a key without its secret.
 ///
 /// # Errors
-/// 404 if the user or the key does not exist, 503 if the credential can't be read.
+/// 404 if there is no such key, 503 if the credential can't be read.
 pub async fn get(
     api: Api,
     _: NoParams,
@@ -80,8 +80,7 @@ async fn keys_of(api: &DirectoryApi, target: &Target) -> Result<Vec<ApiKey>, Api
 /// `POST users/{key}/apikeys`: creates a key. Only this response contains the secret.
 ///
 /// # Errors
-/// 400, 413, 415 or 422 for an invalid request; 403 if the caller may not create the key, or the user has too many;
-/// those of [`CredentialChange::make`].
+/// As [`read_secret_body`] and [`CredentialChange::make`]; 403 without control of the identity, or for too many keys.
 pub async fn create(
     api: Api,
     Origin(source): Origin,
@@ -150,7 +149,7 @@ fn expiry(spec: &ApiKeySpec, longest: Duration, now: Timestamp, about: About<'_>
 /// `DELETE users/{key}/apikeys/{name}`: revokes a key.
 ///
 /// # Errors
-/// 403 if the caller may not control the identity, 404 if there is no such key, 503 if the credential can't be written.
+/// 403 without control of the identity, 404 if there is no such key, 503 if it can't be written.
 pub async fn revoke(
     api: Api,
     DryRun(is_dry_run): DryRun,

@@ -152,7 +152,7 @@ fn read_scope(text: &str) -> Result<Scope, ApiError> {
 /// `GET roleassignments`: lists assignments.
 ///
 /// # Errors
-/// 400 for an invalid parameter or token, 406, 401 or 403 for callers that may not list assignments, 503.
+/// 400 or 406 for an invalid request, 401, 403 or 503 from authorization.
 pub async fn list(
     api: Api,
     Extension(caller): Who,

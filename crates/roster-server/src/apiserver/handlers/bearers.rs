@@ -31,7 +31,7 @@ struct Review {
 /// `POST /tokenreview`: verifies a token for kube-apiserver.
 ///
 /// # Errors
-/// 400 if the body is not a TokenReview, 429 if too many API keys are looked up, 503 if the credential can't be reached.
+/// 400 if the body is not a TokenReview, 429 if too many API keys are looked up, 503 if the credential can't be read.
 pub async fn review(State(api): Api, request: Request) -> Result<Response, ApiError> {
     let source = RequestNetwork::of(request.extensions());
     let source = source.ok_or_else(|| ApiError::internal("the connection is not known"))?;

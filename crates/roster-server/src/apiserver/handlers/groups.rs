@@ -25,7 +25,7 @@ use crate::apiserver::status::{About, ApiError};
 /// `GET groups`: lists or watches groups.
 ///
 /// # Errors
-/// 400 or 406 for an invalid request; those of [`list_or_watch`].
+/// 400, 406, or as [`list_or_watch`].
 pub async fn list(
     api: Api,
     Extension(caller): Who,
@@ -40,7 +40,7 @@ pub async fn list(
 /// `GET groups/{name}`: returns a group.
 ///
 /// # Errors
-/// 400 or 406 for an invalid request, 401 or 403 for callers that may not, 404, 503, 504 for an unknown revision.
+/// 400 or 406 for an invalid request, 401, 403 or 503 from authorization, 404, 504 for an unknown revision.
 pub async fn get(
     api: Api,
     Extension(caller): Who,
@@ -88,7 +88,7 @@ pub async fn members(
 /// `GET groups/{name}/members/{user}`: returns how the user belongs to the group.
 ///
 /// # Errors
-/// 404 if it does not; 400 for an unknown parameter, 401 or 403 for callers that may not, 503.
+/// 404 if it does not, 400 for an unknown parameter, 401, 403 or 503 from authorization.
 pub async fn member(
     api: Api,
     Extension(caller): Who,

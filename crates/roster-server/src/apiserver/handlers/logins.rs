@@ -34,7 +34,7 @@ const MAX_USERNAME_BYTES: usize = 320;
 /// `POST logins`: exchanges credentials for a token. Public; through kube-apiserver, its RBAC applies.
 ///
 /// # Errors
-/// 401 for any wrong credential, without a reason; 400, 413, 415 or 422 for an invalid request, 429, 503.
+/// As [`read_secret_body`]; 401 for any wrong credential, without a reason; 422, 429 or 503.
 pub async fn login(
     State(api): Api,
     Origin(address): Origin,
@@ -134,7 +134,7 @@ fn token_for(api: &DirectoryApi, granted: Granted, audience: Option<&str>) -> Re
 /// `POST passwordreviews`: verifies credentials on behalf of an authorized application.
 ///
 /// # Errors
-/// 401 or 403 for callers that may not; 400, 413, 415 or 422 for an invalid request, 429, 503.
+/// As [`read_secret_body`]; 401 or 403 for unauthorized callers; 422, 429 or 503.
 pub async fn review(
     api: Api,
     Extension(caller): Who,

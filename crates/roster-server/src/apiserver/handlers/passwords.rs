@@ -40,8 +40,7 @@ const MAX_INVITATION_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 /// `POST users/{key}/password`: sets a password.
 ///
 /// # Errors
-/// 400, 413, 415 or 422 for an invalid request or an unacceptable password; 403 if the caller may not control the
-/// identity; those of [`CredentialChange::open`]; 429.
+/// As [`read_secret_body`] and [`CredentialChange::make`]; 403 without control of the identity, 422 for a bad password.
 pub async fn change(
     api: Api,
     Origin(source): Origin,
@@ -116,8 +115,7 @@ async fn change_password(
 /// `POST users/{key}/invitation`: creates a code with which the user can set a password.
 ///
 /// # Errors
-/// 400, 413, 415 or 422 for an invalid request, 403 for oneself or without control of the identity, 404, 409 if the
-/// user does not hold its username, 503.
+/// As [`read_body`]; 403 for oneself or without control of the identity, 404, 409, 422 or 503.
 pub async fn invite(
     api: Api,
     DryRun(is_dry_run): DryRun,
@@ -150,8 +148,7 @@ pub async fn invite(
 /// `POST users/{key}/unlock`: resets the counter of failed logins.
 ///
 /// # Errors
-/// 400, 413 or 415 for an invalid request, 403 without control of the identity, 404, 409 if the user does not hold its
-/// username, 503.
+/// As [`read_body`]; 403 without control of the identity, 404, 409 or 503.
 pub async fn unlock(
     api: Api,
     DryRun(is_dry_run): DryRun,

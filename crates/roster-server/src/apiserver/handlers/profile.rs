@@ -41,9 +41,7 @@ const MAX_ATTEMPTS: usize = 5;
 /// `PATCH users/{key}`: changes the caller's own profile.
 ///
 /// # Errors
-/// 405 for any key but `~`, 413, 415, 401 if the caller is no longer active, those of `changes`, and kube-apiserver's
-/// own.
-/// own.
+/// 405 for any key but `~`, 413, 415, 401 if the caller is inactive, as `changes`, or kube-apiserver's status.
 pub async fn patch(
     api: Api,
     form: Form,

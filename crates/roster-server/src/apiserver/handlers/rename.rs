@@ -26,8 +26,7 @@ const MAX_ATTEMPTS: usize = 5;
 /// `POST users/{key}/rename`: changes the username.
 ///
 /// # Errors
-/// 400, 413 or 415 for an invalid request, 403 if the guard denies the change, 404, 409 if the name is taken or writes
-/// conflict, 503, and kube-apiserver's own.
+/// As [`read_body`]; 403 if the guard denies it, 404, 409 if the name is taken or writes conflict, 503.
 pub async fn rename(
     api: Api,
     DryRun(is_dry_run): DryRun,

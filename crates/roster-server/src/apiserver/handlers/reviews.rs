@@ -27,7 +27,7 @@ fn extra_of(informers: &Informers, user: &str) -> BTreeMap<String, Vec<String>> 
 /// `POST users/{key}/accessreviews`: asks whether the user may do something.
 ///
 /// # Errors
-/// 400, 413, 415 or 422 for an invalid request, 404 if the user is gone, 503 if kube-apiserver does not respond.
+/// As [`read_body`]; 404, 422, or 503 if kube-apiserver does not respond.
 pub async fn create(
     api: Api,
     // A review changes nothing, so a dry run is the same.

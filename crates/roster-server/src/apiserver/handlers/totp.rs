@@ -43,7 +43,7 @@ fn status_of(factor: Option<&SecondFactor>) -> TotpEnrollmentStatus {
 /// `GET users/{key}/totp`: returns the state of the second factor.
 ///
 /// # Errors
-/// 404 if the user is gone, 503 if the credential can't be read.
+/// 404 if the user is gone, 503 if its credential can't be read.
 pub async fn get(api: Api, _: NoParams, target: Target) -> Result<Response, ApiError> {
     let person = person(&api, &target)?;
     let opened = api.logins.vault.open(&person.username, &person.uid).await.map_err(unreachable)?;
@@ -64,8 +64,8 @@ enum Enrolled {
 /// seed.
 ///
 /// # Errors
-/// 400, 413, 415 or 422 for an invalid request or a wrong code, 403 for other users and API keys, 409 if a factor is
-/// enabled; those of [`CredentialChange::make`].
+/// As [`read_secret_body`] and [`CredentialChange::make`]; 403 for others and API keys, 409 if a factor is enabled, 422
+/// for a wrong code.
 pub async fn enroll(
     api: Api,
     Origin(source): Origin,
@@ -156,8 +156,7 @@ fn confirmed(api: &DirectoryApi, person: &Person, credential: &mut Credential, c
 /// `DELETE users/{key}/totp`: removes the second factor: one's own with a code, others' with control of the identity.
 ///
 /// # Errors
-/// 400, 413, 415 or 422 for an invalid request or a wrong code, 403 if the caller may not remove it, 404 if there is
-/// none, 401, 429, 503.
+/// As [`read_secret_body`]; 401, 403, 404 if there is none, 422 for a wrong code, 429 or 503.
 pub async fn remove(
     api: Api,
     Origin(source): Origin,

@@ -38,7 +38,7 @@ const MAX_GRANTS: usize = 500;
 /// `GET users`: lists or watches users.
 ///
 /// # Errors
-/// 400 or 406 for an invalid request; those of [`list_or_watch`].
+/// 400, 406, or as [`list_or_watch`].
 pub async fn list(
     api: Api,
     Extension(caller): Who,
@@ -53,7 +53,7 @@ pub async fn list(
 /// `GET users/{key}`: returns a user.
 ///
 /// # Errors
-/// 400 or 406 for an invalid request, 401 or 403 for callers that may not, 404, 503, 504 for an unknown revision.
+/// 400 or 406 for an invalid request, 401, 403 or 503 from authorization, 404, 504 for an unknown revision.
 pub async fn get(
     api: Api,
     Extension(caller): Who,
