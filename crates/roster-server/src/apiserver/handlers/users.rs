@@ -1,4 +1,4 @@
-//! Users: lists, lookup by name or alias, and information derived from a user.
+//! Users: lists, lookup by UID, name, username or email, and information derived from a user.
 
 use std::collections::BTreeSet;
 
