@@ -12,29 +12,28 @@ use roster_api::{API_GROUP, directory};
 use roster_core::directory::native::Grant;
 use roster_core::rbac::requirement::{Attributes, Reason, Refused, Requirement, Requirements};
 
-/// Questions to the API server at the same time, for one change.
+/// SubjectAccessReviews in flight for one change.
 const CONCURRENCY: usize = 8;
 
-/// Most questions for one role. Who holds a role in more namespaces than this is only controlled by somebody who may
-/// bind it in all of them at once.
+/// Most namespaces checked for one role. Beyond it, the requester must be able to bind the role in the whole cluster.
 const MOST_NAMESPACES: usize = 256;
 
-/// Asks on behalf of a requester.
+/// Sends SubjectAccessReviews about a requester.
 #[derive(Clone)]
 pub struct Access {
     reviews: Api<SubjectAccessReview>,
 }
 
 impl Access {
-    /// Asks by way of `client`.
+    /// Sends reviews through `client`.
     pub fn new(client: Client) -> Self {
         Self { reviews: Api::all(client) }
     }
 
-    /// The first of the requirements that the requester does not meet.
+    /// Returns the first requirement that the requester does not meet.
     ///
     /// # Errors
-    /// If the API server does not answer.
+    /// If kube-apiserver does not respond.
     pub async fn first_refused(
         &self,
         requester: &UserInfo,
@@ -58,7 +57,7 @@ impl Access {
         if let Some((grant, reason)) = roles.try_next().await? {
             return Ok(Some(refused((Requirement::Bind(grant), reason))));
         }
-        // The owners of one namespace, before and after: two at most.
+        // At most two: the old and the new owner of one namespace.
         for (requirement, reason) in others {
             if !self.may(requester, &requirement).await? {
                 return Ok(Some(refused((requirement, reason))));
@@ -73,11 +72,11 @@ impl Access {
         grants: Vec<(Grant, Reason)>,
     ) -> kube::Result<Option<(Grant, Reason)>> {
         let Some(first) = grants.first().cloned() else { return Ok(None) };
-        // Whoever may bind it in the whole cluster may bind it anywhere.
+        // Permission to bind in the whole cluster includes every namespace.
         if self.may_bind(requester, &Grant { namespace: None, ..first.0.clone() }).await? {
             return Ok(None);
         }
-        // Grants are in order: that of the whole cluster comes first.
+        // Grants are sorted: the cluster-wide one comes first.
         if first.0.namespace.is_none() || grants.len() > MOST_NAMESPACES {
             return Ok(Some(first));
         }
@@ -90,13 +89,14 @@ impl Access {
         refused.try_next().await
     }
 
-    /// Whether the requester may bind every role: then the webhooks of the guard do not ask.
+    /// Returns whether the requester may bind every role. The guard's webhooks allow such requesters without further
+    /// checks.
     ///
     /// # Errors
-    /// If the API server does not answer.
+    /// If kube-apiserver does not respond.
     pub async fn may_bind_everything(&self, requester: &UserInfo) -> kube::Result<bool> {
         for kind in [RoleKind::ClusterRole, RoleKind::Role] {
-            // Without a name, a rule for some names does not match.
+            // Only rules without resourceNames match an empty name.
             let every = Grant { role: RoleRef { kind, name: String::new() }, namespace: None };
             if !self.may_bind(requester, &every).await? {
                 return Ok(false);
@@ -109,10 +109,10 @@ impl Access {
         self.may(requester, &Requirement::Bind(grant.clone())).await
     }
 
-    /// Returns whether the requester may list Users, by themselves or in the directory, and so may know who holds which role.
+    /// Returns whether the requester may list Users of either API group, and so may know who holds which role.
     ///
     /// # Errors
-    /// If the API server does not answer.
+    /// If kube-apiserver does not respond.
     pub async fn may_list_users(&self, requester: &UserInfo) -> kube::Result<bool> {
         let (version, resource, verb) = ("v1alpha1", "users", "list");
         for group in [API_GROUP, directory::GROUP] {

@@ -1,5 +1,5 @@
-//! The guard at the door: judges writes of Users, Groups, Namespaces and password Secrets by
-//! [`roster_core::rbac::guard`]. What it can't judge it refuses.
+//! Privilege escalation guard: judges writes of Users, Groups, Namespaces and password Secrets by
+//! [`roster_core::rbac::guard`]. Fails closed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use super::access::Access;
 
-/// Judges writes.
+/// Judges writes by the roles that they grant.
 pub struct Guard {
     informers: Arc<Informers>,
     policy: Policy,
@@ -27,17 +27,17 @@ pub struct Guard {
     operator: String,
 }
 
-/// What a write is judged by.
+/// Context that a write is judged in.
 pub struct Known<'a> {
-    /// What there is.
+    /// The directory at the time of the request.
     pub directory: &'a Directory,
-    /// How roles are bound here.
+    /// How roles are bound in this cluster.
     pub policy: &'a Policy,
     requester: Option<&'a str>,
 }
 
 impl<'a> Known<'a> {
-    /// For a write by somebody with this username.
+    /// Context for a write by the requester with this username.
     pub fn new(directory: &'a Directory, policy: &'a Policy, username: Option<&str>) -> Self {
         let requester = username.and_then(|username| directory.holder_of(username));
         Self { directory, policy, requester }
@@ -50,16 +50,16 @@ impl<'a> Known<'a> {
 
 /// A kind of object whose writes are guarded.
 pub trait Guarded: kube::Resource<DynamicType = ()> + Sized {
-    /// What a requester who makes this change must be able to bind. `None` as the old one: a create; as the new one: a
+    /// Returns what the requester must be able to bind to make this change. `old` is `None` for a create, `new` for a
     /// delete.
     fn requirements(old: Option<&Self>, new: Option<&Self>, known: &Known<'_>) -> Requirements;
 
-    /// Whether the operator makes this change for somebody of whom it has asked all this before.
+    /// Returns whether this is a change that the operator makes on behalf of a requester that it has already checked.
     fn is_judged_before(_old: &Self, _new: &Self) -> bool {
         false
     }
 
-    /// Why an object can't be written so whatever roles the requester may bind, if there is a reason.
+    /// Returns why this write is denied whatever roles the requester may bind, if it is.
     fn conflict(_old: Option<&Self>, _new: &Self, _known: &Known<'_>) -> Option<String> {
         None
     }
@@ -70,7 +70,7 @@ impl Guarded for User {
         known.required(&Change::User(old, new))
     }
 
-    /// A rename, which comes by way of the directory's API.
+    /// Renames go through the directory API, which checks the requester.
     fn is_judged_before(old: &Self, new: &Self) -> bool {
         let renamed = UserSpec { username: new.spec.username.clone(), ..old.spec.clone() };
         renamed == new.spec && old.labels() == new.labels()
@@ -120,7 +120,7 @@ impl Guarded for Namespace {
 
 impl Guarded for Secret {
     fn requirements(old: Option<&Self>, new: Option<&Self>, known: &Known<'_>) -> Requirements {
-        // A Secret that is gone changes no password: the User keeps the last good one.
+        // Deleting a Secret changes no password: the User keeps the last valid one.
         let Some(new) = new.filter(|new| new.type_.as_deref() == Some(PASSWORD_SECRET_TYPE)) else {
             return Requirements::new();
         };
@@ -133,21 +133,22 @@ impl Guarded for Secret {
     }
 }
 
-/// What became of a request.
+/// Result of judging a request.
 enum Verdict {
     Allowed,
     Refused(String),
-    /// It could not be judged.
+    /// The check failed. Holds the reason.
     Unknown(String),
 }
 
 impl Guard {
-    /// A guard that goes by what the informers know, and asks the API server by way of `client`. `operator`: who that is.
+    /// Judges by `informers`, and sends reviews to kube-apiserver through `client`. `operator` is the operator's
+    /// username.
     pub fn new(client: Client, operator: String, informers: Arc<Informers>, policy: Policy) -> Self {
         Self { informers, policy, access: Access::new(client), operator }
     }
 
-    /// Answers an admission request. Returns the outcome for the metrics as well.
+    /// Answers an admission request. Also returns the metric label.
     pub async fn judge<K>(&self, request: &AdmissionRequest<K>) -> (&'static str, AdmissionResponse)
     where
         K: Guarded + kube::core::Resource<DynamicType = ()>,
@@ -189,7 +190,7 @@ impl Guard {
         {
             return Verdict::Allowed;
         }
-        // A big group takes a moment: other requests go on meanwhile.
+        // Large groups take time, so let other tasks run.
         let judged = tokio::task::block_in_place(|| {
             let directory = self.informers.directory();
             let known = Known::new(&directory, &self.policy, request.user_info.username.as_deref());
@@ -200,7 +201,7 @@ impl Guard {
         });
         let required = match judged {
             Ok(required) => required,
-            // The webhooks do not ask of those who may bind everything.
+            // Requesters that may bind every role are allowed.
             Err(refusal) => match self.access.may_bind_everything(&request.user_info).await {
                 Ok(true) => return Verdict::Allowed,
                 Ok(false) => return Verdict::Refused(refusal),
@@ -217,8 +218,8 @@ impl Guard {
         }
     }
 
-    /// Returns the text of a denial. It names roles, bindings and groups only to requesters that may list Users: otherwise
-    /// anyone who may write a password Secret could find out who holds which role.
+    /// Returns the text of a denial. It names roles, bindings and groups only to requesters that may list Users.
+    /// Otherwise, anyone who may write a password Secret could find out who holds which role.
     async fn explain(&self, requester: &UserInfo, refused: &Refused) -> kube::Result<String> {
         let has_details = matches!(refused.requirement, Requirement::Bind(_));
         if has_details && !self.access.may_list_users(requester).await? {
@@ -228,10 +229,10 @@ impl Guard {
         Ok(refused.to_string())
     }
 
-    /// Why a requester may not make a change that comes by another way than a write; `None`: they may.
+    /// Returns why a requester may not make a change that is not an admission request; `None` if they may.
     ///
     /// # Errors
-    /// If it can't be judged.
+    /// If the change can't be judged.
     pub async fn refusal(&self, requester: &UserInfo, change: &Change<'_>) -> Result<Option<String>, String> {
         if self.informers.is_failing() {
             return Err("a watch of the directory is failing".to_owned());
@@ -242,7 +243,7 @@ impl Guard {
         self.explain(requester, &refused).await.map(Some).map_err(|error| error.to_string())
     }
 
-    /// Refuses a Group that would close a cycle. The graph can live with one: this is to say so early.
+    /// Denies a Group that would close a cycle. The graph tolerates cycles; this reports them early.
     pub fn refuse_cycle(&self, request: &AdmissionRequest<Group>) -> (&'static str, AdmissionResponse) {
         let response = AdmissionResponse::from(request);
         let found = request.object.as_ref().and_then(|group| cycle(group, &self.informers.directory()));
@@ -252,7 +253,7 @@ impl Guard {
     }
 }
 
-/// A response of that HTTP status and reason.
+/// Sets the HTTP status code and reason of a response.
 pub fn with_code(mut response: AdmissionResponse, code: u16, reason: &str) -> AdmissionResponse {
     response.result.code = code;
     response.result.reason = reason.to_owned();

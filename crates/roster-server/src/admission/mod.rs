@@ -1,4 +1,4 @@
-//! Admission: what CEL can't do. Served by every replica on the TLS port.
+//! Admission webhooks for checks that CEL cannot express. Every replica serves them on the TLS port.
 
 pub mod access;
 pub mod guard;

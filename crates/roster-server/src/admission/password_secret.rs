@@ -1,20 +1,20 @@
-//! Password Secrets (type `roster.dev/password`): plaintext is replaced by its hash before anything is stored.
+//! Password Secrets (type `roster.dev/password`): replaces plaintext by its hash before the Secret is stored.
 //!
 //! ```text
-//!  data.password ──▶ is it the password of the hash that was there? ──yes──▶ data.passwordHash stays as it was
-//!                                                                  └──no───▶ data.passwordHash = argon2id(password)
-//!  data.password, and all of last-applied-configuration that may hold it ──▶ removed
+//!  data.password ──▶ does it match the stored hash? ──yes──▶ keep data.passwordHash
+//!                                                   └──no───▶ data.passwordHash = argon2id(password)
+//!  data.password, and fields of last-applied-configuration that may hold it ──▶ removed
 //! ```
 //!
-//! Keeping the old hash makes re-applying the same manifest change nothing, not even the resourceVersion. What can't
-//! be made safe is refused: a password that is not acceptable, a value under `passwordHash` that is no hash and may be
-//! a password, any other key, a copy of the password in the metadata, an annotation that may hold one and does not parse.
-//! A hash that is malformed, weak or too costly is let through: the User's condition says what is wrong with it, and the
-//! last good credential stays in use.
+//! Keeping the old hash makes re-applying the same manifest a no-op. Secrets that can't be made safe are denied: an
+//! unacceptable password, a `passwordHash` that is not a hash and may be a password, any other key, a copy of the
+//! password in the metadata, an annotation that may hold one and does not parse. A malformed, weak or too costly hash
+//! is allowed: the User's condition reports it, and the last valid credential stays in use.
 //!
-//! The requester decides what is in the Secret, so nothing in the request is verified against a hash in the same request.
-//! The stored hash may be theirs as well, from an earlier write: it is compared with where it costs no more than what
-//! Roster takes in today, within the memory that all hashing shares.
+//! The requester controls the Secret, so nothing in the request is verified against a hash in the same request. The
+//! The requester controls the Secret, so nothing in the request is verified against a hash in the same request. The
+//! stored hash may also come from the requester, in an earlier write. It is compared only if it costs no more than the
+//! hashes that Roster accepts, within the shared memory limit for hashing.
 
 use std::collections::BTreeMap;
 
@@ -27,32 +27,32 @@ use roster_credentials::source::{self, HASH_KEY, KEYS, PASSWORD_KEY, Source, Sou
 
 use super::plaintext::{Copied, LAST_APPLIED, Needle, UnreadableManifest, without_plaintext};
 
-/// Why a Secret is refused. The messages name the field and say what to do, and never repeat a value.
+/// Why a Secret is denied. Messages name the field and the fix, and never repeat a value.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// What it holds can't be stored safely.
+    /// The data can't be stored safely.
     #[error("{0}")]
     Source(#[from] SourceError),
-    /// Any other key may hold the password, mistyped or on purpose.
+    /// Other keys may hold the password, by mistake or on purpose.
     #[error(
         "data has the key {}: Secrets of type {PASSWORD_SECRET_TYPE} hold {PASSWORD_KEY} or {HASH_KEY} and nothing else; rename the key that holds the password to {PASSWORD_KEY}, and keep everything else in another Secret", .0.join(", ")
     )]
     UnknownKeys(Vec<String>),
-    /// The annotation may hold the password.
+    /// The annotation can't be redacted.
     #[error("metadata.annotations[{LAST_APPLIED}] {0}")]
     LastApplied(#[from] UnreadableManifest),
-    /// A tool or a person keeps the password in the metadata too.
+    /// The metadata contains the password.
     #[error(
         "{0} contains the password: remove it there; if a tool writes it, have that tool leave Secrets out, or apply a {HASH_KEY}"
     )]
     Copied(#[from] Copied),
-    /// No slot for hashing.
+    /// No free slot for hashing.
     #[error("{0}")]
     Saturated(#[from] Saturated),
 }
 
 impl Refusal {
-    /// For the log, where names of keys and annotations do not belong: somebody may have typed a password there.
+    /// Reason for the log. Names of keys and annotations are not logged, because they may be a mistyped password.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Source(error) => error.reason(),
@@ -64,7 +64,7 @@ impl Refusal {
     }
 }
 
-/// Takes the plaintext out of `secret`. `old` is the Secret as stored, on an update.
+/// Replaces the plaintext in `secret` by a hash. `old` is the stored Secret, on an update.
 ///
 /// # Errors
 /// If the Secret can't be made safe.
@@ -78,7 +78,7 @@ pub async fn protect(secret: &mut Secret, old: Option<&Secret>, pool: &HashPool)
     let mut needle = None;
     match source::read_data(secret.data.as_ref().unwrap_or(&empty), ceiling) {
         Ok(Source::Password(password)) => {
-            // Before anything is hashed: it is the cheaper of the two.
+            // Before hashing, because it is cheaper.
             let searched = needle.insert(Needle::new(&password));
             searched.forbid_in(&secret.metadata)?;
             let hash = match old.and_then(|old| comparable_hash(old, ceiling)) {
@@ -93,18 +93,18 @@ pub async fn protect(secret: &mut Secret, old: Option<&Secret>, pool: &HashPool)
             error @ (SourceError::Password(_)
             | SourceError::Hash(HashError::NotAHash | HashError::UnsupportedAlgorithm)),
         ) => return Err(error.into()),
-        // Nothing in plain text: the controller says what is wrong, if anything is.
+        // No plaintext. The controller reports errors.
         Ok(Source::Hash(_)) | Err(_) => {}
     }
-    // Also where the data itself had no password: the annotation alone can be set too.
+    // Even without a password in the data: the annotation may still hold one.
     if let Some(manifest) = secret.metadata.annotations.as_mut().and_then(|all| all.get_mut(LAST_APPLIED)) {
         *manifest = without_plaintext(manifest, needle.as_ref())?;
     }
     Ok(())
 }
 
-/// Keys that a password Secret can't have. Those that an earlier version has stored may stay as they are: an update that
-/// leaves them alone, such as a label, is not to fail for them.
+/// Returns keys that are not allowed. Keys that an earlier version stored are ignored while unchanged, so that
+/// unrelated updates succeed.
 fn unknown_keys(secret: &Secret, old: Option<&Secret>) -> Vec<String> {
     let before = old.and_then(|old| old.data.as_ref());
     let data = secret.data.iter().flatten().filter(|(key, _)| !KEYS.contains(&key.as_str()));
@@ -112,7 +112,7 @@ fn unknown_keys(secret: &Secret, old: Option<&Secret>) -> Vec<String> {
     new.map(|(key, _)| key.clone()).collect()
 }
 
-/// The stored hash, where it may be one that Roster has made: only those are worth a comparison.
+/// Returns the stored hash if Roster may have generated it. Other hashes are not compared.
 fn comparable_hash(stored: &Secret, ceiling: Ceiling) -> Option<PasswordHash> {
     let bytes = stored.data.as_ref()?.get(HASH_KEY)?;
     source::parse_hash(&bytes.0, ceiling).ok().filter(|hash| hash.algorithm() == Algorithm::Argon2id)

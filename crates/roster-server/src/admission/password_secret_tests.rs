@@ -9,7 +9,7 @@ fn pool() -> HashPool {
     HashPool::new(Argon2idCost::default(), 2, 16, HashMetrics::default())
 }
 
-/// How many hashes and verifications there were.
+/// Number of hashes and verifications so far.
 fn hashes(metrics: &Metrics) -> String {
     let text = metrics.render();
     let count = text.lines().find_map(|line| line.strip_prefix("roster_hash_duration_seconds_count "));
@@ -108,10 +108,10 @@ async fn other_keys_from_before_may_stay_as_they_are() {
     assert!(matches!(protect(&mut changed, Some(&old), &pool).await, Err(Refusal::UnknownKeys(_))));
 }
 
-/// As costly as a hash may be, and it would take a second.
+/// A hash with the highest accepted cost. Verifying it would take a second.
 const COSTLY: &str = "$argon2id$v=19$m=262144,t=4,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG";
 
-/// bcrypt's of "correct horse battery staple".
+/// bcrypt hash of "correct horse battery staple".
 const BCRYPT: &str = "$2b$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW";
 
 #[tokio::test]

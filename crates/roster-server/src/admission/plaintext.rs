@@ -1,4 +1,4 @@
-//! Where a password may hide in the metadata of a Secret. Pure.
+//! Finds and removes copies of a password in the metadata of a Secret. Pure.
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
@@ -9,40 +9,39 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-/// Where kubectl keeps the manifest that was applied last, as typed.
+/// Annotation in which kubectl stores the last applied manifest verbatim.
 pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// Fields of a manifest of a Secret. Others mean nothing, and may hold anything.
+/// Known fields of a Secret manifest. Others are removed, because they may hold a password.
 const FIELDS: [&str; 7] = ["apiVersion", "kind", "metadata", "type", "immutable", "data", "stringData"];
 
-/// Shortest password that is looked for within longer texts: shorter ones stand in many a text by chance, and count where
-/// they are the whole of it.
+/// Shortest password that is searched for as a substring. Shorter ones must be the whole value, to avoid false matches.
 const SHORTEST_PART: usize = 8;
 
-/// A copy of the password, by the field that holds it.
+/// The metadata field that contains the password.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Copied(String);
 
-/// Why nothing can be taken out of an annotation with a manifest.
+/// Why the manifest in an annotation can't be redacted.
 #[derive(Debug, thiserror::Error)]
 pub enum UnreadableManifest {
-    /// It may hold a password anywhere.
+    /// A password may be anywhere in it.
     #[error("is not a JSON object and may hold a password: remove the annotation")]
     NotAnObject,
-    /// The password stands elsewhere than in the data.
+    /// The password is outside of data and stringData.
     #[error("contains the password outside of data and stringData: remove it there")]
     Copied,
 }
 
-/// A password that is looked for, in the forms in which tools write it down.
+/// A password to search for, in the encodings that tools use.
 pub struct Needle {
     forms: Vec<Zeroizing<String>>,
     is_long: bool,
 }
 
 impl Needle {
-    /// Looks for `password`.
+    /// Prepares the encodings of `password`.
     pub fn new(password: &SecretString) -> Self {
         let plain = password.expose_secret();
         let json = Zeroizing::new(Value::from(plain).to_string());
@@ -69,10 +68,10 @@ impl Needle {
         }
     }
 
-    /// Looks at names, labels and annotations; the manifest that kubectl keeps is left to [`without_plaintext`].
+    /// Checks names, labels and annotations, except the annotation that [`without_plaintext`] redacts.
     ///
     /// # Errors
-    /// If one of them holds the password.
+    /// If one of them contains the password.
     pub fn forbid_in(&self, metadata: &ObjectMeta) -> Result<(), Copied> {
         for (field, name) in [("name", &metadata.name), ("generateName", &metadata.generate_name)] {
             if name.as_ref().is_some_and(|name| self.is_in(name)) {
@@ -93,11 +92,11 @@ impl Needle {
     }
 }
 
-/// kubectl's copy of the manifest without all that may be a password. It is written anew in any case: of a key that
-/// stands twice, only the last is read.
+/// Returns the manifest without fields that may hold a password. Always reserializes it, because only the last of
+/// duplicate keys is parsed.
 ///
 /// # Errors
-/// If it is no manifest, or holds the password where it can't be taken out.
+/// If it is not a manifest, or contains the password outside of data and stringData.
 pub fn without_plaintext(manifest: &str, password: Option<&Needle>) -> Result<String, UnreadableManifest> {
     let Ok(Value::Object(mut fields)) = serde_json::from_str(manifest) else {
         return Err(UnreadableManifest::NotAnObject);
@@ -117,7 +116,7 @@ pub fn without_plaintext(manifest: &str, password: Option<&Needle>) -> Result<St
     Ok(format!("{manifest}\n"))
 }
 
-/// Whether the manifest has a hash, and not a password, under the hash's key.
+/// Returns whether the hash key of the manifest holds a hash and not a password.
 fn is_hash(value: &Value, field: &str) -> bool {
     let text = value.as_str().map(str::as_bytes).unwrap_or_default();
     let bytes = if field == "data" { BASE64_STANDARD.decode(text).unwrap_or_default() } else { text.to_vec() };

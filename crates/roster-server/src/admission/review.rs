@@ -1,8 +1,8 @@
 //! Reads and parses AdmissionReviews.
 //!
-//! A review may be large, and parsed JSON larger still: `{}` alone can become an object of a kilobyte. So bodies are read
-//! within the limits of [`roster_runtime::tls::bodies`], the values in one are counted before it is parsed, and large ones are
-//! parsed on threads of their own, a few at a time.
+//! A review may be large, and parsed JSON larger still: `{}` alone can become an object of a kilobyte. So bodies are
+//! read within the limits of [`roster_runtime::tls::bodies`], their JSON values are counted before parsing, and large
+//! ones are parsed on separate threads, a few at a time.
 
 use std::cell::Cell;
 use std::fmt::{self, Display};
@@ -21,33 +21,33 @@ use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, Map
 use tokio::sync::Semaphore;
 use tracing::warn;
 
-/// A body up to this size is small: parsing takes less than a millisecond.
+/// Largest small body, in bytes. Parsing it takes less than a millisecond.
 const SMALL: usize = 64 * 1024;
 
-/// Large reviews that are parsed at the same time.
+/// Large reviews parsed at the same time.
 const PARSERS: usize = 2;
 
-/// Limits of a kind of reviews.
+/// Limits for one kind of review.
 #[derive(Clone, Copy, Debug)]
 pub struct ReviewLimits {
-    /// Bytes of one review.
+    /// Most bytes in one review.
     pub most_bytes: usize,
-    /// JSON values in one review. Bounds what it takes in memory once it is parsed.
+    /// Most JSON values in one review. Bounds the memory that it takes once parsed.
     pub most_values: usize,
-    /// Bytes of all large reviews at the same time.
+    /// Most bytes of all large reviews at the same time.
     pub budget: usize,
 }
 
-/// Reviews that decide. An object in etcd has at most 1.5 MiB, and a Secret 1 MiB, in base64 1.4 MiB; a review holds the
-/// object twice, and up to 512 KiB of annotations.
+/// Reviews that can deny a request. An object in etcd has at most 1.5 MiB, a Secret 1 MiB (1.4 MiB in base64). A review
+/// holds the object twice, and up to 512 KiB of annotations.
 pub const DECISIONS: ReviewLimits =
     ReviewLimits { most_bytes: 4 * 1024 * 1024, most_values: 100_000, budget: 32 * 1024 * 1024 };
 
-/// Reviews of pods, claims and services, of which nothing is refused: kube-apiserver goes on without an answer.
+/// Reviews of pods, claims and services, which are never denied: kube-apiserver continues without a response.
 pub const HINTS: ReviewLimits = ReviewLimits { most_bytes: 1024 * 1024, most_values: 20_000, budget: 8 * 1024 * 1024 };
 
-/// Small and large bodies have budgets of their own, so that large ones hold up no small ones. One peer can take an eighth
-/// of them, or of large reviews that decide a quarter.
+/// Small and large bodies have separate budgets, so that large ones do not delay small ones. One peer can take an
+/// eighth of the small budget, or a quarter of the large one.
 #[derive(Debug)]
 pub struct ReviewBodies {
     small: BodyReader,
@@ -55,7 +55,7 @@ pub struct ReviewBodies {
 }
 
 impl ReviewBodies {
-    /// For reviews within these limits.
+    /// Creates the budgets for reviews within these limits.
     pub fn new(limits: ReviewLimits) -> Arc<Self> {
         let small =
             BodyLimits { most_bytes: SMALL, of_a_peer: 32, of_a_site: 96, budget: 16 * 1024 * 1024, free_bytes: 0 };
@@ -70,7 +70,7 @@ impl ReviewBodies {
     }
 }
 
-/// Reads the body before the review takes a permit of its kind.
+/// Reads the body before the review takes a permit.
 pub async fn read_body(State(bodies): State<Arc<ReviewBodies>>, request: Request, next: Next) -> Response {
     let is_small = length(&request).is_some_and(|length| length <= SMALL);
     let reader = if is_small { &bodies.small } else { &bodies.large };
@@ -80,7 +80,7 @@ pub async fn read_body(State(bodies): State<Arc<ReviewBodies>>, request: Request
     }
 }
 
-/// The response to a review whose body was not read. kube-apiserver repeats its text to the caller.
+/// Returns the response to a review whose body was not read. kube-apiserver repeats its text to the caller.
 fn unread(error: BodyError) -> Response {
     let (status, advice) = match error {
         BodyError::TooManyOfPeer => (StatusCode::TOO_MANY_REQUESTS, "; try again"),
@@ -102,7 +102,7 @@ fn unread(error: BodyError) -> Response {
     (status, [("retry-after", "1")], format!("{error}{advice}")).into_response()
 }
 
-/// Parses reviews. Clones share its slots.
+/// Parses reviews. Clones share slots.
 #[derive(Clone, Debug)]
 pub struct Parser(Arc<Semaphore>);
 
@@ -113,17 +113,17 @@ impl Default for Parser {
 }
 
 impl Parser {
-    /// Parses the body of a review by `parse`, which must not repeat any of it in its error: it may hold a password.
+    /// Parses the body of a review with `parse`, whose error must not contain any of the body: it may hold a password.
     ///
     /// # Errors
-    /// A response that says what is wrong.
+    /// An HTTP response that describes the problem.
     pub async fn parse<T: Send + 'static>(
         &self,
         request: Request,
         limits: ReviewLimits,
         parse: impl FnOnce(&[u8]) -> serde_json::Result<T> + Send + 'static,
     ) -> Result<T, Response> {
-        // It has been read already.
+        // `read_body` has read it already.
         let body = to_bytes(request.into_body(), limits.most_bytes).await;
         let body = body.map_err(|_| refused(StatusCode::BAD_REQUEST, "the body could not be read"))?;
         let parse = move |body: &Bytes| {
@@ -135,7 +135,7 @@ impl Parser {
         } else {
             let turn = Arc::clone(&self.0).acquire_owned().await;
             let parsed = tokio::task::spawn_blocking(move || {
-                // Parsing goes on where the request is given up.
+                // Parsing continues if the request is cancelled.
                 let _turn = turn;
                 parse(&body)
             });
@@ -143,7 +143,7 @@ impl Parser {
             parsed.map_err(|_| refused(StatusCode::INTERNAL_SERVER_ERROR, "the review could not be parsed"))?
         };
         parsed.map_err(|error| {
-            // Where it is, and not what it is.
+            // Log the position, not the value.
             let (line, column) = (error.line(), error.column());
             warn!(category = ?error.classify(), line, column, "a review could not be parsed");
             let most = limits.most_values;
@@ -161,12 +161,12 @@ fn refused(status: StatusCode, message: impl Display) -> Response {
     (status, message.to_string()).into_response()
 }
 
-/// An answer to a review that asks nothing.
+/// Response to a review without a request.
 pub fn without_request() -> Response {
     Json(AdmissionResponse::invalid("the review has no request").into_review()).into_response()
 }
 
-/// The request of a review that decides.
+/// The request of a review that can deny it.
 pub struct Reviewed<K: Resource>(pub AdmissionRequest<K>);
 
 impl<K, S> FromRequest<S> for Reviewed<K>
@@ -184,7 +184,7 @@ where
     }
 }
 
-/// Fails where there are more than `most` JSON values in a body. It allocates nothing for them.
+/// Fails if a body has more than `most` JSON values. Allocates no memory for them.
 fn check_values(body: &[u8], most: usize) -> serde_json::Result<()> {
     let left = Cell::new(most);
     let mut deserializer = serde_json::Deserializer::from_slice(body);
@@ -192,7 +192,7 @@ fn check_values(body: &[u8], most: usize) -> serde_json::Result<()> {
     deserializer.end()
 }
 
-/// Counts values down.
+/// Counts down for each value.
 #[derive(Clone, Copy)]
 struct Values<'a>(&'a Cell<usize>);
 
@@ -297,7 +297,7 @@ mod tests {
         }
     }
 
-    /// Also a large one, which another thread parses.
+    /// Includes a large body, which another thread parses.
     #[tokio::test]
     async fn what_does_not_parse_is_not_repeated() {
         for size in [0, SMALL] {

@@ -1,4 +1,4 @@
-//! The HTTP side of admission.
+//! HTTP server for the admission webhooks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,13 +32,13 @@ use super::review::{self, Parser, ReviewBodies, Reviewed, read_body};
 /// Every path below [`PREFIX`](roster_runtime::tls::origin::PREFIX).
 const ANY_ADMISSION_PATH: &str = "/admission/{*path}";
 
-/// Reviews in flight.
+/// Most reviews in flight.
 const MAX_REVIEWS: usize = 64;
 
-/// Longest time for one review, once its body is read. kube-apiserver waits no longer either.
+/// Longest time for one review after its body is read. No webhook has a longer timeout in kube-apiserver.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Lets a bounded number of requests in, each for a bounded time.
+/// Limits the number of requests in flight, and the time of each.
 async fn bounded(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
     let Ok(_place) = places.try_acquire() else {
         return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], "too many reviews at the same time; try again")
@@ -48,7 +48,7 @@ async fn bounded(State(places): State<Arc<Semaphore>>, request: Request, next: N
     response.unwrap_or_else(|_| (StatusCode::REQUEST_TIMEOUT, "the review took too long; try again").into_response())
 }
 
-/// Tells how long kube-apiserver waited, and counts those whom nobody judged.
+/// Records the duration of a review, and counts reviews that got no verdict.
 async fn measured(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let response = next.run(request).await;
@@ -61,19 +61,19 @@ async fn measured(State(metrics): State<Arc<Metrics>>, request: Request, next: N
     response
 }
 
-/// What admission judges by.
+/// State of the admission webhooks.
 pub struct Admission {
-    /// Where passwords are hashed.
+    /// Hashes passwords.
     pub pool: HashPool,
-    /// Who may do what to whom.
+    /// Judges writes by the roles that they grant.
     pub guard: Arc<Guard>,
-    /// How many namespaces somebody owns.
+    /// Limits how many namespaces a user owns.
     pub namespaces: NamespaceCount,
-    /// Room for what is to be created.
+    /// Requests larger allotments.
     pub hints: Hints,
     /// Parses reviews.
     pub parser: Parser,
-    /// What became of requests.
+    /// Counts verdicts.
     pub metrics: Arc<Metrics>,
 }
 
@@ -83,14 +83,14 @@ impl FromRef<Arc<Admission>> for Parser {
     }
 }
 
-/// What requests are proven by.
+/// Verifies that a request comes from kube-apiserver.
 struct Proof {
     origin: Origin,
     metrics: Arc<Metrics>,
 }
 
-/// Answers 404 unless the path proves that kube-apiserver asks, before anything of the body is read or logged. Handlers
-/// see the route alone: the secret in the path can't get into a log.
+/// Responds 404 unless the path proves that the request comes from kube-apiserver, before the body is read or logged.
+/// Handlers see only the route, so the secret in the path cannot get into a log.
 async fn proven(State(proof): State<Arc<Proof>>, mut request: Request, next: Next) -> Response {
     let Some(webhook) = proof.origin.prove(request.uri().path(), Timestamp::now()) else {
         proof.metrics.admissions.inc("unproven");
@@ -103,16 +103,16 @@ async fn proven(State(proof): State<Arc<Proof>>, mut request: Request, next: Nex
     next.run(request).await
 }
 
-/// The routes of admission, for kube-apiserver alone.
+/// Routes of the webhooks, for kube-apiserver only.
 pub fn router(admission: Admission, origin: Origin) -> Router {
     let proof = Arc::new(Proof { origin, metrics: Arc::clone(&admission.metrics) });
-    // Around the whole router and not on its routes: the request is proven before it is routed.
+    // Wraps the whole router, so that a request is proven before it is routed.
     let reviews = middleware::from_fn_with_state(proof, proven).layer(reviews(admission));
     Router::new().route_service(ANY_ADMISSION_PATH, reviews)
 }
 
 fn reviews(admission: Admission) -> Router {
-    // Places of their own: hashing takes long, and must not keep the guard from answering.
+    // Separate permits: hashing is slow and must not block the guard.
     let places = || middleware::from_fn_with_state(Arc::new(Semaphore::new(MAX_REVIEWS)), bounded);
     let guard_routes = Router::new()
         .route(Webhook::Users.route(), post(guarded::<User>))
@@ -124,7 +124,7 @@ fn reviews(admission: Admission) -> Router {
         .layer(places());
     let bodies = |limits| middleware::from_fn_with_state(ReviewBodies::new(limits), read_body);
     let metrics = Arc::clone(&admission.metrics);
-    // They wait for others.
+    // These requests wait for the leader.
     let hint_routes =
         Router::new().route(Webhook::QuotaHints.route(), post(hints)).layer(places()).layer(bodies(review::HINTS));
     Router::new()
@@ -155,7 +155,7 @@ async fn cycles(State(admission): State<Arc<Admission>>, Reviewed(request): Revi
 }
 
 async fn namespaces(State(admission): State<Arc<Admission>>, Reviewed(request): Reviewed<Namespace>) -> Answer {
-    // First, so that nothing is noted down for somebody who may not do it: the other webhook is asked at the same time.
+    // Judge first, so that denied requests reserve nothing: kube-apiserver calls the guard's own webhook in parallel.
     let (outcome, refused) = admission.guard.judge(&request).await;
     if !refused.allowed {
         admission.metrics.admissions.inc(outcome);
@@ -197,7 +197,7 @@ async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(requ
         },
         Err(refusal) => {
             let reason = refusal.reason();
-            // The name may be what holds the password.
+            // The name may contain the password.
             let name = Some(&request.name).filter(|_| !matches!(refusal, Refusal::Copied(_)));
             info!(namespace = request.namespace, name, reason, "a password Secret was refused");
             let (outcome, code, reason) = match refusal {
@@ -216,7 +216,7 @@ async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(requ
     Json(response.into_review())
 }
 
-/// The patch that makes the Secret safe to store, if it needs one.
+/// Returns the patch that makes the Secret safe to store, if it needs one.
 async fn decide(pool: &HashPool, request: &AdmissionRequest<Secret>) -> Result<Option<json_patch::Patch>, Refusal> {
     let Some(secret) = request.object.as_ref() else { return Ok(None) };
     if secret.type_.as_deref() != Some(PASSWORD_SECRET_TYPE) {
@@ -286,7 +286,7 @@ mod tests {
         serde_json::from_slice::<Value>(&bytes).unwrap()["response"].take()
     }
 
-    /// A client that reaches no API server.
+    /// A client whose requests always fail.
     fn nobody() -> Client {
         let refuse = |_: Request<KubeBody>| async {
             Err::<axum::http::Response<KubeBody>, _>(io::Error::other("nobody is there"))
@@ -298,7 +298,7 @@ mod tests {
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}, "type": kind, "data": {"password": "aHVudGVyMg=="}})
     }
 
-    /// A body that nobody may read.
+    /// A body that panics when it is read.
     fn untouchable() -> Body {
         Body::from_stream(futures::stream::poll_fn(|_| -> std::task::Poll<Option<Result<Vec<u8>, io::Error>>> {
             panic!("the body is read")

@@ -1,4 +1,4 @@
-//! Who asks: by the front proxy's certificate and headers, or by a bearer token.
+//! Authenticates requests by the front proxy's certificate and headers, or by a bearer token.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,35 +25,34 @@ use super::front_proxy::FrontProxy;
 use super::identity::Caller;
 use super::status::ApiError;
 
-/// Tokens that are reviewed at the same time. Anyone who reaches the port may send any, and each costs the API server a
-/// request.
+/// TokenReviews in flight. Anyone who reaches the port may send tokens, and each costs a request to kube-apiserver.
 const REVIEWS: NetworkPermitLimits = NetworkPermitLimits { total: 24, direct: 18, of_network: 9, of_site: 13 };
 
-/// The same, for tokens that were valid recently: made-up tokens leave these permits to applications that are known.
+/// The same for tokens that were valid recently, so that made-up tokens do not lock out known applications.
 const REPEATED_REVIEWS: NetworkPermitLimits = NetworkPermitLimits { total: 8, direct: 6, of_network: 4, of_site: 5 };
 
-/// How long a token that was valid has the permits of [`REPEATED_REVIEWS`]. ServiceAccount tokens last an hour.
+/// How long a token that was valid uses the permits of [`REPEATED_REVIEWS`]. ServiceAccount tokens last an hour.
 const RECENTLY: Duration = Duration::from_hours(1);
 
-/// Longest token. JWTs have some KiB.
+/// Longest token, in bytes. JWTs have a few KiB.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
-/// Tells who asks.
+/// Authenticates requests.
 pub struct Authenticator {
     front_proxy: Arc<FrontProxy>,
     reviews: Api<TokenReview>,
     reviewing: NetworkPermits,
     reviewing_again: NetworkPermits,
-    /// Digests of tokens that were valid recently. They decide which permits a review takes, and nothing else.
+    /// Digests of tokens that were valid recently. They only decide which permits a review takes.
     recently_valid: Cache<[u8; 32], ()>,
-    /// By digest of the token; never the token itself.
+    /// Results of reviews, by digest of the token; never the token itself.
     known: Cache<[u8; 32], Option<Caller>>,
     recognizer: Arc<Recognizer>,
     informers: Arc<Informers>,
 }
 
 impl Authenticator {
-    /// Asks the API server by way of `client`.
+    /// Sends TokenReviews to kube-apiserver through `client`.
     pub fn new(
         client: Client,
         front_proxy: Arc<FrontProxy>,
@@ -74,7 +73,7 @@ impl Authenticator {
         }
     }
 
-    /// Returns who asks, and what the request proves about its connection.
+    /// Returns the caller, and what the request proves about its connection.
     async fn identify(
         &self,
         peer: &Peer,
@@ -85,13 +84,13 @@ impl Authenticator {
             return Ok((caller, Trust::ApiServer));
         }
         let token = bearer(headers).ok_or_else(|| self.nobody(peer))?;
-        // In a box: it is large, and what comes by the aggregator needs no room for it.
+        // Boxed because it is large, and requests through the aggregator do not need it.
         let caller = Box::pin(self.identify_bearer(source, token)).await?;
         Ok((caller, Trust::Authenticated))
     }
 
     async fn identify_bearer(&self, source: RequestNetwork, token: SecretString) -> Result<Caller, ApiError> {
-        // Roster's own need no API server, and count as of this moment.
+        // Roster's own tokens need no kube-apiserver, and are checked against the current state.
         match self.recognizer.recognize(&token, source).await {
             Ok(Recognition::Known(known)) if known.is_for_the_cluster => return Ok(known.user.into()),
             Ok(Recognition::Known(_) | Recognition::Refused) => return Err(ApiError::unauthorized()),
@@ -104,7 +103,7 @@ impl Authenticator {
         known.map_err(|error| (*error).clone())?.ok_or_else(ApiError::unauthorized)
     }
 
-    /// What is said to who shows no token.
+    /// Error for a request without a token.
     fn nobody(&self, peer: &Peer) -> ApiError {
         if peer.certificates.is_empty() || self.front_proxy.is_known() {
             return ApiError::unauthorized();
@@ -130,7 +129,7 @@ impl Authenticator {
         let params = PostParams::default();
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.reviews.create(&params, &review)).await;
         let Ok(Ok(answer)) = answer else {
-            // Not with the error: it may repeat what was sent.
+            // The error is not logged: it may contain the token.
             warn!("a token could not be reviewed by the API server");
             return Err(ApiError::unavailable("the token could not be reviewed"));
         };
@@ -153,7 +152,7 @@ fn bearer(headers: &HeaderMap) -> Option<SecretString> {
     is_bearer.then(|| token.into())
 }
 
-/// Lets in whoever is known, and tells the rest of the way who that is.
+/// Middleware that rejects unauthenticated requests, and passes the caller on to the handlers.
 pub async fn authenticate(
     State(authenticator): State<Arc<Authenticator>>,
     mut request: Request,
@@ -217,7 +216,7 @@ mod tests {
         Authenticator::new(client.clone(), front_proxy, recognizer(client, &informers), informers)
     }
 
-    /// A replica that has just been started is asked by kube-apiserver before it knows whom kube-apiserver is known by.
+    /// kube-apiserver may send requests to a new replica before the replica knows the front proxy's certificate.
     #[tokio::test]
     async fn nobody_is_unknown_before_the_front_proxy_is_known() {
         let silent = tower::service_fn(|_: axum::http::Request<kube::client::Body>| {
@@ -237,8 +236,8 @@ mod tests {
         assert_eq!((answers(&shown).await, answers(&none).await), (401, 401));
     }
 
-    /// An API server that is busy, or does not answer, is not asked more and more. One network leaves permits for others,
-    /// and all of them together for the networks of kube-apiserver.
+    /// A busy or unresponsive kube-apiserver gets a bounded number of requests. One network leaves permits for others,
+    /// and all of them together leave permits for the networks of kube-apiserver.
     #[tokio::test]
     async fn only_so_many_tokens_are_reviewed_at_a_time() {
         let silent = tower::service_fn(|_: axum::http::Request<kube::client::Body>| {
@@ -269,13 +268,13 @@ mod tests {
             assert!(futures::poll!(review).is_pending());
         }
         assert!(authenticator.review(api_server, new, &token).await.is_err());
-        // All of them together leave permits for tokens that were valid before.
+        // All of them together leave permits for recently valid tokens.
         for source in [one, three, api_server] {
             assert!(futures::poll!(Box::pin(authenticator.review(source, recent, &token))).is_pending());
         }
     }
 
-    /// Only the answer of the API server says which tokens are valid.
+    /// Only kube-apiserver's answer decides which tokens are valid.
     #[tokio::test]
     async fn a_token_counts_as_recently_valid_while_the_api_server_says_so() {
         let is_valid = Arc::new(std::sync::atomic::AtomicBool::new(true));

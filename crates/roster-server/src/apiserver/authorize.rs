@@ -1,4 +1,4 @@
-//! Whether a caller may: kube-apiserver's own answer, remembered for as long as upstream's delegated authorisation does.
+//! Authorizes callers by SubjectAccessReviews, cached for as long as upstream's delegated authorization does.
 
 use std::sync::Arc;
 
@@ -15,11 +15,10 @@ use super::delegation::{ANSWER_TIMEOUT, BELIEVED, REMEMBERED};
 use super::identity::Caller;
 use super::status::{About, ApiError};
 
-/// Group that is not asked about: its members may do everything, and RBAC can't take that away.
-/// Group that may do everything.
+/// Group whose members may do everything. No review is sent for them, because RBAC cannot restrict them.
 pub const MASTERS: &str = "system:masters";
 
-/// Everything that the answer depends on.
+/// Cache key: everything that the answer depends on.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct Question {
     caller: Arc<Caller>,
@@ -27,28 +26,29 @@ struct Question {
     resource: String,
     subresource: String,
     name: String,
-    /// The name as it was written: how fast a refusal comes must not tell whom it stands for.
+    /// The name as the caller wrote it. Otherwise a cache hit would reveal by its timing which object the name refers
+    /// to.
     asked: String,
 }
 
-/// Asks the API server.
+/// Sends SubjectAccessReviews, and caches the answers.
 pub struct Authorizer {
     reviews: Api<SubjectAccessReview>,
     known: Cache<Question, bool>,
 }
 
 impl Authorizer {
-    /// Asks by way of `client`.
+    /// Sends reviews through `client`.
     pub fn new(client: Client) -> Self {
         let known = Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED).build();
         Self { reviews: Api::all(client), known }
     }
 
-    /// Lets the caller pass who may do this to the resource, `users/quota` for a subresource. `asked` is the name as the
-    /// caller wrote it: a refusal says nothing else.
+    /// Checks that the caller may use the verb on the resource (`users/quota` for a subresource). `asked` is the name
+    /// as the caller wrote it, which is all that an error repeats.
     ///
     /// # Errors
-    /// 403, or 503 where the API server does not answer.
+    /// 403, or 503 if kube-apiserver does not respond.
     pub async fn check(
         &self,
         caller: &Arc<Caller>,
@@ -69,7 +69,7 @@ impl Authorizer {
             name: name.to_owned(),
             asked: asked.to_owned(),
         };
-        // In a box: it is large, and part of every request.
+        // Boxed because it is large, and part of every request.
         let known = Box::pin(self.known.try_get_with(question.clone(), self.ask(&question)));
         let may = known.await.map_err(|error| (*error).clone())?;
         if may { Ok(()) } else { Err(ApiError::forbidden(&caller.username, verb, About { resource, name: asked })) }
@@ -89,10 +89,10 @@ impl Authorizer {
         Ok(self.review(&question.caller, Some(attributes), None).await?.allowed)
     }
 
-    /// The API server's answer of this moment.
+    /// Returns kube-apiserver's answer, uncached.
     ///
     /// # Errors
-    /// If it does not answer, or finds fault with the question.
+    /// If kube-apiserver does not respond, or rejects the review.
     pub async fn review(
         &self,
         caller: &Caller,

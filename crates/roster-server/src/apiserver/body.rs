@@ -1,4 +1,4 @@
-//! Reads what a write brings: its body and its parameters.
+//! Reads the body and the parameters of a write.
 
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
@@ -14,21 +14,21 @@ use super::limits::MOST_BODY_BYTES;
 use super::params::{pairs, unknown};
 use super::status::ApiError;
 
-/// A body of this group-version.
+/// A request body of this group-version.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, bound(deserialize = "S: DeserializeOwned"))]
 struct Body<S> {
     api_version: String,
     kind: String,
     spec: S,
-    /// May be there, and says nothing.
+    /// Accepted and ignored.
     #[serde(rename = "metadata")]
     _metadata: Option<Value>,
     #[serde(rename = "status")]
     _status: Option<Value>,
 }
 
-/// Whether a write is to be tried only, by its parameters.
+/// Whether the `dryRun` parameter asks for a dry run.
 #[derive(Clone, Copy, Debug)]
 pub struct DryRun(pub bool);
 
@@ -40,10 +40,10 @@ impl<S: Sync> FromRequestParts<S> for DryRun {
     }
 }
 
-/// Reads a body of the kind.
+/// Reads a JSON body of this kind.
 ///
 /// # Errors
-/// 400, 413 or 415, which say what is wrong.
+/// 400, 413 or 415, with what is wrong.
 pub async fn read_body<S: DeserializeOwned>(kind: &str, request: Request) -> Result<S, ApiError> {
     let bytes = read_json(request).await?;
     let body = serde_json::from_slice(&bytes)
@@ -51,7 +51,7 @@ pub async fn read_body<S: DeserializeOwned>(kind: &str, request: Request) -> Res
     spec_of(kind, body)
 }
 
-/// Reads a body with something secret in it, which no error repeats.
+/// Reads a body that contains a secret. Errors do not repeat its contents.
 ///
 /// # Errors
 /// As [`read_body`].
@@ -89,10 +89,10 @@ fn spec_of<S>(kind: &str, body: Body<S>) -> Result<S, ApiError> {
     Ok(body.spec)
 }
 
-/// Reads a body, whatever it is.
+/// Reads a body without parsing it.
 ///
 /// # Errors
-/// 413 if it is too large, 400 if it breaks off.
+/// 413 if it is too large, 400 if it is incomplete.
 pub async fn read_bytes(request: Request) -> Result<axum::body::Bytes, ApiError> {
     axum::body::Bytes::from_request(request, &()).await.map_err(|rejection| match rejection.into_response().status() {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(MOST_BODY_BYTES),
@@ -100,10 +100,10 @@ pub async fn read_bytes(request: Request) -> Result<axum::body::Bytes, ApiError>
     })
 }
 
-/// The parameters of a write. Returns whether it is to be tried only.
+/// Parses the parameters of a write. Returns whether it is a dry run.
 ///
 /// # Errors
-/// 400.
+/// 400 for an unknown parameter or an invalid value.
 pub fn read_write_params(query: Option<&str>) -> Result<bool, ApiError> {
     const ALLOWED: &[&str] = &["dryRun", "fieldManager", "fieldValidation", "pretty", "timeout"];
     let mut is_dry_run = false;

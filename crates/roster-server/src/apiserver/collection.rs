@@ -1,4 +1,4 @@
-//! Lists, watches and gets of a resource, for callers who may.
+//! Lists, watches and gets of a resource.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use super::state::{DirectoryApi, Right};
 use super::status::{About, ApiError};
 use super::watch::watch;
 
-/// Answers a list or a watch of a resource, for a caller who may.
+/// Authorizes and answers a list or a watch of a resource.
 ///
 /// # Errors
-/// As the request deserves.
+/// 401, 403 or 503 from authorization; 429 for too many watches; the errors of the list or the watch.
 pub async fn list_or_watch(
     api: &Arc<DirectoryApi>,
     caller: &Arc<Caller>,
@@ -30,7 +30,7 @@ pub async fn list_or_watch(
     permit: RequestPermit,
 ) -> Result<Response, ApiError> {
     let verb = if params.is_watch { "watch" } else { "list" };
-    // A query for a single one is authorised by its name, as kube-apiserver does.
+    // As in kube-apiserver, a query for a single object is authorized by its name.
     let name = params.single_name().unwrap_or_default();
     api.admit(caller, verb, resource.plural, &name, &name).await?;
     if params.is_watch {
@@ -42,10 +42,10 @@ pub async fn list_or_watch(
     list_records(api, caller, resource, &params, form, permit).await
 }
 
-/// One object, as it is now.
+/// Returns the current state of one object.
 ///
 /// # Errors
-/// 404.
+/// 404 if it does not exist.
 pub fn single(
     api: &DirectoryApi,
     caller: &Caller,

@@ -1,5 +1,5 @@
-//! Asks people for their password again before a change that outlives their session: a stolen session alone must not be
-//! enough to make an API key or to enrol a second factor.
+//! Asks users for their password again before a change that outlives their session: a stolen session alone must not be
+//! enough to create an API key or to enrol a second factor.
 
 use std::net::IpAddr;
 
@@ -18,40 +18,40 @@ use super::state::DirectoryApi;
 use super::status::{About, ApiError};
 use super::target::Target;
 
-/// How often a change is retried when another writer was faster.
+/// Most attempts when writes conflict.
 pub const MAX_ATTEMPTS: usize = 16;
 
-/// The password that callers send along to confirm a change of their own credential.
+/// The password that callers send to confirm a change of their own credential.
 pub struct Confirmation<'a> {
-    /// Field of the request that holds it, as errors name it.
+    /// Field of the request that holds it, for errors.
     pub field: &'static str,
     /// The password; `None` if the request has none.
     pub password: Option<&'a SecretString>,
     /// Address that the request comes from, for the log.
     pub source: IpAddr,
-    /// Whether users without a password may go on: they log in by another authenticator, so there is nothing to ask for.
+    /// Whether users without a password need no confirmation: they log in by another authenticator.
     pub is_waived_without_password: bool,
 }
 
-/// A change of a user's credential.
+/// A change to a user's credential.
 pub struct CredentialChange<'a> {
-    /// What handlers share.
+    /// State shared by the handlers.
     pub api: &'a DirectoryApi,
-    /// The User, and the caller who asks for the change.
+    /// The User, and the caller that requests the change.
     pub target: &'a Target,
     /// The same User, as logins know it.
     pub person: &'a Person,
-    /// How the caller confirms the change. `None`: it needs no confirmation.
+    /// How the caller confirms the change. `None` if no confirmation is needed.
     pub confirmation: Option<Confirmation<'a>>,
 }
 
 impl CredentialChange<'_> {
-    /// Opens the credential, and checks the password where one is asked for. Returns the credential as it was read and a
+    /// Opens the credential, and checks the password if one is required. Returns the credential as it was read and a
     /// copy to change.
     ///
     /// # Errors
-    /// 422 if the password is missing or wrong. A wrong one has been counted by then, also with `dryRun`. 409 if other
-    /// writers are faster all the time. 401 or 404 if the caller or the User is no longer active or known.
+    /// 422 if the password is missing or wrong. A wrong one has been counted by then, also with `dryRun`. 409 if writes
+    /// keep conflicting. 401 or 404 if the caller or the User is no longer active or known.
     pub async fn open(&self, hashed: &mut Hashed) -> Result<(Opened, Credential), ApiError> {
         let (vault, person) = (&self.api.logins.vault, self.person);
         let mut lost = None;
@@ -63,7 +63,7 @@ impl CredentialChange<'_> {
                 Some(confirmation) => self.check_password(confirmation, &mut after, hashed).await?,
                 None => Recheck::Right,
             };
-            // Turns and hashes take time.
+            // Waiting and hashing take time, so check again.
             check_current(self.api, self.target)?;
             let Some(confirmation) = self.confirmation.as_ref().filter(|_| recheck != Recheck::Right) else {
                 return Ok((opened, after));
@@ -79,7 +79,7 @@ impl CredentialChange<'_> {
         Err(contended(self.target.about()))
     }
 
-    /// Judges the password, and counts a wrong one.
+    /// Verifies the password, and counts a wrong one.
     async fn check_password(
         &self,
         confirmation: &Confirmation<'_>,
@@ -97,11 +97,11 @@ impl CredentialChange<'_> {
         Ok(verifier.count(self.person, credential, matches))
     }
 
-    /// Makes the change in its turn. `change` may be called several times; where it leaves the credential as it is, nothing is
-    /// written.
+    /// Makes the change while holding the user's turn. `change` may be called several times. If it leaves the
+    /// credential unchanged, nothing is written.
     ///
     /// # Errors
-    /// As [`Self::open`]; 429 if too many wait for their turn.
+    /// As [`Self::open`]; 429 if too many requests wait for a turn.
     pub async fn make<T>(&self, mut change: impl FnMut(&mut Credential) -> T) -> Result<T, ApiError> {
         let _turn = turn(self.api, self.person).await?;
         let (vault, mut hashed, mut lost) = (&self.api.logins.vault, Hashed::default(), None);
@@ -119,19 +119,19 @@ impl CredentialChange<'_> {
     }
 }
 
-/// Waits for the turn to ask a person for a credential again.
+/// Waits for the turn to verify a credential of this person.
 ///
 /// # Errors
-/// 429 if too many wait for it.
+/// 429 if too many requests wait.
 pub async fn turn<'a>(api: &'a DirectoryApi, person: &Person) -> Result<MutexGuard<'a, ()>, ApiError> {
     api.logins.verifier.turn(&person.username).await.map_err(|busy| failed(busy.into()))
 }
 
-/// Checks once more, after a wait, that the caller is active and the User exists. Without it, a key could be made after the
-/// end of the session that asked for it.
+/// Checks again, after a wait, that the caller is active and the User exists. Otherwise a key could be created after
+/// the end of the session that requested it.
 ///
 /// # Errors
-/// 401 or 404.
+/// 401 if the caller is not active, 404 if the User is gone.
 pub fn check_current(api: &DirectoryApi, target: &Target) -> Result<(), ApiError> {
     if api.is_inactive(&target.caller) {
         return Err(ApiError::unauthorized());
@@ -139,14 +139,14 @@ pub fn check_current(api: &DirectoryApi, target: &Target) -> Result<(), ApiError
     person(api, target).map(drop)
 }
 
-/// Logs a credential that was asked for again and was wrong: once its failure is counted, and not at each try to do so.
+/// Logs a wrong confirmation, once its failure has been counted and not on each attempt to count it.
 pub fn log_recheck(recheck: Recheck, person: &Person, source: &str) {
     if recheck == Recheck::Wrong {
         info!(user = person.name, source, "a credential that was asked for again was wrong");
     }
 }
 
-/// 409: other writers are faster all the time.
+/// 409: writes keep conflicting.
 pub fn contended(about: About<'_>) -> ApiError {
     ApiError::conflict("the credential is changed by others all the time", about)
 }

@@ -1,4 +1,4 @@
-//! Who controls an identity: what a request may do to a User's credentials.
+//! Authorizes changes to a User's credentials.
 
 use k8s_openapi::api::authentication::v1::UserInfo;
 use roster_core::rbac::guard::Change;
@@ -14,32 +14,32 @@ use super::state::DirectoryApi;
 use super::status::{About, ApiError};
 use super::target::Target;
 
-/// The User that a request is about, as logins know it.
+/// Returns the User that a request is about, as logins know it.
 ///
 /// # Errors
-/// 404 where it is gone meanwhile.
+/// 404 if it has been deleted or recreated.
 pub fn person(api: &DirectoryApi, target: &Target) -> Result<Person, ApiError> {
     let person = Person::named(&api.informers, &target.name).filter(|person| person.uid == target.uid);
     person.ok_or_else(|| ApiError::not_found(About { resource: "users", name: &target.asked }))
 }
 
-/// Whether the caller is the User that the request is about.
+/// Returns whether the caller is the User that the request is about.
 pub fn is_self(api: &DirectoryApi, target: &Target) -> bool {
     api.user_of(&target.caller).as_ref() == Some(&target.name)
 }
 
-/// Lets the caller pass who may control the identity: whoever could bind every role that it holds.
+/// Checks that the caller controls the identity, that is, could bind every role that it holds.
 ///
 /// # Errors
-/// 403 with what is missing; 503 where that can't be judged.
+/// 403 with what is missing; 503 if that can't be judged.
 pub async fn control(api: &DirectoryApi, target: &Target) -> Result<(), ApiError> {
     allow(api, target, &Change::Credential([target.name.as_str()].into())).await
 }
 
-/// Lets the caller pass who may make the change, as the guard sees it, and shows no API key.
+/// Checks that the guard allows the caller to make the change, and that the caller does not use an API key.
 ///
 /// # Errors
-/// 403 with what is missing; 503 where that can't be judged.
+/// 403 with what is missing; 503 if that can't be judged.
 pub async fn allow(api: &DirectoryApi, target: &Target, change: &Change<'_>) -> Result<(), ApiError> {
     refuse_api_key(target)?;
     let caller = &target.caller;
@@ -59,10 +59,10 @@ pub async fn allow(api: &DirectoryApi, target: &Target, change: &Change<'_>) -> 
     })
 }
 
-/// Lets nobody pass who has shown an API key: who has found one must not be able to make it last, nor to become others.
+/// Rejects callers that use an API key: a leaked key must not allow prolonging it or taking over other identities.
 ///
 /// # Errors
-/// 403.
+/// 403 if the caller uses an API key.
 pub fn refuse_api_key(target: &Target) -> Result<(), ApiError> {
     let shown = target.caller.extra.get(CREDENTIAL_ID).into_iter().flatten();
     if shown.into_iter().any(|credential| credential.starts_with(API_KEY_CREDENTIAL)) {
@@ -72,7 +72,7 @@ pub fn refuse_api_key(target: &Target) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// What a failure of the vault is to whoever made the request.
+/// Converts a vault error to a response.
 pub fn unreachable(error: VaultError) -> ApiError {
     failed(Failure::Vault(error))
 }
@@ -82,7 +82,7 @@ pub fn nothing_held(target: &Target) -> ApiError {
     ApiError::conflict("the user does not hold its username yet", target.about())
 }
 
-/// What a failure is to whoever made the request.
+/// Converts a failure to a response.
 pub fn failed(failure: Failure) -> ApiError {
     match failure {
         Failure::Saturated(_) => ApiError::too_many_requests(),
@@ -95,7 +95,7 @@ pub fn failed(failure: Failure) -> ApiError {
     }
 }
 
-/// The text of an optional secret.
+/// Returns the text of an optional secret.
 pub fn exposed(secret: Option<&SecretString>) -> Option<&str> {
     secret.map(ExposeSecret::expose_secret)
 }

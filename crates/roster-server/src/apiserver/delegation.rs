@@ -1,12 +1,12 @@
-//! How long Roster waits for answers of kube-apiserver about tokens and rights, and how long it keeps them.
+//! Timeouts and cache limits for kube-apiserver's answers about tokens and authorization.
 
 use std::time::Duration;
 
-/// How long an answer of the API server is believed, as upstream's delegated authentication does.
+/// How long an answer of kube-apiserver is cached, as in upstream's delegated authentication.
 pub const BELIEVED: Duration = Duration::from_secs(10);
 
-/// Answers that are remembered.
+/// Most answers cached.
 pub const REMEMBERED: u64 = 4096;
 
-/// Longest wait for an answer of the API server.
+/// Longest wait for an answer of kube-apiserver.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,4 +1,4 @@
-//! Discovery: what there is, in the old form, resource by resource, and in the aggregated one.
+//! API discovery: the legacy and the aggregated documents.
 
 use std::sync::LazyLock;
 
@@ -13,16 +13,16 @@ use sha2::{Digest, Sha256};
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
-/// A resource, or a subresource where there is a slash in its name.
+/// A resource, or a subresource if its name contains a slash.
 #[derive(Debug)]
 pub struct Entry {
-    /// Its name.
+    /// Resource name.
     pub name: &'static str,
-    /// Kind of what it answers with, or takes.
+    /// Kind of the request or response body.
     pub kind: &'static str,
-    /// What can be done with it.
+    /// Supported verbs.
     pub verbs: &'static [&'static str],
-    /// What it is for.
+    /// What it is for, for the OpenAPI document.
     pub description: &'static str,
 }
 
@@ -35,7 +35,7 @@ const fn entry(
     Entry { name, kind, verbs, description }
 }
 
-/// All there is.
+/// All resources and subresources.
 pub static ENTRIES: &[Entry] = &[
     entry("users", "User", &["get", "list", "patch", "watch"], "users, with everything known of each"),
     entry(
@@ -83,7 +83,7 @@ pub static ENTRIES: &[Entry] = &[
     entry("roleassignments", "RoleAssignment", &["list"], "who holds which role where"),
 ];
 
-/// A document that does not change while the process lives.
+/// A static JSON document with an ETag.
 pub struct Document {
     media_type: &'static str,
     json: String,
@@ -91,14 +91,14 @@ pub struct Document {
 }
 
 impl Document {
-    /// Fixes what it says.
+    /// Serializes the document and computes its ETag.
     pub fn new(media_type: &'static str, value: &Value) -> Self {
         let json = value.to_string();
         let etag = Sha256::digest(&json).iter().fold(String::new(), |etag, byte| format!("{etag}{byte:02X}"));
         Self { media_type, json, etag }
     }
 
-    /// What it says, unless the client knows that already.
+    /// Returns the document, or 304 if the client has the current version.
     pub fn respond(&self, headers: &HeaderMap) -> Response {
         let etag = format!("{:?}", self.etag);
         let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -109,7 +109,7 @@ impl Document {
         (tags, [(header::CONTENT_TYPE, self.media_type)], self.json.clone()).into_response()
     }
 
-    /// Tells it apart from what it said before.
+    /// The ETag, without quotes.
     pub fn etag(&self) -> &str {
         &self.etag
     }

@@ -1,5 +1,5 @@
-//! Whether a request comes from kube-apiserver's aggregator: the front-proxy certificate, by the authorities and names of
-//! the ConfigMap `extension-apiserver-authentication`, as they are at this moment.
+//! Recognises kube-apiserver's aggregator by the front-proxy certificate, with the current authorities and names of the
+//! ConfigMap `extension-apiserver-authentication`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,22 +29,22 @@ use super::identity::{Caller, HeaderNames};
 
 const CONFIG_MAP: &str = "extension-apiserver-authentication";
 
-/// Longest chain that is looked at: whoever reaches the port chooses what they show.
+/// Most intermediate certificates accepted: clients choose the chain that they present.
 const MAX_INTERMEDIATES: usize = 4;
 
-/// Chains that are remembered: each kube-apiserver shows one, and another one after it was renewed.
+/// Most chains cached. Each kube-apiserver presents one, and another after each renewal.
 const MAX_CHAINS: u64 = 64;
 
-/// What a client has shown: its own certificate first.
+/// Certificate chain of a client, its own certificate first.
 type Chain = Vec<CertificateDer<'static>>;
 
-/// What the ConfigMap says.
+/// Trust settings from the ConfigMap.
 struct Trusted {
     verifier: Arc<dyn ClientCertVerifier>,
-    /// Empty: any name will do.
+    /// Allowed common names. If empty, every name is allowed.
     names: Vec<String>,
     headers: HeaderNames,
-    /// Chains that were found to be the front proxy's. To look at signatures takes longer than most answers do.
+    /// Chains that were verified. Verifying signatures takes longer than most requests.
     recognised: Cache<Chain, ()>,
 }
 
@@ -84,12 +84,12 @@ pub struct FrontProxy {
 }
 
 impl FrontProxy {
-    /// Whether the chain is the aggregator's at this moment.
+    /// Returns whether the chain is the aggregator's, by the current settings.
     pub fn recognises(&self, chain: &[CertificateDer<'static>]) -> bool {
         self.trusted.load().as_ref().is_some_and(|trusted| trusted.recognises(chain))
     }
 
-    /// Who asks, by the headers, where the certificates are those of the aggregator.
+    /// Returns the caller that the headers name, if the certificates are the aggregator's.
     pub fn authenticate(&self, chain: &[CertificateDer<'static>], headers: &HeaderMap) -> Option<Caller> {
         let trusted = self.trusted.load_full().filter(|trusted| trusted.recognises(chain))?;
         match trusted.headers.read(headers) {
@@ -101,15 +101,15 @@ impl FrontProxy {
         }
     }
 
-    /// Whether the ConfigMap has been read. Before, nobody can be told that they are unknown.
+    /// Returns whether the ConfigMap has been read. Until then, no certificate can be rejected.
     pub fn is_known(&self) -> bool {
         self.known.load(Ordering::Acquire)
     }
 
-    /// Follows the ConfigMap until `shutdown`, and tells `health` when it has been read.
+    /// Follows the ConfigMap until `shutdown`, and reports to `health` when it has been read.
     ///
     /// # Errors
-    /// None of its own: a ConfigMap that does not parse is not trusted.
+    /// If the watch ends. A ConfigMap that does not parse is not trusted, and is not an error.
     pub async fn follow(
         self: Arc<Self>,
         client: Client,
@@ -180,6 +180,6 @@ fn header_names(config: &BTreeMap<String, String>, key: &str) -> Result<Vec<Head
 
 fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    // Of several, the last one counts for kube-apiserver too.
+    // kube-apiserver also uses the last of several common names.
     parsed.subject().iter_common_name().last()?.as_str().ok().map(str::to_owned)
 }

@@ -1,4 +1,4 @@
-//! What fuzzing feeds: everything that reads a request before it is known who asks, and what is read next.
+//! Entry points for fuzzing: parsers of input from unauthenticated clients, and what runs on their output.
 
 use aws_lc_rs::hmac;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -10,7 +10,7 @@ use super::negotiate::Form;
 use super::pages::read;
 use super::params::ListParams;
 
-/// A query string: what is read is answered, too.
+/// Parses a query string, and runs the query.
 pub fn query(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(params) = ListParams::read(FIELDS, text) {
@@ -20,14 +20,14 @@ pub fn query(bytes: &[u8]) {
     }
 }
 
-/// A token of a list, signed or not.
+/// Verifies a continue token.
 pub fn token(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let key = hmac::Key::new(hmac::HMAC_SHA256, b"of no use");
     assert!(read(&[key], [0; 8], text).is_err(), "nobody has signed it");
 }
 
-/// Headers, a line each: name, colon, value.
+/// Parses headers, one per line: name, colon, value.
 pub fn headers(bytes: &[u8]) {
     let mut headers = HeaderMap::new();
     for line in bytes.split(|byte| *byte == b'\n').take(200) {
@@ -54,7 +54,7 @@ pub fn headers(bytes: &[u8]) {
 mod tests {
     use super::*;
 
-    /// What fuzzing has found worth keeping.
+    /// Inputs that fuzzing found worth keeping.
     #[test]
     fn the_corpus_is_read_without_a_panic() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");

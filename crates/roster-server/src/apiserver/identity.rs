@@ -1,4 +1,4 @@
-//! Who asks: the identity that kube-apiserver's aggregator tells in headers.
+//! The caller's identity, from the request headers of kube-apiserver's aggregator.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,32 +9,32 @@ use percent_encoding::percent_decode_str;
 use roster_core::rbac::permissions::AUTHENTICATED;
 use thiserror::Error;
 
-/// Group of those whom nobody has recognised.
+/// Group of unauthenticated callers.
 const UNAUTHENTICATED: &str = "system:unauthenticated";
 
-/// Most values that an identity has, all groups and extras together.
+/// Most groups and extra values of an identity, taken together.
 const MAX_VALUES: usize = 4096;
 
-/// Who asks.
+/// Identity of a caller.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Caller {
-    /// The name.
+    /// Username.
     pub username: String,
-    /// The UID; empty where the authenticator knows none.
+    /// UID; empty if the authenticator does not know it.
     pub uid: String,
-    /// The groups.
+    /// Groups.
     pub groups: Vec<String>,
-    /// Whatever else is known.
+    /// Extra attributes, by key.
     pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl Caller {
-    /// Whether some authenticator has recognised them.
+    /// Returns whether an authenticator has recognised the caller.
     pub fn is_authenticated(&self) -> bool {
         !self.groups.iter().any(|group| group == UNAUTHENTICATED)
     }
 
-    /// Puts them into the group of those who are recognised, as every API server does.
+    /// Adds the caller to `system:authenticated`, as every Kubernetes API server does.
     fn completed(mut self) -> Self {
         if self.is_authenticated() && !self.groups.iter().any(|group| group == AUTHENTICATED) {
             self.groups.push(AUTHENTICATED.to_owned());
@@ -55,35 +55,35 @@ impl From<UserInfo> for Caller {
     }
 }
 
-/// The names of the headers, from the ConfigMap `extension-apiserver-authentication`.
+/// Names of the identity headers, from the ConfigMap `extension-apiserver-authentication`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct HeaderNames {
-    /// Of the username: the first one with a value counts.
+    /// Username headers: the first one with a value counts.
     pub username: Vec<HeaderName>,
-    /// Of the UID, likewise. None: no UID is believed.
+    /// UID headers, likewise. If empty, UIDs are ignored.
     pub uid: Vec<HeaderName>,
-    /// Of groups: every value of each counts.
+    /// Group headers: every value of each counts.
     pub groups: Vec<HeaderName>,
-    /// What names of extras begin with, in lower case.
+    /// Prefixes of extra headers, in lower case.
     pub extra_prefixes: Vec<String>,
 }
 
-/// Why headers tell no identity.
+/// Why the headers cannot be read.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 pub enum Unreadable {
-    /// A value is no text.
+    /// A value is not UTF-8.
     #[error("a header of the identity is not UTF-8")]
     NotText,
-    /// There is more than anybody has.
+    /// There are too many groups and extra values.
     #[error("the identity has more than {MAX_VALUES} groups and extras")]
     TooMany,
 }
 
 impl HeaderNames {
-    /// Reads the identity. `None`: the headers name nobody.
+    /// Reads the identity. Returns `None` if the headers contain no username.
     ///
     /// # Errors
-    /// If a value is no text, or there are too many.
+    /// If a value is not UTF-8, or there are too many.
     pub fn read(&self, headers: &HeaderMap) -> Result<Option<Caller>, Unreadable> {
         let username = first(headers, &self.username)?;
         if username.is_empty() {
@@ -100,7 +100,7 @@ impl HeaderNames {
         }
         let mut extras = 0;
         for (name, value) in headers {
-            // Names of headers are in lower case already.
+            // Header names are in lower case already.
             let key = self.extra_prefixes.iter().find_map(|prefix| name.as_str().strip_prefix(prefix.as_str()));
             let Some(key) = key else { continue };
             let decoded = percent_decode_str(key).decode_utf8();

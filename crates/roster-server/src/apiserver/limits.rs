@@ -1,12 +1,12 @@
 //! Limits on requests: permits for requests in flight, a share of them for each caller, and memory for bodies.
 //!
 //! ```text
-//!  request ─▶ share of its caller ─▶ body, within a budget and a time ─▶ permit out of those for all ─▶ handler
+//!  request ─▶ its caller's share ─▶ body, within a budget and a deadline ─▶ permit out of those for all ─▶ handler
 //! ```
 //!
-//! The caller's share is held while the body is sent and until the answer is written, so a caller that sends or reads
-//! slowly uses up its own share only. The permits for all are taken when the body is complete. A part of them is reserved
-//! for requests from kube-apiserver. A permit is held until the work ends, also if the client disconnects before that.
+//! The caller's share is held while the body is sent and until the response is written, so a caller that sends or reads
+//! slowly uses up only its own share. The permits for all are taken when the body is complete. Some are reserved for
+//! requests from kube-apiserver. A permit is held until the work ends, even if the client disconnects earlier.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,13 +31,13 @@ use super::authorize::MASTERS;
 use super::identity::Caller;
 use super::status::ApiError;
 
-/// Largest body: reviews and patches are small.
+/// Largest body, in bytes. Reviews and patches are small.
 pub const MOST_BODY_BYTES: usize = 64 * 1024;
 
-/// Longest address of a request, its query string included.
+/// Longest request URI including the query string, in bytes.
 const MOST_URI_BYTES: usize = 20 * 1024;
 
-/// Longest time until an answer begins, the body of the request included.
+/// Longest time until a response begins, including reading the request's body.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Requests for resources. With the limit on the size of each, this bounds memory and time.
@@ -47,7 +47,7 @@ const RESOURCES: PermitLimits = PermitLimits { total: 256, direct: 192, of_one: 
 /// discovery fails.
 const DISCOVERY: PermitLimits = PermitLimits { total: 64, direct: 48, of_one: 16, of_program: 32 };
 
-/// Login attempts: each waits for a hash, and a refusal for its tick. The handler limits those of one source.
+/// Login attempts. Each waits for a hash, and a refusal also for its tick. The handler limits those of one source.
 const LOGINS: PermitLimits = PermitLimits { total: 256, direct: 256, of_one: 256, of_program: 256 };
 
 /// TokenReviews.
@@ -56,8 +56,8 @@ const TOKEN_REVIEWS: PermitLimits = PermitLimits { total: 256, direct: 192, of_o
 /// Watches.
 pub const WATCHES: PermitLimits = PermitLimits { total: 1024, direct: 768, of_one: 128, of_program: 256 };
 
-/// Bodies of one kind of requests that come from kube-apiserver, and as many again that do not. An anonymous network can
-/// take a quarter of the budget, and its site three quarters.
+/// Budget for bodies of one kind of request from kube-apiserver, and another of the same size for other requests. An
+/// anonymous network can take a quarter of the budget, and its site three quarters.
 const BODIES: BodyLimits = BodyLimits {
     most_bytes: MOST_BODY_BYTES,
     of_a_peer: 32,
@@ -66,32 +66,32 @@ const BODIES: BodyLimits = BodyLimits {
     free_bytes: 4 * 1024,
 };
 
-/// How usernames of ServiceAccounts begin.
+/// Username prefix of ServiceAccounts.
 const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 
-/// How usernames of Kubernetes itself begin: no User has one.
+/// Username prefix of Kubernetes components. No User has it.
 const SYSTEM_PREFIX: &str = "system:";
 
-/// Whose share of the permits a request takes.
+/// Whose share of the permits a request uses.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Share {
     /// A person, by username.
     User(String),
-    /// The ServiceAccounts of one namespace: anyone who may create ServiceAccounts could otherwise have any number of
-    /// shares.
+    /// The ServiceAccounts of one namespace. With a share each, anyone who may create ServiceAccounts could have any
+    /// number of shares.
     ServiceAccounts(String),
     /// A component of Kubernetes, by username.
     System(String),
-    /// Callers that are not authenticated, by their network. They take a part of their site's share, too.
+    /// Unauthenticated callers, by network. They also use a part of their site's share.
     Network(IpNet),
     /// All networks of one site.
     Site(IpNet),
-    /// No share: `system:masters`, as in kube-apiserver's own priority levels, and kube-apiserver itself.
+    /// No limit: `system:masters`, as in kube-apiserver's own priority levels, and kube-apiserver itself.
     Exempt,
 }
 
 impl Share {
-    /// The share of an authenticated caller.
+    /// Returns the share of an authenticated caller.
     fn of(caller: &Caller) -> Self {
         if caller.groups.iter().any(|group| group == MASTERS) {
             return Self::Exempt;
@@ -117,7 +117,7 @@ impl fmt::Display for Share {
     }
 }
 
-/// Where a request comes from, as far as limits are concerned.
+/// Origin of a request for the purpose of limits.
 #[derive(Clone, Debug)]
 pub struct RequestSource {
     share: Share,
@@ -125,8 +125,8 @@ pub struct RequestSource {
 }
 
 impl RequestSource {
-    /// The source of an authenticated request. Requests of all people that come through kube-apiserver have the same
-    /// peer, so the share goes by the caller.
+    /// Returns the source of an authenticated request. All requests through kube-apiserver have the same peer, so the
+    /// share is the caller's.
     fn of_caller(request: &Request) -> Result<Self, ApiError> {
         let extensions = request.extensions();
         let caller = extensions.get::<Arc<Caller>>().ok_or_else(|| ApiError::internal("the caller is not known"))?;
@@ -134,8 +134,8 @@ impl RequestSource {
         Ok(Self { share: Share::of(caller), is_api_server })
     }
 
-    /// The source of an anonymous request. A network that holds proven connections of kube-apiserver at this moment has no
-    /// limit: its TokenReviews prove nothing themselves.
+    /// Returns the source of an anonymous request. A network that currently holds proven connections of kube-apiserver
+    /// has no limit, because kube-apiserver's TokenReviews prove nothing themselves.
     fn of_network(request: &Request) -> Result<Self, ApiError> {
         let source = RequestNetwork::of(request.extensions());
         let source = source.ok_or_else(|| ApiError::internal("the connection is not known"))?;
@@ -144,12 +144,12 @@ impl RequestSource {
         Ok(Self { share, is_api_server })
     }
 
-    /// Whose share the request takes.
+    /// Returns whose share the request uses.
     pub const fn share(&self) -> &Share {
         &self.share
     }
 
-    /// The source of a login. The handler limits logins by their source address, which proxies may have told.
+    /// Returns the source of a login. The handler limits logins by source address, which may be reported by a proxy.
     fn of_login(request: &Request) -> Result<Self, ApiError> {
         Self::of_network(request).map(|source| Self { share: Share::Exempt, ..source })
     }
@@ -158,14 +158,14 @@ impl RequestSource {
 /// How many requests of one kind may be in flight.
 #[derive(Clone, Copy, Debug)]
 pub struct PermitLimits {
-    /// All together.
+    /// All requests.
     pub total: usize,
-    /// Those that do not come from kube-apiserver, all together. The rest of `total` is reserved for kube-apiserver's.
+    /// All requests that do not come from kube-apiserver. The rest of `total` is reserved for kube-apiserver.
     pub direct: usize,
-    /// Those of one person, or of one network.
+    /// Requests of one person or one network.
     pub of_one: usize,
-    /// Those of one component of Kubernetes, of the ServiceAccounts of one namespace, or of one site: they may work for
-    /// many people.
+    /// Requests of one Kubernetes component, the ServiceAccounts of one namespace, or one site: they may act for many
+    /// people.
     pub of_program: usize,
 }
 
@@ -173,29 +173,29 @@ pub struct PermitLimits {
 #[derive(Debug)]
 pub struct Permits {
     limits: PermitLimits,
-    /// What the permits are for, in the plural.
+    /// What the permits are for, in the plural, for error messages.
     kind: &'static str,
     total: Arc<Semaphore>,
     direct: Arc<Semaphore>,
     shares: Arc<Seats<Share>>,
 }
 
-/// A part of a caller's share, given back when the last clone is dropped.
+/// A part of a caller's share. Returned when the last clone is dropped.
 #[derive(Clone, Debug)]
 struct SharePermit {
     source: RequestSource,
     _seats: Option<Arc<TakenShare>>,
 }
 
-/// A part of a share, and for a network also of its site's.
+/// A part of a share, and for a network also of its site's share.
 #[derive(Debug)]
 struct TakenShare {
     _own: Seat<Share>,
     _site: Option<Seat<Share>>,
 }
 
-/// A request in flight, given back when the last clone is dropped. An extension of each request, for handlers whose work
-/// goes on when the answer begins.
+/// A permit for a request in flight, returned when the last clone is dropped. An extension of each request, for
+/// handlers whose work continues after the response begins.
 #[derive(Clone, Debug)]
 pub struct RequestPermit {
     share: SharePermit,
@@ -208,38 +208,38 @@ struct InFlight {
     _direct: Option<OwnedSemaphorePermit>,
 }
 
-/// Response extension of an answer whose body holds permits of another kind, and not the share of the request.
+/// Response extension: the body holds permits of another kind instead of the request's share.
 #[derive(Clone, Copy, Debug)]
 pub struct HoldsOwnPermit;
 
 impl RequestPermit {
-    /// A permit of that share.
+    /// Returns a permit of that share.
     #[cfg(test)]
     pub fn for_test(share: Share) -> Self {
         let source = RequestSource { share, is_api_server: true };
         Permits::new(RESOURCES, "requests").admit(source).expect("all permits are free")
     }
 
-    /// Where the request comes from.
+    /// Returns where the request comes from.
     pub const fn source(&self) -> &RequestSource {
         &self.share.source
     }
 
-    /// The caller's share alone, to be held for longer than the permit.
+    /// Returns the caller's share alone, to hold for longer than the permit.
     fn share(&self) -> SharePermit {
         self.share.clone()
     }
 }
 
 impl Permits {
-    /// All permits are free. `kind` is what they are for, in the plural.
+    /// Creates permits that are all free. `kind` says what they are for, in the plural.
     pub fn new(limits: PermitLimits, kind: &'static str) -> Self {
         let semaphore = |count| Arc::new(Semaphore::new(count));
         let (total, direct) = (semaphore(limits.total), semaphore(limits.direct));
         Self { limits, kind, total, direct, shares: Seats::new(limits.of_one) }
     }
 
-    /// Takes a part of the caller's share, and a permit.
+    /// Takes a part of the caller's share and a permit.
     ///
     /// # Errors
     /// 429 if either is used up.
@@ -288,22 +288,22 @@ pub struct RequestLimiter {
 }
 
 impl RequestLimiter {
-    /// For resources, after authentication.
+    /// Limits requests for resources, after authentication.
     pub fn for_resources() -> Self {
         Self::new(RESOURCES, "requests", RequestSource::of_caller)
     }
 
-    /// For discovery, after authentication.
+    /// Limits requests for discovery, after authentication.
     pub fn for_discovery() -> Self {
         Self::new(DISCOVERY, "requests for discovery", RequestSource::of_caller)
     }
 
-    /// For logins.
+    /// Limits logins.
     pub fn for_logins() -> Self {
         Self::new(LOGINS, "logins", RequestSource::of_login)
     }
 
-    /// For TokenReviews.
+    /// Limits TokenReviews.
     pub fn for_token_reviews() -> Self {
         Self::new(TOKEN_REVIEWS, "TokenReviews", RequestSource::of_network)
     }
@@ -323,16 +323,15 @@ impl RequestLimiter {
         }
     }
 
-    /// Answers a request within the limits.
+    /// Runs a request within the limits.
     ///
     /// # Errors
-    /// 429 if there is no permit for it, 413 or 400 if its body or address is not acceptable, 503 if the answer takes too
-    /// long.
+    /// 429 if there is no permit, 413 or 400 if the body or URI is not acceptable, 503 if the response takes too long.
     pub async fn run(&self, request: Request, next: Next) -> Result<Response, ApiError> {
         let deadline = Instant::now() + self.timeout;
         check_address(&request)?;
         let share = self.permits.share((self.source_of)(&request)?)?;
-        // No handler of these reads a body or changes anything: what a client that disconnects has asked for can end.
+        // These handlers read no body and change nothing, so they can be cancelled if the client disconnects.
         if matches!(*request.method(), Method::GET | Method::HEAD) {
             let answer = respond(request, next, (self.permits.permit(share)?, None));
             return timeout_at(deadline, answer).await.map_err(|_| too_late());
@@ -362,12 +361,12 @@ impl RequestLimiter {
     }
 }
 
-/// Middleware that lets requests of one kind in within their limits.
+/// Middleware that applies the limits.
 pub async fn limited(State(limiter): State<Arc<RequestLimiter>>, request: Request, next: Next) -> Response {
     limiter.run(request, next).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-/// Holds the permit and the part of the budget for as long as the work takes, and the caller's share until the answer is
+/// Holds the permit and the part of the budget until the work ends, and the caller's share until the response is
 /// written.
 async fn respond(mut request: Request, next: Next, held: (RequestPermit, Option<OwnedSemaphorePermit>)) -> Response {
     let share = held.0.share();

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tower::ServiceExt;
 
-/// Size of an answer that fits into no buffer.
+/// Size of a response that fits into no buffer, in bytes.
 const LARGE: usize = 32 << 20;
 
 const FEW: PermitLimits = PermitLimits { total: 6, direct: 4, of_one: 2, of_program: 3 };
@@ -86,7 +86,7 @@ fn a_share_can_be_held_for_longer_than_the_permit() {
     assert!(permits.admit(source("jane", true)).is_ok());
 }
 
-/// A limiter with few permits, and a router behind it. Its handlers wait for the notification.
+/// A limiter with few permits and a router behind it. Handlers wait for the notification.
 fn limited_router(
     source_of: fn(&Request) -> Result<RequestSource, ApiError>,
 ) -> (Router, Arc<RequestLimiter>, Arc<Notify>) {
@@ -153,7 +153,7 @@ async fn a_client_that_disconnects_keeps_its_permit_until_the_work_ends() {
             tokio::task::yield_now().await;
         }
     }
-    // Until the handlers wait.
+    // Wait until the handlers are running.
     tokio::task::yield_now().await;
     assert_eq!(limiter.permits.total.available_permits(), FEW.total - FEW.of_one);
     assert_eq!(limiter.bodies_of_api_server.available_budget(), budget - FEW.of_one * (BODIES.free_bytes + 1));
@@ -179,7 +179,7 @@ async fn work_that_takes_too_long_is_answered_and_keeps_its_permit() {
     assert_eq!(limiter.permits.total.available_permits(), FEW.total, "a read ends with its answer");
 }
 
-/// From a network of a site of its own.
+/// A request from a network of a site of its own.
 fn connect(table: &Arc<ConnectionTable>, site: u8) -> OpenConnection {
     table.admit([192, 0, site, 1].into()).unwrap()
 }
@@ -200,7 +200,7 @@ async fn a_network_takes_its_share_and_that_of_kube_apiserver_has_no_limit() {
     let table = ConnectionTable::new(LIMITS, Metrics::default().connections_shed);
     let (api_server, one, two, three) =
         (connect(&table, 1), connect(&table, 2), connect(&table, 3), connect(&table, 4));
-    // Proven by another connection than that of the TokenReviews.
+    // Proven by another connection than the one with the TokenReviews.
     let proven = connect(&table, 1);
     proven.connection().mark(Trust::ApiServer);
     let mut held = Vec::new();
@@ -247,7 +247,7 @@ async fn the_networks_of_a_site_share() {
     }
 }
 
-/// Its address may belong to somebody else by now.
+/// The address may have been reassigned.
 #[tokio::test]
 async fn a_network_that_kube_apiserver_used_lately_has_a_limit() {
     let (router, limiter, go_on) = limited_router(RequestSource::of_network);
@@ -306,7 +306,7 @@ async fn begin_to_read(stream: &mut TcpStream, path: &str) -> String {
     String::from_utf8_lossy(&status[9..]).into_owned()
 }
 
-/// hyper must not take the whole answer into its buffer.
+/// hyper must not buffer the whole response.
 #[tokio::test]
 async fn clients_that_do_not_read_hold_their_share_on_a_real_connection() {
     let (router, ..) = limited_router(RequestSource::of_caller);

@@ -1,4 +1,4 @@
-//! Lists: whole, or page by page at one revision.
+//! Lists: complete, or in pages at one revision.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -31,24 +31,23 @@ use super::revision::reached;
 use super::state::DirectoryApi;
 use super::status::ApiError;
 
-/// Most objects that are written at a time.
+/// Most objects per chunk of the response.
 const CHUNK: usize = 128;
 
-/// Bytes from which on no further object is added to what is written at a time. Shorter lists are in one piece, so that
-/// the compressor sees their length.
+/// A chunk of at least this many bytes gets no further object. Shorter lists are a single chunk, so that the compressor
+/// knows their length.
 const CHUNK_BYTES: usize = 128 * 1024;
 
-/// Bytes that are joined to an object, mostly.
+/// Typical size of the members joined to an object, in bytes.
 const JOINED_BYTES: usize = 256;
 
-/// Longest time that an answer holds its permit. Callers that read more slowly go on reading, and hold their own share
-/// until they are done.
+/// Longest time that a response holds its permit. Slower callers can read on, but keep holding their own share.
 const MAX_ANSWER_TIME: Duration = Duration::from_secs(30);
 
-/// Answers a list.
+/// Answers a list request.
 ///
 /// # Errors
-/// 410 and 504, where the revision can't be had; 400 for a token that is none.
+/// 410 or 504 if the revision is not available; 400 if the continue token is invalid.
 pub async fn list(
     api: &Arc<DirectoryApi>,
     caller: &Arc<Caller>,
@@ -74,8 +73,8 @@ pub async fn list(
     Ok(respond(renderer, head, selection.records, Arc::clone(&api.informers), permit))
 }
 
-/// Selects at once what takes less time than another thread takes to begin. The work holds the permit, so a client that
-/// disconnects does not free it early.
+/// Selects records, in place if that takes less time than starting a thread. The work holds the permit, so a client
+/// that disconnects does not free it early.
 async fn select(
     table: &Arc<Table>,
     query: &Query,
@@ -96,7 +95,7 @@ async fn select(
     blocking(work).await
 }
 
-/// The table to read from, and where to begin.
+/// Returns the table to read from, and where to begin.
 async fn start(
     api: &DirectoryApi,
     (caller, permit): (&Arc<Caller>, &RequestPermit),
@@ -128,7 +127,7 @@ async fn start(
         match table_of(api, permit, resource, catalogue, moment).await {
             Ok((table, moment)) => return Ok((table, Position { moment, offset })),
             Err(error) if error.code() == StatusCode::TOO_MANY_REQUESTS => return Err(error),
-            // The revision of the first page is forgotten. The client has not named it, so it gets the current one.
+            // The revision of the first page has expired. The client did not specify it, so it gets the current one.
             Err(_) => {}
         }
     }
@@ -137,7 +136,7 @@ async fn start(
     Ok((Arc::clone(&view.table), Position { moment, offset }))
 }
 
-/// All records as they were at a moment, and the moment as it is known here.
+/// Returns all records at a past revision, and that revision's [`Moment`] on this replica.
 async fn table_of(
     api: &DirectoryApi,
     permit: &RequestPermit,
@@ -158,7 +157,7 @@ async fn table_of(
     Ok((past.table, Moment { since: past.revision, until: moment.until }))
 }
 
-/// The metadata of the list, and its counts.
+/// Builds the metadata of the list, and its counts.
 fn describe(
     api: &DirectoryApi,
     params: &ListParams,
@@ -185,7 +184,7 @@ fn describe(
     (metadata, counts)
 }
 
-/// The records to write next, from `from` on: fewer if they are large. At least one if any are left.
+/// Returns the next records to write, beginning with `from`: fewer if they are large, at least one if any are left.
 fn next_chunk(records: &[Arc<Record>], from: usize) -> &[Arc<Record>] {
     let rest = &records[from..];
     let mut bytes = 0;
@@ -198,7 +197,7 @@ fn next_chunk(records: &[Arc<Record>], from: usize) -> &[Arc<Record>] {
     &rest[..count]
 }
 
-/// Writes the objects, a few at a time: a list of everybody is not held in memory twice.
+/// Writes the objects in chunks, so that a list of all users is not held in memory twice.
 fn respond(
     renderer: Renderer,
     head: String,
@@ -232,20 +231,20 @@ fn respond(
             if from >= records.len() {
                 return None;
             }
-            // Others have their turn in between.
+            // Let other tasks run.
             tokio::task::yield_now().await;
             let mut out = Vec::new();
             let next = write(from, &records, &mut out);
             Some((Bytes::from(out), (next, records, write, held)))
         });
-        // Whoever compresses it looks once more when it has ended.
+        // The compressor polls once more after the end.
         let all = stream::once(async { Bytes::from(first) }).chain(rest).fuse();
         Body::from_stream(all.map(Ok::<_, Infallible>))
     };
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// Holds a permit until the guard is dropped, or for that long.
+/// Holds a permit until the guard is dropped, or for `longest`.
 fn lend(permit: RequestPermit, longest: Duration) -> DropGuard {
     let done = CancellationToken::new();
     let returned = done.clone();
@@ -272,13 +271,13 @@ mod tests {
     use rstest::rstest;
     use serde_json::Value;
 
-    /// Records of that many Users with a display name of that length.
+    /// Returns records of `count` Users with a display name of `bytes` bytes.
     fn users(count: usize, bytes: usize) -> Vec<Arc<Record>> {
         let spec = UserSpec { display_name: Some("x".repeat(bytes)), ..UserSpec::default() };
         (0..count).map(|at| Arc::new(record(&User::new(&format!("user-{at}"), spec.clone())))).collect()
     }
 
-    /// As many objects as make several chunks; and a body that has ended stays so.
+    /// Enough objects for several chunks. A body that has ended stays ended.
     #[rstest]
     #[case::many(300, 1, 3)]
     #[case::few_and_large(20, 30_000, 4)]

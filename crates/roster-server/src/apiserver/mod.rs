@@ -1,13 +1,13 @@
-//! The aggregated API `directory.roster.dev/v1alpha1`, on every replica: queries over the directory, and the actions on
+//! The aggregated API `directory.roster.dev/v1alpha1`, served by every replica: directory queries, and changes to
 //! credentials that must not pass through etcd.
 //!
 //! ```text
-//!  server: routes ─▶ authenticate (front_proxy, identity) ─▶ limits ─▶ users, groups, assignments, reviews, profile
+//!  router: routes ─▶ authenticate (front_proxy, identity) ─▶ limits ─▶ users, groups, assignments, reviews, profile
 //!                                                              │ authorize
 //!                    params, negotiate, pages ─▶ list, watch ──┘─▶ render ─▶ bytes
-//!                    discovery, openapi: what there is           status: errors
+//!                    discovery, openapi: API description         status: errors
 //!
-//!          ─▶ logins, bearers ──────────▶ roster_runtime::logins          everybody
+//!          ─▶ logins, bearers ──────────▶ roster_runtime::logins          all callers
 //!          ─▶ authenticate ─▶ passwords, api_keys, totp ─▶ roster_runtime::logins, the guard
 //! ```
 

@@ -1,4 +1,4 @@
-//! In which form an answer is wanted.
+//! Content negotiation: which form of response the client accepts.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, header};
 
 use super::status::ApiError;
 
-/// The form of an answer.
+/// Form of a response.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Form {
     /// The object, or the list of objects.
@@ -17,7 +17,7 @@ pub enum Form {
     Table,
 }
 
-/// Media types that are looked at; a client sends three or four.
+/// Most media types considered. Clients send three or four.
 const MAX_TYPES: usize = 32;
 
 impl<S: Sync> FromRequestParts<S> for Form {
@@ -29,10 +29,10 @@ impl<S: Sync> FromRequestParts<S> for Form {
 }
 
 impl Form {
-    /// The first form of the `Accept` header that there is. Everything is served as JSON alone.
+    /// Returns the first supported form in the `Accept` header. The only encoding is JSON.
     ///
     /// # Errors
-    /// 406, if there is none.
+    /// 406 if none is supported.
     pub fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
         let mut is_empty = true;
         for value in headers.get_all(header::ACCEPT) {

@@ -1,4 +1,4 @@
-//! Responses about something that is not a custom resource.
+//! Responses that are not about a custom resource.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -11,7 +11,7 @@ use serde_json::json;
 use super::status::{About, ApiError};
 use super::target::Target;
 
-/// A list of something that is no object of its own.
+/// Returns a list of items that are not objects.
 pub fn items<T: Serialize>(kind: &str, items: &[T]) -> Response {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -25,7 +25,7 @@ pub fn items<T: Serialize>(kind: &str, items: &[T]) -> Response {
     axum::Json(list).into_response()
 }
 
-/// An object that is about a User.
+/// Returns an object about a User.
 pub fn about_user(kind: &str, target: &Target, status: impl Serialize) -> Response {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -39,13 +39,13 @@ pub fn about_user(kind: &str, target: &Target, status: impl Serialize) -> Respon
     axum::Json(Object { kind, api_version: API_VERSION, metadata, status }).into_response()
 }
 
-/// The answer to a request that has made something. `spec` holds what is no secret of it.
+/// Returns 201 with the created object. `spec` must not contain secrets.
 pub fn created(kind: &str, spec: &impl Serialize, status: &impl Serialize) -> Response {
     let answer = json!({"kind": kind, "apiVersion": API_VERSION, "metadata": {}, "spec": spec, "status": status});
     (StatusCode::CREATED, [("cache-control", "no-store")], axum::Json(answer)).into_response()
 }
 
-/// What a deletion answers with.
+/// Returns the response to a successful deletion.
 pub fn success() -> Response {
     let mut status = json!(Status::success());
     status["kind"] = "Status".into();

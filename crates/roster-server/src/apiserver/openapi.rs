@@ -1,4 +1,4 @@
-//! OpenAPI: what `kubectl explain` and generated clients go by. The schemas are those of the types.
+//! OpenAPI documents for `kubectl explain` and generated clients. Schemas are derived from the types.
 
 mod names;
 mod paths;
@@ -25,8 +25,8 @@ use serde_json::{Map, Value, json};
 use super::discovery::Document;
 use names::{JSON, group_version_kind, name};
 
-/// `GET /openapi/v2`: without paths. Everything is in version 3, and a server without this one fills the log of
-/// kube-apiserver.
+/// `GET /openapi/v2`: without paths, which only version 3 has. Without this document, kube-apiserver logs errors all
+/// the time.
 pub async fn v2(headers: HeaderMap) -> Response {
     static V2: LazyLock<Document> = LazyLock::new(|| {
         let document = json!({"swagger": "2.0", "info": info(), "paths": {}, "definitions": {}});
@@ -56,7 +56,7 @@ fn info() -> Value {
     json!({"title": "Roster directory", "version": env!("CARGO_PKG_VERSION")})
 }
 
-/// The whole document.
+/// Returns the complete version 3 document.
 pub fn document() -> Value {
     let mut schemas = Schemas { generator: SchemaSettings::openapi3().into_generator(), kinds: Map::new() };
     schemas.object("User", "A user of the cluster, with everything known of it.", |generator| {
@@ -98,7 +98,7 @@ pub fn document() -> Value {
     json!({"openapi": "3.0.0", "info": info(), "paths": paths, "components": {"schemas": all}})
 }
 
-/// The actions on credentials.
+/// Adds the resources that change credentials.
 fn credentials(schemas: &mut Schemas) {
     schemas.object("Login", "Exchanges a password and a second factor for a token.", |generator| {
         vec![("spec", reference::<LoginSpec>(generator)), ("status", reference::<LoginStatus>(generator))]
@@ -127,7 +127,7 @@ fn credentials(schemas: &mut Schemas) {
     schemas.object("Unlock", "Ends a lockout.", |generator| vec![("spec", reference::<UnlockSpec>(generator))]);
 }
 
-/// One type each: version 3.0 knows no lists of types, and a field that may be null may as well be absent.
+/// Reduces each schema to one type: version 3.0 has no lists of types, and a nullable field may also be absent.
 fn plain_types(schema: &mut Value) {
     match schema {
         Value::Object(members) => {
@@ -138,7 +138,7 @@ fn plain_types(schema: &mut Value) {
                         let kind = kind.clone();
                         members.insert("type".to_owned(), kind);
                     }
-                    // A number or text: x-kubernetes-int-or-string says so.
+                    // Integer or string, as x-kubernetes-int-or-string says.
                     _ => drop(members.remove("type")),
                 }
             }

@@ -1,7 +1,7 @@
-//! Pages of a list: signed tokens that say where to go on, and the revisions that lists are being read at.
+//! Pagination: signed continue tokens, and cached states at the revisions that lists are being read at.
 //!
-//! A token holds all that is needed, so that any replica can go on with it. What is remembered beside it only saves the
-//! work of undoing changes, and lets a list be finished whose revision is no longer in the log.
+//! A token contains everything that is needed, so any replica can continue the list. The cache only saves undoing
+//! changes, and allows finishing a list whose revision is no longer in the log.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,60 +20,60 @@ use sha2::{Digest, Sha256};
 use super::identity::Caller;
 use super::status::ApiError;
 
-/// How long a list may pause between two pages: as long as etcd keeps a revision by default.
+/// Longest pause between two pages. etcd keeps a revision for as long by default.
 const REMEMBERED: Duration = Duration::from_secs(300);
 
-/// Revisions that are remembered for lists, of all resources together. Each holds what has changed since.
+/// Most revisions cached, for all resources together. Each holds what has changed since.
 const MAX_REVISIONS: u64 = 64;
 
-/// Lists whose first page is remembered.
+/// Most lists whose first page is cached.
 const MAX_LISTS: u64 = 10_000;
 
-/// How old it may be that the same is remembered already: to remember takes far longer than to look.
+/// Age from which an unchanged entry is written again: writing to the cache is far slower than reading.
 const REMEMBERED_ANEW: Duration = Duration::from_secs(10);
 
 const PURPOSE: &str = "roster continue token v1";
 const SIGNATURE_BYTES: usize = 16;
 const PAYLOAD_BYTES: usize = 32;
 
-/// A state of a resource: what it was from its last change on, and at least until what was known then. Any replica that
-/// has been at some revision in between has the same.
+/// A state of a resource: unchanged from `since` to at least `until`. Any replica that has seen a revision in between
+/// has the same state.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Moment {
     /// Revision of the last change.
     pub since: u64,
-    /// A revision up to which nothing changed.
+    /// Latest known revision with the same state.
     pub until: u64,
 }
 
-/// Where a list goes on.
+/// Where a list continues.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Position {
-    /// The state of its first page.
+    /// State of the first page.
     pub moment: Moment,
-    /// Items on the pages before.
+    /// Number of items on the previous pages.
     pub offset: u64,
 }
 
-/// Which list it is: the resource and the query, as written.
+/// Identifies a list: digest of the resource and the query as written.
 pub type ListId = [u8; 8];
 
-/// Tells lists apart.
+/// Returns the ID of a list.
 pub fn list_id(resource: &str, written: &str) -> ListId {
     let digest = Sha256::new().chain_update(resource).chain_update([0]).chain_update(written).finalize();
     digest[..8].try_into().expect("a digest is longer")
 }
 
-/// Signs and reads tokens.
+/// Signs and verifies continue tokens.
 pub struct Tokens(Arc<ArcSwap<Authorities>>);
 
 impl Tokens {
-    /// With keys from these authorities, which all replicas share.
+    /// Uses keys from these authorities, which all replicas share.
     pub fn new(authorities: Arc<ArcSwap<Authorities>>) -> Self {
         Self(authorities)
     }
 
-    /// A token for going on.
+    /// Returns a token that continues the list at `position`.
     pub fn write(&self, list: ListId, position: Position) -> String {
         let keys = self.0.load().derive(PURPOSE, Timestamp::now());
         let mut bytes = Vec::with_capacity(PAYLOAD_BYTES + SIGNATURE_BYTES);
@@ -86,20 +86,20 @@ impl Tokens {
         BASE64_URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Reads a token of this list.
+    /// Verifies and parses a token of this list.
     ///
     /// # Errors
-    /// 400 if it is not one, or one of another list.
+    /// 400 if the token is invalid or belongs to another list.
     pub fn read(&self, list: ListId, token: &str) -> Result<Position, ApiError> {
         let keys = self.0.load().derive(PURPOSE, Timestamp::now());
         read(&keys, list, token)
     }
 }
 
-/// Reads a token that one of the keys has signed.
+/// Verifies and parses a token signed with one of the keys.
 ///
 /// # Errors
-/// 400.
+/// 400 if the token is invalid or belongs to another list.
 pub fn read(keys: &[hmac::Key], list: ListId, token: &str) -> Result<Position, ApiError> {
     let invalid = |message: &str| ApiError::bad_parameter("continue", message);
     let unknown = || invalid("must be a token from metadata.continue of the page before");
@@ -122,31 +122,32 @@ pub fn read(keys: &[hmac::Key], list: ListId, token: &str) -> Result<Position, A
     Ok(Position { moment: Moment { since: number(8), until: number(16) }, offset: number(24) })
 }
 
-/// The states that lists are being read at.
+/// Cache of the states that lists are being read at.
 pub struct Moments {
-    /// By resource and last change.
+    /// Tables by resource and revision of the last change.
     tables: Cache<(&'static str, u64), Arc<Table>>,
-    /// That of the first page, by who reads which list.
+    /// State of the first page, by caller and list.
     first_pages: Cache<(Arc<Caller>, ListId), (Moment, Instant)>,
 }
 
 impl Default for Moments {
     fn default() -> Self {
         Self {
-            // By frequency, which is the default, a new state would have to be asked for more often than an old one to be kept.
+            // With the default policy (by frequency), a new state would have to be read more often than an old one to
+            // be kept.
             tables: Cache::builder()
                 .max_capacity(MAX_REVISIONS)
                 .eviction_policy(EvictionPolicy::lru())
                 .time_to_idle(REMEMBERED)
                 .build(),
-            // Not for as long as it is asked for: whoever looks at the second page again and again wants news.
+            // Not `time_to_idle`: a client that keeps reloading the second page wants current data.
             first_pages: Cache::builder().max_capacity(MAX_LISTS).time_to_live(REMEMBERED).build(),
         }
     }
 }
 
 impl Moments {
-    /// Remembers at which state this caller has read the first page of a list.
+    /// Caches the state at which this caller read the first page of a list.
     pub async fn begin(&self, caller: &Arc<Caller>, list: ListId, moment: Moment) {
         let key = (Arc::clone(caller), list);
         let is_known = |(known, since): (Moment, Instant)| known == moment && since.elapsed() < REMEMBERED_ANEW;
@@ -155,12 +156,12 @@ impl Moments {
         }
     }
 
-    /// The state at which this caller has read the first page of a list, if they have lately, from this replica.
+    /// Returns the state at which this caller recently read the first page of a list from this replica.
     pub async fn of_first_page(&self, caller: &Arc<Caller>, list: ListId) -> Option<Moment> {
         self.first_pages.get(&(Arc::clone(caller), list)).await.map(|(moment, _)| moment)
     }
 
-    /// Remembers all records as they were.
+    /// Caches all records of a state.
     pub async fn remember(&self, resource: &'static str, moment: Moment, table: Arc<Table>) {
         let key = (resource, moment.since);
         if self.tables.get(&key).await.is_none() {
@@ -168,7 +169,7 @@ impl Moments {
         }
     }
 
-    /// All records as they were, if that is remembered.
+    /// Returns all records of a state, if cached.
     pub async fn table(&self, resource: &'static str, moment: Moment) -> Option<Arc<Table>> {
         self.tables.get(&(resource, moment.since)).await
     }
@@ -212,7 +213,7 @@ mod tests {
         assert!(tokens.read([1; 8], &token).is_ok());
     }
 
-    /// Whoever begins to read keeps the state that they began with, however often others ask for older ones.
+    /// A reader that has just begun keeps its state, however often others read older ones.
     #[tokio::test]
     async fn a_new_state_takes_the_place_of_the_one_that_nobody_has_read_for_longest() {
         let (moments, table) = (Moments::default(), Arc::new(Table::new(&[], Vec::new())));

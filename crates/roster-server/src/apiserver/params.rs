@@ -1,4 +1,4 @@
-//! The parameters of a list or a watch, from the query string.
+//! Query parameters of lists and watches.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::status::ApiError;
 /// Longest query string, in bytes.
 pub const MAX_QUERY_BYTES: usize = 16 * 1024;
 
-/// Parameters of every Kubernetes list, and those of the query dialect.
+/// Parameters of every Kubernetes list, and those of Roster's query language.
 const ALLOWED: &[&str] = &[
     "allowWatchBookmarks",
     "continue",
@@ -33,52 +33,52 @@ const ALLOWED: &[&str] = &[
     "watch",
 ];
 
-/// What comes with each row of a table.
+/// Value of `includeObject`: what is included with each table row.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum IncludeObject {
     /// Nothing.
     None,
-    /// Its metadata.
+    /// The object's metadata.
     #[default]
     Metadata,
-    /// All of it.
+    /// Whole object.
     Object,
 }
 
-/// What is asked of a list or a watch.
+/// Parameters of a list or a watch.
 #[derive(Clone, Debug, Default)]
 pub struct ListParams {
-    /// Which, and in which order.
+    /// Filters and sort order.
     pub query: Query,
-    /// The query as it was written, for telling whether a token goes on with the same one.
+    /// The query as written, to check that a continue token belongs to it.
     pub written: String,
-    /// Most items in an answer.
+    /// Most items per page.
     pub limit: Option<usize>,
-    /// Which page, from 1.
+    /// Page number, from 1.
     pub page: Option<usize>,
-    /// Where to go on.
+    /// Continue token.
     pub continue_token: Option<String>,
-    /// The revision that is asked for; 0 and absent: any.
+    /// Requested revision; 0 or absent: any.
     pub resource_version: Option<u64>,
-    /// Whether it has to be exactly that one.
+    /// Whether the revision must match exactly.
     pub is_exact: bool,
-    /// Whether to watch.
+    /// Whether this is a watch.
     pub is_watch: bool,
-    /// Whether bookmarks are wanted.
+    /// Whether to send bookmarks.
     pub allow_bookmarks: bool,
-    /// Whether a watch begins with what there is.
+    /// Whether a watch begins with the existing objects.
     pub send_initial_events: Option<bool>,
-    /// When a watch ends, in seconds.
+    /// Duration of a watch, in seconds.
     pub timeout_seconds: Option<u64>,
-    /// What comes with each row of a table.
+    /// What is included with each table row.
     pub include_object: IncludeObject,
 }
 
 impl ListParams {
-    /// Reads a query string.
+    /// Parses a query string.
     ///
     /// # Errors
-    /// 400 for whatever has no meaning: never an answer to another question.
+    /// 400 for any parameter or value that has no meaning. Nothing is ignored silently.
     pub fn read(fields: &[Field], query: &str) -> Result<Self, ApiError> {
         let pairs = pairs(query)?;
         let mut params = Self::default();
@@ -102,7 +102,7 @@ impl ListParams {
             "fieldSelector" => self.query.field_selector(fields, value)?,
             "labelSelector" => self.query.label_selector(value)?,
             "sortBy" => self.query.sort_by(fields, value)?,
-            // Zero is what clients send for "no limit".
+            // Clients send zero for "no limit".
             "limit" => self.limit = Some(number(key, value, 0)?).filter(|limit| *limit > 0),
             "page" => self.page = Some(number(key, value, 1)?),
             "continue" => self.continue_token = Some(value.to_owned()).filter(|token| !token.is_empty()),
@@ -127,7 +127,7 @@ impl ListParams {
             "sendInitialEvents" => self.send_initial_events = Some(flag(key, value)?),
             "timeoutSeconds" => self.timeout_seconds = Some(number(key, value, 0)?),
             "includeObject" => self.include_object = include_object(value)?,
-            // Answers are compact, and waiting is bounded anyhow.
+            // Responses are always compact, and time is limited anyway.
             _ => {}
         }
         if matches!(key, "filterBy" | "fieldSelector" | "labelSelector" | "sortBy") {
@@ -165,7 +165,7 @@ impl ListParams {
         Ok(())
     }
 
-    /// The name, where the query asks for a single one.
+    /// Returns the name, if the query selects a single object by name.
     pub fn single_name(&self) -> Option<String> {
         let name = self.query.conditions.iter().find_map(|condition| match condition {
             Condition { field: 0, any, none, compare, .. } if none.is_empty() && compare.is_empty() => {
@@ -180,10 +180,10 @@ impl ListParams {
     }
 }
 
-/// The pairs of a query string.
+/// Splits a query string into pairs.
 ///
 /// # Errors
-/// If it is too long.
+/// 414 if it is too long.
 pub fn pairs(query: &str) -> Result<Vec<(String, String)>, ApiError> {
     if query.len() > MAX_QUERY_BYTES {
         return Err(ApiError::uri_too_long(MAX_QUERY_BYTES));
@@ -191,16 +191,16 @@ pub fn pairs(query: &str) -> Result<Vec<(String, String)>, ApiError> {
     Ok(parse(query.as_bytes()).into_owned().collect())
 }
 
-/// 400 for a parameter that there is none of.
+/// 400 for an unknown parameter.
 pub fn unknown(key: &str, allowed: &[&str]) -> ApiError {
     let allowed = if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") };
     ApiError::bad_parameter(key, &format!("unknown parameter; allowed: {allowed}"))
 }
 
-/// What comes with each row of a table.
+/// Parses a value of `includeObject`.
 ///
 /// # Errors
-/// 400.
+/// 400 for any other value.
 pub fn include_object(value: &str) -> Result<IncludeObject, ApiError> {
     match value {
         "None" => Ok(IncludeObject::None),
@@ -210,10 +210,10 @@ pub fn include_object(value: &str) -> Result<IncludeObject, ApiError> {
     }
 }
 
-/// A whole number from `least` up.
+/// Parses a whole number that is at least `least`.
 ///
 /// # Errors
-/// 400.
+/// 400 for any other value.
 pub fn number<N>(key: &str, value: &str, least: N) -> Result<N, ApiError>
 where
     N: std::str::FromStr + Copy + PartialOrd + std::fmt::Display,
@@ -222,10 +222,10 @@ where
     parsed.ok_or_else(|| ApiError::bad_parameter(key, &format!("{value:?} must be a whole number from {least} up")))
 }
 
-/// A flag, as Go reads one.
+/// Parses a flag as Go does.
 ///
 /// # Errors
-/// 400.
+/// 400 for any other value.
 pub fn flag(key: &str, value: &str) -> Result<bool, ApiError> {
     match value {
         "1" | "t" | "T" | "true" | "TRUE" | "True" | "" => Ok(true),
@@ -234,20 +234,20 @@ pub fn flag(key: &str, value: &str) -> Result<bool, ApiError> {
     }
 }
 
-/// The parameters of a get.
+/// Parameters of a get.
 #[derive(Debug, Default)]
 pub struct GetParams {
-    /// What comes with the row of a table.
+    /// What is included with the table row.
     pub include: IncludeObject,
-    /// The object is to be at least as new as this revision.
+    /// Oldest acceptable revision.
     pub resource_version: u64,
 }
 
 impl GetParams {
-    /// Reads a query string.
+    /// Parses a query string.
     ///
     /// # Errors
-    /// 400.
+    /// 400 for any other parameter or value.
     pub fn read(query: Option<&str>) -> Result<Self, ApiError> {
         let params = only(query, &["includeObject", "resourceVersion"])?;
         let value = |key: &str| params.get(key).map_or("", String::as_str);
@@ -259,7 +259,7 @@ impl GetParams {
     }
 }
 
-/// Rejects all parameters but those that are allowed everywhere.
+/// Extractor that rejects all parameters but [`EVERYWHERE`].
 #[derive(Clone, Copy, Debug)]
 pub struct NoParams;
 
@@ -271,10 +271,10 @@ impl<S: Sync> FromRequestParts<S> for NoParams {
     }
 }
 
-/// Parameters that every client may send with every request.
+/// Parameters that are allowed in every request.
 pub const EVERYWHERE: &[&str] = &["pretty", "timeout"];
 
-/// The only parameters of a request, by key, beside those that are allowed everywhere.
+/// Returns the parameters by key. Accepts only `allowed` and [`EVERYWHERE`].
 ///
 /// # Errors
 /// 400 for any other.

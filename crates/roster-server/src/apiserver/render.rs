@@ -1,4 +1,4 @@
-//! Objects as bytes, in the form that was asked for: as themselves, as their metadata, or as rows of a table.
+//! Renders objects as JSON: as themselves, as their metadata, or as table rows.
 
 use std::sync::Arc;
 
@@ -15,23 +15,23 @@ use super::negotiate::Form;
 use super::params::IncludeObject;
 use super::resource::{Cell, Column, Resource};
 
-/// API version of tables and of metadata alone.
+/// API version of tables and partial metadata.
 const META: &str = "meta.k8s.io/v1";
 
-/// How many objects answer to a query, and which page of them it is. No part of Kubernetes' lists: Roster's alone tell it.
+/// Counts of a list, in its metadata. An extension to Kubernetes lists.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
-    /// Most objects on a page.
+    /// Most objects per page.
     pub limit: Option<u64>,
-    /// The page, counted from 1.
+    /// Page number, from 1.
     pub page: Option<u64>,
-    /// How many pages there are.
+    /// Number of pages.
     pub pages: Option<u64>,
     /// Objects on all pages.
     pub total: Option<u64>,
 }
 
-/// What a list begins with.
+/// The part of a list before its objects.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Head<'a> {
@@ -50,21 +50,21 @@ struct Head<'a> {
     total: Option<u64>,
 }
 
-/// How objects are written.
+/// Renders objects of one resource in one form.
 #[derive(Clone, Debug)]
 pub struct Renderer {
-    /// What they are.
+    /// Resource of the objects.
     pub resource: &'static Resource,
-    /// The form.
+    /// Form to render.
     pub form: Form,
-    /// What comes with each row of a table.
+    /// What is included with each table row.
     pub include: IncludeObject,
-    /// Name of the User who asks, where it is one.
+    /// Name of the User that the caller is, if any.
     pub current: Option<String>,
 }
 
 impl Renderer {
-    /// What an answer with several objects begins with, up to the bracket that opens their list.
+    /// Renders the beginning of a list, up to the bracket that opens the array of objects.
     pub fn head(&self, metadata: &ListMeta, counts: Counts) -> String {
         let (kind, api_version, list) = match self.form {
             Form::Object => (format!("{}List", self.resource.kind), API_VERSION, "items"),
@@ -80,7 +80,7 @@ impl Renderer {
         head
     }
 
-    /// What is joined to each object at this moment, as members of its status: under one look at the directory.
+    /// Returns the JSON members to add to the status of each object, all from the same state of the directory.
     pub fn joined(&self, records: &[Arc<Record>], informers: &Informers, now: Timestamp) -> Vec<String> {
         let is_shown = self.form == Form::Object || self.form == Form::Table && self.include == IncludeObject::Object;
         if !self.resource.is_joined || !is_shown {
@@ -104,7 +104,7 @@ impl Renderer {
         records.iter().map(join).collect()
     }
 
-    /// One of several objects.
+    /// Renders one object of a list.
     pub fn item(&self, record: &Record, joined: &str, now: Timestamp, out: &mut Vec<u8>) {
         match self.form {
             Form::Object => object(record, joined, out),
@@ -113,7 +113,7 @@ impl Renderer {
         }
     }
 
-    /// An object by itself.
+    /// Renders a single object.
     pub fn single(&self, record: &Record, joined: &str, now: Timestamp) -> Vec<u8> {
         let mut out = Vec::with_capacity(record.json().len() + 256);
         if self.form == Form::Table {
@@ -128,7 +128,7 @@ impl Renderer {
         out
     }
 
-    /// An object that is gone, or no longer answers to the query, as it was, at the revision of that.
+    /// Renders an object that was deleted or no longer matches the query: as it was, with the revision of that change.
     pub fn gone(&self, record: &Record, revision: u64, now: Timestamp) -> Vec<u8> {
         let mut object = record.to_value();
         object["metadata"]["resourceVersion"] = revision.to_string().into();
@@ -149,7 +149,7 @@ impl Renderer {
         rendered.to_string().into_bytes()
     }
 
-    /// What a bookmark carries: a revision, and whether the initial events end here.
+    /// Renders a bookmark with a revision. `ends_initial_events` marks the end of the initial events.
     pub fn bookmark(&self, revision: u64, ends_initial_events: bool) -> Value {
         let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if ends_initial_events {
@@ -195,12 +195,12 @@ fn metadata(record: &Record, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-/// Metadata alone, as an object.
+/// Returns a PartialObjectMetadata with this metadata.
 pub fn partial(metadata: &Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": META, "metadata": metadata})
 }
 
-/// The columns as a table names them.
+/// Returns the column definitions of a table.
 pub fn columns(columns: &[Column]) -> Value {
     let definition = |column: &Column| {
         json!({"name": column.name, "type": column.kind, "format": if column.name == "Name" { "name" } else { "" },
@@ -209,7 +209,7 @@ pub fn columns(columns: &[Column]) -> Value {
     columns.iter().map(definition).collect()
 }
 
-/// What a column shows of an object.
+/// Returns the value of a cell for an object.
 pub fn cell(cell: Cell, object: &Value, now: Timestamp) -> Value {
     match cell {
         Cell::Path(path) => at(object, path).clone(),
@@ -229,7 +229,7 @@ fn at<'a>(object: &'a Value, path: &str) -> &'a Value {
     path.split('.').fold(object, |value, key| &value[key])
 }
 
-/// Seconds as kubectl shows an age: two units while the first is small, then one.
+/// Formats seconds as kubectl does: two units while the first is small, otherwise one.
 fn human_duration(seconds: i64) -> String {
     const MINUTE: i64 = 60;
     const HOUR: i64 = 60 * MINUTE;

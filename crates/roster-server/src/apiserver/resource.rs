@@ -1,4 +1,4 @@
-//! The resources that are listed and watched: users and groups.
+//! The resources that can be listed and watched: users and groups.
 
 use std::sync::Arc;
 
@@ -7,29 +7,29 @@ use roster_core::directory::index::field::Field;
 use roster_runtime::informers::Informers;
 use roster_runtime::informers::catalogue::Catalogue;
 
-/// What a column of a table shows.
+/// Content of a table cell.
 #[derive(Clone, Copy, Debug)]
 pub enum Cell {
-    /// What stands at a path of the object.
+    /// Value at a path of the object.
     Path(&'static str),
-    /// How long ago the time at a path was.
+    /// Time since the timestamp at a path.
     Age(&'static str),
-    /// The status of a condition.
+    /// Status of a condition.
     Condition(&'static str),
 }
 
 /// A column of a table.
 #[derive(Clone, Copy, Debug)]
 pub struct Column {
-    /// Its heading.
+    /// Column heading.
     pub name: &'static str,
     /// `string`, `integer`, `boolean` or `date`, as in OpenAPI.
     pub kind: &'static str,
-    /// What it means.
+    /// Description of the content.
     pub description: &'static str,
-    /// 0: always shown; 1: with `-o wide`.
+    /// 0: always shown; 1: only with `-o wide`.
     pub priority: u8,
-    /// What it shows.
+    /// Content of the cells.
     pub cell: Cell,
 }
 
@@ -37,20 +37,20 @@ const fn column(name: &'static str, kind: &'static str, priority: u8, cell: Cell
     Column { name, kind, description, priority, cell }
 }
 
-/// A resource.
+/// A resource that can be listed and watched.
 #[derive(Debug)]
 pub struct Resource {
-    /// Its name in paths.
+    /// Plural name, as in paths.
     pub plural: &'static str,
-    /// Kind of an object.
+    /// Kind of one object.
     pub kind: &'static str,
-    /// What can be filtered and sorted by.
+    /// Fields to filter and sort by.
     pub fields: &'static [Field],
-    /// The columns of its table.
+    /// Table columns.
     pub columns: &'static [Column],
-    /// Where its objects are.
+    /// Returns the catalogue that holds its objects.
     pub catalogue: fn(&Informers) -> &Arc<Catalogue>,
-    /// Whether an object says who asks, and which roles it holds.
+    /// Whether `roles` and `current` are added to the status when an object is rendered.
     pub is_joined: bool,
 }
 

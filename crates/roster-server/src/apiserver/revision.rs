@@ -1,4 +1,4 @@
-//! Waiting for a revision, and work that blocks a thread.
+//! Waiting for a revision, and running blocking work.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,23 +8,23 @@ use roster_runtime::informers::catalogue::Catalogue;
 
 use super::status::ApiError;
 
-/// How long to wait for a revision that this replica has not seen yet, as kube-apiserver does.
+/// Longest wait for a revision that this replica has not seen yet, as in kube-apiserver.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Does what takes long where it keeps nobody waiting.
+/// Runs blocking work on a separate thread.
 ///
 /// # Errors
-/// If it panics.
+/// 500 if it panics.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal("the query could not be answered"))
 }
 
-/// 410 for a revision that is no longer remembered.
+/// 410 for a revision that has expired.
 pub fn expired(revision: u64) -> ApiError {
     ApiError::expired(format!("resourceVersion {revision} is too old and no longer remembered: begin anew without it"))
 }
 
-/// The state of the moment, as soon as it knows everything up to `revision`.
+/// Returns the current state once it includes everything up to `revision`.
 ///
 /// # Errors
 /// 504 if that takes too long.

@@ -1,7 +1,7 @@
-//! The routes of the aggregated API, and what each request passes on its way.
+//! Routes of the aggregated API and their middleware.
 //!
 //! ```text
-//!  request ─▶ authenticate ─▶ permit ─▶ parse ─▶ resolve the name ─▶ authorise ─▶ answer
+//!  request ─▶ authenticate ─▶ permit ─▶ parse ─▶ resolve the name ─▶ authorize ─▶ answer
 //! ```
 
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use super::status::ApiError;
 use super::watch::Uncompressed;
 use super::{discovery, openapi};
 
-/// From this size on, answers are compressed for whoever takes that; kube-apiserver draws the same line.
+/// Smallest response that is compressed, in bytes, if the client accepts it. kube-apiserver has the same threshold.
 const COMPRESSED_FROM: u64 = 128 * 1024;
 
 /// The routes of the aggregated API.
@@ -44,7 +44,7 @@ pub fn router(parts: Parts, health: Arc<Health>) -> Router {
     let api = DirectoryApi::new(parts);
     let limits = |limiter: RequestLimiter| middleware::from_fn_with_state(Arc::new(limiter), limited);
     let base = format!("/apis/{GROUP}/{VERSION}");
-    // Not nested, and with as few layers as can be: each costs a request more than most answers take to be found.
+    // Not nested, and with few layers: each layer costs more than most lookups.
     let at = |path: &str| format!("{base}{path}");
     let resources = Router::new()
         .route(&at("/users"), get(users::list))
@@ -70,7 +70,7 @@ pub fn router(parts: Parts, health: Arc<Health>) -> Router {
         .route(&at("/groups/{name}/members/{user}"), get(groups::member))
         .route(&at("/roleassignments"), get(assignments::list))
         .layer(middleware::from_fn_with_state(Entrance::new(&informers), enter));
-    // Everybody may: who they are is what this is about.
+    // Open to everyone: these requests carry the credentials to verify.
     let attempts = Router::new().route(&format!("{base}/logins"), post(logins::login));
     let token_reviews = Router::new().route(bearers::TOKEN_REVIEW_PATH, post(bearers::review));
     let open = attempts
@@ -113,7 +113,7 @@ pub fn router(parts: Parts, health: Arc<Health>) -> Router {
         .merge(probes(health))
 }
 
-/// Whether this replica answers. The TLS port is open to everybody, so unlike the probe port it gives no reasons.
+/// Health endpoints. The TLS port is public, so unlike the probe port it gives no reasons.
 fn probes(health: Arc<Health>) -> Router {
     const fn without_reasons(status: StatusCode) -> (StatusCode, &'static str) {
         (status, if status.as_u16() == 200 { "ok\n" } else { "not ok\n" })
@@ -125,7 +125,7 @@ fn probes(health: Arc<Health>) -> Router {
         .with_state(health)
 }
 
-/// Lets nobody in before everything is known: half a list is worse than none.
+/// Returns 503 until every informer has synced: a partial list would be a wrong answer.
 async fn informed(State(informers): State<Arc<Informers>>, request: Request, next: Next) -> Response {
     if informers.is_synced() {
         return next.run(request).await;
@@ -137,7 +137,7 @@ fn incomplete() -> Response {
     ApiError::unavailable("the directory is not complete yet").into_response()
 }
 
-/// What requests for resources pass, all in one: each layer costs as much as some answers.
+/// State of the combined middleware for resources: separate layers would cost as much as some responses.
 struct Entrance {
     informers: Arc<Informers>,
     limiter: Arc<RequestLimiter>,
@@ -156,7 +156,7 @@ async fn enter(State(entrance): State<Arc<Entrance>>, request: Request, next: Ne
     limited(State(Arc::clone(&entrance.limiter)), request, next).await
 }
 
-/// Counts answers by what came of them.
+/// Counts responses by status.
 fn count(metrics: &Metrics, status: StatusCode) {
     metrics.directory_requests.inc(match status.as_u16() {
         200..=299 => "success",

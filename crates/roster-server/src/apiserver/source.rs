@@ -1,4 +1,4 @@
-//! Where a request comes from, through proxies that are believed and no others.
+//! Source address of a request, through trusted proxies.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::status::ApiError;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// Where a request comes from.
+/// Source address of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin(pub IpAddr);
 
@@ -30,10 +30,10 @@ impl FromRequestParts<Arc<DirectoryApi>> for Origin {
     }
 }
 
-/// The address of whoever has sent a request that came over a connection from `peer`.
+/// Returns the source address of a request that came over a connection from `peer`.
 ///
-/// Each proxy appends the address that it was reached from, so the list is read from its end, for as long as whoever
-/// wrote an entry is believed: the rest is what the client has made up.
+/// Each proxy appends the address that it was reached from. So the list is read from its end, for as long as the
+/// address that wrote an entry is trusted. The rest may be made up by the client.
 pub fn address(peer: IpAddr, headers: &HeaderMap, is_peer_believed: bool, proxies: &[IpNet]) -> IpAddr {
     let is_proxy = |address: &IpAddr| proxies.iter().any(|network| network.contains(address));
     let mut from = peer.to_canonical();

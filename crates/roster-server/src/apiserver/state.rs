@@ -1,4 +1,4 @@
-//! What the handlers share.
+//! State shared by the handlers.
 
 use std::sync::Arc;
 
@@ -23,78 +23,78 @@ use super::status::ApiError;
 use super::undoing::Undoing;
 use crate::admission::guard::Guard;
 
-/// Login attempts from one source in flight: one source does not take the permits of all.
+/// Login attempts in flight from one source, so that one source cannot take all permits.
 const MAX_LOGINS_OF_A_SOURCE: usize = 32;
 
 /// Login attempts in flight from all sources of one site.
 const MAX_LOGINS_OF_A_SITE: usize = 192;
 
-/// Longest key of a user: an email address has at most 254 characters.
+/// Longest user key, in bytes. An email address has at most 254 characters.
 const MAX_KEY_BYTES: usize = 320;
 
-/// What the aggregated API is served with.
+/// Dependencies of the aggregated API.
 pub struct Parts {
-    /// What is known.
+    /// Watched objects, and the directory.
     pub informers: Arc<Informers>,
-    /// How the API server is reached.
+    /// Client for kube-apiserver.
     pub client: Client,
     /// Recognises the aggregator.
     pub front_proxy: Arc<FrontProxy>,
-    /// Whose keys sign the tokens of lists.
+    /// Signing keys of continue tokens.
     pub authorities: Arc<ArcSwap<Authorities>>,
-    /// How people log in.
+    /// Verifies login attempts.
     pub logins: Arc<Logins>,
-    /// Who may control an identity.
+    /// Decides who may control an identity.
     pub guard: Arc<Guard>,
-    /// What is counted.
+    /// Request metrics.
     pub metrics: Arc<Metrics>,
-    /// Ends the watches.
+    /// Ends watches on shutdown.
     pub shutdown: CancellationToken,
 }
 
-/// What the handlers share.
+/// State shared by the handlers.
 pub struct DirectoryApi {
-    /// What is known.
+    /// Watched objects, and the directory.
     pub informers: Arc<Informers>,
-    /// How the API server is reached.
+    /// Client for kube-apiserver.
     pub client: Client,
-    /// Whether callers may.
+    /// Authorizes callers.
     pub authorizer: Authorizer,
-    /// Where lists go on.
+    /// Signs and verifies continue tokens.
     pub tokens: Tokens,
-    /// At which states lists are read.
+    /// Revisions that lists are being read at.
     pub moments: Moments,
     /// Recognises the aggregator.
     pub front_proxy: Arc<FrontProxy>,
-    /// How people log in.
+    /// Verifies login attempts.
     pub logins: Arc<Logins>,
-    /// Who may control an identity.
+    /// Decides who may control an identity.
     pub guard: Arc<Guard>,
-    /// What is counted.
+    /// Request metrics.
     pub metrics: Arc<Metrics>,
-    /// Ends the watches.
+    /// Ends watches on shutdown.
     pub shutdown: CancellationToken,
-    /// Attempts to log in, by source.
+    /// Login attempts in flight, by source.
     pub attempts: NetworkSeats,
     /// Permits for watches.
     pub watches: Permits,
-    /// Turns to undo changes.
+    /// Slots for undoing changes.
     pub undoing: Undoing,
 }
 
-/// What somebody was let in for.
+/// The permission that a caller was admitted with.
 #[derive(Clone, Debug)]
 pub struct Right {
-    /// The verb.
+    /// Verb of the request.
     pub verb: &'static str,
-    /// The resource.
+    /// Resource, with the subresource after a slash.
     pub resource: &'static str,
-    /// The name, where it is about a single object.
+    /// Object name; empty for requests about several objects.
     pub name: String,
 }
 
 impl DirectoryApi {
-    /// The state of a replica that has served nothing yet.
+    /// State of a newly started replica.
     pub fn new(parts: Parts) -> Self {
         let Parts { informers, client, front_proxy, authorities, logins, guard, metrics, shutdown } = parts;
         Self {
@@ -114,10 +114,10 @@ impl DirectoryApi {
         }
     }
 
-    /// Lets the caller pass who is active at this moment and may do this. `asked` is the name as the caller wrote it.
+    /// Admits a caller that is active and authorized. `asked`: the name as the caller wrote it.
     ///
     /// # Errors
-    /// 401, 403, or 503 where the API server does not answer; 400 for a name that nobody can have.
+    /// 401, 403, or 503 if kube-apiserver does not respond; 400 for a name that is too long.
     pub async fn admit(
         &self,
         caller: &Arc<Caller>,
@@ -135,18 +135,18 @@ impl DirectoryApi {
         self.authorizer.check(caller, verb, resource, name, asked).await
     }
 
-    /// Whether the caller is a User that is not active now, or is no more.
+    /// Returns whether the caller is a User that is inactive or deleted.
     pub fn is_inactive(&self, caller: &Caller) -> bool {
         self.informers.is_inactive(&caller.username, &caller.uid)
     }
 
-    /// Whether the User of that name is active now.
+    /// Returns whether the User of that name is active now.
     pub fn is_active(&self, name: &str) -> bool {
         self.informers.directory().person(name).is_some_and(|person| person.is_active(Timestamp::now()))
     }
 
-    /// Name of the User who asks. Bound to the UID where the authenticator knows one: who bears the name of a User that
-    /// is gone is not the one who has it now.
+    /// Returns the User that the caller is. If the caller has a UID, it must match: a new User may have a deleted one's
+    /// username.
     pub fn user_of(&self, caller: &Caller) -> Option<String> {
         let directory = self.informers.directory();
         let mut holders = directory.named(&caller.username);
@@ -158,8 +158,8 @@ impl DirectoryApi {
     }
 }
 
-/// What a handler gets of a request.
+/// State extractor of the handlers.
 pub type Api = State<Arc<DirectoryApi>>;
 
-/// Who asks.
+/// Caller extractor.
 pub type Who = Extension<Arc<Caller>>;

@@ -1,4 +1,4 @@
-//! Errors as Kubernetes tells them: a `Status` with code, reason, details and causes.
+//! Errors as a Kubernetes `Status` with code, reason, details and causes.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -8,11 +8,11 @@ use roster_api::directory::GROUP;
 use roster_core::directory::index::dialect::Invalid;
 use serde_json::{Value, json};
 
-/// Why a request is not answered.
+/// An error response.
 #[derive(Clone, Debug)]
 pub struct ApiError(Box<Status>);
 
-/// What an error is about.
+/// The object that an error is about.
 #[derive(Clone, Copy, Debug)]
 pub struct About<'a> {
     /// Resource, with the subresource after a slash.
@@ -62,22 +62,22 @@ impl ApiError {
         self
     }
 
-    /// 400: the request says nothing that could be answered.
+    /// 400: malformed request.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, "BadRequest", message.into())
     }
 
-    /// 400: a parameter is wrong.
+    /// 400: invalid parameter.
     pub fn bad_parameter(parameter: &str, message: &str) -> Self {
         Self::bad_request(format!("{parameter}: {message}")).cause("FieldValueInvalid", parameter, message)
     }
 
-    /// 401: it is not known who asks.
+    /// 401: unauthenticated caller.
     pub fn unauthorized() -> Self {
         Self::new(401, "Unauthorized", "Unauthorized".to_owned())
     }
 
-    /// 403: whoever asks may not, or is not to know whether there is anything to ask for.
+    /// 403: the caller may not do this, or may not know whether the object exists.
     pub fn forbidden(user: &str, verb: &str, about: About<'_>) -> Self {
         let About { resource, name } = about;
         let what = if name.is_empty() { format!("{resource}.{GROUP}") } else { format!("{resource}.{GROUP} {name:?}") };
@@ -87,89 +87,89 @@ impl ApiError {
         Self::new(403, "Forbidden", message).about(about)
     }
 
-    /// 403 for another reason.
+    /// 403 with a specific message.
     pub fn refused(message: impl Into<String>, about: About<'_>) -> Self {
         Self::new(403, "Forbidden", message.into()).about(about)
     }
 
-    /// 404.
+    /// 404: no such object.
     pub fn not_found(about: About<'_>) -> Self {
         let message = format!("{}.{GROUP} {:?} not found", about.resource, about.name);
         Self::new(404, "NotFound", message).about(about)
     }
 
-    /// 404 for a path that leads nowhere.
+    /// 404: no such path.
     pub fn no_such_path() -> Self {
         Self::new(404, "NotFound", "the server could not find the requested resource".to_owned())
     }
 
-    /// 405.
+    /// 405: unsupported method.
     pub fn method_not_allowed(message: impl Into<String>) -> Self {
         Self::new(405, "MethodNotAllowed", message.into())
     }
 
-    /// 406: none of the forms that are accepted can be had.
+    /// 406: no accepted media type is supported.
     pub fn not_acceptable() -> Self {
         let message = "only the following media types are accepted: application/json, and application/json;as=Table and \
                        application/json;as=PartialObjectMetadata(List) of v=v1;g=meta.k8s.io";
         Self::new(406, "NotAcceptable", message.to_owned())
     }
 
-    /// 409: somebody else was faster.
+    /// 409: conflict with another writer or the current state.
     pub fn conflict(message: impl Into<String>, about: About<'_>) -> Self {
         Self::new(409, "Conflict", message.into()).about(about)
     }
 
-    /// 410: the revision is no longer remembered.
+    /// 410: expired revision.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::new(410, "Expired", message.into())
     }
 
-    /// 413.
+    /// 413: the body has more than `most` bytes.
     pub fn too_large(most: usize) -> Self {
         Self::new(413, "RequestEntityTooLarge", format!("the body must have at most {most} bytes"))
     }
 
-    /// 414.
+    /// 414: the URI has more than `most` bytes.
     pub fn uri_too_long(most: usize) -> Self {
         Self::new(414, "RequestURITooLong", format!("the address must have at most {most} bytes"))
     }
 
-    /// 415.
+    /// 415: unsupported media type.
     pub fn unsupported_media_type(allowed: &str) -> Self {
         Self::new(415, "UnsupportedMediaType", format!("the body must be one of: {allowed}"))
     }
 
-    /// 422: a field can't be what it is set to.
+    /// 422: invalid field.
     pub fn invalid(about: About<'_>, field: &str, message: &str) -> Self {
         let whole = format!("{}.{GROUP} {:?} is invalid: {field}: {message}", about.resource, about.name);
         Self::new(422, "Invalid", whole).about(about).cause("FieldValueInvalid", field, message)
     }
 
-    /// 429: too much at the same time.
+    /// 429: too many requests in flight.
     pub fn too_many_requests() -> Self {
         Self::new(429, "TooManyRequests", "too many requests at the same time, please try again later".to_owned())
             .retry_after(1)
     }
 
-    /// 429: one caller has more in flight than its share. `what` says of whom and of what, as in
-    /// `user jane has 32 requests`.
+    /// 429: a caller has used up its share. `what` names the caller and the requests, as in `user jane has 32
+    /// requests`.
     pub fn over_share(what: &str) -> Self {
         let message = format!("{what} in flight at the same time, and no more are allowed: wait until one has ended");
         Self::new(429, "TooManyRequests", message).retry_after(1)
     }
 
-    /// 500. The message says what was attempted, never what with.
+    /// 500. The message says what was attempted, never with which values.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(500, "InternalError", message.into())
     }
 
-    /// 503: something that is needed does not answer.
+    /// 503: a dependency does not respond.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(503, "ServiceUnavailable", message.into()).retry_after(1)
     }
 
-    /// 504: this replica has not seen the revision yet. The cause is what clients know this by.
+    /// 504: this replica has not seen the revision yet. Clients recognise it by the cause.
     pub fn too_large_resource_version(asked: u64, known: u64) -> Self {
         let message = format!("Too large resource version: {asked}, current: {known}");
         Self::new(504, "Timeout", message)
@@ -177,12 +177,12 @@ impl ApiError {
             .retry_after(1)
     }
 
-    /// What another API server has answered, about an object of this one.
+    /// Passes on the status of another API server, about an object of this one.
     pub fn passed_on(status: Status, about: About<'_>) -> Self {
         Self(Box::new(status)).about(about)
     }
 
-    /// What kube-apiserver says of a write made for somebody, or 503 where it says nothing.
+    /// Passes on kube-apiserver's response to a write on the caller's behalf, or 503 if it did not respond.
     pub fn of_kube(error: kube::Error, about: About<'_>) -> Self {
         match error {
             kube::Error::Api(status) => Self::passed_on(*status, about),
@@ -190,12 +190,12 @@ impl ApiError {
         }
     }
 
-    /// The HTTP status.
+    /// HTTP status code.
     pub fn code(&self) -> StatusCode {
         StatusCode::from_u16(self.0.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// As a JSON object.
+    /// Returns the error as a JSON object.
     pub fn to_json(&self) -> Value {
         let mut value = json!(self.0);
         value["kind"] = "Status".into();

@@ -10,36 +10,36 @@ use super::identity::Caller;
 use super::state::DirectoryApi;
 use super::status::{About, ApiError};
 
-/// How a caller names itself.
+/// Key by which callers refer to themselves.
 pub const SELF: &str = "~";
 
 /// Parameter of the routes below `/users/{key}`.
 const KEY: &str = "key";
 
-/// Segment of such a path that names the subresource: `/apis/{group}/{version}/users/{key}/{subresource}`.
+/// Path segment with the subresource: `/apis/{group}/{version}/users/{key}/{subresource}`.
 const SUBRESOURCE_SEGMENT: usize = 6;
 
-/// A User as a request names it, and the caller who may do what it asks for.
+/// The User that a request names, and the caller, who is authorized.
 ///
-/// As an argument of a handler, it authorises the request: the verb follows from the method, the resource from the path.
-/// Arguments are extracted in order, so parameters that must be checked before come before it. The limiter has read the body
-/// by then, so nobody can stall between the check and what follows.
+/// As a handler argument, it authorizes the request: the verb follows from the method, the resource from the path.
+/// Arguments are extracted in order, so parameters that must be checked first come before it. The limiter has read the
+/// body by then, so a slow client can't delay what follows the check.
 #[derive(Debug)]
 pub struct Target {
     /// `metadata.name`.
     pub name: String,
     /// `metadata.uid`.
     pub uid: String,
-    /// As the request wrote it.
+    /// The key as the request wrote it.
     pub asked: String,
     /// The resource that the caller may use, with the subresource after a slash.
     pub resource: String,
-    /// Who may.
+    /// The caller, who is authorized.
     pub caller: Arc<Caller>,
 }
 
 impl Target {
-    /// What errors of the request are about.
+    /// Returns what errors of the request are about.
     pub fn about(&self) -> About<'_> {
         About { resource: &self.resource, name: &self.asked }
     }
@@ -67,7 +67,7 @@ impl FromRequestParts<Arc<DirectoryApi>> for Target {
     }
 }
 
-/// The resource that a path below `/users/{key}` is of.
+/// Returns the resource of a path below `/users/{key}`.
 fn resource_of(path: &str) -> String {
     match path.split('/').nth(SUBRESOURCE_SEGMENT) {
         Some(subresource) => format!("users/{subresource}"),
@@ -75,11 +75,11 @@ fn resource_of(path: &str) -> String {
     }
 }
 
-/// Finds the User that `key` names, if the caller may do this to it. Whoever may not learns nothing: not even whether
-/// there is one.
+/// Finds the User that `key` names, if the caller is authorized. Other callers get the same response whether or not the
+/// User exists.
 ///
 /// # Errors
-/// 403, or 404 for those who may.
+/// 401, 403 or 503 from [`DirectoryApi::admit`]; 404 only for authorized callers.
 pub async fn authorised(
     api: &DirectoryApi,
     caller: &Arc<Caller>,
@@ -93,7 +93,7 @@ pub async fn authorised(
         let directory = api.informers.directory();
         directory.person(&name).map(|person| (person.uid.clone(), name.clone()))
     });
-    // By oneself one is named so, and nobody else is.
+    // Access by `~` is authorized for the name `~`, and nobody else can be addressed by it.
     let name = if key == SELF { SELF } else { found.as_ref().map_or(key, |(_, name)| name) };
     api.admit(caller, verb, resource, name, key).await?;
     let (uid, name) = found.ok_or_else(|| ApiError::not_found(About { resource: "users", name: key }))?;

@@ -1,4 +1,4 @@
-//! Turns to undo changes, which lists of past revisions need. Undoing takes time and memory.
+//! Slots for undoing changes, which lists of past revisions need. Undoing takes time and memory.
 
 use std::sync::Arc;
 
@@ -8,22 +8,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::limits::{RequestPermit, Share};
 use super::status::ApiError;
 
-/// Lists that undo changes at the same time.
+/// Most lists that undo changes at the same time.
 const MAX_UNDOING: usize = 2;
 
-/// Requests that wait for a turn. Each holds its permit meanwhile, so without a limit enough callers that list past
-/// revisions would take the permits of all other requests.
+/// Most requests that wait for a slot. Each holds its permit, so without a limit, callers that list past revisions
+/// could take the permits of all other requests.
 const MAX_WAITING: usize = 16;
 
-/// Turns to undo changes: a few at a time, one of each caller.
+/// Limits how many lists undo changes: a few at a time, one of each caller.
 pub struct Undoing {
     turns: Arc<Semaphore>,
     waiting: Semaphore,
     callers: Arc<Seats<Share>>,
 }
 
-/// A turn, until it is dropped. It holds the permit of its request, so a client that disconnects does not free the permit
-/// while the work goes on.
+/// A slot, freed on drop. It holds the permit of its request, so a client that disconnects does not free the permit
+/// while the work continues.
 pub struct UndoTurn {
     _caller: Option<Seat<Share>>,
     _turn: OwnedSemaphorePermit,
@@ -41,10 +41,10 @@ impl Default for Undoing {
 }
 
 impl Undoing {
-    /// Waits for a turn. Turns are in order of arrival, so a caller can't queue more than one request.
+    /// Waits for a slot. Slots are granted in order of arrival, so a caller must not queue more than one request.
     ///
     /// # Errors
-    /// 429 if another request of the caller has a turn or waits for one, or if too many requests wait.
+    /// 429 if another request of the caller has a slot or waits for one, or if too many requests wait.
     pub async fn turn(&self, permit: RequestPermit) -> Result<UndoTurn, ApiError> {
         let caller = match permit.source().share() {
             Share::Exempt => None,

@@ -1,7 +1,7 @@
-//! Watches: the changes after a revision, for as long as the client likes.
+//! Watches: streams of changes after a revision.
 //!
-//! Nothing is queued for a watcher. It reads the log of changes at its own pace, and where it falls behind what the log
-//! remembers, it is told so (410) and begins anew.
+//! Nothing is queued for a watcher. It reads the change log at its own pace. If it falls behind the oldest logged
+//! change, it gets 410 and must relist.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -30,19 +30,19 @@ use super::status::ApiError;
 /// Time between two bookmarks.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How often it is looked at whether the caller is still active.
+/// Time between two checks that the caller is still active.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often it is asked whether the caller still may.
+/// Time between two authorization checks.
 const QUESTION_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long a watch lasts where the client does not say.
+/// Duration of a watch without `timeoutSeconds`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
 
-/// Events that are written at a time.
+/// Most events per chunk.
 const CHUNK: usize = 128;
 
-/// Marks an answer that is not to be compressed.
+/// Response extension that disables compression.
 #[derive(Clone, Copy, Debug)]
 pub struct Uncompressed;
 
@@ -51,15 +51,15 @@ struct Watcher {
     query: Query,
     api: Arc<DirectoryApi>,
     caller: Arc<Caller>,
-    /// What the caller was let in for.
+    /// The permission that the caller was admitted with.
     right: Right,
     catalogue: Arc<Catalogue>,
     changes: tokio::sync::watch::Receiver<()>,
     allow_bookmarks: bool,
     stage: Stage,
-    /// Which list the revisions go back to.
+    /// Epoch of the list that the revisions refer to.
     epoch: u64,
-    /// Everything up to this revision is told.
+    /// All changes up to this revision have been sent.
     told: u64,
     next_bookmark: Instant,
     next_look: Instant,
@@ -69,21 +69,21 @@ struct Watcher {
 }
 
 enum Stage {
-    /// What there is is told first.
+    /// Sends the existing objects first.
     Initial {
         records: Vec<Arc<Record>>,
         next: usize,
         bookmark: bool,
     },
     Following,
-    /// Something has been said that nothing can follow.
+    /// A final event, such as an error, has been sent.
     Ended,
 }
 
-/// Answers a watch.
+/// Answers a watch request.
 ///
 /// # Errors
-/// 504 where a revision is asked for that this replica has not seen.
+/// 504 for a revision that this replica has not seen.
 pub async fn watch(
     api: &Arc<DirectoryApi>,
     caller: &Arc<Caller>,
@@ -94,13 +94,13 @@ pub async fn watch(
 ) -> Result<Response, ApiError> {
     let catalogue = Arc::clone((renderer.resource.catalogue)(&api.informers));
     let asked = params.resource_version.unwrap_or(0);
-    // Without a revision, clients expect what there is to be told first, whether they say so or not.
+    // Without a revision, clients expect the existing objects first, even if they do not ask for them.
     let initial = params.send_initial_events.unwrap_or(asked == 0);
     let changes = catalogue.changes();
     let view = if initial { reached(&catalogue, asked).await? } else { catalogue.view() };
     let (stage, permit) = if initial {
         let (table, query) = (Arc::clone(&view.table), params.query.clone());
-        // With the permit: a client that disconnects meanwhile does not free it before the work ends.
+        // With the permit: a client that disconnects does not free it before the work ends.
         let (selected, permit) = blocking(move || (table.select(&query, 0, None), permit)).await?;
         let bookmark = params.send_initial_events == Some(true) && params.allow_bookmarks;
         (Stage::Initial { records: selected.records, next: 0, bookmark }, permit)
@@ -133,17 +133,17 @@ pub async fn watch(
     });
     let body = Body::from_stream(events.fuse());
     let mut response = ([(header::CONTENT_TYPE, "application/json")], body).into_response();
-    // A compressor would hold events back.
+    // A compressor would delay events.
     response.extensions_mut().insert(Uncompressed);
     response.extensions_mut().insert(HoldsOwnPermit);
     Ok(response)
 }
 
 impl Watcher {
-    /// The next events. `None`: the end.
+    /// Returns the next events, or `None` at the end of the watch.
     async fn next(&mut self) -> Option<Vec<u8>> {
         loop {
-            // Before anything else: somebody who always finds something to read meets these, too.
+            // First, so that these checks also apply to a watcher that always has events to read.
             if matches!(self.stage, Stage::Ended) || self.api.shutdown.is_cancelled() || !self.is_allowed().await {
                 return None;
             }
@@ -172,7 +172,7 @@ impl Watcher {
         }
     }
 
-    /// Whether the caller is active at this moment, and has been allowed to watch lately.
+    /// Returns whether the caller is active now, and was authorized at the last check.
     async fn is_allowed(&mut self) -> bool {
         let now = Instant::now();
         self.next_look = now + LOOK_INTERVAL;
@@ -183,12 +183,12 @@ impl Watcher {
         let Right { verb, resource, name } = &self.right;
         match self.api.admit(&self.caller, verb, resource, name, name).await {
             Ok(()) => true,
-            // Where nobody answers, what was said before holds on.
+            // If kube-apiserver does not respond, the previous answer stays valid.
             Err(error) => error.code() == StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
-    /// The next part of what there is. `None`: all of it is told.
+    /// Returns the next part of the existing objects, or `None` once all have been sent.
     fn initial(&mut self) -> Option<Vec<u8>> {
         let Stage::Initial { records, next, bookmark } = &mut self.stage else { return None };
         let part: Vec<Arc<Record>> = records.iter().skip(*next).take(CHUNK).cloned().collect();
@@ -206,7 +206,7 @@ impl Watcher {
         Some(out)
     }
 
-    /// The next changes, if there are any.
+    /// Returns the next changes, if there are any.
     fn follow(&mut self) -> Option<Vec<u8>> {
         let view = self.catalogue.view();
         let mut out = Vec::new();
@@ -233,7 +233,7 @@ impl Watcher {
         Some(view.changes_since(self.told).ok()?.into_iter().take(CHUNK).collect())
     }
 
-    /// What a change means to whoever sees only the answers to the query.
+    /// Writes the event that a change means to a watcher of this query.
     fn tell(&self, change: &Change, now: Timestamp, out: &mut Vec<u8>) {
         let fields = self.renderer.resource.fields;
         let answers =
@@ -251,7 +251,7 @@ impl Watcher {
 
     fn bookmark(&self, ends_initial_events: bool) -> Vec<u8> {
         let known = self.catalogue.peek();
-        // Of a later list nothing is told here.
+        // Revisions of a later list are not reported here.
         let revision = if known.epoch == self.epoch && !ends_initial_events && known.revision <= self.told {
             known.progress.max(self.told)
         } else {

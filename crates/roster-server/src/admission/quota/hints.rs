@@ -1,10 +1,10 @@
-//! Makes room while a request waits: in owned namespaces, for pods, claims and services. It never refuses anything.
+//! Requests larger allotments for owned namespaces while requests for pods, claims or services wait. Denies nothing.
 //!
 //! ```text
-//!  request ─▶ is there room in the namespace? ── yes ─▶ go on
-//!                 │ no, but in others of the owner
+//!  request ─▶ does it fit the namespace's allotment? ── yes ─▶ allow
+//!                 │ no, but the owner's quota has enough left
 //!                 ▼
-//!             ask, by an annotation of the ResourceQuota ─▶ the leader moves room ─▶ go on
+//!             annotate the ResourceQuota ─▶ the leader moves quota between namespaces ─▶ allow
 //! ```
 
 use std::collections::HashMap;
@@ -27,30 +27,30 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
-/// How long a request waits for room at most. kube-apiserver waits for five seconds.
+/// Longest time that a request waits for quota. kube-apiserver times out after five seconds.
 const LONGEST_WAIT: Duration = Duration::from_millis(2500);
 
-/// How long it is not believed that nothing is left.
+/// Minimum wait before reporting [`Outcome::Full`], and longest time between checks.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// How often the same thing is asked for again while somebody waits.
+/// Minimum time between two patches for a request.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-/// What came of a request.
+/// Result of [`Hints::make_room`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Outcome {
-    /// There was room.
+    /// It fit at once.
     Roomy,
-    /// Room was made.
+    /// It fit after the allotment was enlarged.
     Made,
-    /// The owner has none left anywhere.
+    /// The owner's quota is used up.
     Full,
-    /// None came in time.
+    /// Timed out.
     Late,
 }
 
 impl Outcome {
-    /// As in metrics.
+    /// Metric label.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Roomy => "roomy",
@@ -61,21 +61,21 @@ impl Outcome {
     }
 }
 
-/// Looks for room.
+/// Asks the leader for larger allotments.
 pub struct Hints {
     client: Client,
     informers: Arc<Informers>,
-    /// What requests at this replica wait for, by namespace.
+    /// Amounts that requests at this replica wait for, by namespace.
     waiting: Mutex<HashMap<String, Amounts>>,
 }
 
 impl Hints {
-    /// By what the informers know; asks by way of `client`.
+    /// Reads allotments from `informers`, patches them through `client`.
     pub fn new(client: Client, informers: Arc<Informers>) -> Self {
         Self { client, informers, waiting: Mutex::default() }
     }
 
-    /// Waits until there is room for what is requested, or it is clear that there will be none.
+    /// Waits until the demand fits the namespace's allotment, cannot fit the owner's quota, or the wait times out.
     pub async fn make_room(&self, demand: &Demand) -> Outcome {
         let Demand { namespace, wanted } = demand;
         if self.prospect(namespace, wanted) == Outcome::Roomy {
@@ -86,11 +86,11 @@ impl Hints {
         let deadline = begun + LONGEST_WAIT;
         let mut since = None;
         loop {
-            // Before the look: a change between the two wakes this, too.
+            // Subscribe before the check, so that a change between the two is not missed.
             let moved = self.informers.allotments_moved.notified();
             match self.prospect(namespace, wanted) {
                 Outcome::Roomy => return Outcome::Made,
-                // What was deleted is told late.
+                // Deletions reach the informers with a delay.
                 Outcome::Full if begun.elapsed() >= PATIENCE => return Outcome::Full,
                 _ => {}
             }
@@ -105,7 +105,7 @@ impl Hints {
         }
     }
 
-    /// Whether there is room ([`Outcome::Roomy`]), or may be made.
+    /// Returns `Roomy` if the demand fits, `Made` if the leader can move quota, `Full` otherwise.
     fn prospect(&self, namespace: &str, wanted: &Amounts) -> Outcome {
         let directory = self.informers.directory();
         let Some(allotment) = directory.quotas.allotment(namespace) else { return Outcome::Roomy };
@@ -123,7 +123,7 @@ impl Hints {
         if lacking.all(fits) { Outcome::Made } else { Outcome::Full }
     }
 
-    /// Tells the leader, on whichever replica that is, what use is to become possible.
+    /// Annotates the ResourceQuota with the usage that waiting requests need. The leader acts on it, on any replica.
     async fn ask(&self, namespace: &str) {
         let asked = {
             let directory = self.informers.directory();
@@ -151,7 +151,7 @@ fn asked(allotment: &Allotment, waiting: Amounts, now: Timestamp) -> Asked {
     Asked { since, at: now, level: level.collect() }
 }
 
-/// Somebody who waits, for as long as they do.
+/// Amounts that a request waits for. Subtracted from the namespace's sum on drop.
 struct Waiting<'a> {
     hints: &'a Hints,
     namespace: &'a str,
@@ -183,7 +183,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// What of an AdmissionReview hints go by. Objects stay text until it is known that they count.
+/// The fields of an AdmissionReview that hints use. Objects are parsed only if their resource counts.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Review<'a> {
@@ -208,35 +208,35 @@ struct Request<'a> {
     old_object: Option<&'a RawValue>,
 }
 
-/// What a request adds to the use of a namespace.
+/// Amounts that a request adds to a namespace's usage.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Demand {
-    /// Empty: of none that counts.
+    /// Empty if the request adds nothing that counts.
     namespace: String,
     wanted: Amounts,
 }
 
-/// A review, of which no more is kept than is needed to make room and to answer.
+/// An AdmissionReview, reduced to what the demand and the response need.
 pub struct HintReview {
     api_version: String,
     kind: String,
     uid: String,
-    /// What it asks for.
+    /// Amounts that the request adds.
     pub demand: Demand,
 }
 
 impl HintReview {
-    /// The answer, which is always the same.
+    /// Returns the response, which always allows the request.
     pub fn allowed(self) -> serde_json::Value {
         let Self { api_version, kind, uid, .. } = self;
         json!({"apiVersion": api_version, "kind": kind, "response": {"uid": uid, "allowed": true}})
     }
 }
 
-/// Parses a review. `None`: it has no request.
+/// Parses a review. Returns `None` if it has no request.
 ///
 /// # Errors
-/// If it is no review.
+/// If the body is not an AdmissionReview.
 pub fn parse(body: &[u8], now: Timestamp) -> serde_json::Result<Option<HintReview>> {
     let Review { api_version, kind, request } = serde_json::from_slice(body)?;
     Ok(request.map(|request| {
@@ -249,7 +249,7 @@ pub fn parse(body: &[u8], now: Timestamp) -> serde_json::Result<Option<HintRevie
     }))
 }
 
-/// What a request adds to the use.
+/// Returns the amounts that the request adds: the new object's minus the old one's.
 fn requested(request: &Request<'_>, now: Timestamp) -> Amounts {
     let (old, new) = (request.old_object, request.object);
     match request.resource.resource.as_str() {

@@ -1,4 +1,4 @@
-//! Quota at the door: how many namespaces somebody may own, and room that is made while a request waits.
+//! Quota admission: limits how many namespaces a user owns, and has allotments enlarged while a request waits.
 
 pub mod hints;
 pub mod namespaces;

@@ -1,8 +1,8 @@
-//! How many namespaces somebody owns, counted when one becomes theirs.
+//! Limits how many namespaces a user owns, when a namespace gets a new owner.
 //!
-//! Namespaces that were let in and are not stored yet are noted down in a ConfigMap of their owner, by compare-and-swap:
-//! so two that come at the same time, by whatever replicas, are two. First the notes are read, then the namespaces: what
-//! is no longer in the one is in the other.
+//! Namespaces that were admitted but not stored yet are recorded in a ConfigMap per owner, by compare-and-swap, so
+//! concurrent requests at different replicas are all counted. The ConfigMap is read before the namespaces are listed: a
+//! namespace that is no longer in the former is in the latter.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,30 +21,29 @@ use roster_core::quota::limits::NAMESPACES;
 use roster_runtime::informers::Informers;
 use tracing::{info, warn};
 
-/// How long it is reckoned with that a namespace that was let in is still to be stored: as long as kube-apiserver lets a
-/// request last (`--request-timeout`, a minute unless it is set).
+/// How long an admitted namespace counts before it is stored: kube-apiserver's default `--request-timeout`.
 const RESERVED_FOR: SignedDuration = SignedDuration::from_secs(60);
 
-/// How often it is tried that somebody else was faster than.
+/// Most attempts when writes conflict.
 const ATTEMPTS: usize = 16;
 
-/// How long a User that was made just before is waited for.
+/// Longest wait for a new User to reach the informers.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What became of a request.
+/// Result of judging a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Verdict {
-    /// It may become theirs.
+    /// The user may own the namespace.
     Allowed,
-    /// They have as many as they may have.
+    /// A quota would be exceeded. Holds the message.
     Refused(String),
-    /// There is a namespace of that name.
+    /// A namespace of that name exists. Holds the message.
     Exists(String),
-    /// It could not be judged.
+    /// The check failed. Holds the reason.
     Unknown(String),
 }
 
-/// Counts namespaces.
+/// Counts the namespaces of each owner.
 pub struct NamespaceCount {
     namespaces: Api<Namespace>,
     notes: Api<ConfigMap>,
@@ -55,7 +54,7 @@ pub struct NamespaceCount {
 enum Limited {
     No,
     To(Owner),
-    /// The User is there and not known here.
+    /// The User exists, but the informers have not seen it.
     Unknown,
 }
 
@@ -66,7 +65,7 @@ struct Owner {
 }
 
 impl NamespaceCount {
-    /// Keeps its notes in `namespace`.
+    /// Keeps the ConfigMaps in `namespace`.
     pub fn new(client: Client, namespace: &str, informers: Arc<Informers>) -> Self {
         Self {
             namespaces: Api::all(client.clone()),
@@ -76,7 +75,7 @@ impl NamespaceCount {
         }
     }
 
-    /// Judges a namespace that is to be somebody's.
+    /// Judges a request that gives a namespace a new owner.
     pub async fn judge(&self, request: &AdmissionRequest<Namespace>) -> Verdict {
         let (before, after) = (owner_in(request.old_object.as_ref()), owner_in(request.object.as_ref()));
         let Some(after) = after.filter(|after| before != Some(after)) else { return Verdict::Allowed };
@@ -93,9 +92,9 @@ impl NamespaceCount {
             Ok(Limited::Unknown) => return Verdict::Unknown(format!("User {after} is too new; please try again")),
             Err(error) => return unknown(&error),
         };
-        // A name that the API server is to make up is not known to everybody yet.
+        // kube-apiserver has not generated the name for `generateName` yet.
         let name = Some(name).filter(|name| !name.is_empty()).unwrap_or_else(|| request.uid.clone());
-        // Or nothing would come of what is noted down.
+        // Otherwise a create that fails would leave a reservation.
         if request.operation == Operation::Create {
             match self.namespaces.get_metadata_opt(&name).await {
                 Ok(None) => {}
@@ -113,7 +112,7 @@ impl NamespaceCount {
         Verdict::Unknown("others are faster all the time; please try again".to_owned())
     }
 
-    /// Whether the number of the owner's namespaces is limited.
+    /// Returns the owner's limit on namespaces, if there is one.
     async fn limited(&self, owner: &str) -> kube::Result<Limited> {
         let known = || {
             let directory = self.informers.directory();
@@ -122,7 +121,7 @@ impl NamespaceCount {
         };
         let mut found = known();
         if found.is_none() && self.users.get_metadata_opt(owner).await?.is_some() {
-            // The watch is a moment behind.
+            // The watch may lag behind.
             let waited = async {
                 while found.is_none() {
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -134,11 +133,11 @@ impl NamespaceCount {
             }
         }
         let limited = found.and_then(|(uid, limit)| Some(Owner { name: owner.to_owned(), uid, limit: limit? }));
-        // Somebody who is not there yet has no limit, and will be over it when they come.
+        // A User that does not exist yet has no limit. It may be over its limit once it exists.
         Ok(limited.map_or(Limited::No, Limited::To))
     }
 
-    /// `None`: somebody else was faster.
+    /// Counts once, and records the namespace if it fits. Returns `None` on a write conflict.
     async fn attempt(&self, owner: &Owner, name: &str, is_dry_run: bool) -> kube::Result<Option<Verdict>> {
         let notes = self.notes.get_opt(&notes_name(owner)).await?;
         let theirs = ListParams::default().labels(&format!("{OWNER_LABEL}={}", owner.name));
@@ -189,8 +188,7 @@ impl NamespaceCount {
     }
 }
 
-/// Why a namespace can't become somebody's because of what is used in it, as far as that is counted. They would be over
-/// their limits at once, and somebody else below theirs.
+/// Returns why the namespace's usage, as far as it is counted, would put its new owner over a limit.
 fn overload(directory: &Directory, namespace: &str, owner: &str) -> Option<String> {
     let comes = &directory.quotas.allotment(namespace)?.used;
     let standing = directory.quota_of(owner)?;
@@ -238,7 +236,7 @@ fn empty_notes(owner: &Owner) -> ConfigMap {
     ConfigMap { metadata, ..ConfigMap::default() }
 }
 
-/// What was let in and is not stored yet, as far as is known.
+/// Admitted namespaces that are not stored yet, as far as is known.
 fn reserved(notes: Option<&ConfigMap>, owned: &BTreeSet<String>, now: Timestamp) -> BTreeMap<String, Timestamp> {
     let data = notes.and_then(|notes| notes.data.as_ref()).into_iter().flatten();
     let parsed = data.filter_map(|(name, until)| Some((name.clone(), until.parse::<Timestamp>().ok()?)));
@@ -246,7 +244,7 @@ fn reserved(notes: Option<&ConfigMap>, owned: &BTreeSet<String>, now: Timestamp)
 }
 
 impl Verdict {
-    /// Logs a refusal, and tells the metrics what became of the request.
+    /// Logs a denial, and returns the metric label.
     pub fn noted(&self, request: &AdmissionRequest<Namespace>) -> &'static str {
         match self {
             Self::Allowed => "allowed",

@@ -1,4 +1,4 @@
-//! `users/{key}/apikeys`: made, listed without what is secret, revoked at once.
+//! `users/{key}/apikeys`: creates, lists and revokes API keys. Revocation takes effect at once.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use crate::apiserver::state::{Api, DirectoryApi};
 use crate::apiserver::status::{About, ApiError};
 use crate::apiserver::target::Target;
 
-/// How long a key lasts that says nothing of it.
+/// Lifetime of a key without an expiration timestamp.
 const LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 
 fn object(key: &ApiKey, secret: Option<String>, now: Timestamp) -> Value {
@@ -43,10 +43,10 @@ fn object(key: &ApiKey, secret: Option<String>, now: Timestamp) -> Value {
     })
 }
 
-/// `GET users/{key}/apikeys`, and one by its name.
+/// `GET users/{key}/apikeys`: lists the keys without their secrets.
 ///
 /// # Errors
-/// As the request deserves.
+/// 404 if the user is gone, 503 if its credential can't be read.
 pub async fn list(api: Api, _: NoParams, target: Target) -> Result<Response, ApiError> {
     let keys = keys_of(&api, &target).await?;
     let now = Timestamp::now();
@@ -55,10 +55,10 @@ pub async fn list(api: Api, _: NoParams, target: Target) -> Result<Response, Api
     Ok(axum::Json(list).into_response())
 }
 
-/// `GET users/{key}/apikeys/{name}`
+/// `GET users/{key}/apikeys/{name}`: returns a key without its secret.
 ///
 /// # Errors
-/// As the request deserves.
+/// 404 if there is no such key, 503 if the credential can't be read.
 pub async fn get(
     api: Api,
     _: NoParams,
@@ -77,10 +77,10 @@ async fn keys_of(api: &DirectoryApi, target: &Target) -> Result<Vec<ApiKey>, Api
     Ok(opened.map(|opened| opened.credential.api_keys).unwrap_or_default())
 }
 
-/// `POST users/{key}/apikeys`
+/// `POST users/{key}/apikeys`: creates a key. Only this response contains the secret.
 ///
 /// # Errors
-/// As the request deserves.
+/// As [`read_secret_body`] and [`CredentialChange::make`]; 403 without control of the identity, or for too many keys.
 pub async fn create(
     api: Api,
     Origin(source): Origin,
@@ -106,7 +106,7 @@ pub async fn create(
         is_waived_without_password: true,
     };
     let add = |credential: &mut Credential| {
-        // Those that have ended make room.
+        // Expired keys are removed to make space.
         let is_current = |key: &&ApiKey| !key.is_expired(now);
         let has_room = credential.api_keys.iter().filter(is_current).count() < MAX_KEYS;
         if has_room && !is_dry_run {
@@ -146,10 +146,10 @@ fn expiry(spec: &ApiKeySpec, longest: Duration, now: Timestamp, about: About<'_>
     Ok(expires.0)
 }
 
-/// `DELETE users/{key}/apikeys/{name}`
+/// `DELETE users/{key}/apikeys/{name}`: revokes a key.
 ///
 /// # Errors
-/// As the request deserves.
+/// 403 without control of the identity, 404 if there is no such key, 503 if it can't be written.
 pub async fn revoke(
     api: Api,
     DryRun(is_dry_run): DryRun,

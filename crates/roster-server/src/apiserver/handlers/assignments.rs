@@ -1,4 +1,4 @@
-//! `roleassignments`: who holds which role where.
+//! `roleassignments`: which subject holds which role, and where.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,14 +28,14 @@ use crate::apiserver::state::{Api, DirectoryApi, Who};
 use crate::apiserver::status::ApiError;
 use crate::apiserver::target::Target;
 
-/// Most assignments in an answer. What there is beyond, `metadata.continue` leads to: followed to their members, the
-/// groups of a large cluster hold millions.
+/// Most assignments in a response; `metadata.continue` leads to the rest. With groups expanded to their members, a
+/// large cluster has millions.
 const MAX_ITEMS: usize = 1000;
 
-/// What can be filtered by, in a field selector too.
+/// Parameters that filter, also in a field selector.
 const FIELDS: &[&str] = &["effective", "group", "includeNames", "role", "scope", "user"];
 
-/// What else can be asked for.
+/// Other parameters.
 const OTHERS: &[&str] = &[
     "continue",
     "fieldSelector",
@@ -62,7 +62,7 @@ const fn column(name: &'static str, cell: Cell, description: &'static str) -> Co
     Column { name, kind: "string", description, priority: 0, cell }
 }
 
-/// What is asked for.
+/// Parsed parameters of a list.
 #[derive(Debug, Default)]
 struct Request {
     filter: Filter,
@@ -89,7 +89,7 @@ impl Request {
                 "limit" => request.limit = Some(number(&key, &value, 0)?).filter(|limit| *limit > 0),
                 "continue" => request.continue_token = Some(value).filter(|token| !token.is_empty()),
                 "includeObject" => request.include = include_object(&value)?,
-                // It is always what there is at this moment, and an answer is never long.
+                // Ignored: the response is always current and never takes long.
                 "pretty" | "resourceVersion" | "resourceVersionMatch" | "timeout" | "timeoutSeconds" => {}
                 _ => request.filter(&key, &value)?,
             }
@@ -100,7 +100,7 @@ impl Request {
         Ok(request)
     }
 
-    /// What kubectl can send: the same filters as `user=jane,scope=cluster`.
+    /// Parses the field selector, for kubectl: the same filters, as in `user=jane,scope=cluster`.
     fn field_selector(&mut self, text: &str) -> Result<(), ApiError> {
         for term in text.split(',').filter(|term| !term.is_empty()) {
             match term.split_once("==").or_else(|| term.split_once('=')) {
@@ -149,10 +149,10 @@ fn read_scope(text: &str) -> Result<Scope, ApiError> {
     }
 }
 
-/// `GET roleassignments`
+/// `GET roleassignments`: lists assignments.
 ///
 /// # Errors
-/// As the request deserves.
+/// 400 or 406 for an invalid request, 401, 403 or 503 from authorization.
 pub async fn list(
     api: Api,
     Extension(caller): Who,
@@ -166,7 +166,7 @@ pub async fn list(
     answer(&api, request, form, permit).await
 }
 
-/// The parameters of a list of one user's assignments.
+/// Parameters of a list of one user's assignments.
 pub struct OfUser {
     request: Request,
     form: Form,
@@ -185,10 +185,10 @@ impl<S: Sync> FromRequestParts<S> for OfUser {
     }
 }
 
-/// `GET users/{key}/roleassignments`: those of the user, by groups too.
+/// `GET users/{key}/roleassignments`: assignments of the user, direct or through groups.
 ///
 /// # Errors
-/// As the request deserves.
+/// 400 for an invalid continue token.
 pub async fn of_user(
     api: Api,
     Extension(permit): Extension<RequestPermit>,
@@ -218,7 +218,7 @@ async fn answer(
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
         let name = |subject: &Subject| display_name(&informers, subject);
         let display_name = include_names.then_some(&name as &DisplayName<'_>);
-        // One more than is told, to know whether that was all.
+        // One more than returned, to know whether there are more.
         find(&informers.directory(), &filter, (skip, limit + 1), display_name)
     };
     let mut found = blocking(move || (search(), permit)).await?.0;
@@ -242,7 +242,7 @@ fn display_name(informers: &Informers, subject: &Subject) -> Option<String> {
     record.to_value()["spec"]["displayName"].as_str().map(str::to_owned)
 }
 
-/// An assignment has no name of its own, and a client wants one: what it consists of gives it.
+/// Renders an assignment. It has no name, but clients need one, so the name is a digest of its contents.
 fn object(assignment: &RoleAssignment) -> Value {
     let spec = json!(assignment);
     let name = hex(&Sha256::digest(spec.to_string())[..10]);

@@ -1,5 +1,5 @@
-//! The two doors by which others trust Roster's tokens: the token webhook (`TokenReview`), and OpenID Connect's discovery
-//! documents. Everybody may ask: whoever shows a good token knows it already.
+//! Endpoints that let others verify Roster's tokens: the token webhook (`TokenReview`), and OpenID Connect's discovery
+//! documents. Both are public: a caller with a valid token already knows that it is valid.
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -28,15 +28,15 @@ struct Review {
     spec: TokenReviewSpec,
 }
 
-/// `POST /tokenreview`
+/// `POST /tokenreview`: verifies a token for kube-apiserver.
 ///
 /// # Errors
-/// 400 if the body is not a TokenReview, 429 if too many API keys are looked up, 503 if the credential can't be reached.
+/// 400 if the body is not a TokenReview, 429 if too many API keys are looked up, 503 if the credential can't be read.
 pub async fn review(State(api): Api, request: Request) -> Result<Response, ApiError> {
     let source = RequestNetwork::of(request.extensions());
     let source = source.ok_or_else(|| ApiError::internal("the connection is not known"))?;
     let bytes = read_bytes(request).await?;
-    // Not with the error: it may repeat the token.
+    // The error is not returned: it may contain the token.
     let review: Option<Review> = serde_json::from_slice(&bytes).ok();
     let is_review = |review: &Review| review.kind == "TokenReview" && review.api_version.starts_with(GROUP);
     let Review { api_version, spec, .. } = review
@@ -66,7 +66,7 @@ pub async fn review(State(api): Api, request: Request) -> Result<Response, ApiEr
     let status = match compatible {
         Some((user, audiences)) => TokenReviewStatus {
             authenticated: Some(true),
-            // Without, it counts for kube-apiserver.
+            // Without audiences, kube-apiserver considers the token valid for itself.
             audiences: Some(audiences).filter(|audiences| !audiences.is_empty()),
             user: Some(user),
             error: None,
@@ -92,7 +92,7 @@ pub async fn jwks(State(api): Api) -> Response {
 }
 
 fn public(mut response: Response) -> Response {
-    // An hour: half of the time for which a new key is published before it signs.
+    // One hour: half the time that a new key is published before it signs tokens.
     let control = axum::http::HeaderValue::from_static("public, max-age=3600");
     response.headers_mut().insert(axum::http::header::CACHE_CONTROL, control);
     response

@@ -22,10 +22,10 @@ use crate::apiserver::revision::reached;
 use crate::apiserver::state::{Api, Who};
 use crate::apiserver::status::{About, ApiError};
 
-/// `GET groups`
+/// `GET groups`: lists or watches groups.
 ///
 /// # Errors
-/// As the request deserves.
+/// 400, 406, or as [`list_or_watch`].
 pub async fn list(
     api: Api,
     Extension(caller): Who,
@@ -37,10 +37,10 @@ pub async fn list(
     list_or_watch(&api, &caller, &GROUPS, params, Form::of(&headers)?, permit).await
 }
 
-/// `GET groups/{name}`
+/// `GET groups/{name}`: returns a group.
 ///
 /// # Errors
-/// As the request deserves.
+/// 400 or 406 for an invalid request, 401, 403 or 503 from authorization, 404, 504 for an unknown revision.
 pub async fn get(
     api: Api,
     Extension(caller): Who,
@@ -54,10 +54,10 @@ pub async fn get(
     single(&api, &caller, &GROUPS, (&name, &name), form, get.include)
 }
 
-/// `GET groups/{name}/members`: a list of users, with the whole query dialect.
+/// `GET groups/{name}/members`: lists the users in a group. Supports all list parameters, but no watch.
 ///
 /// # Errors
-/// As the request deserves.
+/// As [`list`]; 400 for a watch, 404 if the group does not exist.
 pub async fn members(
     api: Api,
     Extension(caller): Who,
@@ -85,10 +85,10 @@ pub async fn members(
     list_records(&api, &caller, &USERS, &params, form, permit).await
 }
 
-/// `GET groups/{name}/members/{user}`: how the user belongs to the group; 404 says that it does not.
+/// `GET groups/{name}/members/{user}`: returns how the user belongs to the group.
 ///
 /// # Errors
-/// As the request deserves.
+/// 404 if it does not, 400 for an unknown parameter, 401, 403 or 503 from authorization.
 pub async fn member(
     api: Api,
     Extension(caller): Who,

@@ -1,4 +1,4 @@
-//! `logins` and `passwordreviews`: what somebody shows, and what comes of it.
+//! `logins` and `passwordreviews`: verify credentials.
 
 use axum::Extension;
 use axum::extract::{RawQuery, Request, State};
@@ -25,16 +25,16 @@ use crate::apiserver::source::Origin;
 use crate::apiserver::state::{Api, DirectoryApi, Who};
 use crate::apiserver::status::{About, ApiError};
 
-/// Name under which apps show an account.
+/// Issuer name shown in authenticator apps.
 pub const OTP_ISSUER: &str = "Roster";
 
-/// Longest username or email address that anybody has.
+/// Longest username or email address, in bytes.
 const MAX_USERNAME_BYTES: usize = 320;
 
-/// `POST logins`: for everybody. Through kube-apiserver, whoever its RBAC lets through.
+/// `POST logins`: exchanges credentials for a token. Public; through kube-apiserver, its RBAC applies.
 ///
 /// # Errors
-/// 401 for whatever is not good, whatever it is.
+/// As [`read_secret_body`]; 401 for any wrong credential, without a reason; 422, 429 or 503.
 pub async fn login(
     State(api): Api,
     Origin(address): Origin,
@@ -95,7 +95,7 @@ fn check_username(resource: &str, username: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// An attempt that counts can't be tried without counting.
+/// Rejects `dryRun`: an attempt always counts.
 fn refuse_dry_run(query: Option<&str>) -> Result<(), ApiError> {
     if read_write_params(query)? {
         return Err(ApiError::bad_parameter("dryRun", "is not supported here: an attempt counts"));
@@ -131,10 +131,10 @@ fn token_for(api: &DirectoryApi, granted: Granted, audience: Option<&str>) -> Re
     })
 }
 
-/// `POST passwordreviews`: for applications that may.
+/// `POST passwordreviews`: verifies credentials on behalf of an authorized application.
 ///
 /// # Errors
-/// 403 for those that may not.
+/// As [`read_secret_body`]; 401 or 403 for unauthorized callers; 422, 429 or 503.
 pub async fn review(
     api: Api,
     Extension(caller): Who,

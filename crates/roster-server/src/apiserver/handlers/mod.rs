@@ -1,4 +1,4 @@
-//! Handlers of the aggregated API: one file for each resource.
+//! Handlers of the aggregated API, one file per resource.
 
 pub mod api_keys;
 pub mod assignments;

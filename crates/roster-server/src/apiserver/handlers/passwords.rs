@@ -1,4 +1,4 @@
-//! `users/{key}/password`, `/invitation` and `/unlock`: who may set a password, and who may let somebody in again.
+//! `users/{key}/password`, `/invitation` and `/unlock`: sets passwords, and restores access.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -31,16 +31,16 @@ use crate::apiserver::state::{Api, DirectoryApi};
 use crate::apiserver::status::ApiError;
 use crate::apiserver::target::Target;
 
-/// How long an invitation lasts that says nothing of it.
+/// Lifetime of an invitation without an expiration timestamp.
 const INVITATION_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// How long an invitation lasts at most.
+/// Longest lifetime of an invitation.
 const MAX_INVITATION_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// `POST users/{key}/password`
+/// `POST users/{key}/password`: sets a password.
 ///
 /// # Errors
-/// As the request deserves.
+/// As [`read_secret_body`] and [`CredentialChange::make`]; 403 without control of the identity, 422 for a bad password.
 pub async fn change(
     api: Api,
     Origin(source): Origin,
@@ -94,10 +94,10 @@ async fn change_password(
     let mut hashed = Hashed::default();
     for _ in 0..MAX_ATTEMPTS {
         let (opened, mut after) = credential.open(&mut hashed).await?;
-        // Of somebody else's passwords nothing is told, not even that they were used.
+        // Another user's password history is not revealed, not even that a password was used before.
         let used = opened.credential.used(verifier.policy.history).filter(|_| change.is_own);
         let hash = verifier.accept(&change.spec.new_password, person, used, &mut hashed).await;
-        // Hashes take time.
+        // Hashing takes time, so check again.
         check_current(api, target)?;
         let hash = hash.map_err(invalid)?;
         let set_by = if change.is_own { SetBy::Owner } else { SetBy::Other };
@@ -112,10 +112,10 @@ async fn change_password(
     Err(contended(target.about()))
 }
 
-/// `POST users/{key}/invitation`
+/// `POST users/{key}/invitation`: creates a code with which the user can set a password.
 ///
 /// # Errors
-/// As the request deserves.
+/// As [`read_body`]; 403 for oneself or without control of the identity, 404, 409, 422 or 503.
 pub async fn invite(
     api: Api,
     DryRun(is_dry_run): DryRun,
@@ -145,10 +145,10 @@ pub async fn invite(
     Ok(created("Invitation", &spec, &InvitationStatus { code, expiration_timestamp: Time(expires) }))
 }
 
-/// `POST users/{key}/unlock`
+/// `POST users/{key}/unlock`: resets the counter of failed logins.
 ///
 /// # Errors
-/// As the request deserves.
+/// As [`read_body`]; 403 without control of the identity, 404, 409 or 503.
 pub async fn unlock(
     api: Api,
     DryRun(is_dry_run): DryRun,

@@ -1,6 +1,6 @@
-//! `PATCH users/~`: what people may change on themselves.
+//! `PATCH users/~`: lets users change fields of their own profile.
 //!
-//! The write goes to the User of `roster.dev`, so that its rules hold for it, and so do the guard and the audit log.
+//! Writes to the User of `roster.dev`, so that its validation, the guard and the audit log apply.
 
 use std::sync::Arc;
 
@@ -26,22 +26,22 @@ use crate::apiserver::state::{Api, DirectoryApi};
 use crate::apiserver::status::{About, ApiError};
 use crate::apiserver::target::{SELF, Target};
 
-/// The fields of `spec` that are a person's own business.
+/// Fields of `spec` that users may change themselves.
 const OWN: &[&str] = &["displayName", "language", "mobile", "preferredShell", "timezone"];
 
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const JSON_PATCH: &str = "application/json-patch+json";
 
-/// Most operations of a JSON patch. There are five fields.
+/// Most operations in a JSON patch. There are five fields.
 const MAX_OPERATIONS: usize = 32;
 
-/// How often a write is tried that somebody else was faster than.
+/// Most attempts when writes conflict.
 const MAX_ATTEMPTS: usize = 5;
 
-/// `PATCH users/{key}`
+/// `PATCH users/{key}`: changes the caller's own profile.
 ///
 /// # Errors
-/// As the request deserves.
+/// 405 for any key but `~`, 413, 415, 401 if the caller is inactive, as `changes`, or kube-apiserver's status.
 pub async fn patch(
     api: Api,
     form: Form,
@@ -64,7 +64,7 @@ pub async fn patch(
     let written = write(&api, &target, &media_type, &body, is_dry_run).await?;
     let revision = written.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0);
     if !is_dry_run && reached(&api.informers.user_catalogue, revision).await.is_err() {
-        // Whoever reads next may not find what they have written yet; written it is.
+        // The write succeeded, but the next read may not show it yet.
         warn!(revision, "a write is not seen yet");
     }
     Ok(respond(&api, &written, form))
@@ -93,12 +93,12 @@ async fn write(
     for _ in 0..MAX_ATTEMPTS {
         let user = users.get(&target.name).await.map_err(passed_on)?;
         let uid = user.metadata.uid.clone();
-        // Somebody of the same name is somebody else.
+        // A User of the same name may be another one.
         if uid.as_ref() != Some(&target.uid) || !api.is_active(&target.name) {
             return Err(ApiError::unauthorized());
         }
         let changes = changes(&json!({"metadata": user.metadata, "spec": user.spec}), media_type, body, about)?;
-        // Against what the change was judged by.
+        // Fails if the User has changed since it was read.
         let metadata = json!({"uid": uid, "resourceVersion": user.metadata.resource_version});
         let patch = json!({"metadata": metadata, "spec": changes});
         match users.patch(&target.name, &params, &Patch::Merge(&patch)).await {
@@ -109,17 +109,18 @@ async fn write(
     Err(ApiError::conflict("the user was changed by others at the same time, please try again", about))
 }
 
-/// The fields of `spec` that a patch changes, and nothing else.
+/// Returns the fields of `spec` that a patch changes.
 ///
 /// # Errors
-/// 400 if it is no patch, 403 if it changes what is not a person's own business, 409 if it was made for another state.
+/// 400 if the patch is malformed, 422 if it does not apply, 403 if it changes other fields, 409 if it has another
+/// resourceVersion.
 fn changes(before: &Value, media_type: &str, body: &[u8], about: About<'_>) -> Result<Map<String, Value>, ApiError> {
     let no_patch =
         |error: &dyn std::fmt::Display| ApiError::bad_request(format!("the body is no {media_type}: {error}"));
     let mut after = before.clone();
     if media_type == JSON_PATCH {
         let patch: json_patch::Patch = serde_json::from_slice(body).map_err(|error| no_patch(&error))?;
-        // Before anything is done: a handful of copies can double a document until memory ends.
+        // Check first: a few copy operations can double the document until memory runs out.
         check_operations(&patch, about)?;
         json_patch::patch(&mut after, &patch).map_err(|error| ApiError::invalid(about, "patch", &error.to_string()))?;
     } else {
@@ -135,7 +136,7 @@ fn changes(before: &Value, media_type: &str, body: &[u8], about: About<'_>) -> R
     }
     let refused = |field: &str| not_own(field, about);
     for (key, value) in after.as_object().into_iter().flatten() {
-        // Who the object is may be said again, and what only the directory shows is left out of account.
+        // apiVersion and kind may be repeated, and status, which only the directory has, is ignored.
         let is_repeated = matches!(key.as_str(), "apiVersion" | "kind" | "spec" | "status");
         if !is_repeated && before[key] != *value {
             return Err(refused(key));
@@ -156,13 +157,13 @@ fn changes(before: &Value, media_type: &str, body: &[u8], about: About<'_>) -> R
     Ok(changes)
 }
 
-/// 403 for what is not a person's own business.
+/// 403: users may not change this field themselves.
 fn not_own(field: &str, about: About<'_>) -> ApiError {
     let own: Vec<String> = OWN.iter().map(|field| format!("spec.{field}")).collect();
     ApiError::refused(format!("{field} can't be changed by oneself; allowed: {}", own.join(", ")), about)
 }
 
-/// Refuses operations that read or write anything but the fields that are a person's own business.
+/// Rejects operations that read or write any field that users may not change.
 fn check_operations(patch: &json_patch::Patch, about: About<'_>) -> Result<(), ApiError> {
     if patch.len() > MAX_OPERATIONS {
         return Err(ApiError::bad_request(format!("a patch has at most {MAX_OPERATIONS} operations")));

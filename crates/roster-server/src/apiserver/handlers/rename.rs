@@ -1,7 +1,7 @@
-//! `users/{key}/rename`: gives somebody another username.
+//! `users/{key}/rename`: changes a username.
 //!
-//! `spec.username` is immutable to everybody else: with it go rights, tokens and the credential. The controller moves
-//! the credential (`controllers/user/rename.rs`); until it has, the user is bound to nothing and can't log in.
+//! Only this request can change `spec.username`, because rights, tokens and the credential depend on it. The controller
+//! moves the credential (`controllers/user/rename.rs`). Until then, the user has no bindings and can't log in.
 
 use axum::extract::Request;
 use axum::response::Response;
@@ -20,13 +20,13 @@ use crate::apiserver::state::{Api, DirectoryApi};
 use crate::apiserver::status::{About, ApiError};
 use crate::apiserver::target::Target;
 
-/// How often a write is tried that somebody else was faster than.
+/// Most attempts when writes conflict.
 const MAX_ATTEMPTS: usize = 5;
 
-/// `POST users/{key}/rename`
+/// `POST users/{key}/rename`: changes the username.
 ///
 /// # Errors
-/// As the request deserves.
+/// As [`read_body`]; 403 if the guard denies it, 404, 409 if the name is taken or writes conflict, 503.
 pub async fn rename(
     api: Api,
     DryRun(is_dry_run): DryRun,
@@ -36,7 +36,7 @@ pub async fn rename(
     let spec = read_body::<RenameSpec>("Rename", request).await?;
     for _ in 0..MAX_ATTEMPTS {
         match attempt(&api, &target, &spec, is_dry_run).await {
-            // The status changes as well, most of all just after a rename.
+            // Retry: the status also changes, especially right after a rename.
             Ok(Written::Stale) => {}
             Ok(Written::Done) => return Ok(created("Rename", &spec, &json!({}))),
             Err(error) => return Err(error),
@@ -47,7 +47,7 @@ pub async fn rename(
 
 enum Written {
     Done,
-    /// Not done: somebody else has changed the User meanwhile.
+    /// Not written: the User has changed since it was read.
     Stale,
 }
 
@@ -69,7 +69,7 @@ async fn attempt(
     if user.username() == spec.username {
         return Ok(Written::Done);
     }
-    // Against what the change was judged by.
+    // Fails if the User has changed since it was read.
     let metadata = json!({"uid": target.uid, "resourceVersion": user.metadata.resource_version});
     let patch = Patch::Merge(json!({"metadata": metadata, "spec": {"username": spec.username}}));
     let params = PatchParams { dry_run: is_dry_run, ..PatchParams::default() };

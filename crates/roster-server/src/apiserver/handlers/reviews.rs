@@ -1,4 +1,5 @@
-//! `users/{key}/accessreviews`: may this user do this? The API server's own answer, and the bindings behind it.
+//! `users/{key}/accessreviews`: whether a user may do something, by kube-apiserver's own answer, and the bindings that
+//! allow it.
 
 use std::collections::BTreeMap;
 
@@ -16,20 +17,20 @@ use crate::apiserver::state::Api;
 use crate::apiserver::status::{About, ApiError};
 use crate::apiserver::target::Target;
 
-/// What reaches `UserInfo.extra` of the User's requests.
+/// Returns the `UserInfo.extra` of the User's requests.
 fn extra_of(informers: &Informers, user: &str) -> BTreeMap<String, Vec<String>> {
     let record = informers.user_catalogue.peek().table.get(user).cloned();
     let extra = record.map(|record| record.to_value()["spec"]["extra"].take());
     extra.and_then(|extra| serde_json::from_value(extra).ok()).unwrap_or_default()
 }
 
-/// `POST users/{key}/accessreviews`
+/// `POST users/{key}/accessreviews`: asks whether the user may do something.
 ///
 /// # Errors
-/// As the request deserves.
+/// As [`read_body`]; 404, 422, or 503 if kube-apiserver does not respond.
 pub async fn create(
     api: Api,
-    // A review changes nothing: to try it is to do it.
+    // A review changes nothing, so a dry run is the same.
     _: DryRun,
     target: Target,
     request: Request,

@@ -1,4 +1,5 @@
-//! `users/{key}/totp`: the second factor, enrolled by its owner, removed by its owner or by whoever controls the identity.
+//! `users/{key}/totp`: the second factor, enrolled by its owner, removed by its owner or a caller that controls the
+//! identity.
 
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
@@ -39,10 +40,10 @@ fn status_of(factor: Option<&SecondFactor>) -> TotpEnrollmentStatus {
     }
 }
 
-/// `GET users/{key}/totp`
+/// `GET users/{key}/totp`: returns the state of the second factor.
 ///
 /// # Errors
-/// As the request deserves.
+/// 404 if the user is gone, 503 if its credential can't be read.
 pub async fn get(api: Api, _: NoParams, target: Target) -> Result<Response, ApiError> {
     let person = person(&api, &target)?;
     let opened = api.logins.vault.open(&person.username, &person.uid).await.map_err(unreachable)?;
@@ -59,11 +60,12 @@ enum Enrolled {
     Done(TotpEnrollmentStatus),
 }
 
-/// `POST users/{key}/totp`: without a code, makes a seed, for users who confirm that with their password; with one,
-/// confirms the seed.
+/// `POST users/{key}/totp`: without a code, creates a seed, after a check of the password; with a code, confirms the
+/// seed.
 ///
 /// # Errors
-/// As the request deserves.
+/// As [`read_secret_body`] and [`CredentialChange::make`]; 403 for others and API keys, 409 if a factor is enabled, 422
+/// for a wrong code.
 pub async fn enroll(
     api: Api,
     Origin(source): Origin,
@@ -85,7 +87,7 @@ pub async fn enroll(
         source,
         is_waived_without_password: true,
     };
-    // A code shows that the caller has the seed, which was given for the password.
+    // A code proves that the caller has the seed, which was given out in return for the password.
     let confirmation = Some(confirmation).filter(|_| code.is_none());
     let change = CredentialChange { api: &api, target: &target, person: &person, confirmation };
     let enrol = |credential: &mut Credential| {
@@ -95,7 +97,7 @@ pub async fn enroll(
             Some(code) => confirmed(&api, &person, credential, code, now),
         };
         if is_dry_run {
-            // But for a wrong code, which counts.
+            // Undo everything but the count of a wrong code.
             credential.second_factor = before;
         }
         outcome
@@ -134,8 +136,8 @@ fn seeded(api: &DirectoryApi, person: &Person, credential: &mut Credential) -> E
     Enrolled::Done(TotpEnrollmentStatus { enrollment, ..TotpEnrollmentStatus::default() })
 }
 
-/// A wrong code counts as a failed login: a stolen session must not be enough to try all of them on a seed that its owner
-/// has left unconfirmed.
+/// Confirms the seed. A wrong code counts as a failed login: a stolen session must not allow trying all codes on a seed
+/// that its owner has not confirmed.
 fn confirmed(api: &DirectoryApi, person: &Person, credential: &mut Credential, code: &str, now: Timestamp) -> Enrolled {
     if is_enabled(credential) {
         return Enrolled::AlreadyEnabled;
@@ -151,10 +153,10 @@ fn confirmed(api: &DirectoryApi, person: &Person, credential: &mut Credential, c
     Enrolled::Done(status)
 }
 
-/// `DELETE users/{key}/totp`: oneself with a code, others under the guard.
+/// `DELETE users/{key}/totp`: removes the second factor: one's own with a code, others' with control of the identity.
 ///
 /// # Errors
-/// As the request deserves.
+/// As [`read_secret_body`]; 401, 403, 404 if there is none, 422 for a wrong code, 429 or 503.
 pub async fn remove(
     api: Api,
     Origin(source): Origin,
@@ -182,7 +184,7 @@ pub async fn remove(
     let remove = |credential: &mut Credential| {
         let mut factor = credential.second_factor.clone()?;
         let is_open = factor.confirmed.is_none();
-        // A wrong code counts as a failed login: a session that was found must not be enough to try all of them.
+        // A wrong code counts as a failed login: a stolen session must not allow trying all codes.
         let matches = exposed(code.as_ref()).is_none_or(|code| is_open || factor.accept(code, &api.logins.sealer, now));
         let recheck =
             if code.is_none() { Recheck::Right } else { api.logins.verifier.count(&person, credential, matches) };

@@ -1,4 +1,4 @@
-//! Users: lists, one by whatever names it, and what follows from a user.
+//! Users: lists, lookup by UID, name, username or email, and information derived from a user.
 
 use std::collections::BTreeSet;
 
@@ -32,13 +32,13 @@ use crate::apiserver::state::{Api, Who};
 use crate::apiserver::status::ApiError;
 use crate::apiserver::target::{Target, authorised};
 
-/// Most grants whose rules are told in one answer: each has dozens.
+/// Most grants whose rules are returned in one response. Each has dozens.
 const MAX_GRANTS: usize = 500;
 
-/// `GET users`
+/// `GET users`: lists or watches users.
 ///
 /// # Errors
-/// As the request deserves.
+/// 400, 406, or as [`list_or_watch`].
 pub async fn list(
     api: Api,
     Extension(caller): Who,
@@ -50,10 +50,10 @@ pub async fn list(
     list_or_watch(&api, &caller, &USERS, params, Form::of(&headers)?, permit).await
 }
 
-/// `GET users/{key}`
+/// `GET users/{key}`: returns a user.
 ///
 /// # Errors
-/// As the request deserves.
+/// 400 or 406 for an invalid request, 401, 403 or 503 from authorization, 404, 504 for an unknown revision.
 pub async fn get(
     api: Api,
     Extension(caller): Who,
@@ -63,7 +63,7 @@ pub async fn get(
 ) -> Result<Response, ApiError> {
     let (form, get) = (Form::of(&headers)?, GetParams::read(query.as_deref())?);
     let target = match authorised(&api, &caller, &key, "get", "users").await {
-        // It may be in what is not known yet.
+        // It may be newer than what this replica has seen.
         Err(error) if error.code() == StatusCode::NOT_FOUND && get.resource_version > 0 => {
             reached(&api.informers.user_catalogue, get.resource_version).await?;
             authorised(&api, &caller, &key, "get", "users").await?
@@ -74,7 +74,7 @@ pub async fn get(
     single(&api, &caller, &USERS, (&target.name, &target.asked), form, get.include)
 }
 
-/// `GET users/{key}/groups`: memberships, each with its path.
+/// `GET users/{key}/groups`: memberships, each with its path through nested groups.
 pub async fn groups(api: Api, _: NoParams, target: Target) -> Response {
     let directory = api.informers.directory();
     let groups: BTreeSet<&str> = directory.memberships.groups_of(&target.name).collect();
@@ -83,7 +83,7 @@ pub async fn groups(api: Api, _: NoParams, target: Target) -> Response {
     items("GroupMembershipList", &memberships)
 }
 
-/// `GET users/{key}/namespaces`: those that the user owns or holds a role in.
+/// `GET users/{key}/namespaces`: namespaces that the user owns or holds a role in.
 pub async fn namespaces(api: Api, _: NoParams, target: Target) -> Response {
     let directory = api.informers.directory();
     let held = held_by(&directory, &target.name, None, Timestamp::now());
@@ -111,7 +111,7 @@ pub async fn namespaces(api: Api, _: NoParams, target: Target) -> Response {
     items("UserNamespaceList", &existing.map(describe).collect::<Vec<_>>())
 }
 
-/// `GET users/{key}/quota`: limits, use, and what each namespace has of them.
+/// `GET users/{key}/quota`: limits, usage, and the allotment of each namespace.
 pub async fn quota(api: Api, _: NoParams, target: Target) -> Response {
     let directory = api.informers.directory();
     let standing = directory.quota_of(&target.name).unwrap_or_default();
@@ -135,10 +135,10 @@ pub async fn quota(api: Api, _: NoParams, target: Target) -> Response {
     about_user("UserQuota", &target, status)
 }
 
-/// `GET users/{key}/locks`: what blocks the user's deletion, and what the user keeps locked.
+/// `GET users/{key}/locks`: objects that block the user's deletion, and objects that the user keeps locked.
 pub async fn locks(api: Api, _: NoParams, target: Target) -> Response {
     let directory = api.informers.directory();
-    // A lock is held by a username. Whoever only waits for that holds nothing.
+    // A username holds the locks, so a User that does not hold its username has none.
     let username =
         directory.person(&target.name).filter(|person| person.holds_username()).map(|person| &person.username);
     let status = UserLocksStatus {
@@ -160,10 +160,10 @@ impl<S: Sync> FromRequestParts<S> for NamespaceParam {
     }
 }
 
-/// `GET users/{key}/permissions`: effective rules, each with why.
+/// `GET users/{key}/permissions`: effective rules, each with its origin.
 ///
 /// # Errors
-/// As the request deserves.
+/// 400 if the user has too many grants for one response.
 pub async fn permissions(
     api: Api,
     NamespaceParam(namespace): NamespaceParam,
@@ -186,7 +186,7 @@ pub async fn permissions(
     Ok(about_user("UserPermissions", &target, status))
 }
 
-/// How a user belongs to a group; `None`: not at all.
+/// Returns how a user belongs to a group, or `None` if it does not.
 pub fn membership(directory: &Directory, user: &str, group: &str) -> Option<GroupMembership> {
     let path = directory.memberships.path(user, group)?;
     Some(GroupMembership {

@@ -1,4 +1,4 @@
-//! The paths of the document: what `server.rs` routes, with the parameters that each takes.
+//! Paths of the OpenAPI document: the routes of `router.rs`, with the parameters of each.
 
 use roster_api::directory::API_VERSION;
 use serde_json::{Map, Value, json};
@@ -6,11 +6,11 @@ use serde_json::{Map, Value, json};
 use super::super::discovery::{ENTRIES, Entry};
 use super::names::{JSON, group_version_kind, name};
 
-/// What `get` answers with a list of.
+/// Entries whose `get` returns a list.
 const LISTS: &[&str] =
     &["groups/members", "users/apikeys", "users/groups", "users/namespaces", "users/roleassignments"];
 
-/// Paths below a subresource. Discovery has no place for them.
+/// Paths below a subresource, which discovery cannot express.
 static BELOW: &[(&str, Entry)] = &[
     (
         "user",
@@ -32,7 +32,7 @@ static BELOW: &[(&str, Entry)] = &[
     ),
 ];
 
-/// All of them. `status` is the schema of what a deletion answers with.
+/// Returns all paths. `status` is the schema of the response to a deletion.
 pub(super) fn all(status: &Value) -> Value {
     let mut paths = Map::new();
     let base = format!("/apis/{API_VERSION}");
@@ -43,7 +43,7 @@ pub(super) fn all(status: &Value) -> Value {
         let below = BELOW.iter().find(|(_, below)| below.name == entry.name);
         if let Some((main, part)) = entry.name.split_once('/') {
             let path = format!("{base}/{main}/{{name}}/{part}");
-            // One of many is deleted by its own name.
+            // An item of a list is deleted by its own path.
             let is_list = LISTS.contains(&entry.name);
             let here = if is_list { verbs(&["create", "get"]) } else { entry.verbs.to_vec() };
             paths.insert(path.clone(), item(entry, &here, &["name"], is_list, status));
@@ -62,7 +62,7 @@ pub(super) fn all(status: &Value) -> Value {
     Value::Object(paths)
 }
 
-/// The operations of a path, whose variable parts are `within`.
+/// Returns the operations of a path. `within` names its path parameters.
 fn item(entry: &Entry, verbs: &[&str], within: &[&str], is_list: bool, status: &Value) -> Value {
     let schema = |kind: &str| json!({"$ref": format!("#/components/schemas/{}", name(kind))});
     let mut operations = Map::new();
@@ -143,7 +143,7 @@ const WRITE: &[Parameter] = &[
 
 fn parameters(entry: &str, verb: &str, is_list: bool) -> Vec<Value> {
     let sets: &[&[Parameter]] = match (entry, verb) {
-        // An attempt that counts can't be tried without counting.
+        // No dry run: an attempt always counts.
         ("logins" | "passwordreviews", _) => &[],
         (_, "create" | "delete" | "patch") => &[WRITE],
         ("roleassignments", _) => &[HOLDER, ASSIGNMENTS],
