@@ -1,4 +1,4 @@
-//! Quotas: what a user may use in all the namespaces that they own together. Pure.
+//! Quotas: what a user may use over all namespaces that they own. Pure.
 //!
 //! ```text
 //!              usage     what an object counts for

@@ -1,4 +1,4 @@
-//! The index that list, filter and sort queries are answered from.
+//! Index that answers list, filter and sort queries.
 //!
 //! ```text
 //!  User, Group ─▶ Record ─▶ Table ─(snapshot per change)─▶ View ─▶ select(Query) ─▶ records of a page, total
@@ -8,8 +8,8 @@
 //!                            └ log of changes ─▶ watches; undone backwards ─▶ the table of an earlier revision
 //! ```
 //!
-//! Everything is persistent in the sense of data structures: a snapshot shares what has not changed with the next one,
-//! so that readers hold one for as long as they like, and never wait for the writer.
+//! All data structures are persistent: a snapshot shares unchanged parts with the next one, so readers can hold one as
+//! long as they like and never wait for the writer.
 
 pub mod dialect;
 pub mod field;
