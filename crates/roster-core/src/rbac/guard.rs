@@ -432,8 +432,7 @@ fn is_handed_over<K: Resource>(old: Option<&K>, new: Option<&K>) -> bool {
     !after.is_empty() && owners(old) != after
 }
 
-/// Returns the part of a User's spec that controls the identity: everything but purely descriptive fields. Fields that
-/// are added to the spec later count as control until they are named here.
+/// Returns the part of a User's spec that controls the identity. A field counts as control unless it is cleared here.
 fn controls(spec: &UserSpec) -> UserSpec {
     UserSpec {
         display_name: None,
