@@ -150,7 +150,7 @@ impl Native {
             .filter(|reference| reference.api_version.split('/').next() == Some(API_GROUP))
             .map(|reference| &reference.uid)
             .collect::<Vec<_>>();
-        // Either mark identifies a binding of Roster, so that a removed one is restored. A binding under another name
+        // Either mark identifies a binding of Roster, so that a removed mark is restored. A binding under another name
         // was made by somebody else, to be deleted with its owner.
         let name = metadata.name.as_deref().unwrap_or_default();
         let is_own_name = binding_of(name).is_some() || administrator_of(name).is_some();

@@ -239,7 +239,7 @@ pub struct Tombstones {
     entries: BTreeMap<(String, String), Entry>,
     /// Folded username or name, then name and UID: a new User may take either.
     known_as: BTreeSet<(String, String, String)>,
-    /// When the clock was last looked at.
+    /// The last instant passed to [`Tombstones::advance`].
     now: Timestamp,
 }
 
