@@ -58,7 +58,7 @@ impl<K: Eq + Hash> NamesBy<K> {
         self.0.keys()
     }
 
-    /// The names of a key, in order.
+    /// Returns the names of a key, sorted.
     pub fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> impl Iterator<Item = &String> + use<'_, K, Q>
     where
         K: Borrow<Q>,

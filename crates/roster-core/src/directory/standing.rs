@@ -49,7 +49,7 @@ impl Directory {
         all.chain(emptied).cloned().collect()
     }
 
-    /// Returns the names of all owners of namespaces, whether or not such a User exists.
+    /// Returns all owners of namespaces, whether or not such a User exists, and [`NOBODY`].
     pub fn owners(&self) -> BTreeSet<String> {
         let owners = self.bindings.namespaces().filter_map(|namespace| self.owner_of(namespace)).map(str::to_owned);
         owners.chain([NOBODY.to_owned()]).collect()

@@ -13,7 +13,7 @@ use crate::directory::bindings::Binding;
 use crate::directory::native::{Grant, Holder, Key, administrator_name, binding_name};
 use crate::directory::person::Person;
 
-/// Maximum holders of a native binding before it is split in two, and of two before they are merged. A binding of this
+/// Holders per native binding above which their number doubles, and below which it halves. A binding of the maximum
 /// size stays far below the 1.5 MiB that etcd accepts in one request.
 const MOST_HOLDERS: usize = 2000;
 const FEWEST_HOLDERS: usize = 500;
