@@ -88,7 +88,7 @@ pub struct NamespaceState {
     pub labels: Labels,
     /// Whether it is being deleted, so that nothing can be created in it.
     pub is_terminating: bool,
-    /// Username of whoever has locked it.
+    /// Username of the lock's owner; `None` if it is not locked.
     pub locked_by: Option<String>,
 }
 
@@ -229,7 +229,7 @@ impl Bindings {
         }
     }
 
-    /// Returns the username of whoever has locked the namespace.
+    /// Returns the username of the owner of the namespace's lock.
     pub fn locked_by(&self, namespace: &str) -> Option<&String> {
         self.locks.get(namespace)
     }

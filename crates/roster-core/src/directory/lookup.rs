@@ -102,7 +102,7 @@ impl Directory {
         self.roles.get(&RoleKey { role: role.clone(), namespace })
     }
 
-    /// All native roles.
+    /// Returns all native roles.
     pub fn roles(&self) -> impl Iterator<Item = &RoleKey> {
         self.roles.keys()
     }

@@ -100,7 +100,7 @@ pub struct Directory {
     groups: HashMap<String, (String, Option<i64>)>,
     /// Memberships of users in groups.
     pub memberships: Memberships,
-    /// Roster's RoleBindings, and the namespaces.
+    /// Roster's RoleBindings and all namespaces.
     pub bindings: Bindings,
     /// Rules of each native role.
     roles: HashMap<RoleKey, Arc<[PolicyRule]>>,

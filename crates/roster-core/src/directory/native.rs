@@ -15,9 +15,9 @@ use roster_api::{API_GROUP, FIELD_MANAGER, OWNER_UID_LABEL};
 /// Subject of a native binding. ServiceAccounts are not people and are left out.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Holder<T = String> {
-    /// A username.
+    /// A user, by username.
     User(T),
-    /// A group's name.
+    /// A group, by name.
     Group(T),
 }
 
@@ -43,7 +43,7 @@ impl fmt::Display for Holder {
 /// A role and the scope in which it is held.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Grant {
-    /// The role.
+    /// The role that is held.
     pub role: RoleRef,
     /// Namespace; `None` for the whole cluster.
     pub namespace: Option<String>,

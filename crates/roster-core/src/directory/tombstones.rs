@@ -235,7 +235,7 @@ struct Entry {
 /// after the other.
 #[derive(Debug, Default)]
 pub struct Tombstones {
-    /// By name and UID of the User.
+    /// Entries by name and UID of the User.
     entries: BTreeMap<(String, String), Entry>,
     /// Folded username or name, then name and UID: a new User may take either.
     known_as: BTreeSet<(String, String, String)>,

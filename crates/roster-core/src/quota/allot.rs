@@ -6,8 +6,8 @@
 //! requested, and partly ahead of need.
 //!
 //! ```text
-//!  observed ─▶ targets ─▶ steps: take from those above their target at once,
-//!                                give to those below it as far as the claims leave room
+//!  observed ─▶ targets ─▶ steps: lower those above their target at once,
+//!                                raise those below it as far as the claims allow
 //! ```
 
 use jiff::Timestamp;

@@ -16,9 +16,9 @@ pub const DEFAULTS_START: &str = "requests ";
 /// Default requests and limits of a container: `cpu`, `memory`, `ephemeral-storage`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Defaults {
-    /// Requests.
+    /// Default requests by resource name.
     pub requests: Amounts,
-    /// Limits.
+    /// Default limits by resource name.
     pub limits: Amounts,
 }
 

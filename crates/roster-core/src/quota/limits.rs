@@ -26,7 +26,7 @@ pub const COUNTED: &[&str] = &[
     "services.nodeports",
 ];
 
-/// Pods that have not ended.
+/// Resource name for pods that have not ended.
 pub const PODS: &str = "pods";
 
 /// Returns the limits that a `quota` declares. A value that is not a quantity limits to zero: the schema rejects such values,

@@ -29,13 +29,13 @@ const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 /// A write to be judged: old and new object. The old one is `None` on create, the new one on delete.
 #[derive(Debug)]
 pub enum Change<'a> {
-    /// Of a User.
+    /// A User.
     User(Option<&'a User>, Option<&'a User>),
-    /// Of a Group.
+    /// A Group.
     Group(Option<&'a Group>, Option<&'a Group>),
-    /// Of a RoleBinding.
+    /// A RoleBinding.
     RoleBinding(Option<&'a RoleBinding>, Option<&'a RoleBinding>),
-    /// Of a Namespace's labels.
+    /// The labels of a Namespace.
     Namespace {
         /// Its name; `None` if kube-apiserver will generate it.
         name: Option<&'a str>,
@@ -163,7 +163,7 @@ impl Judge<'_> {
         let versions = || old.into_iter().chain(new);
         let of_version: Vec<BTreeSet<String>> = versions().map(|user| self.groups_of(user)).collect();
         let memberships = &self.directory.memberships;
-        // A label that adds a second way into a group counts: it would outlast the first one.
+        // A label that adds a second way into a group counts, because it would outlast the first one.
         let is_same = |(old, new): (&User, &User)| {
             controls(&old.spec) == controls(&new.spec)
                 && memberships.selecting(old.labels()) == memberships.selecting(new.labels())
@@ -194,7 +194,7 @@ impl Judge<'_> {
     /// A new User takes over what a deleted User of its name declared, once somebody applies the old manifest again. If
     /// its name is the username of a deleted User, it keeps that User from coming back.
     fn takes_name(&mut self, name: &str) {
-        // The directory may not have heard of the deletion yet.
+        // The directory may not have seen the deletion yet.
         if self.directory.person(name).is_some() {
             self.person(name);
         }

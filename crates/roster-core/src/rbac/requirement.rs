@@ -7,7 +7,7 @@ use roster_api::role_binding::{RoleKind, RoleRef};
 
 use crate::directory::native::Grant;
 
-/// Everything that a write requires, each with one reason.
+/// Everything that a write requires, with one reason each.
 pub type Requirements = BTreeMap<Requirement, Reason>;
 
 /// A right that the requester must have.
@@ -76,7 +76,7 @@ pub struct Refused {
     pub requester: String,
     /// The missing right.
     pub requirement: Requirement,
-    /// Why it is required.
+    /// Why the right is required.
     pub reason: Reason,
 }
 

@@ -43,7 +43,7 @@ pub struct Field {
     pub is_many: bool,
     /// Whether records are also indexed by value, for fields with few distinct values or with several per record.
     pub has_postings: bool,
-    /// Whether it can be sorted by.
+    /// Whether `sortBy` accepts the field.
     pub is_sortable: bool,
     /// Which part of its values people usually search for.
     pub sought: Sought,

@@ -58,11 +58,11 @@ fn contains(value: &[u8], text: &[u8]) -> bool {
 pub enum Comparison {
     /// Less than, or earlier.
     Less,
-    /// At most.
+    /// Less than or equal.
     AtMost,
     /// Greater than, or later.
     Greater,
-    /// At least.
+    /// Greater than or equal.
     AtLeast,
 }
 
@@ -89,7 +89,7 @@ pub struct Condition {
     pub any: Vec<Test>,
     /// None of these holds.
     pub none: Vec<Test>,
-    /// All of these hold, and there is a value.
+    /// All of these hold, and the field has a value.
     pub compare: Vec<(Comparison, Vec<u8>)>,
 }
 

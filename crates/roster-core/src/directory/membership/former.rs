@@ -11,7 +11,7 @@
 //! - Groups that hold nothing. They grant nothing, so the guard does not match anything against them. Their number and
 //!   size are bounded. They count as soon as a binding names them again.
 //!
-//! This is memory alone: a replica that starts after the deletion does not know the selector.
+//! Kept in memory only: a replica that starts after the deletion does not know the selector.
 
 use std::collections::{BTreeSet, HashMap};
 
