@@ -393,7 +393,7 @@ impl Memberships {
             parent.children.contains(child) && (parent.cycle.is_none() || parent.cycle != inner.cycle)
         };
         let (on, off): (Vec<_>, Vec<_>) = edges.into_iter().partition(counts);
-        // Remove edges before adding any: the edges in between are never more than an acyclic set.
+        // Removes edges before adding any, so that the edges that count are acyclic at every step.
         for (parent, child) in off {
             if self.groups.get_mut(child).up.remove(&parent) {
                 for user in self.groups.get(child).ways.keys().copied().collect::<Vec<_>>() {

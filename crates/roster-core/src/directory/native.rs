@@ -217,7 +217,7 @@ impl Natives {
     /// Adds or replaces a binding. Returns the previous one.
     pub fn set(&mut self, mut native: Native) -> Option<Native> {
         let before = self.remove(&native.key);
-        // Removing both marks does not make the binding anybody else's.
+        // A binding that has lost both marks keeps its owner.
         if native.owner.as_deref().is_none_or(str::is_empty)
             && let Some(before) = before.as_ref().filter(|before| before.uid == native.uid)
         {

@@ -10,7 +10,7 @@
 //! ```text
 //!  watch of Users ──▶ note ──┐                 ┌──▶ guard
 //!                            ├──▶ Tombstones ──┤
-//!  watch of Secrets ─▶ set ──┘                 ├──▶ leader: stores them, and removes those that are over
+//!  watch of Secrets ─▶ set ──┘                 ├──▶ leader: stores them, and removes expired ones
 //!                                              └──▶ followers: store what the leader has not, after `PATIENCE`
 //! ```
 //!

@@ -29,8 +29,8 @@ pub const COUNTED: &[&str] = &[
 /// Resource name for pods that have not ended.
 pub const PODS: &str = "pods";
 
-/// Returns the limits that a `quota` declares. A value that is not a quantity limits to zero: the schema rejects such values,
-/// but objects of earlier versions may have them.
+/// Returns the limits that a `quota` declares. A value that is not a quantity limits to zero: the schema rejects such
+/// values, but objects of earlier versions may have them.
 pub fn declared(quota: Option<&QuotaSpec>) -> Amounts {
     let hard = quota.map(|quota| &quota.hard).into_iter().flatten();
     hard.map(|(name, quantity)| {

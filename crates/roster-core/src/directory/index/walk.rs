@@ -125,7 +125,7 @@ impl Table {
             }
             Matched::Some(ids) => ids,
         };
-        // Testing few ids individually costs more per id than adding them all to a bit set first.
+        // A look-up costs more per id than adding all ids to a bit set first, so it only pays for few.
         if u64::try_from(steps.saturating_mul(NOTED_IN_A_LOOK)).is_ok_and(|steps| steps < among.len()) {
             return self.walk_in(whole, |id| among.contains(id), sort, page);
         }

@@ -220,7 +220,7 @@ impl Memberships {
     }
 
     /// Returns the names of the groups that the User itself declares membership in: by `spec.groups`, or by a label
-    /// that a `memberSelector` matches (in a deleted group: matched), existing and accepting or not.
+    /// that the `memberSelector` of an existing or deleted group matches. The groups need not exist or accept the User.
     pub fn declared_by(&self, user: &str) -> BTreeSet<String> {
         let mut named = self.former.selecting(&self.labels_of(user));
         named.extend(self.naming(user, Source::BY_USER).map(|group| self.groups.name(group).to_owned()));
