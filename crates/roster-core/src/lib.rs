@@ -1,4 +1,4 @@
-//! Pure logic of Roster: memberships, bindings compiled to RBAC, quotas.
+//! Pure logic of Roster: group memberships, compilation of bindings to RBAC, and quotas.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! Roster's own RoleBindings and the namespaces that they reach, indexed by whatever can change what they compile to.
+//! Index of Roster's own RoleBindings and the namespaces that they reach, by everything that can change their
+//! compilation.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -11,37 +12,37 @@ use roster_api::{DOMAIN_LABEL, LOCKED_BY_ANNOTATION, RoleBinding, Validity};
 use super::labels::{Labels, Matcher};
 use super::names::NamesBy;
 
-/// Where a binding applies.
+/// Scope of a binding.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Scope {
     /// The whole cluster.
     Cluster,
     /// These namespaces.
     Namespaces(BTreeSet<String>),
-    /// Every namespace with matching labels, those to come included.
+    /// Every namespace with matching labels, including future ones.
     Selector(Selector),
 }
 
-/// What a RoleBinding declares.
+/// Declared contents of a RoleBinding.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Binding {
-    /// Its `metadata.name`.
+    /// `metadata.name`.
     pub name: String,
-    /// Its UID.
+    /// `metadata.uid`.
     pub uid: String,
-    /// Its generation.
+    /// `metadata.generation`.
     pub generation: Option<i64>,
     /// Whether it is being deleted.
     pub is_deleted: bool,
-    /// Users and Groups by their `metadata.name`.
+    /// Subjects: Users and Groups by their `metadata.name`.
     pub subjects: BTreeSet<Subject>,
-    /// The role.
+    /// The bound role.
     pub role: RoleRef,
-    /// Where.
+    /// Where the binding applies.
     pub scope: Scope,
-    /// When.
+    /// When the binding applies.
     pub validity: Validity,
-    /// The User, by `metadata.name`, who has to hold the role for this to hold.
+    /// The User, by `metadata.name`, who must hold the role for the binding to apply.
     pub delegated_by: Option<String>,
 }
 
@@ -51,7 +52,7 @@ impl Binding {
         self.subjects.iter().filter(|subject| subject.kind == SubjectKind::Group).map(|group| &group.name)
     }
 
-    /// Reads a RoleBinding. A scope that says nothing that could be applied, which the schema forbids, reaches nothing.
+    /// Reads a RoleBinding. A scope with nothing to apply, which the schema rejects, reaches nothing.
     pub fn of(binding: &RoleBinding) -> Self {
         let spec = &binding.spec;
         let scope =
@@ -80,14 +81,14 @@ impl Binding {
     }
 }
 
-/// What is known of a Namespace.
+/// State of a Namespace.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct NamespaceState {
     /// Its labels.
     pub labels: Labels,
-    /// Whether it is being deleted: nothing can be created in it any more.
+    /// Whether it is being deleted, so that nothing can be created in it.
     pub is_terminating: bool,
-    /// Username of whoever holds it locked.
+    /// Username of the lock's owner; `None` if it is not locked.
     pub locked_by: Option<String>,
 }
 
@@ -106,7 +107,7 @@ impl NamespaceState {
     }
 }
 
-/// All RoleBindings of Roster, and all namespaces.
+/// All RoleBindings of Roster and all namespaces.
 #[derive(Debug, Default)]
 pub struct Bindings {
     all: HashMap<String, Binding>,
@@ -114,20 +115,20 @@ pub struct Bindings {
     by_subject: NamesBy<Subject>,
     by_role: NamesBy<RoleRef>,
     by_delegator: NamesBy<String>,
-    /// Those that list the namespace by name.
+    /// Bindings that list the namespace by name.
     by_namespace: NamesBy<String>,
     matcher: Matcher<String, String>,
-    /// Namespaces that a selector matches, by binding.
+    /// Namespaces that the binding's selector matches.
     matched: NamesBy<String>,
     terminating: BTreeSet<String>,
-    /// Username of whoever holds a namespace locked.
+    /// Username of the lock's owner, by namespace.
     locks: HashMap<String, String>,
-    /// Namespaces that somebody of that username holds locked.
+    /// Locked namespaces, by username of the lock's owner.
     locked: NamesBy<String>,
 }
 
 impl Bindings {
-    /// Sets a binding. Returns what it was before.
+    /// Adds or replaces a binding. Returns the previous one.
     pub fn set(&mut self, binding: Binding) -> Option<Binding> {
         let before = self.take(&binding.name);
         let name = &binding.name;
@@ -153,7 +154,7 @@ impl Bindings {
         before
     }
 
-    /// Removes a binding. Returns it.
+    /// Removes and returns a binding.
     pub fn remove(&mut self, name: &str) -> Option<Binding> {
         self.set_selector(name, None);
         self.take(name)
@@ -187,7 +188,7 @@ impl Bindings {
         }
     }
 
-    /// Sets or removes a namespace. Returns the bindings that this concerns.
+    /// Adds, updates or removes a namespace. Returns the affected bindings.
     pub fn set_namespace(&mut self, namespace: &str, state: Option<NamespaceState>) -> BTreeSet<String> {
         let existed = self.has_namespace(namespace);
         let is_terminating = state.as_ref().is_some_and(|state| state.is_terminating);
@@ -228,62 +229,62 @@ impl Bindings {
         }
     }
 
-    /// Username of whoever holds the namespace locked.
+    /// Returns the username of the owner of the namespace's lock.
     pub fn locked_by(&self, namespace: &str) -> Option<&String> {
         self.locks.get(namespace)
     }
 
-    /// The namespaces that whoever has the username holds locked.
+    /// Returns the namespaces that this username has locked.
     pub fn locked(&self, username: &str) -> impl Iterator<Item = &String> {
         self.locked.get(username)
     }
 
-    /// The namespaces that carry this label.
+    /// Returns the namespaces that carry this label.
     pub fn labelled(&self, key: &str, value: &str) -> BTreeSet<String> {
         self.matcher.labelled(key, value).cloned().collect()
     }
 
-    /// The value of a label of the namespace.
+    /// Returns the value of a label of the namespace.
     pub fn label_of(&self, namespace: &str, key: &str) -> Option<&str> {
         self.matcher.label(&namespace.to_owned(), key)
     }
 
-    /// The binding of that name.
+    /// Returns the binding with that name.
     pub fn get(&self, name: &str) -> Option<&Binding> {
         self.all.get(name)
     }
 
-    /// The binding of that UID.
+    /// Returns the binding with that UID.
     pub fn by_uid(&self, uid: &str) -> Option<&Binding> {
         self.by_uid.get(uid).and_then(|name| self.all.get(name))
     }
 
-    /// Names of all bindings.
+    /// Returns the names of all bindings.
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.all.keys()
     }
 
-    /// Bindings that name the subject.
+    /// Returns the bindings that name the subject.
     pub fn of_subject(&self, subject: &Subject) -> impl Iterator<Item = &Binding> {
         self.by_subject.get(subject).filter_map(|name| self.all.get(name))
     }
 
-    /// Names of the bindings to a role.
+    /// Returns the names of the bindings to a role.
     pub fn of_role(&self, role: &RoleRef) -> impl Iterator<Item = &String> {
         self.by_role.get(role)
     }
 
-    /// Names of the bindings that live by what this User holds.
+    /// Returns the names of the bindings that this User delegates.
     pub fn of_delegator(&self, user: &str) -> impl Iterator<Item = &String> {
         self.by_delegator.get(user)
     }
 
-    /// Names of all Users that delegate something.
+    /// Returns the names of all Users that delegate something.
     pub fn delegators(&self) -> impl ExactSizeIterator<Item = &String> {
         self.by_delegator.keys()
     }
 
-    /// Where the binding applies at this moment. `None` in it: the whole cluster.
+    /// Returns the namespaces where the binding currently applies; `None` is the whole cluster.
     pub fn targets(&self, binding: &Binding) -> Vec<Option<String>> {
         match &binding.scope {
             Scope::Cluster => vec![None],
@@ -292,22 +293,22 @@ impl Bindings {
         }
     }
 
-    /// The bindings whose selector these labels match.
+    /// Returns the bindings whose selector matches these labels.
     pub fn selecting(&self, labels: &Labels) -> BTreeSet<String> {
         self.matcher.selectors_of(labels)
     }
 
-    /// Whether there is a Namespace of that name.
+    /// Returns whether the Namespace exists.
     pub fn has_namespace(&self, namespace: &str) -> bool {
         self.matcher.has(&namespace.to_owned())
     }
 
-    /// Whether the Namespace is being deleted.
+    /// Returns whether the Namespace is being deleted.
     pub fn is_terminating(&self, namespace: &str) -> bool {
         self.terminating.contains(namespace)
     }
 
-    /// Names of all namespaces.
+    /// Returns the names of all namespaces.
     pub fn namespaces(&self) -> impl Iterator<Item = &String> {
         self.matcher.objects()
     }

@@ -1,4 +1,4 @@
-//! Deleted Users in the directory: their tombstones as they are stored and as they are due.
+//! Tombstones of deleted Users in the directory.
 
 use std::collections::BTreeSet;
 
@@ -11,12 +11,12 @@ use super::tombstones::{StoredLabels, Tombstone};
 use super::{Concerned, Directory};
 
 impl Directory {
-    /// What is to be remembered of a User that is being removed, if it held anything by its own declaration.
+    /// Returns the tombstone of a User that is being removed, if it declared anything worth protecting.
     pub(super) fn tombstone_of(&self, name: &str, now: Timestamp) -> Option<Tombstone> {
         let person = self.users.get(name)?;
         let groups = self.memberships.declared_by(name);
         let labels = StoredLabels::of(self.memberships.labels_of(name));
-        // Any label: a selector that asks for it may belong to a Group that is deleted now and restored later.
+        // Any label counts: a selector that asks for it may belong to a Group that is deleted now and restored later.
         let is_worth_it = person.is_admin || !groups.is_empty() || person.username != name || !labels.is_empty();
         is_worth_it.then(|| Tombstone {
             user: name.to_owned(),
@@ -31,7 +31,8 @@ impl Directory {
         })
     }
 
-    /// Groups that the User of a tombstone would belong to if it came back, as [`Memberships::would_claim`] has it.
+    /// Returns the groups that the User of a tombstone would belong to if it came back, like
+    /// [`Memberships::would_claim`].
     ///
     /// [`Memberships::would_claim`]: super::membership::Memberships::would_claim
     pub fn claims_of_deleted(&self, tombstone: &Tombstone) -> BTreeSet<String> {
@@ -46,8 +47,8 @@ impl Directory {
         }
     }
 
-    /// Sorts the deleted Groups among these and below them by whether they hold a role, after a change to what names
-    /// these groups or to what they are nested in.
+    /// Updates which deleted Groups among these and below them hold a role. Call it after changing what names these
+    /// groups or what they are nested in.
     pub(super) fn sort_former(&mut self, groups: &BTreeSet<String>) {
         let former = self.memberships.former_among(groups);
         let holding = self.memberships.holding(&former, |group| self.is_bound(group));
@@ -56,23 +57,23 @@ impl Directory {
         }
     }
 
-    /// Whether a binding names the group, whatever its validity.
+    /// Returns whether a binding names the group, regardless of validity.
     fn is_bound(&self, group: &str) -> bool {
         let holder = Holder::Group(group.to_owned());
         let subject = Subject { kind: SubjectKind::Group, name: group.to_owned() };
         self.natives.grants_of(&holder).next().is_some() || self.bindings.of_subject(&subject).next().is_some()
     }
 
-    /// A tombstone that is stored, in the Secret of that UID.
+    /// Records a stored tombstone and the UID of its Secret.
     pub fn set_tombstone(&mut self, mut tombstone: Tombstone, secret: String, now: Timestamp) -> Concerned {
-        // A deletion in the future would protect the name for longer than it says.
+        // A deletion time in the future would protect the name for too long.
         tombstone.deleted = tombstone.deleted.min(now);
         let user = tombstone.user.clone();
         self.tombstones.set_stored(tombstone, secret);
         Concerned { tombstones: [user].into(), ..Concerned::default() }
     }
 
-    /// A tombstone that is no longer stored. With the UID of its Secret, where that is known.
+    /// Records that a tombstone is no longer stored. `secret` is the UID of its Secret, if known.
     pub fn remove_tombstone(&mut self, user: &str, secret: Option<&str>) -> Concerned {
         self.tombstones.remove_stored(user, secret);
         Concerned { tombstones: [user.to_owned()].into(), ..Concerned::default() }

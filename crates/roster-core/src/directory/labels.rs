@@ -1,5 +1,5 @@
-//! Label selectors and the objects that they match, indexed both ways: a change of one object's labels looks at the
-//! selectors that ask for one of them, and a change of one selector at the objects that carry what it asks for.
+//! Label selectors and the objects that they match, indexed both ways: a change of an object's labels visits only the
+//! selectors that ask for one of them, and a change of a selector only the objects that carry what it asks for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
@@ -10,21 +10,21 @@ use kube::core::{Expression, Selector, SelectorExt};
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
 
-/// Labels as they are kept, in the order of keys. A key is there once, for all who carry it, and so is a value under it.
+/// Stored labels in key order. Keys are shared by all objects that carry them, and so are the values of a key.
 type Kept = Box<[(Arc<str>, Arc<str>)]>;
 
-/// What an object must carry for a selector to be worth a look.
+/// What an object must carry before a selector is tried on it.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 enum Anchor {
     /// One of these values under the key.
     Pair(String, String),
     /// Any value under the key.
     Key(String),
-    /// Nothing: the selector has to be tried on every object.
+    /// Nothing: the selector must be tried on every object.
     Anything,
 }
 
-/// Selectors by `S`, objects by `O`.
+/// Index of selectors (keyed by `S`) and objects (keyed by `O`).
 #[derive(Debug)]
 pub struct Matcher<S, O> {
     selectors: HashMap<S, Selector>,
@@ -39,7 +39,7 @@ impl<S, O> Default for Matcher<S, O> {
     }
 }
 
-/// What a change brought in and what it put out.
+/// Matches gained and lost by a change.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Difference<T: Ord> {
     /// Matches now and did not before.
@@ -49,7 +49,7 @@ pub struct Difference<T: Ord> {
 }
 
 impl<S: Clone + Eq + Hash + Ord, O: Clone + Eq + Hash + Ord> Matcher<S, O> {
-    /// Sets or removes an object. Returns the selectors that it entered and left.
+    /// Adds, updates or removes an object. Returns the selectors that it entered and left.
     pub fn set_object(&mut self, object: &O, labels: Option<Labels>) -> Difference<S> {
         let before = self.labels(object);
         if before == labels {
@@ -91,7 +91,7 @@ impl<S: Clone + Eq + Hash + Ord, O: Clone + Eq + Hash + Ord> Matcher<S, O> {
         }
     }
 
-    /// Sets or removes a selector. Returns the objects that entered it and left it.
+    /// Adds, updates or removes a selector. Returns the objects that entered and left it.
     pub fn set_selector(&mut self, id: &S, selector: Option<Selector>) -> Difference<O> {
         if self.selectors.get(id) == selector.as_ref() {
             return Difference { entered: BTreeSet::new(), left: BTreeSet::new() };
@@ -117,27 +117,27 @@ impl<S: Clone + Eq + Hash + Ord, O: Clone + Eq + Hash + Ord> Matcher<S, O> {
         Difference { entered: &is - &was, left: &was - &is }
     }
 
-    /// Whether there is a selector of that id.
+    /// Returns whether the selector exists.
     pub fn has_selector(&self, id: &S) -> bool {
         self.selectors.contains_key(id)
     }
 
-    /// The selector of that id.
+    /// Returns the selector with that id.
     pub fn selector(&self, id: &S) -> Option<&Selector> {
         self.selectors.get(id)
     }
 
-    /// Ids of all selectors.
+    /// Returns the ids of all selectors.
     pub fn selectors(&self) -> impl Iterator<Item = &S> {
         self.selectors.keys()
     }
 
-    /// The selectors that match these labels.
+    /// Returns the selectors that match these labels.
     pub fn selectors_of(&self, labels: &Labels) -> BTreeSet<S> {
         self.candidates(labels).filter(|id| self.selectors[*id].matches(labels)).cloned().collect()
     }
 
-    /// The selectors that [`Matcher::selectors_of`] tries on these labels.
+    /// Returns the selectors that [`Matcher::selectors_of`] tries on these labels.
     pub fn candidates<'a>(&'a self, labels: &Labels) -> impl Iterator<Item = &'a S> {
         let pairs = labels.iter().map(|(key, value)| Anchor::Pair(key.clone(), value.clone()));
         let keys = labels.keys().map(|key| Anchor::Key(key.clone()));
@@ -145,7 +145,7 @@ impl<S: Clone + Eq + Hash + Ord, O: Clone + Eq + Hash + Ord> Matcher<S, O> {
         anchors.filter_map(|anchor| self.asking.get(&anchor)).flatten()
     }
 
-    /// The objects that the selector matches.
+    /// Returns the objects that the selector matches.
     pub fn objects_of(&self, selector: &Selector) -> BTreeSet<O> {
         let expressions = selector.clone().into_iter().collect::<Vec<_>>();
         let matches = |object: &&O| {
@@ -170,28 +170,28 @@ impl<S: Clone + Eq + Hash + Ord, O: Clone + Eq + Hash + Ord> Matcher<S, O> {
         }
     }
 
-    /// The objects that carry the value under the key.
+    /// Returns the objects with this value under the key.
     pub fn labelled(&self, key: &str, value: &str) -> impl Iterator<Item = &O> + use<'_, S, O> {
         self.carrying.get(key).and_then(|values| values.get(value)).into_iter().flatten()
     }
 
-    /// Whether the object is there.
+    /// Returns whether the object exists.
     pub fn has(&self, object: &O) -> bool {
         self.objects.contains_key(object)
     }
 
-    /// All objects.
+    /// Returns all objects.
     pub fn objects(&self) -> impl Iterator<Item = &O> {
         self.objects.keys()
     }
 
-    /// The labels of an object.
+    /// Returns the labels of an object.
     pub fn labels(&self, object: &O) -> Option<Labels> {
         let kept = self.objects.get(object)?;
         Some(kept.iter().map(|(key, value)| (key.as_ref().to_owned(), value.as_ref().to_owned())).collect())
     }
 
-    /// What the object carries under a key.
+    /// Returns the object's value under a key.
     pub fn label(&self, object: &O, key: &str) -> Option<&str> {
         value(self.objects.get(object)?, key)
     }
@@ -201,7 +201,7 @@ fn value<'a>(labels: &'a Kept, key: &str) -> Option<&'a str> {
     labels.iter().find(|(own, _)| own.as_ref() == key).map(|(_, value)| value.as_ref())
 }
 
-/// What `kube` has for this takes labels in a map, and that would have to be made for each of many objects.
+/// Own implementation because the one of `kube` takes a map, which would have to be built for each object.
 fn is_met(expression: &Expression, labels: &Kept) -> bool {
     match expression {
         Expression::In(key, values) => value(labels, key).is_some_and(|value| values.contains(value)),
@@ -213,12 +213,12 @@ fn is_met(expression: &Expression, labels: &Kept) -> bool {
     }
 }
 
-/// A text as it stands in these already, or anew.
+/// Returns the shared copy of a text, or a new one.
 fn shared<V>(texts: &HashMap<Arc<str>, V>, text: &str) -> Arc<str> {
     texts.get_key_value(text).map_or_else(|| text.into(), |(known, _)| Arc::clone(known))
 }
 
-/// An object matches only if it carries one of these. One expression of the selector is enough to say so.
+/// Returns anchors of which every matching object carries at least one. One expression of the selector suffices.
 fn anchors(selector: &Selector) -> Vec<Anchor> {
     let of = |expression: Expression| match expression {
         Expression::Equal(key, value) => Some(vec![Anchor::Pair(key, value)]),

@@ -1,4 +1,4 @@
-//! What can be looked up in the directory.
+//! Look-ups in the directory.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,43 +13,43 @@ use super::person::Person;
 use super::{Directory, RoleKey};
 
 impl Directory {
-    /// The User of that name.
+    /// Returns the User with that name.
     pub fn person(&self, name: &str) -> Option<&Person> {
         self.users.get(name)
     }
 
-    /// Names of all Users.
+    /// Returns the names of all Users.
     pub fn users(&self) -> impl Iterator<Item = &str> {
         self.users.names()
     }
 
-    /// Names of the Users with this username, exactly as written.
+    /// Returns the names of the Users with this username, exactly as written.
     pub fn named(&self, username: &str) -> impl Iterator<Item = &str> {
         self.users.named(username)
     }
 
-    /// Names of the Users that hold or want this identifier, folded.
+    /// Returns the names of the Users that hold or claim this folded identifier.
     pub fn wanting(&self, identifier: &str) -> impl Iterator<Item = &str> {
         self.users.wanting(identifier)
     }
 
-    /// Name of the User that holds this username, exactly as written.
+    /// Returns the name of the User that holds this username, exactly as written.
     pub fn holder_of(&self, username: &str) -> Option<&str> {
         self.named(username).find(|name| self.holds_username(name))
     }
 
-    /// Whether the User holds its username.
+    /// Returns whether the User holds its username.
     pub(super) fn holds_username(&self, name: &str) -> bool {
         self.person(name).is_some_and(Person::holds_username)
     }
 
-    /// Name of the User of that UID.
+    /// Returns the name of the User with that UID.
     pub fn named_by_uid(&self, uid: &str) -> Option<&str> {
         self.users.of_uid(uid)
     }
 
-    /// Name of the User that a key stands for: a UID, a name, a username or an email, in this order. An identifier that
-    /// several want, none of whom is known to hold it, stands for nobody.
+    /// Resolves a key to the name of a User: a UID, a name, a username or an email, in this order. An identifier that
+    /// several Users claim, none of whom is known to hold it, resolves to nobody.
     pub fn find_user(&self, key: &str) -> Option<&str> {
         let by_name = || self.users.entry(key).map(|(name, _)| name);
         if let Some(found) = self.users.of_uid(key).or_else(by_name) {
@@ -62,23 +62,23 @@ impl Directory {
         holder.or(only)
     }
 
-    /// The generation of the Group of that name, if it is the one of that UID.
+    /// Returns the generation of the Group with that name, if its UID matches.
     pub fn group_generation(&self, name: &str, uid: Option<&String>) -> Option<i64> {
         self.groups.get(name).filter(|(known, _)| Some(known) == uid)?.1
     }
 
-    /// Names of all Groups.
+    /// Returns the names of all Groups.
     pub fn groups(&self) -> impl Iterator<Item = &String> {
         self.groups.keys()
     }
 
-    /// Whether something that carries the UID of its owner belongs to a User or RoleBinding that is there.
+    /// Returns whether this owner UID belongs to an existing User or RoleBinding.
     pub fn is_owner_known(&self, uid: &str) -> bool {
         self.users.of_uid(uid).is_some() || self.bindings.by_uid(uid).is_some()
     }
 
-    /// The roles that the group holds by itself or by a group that it is nested in: by native bindings that name it, or
-    /// that were made for a RoleBinding that does.
+    /// Returns the roles that the group holds by itself or through a group that it is nested in: by native bindings
+    /// that name it, or that were made for a RoleBinding that does.
     pub fn roles_of_group(&self, group: &str) -> BTreeSet<&RoleRef> {
         let mut roles = BTreeSet::new();
         for name in self.memberships.above(group) {
@@ -90,18 +90,19 @@ impl Directory {
         roles
     }
 
-    /// Whether a native role exists in the namespace (a ClusterRole exists in all of them).
+    /// Returns whether a native role exists in the namespace; a ClusterRole exists in all of them.
     pub fn has_role(&self, role: &RoleRef, namespace: Option<&str>) -> bool {
         self.rules_of(role, namespace).is_some()
     }
 
-    /// The rules of a native role in the namespace (a ClusterRole has the same in all of them), if it exists.
+    /// Returns the rules of a native role in the namespace, if it exists; a ClusterRole has the same rules in all of
+    /// them.
     pub fn rules_of(&self, role: &RoleRef, namespace: Option<&str>) -> Option<&Arc<[PolicyRule]>> {
         let namespace = namespace.filter(|_| role.kind == RoleKind::Role).map(str::to_owned);
         self.roles.get(&RoleKey { role: role.clone(), namespace })
     }
 
-    /// All native roles.
+    /// Returns all native roles.
     pub fn roles(&self) -> impl Iterator<Item = &RoleKey> {
         self.roles.keys()
     }

@@ -1,17 +1,17 @@
-//! Who belongs to which group: one graph, kept up incrementally. A change costs the memberships that it changes.
+//! Membership graph of users and groups, updated incrementally: a change costs only the memberships that it changes.
 //!
 //! ```text
 //!  user ──direct──▶ group ──up──▶ group ──up──▶ …
 //!         ▲ spec.groups, members, memberSelector, memberships
 //! ```
 //!
-//! What a User declares about itself (`spec.groups`, its labels) counts only in Groups that accept it: whoever writes a
-//! User could otherwise put it into a group before anybody knows what that group will hold.
+//! What a User declares about itself (`spec.groups`, its labels) counts only in Groups that accept it. Otherwise a
+//! caller that may write Users could put one into a group before anybody knows what that group will hold.
 //!
-//! For each group and user the graph counts in how many ways the user belongs to it: directly is one, and each child
-//! group that it belongs to is another. A count that leaves or reaches zero goes on to the parents. Counting only works
-//! without cycles, so edges inside a cycle are cut, all of them: which memberships hold must not depend on which of two
-//! racing writes came first, and the safe side is the one that grants less.
+//! For each group and user, the graph counts the ways in which the user belongs to the group: one for a direct
+//! membership, and one for each child group that the user belongs to. A count that leaves or reaches zero propagates to
+//! the parents. Counting requires an acyclic graph, so every edge inside a cycle is cut. The result must not depend on
+//! which of two racing writes came first, and cutting all edges grants less.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -48,13 +48,13 @@ pub enum Source {
 impl Source {
     const ALL: [Self; 4] = [Self::User, Self::Members, Self::Selector, Self::Membership];
 
-    /// Bits of the sources that whoever writes the User controls.
+    /// Bits of the sources controlled by writers of the User.
     const BY_USER: u8 = Self::User as u8 | Self::Selector as u8;
 
-    /// Bits of the sources that whoever writes the Group controls.
+    /// Bits of the sources controlled by writers of the Group.
     const BY_GROUP: u8 = Self::Members as u8 | Self::Membership as u8;
 
-    /// The field that declares it.
+    /// Path of the field that declares it.
     pub const fn field(self) -> &'static str {
         match self {
             Self::User => "User.spec.groups",
@@ -80,8 +80,8 @@ pub struct DeclaredMembers {
     pub accepts_declared: bool,
 }
 
-/// Users whose memberships, accepted or waiting, a change has touched, and groups that have other members, other users
-/// waiting, or another cycle than before.
+/// What a change affects: users whose memberships, accepted or waiting, may differ, and groups with different members,
+/// waiting users or cycle.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub struct Touched {
     /// Names of Users.
@@ -93,10 +93,10 @@ pub struct Touched {
 #[derive(Debug, Default)]
 struct UserNode {
     exists: bool,
-    /// Groups that it belongs to directly, existing or not.
+    /// Groups that the user belongs to directly, existing or not.
     direct: Ids,
     effective: Ids,
-    /// Groups whose `memberships` name it.
+    /// Groups whose `memberships` name the user.
     timed: Ids,
 }
 
@@ -106,22 +106,22 @@ struct GroupNode {
     accepts_declared: bool,
     /// [`Source`] bits by user, existing or not.
     direct: HashMap<Id, u8>,
-    /// Existing users that declare themselves members of this existing group and do not belong to it, in order of name.
+    /// Existing users that declare themselves members of this existing group and do not belong to it, by name.
     waiting: BTreeSet<Arc<str>>,
-    /// In how many ways a user belongs to it. Users that exist, alone.
+    /// Number of ways in which each user belongs to the group. Existing users only.
     ways: HashMap<Id, u32>,
     users: BTreeSet<Id>,
     timed: BTreeMap<Id, Validity>,
-    /// Declared edges, both ways.
+    /// Declared edges, in both directions.
     children: BTreeSet<Id>,
     parents: BTreeSet<Id>,
-    /// Parents by edges that count: those of no cycle.
+    /// Parents by edges that count, which are those outside of cycles.
     up: BTreeSet<Id>,
-    /// The groups of the cycle that it is in.
+    /// Groups of the cycle that this group is in.
     cycle: Option<Arc<BTreeSet<Id>>>,
 }
 
-/// The graph.
+/// Membership graph. See the [module documentation](self).
 #[derive(Debug, Default)]
 pub struct Memberships {
     users: Nodes<UserNode>,
@@ -129,14 +129,14 @@ pub struct Memberships {
     matcher: Matcher<Id, Id>,
     /// Selectors of deleted Groups.
     former: Former,
-    /// When the clock alone changes a membership next.
+    /// Next instant at which the clock alone changes each membership.
     edges: Timeline<(Id, Id)>,
     touched_users: BTreeSet<Id>,
     touched_groups: BTreeSet<Id>,
 }
 
 impl Memberships {
-    /// Sets a User (its labels and `spec.groups`), or removes it.
+    /// Adds or updates a User (its labels and `spec.groups`); `None` removes it.
     pub fn set_user(&mut self, name: &str, declared: Option<(Labels, &[String])>) -> Touched {
         let user = self.users.ensure(name);
         let exists = declared.is_some();
@@ -177,7 +177,7 @@ impl Memberships {
         touched
     }
 
-    /// Sets what a Group declares, or removes it.
+    /// Adds or updates what a Group declares; `None` removes it.
     pub fn set_group(&mut self, name: &str, declared: Option<DeclaredMembers>, now: Timestamp) -> Touched {
         let group = self.groups.ensure(name);
         let exists = declared.is_some();
@@ -234,12 +234,12 @@ impl Memberships {
         touched
     }
 
-    /// Notes whether a deleted group holds a role, by itself or by a group that it is nested in.
+    /// Records whether a deleted group holds a role, by itself or through a group that it is nested in.
     pub fn sort_former(&mut self, group: &str, holds_role: bool) {
         self.former.sort(group, holds_role);
     }
 
-    /// Moves the clock.
+    /// Advances the clock.
     pub fn advance(&mut self, now: Timestamp) -> Touched {
         self.former.expire(now);
         for (group, user) in self.edges.take_due(now) {
@@ -249,7 +249,7 @@ impl Memberships {
         self.take_touched()
     }
 
-    /// When [`Memberships::advance`] has something to do next.
+    /// Returns when [`Memberships::advance`] has something to do next.
     pub fn next_edge(&self) -> Option<Timestamp> {
         [self.edges.next(), self.former.next_edge()].into_iter().flatten().min()
     }
@@ -332,7 +332,7 @@ impl Memberships {
         self.update_waiting(group, user);
     }
 
-    /// The user belongs to the group in one more way.
+    /// Adds one way in which the user belongs to the group.
     fn add_way(&mut self, group: Id, user: Id) {
         let mut work = vec![group];
         while let Some(group) = work.pop() {
@@ -352,7 +352,7 @@ impl Memberships {
         }
     }
 
-    /// The user belongs to the group in one way less.
+    /// Removes one way in which the user belongs to the group.
     fn remove_way(&mut self, group: Id, user: Id) {
         let mut work = vec![group];
         while let Some(group) = work.pop() {
@@ -393,7 +393,7 @@ impl Memberships {
             parent.children.contains(child) && (parent.cycle.is_none() || parent.cycle != inner.cycle)
         };
         let (on, off): (Vec<_>, Vec<_>) = edges.into_iter().partition(counts);
-        // First off, then on: in between, the edges that count are never more than those without a cycle.
+        // Removes edges before adding any, so that the edges that count are acyclic at every step.
         for (parent, child) in off {
             if self.groups.get_mut(child).up.remove(&parent) {
                 for user in self.groups.get(child).ways.keys().copied().collect::<Vec<_>>() {
@@ -410,8 +410,8 @@ impl Memberships {
         }
     }
 
-    /// Finds the cycles anew wherever an edge of `group` can have changed them: in the cycle that it was in, and among
-    /// what is both below and above it. Returns these groups.
+    /// Recomputes the cycles that an edge of `group` can have changed: the cycle that it was in, and groups both below
+    /// and above it. Returns these groups.
     fn recompute_cycles(&mut self, group: Id) -> BTreeSet<Id> {
         let mut region = self.groups.get(group).cycle.as_deref().cloned().unwrap_or_default();
         let below = self.reach(group, |node| &node.children);
@@ -460,7 +460,7 @@ impl Memberships {
         }
     }
 
-    /// Forgets a user that neither exists nor is named by a group.
+    /// Removes a user that neither exists nor is named by a group.
     fn prune_user(&mut self, user: Id) {
         let node = self.users.get(user);
         if !node.exists && node.direct.is_empty() && node.timed.is_empty() {
@@ -468,7 +468,7 @@ impl Memberships {
         }
     }
 
-    /// Forgets a group that neither exists nor is named by a user or a group.
+    /// Removes a group that neither exists nor is named by a user or a group.
     fn prune_group(&mut self, group: Id) {
         let node = self.groups.get(group);
         if !node.exists && node.direct.is_empty() && node.parents.is_empty() {

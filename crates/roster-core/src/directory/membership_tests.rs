@@ -16,12 +16,12 @@ fn strings(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// A group that accepts declared members.
+/// Builds a group that accepts declared members.
 fn group(users: &[&str], groups: &[&str]) -> DeclaredMembers {
     DeclaredMembers { accepts_declared: true, ..closed(users, groups) }
 }
 
-/// A group that does not.
+/// Builds a group that does not accept declared members.
 fn closed(users: &[&str], groups: &[&str]) -> DeclaredMembers {
     DeclaredMembers { users: strings(users), groups: strings(groups), ..DeclaredMembers::default() }
 }
@@ -153,7 +153,7 @@ fn timed_memberships_begin_and_end_by_the_clock() {
     assert!(graph.users.is_empty() && graph.groups.is_empty());
 }
 
-/// The declarations, and effective membership computed from scratch.
+/// The declarations; computes effective membership from scratch.
 #[derive(Debug, Default)]
 struct Naive {
     users: BTreeMap<String, (Labels, Vec<String>)>,
@@ -204,11 +204,11 @@ impl Naive {
     }
 }
 
-/// A User: whether it carries the label, and its groups.
+/// A User: whether it has the label, and its groups.
 type SomeUser = (bool, Vec<u8>);
 
-/// A Group: members, groups, whether it selects by the label, a membership from a second on for some seconds, and whether
-/// it accepts declared members.
+/// A Group: members, groups, whether it selects by the label, a membership (user, start, duration in seconds), and
+/// whether it accepts declared members.
 type SomeGroup = (Vec<u8>, Vec<u8>, bool, Option<(u8, i64, i64)>, bool);
 
 #[derive(Clone, Debug)]
@@ -291,7 +291,7 @@ proptest! {
                 }
                 let waits = naive.pending(&user);
                 prop_assert_eq!(&graph.pending_of(&user).map(|(group, why)| (group.to_owned(), why)).collect::<BTreeMap<_, _>>(), &waits);
-                // Whoever edits a User has its status looked at anyway.
+                // The status of an edited User is updated anyway.
                 let was = pending.insert(user.clone(), waits.clone()).unwrap_or_default();
                 prop_assert!(was == waits || touched.users.contains(&user) || edited.as_ref() == Some(&user));
                 if let Some((labels, groups)) = naive.users.get(&user) {

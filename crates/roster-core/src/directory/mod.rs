@@ -1,7 +1,7 @@
-//! Everything that Roster knows of who may do what, in memory: users, groups, bindings, namespaces and native RBAC.
+//! In-memory index of everything that authorization depends on: users, groups, bindings, namespaces and native RBAC.
 //!
-//! Fed by watches, on every replica. Every function is synchronous and pure; those that take in a change return what it
-//! concerns ([`Concerned`]), found by look-up and never by a scan.
+//! Fed by watches, on every replica. Every function is synchronous and pure. Functions that apply a change return the
+//! objects it affects ([`Concerned`]), found by look-up and never by a scan.
 //!
 //! ```text
 //!  User ─▶ users ──┐
@@ -50,18 +50,18 @@ use quotas::{NOBODY, Quotas};
 use timeline::Timeline;
 use tombstones::Tombstones;
 
-/// Whom a change concerns, by `metadata.name`.
+/// Objects affected by a change, by `metadata.name`.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub struct Concerned {
     /// Users whose status, or whose administrator binding, may have to change.
     pub users: BTreeSet<String>,
     /// Groups whose status may have to change.
     pub groups: BTreeSet<String>,
-    /// RoleBindings that may compile to something else.
+    /// RoleBindings that may compile to a different result.
     pub bindings: BTreeSet<String>,
-    /// UIDs of Users and RoleBindings that are not there, and that native bindings were made for.
+    /// UIDs of Users and RoleBindings that do not exist but still own native bindings.
     pub orphaned: BTreeSet<String>,
-    /// Owners of namespaces, by name of the User, whose limits or use may have changed.
+    /// Names of Users that own namespaces and whose limits or use may have changed.
     pub owners: BTreeSet<String>,
     /// Names of deleted Users whose tombstone may have to be stored or removed.
     pub tombstones: BTreeSet<String>,
@@ -74,12 +74,12 @@ impl Concerned {
     }
 }
 
-/// A native role: its name and kind, and its namespace where it is a Role.
+/// A native role: kind and name, and the namespace if it is a Role.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct RoleKey {
     /// Kind and name.
     pub role: RoleRef,
-    /// The namespace of a Role.
+    /// Namespace of a Role; `None` for a ClusterRole.
     pub namespace: Option<String>,
 }
 
@@ -89,37 +89,37 @@ enum Edge {
     Binding(String),
 }
 
-/// The directory.
+/// The in-memory index. See the [module documentation](self).
 #[derive(Debug, Default)]
 pub struct Directory {
-    /// Whether Group subjects compile to their users, so that bindings depend on who is in a group.
+    /// Whether Group subjects compile to their member users, so that bindings depend on memberships.
     expand_groups: bool,
     users: People,
     administrators: BTreeSet<String>,
-    /// UID and generation by name.
+    /// UID and generation of each Group, by name.
     groups: HashMap<String, (String, Option<i64>)>,
-    /// Who belongs to which group.
+    /// Memberships of users in groups.
     pub memberships: Memberships,
-    /// Roster's RoleBindings, and the namespaces.
+    /// Roster's RoleBindings and all namespaces.
     pub bindings: Bindings,
-    /// The rules of each native role.
+    /// Rules of each native role.
     roles: HashMap<RoleKey, Arc<[PolicyRule]>>,
     /// Native bindings.
     pub natives: Natives,
-    /// Limits, and what each owned namespace has of them.
+    /// Declared limits and the allotment of each owned namespace.
     pub quotas: Quotas,
-    /// Deleted Users whose names are protected.
+    /// Tombstones: deleted Users whose names are protected.
     pub tombstones: Tombstones,
     edges: Timeline<Edge>,
 }
 
 impl Directory {
-    /// An empty directory.
+    /// Returns an empty directory.
     pub fn new(expand_groups: bool) -> Self {
         Self { expand_groups, ..Self::default() }
     }
 
-    /// A User as it is now.
+    /// Adds or updates a User.
     pub fn set_user(&mut self, user: &User, now: Timestamp) -> Concerned {
         let name = user.name_any();
         let was_known = self.users.get(&name).is_some();
@@ -132,7 +132,7 @@ impl Directory {
         concerned.touched(self.memberships.set_user(&name, Some((labels, &user.spec.groups))));
         let before = self.users.get(&name);
         if before != Some(&person) {
-            // Not where nothing has changed: an instant that has come, and that the clock has yet to see, would be lost.
+            // Skipped if nothing changed: an edge that is due but not yet processed by the clock would be lost.
             self.edges.set(Edge::User(name.clone()), person.next_edge(now));
             let is_new = before.is_none();
             let uid_before = before.map(|person| person.uid.clone());
@@ -156,7 +156,7 @@ impl Directory {
         concerned
     }
 
-    /// A User that is no more.
+    /// Removes a User.
     pub fn remove_user(&mut self, name: &str, now: Timestamp) -> Concerned {
         let mut concerned = Concerned::default();
         if let Some(tombstone) = self.tombstone_of(name, now) {
@@ -176,7 +176,7 @@ impl Directory {
         concerned
     }
 
-    /// Something of the person itself has changed: its name, its state, its flags.
+    /// Adds what a change to the User itself (name, state, flags) affects.
     fn person_changed(&self, name: &str, concerned: &mut Concerned) {
         concerned.users.insert(name.to_owned());
         let subject = Subject { kind: SubjectKind::User, name: name.to_owned() };
@@ -189,7 +189,7 @@ impl Directory {
         }
     }
 
-    /// What follows from changed memberships.
+    /// Adds what the changed memberships affect.
     fn follow_groups(&self, concerned: &mut Concerned) {
         for user in &concerned.users {
             concerned.bindings.extend(self.bindings.of_delegator(user).cloned());
@@ -206,7 +206,7 @@ impl Directory {
         self.bindings.of_subject(&subject).map(|binding| binding.name.clone()).collect::<Vec<_>>().into_iter()
     }
 
-    /// A Group as it is now.
+    /// Adds or updates a Group.
     pub fn set_group(&mut self, group: &Group, now: Timestamp) -> Concerned {
         let name = group.name_any();
         if group.metadata.deletion_timestamp.is_some() {
@@ -224,7 +224,7 @@ impl Directory {
         concerned
     }
 
-    /// A Group that is no more.
+    /// Removes a Group.
     pub fn remove_group(&mut self, name: &str, now: Timestamp) -> Concerned {
         let existed = self.groups.remove(name).is_some();
         let had_limits = self.quotas.set_group(name, Amounts::new());
@@ -247,7 +247,7 @@ impl Directory {
         concerned.groups.insert(name.to_owned());
         let (below, cycle) = (self.memberships.below(name), self.cycle_of(name));
         concerned.touched(self.memberships.set_group(name, declared, now));
-        // Groups nested in it hold its roles.
+        // Groups nested in this one hold its roles.
         let moved: BTreeSet<String> = below.symmetric_difference(&self.memberships.below(name)).cloned().collect();
         self.sort_former(&moved.iter().cloned().chain([name.to_owned()]).collect());
         concerned.groups.extend(moved);
@@ -269,7 +269,7 @@ impl Directory {
         self.memberships.cycle_of(group).into_iter().map(str::to_owned).collect()
     }
 
-    /// A RoleBinding of Roster as it is now.
+    /// Adds or updates a RoleBinding of Roster.
     pub fn set_binding(&mut self, binding: &RoleBinding, now: Timestamp) -> Concerned {
         let name = binding.name_any();
         let binding = Binding::of(binding);
@@ -281,7 +281,7 @@ impl Directory {
         self.binding_changed(&name, before.as_ref())
     }
 
-    /// A RoleBinding of Roster that is no more.
+    /// Removes a RoleBinding of Roster.
     pub fn remove_binding(&mut self, name: &str) -> Concerned {
         self.edges.set(Edge::Binding(name.to_owned()), None);
         let before = self.bindings.remove(name);
@@ -298,7 +298,7 @@ impl Directory {
                 self.roles_changed(&subject.name, &mut concerned);
             }
         }
-        // A role that is delegated is nobody's to pass on: what rests on this binding may begin or end with that.
+        // A delegated role cannot be delegated further, so delegations by the holders may start or cease to apply.
         let is_trust = |binding: Option<&Binding>| binding.is_some_and(|binding| binding.delegated_by.is_some());
         if is_trust(before) != is_trust(now) {
             let uids: BTreeSet<&String> = before.into_iter().chain(now).map(|binding| &binding.uid).collect();
@@ -310,7 +310,7 @@ impl Directory {
         concerned
     }
 
-    /// The group, and whoever is nested in it, holds other roles than before.
+    /// Adds the group and the groups nested in it, whose roles have changed.
     fn roles_changed(&self, group: &str, concerned: &mut Concerned) {
         if self.groups.contains_key(group) {
             concerned.groups.extend(self.memberships.below(group));
@@ -318,7 +318,7 @@ impl Directory {
         }
     }
 
-    /// A Namespace as it is now, or is no more.
+    /// Adds or updates a Namespace; `None` removes it.
     pub fn set_namespace(&mut self, name: &str, state: Option<NamespaceState>) -> Concerned {
         let mut owners: BTreeSet<String> = self.owner_of(name).map(str::to_owned).into_iter().collect();
         let bindings = self.bindings.set_namespace(name, state);
@@ -329,7 +329,7 @@ impl Directory {
         Concerned { bindings, owners, ..Concerned::default() }
     }
 
-    /// What a namespace may use, as it is now; `None`: the ResourceQuota is no more.
+    /// Sets the allotment of a namespace; `None` if its ResourceQuota was deleted.
     pub fn set_allotment(&mut self, namespace: &str, allotment: Option<Allotment>) -> Concerned {
         if !self.quotas.set_allotment(namespace, allotment) {
             return Concerned::default();
@@ -338,16 +338,16 @@ impl Directory {
         Concerned { owners: [owner].into(), ..Concerned::default() }
     }
 
-    /// A LimitRange as it is now, with the defaults that Roster has noted on it; `None`: it is no more.
+    /// Sets a LimitRange and the defaults that Roster recorded on it; `None` if it was deleted.
     pub fn set_limit_range(&mut self, namespace: &str, name: &str, defaults: Option<String>) -> Concerned {
         self.quotas.set_limit_range(namespace, name, defaults);
         Concerned { owners: self.owner_of(namespace).map(str::to_owned).into_iter().collect(), ..Concerned::default() }
     }
 
-    /// The rules of a native role as they are now; `None`: it is no more.
+    /// Sets the rules of a native role; `None` if it was deleted.
     pub fn set_role(&mut self, key: RoleKey, rules: Option<Arc<[PolicyRule]>>) -> Concerned {
         let bindings = self.bindings.of_role(&key.role).cloned().collect();
-        // Which ClusterRole the administrator flag stands for is not known here, and administrators are few.
+        // Which ClusterRole the administrator flag binds is not known here, and administrators are few.
         let users = if key.namespace.is_none() { self.administrators.clone() } else { BTreeSet::new() };
         let exists = rules.is_some();
         let existed = match rules {
@@ -360,9 +360,9 @@ impl Directory {
         Concerned { users, bindings, ..Concerned::default() }
     }
 
-    /// A native binding as it is now.
+    /// Adds or updates a native binding.
     pub fn set_native(&mut self, native: Native) -> Concerned {
-        // One's own writes are noted at once; the watch may still tell of what was before.
+        // Own writes are recorded at once; the watch may still deliver an earlier state.
         let is_known = |known: &Native| {
             *known == native || known.uid == native.uid && known.resource_version > native.resource_version
         };
@@ -374,7 +374,7 @@ impl Directory {
         self.native_changed(&key, before.as_ref())
     }
 
-    /// A native binding that is no more. With its UID, where that is known: another one may stand in its place already.
+    /// Removes a native binding. If `uid` is given, a new binding of the same name is left alone.
     pub fn remove_native(&mut self, key: &Key, uid: Option<&str>) -> Concerned {
         if self.natives.get(key).is_none_or(|native| uid.is_some_and(|uid| native.uid != uid)) {
             return Concerned::default();
@@ -387,7 +387,7 @@ impl Directory {
         let mut concerned = Concerned::default();
         let groups = before.into_iter().chain(self.natives.get(key)).flat_map(Native::groups).cloned().collect();
         self.sort_former(&groups);
-        // Whoever wants this name, and whoever it was made for.
+        // The RoleBinding or User that this name belongs to, and the owner of the native binding.
         if let Some(name) = native::binding_of(&key.name) {
             concerned.bindings.extend(self.bindings.get(name).map(|binding| binding.name.clone()));
         }
@@ -415,7 +415,7 @@ impl Directory {
         concerned.orphaned.extend(owner.filter(is_orphan).cloned());
     }
 
-    /// The holder holds other roles than before: what it delegates may begin or end.
+    /// Adds what depends on the roles of the holder, such as bindings that it delegates.
     fn holder_changed(&self, holder: &Holder, concerned: &mut Concerned) {
         let bindings = &mut concerned.bindings;
         let mut delegated = |user: &str| bindings.extend(self.bindings.of_delegator(user).cloned());
@@ -423,7 +423,7 @@ impl Directory {
             Holder::User(username) => {
                 for user in self.users.named(username) {
                     delegated(user);
-                    // It may have waited for the name to be free of rights.
+                    // The User may have been waiting for the username to be free of rights.
                     if !self.holds_username(user) {
                         concerned.users.insert(user.to_owned());
                     }
@@ -441,7 +441,7 @@ impl Directory {
         }
     }
 
-    /// Moves the clock.
+    /// Advances the clock.
     pub fn advance(&mut self, now: Timestamp) -> Concerned {
         self.tombstones.advance(now);
         let mut concerned = Concerned::default();
@@ -464,13 +464,13 @@ impl Directory {
         concerned
     }
 
-    /// When [`Directory::advance`] has something to do next.
+    /// Returns when [`Directory::advance`] has something to do next.
     pub fn next_edge(&self) -> Option<Timestamp> {
         [self.edges.next(), self.memberships.next_edge()].into_iter().flatten().min()
     }
 }
 
-/// What a Group declares about its members.
+/// Returns what a Group declares about its members.
 pub fn declared_members(group: &Group) -> DeclaredMembers {
     let spec = &group.spec;
     let timed: BTreeMap<_, _> =
@@ -478,7 +478,7 @@ pub fn declared_members(group: &Group) -> DeclaredMembers {
     DeclaredMembers {
         users: spec.members.iter().cloned().collect(),
         groups: spec.member_groups.iter().cloned().collect(),
-        // The schema admits nothing that does not convert; what did not would match nobody.
+        // The schema rejects selectors that do not convert. One that does not convert matches nobody.
         selector: spec.member_selector.clone().and_then(|selector| selector.try_into().ok()),
         timed,
         accepts_declared: spec.accept_declared_members,

@@ -1,18 +1,18 @@
-//! Names by a key.
+//! Sets of names by key.
 
 use std::borrow::Borrow;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
-/// Names in order. Most keys have one alone, and a set is large for that.
+/// Sorted names. Most keys have a single one, and a set would be large for that.
 #[derive(Debug)]
 enum Names {
     One(String),
     Several(BTreeSet<String>),
 }
 
-/// Names by a key.
+/// Sets of names by key.
 #[derive(Debug)]
 pub struct NamesBy<K>(HashMap<K, Names>);
 
@@ -38,7 +38,7 @@ impl<K: Eq + Hash> NamesBy<K> {
         }
     }
 
-    /// Takes a name away.
+    /// Removes a name.
     pub fn remove(&mut self, key: K, name: &str) {
         let Entry::Occupied(mut entry) = self.0.entry(key) else { return };
         let is_empty = match entry.get_mut() {
@@ -53,12 +53,12 @@ impl<K: Eq + Hash> NamesBy<K> {
         }
     }
 
-    /// The keys that have names.
+    /// Returns the keys that have names.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &K> {
         self.0.keys()
     }
 
-    /// The names of a key, in order.
+    /// Returns the names of a key, sorted.
     pub fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> impl Iterator<Item = &String> + use<'_, K, Q>
     where
         K: Borrow<Q>,

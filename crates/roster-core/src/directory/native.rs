@@ -1,5 +1,5 @@
-//! Native RBAC bindings, those that Roster made and those that it did not, by what people ask of them: who holds which
-//! role where, and which of them belong to a given User or RoleBinding of Roster.
+//! Index of native RBAC bindings, made by Roster or not: who holds which role where, and which bindings belong to a
+//! given User or RoleBinding of Roster.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -12,17 +12,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use roster_api::role_binding::{RoleKind, RoleRef};
 use roster_api::{API_GROUP, FIELD_MANAGER, OWNER_UID_LABEL};
 
-/// Who a native binding names. ServiceAccounts are not people and left out.
+/// Subject of a native binding. ServiceAccounts are not people and are left out.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Holder<T = String> {
-    /// A username.
+    /// A user, by username.
     User(T),
-    /// A group's name.
+    /// A group, by name.
     Group(T),
 }
 
 impl Holder {
-    /// The same, with the name borrowed.
+    /// Returns the same holder with a borrowed name.
     pub fn as_deref(&self) -> Holder<&str> {
         match self {
             Self::User(name) => Holder::User(name),
@@ -40,12 +40,12 @@ impl fmt::Display for Holder {
     }
 }
 
-/// A role and where it is held.
+/// A role and the scope in which it is held.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Grant {
-    /// The role.
+    /// The role that is held.
     pub role: RoleRef,
-    /// The namespace. `None`: the whole cluster.
+    /// Namespace; `None` for the whole cluster.
     pub namespace: Option<String>,
 }
 
@@ -58,12 +58,12 @@ impl fmt::Display for Grant {
     }
 }
 
-/// Where a native binding stands: a RoleBinding in a namespace, or a ClusterRoleBinding.
+/// Key of a native binding: a RoleBinding in a namespace, or a ClusterRoleBinding.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Key {
-    /// The namespace. `None`: it is a ClusterRoleBinding.
+    /// Namespace; `None` for a ClusterRoleBinding.
     pub namespace: Option<String>,
-    /// The object's name.
+    /// `metadata.name`.
     pub name: String,
 }
 
@@ -76,23 +76,23 @@ impl fmt::Display for Key {
     }
 }
 
-/// Name of the native bindings of a RoleBinding of Roster; `part` counts from 0 where they are more than one in a place.
-/// Names of Roster's own kinds have no colon, so that names with one can't meet.
+/// Returns the name of the native bindings of a RoleBinding of Roster. `part` counts from 0 if one scope has several.
+/// Names of Roster's own objects contain no colon, so the resulting names cannot collide.
 pub fn binding_name(binding: &str, part: usize) -> String {
     if part == 0 { format!("{BINDING_PREFIX}{binding}") } else { format!("{BINDING_PREFIX}{binding}:{part}") }
 }
 
-/// Name of the ClusterRoleBinding of a User's administrator flag.
+/// Returns the name of the ClusterRoleBinding for a User's administrator flag.
 pub fn administrator_name(user: &str) -> String {
     format!("{ADMINISTRATOR_PREFIX}{user}")
 }
 
-/// The RoleBinding that a native binding of this name is meant for.
+/// Returns the RoleBinding of Roster that a native binding of this name belongs to.
 pub fn binding_of(native: &str) -> Option<&str> {
     native.strip_prefix(BINDING_PREFIX).map(|rest| rest.split(':').next().unwrap_or(rest))
 }
 
-/// The User that a native binding of this name is meant for.
+/// Returns the User that a native binding of this name belongs to.
 pub fn administrator_of(native: &str) -> Option<&str> {
     native.strip_prefix(ADMINISTRATOR_PREFIX)
 }
@@ -100,25 +100,25 @@ pub fn administrator_of(native: &str) -> Option<&str> {
 const BINDING_PREFIX: &str = "roster:";
 const ADMINISTRATOR_PREFIX: &str = "roster-administrator:";
 
-/// A native binding as it stands in the cluster.
+/// A native binding as it exists in the cluster.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Native {
-    /// Where it stands.
+    /// Namespace and name.
     pub key: Key,
-    /// The object's UID.
+    /// `metadata.uid`.
     pub uid: String,
-    /// Its version: of two states of the same object, the higher one is the newer.
+    /// `metadata.resourceVersion`: of two states of the same object, the higher one is newer.
     pub resource_version: u64,
-    /// What it binds.
+    /// The bound role.
     pub role: RoleRef,
-    /// To whom.
+    /// Users and groups that hold the role.
     pub holders: BTreeSet<Holder>,
-    /// Whether it names anybody else, or names somebody oddly: Roster's own never do.
+    /// Whether it has other or malformed subjects, which Roster's own bindings never have.
     pub has_others: bool,
-    /// UID of the User or RoleBinding of Roster that it was made for; empty where Roster has made it and both marks were
-    /// taken off. `None`: Roster has not made it.
+    /// UID of the owning User or RoleBinding of Roster. Empty if Roster made the binding and both marks were removed.
+    /// `None` if Roster did not make it.
     pub owner: Option<String>,
-    /// Whether label and owner reference are as Roster writes them.
+    /// Whether the label and the owner reference are as Roster writes them.
     pub is_marked: bool,
 }
 
@@ -150,8 +150,8 @@ impl Native {
             .filter(|reference| reference.api_version.split('/').next() == Some(API_GROUP))
             .map(|reference| &reference.uid)
             .collect::<Vec<_>>();
-        // Either mark is enough to know one's own by: whoever removes one of them has it put back. Under another name,
-        // somebody has made the binding to go with its owner.
+        // Either mark identifies a binding of Roster, so that a removed mark is restored. A binding under another name
+        // was made by somebody else, to be deleted with its owner.
         let name = metadata.name.as_deref().unwrap_or_default();
         let is_own_name = binding_of(name).is_some() || administrator_of(name).is_some();
         let owner = labelled.or(referred.first().copied()).cloned();
@@ -168,18 +168,18 @@ impl Native {
         }
     }
 
-    /// What it grants.
+    /// Returns the role and its scope.
     pub fn grant(&self) -> Grant {
         Grant { role: self.role.clone(), namespace: self.key.namespace.clone() }
     }
 }
 
-/// Where an object of this metadata stands.
+/// Returns the key of an object with this metadata.
 pub fn key(metadata: &ObjectMeta) -> Key {
     Key { namespace: metadata.namespace.clone(), name: metadata.name.clone().unwrap_or_default() }
 }
 
-/// Whether Roster has applied it, whatever became of its marks since.
+/// Returns whether Roster has applied the object, even if its marks were removed since.
 fn applied_by_roster(metadata: &ObjectMeta) -> bool {
     let entries = metadata.managed_fields.iter().flatten();
     entries
@@ -188,7 +188,7 @@ fn applied_by_roster(metadata: &ObjectMeta) -> bool {
 }
 
 fn holder(subject: &rbac::Subject) -> Option<Holder> {
-    // Absent means the group of RBAC for users and groups, and so does the empty string in practice.
+    // In RBAC, an absent or empty API group of a user or group subject means the RBAC group.
     let is_rbac =
         subject.api_group.as_deref().is_none_or(|group| group.is_empty() || group == "rbac.authorization.k8s.io");
     match subject.kind.as_str() {
@@ -198,7 +198,7 @@ fn holder(subject: &rbac::Subject) -> Option<Holder> {
     }
 }
 
-/// What a holder is granted, and by which bindings.
+/// Grants of a holder, with the bindings that give each.
 type Grants = BTreeMap<Grant, BTreeSet<Key>>;
 
 /// All native bindings.
@@ -207,17 +207,17 @@ pub struct Natives {
     all: BTreeMap<Key, Native>,
     by_role: HashMap<RoleRef, BTreeSet<Key>>,
     by_owner: HashMap<String, BTreeSet<Key>>,
-    /// By username.
+    /// Grants by username.
     of_users: HashMap<String, Grants>,
-    /// By name of the group.
+    /// Grants by group name.
     of_groups: HashMap<String, Grants>,
 }
 
 impl Natives {
-    /// Sets a binding. Returns what stood there before.
+    /// Adds or replaces a binding. Returns the previous one.
     pub fn set(&mut self, mut native: Native) -> Option<Native> {
         let before = self.remove(&native.key);
-        // Whoever takes both marks off does not make it their own.
+        // A binding that has lost both marks keeps its owner.
         if native.owner.as_deref().is_none_or(str::is_empty)
             && let Some(before) = before.as_ref().filter(|before| before.uid == native.uid)
         {
@@ -236,7 +236,7 @@ impl Natives {
         before
     }
 
-    /// Removes a binding. Returns it.
+    /// Removes and returns a binding.
     pub fn remove(&mut self, key: &Key) -> Option<Native> {
         let native = self.all.remove(key)?;
         let grant = native.grant();
@@ -260,55 +260,55 @@ impl Natives {
         Some(native)
     }
 
-    /// The binding of that key.
+    /// Returns the binding with that key.
     pub fn get(&self, key: &Key) -> Option<&Native> {
         self.all.get(key)
     }
 
-    /// All bindings from a key on, in the order of keys: ClusterRoleBindings first.
+    /// Returns all bindings from a key on, in key order: ClusterRoleBindings first.
     pub fn from<'a>(&'a self, key: &Key) -> impl Iterator<Item = &'a Native> + use<'a> {
         self.all.range(key..).map(|(_, native)| native)
     }
 
-    /// The bindings to a role.
+    /// Returns the bindings to a role.
     pub fn of_role<'a>(&'a self, role: &RoleRef) -> impl Iterator<Item = &'a Native> + use<'a> {
         self.by_role.get(role).into_iter().flatten().filter_map(|key| self.all.get(key))
     }
 
-    /// All bindings, in the order of their keys.
+    /// Returns all bindings in key order.
     pub fn all(&self) -> impl Iterator<Item = &Native> {
         self.all.values()
     }
 
-    /// All keys.
+    /// Returns all keys.
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
         self.all.keys()
     }
 
-    /// What was made for the User or RoleBinding of that UID.
+    /// Returns the bindings made for the User or RoleBinding with that UID.
     pub fn owned_by(&self, uid: &str) -> impl Iterator<Item = &Native> {
         self.by_owner.get(uid).into_iter().flatten().filter_map(|key| self.all.get(key))
     }
 
-    /// How many of them stand in that namespace, or are ClusterRoleBindings.
+    /// Returns how many of the owner's bindings are in that namespace; `None` counts ClusterRoleBindings.
     pub fn count_owned_in(&self, uid: &str, namespace: Option<&str>) -> usize {
         let first = Key { namespace: namespace.map(str::to_owned), name: String::new() };
         let keys = self.by_owner.get(uid).into_iter().flat_map(|keys| keys.range(first.clone()..));
         keys.take_while(|key| key.namespace.as_deref() == namespace).count()
     }
 
-    /// UIDs of all owners.
+    /// Returns the UIDs of all owners.
     pub fn owners(&self) -> impl Iterator<Item = &String> {
         self.by_owner.keys()
     }
 
-    /// The roles of a holder, with the bindings that grant each.
+    /// Returns the grants of a holder, with the bindings that give each.
     pub fn grants_of(&self, holder: &Holder) -> impl Iterator<Item = (&Grant, impl Iterator<Item = &Native>)> {
         let grants = self.grants(holder.as_deref()).into_iter().flatten();
         grants.map(|(grant, keys)| (grant, keys.iter().filter_map(|key| self.all.get(key))))
     }
 
-    /// The roles of a holder, each once, however many places it is held in.
+    /// Returns the distinct roles of a holder, regardless of scope.
     pub fn roles_of(&self, holder: Holder<&str>) -> impl Iterator<Item = &RoleRef> {
         let grants = self.grants(holder);
         let first = grants.and_then(|grants| grants.keys().next());
@@ -317,14 +317,14 @@ impl Natives {
             if last.is_some_and(|last| last.role == grant.role) {
                 return None;
             }
-            // Names of namespaces are ASCII: this comes after all of them.
+            // Names of namespaces are ASCII, so this sorts after all of them.
             let last = Grant { role: grant.role.clone(), namespace: Some("\u{7f}".to_owned()) };
             grants?.range((Bound::Excluded(last), Bound::Unbounded)).next().map(|(grant, _)| grant)
         })
         .map(|grant| &grant.role)
     }
 
-    /// The bindings by which a holder holds exactly this.
+    /// Returns the bindings that give a holder exactly this grant.
     pub fn granting(&self, holder: &Holder, grant: &Grant) -> impl Iterator<Item = &Native> {
         let keys = self.grants(holder.as_deref()).and_then(|grants| grants.get(grant));
         keys.into_iter().flatten().filter_map(|key| self.all.get(key))
@@ -337,7 +337,7 @@ impl Natives {
         }
     }
 
-    /// All holders of that kind, and this one's name.
+    /// Returns the map for this kind of holder, and the holder's name.
     fn by_name<'a>(&mut self, holder: &'a Holder) -> (&mut HashMap<String, Grants>, &'a String) {
         match holder {
             Holder::User(name) => (&mut self.of_users, name),

@@ -1,4 +1,4 @@
-//! Named nodes under small numbers: what refers to a node holds four bytes instead of a name.
+//! Named nodes with numeric ids: a reference to a node takes four bytes instead of a name.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -7,33 +7,33 @@ use std::sync::Arc;
 use slab::Slab;
 use smallvec::SmallVec;
 
-/// A node's number. It may be given to another node once this one is removed.
+/// Id of a node. It may be reused once the node is removed.
 pub type Id = u32;
 
-/// A few numbers, in order: a tree is large for that, and many of them are kept.
+/// A small sorted set of ids. There are many of them, and a tree would be large for so few entries.
 #[derive(Clone, Debug, Default)]
 pub struct Ids(SmallVec<[Id; 4]>);
 
 impl Ids {
-    /// Adds a number.
+    /// Adds an id.
     pub fn insert(&mut self, id: Id) {
         if let Err(place) = self.0.binary_search(&id) {
             self.0.insert(place, id);
         }
     }
 
-    /// Takes a number away.
+    /// Removes an id.
     pub fn remove(&mut self, id: Id) {
         if let Ok(place) = self.0.binary_search(&id) {
             self.0.remove(place);
-            // A few again: within the number's own place.
+            // Small again, so it fits inline.
             if self.0.spilled() && self.0.len() <= self.0.inline_size() {
                 self.0.shrink_to_fit();
             }
         }
     }
 
-    /// Whether the number is among them.
+    /// Returns whether the set contains the id.
     pub fn has(&self, id: Id) -> bool {
         self.0.binary_search(&id).is_ok()
     }
@@ -56,7 +56,7 @@ impl IntoIterator for Ids {
     }
 }
 
-/// Nodes by name and by number.
+/// Nodes by name and by id.
 #[derive(Debug)]
 pub struct Nodes<T> {
     slots: Slab<(Arc<str>, T)>,
@@ -70,7 +70,7 @@ impl<T> Default for Nodes<T> {
 }
 
 impl<T: Default> Nodes<T> {
-    /// The number of the node of that name, which is made where there is none.
+    /// Returns the id of the node with that name, and creates the node if it does not exist.
     pub fn ensure(&mut self, name: &str) -> Id {
         if let Some(id) = self.ids.get(name) {
             return *id;
@@ -83,38 +83,38 @@ impl<T: Default> Nodes<T> {
 }
 
 impl<T> Nodes<T> {
-    /// The number of the node of that name.
+    /// Returns the id of the node with that name.
     pub fn id(&self, name: &str) -> Option<Id> {
         self.ids.get(name).copied()
     }
 
-    /// The name of a node.
+    /// Returns the name of a node.
     pub fn name(&self, id: Id) -> &str {
         &self.slots[id as usize].0
     }
 
-    /// The name of a node, shared with it.
+    /// Returns the name of a node as a shared string.
     pub fn shared_name(&self, id: Id) -> Arc<str> {
         Arc::clone(&self.slots[id as usize].0)
     }
 
-    /// A node.
+    /// Returns a node.
     pub fn get(&self, id: Id) -> &T {
         &self.slots[id as usize].1
     }
 
-    /// A node, to be changed.
+    /// Returns a node for modification.
     pub fn get_mut(&mut self, id: Id) -> &mut T {
         &mut self.slots[id as usize].1
     }
 
-    /// Forgets a node. Nothing may refer to it any longer.
+    /// Removes a node, to which nothing may refer any longer.
     pub fn remove(&mut self, id: Id) {
         let (name, _) = self.slots.remove(id as usize);
         self.ids.remove(&name);
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no nodes.
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()

@@ -1,5 +1,5 @@
-//! Users, by everything that they are looked up by. What that is stands in the user, and nowhere else: the table holds
-//! numbers, eight bytes for each way to somebody.
+//! Users, indexed by every key that look-ups use. The keys themselves are stored only in the user: the table holds
+//! eight bytes of numbers for each.
 
 use std::hash::{BuildHasher, RandomState};
 use std::mem::discriminant;
@@ -11,58 +11,58 @@ use smallvec::SmallVec;
 use super::nodes::Id;
 use super::person::Person;
 
-/// What somebody is looked up by.
+/// Key type of a look-up.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum By {
     Name,
     Uid,
     Username,
-    /// Which of several.
+    /// Identifier by its position.
     Identifier(u16),
 }
 
-/// Users by name, UID, username and identifiers.
+/// Users, indexed by name, UID, username and identifiers.
 #[derive(Debug, Default)]
 pub struct People {
-    // Boxed: a slab doubles when it is full, and a person is large for that.
+    // Boxed because a slab doubles in size when it is full, and a person is large.
     slots: Slab<Box<(Box<str>, Person)>>,
     table: HashTable<(Id, By)>,
     hashes: RandomState,
 }
 
 impl People {
-    /// The User of that name.
+    /// Returns the User with that name.
     pub fn get(&self, name: &str) -> Option<&Person> {
         self.entry(name).map(|(_, person)| person)
     }
 
-    /// The User of that name, and the name.
+    /// Returns the User with that name, and the name.
     pub fn entry(&self, name: &str) -> Option<(&str, &Person)> {
         let (name, person) = self.slots[self.id(name)? as usize].as_ref();
         Some((name, person))
     }
 
-    /// Names of all Users.
+    /// Returns the names of all Users.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.slots.iter().map(|(_, slot)| slot.0.as_ref())
     }
 
-    /// Name of the User of that UID.
+    /// Returns the name of the User with that UID.
     pub fn of_uid(&self, uid: &str) -> Option<&str> {
         self.having(By::Uid, uid).next()
     }
 
-    /// Names of the Users with this username, in order.
+    /// Returns the names of the Users with this username, sorted.
     pub fn named(&self, username: &str) -> impl Iterator<Item = &str> {
         self.having(By::Username, username)
     }
 
-    /// Names of the Users that hold or want this identifier, in order.
+    /// Returns the names of the Users that hold or claim this identifier, sorted.
     pub fn wanting(&self, identifier: &str) -> impl Iterator<Item = &str> {
         self.having(By::Identifier(0), identifier)
     }
 
-    /// Sets the User of that name.
+    /// Adds or replaces a User.
     pub fn insert(&mut self, name: &str, person: Person) {
         self.remove(name);
         let ways = ways(&person);
@@ -76,7 +76,7 @@ impl People {
         }
     }
 
-    /// Removes the User of that name. Returns it.
+    /// Removes and returns the User with that name.
     pub fn remove(&mut self, name: &str) -> Option<Person> {
         let id = self.id(name)?;
         for by in ways(&self.slots[id as usize].1) {
@@ -100,7 +100,7 @@ impl People {
     }
 
     fn having(&self, by: By, sought: &str) -> impl Iterator<Item = &str> + use<'_> {
-        // Nearly always one.
+        // Nearly always one name.
         let mut names: SmallVec<[&str; 1]> =
             self.ids(by, sought).map(|id| self.slots[id as usize].0.as_ref()).collect();
         names.sort_unstable();
@@ -109,7 +109,7 @@ impl People {
     }
 }
 
-/// All ways to somebody.
+/// Returns all keys of a person.
 fn ways(person: &Person) -> impl Iterator<Item = By> + use<> {
     let identifiers = u16::try_from(person.identifiers.len()).expect("the schema admits fewer emails");
     [By::Name, By::Uid, By::Username].into_iter().chain((0..identifiers).map(By::Identifier))
@@ -148,7 +148,7 @@ mod tests {
     }
 
     proptest! {
-        /// Beside a scan, through any edits.
+        /// Compares with a linear scan through random edits.
         #[test]
         fn everybody_is_found_by_everything(edits in prop::collection::vec(("[a-f]", prop::option::of(("[A-C]", "[a-c]"))), 0..60)) {
             let (mut people, mut plain) = (People::default(), BTreeMap::new());

@@ -1,4 +1,4 @@
-//! What the directory keeps of a User.
+//! Compact in-memory form of a User.
 
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
@@ -7,25 +7,25 @@ use roster_api::user::{DesiredState, PasswordSecretRef};
 use roster_api::{User, Validity};
 use roster_credentials::claim::{self, Identifier};
 
-/// Which of its identifiers a User holds.
+/// The identifiers that a User holds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Claimed {
     Nothing,
-    /// The username, and perhaps some of the emails.
+    /// The username, and possibly some of the emails.
     Username,
     Everything,
 }
 
-/// A User, compact.
+/// Compact form of a User.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Person {
-    /// Its UID.
+    /// `metadata.uid`.
     pub uid: String,
-    /// Its creation, by kube-apiserver's clock.
+    /// `metadata.creationTimestamp`, by kube-apiserver's clock.
     pub created: Option<Timestamp>,
-    /// Login name and RBAC subject name.
+    /// Login name, which is also the RBAC subject name.
     pub username: String,
-    /// Username and emails, folded: what at most one User holds at a time. The username comes first.
+    /// Folded username and emails, each held by at most one User at a time. The username comes first.
     pub identifiers: Vec<String>,
     claimed: Claimed,
     /// `spec.admin`.
@@ -38,10 +38,10 @@ pub struct Person {
 }
 
 impl Person {
-    /// Reads a User.
+    /// Builds it from a User.
     pub fn of(user: &User) -> Self {
         let (username, status) = (user.username(), user.status.as_ref());
-        // After a rename the status still speaks of the former username for a moment.
+        // After a rename, the status refers to the former username for a moment.
         let reported = status.filter(|status| status.username.as_ref() == Some(&username));
         let claimed = reported.and_then(|status| find(&status.conditions, NAME_CLAIMED));
         Self {
@@ -54,7 +54,7 @@ impl Person {
             state: user.spec.state,
             validity: user.spec.validity.clone().unwrap_or_default(),
             is_deleted: user.meta().deletion_timestamp.is_some(),
-            // A conflict over an email costs the email alone.
+            // A conflict over an email affects only that email.
             claimed: match claimed {
                 Some(claimed) if claimed.status == "True" => Claimed::Everything,
                 Some(claimed) if claimed.reason != "UsernameConflict" => Claimed::Username,
@@ -63,13 +63,13 @@ impl Person {
         }
     }
 
-    /// Whether what binds this User is in force. A lockout after failed logins changes nothing about that: otherwise
-    /// anyone who can reach the login could end a person's sessions and bindings.
+    /// Returns whether bindings of this User are in force. A lockout after failed logins does not matter here:
+    /// otherwise anyone who can reach the login could end a person's sessions and bindings.
     pub fn is_active(&self, now: Timestamp) -> bool {
         self.holds_username() && !self.is_deleted && self.state == DesiredState::Active && self.validity.contains(now)
     }
 
-    /// Whether it holds an identifier, folded, that it may share the wish for with others.
+    /// Returns whether it holds a folded identifier, which other Users may claim as well.
     pub fn holds(&self, identifier: &str) -> bool {
         if self.identifiers.first().is_some_and(|username| username == identifier) {
             return self.holds_username();
@@ -77,12 +77,12 @@ impl Person {
         self.claimed == Claimed::Everything && self.identifiers.iter().any(|own| own == identifier)
     }
 
-    /// Whether the username is held, as the status says. Until it is, it may be the name of somebody else.
+    /// Returns whether the username is held according to the status. Until then, it may belong to another User.
     pub fn holds_username(&self) -> bool {
         self.claimed != Claimed::Nothing
     }
 
-    /// When the clock alone changes [`Person::is_active`] next.
+    /// Returns when the clock alone changes [`Person::is_active`] next.
     pub fn next_edge(&self, now: Timestamp) -> Option<Timestamp> {
         self.validity.next_edge(now)
     }

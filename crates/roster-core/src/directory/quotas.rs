@@ -1,38 +1,38 @@
-//! Limits as they are declared, and what each owned namespace has of them.
+//! Declared limits, and the allotment of each owned namespace.
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::quota::allotment::Allotment;
 use crate::quota::amount::Amounts;
 
-/// Stands for the owner of namespaces that have none, and still have an allotment.
+/// Placeholder owner of namespaces that have an allotment but no owner.
 pub const NOBODY: &str = "";
 
-/// Limits as they are declared, and allotments as they are.
+/// Declared limits and current allotments.
 #[derive(Debug, Default)]
 pub struct Quotas {
-    /// By User.
+    /// Limits by User.
     pub(super) users: HashMap<String, Amounts>,
-    /// By Group.
+    /// Limits by Group.
     pub(super) groups: HashMap<String, Amounts>,
-    /// By namespace.
+    /// Allotments by namespace.
     allotments: HashMap<String, Allotment>,
-    /// By namespace and name, with the defaults that Roster has noted on its own.
+    /// By namespace and name, with the defaults that Roster has recorded on its own LimitRange.
     limit_ranges: HashMap<String, BTreeMap<String, String>>,
 }
 
 impl Quotas {
-    /// Sets the limits of a User. Returns whether they are others than before.
+    /// Sets the limits of a User. Returns whether they changed.
     pub fn set_user(&mut self, user: &str, limits: Amounts) -> bool {
         set(&mut self.users, user, limits)
     }
 
-    /// Sets the limits that a Group adds to those of its members. Returns whether they are others than before.
+    /// Sets the limits that a Group adds to those of its members. Returns whether they changed.
     pub fn set_group(&mut self, group: &str, limits: Amounts) -> bool {
         set(&mut self.groups, group, limits)
     }
 
-    /// Sets or removes what a namespace has. Returns whether that is something else than before.
+    /// Sets or removes the allotment of a namespace. Returns whether it changed.
     pub fn set_allotment(&mut self, namespace: &str, allotment: Option<Allotment>) -> bool {
         let after = allotment.clone();
         let before = match allotment {
@@ -54,23 +54,23 @@ impl Quotas {
         }
     }
 
-    /// The LimitRanges of a namespace, each with the defaults that Roster has noted on it.
+    /// Returns the LimitRanges of a namespace, each with the defaults that Roster has recorded on it.
     pub fn limit_ranges_in(&self, namespace: &str) -> impl Iterator<Item = (&String, &String)> {
         self.limit_ranges.get(namespace).into_iter().flatten()
     }
 
-    /// All LimitRanges: namespace and name.
+    /// Returns the namespace and name of every LimitRange.
     pub fn limit_ranges(&self) -> impl Iterator<Item = (String, String)> {
         let all = self.limit_ranges.iter();
         all.flat_map(|(namespace, ranges)| ranges.keys().map(|name| (namespace.clone(), name.clone())))
     }
 
-    /// What a namespace has.
+    /// Returns the allotment of a namespace.
     pub fn allotment(&self, namespace: &str) -> Option<&Allotment> {
         self.allotments.get(namespace)
     }
 
-    /// Names of the namespaces that have something.
+    /// Returns the names of the namespaces that have an allotment.
     pub fn allotted(&self) -> impl Iterator<Item = &String> {
         self.allotments.keys()
     }

@@ -1,4 +1,4 @@
-//! Who owns which namespaces, and what owners may use and do use.
+//! Owners of namespaces, their limits and their use.
 
 use std::collections::BTreeSet;
 
@@ -9,18 +9,18 @@ use super::{Concerned, Directory};
 use crate::quota::amount::{Amount, Amounts, add_all};
 use crate::quota::limits::{NAMESPACES, PODS, RUNNING};
 
-/// What somebody may use and does use.
+/// Limits and use of an owner.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Standing {
-    /// The limits.
+    /// Limits by resource name.
     pub hard: Amounts,
-    /// The use, limited or not.
+    /// Use by resource name, limited or not.
     pub used: Amounts,
 }
 
 impl Directory {
-    /// The limits of a User: its own, and those of each group that it effectively belongs to, added name by name. What none
-    /// of them names is not limited.
+    /// Returns the limits of a User: its own plus those of each group that it effectively belongs to, added by name.
+    /// Names that are missing are not limited.
     pub fn limits_of(&self, user: &str) -> Amounts {
         let mut limits = self.quotas.users.get(user).cloned().unwrap_or_default();
         if self.quotas.groups.is_empty() {
@@ -34,14 +34,14 @@ impl Directory {
         limits
     }
 
-    /// Whether anything is limited for the User.
+    /// Returns whether the User has any limit.
     pub fn has_quota(&self, user: &str) -> bool {
         let quotas = &self.quotas;
         quotas.users.contains_key(user)
             || self.memberships.groups_of(user).any(|group| quotas.groups.contains_key(group))
     }
 
-    /// Whom a change may give or take room, of those who own namespaces.
+    /// Returns the owners of namespaces whose allotments a change may affect.
     pub fn owners_among(&self, concerned: &Concerned) -> BTreeSet<String> {
         let members = concerned.users.iter().filter(|_| !self.quotas.groups.is_empty());
         let all = concerned.owners.iter().chain(members).filter(|user| !self.owned_by(user).is_empty());
@@ -49,23 +49,23 @@ impl Directory {
         all.chain(emptied).cloned().collect()
     }
 
-    /// Names of all who own namespaces, whether or not there is such a User.
+    /// Returns all owners of namespaces, whether or not such a User exists, and [`NOBODY`].
     pub fn owners(&self) -> BTreeSet<String> {
         let owners = self.bindings.namespaces().filter_map(|namespace| self.owner_of(namespace)).map(str::to_owned);
         owners.chain([NOBODY.to_owned()]).collect()
     }
 
-    /// Namespaces that the User of that name owns.
+    /// Returns the namespaces that this User owns.
     pub fn owned_by(&self, user: &str) -> BTreeSet<String> {
         self.bindings.labelled(OWNER_LABEL, user)
     }
 
-    /// Who owns the namespace: a User by name, whether or not there is one.
+    /// Returns the name of the User that owns the namespace, whether or not it exists.
     pub fn owner_of(&self, namespace: &str) -> Option<&str> {
         self.bindings.label_of(namespace, OWNER_LABEL).filter(|owner| !owner.is_empty())
     }
 
-    /// What the User may use and does use, if there is anything to tell.
+    /// Returns the limits and use of the User, if there are any.
     pub fn quota_of(&self, user: &str) -> Option<Standing> {
         let mut standing = Standing { hard: self.limits_of(user), used: Amounts::new() };
         let (mut owned, mut running) = (0, 0);

@@ -1,11 +1,11 @@
-//! What the clock alone will change, and when: each key stands in it once, under its next instant.
+//! Instants at which the clock alone changes something. Each key has at most one entry: its next instant.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 
 use jiff::Timestamp;
 
-/// The next instant of each key.
+/// Next instant of each key.
 #[derive(Debug)]
 pub struct Timeline<K> {
     keys: BTreeMap<Timestamp, BTreeSet<K>>,
@@ -19,7 +19,7 @@ impl<K> Default for Timeline<K> {
 }
 
 impl<K: Clone + Eq + Hash + Ord> Timeline<K> {
-    /// Sets the key's next instant, or none.
+    /// Sets or removes the key's next instant.
     pub fn set(&mut self, key: K, instant: Option<Timestamp>) {
         if let Some(before) = self.instants.remove(&key)
             && let Some(keys) = self.keys.get_mut(&before)
@@ -35,7 +35,7 @@ impl<K: Clone + Eq + Hash + Ord> Timeline<K> {
         }
     }
 
-    /// Takes out every key whose instant has come.
+    /// Removes and returns every key whose instant has come.
     pub fn take_due(&mut self, now: Timestamp) -> Vec<K> {
         let mut due = Vec::new();
         while let Some(entry) = self.keys.first_entry().filter(|entry| *entry.key() <= now) {
@@ -47,23 +47,23 @@ impl<K: Clone + Eq + Hash + Ord> Timeline<K> {
         due
     }
 
-    /// The key's next instant.
+    /// Returns the key's next instant.
     pub fn get(&self, key: &K) -> Option<Timestamp> {
         self.instants.get(key).copied()
     }
 
-    /// How many keys have an instant.
+    /// Returns the number of keys with an instant.
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.instants.len()
     }
 
-    /// The key whose instant comes first.
+    /// Returns the key with the earliest instant.
     pub fn first(&self) -> Option<&K> {
         self.keys.values().next()?.first()
     }
 
-    /// The first instant of all.
+    /// Returns the earliest instant.
     pub fn next(&self) -> Option<Timestamp> {
         self.keys.keys().next().copied()
     }

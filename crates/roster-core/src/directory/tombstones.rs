@@ -1,23 +1,24 @@
-//! Tombstones: what deleted Users held by their own declaration, so that nobody else takes their names over.
+//! Tombstones: what deleted Users declared about themselves, so that nobody else can take over their names.
 //!
-//! `spec.groups`, labels that a `memberSelector` matches, `spec.admin`, and a `spec.username` that native bindings name, go
-//! with the User, and come back when an administrator or a pipeline applies the old manifest again. Somebody who may bind
-//! none of it could create a User of that name in between, set a password, and wait. So the guard counts a deleted User's
-//! declarations for [`RETENTION`], as if it still existed. What Groups, RoleBindings and native bindings say by
-//! `metadata.name` needs no tombstone: it stays. A User that declared nothing of this leaves none.
+//! `spec.groups`, labels that a `memberSelector` matches, `spec.admin`, and a `spec.username` that native bindings name
+//! are deleted with the User, and return when an administrator or a pipeline applies the old manifest again. Somebody
+//! who may bind none of these rights could create a User of that name in between, set a password, and wait. So the
+//! guard counts a deleted User's declarations for [`RETENTION`] as if it still existed. What Groups, RoleBindings and
+//! native bindings say by `metadata.name` needs no tombstone: it is not deleted. A User that declared none of this
+//! leaves no tombstone.
 //!
 //! ```text
 //!  watch of Users ──▶ note ──┐                 ┌──▶ guard
 //!                            ├──▶ Tombstones ──┤
-//!  watch of Secrets ─▶ set ──┘                 ├──▶ leader: stores them, and removes those that are over
+//!  watch of Secrets ─▶ set ──┘                 ├──▶ leader: stores them, and removes expired ones
 //!                                              └──▶ followers: store what the leader has not, after `PATIENCE`
 //! ```
 //!
-//! Every replica notes deletions itself, the moment it hears of them, so the guard has no window in which the User is gone
-//! and the tombstone is not there yet. The Secret is for restarts. The leader writes it at once. A follower writes it if
-//! it does not appear within [`PATIENCE`]: there may be no leader, or the next leader may be a replica that started after
-//! the deletion. A deletion that no replica has seen leaves no tombstone. A finalizer would close that gap, but it costs a
-//! write for each User that names a group, and such a User could then not be deleted while no operator runs.
+//! Every replica notes a deletion as soon as it observes it, so the guard has no window with neither User nor
+//! tombstone. The Secret is for restarts. The leader writes it at once. A follower writes it if it does not appear
+//! within [`PATIENCE`]: there may be no leader, or the next leader may be a replica that started after the deletion. A
+//! deletion that no replica has seen leaves no tombstone. A finalizer would close that gap, but it costs a write for
+//! each User that names a group, and such a User could not be deleted while no operator runs.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,68 +37,68 @@ use super::labels::Labels;
 /// How long the name of a deleted User is protected.
 pub const RETENTION: SignedDuration = SignedDuration::from_hours(90 * 24);
 
-/// How long a follower leaves it to the leader to store a tombstone.
+/// How long a follower waits for the leader to store a tombstone.
 pub const PATIENCE: SignedDuration = SignedDuration::from_secs(5);
 
 /// Prefix of the Secrets' names. The policy `roster-credentials` protects it.
 const PREFIX: &str = "deleted-user-";
 
-/// Key of the Secret that holds the tombstone, as JSON.
+/// Key in the Secret's data; the value is the tombstone as JSON.
 const KEY: &str = "tombstone";
 
-/// What a deleted User held by its own declaration.
+/// What a deleted User declared about itself.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tombstone {
-    /// Its `metadata.name`.
+    /// `metadata.name` of the User.
     pub user: String,
-    /// Its UID.
+    /// `metadata.uid` of the User.
     pub uid: String,
-    /// Its login name.
+    /// Login name.
     pub username: String,
-    /// Other login names by which replicas knew it when it was deleted: one had not heard of a rename yet.
+    /// Other login names under which replicas knew the User when it was deleted, because one had not seen a rename yet.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub other_usernames: BTreeSet<String>,
-    /// Its `spec.admin`.
+    /// `spec.admin`.
     pub is_admin: bool,
-    /// Groups that it named or whose selector matched it, whether or not they existed and accepted it. In order.
+    /// Groups that it named or whose selector matched it, whether or not they existed and accepted it. Sorted.
     pub groups: Vec<String>,
-    /// Its labels: a `memberSelector` that comes later, or comes back, may match them.
+    /// Labels of the User: a `memberSelector` that is created or restored later may match them.
     #[serde(default)]
     pub labels: StoredLabels,
-    /// When the User was created, by kube-apiserver's clock. Earlier versions did not store it.
+    /// When the User was created, by kube-apiserver's clock. `None` in tombstones of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<Timestamp>,
-    /// When Roster saw the deletion, by the clock of the replica that stored this.
+    /// When Roster observed the deletion, by the clock of the replica that stored this.
     pub deleted: Timestamp,
 }
 
-/// Most bytes of labels, keys and values together, that a tombstone stores. The policy `roster-metadata-size` admits no
-/// more on Users, so this is exceeded only by who may bind every role, or by Users from before that policy.
+/// Maximum bytes of labels, keys and values together, that a tombstone stores. The policy `roster-metadata-size` allows
+/// no more on Users, so only callers that may bind every role, or Users older than that policy, exceed it.
 pub const MOST_LABELS: usize = 16 * 1024;
 
-/// Most deleted Users that may have had the same username before somebody else can take it.
+/// Maximum number of deleted Users with the same username before others can no longer take it.
 pub const MOST_NAMESAKES: usize = 32;
 
 /// Labels of a deleted User.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum StoredLabels {
-    /// All of them.
+    /// All labels.
     All(Labels),
-    /// More than [`MOST_LABELS`] bytes, or replicas that knew different ones. None is stored, and the guard assumes that
+    /// More than [`MOST_LABELS`] bytes, or replicas knew different labels. None is stored, and the guard assumes that
     /// every selector matches them.
     TooLarge,
 }
 
 impl StoredLabels {
-    /// The labels, if they fit.
+    /// Returns the labels, or `TooLarge` if they do not fit.
     pub fn of(labels: Labels) -> Self {
         let size: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
         if size > MOST_LABELS { Self::TooLarge } else { Self::All(labels) }
     }
 
-    /// Both of these: what two replicas knew of the same User.
+    /// Merges what two replicas knew of the same User.
     fn merge(self, other: &Self) -> Self {
         let (Self::All(mut labels), Self::All(others)) = (self, other) else { return Self::TooLarge };
         for (key, value) in others {
@@ -108,7 +109,7 @@ impl StoredLabels {
         Self::of(labels)
     }
 
-    /// Whether the User had no labels.
+    /// Returns whether the User had no labels.
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::All(labels) if labels.is_empty())
     }
@@ -121,13 +122,13 @@ impl Default for StoredLabels {
 }
 
 impl Tombstone {
-    /// When it stops to protect the name.
+    /// Returns when the tombstone stops protecting the name.
     pub fn expires(&self) -> Timestamp {
         self.deleted.saturating_add(RETENTION).expect("a duration in hours has no units that saturation rejects")
     }
 
-    /// What is to be stored in place of `stored`, which has the same name. `None`: `stored` says all of this already, or
-    /// is of a later User of the name.
+    /// Returns what to store in place of `stored`, a tombstone of the same name. `None` if `stored` already contains
+    /// all of this or belongs to a later User of the name.
     pub fn in_place_of(&self, stored: &Self) -> Option<Self> {
         if self.uid == stored.uid {
             return Some(stored.clone().merge(self)).filter(|merged| merged != stored);
@@ -135,14 +136,14 @@ impl Tombstone {
         (self.age(stored) != Ordering::Less).then(|| self.clone())
     }
 
-    /// Whether the User is an earlier or a later one of the name. Clocks of replicas may differ, so this goes by
-    /// kube-apiserver's where it can.
+    /// Compares which User of the name came first. Replica clocks may differ, so this uses kube-apiserver's where
+    /// possible.
     fn age(&self, other: &Self) -> Ordering {
         let by_creation = self.created.zip(other.created).map_or(Ordering::Equal, |(own, other)| own.cmp(&other));
         by_creation.then(self.deleted.cmp(&other.deleted))
     }
 
-    /// Adds what another replica knew of the same User. Everything that either knew counts.
+    /// Adds what another replica knew of the same User. Everything that either of them knew counts.
     fn merge(mut self, other: &Self) -> Self {
         self.is_admin |= other.is_admin;
         self.groups =
@@ -154,7 +155,7 @@ impl Tombstone {
         self
     }
 
-    /// Every login name by which it was known, as written.
+    /// Returns every login name under which it was known, as written.
     pub fn usernames(&self) -> impl Iterator<Item = &String> {
         self.other_usernames.iter().chain([&self.username])
     }
@@ -168,7 +169,7 @@ impl Tombstone {
         is_in_place.then_some(tombstone)
     }
 
-    /// The Secret that it is stored in: one for each name of a User. It has no owner, because it outlives the User.
+    /// Builds the Secret to store, one per User name. It has no owner, because it outlives the User.
     pub fn secret(&self) -> Secret {
         let json = serde_json::to_vec(self).expect("a tombstone is JSON");
         Secret {
@@ -184,29 +185,29 @@ impl Tombstone {
         }
     }
 
-    /// Name of the Secret for the name of a User.
+    /// Returns the name of the Secret for a User name.
     pub fn secret_name(user: &str) -> String {
         object_name(PREFIX, user)
     }
 }
 
-/// What is to be done about a name.
+/// The next action for a name.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Step {
-    /// Nothing.
+    /// Do nothing.
     Nothing,
-    /// Nothing before this instant, at which the tombstone expires.
+    /// Do nothing until this instant, at which the tombstone expires or becomes due.
     Wait(Timestamp),
-    /// Store this tombstone, in place of the one that is stored.
+    /// Store this tombstone, replacing the stored one.
     Store(Tombstone),
-    /// Remove the Secret of this UID.
+    /// Delete the Secret with this UID.
     Remove(String),
-    /// Forget what has expired and was never stored.
+    /// Forget tombstones that have expired and were never stored.
     Forget,
 }
 
 impl Step {
-    /// What a follower does where the leader takes this step.
+    /// Returns what a follower does when the leader would take this step.
     #[must_use]
     pub fn of_follower(self, now: Timestamp) -> Self {
         match self {
@@ -224,26 +225,26 @@ impl Step {
 #[derive(Debug)]
 struct Entry {
     tombstone: Tombstone,
-    /// UID of the Secret that it is stored in.
+    /// UID of the Secret that stores it; `None` if it is not stored.
     secret: Option<String>,
-    /// Whether this replica knows more than what is stored.
+    /// Whether this replica knows more than the stored tombstone contains.
     is_ahead: bool,
 }
 
-/// All tombstones. At most one for each name is stored; more are known only where several Users of the name were deleted
-/// one after the other.
+/// All tombstones. At most one per name is stored. More are known only if several Users of the name were deleted one
+/// after the other.
 #[derive(Debug, Default)]
 pub struct Tombstones {
-    /// By name and UID of the User.
+    /// Entries by name and UID of the User.
     entries: BTreeMap<(String, String), Entry>,
-    /// Username (folded), name and UID of each, and name, name and UID: each of the two may be the other of somebody else.
+    /// Folded username or name, then name and UID: a new User may take either.
     known_as: BTreeSet<(String, String, String)>,
-    /// When the clock was last looked at.
+    /// The last instant passed to [`Tombstones::advance`].
     now: Timestamp,
 }
 
 impl Tombstones {
-    /// Notes a User whose deletion this replica has seen itself.
+    /// Records a User whose deletion this replica has observed itself.
     pub fn note(&mut self, tombstone: Tombstone) {
         let is_known = self.entries.contains_key(&(tombstone.user.clone(), tombstone.uid.clone()));
         if !is_known {
@@ -251,7 +252,7 @@ impl Tombstones {
         }
     }
 
-    /// Notes a tombstone that is stored, in the Secret of that UID.
+    /// Records a stored tombstone and the UID of its Secret.
     pub fn set_stored(&mut self, stored: Tombstone, secret: String) {
         let known = self.entries.get(&(stored.user.clone(), stored.uid.clone()));
         let merged = known.and_then(|known| known.tombstone.in_place_of(&stored));
@@ -260,35 +261,36 @@ impl Tombstones {
         self.insert(Entry { tombstone: merged.unwrap_or(stored), secret: Some(secret), is_ahead });
     }
 
-    /// Notes that the Secret is gone, of that UID if it is known.
+    /// Records that the Secret is gone, matched by UID if it is known.
     pub fn remove_stored(&mut self, user: &str, secret: Option<&str>) {
         self.remove_where(user, |entry| {
             entry.secret.as_deref().is_some_and(|stored| secret.is_none_or(|secret| stored == secret))
         });
     }
 
-    /// Notes that a User of that name exists. Returns whether a tombstone of it is stored, which the leader is to remove.
+    /// Records that a User of that name exists. Returns whether a tombstone of it is stored, which the leader must
+    /// remove.
     pub fn revive(&mut self, user: &str) -> bool {
         self.remove_where(user, |entry| entry.secret.is_none());
         self.entries_of(user).next().is_some()
     }
 
-    /// Forgets what has expired and is not stored.
+    /// Forgets tombstones that have expired and are not stored.
     pub fn forget_expired(&mut self, user: &str, now: Timestamp) {
         self.remove_where(user, |entry| entry.secret.is_none() && entry.tombstone.expires() <= now);
     }
 
-    /// Moves the clock. What has expired no longer counts, also where nobody has removed its Secret.
+    /// Advances the clock. Expired tombstones no longer count, even if nobody has removed their Secret.
     pub fn advance(&mut self, now: Timestamp) {
         self.now = now;
     }
 
-    /// The tombstones of Users of that name that have not expired.
+    /// Returns the unexpired tombstones of Users with that name.
     pub fn of(&self, user: &str) -> impl Iterator<Item = &Tombstone> {
         self.in_force(self.entries_of(user))
     }
 
-    /// The tombstones of Users with that name or username, in whatever case, that have not expired.
+    /// Returns the unexpired tombstones of Users with that name or username, ignoring case.
     pub fn known_as(&self, name: &str) -> impl Iterator<Item = &Tombstone> {
         let name = fold(name);
         let from = (name.clone(), String::new(), String::new());
@@ -296,8 +298,8 @@ impl Tombstones {
         self.in_force(found.filter_map(|(_, user, uid)| self.entries.get(&(user.clone(), uid.clone()))))
     }
 
-    /// Whether more than [`MOST_NAMESAKES`] tombstones of other Users have this name or username. Whoever takes the name is
-    /// judged by each of them, so the number is bounded.
+    /// Returns whether more than [`MOST_NAMESAKES`] tombstones of other Users have this name or username. The guard
+    /// checks each of them when somebody takes the name, so the number is bounded.
     pub fn is_worn_out(&self, name: &str, user: &str) -> bool {
         self.known_as(name).filter(|tombstone| tombstone.user != user).take(MOST_NAMESAKES + 1).count() > MOST_NAMESAKES
     }
@@ -307,22 +309,22 @@ impl Tombstones {
         entries.map(|entry| &entry.tombstone).filter(move |tombstone| tombstone.expires() > now)
     }
 
-    /// Names of all Users that have a tombstone.
+    /// Returns the names of all Users that have a tombstone.
     pub fn users(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(|(user, _)| user.as_str())
     }
 
-    /// Names of the Users whose tombstone is stored.
+    /// Returns the names of the Users whose tombstone is stored.
     pub fn stored(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().filter(|(_, entry)| entry.secret.is_some()).map(|((user, _), _)| user.as_str())
     }
 
-    /// What the leader has to do about a name. `living`: the UID of the User that has it now.
+    /// Returns what the leader must do about a name. `living` is the UID of the User that has the name now.
     pub fn next_step(&self, user: &str, living: Option<&str>, now: Timestamp) -> Step {
         let stored = self.entries_of(user).find(|entry| entry.secret.is_some());
         let remove = |entry: &Entry| entry.secret.clone().map_or(Step::Forget, Step::Remove);
         if let Some(living) = living {
-            // Of the same UID: another leader knows of a deletion that this replica has yet to hear of.
+            // Same UID: another leader has seen a deletion that this replica has not seen yet.
             let is_replaced = |entry: &&Entry| entry.tombstone.uid != living;
             return stored.filter(is_replaced).map_or(Step::Nothing, remove);
         }
@@ -361,7 +363,7 @@ impl Tombstones {
     }
 }
 
-/// What a deleted User is looked up by, with its name and UID.
+/// Returns the lookup keys of a deleted User, each with its name and UID.
 fn ways_to(tombstone: &Tombstone) -> impl Iterator<Item = (String, String, String)> {
     let Tombstone { user, uid, .. } = tombstone;
     tombstone.usernames().chain([user]).map(|way| (fold(way), user.clone(), uid.clone()))

@@ -155,13 +155,13 @@ fn what_two_replicas_knew_of_the_same_user_counts_together() {
     assert_eq!(merged.in_place_of(&stored), Some(merged.clone()));
     tombstones.set_stored(merged.clone(), "s-1".to_owned());
     assert_eq!(tombstones.next_step("alice", None, at(1)), Step::Wait(at(90)));
-    // The other replica stores nothing more, whichever of the two it hears of last.
+    // The other replica stores nothing more, regardless of the order in which it sees the two.
     let mut others = Tombstones::default();
     others.note(stored.clone());
     others.set_stored(merged.clone(), "s-1".to_owned());
     assert_eq!((others.next_step("alice", None, at(1)), own.in_place_of(&merged)), (Step::Wait(at(90)), None));
     assert_eq!(uids(others.known_as("alice.smith")), ["u-1"]);
-    // Without the Secret, the name is free under each of its usernames.
+    // Once the Secret is gone, the name is free under each of its usernames.
     others.remove_stored("alice", Some("s-1"));
     assert_eq!(others.known_as("alice").chain(others.known_as("alice.smith")).count(), 0);
     assert!(others.known_as.is_empty());
@@ -179,7 +179,7 @@ fn of_two_users_of_a_name_the_later_one_counts_whatever_the_clocks_of_replicas_s
     tombstones.set_stored(first, "s-1".to_owned());
     tombstones.note(second.clone());
     assert_eq!(tombstones.next_step("alice", None, at(6)), Step::Store(second));
-    // Without that, as earlier versions have stored it, by what they saw.
+    // Without a creation time, as stored by earlier versions, the deletion time decides.
     assert_eq!(tombstone("u-1", 3).in_place_of(&tombstone("u-2", 4)), None);
 }
 

@@ -1,47 +1,47 @@
-//! How a user's limit is shared out among their namespaces. Pure; one resource name at a time.
+//! Distributes a user's limit among their namespaces. Pure; handles one resource name at a time.
 //!
-//! kube-apiserver enforces what stands in `status.hard` of each namespace's ResourceQuota. So a user's limit holds over
-//! all of them together if no two ResourceQuotas ever promise the same room. **Safety**: what a namespace may come to use
-//! is its *claim*; room is given only out of what the claims of all namespaces leave. **Progress**: room lies where it is
-//! asked for, and some of it ahead of need.
+//! kube-apiserver enforces `status.hard` of each namespace's ResourceQuota, so a user's limit holds over all namespaces
+//! if no two ResourceQuotas ever promise the same amount. **Safety**: what a namespace may come to use is its *claim*,
+//! and allotments grow only by what the claims of all namespaces leave free. **Progress**: allotments grow where use is
+//! requested, and partly ahead of need.
 //!
 //! ```text
-//!  observed ─▶ targets ─▶ steps: take from those above their target at once,
-//!                                give to those below it as far as the claims leave room
+//!  observed ─▶ targets ─▶ steps: lower those above their target at once,
+//!                                raise those below it as far as the claims allow
 //! ```
 
 use jiff::Timestamp;
 
 use super::amount::Amount;
 
-/// What one namespace has of one resource.
+/// State of one resource in one namespace.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Share {
-    /// `spec.hard`: what it is to have.
+    /// `spec.hard`: the allotment.
     pub spec: Amount,
-    /// `status.hard`: what the API server goes by.
+    /// `status.hard`: what kube-apiserver enforces.
     pub enforced: Amount,
-    /// `status.used`: what the API server counts. After deletions it lags upwards; after controller-manager has counted
-    /// anew from a cache that lags, downwards.
+    /// `status.used`: what kube-apiserver counts. It is too high for a while after deletions, and too low after
+    /// controller-manager recounts from a stale cache.
     pub used: Amount,
-    /// What was counted in a consistent list, taken after all of the above was read.
+    /// Use counted by a consistent list, which was taken after reading all of the above.
     pub counted: Option<Amount>,
-    /// The use, and not the headroom, that somebody waits to come to.
+    /// Total use, not headroom, that somebody is waiting for.
     pub wanted: Amount,
-    /// Since when they wait.
+    /// When they started to wait.
     pub waiting_since: Option<Timestamp>,
-    /// By how much more is used than a moment ago: there may be more to come.
+    /// Recent increase in use: more may follow.
     pub growth: Amount,
 }
 
 impl Share {
-    /// What is in use, by the higher count.
+    /// Returns the higher of both counts of use.
     fn in_use(&self) -> Amount {
         self.used.max(self.counted.unwrap_or_default())
     }
 
-    /// The most that the namespace may come to use, whatever happens. What was counted beside a `status.used` that is too
-    /// low may still grow by all the headroom that the API server sees.
+    /// Returns the most that the namespace may come to use. If `status.used` is too low, the counted use may still grow
+    /// by all the headroom that kube-apiserver sees.
     fn claim(&self) -> Amount {
         let headroom = self.enforced.saturating_sub(self.used);
         let counted = self.counted.unwrap_or(self.used) + headroom;
@@ -49,20 +49,19 @@ impl Share {
     }
 }
 
-/// What each namespace is to have of a limit: what it uses, what is waited for, and headroom.
+/// Returns the target allotment of each namespace: its use, what is waited for, and headroom.
 ///
-/// `useful`: what people have asked for lately; less headroom than that is of no use to them. `grain`: what headroom is
-/// rounded down to.
+/// `useful` is the amount requested recently; less headroom than that is useless. Headroom is rounded down to `grain`.
 pub fn targets(limit: Amount, shares: &[Share], useful: Amount, grain: Amount) -> Vec<Amount> {
     let mut targets: Vec<Amount> = shares.iter().map(Share::in_use).collect();
     let free = limit.saturating_sub(targets.iter().copied().sum());
-    // Where a limit was lowered below what is used, nothing more is given, and nothing deleted.
+    // If the limit was lowered below the use, nothing more is given and nothing deleted.
     let (free, latest) = serve_waiting(shares, &mut targets, free);
     let fair = free.split(2 * shares.len(), grain);
     let is_tight = fair < useful;
     let growing = shares.iter().filter(|share| share.growth > Amount::ZERO).count();
-    // Ahead of need: whoever grows and has no room for two more like the last gets half of what is left, and whoever else has
-    // little a fair part, from what lies idle or from those with the most.
+    // Ahead of need: namespaces that grow and lack headroom for twice their last growth get half of what is left.
+    // Others with little headroom get a fair share. Both come from idle amounts or from those with the most.
     let lively = free.split(2 * growing.max(1), grain);
     let wanted = shares.iter().zip(&targets).map(|(share, target)| {
         let headroom = share.spec.saturating_sub(*target);
@@ -83,16 +82,15 @@ pub fn targets(limit: Amount, shares: &[Share], useful: Amount, grain: Amount) -
         *target += given;
         idle = idle.saturating_sub(given);
     }
-    // An even split of too little would refuse everybody for ever: it lies with whoever asked last.
+    // An even split of too little would reject everybody forever, so the latest request gets the rest.
     if let Some(latest) = latest.filter(|_| is_tight) {
         targets[latest] += idle;
     }
     targets
 }
 
-/// Makes room for those who wait, the longest wait first. What does not fit does not keep others from theirs; what is left
-/// then goes to it, since several may wait in one namespace. Returns what is left in the end, and who has begun to wait
-/// last.
+/// Serves those who wait, the longest wait first. Requests that do not fit do not block others and get what is left in
+/// the end, because several callers may wait in one namespace. Returns what remains, and who started to wait last.
 fn serve_waiting(shares: &[Share], targets: &mut [Amount], mut free: Amount) -> (Amount, Option<usize>) {
     let mut waiting: Vec<usize> = (0..shares.len()).filter(|at| shares[*at].wanted > targets[*at]).collect();
     waiting.sort_by_key(|at| shares[*at].waiting_since);
@@ -109,7 +107,7 @@ fn serve_waiting(shares: &[Share], targets: &mut [Amount], mut free: Amount) -> 
     (free, waiting.last().copied())
 }
 
-/// The height at which vessels of these sizes, filled evenly, hold `sum` together at most.
+/// Returns the highest level to which vessels of these sizes can be filled with at most `sum` in total.
 fn level(sizes: &[Amount], sum: Amount, grain: Amount) -> Amount {
     let mut sorted = sizes.to_vec();
     sorted.sort();
@@ -124,13 +122,13 @@ fn level(sizes: &[Amount], sum: Amount, grain: Amount) -> Amount {
     sorted.last().copied().unwrap_or_default()
 }
 
-/// What `spec.hard` of each namespace is to be now, on the way to its target.
+/// Returns the next `spec.hard` of each namespace on the way to its target.
 pub fn steps(limit: Amount, shares: &[Share], targets: &[Amount]) -> Vec<Amount> {
     let claimed: Amount = shares.iter().map(Share::claim).sum();
     let mut free = limit.saturating_sub(claimed);
     let mut steps: Vec<Amount> = shares.iter().zip(targets).map(|(share, target)| share.spec.min(*target)).collect();
     let mut growing: Vec<usize> = (0..shares.len()).filter(|at| targets[*at] > shares[*at].spec).collect();
-    // Who waits goes first, the longest wait before the others.
+    // Waiting namespaces go first, sorted by the longest wait.
     growing.sort_by_key(|at| (shares[*at].waiting_since.is_none(), shares[*at].waiting_since));
     for at in growing {
         let claim = shares[at].claim();

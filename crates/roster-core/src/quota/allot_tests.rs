@@ -13,21 +13,21 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-/// A namespace in a world in which controller-manager may count from a cache that lags.
+/// A namespace whose controller-manager may count from a stale cache.
 #[derive(Clone, Debug, Default)]
 struct Namespace {
     spec: i64,
     enforced: i64,
     used: i64,
     actual: i64,
-    /// Admitted so lately that a cache may not have heard of it.
+    /// Admitted so recently that a cache may not contain it yet.
     recent: i64,
-    /// The claim that was last reckoned with.
+    /// The claim at the last allotment.
     claim: i64,
 }
 
 impl Namespace {
-    /// What kube-apiserver does with a pod.
+    /// Simulates the admission of a pod by kube-apiserver.
     fn admit(&mut self, size: i64) -> bool {
         let fits = self.used + size <= self.enforced;
         if fits {
@@ -38,8 +38,8 @@ impl Namespace {
         fits
     }
 
-    /// What controller-manager does. What a lagging cache may miss while it makes a shrink known is bounded by the shrink:
-    /// beyond that, native ResourceQuota lets too much through in a single namespace, too.
+    /// Simulates controller-manager. What a stale cache may miss while a shrink is published is bounded by the shrink:
+    /// beyond that, native ResourceQuota admits too much in a single namespace, too.
     fn synchronise(&mut self, missed: i64) {
         let shrunk = (self.enforced - self.spec).max(0);
         self.used = self.actual - missed.min(self.recent).min(shrunk);
@@ -65,14 +65,14 @@ enum Event {
     Create(Index, i64),
     Delete(Index, i64),
     Synchronise(Index, i64),
-    /// The allotter reads everything and writes all of its steps, or crashes after some of them.
+    /// The allotter reads everything and writes all its steps, or crashes after some of them.
     Allot {
         asks: Option<(Index, i64)>,
         written: Index,
         crashes: bool,
     },
-    /// Somebody pauses an allotter between its reading and its writing; it writes later, on objects that have not
-    /// changed since (compare-and-swap).
+    /// An allotter pauses between reading and writing. Its later writes succeed only on objects that have not changed
+    /// since (compare-and-swap).
     Settle(Index),
 }
 
@@ -107,7 +107,7 @@ fn allot(world: &mut [Namespace], wants: &[i64], written: usize) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
-    /// **Safety**: whatever is created, deleted, counted late, moved, and cut off by crashes, in whatever order.
+    /// **Safety**: holds through creation, deletion, late counts, moves and crashes in any order.
     #[test]
     fn the_sum_of_what_is_used_never_exceeds_the_limit(
         count in 1..6usize,
@@ -120,7 +120,7 @@ proptest! {
                 Event::Delete(at, size) => {
                     let namespace = at.get_mut(&mut world);
                     let gone = size.min(namespace.actual);
-                    // What is used is told lower later, by controller-manager.
+                    // controller-manager lowers the counted use later.
                     namespace.actual -= gone;
                     namespace.recent = namespace.recent.min(namespace.actual);
                 }
@@ -141,7 +141,7 @@ proptest! {
         }
     }
 
-    /// **Progress**: whatever went before, who waits gets room as soon as there is enough of it anywhere.
+    /// **Progress**: in any state, those who wait are served as soon as there is enough anywhere.
     #[test]
     fn whoever_waits_gets_what_is_free_anywhere(
         specs in proptest::collection::vec((0..3000i64, 0..=100u8), 2..6),
@@ -161,7 +161,7 @@ proptest! {
         let free = LIMIT - world.iter().map(|namespace| namespace.actual).sum::<i64>();
         let mut wants = vec![0; count];
         wants[at] = world[at].used + size;
-        // Once to take, once to give.
+        // One round to take, one to give.
         for _ in 0..2 {
             allot(&mut world, &wants, count);
             for namespace in &mut world {
@@ -171,7 +171,7 @@ proptest! {
         prop_assert_eq!(world[at].admit(size), size <= free, "{} of {} free: {:?}", size, free, world);
     }
 
-    /// Where nothing happens, nothing is written.
+    /// If nothing happens, nothing is written.
     #[test]
     fn at_rest_nothing_moves(
         used in proptest::collection::vec(0..2500i64, 1..6),

@@ -1,4 +1,4 @@
-//! What a namespace may use at the moment: the ResourceQuota that Roster keeps in it.
+//! The allotment of a namespace: the ResourceQuota that Roster keeps in it.
 
 use std::collections::BTreeMap;
 
@@ -12,65 +12,65 @@ use serde::{Deserialize, Serialize};
 use super::allot::Share;
 use super::amount::{Amount, Amounts, read, write};
 
-/// Name of the ResourceQuota, and of the LimitRange beside it.
+/// Name of the ResourceQuota and of the accompanying LimitRange.
 pub const NAME: &str = "roster";
 
-/// Label of both, and its value.
+/// Label of both objects, and its value.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "roster");
 
-/// Annotation: what somebody waits for, as [`Asked`] in JSON.
+/// Annotation: pending requests for more quota, as [`Asked`] in JSON.
 pub const ASKED_ANNOTATION: &str = "roster.dev/asked";
 
-/// Annotation: which leader has written it last. Another one writes it anew before it gives room to anybody: then whatever
-/// the earlier one may still have on its way no longer fits.
+/// Annotation: the leader that wrote the object last. A new leader rewrites it before increasing any allotment, so that
+/// writes in flight from the former leader conflict.
 pub const TERM_ANNOTATION: &str = "roster.dev/term";
 
-/// Annotation: whose quota it is a part of. Where the namespace has come to another owner, a policy holds it like a new one
-/// until this says the same.
+/// Annotation: the owner whose quota this is part of. After a change of owner, a policy treats the namespace like a new
+/// one until this matches the owner.
 pub const OWNER_ANNOTATION: &str = OWNER_LABEL;
 
-/// Annotation of the LimitRange: the defaults that it gives, as Roster has written them.
+/// Annotation of the LimitRange: its defaults, as Roster wrote them.
 pub const DEFAULTS_ANNOTATION: &str = "roster.dev/defaults";
 
-/// How long an ask counts. Who still waits asks again.
+/// How long a request for more quota counts. Callers that still wait repeat it.
 pub const ASK_LIFETIME: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
 
-/// What somebody waits for.
+/// A pending request for more quota.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Asked {
-    /// Since when.
+    /// When it was first made.
     pub since: Timestamp,
-    /// When it was asked last.
+    /// When it was last made.
     pub at: Timestamp,
-    /// The use that is to become possible, by name, as quantities.
+    /// Requested use by resource name, as quantities.
     pub level: BTreeMap<String, String>,
 }
 
 impl Asked {
-    /// Whether somebody still waits.
+    /// Returns whether somebody is still waiting.
     pub fn counts_at(&self, now: Timestamp) -> bool {
         now.duration_since(self.at) <= ASK_LIFETIME
     }
 }
 
-/// A ResourceQuota as it was observed.
+/// Observed state of a ResourceQuota.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Allotment {
     /// `metadata.uid`.
     pub uid: String,
-    /// Which leader has written it.
+    /// The leader that wrote it last.
     pub term: Option<String>,
-    /// Whose quota it was made a part of.
+    /// The owner whose quota it was made part of.
     pub owner: Option<String>,
     /// `spec.hard`.
     pub spec: Amounts,
-    /// `status.hard`. `None`: nothing is enforced yet.
+    /// `status.hard`. `None` if nothing is enforced yet.
     pub enforced: Option<Amounts>,
     /// `status.used`.
     pub used: Amounts,
-    /// What somebody waits for.
+    /// Pending request for more quota.
     pub asked: Option<Asked>,
-    /// Whether it counts only part of what there is. Roster makes none like that.
+    /// Whether it has scopes and so counts only some objects. Roster creates none like that.
     pub has_scopes: bool,
 }
 
@@ -92,7 +92,8 @@ impl Allotment {
         }
     }
 
-    /// Of one name. What a ResourceQuota does not hold is not limited by it; where there is none, a policy lets nothing in.
+    /// Returns the share of one resource. A ResourceQuota without the resource does not limit it. Without a
+    /// ResourceQuota, a policy rejects everything.
     pub fn share(allotment: Option<&Self>, name: &str) -> Share {
         let Some(allotment) = allotment else { return Share::default() };
         let of = |amounts: &Amounts| amounts.get(name).copied();
@@ -105,7 +106,7 @@ impl Allotment {
         }
     }
 
-    /// Room that is left, as the API server sees it.
+    /// Returns the remaining headroom that kube-apiserver sees.
     pub fn headroom(&self, name: &str) -> Amount {
         let hard =
             self.enforced.as_ref().map_or(Amount::ZERO, |hard| hard.get(name).copied().unwrap_or(Amount::UNLIMITED));
@@ -113,7 +114,7 @@ impl Allotment {
     }
 }
 
-/// A new ResourceQuota.
+/// Builds a new ResourceQuota.
 pub fn build(namespace: &str, owner: &str, term: &str, spec: &Amounts) -> ResourceQuota {
     let annotations = [(TERM_ANNOTATION, term), (OWNER_ANNOTATION, owner)];
     ResourceQuota {

@@ -1,8 +1,8 @@
-//! Amounts: how much of something there is, as Kubernetes writes it in a quantity.
+//! Exact amounts of resources, and their conversion from and to Kubernetes quantities.
 //!
-//! An amount is exact to a billionth of a unit, which is as fine as Kubernetes gets, and never beyond what fits into 63
-//! bits of whole units, which is as large as its documentation lets a quantity be. What would be finer is rounded away
-//! from zero, what would be larger ends at that bound: whoever asks for something never gets nothing, and no sum wraps.
+//! An amount has a precision of a billionth of a unit, which is the finest that Kubernetes supports, and is bounded by
+//! 63 bits of whole units, which is the largest quantity by its documentation. Finer values are rounded away from zero
+//! and larger ones are capped. So no request becomes zero, and no sum wraps.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -14,45 +14,45 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 /// Nano-units in one unit.
 const UNIT: i128 = 1_000_000_000;
 
-/// The largest amount there is, in nano-units.
+/// The largest amount, in nano-units.
 const BOUND: i128 = i64::MAX as i128 * UNIT;
 
-/// Decimal suffixes and their powers of ten, in the order of those.
+/// Decimal suffixes and their powers of ten, ascending.
 const DECIMAL: [(&str, i64); 10] =
     [("n", -9), ("u", -6), ("m", -3), ("", 0), ("k", 3), ("M", 6), ("G", 9), ("T", 12), ("P", 15), ("E", 18)];
 
-/// Binary suffixes: each is 1024 times the one before, and the first is 1024.
+/// Binary suffixes: the first is 1024, and each is 1024 times the one before.
 const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
 
-/// How the names of the storage of one class end.
+/// Suffix of the resource names for storage of one class.
 const OF_CLASS: &str = ".storageclass.storage.k8s.io/requests.storage";
 
-/// How much of something: an exact number, with nine decimal places.
+/// Amount of a resource: an exact number with nine decimal places.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Amount(i128);
 
 impl Amount {
-    /// Nothing.
+    /// Zero.
     pub const ZERO: Self = Self(0);
 
-    /// The limit of what is only counted: 2^53.
+    /// Limit for resources that are counted but not limited: 2^53.
     ///
-    /// Kubernetes turns quantities into 64 bits of thousandths here and there (to tell whether one is whole, for a
-    /// start), and does not notice where that overflows: this one does not. It is the largest power of two of which
-    /// that is true, 8 PiB where it is bytes, and whatever reads numbers as floating point gets precisely this one.
+    /// Kubernetes converts quantities to 64 bits of thousandths in some places (for example to check whether one is
+    /// whole) without detecting overflow. This is the largest power of two that does not overflow, 8 PiB in bytes, and
+    /// it is exact as a floating-point number.
     pub const UNLIMITED: Self = Self::units(1 << 53);
 
-    /// So many whole ones.
+    /// Returns this many whole units.
     pub const fn units(units: i64) -> Self {
         Self::bounded(units as i128 * UNIT)
     }
 
-    /// So many thousandths.
+    /// Returns this many thousandths.
     pub const fn millis(millis: i64) -> Self {
         Self(millis as i128 * (UNIT / 1000))
     }
 
-    /// In billionths.
+    /// Returns the amount in billionths.
     pub const fn nanos(self) -> i128 {
         self.0
     }
@@ -67,11 +67,10 @@ impl Amount {
         }
     }
 
-    /// Reads a quantity; none if the text is not one.
+    /// Parses a quantity; `None` if the text is not one.
     ///
-    /// A number with an optional sign and fraction, and right behind it one of the suffixes or a power of ten
-    /// (`1e3`). Without a single digit it is no quantity, although Kubernetes takes `m` for zero, against its own
-    /// grammar.
+    /// A quantity is a number with an optional sign and fraction, directly followed by a suffix or a power of ten
+    /// (`1e3`). At least one digit is required, although Kubernetes accepts `m` as zero, against its own grammar.
     pub fn parse(text: &str) -> Option<Self> {
         let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
         let (whole, rest) = split_digits(unsigned);
@@ -84,13 +83,13 @@ impl Amount {
         Some(Self(if text.starts_with('-') { -nanos } else { nanos }))
     }
 
-    /// Less that, but not less than nothing.
+    /// Subtracts, but not below zero.
     #[must_use]
     pub fn saturating_sub(self, other: Self) -> Self {
         (self - other).max(Self::ZERO)
     }
 
-    /// The next whole number, away from zero.
+    /// Rounds to a whole number, away from zero.
     #[must_use]
     pub fn round_up(self) -> Self {
         let missing = match self.0 % UNIT {
@@ -101,8 +100,7 @@ impl Amount {
         Self::bounded(self.0 + missing)
     }
 
-    /// What each of so many parts gets at most where all get the same, in whole grains. Nothing where there are no
-    /// parts.
+    /// Splits evenly into this many parts, rounded down to whole grains. Zero if there are no parts.
     #[must_use]
     pub fn split(self, parts: usize, grain: Self) -> Self {
         let Some(share) = i128::try_from(parts).ok().and_then(|parts| self.0.checked_div_euclid(parts)) else {
@@ -114,17 +112,17 @@ impl Amount {
         Self::bounded(share.div_euclid(grain.0) * grain.0)
     }
 
-    /// The canonical text of an amount of bytes: with the largest binary suffix that leaves a whole number.
+    /// Formats an amount of bytes canonically: with the largest binary suffix that leaves a whole number.
     ///
-    /// Where there is none, this is the decimal text: kube-apiserver reads digits without a suffix as decimal, and
-    /// would make `3M` of `3000000` if this did not.
+    /// If there is none, uses the decimal text: kube-apiserver reads digits without a suffix as decimal, and would turn
+    /// `3000000` into `3M`.
     pub fn to_binary(self) -> String {
         if self.0 % UNIT != 0 {
             return self.to_string();
         }
         let (mut mantissa, mut suffix) = (self.0 / UNIT, "");
         for next in BINARY {
-            // Zero, too: it has no suffix.
+            // Also for zero, which has no suffix.
             if mantissa.abs() < 1024 || mantissa % 1024 != 0 {
                 break;
             }
@@ -133,13 +131,13 @@ impl Amount {
         if suffix.is_empty() { self.to_string() } else { format!("{mantissa}{suffix}") }
     }
 
-    /// The canonical text of this much of what has that name in a ResourceQuota.
+    /// Formats the amount canonically for a resource name of a ResourceQuota.
     pub fn text_for(self, name: &str) -> String {
         if is_bytes(name) { self.to_binary() } else { self.to_string() }
     }
 }
 
-/// The canonical decimal text: with the largest suffix that leaves a whole number.
+/// Formats canonically in decimal: with the largest suffix that leaves a whole number.
 impl Display for Amount {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         if self.0 == 0 {
@@ -161,7 +159,7 @@ impl Add for Amount {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        // Two amounts are far from what 128 bits hold.
+        // The sum of two amounts is far below the limit of 128 bits.
         Self::bounded(self.0 + other.0)
     }
 }
@@ -198,13 +196,13 @@ impl<'a> Sum<&'a Self> for Amount {
     }
 }
 
-/// The digits a text begins with, and what follows them.
+/// Splits a text after its leading digits.
 fn split_digits(text: &str) -> (&str, &str) {
     let end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     text.split_at(end)
 }
 
-/// What a suffix multiplies with: a factor, and a power of ten.
+/// Returns the multiplier of a suffix: a factor and a power of ten.
 fn scale_of(suffix: &str) -> Option<(u128, i64)> {
     if let Some((_, exponent)) = DECIMAL.iter().find(|(known, _)| *known == suffix) {
         return Some((1, *exponent));
@@ -217,20 +215,20 @@ fn scale_of(suffix: &str) -> Option<(u128, i64)> {
     Some((1, exponent))
 }
 
-/// The nano-units in `whole.fraction` times a factor times a power of ten.
+/// Returns the nano-units in `whole.fraction` times a factor times a power of ten.
 ///
-/// There may be more digits than any integer holds, so that they are taken one by one.
+/// Processes digits one by one, because there may be more than any integer holds.
 fn nanos_of(whole: &str, fraction: &str, factor: u128, exponent: i64) -> i128 {
     let all = format!("{whole}{fraction}");
     let digits = all.trim_start_matches('0').as_bytes();
     if digits.is_empty() {
         return 0;
     }
-    // The place of the decimal point behind the first digit that counts.
+    // Position of the decimal point after the first significant digit.
     let length = |text: &[u8]| i64::try_from(text.len()).unwrap_or(i64::MAX);
     let skipped = length(all.as_bytes()) - length(digits);
     let point = exponent.saturating_add(length(whole.as_bytes()) - skipped);
-    // Beyond these everything is too large, or less than a nano-unit even in exbibytes; below, loops are short.
+    // Beyond these, everything is too large, or less than a nano-unit even in exbibytes. Within them, loops are short.
     if point > 20 {
         return BOUND;
     }
@@ -241,7 +239,7 @@ fn nanos_of(whole: &str, fraction: &str, factor: u128, exponent: i64) -> i128 {
     let places = usize::try_from(point).unwrap_or(0);
     let value = |digit: u8| u128::from(digit - b'0');
     let units = (0..places).fold(0, |sum, place| sum * 10 + digits.get(place).copied().map_or(0, value));
-    // From the last digit to the first: rounding up after each gives the same as rounding up once.
+    // From the last digit to the first: rounding up after each gives the same result as rounding up once.
     let scale = factor * UNIT.unsigned_abs();
     let mut part = 0_u128;
     for digit in digits.iter().skip(places).rev() {
@@ -254,12 +252,12 @@ fn nanos_of(whole: &str, fraction: &str, factor: u128, exponent: i64) -> i128 {
     i128::try_from(nanos).map_or(BOUND, |nanos| nanos.min(BOUND))
 }
 
-/// The name without what tells requests and limits apart.
+/// Returns the name without the prefix for requests or limits.
 fn kind_of(name: &str) -> &str {
     name.strip_prefix("requests.").or_else(|| name.strip_prefix("limits.")).unwrap_or(name)
 }
 
-/// Whether what has that name in a ResourceQuota is measured in bytes.
+/// Returns whether the resource of this name in a ResourceQuota is measured in bytes.
 fn is_bytes(name: &str) -> bool {
     let kind = kind_of(name);
     matches!(kind, "memory" | "storage" | "ephemeral-storage")
@@ -267,7 +265,7 @@ fn is_bytes(name: &str) -> bool {
         || name.ends_with(OF_CLASS)
 }
 
-/// The smallest piece of what has that name in a ResourceQuota that is worth moving about.
+/// Returns the smallest amount of this ResourceQuota resource that is worth moving between namespaces.
 pub fn grain_of(name: &str) -> Amount {
     let kind = kind_of(name);
     if kind == "cpu" {
@@ -276,33 +274,33 @@ pub fn grain_of(name: &str) -> Amount {
     if !is_bytes(name) {
         return Amount::units(1);
     }
-    // A part of a page is of no use to anybody.
+    // A part of a page is useless.
     let page = kind.strip_prefix("hugepages-").and_then(Amount::parse).filter(|page| *page > Amount::ZERO);
     page.unwrap_or(Amount::units(1 << 20))
 }
 
-/// Amounts by the names that they have in a ResourceQuota.
+/// Amounts by resource name of a ResourceQuota.
 pub type Amounts = BTreeMap<String, Amount>;
 
-/// Adds name by name.
+/// Adds amounts by name.
 pub fn add_all(sums: &mut Amounts, amounts: &Amounts) {
     for (name, amount) in amounts {
         *sums.entry(name.clone()).or_default() += *amount;
     }
 }
 
-/// The amounts that quantities stand for. What is not a quantity is left out.
+/// Parses quantities, and leaves out those that are invalid.
 pub fn read(quantities: &BTreeMap<String, Quantity>) -> Amounts {
     let amount = |(name, text): (&String, &Quantity)| Some((name.clone(), Amount::parse(&text.0)?));
     quantities.iter().filter_map(amount).collect()
 }
 
-/// The amounts as text.
+/// Formats amounts as text.
 pub fn texts(amounts: &Amounts) -> BTreeMap<String, String> {
     amounts.iter().map(|(name, amount)| (name.clone(), amount.text_for(name))).collect()
 }
 
-/// The amounts as quantities that kube-apiserver stores as they are.
+/// Formats amounts as quantities that kube-apiserver stores unchanged.
 pub fn write(amounts: &Amounts) -> BTreeMap<String, Quantity> {
     amounts.iter().map(|(name, amount)| (name.clone(), Quantity(amount.text_for(name)))).collect()
 }

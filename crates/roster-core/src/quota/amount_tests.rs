@@ -7,7 +7,7 @@ fn amount(text: &str) -> Amount {
     Amount::parse(text).unwrap_or_else(|| panic!("{text:?} is not a quantity"))
 }
 
-/// Nano-units and the canonical text, both as the resource package of Kubernetes 1.36 has them.
+/// Nano-units and canonical text, both as computed by the resource package of Kubernetes 1.36.
 #[rstest]
 #[case("0", 0, "0")]
 #[case("0e50", 0, "0")]
@@ -239,7 +239,7 @@ fn maps_of_quantities() {
 }
 
 fn any_amount() -> impl Strategy<Value = Amount> {
-    // Of all magnitudes alike, and round numbers as often as others.
+    // All magnitudes equally often, and round numbers as often as others.
     let round = prop::sample::select(vec![1, 1_000, 1_000_000, UNIT, UNIT << 10, UNIT << 20, UNIT * 1_000]);
     (any::<i64>(), 0..64_u32, round)
         .prop_map(|(number, bits, round)| Amount::bounded(i128::from(number >> bits) * round))
@@ -277,7 +277,7 @@ proptest! {
         for text in [amount.to_string(), amount.to_binary()] {
             let mantissa = text.trim_end_matches(char::is_alphabetic);
             prop_assert!(mantissa.trim_start_matches('-').chars().all(|digit| digit.is_ascii_digit()), "{}", text);
-            // With three zeros at the end a decimal one could have the next suffix.
+            // A decimal mantissa that ends in three zeros could use the next suffix.
             prop_assert!(text.ends_with('i') || !mantissa.ends_with("000"), "{}", text);
             prop_assert!(!text.ends_with('i') || amount.0.abs() >= 1024 * UNIT, "{}", text);
         }

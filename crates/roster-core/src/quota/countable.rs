@@ -1,11 +1,11 @@
-//! What of a quota can be counted by looking at what is there, and what has to be looked at for it.
+//! Quota resources that can be counted by listing objects, and the objects to list.
 
 use super::usage::of_counted;
 
 /// Plural, group, version and kind.
 type Kind = (&'static str, &'static str, &'static str, &'static str);
 
-/// Kinds that are counted one by one.
+/// Kinds that are counted per object.
 const COUNTABLE: &[Kind] = &[
     ("configmaps", "", "v1", "ConfigMap"),
     ("replicationcontrollers", "", "v1", "ReplicationController"),
@@ -20,21 +20,21 @@ const COUNTABLE: &[Kind] = &[
     ("ingresses", "networking.k8s.io", "v1", "Ingress"),
 ];
 
-/// The kind that can't be counted where the operator may not list it in all namespaces.
+/// Kind that cannot be counted if the operator may not list it in all namespaces.
 const SECRETS: &str = "secrets";
 
-/// Kinds that are counted one by one; `with_secrets`: Secrets are among them.
+/// Returns the kinds that are counted per object. `with_secrets` includes Secrets.
 pub fn countable(with_secrets: bool) -> impl Iterator<Item = &'static Kind> {
     COUNTABLE.iter().filter(move |(plural, ..)| with_secrets || *plural != SECRETS)
 }
 
-/// Whether what has that name can be counted: of custom resources, the operator has no right to read any.
+/// Returns whether a resource can be counted. The operator may not read custom resources.
 pub fn is_countable(name: &str, with_secrets: bool) -> bool {
     let by_kind = || [OF_PODS, OF_CLAIMS, OF_SERVICES].into_iter().flatten().any(|pattern| is_of(name, pattern));
     by_kind() || countable(with_secrets).any(|(plural, group, ..)| of_counted(plural, group).contains_key(name))
 }
 
-/// Names that pods count for; `*` stands for anything, at an end.
+/// Resources that pods use; a `*` at either end matches anything.
 pub const OF_PODS: &[&str] = &[
     "pods",
     "count/pods",
@@ -49,14 +49,14 @@ pub const OF_PODS: &[&str] = &[
     "requests.hugepages-*",
 ];
 
-/// Names that claims count for.
+/// Resources that PersistentVolumeClaims use.
 pub const OF_CLAIMS: &[&str] =
     &["persistentvolumeclaims", "count/persistentvolumeclaims", "requests.storage", "*.storageclass.storage.k8s.io/*"];
 
-/// Names that Services count for.
+/// Resources that Services use.
 pub const OF_SERVICES: &[&str] = &["services", "services.loadbalancers", "services.nodeports", "count/services"];
 
-/// Whether a name is one of those that a pattern stands for.
+/// Returns whether a name matches a pattern.
 pub fn is_of(name: &str, pattern: &str) -> bool {
     match pattern.split_once('*') {
         None => name == pattern,
@@ -81,7 +81,7 @@ mod tests {
     #[rstest]
     #[case("requests.cpu", OF_PODS, true)]
     #[case("limits.memory", OF_PODS, true)]
-    // Claims of dynamic resource allocation may count for it, too, and are not looked at.
+    // Claims of dynamic resource allocation may use it, too, and are not listed.
     #[case("requests.nvidia.com/gpu", OF_PODS, false)]
     #[case("requests.storage", OF_PODS, false)]
     #[case("fast.storageclass.storage.k8s.io/requests.storage", OF_CLAIMS, true)]

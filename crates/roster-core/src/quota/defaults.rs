@@ -1,4 +1,4 @@
-//! What containers get that state nothing: a ResourceQuota on compute has the API server refuse them otherwise.
+//! Default requests and limits of containers, without which kube-apiserver rejects them under a compute ResourceQuota.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,19 +10,19 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::allotment::{DEFAULTS_ANNOTATION, MANAGED_BY, NAME};
 use super::amount::{Amount, Amounts, write};
 
-/// How the text of [`Defaults`] begins, which no name does.
+/// Prefix of the text of [`Defaults`], which no name has.
 pub const DEFAULTS_START: &str = "requests ";
 
 /// Default requests and limits of a container: `cpu`, `memory`, `ephemeral-storage`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Defaults {
-    /// Requests.
+    /// Default requests by resource name.
     pub requests: Amounts,
-    /// Limits.
+    /// Default limits by resource name.
     pub limits: Amounts,
 }
 
-/// Amounts as a flag gives them: `cpu=100m,memory=128Mi`.
+/// Amounts in the syntax of a flag: `cpu=100m,memory=128Mi`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Pairs(pub Amounts);
 
@@ -43,7 +43,8 @@ impl FromStr for Pairs {
 }
 
 impl Defaults {
-    /// What is to be stated where these names are limited. What is only counted is stated as nothing, which changes nothing.
+    /// Returns the defaults to store under these limits. Resources that are only counted default to zero, which has no
+    /// effect.
     #[must_use]
     pub fn for_limits(&self, limits: &Amounts) -> Self {
         let is_limited = |names: [String; 2]| names.iter().any(|name| limits.contains_key(name));
@@ -59,7 +60,7 @@ impl Defaults {
         Self { requests: requests.collect(), limits: limited.map(|(name, limit)| (name.clone(), *limit)).collect() }
     }
 
-    /// Without what other LimitRanges give: see [`given_by`].
+    /// Returns the defaults without those that other LimitRanges provide: see [`given_by`].
     #[must_use]
     pub fn without(&self, given: &BTreeSet<String>) -> Self {
         let rest = |amounts: &Amounts, prefix: &str| {
@@ -69,12 +70,12 @@ impl Defaults {
         Self { requests: rest(&self.requests, ""), limits: rest(&self.limits, "limits.") }
     }
 
-    /// Whether it states nothing.
+    /// Returns whether there are no defaults.
     pub fn is_empty(&self) -> bool {
         self.requests.is_empty() && self.limits.is_empty()
     }
 
-    /// The LimitRange that states this.
+    /// Builds the LimitRange that sets these defaults.
     pub fn build(&self, namespace: &str) -> LimitRange {
         let item = LimitRangeItem {
             type_: "Container".to_owned(),
@@ -95,8 +96,8 @@ impl Defaults {
     }
 }
 
-/// What containers that state nothing get by a LimitRange: names, with `limits.` before those of limits. Where they get none
-/// of something but must not be below a minimum, kube-apiserver gives them that.
+/// Returns the defaults that a LimitRange provides, as resource names, with the prefix `limits.` for limits.
+/// kube-apiserver fills missing ones with the minimum, if there is one.
 pub fn given_by(range: &LimitRange) -> BTreeSet<String> {
     let items = range.spec.iter().flat_map(|spec| &spec.limits).filter(|item| item.type_ == "Container");
     let names = items.flat_map(|item| {
@@ -106,7 +107,7 @@ pub fn given_by(range: &LimitRange) -> BTreeSet<String> {
     names.collect()
 }
 
-/// As text, to tell it apart from another one. It begins with [`DEFAULTS_START`].
+/// Formats the defaults for comparison. The text begins with [`DEFAULTS_START`].
 impl fmt::Display for Defaults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pairs = |amounts: &Amounts| {

@@ -1,18 +1,18 @@
-//! What is limited, and what is counted beside it.
+//! Names of limited and counted resources.
 
 use roster_api::QuotaSpec;
 use roster_api::common::Quantity;
 
 use super::amount::{Amount, Amounts, grain_of};
 
-/// How many namespaces somebody owns: what no ResourceQuota knows.
+/// Number of namespaces that a user owns, which no ResourceQuota limits.
 pub const NAMESPACES: &str = "namespaces";
 
-/// How many of them hold pods that have not ended. Counted, never limited.
+/// Number of owned namespaces with pods that have not ended. Counted, never limited.
 pub const RUNNING: &str = "namespaces.running";
 
-/// What is counted in every owned namespace, limited or not. None of it is refused for being counted, but requests that are
-/// not stated; a LimitRange states them.
+/// Resources that are counted in every owned namespace, limited or not. Counting never causes a rejection, except for
+/// pods without requests, which a LimitRange provides.
 pub const COUNTED: &[&str] = &[
     "configmaps",
     "persistentvolumeclaims",
@@ -26,11 +26,11 @@ pub const COUNTED: &[&str] = &[
     "services.nodeports",
 ];
 
-/// Pods that have not ended.
+/// Resource name for pods that have not ended.
 pub const PODS: &str = "pods";
 
-/// Returns the limits that a `quota` declares. A value that is not a quantity limits to zero: the schema rejects such values,
-/// but objects of earlier versions may have them.
+/// Returns the limits that a `quota` declares. A value that is not a quantity limits to zero: the schema rejects such
+/// values, but objects of earlier versions may have them.
 pub fn declared(quota: Option<&QuotaSpec>) -> Amounts {
     let hard = quota.map(|quota| &quota.hard).into_iter().flatten();
     hard.map(|(name, quantity)| {
@@ -43,20 +43,20 @@ pub fn declared(quota: Option<&QuotaSpec>) -> Amounts {
     .collect()
 }
 
-/// kube-apiserver counts whole ones of what is neither CPU nor bytes, and rounds what is finer than a thousandth: what it
-/// stores would never be what was written.
+/// Returns the precision in which kube-apiserver stores a resource: whole units unless it is CPU or bytes, and
+/// thousandths at best. Anything finer would be stored differently from what was written.
 fn finest(name: &str) -> Amount {
     grain_of(name).min(Amount::units(1)).max(Amount::millis(1))
 }
 
-/// The names that a ResourceQuota holds for somebody with these limits, each with the limit over all namespaces together.
+/// Returns what a ResourceQuota tracks for an owner with these limits, each with the limit over all namespaces.
 pub fn tracked(limits: &Amounts) -> Amounts {
     let counted = COUNTED.iter().map(|name| ((*name).to_owned(), Amount::UNLIMITED));
     let limited = limits.iter().filter(|(name, _)| *name != NAMESPACES);
     counted.chain(limited.map(|(name, limit)| (name.clone(), (*limit).min(Amount::UNLIMITED)))).collect()
 }
 
-/// Names of which more is used than there may be.
+/// Returns the resources that exceed their limit, each with use and limit.
 pub fn exceeded<'a>(hard: &'a Amounts, used: &'a Amounts) -> impl Iterator<Item = (&'a String, Amount, Amount)> {
     hard.iter().filter_map(|(name, hard)| {
         let used = used.get(name).copied().unwrap_or_default();

@@ -1,11 +1,11 @@
-//! Quotas: what a user may use in all the namespaces that they own together. Pure.
+//! Quotas: what a user may use over all namespaces that they own. Pure.
 //!
 //! ```text
-//!              usage     what an object counts for
+//!              usage     what an object uses
 //!                │
-//!  limits ──▶ amount ◀── defaults, allot      who may have how much; what a container gets that states nothing;
-//!                ▲                            how a limit is shared out
-//!            allotment   what a namespace has
+//!  limits ──▶ amount ◀── defaults, allot      declared limits; container defaults;
+//!                ▲                            distribution of a limit over namespaces
+//!            allotment   the ResourceQuota of a namespace
 //! ```
 
 pub mod allot;

@@ -1,7 +1,7 @@
-//! Usage: what one object takes of a ResourceQuota, name by name, as kube-apiserver counts it.
+//! Usage: how much of each quota resource an object takes, as kube-apiserver counts it.
 //!
-//! Written after the evaluators of Kubernetes 1.36, with the features that are on there by default: resources of whole
-//! pods, resizing in place, and volumes whose expansion is taken back.
+//! Modelled on the evaluators of Kubernetes 1.36 and the features enabled there by default: pod-level resources,
+//! in-place resizing, and recovery from failed volume expansion.
 
 use std::collections::BTreeMap;
 
@@ -13,13 +13,13 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::amount::{Amount, Amounts, add_all, read};
 
-/// Where the storage class of a claim was before it had a field; kube-apiserver still looks there first.
+/// Former location of a claim's storage class; kube-apiserver still gives it precedence over the field.
 const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 
-/// Kinds that could be counted before everything could be, and still can be by that name, too.
+/// Kinds that Kubernetes has always counted by their plural name, in addition to `count/…`.
 const COUNTED_BY_PLURAL: [&str; 4] = ["configmaps", "replicationcontrollers", "resourcequotas", "secrets"];
 
-/// What a pod uses. One that is at its end is still an object, but uses nothing else.
+/// Returns the usage of a pod. An ended pod counts only as an object.
 pub fn of_pod(pod: &Pod, now: Timestamp) -> Amounts {
     let mut usage = of_counted("pods", "");
     if is_over(pod, now) {
@@ -43,7 +43,7 @@ pub fn of_pod(pod: &Pod, now: Timestamp) -> Amounts {
     usage
 }
 
-/// What a claim uses, of its storage class as well.
+/// Returns the usage of a claim, including that of its storage class.
 pub fn of_claim(claim: &PersistentVolumeClaim) -> Amounts {
     let mut usage = of_counted("persistentvolumeclaims", "");
     let mut used = vec![("persistentvolumeclaims", Amount::units(1))];
@@ -58,7 +58,7 @@ pub fn of_claim(claim: &PersistentVolumeClaim) -> Amounts {
     usage
 }
 
-/// What a service uses. Ports of nodes are counted as they are meant to be, for there are none yet on creation.
+/// Returns the usage of a service. Node ports are counted as requested, because none are assigned yet on creation.
 pub fn of_service(service: &Service) -> Amounts {
     let spec = service.spec.as_ref();
     let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
@@ -78,7 +78,7 @@ pub fn of_service(service: &Service) -> Amounts {
     usage
 }
 
-/// What an object of any kind uses by being there. The group of the core is empty.
+/// Returns the object count of any kind. `group` is empty for the core group.
 pub fn of_counted(plural: &str, group: &str) -> Amounts {
     let mut usage = Amounts::new();
     if !group.is_empty() {
@@ -92,8 +92,8 @@ pub fn of_counted(plural: &str, group: &str) -> Amounts {
     usage
 }
 
-/// Whether the pod has ended, or should have long ago: one that is stuck on a lost node must not stand in the way of
-/// its successor.
+/// Returns whether the pod has ended, or should have long ago: one that is stuck on a lost node must not block its
+/// successor.
 fn is_over(pod: &Pod, now: Timestamp) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     if matches!(phase, Some("Failed" | "Succeeded")) {
@@ -106,23 +106,23 @@ fn is_over(pod: &Pod, now: Timestamp) -> bool {
     now.duration_since(deletion.0) > SignedDuration::from_secs(grace)
 }
 
-/// Names that a quota has for requests and limits both.
+/// Returns whether a resource has names for both requests and limits.
 fn is_native(name: &str) -> bool {
     matches!(name, "cpu" | "memory" | "ephemeral-storage")
 }
 
-/// Whether something on nodes has that name that Kubernetes knows nothing about, or a class of devices.
+/// Returns whether it is an extended resource of nodes or a device class.
 fn is_extended(name: &str) -> bool {
     let is_foreign = name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.");
     is_foreign || name.starts_with("deviceclass.resource.kubernetes.io/")
 }
 
-/// Names of which a pod as a whole can have resources.
+/// Returns whether pod-level resources may contain this name.
 fn is_of_pods(name: &str) -> bool {
     matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
 }
 
-/// Requests and limits add up alike, but for what comes on top.
+/// Requests or limits. Both add up alike, except for overhead.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Side {
     Requests,
@@ -139,24 +139,24 @@ impl Side {
     }
 }
 
-/// What a pod requests, or is limited to, altogether.
+/// Returns the total requests or limits of a pod.
 fn total(pod: &Pod, side: Side) -> Amounts {
     let Some(spec) = &pod.spec else { return Amounts::new() };
     let mut total = of_containers(pod, spec, side);
 
-    // What is said of the pod as a whole replaces the sum of its containers.
+    // Pod-level resources replace the sum of the containers.
     total.extend(side.of(spec.resources.as_ref()).into_iter().filter(|(name, _)| is_of_pods(name)));
 
     let mut overhead = read_some(spec.overhead.as_ref());
     if side == Side::Limits {
-        // What is not limited does not become so by the overhead.
+        // Overhead does not limit a resource that is not limited otherwise.
         overhead.retain(|name, _| total.get(name).is_some_and(|limit| *limit != Amount::ZERO));
     }
     add_all(&mut total, &overhead);
     total
 }
 
-/// What the containers of a pod need: all that run together, or what its start takes where that is more.
+/// Returns the need of a pod's containers: of all that run together, or of the startup phase if that is larger.
 fn of_containers(pod: &Pod, spec: &PodSpec, side: Side) -> Amounts {
     let resizes = Resizes::of(pod);
     let mut running = Amounts::new();
@@ -173,7 +173,7 @@ fn of_containers(pod: &Pod, spec: &PodSpec, side: Side) -> Amounts {
             add_all(&mut sidecars, &own);
             raise(&mut starting, &sidecars);
         } else {
-            // It is alone but for the sidecars that were started before it, and is never resized.
+            // It runs alone except for the sidecars started before it, and is never resized.
             let mut step = side.of(container.resources.as_ref());
             add_all(&mut step, &sidecars);
             raise(&mut starting, &step);
@@ -183,10 +183,10 @@ fn of_containers(pod: &Pod, spec: &PodSpec, side: Side) -> Amounts {
     running
 }
 
-/// What the kubelet says about the resources of the containers of a pod.
+/// The kubelet's status of the containers' resources.
 struct Resizes<'a> {
     statuses: BTreeMap<&'a str, &'a ContainerStatus>,
-    /// Whether the node will never be able to do what the spec asks for now.
+    /// Whether the node can never satisfy the current spec.
     is_infeasible: bool,
 }
 
@@ -203,7 +203,7 @@ impl<'a> Resizes<'a> {
         }
     }
 
-    /// While a container is resized it counts for the most of what it was and what it will be.
+    /// Returns what a container counts for: during a resize, the maximum of the old and new values.
     fn effective(&self, container: &Container, side: Side) -> Amounts {
         let wanted = side.of(container.resources.as_ref());
         let Some(status) = self.statuses.get(container.name.as_str()).filter(|status| status.resources.is_some())
@@ -219,7 +219,7 @@ impl<'a> Resizes<'a> {
     }
 }
 
-/// Raises amounts to those of the same name that are larger.
+/// Raises amounts to larger ones of the same name.
 fn raise(amounts: &mut Amounts, others: &Amounts) {
     for (name, other) in others {
         let amount = amounts.entry(name.clone()).or_insert(*other);
@@ -231,14 +231,14 @@ fn read_some(quantities: Option<&BTreeMap<String, Quantity>>) -> Amounts {
     quantities.map(read).unwrap_or_default()
 }
 
-/// The storage class that a claim names.
+/// Returns the storage class that a claim names.
 fn class_of(claim: &PersistentVolumeClaim) -> Option<&str> {
     let annotation = claim.metadata.annotations.as_ref().and_then(|annotations| annotations.get(CLASS_ANNOTATION));
     let class = annotation.or_else(|| claim.spec.as_ref()?.storage_class_name.as_ref())?;
     (!class.is_empty()).then_some(class.as_str())
 }
 
-/// The bytes that a claim asks for, or those that it still has where an expansion was taken back.
+/// Returns the bytes that a claim requests, or still has after an expansion was reverted, whichever is more.
 fn storage_of(claim: &PersistentVolumeClaim) -> Option<Amount> {
     let storage = |list: &BTreeMap<String, Quantity>| Amount::parse(&list.get("storage")?.0);
     let requested = storage(claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?)?;

@@ -14,7 +14,7 @@ fn usage_of_pod(pod: Value) -> Amounts {
     of_pod(&serde_json::from_value(pod).expect("it is a pod"), now)
 }
 
-/// What a pod uses beside what every pod uses.
+/// Usage of a pod without what every pod uses.
 fn compute_of(pod: Value) -> Amounts {
     let mut usage = usage_of_pod(pod);
     for name in ["pods", "count/pods"] {
@@ -23,7 +23,7 @@ fn compute_of(pod: Value) -> Amounts {
     usage
 }
 
-/// The CPU that a pod requests and is limited to.
+/// CPU request and CPU limit of a pod.
 fn cpu_of(pod: Value) -> (Option<String>, Option<String>) {
     let usage = compute_of(pod);
     assert_eq!(usage.get("cpu"), usage.get("requests.cpu"));
@@ -35,7 +35,7 @@ fn some(requested: &str, limit: &str) -> (Option<String>, Option<String>) {
     (Some(requested.to_owned()), Some(limit.to_owned()))
 }
 
-/// A container with a request for CPU and a limit of ten times as much.
+/// Builds a container with a CPU request, and a limit ten times as high.
 fn container(name: &str, cpu: i64) -> Value {
     let limit = (cpu * 10).to_string();
     json!({"name": name, "resources": {"requests": {"cpu": cpu.to_string()}, "limits": {"cpu": limit}}})
@@ -212,7 +212,7 @@ fn resources_of_the_pod_replace_those_of_its_containers() {
             },
             "overhead": {"cpu": "100m"},
         },
-        // The evaluator does not look at what the kubelet says of the pod as a whole.
+        // The evaluator ignores the kubelet's pod-level status.
         "status": {"resources": {"requests": {"cpu": "8"}}, "allocatedResources": {"cpu": "8"}},
     }));
     let expected = json!({
@@ -230,7 +230,7 @@ fn resources_of_the_pod_replace_those_of_its_containers() {
     assert_eq!(usage, amounts(expected));
 }
 
-/// The spec of the container asks for 2 (limit 20).
+/// The container's spec requests 2 (limit 20).
 #[rstest]
 #[case::no_status(json!(null), json!(null), "2", "20")]
 #[case::shrinks(json!({"requests": {"cpu": "3"}, "limits": {"cpu": "30"}}), json!(null), "3", "30")]
@@ -351,7 +351,7 @@ fn classes_of_claims(#[case] field: Option<&str>, #[case] annotation: Option<&st
     assert_eq!(usage, expected);
 }
 
-/// Of three ports, one has a port of nodes.
+/// One of the three ports has a node port.
 #[rstest]
 #[case(None, None, 0, 0)]
 #[case(Some("ClusterIP"), None, 0, 0)]

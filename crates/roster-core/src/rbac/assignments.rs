@@ -1,4 +1,4 @@
-//! Who holds which role where, by native RBAC as it stands, and with groups followed to their members if so asked.
+//! Role assignments by the current native RBAC: who holds which role where. Optionally expands groups to their members.
 
 use std::collections::BTreeSet;
 
@@ -10,49 +10,49 @@ use super::permissions::{binding, groups_of, role_binding, subject};
 use crate::directory::Directory;
 use crate::directory::native::{Holder, Key, Native};
 
-/// Where an assignment holds.
+/// Scope of an assignment.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Scope {
-    /// In the whole cluster.
+    /// The whole cluster.
     Cluster,
-    /// In a namespace.
+    /// A namespace.
     Namespace(String),
-    /// In some namespace of a domain.
+    /// Any namespace of a domain.
     Domain(String),
 }
 
-/// Which assignments are asked for.
+/// Filter for assignments.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Those of a user: whatever names a User, or a username that is nobody's.
+    /// Any key of a User, or a username that belongs to no User.
     pub user: Option<String>,
-    /// Those of a group.
+    /// Name of a group.
     pub group: Option<String>,
-    /// Those of a role, of either kind where none is named.
+    /// Kind and name of a role; any kind if `None`.
     pub role: Option<(Option<RoleKind>, String)>,
-    /// Those of a place.
+    /// Scope of the assignment.
     pub scope: Option<Scope>,
-    /// Whether groups are followed: from a user and a group upwards, from a role and a place to their members. What
-    /// holds in the whole cluster then holds in each place too.
+    /// Whether groups are expanded: from a user or group upwards, from a role or scope to their members. Assignments in
+    /// the whole cluster then match every scope, too.
     pub is_effective: bool,
 }
 
-/// An assignment before it is described.
+/// An assignment before conversion to its API type.
 struct Found<'a> {
     native: &'a Native,
     holder: Holder,
-    /// The member that it is followed to.
+    /// The member that the group was expanded to.
     user: Option<String>,
 }
 
-/// The name of a User or Group for people.
+/// Looks up the display name of a User or Group.
 pub type DisplayName<'a> = dyn Fn(&Subject) -> Option<String> + 'a;
 
 type Assignments<'a> = Box<dyn Iterator<Item = Found<'a>> + 'a>;
 type NativesOf<'a> = Box<dyn Iterator<Item = &'a Native> + 'a>;
 
-/// The assignments that answer to the filter, in an order that stays while nothing changes, from `skip` on, at most
-/// `most`. With the names of their holders for people, if so asked, by `display_name`.
+/// Returns at most `most` of the assignments that match the filter, from `skip` on, in an order that is stable while
+/// nothing changes. Adds the holders' display names if `display_name` is given.
 pub fn find(
     directory: &Directory,
     filter: &Filter,
@@ -70,10 +70,10 @@ pub fn find(
 fn of_holders<'a>(directory: &'a Directory, filter: &'a Filter) -> Assignments<'a> {
     let holders: Vec<(Holder, Option<String>)> = match (&filter.user, &filter.group) {
         (Some(key), _) => {
-            // A name that is no User's may be bound all the same.
+            // A name that belongs to no User may be bound all the same.
             let user = directory.find_user(key).map(str::to_owned);
             let person = user.as_ref().and_then(|user| directory.person(user));
-            // A name that somebody else holds is not this user's.
+            // A username that another User holds is not this user's.
             let username = match person {
                 None => Some(key.clone()),
                 Some(person) => person.holds_username().then(|| person.username.clone()),
@@ -113,7 +113,7 @@ fn of_everybody<'a>(directory: &'a Directory, filter: &'a Filter) -> Assignments
     }))
 }
 
-/// The native bindings to look at: by role or by place, and all of them where neither is asked for.
+/// Returns the native bindings to look at: by role or by scope, or all of them if the filter has neither.
 fn candidates<'a>(directory: &'a Directory, filter: &'a Filter) -> NativesOf<'a> {
     let natives = &directory.natives;
     let within = |namespace: Option<String>| {

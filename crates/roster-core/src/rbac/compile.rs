@@ -1,4 +1,4 @@
-//! What a RoleBinding, or the administrator flag of a User, comes to in native RBAC.
+//! Compiles a RoleBinding, or the administrator flag of a User, to native RBAC.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,60 +13,60 @@ use crate::directory::bindings::Binding;
 use crate::directory::native::{Grant, Holder, Key, administrator_name, binding_name};
 use crate::directory::person::Person;
 
-/// Holders of one native binding before they are spread over two, and after they are gathered again: a binding of this
-/// many stays far below the 1.5 MiB that etcd takes in one request.
+/// Holders per native binding above which their number doubles, and below which it halves. A binding of the maximum
+/// size stays far below the 1.5 MiB that etcd accepts in one request.
 const MOST_HOLDERS: usize = 2000;
 const FEWEST_HOLDERS: usize = 500;
 
-/// Whom a native binding is made for.
+/// Owner of a native binding.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Owner {
-    /// User or RoleBinding.
+    /// `User` or `RoleBinding`.
     pub kind: &'static str,
-    /// Its `metadata.name`.
+    /// `metadata.name` of the owner.
     pub name: String,
-    /// Its UID.
+    /// `metadata.uid` of the owner.
     pub uid: String,
 }
 
-/// A native binding as it should be.
+/// Desired state of a native binding.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Desired {
-    /// What it binds.
+    /// The role to bind.
     pub role: RoleRef,
-    /// To whom.
+    /// Users and groups to bind it to.
     pub holders: Arc<BTreeSet<Holder>>,
-    /// For whom it is made.
+    /// The User or RoleBinding that it is compiled from.
     pub owner: Owner,
 }
 
-/// Where a binding stands in its time.
+/// Phase of a binding's validity.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Phase {
-    /// It has yet to begin.
+    /// The validity has not begun.
     NotYetValid,
-    /// It holds.
+    /// The binding is within its validity.
     InForce,
-    /// It has ended.
+    /// The validity has ended.
     Expired,
 }
 
-/// What a binding comes to.
+/// Result of compiling a binding.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Compiled {
-    /// Native bindings by where they stand.
+    /// Native bindings by key.
     pub desired: BTreeMap<Key, Desired>,
-    /// What keeps it from taking effect, and where.
+    /// Targets and subjects that do not take effect, with the reason.
     pub pending: Vec<PendingTarget>,
-    /// Where it stands in its time.
+    /// Phase of the binding's validity.
     pub phase: Phase,
 }
 
 /// Reasons why a target, or a subject, is pending.
 pub mod reason {
-    /// The subject does not exist.
+    /// The User does not exist.
     pub const USER_NOT_FOUND: &str = "UserNotFound";
-    /// The subject does not exist.
+    /// The Group does not exist.
     pub const GROUP_NOT_FOUND: &str = "GroupNotFound";
     /// The subject is disabled, banned, outside its validity, being deleted, or does not hold its username.
     pub const USER_INACTIVE: &str = "UserInactive";
@@ -76,15 +76,15 @@ pub mod reason {
     pub const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
     /// The role does not exist.
     pub const ROLE_NOT_FOUND: &str = "RoleNotFound";
-    /// The installation does not let Roster bind this role.
+    /// This installation does not allow Roster to bind the role.
     pub const ROLE_NOT_BINDABLE: &str = "RoleNotBindable";
-    /// `delegatedBy` names nobody.
+    /// The User in `delegatedBy` does not exist.
     pub const DELEGATOR_NOT_FOUND: &str = "DelegatorNotFound";
-    /// Who delegates is not active.
+    /// The delegator is not active.
     pub const DELEGATOR_INACTIVE: &str = "DelegatorInactive";
-    /// Who delegates does not hold the role there, other than by delegation.
+    /// The delegator does not hold the role in this scope, or only by delegation.
     pub const DELEGATOR_LACKS_ROLE: &str = "DelegatorLacksRole";
-    /// A native binding that Roster did not make stands under the name that this one would have.
+    /// A native binding that Roster did not make already has the name that this one needs.
     pub const NAME_TAKEN: &str = "NameTaken";
 }
 
@@ -105,7 +105,7 @@ pub fn compile(binding: &Binding, directory: &Directory, policy: &Policy, now: T
     }
     let holders;
     (holders, compiled.pending) = resolve_holders(binding, directory, policy, now);
-    // The same in most places: spread once for each number of parts.
+    // Shared by most targets: computed once for each number of parts.
     let mut spreads = HashMap::<usize, Spread>::new();
     let owner = Owner { kind: "RoleBinding", name: binding.name.clone(), uid: binding.uid.clone() };
     for target in directory.bindings.targets(binding) {
@@ -130,7 +130,7 @@ pub fn compile(binding: &Binding, directory: &Directory, policy: &Policy, now: T
 /// Compiles the administrator flag of a User. An error is the reason why it does not take effect.
 ///
 /// # Errors
-/// If the flag is set and can't be bound.
+/// If the flag is set and cannot be bound.
 pub fn administrator(
     name: &str,
     person: &Person,
@@ -160,8 +160,8 @@ pub fn administrator(
     Ok([(key, Desired { role, holders, owner })].into())
 }
 
-/// Whether what was compiled a while ago may still be granted: the binding is the same and in its time, whoever delegates
-/// is active, and so is everybody whom it names.
+/// Returns whether an earlier result may still be granted: the binding is unchanged and within its validity, and the
+/// delegator and all Users that it names are active.
 pub fn still_holds(binding: &Binding, desired: &Desired, directory: &Directory, now: Timestamp) -> bool {
     let is_active = |name: &str| directory.person(name).is_some_and(|person| person.is_active(now));
     let is_there = |holder: &Holder| match holder {
@@ -174,7 +174,7 @@ pub fn still_holds(binding: &Binding, desired: &Desired, directory: &Directory, 
         && desired.holders.iter().all(is_there)
 }
 
-/// Whom the subjects come to, and which of them come to nobody, and why.
+/// Resolves the subjects to holders, and lists the subjects that resolve to none, with the reason.
 fn resolve_holders(
     binding: &Binding,
     directory: &Directory,
@@ -245,7 +245,8 @@ fn check_target(
     if holds(delegator, person, &binding.role, target, directory) { Ok(()) } else { Err(reason::DELEGATOR_LACKS_ROLE) }
 }
 
-/// Whether the User holds the role there herself: a role that was delegated to her is not hers to pass on.
+/// Returns whether the User holds the role in this scope other than by delegation, because a delegated role cannot be
+/// delegated further.
 fn holds(name: &str, person: &Person, role: &RoleRef, target: Option<&str>, directory: &Directory) -> bool {
     let groups = directory.memberships.groups_of(name).map(|group| Holder::Group(group.to_owned()));
     let mut holders = groups.chain([Holder::User(person.username.clone())]);
@@ -255,7 +256,7 @@ fn holds(name: &str, person: &Person, role: &RoleRef, target: Option<&str>, dire
         everywhere.into_iter().chain(there).map(|namespace| Grant { role: role.clone(), namespace }).collect();
     let is_own = |owner: &String| match directory.bindings.by_uid(owner) {
         Some(binding) => binding.delegated_by.is_none(),
-        // Made for a User's administrator flag, or left over from a binding that is no more.
+        // Made for a User's administrator flag, or left over from a deleted binding.
         None => directory.is_owner_known(owner),
     };
     holders.any(|holder| {
@@ -265,7 +266,8 @@ fn holds(name: &str, person: &Person, role: &RoleRef, target: Option<&str>, dire
     })
 }
 
-/// Whether somebody else's binding stands there. One that Roster made for an object that is no more is no obstacle.
+/// Returns whether another binding has this name. One that Roster made for an object that no longer exists does not
+/// count.
 fn is_taken(key: &Key, uid: &str, directory: &Directory) -> bool {
     directory.natives.get(key).is_some_and(|native| match &native.owner {
         None => true,
@@ -276,8 +278,8 @@ fn is_taken(key: &Key, uid: &str, directory: &Directory) -> bool {
 /// Holders by part.
 type Spread = BTreeMap<usize, Arc<BTreeSet<Holder>>>;
 
-/// Spreads the holders over native bindings. Over how many only changes by factors of two from how many there are now,
-/// so that a membership that comes or goes touches one native binding and not all of them.
+/// Distributes the holders over native bindings. Their number changes only by factors of two from the current one, so
+/// that a membership change touches one native binding instead of all of them.
 fn spread(holders: &BTreeSet<Holder>, parts: usize) -> Spread {
     let mut count = parts;
     while holders.len() > count * MOST_HOLDERS {
@@ -294,7 +296,7 @@ fn spread(holders: &BTreeSet<Holder>, parts: usize) -> Spread {
     parts.into_iter().map(|(part, holders)| (part, Arc::new(holders))).collect()
 }
 
-/// The same for the same holder on every replica and in every release.
+/// Returns a hash of the holder that is stable across replicas and releases.
 fn digest(holder: &Holder) -> usize {
     let digest = Sha256::digest(holder.to_string());
     usize::from(u16::from_be_bytes([digest[0], digest[1]]))

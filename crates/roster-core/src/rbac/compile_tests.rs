@@ -62,7 +62,7 @@ fn with_role(expand_groups: bool) -> Directory {
     directory
 }
 
-/// Does what the writer does, in memory.
+/// Applies writes in memory, like the writer.
 fn carry_out(directory: &mut Directory, writes: Vec<Write>, version: &mut u64) {
     for write in writes {
         *version += 1;
@@ -93,13 +93,13 @@ fn held(directory: &Directory, uid: &str) -> BTreeSet<(Option<String>, Holder)> 
         .collect()
 }
 
-/// Subjects (users or not) of a binding, and its namespaces where it is not for the whole cluster.
+/// Subjects of a binding (whether each is a user), and its namespaces unless it is for the whole cluster.
 type SomeBinding = (Vec<(bool, u8)>, Option<Vec<u8>>);
 
 #[derive(Clone, Debug)]
 enum Edit {
     User(u8, Option<(bool, Vec<u8>)>),
-    /// The groups nested in it, and whether it accepts declared members.
+    /// A group: the groups nested in it, and whether it accepts declared members.
     Group(u8, Option<(Vec<u8>, bool)>),
     Namespace(u8, bool),
     Binding(Option<SomeBinding>),
@@ -118,7 +118,7 @@ fn edits() -> impl Strategy<Value = Vec<Edit>> {
     proptest::collection::vec(edit, 1..40)
 }
 
-/// The declarations, and what they come to computed from scratch.
+/// The declarations; computes the expected result from scratch.
 #[derive(Default)]
 struct Naive {
     users: BTreeMap<String, (bool, Vec<String>)>,
@@ -202,8 +202,8 @@ impl Naive {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
-    /// Whatever happens, following the marks alone leads to what a look at everything would; and no stage of the
-    /// writes but the last gives anybody anything.
+    /// After any events, following the returned marks alone gives the same result as a full recomputation, and only the
+    /// last stage of the writes grants anything.
     #[test]
     fn following_the_marks_agrees_with_a_naive_model(edits in edits(), expand in any::<bool>()) {
         let (u, g, ns) = (|id: u8| format!("u{id}"), |id: u8| format!("g{id}"), |id: u8| format!("ns{id}"));
@@ -319,7 +319,7 @@ fn an_unchanged_user_does_not_lose_its_edge() {
     });
     directory.set_user(&jane, at(0));
     directory.set_binding(&binding("b", &[(SubjectKind::User, "jane".into())], None), at(0));
-    // A relist names her after the instant, before the clock has looked.
+    // A relist includes her after the instant, before the clock has advanced.
     directory.set_user(&jane, at(11));
     assert!(directory.advance(at(11)).bindings.contains("b"));
 }

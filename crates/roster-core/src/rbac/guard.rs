@@ -1,9 +1,9 @@
-//! The guard: nobody gains through Roster a right that they couldn't have granted directly.
+//! The guard: nobody gains a right through Roster that they could not have granted directly.
 //!
 //! One rule on every path: *to control an identity, you must be able to bind every role that it holds, held before the
-//! write or would hold after it*. This module derives the requirements of a change; whether the requester meets them is
-//! asked of the API server (`roster_server::admission::access`). Identities are counted by name, existing or not: two writes
-//! that race must not be able to do together what neither may do alone.
+//! write or would hold after it*. This module derives the requirements of a change. `roster_server::admission::access`
+//! asks kube-apiserver whether the requester meets them. Identities are counted by name, existing or not: two racing
+//! writes must not achieve together what neither may do alone.
 
 use std::collections::BTreeSet;
 
@@ -23,34 +23,34 @@ use crate::directory::person::Person;
 use crate::directory::tombstones::{MOST_NAMESAKES, Tombstone};
 use crate::directory::{Directory, declared_members};
 
-/// The label that every Namespace has without anybody's doing.
+/// The label that kube-apiserver sets on every Namespace.
 const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// A write to be judged. `None` as the old one: a create; as the new one: a delete.
+/// A write to be judged: old and new object. The old one is `None` on create, the new one on delete.
 #[derive(Debug)]
 pub enum Change<'a> {
-    /// Of a User.
+    /// A User.
     User(Option<&'a User>, Option<&'a User>),
-    /// Of a Group.
+    /// A Group.
     Group(Option<&'a Group>, Option<&'a Group>),
-    /// Of a RoleBinding.
+    /// A RoleBinding.
     RoleBinding(Option<&'a RoleBinding>, Option<&'a RoleBinding>),
-    /// Of a Namespace's labels.
+    /// The labels of a Namespace.
     Namespace {
-        /// Its name; none where the API server is to make one up.
+        /// Its name; `None` if kube-apiserver will generate it.
         name: Option<&'a str>,
-        /// The labels that it had.
+        /// The labels before the change; `None` on create.
         old: Option<&'a Labels>,
-        /// Those that it gets.
+        /// The labels after the change.
         new: &'a Labels,
-        /// The User who makes the change, where it is one.
+        /// The User who makes the change; `None` if the requester is not a User.
         by: Option<&'a str>,
     },
-    /// Of what these Users are recognised by: directly, or by a password Secret that names them.
+    /// Of credentials of these Users: their own, or a password Secret that names them.
     Credential(BTreeSet<&'a str>),
 }
 
-/// What a requester must be allowed to do in order to make this change.
+/// Returns what a requester must be allowed to do to make this change.
 pub fn requirements(change: &Change<'_>, directory: &Directory, policy: &Policy) -> Requirements {
     let mut judge = Judge { directory, policy, found: Requirements::new() };
     match change {
@@ -66,22 +66,22 @@ pub fn requirements(change: &Change<'_>, directory: &Directory, policy: &Policy)
     judge.found
 }
 
-/// A cycle that the change would close, as the groups along it.
+/// Returns the groups along a cycle that the change would close.
 pub fn cycle(new: &Group, directory: &Directory) -> Option<Vec<String>> {
     let children = new.spec.member_groups.iter().cloned().collect();
     directory.memberships.would_cycle(&new.name_any(), &children)
 }
 
-/// Who else has the username of a new User as a name to log in with. Whoever waits for a name will have what is bound to
-/// it by then, and who gives it up then may know nothing of that.
+/// Returns another User that claims the username of a new User as a login name. A User that waits for a name would
+/// later get what has been bound to it since, and whoever releases the name may not know of that.
 pub fn taken<'a>(new: &User, directory: &'a Directory) -> Option<&'a str> {
     let name = new.name_any();
     let username = Identifier { kind: IdentifierKind::Username, text: new.username() };
     directory.wanting(&username.folded()).find(|other| **other != name)
 }
 
-/// Which other User a new one could be mistaken for, and why: one has as its `metadata.name` what the other one logs in
-/// with. Whoever means a person by username, in a Group or in a path of the directory's API, would get the wrong one.
+/// Returns why a new User could be confused with another one: the `metadata.name` of one is the login name of the
+/// other. Groups or API paths that identify a person by username would then refer to the wrong one.
 pub fn mistakable(new: &User, directory: &Directory) -> Option<String> {
     let (name, username) = (new.name_any(), new.username());
     if let Some(other) = directory.wanting(&name).find(|other| **other != name) {
@@ -93,8 +93,8 @@ pub fn mistakable(new: &User, directory: &Directory) -> Option<String> {
     })
 }
 
-/// Why a User of that name can't have a name or username that many deleted Users had: each of them would have to be
-/// judged.
+/// Returns why the User `name` cannot take a name or username that too many deleted Users had: the guard would have to
+/// check each of them.
 pub fn worn_out(name: &str, text: &str, directory: &Directory) -> Option<String> {
     directory.tombstones.is_worn_out(text, name).then(|| {
         format!(
@@ -104,8 +104,9 @@ pub fn worn_out(name: &str, text: &str, directory: &Directory) -> Option<String>
     })
 }
 
-/// Why a new Namespace, of a requester whose use is limited, would count against nobody. Without an owner it would escape
-/// the quota, and so it would with one who is not there, or who has no quota and no role that says who controls them.
+/// Returns why a new Namespace of a requester with a quota would count against nobody. It would escape the quota
+/// without an owner, with an owner that does not exist, or with one that has neither a quota nor a role to control them
+/// by.
 pub fn uncounted(new: &Labels, by: Option<&str>, directory: &Directory, policy: &Policy) -> Option<String> {
     let by = by.filter(|by| directory.has_quota(by))?;
     let Some(owner) = owner(new) else {
@@ -127,14 +128,14 @@ pub fn uncounted(new: &Labels, by: Option<&str>, directory: &Directory, policy: 
     })
 }
 
-/// The User that owns a Namespace with these labels.
+/// Returns the User that owns a Namespace with these labels.
 fn owner(labels: &Labels) -> Option<&str> {
     labels.get(OWNER_LABEL).map(String::as_str).filter(|owner| !owner.is_empty())
 }
 
-/// Whom an identity is known as.
+/// Names and declared rights of an identity.
 struct Identity<'a> {
-    /// As the reason says it.
+    /// How denials name it.
     who: String,
     name: &'a str,
     username: &'a str,
@@ -149,7 +150,7 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// Deleting a User takes control of it, too: it could be created again with another password before somebody restores
+    /// Deleting a User also takes control of it: it could be recreated with another password before somebody restores
     /// its groups.
     fn user(&mut self, old: Option<&User>, new: Option<&User>) {
         if is_handed_over(old, new) {
@@ -162,7 +163,7 @@ impl Judge<'_> {
         let versions = || old.into_iter().chain(new);
         let of_version: Vec<BTreeSet<String>> = versions().map(|user| self.groups_of(user)).collect();
         let memberships = &self.directory.memberships;
-        // A label that adds a second way into a group counts: it would outlast the first one.
+        // A label that adds a second way into a group counts, because it would outlast the first one.
         let is_same = |(old, new): (&User, &User)| {
             controls(&old.spec) == controls(&new.spec)
                 && memberships.selecting(old.labels()) == memberships.selecting(new.labels())
@@ -190,19 +191,19 @@ impl Judge<'_> {
         }
     }
 
-    /// A new User takes over what a deleted one of its name declared, once somebody applies the old manifest again. One
-    /// that has the username of a deleted one as its name keeps that one from coming back.
+    /// A new User takes over what a deleted User of its name declared, once somebody applies the old manifest again. If
+    /// its name is the username of a deleted User, it keeps that User from coming back.
     fn takes_name(&mut self, name: &str) {
-        // The directory may not have heard of the deletion yet.
+        // The directory may not have seen the deletion yet.
         if self.directory.person(name).is_some() {
             self.person(name);
         }
         self.deleted(self.directory.tombstones.known_as(name));
     }
 
-    /// A User that takes the name or username of a deleted one as its username prevents it from coming back, and is mistaken
-    /// for it. The same is true of a username that is the name of another User, whether or not that User exists: RoleBindings
-    /// and Groups may name it already.
+    /// A User whose username is the name or username of a deleted User keeps that User from coming back, and is
+    /// mistaken for it. The same is true of the name of any other User, existing or not: RoleBindings and Groups may
+    /// name it already.
     fn takes_username(&mut self, name: &str, username: &str) {
         self.deleted(self.directory.tombstones.known_as(username));
         let other = fold(username);
@@ -232,8 +233,8 @@ impl Judge<'_> {
         self.directory.memberships.would_claim(&name, labels, &user.spec.groups)
     }
 
-    /// Whoever waits for an identifier that is given up comes into its own: into what is bound to the name, and into
-    /// what is bound to the one who has waited. Nothing is given up by somebody who does not hold it.
+    /// Requires control of Users that wait for an identifier that this change releases: they gain what is bound to that
+    /// name and what is bound to themselves. Only an identifier that the User holds can be released.
     fn successors(&mut self, old: &User, new: Option<&User>) {
         let name = old.name_any();
         let (had, keeps) = (Person::of(old), new.map(Person::of));
@@ -262,7 +263,7 @@ impl Judge<'_> {
             return;
         }
         let memberships = &self.directory.memberships;
-        // Whoever says who is in a group controls the group, even while nobody is in it.
+        // Anyone who controls who is in a group controls the group, even while it is empty.
         for above in memberships.above_uncut(&name) {
             self.group_identity(&above, &format!("Group {name}"));
         }
@@ -272,7 +273,7 @@ impl Judge<'_> {
         let mut touched: BTreeSet<String> = had.symmetric_difference(&has).cloned().collect();
         let accepts = |declared: Option<&DeclaredMembers>| declared.is_some_and(|declared| declared.accepts_declared);
         if old.is_none() || new.is_none() || accepts(before.as_ref()) != accepts(after.as_ref()) {
-            // Users that name it, or that it selects, come or go.
+            // Users that name it or that it selects join or leave.
             touched.extend(memberships.claimants(&name).map(str::to_owned));
         }
         let mut groups = BTreeSet::new();
@@ -285,8 +286,8 @@ impl Judge<'_> {
         }
     }
 
-    /// What was bound before counts as well as what is bound afterwards: an identity that loses its roles for a moment
-    /// would be easy to take over. Validity does not matter, as in the policies that decide.
+    /// What was bound before counts as well as what is bound after: an identity that loses its roles for a moment would
+    /// be easy to take over. Validity does not matter, as in the policies that decide.
     fn role_binding(&mut self, old: Option<&RoleBinding>, new: Option<&RoleBinding>) {
         if !is_handed_over(old, new) && old.map(|old| &old.spec) == new.map(|new| &new.spec) {
             return;
@@ -302,8 +303,9 @@ impl Judge<'_> {
         }
     }
 
-    /// A namespace is charged to its owner, so changing the owner takes control of both, and the verb `assign` on each of
-    /// them other than the requester. Being the owner is not enough to give a namespace up: it would count against nobody.
+    /// A namespace is charged to its owner. Changing the owner therefore requires control of both owners, and the verb
+    /// `assign` on each of them other than the requester. Owners may not simply give a namespace up: it would count
+    /// against nobody.
     fn owner(&mut self, old: Option<&Labels>, new: &Labels, by: Option<&str>) {
         let (before, after) = (old.and_then(owner), owner(new));
         if before == after {
@@ -322,8 +324,8 @@ impl Judge<'_> {
     }
 
     fn namespace(&mut self, name: Option<&str>, old: Option<&Labels>, new: &Labels) {
-        // A new Namespace that a selector matches without any label of its maker's choice is what whoever made the
-        // binding has granted; only labels can be chosen in order to be matched.
+        // A selector that matches a new Namespace without any chosen label was granted by the author of the binding.
+        // Only labels can be chosen in order to match.
         let bare = Labels::from([(NAMESPACE_NAME_LABEL.to_owned(), name.unwrap_or_default().to_owned())]);
         let before = self.directory.bindings.selecting(old.unwrap_or(&bare));
         for entered in self.directory.bindings.selecting(new).difference(&before) {
@@ -335,8 +337,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Every User that a password Secret names, whether or not it refers to the Secret yet: it may do so later. A deleted
-    /// one may refer to it when it comes back.
+    /// Requires control of every User that a password Secret names, whether or not the User refers to the Secret yet:
+    /// it may do so later. A deleted User may refer to it when it comes back.
     fn credential(&mut self, users: &BTreeSet<&str>) {
         for user in users {
             self.person(user);
@@ -346,7 +348,7 @@ impl Judge<'_> {
         }
     }
 
-    /// A User by name. Where there is none yet, its username will most likely be its name.
+    /// Requires control of a User by name. If it does not exist yet, its username will most likely be its name.
     fn person(&mut self, name: &str) {
         for group in self.directory.memberships.claims(name) {
             self.group_identity(&group, &format!("User {name}"));
@@ -380,7 +382,7 @@ impl Judge<'_> {
         self.bindings(SubjectKind::Group, group, who);
     }
 
-    /// What native RBAC says, whoever made it.
+    /// Requires what native RBAC grants, whoever wrote it.
     fn native(&mut self, holder: &Holder, who: &str) {
         let directory = self.directory;
         for (grant, mut by) in directory.natives.grants_of(holder) {
@@ -390,7 +392,8 @@ impl Judge<'_> {
         }
     }
 
-    /// What Roster's bindings say, whatever their validity: whoever extends one means the person who had it.
+    /// Requires what Roster's bindings grant, regardless of validity: anyone who extends one acts on the person who had
+    /// it.
     fn bindings(&mut self, kind: SubjectKind, name: &str, who: &str) {
         let subject = Subject { kind, name: name.to_owned() };
         let directory = self.directory;
@@ -402,7 +405,7 @@ impl Judge<'_> {
     fn grants(&mut self, binding: &Binding, who: &str, by: &str) {
         let role = || binding.role.clone();
         match &binding.scope {
-            // A selector reaches namespaces to come, too.
+            // A selector also matches future namespaces.
             Scope::Cluster | Scope::Selector(_) => self.require(Grant { role: role(), namespace: None }, who, by),
             Scope::Namespaces(namespaces) => {
                 for namespace in namespaces {
@@ -419,8 +422,8 @@ impl Judge<'_> {
     }
 }
 
-/// Whether a change gives an object owners that it did not have, or leaves some of several. The garbage collector deletes
-/// it when they are gone, so whoever makes this change can have it deleted.
+/// Returns whether a change adds owner references to an object, or removes some but not all of them. The garbage
+/// collector deletes the object once its owners are gone, so this change can cause its deletion.
 fn is_handed_over<K: Resource>(old: Option<&K>, new: Option<&K>) -> bool {
     let (Some(old), Some(new)) = (old, new) else { return false };
     let owner = |owner: &OwnerReference| [&owner.api_version, &owner.kind, &owner.name, &owner.uid].map(Clone::clone);
@@ -429,8 +432,7 @@ fn is_handed_over<K: Resource>(old: Option<&K>, new: Option<&K>) -> bool {
     !after.is_empty() && owners(old) != after
 }
 
-/// The part of a User's spec by which the identity is controlled: everything but what only describes the person. What
-/// is added to the spec later counts as control until it is named here.
+/// Returns the part of a User's spec that controls the identity. A field counts as control unless it is cleared here.
 fn controls(spec: &UserSpec) -> UserSpec {
     UserSpec {
         display_name: None,

@@ -6,7 +6,7 @@ use super::*;
 use crate::directory::native::{Key, Native};
 use crate::directory::tombstones::{RETENTION, StoredLabels};
 
-/// A Group `power` with a role, which selects the User `labelled`.
+/// Builds a Group `power` that has a role and selects the User `labelled`.
 fn labelled(directory: &mut Directory) -> (User, Group) {
     let mut labelled = user("labelled", UserSpec::default());
     labelled.metadata.labels = Some([("team".to_owned(), "x".to_owned())].into());
@@ -39,7 +39,7 @@ fn i4_a_label_protects_a_name_whichever_of_group_and_user_is_deleted_first() {
         directory.set_group(&power, NOW);
         assert_eq!(required(&create, &directory), [EDIT], "when the Group is back");
     }
-    // A Group that this replica has not known before.
+    // A Group that this replica has never seen.
     let (mut directory, (labelled, power)) = (directory(), labelled(&mut directory()));
     directory.set_user(&labelled, NOW);
     directory.remove_user("labelled", NOW);
@@ -59,7 +59,7 @@ fn i4_the_selector_of_a_deleted_group_counts_until_it_expires() {
     assert_eq!(required(&Change::User(None, Some(&other)), &directory), [EDIT]);
     directory.advance(NOW + RETENTION);
     assert!(required(&Change::Credential(["labelled"].into()), &directory).is_empty());
-    // A Group that is back counts by what it selects now.
+    // A restored Group counts by its current selector.
     directory.set_group(&power, NOW);
     directory.remove_group("power", NOW);
     directory.set_group(&group("power", GroupSpec::default()), NOW);
@@ -130,7 +130,7 @@ fn i4_many_deleted_groups_do_not_make_the_guard_forget_the_one_that_holds_a_role
     assert_eq!(directory.memberships.claims("labelled"), ["power".to_owned()].into(), "the others grant nothing");
 }
 
-/// A writer of Groups can nest them as deeply as they like, and the caller holds the lock of the directory.
+/// Writers of Groups can nest them as deeply as they like, and the caller holds the lock of the directory.
 #[test]
 fn groups_above_deleted_ones_are_looked_at_once_each() {
     const DEPTH: usize = 500;
@@ -243,7 +243,7 @@ fn i4_every_username_of_a_deleted_user_counts_as_written() {
     }
 }
 
-/// Kubernetes compares the names of subjects exactly, so a native binding is that of the one username that is written so.
+/// Kubernetes compares subject names exactly, so a native binding applies only to the username with the same spelling.
 #[test]
 fn a_native_binding_in_another_letter_case_is_that_of_another_username() {
     let mut directory = Directory::new(false);

@@ -1,4 +1,4 @@
-//! An owner that is deleted takes the object with it: to give an object owners is to delete it.
+//! The garbage collector deletes objects whose owners are gone, so adding owner references counts as deletion.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
@@ -49,9 +49,9 @@ fn i4_to_give_an_object_owners_takes_what_deleting_it_takes() {
     for (old, new) in [
         (vec![], vec![a.clone()]),
         (vec![a.clone()], vec![a.clone(), b.clone()]),
-        // The one that is left may be deleted.
+        // The remaining owner may be deleted.
         (vec![a.clone(), b.clone()], vec![b.clone()]),
-        // One that the garbage collector does not find.
+        // An owner that the garbage collector does not find.
         (vec![a.clone()], vec![renamed]),
     ] {
         assert_eq!(required_of(&old, &new), [[EDIT], [EDIT], [EDIT]], "{old:?} -> {new:?}");

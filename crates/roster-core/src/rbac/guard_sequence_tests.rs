@@ -1,9 +1,10 @@
-//! No sequence of writes that the guard admits, and no restore of an earlier object in between, leaves the requester in
+//! No sequence of writes that the guard admits, with earlier objects restored in between, leaves the requester in
 //! control of an identity that holds, or ever held, a role that the requester may not bind.
 //!
-//! The requester writes at random. An administrator deletes Users, deletes Groups together with the Users that they select,
-//! and restores earlier versions of objects at random. What identities hold is computed by a naive model that knows nothing of the directory: an upper bound, without cuts in cycles,
-//! with groups that do not exist or do not accept declared members, and whatever the validity of bindings and memberships.
+//! The requester writes at random. An administrator deletes Users, deletes Groups together with the Users that they
+//! select, and restores earlier versions of objects at random. A naive model, independent of the directory, computes
+//! what identities hold: an upper bound that ignores cuts in cycles and the validity of bindings and memberships, and
+//! includes groups that do not exist or do not accept declared members.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -69,14 +70,14 @@ enum Step {
     Restore(prop::sample::Index),
 }
 
-/// The cluster, and everything that has happened in it.
+/// The cluster and its history.
 struct World {
     objects: BTreeMap<String, Object>,
     directory: Directory,
     history: Vec<Object>,
-    /// Users whose present incarnation the requester created or whose password the requester set.
+    /// Users whose current incarnation the requester created, or whose password the requester set.
     controlled: BTreeSet<String>,
-    /// What each name has ever held.
+    /// Everything that each name has ever held.
     ever_held: BTreeMap<String, BTreeSet<Grant>>,
 }
 
@@ -100,7 +101,8 @@ impl World {
             controlled: BTreeSet::new(),
             ever_held: BTreeMap::new(),
         };
-        // The last of each name: what an administrator changed before the sequence began is not an earlier object of it.
+        // Only the last object of each name: changes by an administrator before the sequence are not part of the
+        // history.
         let initial: BTreeMap<String, Object> = initial.into_iter().map(|object| (object.key(), object)).collect();
         for object in initial.into_values() {
             world.put(object);
@@ -132,7 +134,7 @@ impl World {
         self.note_holdings();
     }
 
-    /// Whether the guard admits a change by the requester.
+    /// Returns whether the guard admits a change by the requester.
     fn admits(&self, change: &Change<'_>) -> bool {
         let policy = Policy { administrator_role: "admin".to_owned(), ..Policy::default() };
         let required = requirements(change, &self.directory, &policy);
@@ -148,7 +150,7 @@ impl World {
                     && self.admits(&Change::User(None, Some(new)))
             }
             (Some(Object::User(old)), Object::User(new)) => {
-                // The username is immutable to the requester.
+                // The requester cannot change the username.
                 old.username() == new.username() && self.admits(&Change::User(Some(old), Some(new)))
             }
             (None, Object::Group(new)) => self.admits(&Change::Group(None, Some(new))),
@@ -197,8 +199,8 @@ impl World {
         }
     }
 
-    /// An administrator deletes a Group that has members by its selector alone, and then the Users that it selects. What a
-    /// Group names itself (`members`, `memberships`, `memberGroups`) does not outlive it.
+    /// An administrator deletes a Group whose members come from its selector alone, and then the Users that it selects.
+    /// Declarations in the Group itself (`members`, `memberships`, `memberGroups`) are deleted with it.
     fn dismantle(&mut self, name: &str) {
         let Some(Object::Group(group)) = self.objects.get(name) else { return };
         let spec = &group.spec;
@@ -215,7 +217,7 @@ impl World {
         }
     }
 
-    /// An administrator applies an earlier version of an object. Nobody changes a username so.
+    /// An administrator applies an earlier version of an object. This never changes a username.
     fn restore(&mut self, object: Object) {
         let is_renamed = |user: &User| match self.objects.get(&user.name_any()) {
             Some(Object::User(present)) => present.username() != user.username(),
@@ -286,7 +288,8 @@ impl World {
         grants
     }
 
-    /// An identity that the requester controls, with a role that it holds or held and that the requester may not bind.
+    /// Returns an identity that the requester controls, and a role that it holds or held and that the requester may not
+    /// bind.
     fn escalation(&self) -> Option<(String, Grant)> {
         let held = |name: &String| self.ever_held.get(name).into_iter().flatten();
         let mut found =
@@ -373,7 +376,7 @@ fn bindings() -> impl Strategy<Value = Object> {
     })
 }
 
-/// Not begun, or over.
+/// Validities that have not begun or have ended.
 fn validities() -> impl Strategy<Value = Validity> {
     prop_oneof![
         Just(Validity { not_before: Some(Time(Timestamp::MAX)), not_after: None }),
@@ -410,7 +413,7 @@ proptest! {
             world.take(step.clone());
             prop_assert_eq!(world.escalation(), None, "after {:?}", step);
         }
-        // Whatever an administrator restores in the end.
+        // An administrator may restore anything at the end.
         for object in world.history.clone() {
             world.restore(object.clone());
             prop_assert_eq!(world.escalation(), None, "after the restore of {:?}", object);

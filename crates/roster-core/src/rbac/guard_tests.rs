@@ -47,7 +47,7 @@ fn group(name: &str, spec: GroupSpec) -> Group {
     Group { metadata: metadata(name), spec, status: None }
 }
 
-/// A directory in which Group `power` holds `edit`.
+/// Returns a directory in which Group `power` holds `edit`.
 fn directory() -> Directory {
     let mut directory = Directory::new(false);
     directory.set_binding(&binding("power-edit", SubjectKind::Group, "power"), NOW);
@@ -270,14 +270,14 @@ fn consent_to_declared_members_is_control_of_the_group_and_of_whoever_it_moves()
             GroupSpec { accept_declared_members, member_selector: member_selector.cloned(), ..GroupSpec::default() };
         group(name, spec)
     };
-    // The group's own roles, though nobody comes or goes.
+    // The group's own roles, even if nobody joins or leaves.
     let (closed, open) = (consent("power", false, None), consent("power", true, None));
     let mut empty = self::directory();
     empty.set_group(&closed, NOW);
     for change in [Change::Group(Some(&closed), Some(&open)), Change::Group(Some(&open), Some(&closed))] {
         assert_eq!(required(&change, &empty), [EDIT]);
     }
-    // The roles of those who come or go: by their groups, and by their labels.
+    // The roles of those who join or leave, by their groups and by their labels.
     let mut boss = in_group("boss", "power");
     boss.spec.groups.push("harmless".to_owned());
     directory.set_user(&boss, NOW);
@@ -296,7 +296,7 @@ fn consent_to_declared_members_is_control_of_the_group_and_of_whoever_it_moves()
     let none = consent("labelled", false, None);
     let end = required(&Change::Group(Some(&closed), Some(&none)), &directory);
     assert_eq!(end, [EDIT], "what the group is bound to counts for those it selects, accepted or not");
-    // Whoever writes a User is asked whether the group accepts it or not.
+    // Writing a User requires them whether or not the group accepts it.
     for member in [in_group("new", "power"), in_group("new", "harmless")] {
         let expected = if member.spec.groups == ["power"] { vec![EDIT] } else { vec![] };
         assert_eq!(required(&Change::User(None, Some(&member)), &directory), expected);
@@ -395,7 +395,7 @@ fn whoever_has_a_quota_makes_no_namespace_that_escapes_it() {
     }
 }
 
-/// The name of a deleted User is controlled by whoever controls what the User held by its own declaration.
+/// Anyone who controls what a deleted User declared about itself controls its name.
 #[test]
 fn a_deleted_user_keeps_its_name_from_whoever_could_not_control_it() {
     let mut directory = directory();
@@ -406,7 +406,7 @@ fn a_deleted_user_keeps_its_name_from_whoever_could_not_control_it() {
     };
     let alice = user("alice", spec);
     directory.set_user(&alice, NOW);
-    // Before the directory has heard of the deletion, and afterwards.
+    // Before and after the directory has seen the deletion.
     for has_heard in [false, true] {
         if has_heard {
             directory.remove_user("alice", NOW);
@@ -431,12 +431,12 @@ fn a_deleted_user_keeps_its_name_from_whoever_could_not_control_it() {
     assert_eq!(required(&renamed, &directory), [EDIT], "by a rename");
     let described = Change::User(Some(&taker("alice.smith")), Some(&taker("alice.smith")));
     assert!(required(&described, &directory).is_empty());
-    // A group that gets a role while the User is gone.
+    // The group gets a role while the User is deleted.
     directory.remove_binding("power-edit");
     assert!(required(&Change::User(None, Some(&user("alice", UserSpec::default()))), &directory).is_empty());
     directory.set_binding(&binding("late", SubjectKind::Group, "waiting"), NOW);
     assert_eq!(required(&Change::User(None, Some(&user("alice", UserSpec::default()))), &directory), [EDIT]);
-    // Whoever made the next User of the name could do so.
+    // Creating the next User of the name already required it.
     directory.set_user(&user("alice", UserSpec::default()), NOW);
     assert!(required(&Change::Credential(["alice"].into()), &directory).is_empty());
 }
@@ -483,8 +483,8 @@ mod deleted;
 #[path = "guard_owner_tests.rs"]
 mod owners;
 
-/// RoleBindings and Groups can name a User before it exists, and after it is deleted. Somebody else with that username would
-/// keep it from coming back.
+/// RoleBindings and Groups can name a User before it exists and after its deletion. Another User with that username
+/// would keep it from coming back.
 #[test]
 fn i4_a_username_that_is_bound_as_the_name_of_an_absent_user_takes_its_roles() {
     let mut directory = directory();

@@ -1,5 +1,5 @@
-//! From declared bindings to native RBAC, and the guard against gaining rights through it. Pure: it reads the
-//! [`Directory`](crate::directory::Directory) and returns what is to be done.
+//! Compiles declared bindings to native RBAC, and guards against privilege escalation through them. Pure: it reads the
+//! [`Directory`](crate::directory::Directory) and returns what to write.
 
 pub mod assignments;
 pub mod compile;
@@ -13,21 +13,21 @@ use std::collections::BTreeSet;
 
 use roster_api::role_binding::{RoleKind, RoleRef};
 
-/// What this installation lets Roster bind.
+/// Roles that this installation allows Roster to bind.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     /// Names of ClusterRoles.
     pub bindable_cluster_roles: BTreeSet<String>,
-    /// Names of Roles, in whatever namespace.
+    /// Names of Roles, in any namespace.
     pub bindable_roles: BTreeSet<String>,
-    /// The ClusterRole that `User.spec.admin` stands for.
+    /// The ClusterRole that `User.spec.admin` binds.
     pub administrator_role: String,
-    /// Whether Group subjects compile to their users, for authenticators that know no groups.
+    /// Whether Group subjects compile to their users, for authenticators that do not report groups.
     pub expand_groups: bool,
 }
 
 impl Policy {
-    /// Whether Roster may bind the role.
+    /// Returns whether Roster may bind the role.
     pub fn is_bindable(&self, role: &RoleRef) -> bool {
         match role.kind {
             RoleKind::ClusterRole => self.bindable_cluster_roles.contains(&role.name),

@@ -1,4 +1,4 @@
-//! What a user may do, by native RBAC as it stands, and why.
+//! Effective permissions of a user by the current native RBAC, and the reasons for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,19 +12,19 @@ use super::rules::{allows_path, allows_resource};
 use crate::directory::Directory;
 use crate::directory::native::{Grant, Holder, Key, Native, binding_of};
 
-/// Group of everybody whom an authenticator has recognised.
+/// Group of every user that an authenticator has recognized.
 pub const AUTHENTICATED: &str = "system:authenticated";
 
-/// A role that a user holds somewhere, and why.
+/// A role that a user holds in a scope, and why.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Held {
-    /// The role and where.
+    /// The role and its scope.
     pub grant: Grant,
-    /// Why.
+    /// Why the user holds it.
     pub reason: Reason,
 }
 
-/// Names of the groups that an authenticator tells for the User: its effective groups, and the one of everybody.
+/// Returns the groups that authenticators report for the User: its effective groups and `system:authenticated`.
 pub fn groups_of(directory: &Directory, user: &str) -> Vec<String> {
     let mut groups: Vec<String> = directory.memberships.groups_of(user).map(str::to_owned).collect();
     groups.sort_unstable();
@@ -32,8 +32,8 @@ pub fn groups_of(directory: &Directory, user: &str) -> Vec<String> {
     groups
 }
 
-/// The roles that the User holds, by name and by group; none where it is not active. A namespace narrows them to those
-/// that apply there.
+/// Returns the roles that the User holds, by name and by group; none if it is not active. A namespace limits them to
+/// those that apply there.
 pub fn held_by(directory: &Directory, user: &str, namespace: Option<&str>, now: Timestamp) -> Vec<Held> {
     let Some(person) = directory.person(user).filter(|person| person.is_active(now)) else { return Vec::new() };
     let by_name = (Holder::User(person.username.clone()), Vec::new());
@@ -55,7 +55,7 @@ pub fn held_by(directory: &Directory, user: &str, namespace: Option<&str>, now: 
     held
 }
 
-/// The roles that the User holds anywhere, each once and in order.
+/// Returns the distinct roles that the User holds anywhere, sorted.
 pub fn roles_of<'a>(directory: &'a Directory, user: &str, now: Timestamp) -> Vec<&'a RoleRef> {
     let Some(person) = directory.person(user).filter(|person| person.is_active(now)) else { return Vec::new() };
     let groups = directory.memberships.groups_of(user).map(Holder::Group);
@@ -66,7 +66,7 @@ pub fn roles_of<'a>(directory: &'a Directory, user: &str, now: Timestamp) -> Vec
     roles
 }
 
-/// A role as people see it in a list.
+/// Returns the name of a role as shown in lists.
 pub fn role_name(role: &RoleRef) -> String {
     format!("{:?}/{}", role.kind, role.name)
 }
@@ -81,13 +81,13 @@ fn reason(native: &Native, holder: &Holder, groups: Vec<String>) -> Reason {
     }
 }
 
-/// A native binding as answers name it.
+/// Converts the key of a native binding to its API type.
 pub fn binding(key: &Key) -> NativeBinding {
     let kind = if key.namespace.is_some() { "RoleBinding" } else { "ClusterRoleBinding" };
     NativeBinding { kind: kind.to_owned(), namespace: key.namespace.clone(), name: key.name.clone() }
 }
 
-/// A subject as answers name it.
+/// Converts a holder to its API type.
 pub fn subject(holder: &Holder) -> NativeSubject {
     match holder {
         Holder::User(name) => NativeSubject { kind: "User".to_owned(), name: name.clone() },
@@ -95,12 +95,12 @@ pub fn subject(holder: &Holder) -> NativeSubject {
     }
 }
 
-/// Name of the RoleBinding of Roster that a native binding was compiled from.
+/// Returns the name of the RoleBinding of Roster that a native binding was compiled from.
 pub fn role_binding(native: &Native) -> Option<String> {
     native.owner.as_ref().and_then(|_| binding_of(&native.key.name)).map(str::to_owned)
 }
 
-/// The rules of what is held: each once, with everything that makes it apply.
+/// Returns the distinct rules of the held roles, each with all reasons why it applies.
 pub fn rules(directory: &Directory, held: &[Held]) -> Vec<EffectiveRule> {
     let mut found = BTreeMap::<_, EffectiveRule>::new();
     for Held { grant, reason } in held {
@@ -118,19 +118,19 @@ pub fn rules(directory: &Directory, held: &[Held]) -> Vec<EffectiveRule> {
     found.into_values().collect()
 }
 
-/// All that a rule says.
+/// Returns the complete content of a rule, for comparison.
 fn content(rule: &PolicyRule) -> impl Ord + use<'_> {
     (&rule.api_groups, &rule.resources, &rule.resource_names, &rule.non_resource_urls, &rule.verbs)
 }
 
-/// The rules of a role that apply where it is held: paths belong to no namespace.
+/// Returns the rules of a role that apply in the scope where it is held: rules on paths do not apply in a namespace.
 fn rules_of<'a>(directory: &'a Directory, grant: &'a Grant) -> impl Iterator<Item = &'a PolicyRule> {
     let rules = directory.rules_of(&grant.role, grant.namespace.as_deref());
     let applies = |rule: &&PolicyRule| grant.namespace.is_none() || rule.resources.is_some();
     rules.into_iter().flat_map(|rules| rules.iter()).filter(applies)
 }
 
-/// What of that allows the action.
+/// Returns the reasons why the held roles allow the action.
 pub fn allowing(directory: &Directory, held: Vec<Held>, asked: &AccessReviewSpec) -> Vec<Reason> {
     let place = asked.resource_attributes.as_ref().and_then(|asked| asked.namespace.clone()).unwrap_or_default();
     let allows = |held: &Held| {
@@ -140,14 +140,14 @@ pub fn allowing(directory: &Directory, held: Vec<Held>, asked: &AccessReviewSpec
     held.into_iter().filter(|held| allows(held)).map(|held| held.reason).collect()
 }
 
-/// Whether the rule allows the action.
+/// Returns whether the rule allows the action.
 pub fn allows(rule: &PolicyRule, asked: &AccessReviewSpec) -> bool {
     let resource = |asked: &ResourceAttributes| allows_resource(rule, asked);
     let path = |asked: &NonResourceAttributes| allows_path(rule, asked);
     asked.resource_attributes.as_ref().is_some_and(resource) || asked.non_resource_attributes.as_ref().is_some_and(path)
 }
 
-/// Namespaces in which the User holds a role, with the names of the roles; those of the whole cluster under `None`.
+/// Returns the names of the held roles by namespace; `None` is the whole cluster.
 pub fn roles_by_namespace(held: &[Held]) -> BTreeMap<Option<String>, BTreeSet<String>> {
     let mut roles = BTreeMap::<_, BTreeSet<String>>::new();
     for Held { grant, reason } in held.iter().filter(|held| !is_everybodys(held)) {
@@ -156,7 +156,8 @@ pub fn roles_by_namespace(held: &[Held]) -> BTreeMap<Option<String>, BTreeSet<St
     roles
 }
 
-/// Whether it is held by every authenticated user, such as the right to look at the version: no mark of this one.
+/// Returns whether every authenticated user holds it, such as the right to read the version, so that it says nothing
+/// about this user.
 fn is_everybodys(held: &Held) -> bool {
     held.reason.subject.name == AUTHENTICATED
 }

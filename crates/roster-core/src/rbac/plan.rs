@@ -1,5 +1,4 @@
-//! What has to be written so that native RBAC is as it should be, in the order in which it has to be written: rights
-//! end first, and begin last.
+//! Plans the writes that bring native RBAC to the desired state, in order: rights are revoked first and granted last.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -9,29 +8,28 @@ use roster_api::role_binding::RoleRef;
 use super::compile::Desired;
 use crate::directory::native::{Holder, Key, Native, Natives};
 
-/// A write.
+/// A write to a native binding.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Write {
-    /// Delete the object of that UID.
+    /// Delete the object with this UID.
     Delete(Key, String),
-    /// Apply it.
+    /// Apply the desired state.
     Apply(Key, Desired),
 }
 
-/// Writes in the order of the fields.
+/// Writes in stages, to be executed in the order of the fields.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Stages {
-    /// Give nobody what they don't have already by another of the same bindings: holders move from one to another
-    /// without being left with none in between.
+    /// Writes that grant holders only what another binding of the same owner already grants: holders move between
+    /// bindings without losing the role in between.
     pub moves: Vec<Write>,
-    /// Take something away.
+    /// Writes that revoke something.
     pub revocations: Vec<Write>,
-    /// Give something.
+    /// Writes that grant something.
     pub grants: Vec<Write>,
 }
 
-/// The writes that lead from what stands there for the owner of that UID to what is desired. Nothing, where nothing has
-/// to change.
+/// Returns the writes that lead from the owner's current bindings to the desired ones; empty if nothing has to change.
 pub fn plan(uid: &str, desired: BTreeMap<Key, Desired>, natives: &Natives) -> Stages {
     let mut stages = Stages::default();
     let surplus = natives.owned_by(uid).filter(|native| !desired.contains_key(&native.key));
@@ -45,7 +43,7 @@ pub fn plan(uid: &str, desired: BTreeMap<Key, Desired>, natives: &Natives) -> St
         let has = held.get(&(key.namespace.as_deref(), &desired.role));
         let is_move = has.is_some_and(|has| desired.holders.iter().all(|holder| has.contains(holder)));
         match natives.get(&key) {
-            // What it binds can't be changed in place, and neither should the owner be.
+            // The role of a binding is immutable, and its owner should not change either.
             Some(native) if native.role != desired.role || native.owner.as_deref() != Some(uid) => {
                 stages.revocations.push(delete(native));
                 stages.grants.push(Write::Apply(key, desired));
@@ -65,7 +63,7 @@ pub fn plan(uid: &str, desired: BTreeMap<Key, Desired>, natives: &Natives) -> St
     stages
 }
 
-/// Where some holders go and others come: first without those who go.
+/// Returns the write that only removes the holders that leave, or nothing if none leaves.
 fn narrow(native: &Native, desired: &Desired) -> Option<Write> {
     let stay: BTreeSet<Holder> = native.holders.intersection(&desired.holders).cloned().collect();
     if stay.len() == native.holders.len() && !native.has_others {

@@ -7,13 +7,13 @@ use roster_api::role_binding::{RoleKind, RoleRef};
 
 use crate::directory::native::Grant;
 
-/// Everything that a write requires, each with one reason.
+/// Everything that a write requires, with one reason each.
 pub type Requirements = BTreeMap<Requirement, Reason>;
 
 /// A right that the requester must have.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Requirement {
-    /// The verb `bind` on a role, where an identity holds it or would hold it.
+    /// The verb `bind` on a role, in the scope where an identity holds it or would hold it.
     Bind(Grant),
     /// The verb `assign` on this User (`users.roster.dev`): a namespace counts against its owner's quota and blocks the
     /// owner's deletion.
@@ -21,7 +21,7 @@ pub enum Requirement {
 }
 
 impl Requirement {
-    /// API group, resource, name, namespace and verb, as a SubjectAccessReview asks for them.
+    /// Returns the attributes for a SubjectAccessReview.
     pub fn attributes(&self) -> Attributes<'_> {
         match self {
             Self::Bind(Grant { role, namespace }) => Attributes {
@@ -50,7 +50,7 @@ pub struct Attributes<'a> {
     pub group: &'static str,
     /// API version.
     pub version: &'static str,
-    /// Resource, in the plural.
+    /// Plural name of the resource.
     pub resource: &'static str,
     /// Name of the object.
     pub name: &'a str,
@@ -63,26 +63,26 @@ pub struct Attributes<'a> {
 /// Why a write requires something.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Reason {
-    /// The identity concerned: `User jane`, `Group engineers`.
+    /// The affected identity: `User jane`, `Group engineers`.
     pub identity: String,
-    /// What connects the identity with the requirement, such as the binding that grants the role.
+    /// What links the identity to the requirement, such as the binding that grants the role.
     pub by: String,
 }
 
-/// A requirement that the requester does not meet. Its `Display` is what the guard's denial says.
+/// A requirement that the requester does not meet. `Display` is the text of the guard's denial.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refused {
     /// Username of the requester.
     pub requester: String,
-    /// The right that is missing.
+    /// The missing right.
     pub requirement: Requirement,
-    /// Why it is required.
+    /// Why the right is required.
     pub reason: Reason,
 }
 
 impl Refused {
-    /// The denial for requesters that may not know who holds which role. It names Users, whom the requester has named, and no
-    /// groups.
+    /// Returns the denial for requesters that may not see who holds which role. It names Users, which the requester has
+    /// named itself, and no groups.
     pub fn without_details(&self) -> String {
         let Self { requester, reason: Reason { identity, .. }, .. } = self;
         let identity =

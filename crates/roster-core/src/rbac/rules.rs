@@ -1,11 +1,11 @@
-//! Whether a rule of a native role allows something: the semantics of RBAC.
+//! Evaluates whether a rule of a native role allows an action, with the semantics of Kubernetes RBAC.
 
 use k8s_openapi::api::authorization::v1::{NonResourceAttributes, ResourceAttributes};
 use k8s_openapi::api::rbac::v1::PolicyRule;
 
-/// Whether the rule allows the action on a resource.
+/// Returns whether the rule allows the action on a resource.
 ///
-/// Source: `k8s.io/kubernetes/pkg/apis/rbac/v1/evaluation_helpers.go`, which is the reference for what rules mean.
+/// Source: `k8s.io/kubernetes/pkg/apis/rbac/v1/evaluation_helpers.go`, the reference for the meaning of rules.
 pub fn allows_resource(rule: &PolicyRule, asked: &ResourceAttributes) -> bool {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let (resource, subresource) = (text(&asked.resource), text(&asked.subresource));
@@ -22,7 +22,7 @@ pub fn allows_resource(rule: &PolicyRule, asked: &ResourceAttributes) -> bool {
         && (names.is_empty() || names.contains(&text(&asked.name)))
 }
 
-/// Whether the rule allows the action on a path.
+/// Returns whether the rule allows the action on a non-resource path.
 pub fn allows_path(rule: &PolicyRule, asked: &NonResourceAttributes) -> bool {
     let path = asked.path.as_deref().unwrap_or_default();
     let matches_path =

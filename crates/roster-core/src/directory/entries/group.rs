@@ -7,7 +7,7 @@ use crate::directory::index::record::Record;
 
 use super::Writer;
 
-/// What groups can be filtered and sorted by.
+/// Fields to filter and sort groups by.
 pub static FIELDS: &[Field] = &[
     Field::one("name", "metadata.name", Kind::Text).searched(),
     Field::one("uid", "metadata.uid", Kind::Text),
@@ -20,7 +20,7 @@ pub static FIELDS: &[Field] = &[
     Field::one("roles", "status.roles", Kind::Number),
 ];
 
-/// A Group as the index keeps it.
+/// Builds the index record of a Group.
 pub fn record(group: &Group) -> Record {
     let (spec, metadata) = (&group.spec, &group.metadata);
     let status = GroupStatus {

@@ -1,4 +1,4 @@
-//! Users and groups as the index keeps them: what can be asked of each, and the JSON that answers are built from.
+//! Index records of users and groups: their fields, and the JSON that responses are built from.
 
 pub mod group;
 pub mod user;
@@ -11,10 +11,10 @@ use super::index::field::{Field, fold, number, quantity, time};
 use super::index::record::{Record, Values};
 use crate::quota::amount::Amount;
 
-/// Annotation that repeats what was applied.
+/// kubectl's annotation that repeats the applied manifest.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// Puts the values of an object down, field by field.
+/// Writes the values of an object, field by field.
 struct Writer {
     fields: &'static [Field],
     next: usize,
@@ -26,7 +26,7 @@ impl Writer {
         Self { fields, next: 0, values: Values::default() }
     }
 
-    /// The field that comes next. By name, so that the two lists can't drift apart.
+    /// Moves to the next field. The name ensures that this and the list of fields do not diverge.
     fn next(&mut self, name: &str) -> &'static Field {
         let field = &self.fields[self.next];
         assert_eq!(field.name, name, "fields are written in the order of their list");
@@ -39,7 +39,7 @@ impl Writer {
         self.values.push(values.into_iter().map(|value| fold(value)));
     }
 
-    /// A word or a flag, as queries write it.
+    /// Writes a word or a flag in the syntax of queries.
     fn word(&mut self, name: &str, value: &impl ToString) {
         let field = self.next(name);
         self.values.push(field.kind.read(&value.to_string()).ok());
@@ -81,7 +81,7 @@ fn append(json: &mut Vec<u8>, value: &impl Serialize) {
     serde_json::to_writer(json, value).expect("what came as JSON goes as JSON");
 }
 
-/// What of the metadata is shown: not who wrote which field, nor what the garbage collector goes by.
+/// Returns the metadata that responses contain: without managed fields and owner references.
 fn shown(metadata: &ObjectMeta) -> ObjectMeta {
     let mut annotations = metadata.annotations.clone();
     if let Some(annotations) = &mut annotations {

@@ -16,10 +16,10 @@ const DESIRED_STATES: Kind = Kind::Choice(&["Active", "Disabled", "Banned"]);
 const LEVELS: Kind = Kind::Choice(&["Banned", "User", "Admin"]);
 const SECOND_FACTORS: Kind = Kind::Choice(&["Optional", "Required"]);
 
-/// How the names of fields begin that tell what somebody uses; the rest is the name in their quota.
+/// Prefix of the fields for a user's resource use; the rest is the name in the user's quota.
 const USED: &str = "used.";
 
-/// What users can be filtered and sorted by.
+/// Fields to filter and sort users by.
 pub static FIELDS: &[Field] = &[
     Field::one("name", "metadata.name", Kind::Text).searched(),
     Field::one("uid", "metadata.uid", Kind::Text),
@@ -64,15 +64,15 @@ pub static FIELDS: &[Field] = &[
     Field::one("used.services.loadbalancers", "status.quota.used.services.loadbalancers", Kind::Quantity),
 ];
 
-/// The field of a name.
+/// Returns the index of the field with this name.
 ///
 /// # Panics
-/// If there is none.
+/// If there is no such field.
 pub fn field(name: &str) -> usize {
     FIELDS.iter().position(|field| field.name == name).expect("the field is in the list")
 }
 
-/// A User as the index keeps it.
+/// Builds the index record of a User.
 pub fn record(user: &User) -> Record {
     let (spec, metadata) = (&user.spec, &user.metadata);
     let observed = UserStatus {
@@ -124,7 +124,7 @@ pub fn record(user: &User) -> Record {
     fields.finish("User", metadata, spec, &status)
 }
 
-/// The word of a variant: what serde writes, too.
+/// Returns the name of a variant, which is also what serde writes.
 fn debug(variant: impl Debug) -> String {
     format!("{variant:?}")
 }

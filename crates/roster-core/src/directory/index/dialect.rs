@@ -1,4 +1,4 @@
-//! The query dialect: how filters, selectors and sort keys are written.
+//! Query dialect: the syntax of filters, selectors and sort keys.
 //!
 //! ```text
 //!  filterBy      = field "," value *( "," field "," value )     AND across fields, OR across values of one field
@@ -7,8 +7,8 @@
 //!  sortBy        = [ "-" ] field *( "," [ "-" ] field )
 //! ```
 //!
-//! A `*` at either end of a text stands for anything, `in:` takes alternatives separated by `|`, and a backslash takes
-//! the meaning from the character after it.
+//! A `*` at either end of a text matches anything, `in:` takes alternatives separated by `|`, and a backslash escapes
+//! the next character.
 
 use std::collections::BTreeSet;
 
@@ -18,30 +18,30 @@ use roster_api::syntax;
 use super::field::{Field, Kind};
 use super::query::{Comparison, Condition, Query, SortKey, Test};
 
-/// Longest list of filters, of alternatives or of requirements.
+/// Maximum number of filters, alternatives or requirements.
 pub const MOST_TERMS: usize = 256;
 
-/// Most keys to sort by.
+/// Maximum number of sort keys.
 const MOST_SORT_KEYS: usize = 8;
 
-/// A parameter that says nothing that could be answered.
+/// An invalid query parameter.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{parameter}: {message}")]
 pub struct Invalid {
-    /// The parameter's name.
+    /// Name of the parameter.
     pub parameter: &'static str,
     /// What is wrong, and what is allowed.
     pub message: String,
 }
 
-/// A character, and whether a backslash stands before it.
+/// A character, and whether it is escaped by a backslash.
 type Character = (char, bool);
 
 impl Query {
-    /// Adds what a `filterBy` asks for.
+    /// Adds the conditions of a `filterBy`.
     ///
     /// # Errors
-    /// If it names a field or an operator that does not exist, or a value that the field can't have.
+    /// If it names an unknown field or operator, or a value that the field cannot have.
     pub fn filter_by(&mut self, fields: &[Field], text: &str) -> Result<(), Invalid> {
         let invalid = |message| Invalid { parameter: "filterBy", message };
         let parts = split(&unescape(text).map_err(invalid)?, ',');
@@ -64,10 +64,10 @@ impl Query {
         self.check_size("filterBy")
     }
 
-    /// Adds what a field selector asks for.
+    /// Adds the conditions of a field selector.
     ///
     /// # Errors
-    /// As [`Query::filter_by`].
+    /// Same as [`Query::filter_by`].
     pub fn field_selector(&mut self, fields: &[Field], text: &str) -> Result<(), Invalid> {
         let invalid = |message| Invalid { parameter: "fieldSelector", message };
         for term in split(&unescape(text).map_err(invalid)?, ',').iter().filter(|term| !term.is_empty()) {
@@ -95,10 +95,10 @@ impl Query {
         self.check_size("fieldSelector")
     }
 
-    /// Adds what a label selector asks for.
+    /// Adds the conditions of a label selector.
     ///
     /// # Errors
-    /// If it is no label selector.
+    /// If it is not a valid label selector.
     pub fn label_selector(&mut self, text: &str) -> Result<(), Invalid> {
         let invalid = |message| Invalid { parameter: "labelSelector", message };
         for requirement in requirements(text).filter(|requirement| !requirement.is_empty()) {
@@ -107,10 +107,10 @@ impl Query {
         self.check_size("labelSelector")
     }
 
-    /// Sets what a `sortBy` asks for.
+    /// Sets the sort keys of a `sortBy`.
     ///
     /// # Errors
-    /// If it names a field that does not exist, can't be sorted by, or was named before.
+    /// If it names a field that does not exist, cannot be sorted by, or is repeated.
     pub fn sort_by(&mut self, fields: &[Field], text: &str) -> Result<(), Invalid> {
         let invalid = |message| Err(Invalid { parameter: "sortBy", message });
         let sortable = || names(fields.iter().filter(|field| field.is_sortable).map(|field| field.name));
@@ -173,7 +173,7 @@ fn plain(characters: &[Character]) -> String {
     characters.iter().map(|(character, _)| character).collect()
 }
 
-/// The word before the first colon, where it looks like an operator.
+/// Returns the word before the first colon and the rest, if the word looks like an operator.
 fn operator(value: &[Character]) -> Option<(String, &[Character])> {
     let colon = value.iter().position(|character| *character == (':', false))?;
     let word = &value[..colon];
@@ -241,7 +241,7 @@ fn read_test(kind: Kind, value: &[Character]) -> Result<Test, String> {
             open_end: open_end || text.is_empty(),
         });
     }
-    // Nothing at all asks for what has no value.
+    // An empty text matches objects without a value.
     if text.is_empty() { Ok(Test::Equal(Vec::new())) } else { kind.read(&text).map(Test::Equal) }
 }
 
@@ -253,7 +253,7 @@ fn negate(condition: &mut Condition) -> Result<(), String> {
     Ok(())
 }
 
-/// The requirements of a label selector, which are separated by commas outside of parentheses.
+/// Splits a label selector into its requirements, which are separated by commas outside of parentheses.
 fn requirements(text: &str) -> impl Iterator<Item = &str> {
     let mut depth = 0_usize;
     text.split(move |character| {

@@ -1,106 +1,106 @@
-//! What can be filtered and sorted by, and how values are laid down so that comparing bytes compares values.
+//! Fields to filter and sort by, and the encoding of values, in which byte order is value order.
 
 use jiff::Timestamp;
 
 use crate::quota::amount::Amount;
 
-/// What the values of a field are.
+/// Type of a field's values.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
-    /// Text, compared without regard to upper and lower case.
+    /// Text, compared without case.
     Text,
-    /// One of these words, exactly; ordered as they stand here.
+    /// Exactly one of these words, in this sort order.
     Choice(&'static [&'static str]),
     /// `true` or `false`.
     Flag,
-    /// A whole number.
+    /// An integer.
     Number,
-    /// A quantity of Kubernetes (`500m`, `100Gi`), to the thousandth.
+    /// A Kubernetes quantity (`500m`, `100Gi`), with a precision of one thousandth.
     Quantity,
-    /// An instant, to the second.
+    /// An instant, with a precision of one second.
     Time,
 }
 
-/// What people know of a value that they look for.
+/// Which part of a value people usually search for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Sought {
-    /// All of it, or how it begins.
+    /// The whole value or its beginning.
     Beginning,
-    /// Some part of it, as of a name.
+    /// Any part, such as a word of a name.
     Midst,
 }
 
-/// A field of a resource.
+/// A field of a resource that can be queried.
 #[derive(Debug)]
 pub struct Field {
-    /// Its name in `filterBy` and `sortBy`.
+    /// Name in `filterBy` and `sortBy`.
     pub name: &'static str,
-    /// Its path in the object, which is its name in a field selector.
+    /// Path in the object, which is also its name in a field selector.
     pub path: &'static str,
-    /// What its values are.
+    /// Type of the values.
     pub kind: Kind,
-    /// Whether a record may have several values; the first is the one to sort by.
+    /// Whether a record may have several values; sorting uses the first.
     pub is_many: bool,
-    /// Whether records are also kept by value: where values are few, or several a record.
+    /// Whether records are also indexed by value, for fields with few distinct values or with several per record.
     pub has_postings: bool,
-    /// Whether it can be sorted by.
+    /// Whether `sortBy` accepts the field.
     pub is_sortable: bool,
-    /// What people know of its values.
+    /// Which part of its values people usually search for.
     pub sought: Sought,
 }
 
 impl Field {
-    /// A sortable field with one value, which differs from record to record.
+    /// Declares a sortable field with one value, which differs between records.
     pub const fn one(name: &'static str, path: &'static str, kind: Kind) -> Self {
         Self { name, path, kind, is_many: false, has_postings: false, is_sortable: true, sought: Sought::Beginning }
     }
 
-    /// A sortable field with one value that many records share.
+    /// Declares a sortable field with one value that many records share.
     pub const fn shared(name: &'static str, path: &'static str, kind: Kind) -> Self {
         Self { has_postings: true, ..Self::one(name, path, kind) }
     }
 
-    /// A text field with several values.
+    /// Declares a text field with several values.
     pub const fn many(name: &'static str, path: &'static str, is_sortable: bool) -> Self {
         Self { is_many: true, has_postings: true, is_sortable, ..Self::one(name, path, Kind::Text) }
     }
 
-    /// The same, but that text is looked for in the midst of its values.
+    /// Makes the field searchable for text anywhere in its values.
     #[must_use]
     pub const fn searched(self) -> Self {
         Self { sought: Sought::Midst, ..self }
     }
 }
 
-/// Separates the values of a field in a record. Values never contain it.
+/// Separator between the values of a field in a record. Values never contain it.
 pub const SEPARATOR: u8 = 0;
 
-/// Text as it is compared: without case, and without the separator.
+/// Returns the text in the form in which it is compared: case-folded and without the separator.
 pub fn fold(text: &str) -> Vec<u8> {
     text.chars().filter(|c| *c != char::from(SEPARATOR)).flat_map(char::to_lowercase).collect::<String>().into_bytes()
 }
 
-/// A number so that its bytes are ordered as numbers are. No byte is the separator only by chance: fields of this kind
-/// have one value.
+/// Encodes a number so that byte order is numeric order. It may contain the separator byte: fields of this kind have a
+/// single value.
 pub fn number(value: i64) -> [u8; 8] {
     (value.cast_unsigned() ^ (1 << 63)).to_be_bytes()
 }
 
-/// A quantity so that its bytes are ordered as quantities are: in thousandths, up to some 9 × 10^15.
+/// Encodes a quantity so that byte order is numeric order: in thousandths, up to about 9 × 10^15.
 pub fn quantity(value: Amount) -> [u8; 8] {
     number(i64::try_from(value.nanos() / 1_000_000).unwrap_or(i64::MAX))
 }
 
-/// An instant so that its bytes are ordered as instants are.
+/// Encodes an instant so that byte order is time order.
 pub fn time(value: Timestamp) -> [u8; 8] {
     number(value.as_second())
 }
 
 impl Kind {
-    /// Reads a value as a query writes it.
+    /// Encodes a value written in a query.
     ///
     /// # Errors
-    /// What would have been allowed.
+    /// A description of the allowed values.
     pub fn read(self, text: &str) -> Result<Vec<u8>, String> {
         match self {
             Self::Text if text.contains(char::from(SEPARATOR)) => Err("must not contain NUL".to_owned()),
@@ -126,12 +126,12 @@ impl Kind {
         }
     }
 
-    /// Whether there is an order that comparisons can go by.
+    /// Returns whether `lt:` and the other comparisons apply to this type.
     pub const fn is_ordered(self) -> bool {
         matches!(self, Self::Text | Self::Number | Self::Quantity | Self::Time)
     }
 
-    /// What it is called in messages.
+    /// Returns the name of this type for messages.
     pub const fn noun(self) -> &'static str {
         match self {
             Self::Text => "text",

@@ -1,30 +1,30 @@
-//! Text in the midst of values, found by the trigrams that it consists of.
+//! Trigram index for finding text anywhere in values.
 //!
-//! A value that has a text in it has all of its trigrams. Few others do, so that few are left to be looked at.
+//! A value that contains a text contains all of its trigrams. Few other values do, so few candidates must be compared.
 
 use roaring::RoaringBitmap;
 
 use super::posting::{Posting, Postings};
 use super::query::{Condition, Test};
 
-/// Bytes of a gram. What is shorter than that can't be found by it.
+/// Length of a gram in bytes. Shorter texts cannot be found by grams.
 const LENGTH: usize = 3;
 
-/// Grams of a text that are looked up at most. Each leaves fewer, and the first ones leave few enough.
+/// Maximum number of grams of a text to look up. Each reduces the candidates, and these suffice.
 const MOST: usize = 32;
 
-/// The grams of a value, each as often as it stands there.
+/// Returns the grams of a value, with repetitions.
 pub fn grams(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.windows(LENGTH)
 }
 
-/// Whether the condition searches in the midst of values for what grams can find.
+/// Returns whether the condition searches inside values for texts that grams can find.
 pub fn can_find(condition: &Condition) -> bool {
     let is_search = |test: &Test| matches!(test, Test::Contains { open_start: true, .. });
     condition.any.iter().any(is_search) && condition.any.iter().all(|test| test.text().len() >= LENGTH)
 }
 
-/// Ids of all that may meet the condition, and of few others.
+/// Returns the ids of all records that may meet the condition, and few others.
 pub fn candidates(postings: &Postings, condition: &Condition) -> RoaringBitmap {
     let mut ids = RoaringBitmap::new();
     for test in &condition.any {
@@ -33,7 +33,7 @@ pub fn candidates(postings: &Postings, condition: &Condition) -> RoaringBitmap {
     ids
 }
 
-/// How many [`candidates`] there are at most.
+/// Returns an upper bound for the number of [`candidates`].
 pub fn most_candidates(postings: &Postings, condition: &Condition) -> usize {
     let rarest = |test: &Test| {
         let lengths = sought(test.text()).map(|gram| postings.get(gram).map_or(0, Posting::count));

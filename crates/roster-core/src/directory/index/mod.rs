@@ -1,15 +1,15 @@
-//! The index that list, filter and sort queries are answered from.
+//! Index that answers list, filter and sort queries.
 //!
 //! ```text
 //!  User, Group ─▶ Record ─▶ Table ─(snapshot per change)─▶ View ─▶ select(Query) ─▶ records of a page, total
-//!                            │ orders: ids by value, one a sortable field
-//!                            │ postings: value ─▶ ids, one a field with few values, or several a record
-//!                            │ grams: three bytes of text ─▶ ids, one a field that text is looked for in
-//!                            └ log of changes ─▶ watches; undone backwards ─▶ the table of an earlier revision
+//!                            │ orders: ids by value, one per sortable field
+//!                            │ postings: value ─▶ ids, for fields with few values or several per record
+//!                            │ grams: three bytes of text ─▶ ids, for fields that text is searched in
+//!                            └ log of changes ─▶ watches; undone in reverse ─▶ table of an earlier revision
 //! ```
 //!
-//! Everything is persistent in the sense of data structures: a snapshot shares what has not changed with the next one,
-//! so that readers hold one for as long as they like, and never wait for the writer.
+//! All data structures are persistent: a snapshot shares unchanged parts with the next one, so readers can hold one as
+//! long as they like and never wait for the writer.
 
 pub mod dialect;
 pub mod field;

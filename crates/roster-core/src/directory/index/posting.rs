@@ -1,21 +1,21 @@
-//! Ids that have a value in common, and such sets by value.
+//! Sets of ids that share a value, and maps of such sets by value.
 
 use std::sync::Arc;
 
 use imbl::OrdMap;
 use roaring::RoaringBitmap;
 
-/// Ids with a value in common.
+/// Ids that share a value.
 #[derive(Clone, Debug)]
 pub enum Posting {
-    /// One alone: most emails have one holder, and a bitmap is large for that.
+    /// A single id: most emails have one holder, and a bitmap is large for that.
     One(u32),
-    /// Several.
+    /// Several ids.
     Many(Arc<RoaringBitmap>),
 }
 
 impl Posting {
-    /// How many there are.
+    /// Returns the number of ids.
     pub fn count(&self) -> usize {
         match self {
             Self::One(_) => 1,
@@ -23,7 +23,7 @@ impl Posting {
         }
     }
 
-    /// Takes all others out of a set.
+    /// Removes all other ids from a set.
     pub fn narrow(&self, ids: &mut RoaringBitmap) {
         match self {
             Self::One(id) => *ids &= RoaringBitmap::from([*id]),
@@ -31,7 +31,7 @@ impl Posting {
         }
     }
 
-    /// Adds its ids to a set.
+    /// Adds the ids to a set.
     pub fn add_to(&self, ids: &mut RoaringBitmap) {
         match self {
             Self::One(id) => {
@@ -72,5 +72,5 @@ impl Posting {
     }
 }
 
-/// Ids by value, in the order of values.
+/// Ids by value, sorted by value.
 pub type Postings = OrdMap<Box<[u8]>, Posting>;

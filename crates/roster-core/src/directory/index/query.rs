@@ -1,35 +1,35 @@
-//! What can be asked of a table, and whether a single record is an answer to it.
+//! Queries on a table, and whether a single record matches one.
 
 use kube::core::Expression;
 
 use super::field::Field;
 use super::record::Record;
 
-/// A question about one value.
+/// Test on one value.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Test {
-    /// The value is this; where this is empty, there is no value.
+    /// The value equals this. Empty: there is no value.
     Equal(Vec<u8>),
-    /// The value has this in it.
+    /// The value contains this text.
     Contains {
-        /// What it has in it; empty: there is a value.
+        /// The text. Empty: there is any value.
         text: Vec<u8>,
-        /// Whether something may come before.
+        /// Whether other text may precede it.
         open_start: bool,
-        /// Whether something may come after.
+        /// Whether other text may follow it.
         open_end: bool,
     },
 }
 
 impl Test {
-    /// What a value that it holds for has in it.
+    /// Returns the text that every matching value contains.
     pub fn text(&self) -> &[u8] {
         match self {
             Self::Equal(text) | Self::Contains { text, .. } => text,
         }
     }
 
-    /// Whether it holds for a value that is there.
+    /// Returns whether it holds for an existing value.
     pub fn holds_for(&self, value: &[u8]) -> bool {
         match self {
             Self::Equal(text) => value == text,
@@ -53,21 +53,21 @@ fn contains(value: &[u8], text: &[u8]) -> bool {
     text.is_empty() || value.windows(text.len()).any(|window| window == text)
 }
 
-/// A comparison with a value.
+/// Comparison operator.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Comparison {
     /// Less than, or earlier.
     Less,
-    /// At most.
+    /// Less than or equal.
     AtMost,
     /// Greater than, or later.
     Greater,
-    /// At least.
+    /// Greater than or equal.
     AtLeast,
 }
 
 impl Comparison {
-    /// Whether `value` stands so to `bound`.
+    /// Returns whether the comparison holds between `value` and `bound`.
     pub fn holds(self, value: &[u8], bound: &[u8]) -> bool {
         match self {
             Self::Less => value < bound,
@@ -78,23 +78,23 @@ impl Comparison {
     }
 }
 
-/// All that is asked of one field.
+/// All conditions on one field.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Condition {
-    /// The field.
+    /// Index of the field.
     pub field: usize,
-    /// Whether a further filter on the field adds to it: that of a `filterBy` is an alternative, that of a selector not.
+    /// Whether a further filter on the field is an alternative, as within a `filterBy`. Selectors are combined by AND.
     pub is_open: bool,
-    /// One of these holds, if there are any.
+    /// At least one of these holds, unless the list is empty.
     pub any: Vec<Test>,
     /// None of these holds.
     pub none: Vec<Test>,
-    /// All of these hold, and there is a value.
+    /// All of these hold, and the field has a value.
     pub compare: Vec<(Comparison, Vec<u8>)>,
 }
 
 impl Condition {
-    /// Whether the record meets it.
+    /// Returns whether the record meets the condition.
     pub fn matches(&self, record: &Record, fields: &[Field]) -> bool {
         let is_many = fields[self.field].is_many;
         let holds = |test: &Test| test.holds(record, self.field, is_many);
@@ -107,28 +107,28 @@ impl Condition {
     }
 }
 
-/// A field to sort by.
+/// Sort key.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct SortKey {
-    /// The field.
+    /// Index of the field.
     pub field: usize,
-    /// Whether the greatest comes first.
+    /// Whether the greatest value comes first.
     pub is_descending: bool,
 }
 
-/// Which records, and in which order. Equal ones are in the order of names.
+/// Which records to return, and in which order. Ties are sorted by name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Query {
-    /// What they have to meet, all of it; one condition a field.
+    /// Conditions, combined by AND.
     pub conditions: Vec<Condition>,
-    /// What their labels have to meet, all of it.
+    /// Label requirements, combined by AND.
     pub labels: Vec<Expression>,
-    /// How they are sorted. Empty: by name.
+    /// Sort keys. Empty: by name.
     pub sort: Vec<SortKey>,
 }
 
 impl Query {
-    /// Whether the record is an answer.
+    /// Returns whether the record matches.
     pub fn matches(&self, record: &Record, fields: &[Field]) -> bool {
         self.conditions.iter().all(|condition| condition.matches(record, fields))
             && self.labels.iter().all(|expression| matches_label(expression, record))

@@ -1,4 +1,4 @@
-//! One user or group in the index.
+//! Index record of one user or group.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -7,33 +7,33 @@ use serde_json::Value;
 
 use super::field::SEPARATOR;
 
-/// The field of `metadata.name`, in every resource.
+/// Index of the field `metadata.name`, in every resource.
 pub const NAME: usize = 0;
 
-/// The field of `metadata.uid`, in every resource.
+/// Index of the field `metadata.uid`, in every resource.
 pub const UID: usize = 1;
 
-/// The place of labels, behind all fields: a record has 63 of these at most, a bit each.
+/// Index of the labels, after all fields: a record has at most 63 fields, with one bit each.
 const LABELS: usize = 63;
 
-/// Bytes that tell where the values of a field end.
+/// Size in bytes of the end offset of a field.
 const END: usize = size_of::<u32>();
 
-/// What the index keeps of an object: the values that queries go by, and the JSON that answers are built from.
+/// Indexed object: the values that queries use, and the JSON that responses are built from.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Record {
     /// `metadata.resourceVersion`.
     pub revision: u64,
-    /// Where the JSON of the metadata stands in the object's JSON.
+    /// Position of the metadata in the object's JSON.
     metadata: Range<u32>,
-    /// A bit for each field that it has: most objects lack most fields.
+    /// Bit set of the fields with a value: most objects lack most fields.
     present: u64,
-    /// Where the values of each field that it has end; the values, one after the other; the JSON. In one piece: there are
-    /// many records, and each piece of memory has its margin.
+    /// End offset of each present field, then all values, then the JSON. One allocation, because there are many records
+    /// and each allocation has overhead.
     data: Box<[u8]>,
 }
 
-/// Puts a record together.
+/// Builder of a record.
 #[derive(Debug, Default)]
 pub struct Values {
     next: usize,
@@ -43,7 +43,7 @@ pub struct Values {
 }
 
 impl Values {
-    /// The values of the next field; none where it is absent.
+    /// Adds the values of the next field; none if it is absent.
     ///
     /// # Panics
     /// If there are more than 63 fields.
@@ -56,7 +56,7 @@ impl Values {
     fn put<V: AsRef<[u8]>>(&mut self, field: usize, values: impl IntoIterator<Item = V>) {
         let begin = self.bytes.len();
         for value in values {
-            // What is empty is as good as absent.
+            // An empty value counts as absent.
             if self.bytes.len() > begin && !value.as_ref().is_empty() {
                 self.bytes.push(SEPARATOR);
             }
@@ -68,8 +68,8 @@ impl Values {
         }
     }
 
-    /// The record. `labels`: as `key=value`. `json`: the object's, but for the two braces that close its status and
-    /// itself; `metadata`: where that of its metadata stands in it.
+    /// Builds the record. `labels` are `key=value`. `json` is the object without the two braces that close its status
+    /// and itself. `metadata` is the position of the metadata in `json`.
     pub fn finish(
         mut self,
         revision: u64,
@@ -92,13 +92,13 @@ fn to_u32(length: usize) -> u32 {
 }
 
 impl Record {
-    /// Where the values of each field that it has end, and what these places are in.
+    /// Returns the end offset of each present field, and the bytes that these point into.
     fn parts(&self) -> (&[[u8; END]], &[u8]) {
         let (ends, rest) = self.data.split_at(self.present.count_ones() as usize * END);
         (ends.as_chunks().0, rest)
     }
 
-    /// All that the field holds, as it is compared; empty where it is absent.
+    /// Returns the encoded values of the field; empty if it is absent.
     pub fn field(&self, field: usize) -> &[u8] {
         let bit = 1 << field;
         if self.present & bit == 0 {
@@ -110,44 +110,44 @@ impl Record {
         &values[place.checked_sub(1).map_or(0, end)..end(place)]
     }
 
-    /// `metadata.name`: Kubernetes admits none with capitals, so that it is what it is compared as.
+    /// Returns `metadata.name`. Kubernetes rejects capital letters in it, so the folded form is the name itself.
     pub fn name(&self) -> &str {
         text(self.field(NAME))
     }
 
-    /// `metadata.uid`, as it is compared.
+    /// Returns `metadata.uid`, folded.
     pub fn uid(&self) -> &str {
         text(self.field(UID))
     }
 
-    /// Labels as `key=value`, in the order of keys.
+    /// Returns the labels as `key=value`, sorted by key.
     pub fn labels(&self) -> impl Iterator<Item = &str> {
         self.values(LABELS).map(text)
     }
 
-    /// The values of a field with several.
+    /// Returns the values of a field with several values.
     pub fn values(&self, field: usize) -> impl Iterator<Item = &[u8]> {
         let all = self.field(field);
         all.split(|byte| *byte == SEPARATOR).filter(move |_| !all.is_empty())
     }
 
-    /// The order by one field, by name where that is equal.
+    /// Compares two records by one field, then by name.
     pub fn order(&self, other: &Self, field: usize) -> Ordering {
         self.field(field).cmp(other.field(field)).then_with(|| self.field(NAME).cmp(other.field(NAME)))
     }
 
-    /// The object's JSON, but for the two braces that close its status and itself.
+    /// Returns the object's JSON without the two braces that close its status and itself.
     pub fn json(&self) -> &[u8] {
         let (ends, rest) = self.parts();
         &rest[ends.last().map_or(0, |end| u32::from_ne_bytes(*end) as usize)..]
     }
 
-    /// The JSON of its metadata.
+    /// Returns the JSON of the metadata.
     pub fn metadata_json(&self) -> &[u8] {
         &self.json()[self.metadata.start as usize..self.metadata.end as usize]
     }
 
-    /// The whole object.
+    /// Returns the whole object.
     pub fn to_value(&self) -> Value {
         let whole = [self.json(), b"}}"].concat();
         serde_json::from_slice(&whole).expect("the object was written as JSON")

@@ -1,8 +1,8 @@
-//! From a query to the records of a page, and how many there are in all.
+//! Finds the records of a page that match a query, and the total number of matches.
 //!
-//! What postings answer is answered by sets, and what grams leave is looked at; of the rest, the narrowest run of an order
-//! is, and each record in it compared. Nothing looks at all records but a search for one or two letters, or in the midst
-//! of values that nobody knows by heart, and a question that they all answer to.
+//! Postings answer conditions with set operations. Grams narrow down candidates, which are then compared. For other
+//! conditions, the narrowest run of an order is scanned. A scan of all records remains only for searches for one or two
+//! letters, for text inside values of fields without grams, and for conditions that all records may meet.
 
 use std::ops::{Bound, Range};
 use std::sync::Arc;
@@ -16,19 +16,19 @@ use super::query::{Comparison, Condition, Query, Test};
 use super::record::Record;
 use super::table::Table;
 
-/// The records of a page.
+/// Records of a page.
 #[derive(Debug)]
 pub struct Selection {
-    /// How many answer to the query, on all pages together.
+    /// Number of matches on all pages.
     pub total: usize,
-    /// Those of this page.
+    /// Records of this page.
     pub records: Vec<Arc<Record>>,
 }
 
-/// What answers to a query, in no order yet.
+/// Matches of a query, not sorted yet.
 #[derive(Debug)]
 pub struct Found {
-    /// How many there are.
+    /// Number of matches.
     pub total: usize,
     pub(super) matched: Matched,
 }
@@ -36,7 +36,7 @@ pub struct Found {
 #[derive(Debug)]
 pub(super) enum Matched {
     All,
-    /// Part of the order of a field.
+    /// A part of a field's order.
     Run {
         field: usize,
         begin: usize,
@@ -45,16 +45,16 @@ pub(super) enum Matched {
     Some(RoaringBitmap),
 }
 
-/// What takes fewer steps than this takes less time than to hand it over to another thread and back.
+/// Work with fewer steps than this takes less time than handing it over to another thread and back.
 pub(super) const QUICK_STEPS: usize = 8192;
 
 impl Table {
-    /// The records that answer to the query, from `offset` on, `limit` of them.
+    /// Returns at most `limit` of the records that match the query, from `offset` on.
     pub fn select(&self, query: &Query, offset: usize, limit: Option<usize>) -> Selection {
         self.page(&self.find(query), &query.sort, offset, limit)
     }
 
-    /// What answers to the query.
+    /// Returns the matches of the query.
     pub fn find(&self, query: &Query) -> Found {
         let matched = self.matched(query);
         let total = match &matched {
@@ -65,7 +65,7 @@ impl Table {
         Found { total, matched }
     }
 
-    /// Whether [`Table::find`] is done sooner than another thread would begin.
+    /// Returns whether [`Table::find`] finishes before another thread would start.
     pub fn is_found_quickly(&self, query: &Query) -> bool {
         let is_alone = query.conditions.len() == 1 && query.labels.is_empty();
         let found = query.conditions.iter().map(|condition| self.steps_of(condition, is_alone));
@@ -76,7 +76,7 @@ impl Table {
         found.chain(labelled).fold(0, usize::saturating_add) < QUICK_STEPS
     }
 
-    /// How many values or records are looked at for a condition at most. Alone, it may be part of an order.
+    /// Returns the maximum number of values or records visited for a condition. If alone, it may be part of an order.
     fn steps_of(&self, condition: &Condition, is_alone: bool) -> usize {
         let is_by_itself = |test: &Test| matches!(test, Test::Equal(value) if !value.is_empty());
         if let Some(grams) = self.searched(condition) {
@@ -137,7 +137,7 @@ impl Table {
         }
     }
 
-    /// What meets the condition, where postings alone can tell.
+    /// Returns the matches of the condition, if postings alone can answer it.
     fn posted(&self, condition: &Condition) -> Option<RoaringBitmap> {
         let postings = self.postings(condition.field)?;
         if !condition.compare.is_empty() || self.searched(condition).is_some() {
@@ -153,7 +153,7 @@ impl Table {
         Some(ids)
     }
 
-    /// The grams that narrow down what may meet the condition, where it searches for text.
+    /// Returns the grams that narrow down the candidates, if the condition searches for text.
     fn searched(&self, condition: &Condition) -> Option<&Postings> {
         self.grams(condition.field).filter(|_| can_find(condition))
     }
@@ -204,7 +204,7 @@ impl Table {
         }
     }
 
-    /// Parts of the field's order outside of which no record meets the condition.
+    /// Returns the parts of the field's order that contain all matches of the condition.
     fn runs(&self, condition: &Condition) -> Vec<(usize, usize)> {
         let field = condition.field;
         if !self.fields[field].is_sortable || self.fields[field].is_many {
@@ -229,7 +229,7 @@ impl Table {
         runs.map(|run| (run.start.max(begin), run.end.min(end))).filter(|(begin, end)| begin < end).collect()
     }
 
-    /// The part of the field's order that a test can hold in: from the first rank to the one after the last.
+    /// Returns the ranks in the field's order among which the test can hold.
     fn run(&self, field: usize, test: &Test) -> Range<usize> {
         match test {
             Test::Equal(value) => {
@@ -249,7 +249,7 @@ impl Table {
         self.order(field).rank(|id| is_before(self.record(id).field(field)))
     }
 
-    /// The part of the field's order that meets the condition, all of it and nothing else.
+    /// Returns the part of the field's order that contains exactly the matches of the condition, if there is one.
     fn exact_run(&self, condition: &Condition) -> Option<(usize, usize)> {
         let field = &self.fields[condition.field];
         let is_exact = match condition.any.as_slice() {

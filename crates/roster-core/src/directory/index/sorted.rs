@@ -1,16 +1,16 @@
-//! Ids in an order that the caller knows, in chunks that snapshots share.
+//! Ids in an order defined by the caller, in chunks that snapshots share.
 //!
-//! Four bytes an entry, where a tree of keys would repeat each value: what an id stands for is in the record. A change
-//! copies one chunk and the list of chunks.
+//! Takes four bytes per entry; a tree of keys would repeat each value, which the record already has. A change copies
+//! one chunk and the list of chunks.
 
 use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A chunk is split when it has grown beyond this.
+/// Maximum length of a chunk; a longer one is split.
 const MOST: usize = 512;
 
-/// Ids in order.
+/// Sorted ids.
 #[derive(Clone, Debug, Default)]
 pub struct SortedIds {
     chunks: Arc<Vec<Arc<Vec<u32>>>>,
@@ -18,42 +18,42 @@ pub struct SortedIds {
 }
 
 impl SortedIds {
-    /// Takes over ids that are in order.
+    /// Builds from ids that are already sorted.
     pub fn from_sorted(ids: &[u32]) -> Self {
-        // Half full: what is inserted later has room.
+        // Half full, to leave space for later insertions.
         let chunks = ids.chunks(MOST / 2).map(|chunk| Arc::new(chunk.to_vec())).collect();
         Self { chunks: Arc::new(chunks), len: ids.len() }
     }
 
-    /// How many there are.
+    /// Returns the number of ids.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no ids.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Chunk, and place in it, of the first id that `is_before` does not hold for.
+    /// Returns the chunk, and the position in it, of the first id for which `is_before` is false.
     fn place(&self, is_before: impl Fn(u32) -> bool) -> (usize, usize) {
         let chunk = self.chunks.partition_point(|chunk| chunk.last().is_some_and(|last| is_before(*last)));
         let place = self.chunks.get(chunk).map_or(0, |chunk| chunk.partition_point(|id| is_before(*id)));
         (chunk, place)
     }
 
-    /// How many ids come before the first that `is_before` does not hold for.
+    /// Returns the number of ids before the first one for which `is_before` is false.
     pub fn rank(&self, is_before: impl Fn(u32) -> bool) -> usize {
         let (chunk, place) = self.place(is_before);
         self.chunks[..chunk].iter().map(|chunk| chunk.len()).sum::<usize>() + place
     }
 
-    /// Inserts an id. `compare` says where the others stand to it.
+    /// Inserts an id. `compare` compares an existing id with it.
     pub fn insert(&mut self, id: u32, compare: impl Fn(u32) -> Ordering) {
         let (chunk, place) = self.place(|other| compare(other) == Ordering::Less);
         let chunks = Arc::make_mut(&mut self.chunks);
         self.len += 1;
-        // At the very end, the last chunk takes it.
+        // An id after all others goes to the last chunk.
         let Some(last) = chunks.len().checked_sub(1) else {
             chunks.push(Arc::new(vec![id]));
             return;
@@ -67,7 +67,7 @@ impl SortedIds {
         }
     }
 
-    /// Removes the id that `compare` calls equal.
+    /// Removes the id for which `compare` returns `Equal`.
     pub fn remove(&mut self, compare: impl Fn(u32) -> Ordering) {
         let (chunk, place) = self.place(|other| compare(other) == Ordering::Less);
         let is_there = self.chunks.get(chunk).and_then(|ids| ids.get(place));
@@ -83,19 +83,19 @@ impl SortedIds {
         self.len -= 1;
     }
 
-    /// The id that `compare` calls equal.
+    /// Returns the id for which `compare` returns `Equal`.
     pub fn find(&self, compare: impl Fn(u32) -> Ordering) -> Option<u32> {
         let (chunk, place) = self.place(|other| compare(other) == Ordering::Less);
         let id = *self.chunks.get(chunk)?.get(place)?;
         (compare(id) == Ordering::Equal).then_some(id)
     }
 
-    /// The ids from rank `begin` up to and without rank `end`.
+    /// Returns the ids with ranks in `begin..end`.
     pub fn range(&self, begin: usize, end: usize) -> impl DoubleEndedIterator<Item = u32> {
         self.parts(begin..end).into_iter().flatten().copied()
     }
 
-    /// The rank of the one after the first `count` that `is_in` holds for, from the beginning of a range of ranks on.
+    /// Returns the rank after the first `count` ids for which `is_in` is true, from the start of a range of ranks.
     pub fn nth(&self, range: Range<usize>, mut count: usize, is_in: impl Fn(u32) -> bool) -> Option<usize> {
         let mut rank = range.start;
         for part in self.parts(range) {
@@ -110,7 +110,7 @@ impl SortedIds {
         None
     }
 
-    /// The same, from the end of a range of ranks on.
+    /// Like [`SortedIds::nth`], from the end of the range.
     pub fn nth_back(&self, range: Range<usize>, mut count: usize, is_in: impl Fn(u32) -> bool) -> Option<usize> {
         let mut rank = range.end.min(self.len);
         for part in self.parts(range).into_iter().rev() {
@@ -136,7 +136,7 @@ impl SortedIds {
     }
 }
 
-/// Without a branch, unlike `filter` and `count`: to guess wrong takes longer than to add.
+/// Counts without a branch, unlike `filter` and `count`: a misprediction costs more than an addition.
 fn counted(ids: &[u32], is_in: impl Fn(u32) -> bool) -> usize {
     ids.iter().map(|id| usize::from(is_in(*id))).sum()
 }
@@ -148,7 +148,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     proptest! {
-        /// Beside a set of the standard library, through any inserts and removals.
+        /// Compares with a standard library set through random insertions and removals.
         #[test]
         fn keeps_ids_in_order(edits in prop::collection::vec((0_u32..2000, prop::bool::weighted(0.7)), 0..3000), cut in 0_usize..2000) {
             let (mut ids, mut expected) = (SortedIds::default(), BTreeSet::new());

@@ -1,4 +1,4 @@
-//! Records by id, and the ids in every order and under every value that queries ask for.
+//! Table of records by id, with the ids in every sort order and under every value that queries use.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
@@ -14,19 +14,19 @@ use super::posting::{Posting, Postings};
 use super::record::{NAME, Record};
 use super::sorted::SortedIds;
 
-/// Ids in the order of a field.
+/// Ids sorted by a field.
 #[derive(Clone, Debug)]
 enum Order {
-    /// All records have the same in it, most often nothing: that is the order by name.
+    /// All records have the same value, usually none, so the order is that by name.
     ByName,
-    /// Of its own.
+    /// An order specific to the field.
     Own(SortedIds),
 }
 
-/// All records of a resource. Cloning is cheap, whatever it holds.
+/// All records of a resource. Cloning is cheap, regardless of size.
 #[derive(Clone, Debug)]
 pub struct Table {
-    /// What can be asked for. The first field is the name, the second the UID.
+    /// Fields that can be queried. The first is the name, the second the UID.
     pub fields: &'static [Field],
     records: Vector<Option<Arc<Record>>>,
     free: Vector<u32>,
@@ -38,7 +38,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table of these records, of which each has a name of its own.
+    /// Builds a table of these records, whose names must be unique.
     pub fn new(fields: &'static [Field], mut records: Vec<Arc<Record>>) -> Self {
         records.sort_unstable_by(|a, b| a.order(b, NAME));
         let count = u32::try_from(records.len()).expect("etcd holds less than that");
@@ -71,27 +71,27 @@ impl Table {
         }
     }
 
-    /// How many records there are.
+    /// Returns the number of records.
     pub fn len(&self) -> usize {
         self.order(NAME).len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no records.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Ids of all records.
+    /// Returns the ids of all records.
     pub fn all(&self) -> &RoaringBitmap {
         &self.all
     }
 
-    /// The record of an id that is in use.
+    /// Returns the record of an id, which must be in use.
     pub fn record(&self, id: u32) -> &Arc<Record> {
         self.records[id as usize].as_ref().expect("ids that are handed out are in use")
     }
 
-    /// Ids in the order of a field that can be sorted by.
+    /// Returns the ids sorted by a sortable field.
     pub fn order(&self, field: usize) -> &SortedIds {
         match self.orders[field].as_ref().expect("only sortable fields are sorted by") {
             Order::ByName => self.order(NAME),
@@ -99,22 +99,22 @@ impl Table {
         }
     }
 
-    /// Ids by value, where the field has postings.
+    /// Returns the ids by value, if the field has postings.
     pub fn postings(&self, field: usize) -> Option<&Postings> {
         self.postings[field].as_ref()
     }
 
-    /// Ids by what stands in the midst of values, where the field is searched.
+    /// Returns the ids by gram, if the field is searched for text anywhere in its values.
     pub fn grams(&self, field: usize) -> Option<&Postings> {
         self.grams[field].as_ref()
     }
 
-    /// Ids by `key=value`.
+    /// Returns the ids by `key=value`.
     pub fn labels(&self) -> &Postings {
         &self.labels
     }
 
-    /// The record of that name.
+    /// Returns the record with that name.
     pub fn get(&self, name: &str) -> Option<&Arc<Record>> {
         self.id_of(name).map(|id| self.record(id))
     }
@@ -123,7 +123,7 @@ impl Table {
         self.order(NAME).find(|id| self.record(id).field(NAME).cmp(name.as_bytes()))
     }
 
-    /// Sets a record. Returns the one of the same name before.
+    /// Adds or replaces a record. Returns the previous one of the same name.
     pub fn set(&mut self, record: &Arc<Record>) -> Option<Arc<Record>> {
         let id = self.id_of(record.name());
         let before = id.map(|id| Arc::clone(self.record(id)));
@@ -151,7 +151,7 @@ impl Table {
         before
     }
 
-    /// Removes the record of that name. Returns it.
+    /// Removes and returns the record with that name.
     pub fn remove(&mut self, name: &str) -> Option<Arc<Record>> {
         let id = self.id_of(name)?;
         let before = Arc::clone(self.record(id));
@@ -164,7 +164,7 @@ impl Table {
         Some(before)
     }
 
-    /// The fields that two states of a record differ in; all of them where one is missing.
+    /// Returns the fields in which two states of a record differ; all fields if one state is missing.
     fn changed(&self, before: Option<&Record>, now: Option<&Record>) -> Vec<usize> {
         let fields = 0..self.fields.len();
         match before.zip(now) {
@@ -173,7 +173,7 @@ impl Table {
         }
     }
 
-    /// Gives the field an order of its own if the record is to have another value in it than all have so far.
+    /// Gives the field its own order if the record's value differs from the value that all records have had so far.
     fn diverge(&mut self, field: usize, record: &Record) {
         let differs = || self.all.min().is_some_and(|any| self.record(any).field(field) != record.field(field));
         if matches!(self.orders[field], Some(Order::ByName)) && differs() {
@@ -190,7 +190,7 @@ impl Table {
         }
     }
 
-    /// Moves an id from the values that its record had to those that it has.
+    /// Moves an id from the previous values of its record to the current ones.
     fn repost(&mut self, id: u32, changed: &[usize], before: Option<&Record>, now: Option<&Record>) {
         for at in changed {
             if let Some(postings) = &mut self.postings[*at] {
@@ -233,7 +233,7 @@ fn unpost(postings: &mut Postings, value: &[u8], id: u32) {
     };
 }
 
-/// `values`: what the postings are by.
+/// `values` returns the keys of the postings for a record.
 fn repost<'a>(
     postings: &mut Postings,
     id: u32,
@@ -246,10 +246,10 @@ fn repost<'a>(
     now.difference(&before).for_each(|value| post(postings, value, id));
 }
 
-/// Ids of records, which are in the order of their names, in the order of a field.
+/// Returns the ids of records, which are sorted by name, in the order of a field.
 fn sorted(records: &[Arc<Record>], field: usize) -> SortedIds {
     let shared = shared_prefix(records, field);
-    // The first bytes in which values differ decide nearly always, and stand beside each other in memory.
+    // The first bytes that differ nearly always decide, and are adjacent in memory.
     let first = |record: &Arc<Record>| {
         let mut bytes = [0; 8];
         let value = record.field(field).get(shared..).unwrap_or_default();
@@ -259,7 +259,7 @@ fn sorted(records: &[Arc<Record>], field: usize) -> SortedIds {
     };
     let mut keys: Vec<(u64, u32)> = records.iter().map(first).zip(0..).collect();
     let full = |id: u32| records[id as usize].field(field);
-    // Stable: equal values stay in the order of names.
+    // The sort is stable: records with equal values stay sorted by name.
     keys.sort_by(|a, b| match a.0.cmp(&b.0) {
         Ordering::Equal => full(a.1).cmp(full(b.1)),
         different => different,
@@ -267,7 +267,7 @@ fn sorted(records: &[Arc<Record>], field: usize) -> SortedIds {
     SortedIds::from_sorted(&keys.into_iter().map(|(_, id)| id).collect::<Vec<_>>())
 }
 
-/// Bytes that all values of a field begin with, as times and UIDs do; those who have none of it apart.
+/// Returns the length of the common prefix of all values, as in times and UIDs. Records without a value are ignored.
 fn shared_prefix(records: &[Arc<Record>], field: usize) -> usize {
     let mut values = records.iter().map(|record| record.field(field)).filter(|value| !value.is_empty());
     let Some(first) = values.next() else { return 0 };
@@ -277,7 +277,7 @@ fn shared_prefix(records: &[Arc<Record>], field: usize) -> usize {
 }
 
 fn posted<'a, I: Iterator<Item = &'a [u8]>>(records: &'a [Arc<Record>], values: impl Fn(&'a Record) -> I) -> Postings {
-    // Nearly all emails have one holder.
+    // Nearly every email has one holder.
     let mut by_value = HashMap::<&[u8], SmallVec<[u32; 2]>>::new();
     for (record, id) in records.iter().zip(0..) {
         for value in values(record) {

@@ -1,4 +1,4 @@
-//! The index beside a linear scan: any records, any edits, any query.
+//! Compares the index with a linear scan for random records, edits and queries.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ static FIELDS: &[Field] = &[
     Field::many("groups", "status.groups", false),
 ];
 
-/// An object as the scan sees it.
+/// An object as the scan uses it.
 #[derive(Clone, Debug, PartialEq)]
 struct Plain {
     name: String,
@@ -54,7 +54,7 @@ impl Plain {
         values.finish(revision, labels, &[], 0..0)
     }
 
-    /// The values of a field, as text.
+    /// Returns the values of a field as text.
     fn texts(&self, field: &str) -> Vec<String> {
         let lower = |values: Vec<&String>| values.into_iter().map(|value| value.to_lowercase()).collect();
         match field {
@@ -73,7 +73,7 @@ impl Plain {
     }
 }
 
-/// One thing to ask, as a person would write it and as the scan answers it.
+/// One condition, both as query text and as evaluated by the scan.
 #[derive(Clone, Debug)]
 enum Filter {
     Is(&'static str, String),
@@ -290,7 +290,7 @@ proptest! {
                 prop_assert_eq!(names(table, &query, 0, None), (expected.len(), expected.clone()));
                 let page: Vec<String> = expected.iter().skip(*offset).take(*limit).cloned().collect();
                 prop_assert_eq!(names(table, &query, *offset, Some(*limit)), (expected.len(), page), "{:?} {:?}", filters, sort);
-                // One record at a time, as a watch asks.
+                // One record at a time, like a watch.
                 for plain in all.values() {
                     prop_assert_eq!(query.matches(&plain.record(1), FIELDS), expected.contains(&plain.name));
                 }
@@ -385,7 +385,7 @@ fn a_filter_does_not_widen_a_selector() {
     assert_eq!(query.conditions[1].any.len(), 2);
 }
 
-/// One of many: two to a last login.
+/// One of many persons; every two share a last login.
 fn person(at: u32) -> Plain {
     Plain {
         name: format!("u{at}"),
@@ -428,7 +428,7 @@ fn what_looks_at_few_records_is_quick_and_nothing_else() {
     assert!(is_quick("state,Active", "", "-lastLoginTime", (19_000, Some(20))), "passed over by chunks");
 }
 
-/// As many of one value as are passed one by one, and more.
+/// As many records of one value as are skipped one by one, and more.
 #[test]
 fn a_descending_order_keeps_those_of_one_value_by_name() {
     let all: Vec<Plain> = (0..3000).map(|at| Plain { zone: Some(format!("zone-{}", at % 3)), ..person(at) }).collect();

@@ -1,4 +1,4 @@
-//! The state of a resource at a moment, and the changes that led to it.
+//! The state of a resource at a revision, and the changes that led to it.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -9,20 +9,20 @@ use super::field::Field;
 use super::record::Record;
 use super::table::Table;
 
-/// Changes that are remembered. Watches can be taken up, and pages of a list read on, that far back.
+/// Maximum number of changes in the log. Watches can resume, and paged lists continue, that far back.
 const MOST_CHANGES: usize = 10_000;
 
-/// Bytes of JSON that are remembered for no other reason than that it was once so.
+/// Maximum bytes of JSON of former records that the log keeps.
 const MOST_BYTES: usize = 64 * 1024 * 1024;
 
-/// A change of one record.
+/// Change of one record.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// The revision that it led to.
+    /// The revision that this change produced.
     pub revision: u64,
-    /// What the record was; `None`: it was not there.
+    /// The record before; `None` if it did not exist.
     pub before: Option<Arc<Record>>,
-    /// What it is; `None`: it is gone.
+    /// The record after; `None` if it was removed.
     pub after: Option<Arc<Record>>,
 }
 
@@ -32,23 +32,23 @@ impl Change {
     }
 }
 
-/// Why the state at a revision can't be had.
+/// Why the state at a revision is not available.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Unavailable {
-    /// It is no longer remembered.
+    /// The revision is older than the log.
     Gone,
-    /// It is not known yet.
+    /// The revision has not been reached yet.
     Ahead,
 }
 
-/// All records at a revision. Revisions are those of etcd, and so the same on every replica.
+/// All records at a revision. Revisions are those of etcd, and therefore the same on every replica.
 #[derive(Clone, Debug)]
 pub struct View {
-    /// Counts the lists that this goes back to: what came before a list is not remembered.
+    /// Number of lists that restarted the log: changes before one are not available.
     pub epoch: u64,
     /// Revision of the last change.
     pub revision: u64,
-    /// Everything up to this revision is known. At least `revision`.
+    /// Every change up to this revision is included. At least `revision`.
     pub progress: u64,
     /// The records.
     pub table: Arc<Table>,
@@ -58,24 +58,24 @@ pub struct View {
     log_bytes: usize,
 }
 
-/// All records at some moment of the past.
+/// All records at an earlier revision.
 #[derive(Clone, Debug)]
 pub struct Past {
     /// The records.
     pub table: Arc<Table>,
-    /// Revision of the last change before.
+    /// Revision of the last change up to then.
     pub revision: u64,
 }
 
 impl View {
-    /// Nothing is known yet.
+    /// Returns an empty view, before the first list.
     pub fn empty(fields: &'static [Field]) -> Self {
         let table = Arc::new(Table::new(fields, Vec::new()));
         Self { epoch: 0, revision: 0, progress: 0, table, floor: 0, log: Vector::new(), log_bytes: 0 }
     }
 
-    /// A complete list at a revision. Where nobody has gone, it is clear what led to it, and watches go on; otherwise
-    /// they have to begin anew.
+    /// Replaces the content with a complete list at a revision. If nothing was removed, the changes are known and
+    /// watches continue; otherwise they must restart.
     pub fn relist(&mut self, records: Vec<Arc<Record>>, revision: u64) {
         if let Some(changed) = self.only_set(&records) {
             for record in changed {
@@ -95,7 +95,7 @@ impl View {
         };
     }
 
-    /// What of a list is new or changed, in the order of revisions. `None`: something is gone, too.
+    /// Returns the new and changed records of a list, by revision. `None` if a record was removed, too.
     fn only_set(&self, records: &[Arc<Record>]) -> Option<Vec<Arc<Record>>> {
         if self.epoch == 0 {
             return None;
@@ -105,7 +105,7 @@ impl View {
             let before = self.table.get(record.name());
             known += usize::from(before.is_some());
             match before {
-                // Somebody of the same name is somebody else.
+                // An object with the same name and another UID is a different object.
                 Some(before) if before.uid() != record.uid() => return None,
                 Some(before) if before.revision == record.revision => {}
                 _ => changed.push(Arc::clone(record)),
@@ -116,20 +116,20 @@ impl View {
         (known == self.table.len() && is_later).then_some(changed)
     }
 
-    /// A record as it is now.
+    /// Adds or updates a record.
     pub fn set(&mut self, record: Arc<Record>) {
         let before = Arc::make_mut(&mut self.table).set(&record);
         self.note(Change { revision: record.revision, before, after: Some(record) });
     }
 
-    /// A record that is gone since `revision`.
+    /// Removes a record, with the revision of the deletion.
     pub fn remove(&mut self, name: &str, revision: u64) {
         if let Some(before) = Arc::make_mut(&mut self.table).remove(name) {
             self.note(Change { revision, before: Some(before), after: None });
         }
     }
 
-    /// Everything up to `revision` is known.
+    /// Records that every change up to `revision` is included.
     pub fn reach(&mut self, revision: u64) {
         self.progress = self.progress.max(revision);
     }
@@ -147,10 +147,10 @@ impl View {
         }
     }
 
-    /// The changes after a revision.
+    /// Returns the changes after a revision; none if it has not been reached yet.
     ///
     /// # Errors
-    /// If they are not remembered. A revision that is not reached yet is none: there is nothing after it so far.
+    /// If the revision is older than the log.
     pub fn changes_since(&self, revision: u64) -> Result<Vector<Change>, Unavailable> {
         if revision < self.floor {
             return Err(Unavailable::Gone);
@@ -161,16 +161,16 @@ impl View {
         Ok(self.log.skip(self.first_after(revision)))
     }
 
-    /// Where the changes after a revision begin.
+    /// Returns the position of the first change after a revision.
     fn first_after(&self, revision: u64) -> usize {
         let order = |change: &Change| if change.revision <= revision { Ordering::Less } else { Ordering::Greater };
         self.log.binary_search_by(order).unwrap_or_else(|at| at)
     }
 
-    /// All records as they were at a revision.
+    /// Returns all records as they were at a revision.
     ///
     /// # Errors
-    /// If it is no longer remembered, or not known yet.
+    /// If the revision is older than the log or has not been reached yet.
     pub fn at(&self, revision: u64) -> Result<Past, Unavailable> {
         if revision > self.progress {
             return Err(Unavailable::Ahead);

@@ -1,4 +1,4 @@
-//! From what answers to a query to the ids of a page: sorted, or found on the way along an order.
+//! Finds the ids of a page among the matches of a query: by sorting them, or by walking along an order.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -12,32 +12,32 @@ use super::record::NAME;
 use super::select::{Found, Matched, QUICK_STEPS, Selection};
 use super::table::Table;
 
-/// Records of one value that are passed one by one: to find where more of them begin takes about as long.
+/// Records of one value that are skipped one by one, because searching for the end of the run takes about as long.
 const FEW: usize = 512;
 
-/// Costs of sorting one id, in steps of looking at one.
+/// Cost of sorting one id, in steps of visiting one.
 const SORT_STEPS: usize = 16;
 
-/// Ids that are passed in the time of one step, where all that counts is whether they are among others.
+/// Ids that can be skipped in the time of one step, if only their membership in a set is tested.
 const PASSED_IN_A_STEP: usize = 16;
 
-/// Ids that are noted down in the time that it takes to look for one among them.
+/// Ids that can be added to a bit set in the time of one look-up in a compressed set.
 const NOTED_IN_A_LOOK: usize = 3;
 
 static BY_NAME: &[SortKey] = &[SortKey { field: 0, is_descending: false }];
 
 impl Found {
-    /// Those of a page.
+    /// Returns the ranks of a page.
     fn within(&self, offset: usize, limit: Option<usize>) -> Range<usize> {
         offset..self.total.min(offset.saturating_add(limit.unwrap_or(self.total)))
     }
 
-    /// Whether they stand in the order of some field, in which they have to be gathered first.
+    /// Returns whether the matches are a run of a field's order, which must be collected first.
     fn is_run(&self) -> bool {
         matches!(self.matched, Matched::Run { .. })
     }
 
-    /// Whether it takes longer to find them along an order, in so many steps, than to sort them.
+    /// Returns whether sorting the matches is faster than finding them along an order in this many steps.
     fn is_sorted_sooner(&self, sort: &[SortKey], steps: usize) -> bool {
         let is_in_order = match self.matched {
             Matched::All => true,
@@ -49,7 +49,7 @@ impl Found {
 }
 
 impl Table {
-    /// The records of what was found, sorted, from `offset` on, `limit` of them.
+    /// Returns one page of the matches in sort order: at most `limit` records from `offset` on.
     pub fn page(&self, found: &Found, sort: &[SortKey], offset: usize, limit: Option<usize>) -> Selection {
         let (total, page) = (found.total, found.within(offset, limit));
         if page.is_empty() {
@@ -67,7 +67,7 @@ impl Table {
         Selection { total, records: ids.into_iter().map(|id| Arc::clone(self.record(id))).collect() }
     }
 
-    /// Whether [`Table::page`] can be expected to be done sooner than another thread would begin.
+    /// Returns whether [`Table::page`] is expected to finish before another thread would start.
     pub fn is_paged_quickly(&self, found: &Found, sort: &[SortKey], offset: usize, limit: Option<usize>) -> bool {
         let page = found.within(offset, limit);
         if page.is_empty() {
@@ -79,18 +79,18 @@ impl Table {
             _ if found.is_sorted_sooner(sort, steps) => found.total * SORT_STEPS,
             [_] if found.is_run() => steps / PASSED_IN_A_STEP + found.total,
             [_] => (steps + found.total) / PASSED_IN_A_STEP,
-            // All may have the value of the first key in common.
+            // All records may share the value of the first key.
             _ => self.len(),
         };
         order.saturating_add(page.len()) < QUICK_STEPS
     }
 
-    /// How far along an order so many of those that were found can be expected to be met.
+    /// Returns the expected number of steps along an order until `end` of `total` matches are found.
     fn steps_to(&self, end: usize, total: usize) -> usize {
         end.saturating_mul(self.len()) / total
     }
 
-    /// Sorts ids as far as the page needs it.
+    /// Sorts ids only as far as the page requires.
     fn sorted(&self, mut ids: Vec<u32>, sort: &[SortKey], page: Range<usize>) -> Vec<u32> {
         let order = |a: &u32, b: &u32| self.compare(*a, *b, sort);
         if page.end < ids.len() {
@@ -110,7 +110,7 @@ impl Table {
         by.into_iter().find(|order| order.is_ne()).unwrap_or_else(|| a.field(NAME).cmp(b.field(NAME)))
     }
 
-    /// Goes along the order of the first key, until the page is full. `steps`: how many that can be expected to take.
+    /// Walks along the order of the first key until the page is full. `steps` is the expected length of the walk.
     fn walk(&self, matched: &Matched, sort: &[SortKey], page: Range<usize>, steps: usize) -> Vec<u32> {
         let whole = 0..self.len();
         let run;
@@ -125,7 +125,7 @@ impl Table {
             }
             Matched::Some(ids) => ids,
         };
-        // To look for a few takes longer for each of them than to note them all down first.
+        // A look-up costs more per id than adding all ids to a bit set first, so it only pays for few.
         if u64::try_from(steps.saturating_mul(NOTED_IN_A_LOOK)).is_ok_and(|steps| steps < among.len()) {
             return self.walk_in(whole, |id| among.contains(id), sort, page);
         }
@@ -133,7 +133,7 @@ impl Table {
         self.walk_in(whole, |id| among.contains(id as usize), sort, page)
     }
 
-    /// The same, along a part of the order, past all that `is_in` does not hold for.
+    /// Walks along a part of the order, skipping ids for which `is_in` returns false.
     fn walk_in(
         &self,
         part: Range<usize>,
@@ -143,7 +143,7 @@ impl Table {
     ) -> Vec<u32> {
         let (key, order) = (sort[0], self.order(sort[0].field));
         match (sort.len(), key.is_descending) {
-            // Equal values stand in the order of names already.
+            // Equal values are already sorted by name.
             (1, false) => {
                 let Some(begin) = order.nth(part.clone(), page.start, &is_in) else { return Vec::new() };
                 order.range(begin, part.end).filter(|id| is_in(*id)).take(page.len()).collect()
@@ -154,7 +154,7 @@ impl Table {
         }
     }
 
-    /// Takes ids in the order of the first key, and sorts those of one value by the others.
+    /// Takes ids in the order of the first key, and sorts ids with equal values by the other keys.
     fn walk_groups(&self, ids: impl Iterator<Item = u32>, sort: &[SortKey], page: Range<usize>) -> Vec<u32> {
         let value = |id: u32| self.record(id).field(sort[0].field);
         let mut ids = ids.peekable();
@@ -183,16 +183,16 @@ impl Table {
         found
     }
 
-    /// Goes along part of the order of a field from its end on, in which those of one value stand by name all the same.
+    /// Walks backwards along part of a field's order. Ids with equal values still come out sorted by name.
     fn walk_down(&self, field: usize, part: Range<usize>, is_in: impl Fn(u32) -> bool, page: Range<usize>) -> Vec<u32> {
         let order = self.order(field);
         let value = |id: u32| self.record(id).field(field);
         let is_counted = |id: &u32| is_in(*id);
         let mut found = Vec::new();
-        // What comes before the page is passed over without a look at its values.
+        // Skips what comes before the page without looking at its values.
         let Some(first) = order.nth_back(part.clone(), page.start, &is_in) else { return found };
         let first_value = order.range(first, first + 1).next().map(value).unwrap_or_default();
-        // Those of the value that the page begins with stand by name: how many of them were passed is what counts.
+        // Ids with the first value of the page are sorted by name, so only the number of skipped ones matters.
         let mut end = self.rank(field, |other| other <= first_value).min(part.end);
         let mut skip = order.range(first + 1, end).filter(is_counted).count();
         let mut ids = order.range(part.start, end).rev().peekable();
@@ -227,7 +227,7 @@ impl Table {
     }
 }
 
-/// One bit an id: quicker to ask than a compressed set, where many are asked for.
+/// Converts to one bit per id, which is faster for many membership tests than a compressed set.
 fn bits(ids: &RoaringBitmap) -> FixedBitSet {
     let mut bits = FixedBitSet::with_capacity(ids.max().map_or(0, |last| last as usize + 1));
     ids.iter().for_each(|id| bits.insert(id as usize));

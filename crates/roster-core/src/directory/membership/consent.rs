@@ -1,22 +1,22 @@
-//! Whether a group accepts the users that declare themselves its members, and which of them wait for that.
+//! Acceptance of declared members: whether a group accepts them, and which users are waiting for it.
 
 use super::{GroupNode, Memberships, Source};
 use crate::directory::nodes::Id;
 
 impl GroupNode {
-    /// Bits of the sources that make a user a member.
+    /// Returns the bits of the sources that make a user a member.
     pub(super) fn accepted(&self) -> u8 {
         if self.accepts_declared { u8::MAX } else { Source::BY_GROUP }
     }
 
-    /// Whether the user belongs directly, if both exist.
+    /// Returns whether the user belongs directly, provided that both exist.
     pub(super) fn counts(&self, user: Id) -> bool {
         self.direct.get(&user).is_some_and(|bits| bits & self.accepted() != 0)
     }
 }
 
 impl Memberships {
-    /// Sets whether what Users declare counts. Costs one look at each direct member.
+    /// Sets whether declarations of Users count. Visits each direct member once.
     pub(super) fn set_acceptance(&mut self, group: Id, accepts: bool) {
         let node = self.groups.get_mut(group);
         if node.accepts_declared == accepts {
@@ -37,7 +37,8 @@ impl Memberships {
         }
     }
 
-    /// Notes whether the user waits for the group to accept it. To be called after everything that this depends on.
+    /// Updates whether the user is waiting to be accepted by the group. Call it after updating everything it depends
+    /// on.
     pub(super) fn update_waiting(&mut self, group: Id, user: Id) {
         let node = self.groups.get(group);
         let declares = node.direct.get(&user).is_some_and(|bits| bits & Source::BY_USER != 0);

@@ -11,7 +11,7 @@
 //! - Groups that hold nothing. They grant nothing, so the guard does not match anything against them. Their number and
 //!   size are bounded. They count as soon as a binding names them again.
 //!
-//! This is memory alone: a replica that starts after the deletion does not know the selector.
+//! Kept in memory only: a replica that starts after the deletion does not know the selector.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -23,17 +23,17 @@ use crate::directory::nodes::Id;
 use crate::directory::timeline::Timeline;
 use crate::directory::tombstones::RETENTION;
 
-/// Most selectors of Groups that hold nothing. Beyond it, the Group that was deleted first is forgotten.
+/// Maximum number of selectors of Groups that hold nothing. Beyond it, the Group deleted first is forgotten.
 const MOST_IDLE: usize = 10_000;
 
-/// Most bytes of these. Most selectors have a hundred bytes.
+/// Maximum total bytes of these selectors. Most have about a hundred bytes.
 const MOST_IDLE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Maximum size of the selectors of Groups that hold a role. Beyond it, a deleted Group is kept as one that selects
 /// everybody: that takes little memory and protects no less.
 const MAX_HOLDING_BYTES: usize = 32 * 1024 * 1024;
 
-/// Memory that a selector takes beside its texts.
+/// Bytes of memory that a selector takes in addition to its texts.
 const OVERHEAD: usize = 256;
 
 /// Selectors of deleted Groups, by name of the Group. No objects are matched against them in advance.
@@ -48,12 +48,12 @@ pub(super) struct Former {
 }
 
 impl Former {
-    /// Keeps the selector of a Group that is deleted now. To be followed by [`Former::sort`].
+    /// Keeps the selector of a Group that is being deleted. Call [`Former::sort`] afterwards.
     pub(super) fn keep(&mut self, group: &str, selector: Selector, now: Timestamp) {
         self.set_idle(group.to_owned(), selector, now.saturating_add(RETENTION).ok());
     }
 
-    /// Notes whether a deleted Group holds a role, and evicts what exceeds the bounds. Does nothing for other Groups.
+    /// Records whether a deleted Group holds a role, and evicts what exceeds the bounds. Does nothing for other Groups.
     pub(super) fn sort(&mut self, group: &str, holds_role: bool) {
         let name = group.to_owned();
         if holds_role {
@@ -78,7 +78,7 @@ impl Former {
         }
     }
 
-    /// Forgets a Group: it exists again.
+    /// Forgets a Group that exists again.
     pub(super) fn forget(&mut self, group: &str) {
         let name = group.to_owned();
         if let Some(selector) = self.holding.selector(&name) {
@@ -89,34 +89,34 @@ impl Former {
         self.take_idle(group);
     }
 
-    /// Forgets what has expired.
+    /// Forgets expired selectors.
     pub(super) fn expire(&mut self, now: Timestamp) {
         for group in self.holding_until.take_due(now).into_iter().chain(self.idle_until.take_due(now)) {
             self.forget(&group);
         }
     }
 
-    /// When [`Former::expire`] has something to do next.
+    /// Returns when [`Former::expire`] has something to do next.
     pub(super) fn next_edge(&self) -> Option<Timestamp> {
         [self.holding_until.next(), self.idle_until.next()].into_iter().flatten().min()
     }
 
-    /// Whether it keeps no selector at all.
+    /// Returns whether no selector is kept.
     pub(super) fn is_empty(&self) -> bool {
         self.next_edge().is_none()
     }
 
-    /// The selector of a deleted Group.
+    /// Returns the selector of a deleted Group.
     pub(super) fn selector(&self, group: &str) -> Option<&Selector> {
         self.idle.get(group).or_else(|| self.holding.selector(&group.to_owned()))
     }
 
-    /// Names of the deleted Groups that hold a role and whose selector matches these labels.
+    /// Returns the names of the deleted Groups that hold a role and whose selector matches these labels.
     pub(super) fn selecting(&self, labels: &Labels) -> BTreeSet<String> {
         self.holding.selectors_of(labels)
     }
 
-    /// Names of all deleted Groups that had a selector and hold a role.
+    /// Returns the names of all deleted Groups that had a selector and hold a role.
     pub(super) fn holding(&self) -> impl Iterator<Item = &String> {
         self.holding.selectors()
     }
@@ -136,7 +136,7 @@ impl Former {
     }
 }
 
-/// Bytes that a selector takes in memory, roughly.
+/// Returns the approximate size of a selector in memory, in bytes.
 fn size(selector: &Selector) -> usize {
     let expressions = selector.clone().into_iter().map(|expression| match expression {
         Expression::In(key, values) | Expression::NotIn(key, values) => {
@@ -156,7 +156,7 @@ mod tests {
         Timestamp::from_second(second.try_into().unwrap()).unwrap()
     }
 
-    /// Keeps a selector that no index narrows down: every User without the label matches it.
+    /// Keeps a selector that no index narrows down: it matches every User without the label.
     fn keep(former: &mut Former, group: &str, second: usize, holds_role: bool) {
         former.keep(group, Expression::DoesNotExist(group.to_owned()).into(), at(second));
         former.sort(group, holds_role);

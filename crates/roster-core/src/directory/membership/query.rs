@@ -1,4 +1,4 @@
-//! What can be asked of the graph.
+//! Queries on the membership graph.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -9,74 +9,74 @@ use crate::directory::nodes::Id;
 /// How a user belongs to a group.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Path {
-    /// The fields that declare the first step.
+    /// Fields that declare the first step.
     pub sources: Vec<Source>,
-    /// From the group that the user belongs to directly up to the one in question.
+    /// Groups along the path: from the one that the user belongs to directly up to the one in question.
     pub groups: Vec<String>,
 }
 
 /// Why a membership that a User declares has no effect.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Pending {
-    /// There is no such Group.
+    /// The Group does not exist.
     NotFound,
     /// The Group does not accept declared members.
     NotAccepted,
 }
 
 impl Memberships {
-    /// Names of the groups that the user belongs to.
+    /// Returns the names of the groups that the user belongs to.
     pub fn groups_of(&self, user: &str) -> impl Iterator<Item = &str> {
         let effective = self.users.id(user).map(|user| &self.users.get(user).effective);
         effective.into_iter().flat_map(|groups| groups.iter()).map(|group| self.groups.name(*group))
     }
 
-    /// Names of the users that belong to the group, in no order.
+    /// Returns the names of the users that belong to the group, unordered.
     pub fn members_of(&self, group: &str) -> impl Iterator<Item = &str> {
         let ways = self.groups.id(group).map(|group| &self.groups.get(group).ways);
         ways.into_iter().flat_map(HashMap::keys).map(|user| self.users.name(*user))
     }
 
-    /// How many users belong to the group.
+    /// Returns how many users belong to the group.
     pub fn count(&self, group: &str) -> usize {
         self.groups.id(group).map_or(0, |group| self.groups.get(group).ways.len())
     }
 
-    /// Whether the user belongs to the group.
+    /// Returns whether the user belongs to the group.
     pub fn is_member(&self, user: &str, group: &str) -> bool {
         let ids = self.users.id(user).zip(self.groups.id(group));
         ids.is_some_and(|(user, group)| self.users.get(user).effective.has(group))
     }
 
-    /// Users that declare themselves members of an existing group and do not belong to it, in order of name.
+    /// Returns the users that declare themselves members of an existing group and do not belong to it, by name.
     pub fn waiting(&self, group: &str) -> impl Iterator<Item = &str> {
         let waiting = self.groups.id(group).map(|group| &self.groups.get(group).waiting);
         waiting.into_iter().flatten().map(AsRef::as_ref)
     }
 
-    /// How many users [`Memberships::waiting`] names.
+    /// Returns the number of users in [`Memberships::waiting`].
     pub fn waiting_count(&self, group: &str) -> usize {
         self.groups.id(group).map_or(0, |group| self.groups.get(group).waiting.len())
     }
 
-    /// Whether the group has a selector that selects nobody, because the group does not accept declared members.
+    /// Returns whether the group has a selector without effect, because it does not accept declared members.
     pub fn ignores_selector(&self, group: &str) -> bool {
         let id = self.groups.id(group);
         id.is_some_and(|group| !self.groups.get(group).accepts_declared && self.matcher.has_selector(&group))
     }
 
-    /// Whether there is a Group of that name.
+    /// Returns whether the Group exists.
     pub fn has_group(&self, group: &str) -> bool {
         self.groups.id(group).is_some_and(|group| self.groups.get(group).exists)
     }
 
-    /// The groups of the cycle that the group is in; empty where it is in none.
+    /// Returns the groups of the cycle that the group is in; empty if there is none.
     pub fn cycle_of(&self, group: &str) -> Vec<&str> {
         let cycle = self.groups.id(group).and_then(|group| self.groups.get(group).cycle.as_deref());
         cycle.into_iter().flatten().map(|member| self.groups.name(*member)).collect()
     }
 
-    /// Whether the group would be in a cycle if it had these `memberGroups`. Returns a path through it.
+    /// Returns the path of the cycle that the group would be in if it had these `memberGroups`.
     pub fn would_cycle(&self, group: &str, children: &BTreeSet<String>) -> Option<Vec<String>> {
         let target = self.groups.id(group)?;
         let mut reached_from = HashMap::<Id, Id>::new();
@@ -103,20 +103,20 @@ impl Memberships {
         None
     }
 
-    /// The group and all groups that its members belong to by it.
+    /// Returns the group and all groups that its members belong to through it.
     pub fn above(&self, group: &str) -> BTreeSet<String> {
         let Some(group) = self.groups.id(group) else { return [group.to_owned()].into() };
         self.climb([group].into())
     }
 
-    /// As [`Memberships::above`], but as if no edge were cut: what membership would mean once a cycle is broken.
+    /// Like [`Memberships::above`], but ignores cuts: what membership would mean once a cycle is broken.
     pub fn above_uncut(&self, group: &str) -> BTreeSet<String> {
         let Some(id) = self.groups.id(group) else { return [group.to_owned()].into() };
         let above = self.reach(id, |node| &node.parents);
         above.into_iter().chain([id]).map(|group| self.groups.name(group).to_owned()).collect()
     }
 
-    /// All groups whose members belong to this one by being in them.
+    /// Returns all groups whose members belong to this one through nesting.
     pub fn below(&self, group: &str) -> BTreeSet<String> {
         let Some(id) = self.groups.id(group) else { return BTreeSet::new() };
         self.reach(id, |node| &node.children).into_iter().map(|group| self.groups.name(group).to_owned()).collect()
@@ -134,8 +134,8 @@ impl Memberships {
         groups.into_iter().map(|group| self.groups.name(group).to_owned()).collect()
     }
 
-    /// The groups that a User of that name would belong to with these labels and `spec.groups`, whether or not the
-    /// graph knows of it yet.
+    /// Returns the groups that a User would belong to with this name, these labels and `spec.groups`, whether or not
+    /// the graph knows the User.
     pub fn would_belong(&self, user: &str, labels: &Labels, groups: &[String]) -> BTreeSet<String> {
         let mut direct: BTreeSet<Id> = groups.iter().filter_map(|group| self.groups.id(group)).collect();
         direct.extend(self.matcher.selectors_of(labels));
@@ -145,8 +145,8 @@ impl Memberships {
         self.climb(direct)
     }
 
-    /// The groups that a User with these labels and `spec.groups` declares itself a member of and would not belong to,
-    /// in order of name. `belongs` is the result of [`Memberships::would_belong`].
+    /// Returns the groups that a User with these labels and `spec.groups` declares itself a member of without belonging
+    /// to them, by name. `belongs` is the result of [`Memberships::would_belong`].
     pub fn would_wait(
         &self,
         labels: &Labels,
@@ -159,7 +159,7 @@ impl Memberships {
         declared.map(|group| (group.clone(), why(&group))).collect()
     }
 
-    /// The same for a user as the graph knows it, in no order.
+    /// Like [`Memberships::would_wait`] for a user in the graph, unordered.
     pub fn pending_of(&self, user: &str) -> impl Iterator<Item = (&str, Pending)> {
         let effective = self.users.id(user).map(|user| &self.users.get(user).effective);
         let waits = move |group: &Id| !effective.is_some_and(|effective| effective.has(*group));
@@ -169,13 +169,13 @@ impl Memberships {
         })
     }
 
-    /// The groups whose `memberSelector` matches these labels, whether or not they accept declared members: those that
-    /// exist, and names of the deleted ones that hold a role.
+    /// Returns the groups whose `memberSelector` matches these labels, whether or not they accept declared members:
+    /// existing groups, and the names of deleted ones that hold a role.
     pub fn selecting(&self, labels: &Labels) -> (BTreeSet<Id>, BTreeSet<String>) {
         (self.matcher.selectors_of(labels), self.former.selecting(labels))
     }
 
-    /// Those of these groups, and of all groups below them, that are deleted and whose selector is kept.
+    /// Returns the deleted groups with a kept selector, among these groups and all groups below them.
     pub fn former_among(&self, groups: &BTreeSet<String>) -> BTreeSet<String> {
         if self.former.is_empty() {
             return BTreeSet::new();
@@ -185,8 +185,8 @@ impl Memberships {
         below.union(groups).filter(|group| self.former.selector(group).is_some()).cloned().collect()
     }
 
-    /// Those of these groups that are bound, or nested in a group that is, as if no edge of a cycle were cut. Looks at each
-    /// group above them once, because the caller holds the lock of the directory.
+    /// Returns which of these groups are bound or nested in a bound group, ignoring cuts in cycles. Visits each group
+    /// above them once, because the caller holds the lock of the directory.
     pub fn holding(&self, groups: &BTreeSet<String>, is_bound: impl Fn(&str) -> bool) -> BTreeSet<String> {
         let from = groups.iter().filter_map(|group| self.groups.id(group)).collect();
         let above = walk(from, |group| self.groups.get(group).parents.iter().copied());
@@ -196,9 +196,9 @@ impl Memberships {
         groups.iter().filter(|group| holding.contains(*group) || is_bound(group)).cloned().collect()
     }
 
-    /// What [`Memberships::would_belong`] could come to: with groups that do not exist (any more) or do not accept the
-    /// user, with memberships that have yet to begin or have ended, and as if no edge of a cycle were cut. Selectors of
-    /// deleted groups that hold a role count. The guard goes by this.
+    /// Returns the upper bound of [`Memberships::would_belong`] that the guard uses. It includes groups that do not
+    /// exist or do not accept the user, memberships before and after their validity, and selectors of deleted groups
+    /// that hold a role, and ignores cuts in cycles.
     pub fn would_claim(&self, user: &str, labels: &Labels, groups: &[String]) -> BTreeSet<String> {
         let mut named = self.former.selecting(labels);
         named.extend(groups.iter().cloned());
@@ -210,7 +210,7 @@ impl Memberships {
         named
     }
 
-    /// The same for a user as the graph knows it.
+    /// Like [`Memberships::would_claim`] for a user in the graph.
     pub fn claims(&self, user: &str) -> BTreeSet<String> {
         let mut named = self.former.selecting(&self.labels_of(user));
         let direct = named.iter().filter_map(|group| self.groups.id(group));
@@ -219,26 +219,26 @@ impl Memberships {
         named
     }
 
-    /// Names of the groups that the User itself declares membership in, by `spec.groups` or by a label that a
-    /// `memberSelector` matches or, in a deleted group, matched. Whether or not they exist and accept it.
+    /// Returns the names of the groups that the User itself declares membership in: by `spec.groups`, or by a label
+    /// that the `memberSelector` of an existing or deleted group matches. The groups need not exist or accept the User.
     pub fn declared_by(&self, user: &str) -> BTreeSet<String> {
         let mut named = self.former.selecting(&self.labels_of(user));
         named.extend(self.naming(user, Source::BY_USER).map(|group| self.groups.name(group).to_owned()));
         named
     }
 
-    /// Labels of the User; empty if it does not exist.
+    /// Returns the labels of the User; empty if it does not exist.
     pub fn labels_of(&self, user: &str) -> Labels {
         self.users.id(user).and_then(|user| self.matcher.labels(&user)).unwrap_or_default()
     }
 
-    /// Names of all groups that have a `memberSelector`, deleted ones that hold a role included.
+    /// Returns the names of all groups that have a `memberSelector`, including deleted ones that hold a role.
     pub fn with_selector(&self) -> impl Iterator<Item = &str> {
         let present = self.matcher.selectors().map(|group| self.groups.name(*group));
         present.chain(self.former.holding().map(String::as_str))
     }
 
-    /// The groups that the user belongs to directly, existing or not, by one of these [`Source`]s.
+    /// Returns the groups that the user belongs to directly by one of these [`Source`]s, existing or not.
     fn naming(&self, user: &str, sources: u8) -> impl Iterator<Item = Id> {
         let user = self.users.id(user);
         let direct =
@@ -246,20 +246,20 @@ impl Memberships {
         direct.filter(move |(group, user)| self.groups.get(*group).direct[user] & sources != 0).map(|(group, _)| group)
     }
 
-    /// The groups with a time-bound membership of the user, ended ones included: whoever extends one means the person
-    /// who had it.
+    /// Returns the groups with a time-bound membership of the user, including ended ones: anyone who extends one acts
+    /// on the person who had it.
     fn timed(&self, user: &str) -> impl Iterator<Item = Id> {
         let user = self.users.id(user);
         user.into_iter().flat_map(|user| self.users.get(user).timed.iter().copied())
     }
 
-    /// The users that name the group, or that it names, existing or not.
+    /// Returns the users that name the group or that it names, existing or not.
     pub fn claimants(&self, group: &str) -> impl Iterator<Item = &str> {
         let direct = self.groups.id(group).map(|group| &self.groups.get(group).direct);
         direct.into_iter().flat_map(HashMap::keys).map(|user| self.users.name(*user))
     }
 
-    /// The groups that name the user, in whatever way.
+    /// Returns the groups that name the user in any way.
     pub fn naming_user(&self, user: &str) -> impl Iterator<Item = &str> {
         let node = self.users.id(user).map(|user| self.users.get(user));
         let groups = node.into_iter().flat_map(|node| {
@@ -269,14 +269,15 @@ impl Memberships {
         groups.map(|group| self.groups.name(*group))
     }
 
-    /// The groups that name the group among their `memberGroups`.
+    /// Returns the groups that name the group in `memberGroups`.
     pub fn naming_group(&self, group: &str) -> impl Iterator<Item = &str> {
         let parents = self.groups.id(group).map(|group| &self.groups.get(group).parents);
         parents.into_iter().flatten().map(|parent| self.groups.name(*parent))
     }
 
-    /// The users whose [`Memberships::claims`] would contain a group that declared this, existing or not: whether or not
-    /// it accepts declared members, and whatever the validity of a membership. Users that name it are not among them.
+    /// Returns the users, existing or not, whose [`Memberships::claims`] would contain a group that declared this,
+    /// whether or not it accepts declared members, and regardless of validity. Users that name the group are not
+    /// included.
     pub fn would_have(&self, declared: &DeclaredMembers) -> BTreeSet<String> {
         let named = declared.users.iter().chain(declared.timed.keys()).cloned();
         let selected = declared.selector.iter().flat_map(|selector| self.matcher.objects_of(selector));
@@ -293,7 +294,7 @@ impl Memberships {
         named.chain(ids.into_iter().map(|user| self.users.name(user).to_owned())).collect()
     }
 
-    /// Users and groups that the group names and that do not exist, by kind and name.
+    /// Returns the users and groups that the group names and that do not exist, by kind and name.
     pub fn missing(&self, group: &str) -> impl Iterator<Item = (&'static str, &str)> {
         let node = self.groups.id(group).map(|group| self.groups.get(group));
         let users = node.into_iter().flat_map(|node| node.users.iter().chain(node.timed.keys()));
@@ -303,7 +304,7 @@ impl Memberships {
         users.chain(groups.map(|child| ("Group", self.groups.name(*child))))
     }
 
-    /// A shortest way in which the user belongs to the group.
+    /// Returns a shortest path by which the user belongs to the group.
     pub fn path(&self, user: &str, group: &str) -> Option<Path> {
         let (user, target) = self.users.id(user).zip(self.groups.id(group))?;
         let counts = |group: &Id| self.groups.get(*group).exists && self.groups.get(*group).counts(user);
