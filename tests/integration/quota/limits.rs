@@ -48,6 +48,8 @@ async fn what_the_groups_have_is_added_for_each_member() {
     for at in 0..3 {
         make_pod(&client, &own, &format!("pod-{at}"), Some("1")).await;
     }
+    // kube-apiserver may admit a pod before it knows a ResourceQuota that was just created. Roster counts it afterwards.
+    wait_for_use(cluster, &members[0], &[("requests.cpu", "3")]).await;
     let refusal = refused_pod(&client, &own, "beyond", "1").await;
     assert!(refusal.contains("exceeded quota: roster"), "{refusal}");
     // The members share nothing: each has all of it.
