@@ -270,3 +270,21 @@ fn a_native_binding_in_another_letter_case_is_that_of_another_username() {
         assert_eq!(required(&Change::Credential(["jane"].into()), &directory), held);
     }
 }
+
+/// RoleBindings and Groups can name a User before it exists and after its deletion. Another User with that username
+/// would keep it from coming back.
+#[test]
+fn i4_a_username_that_is_bound_as_the_name_of_an_absent_user_takes_its_roles() {
+    let mut directory = directory();
+    directory.set_binding(&binding("absent-edit", SubjectKind::User, "absent"), NOW);
+    directory.set_group(&group("power", GroupSpec { members: vec!["member".to_owned()], ..GroupSpec::default() }), NOW);
+    for username in ["absent", "ABSENT", "member", "Member"] {
+        let named =
+            |username: &str| user("thief", UserSpec { username: Some(username.to_owned()), ..UserSpec::default() });
+        let (before, after) = (named("thief"), named(username));
+        assert_eq!(required(&Change::User(None, Some(&after)), &directory), [EDIT], "create {username}");
+        assert_eq!(required(&Change::User(Some(&before), Some(&after)), &directory), [EDIT], "rename to {username}");
+    }
+    let free = user("free", UserSpec { username: Some("nobody".to_owned()), ..UserSpec::default() });
+    assert!(required(&Change::User(None, Some(&free)), &directory).is_empty());
+}
