@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use roster_core::directory::tombstones::{MOST_LABELS, StoredLabels, Tombstone};
 
 use super::guarded;
-use crate::support::{eventually, unique, wait_until_can};
+use crate::support::{Cluster, eventually, unique, wait_until_can};
 
 /// A merge patch of an object's metadata by `who`.
 async fn patch(client: &Client, who: Option<&str>, path: &str, metadata: &Value) -> Result<String, String> {
@@ -19,6 +19,22 @@ async fn patch(client: &Client, who: Option<&str>, path: &str, metadata: &Value)
     client.request_text(request.body(body).unwrap()).await.map_err(|error| error.to_string())
 }
 
+/// Waits until mallory may patch the User, and kube-apiserver enforces the policy: it loads policies some seconds after they
+/// are created.
+async fn wait_until_bounded(cluster: &Cluster, n: &str) {
+    wait_until_can(cluster, "mallory", &["patch", "users.roster.dev"], true).await;
+    let client = cluster.client().await;
+    let path = format!("/apis/roster.dev/v1alpha1/users/{n}?dryRun=All");
+    let labels: serde_json::Map<String, Value> = (0..65).map(|at| (format!("l{at}"), "".into())).collect();
+    eventually("the policy roster-metadata-size is enforced", || async {
+        match patch(&client, Some("mallory"), &path, &json!({ "labels": labels })).await {
+            Err(refused) if refused.contains("at most 64 are allowed") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn i4_labels_and_annotations_are_bounded() {
     let (cluster, n) = (guarded(), unique("i4-size"));
@@ -27,7 +43,7 @@ async fn i4_labels_and_annotations_are_bounded() {
          ---\n{{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {{name: {n}}}, spec: {{}}}}\n\
          ---\n{{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {{name: {n}}}, spec: {{subjects: [{{kind: Group, name: {n}}}], roleRef: {{kind: ClusterRole, name: view}}, scope: {{namespaces: [default]}}}}}}\n"
     ));
-    wait_until_can(cluster, "mallory", &["patch", "users.roster.dev"], true).await;
+    wait_until_bounded(cluster, &n).await;
     let client = cluster.client().await;
     let mallory = Some("mallory");
     let (applied, original) = ("kubectl.kubernetes.io/last-applied-configuration", "kapp.k14s.io/original");
@@ -70,14 +86,20 @@ fn labels_of(bytes: usize) -> serde_json::Map<String, Value> {
     labels
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn i4_labels_always_fit_into_what_is_kept_of_a_deleted_user() {
+/// A User that mallory may patch: the cluster, the User's name and its path.
+async fn user_without_roles() -> (&'static Cluster, String, String) {
     let (cluster, n) = (guarded(), unique("i4-size"));
     cluster
         .apply(&format!("---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}}}, spec: {{}}}}\n"));
-    wait_until_can(cluster, "mallory", &["patch", "users.roster.dev"], true).await;
-    let (client, mallory) = (cluster.client().await, Some("mallory"));
+    wait_until_bounded(cluster, &n).await;
     let path = format!("/apis/roster.dev/v1alpha1/users/{n}");
+    (cluster, n, path)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_labels_always_fit_into_what_is_kept_of_a_deleted_user() {
+    let (cluster, n, path) = user_without_roles().await;
+    let (client, mallory) = (cluster.client().await, Some("mallory"));
     let refused = patch(&client, mallory, &path, &json!({"labels": labels_of(MOST_LABELS + 1)})).await.unwrap_err();
     assert!(refused.contains(&format!("{} bytes of names and values, and at most {MOST_LABELS} are", MOST_LABELS + 1)));
     patch(&client, mallory, &path, &json!({"labels": labels_of(MOST_LABELS)})).await.unwrap();
@@ -95,12 +117,8 @@ async fn i4_labels_always_fit_into_what_is_kept_of_a_deleted_user() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i4_owners_and_field_managers_are_bounded() {
-    let (cluster, n) = (guarded(), unique("i4-size"));
-    cluster
-        .apply(&format!("---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}}}, spec: {{}}}}\n"));
-    wait_until_can(cluster, "mallory", &["patch", "users.roster.dev"], true).await;
+    let (cluster, n, path) = user_without_roles().await;
     let (client, mallory) = (cluster.client().await, Some("mallory"));
-    let path = format!("/apis/roster.dev/v1alpha1/users/{n}");
     let owners = |count: usize, name: &str| {
         let owner = |at| json!({"apiVersion": "v1", "kind": "Namespace", "name": name, "uid": format!("{at}")});
         json!({"ownerReferences": (0..count).map(owner).collect::<Vec<_>>()})
