@@ -1,7 +1,7 @@
 //! The garbage collector deletes what has lost its owners: to give an object one takes what its deletion takes.
 
 use super::{STAGE, guarded, settle};
-use crate::support::{unique, wait_for_text};
+use crate::support::{Cluster, unique, wait_for_text, wait_until_can};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i4_the_garbage_collector_takes_off_owners_that_are_gone() {
@@ -32,4 +32,31 @@ async fn i4_the_garbage_collector_takes_off_owners_that_are_gone() {
     // Nobody needs a right to make an object its own again.
     let none = r#"{"metadata": {"ownerReferences": null}}"#;
     cluster.kubectl(&["patch", object[0], object[1], "--type=merge", "-p", none, "--as", "mallory"]);
+}
+
+/// As either of the users that kube-controller-manager runs it as.
+pub(super) async fn the_garbage_collector_takes_off_owners_of_compiled_bindings(
+    cluster: &Cluster,
+    n: &str,
+    name: &str,
+) {
+    let collectors = ["system:serviceaccount:kube-system:generic-garbage-collector", "system:kube-controller-manager"];
+    for (at, collector) in collectors.into_iter().enumerate() {
+        let user = format!("--user={collector}");
+        let own = format!("{n}-gc-{at}");
+        cluster.kubectl(&["create", "rolebinding", &own, "-n", n, "--clusterrole=admin", &user]);
+        let question = ["patch", "rolebindings.rbac.authorization.k8s.io", "-n", n];
+        wait_until_can(cluster, collector, &question, true).await;
+        let patch = |patch: &str| {
+            let binding =
+                ["patch", "rolebindings.rbac.authorization.k8s.io", name, "-n", n, "--type=merge", "-p", patch];
+            let args = [&binding[..], &["--as", collector, "--dry-run=server"]].concat();
+            cluster.plane.kubectl.run(&args).map_err(|error| format!("{error:#}"))
+        };
+        patch(r#"{"metadata": {"ownerReferences": null}}"#).unwrap_or_else(|refused| panic!("{collector}: {refused}"));
+        for more in [r#"{"metadata": {"labels": null}}"#, r#"{"metadata": {"annotations": {"x": "y"}}}"#] {
+            let refused = patch(more).unwrap_err();
+            assert!(refused.contains("are compiled from RoleBindings of roster.dev"), "{collector} {more}: {refused}");
+        }
+    }
 }

@@ -143,7 +143,7 @@ async fn i4_nobody_renames_into_or_out_of_rights_that_they_could_not_grant() {
     for (key, username, status, said) in [
         (weak.as_str(), "system:masters", 422, "spec.username"),
         (&weak, "no spaces", 422, "spec.username"),
-        (&weak, &held, 409, "spec.username"),
+        (&weak, &held, 409, "is held or wanted by another user"),
         ("~", &fresh, 403, ""),
         ("nobody-at-all", &fresh, 404, ""),
     ] {
