@@ -1,6 +1,6 @@
 //! Denials reveal nothing that the requester cannot read.
 
-use super::{STAGE, guarded, settle};
+use super::{FIXTURES, guarded_cluster, wait_until_processed};
 use crate::support::{Cluster, unique, wait_until_can};
 
 /// Gives `who` these verbs on a resource of roster.dev in the whole cluster, and nothing else.
@@ -23,13 +23,13 @@ fn refused(cluster: &Cluster, who: &str, args: &[&str], input: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_name_conflicts_tell_the_holder_only_to_those_who_may_list_users() {
-    let (cluster, n) = (guarded(), unique("i4-clerk"));
-    cluster.apply(&STAGE.replace("{n}", &n));
+async fn i4_conflicts_name_the_holder_only_for_callers_that_may_list_users() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-clerk"));
+    cluster.apply(&FIXTURES.replace("{n}", &n));
     cluster.apply(&format!(
         "---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}-kim}}, spec: {{username: {n}-login}}}}\n"
     ));
-    settle(cluster, &n).await;
+    wait_until_processed(cluster, &n).await;
     let (clerk, kim) = (format!("{n}-clerk"), format!("{n}-kim"));
     allow(cluster, &n, &clerk, "users", "create").await;
     let manifests = [
@@ -54,13 +54,13 @@ async fn i4_name_conflicts_tell_the_holder_only_to_those_who_may_list_users() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_denials_name_nobody_whom_the_request_does_not_name() {
-    let (cluster, n) = (guarded(), unique("i4-named"));
-    cluster.apply(&STAGE.replace("{n}", &n));
+async fn i4_denials_name_only_users_in_the_request() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-named"));
+    cluster.apply(&FIXTURES.replace("{n}", &n));
     cluster.apply(&format!(
         "---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}-kim}}, spec: {{username: {n}-login, email: {n}@example.com, groups: [{n}-power]}}}}\n"
     ));
-    settle(cluster, &n).await;
+    wait_until_processed(cluster, &n).await;
     let (clerk, kim) = (format!("{n}-clerk"), format!("{n}-kim"));
     allow(cluster, &n, &clerk, "users", "create").await;
     let create = |spec: &str| {
@@ -82,12 +82,12 @@ async fn i4_denials_name_nobody_whom_the_request_does_not_name() {
     }
 }
 
-/// Whoever may delete a RoleBinding, or replace it, may be unable to read it.
+/// Callers that may delete or replace a RoleBinding may be unable to read it.
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_whoever_may_not_end_a_binding_does_not_learn_what_it_binds() {
-    let (cluster, n) = (guarded(), unique("i4-unbind"));
-    cluster.apply(&STAGE.replace("{n}", &n));
-    settle(cluster, &n).await;
+async fn i4_denied_changes_of_a_binding_do_not_reveal_its_role() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-unbind"));
+    cluster.apply(&FIXTURES.replace("{n}", &n));
+    wait_until_processed(cluster, &n).await;
     let (clerk, power) = (format!("{n}-clerk"), format!("{n}-power"));
     allow(cluster, &n, &clerk, "rolebindings", "update, delete").await;
     let path = format!("/apis/roster.dev/v1alpha1/rolebindings/{power}");

@@ -24,7 +24,7 @@ use super::rename;
 /// Result of the writes.
 #[derive(Debug)]
 pub(super) struct Applied {
-    /// Identifiers that another User holds, with that User's name. The username comes first.
+    /// Identifiers that the User cannot have, and why. The username comes first.
     pub(super) conflicts: Vec<(Identifier, Obstacle)>,
     /// Summary of the credential, without secrets.
     pub(super) credential: Summary,
@@ -74,7 +74,7 @@ enum Held {
     Yes(Option<Summary>),
     /// The User claimed it now, with this credential.
     Created(Summary),
-    /// Another User holds it.
+    /// Something else holds it.
     By((Identifier, Obstacle)),
 }
 

@@ -8,12 +8,12 @@ use roster_api::{OWNER_LABEL, TOMBSTONE_SECRET_TYPE, User};
 use roster_credentials::claim::{Identifier, IdentifierKind, fold};
 
 use super::Policy;
-use super::guard::{Change, owner, requirements};
+use super::guard::{GuardedChange, owner, requirements};
 use super::requirement::Denial;
 use crate::directory::Directory;
+use crate::directory::compact_user::CompactUser;
 use crate::directory::labels::Labels;
-use crate::directory::person::Person;
-use crate::directory::tombstones::MOST_NAMESAKES;
+use crate::directory::tombstones::MAX_TOMBSTONES_PER_USERNAME;
 
 /// Why a write conflicts. `Display` is the full text and may name another User.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -47,7 +47,7 @@ pub enum Conflict {
         username: String,
     },
     /// Too many deleted Users had this name, username or email: the guard would have to check each of them.
-    WornOut {
+    Exhausted {
         /// Field of the User.
         field: &'static str,
         /// The identifier.
@@ -86,11 +86,11 @@ impl fmt::Display for Conflict {
                 "spec.username: {username} is the name (metadata.name) of User {}; choose another username",
                 fold(username)
             ),
-            Self::WornOut { field, text } => {
+            Self::Exhausted { field, text } => {
                 let kind = if field.contains("mail") { "email" } else { "username" };
                 write!(
                     f,
-                    "{field}: more than {MOST_NAMESAKES} deleted Users had the {kind} {text}; choose another one, or \
+                    "{field}: more than {MAX_TOMBSTONES_PER_USERNAME} deleted Users had the {kind} {text}; choose another one, or \
                      delete Secrets of type {TOMBSTONE_SECRET_TYPE} that protect it"
                 )
             }
@@ -122,9 +122,10 @@ impl Denial for Conflict {
                 format!("metadata.name: {name} is the username of another User; choose another name")
             }
             // The requester names everything in these.
-            Self::UsernameIsName { .. } | Self::WornOut { .. } | Self::NoOwner { .. } | Self::UncountedOwner { .. } => {
-                self.to_string()
-            }
+            Self::UsernameIsName { .. }
+            | Self::Exhausted { .. }
+            | Self::NoOwner { .. }
+            | Self::UncountedOwner { .. } => self.to_string(),
         }
     }
 }
@@ -132,16 +133,18 @@ impl Denial for Conflict {
 /// Returns why a User cannot be created (`old` is `None`) or changed like this.
 pub fn of_user(old: Option<&User>, new: &User, directory: &Directory) -> Option<Conflict> {
     let new_user = old.is_none();
-    let taken = new_user.then(|| taken(new, directory)).flatten();
+    let taken = new_user.then(|| username_claimant(new, directory)).flatten();
     let taken = taken.map(|other| Conflict::Taken { username: new.username(), other: other.to_owned() });
-    taken.or_else(|| new_user.then(|| mistakable(new, directory)).flatten()).or_else(|| worn_out(old, new, directory))
+    taken
+        .or_else(|| new_user.then(|| confusable_name(new, directory)).flatten())
+        .or_else(|| exhausted(old, new, directory))
 }
 
 /// Returns why a User cannot be renamed like this.
 pub fn of_rename(old: &User, new: &User, directory: &Directory) -> Option<Conflict> {
-    let taken = taken(new, directory);
+    let taken = username_claimant(new, directory);
     let taken = taken.map(|other| Conflict::RenameTaken { username: new.username(), other: other.to_owned() });
-    taken.or_else(|| worn_out(Some(old), new, directory))
+    taken.or_else(|| exhausted(Some(old), new, directory))
 }
 
 /// Returns why a new Namespace of a requester with a quota would count against nobody. It would escape the quota
@@ -151,35 +154,35 @@ pub fn of_namespace(new: &Labels, by: Option<&str>, directory: &Directory, polic
     let by = by.filter(|by| directory.has_quota(by))?;
     let Some(owner) = owner(new) else { return Some(Conflict::NoOwner { by: by.to_owned() }) };
     let is_controlled = || {
-        let change = Change::Credential([owner].into());
+        let change = GuardedChange::Credential([owner].into());
         !requirements(&change, directory, policy).is_empty()
     };
-    let counts = owner == by || directory.person(owner).is_some() && (directory.has_quota(owner) || is_controlled());
+    let counts = owner == by || directory.user(owner).is_some() && (directory.has_quota(owner) || is_controlled());
     (!counts).then(|| Conflict::UncountedOwner { by: by.to_owned(), owner: owner.to_owned() })
 }
 
 /// Returns another User that claims the username as a login name.
-fn taken<'a>(new: &User, directory: &'a Directory) -> Option<&'a str> {
+fn username_claimant<'a>(new: &User, directory: &'a Directory) -> Option<&'a str> {
     let name = new.name_any();
     let username = Identifier { kind: IdentifierKind::Username, text: new.username() };
-    directory.wanting(&username.folded()).find(|other| **other != name)
+    directory.claimants(&username.folded()).find(|other| **other != name)
 }
 
-fn mistakable(new: &User, directory: &Directory) -> Option<Conflict> {
+fn confusable_name(new: &User, directory: &Directory) -> Option<Conflict> {
     let (name, username) = (new.name_any(), new.username());
-    let namesake = directory.wanting(&name).find(|other| **other != name).map(str::to_owned);
+    let namesake = directory.claimants(&name).find(|other| **other != name).map(str::to_owned);
     if let Some(other) = namesake {
         return Some(Conflict::NameIsUsername { name, other });
     }
     let other = fold(&username);
-    (other != name && directory.person(&other).is_some()).then_some(Conflict::UsernameIsName { username })
+    (other != name && directory.user(&other).is_some()).then_some(Conflict::UsernameIsName { username })
 }
 
 /// Looks at the identifiers that the User gains.
-fn worn_out(old: Option<&User>, new: &User, directory: &Directory) -> Option<Conflict> {
+fn exhausted(old: Option<&User>, new: &User, directory: &Directory) -> Option<Conflict> {
     let name = new.name_any();
-    let had = old.map(|old| Person::of(old).identifiers).unwrap_or_default();
-    let identifiers = Person::of(new).identifiers;
+    let had = old.map(|old| CompactUser::of(old).identifiers).unwrap_or_default();
+    let identifiers = CompactUser::of(new).identifiers;
     let gained = identifiers.iter().enumerate().filter(|(_, identifier)| !had.contains(identifier));
     let email = new.spec.email.as_deref().map(fold);
     let field = |position: usize, identifier: &String| match position {
@@ -190,6 +193,6 @@ fn worn_out(old: Option<&User>, new: &User, directory: &Directory) -> Option<Con
     let gained = gained.map(|(position, identifier)| (field(position, identifier), identifier));
     let own = old.is_none().then_some(("metadata.name", &name));
     let mut texts = own.into_iter().chain(gained);
-    let (field, text) = texts.find(|(_, text)| directory.tombstones.is_worn_out(text, &name))?;
-    Some(Conflict::WornOut { field, text: text.clone() })
+    let (field, text) = texts.find(|(_, text)| directory.tombstones.is_username_exhausted(text, &name))?;
+    Some(Conflict::Exhausted { field, text: text.clone() })
 }

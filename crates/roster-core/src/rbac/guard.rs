@@ -15,12 +15,12 @@ use roster_credentials::claim::fold;
 
 use super::Policy;
 use super::control::{controls, is_reduction};
-use super::requirement::{Affected, Reason, Requirement, Requirements};
+use super::requirement::{AffectedIdentity, Requirement, RequirementReason, Requirements};
 use crate::directory::bindings::{Binding, Scope};
+use crate::directory::compact_user::CompactUser;
 use crate::directory::labels::Labels;
 use crate::directory::membership::DeclaredMembers;
 use crate::directory::native::{Grant, Holder};
-use crate::directory::person::Person;
 use crate::directory::tombstones::Tombstone;
 use crate::directory::{Directory, declared_members};
 
@@ -29,7 +29,7 @@ const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// A write to be judged: old and new object. The old one is `None` on create, the new one on delete.
 #[derive(Debug)]
-pub enum Change<'a> {
+pub enum GuardedChange<'a> {
     /// A User.
     User(Option<&'a User>, Option<&'a User>),
     /// A Group.
@@ -52,19 +52,20 @@ pub enum Change<'a> {
 }
 
 /// Returns what a requester must be allowed to do to make this change.
-pub fn requirements(change: &Change<'_>, directory: &Directory, policy: &Policy) -> Requirements {
-    let mut judge = Judge { directory, policy, extent: Extent::Everything, found: Requirements::new() };
+pub fn requirements(change: &GuardedChange<'_>, directory: &Directory, policy: &Policy) -> Requirements {
+    let mut collector =
+        RequirementCollector { directory, policy, extent: Extent::Everything, found: Requirements::new() };
     match change {
-        Change::User(old, new) => judge.user(*old, *new),
-        Change::Group(old, new) => judge.group(*old, *new),
-        Change::RoleBinding(old, new) => judge.role_binding(*old, *new),
-        Change::Namespace { name, old, new, by } => {
-            judge.owner(*old, new, *by);
-            judge.namespace(*name, *old, new);
+        GuardedChange::User(old, new) => collector.user(*old, *new),
+        GuardedChange::Group(old, new) => collector.group(*old, *new),
+        GuardedChange::RoleBinding(old, new) => collector.role_binding(*old, *new),
+        GuardedChange::Namespace { name, old, new, by } => {
+            collector.owner(*old, new, *by);
+            collector.namespace(*name, *old, new);
         }
-        Change::Credential(users) => judge.credential(users),
+        GuardedChange::Credential(users) => collector.credential(users),
     }
-    judge.found
+    collector.found
 }
 
 /// Returns the groups along a cycle that the change would close.
@@ -80,7 +81,7 @@ pub(super) fn owner(labels: &Labels) -> Option<&str> {
 
 /// Names and declared rights of an identity.
 struct Identity<'a> {
-    who: Affected,
+    who: AffectedIdentity,
     name: &'a str,
     username: &'a str,
     is_admin: bool,
@@ -97,14 +98,14 @@ enum Extent {
     BeyondNamespaces,
 }
 
-struct Judge<'a> {
+struct RequirementCollector<'a> {
     directory: &'a Directory,
     policy: &'a Policy,
     extent: Extent,
     found: Requirements,
 }
 
-impl Judge<'_> {
+impl RequirementCollector<'_> {
     /// Deleting a User also takes control of it: it could be recreated with another password before somebody restores
     /// its groups.
     fn user(&mut self, old: Option<&User>, new: Option<&User>) {
@@ -135,7 +136,7 @@ impl Judge<'_> {
         let usernames: BTreeSet<String> = versions().map(User::username).collect();
         for username in &usernames {
             self.identity(&Identity {
-                who: Affected::named(format!("User {name}")),
+                who: AffectedIdentity::named(format!("User {name}")),
                 name: &name,
                 username,
                 is_admin: versions().any(|user| user.spec.admin),
@@ -157,7 +158,7 @@ impl Judge<'_> {
     /// its name is the username of a deleted User, it keeps that User from coming back.
     fn takes_name(&mut self, name: &str) {
         // The directory may not have seen the deletion yet.
-        if self.directory.person(name).is_some() {
+        if self.directory.user(name).is_some() {
             self.person(name, true);
         }
         self.deleted(name, self.directory.tombstones.known_as(name));
@@ -177,11 +178,11 @@ impl Judge<'_> {
     /// Applications identify people by email. A User with the email of a deleted User is mistaken for it there, and
     /// keeps it from coming back. One with the email of another User gets the email when that User is deleted.
     fn takes_emails(&mut self, name: &str, old: Option<&User>, new: &User) {
-        let had = old.map(|old| Person::of(old).identifiers).unwrap_or_default();
+        let had = old.map(|old| CompactUser::of(old).identifiers).unwrap_or_default();
         let directory = self.directory;
-        for email in Person::of(new).identifiers.iter().skip(1).filter(|email| !had.contains(email)) {
+        for email in CompactUser::of(new).identifiers.iter().skip(1).filter(|email| !had.contains(email)) {
             self.deleted(name, directory.tombstones.known_as(email));
-            for other in directory.wanting(email).filter(|other| *other != name) {
+            for other in directory.claimants(email).filter(|other| *other != name) {
                 self.person(other, false);
             }
         }
@@ -195,7 +196,7 @@ impl Judge<'_> {
             for username in tombstone.usernames() {
                 let text = format!("User {user} (deleted on {deleted}, its name is protected until {expires})");
                 self.identity(&Identity {
-                    who: Affected { text, is_named: user == named },
+                    who: AffectedIdentity { text, is_named: user == named },
                     name: user,
                     username,
                     is_admin: *is_admin,
@@ -214,15 +215,15 @@ impl Judge<'_> {
     /// name and what is bound to themselves. Only an identifier that the User holds can be released.
     fn successors(&mut self, old: &User, new: Option<&User>) {
         let name = old.name_any();
-        let (had, keeps) = (Person::of(old), new.map(Person::of));
+        let (had, keeps) = (CompactUser::of(old), new.map(CompactUser::of));
         let given_up = had.identifiers.iter().enumerate().filter(|(i, identifier)| {
             (*i > 0 || had.holds_username())
                 && !keeps.as_ref().is_some_and(|keeps| keeps.identifiers.contains(identifier))
         });
         let directory = self.directory;
         for (_, identifier) in given_up {
-            for other in directory.wanting(identifier).filter(|other| **other != name) {
-                let waits = directory.person(other).is_some_and(|other| other.identifiers.first() == Some(identifier));
+            for other in directory.claimants(identifier).filter(|other| **other != name) {
+                let waits = directory.user(other).is_some_and(|other| other.identifiers.first() == Some(identifier));
                 if waits {
                     self.person(other, false);
                 }
@@ -241,8 +242,8 @@ impl Judge<'_> {
         }
         let memberships = &self.directory.memberships;
         // Anyone who controls who is in a group controls the group, even while it is empty.
-        for above in memberships.above_uncut(&name) {
-            self.group_identity(&above, &Affected::named(format!("Group {name}")));
+        for above in memberships.all_ancestors_of(&name) {
+            self.group_identity(&above, &AffectedIdentity::named(format!("Group {name}")));
         }
         let members = |declared: Option<_>| declared.map(|declared| memberships.would_have(declared));
         let had = members(before.as_ref()).unwrap_or_default();
@@ -259,7 +260,7 @@ impl Judge<'_> {
             self.person_without_groups(&user, false);
         }
         for group in groups {
-            self.group_identity(&group, &Affected::other("a User whose membership changes"));
+            self.group_identity(&group, &AffectedIdentity::other("a User whose membership changes"));
         }
     }
 
@@ -273,7 +274,7 @@ impl Judge<'_> {
             for subject in &binding.subjects {
                 self.grants(
                     &binding,
-                    &Affected::other(format!("{:?} {}", subject.kind, subject.name)),
+                    &AffectedIdentity::other(format!("{:?} {}", subject.kind, subject.name)),
                     &format!("RoleBinding {}", binding.name),
                 );
             }
@@ -294,9 +295,9 @@ impl Judge<'_> {
             self.person(user, is_named(user));
         }
         for user in before.into_iter().chain(after).filter(|user| by != Some(user)) {
-            let identity = Affected { text: format!("User {user}"), is_named: is_named(user) };
+            let identity = AffectedIdentity { text: format!("User {user}"), is_named: is_named(user) };
             let by = format!("metadata.labels[{OWNER_LABEL}]");
-            self.found.insert(Requirement::Assign(user.to_owned()), Reason { identity, by });
+            self.found.insert(Requirement::Assign(user.to_owned()), RequirementReason { identity, by });
         }
         for reason in self.found.values_mut() {
             reason.identity.text = format!("{} (metadata.labels[{OWNER_LABEL}])", reason.identity);
@@ -313,7 +314,7 @@ impl Judge<'_> {
             let grant = Grant { role: binding.role.clone(), namespace: name.map(str::to_owned) };
             let subjects: Vec<String> =
                 binding.subjects.iter().take(3).map(|subject| format!("{:?} {}", subject.kind, subject.name)).collect();
-            let subjects = Affected::other(subjects.join(", "));
+            let subjects = AffectedIdentity::other(subjects.join(", "));
             self.require(grant, &subjects, &format!("RoleBinding {entered}, which the labels match"));
         }
     }
@@ -323,7 +324,7 @@ impl Judge<'_> {
     fn credential(&mut self, users: &BTreeSet<&str>) {
         for user in users {
             self.person(user, true);
-            if self.directory.person(user).is_none() {
+            if self.directory.user(user).is_none() {
                 self.deleted(user, self.directory.tombstones.of(user));
             }
         }
@@ -331,7 +332,7 @@ impl Judge<'_> {
 
     /// Requires control of a User by name. If it does not exist yet, its username will most likely be its name.
     fn person(&mut self, name: &str, is_named: bool) {
-        let who = Affected { text: format!("User {name}"), is_named };
+        let who = AffectedIdentity { text: format!("User {name}"), is_named };
         for group in self.directory.memberships.claims(name) {
             self.group_identity(&group, &who);
         }
@@ -339,10 +340,10 @@ impl Judge<'_> {
     }
 
     fn person_without_groups(&mut self, name: &str, is_named: bool) {
-        let person = self.directory.person(name);
+        let person = self.directory.user(name);
         let username = person.map_or(name, |person| &person.username);
         let is_admin = person.is_some_and(|person| person.is_admin);
-        let who = Affected { text: format!("User {name}"), is_named };
+        let who = AffectedIdentity { text: format!("User {name}"), is_named };
         self.identity(&Identity { who, name, username, is_admin, groups: BTreeSet::new() });
     }
 
@@ -359,13 +360,13 @@ impl Judge<'_> {
         }
     }
 
-    fn group_identity(&mut self, group: &str, who: &Affected) {
+    fn group_identity(&mut self, group: &str, who: &AffectedIdentity) {
         self.native(&Holder::Group(group.to_owned()), who);
         self.bindings(SubjectKind::Group, group, who);
     }
 
     /// Requires what native RBAC grants, whoever wrote it.
-    fn native(&mut self, holder: &Holder, who: &Affected) {
+    fn native(&mut self, holder: &Holder, who: &AffectedIdentity) {
         let directory = self.directory;
         for (grant, mut by) in directory.natives.grants_of(holder) {
             if self.extent == Extent::BeyondNamespaces && grant.namespace.is_some() {
@@ -379,7 +380,7 @@ impl Judge<'_> {
 
     /// Requires what Roster's bindings grant, regardless of validity: anyone who extends one acts on the person who had
     /// it.
-    fn bindings(&mut self, kind: SubjectKind, name: &str, who: &Affected) {
+    fn bindings(&mut self, kind: SubjectKind, name: &str, who: &AffectedIdentity) {
         let subject = Subject { kind, name: name.to_owned() };
         let directory = self.directory;
         for binding in directory.bindings.of_subject(&subject) {
@@ -387,7 +388,7 @@ impl Judge<'_> {
         }
     }
 
-    fn grants(&mut self, binding: &Binding, who: &Affected, by: &str) {
+    fn grants(&mut self, binding: &Binding, who: &AffectedIdentity, by: &str) {
         let role = || binding.role.clone();
         match &binding.scope {
             // A selector also matches future namespaces.
@@ -401,10 +402,10 @@ impl Judge<'_> {
         }
     }
 
-    fn require(&mut self, grant: Grant, identity: &Affected, by: &str) {
+    fn require(&mut self, grant: Grant, identity: &AffectedIdentity, by: &str) {
         self.found
             .entry(Requirement::Bind(grant))
-            .or_insert_with(|| Reason { identity: identity.clone(), by: by.to_owned() });
+            .or_insert_with(|| RequirementReason { identity: identity.clone(), by: by.to_owned() });
     }
 }
 

@@ -1,12 +1,12 @@
 //! Conflicts with other Users and with quotas.
 
 use super::*;
-use crate::directory::tombstones::MOST_NAMESAKES;
+use crate::directory::tombstones::MAX_TOMBSTONES_PER_USERNAME;
 use crate::rbac::conflict::{Conflict, of_namespace, of_rename, of_user};
 use crate::rbac::requirement::Denial;
 
 #[test]
-fn whoever_has_a_quota_makes_no_namespace_that_escapes_it() {
+fn users_with_a_quota_create_no_namespace_outside_it() {
     use roster_api::QuotaSpec;
     use roster_api::common::Quantity;
     let mut directory = directory();
@@ -42,7 +42,7 @@ fn whoever_has_a_quota_makes_no_namespace_that_escapes_it() {
 }
 
 #[test]
-fn i4_nobody_is_named_like_the_username_of_somebody_else() {
+fn i4_names_equal_to_another_users_username_are_rejected() {
     let mut directory = directory();
     let spec = |username: &str| UserSpec { username: Some(username.into()), ..UserSpec::default() };
     directory.set_user(&user("alice", UserSpec { groups: vec!["power".into()], ..spec("a.smith") }), NOW);
@@ -52,7 +52,7 @@ fn i4_nobody_is_named_like_the_username_of_somebody_else() {
     let by_username = conflict(&user("bob", spec("Alice"))).unwrap();
     assert!(by_username.starts_with("spec.username: Alice is the name (metadata.name) of User alice"), "{by_username}");
     assert_eq!(conflict(&user("carol", spec("Carol"))), None);
-    let renamed = Change::User(Some(&user("bob", spec("bob"))), Some(&user("bob", spec("alice"))));
+    let renamed = GuardedChange::User(Some(&user("bob", spec("bob"))), Some(&user("bob", spec("alice"))));
     let required = required(&renamed, &directory);
     assert_eq!(required, [EDIT]);
 }
@@ -71,9 +71,9 @@ fn a_username_that_another_user_holds_or_wants_is_taken() {
     assert_eq!(of_rename(&holder, &user("holder", spec("ALICE")), &directory), None, "its own");
 }
 
-/// Whoever may create Users, and not list them, learns that a name exists and no more.
+/// Callers that may create Users but not list them learn only that a name exists.
 #[test]
-fn i4_conflicts_name_nobody_to_those_who_may_not_list_users() {
+fn i4_conflicts_without_details_name_no_other_user() {
     let [username, other, name] = ["x", "kim", "y"].map(str::to_owned);
     for conflict in [
         Conflict::Taken { username: username.clone(), other: other.clone() },
@@ -88,10 +88,10 @@ fn i4_conflicts_name_nobody_to_those_who_may_not_list_users() {
 }
 
 #[test]
-fn an_email_that_many_deleted_users_had_can_not_be_taken() {
+fn an_email_of_many_deleted_users_cannot_be_taken() {
     let mut directory = directory();
     let spec = |email: &str| UserSpec { email: Some(email.into()), ..UserSpec::default() };
-    for i in 0..=MOST_NAMESAKES {
+    for i in 0..=MAX_TOMBSTONES_PER_USERNAME {
         let name = format!("u{i}");
         directory.set_user(&user(&name, UserSpec { groups: vec!["g".into()], ..spec("x@example.com") }), NOW);
         directory.remove_user(&name, NOW);

@@ -25,30 +25,37 @@ fn i4_the_emails_of_a_deleted_user_are_protected_like_its_names() {
         let username = UserSpec { username: Some(email.to_owned()), ..UserSpec::default() };
         for taker in [mail(email), more, username] {
             let taker = user("mallory", taker);
-            assert_eq!(required(&Change::User(None, Some(&taker)), &directory), [EDIT], "create {taker:?}");
-            assert_eq!(required(&Change::User(Some(&plain), Some(&taker)), &directory), [EDIT], "update {taker:?}");
+            assert_eq!(required(&GuardedChange::User(None, Some(&taker)), &directory), [EDIT], "create {taker:?}");
+            assert_eq!(
+                required(&GuardedChange::User(Some(&plain), Some(&taker)), &directory),
+                [EDIT],
+                "update {taker:?}"
+            );
             let described = User { spec: UserSpec { zone: Some("eu".into()), ..taker.spec.clone() }, ..taker.clone() };
-            assert!(required(&Change::User(Some(&taker), Some(&described)), &directory).is_empty(), "it keeps it");
+            assert!(
+                required(&GuardedChange::User(Some(&taker), Some(&described)), &directory).is_empty(),
+                "it keeps it"
+            );
         }
     }
     let free = user("mallory", mail("plain@example.com"));
-    assert!(required(&Change::User(None, Some(&free)), &directory).is_empty(), "that User held nothing");
+    assert!(required(&GuardedChange::User(None, Some(&free)), &directory).is_empty(), "that User held nothing");
     directory.advance(NOW + RETENTION);
     let late = user("mallory", mail("alice@example.com"));
-    assert!(required(&Change::User(None, Some(&late)), &directory).is_empty(), "after the retention");
+    assert!(required(&GuardedChange::User(None, Some(&late)), &directory).is_empty(), "after the retention");
 }
 
-/// Whoever waits for an email gets it when its holder is deleted.
+/// A User that waits for an email gets it when its holder is deleted.
 #[test]
-fn i4_nobody_waits_for_the_email_of_somebody_stronger() {
+fn i4_claiming_another_users_email_requires_control_of_that_user() {
     let mut directory = directory();
     directory.set_user(&user("boss", UserSpec { groups: vec!["power".into()], ..mail("boss@example.com") }), NOW);
     directory.set_user(&user("peer", mail("peer@example.com")), NOW);
     let (plain, waits) = (user("me", UserSpec::default()), user("me", mail("BOSS@example.com")));
-    assert_eq!(required(&Change::User(None, Some(&waits)), &directory), [EDIT]);
-    assert_eq!(required(&Change::User(Some(&plain), Some(&waits)), &directory), [EDIT]);
-    assert!(required(&Change::User(None, Some(&user("me", mail("peer@example.com")))), &directory).is_empty());
+    assert_eq!(required(&GuardedChange::User(None, Some(&waits)), &directory), [EDIT]);
+    assert_eq!(required(&GuardedChange::User(Some(&plain), Some(&waits)), &directory), [EDIT]);
+    assert!(required(&GuardedChange::User(None, Some(&user("me", mail("peer@example.com")))), &directory).is_empty());
     let policy = Policy::default();
-    let reasons = requirements(&Change::User(None, Some(&waits)), &directory, &policy);
+    let reasons = requirements(&GuardedChange::User(None, Some(&waits)), &directory, &policy);
     assert!(reasons.values().all(|reason| !reason.identity.is_named), "the request does not name the boss");
 }

@@ -3,11 +3,11 @@
 use roster_api::user::DesiredState;
 
 use super::*;
-use crate::directory::native::{Key, Native};
+use crate::directory::native::{Native, NativeKey};
 
 fn native(name: &str, namespace: Option<&str>, role: RoleRef, holder: Holder) -> Native {
     Native {
-        key: Key { namespace: namespace.map(str::to_owned), name: name.to_owned() },
+        key: NativeKey { namespace: namespace.map(str::to_owned), name: name.to_owned() },
         uid: name.to_owned(),
         resource_version: 1,
         role,
@@ -44,7 +44,7 @@ fn shielded() -> Directory {
 }
 
 #[test]
-fn i4_whoever_administers_a_namespace_keeps_nobody_from_being_disabled() {
+fn i4_namespace_administrators_cannot_prevent_disabling() {
     let directory = shielded();
     let jane = in_group("jane", "team");
     let expired = |end: Option<i64>| {
@@ -55,7 +55,7 @@ fn i4_whoever_administers_a_namespace_keeps_nobody_from_being_disabled() {
     let (disabled, banned) =
         (in_state(jane.clone(), DesiredState::Disabled), in_state(jane.clone(), DesiredState::Banned));
     for (old, new) in [(&jane, &disabled), (&jane, &banned), (&disabled, &banned), (&jane, &expired(Some(5)))] {
-        let required = required(&Change::User(Some(old), Some(new)), &directory);
+        let required = required(&GuardedChange::User(Some(old), Some(new)), &directory);
         assert!(required.is_empty(), "{required:?}: {:?}", new.spec);
     }
     // To give back what was taken, or to change anything else at the same time, takes every role.
@@ -67,23 +67,23 @@ fn i4_whoever_administers_a_namespace_keeps_nobody_from_being_disabled() {
     for (old, new) in
         [(&disabled, &jane), (&banned, &disabled), (&expired(Some(5)), &jane), (&jane, &moved), (&jane, &labelled)]
     {
-        let required = required(&Change::User(Some(old), Some(new)), &directory);
+        let required = required(&GuardedChange::User(Some(old), Some(new)), &directory);
         let expected = ["ClusterRole system:aggregate-to-view in namespace a", "Role shield in namespace a"];
         assert_eq!(required, expected, "{:?}", new.spec);
     }
-    assert!(!required(&Change::User(Some(&jane), None), &directory).is_empty(), "deletion is control");
-    assert!(!required(&Change::Credential(["jane"].into()), &directory).is_empty(), "so is a password");
+    assert!(!required(&GuardedChange::User(Some(&jane), None), &directory).is_empty(), "deletion is control");
+    assert!(!required(&GuardedChange::Credential(["jane"].into()), &directory).is_empty(), "so is a password");
 }
 
 /// Otherwise an intern could put an administrator out of work.
 #[test]
-fn i4_disabling_takes_bind_on_what_is_bound_beyond_a_namespace() {
+fn i4_disabling_requires_bind_on_grants_beyond_a_namespace() {
     let disable = |user: &User| in_state(user.clone(), DesiredState::Disabled);
     let jane = in_group("jane", "team");
     let check = |grant: &dyn Fn(&mut Directory), expected: &str| {
         let mut directory = shielded();
         grant(&mut directory);
-        assert_eq!(required(&Change::User(Some(&jane), Some(&disable(&jane))), &directory), [expected]);
+        assert_eq!(required(&GuardedChange::User(Some(&jane), Some(&disable(&jane))), &directory), [expected]);
     };
     let holder = || Holder::Group("team".to_owned());
     check(&|directory| drop(directory.set_native(native("c", None, RoleRef::cluster_role("edit"), holder()))), EDIT);
@@ -97,7 +97,7 @@ fn i4_disabling_takes_bind_on_what_is_bound_beyond_a_namespace() {
     everywhere.spec.role_ref = role(RoleKind::Role, "deployer");
     check(&|directory| drop(directory.set_binding(&everywhere, NOW)), "Role deployer in the whole cluster");
     let root = user("root", UserSpec { admin: true, ..UserSpec::default() });
-    let required = required(&Change::User(Some(&root), Some(&disable(&root))), &shielded());
+    let required = required(&GuardedChange::User(Some(&root), Some(&disable(&root))), &shielded());
     assert_eq!(required, ["ClusterRole admin in the whole cluster"]);
 }
 
@@ -107,11 +107,11 @@ fn i4_an_inactive_user_counts_as_holding_all_its_roles() {
     let mut directory = directory();
     for state in [DesiredState::Active, DesiredState::Disabled, DesiredState::Banned] {
         directory.set_user(&in_state(in_group("jane", "power"), state), NOW);
-        assert_eq!(required(&Change::Credential(["jane"].into()), &directory), [EDIT], "{state:?}");
+        assert_eq!(required(&GuardedChange::Credential(["jane"].into()), &directory), [EDIT], "{state:?}");
     }
     let ended = Validity { not_before: None, not_after: Some(at(-100)) };
     let mut jane = in_group("jane", "power");
     jane.spec.validity = Some(ended);
     directory.set_user(&jane, NOW);
-    assert_eq!(required(&Change::Credential(["jane"].into()), &directory), [EDIT], "expired");
+    assert_eq!(required(&GuardedChange::Credential(["jane"].into()), &directory), [EDIT], "expired");
 }

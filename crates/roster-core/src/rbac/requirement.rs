@@ -8,7 +8,7 @@ use roster_api::role_binding::{RoleKind, RoleRef};
 use crate::directory::native::Grant;
 
 /// Everything that a write requires, with one reason each.
-pub type Requirements = BTreeMap<Requirement, Reason>;
+pub type Requirements = BTreeMap<Requirement, RequirementReason>;
 
 /// A right that the requester must have.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -69,14 +69,14 @@ pub trait Denial: fmt::Display {
 
 /// An identity that a write takes control of, as messages name it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Affected {
+pub struct AffectedIdentity {
     /// Such as `User jane` or `Group engineers`.
     pub text: String,
     /// Whether the request itself names the identity. Otherwise its name reveals something to the requester.
     pub is_named: bool,
 }
 
-impl Affected {
+impl AffectedIdentity {
     /// An identity that the request names.
     pub fn named(text: impl Into<String>) -> Self {
         Self { text: text.into(), is_named: true }
@@ -88,7 +88,7 @@ impl Affected {
     }
 }
 
-impl fmt::Display for Affected {
+impl fmt::Display for AffectedIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
@@ -96,9 +96,9 @@ impl fmt::Display for Affected {
 
 /// Why a write requires something.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Reason {
+pub struct RequirementReason {
     /// The affected identity.
-    pub identity: Affected,
+    pub identity: AffectedIdentity,
     /// What links the identity to the requirement, such as the binding that grants the role.
     pub by: String,
 }
@@ -111,12 +111,12 @@ pub struct Refused {
     /// The missing right.
     pub requirement: Requirement,
     /// Why the right is required.
-    pub reason: Reason,
+    pub reason: RequirementReason,
 }
 
 impl Denial for Refused {
     fn without_details(&self) -> String {
-        let Self { requester, requirement, reason: Reason { identity, .. } } = self;
+        let Self { requester, requirement, reason: RequirementReason { identity, .. } } = self;
         match requirement {
             Requirement::Bind(_) => {
                 let identity =
@@ -137,7 +137,7 @@ impl Denial for Refused {
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { requester, requirement, reason: Reason { identity, by } } = self;
+        let Self { requester, requirement, reason: RequirementReason { identity, by } } = self;
         let Attributes { group, resource, name, namespace, verb, .. } = requirement.attributes();
         match requirement {
             Requirement::Bind(grant) => {

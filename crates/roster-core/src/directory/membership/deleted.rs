@@ -24,14 +24,14 @@ use crate::directory::timeline::Timeline;
 use crate::directory::tombstones::RETENTION;
 
 /// Maximum number of selectors of Groups that hold nothing. Beyond it, the Group deleted first is forgotten.
-const MOST_IDLE: usize = 10_000;
+const MAX_UNBOUND: usize = 10_000;
 
 /// Maximum total bytes of these selectors. Most have about a hundred bytes.
-const MOST_IDLE_BYTES: usize = 16 * 1024 * 1024;
+const MAX_UNBOUND_BYTES: usize = 16 * 1024 * 1024;
 
 /// Maximum size of the selectors of Groups that hold a role. Beyond it, a selector is kept in a form of at most
 /// [`REDUCED_BYTES`] that matches at least the same Users: that takes little memory and protects no less.
-const MAX_HOLDING_BYTES: usize = 32 * 1024 * 1024;
+const MAX_BOUND_BYTES: usize = 32 * 1024 * 1024;
 
 /// Size of a selector that is always kept as it is. Most are smaller.
 const REDUCED_BYTES: usize = 1024;
@@ -41,67 +41,67 @@ const OVERHEAD: usize = 256;
 
 /// Selectors of deleted Groups, by name of the Group. No objects are matched against them in advance.
 #[derive(Debug, Default)]
-pub(super) struct Former {
-    holding: Matcher<String, Id>,
-    holding_until: Timeline<String>,
-    holding_bytes: usize,
-    idle: HashMap<String, Selector>,
-    idle_until: Timeline<String>,
-    idle_bytes: usize,
+pub(super) struct DeletedSelectors {
+    bound: Matcher<String, Id>,
+    bound_until: Timeline<String>,
+    bound_bytes: usize,
+    unbound: HashMap<String, Selector>,
+    unbound_until: Timeline<String>,
+    unbound_bytes: usize,
 }
 
-impl Former {
-    /// Keeps the selector of a Group that is being deleted. Call [`Former::sort`] afterwards.
+impl DeletedSelectors {
+    /// Keeps the selector of a Group that is being deleted. Call [`DeletedSelectors::set_bound`] afterwards.
     pub(super) fn keep(&mut self, group: &str, selector: Selector, now: Timestamp) {
-        self.set_idle(group.to_owned(), selector, now.saturating_add(RETENTION).ok());
+        self.set_unbound(group.to_owned(), selector, now.saturating_add(RETENTION).ok());
     }
 
     /// Records whether a deleted Group holds a role, and evicts what exceeds the bounds. Does nothing for other Groups.
-    pub(super) fn sort(&mut self, group: &str, holds_role: bool) {
+    pub(super) fn set_bound(&mut self, group: &str, holds_role: bool) {
         let name = group.to_owned();
         if holds_role {
-            let until = self.idle_until.get(&name);
-            if let Some(mut selector) = self.take_idle(group) {
-                if self.holding_bytes + size(&selector) > MAX_HOLDING_BYTES {
+            let until = self.unbound_until.get(&name);
+            if let Some(mut selector) = self.take_unbound(group) {
+                if self.bound_bytes + size(&selector) > MAX_BOUND_BYTES {
                     selector = reduced(selector);
                 }
-                self.holding_bytes += size(&selector);
-                self.holding.set_selector(&name, Some(selector));
-                self.holding_until.set(name, until);
+                self.bound_bytes += size(&selector);
+                self.bound.set_selector(&name, Some(selector));
+                self.bound_until.set(name, until);
             }
-        } else if let Some(selector) = self.holding.selector(&name).cloned() {
-            let until = self.holding_until.get(&name);
+        } else if let Some(selector) = self.bound.selector(&name).cloned() {
+            let until = self.bound_until.get(&name);
             self.forget(group);
-            self.set_idle(name, selector, until);
+            self.set_unbound(name, selector, until);
         }
-        while (self.idle.len() > MOST_IDLE || self.idle_bytes > MOST_IDLE_BYTES)
-            && let Some(first) = self.idle_until.first().cloned()
+        while (self.unbound.len() > MAX_UNBOUND || self.unbound_bytes > MAX_UNBOUND_BYTES)
+            && let Some(first) = self.unbound_until.first().cloned()
         {
-            self.take_idle(&first);
+            self.take_unbound(&first);
         }
     }
 
     /// Forgets a Group that exists again.
     pub(super) fn forget(&mut self, group: &str) {
         let name = group.to_owned();
-        if let Some(selector) = self.holding.selector(&name) {
-            self.holding_bytes -= size(selector);
-            self.holding.set_selector(&name, None);
+        if let Some(selector) = self.bound.selector(&name) {
+            self.bound_bytes -= size(selector);
+            self.bound.set_selector(&name, None);
         }
-        self.holding_until.set(name, None);
-        self.take_idle(group);
+        self.bound_until.set(name, None);
+        self.take_unbound(group);
     }
 
     /// Forgets expired selectors.
     pub(super) fn expire(&mut self, now: Timestamp) {
-        for group in self.holding_until.take_due(now).into_iter().chain(self.idle_until.take_due(now)) {
+        for group in self.bound_until.take_due(now).into_iter().chain(self.unbound_until.take_due(now)) {
             self.forget(&group);
         }
     }
 
-    /// Returns when [`Former::expire`] has something to do next.
+    /// Returns when [`DeletedSelectors::expire`] has something to do next.
     pub(super) fn next_edge(&self) -> Option<Timestamp> {
-        [self.holding_until.next(), self.idle_until.next()].into_iter().flatten().min()
+        [self.bound_until.next(), self.unbound_until.next()].into_iter().flatten().min()
     }
 
     /// Returns whether no selector is kept.
@@ -111,30 +111,30 @@ impl Former {
 
     /// Returns the selector of a deleted Group.
     pub(super) fn selector(&self, group: &str) -> Option<&Selector> {
-        self.idle.get(group).or_else(|| self.holding.selector(&group.to_owned()))
+        self.unbound.get(group).or_else(|| self.bound.selector(&group.to_owned()))
     }
 
     /// Returns the names of the deleted Groups that hold a role and whose selector matches these labels.
     pub(super) fn selecting(&self, labels: &Labels) -> BTreeSet<String> {
-        self.holding.selectors_of(labels)
+        self.bound.selectors_of(labels)
     }
 
     /// Returns the names of all deleted Groups that had a selector and hold a role.
-    pub(super) fn holding(&self) -> impl Iterator<Item = &String> {
-        self.holding.selectors()
+    pub(super) fn bound(&self) -> impl Iterator<Item = &String> {
+        self.bound.selectors()
     }
 
-    fn set_idle(&mut self, group: String, selector: Selector, until: Option<Timestamp>) {
-        self.take_idle(&group);
-        self.idle_bytes += size(&selector);
-        self.idle_until.set(group.clone(), until);
-        self.idle.insert(group, selector);
+    fn set_unbound(&mut self, group: String, selector: Selector, until: Option<Timestamp>) {
+        self.take_unbound(&group);
+        self.unbound_bytes += size(&selector);
+        self.unbound_until.set(group.clone(), until);
+        self.unbound.insert(group, selector);
     }
 
-    fn take_idle(&mut self, group: &str) -> Option<Selector> {
-        let selector = self.idle.remove(group)?;
-        self.idle_bytes -= size(&selector);
-        self.idle_until.set(group.to_owned(), None);
+    fn take_unbound(&mut self, group: &str) -> Option<Selector> {
+        let selector = self.unbound.remove(group)?;
+        self.unbound_bytes -= size(&selector);
+        self.unbound_until.set(group.to_owned(), None);
         Some(selector)
     }
 }
@@ -182,49 +182,49 @@ mod tests {
     }
 
     /// Keeps a selector that no index narrows down: it matches every User without the label.
-    fn keep(former: &mut Former, group: &str, second: usize, holds_role: bool) {
-        former.keep(group, Expression::DoesNotExist(group.to_owned()).into(), at(second));
-        former.sort(group, holds_role);
+    fn keep(deleted: &mut DeletedSelectors, group: &str, second: usize, holds_role: bool) {
+        deleted.keep(group, Expression::DoesNotExist(group.to_owned()).into(), at(second));
+        deleted.set_bound(group, holds_role);
     }
 
     #[test]
-    fn those_that_hold_nothing_are_bounded_and_never_evict_one_that_holds_a_role() {
-        let mut former = Former::default();
-        keep(&mut former, "power", 0, true);
-        for i in 1..=MOST_IDLE + 5 {
-            keep(&mut former, &format!("g{i}"), i, false);
+    fn unbound_selectors_are_limited_and_never_evict_bound_ones() {
+        let mut deleted = DeletedSelectors::default();
+        keep(&mut deleted, "power", 0, true);
+        for i in 1..=MAX_UNBOUND + 5 {
+            keep(&mut deleted, &format!("g{i}"), i, false);
         }
-        assert_eq!((former.idle.len(), former.idle_until.len()), (MOST_IDLE, MOST_IDLE));
-        assert!(former.selector("power").is_some() && former.selector("g5").is_none());
-        assert!(former.selector("g6").is_some());
-        former.expire(at(MOST_IDLE + 5) + RETENTION);
-        assert!(former.is_empty() && former.idle_bytes == 0);
-        assert!(former.idle.is_empty() && former.holding().next().is_none());
+        assert_eq!((deleted.unbound.len(), deleted.unbound_until.len()), (MAX_UNBOUND, MAX_UNBOUND));
+        assert!(deleted.selector("power").is_some() && deleted.selector("g5").is_none());
+        assert!(deleted.selector("g6").is_some());
+        deleted.expire(at(MAX_UNBOUND + 5) + RETENTION);
+        assert!(deleted.is_empty() && deleted.unbound_bytes == 0);
+        assert!(deleted.unbound.is_empty() && deleted.bound().next().is_none());
     }
 
     #[test]
-    fn the_guard_looks_at_those_alone_that_hold_a_role_however_many_are_kept() {
-        let mut former = Former::default();
-        for i in 0..MOST_IDLE {
-            keep(&mut former, &format!("g{i}"), i, false);
+    fn only_bound_selectors_are_matched() {
+        let mut deleted = DeletedSelectors::default();
+        for i in 0..MAX_UNBOUND {
+            keep(&mut deleted, &format!("g{i}"), i, false);
         }
-        keep(&mut former, "power", 0, true);
+        keep(&mut deleted, "power", 0, true);
         let labels = Labels::from([("team".to_owned(), "a".to_owned())]);
-        assert_eq!(former.holding.candidates(&labels).count(), 1, "of {} kept", former.idle.len() + 1);
-        assert_eq!(former.selecting(&labels), ["power".to_owned()].into());
+        assert_eq!(deleted.bound.candidates(&labels).count(), 1, "of {} kept", deleted.unbound.len() + 1);
+        assert_eq!(deleted.selecting(&labels), ["power".to_owned()].into());
     }
 
     #[test]
-    fn large_selectors_are_bounded_by_their_bytes() {
-        let mut former = Former::default();
+    fn large_selectors_are_limited_by_size() {
+        let mut deleted = DeletedSelectors::default();
         let values = || (0..64).map(|i| format!("{i}-{}", "v".repeat(60)));
         let large = || (0..32).map(|i| Expression::NotIn(format!("k{i}"), values().collect())).collect::<Selector>();
         for i in 0..200 {
-            former.keep(&format!("g{i}"), large(), at(i));
-            former.sort(&format!("g{i}"), false);
-            assert!(former.idle_bytes <= MOST_IDLE_BYTES);
+            deleted.keep(&format!("g{i}"), large(), at(i));
+            deleted.set_bound(&format!("g{i}"), false);
+            assert!(deleted.unbound_bytes <= MAX_UNBOUND_BYTES);
         }
-        assert!(former.idle.len() < 200 && former.selector("g199").is_some());
+        assert!(deleted.unbound.len() < 200 && deleted.selector("g199").is_some());
     }
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
@@ -238,29 +238,29 @@ mod tests {
     }
 
     #[test]
-    fn large_selectors_of_groups_that_hold_a_role_are_reduced_when_there_are_many() {
-        let mut former = Former::default();
-        let most = MAX_HOLDING_BYTES / size(&large());
+    fn large_bound_selectors_are_reduced_when_there_are_many() {
+        let mut deleted = DeletedSelectors::default();
+        let most = MAX_BOUND_BYTES / size(&large());
         for i in 0..most + 100 {
-            former.keep(&format!("g{i}"), large(), at(i));
-            former.sort(&format!("g{i}"), true);
+            deleted.keep(&format!("g{i}"), large(), at(i));
+            deleted.set_bound(&format!("g{i}"), true);
         }
-        assert!(former.holding_bytes <= MAX_HOLDING_BYTES + 100 * REDUCED_BYTES);
+        assert!(deleted.bound_bytes <= MAX_BOUND_BYTES + 100 * REDUCED_BYTES);
         let value = format!("0-{}", "v".repeat(60));
         let matching = (0..32).map(|i| (format!("k{i}"), value.clone())).collect();
-        assert_eq!(former.selecting(&matching).len(), most + 100, "they match what they matched");
-        assert!(former.selecting(&Labels::new()).is_empty(), "and not everybody");
+        assert_eq!(deleted.selecting(&matching).len(), most + 100, "they match what they matched");
+        assert!(deleted.selecting(&Labels::new()).is_empty(), "and not everybody");
         // A selector of ordinary size is kept as it is, so that one deleted Group does not put everybody beyond the reach of
         // a help desk.
-        former.keep("sre", Expression::Equal("team".to_owned(), "sre".to_owned()).into(), at(0));
-        former.sort("sre", true);
-        assert_eq!(former.selecting(&labels(&[("team", "sre")])), ["sre".to_owned()].into());
-        assert!(former.selecting(&labels(&[("team", "web")])).is_empty());
-        former.forget("sre");
+        deleted.keep("sre", Expression::Equal("team".to_owned(), "sre".to_owned()).into(), at(0));
+        deleted.set_bound("sre", true);
+        assert_eq!(deleted.selecting(&labels(&[("team", "sre")])), ["sre".to_owned()].into());
+        assert!(deleted.selecting(&labels(&[("team", "web")])).is_empty());
+        deleted.forget("sre");
         for i in 0..most + 100 {
-            former.forget(&format!("g{i}"));
+            deleted.forget(&format!("g{i}"));
         }
-        assert!(former.is_empty() && former.holding_bytes == 0);
+        assert!(deleted.is_empty() && deleted.bound_bytes == 0);
     }
 
     #[test]
@@ -279,18 +279,18 @@ mod tests {
     }
 
     #[test]
-    fn it_counts_as_soon_as_it_holds_a_role_and_expires_when_it_would_have() {
-        let mut former = Former::default();
-        keep(&mut former, "g", 7, false);
+    fn a_selector_counts_once_bound_and_keeps_its_expiry() {
+        let mut deleted = DeletedSelectors::default();
+        keep(&mut deleted, "g", 7, false);
         let labels = Labels::new();
-        assert!(former.selecting(&labels).is_empty());
-        former.sort("g", true);
-        assert_eq!(former.selecting(&labels), ["g".to_owned()].into());
-        assert_eq!((former.idle_bytes, former.next_edge()), (0, Some(at(7) + RETENTION)));
-        former.sort("g", false);
-        assert!(former.selecting(&labels).is_empty() && former.next_edge() == Some(at(7) + RETENTION));
-        former.forget("g");
-        former.sort("g", true);
-        assert!(former.is_empty(), "the Group exists again");
+        assert!(deleted.selecting(&labels).is_empty());
+        deleted.set_bound("g", true);
+        assert_eq!(deleted.selecting(&labels), ["g".to_owned()].into());
+        assert_eq!((deleted.unbound_bytes, deleted.next_edge()), (0, Some(at(7) + RETENTION)));
+        deleted.set_bound("g", false);
+        assert!(deleted.selecting(&labels).is_empty() && deleted.next_edge() == Some(at(7) + RETENTION));
+        deleted.forget("g");
+        deleted.set_bound("g", true);
+        assert!(deleted.is_empty(), "the Group exists again");
     }
 }
