@@ -53,7 +53,7 @@ fn helm_test_says_what_does_not_work() {
         "FAILED  MutatingWebhookConfiguration roster: password-secrets.roster.dev has no caBundle",
         "FAILED  ValidatingWebhookConfiguration roster: users.guard.roster.dev has no caBundle",
         "FAILED  APIService v1alpha1.directory.roster.dev: ",
-        "FAILED  the directory, by way of kube-apiserver: ",
+        "FAILED  the directory, through kube-apiserver: ",
     ] {
         assert!(said.contains(line), "{line}: {said}");
     }

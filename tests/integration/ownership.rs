@@ -93,7 +93,7 @@ async fn ownership_is_given_by_whoever_controls_the_owner() {
     // A User that does not exist yet counts by name, and so does one without roles.
     stage.refused("eve", CREATE, &stage.manifest("late"), "User {n}-late");
     stage.passes("alice", CREATE, &stage.manifest("late"));
-    let plain = "{n}-eve may not give a namespace to User {n}-plain (metadata.labels[roster.dev/owner]) or take it away: that takes the verb assign on users/{n}-plain of roster.dev";
+    let plain = "{n}-eve may not give a namespace to User {n}-plain (metadata.labels[roster.dev/owner]) or take one away: this requires the verb assign on users/{n}-plain of roster.dev";
     stage.refused("eve", CREATE, &stage.manifest("plain"), plain);
     stage.passes("alice", CREATE, &stage.manifest("plain"));
     let owned = stage.namespace("plain");
@@ -164,7 +164,8 @@ async fn ownership_is_said_by_whoever_has_a_quota() {
     };
     for who in ["limited", "grouped", "lead"] {
         let because = format!(
-            "metadata.labels[roster.dev/owner]: is required: User {{n}}-{who} has a quota, and a Namespace without an owner would count against none; set it to {{n}}-{who}"
+            "metadata.labels[roster.dev/owner]: is required: User {{n}}-{who} has a quota, and a Namespace without an \
+             owner would not count towards any; set it to {{n}}-{who}"
         );
         stage.refused(who, CREATE, &bare(), &because);
         let generated =
@@ -172,8 +173,8 @@ async fn ownership_is_said_by_whoever_has_a_quota() {
         stage.refused(who, CREATE, generated, &because);
         stage.passes(who, CREATE, &stage.manifest(who));
         // Whose nobody is, or somebody who nobody says may do what, it would escape too.
-        stage.refused(who, CREATE, &stage.manifest("nobody"), "which the Namespace would escape; set it to");
-        stage.refused(who, CREATE, &stage.manifest("plain"), "which the Namespace would escape; set it to");
+        stage.refused(who, CREATE, &stage.manifest("nobody"), "the Namespace would not count towards it; set it to");
+        stage.refused(who, CREATE, &stage.manifest("plain"), "the Namespace would not count towards it; set it to");
     }
     stage.refused("limited", CREATE, &stage.manifest("boss"), "User {n}-boss (");
     stage.passes("lead", CREATE, &stage.manifest("boss"));

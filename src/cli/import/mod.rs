@@ -26,13 +26,13 @@ pub(super) use args::Args;
 use args::{Files, Outcome};
 use format::ImportFormat;
 
-/// Reads, decides, and does what was asked for. Fails where something was rejected or could not be written.
+/// Runs the import. Fails if entries were rejected or objects could not be written.
 pub(super) fn execute(args: &Args) -> Result<ExitCode> {
     let files = Files::of(args);
     let plan = plan(args)?;
     rejects::print(&plan.rejected, &files);
     for item in &plan.without_hash {
-        rejects::tell(item.place, &files, &format!("{} comes without a password: it {}", item.who, item.reason));
+        rejects::tell(item.place, &files, &format!("{} is imported without a password: it {}", item.who, item.reason));
     }
     if let Some(path) = &args.rejects {
         rejects::write(path, &plan.rejected, &files).with_context(|| path.display().to_string())?;
@@ -64,10 +64,10 @@ fn run(args: &Args, plan: Plan, files: &Files) -> Result<Outcome> {
 fn plan(args: &Args) -> Result<Plan> {
     let is_passwd = args.from == ImportFormat::Passwd;
     if !is_passwd && (args.group_file.is_some() || args.shadow_file.is_some()) {
-        bail!("--group-file and --shadow-file are for --from passwd");
+        bail!("--group-file and --shadow-file require --from passwd");
     }
     if !args.map.is_empty() && args.from != ImportFormat::Csv {
-        bail!("--map is for --from csv");
+        bail!("--map requires --from csv");
     }
     let source = Source {
         main: bytes(&args.file)?,
@@ -92,6 +92,6 @@ fn bytes(path: &Path) -> Result<Vec<u8>> {
         return std::fs::read(path).with_context(|| path.display().to_string());
     }
     let mut bytes = Vec::new();
-    std::io::stdin().read_to_end(&mut bytes).context("standard input can't be read")?;
+    std::io::stdin().read_to_end(&mut bytes).context("reading standard input failed")?;
     Ok(bytes)
 }

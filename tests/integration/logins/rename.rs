@@ -80,7 +80,7 @@ async fn a_renamed_user_keeps_the_credential_and_leaves_the_name_behind() {
     assert_eq!(own_status(&direct, &session).await, 401);
     assert_eq!(with_password(&direct, &name, PASSWORD).await.status, 401);
     let taken = rename_as_administrator(cluster, &name, &name).unwrap_err();
-    assert!(format!("{taken:#}").contains(&format!("is held or wanted by user {heir}")), "{taken:#}");
+    assert!(format!("{taken:#}").contains(&format!("already exists: user {heir} holds or wants it")), "{taken:#}");
 }
 
 /// Emails are names to log in with, too: one may become the username, and the other way round.
@@ -152,7 +152,7 @@ async fn i4_nobody_renames_into_or_out_of_rights_that_they_could_not_grant() {
         assert!(refused.body.contains(said), "{key} to {username}: {}", refused.body);
     }
     let key = api_keys::key(&direct, &session).await;
-    assert_eq!(rename(&direct, &weak, &key, &fresh).await.status, 403, "an API key does not do");
+    assert_eq!(rename(&direct, &weak, &key, &fresh).await.status, 403, "API keys are not accepted");
     let own = token(&direct, &weak, PASSWORD).await;
     assert_eq!(rename(&direct, "~", &own, &fresh).await.status, 403, "nobody renames themselves");
     let patch = format!(r#"{{"spec":{{"username":"{fresh}"}}}}"#);

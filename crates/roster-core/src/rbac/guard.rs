@@ -111,8 +111,8 @@ pub fn uncounted(new: &Labels, by: Option<&str>, directory: &Directory, policy: 
     let by = by.filter(|by| directory.has_quota(by))?;
     let Some(owner) = owner(new) else {
         return Some(format!(
-            "metadata.labels[{OWNER_LABEL}]: is required: User {by} has a quota, and a Namespace without an owner would \
-             count against none; set it to {by}"
+            "metadata.labels[{OWNER_LABEL}]: is required: User {by} has a quota, and a Namespace without an owner \
+             would not count towards any; set it to {by}"
         ));
     };
     let is_controlled = || {
@@ -122,8 +122,8 @@ pub fn uncounted(new: &Labels, by: Option<&str>, directory: &Directory, policy: 
     let counts = owner == by || directory.person(owner).is_some() && (directory.has_quota(owner) || is_controlled());
     (!counts).then(|| {
         format!(
-            "metadata.labels[{OWNER_LABEL}]: User {owner} does not exist, or has neither a quota nor a role, and User \
-             {by} has a quota, which the Namespace would escape; set it to {by}"
+            "metadata.labels[{OWNER_LABEL}]: User {owner} does not exist, or has neither a quota nor a role. User \
+             {by} has a quota, and the Namespace would not count towards it; set it to {by}"
         )
     })
 }

@@ -86,10 +86,10 @@ impl Refused {
     pub fn without_details(&self) -> String {
         let Self { requester, reason: Reason { identity, .. }, .. } = self;
         let identity =
-            if identity.starts_with("User ") { identity } else { "somebody whom this write takes control of" };
+            if identity.starts_with("User ") { identity } else { "an identity that this write takes control of" };
         format!(
-            "{identity} holds or would hold a role that {requester} may not bind; callers that may list Users are told \
-             which one, and why"
+            "{identity} holds or would hold a role that {requester} may not bind; only requesters that may list Users \
+             are shown which one and why"
         )
     }
 }
@@ -103,13 +103,13 @@ impl fmt::Display for Refused {
                 let place = namespace.map_or("cluster-wide".to_owned(), |name| format!("in namespace {name}"));
                 write!(
                     f,
-                    "{identity} holds or would hold {grant} (by {by}), and {requester} may not bind it: \
-                     that takes the verb {verb} on {resource}/{name} of {group}, {place}"
+                    "{identity} holds or would hold {grant} (by {by}), and {requester} may not bind it: this requires \
+                     the verb {verb} on {resource}/{name} of {group}, {place}"
                 )
             }
             Requirement::Assign(_) => write!(
                 f,
-                "{requester} may not give a namespace to {identity} or take it away: that takes the verb {verb} on \
+                "{requester} may not give a namespace to {identity} or take one away: this requires the verb {verb} on \
                  {resource}/{name} of {group}"
             ),
         }

@@ -135,7 +135,7 @@ pub async fn follow<T: Told, E: Failed>(
             }
             Err(error) => {
                 failures.begin_or_go_on(resource, error.is_gap());
-                warn!(resource, %error, "a watch failed and is tried again");
+                warn!(resource, %error, "watch failed, retrying");
             }
         }
     }

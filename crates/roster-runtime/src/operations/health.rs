@@ -121,13 +121,13 @@ impl Health {
     /// Returns the response of `/readyz`.
     pub fn readyz(&self) -> (StatusCode, &'static str) {
         let lacks = [
-            (&self.serving, "not ready: the TLS port does not serve yet, or no longer\n"),
-            (&self.informed, "not ready: the directory is not complete yet\n"),
+            (&self.serving, "not ready: the TLS port is not serving\n"),
+            (&self.informed, "not ready: the informers have not synced yet\n"),
             (&self.introduced, "not ready: the front proxy's authorities have not been read yet\n"),
-            (&self.trusted, "not ready: the caBundles do not hold this replica's authority\n"),
+            (&self.trusted, "not ready: the caBundles do not contain this replica's authority\n"),
             (
                 &self.addressed,
-                "not ready: the webhook configurations hold no admission path that this replica accepts\n",
+                "not ready: the webhook configurations contain no admission path that this replica accepts\n",
             ),
         ];
         match lacks.into_iter().find(|(holds, _)| !holds.load(Ordering::Acquire)) {

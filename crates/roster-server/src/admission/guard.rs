@@ -86,7 +86,8 @@ impl Guarded for User {
             return mistakable(new, known.directory).or_else(worn_out);
         };
         Some(format!(
-            "spec.username: {} already exists: it is held or wanted by User {other}; to wait for a name takes the verb bind on every role",
+            "spec.username: {} already exists: User {other} holds or wants it; waiting for a name requires the verb \
+             bind on every role",
             new.username()
         ))
     }
@@ -158,12 +159,12 @@ impl Guard {
             Verdict::Allowed => ("allowed", response),
             Verdict::Refused(refusal) => {
                 let requester = request.user_info.username.as_deref();
-                info!(kind = %request.kind.kind, name = request.name, requester, refusal, "the guard has refused a write");
+                info!(kind = %request.kind.kind, name = request.name, requester, refusal, "guard denied a write");
                 ("refused", with_code(response.deny(format!("the guard: {refusal}")), 403, "Forbidden"))
             }
             Verdict::Unknown(why) => {
-                warn!(kind = %request.kind.kind, name = request.name, why, "the guard could not judge a write");
-                let response = response.deny(format!("the guard can't judge this at the moment: {why}"));
+                warn!(kind = %request.kind.kind, name = request.name, why, "guard could not decide on a write");
+                let response = response.deny(format!("the guard can't decide this at the moment: {why}"));
                 ("failed", with_code(response, 503, "ServiceUnavailable"))
             }
         }
@@ -171,7 +172,7 @@ impl Guard {
 
     async fn verdict<K: Guarded>(&self, request: &AdmissionRequest<K>) -> Verdict {
         if !self.informers.is_synced() {
-            return Verdict::Unknown("the directory is not complete yet".to_owned());
+            return Verdict::Unknown("the informers have not synced yet".to_owned());
         }
         if self.informers.is_failing() {
             return Verdict::Unknown("a watch of the directory is failing".to_owned());
@@ -183,7 +184,7 @@ impl Guard {
             }
         };
         if old.is_none() && new.is_none() {
-            return Verdict::Unknown("the review holds no object".to_owned());
+            return Verdict::Unknown("the review contains no object".to_owned());
         }
         if request.user_info.username.as_ref() == Some(&self.operator)
             && old.zip(new).is_some_and(|(old, new)| K::is_judged_before(old, new))
@@ -223,7 +224,7 @@ impl Guard {
     async fn explain(&self, requester: &UserInfo, refused: &Refused) -> kube::Result<String> {
         let has_details = matches!(refused.requirement, Requirement::Bind(_));
         if has_details && !self.access.may_list_users(requester).await? {
-            info!(requester = requester.username, %refused, "details of a denial were withheld");
+            info!(requester = requester.username, %refused, "withheld the details of a denial");
             return Ok(refused.without_details());
         }
         Ok(refused.to_string())

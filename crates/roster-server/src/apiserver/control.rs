@@ -50,11 +50,11 @@ pub async fn allow(api: &DirectoryApi, target: &Target, change: &Change<'_>) -> 
         extra: Some(caller.extra.clone()),
     };
     let refusal = api.guard.refusal(&requester, change).await.map_err(|why| {
-        warn!(user = target.name, why, "the guard could not judge a request");
-        ApiError::unavailable("the guard can't judge this at the moment")
+        warn!(user = target.name, why, "guard could not decide on a request");
+        ApiError::unavailable("the guard can't decide this at the moment")
     })?;
     refusal.map_or(Ok(()), |why| {
-        info!(user = target.name, requester = caller.username, why, "the guard has refused a request");
+        info!(user = target.name, requester = caller.username, why, "guard denied a request");
         Err(ApiError::refused(format!("the guard: {why}"), target.about()))
     })
 }
@@ -66,7 +66,7 @@ pub async fn allow(api: &DirectoryApi, target: &Target, change: &Change<'_>) -> 
 pub fn refuse_api_key(target: &Target) -> Result<(), ApiError> {
     let shown = target.caller.extra.get(CREDENTIAL_ID).into_iter().flatten();
     if shown.into_iter().any(|credential| credential.starts_with(API_KEY_CREDENTIAL)) {
-        let message = "an API key does not do for this: log in with the password";
+        let message = "API keys are not accepted for this: log in with the password";
         return Err(ApiError::refused(message, target.about()));
     }
     Ok(())
@@ -87,11 +87,11 @@ pub fn failed(failure: Failure) -> ApiError {
     match failure {
         Failure::Saturated(_) => ApiError::too_many_requests(),
         Failure::Vault(error) => {
-            warn!(%error, "a credential can't be used");
-            ApiError::unavailable("the credential can't be reached, please try again later")
+            warn!(%error, "credential unavailable");
+            ApiError::unavailable("the credential is unavailable, please try again later")
         }
         Failure::Unacceptable(why) => api_invalid("spec.newPassword", &why.to_string()),
-        Failure::NotDue => api_invalid("spec.newPassword", "no change is due: use users/~/password"),
+        Failure::NotDue => api_invalid("spec.newPassword", "no password change is due: use users/~/password"),
     }
 }
 

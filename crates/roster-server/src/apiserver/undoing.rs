@@ -58,7 +58,7 @@ impl Undoing {
         } else {
             let _waiting = self.waiting.try_acquire().map_err(|_| ApiError::too_many_requests())?;
             let turn = Arc::clone(&self.turns).acquire_owned().await;
-            turn.map_err(|_| ApiError::internal("the list could not be answered"))?
+            turn.map_err(|_| ApiError::internal("the list failed"))?
         };
         Ok(UndoTurn { _caller: caller, _turn: turn, _permit: permit })
     }

@@ -118,12 +118,12 @@ impl Query {
             let (name, is_descending) = key.strip_prefix('-').map_or((key, false), |name| (name, true));
             let Some(field) = fields.iter().position(|field| field.is_sortable && field.name == name) else {
                 return invalid(format!(
-                    "can't sort by {name:?}; allowed, each with - before it for descending: {}",
+                    "can't sort by {name:?}; allowed, with the prefix - for descending order: {}",
                     sortable()
                 ));
             };
             if self.sort.iter().any(|key| key.field == field) {
-                return invalid(format!("{name} is named twice"));
+                return invalid(format!("{name} is given twice"));
             }
             self.sort.push(SortKey { field, is_descending });
         }
@@ -158,7 +158,7 @@ fn unescape(text: &str) -> Result<Vec<Character>, String> {
     let mut rest = text.chars();
     while let Some(character) = rest.next() {
         characters.push(match character {
-            '\\' => (rest.next().ok_or("a backslash must stand before a character")?, true),
+            '\\' => (rest.next().ok_or("a backslash must be followed by the character that it escapes")?, true),
             character => (character, false),
         });
     }
@@ -204,7 +204,7 @@ fn read_value(condition: &mut Condition, field: &Field, value: &[Character]) -> 
         }
         _ => {
             return Err(format!(
-                "unknown operator {word}: (allowed: {OPERATORS}); for a value that begins so, write {word}\\:"
+                "unknown operator {word}: (allowed: {OPERATORS}); if the value begins with it, write {word}\\:"
             ));
         }
     };
@@ -228,12 +228,14 @@ fn read_test(kind: Kind, value: &[Character]) -> Result<Test, String> {
         inner = &inner[..inner.len().saturating_sub(1)];
     }
     if inner.contains(&('*', false)) {
-        return Err("* is allowed at either end alone; for the character itself, write \\*".to_owned());
+        return Err(
+            "* is allowed only at the start and the end of a value; for the character itself, write \\*".to_owned()
+        );
     }
     let text = plain(inner);
     if open_start || open_end {
         if !text.is_empty() && kind != Kind::Text {
-            return Err(format!("{} takes no wildcard but * alone, for any value", kind.noun()));
+            return Err(format!("{} allows no wildcard except * alone, which matches any value", kind.noun()));
         }
         return Ok(Test::Contains {
             text: Kind::Text.read(&text)?,
@@ -278,7 +280,7 @@ fn read_requirement(text: &str) -> Result<Expression, String> {
         return Ok(Expression::Equal(label_key(key.trim())?, label_value(value.trim())?));
     }
     let Some((head, values)) = text.split_once('(') else { return Ok(Expression::Exists(label_key(text)?)) };
-    let values = values.strip_suffix(')').ok_or_else(|| format!("{text:?} lacks a closing parenthesis"))?;
+    let values = values.strip_suffix(')').ok_or_else(|| format!("{text:?} has no closing parenthesis"))?;
     let values: BTreeSet<String> =
         values.split(',').map(|value| label_value(value.trim())).collect::<Result<_, _>>()?;
     match head.split_whitespace().collect::<Vec<_>>().as_slice() {
@@ -291,7 +293,7 @@ fn read_requirement(text: &str) -> Result<Expression, String> {
 fn label_key(text: &str) -> Result<String, String> {
     if !syntax::is_label_key(text) {
         return Err(format!(
-            "{text:?} is no label key; allowed are key, !key, key=value, key!=value, key in (a,b), key notin (a,b), \
+            "{text:?} is not a label key; allowed are key, !key, key=value, key!=value, key in (a,b), key notin (a,b), \
              with at most 63 letters, digits, -, _ and . in a key, and a DNS name and / before it"
         ));
     }
@@ -303,6 +305,6 @@ fn label_value(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!(
-        "{text:?} is no label value: at most 63 letters, digits, -, _ and ., with a letter or digit at both ends"
+        "{text:?} is not a label value: at most 63 letters, digits, -, _ and ., with a letter or digit at both ends"
     ))
 }

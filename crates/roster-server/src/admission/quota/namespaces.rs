@@ -80,7 +80,7 @@ impl NamespaceCount {
         let (before, after) = (owner_in(request.old_object.as_ref()), owner_in(request.object.as_ref()));
         let Some(after) = after.filter(|after| before != Some(after)) else { return Verdict::Allowed };
         if !self.informers.is_synced() || self.informers.is_failing() {
-            return Verdict::Unknown("the directory is not complete".to_owned());
+            return Verdict::Unknown("the informers have not synced or are failing".to_owned());
         }
         let name = request.object.as_ref().and_then(|namespace| namespace.metadata.name.clone()).unwrap_or_default();
         if let Some(refusal) = overload(&self.informers.directory(), &name, after) {
@@ -89,7 +89,9 @@ impl NamespaceCount {
         let owner = match self.limited(after).await {
             Ok(Limited::To(owner)) => owner,
             Ok(Limited::No) => return Verdict::Allowed,
-            Ok(Limited::Unknown) => return Verdict::Unknown(format!("User {after} is too new; please try again")),
+            Ok(Limited::Unknown) => {
+                return Verdict::Unknown(format!("User {after} is not known to this replica yet; please try again"));
+            }
             Err(error) => return unknown(&error),
         };
         // kube-apiserver has not generated the name for `generateName` yet.
@@ -109,7 +111,7 @@ impl NamespaceCount {
                 Err(error) => return unknown(&error),
             }
         }
-        Verdict::Unknown("others are faster all the time; please try again".to_owned())
+        Verdict::Unknown("too many concurrent changes; please try again".to_owned())
     }
 
     /// Returns the owner's limit on namespaces, if there is one.
@@ -150,9 +152,9 @@ impl NamespaceCount {
         let is_within = i64::try_from(count).is_ok_and(|count| Amount::units(count) <= owner.limit);
         if !is_within {
             let coming =
-                if reserved.is_empty() { String::new() } else { format!(" and {} on their way", reserved.len()) };
+                if reserved.is_empty() { String::new() } else { format!(" and {} being created", reserved.len()) };
             return Ok(Some(Verdict::Refused(format!(
-                "spec.quota.hard.namespaces: User {} has {} of {} namespaces{coming}, and can't come to own {name}",
+                "spec.quota.hard.namespaces: User {} has {} of {} namespaces{coming}, and can't own {name} as well",
                 owner.name,
                 owned.len(),
                 owner.limit
@@ -197,7 +199,7 @@ fn overload(directory: &Directory, namespace: &str, owner: &str) -> Option<Strin
         (more > Amount::ZERO && has + more > *hard).then(|| {
             let text = |amount: Amount| amount.text_for(name);
             format!(
-                "spec.quota.hard.{name}: User {owner} uses {} of {}, and in {namespace} {} is used",
+                "spec.quota.hard.{name}: User {owner} uses {} of {}, and namespace {namespace} uses {}",
                 text(has),
                 text(*hard),
                 text(more)
@@ -211,7 +213,7 @@ fn owner_in(namespace: Option<&Namespace>) -> Option<&String> {
 }
 
 fn unknown(error: &kube::Error) -> Verdict {
-    warn!(%error, "the number of somebody's namespaces could not be judged");
+    warn!(%error, "counting the owner's namespaces failed");
     Verdict::Unknown("the API server does not answer".to_owned())
 }
 
@@ -254,7 +256,7 @@ impl Verdict {
                     namespace = request.name,
                     requester = request.user_info.username,
                     why,
-                    "the quota has refused a namespace"
+                    "quota denied a namespace"
                 );
                 "refused"
             }

@@ -42,7 +42,7 @@ pub async fn rename(
             Err(error) => return Err(error),
         }
     }
-    Err(ApiError::conflict("the user is changed by others all the time, please try again", target.about()))
+    Err(ApiError::conflict("too many concurrent changes to the user, please try again", target.about()))
 }
 
 enum Written {
@@ -78,7 +78,13 @@ async fn attempt(
         outcome => outcome.map_err(|error| ApiError::of_kube(error, about))?,
     };
     if !is_dry_run {
-        info!(user = target.name, by = target.caller.username, from = user.username(), to = spec.username, "renamed");
+        info!(
+            user = target.name,
+            by = target.caller.username,
+            from = user.username(),
+            to = spec.username,
+            "user renamed"
+        );
     }
     Ok(Written::Done)
 }
@@ -92,7 +98,9 @@ async fn judge(api: &DirectoryApi, target: &Target, user: &User, renamed: &User)
     }
     let directory = api.informers.directory();
     let why = match taken(renamed, &directory) {
-        Some(other) => Some(format!("spec.username: {} is held or wanted by user {other}", renamed.username())),
+        Some(other) => {
+            Some(format!("spec.username: {} already exists: user {other} holds or wants it", renamed.username()))
+        }
         None => worn_out(&target.name, &renamed.username(), &directory),
     };
     why.map_or(Ok(()), |why| Err(ApiError::conflict(why, about)))
