@@ -59,7 +59,7 @@ impl Stage<'_> {
         for who in ["system:serviceaccount:{n}-other:robot", "system:serviceaccount:{n}:robot", "john"] {
             for change in ["roster.dev/locked-by-", "roster.dev/locked-by={n}-john"] {
                 let annotate = ["annotate", "namespace", "{n}", "--overwrite", change];
-                self.refused(who, &annotate, "", "taken off by {n}-jane or an administrator alone");
+                self.refused(who, &annotate, "", "only {n}-jane or an administrator can change or remove the lock");
             }
         }
     }
@@ -117,7 +117,7 @@ async fn locks_keep_everybody_out_but_those_who_may() {
     stage.cluster.kubectl(&["create", "secret", "generic", "s", "-n", &stage.n]);
     stage.lock().await;
     stage.holds();
-    let message = "Namespace {n} is locked by {n}-jane, and {n}-john can write nothing in it until {n}-jane or an administrator takes off the annotation: kubectl annotate namespace {n} roster.dev/locked-by-";
+    let message = "Namespace {n} is locked by {n}-jane, and {n}-john can write nothing in it until {n}-jane or an administrator removes the annotation: kubectl annotate namespace {n} roster.dev/locked-by-";
     stage.refused("john", WRITES[0].0, "", message);
     // Nor does he get in by a connection; jane gets as far as the pod, which runs nowhere.
     for connect in [
@@ -146,7 +146,12 @@ async fn locks_keep_everybody_out_but_those_who_may() {
     {
         stage.passes(who, &["create", "configmap", &format!("of-{i}"), "-n", "{n}"], "");
         stage.passes(who, &["label", "namespace", "{n}", &format!("of-{i}=x")], "");
-        stage.refused(who, &annotate("roster.dev/locked-by-"), "", "taken off by {n}-jane or an administrator alone");
+        stage.refused(
+            who,
+            &annotate("roster.dev/locked-by-"),
+            "",
+            "only {n}-jane or an administrator can change or remove the lock",
+        );
     }
     stage.refused("system:serviceaccount:{n}-other:robot", WRITES[0].0, "", "is locked by");
     stage.cluster.kubectl(&["create", "configmap", "admins", "-n", &stage.n]);
@@ -178,7 +183,7 @@ async fn locks_bear_the_name_of_whoever_sets_them() {
             "---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: '{{n}}-{name}', annotations: {{roster.dev/locked-by: '{{n}}-{holder}'}}}}}}"
         )
     };
-    let alone = "{n}-john may set it to {n}-john alone, and not to {n}-jane";
+    let alone = "{n}-john may set it only to {n}-john, not to {n}-jane";
     stage.refused("john", &annotate("roster.dev/locked-by={n}-jane"), "", alone);
     stage.refused("john", &["create", "-f", "-"], &new("a", "jane"), alone);
     for args in [
@@ -197,7 +202,7 @@ async fn locks_bear_the_name_of_whoever_sets_them() {
         stage.refused("john", args, input, alone);
     }
     let system = "system:serviceaccount:kube-system:{n}";
-    stage.refused(system, &annotate("roster.dev/locked-by={n}-jane"), "", "alone, and not to {n}-jane");
+    stage.refused(system, &annotate("roster.dev/locked-by={n}-jane"), "", ", not to {n}-jane");
     // To one's own name, on a namespace that is there and on a new one; and no further.
     stage.passes("john", &["create", "-f", "-"], &new("b", "john"));
     stage.passes("john", &annotate("roster.dev/locked-by={n}-john"), "");

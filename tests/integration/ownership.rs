@@ -242,7 +242,7 @@ async fn what_runs_the_cluster_belongs_to_nobody() {
     };
     for namespace in ["roster-system", "kube-system", "kube-public", "kube-node-lease"] {
         let refused = format!("{:#}", label(namespace, "roster.dev/owner=jane").unwrap_err());
-        assert!(refused.contains("roster.dev/owner") && refused.contains("belong to nobody"), "{refused}");
+        assert!(refused.contains("roster.dev/owner") && refused.contains("cannot have an owner"), "{refused}");
         label(namespace, "team=apollo").unwrap();
     }
     let anonymous = "apiVersion: v1\nkind: Namespace\nmetadata: {generateName: anybodys-, labels: {team: apollo}}\n";

@@ -83,7 +83,7 @@ fn a_wrong_value_is_refused_by_name(#[case] value: &str, #[case] message: &str) 
 
 #[rstest]
 #[case(&["administratorClusterRole=cluster-admin"], "administratorClusterRole: cluster-admin must be one of bindableClusterRoles")]
-#[case(&["certificates.issuerRef.name=x"], "certificates.issuerRef: takes certificates.provider=cert-manager")]
+#[case(&["certificates.issuerRef.name=x"], "certificates.issuerRef: requires certificates.provider=cert-manager")]
 #[case(&["certificates.provider=cert-manager", "externalURL=https://x"], "certificates.provider: must be self")]
 fn values_that_contradict_each_other_are_refused(#[case] values: &[&str], #[case] message: &str) {
     let args: Vec<&str> = values.iter().flat_map(|value| ["--set", value]).collect();

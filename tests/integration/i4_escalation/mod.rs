@@ -286,7 +286,7 @@ async fn i4_status_is_written_by_roster_alone() {
         let patch = ["patch", &object, "--subresource=status", "--type=merge", "-p", status];
         for who in ["mallory", "alice"] {
             let error = cluster.plane.kubectl.run(&[&["--as", who], &patch[..]].concat()).unwrap_err().to_string();
-            assert!(error.contains("status is written by Roster alone"), "{error}");
+            assert!(error.contains("only Roster writes the status"), "{error}");
         }
     }
     // What is not in the status: a label in the same write.
