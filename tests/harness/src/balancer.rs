@@ -1,14 +1,14 @@
-//! What a Service does in a cluster: one address in front of several operators.
+//! Replaces a Service: one address in front of several operators.
 
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// A TCP balancer on loopback. It sends each connection to the next backend that takes it.
+/// A TCP balancer on loopback. It sends each connection to the next backend that accepts it.
 #[derive(Clone, Debug)]
 pub struct Balancer {
-    /// Where it listens.
+    /// Address that it listens on.
     pub port: u16,
     backends: Arc<Mutex<Vec<SocketAddr>>>,
 }
@@ -51,7 +51,7 @@ fn connect(backends: &Mutex<Vec<SocketAddr>>) -> Option<TcpStream> {
 }
 
 fn relay(client: TcpStream, server: TcpStream) -> io::Result<()> {
-    // A Service is no program: it holds no small packet back.
+    // A Service does not delay small packets either.
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     for (mut from, mut to) in [(client.try_clone()?, server.try_clone()?), (server, client)] {

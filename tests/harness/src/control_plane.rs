@@ -20,7 +20,7 @@ use crate::ports::free_port;
 use crate::process::Process;
 use crate::template::Template;
 
-/// Everything that is written is logged, and whatever the operator does, without bodies: tests count it.
+/// Audit policy: all writes, and all requests of the operator, without bodies. Tests count them.
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -42,11 +42,11 @@ pub const ROSTER_CA: &str = "roster-ca";
 /// A running control plane. Dropping it ends its processes.
 #[derive(Debug)]
 pub struct ControlPlane {
-    // In the order in which they end.
+    // In the order in which they are stopped.
     controller_manager: Process,
     api_server: Mutex<Process>,
     etcd: Process,
-    /// Whether the namespace, its authority and the CRDs came with the template's data.
+    /// Whether the template's data contains the namespace, the authority and the CRDs.
     pub(crate) is_prepared: bool,
     /// Folder with certificates, kubeconfigs, data and logs.
     pub dir: PathBuf,
@@ -54,14 +54,14 @@ pub struct ControlPlane {
     pub kubectl: Kubectl,
     /// Address of the API server.
     pub url: String,
-    /// Stands in for the Service in front of the operators: what kube-apiserver asks about tokens.
+    /// Replaces the Service in front of the operators. kube-apiserver sends TokenReviews to it.
     pub balancer: Balancer,
 }
 
-/// Audience of tokens that kube-apiserver trusts by OpenID Connect, beside those that it asks the token webhook about.
+/// Audience of tokens that kube-apiserver accepts by OpenID Connect, in addition to those of the token webhook.
 pub const OIDC_AUDIENCE: &str = "kubernetes-oidc";
 
-/// Both doors by which kube-apiserver may trust Roster's tokens.
+/// Configuration of both authenticators by which kube-apiserver can accept Roster's tokens.
 struct Doors {
     /// Structured authentication configuration: OpenID Connect.
     configuration: PathBuf,
@@ -70,7 +70,7 @@ struct Doors {
 }
 
 impl Doors {
-    /// Written before there is an operator: its authority is made here, and installed with the chart.
+    /// Written before there is an operator, so the authority is created here and installed with the chart.
     fn write(dir: &Path, balancer: &Balancer, roster_ca: &Path) -> Result<Self> {
         let url = format!("https://localhost:{}", balancer.port);
         let ca = std::fs::read_to_string(roster_ca)?;
@@ -101,12 +101,12 @@ impl Doors {
     }
 }
 
-/// Further flags of its programs.
+/// Additional flags of the programs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Flags<'a> {
-    /// Of kube-apiserver.
+    /// For kube-apiserver.
     pub api_server: &'a [&'a str],
-    /// Of kube-controller-manager.
+    /// For kube-controller-manager.
     pub controller_manager: &'a [&'a str],
 }
 
@@ -114,18 +114,18 @@ impl ControlPlane {
     /// Starts a control plane in `dir`, which must be empty or absent.
     ///
     /// # Errors
-    /// If a program is missing or does not become ready; the message holds the end of its log.
+    /// If a program is missing or does not become ready. The message contains the end of its log.
     pub fn start(dir: &Path, flags: Flags<'_>) -> Result<Self> {
         Self::start_from(None, dir, flags)
     }
 
-    /// Starts a control plane in `dir` with the certificates and the data of `template`, where one is given.
+    /// Starts a control plane in `dir` with the certificates and the data of `template`, if given.
     ///
     /// # Errors
-    /// If a program is missing or does not become ready; the message holds the end of its log.
+    /// If a program is missing or does not become ready. The message contains the end of its log.
     pub fn start_from(template: Option<&Template>, dir: &Path, flags: Flags<'_>) -> Result<Self> {
         let assets = Assets::resolve()?;
-        // A free port can be taken by another process before the program that it was meant for binds it.
+        // Another process may bind a free port before the program does.
         let attempts = 3;
         for attempt in 1..attempts {
             let dir = dir.join(format!("attempt-{attempt}"));
@@ -189,7 +189,7 @@ impl ControlPlane {
         })
     }
 
-    /// Kills kube-apiserver and starts it again. Watches that it served begin with a new list.
+    /// Kills kube-apiserver and starts it again. Clients have to list again before they watch.
     ///
     /// # Errors
     /// If it does not become ready again.
@@ -201,26 +201,26 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Ends the control plane so that its data can be copied.
+    /// Stops the control plane so that its data can be copied.
     ///
     /// # Errors
-    /// If etcd does not end by itself.
+    /// If etcd does not stop by itself.
     pub fn stop(self) -> Result<()> {
         drop((self.controller_manager, self.api_server));
         self.etcd.stop(Duration::from_secs(30))
     }
 
-    /// Where etcd keeps its data.
+    /// etcd's data folder.
     pub fn etcd_data_dir(&self) -> PathBuf {
         self.dir.join("etcd")
     }
 
-    /// One JSON line for every write that reached the API server.
+    /// Audit log: one JSON line for each write, and for each request of the operator.
     pub fn audit_log(&self) -> PathBuf {
         self.dir.join("audit.log")
     }
 
-    /// Where the audit log ends now.
+    /// Returns the current length of the audit log in bytes.
     ///
     /// # Errors
     /// If there is none.
@@ -228,7 +228,8 @@ impl ControlPlane {
         Ok(std::fs::metadata(self.audit_log())?.len())
     }
 
-    /// What the audit log tells of the operator since `from` bytes of it. A watch is told when it begins and when it ends.
+    /// Returns the operator's requests in the audit log after the first `from` bytes. A watch is logged when it
+    /// starts and when it ends.
     ///
     /// # Errors
     /// If it can't be read.
@@ -250,7 +251,8 @@ impl ControlPlane {
     }
 }
 
-/// Asks kube-apiserver whether it is ready. Each kubectl call costs 40 ms of CPU time, so it is made only once the port is open.
+/// Checks that kube-apiserver is ready. A kubectl call costs 40 ms of CPU time, so it first checks that the port is
+/// open.
 fn ready(kubectl: &Kubectl, port: u16) -> Result<()> {
     TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     kubectl.run(&["get", "--raw", "/readyz"])?;
@@ -289,7 +291,7 @@ impl Certificates {
         Ok(())
     }
 
-    /// What [`Certificates::create`] wrote to `dir`.
+    /// Reads what [`Certificates::create`] wrote to `dir`.
     fn load(dir: &Path) -> Self {
         let pair = |name: &str| (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
         Self {
@@ -305,8 +307,8 @@ impl Certificates {
     }
 }
 
-/// A command that runs a Go program. Unless `GOGC` is set, it collects garbage a quarter as often as by default: the heaps are
-/// small and the processes short-lived, and collection takes a fifth of their CPU time.
+/// Returns a command for a Go program. Unless `GOGC` is set, it collects garbage a quarter as often as by default:
+/// heaps are small, processes are short-lived, and garbage collection takes a fifth of their CPU time.
 fn go_program(program: &Path) -> Command {
     let mut command = Command::new(program);
     if std::env::var_os("GOGC").is_none() {
@@ -318,7 +320,7 @@ fn go_program(program: &Path) -> Command {
 fn etcd_command(assets: &Assets, dir: &Path, url: &str) -> Result<Command> {
     let peer_url = format!("http://127.0.0.1:{}", free_port()?);
     let mut command = go_program(&assets.etcd);
-    // `make up` exports it for people; etcd would take it for a flag given twice.
+    // `make up` exports it for people, but etcd rejects a setting that is given twice.
     command.env_remove("ETCD_DATA_DIR").args([
         &format!("--data-dir={}", dir.join("etcd").display()),
         &format!("--listen-client-urls={url}"),
@@ -327,7 +329,7 @@ fn etcd_command(assets: &Assets, dir: &Path, url: &str) -> Result<Command> {
         &format!("--initial-advertise-peer-urls={peer_url}"),
         &format!("--initial-cluster=default={peer_url}"),
         "--quota-backend-bytes=8589934592",
-        // The plane lives for one run; waiting for the disk would only slow it down.
+        // The data is needed for one run only, so waiting for the disk would only cost time.
         "--unsafe-no-fsync",
         "--log-level=warn",
     ]);
@@ -349,12 +351,12 @@ fn apiserver_command(
         &format!("--etcd-servers={etcd_url}"),
         "--bind-address=127.0.0.1",
         "--advertise-address=127.0.0.1",
-        // Loopback can't be an endpoint address.
+        // Endpoints must not have loopback addresses.
         "--endpoint-reconciler-type=none",
         &format!("--secure-port={port}"),
         "--service-cluster-ip-range=10.0.0.0/16",
         "--authorization-mode=RBAC",
-        // As on OpenShift: whoever makes an owner responsible needs a right on its finalizers.
+        // As on OpenShift: setting blockOwnerDeletion requires permission to update the owner's finalizers.
         "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
         &file("client-ca-file", &certs.ca.0),
         &file("tls-cert-file", &certs.serving.0),
@@ -373,11 +375,11 @@ fn apiserver_command(
         &file("authentication-config", &doors.configuration),
         &file("authentication-token-webhook-config-file", &doors.webhook),
         "--authentication-token-webhook-version=v1",
-        // What the webhook has said is believed for two minutes by default, and for ten seconds at least.
+        // Responses of the webhook are cached for two minutes by default, and for at least ten seconds.
         "--authentication-token-webhook-cache-ttl=100ms",
         &file("audit-policy-file", &policy),
         &file("audit-log-path", &dir.join("audit.log")),
-        // In MiB. Tests read it from where it stood: it is never to begin anew.
+        // In MiB. Large enough that it is never rotated, because tests read it from an offset.
         "--audit-log-maxsize=65536",
         "--allow-privileged=true",
     ]);
@@ -397,8 +399,8 @@ fn controller_manager_command(assets: &Assets, dir: &Path, certs: &Certificates,
         &format!("--secure-port={}", free_port()?),
         "--leader-elect=false",
         "--use-service-account-credentials=true",
-        // Its controllers start one after the other, each with two requests of its own: at the default of 20 requests a
-        // second the first ServiceAccount takes five seconds.
+        // Controllers start one after the other, with two requests each. At the default of 20 requests per second,
+        // the first ServiceAccount would take five seconds.
         "--kube-api-qps=1000",
         "--kube-api-burst=1000",
         &file("root-ca-file", &certs.ca.0),

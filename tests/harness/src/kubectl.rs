@@ -1,4 +1,4 @@
-//! kubectl and helm as a person would use them.
+//! Runs kubectl and helm as people do.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ impl Kubectl {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Runs kubectl and returns whatever comes of it.
+    /// Runs kubectl and returns its output, even if it fails.
     ///
     /// # Errors
     /// If the program can't be run.
@@ -52,17 +52,17 @@ impl Kubectl {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .context("kubectl could not be started")?;
+            .context("kubectl can't be started")?;
         child.stdin.take().context("stdin is piped")?.write_all(input.as_bytes())?;
         Ok(child.wait_with_output()?)
     }
 
-    /// kubectl or helm. They cache nothing of what the API server offers: an earlier control plane may have had the same port,
-    /// and the aggregated API comes after the first of their calls.
+    /// Returns a command of kubectl or helm without a discovery cache: an earlier control plane may have had the same
+    /// port, and the aggregated API appears after the first call.
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env("KUBECONFIG", &self.kubeconfig).env("KUBECACHEDIR", "/dev/null");
-        // A call ends before garbage collection pays off.
+        // A call is too short for garbage collection to pay off.
         command.env("GOGC", "off");
         command
     }
@@ -70,15 +70,15 @@ impl Kubectl {
     /// `kubectl apply -f -` of a manifest.
     ///
     /// # Errors
-    /// If the API server refuses it.
+    /// If the API server rejects it.
     pub fn apply(&self, manifest: &str) -> Result<String> {
         self.run_with_input(&["apply", "-f", "-"], manifest)
     }
 
-    /// An object as JSON.
+    /// Returns an object as JSON.
     ///
     /// # Errors
-    /// If there is none.
+    /// If it does not exist.
     pub fn get(&self, args: &[&str]) -> Result<Value> {
         let args: Vec<&str> = ["get"].into_iter().chain(args.iter().copied()).chain(["-o", "json"]).collect();
         Ok(serde_json::from_str(&self.run(&args)?)?)
@@ -97,10 +97,10 @@ impl Kubectl {
     }
 }
 
-/// Asks `probe` until it says yes.
+/// Calls `probe` until it succeeds.
 ///
 /// # Errors
-/// With the last refusal, once `patience` has run out.
+/// The last error, after `patience` has passed.
 pub fn eventually<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + patience;
     loop {

@@ -1,4 +1,4 @@
-//! Roster itself: the chart, and operators that run with exactly the chart's rights.
+//! Installs the chart, and runs operators with exactly the chart's permissions.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::ports::free_port;
 use crate::process::Process;
 use crate::template::Template;
 
-/// A Secret that admission looks at.
+/// A Secret that is sent to admission.
 const PROBE: &str = "\
 apiVersion: v1
 kind: Secret
@@ -24,10 +24,10 @@ type: roster.dev/password
 stringData: {password: probe}
 ";
 
-/// The chart's resources on a control plane.
+/// The chart, installed on a control plane.
 #[derive(Debug)]
 pub struct Installation {
-    /// Stands in for the Service.
+    /// Replaces the Service.
     pub balancer: Balancer,
     /// Kubeconfig of the operator's ServiceAccount.
     pub kubeconfig: PathBuf,
@@ -54,7 +54,7 @@ impl Installation {
     /// Installs the chart for operators outside the cluster, with further `values` (`--set` of helm).
     ///
     /// # Errors
-    /// If helm or the API server refuses it.
+    /// If helm fails or the API server rejects an object.
     pub fn install(plane: &ControlPlane, values: &[&str]) -> Result<Self> {
         if !plane.is_prepared {
             prepare(plane)?;
@@ -62,10 +62,10 @@ impl Installation {
         Self::install_chart(plane, values)
     }
 
-    /// The same once more after `helm uninstall`: the namespace and what Roster kept in it are still there.
+    /// Installs the chart again after `helm uninstall`. The namespace and Roster's data in it still exist.
     ///
     /// # Errors
-    /// If helm or the API server refuses it.
+    /// If helm fails or the API server rejects an object.
     pub fn reinstall(plane: &ControlPlane, values: &[&str]) -> Result<Self> {
         install_crds(plane)?;
         Self::install_chart(plane, values)
@@ -95,8 +95,8 @@ fn install_crds(plane: &ControlPlane) -> Result<()> {
     Ok(())
 }
 
-/// Creates what the chart does not: the namespace with the certificate authority that kube-apiserver trusts already, and the
-/// CRDs.
+/// Creates what the chart does not: the namespace, the certificate authority that kube-apiserver already trusts, and
+/// the CRDs.
 fn prepare(plane: &ControlPlane) -> Result<()> {
     plane.kubectl.run(&["create", "namespace", NAMESPACE])?;
     let file = |from: &str, to: &str| {
@@ -107,14 +107,14 @@ fn prepare(plane: &ControlPlane) -> Result<()> {
     install_crds(plane)
 }
 
-/// A running operator. Dropping it ends it.
+/// A running operator. Dropping it kills it.
 #[derive(Debug)]
 pub struct Operator {
     process: Process,
     address: SocketAddr,
     probes: SocketAddr,
     balancer: Balancer,
-    /// The command line, for whoever wants to start it again.
+    /// The command line, for starting it again.
     pub command_line: String,
 }
 
@@ -122,7 +122,7 @@ impl Operator {
     /// Starts `binary` with further `args` and waits until it is ready. Its log is `<name>.log`.
     ///
     /// # Errors
-    /// If it does not become ready; the message holds the end of its log.
+    /// If it does not become ready. The message contains the end of its log.
     pub fn start(installation: &Installation, binary: &Path, name: &str, args: &[&str]) -> Result<Self> {
         let mut operator = Self::spawn(installation, binary, name, args)?;
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -133,14 +133,14 @@ impl Operator {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        // kube-apiserver takes a moment to learn of the certificate authority.
+        // kube-apiserver takes a moment to load the certificate authority.
         eventually("admission answers", Duration::from_secs(60), || {
             installation.kubectl.run_with_input(&["create", "--dry-run=server", "-f", "-"], PROBE)
         })?;
         Ok(operator)
     }
 
-    /// Starts it without waiting.
+    /// Starts the operator without waiting.
     ///
     /// # Errors
     /// If the program can't be started.
@@ -153,7 +153,7 @@ impl Operator {
 
         let args: Vec<String> = own.into_iter().chain(args.iter().map(|arg| (*arg).to_owned())).collect();
         let mut command = Command::new(binary);
-        // There is no Service that has to learn of its end.
+        // There is no Service that must first remove it from its endpoints.
         command
             .env("KUBECONFIG", &installation.kubeconfig)
             .env("HOSTNAME", name)
@@ -188,44 +188,44 @@ impl Operator {
         &self.process.log
     }
 
-    /// What the probe port answers to a GET.
+    /// Sends a GET to the probe port and returns the body.
     ///
     /// # Errors
-    /// If the answer is not 200.
+    /// If the response is not 200.
     pub fn probe(&self, path: &str) -> Result<String> {
         http_get(self.probes, path)
     }
 
-    /// Whether the process is still there.
+    /// Whether the process is still running.
     pub fn is_running(&mut self) -> bool {
         self.process.is_running()
     }
 
-    /// Sends SIGTERM, and does not wait.
+    /// Sends SIGTERM without waiting.
     ///
     /// # Errors
-    /// If it is gone.
+    /// If it has ended.
     pub fn terminate(&self) -> Result<()> {
         Ok(self.process.signal(rustix::process::Signal::TERM)?)
     }
 
-    /// Ends it at once, as a crash would.
+    /// Kills it, as a crash would.
     pub fn kill(self) {
         self.balancer.remove(self.address);
         self.process.kill();
     }
 
-    /// Ends it as Kubernetes would: SIGTERM, and time to finish.
+    /// Stops it as Kubernetes does: sends SIGTERM, and waits.
     ///
     /// # Errors
-    /// If it does not end by itself.
+    /// If it does not stop by itself.
     pub fn stop(self) -> Result<()> {
         self.balancer.remove(self.address);
         self.process.stop(Duration::from_secs(30))
     }
 }
 
-/// A GET without TLS. The probes speak plain HTTP/1.1, and a client library would be a lot of code for that.
+/// Sends a GET without TLS. Probes are plain HTTP/1.1, which needs no client library.
 fn http_get(address: SocketAddr, path: &str) -> Result<String> {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
@@ -233,7 +233,7 @@ fn http_get(address: SocketAddr, path: &str) -> Result<String> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("the response is not HTTP")?;
     anyhow::ensure!(head.starts_with("HTTP/1.1 200"), "{path}: {}", head.lines().next().unwrap_or_default());
     Ok(body.to_owned())
 }

@@ -1,4 +1,4 @@
-//! The certificates of a control plane that lives for one run.
+//! Certificates of a test control plane.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Makes an authority and writes it to `dir` as `<name>.crt` and `<name>.key`.
+    /// Creates an authority and writes it to `dir` as `<name>.crt` and `<name>.key`.
     ///
     /// # Errors
     /// If the files can't be written.
@@ -39,7 +39,7 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(params, key_pair), cert, key })
     }
 
-    /// The authority that `<name>.crt` and `<name>.key` in `dir` are of.
+    /// Reads the authority from `<name>.crt` and `<name>.key` in `dir`.
     ///
     /// # Errors
     /// If they can't be read.
@@ -50,7 +50,7 @@ impl Authority {
         Ok(Self { issuer, cert, key })
     }
 
-    /// Issues a certificate for a client of that common name and those organisations (user name and groups).
+    /// Issues a client certificate with this common name (the username) and these organizations (the groups).
     ///
     /// # Errors
     /// If the files can't be written.
@@ -70,7 +70,7 @@ impl Authority {
         self.issue(dir, file, &params)
     }
 
-    /// Issues a serving certificate for loopback and those names.
+    /// Issues a serving certificate for loopback and these names.
     ///
     /// # Errors
     /// If the files can't be written.

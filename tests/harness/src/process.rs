@@ -1,4 +1,4 @@
-//! Child processes that end when their parent does.
+//! Child processes that end with their parent.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
-/// A running child process. Dropping it kills it at once: nothing that a control plane of tests holds is needed again, and
-/// kube-apiserver and kube-controller-manager take seconds to end gracefully.
+/// A running child process. Dropping it kills it immediately: the data of a test control plane is not needed again,
+/// and kube-apiserver and kube-controller-manager take seconds to shut down gracefully.
 #[derive(Debug)]
 pub struct Process {
     name: String,
     command_line: Vec<OsString>,
     child: Child,
-    /// Where its standard output and error go.
+    /// Log file with its standard output and error.
     pub log: PathBuf,
 }
 
@@ -34,13 +34,14 @@ impl Process {
         let command_line = [command.get_program()].into_iter().chain(command.get_args()).map(OsStr::to_owned).collect();
         let file = File::options().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        // A group of its own: Ctrl-C in the terminal reaches this process alone, which then ends its children in order.
+        // A separate process group: Ctrl-C in the terminal reaches only this process, which then stops its children
+        // in order.
         command.process_group(0);
-        let child = spawn_with_parent(command).with_context(|| format!("{name} could not be started"))?;
+        let child = spawn_with_parent(command).with_context(|| format!("{name} can't be started"))?;
         Ok(Self { name: name.to_owned(), command_line, child, log })
     }
 
-    /// Kills the process and starts it anew with the same arguments.
+    /// Kills the process and restarts it with the same arguments.
     ///
     /// # Errors
     /// If it can't be started again.
@@ -72,7 +73,7 @@ impl Process {
         Ok(())
     }
 
-    /// Whether the process is still there.
+    /// Whether the process is still running.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -80,13 +81,13 @@ impl Process {
     /// Sends a signal.
     ///
     /// # Errors
-    /// If the process is gone.
+    /// If the process has ended.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
         Ok(kill_process(pid, signal)?)
     }
 
-    /// Ends the process at once, as a crash would.
+    /// Kills the process, as a crash would.
     pub fn kill(self) {
         drop(self);
     }
@@ -107,7 +108,7 @@ impl Process {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        bail!("{} did not end within {patience:?} of SIGTERM", self.name)
+        bail!("{} did not stop within {patience:?} after SIGTERM", self.name)
     }
 }
 

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use crate::assets::Assets;
 use crate::paths::project_root;
 
-/// What the control planes of tests start from.
+/// Data from which test control planes start.
 #[derive(Debug)]
 pub struct Template {
     dir: PathBuf,
@@ -27,7 +27,7 @@ impl Template {
     /// If `make` fails, or files can't be copied.
     pub(crate) fn in_folder(parent: &Path, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<Self> {
         std::fs::create_dir_all(parent)?;
-        // Test programs that share the folder wait here for the first of them.
+        // Other test programs that share the folder wait here for the first one.
         let lock = File::create(parent.join("template.lock"))?;
         lock.lock()?;
         let dir = parent.join("template");
@@ -47,13 +47,13 @@ impl Template {
     /// Copies certificates and etcd's data to a folder that has neither.
     pub(crate) fn copy_to(&self, dir: &Path) -> Result<()> {
         let copy = Command::new("cp").arg("-R").arg(self.dir.join("pki")).arg(self.dir.join("etcd")).arg(dir).output();
-        let copy = copy.context("cp could not be started")?;
+        let copy = copy.context("cp can't be started")?;
         ensure!(copy.status.success(), "{}: {}", self.dir.display(), String::from_utf8_lossy(&copy.stderr).trim());
         Ok(())
     }
 }
 
-/// What a template depends on.
+/// Hashes everything that a template depends on.
 fn key() -> Result<u64> {
     const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
     let mut hasher = DefaultHasher::new();

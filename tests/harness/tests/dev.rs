@@ -1,4 +1,4 @@
-//! `make demo`, `make up` and `make down` as people use them: they work, and nothing is left behind.
+//! Tests that `make demo`, `make up` and `make down` work and leave nothing behind.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const DEV: &str = env!("CARGO_BIN_EXE_roster-dev");
 
-/// The operator, which cargo puts beside roster-dev.
+/// The operator, which cargo builds into the same folder as roster-dev.
 fn operator() -> PathBuf {
     let built = Path::new(DEV).with_file_name("roster");
     let binary = operator_under_test(built.to_str().unwrap());
@@ -21,7 +21,7 @@ fn operator() -> PathBuf {
 
 fn dev(target: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(DEV);
-    // A target folder of its own: the one of the person who runs the tests may be in use.
+    // A separate target folder, because the default one may be in use.
     command.args(args).env("CARGO_TARGET_DIR", target).stdin(Stdio::null());
     command
 }
@@ -50,7 +50,7 @@ fn wait_until_gone(pids: &BTreeSet<u32>) {
     let deadline = Instant::now() + Duration::from_secs(30);
     let alive = |pid: &&u32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // A zombie has ended; whoever inherited it has only not looked yet.
+        // A zombie has ended, but its parent has not waited for it yet.
         !stat.is_empty() && !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z')
     };
     while let Some(pid) = pids.iter().find(alive) {
@@ -70,7 +70,7 @@ fn demo(target: &Path) -> (Child, BTreeSet<u32>) {
         dev(target, &["demo", "--binary", operator.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("It stays up until Ctrl-C")), "the tour did not come to its end");
-    // Read on, so that the demo's last words do not end it.
+    // Keep reading, so that the demo's last output does not fail.
     std::thread::spawn(move || lines.for_each(drop));
     let children = descendants(demo.id());
     assert!(children.len() >= 4, "etcd, kube-apiserver, kube-controller-manager and an operator: {children:?}");
