@@ -176,7 +176,7 @@ mod tests {
         health.set_serving(true);
         health.set_trusted(true);
         health.set_addressed(true);
-        assert!(health.readyz().1.contains("directory"));
+        assert!(health.readyz().1.contains("informers"));
         health.set_informed();
         assert!(health.readyz().1.contains("front proxy"));
         health.set_introduced();
