@@ -160,7 +160,7 @@ fn changes(before: &Value, media_type: &str, body: &[u8], about: About<'_>) -> R
 /// 403: users may not change this field themselves.
 fn not_own(field: &str, about: About<'_>) -> ApiError {
     let own: Vec<String> = OWN.iter().map(|field| format!("spec.{field}")).collect();
-    ApiError::refused(format!("users can't change {field} of themselves; allowed: {}", own.join(", ")), about)
+    ApiError::refused(format!("you can't change {field} of your own user; allowed: {}", own.join(", ")), about)
 }
 
 /// Rejects operations that read or write any field that users may not change.
