@@ -62,7 +62,7 @@ fn helm_test_says_what_does_not_work() {
     let (is_well, said) = check(&cluster, &["--timeout", "1s"]);
     assert!(!is_well && said.contains("FAILED  CustomResourceDefinition groups.roster.dev: "), "{said}");
     assert!(
-        said.contains("FAILED  CustomResourceDefinition users.roster.dev: its schema is that of another"),
+        said.contains("FAILED  CustomResourceDefinition users.roster.dev: its schema is from another version"),
         "{said}"
     );
 }
@@ -267,7 +267,7 @@ async fn people_in_values_are_there_from_the_beginning_and_stay_until_told_other
             "users.jane=null,users.joan.spec.language=en",
         ],
     );
-    assert!(said.contains("WARNING: User jane is no longer in the values, and is kept"), "{said}");
+    assert!(said.contains("WARNING: User jane is no longer in the values, but is kept"), "{said}");
     assert!(!said.contains("User joan is no longer"), "{said}");
     helm(&cluster, &["uninstall", "roster"]);
     assert_eq!(users.get("jane").await.unwrap().metadata.uid, jane.metadata.uid);
