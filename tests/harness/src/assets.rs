@@ -24,8 +24,8 @@ pub struct Assets {
 }
 
 impl Assets {
-    /// Finds the programs, once per process: in `KUBEBUILDER_ASSETS` (kubectl and helm also on PATH), or else in the
-    /// project's own build, which is made if it is missing.
+    /// Finds the programs, once per process: in `KUBEBUILDER_ASSETS` (kubectl and helm also on PATH), otherwise in the
+    /// project's own build, which is built if it is missing.
     ///
     /// # Errors
     /// If a program is not found and can't be built. The message says how to get it.
@@ -78,7 +78,8 @@ fn build() -> Result<PathBuf> {
     run("controlplane/build.sh")
 }
 
-/// Returns the folder with kubeconform and kube-score. Builds them if they are missing, which takes a minute.
+/// Returns the folder with kubeconform and kube-score. They are built if missing, which takes a minute, so only tests
+/// that need them call this.
 ///
 /// # Errors
 /// If they can't be built.
@@ -86,7 +87,7 @@ pub fn linters() -> Result<PathBuf> {
     run("controlplane/linters/build.sh")
 }
 
-/// Runs a build script that prints the folder of its output, and returns that folder.
+/// Runs a build script and returns the path that it prints.
 fn run(script: &str) -> Result<PathBuf> {
     let script = project_root().join(script);
     let output = Command::new(&script)

@@ -20,7 +20,7 @@ use crate::ports::free_port;
 use crate::process::Process;
 use crate::template::Template;
 
-/// Audit policy: all writes, and all requests of the operator, without bodies. Tests count them.
+/// Logs all writes and all requests of the operator, without bodies, so that tests can count them.
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -39,14 +39,14 @@ pub const NAMESPACE: &str = "roster-system";
 /// Name of the files of Roster's own certificate authority.
 pub const ROSTER_CA: &str = "roster-ca";
 
-/// A running control plane. Dropping it ends its processes.
+/// A running control plane. Dropping it stops its processes.
 #[derive(Debug)]
 pub struct ControlPlane {
     // In the order in which they are stopped.
     controller_manager: Process,
     api_server: Mutex<Process>,
     etcd: Process,
-    /// Whether the template's data contains the namespace, the authority and the CRDs.
+    /// Whether the namespace, its authority and the CRDs exist already, from the template's data.
     pub(crate) is_prepared: bool,
     /// Folder with certificates, kubeconfigs, data and logs.
     pub dir: PathBuf,
@@ -54,23 +54,23 @@ pub struct ControlPlane {
     pub kubectl: Kubectl,
     /// Address of the API server.
     pub url: String,
-    /// Replaces the Service in front of the operators. kube-apiserver sends TokenReviews to it.
+    /// Replaces the Service in front of the operators, for the token webhook of kube-apiserver.
     pub balancer: Balancer,
 }
 
-/// Audience of tokens that kube-apiserver accepts by OpenID Connect, in addition to those of the token webhook.
+/// Audience of tokens that kube-apiserver accepts by OpenID Connect, in addition to those checked by the token webhook.
 pub const OIDC_AUDIENCE: &str = "kubernetes-oidc";
 
-/// Configuration of both authenticators by which kube-apiserver can accept Roster's tokens.
-struct Doors {
+/// Configuration files of the two authenticators by which kube-apiserver accepts Roster's tokens.
+struct AuthenticatorFiles {
     /// Structured authentication configuration: OpenID Connect.
     configuration: PathBuf,
     /// Kubeconfig of the token webhook.
     webhook: PathBuf,
 }
 
-impl Doors {
-    /// Written before there is an operator, so the authority is created here and installed with the chart.
+impl AuthenticatorFiles {
+    /// Writes the files before an operator exists, with an authority that is later installed with the chart.
     fn write(dir: &Path, balancer: &Balancer, roster_ca: &Path) -> Result<Self> {
         let url = format!("https://localhost:{}", balancer.port);
         let ca = std::fs::read_to_string(roster_ca)?;
@@ -101,12 +101,12 @@ impl Doors {
     }
 }
 
-/// Additional flags of the programs.
+/// Additional flags of the components.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Flags<'a> {
-    /// For kube-apiserver.
+    /// Flags of kube-apiserver.
     pub api_server: &'a [&'a str],
-    /// For kube-controller-manager.
+    /// Flags of kube-controller-manager.
     pub controller_manager: &'a [&'a str],
 }
 
@@ -119,13 +119,13 @@ impl ControlPlane {
         Self::start_from(None, dir, flags)
     }
 
-    /// Starts a control plane in `dir` with the certificates and the data of `template`, if given.
+    /// Starts a control plane in `dir` with the certificates and the data of `template`, if there is one.
     ///
     /// # Errors
     /// If a program is missing or does not become ready. The message contains the end of its log.
     pub fn start_from(template: Option<&Template>, dir: &Path, flags: Flags<'_>) -> Result<Self> {
         let assets = Assets::resolve()?;
-        // Another process may bind a free port before the program does.
+        // Another process can take a free port before the program binds it.
         let attempts = 3;
         for attempt in 1..attempts {
             let dir = dir.join(format!("attempt-{attempt}"));
@@ -152,8 +152,8 @@ impl ControlPlane {
         let port = free_port()?;
         let url = format!("https://127.0.0.1:{port}");
         let balancer = Balancer::start()?;
-        let doors = Doors::write(&dir, &balancer, &certs.roster_ca.0)?;
-        let mut command = apiserver_command(assets, &dir, (&certs, &doors), &etcd_url, port)?;
+        let authenticators = AuthenticatorFiles::write(&dir, &balancer, &certs.roster_ca.0)?;
+        let mut command = apiserver_command(assets, &dir, (&certs, &authenticators), &etcd_url, port)?;
         command.args(flags.api_server);
         let mut apiserver = Process::spawn("kube-apiserver", command, dir.join("kube-apiserver.log"))?;
 
@@ -189,7 +189,7 @@ impl ControlPlane {
         })
     }
 
-    /// Kills kube-apiserver and starts it again. Clients have to list again before they watch.
+    /// Kills and restarts kube-apiserver. Watches start with a new list.
     ///
     /// # Errors
     /// If it does not become ready again.
@@ -204,32 +204,31 @@ impl ControlPlane {
     /// Stops the control plane so that its data can be copied.
     ///
     /// # Errors
-    /// If etcd does not stop by itself.
+    /// If etcd has to be killed.
     pub fn stop(self) -> Result<()> {
         drop((self.controller_manager, self.api_server));
         self.etcd.stop(Duration::from_secs(30))
     }
 
-    /// etcd's data folder.
+    /// Returns etcd's data directory.
     pub fn etcd_data_dir(&self) -> PathBuf {
         self.dir.join("etcd")
     }
 
-    /// Audit log: one JSON line for each write, and for each request of the operator.
+    /// Returns the path of the audit log, which has one JSON line per write.
     pub fn audit_log(&self) -> PathBuf {
         self.dir.join("audit.log")
     }
 
-    /// Returns the current length of the audit log in bytes.
+    /// Returns the current size of the audit log.
     ///
     /// # Errors
-    /// If there is none.
+    /// If it does not exist.
     pub fn audit_position(&self) -> Result<u64> {
         Ok(std::fs::metadata(self.audit_log())?.len())
     }
 
-    /// Returns the operator's requests in the audit log after the first `from` bytes. A watch is logged when it
-    /// starts and when it ends.
+    /// Returns the operator's events since byte `from` of the audit log. Watches are logged at their start and end.
     ///
     /// # Errors
     /// If it can't be read.
@@ -251,8 +250,8 @@ impl ControlPlane {
     }
 }
 
-/// Checks that kube-apiserver is ready. A kubectl call costs 40 ms of CPU time, so it first checks that the port is
-/// open.
+/// Checks whether kube-apiserver is ready. Each kubectl call costs 40 ms of CPU time, so it is made only once the port
+/// is open.
 fn ready(kubectl: &Kubectl, port: u16) -> Result<()> {
     TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     kubectl.run(&["get", "--raw", "/readyz"])?;
@@ -291,7 +290,7 @@ impl Certificates {
         Ok(())
     }
 
-    /// Reads what [`Certificates::create`] wrote to `dir`.
+    /// Loads what [`Certificates::create`] wrote to `dir`.
     fn load(dir: &Path) -> Self {
         let pair = |name: &str| (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
         Self {
@@ -307,8 +306,8 @@ impl Certificates {
     }
 }
 
-/// Returns a command for a Go program. Unless `GOGC` is set, it collects garbage a quarter as often as by default:
-/// heaps are small, processes are short-lived, and garbage collection takes a fifth of their CPU time.
+/// Returns a command that runs a Go program. Unless `GOGC` is set, it collects garbage a quarter as often as by
+/// default: the heaps are small and the processes short-lived, and collection would take a fifth of their CPU time.
 fn go_program(program: &Path) -> Command {
     let mut command = Command::new(program);
     if std::env::var_os("GOGC").is_none() {
@@ -320,7 +319,7 @@ fn go_program(program: &Path) -> Command {
 fn etcd_command(assets: &Assets, dir: &Path, url: &str) -> Result<Command> {
     let peer_url = format!("http://127.0.0.1:{}", free_port()?);
     let mut command = go_program(&assets.etcd);
-    // `make up` exports it for people, but etcd rejects a setting that is given twice.
+    // `make up` exports it for users. etcd would treat it as a repeated flag.
     command.env_remove("ETCD_DATA_DIR").args([
         &format!("--data-dir={}", dir.join("etcd").display()),
         &format!("--listen-client-urls={url}"),
@@ -329,7 +328,7 @@ fn etcd_command(assets: &Assets, dir: &Path, url: &str) -> Result<Command> {
         &format!("--initial-advertise-peer-urls={peer_url}"),
         &format!("--initial-cluster=default={peer_url}"),
         "--quota-backend-bytes=8589934592",
-        // The data is needed for one run only, so waiting for the disk would only cost time.
+        // The data is only needed for one run, so do not wait for the disk.
         "--unsafe-no-fsync",
         "--log-level=warn",
     ]);
@@ -339,7 +338,7 @@ fn etcd_command(assets: &Assets, dir: &Path, url: &str) -> Result<Command> {
 fn apiserver_command(
     assets: &Assets,
     dir: &Path,
-    (certs, doors): (&Certificates, &Doors),
+    (certs, authenticators): (&Certificates, &AuthenticatorFiles),
     etcd_url: &str,
     port: u16,
 ) -> Result<Command> {
@@ -351,12 +350,12 @@ fn apiserver_command(
         &format!("--etcd-servers={etcd_url}"),
         "--bind-address=127.0.0.1",
         "--advertise-address=127.0.0.1",
-        // Endpoints must not have loopback addresses.
+        // A loopback address is not a valid endpoint.
         "--endpoint-reconciler-type=none",
         &format!("--secure-port={port}"),
         "--service-cluster-ip-range=10.0.0.0/16",
         "--authorization-mode=RBAC",
-        // As on OpenShift: setting blockOwnerDeletion requires permission to update the owner's finalizers.
+        // As on OpenShift: setting `blockOwnerDeletion` requires a permission on the owner's finalizers.
         "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
         &file("client-ca-file", &certs.ca.0),
         &file("tls-cert-file", &certs.serving.0),
@@ -372,14 +371,14 @@ fn apiserver_command(
         "--requestheader-extra-headers-prefix=X-Remote-Extra-",
         &file("proxy-client-cert-file", &certs.front_proxy.0),
         &file("proxy-client-key-file", &certs.front_proxy.1),
-        &file("authentication-config", &doors.configuration),
-        &file("authentication-token-webhook-config-file", &doors.webhook),
+        &file("authentication-config", &authenticators.configuration),
+        &file("authentication-token-webhook-config-file", &authenticators.webhook),
         "--authentication-token-webhook-version=v1",
-        // Responses of the webhook are cached for two minutes by default, and for at least ten seconds.
+        // The webhook's answers are cached for two minutes by default, and for at least ten seconds.
         "--authentication-token-webhook-cache-ttl=100ms",
         &file("audit-policy-file", &policy),
         &file("audit-log-path", &dir.join("audit.log")),
-        // In MiB. Large enough that it is never rotated, because tests read it from an offset.
+        // In MiB. Tests read the log from a position, so it must never be rotated.
         "--audit-log-maxsize=65536",
         "--allow-privileged=true",
     ]);
@@ -399,8 +398,8 @@ fn controller_manager_command(assets: &Assets, dir: &Path, certs: &Certificates,
         &format!("--secure-port={}", free_port()?),
         "--leader-elect=false",
         "--use-service-account-credentials=true",
-        // Controllers start one after the other, with two requests each. At the default of 20 requests per second,
-        // the first ServiceAccount would take five seconds.
+        // Its controllers start one after the other with two requests each: at the default of 20 requests per
+        // second, the first ServiceAccount takes five seconds.
         "--kube-api-qps=1000",
         "--kube-api-burst=1000",
         &file("root-ca-file", &certs.ca.0),

@@ -1,5 +1,5 @@
-//! The local control plane (real etcd, kube-apiserver and kube-controller-manager) and operators, for the integration
-//! tests, `make demo` and `make up`.
+//! A local control plane (the real etcd, kube-apiserver and kube-controller-manager) and operators, for
+//! the integration tests, `make demo` and `make up`.
 //!
 //! ```text
 //!  assets ──▶ template ──▶ control_plane ──▶ kubectl ──▶ operator

@@ -1,9 +1,9 @@
-//! Paths of the project, of the operator under test, and of test output.
+//! Paths of the project.
 
 use std::path::PathBuf;
 
-/// Returns the root folder of the project that contains the working directory. (The path at build time may be wrong:
-/// two checkouts can share a target folder.)
+/// Returns the project's root folder, found from the working directory or the executable. (Not from the build path: two
+/// checkouts may share a target folder.)
 ///
 /// # Panics
 /// If the process runs outside of the project.
@@ -13,13 +13,13 @@ pub fn project_root() -> PathBuf {
     root.expect("run this inside the project").to_owned()
 }
 
-/// Returns the operator under test: `ROSTER_TEST_BINARY`, or else the one that cargo built with the tests. `make
-/// test` sets it to the release build, which is what ships.
+/// Returns the operator under test: `ROSTER_TEST_BINARY`, or the one that cargo built beside the tests. `make test`
+/// sets the release build, which is what ships, while the tests themselves are compiled without optimization.
 pub fn operator_under_test(built: &str) -> PathBuf {
     std::env::var_os("ROSTER_TEST_BINARY").map_or_else(|| PathBuf::from(built), PathBuf::from)
 }
 
-/// Returns the folder for test output.
+/// Returns the folder for files of test runs.
 pub fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project_root().join("target"), PathBuf::from)
 }

@@ -1,4 +1,4 @@
-//! Certificates of a test control plane.
+//! Certificates of a control plane for one test run.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(params, key_pair), cert, key })
     }
 
-    /// Reads the authority from `<name>.crt` and `<name>.key` in `dir`.
+    /// Loads the authority from `<name>.crt` and `<name>.key` in `dir`.
     ///
     /// # Errors
     /// If they can't be read.

@@ -1,4 +1,4 @@
-//! Python with packages, for tests with other implementations of the API, hashes and tokens.
+//! Python with packages, for interoperability tests of the API, hashes and tokens.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::paths::{project_root, target_dir};
 
-/// Returns the path of a Python with the packages of `tests/requirements.txt`, in a virtual environment in the target
-/// folder. The first call creates it.
+/// Returns the path of a Python with the packages of `tests/requirements.txt`, in a virtual environment under the
+/// target folder. The first call creates it.
 ///
 /// # Errors
 /// If there is no Python 3 with venv, or PyPI can't be reached.

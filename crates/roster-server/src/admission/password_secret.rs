@@ -25,7 +25,7 @@ use roster_credentials::hash::{Algorithm, Ceiling, HashError, PasswordHash};
 use roster_credentials::pool::{HashPool, Saturated};
 use roster_credentials::source::{self, HASH_KEY, KEYS, PASSWORD_KEY, Source, SourceError};
 
-use super::plaintext::{Copied, LAST_APPLIED, Needle, UnreadableManifest, without_plaintext};
+use super::plaintext::{LAST_APPLIED, Needle, PasswordInMetadata, UnreadableManifest, without_plaintext};
 
 /// Why a Secret is denied. Messages name the field and the fix, and never repeat a value.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +47,7 @@ pub enum Refusal {
         "{0} contains the password: remove it from there; if a tool writes it, exclude Secrets from that tool, or \
          apply a {HASH_KEY}"
     )]
-    Copied(#[from] Copied),
+    PasswordInMetadata(#[from] PasswordInMetadata),
     /// No free slot for hashing.
     #[error("{0}")]
     Saturated(#[from] Saturated),
@@ -60,7 +60,7 @@ impl Refusal {
             Self::Source(error) => error.reason(),
             Self::UnknownKeys(_) => "SecretKeyUnknown",
             Self::LastApplied(_) => "LastAppliedUnreadable",
-            Self::Copied(_) => "PasswordCopied",
+            Self::PasswordInMetadata(_) => "PasswordCopied",
             Self::Saturated(_) => "Saturated",
         }
     }
