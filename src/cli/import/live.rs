@@ -181,7 +181,7 @@ fn resource<K: Resource<DynamicType = ()>>() -> ApiResource {
     ApiResource::erase::<K>(&())
 }
 
-/// Whether it may go better in a moment.
+/// Whether a retry may succeed.
 fn is_transient(error: &kube::Error) -> bool {
     match error {
         kube::Error::Api(status) => status.code == 429 || status.code >= 500,
@@ -196,8 +196,7 @@ fn pool() -> HashPool {
     HashPool::new(Argon2idCost::default(), slots, CONCURRENCY, HashMetrics::default())
 }
 
-/// Hashes a password, but where the hash that is there already is its: then there is nothing to do, and doing the import
-/// again changes nothing.
+/// Hashes a password. Returns `None` if the existing hash matches, so that repeating an import changes nothing.
 async fn rehash(pool: &HashPool, password: &SecretString, live: Option<&Value>) -> Option<String> {
     let known = live.and_then(|live| live["data"][HASH_KEY].as_str());
     let known = known.and_then(|known| String::from_utf8(BASE64_STANDARD.decode(known).ok()?).ok());

@@ -35,7 +35,7 @@ pub(super) fn execute(args: &Args) -> Result<ExitCode> {
         rejects::report_rejected(
             item.place,
             &files,
-            &format!("{} comes without a password: it {}", item.who, item.reason),
+            &format!("{} is imported without a password: it {}", item.who, item.reason),
         );
     }
     if let Some(path) = &args.rejects {

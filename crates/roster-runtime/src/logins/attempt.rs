@@ -346,7 +346,7 @@ impl Verifier {
     fn note_refusal(&self, attempt: &LoginAttempt<'_>, person: &LoginUser, decided: &Decided) {
         let (user, until) = (&person.name, decided.after.failed.locked_until);
         if until == decided.before.failed.locked_until {
-            info!(user, source = attempt.source, "a login was refused");
+            info!(user, source = attempt.source, "login refused");
         } else {
             self.metrics.lockouts.inc();
             warn!(user, ?until, "user locked out after failed logins");

@@ -167,7 +167,7 @@ impl Vault {
         if !failures.is_empty() {
             let uid = claim.owner_uid;
             self.uncounted.defer(&uid, failures, matches!(error, VaultError::Unavailable));
-            warn!(uid, %error, "a failed login could not be counted; logins are refused until it is");
+            warn!(uid, %error, "counting a failed login failed, refusing logins until it is counted");
         }
     }
 

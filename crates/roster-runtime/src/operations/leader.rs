@@ -279,7 +279,7 @@ impl LeaderElection {
                     }
                 });
             })
-            .context("the thread of the election could not be started")?;
+            .context("starting the election thread failed")?;
         Ok(election)
     }
 

@@ -148,7 +148,7 @@ impl Certificates {
                     }
                 },
                 Some(Some(secret)) = external.next() => if let Err(error) = self.take(&secret) {
-                    warn!(error = format!("{error:#}"), "the serving certificate that is given is not used");
+                    warn!(error = format!("{error:#}"), "given serving certificate is invalid, keeping the previous one");
                 },
                 () = tokio::time::sleep(until_renewal.clamp(Duration::from_millis(100), TICK)) => {}
             }

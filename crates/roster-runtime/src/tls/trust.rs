@@ -197,7 +197,7 @@ pub async fn observe(
         } else if since.elapsed() >= LEADER_TIMEOUT {
             uncalled_since = None;
             if let Err(error) = publish_as_fallback(&client, &certificates, &mut seen).await {
-                warn!(error = format!("{error:#}"), name, "the admission paths could not be updated");
+                warn!(error = format!("{error:#}"), name, "updating admission paths failed");
             }
         }
     }

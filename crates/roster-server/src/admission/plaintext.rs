@@ -30,7 +30,7 @@ pub enum UnreadableManifest {
     #[error("is not a JSON object and may contain a password: remove the annotation")]
     NotAnObject,
     /// The password is outside of data and stringData.
-    #[error("contains the password outside of data and stringData: remove it there")]
+    #[error("contains the password outside of data and stringData: remove it from there")]
     PasswordOutsideData,
 }
 

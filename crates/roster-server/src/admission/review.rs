@@ -145,12 +145,13 @@ impl Parser {
         parsed.map_err(|error| {
             // Log the position, not the value.
             let (line, column) = (error.line(), error.column());
-            warn!(category = ?error.classify(), line, column, "a review could not be parsed");
+            warn!(category = ?error.classify(), line, column, "parsing an admission review failed");
             let max = limits.max_values;
             refused(
                 StatusCode::BAD_REQUEST,
                 format!(
-                    "line {line}, column {column}: the body must be an AdmissionReview of admission.k8s.io/v1 with at most {max} JSON values, of a resource that this path is for"
+                    "line {line}, column {column}: the body must be an AdmissionReview of admission.k8s.io/v1 with at \
+                     most {max} JSON values, of a resource that this path serves"
                 ),
             )
         })

@@ -171,7 +171,7 @@ async fn namespaces(State(admission): State<Arc<Admission>>, Reviewed(request): 
         }
         NamespaceVerdict::Exists(why) => with_code(response.deny(why), 409, "AlreadyExists").into_review(),
         NamespaceVerdict::Unknown(why) => {
-            let why = format!("the quota can't judge this at the moment: {why}");
+            let why = format!("the quota can't be checked at the moment: {why}");
             with_code(response.deny(why), 503, "ServiceUnavailable").into_review()
         }
     })
@@ -201,7 +201,7 @@ async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(requ
             let reason = refusal.reason();
             // The name may contain the password.
             let name = Some(&request.name).filter(|_| !matches!(refusal, Refusal::PasswordInMetadata(_)));
-            info!(namespace = request.namespace, name, reason, "a password Secret was refused");
+            info!(namespace = request.namespace, name, reason, "rejected a password Secret");
             let (outcome, code, reason) = match refusal {
                 Refusal::Saturated(_) => ("saturated", 429, "TooManyRequests"),
                 Refusal::Source(_)

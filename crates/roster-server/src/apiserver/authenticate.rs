@@ -97,7 +97,7 @@ impl Authenticator {
             Ok(TokenVerdict::Known(_) | TokenVerdict::Refused) => return Err(ApiError::unauthorized()),
             Ok(TokenVerdict::Foreign) => {}
             Err(TokenError::Saturated) => return Err(ApiError::too_many_requests()),
-            Err(TokenError::Vault(_)) => return Err(ApiError::unavailable("the credential can't be reached")),
+            Err(TokenError::Vault(_)) => return Err(ApiError::unavailable("the credential is unavailable")),
         }
         let digest = Sha256::digest(token.expose_secret()).into();
         let known = self.known.try_get_with(digest, self.review(source, digest, &token)).await;

@@ -50,8 +50,8 @@ pub async fn allow(api: &DirectoryApi, target: &Target, change: &GuardedChange<'
         extra: Some(caller.extra.clone()),
     };
     let refusal = api.guard.refusal(&requester, change).await.map_err(|why| {
-        warn!(user = target.name, %why, "the guard could not judge a request");
-        ApiError::unavailable("the guard can't judge this at the moment")
+        warn!(user = target.name, %why, "guard could not decide on a request");
+        ApiError::unavailable("the guard can't decide this at the moment")
     })?;
     refusal.map_or(Ok(()), |why| {
         info!(user = target.name, requester = caller.username, why, "guard denied a request");
@@ -87,11 +87,11 @@ pub fn failed(failure: VerifyError) -> ApiError {
     match failure {
         VerifyError::Saturated(_) => ApiError::too_many_requests(),
         VerifyError::Vault(error) => {
-            warn!(%error, "a credential can't be used");
-            ApiError::unavailable("the credential can't be reached, please try again later")
+            warn!(%error, "credential unavailable");
+            ApiError::unavailable("the credential is unavailable, please try again later")
         }
         VerifyError::Policy(why) => api_invalid("spec.newPassword", &why.to_string()),
-        VerifyError::NotDue => api_invalid("spec.newPassword", "no change is due: use users/~/password"),
+        VerifyError::NotDue => api_invalid("spec.newPassword", "no password change is due: use users/~/password"),
     }
 }
 

@@ -138,7 +138,7 @@ impl RequestSource {
     /// has no limit, because kube-apiserver's TokenReviews prove nothing themselves.
     fn of_network(request: &Request) -> Result<Self, ApiError> {
         let source = RequestNetwork::of(request.extensions());
-        let source = source.ok_or_else(|| ApiError::internal("the connection is not known"))?;
+        let source = source.ok_or_else(|| ApiError::internal("the connection is unknown"))?;
         let is_api_server = source.network_has_api_server;
         let share = if is_api_server { PermitHolder::Exempt } else { PermitHolder::Network(source.network) };
         Ok(Self { share, is_api_server })

@@ -132,7 +132,7 @@ impl ApiError {
 
     /// 414: the URI has more than `max` bytes.
     pub fn uri_too_long(max: usize) -> Self {
-        Self::new(414, "RequestURITooLong", format!("the address must have at most {max} bytes"))
+        Self::new(414, "RequestURITooLong", format!("the URL must have at most {max} bytes"))
     }
 
     /// 415: unsupported media type.

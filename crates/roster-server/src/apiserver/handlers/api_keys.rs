@@ -140,7 +140,7 @@ fn expiry(spec: &ApiKeySpec, max_lifetime: Duration, now: Timestamp, about: Abou
     let Some(expires) = &spec.expiration_timestamp else { return Ok(now + LIFETIME.min(max_lifetime)) };
     if expires.0 <= now || expires.0 > now + max_lifetime {
         let days = max_lifetime.as_secs() / 86_400;
-        let message = format!("must lie ahead, at most {days} days");
+        let message = format!("must be in the future, at most {days} days from now");
         return Err(ApiError::invalid(about, "spec.expirationTimestamp", &message));
     }
     Ok(expires.0)

@@ -46,7 +46,7 @@ pub async fn login(
     check_login(&api, &spec)?;
     let _share = api.attempts.take(network_of(address)).ok_or_else(ApiError::too_many_requests)?;
     let secret = spec.password.as_ref().map(Secret::Password).or(spec.invitation.as_ref().map(Secret::Invitation));
-    let secret = secret.ok_or_else(|| api_invalid("spec.password", "is needed"))?;
+    let secret = secret.ok_or_else(|| api_invalid("spec.password", "is required"))?;
     let attempt = LoginAttempt {
         username: &spec.username,
         secret,

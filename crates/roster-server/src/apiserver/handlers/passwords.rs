@@ -141,7 +141,7 @@ pub async fn invite(
         let set = |credential: &mut Credential| credential.invitation = Some(invitation.clone());
         let written = api.logins.vault.update(&person, set).await.map_err(unreachable)?;
         written.ok_or_else(|| no_credential(&target))?;
-        info!(user = target.name, by = target.caller.username, "somebody was invited to set a password");
+        info!(user = target.name, by = target.caller.username, "user invited to set a password");
     }
     Ok(created("Invitation", &spec, &InvitationStatus { code, expiration_timestamp: Time(expires) }))
 }
@@ -163,7 +163,7 @@ pub async fn unlock(
         let unlock = |credential: &mut Credential| credential.failed = FailedLogins::default();
         let written = api.logins.vault.update(&person, unlock).await.map_err(unreachable)?;
         written.ok_or_else(|| no_credential(&target))?;
-        info!(user = target.name, by = target.caller.username, "a user was unlocked");
+        info!(user = target.name, by = target.caller.username, "user unlocked");
     }
     Ok(created("Unlock", &spec, &json!({})))
 }

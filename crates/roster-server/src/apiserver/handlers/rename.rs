@@ -98,7 +98,9 @@ async fn judge(api: &DirectoryApi, target: &Target, user: &User, renamed: &User)
     }
     let directory = api.informers.directory();
     let why = match username_claimant(renamed, &directory) {
-        Some(other) => Some(format!("spec.username: {} is held or wanted by user {other}", renamed.username())),
+        Some(other) => {
+            Some(format!("spec.username: {} already exists: user {other} holds or wants it", renamed.username()))
+        }
         None => exhausted_username(&target.name, &renamed.username(), &directory),
     };
     why.map_or(Ok(()), |why| Err(ApiError::conflict(why, about)))
