@@ -132,7 +132,7 @@ impl Explainer {
                 self.guarded::<Secret>(value, &Api::namespaced(self.client.clone(), &namespace)).await
             }
             (version, kind) => bail!(
-                "{kind} of {version} is not guarded: explain takes User, Group, RoleBinding, Namespace and Secret"
+                "{kind} of {version} is not guarded: explain supports User, Group, RoleBinding, Namespace and Secret"
             ),
         }
     }
@@ -172,7 +172,7 @@ impl Explainer {
         let requester = self.requester.username.as_deref().unwrap_or_default();
         println!("{what}, {verb} by {requester}:");
         if required.is_empty() {
-            println!("  grants nothing and touches nobody who holds a role");
+            println!("  grants nothing and affects nobody who holds a role");
         }
         for (requirement, reason) in &required {
             match requirement {

@@ -360,7 +360,7 @@ mod tests {
     #[case(&["--renew-deadline", "20s"], "--renew-deadline must be shorter")]
     #[case(&["--retry-period", "12s"], "--retry-period must be shorter")]
     #[case(&["--lease-duration", "12500ms"], "whole seconds")]
-    #[case(&["--lease-duration", "fast"], "write a duration such as")]
+    #[case(&["--lease-duration", "fast"], "must be a duration such as")]
     #[case(&["--lease-duration", "0s"], "longer than zero")]
     #[case(&["--lockout-duration", "900000h"], "at most 876000h")]
     #[case(&["--certificate-lifetime", "9000h"], "--certificate-lifetime must not")]

@@ -31,7 +31,7 @@ impl NotificationConfig {
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
-    let net: IpNet = text.parse().map_err(|_| "write a network such as 10.96.0.0/12 or fd00::/8".to_owned())?;
+    let net: IpNet = text.parse().map_err(|_| "must be a network such as 10.96.0.0/12 or fd00::/8".to_owned())?;
     if net.addr() == net.network() { Ok(net) } else { Err(format!("did you mean {}?", net.trunc())) }
 }
 
@@ -41,9 +41,9 @@ mod tests {
     use rstest::rstest;
 
     #[rstest]
-    #[case("10.0.0.1", "write a network such as")]
-    #[case("10.0.0.0/33", "write a network such as")]
-    #[case("everywhere", "write a network such as")]
+    #[case("10.0.0.1", "must be a network such as")]
+    #[case("10.0.0.0/33", "must be a network such as")]
+    #[case("everywhere", "must be a network such as")]
     #[case("10.1.2.3/8", "did you mean 10.0.0.0/8?")]
     fn invalid_networks_are_rejected_with_a_hint(#[case] text: &str, #[case] message: &str) {
         let error = network(text).unwrap_err();

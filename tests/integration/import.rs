@@ -118,21 +118,21 @@ async fn a_preview_shows_what_would_change_and_no_hash() {
     let path = file("preview.csv", &rows("eu"));
     let args = ["import", "--from", "csv", "--secret-namespace", "people", &path];
     let shown = succeeds(&args);
-    assert_eq!(last_line(&shown), "2 to create, 0 to change, 0 the same, 0 rejected");
+    assert_eq!(last_line(&shown), "2 to create, 0 to change, 0 unchanged, 0 rejected");
     assert!(shown.contains("+  passwordHash: bcrypt…") && shown.contains(&format!("+++ users/{ada}")), "{shown}");
     assert!(!shown.contains("Crp.JRmP") && cluster().users().await.get_opt(&ada).await.unwrap().is_none());
 
     succeeds(&[&args[..], &["--apply"]].concat());
-    assert_eq!(last_line(&succeeds(&args)), "0 to create, 0 to change, 2 the same, 0 rejected");
+    assert_eq!(last_line(&succeeds(&args)), "0 to create, 0 to change, 2 unchanged, 0 rejected");
     file("preview.csv", &rows("us"));
     let shown = succeeds(&args);
-    assert_eq!(last_line(&shown), "0 to create, 1 to change, 1 the same, 0 rejected");
+    assert_eq!(last_line(&shown), "0 to create, 1 to change, 1 unchanged, 0 rejected");
     assert!(shown.contains("-  zone: eu\n+  zone: us\n"), "{shown}");
     // A field that the file no longer has is removed.
     file("preview.csv", &format!("username,hash\n{ada},{BCRYPT}\n{bob},\n"));
     assert_eq!(
         last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
-        "0 created, 2 changed, 0 the same, 0 rejected"
+        "0 created, 2 changed, 0 unchanged, 0 rejected"
     );
     user_where(&cluster().users().await, &ada, "without a zone", |user| user.spec.zone.is_none()).await;
 }
@@ -168,14 +168,15 @@ async fn waiting_users_join_imported_groups_only_with_a_flag() {
     let args = ["import", "--from", "csv", &path];
     let accepting = [&args[..], &["--accept-existing-users"]].concat();
     let waits = format!(
-        "{path}:2: Group {group} would accept 1 existing User that this import does not put into it: {eve}; it takes --accept-existing-users\n"
+        "{path}:2: Group {group} would accept 1 existing User that this import does not put into it: {eve}; this \
+         requires --accept-existing-users\n"
     );
 
     let preview = roster(&args);
     assert!(!preview.status.success());
     assert_eq!(text(&preview.stderr), waits);
-    assert_eq!(last_line(&text(&preview.stdout)), "2 to create, 0 to change, 0 the same, 0 rejected, 1 failed");
-    assert_eq!(last_line(&succeeds(&accepting)), "2 to create, 0 to change, 0 the same, 0 rejected");
+    assert_eq!(last_line(&text(&preview.stdout)), "2 to create, 0 to change, 0 unchanged, 0 rejected, 1 failed");
+    assert_eq!(last_line(&succeeds(&accepting)), "2 to create, 0 to change, 0 unchanged, 0 rejected");
 
     let applied = roster(&[&args[..], &["--apply"]].concat());
     assert!(!applied.status.success());
@@ -195,7 +196,7 @@ async fn waiting_users_join_imported_groups_only_with_a_flag() {
 
     assert_eq!(
         last_line(&succeeds(&[&accepting[..], &["--apply"]].concat())),
-        "2 created, 0 changed, 0 the same, 0 rejected"
+        "2 created, 0 changed, 0 unchanged, 0 rejected"
     );
     for name in [&ada, &eve] {
         wait_for_text(cluster(), &["users.roster.dev", name], "{.status.groups[*]}", &group).await;
@@ -204,7 +205,7 @@ async fn waiting_users_join_imported_groups_only_with_a_flag() {
     file("waiting.csv", &format!("username,groups\n{bob},{group}\n"));
     assert_eq!(
         last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
-        "1 created, 0 changed, 1 the same, 0 rejected"
+        "1 created, 0 changed, 1 unchanged, 0 rejected"
     );
 }
 
@@ -218,12 +219,13 @@ async fn existing_users_gain_nothing_from_an_import_without_a_flag() {
     let args = ["import", "--from", "csv", &path];
     let accepting = [&args[..], &["--accept-existing-users"]].concat();
     let says = format!(
-        "{path}:2: User {ada} already exists, and this import would put it into Group {group}; it takes --accept-existing-users\n"
+        "{path}:2: User {ada} already exists, and this import would put it into Group {group}; this requires \
+         --accept-existing-users\n"
     );
     let preview = roster(&args);
     assert!(!preview.status.success());
     assert_eq!(text(&preview.stderr), says);
-    assert_eq!(last_line(&text(&preview.stdout)), "2 to create, 1 to change, 0 the same, 0 rejected, 1 failed");
+    assert_eq!(last_line(&text(&preview.stdout)), "2 to create, 1 to change, 0 unchanged, 0 rejected, 1 failed");
     let applied = roster(&[&args[..], &["--apply"]].concat());
     assert!(!applied.status.success());
     let told = text(&applied.stderr);
@@ -233,7 +235,7 @@ async fn existing_users_gain_nothing_from_an_import_without_a_flag() {
     file("planted.csv", &format!("username,zone\n{ada},eu\n"));
     assert_eq!(
         last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
-        "0 created, 1 changed, 0 the same, 0 rejected"
+        "0 created, 1 changed, 0 unchanged, 0 rejected"
     );
     file("planted.csv", &format!("username,groups,zone\n{ada},{group},eu\n{bob},{group},eu\n"));
     let laundered = roster(&[&args[..], &["--apply"]].concat());
@@ -241,17 +243,17 @@ async fn existing_users_gain_nothing_from_an_import_without_a_flag() {
     assert!(users.get_opt(&bob).await.unwrap().is_none() && users.get(&ada).await.unwrap().spec.groups.is_empty());
     assert_eq!(
         last_line(&succeeds(&[&accepting[..], &["--apply"]].concat())),
-        "2 created, 1 changed, 0 the same, 0 rejected"
+        "2 created, 1 changed, 0 unchanged, 0 rejected"
     );
     // Neither repeating the import nor removing something needs the flag.
     assert_eq!(
         last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
-        "0 created, 0 changed, 3 the same, 0 rejected"
+        "0 created, 0 changed, 3 unchanged, 0 rejected"
     );
     file("planted.csv", &format!("username,groups\n{ada},{group}\n{bob},\n"));
     assert_eq!(
         last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
-        "0 created, 2 changed, 1 the same, 0 rejected"
+        "0 created, 2 changed, 1 unchanged, 0 rejected"
     );
     // Additional Groups need the flag again, even for imported Users.
     file("planted.csv", &format!("username,groups\n{ada},{group};{other}\n{bob},{other}\n"));
@@ -265,7 +267,7 @@ async fn existing_users_gain_nothing_from_an_import_without_a_flag() {
     }
     assert_eq!(
         last_line(&succeeds(&[&accepting[..], &["--apply"]].concat())),
-        "1 created, 2 changed, 1 the same, 0 rejected"
+        "1 created, 2 changed, 1 unchanged, 0 rejected"
     );
 }
 
@@ -278,7 +280,7 @@ fn rejected_lines_are_reported_and_others_are_imported() {
     let args = ["import", "--from", "csv", &path, "--apply", "--rejects", rejects.to_str().unwrap()];
     let output = roster(&args);
     assert!(!output.status.success());
-    assert_eq!(text(&output.stdout), "1 created, 0 changed, 0 the same, 2 rejected\n");
+    assert_eq!(text(&output.stdout), "1 created, 0 changed, 0 unchanged, 2 rejected\n");
     let told = text(&output.stderr);
     assert!(told.contains(&format!("{path}:3: spec.timezone: must be a name of the IANA")), "{told}");
     assert!(told.contains(&format!("{path}:4: password: is plaintext")) && !told.contains("hunter2"), "{told}");
@@ -298,7 +300,7 @@ async fn plaintext_passwords_are_hashed_once_by_the_importer() {
     succeeds(&args);
     let users = cluster().users().await;
     wait_for_reason(&users, &name, "Ready", "Succeeded").await;
-    assert_eq!(last_line(&succeeds(&args)), "0 created, 0 changed, 1 the same, 0 rejected");
+    assert_eq!(last_line(&succeeds(&args)), "0 created, 0 changed, 1 unchanged, 0 rejected");
     let direct = Direct::new(cluster(), 0, None).await;
     assert_eq!(with_password(&direct, &name, "a giraffe in rubber boots").await.status, 201);
     let secret = cluster().secrets("people").await.get(&format!("{name}-password")).await.unwrap();

@@ -53,7 +53,7 @@ fn helm_test_reports_what_does_not_work() {
         "FAILED  MutatingWebhookConfiguration roster: password-secrets.roster.dev has no caBundle",
         "FAILED  ValidatingWebhookConfiguration roster: users.guard.roster.dev has no caBundle",
         "FAILED  APIService v1alpha1.directory.roster.dev: ",
-        "FAILED  the directory, by way of kube-apiserver: ",
+        "FAILED  the directory, through kube-apiserver: ",
     ] {
         assert!(said.contains(line), "{line}: {said}");
     }
@@ -62,7 +62,7 @@ fn helm_test_reports_what_does_not_work() {
     let (is_well, said) = check(&cluster, &["--timeout", "1s"]);
     assert!(!is_well && said.contains("FAILED  CustomResourceDefinition groups.roster.dev: "), "{said}");
     assert!(
-        said.contains("FAILED  CustomResourceDefinition users.roster.dev: its schema is that of another"),
+        said.contains("FAILED  CustomResourceDefinition users.roster.dev: its schema is from another version"),
         "{said}"
     );
 }
@@ -267,7 +267,7 @@ async fn users_in_chart_values_are_created_before_the_operator_and_kept_by_defau
             "users.jane=null,users.joan.spec.language=en",
         ],
     );
-    assert!(said.contains("WARNING: User jane is no longer in the values, and is kept"), "{said}");
+    assert!(said.contains("WARNING: User jane is no longer in the values, but is kept"), "{said}");
     assert!(!said.contains("User joan is no longer"), "{said}");
     helm(&cluster, &["uninstall", "roster"]);
     assert_eq!(users.get("jane").await.unwrap().metadata.uid, jane.metadata.uid);

@@ -121,8 +121,8 @@ fn lifetime(text: &str) -> Result<SignedDuration> {
 /// Text shown next to a new key, without the key itself.
 fn key_notice(key: &Value) -> String {
     let (name, end) = (at(key, "/metadata/name"), at(key, "/spec/expirationTimestamp"));
-    let end = if end.is_empty() { String::new() } else { format!(", good until {end}") };
-    format!("API key {name}{end}. This is the only time that it is shown:")
+    let end = if end.is_empty() { String::new() } else { format!(", valid until {end}") };
+    format!("API key {name}{end}. It is not shown again:")
 }
 
 fn describe(keys: &Value) -> String {
@@ -203,6 +203,6 @@ mod tests {
         let key = json!({"metadata": {"name": "k1"}, "spec": {"expirationTimestamp": "2030-02-01T00:00:00Z"},
             "status": {"key": "s3cret"}});
         let text = key_notice(&key);
-        assert!(text.contains("k1, good until 2030-02-01T00:00:00Z") && !text.contains("s3cret"));
+        assert!(text.contains("k1, valid until 2030-02-01T00:00:00Z") && !text.contains("s3cret"));
     }
 }

@@ -179,7 +179,7 @@ fn manifest(kind: Kind, name: &str, labels: Map<String, Value>, spec: Map<String
 }
 
 fn also(what: &str, place: Place) -> String {
-    format!("{what} also stands in line {}", place.line)
+    format!("{what} is also in line {}", place.line)
 }
 
 impl Assembly<'_> {

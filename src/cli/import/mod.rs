@@ -26,7 +26,7 @@ pub(super) use args::Args;
 use args::{Files, Outcome};
 use format::ImportFormat;
 
-/// Reads, decides, and does what was asked for. Fails where something was rejected or could not be written.
+/// Runs the import. Fails if entries were rejected or objects could not be written.
 pub(super) fn execute(args: &Args) -> Result<ExitCode> {
     let files = Files::of(args);
     let plan = plan(args)?;
@@ -35,7 +35,7 @@ pub(super) fn execute(args: &Args) -> Result<ExitCode> {
         rejects::report_rejected(
             item.place,
             &files,
-            &format!("{} comes without a password: it {}", item.who, item.reason),
+            &format!("{} is imported without a password: it {}", item.who, item.reason),
         );
     }
     if let Some(path) = &args.rejects {
@@ -68,10 +68,10 @@ fn run(args: &Args, plan: Plan, files: &Files) -> Result<Outcome> {
 fn plan(args: &Args) -> Result<Plan> {
     let is_passwd = args.from == ImportFormat::Passwd;
     if !is_passwd && (args.group_file.is_some() || args.shadow_file.is_some()) {
-        bail!("--group-file and --shadow-file are for --from passwd");
+        bail!("--group-file and --shadow-file require --from passwd");
     }
     if !args.map.is_empty() && args.from != ImportFormat::Csv {
-        bail!("--map is for --from csv");
+        bail!("--map requires --from csv");
     }
     let source = Source {
         main: bytes(&args.file)?,
@@ -96,6 +96,6 @@ fn bytes(path: &Path) -> Result<Vec<u8>> {
         return std::fs::read(path).with_context(|| path.display().to_string());
     }
     let mut bytes = Vec::new();
-    std::io::stdin().read_to_end(&mut bytes).context("standard input can't be read")?;
+    std::io::stdin().read_to_end(&mut bytes).context("reading standard input failed")?;
     Ok(bytes)
 }

@@ -83,7 +83,7 @@ fn invalid_values_are_refused_by_name(#[case] value: &str, #[case] message: &str
 
 #[rstest]
 #[case(&["administratorClusterRole=cluster-admin"], "administratorClusterRole: cluster-admin must be one of bindableClusterRoles")]
-#[case(&["certificates.issuerRef.name=x"], "certificates.issuerRef: takes certificates.provider=cert-manager")]
+#[case(&["certificates.issuerRef.name=x"], "certificates.issuerRef: requires certificates.provider=cert-manager")]
 #[case(&["certificates.provider=cert-manager", "externalURL=https://x"], "certificates.provider: must be self")]
 fn contradicting_values_are_refused(#[case] values: &[&str], #[case] message: &str) {
     let args: Vec<&str> = values.iter().flat_map(|value| ["--set", value]).collect();

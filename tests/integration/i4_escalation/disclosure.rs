@@ -107,8 +107,9 @@ async fn i4_denied_changes_of_a_binding_do_not_reveal_its_role() {
         [(&["delete", "--raw", &path][..], String::new()), (&["replace", "--raw", &path, "-f", "-"], other.to_string())]
     {
         let denial = refused(cluster, &clerk, args, &input);
-        let expected =
-            format!("{clerk} may not change or end RoleBinding {power}: that takes the verb bind on its role before");
+        let expected = format!(
+            "{clerk} may not change or delete RoleBinding {power}: this requires the verb bind on its role before"
+        );
         assert!(denial.contains(&expected), "{denial}");
         assert!(!denial.contains("edit") && !denial.contains(&format!("namespace {n}")), "{denial}");
     }

@@ -80,7 +80,7 @@ async fn a_renamed_user_keeps_the_credential_and_releases_the_name() {
     assert_eq!(own_status(&direct, &session).await, 401);
     assert_eq!(with_password(&direct, &name, PASSWORD).await.status, 401);
     let taken = rename_as_administrator(cluster, &name, &name).unwrap_err();
-    assert!(format!("{taken:#}").contains(&format!("is held or wanted by user {heir}")), "{taken:#}");
+    assert!(format!("{taken:#}").contains(&format!("already exists: User {heir} holds or wants it")), "{taken:#}");
 }
 
 /// Emails are login names too: an email may become the username, and the username an email.
@@ -143,7 +143,7 @@ async fn i4_renames_require_the_rights_of_both_names() {
     for (key, username, status, said) in [
         (weak.as_str(), "system:masters", 422, "spec.username"),
         (&weak, "no spaces", 422, "spec.username"),
-        (&weak, &held, 409, "is held or wanted by another user"),
+        (&weak, &held, 409, "already exists: another User holds or wants it"),
         ("~", &fresh, 403, ""),
         ("nobody-at-all", &fresh, 404, ""),
     ] {
@@ -152,7 +152,7 @@ async fn i4_renames_require_the_rights_of_both_names() {
         assert!(refused.body.contains(said), "{key} to {username}: {}", refused.body);
     }
     let key = api_keys::key(&direct, &session).await;
-    assert_eq!(rename(&direct, &weak, &key, &fresh).await.status, 403, "an API key does not do");
+    assert_eq!(rename(&direct, &weak, &key, &fresh).await.status, 403, "API keys are not accepted");
     let own = token(&direct, &weak, PASSWORD).await;
     assert_eq!(rename(&direct, "~", &own, &fresh).await.status, 403, "nobody renames themselves");
     let patch = format!(r#"{{"spec":{{"username":"{fresh}"}}}}"#);

@@ -277,7 +277,7 @@ async fn an_interrupted_import_of_each_format_completes_on_retry() {
         let half = kill_halfway(&client, child).await;
         assert!(half < *PEOPLE, "{format}: all were there already");
         let resumed = succeeds(args(&["--apply"]));
-        let same: usize = resumed.split(" the same").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+        let same: usize = resumed.split(" unchanged").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
         assert!(same >= half.saturating_sub(1), "{format}: what was there was written again: {resumed}");
 
         let expected = written(&folder);

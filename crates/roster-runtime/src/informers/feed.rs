@@ -136,7 +136,7 @@ impl Feed<'_> {
                 Some(Ok(object)) => change(informers, name, Some(object)),
                 Some(Err(invalid)) => {
                     informers.metrics.unreadable.inc();
-                    warn!(resource, name, error = invalid.error, "an object does not parse and is left as it is");
+                    warn!(resource, name, error = invalid.error, "skipping an object that does not parse");
                 }
             },
             // Before the directory: objects queued by its changes must find the current state here.
@@ -255,7 +255,7 @@ impl Feed<'_> {
             |informers, user: &String, secret| match secret {
                 ObjectState::Present(secret) => {
                     let Some(tombstone) = Tombstone::read(secret) else {
-                        warn!(user, secret = secret.name_any(), "a tombstone does not parse and is ignored");
+                        warn!(user, secret = secret.name_any(), "skipping a tombstone that does not parse");
                         return;
                     };
                     let uid = secret.uid().unwrap_or_default();

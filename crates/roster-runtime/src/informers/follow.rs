@@ -135,7 +135,7 @@ pub async fn follow<T: WatchProgress, E: WatchFailure>(
             }
             Err(error) => {
                 failures.record_failure(resource, error.is_gap());
-                warn!(resource, %error, "a watch failed and is tried again");
+                warn!(resource, %error, "watch failed, retrying");
             }
         }
     }

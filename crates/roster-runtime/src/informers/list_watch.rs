@@ -73,16 +73,16 @@ pub enum ListWatchError {
     #[error(transparent)]
     Client(#[from] kube::Error),
     /// No more events arrive.
-    #[error("nothing was heard for too long")]
+    #[error("timed out waiting for events")]
     Silence(#[from] Elapsed),
     /// The watch ended immediately.
-    #[error("the watch ended at once")]
+    #[error("the watch ended immediately")]
     EndedAtOnce,
     /// The watch ended, or sent other events, before its list was complete.
-    #[error("the list broke off")]
+    #[error("the list ended before it was complete")]
     BrokenOff,
     /// The task that reads a page failed.
-    #[error("a page was not read to its end")]
+    #[error("reading a page failed")]
     Page(#[from] JoinError),
 }
 

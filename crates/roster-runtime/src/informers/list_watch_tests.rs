@@ -111,8 +111,8 @@ async fn without_streaming_lists_pages_are_read() {
 async fn a_streaming_list_that_breaks_off_is_read_in_pages() {
     let jane = event("ADDED", "jane", 3);
     for (rest, error) in [
-        (String::new(), "the list broke off"),
-        (event("DELETED", "jane", 9), "the list broke off"),
+        (String::new(), "the list ended before it was complete"),
+        (event("DELETED", "jane", 9), "the list ended before it was complete"),
         (format!("{{\"type\": \"ERROR\", \"object\": {}}}\n", status(500).1), "no"),
     ] {
         let answers = [(200, jane.clone() + &rest), (200, page(&["joe"], "")), (200, bookmark(8, "{}"))];

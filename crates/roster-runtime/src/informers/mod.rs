@@ -64,7 +64,7 @@ impl Informers {
                 Some(ended) = watches.join_next() => return ended?.context("a watch of the directory"),
                 outcome = &mut all, if !self.is_synced() => {
                     outcome?;
-                    info!("users, groups, bindings, namespaces and native RBAC are known");
+                    info!("informers synced");
                     self.synced.send_replace(true);
                     health.set_synced();
                 }

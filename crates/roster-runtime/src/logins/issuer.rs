@@ -45,7 +45,7 @@ impl Issuer {
         password_changed: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<(String, Timestamp)> {
-        let ends = now.checked_add(self.lifetime).context("the clock is beyond its range")?;
+        let ends = now.checked_add(self.lifetime).context("the system time is out of range")?;
         // A token must not outlive its owner.
         let validity = person.spec.validity.as_ref().and_then(|validity| validity.not_after.as_ref());
         let ends = validity.map_or(ends, |end| end.0.min(ends));

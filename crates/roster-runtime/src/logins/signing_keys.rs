@@ -63,11 +63,13 @@ impl SigningKeyStore {
             match change {
                 Ok(Some(secret)) => match read(&secret) {
                     Ok(keys) => self.keys.store(Arc::new(keys)),
-                    Err(error) => warn!(error = format!("{error:#}"), "the signing keys are not used"),
+                    Err(error) => {
+                        warn!(error = format!("{error:#}"), "signing keys are invalid, keeping the previous ones")
+                    }
                 },
                 // The known keys keep signing until the leader recreates the Secret, which takes a moment.
                 Ok(None) => self.deleted.notify_one(),
-                Err(error) => warn!(%error, "the signing keys can't be watched"),
+                Err(error) => warn!(%error, "watching the signing keys failed, retrying"),
             }
         }
     }
@@ -85,7 +87,7 @@ impl SigningKeyStore {
                 let outcome = self.rotate_if_due(lifetime).await;
                 must_look = outcome.is_err();
                 if let Err(error) = outcome {
-                    warn!(error = format!("{error:#}"), "the signing keys could not be rotated; it is tried again");
+                    warn!(error = format!("{error:#}"), "rotating the signing keys failed, retrying");
                 }
             }
             tokio::select! {
@@ -108,7 +110,7 @@ impl SigningKeyStore {
         // A replace carries the resourceVersion, so of two leaders only one succeeds.
         let secret = Secret { data: Some(next.write()), ..secret };
         self.secrets.replace(SECRET, &PostParams::default(), &secret).await?;
-        info!("the signing keys were rotated");
+        info!("rotated the signing keys");
         Ok(())
     }
 }
@@ -133,6 +135,6 @@ async fn load_or_create(secrets: &Api<Secret>) -> Result<SigningKeys> {
 
 fn read(secret: &Secret) -> Result<SigningKeys> {
     SigningKeys::read(secret.data.as_ref().unwrap_or(&BTreeMap::new())).with_context(|| {
-        format!("Secret {SECRET} does not parse: delete it to have a new key made; all tokens end then")
+        format!("Secret {SECRET} does not parse: delete it, and the leader creates a new key; this ends all tokens")
     })
 }

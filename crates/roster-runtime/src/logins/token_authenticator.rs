@@ -64,7 +64,7 @@ pub enum TokenVerdict {
 #[derive(Clone, Debug, Error)]
 pub enum TokenError {
     /// The request's network, or all networks together, have too many look-ups in flight.
-    #[error("too many API keys are looked up at the same time")]
+    #[error("too many concurrent look-ups of API keys")]
     Saturated,
     /// The credential can't be read.
     #[error(transparent)]

@@ -94,7 +94,7 @@ pub(super) enum DeliveryError {
     Slow,
     #[error("no answer from the receiver: {0}")]
     Unreachable(String),
-    #[error("the notice could not be signed: {0:#}")]
+    #[error("the notification could not be signed: {0:#}")]
     Unsigned(anyhow::Error),
 }
 
@@ -182,7 +182,7 @@ impl Sender {
             .when(DeliveryError::is_transient)
             .adjust(DeliveryError::wait)
             .notify(|error, wait| {
-                debug!(user = delivery.to.username, host = delivery.host(), %error, ?wait, "a notice is tried again");
+                debug!(user = delivery.to.username, host = delivery.host(), %error, ?wait, "retrying a notification");
             })
             .await
     }

@@ -107,7 +107,7 @@ impl Elector {
                     return started;
                 }
                 Ok(false) => {}
-                Err(error) => warn!(error = format!("{error:#}"), "the lease could not be acquired"),
+                Err(error) => warn!(error = format!("{error:#}"), "acquiring the lease failed, retrying"),
             }
             sleep(self.options.retry_period).await;
         }
@@ -124,15 +124,15 @@ impl Elector {
             sleep(self.options.retry_period).await;
             beat();
             if !is_working() {
-                bail!("the controllers are stuck, so the lease is not renewed");
+                bail!("the controllers are stuck: giving up the lease");
             }
             let started = Instant::now();
             let left = self.options.renew_deadline.saturating_sub(renewed.elapsed());
             match timeout(left, self.attempt()).await {
                 Ok(Ok(true)) => renewed = started,
                 Ok(Ok(false)) => bail!("another replica holds the lease"),
-                Ok(Err(error)) => warn!(error = format!("{error:#}"), "the lease could not be renewed"),
-                Err(_) => bail!("the lease could not be renewed for {:?}", self.options.renew_deadline),
+                Ok(Err(error)) => warn!(error = format!("{error:#}"), "renewing the lease failed, retrying"),
+                Err(_) => bail!("the lease was not renewed for {:?}", self.options.renew_deadline),
             }
         }
     }
@@ -152,7 +152,7 @@ impl Elector {
             spec.holder_identity = None;
             spec.lease_duration_seconds = Some(1);
             self.leases.replace(&self.options.name, &PostParams::default(), &lease).await?;
-            info!("the lease is released");
+            info!("released the lease");
         }
         Ok(())
     }
@@ -214,7 +214,7 @@ impl Elector {
             }
             // Another replica was faster, or this replica's earlier write did succeed: the next attempt reads again.
             Err(kube::Error::Api(status)) if status.code == 409 => {
-                bail!("the lease was written by another replica meanwhile")
+                bail!("another replica wrote the lease in the meantime")
             }
             Err(error) => Err(error.into()),
         }
@@ -279,7 +279,7 @@ impl LeaderElection {
                     }
                 });
             })
-            .context("the thread of the election could not be started")?;
+            .context("starting the election thread failed")?;
         Ok(election)
     }
 
@@ -299,7 +299,7 @@ impl LeaderElection {
     /// # Errors
     /// If the lease is lost, or it could not be released.
     pub async fn ended(&mut self) -> Result<()> {
-        (&mut self.ended).await.context("the thread of the election has ended")?
+        (&mut self.ended).await.context("the election thread ended")?
     }
 
     /// Releases the lease, so that the next leader need not wait for it to expire.
@@ -330,7 +330,7 @@ impl ElectionThread {
         let _ = ended.send(outcome);
         let Some(lost) = lost else { return };
         if timeout(grace, settled.cancelled()).await.is_err() {
-            error!(error = lost, "the lease is lost and the controllers do not end: ending the process");
+            error!(error = lost, "leadership lost, but the controllers did not stop in time: exiting");
             std::process::exit(1);
         }
     }

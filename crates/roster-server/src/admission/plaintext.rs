@@ -27,10 +27,10 @@ pub struct PasswordInMetadata(String);
 #[derive(Debug, thiserror::Error)]
 pub enum UnreadableManifest {
     /// A password may be anywhere in it.
-    #[error("is not a JSON object and may hold a password: remove the annotation")]
+    #[error("is not a JSON object and may contain a password: remove the annotation")]
     NotAnObject,
     /// The password is outside of data and stringData.
-    #[error("contains the password outside of data and stringData: remove it there")]
+    #[error("contains the password outside of data and stringData: remove it from there")]
     PasswordOutsideData,
 }
 

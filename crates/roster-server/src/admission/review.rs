@@ -86,15 +86,15 @@ fn unread(error: BodyError) -> Response {
         BodyError::TooManyOfPeer => (StatusCode::TOO_MANY_REQUESTS, "; try again"),
         BodyError::Saturated => (
             StatusCode::TOO_MANY_REQUESTS,
-            "; try again, and if it happens again, remove or shorten labels and annotations of the object",
+            "; try again, and if it happens again, remove or shorten the object's labels and annotations",
         ),
         BodyError::TooSlow => (
             StatusCode::REQUEST_TIMEOUT,
-            "; try again, and if it happens again, remove or shorten labels and annotations of the object",
+            "; try again, and if it happens again, remove or shorten the object's labels and annotations",
         ),
         BodyError::TooLarge(_) => (
             StatusCode::PAYLOAD_TOO_LARGE,
-            "; remove or shorten labels and annotations of the object, or split its lists",
+            "; remove or shorten the object's labels and annotations, or split its lists",
         ),
         BodyError::Broken => (StatusCode::BAD_REQUEST, ""),
         BodyError::UnknownPeer => (StatusCode::INTERNAL_SERVER_ERROR, ""),
@@ -145,12 +145,13 @@ impl Parser {
         parsed.map_err(|error| {
             // Log the position, not the value.
             let (line, column) = (error.line(), error.column());
-            warn!(category = ?error.classify(), line, column, "a review could not be parsed");
+            warn!(category = ?error.classify(), line, column, "parsing an admission review failed");
             let max = limits.max_values;
             refused(
                 StatusCode::BAD_REQUEST,
                 format!(
-                    "line {line}, column {column}: the body must be an AdmissionReview of admission.k8s.io/v1 with at most {max} JSON values, of a resource that this path is for"
+                    "line {line}, column {column}: the body must be an AdmissionReview of admission.k8s.io/v1 with at \
+                     most {max} JSON values, of a resource that this path serves"
                 ),
             )
         })
@@ -286,7 +287,7 @@ mod tests {
             let text = to_bytes(response.into_body(), 4096).await.unwrap();
             let text = String::from_utf8_lossy(&text);
             assert!(text.starts_with(&error.to_string()), "{text}");
-            assert!(text.contains("remove or shorten labels and annotations"), "{text}");
+            assert!(text.contains("remove or shorten the object's labels and annotations"), "{text}");
         }
     }
 

@@ -41,7 +41,7 @@ const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 /// Limits the number of requests in flight, and the time of each.
 async fn bounded(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
     let Ok(_place) = places.try_acquire() else {
-        return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], "too many reviews at the same time; try again")
+        return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], "too many concurrent reviews; try again")
             .into_response();
     };
     let response = tokio::time::timeout(REVIEW_TIMEOUT, next.run(request)).await;
@@ -171,7 +171,7 @@ async fn namespaces(State(admission): State<Arc<Admission>>, Reviewed(request): 
         }
         NamespaceVerdict::Exists(why) => with_code(response.deny(why), 409, "AlreadyExists").into_review(),
         NamespaceVerdict::Unknown(why) => {
-            let why = format!("the quota can't judge this at the moment: {why}");
+            let why = format!("the quota can't be checked at the moment: {why}");
             with_code(response.deny(why), 503, "ServiceUnavailable").into_review()
         }
     })
@@ -201,7 +201,7 @@ async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(requ
             let reason = refusal.reason();
             // The name may contain the password.
             let name = Some(&request.name).filter(|_| !matches!(refusal, Refusal::PasswordInMetadata(_)));
-            info!(namespace = request.namespace, name, reason, "a password Secret was refused");
+            info!(namespace = request.namespace, name, reason, "rejected a password Secret");
             let (outcome, code, reason) = match refusal {
                 Refusal::Saturated(_) => ("saturated", 429, "TooManyRequests"),
                 Refusal::Source(_)
@@ -223,7 +223,7 @@ async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(requ
 async fn decide(pool: &HashPool, request: &AdmissionRequest<Secret>) -> Result<Option<json_patch::Patch>, Refusal> {
     let Some(secret) = request.object.as_ref() else { return Ok(None) };
     if secret.type_.as_deref() != Some(PASSWORD_SECRET_TYPE) {
-        warn!(namespace = request.namespace, "the webhook was called for a Secret of another type; it is left alone");
+        warn!(namespace = request.namespace, "webhook called for a Secret of another type, leaving it unchanged");
         return Ok(None);
     }
     let mut safe = secret.clone();

@@ -97,7 +97,7 @@ impl Authenticator {
             Ok(TokenVerdict::Known(_) | TokenVerdict::Refused) => return Err(ApiError::unauthorized()),
             Ok(TokenVerdict::Foreign) => {}
             Err(TokenError::Saturated) => return Err(ApiError::too_many_requests()),
-            Err(TokenError::Vault(_)) => return Err(ApiError::unavailable("the credential can't be reached")),
+            Err(TokenError::Vault(_)) => return Err(ApiError::unavailable("the credential is unavailable")),
         }
         let digest = Sha256::digest(token.expose_secret()).into();
         let known = self.known.try_get_with(digest, self.review(source, digest, &token)).await;
@@ -131,7 +131,7 @@ impl Authenticator {
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.reviews.create(&params, &review)).await;
         let Ok(Ok(answer)) = answer else {
             // The error is not logged: it may contain the token.
-            warn!("a token could not be reviewed by the API server");
+            warn!("token review by the API server failed");
             return Err(ApiError::unavailable("the token could not be reviewed"));
         };
         let status = answer.status.unwrap_or_default();
@@ -161,7 +161,7 @@ pub async fn authenticate(
 ) -> Response {
     let extensions = request.extensions();
     let (Some(peer), Some(source)) = (extensions.get::<Arc<Peer>>().cloned(), RequestNetwork::of(extensions)) else {
-        return ApiError::internal("the connection is not known").into_response();
+        return ApiError::internal("the connection is unknown").into_response();
     };
     match authenticator.identify(&peer, source, request.headers()).await {
         Err(error) => error.into_response(),

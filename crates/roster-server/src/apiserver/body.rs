@@ -47,7 +47,7 @@ impl<S: Sync> FromRequestParts<S> for DryRun {
 pub async fn read_body<S: DeserializeOwned>(kind: &str, request: Request) -> Result<S, ApiError> {
     let bytes = read_json(request).await?;
     let body = serde_json::from_slice(&bytes)
-        .map_err(|error| ApiError::bad_request(format!("the body is no {kind} of {API_VERSION}: {error}")))?;
+        .map_err(|error| ApiError::bad_request(format!("the body is not a {API_VERSION} {kind}: {error}")))?;
     spec_of(kind, body)
 }
 
@@ -61,7 +61,7 @@ pub async fn read_secret_body<S: DeserializeOwned + JsonSchema>(kind: &str, requ
         let fields = fields_of::<S>().join(", ");
         let (line, column) = (error.line(), error.column());
         ApiError::bad_request(format!(
-            "the body is no {kind} of {API_VERSION}: see line {line}, column {column}; its spec has the fields {fields}"
+            "the body is not a {API_VERSION} {kind}: see line {line}, column {column}; fields of its spec: {fields}"
         ))
     })?;
     spec_of(kind, body)
@@ -83,8 +83,8 @@ async fn read_json(request: Request) -> Result<axum::body::Bytes, ApiError> {
 
 fn spec_of<S>(kind: &str, body: Body<S>) -> Result<S, ApiError> {
     if body.api_version != API_VERSION || body.kind != kind {
-        let found = format!("{} of {}", body.kind, body.api_version);
-        return Err(ApiError::bad_request(format!("the body must be a {kind} of {API_VERSION}, not a {found}")));
+        let found = format!("{} {}", body.api_version, body.kind);
+        return Err(ApiError::bad_request(format!("the body must be a {API_VERSION} {kind}, not a {found}")));
     }
     Ok(body.spec)
 }

@@ -48,7 +48,7 @@ pub async fn allow(api: &DirectoryApi, target: &Target, change: &GuardedChange<'
     let refusal = api.guard.refusal(&requester(target), change).await.map_err(|why| not_judged(target, &why))?;
     refusal.map_or(Ok(()), |why| {
         let requester = &target.caller.username;
-        info!(user = target.name, requester, why, "the guard has refused a request");
+        info!(user = target.name, requester, why, "guard denied a request");
         Err(ApiError::refused(format!("the guard: {why}"), target.about()))
     })
 }
@@ -72,8 +72,8 @@ fn requester(target: &Target) -> UserInfo {
 }
 
 fn not_judged(target: &Target, why: &impl Display) -> ApiError {
-    warn!(user = target.name, %why, "the guard could not judge a request");
-    ApiError::unavailable("the guard can't judge this at the moment")
+    warn!(user = target.name, %why, "guard could not decide on a request");
+    ApiError::unavailable("the guard can't decide this at the moment")
 }
 
 /// Rejects callers that use an API key: a leaked key must not allow prolonging it or taking over other identities.
@@ -83,7 +83,7 @@ fn not_judged(target: &Target, why: &impl Display) -> ApiError {
 pub fn refuse_api_key(target: &Target) -> Result<(), ApiError> {
     let shown = target.caller.extra.get(CREDENTIAL_ID).into_iter().flatten();
     if shown.into_iter().any(|credential| credential.starts_with(API_KEY_CREDENTIAL)) {
-        let message = "an API key does not do for this: log in with the password";
+        let message = "API keys are not accepted for this: log in with the password";
         return Err(ApiError::refused(message, target.about()));
     }
     Ok(())
@@ -104,11 +104,11 @@ pub fn failed(failure: VerifyError) -> ApiError {
     match failure {
         VerifyError::Saturated(_) => ApiError::too_many_requests(),
         VerifyError::Vault(error) => {
-            warn!(%error, "a credential can't be used");
-            ApiError::unavailable("the credential can't be reached, please try again later")
+            warn!(%error, "credential unavailable");
+            ApiError::unavailable("the credential is unavailable, please try again later")
         }
         VerifyError::Policy(why) => api_invalid("spec.newPassword", &why.to_string()),
-        VerifyError::NotDue => api_invalid("spec.newPassword", "no change is due: use users/~/password"),
+        VerifyError::NotDue => api_invalid("spec.newPassword", "no password change is due: use users/~/password"),
     }
 }
 

@@ -16,12 +16,12 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// # Errors
 /// 500 if it panics.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal("the query could not be answered"))
+    tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal("the query failed"))
 }
 
 /// 410 for a revision that has expired.
 pub fn expired(revision: u64) -> ApiError {
-    ApiError::expired(format!("resourceVersion {revision} is too old and no longer remembered: begin anew without it"))
+    ApiError::expired(format!("resourceVersion {revision} is too old: list again without resourceVersion"))
 }
 
 /// Returns the current state once it includes everything up to `revision`.

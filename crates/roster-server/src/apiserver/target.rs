@@ -50,7 +50,7 @@ impl FromRequestParts<Arc<DirectoryApi>> for Target {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<DirectoryApi>) -> Result<Self, ApiError> {
         let caller = parts.extensions.get::<Arc<Caller>>().cloned();
-        let caller = caller.ok_or_else(|| ApiError::internal("the caller is not known"))?;
+        let caller = caller.ok_or_else(|| ApiError::internal("the caller is unknown"))?;
         let verb = match parts.method {
             Method::GET | Method::HEAD => "get",
             Method::POST => "create",

@@ -40,33 +40,33 @@ pub struct InvalidParameter {
 /// Why a part of a parameter is invalid. The message says what is allowed.
 #[derive(Debug, thiserror::Error)]
 enum TermError {
-    #[error("a backslash must stand before a character")]
+    #[error("a backslash must be followed by the character that it escapes")]
     DanglingBackslash,
-    #[error("unknown operator {0}: (allowed: {OPERATORS}); for a value that begins so, write {0}\\:")]
+    #[error("unknown operator {0}: (allowed: {OPERATORS}); if the value begins with it, write {0}\\:")]
     UnknownOperator(String),
     #[error("{0}: compares numbers, times and text with one value; use neq: or in:")]
     NotComparable(String),
     #[error("{0}: needs a value")]
     MissingValue(String),
-    #[error("* is allowed at either end alone; for the character itself, write \\*")]
+    #[error("* is allowed only at the start and the end of a value; for the character itself, write \\*")]
     MisplacedWildcard,
     /// Holds the noun of the field's kind.
-    #[error("{0} takes no wildcard but * alone, for any value")]
+    #[error("{0} allows no wildcard except * alone, which matches any value")]
     WildcardNotAllowed(&'static str),
     #[error(transparent)]
     Value(#[from] ValueError),
     #[error("!= can't be combined with an operator before the value")]
     NegatedOperator,
-    #[error("{0:?} lacks a closing parenthesis")]
+    #[error("{0:?} has no closing parenthesis")]
     UnclosedParenthesis(String),
     #[error("{0:?} must be key in (a,b) or key notin (a,b)")]
     InvalidSet(String),
     #[error(
-        "{0:?} is no label key; allowed are key, !key, key=value, key!=value, key in (a,b), key notin (a,b), with at \
-         most 63 letters, digits, -, _ and . in a key, and a DNS name and / before it"
+        "{0:?} is not a label key; allowed are key, !key, key=value, key!=value, key in (a,b), key notin (a,b), with \
+         at most 63 letters, digits, -, _ and . in a key, and a DNS name and / before it"
     )]
     InvalidLabelKey(String),
-    #[error("{0:?} is no label value: at most 63 letters, digits, -, _ and ., with a letter or digit at both ends")]
+    #[error("{0:?} is not a label value: at most 63 letters, digits, -, _ and ., with a letter or digit at both ends")]
     InvalidLabelValue(String),
 }
 
@@ -157,12 +157,12 @@ impl Query {
             let (name, is_descending) = key.strip_prefix('-').map_or((key, false), |name| (name, true));
             let Some(field) = fields.iter().position(|field| field.is_sortable && field.name == name) else {
                 return invalid(format!(
-                    "can't sort by {name:?}; allowed, each with - before it for descending: {}",
+                    "can't sort by {name:?}; allowed, with the prefix - for descending order: {}",
                     sortable()
                 ));
             };
             if self.sort.iter().any(|key| key.field == field) {
-                return invalid(format!("{name} is named twice"));
+                return invalid(format!("{name} is given twice"));
             }
             self.sort.push(SortKey { field, is_descending });
         }

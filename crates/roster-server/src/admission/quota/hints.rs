@@ -135,7 +135,7 @@ impl Hints {
         let patch = Patch::Merge(json!({"metadata": {"annotations": {REQUEST_ANNOTATION: text}}}));
         let quotas: Api<ResourceQuota> = Api::namespaced(self.client.clone(), namespace);
         if let Err(error) = quotas.patch_metadata(NAME, &PatchParams::default(), &patch).await {
-            debug!(namespace, %error, "room could not be asked for");
+            debug!(namespace, %error, "requesting quota failed");
         }
     }
 }

@@ -98,7 +98,7 @@ pub async fn create(
     let now = Timestamp::now();
     let expires = expiry(&spec, api.logins.max_key_lifetime, now, about)?;
     let made = ApiKey::create(&person.uid, spec.display_name.trim(), now, expires);
-    let (made, secret) = made.ok_or_else(|| ApiError::internal("the UID of the user is no UUID"))?;
+    let (made, secret) = made.ok_or_else(|| ApiError::internal("the UID of the user is not a UUID"))?;
     let confirmation = Confirmation {
         field: "spec.currentPassword",
         password: spec.current_password.as_ref(),
@@ -118,10 +118,10 @@ pub async fn create(
     let confirmation = Some(confirmation).filter(|_| is_own);
     let change = CredentialChange { api: &api, target: &target, person: &person, confirmation };
     if !change.make(add).await? {
-        return Err(ApiError::refused(format!("a user has at most {MAX_KEYS} API keys: revoke one"), about));
+        return Err(ApiError::refused(format!("a user may have at most {MAX_KEYS} API keys: revoke one first"), about));
     }
     if !is_dry_run {
-        info!(user = target.name, by = target.caller.username, key = made.name, "an API key was made");
+        info!(user = target.name, by = target.caller.username, key = made.name, "API key created");
         if let Some(recipient) = person.recipient() {
             let (id, display_name) = (made.name.clone(), made.display_name.clone());
             api.logins.notifier.notify(&recipient, Notice::ApiKeyCreated { id, display_name });
@@ -134,13 +134,13 @@ pub async fn create(
 fn expiry(spec: &ApiKeySpec, max_lifetime: Duration, now: Timestamp, about: About<'_>) -> Result<Timestamp, ApiError> {
     let name = spec.display_name.trim();
     if name.is_empty() || name.chars().count() > MAX_NAME_CHARACTERS || name.chars().any(char::is_control) {
-        let message = format!("must have 1 to {MAX_NAME_CHARACTERS} characters, and none that controls");
+        let message = format!("must have 1 to {MAX_NAME_CHARACTERS} characters and no control characters");
         return Err(ApiError::invalid(about, "spec.displayName", &message));
     }
     let Some(expires) = &spec.expiration_timestamp else { return Ok(now + LIFETIME.min(max_lifetime)) };
     if expires.0 <= now || expires.0 > now + max_lifetime {
         let days = max_lifetime.as_secs() / 86_400;
-        let message = format!("must lie ahead, at most {days} days");
+        let message = format!("must be in the future, at most {days} days from now");
         return Err(ApiError::invalid(about, "spec.expirationTimestamp", &message));
     }
     Ok(expires.0)
@@ -172,7 +172,7 @@ pub async fn revoke(
         return Err(ApiError::not_found(About { resource: &target.resource, name: &name }));
     }
     if !is_dry_run {
-        info!(user = target.name, by = target.caller.username, key = name, "an API key was revoked");
+        info!(user = target.name, by = target.caller.username, key = name, "API key revoked");
     }
     Ok(success())
 }

@@ -54,7 +54,7 @@ static COLUMNS: &[Column] = &[
     column("Subject", Cell::Path("spec.subject.name"), "Username, or name of the group"),
     column("Subject Kind", Cell::Path("spec.subject.kind"), "User or Group"),
     column("Namespace", Cell::Path("spec.namespace"), "Where; empty for the whole cluster"),
-    column("Role Binding", Cell::Path("spec.roleBinding"), "RoleBinding of Roster behind it"),
+    column("Role Binding", Cell::Path("spec.roleBinding"), "RoleBinding of Roster that grants it"),
     column("Binding", Cell::Path("spec.binding.name"), "Native binding"),
 ];
 
@@ -82,7 +82,7 @@ impl Request {
                 return Err(unknown(&key, &[FIELDS, OTHERS].concat()));
             }
             if !seen.insert(key.clone()) {
-                return Err(ApiError::bad_parameter(&key, "given more than once"));
+                return Err(ApiError::bad_parameter(&key, "must not be given more than once"));
             }
             match key.as_str() {
                 "fieldSelector" => request.field_selector(&value)?,
@@ -179,7 +179,7 @@ impl<S: Sync> FromRequestParts<S> for UserAssignmentsRequest {
         let request = Request::read(parts.uri.query().unwrap_or_default())?;
         let form = Form::of(&parts.headers)?;
         if request.filter.user.is_some() || request.filter.group.is_some() {
-            return Err(ApiError::bad_parameter("user", "stands in the path"));
+            return Err(ApiError::bad_parameter("user", "is already given by the path"));
         }
         Ok(Self { request, form })
     }

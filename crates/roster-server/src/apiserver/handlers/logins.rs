@@ -46,7 +46,7 @@ pub async fn login(
     check_login(&api, &spec)?;
     let _share = api.attempts.take(network_of(address)).ok_or_else(ApiError::too_many_requests)?;
     let secret = spec.password.as_ref().map(Secret::Password).or(spec.invitation.as_ref().map(Secret::Invitation));
-    let secret = secret.ok_or_else(|| api_invalid("spec.password", "is needed"))?;
+    let secret = secret.ok_or_else(|| api_invalid("spec.password", "is required"))?;
     let attempt = LoginAttempt {
         username: &spec.username,
         secret,
@@ -98,7 +98,7 @@ fn check_username(resource: &str, username: &str) -> Result<(), ApiError> {
 /// Rejects `dryRun`: an attempt always counts.
 fn refuse_dry_run(query: Option<&str>) -> Result<(), ApiError> {
     if read_write_params(query)? {
-        return Err(ApiError::bad_parameter("dryRun", "is not supported here: an attempt counts"));
+        return Err(ApiError::bad_parameter("dryRun", "is not supported here: every login attempt counts"));
     }
     Ok(())
 }
@@ -118,7 +118,7 @@ fn token_for(api: &DirectoryApi, granted: Granted, audience: Option<&str>) -> Re
     let now = Timestamp::now();
     let issued = api.logins.issuer.issue(&granted.person, methods, audience, granted.password_changed, now);
     let (token, ends) = issued.map_err(|error| {
-        warn!(error = format!("{error:#}"), "a token could not be issued");
+        warn!(error = format!("{error:#}"), "issuing a token failed");
         ApiError::internal("a token could not be issued")
     })?;
     let expiry = granted.password_changed.and_then(|changed| api.logins.verifier.policy.expiry(changed));

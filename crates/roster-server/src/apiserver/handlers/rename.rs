@@ -43,7 +43,7 @@ pub async fn rename(
             Err(error) => return Err(error),
         }
     }
-    Err(ApiError::conflict("the user is changed by others all the time, please try again", target.about()))
+    Err(ApiError::conflict("too many concurrent changes to the user, please try again", target.about()))
 }
 
 enum RenameOutcome {
@@ -79,7 +79,13 @@ async fn attempt(
         outcome => outcome.map_err(|error| ApiError::of_kube(error, about))?,
     };
     if !is_dry_run {
-        info!(user = target.name, by = target.caller.username, from = user.username(), to = spec.username, "renamed");
+        info!(
+            user = target.name,
+            by = target.caller.username,
+            from = user.username(),
+            to = spec.username,
+            "user renamed"
+        );
     }
     Ok(RenameOutcome::Done)
 }

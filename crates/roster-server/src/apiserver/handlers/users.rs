@@ -172,8 +172,11 @@ pub async fn permissions(
         let (directory, now) = (api.informers.directory(), Timestamp::now());
         let held = held_by(&directory, &target.name, namespace.as_deref(), now);
         if held.len() > MAX_GRANTS {
-            let message =
-                format!("{} holds roles in {} places: ask for one namespace at a time", target.name, held.len());
+            let message = format!(
+                "{} holds roles in {} places, too many for one response: set it to one namespace at a time",
+                target.name,
+                held.len()
+            );
             return Err(ApiError::bad_parameter("namespace", &message));
         }
         UserPermissionsStatus {
