@@ -92,8 +92,8 @@ objectSelector: {}
 ['system:serviceaccount:kube-system:generic-garbage-collector', 'system:kube-controller-manager']
 {{- end }}
 
-{{- /* CEL: whether an update may let the garbage collector delete the object. The garbage collector takes off owners that
-are gone, and may not bind anything. */}}
+{{- /* CEL: whether an update may let the garbage collector delete the object. Excludes the garbage collector itself,
+which removes owners that no longer exist and has no `bind` permission. */}}
 {{- define "roster.ownersChange" -}}
 (has(object.metadata.ownerReferences) && size(object.metadata.ownerReferences) > 0 && (!has(oldObject.metadata.ownerReferences) || object.metadata.ownerReferences != oldObject.metadata.ownerReferences) && !(request.userInfo.username in {{ include "roster.collectors" . }}))
 {{- end }}

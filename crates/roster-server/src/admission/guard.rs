@@ -230,7 +230,7 @@ impl Guard {
         if full == short || self.access.may_list_users(requester).await? {
             return Ok(full);
         }
-        info!(requester = requester.username, refusal = full, "details of a denial were withheld");
+        info!(requester = requester.username, refusal = full, "withheld the details of a denial");
         Ok(short)
     }
 

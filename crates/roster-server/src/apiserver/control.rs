@@ -48,7 +48,7 @@ pub async fn allow(api: &DirectoryApi, target: &Target, change: &GuardedChange<'
     let refusal = api.guard.refusal(&requester(target), change).await.map_err(|why| not_judged(target, &why))?;
     refusal.map_or(Ok(()), |why| {
         let requester = &target.caller.username;
-        info!(user = target.name, requester, why, "the guard has refused a request");
+        info!(user = target.name, requester, why, "guard denied a request");
         Err(ApiError::refused(format!("the guard: {why}"), target.about()))
     })
 }
@@ -72,8 +72,8 @@ fn requester(target: &Target) -> UserInfo {
 }
 
 fn not_judged(target: &Target, why: &impl Display) -> ApiError {
-    warn!(user = target.name, %why, "the guard could not judge a request");
-    ApiError::unavailable("the guard can't judge this at the moment")
+    warn!(user = target.name, %why, "guard could not decide on a request");
+    ApiError::unavailable("the guard can't decide this at the moment")
 }
 
 /// Rejects callers that use an API key: a leaked key must not allow prolonging it or taking over other identities.
