@@ -208,10 +208,12 @@ fn user_draft(place: Place, record: &csv::StringRecord, cells: &[Cell]) -> Resul
 }
 
 fn group_draft(place: Place, record: &csv::StringRecord, cells: &[Cell]) -> Result<GroupDraft, Fault> {
-    let mut group = GroupDraft { place, ..GroupDraft::default() };
+    let mut group = GroupDraft::named(place, "");
     for (cell, text) in cells.iter().zip(record).filter(|(_, text)| !text.is_empty()) {
         match cell {
-            Cell::Name => group.name = text.trim().to_owned(),
+            Cell::Name => {
+                group = GroupDraft { labels: group.labels, spec: group.spec, ..GroupDraft::named(place, text.trim()) }
+            }
             Cell::Labels => group.labels = labels(text)?,
             Cell::Field { group: Some(column), .. } => field(column, text, &mut group.spec)?,
             Cell::Field { user, group: None } => return Err(misplaced(user.as_ref(), Kind::Group)),

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  bytes ─▶ csv, manifest, ldif, htpasswd, passwd,     ─▶ Input ─▶ assemble ─▶ Plan: manifests and rejections
-//!           openstack, kubesphere, rancher                            │
-//!                                                          rules, names, hashes
+//!           openstack, kubesphere, rancher,                           │
+//!                                                    naming, rules, names, hashes
 //!  Users, Groups, hashes ─▶ write ─▶ bytes
 //! ```
 //!
@@ -15,16 +15,19 @@
 
 pub mod assemble;
 mod columns;
+pub mod conflict;
 pub mod consent;
 mod csv;
 mod documents;
 pub mod draft;
+mod expiry;
 pub mod hashes;
 mod htpasswd;
 mod kubesphere;
 mod ldif;
 mod manifest;
 pub mod names;
+mod naming;
 mod openstack;
 mod passwd;
 mod rancher;
@@ -90,6 +93,9 @@ pub fn read(format: Format, source: &Source, rules: &Rules) -> Input {
     }
 }
 
+#[cfg(test)]
+#[path = "cases_tests.rs"]
+mod cases;
 #[cfg(test)]
 #[path = "tests.rs"]
 mod tests;

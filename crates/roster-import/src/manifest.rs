@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use super::documents::{Located, Text};
-use super::draft::{Credential, GroupDraft, Input, Place, Rejected, UserDraft};
+use super::draft::{Credential, GroupDraft, Input, Place, Rejected, SOURCE_ANNOTATION, UserDraft};
 
 /// Credentials by namespace and name of their Secret.
 type Secrets = HashMap<(String, String), (Place, Credential)>;
@@ -77,7 +77,7 @@ fn user(mut object: Located, secrets: &mut Secrets, input: &mut Input) {
         name: name_of(&object.value),
         spec: object_of(&mut object.value["spec"]),
         labels: object_of(&mut object.value["metadata"]["labels"]),
-        credential: None,
+        ..UserDraft::default()
     };
     let reference = person.spec.get("passwordSecretRef");
     let text = |name: &str| reference.and_then(|reference| reference[name].as_str()).unwrap_or_default().to_owned();
@@ -86,12 +86,11 @@ fn user(mut object: Located, secrets: &mut Secrets, input: &mut Input) {
 }
 
 fn group(mut object: Located, input: &mut Input) {
-    input.groups.push(GroupDraft {
-        place: object.place,
-        name: name_of(&object.value).unwrap_or_default(),
-        spec: object_of(&mut object.value["spec"]),
-        labels: object_of(&mut object.value["metadata"]["labels"]),
-    });
+    let mut group = GroupDraft::named(object.place, &name_of(&object.value).unwrap_or_default());
+    group.origin = object.value["metadata"]["annotations"][SOURCE_ANNOTATION].as_str().map(str::to_owned);
+    group.spec = object_of(&mut object.value["spec"]);
+    group.labels = object_of(&mut object.value["metadata"]["labels"]);
+    input.groups.push(group);
 }
 
 /// Reads an object with the fields of a `spec` and, in addition, `name`, `labels`, `password` and `passwordHash`.
@@ -114,12 +113,12 @@ fn flat(mut object: Located, input: &mut Input) {
     };
     fields.retain(|_, value| !value.is_null());
     if is_group {
-        input.groups.push(GroupDraft { place, name: name.unwrap_or_default(), spec: fields, labels });
-        return;
+        let group = GroupDraft::named(place, &name.unwrap_or_default());
+        return input.groups.push(GroupDraft { spec: fields, labels, ..group });
     }
     let plain = password.map(|password| Credential::Plain(password.into()));
     let credential = plain.or(hash.map(|hash| Credential::Hash(hash.into())));
-    input.users.push(UserDraft { place, name, spec: fields, labels, credential });
+    input.users.push(UserDraft { place, name, spec: fields, labels, credential, ..UserDraft::default() });
 }
 
 #[cfg(test)]

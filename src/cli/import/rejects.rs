@@ -25,6 +25,14 @@ pub(super) fn tell(place: Place, files: &Files, message: &str) {
     let _ = writeln!(io::stderr(), "{}:{}: {message}", files.name(place.file), place.line);
 }
 
+/// Reports existing objects that a planned one must not replace. Returns their number.
+pub(super) fn tell_conflicts(live: &Live, files: &Files) -> usize {
+    for conflict in &live.conflicts {
+        tell(conflict.place, files, &conflict.to_string());
+    }
+    live.conflicts.len()
+}
+
 /// Reports existing Users that the import would make members or administrators. Returns the number of Groups that would
 /// accept some unasked, and of Users that it would give something.
 pub(super) fn tell_existing(live: &Live, files: &Files) -> usize {

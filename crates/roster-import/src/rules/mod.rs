@@ -17,7 +17,7 @@ use cel::Engine;
 pub(crate) use schema::Schema;
 
 /// Kind of an imported or exported object.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Kind {
     User,
     Group,
