@@ -3,6 +3,7 @@
 //! ```text
 //!  bytes ─▶ csv, manifest, ldif, htpasswd, passwd,     ─▶ Input ─▶ assemble ─▶ Plan: manifests and rejections
 //!           openstack, kubesphere, rancher,                           │
+//!           keycloak, openshift, deckhouse, dex                       │
 //!                                                    naming, rules, names, hashes
 //!  Users, Groups, hashes ─▶ write ─▶ bytes
 //! ```
@@ -18,16 +19,20 @@ mod columns;
 pub mod conflict;
 pub mod consent;
 mod csv;
+mod deckhouse;
+mod dex;
 mod documents;
 pub mod draft;
 mod expiry;
 pub mod hashes;
 mod htpasswd;
+mod keycloak;
 mod kubesphere;
 mod ldif;
 mod manifest;
 pub mod names;
 mod naming;
+mod openshift;
 mod openstack;
 mod passwd;
 mod rancher;
@@ -59,6 +64,14 @@ pub enum Format {
     Kubesphere,
     /// Custom resources and password Secrets of Rancher.
     Rancher,
+    /// Realm of Keycloak, exported by `kc.sh`.
+    Keycloak,
+    /// Users, Groups and Identities of OpenShift.
+    Openshift,
+    /// Static Users and Groups of Deckhouse.
+    Deckhouse,
+    /// Passwords of Dex.
+    Dex,
     /// `/etc/passwd`, with `/etc/group` and `/etc/shadow` if given.
     Passwd,
 }
@@ -89,6 +102,10 @@ pub fn read(format: Format, source: &Source, rules: &Rules) -> Input {
         Format::Openstack => openstack::read(main),
         Format::Kubesphere => kubesphere::read(main),
         Format::Rancher => rancher::read(main),
+        Format::Keycloak => keycloak::read(main),
+        Format::Openshift => openshift::read(main),
+        Format::Deckhouse => deckhouse::read(main),
+        Format::Dex => dex::read(main),
         Format::Passwd => passwd::read(main, source.group.as_deref(), source.shadow.as_deref(), source.min_uid),
     }
 }

@@ -12,7 +12,7 @@ use super::rules::Kind;
 use super::write::{Record, Target, writer};
 use super::*;
 
-const FORMATS: [Format; 9] = [
+const FORMATS: [Format; 13] = [
     Format::Csv,
     Format::Json,
     Format::Yaml,
@@ -21,6 +21,10 @@ const FORMATS: [Format; 9] = [
     Format::Openstack,
     Format::Kubesphere,
     Format::Rancher,
+    Format::Keycloak,
+    Format::Openshift,
+    Format::Deckhouse,
+    Format::Dex,
     Format::Passwd,
 ];
 
@@ -154,6 +158,10 @@ fn supported_fields_of_other_formats_round_trip(
 #[case(Format::Openstack, include_bytes!("../../../examples/import/keystone.sql"), 1, 3, 2)]
 #[case(Format::Kubesphere, include_bytes!("../../../examples/import/kubesphere.yaml"), 2, 2, 1)]
 #[case(Format::Rancher, include_bytes!("../../../examples/import/rancher.yaml"), 1, 2, 1)]
+#[case(Format::Keycloak, include_bytes!("../../../examples/import/keycloak.json"), 5, 3, 3)]
+#[case(Format::Openshift, include_bytes!("../../../examples/import/openshift.yaml"), 2, 2, 0)]
+#[case(Format::Deckhouse, include_bytes!("../../../examples/import/deckhouse.yaml"), 2, 2, 2)]
+#[case(Format::Dex, include_bytes!("../../../examples/import/dex.yaml"), 0, 2, 2)]
 fn every_example_is_taken_whole(
     #[case] format: Format,
     #[case] bytes: &[u8],
