@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::draft::{Credential, GroupDraft, GroupRef, Input, Place, Rejected, SOURCE_ANNOTATION, SourceId, UserDraft};
 use super::hashes::UnusableHash;
-use super::naming::{GroupNames, NameError};
+use super::naming::{GroupNames, NameError, Reference};
 use super::rules::{Fault, Kind, Rules};
 use super::{hashes, names};
 
@@ -42,6 +42,8 @@ pub struct Plan {
     pub without_hash: Vec<Rejected>,
     /// Groups that share their name with others in the source, and so get names with a suffix.
     pub suffixed: Vec<Suffixed>,
+    /// Groups of the source, whether or not the plan has an item for them.
+    pub references: Vec<Reference>,
 }
 
 /// A Group whose name has a suffix, because several groups of the source have its name.
@@ -129,8 +131,9 @@ pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
         suffixed.clear();
     }
     rejected.sort_by_key(|rejected| rejected.place);
-    suffixed.sort_by(|left, right| left.name.cmp(&right.name));
-    Plan { items: groups.into_values().chain(users.into_values()).collect(), rejected, without_hash, suffixed }
+    suffixed.sort_by(|left, right| (left.place, &left.name).cmp(&(right.place, &right.name)));
+    let items = groups.into_values().chain(users.into_values()).collect();
+    Plan { items, rejected, without_hash, suffixed, references: names.references() }
 }
 
 /// Replaces names of Groups in the specs by references, and skips what is not wanted.
@@ -256,7 +259,7 @@ impl Assembly<'_> {
             group.set("displayName", group.name.clone());
         }
         self.set_groups(&mut group.spec, "memberGroups", &group.member_groups)?;
-        let derived_from = derived(name, &group.name);
+        let derived_from = names::derived(name, &group.name);
         let mut object = manifest(Kind::Group, name, group.labels, group.spec);
         if let Some(id) = group.origin.as_deref().or(group.id.identifier()) {
             object["metadata"]["annotations"] = json!({SOURCE_ANNOTATION: id});
@@ -288,7 +291,7 @@ impl Assembly<'_> {
         for group in &person.groups {
             self.open(place, &group.id, groups);
         }
-        let derived_from = derived(&name, &login).filter(|_| is_derived);
+        let derived_from = names::derived(&name, &login).filter(|_| is_derived);
         Ok(Item { place, kind: Kind::User, name, derived_from, object, secret })
     }
 
@@ -454,11 +457,6 @@ fn user_name(person: &mut UserDraft) -> Result<String, Faults> {
         person.spec.remove("username");
     }
     Ok(name)
-}
-
-/// Returns the name in the source, unless the name of the object is the same.
-fn derived(name: &str, title: &str) -> Option<String> {
-    (name != title.to_lowercase()).then(|| title.to_owned())
 }
 
 fn emails(spec: &Map<String, Value>) -> Vec<String> {

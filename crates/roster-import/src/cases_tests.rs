@@ -212,7 +212,7 @@ fn case_a5_passwords_must_be_changed_as_in_the_source(#[case] attributes: &str, 
 }
 
 #[rstest]
-#[case("shadowExpire: 0", "shadowExpire: 0 means never to some systems and 1970-01-01 to others")]
+#[case("shadowExpire: 0", "shadowExpire: 0 is ambiguous: it means never to some systems and 1970-01-01 to others")]
 #[case("shadowExpire: soon", "shadowExpire: must be a number of days since 1970-01-01")]
 #[case("accountExpires: -5", "accountExpires: must be a number of 100 ns intervals")]
 #[case("krbPrincipalExpiration: 2020-01-01", "krbPrincipalExpiration: must be a time such as")]
@@ -277,6 +277,13 @@ fn case_a11_a_team_that_was_renamed_is_one_group() {
         let plan = plan(Format::Rancher, &text);
         assert_eq!(groups(&plan), BTreeMap::from([("ann", vec!["infra"]), ("ben", vec!["infra"])]), "{text}");
     }
+}
+
+#[test]
+fn a_manifest_keeps_the_identity_of_its_group() {
+    let ldif = plan(Format::Ldif, &format!("{ANN}memberOf: cn=ops,dc=example\n"));
+    let text = group(&ldif, "ops").to_string();
+    assert_eq!(group(&plan(Format::Json, &text), "ops"), group(&ldif, "ops"));
 }
 
 #[test]

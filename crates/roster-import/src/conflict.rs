@@ -28,6 +28,8 @@ pub struct Conflict {
 enum Difference {
     /// They come from different groups of a source.
     Source { existing: String, planned: String },
+    /// They are the same group, and the planned one has another name.
+    Name { source: String, planned: String },
     /// They have different titles.
     Title { existing: String, planned: String },
 }
@@ -40,6 +42,11 @@ impl fmt::Display for Conflict {
                 f,
                 "{kind} {name} already exists for {existing}, and this import would use it for {planned}: rename one of them in \
                  the source, or delete the {kind}; if both are the same, set its annotation {SOURCE_ANNOTATION} to {planned}"
+            ),
+            (Difference::Name { source, planned }, _) => write!(
+                f,
+                "{kind} {name} already exists for {source}, and this import would use {planned} for it, which has none of its \
+                 roles: delete {kind} {name}, or remove its annotation {SOURCE_ANNOTATION}"
             ),
             (Difference::Title { existing, planned }, Kind::Group) => write!(
                 f,
@@ -55,26 +62,50 @@ impl fmt::Display for Conflict {
     }
 }
 
-/// The planned objects, by kind and name.
+/// What the plan says about one object.
+struct Planned<'a> {
+    place: Place,
+    /// Name in the source, if the name of the object was derived from it.
+    derived_from: Option<&'a str>,
+    /// Title that the object gets.
+    title: Option<&'a str>,
+    /// Identity of the group in the source.
+    source: Option<&'a str>,
+}
+
+/// The planned objects, and the Groups that they refer to.
 pub struct Conflicts<'a> {
-    planned: HashMap<(Kind, &'a str), &'a Item>,
+    planned: HashMap<(Kind, &'a str), Planned<'a>>,
+    /// Names of Groups by their identity in the source.
+    by_source: HashMap<&'a str, &'a str>,
     found: Vec<Conflict>,
 }
 
 impl<'a> Conflicts<'a> {
     /// Returns the plan, before any object of the cluster is known.
     pub fn new(plan: &'a Plan) -> Self {
-        Self { planned: plan.items.iter().map(|item| ((item.kind, &*item.name), item)).collect(), found: Vec::new() }
+        // Users refer to Groups that the plan does not create: with --no-groups, and if the group was rejected.
+        let references = plan.references.iter().map(|group| {
+            let (derived_from, source) = (group.derived_from.as_deref(), group.source.as_deref());
+            ((Kind::Group, &*group.name), Planned { place: group.place, derived_from, title: None, source })
+        });
+        let items = plan.items.iter().map(|item| ((item.kind, &*item.name), planned(item)));
+        let sources = plan.references.iter().filter_map(|group| Some((group.source.as_deref()?, &*group.name)));
+        Self { planned: references.chain(items).collect(), by_source: sources.collect(), found: Vec::new() }
     }
 
-    /// Takes an object of the cluster into account.
+    /// Takes an object of the cluster into account. `source` is the annotation [`SOURCE_ANNOTATION`].
     pub fn existing(&mut self, kind: Kind, name: &str, source: Option<&str>, spec: &Value) {
-        let Some(item) = self.planned.get(&(kind, name)) else { return };
-        let difference = difference(item, source, spec);
-        self.found.extend(difference.map(|difference| {
-            let name = name.to_owned();
-            Conflict { place: item.place, kind, name, difference }
-        }));
+        let renamed = source.filter(|_| kind == Kind::Group).and_then(|source| self.by_source.get_key_value(source));
+        if let Some((source, planned)) = renamed.filter(|(_, planned)| **planned != name) {
+            let difference = Difference::Name { source: (*source).to_owned(), planned: (*planned).to_owned() };
+            let place = self.planned.get(&(kind, *planned)).map(|planned| planned.place).unwrap_or_default();
+            self.found.push(Conflict { place, kind, name: name.to_owned(), difference });
+        }
+        let Some(planned) = self.planned.get(&(kind, name)) else { return };
+        let difference = difference(planned, kind, name, source, spec);
+        let place = planned.place;
+        self.found.extend(difference.map(|difference| Conflict { place, kind, name: name.to_owned(), difference }));
     }
 
     /// Returns the conflicts, in the order of the source.
@@ -84,18 +115,33 @@ impl<'a> Conflicts<'a> {
     }
 }
 
-fn difference(item: &Item, source: Option<&str>, spec: &Value) -> Option<Difference> {
-    let planned = &item.object;
-    if let (Some(existing), Some(planned)) = (source, planned["metadata"]["annotations"][SOURCE_ANNOTATION].as_str()) {
+/// Field with the title of an object.
+fn title_field(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Group => "displayName",
+        Kind::User => "username",
+    }
+}
+
+fn planned(item: &Item) -> Planned<'_> {
+    Planned {
+        place: item.place,
+        derived_from: item.derived_from.as_deref(),
+        title: item.object["spec"][title_field(item.kind)].as_str(),
+        source: item.object["metadata"]["annotations"][SOURCE_ANNOTATION].as_str(),
+    }
+}
+
+fn difference(planned: &Planned, kind: Kind, name: &str, source: Option<&str>, spec: &Value) -> Option<Difference> {
+    if let (Some(existing), Some(planned)) = (source, planned.source) {
         let (existing, planned) = (existing.to_owned(), planned.to_owned());
         return (existing != planned).then_some(Difference::Source { existing, planned });
     }
     // A name that was not derived is the name of the object.
-    let title = item.derived_from.as_deref()?;
-    let field = if item.kind == Kind::Group { "displayName" } else { "username" };
-    let existing = spec[field].as_str().unwrap_or(&item.name);
+    let title = planned.derived_from?;
+    let existing = spec[title_field(kind)].as_str().unwrap_or(name);
     let is_same = |title: &str| title.to_lowercase() == existing.to_lowercase();
-    let is_known = is_same(title) || planned["spec"][field].as_str().is_some_and(is_same);
+    let is_known = is_same(title) || planned.title.is_some_and(is_same);
     (!is_known).then(|| Difference::Title { existing: existing.to_owned(), planned: title.to_owned() })
 }
 
@@ -112,6 +158,33 @@ mod tests {
         let plan = assemble(read(format, &source, &rules), &Options::default(), &rules);
         assert_eq!(plan.rejected, []);
         plan
+    }
+
+    #[test]
+    fn case_a19_groups_that_are_not_created_count_as_well() {
+        let (rules, text) = (Rules::default(), b"username,groups\nada,Admins*\n");
+        let source = Source { main: text.to_vec(), ..Source::default() };
+        let options = Options { no_groups: true, ..Options::default() };
+        let plan = assemble(read(Format::Csv, &source, &rules), &options, &rules);
+        assert_eq!(conflicts(&plan, Kind::Group, "admins", None, &json!({})).len(), 1);
+        let rejected = "kind,name,username,groups,labels\nGroup,Admins*,,,a b=c\nUser,,ada,Admins*,\n";
+        let source = Source { main: rejected.into(), ..Source::default() };
+        let plan = assemble(read(Format::Csv, &source, &rules), &Options::default(), &rules);
+        assert_eq!(plan.rejected.len(), 1);
+        assert_eq!(conflicts(&plan, Kind::Group, "admins", None, &json!({})).len(), 1);
+    }
+
+    #[test]
+    fn case_a19_a_group_that_changes_its_name_is_reported() {
+        let person = |name: &str, unit: &str| {
+            format!("dn: uid={name},dc=x\nobjectClass: person\nuid: {name}\nmemberOf: cn=admins,ou={unit},dc=x\n\n")
+        };
+        let both = plan(Format::Ldif, &format!("{}{}", person("ada", "a"), person("bob", "b")));
+        let found = conflicts(&both, Kind::Group, "admins", Some("ldap:cn=admins,ou=a,dc=x"), &json!({}));
+        assert!(found[0].starts_with(
+            "Group admins already exists for ldap:cn=admins,ou=a,dc=x, and this import would use admins-"
+        ));
+        assert_eq!(conflicts(&both, Kind::Group, "admins", None, &json!({})), [""; 0]);
     }
 
     fn conflicts(plan: &Plan, kind: Kind, name: &str, source: Option<&str>, spec: &Value) -> Vec<String> {

@@ -21,7 +21,7 @@ pub(super) enum ExpiryError {
     #[error("must be a number of days since 1970-01-01, or -1 for never")]
     Days,
     #[error(
-        "0 means never to some systems and 1970-01-01 to others (shadow(5)): write -1 for never, or 1 for an account that has expired"
+        "0 is ambiguous: it means never to some systems and 1970-01-01 to others (shadow(5)); write -1 for never, or 1 for an account that has expired"
     )]
     Ambiguous,
     #[error("must be a number of 100 ns intervals since 1601-01-01; 0 or 9223372036854775807 for never")]

@@ -22,6 +22,11 @@ pub fn object_name(name: &str) -> Option<String> {
     Some(labels(&valid)).filter(|valid| !valid.is_empty())
 }
 
+/// Returns the name in the source, unless the name of the object is the same but for letter case.
+pub(super) fn derived(name: &str, title: &str) -> Option<String> {
+    (name != title.to_lowercase()).then(|| title.to_owned())
+}
+
 /// Returns whether the name has the prefix `system:`, which is reserved for Kubernetes.
 pub fn is_reserved(name: &str) -> bool {
     name.get(..7).is_some_and(|prefix| prefix.eq_ignore_ascii_case("system:"))

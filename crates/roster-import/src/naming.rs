@@ -47,6 +47,18 @@ struct Mention {
     place: Place,
 }
 
+/// A Group that the source refers to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Reference {
+    pub place: Place,
+    /// Name of the Group.
+    pub name: String,
+    /// Name in the source, if the name of the Group is derived from it and differs in more than letter case.
+    pub derived_from: Option<String>,
+    /// Identity in the source, unless the name is the identity.
+    pub source: Option<String>,
+}
+
 /// Names of all groups of a source.
 pub(super) struct GroupNames {
     mentions: HashMap<SourceId, Mention>,
@@ -66,6 +78,18 @@ impl GroupNames {
         }
         let names = choose(&mentions);
         Self { mentions, names }
+    }
+
+    /// Returns all groups that have a name, sorted by it.
+    pub(super) fn references(&self) -> Vec<Reference> {
+        let named = self.names.iter().filter_map(|(id, name)| {
+            let (name, mention) = (name.as_ref().ok()?.clone(), &self.mentions[id]);
+            let derived_from = names::derived(&name, &mention.title);
+            Some(Reference { place: mention.place, name, derived_from, source: id.identifier().map(str::to_owned) })
+        });
+        let mut references: Vec<Reference> = named.collect();
+        references.sort_by(|left, right| left.name.cmp(&right.name));
+        references
     }
 
     /// Returns the name of the Group.

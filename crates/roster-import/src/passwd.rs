@@ -166,7 +166,7 @@ mod tests {
         let input = read(passwd, None, Some(shadow), 1000);
         let [ada, bob, cyd] = &input.users[..] else { panic!("three users") };
         assert_eq!((&ada.spec["requirePasswordChange"], &ada.faults[..]), (&true.into(), &[][..]));
-        assert!(bob.faults[0].reason.contains("0 means never to some systems"), "{:?}", bob.faults);
+        assert!(bob.faults[0].reason.contains("0 is ambiguous: it means never to some systems"), "{:?}", bob.faults);
         assert!(bob.faults[0].reason.ends_with("(line 2 of /etc/shadow)"), "{:?}", bob.faults);
         assert!(cyd.faults[0].reason.starts_with("must be a number of days"), "{:?}", cyd.faults);
     }

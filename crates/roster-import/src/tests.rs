@@ -159,7 +159,7 @@ fn supported_fields_of_other_formats_round_trip(
 #[case(Format::Kubesphere, include_bytes!("../../../examples/import/kubesphere.yaml"), 2, 2, 1)]
 #[case(Format::Rancher, include_bytes!("../../../examples/import/rancher.yaml"), 1, 2, 1)]
 #[case(Format::Keycloak, include_bytes!("../../../examples/import/keycloak.json"), 5, 3, 3)]
-#[case(Format::Openshift, include_bytes!("../../../examples/import/openshift.yaml"), 2, 2, 0)]
+#[case(Format::Openshift, include_bytes!("../../../examples/import/openshift.yaml"), 2, 3, 2)]
 #[case(Format::Deckhouse, include_bytes!("../../../examples/import/deckhouse.yaml"), 2, 2, 2)]
 #[case(Format::Dex, include_bytes!("../../../examples/import/dex.yaml"), 0, 2, 2)]
 fn every_example_is_taken_whole(
