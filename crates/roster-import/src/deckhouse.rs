@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::dex;
 use super::documents::{Located, Text};
 use super::draft::{GroupDraft, GroupRef, Input, Rejected, SourceId, UserDraft};
 
@@ -55,7 +54,7 @@ fn user(object: &Located, input: &mut Input) {
     let value = &object.value;
     let mut person = UserDraft::new(object.place, text(value, &["metadata", "name"]));
     person.add_email(text(value, &["spec", "email"]));
-    super::text::take_password(&mut person, &dex::hash(text(value, &["spec", "password"])));
+    super::text::take_password(&mut person, text(value, &["spec", "password"]));
     // Deprecated: Groups list their members.
     for group in value["spec"]["groups"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         person.join(reference(group));

@@ -1,11 +1,9 @@
 //! Reads Dex's local users: `kubectl get passwords.dex.coreos.com -o yaml`.
 
-use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::json;
 
 use super::documents::{Located, Text};
 use super::draft::{GroupRef, Input, SourceId, UserDraft};
-use super::hashes::is_hash;
 
 /// Reads Passwords, which are users.
 pub(super) fn read(bytes: &[u8]) -> Input {
@@ -35,14 +33,8 @@ fn user(object: &Located, input: &mut Input) {
     for group in object.value["groups"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str) {
         person.join(GroupRef { id: SourceId::new("dex", group), name: group.to_owned() });
     }
-    super::text::take_password(&mut person, &hash(text("hash")));
+    super::text::take_password(&mut person, text("hash"));
     input.users.push(person);
-}
-
-/// Returns a hash that may be encoded in base64.
-pub(super) fn hash(text: &str) -> String {
-    let decoded = BASE64_STANDARD.decode(text.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    decoded.map(|hash| hash.trim().to_owned()).filter(|hash| is_hash(hash)).unwrap_or_else(|| text.to_owned())
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ impl<'a> Text<'a> {
     pub(super) fn new(bytes: &'a [u8], input: &mut Input) -> Option<Self> {
         let breaks = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at).collect();
         match str::from_utf8(bytes) {
-            Ok(text) => Some(Self { text: text.strip_prefix('\u{feff}').unwrap_or(text), breaks }),
+            Ok(text) => Some(Self { text, breaks }),
             Err(error) => {
                 let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
                 input.reject(Place::line(line), "is not UTF-8 text");
@@ -81,7 +81,8 @@ impl<'a> Text<'a> {
                         rows.extend(found.into_iter().map(|row| (name.clone(), row)));
                     }
                 }
-                Err(_) => input.reject(self.place_of(raw.get()), "is not an object that contains tables"),
+                Err(_) => input
+                    .reject(self.place_of(raw.get()), "is not an object that contains tables, such as {\"user\": […]}"),
             }
         }
         rows

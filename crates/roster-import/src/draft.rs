@@ -5,6 +5,7 @@ use std::fmt;
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 
+use super::hashes;
 use super::rules::Fault;
 
 /// Annotation of a Group with the identity of its group in the source.
@@ -106,6 +107,15 @@ pub enum Credential {
     Hash(SecretString),
     /// Password in plaintext.
     Plain(SecretString),
+}
+
+impl Credential {
+    /// Reads a field for a password in plaintext. A hash in it, also one in base64, stays a hash: nobody could log in with
+    /// the hash of a hash.
+    pub(super) fn password(text: &str) -> Self {
+        let is_hash = hashes::is_certainly_hash(text);
+        if is_hash { Self::Hash(text.into()) } else { Self::Plain(text.into()) }
+    }
 }
 
 /// A user to import.
@@ -246,6 +256,11 @@ pub struct Input {
 }
 
 impl Input {
+    /// Returns whether the source contains no user and no group.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.groups.is_empty()
+    }
+
     /// Rejects a line.
     pub fn reject(&mut self, place: Place, reason: impl Into<String>) {
         self.rejected.push(Rejected::line(place, reason));

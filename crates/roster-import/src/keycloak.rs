@@ -113,7 +113,7 @@ fn user(realm: &str, object: &Located, input: &mut Input) {
 fn set_password(credential: &Value, person: &mut UserDraft) {
     // Files that people write have passwords.
     if let Some(plain) = credential["value"].as_str() {
-        person.credential = Some(Credential::Plain(plain.into()));
+        person.credential = Some(Credential::password(plain));
     } else {
         match hash(credential) {
             Ok(hash) => person.set_hash(&hash),

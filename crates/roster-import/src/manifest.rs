@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use roster_api::{API_VERSION, PASSWORD_SECRET_TYPE};
 use roster_credentials::source::{HASH_KEY, PASSWORD_KEY};
-use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use super::documents::{Located, Text};
@@ -53,9 +52,10 @@ fn secret(object: &Located, secrets: &mut Secrets, input: &mut Input) {
     let data = |key: &str| {
         let typed = value["stringData"][key].as_str().map(str::to_owned);
         let stored = || String::from_utf8(BASE64_STANDARD.decode(value["data"][key].as_str()?).ok()?).ok();
-        typed.or_else(stored).map(SecretString::from)
+        typed.or_else(stored)
     };
-    let credential = data(PASSWORD_KEY).map(Credential::Plain).or_else(|| data(HASH_KEY).map(Credential::Hash));
+    let hash = || data(HASH_KEY).map(|hash| Credential::Hash(hash.into()));
+    let credential = data(PASSWORD_KEY).map(|password| Credential::password(&password)).or_else(hash);
     let text = |name: &str| value["metadata"][name].as_str().unwrap_or_default().to_owned();
     match credential {
         Some(credential) => drop(secrets.insert((text("namespace"), text("name")), (*place, credential))),
@@ -116,8 +116,8 @@ fn flat(mut object: Located, input: &mut Input) {
         let group = GroupDraft::named(place, &name.unwrap_or_default());
         return input.groups.push(GroupDraft { spec: fields, labels, ..group });
     }
-    let plain = password.map(|password| Credential::Plain(password.into()));
-    let credential = plain.or(hash.map(|hash| Credential::Hash(hash.into())));
+    let credential = password.map(|password| Credential::password(&password));
+    let credential = credential.or(hash.map(|hash| Credential::Hash(hash.into())));
     input.users.push(UserDraft { place, name, spec: fields, labels, credential, ..UserDraft::default() });
 }
 

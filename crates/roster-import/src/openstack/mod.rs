@@ -1,7 +1,8 @@
-//! Reads OpenStack Identity (Keystone): its tables as JSON or from `mysqldump`, or responses of its API.
+//! Reads OpenStack Identity (Keystone): its tables as JSON or from `mysqldump` or `pg_dump`, or responses of its API.
 //!
 //! Only the tables contain hashes.
 
+mod copy;
 mod row;
 mod sql;
 
@@ -18,7 +19,7 @@ use row::{Row, Tables};
 pub(super) fn read(bytes: &[u8]) -> Input {
     let mut input = Input::default();
     let Some(text) = Text::new(bytes, &mut input) else { return input };
-    let mut tables = if bytes.trim_ascii_start().starts_with(b"{") {
+    let mut tables = if matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[')) {
         let mut tables = Tables::new();
         for (name, row) in text.tables(&mut input) {
             if let Value::Object(fields) = row.value {

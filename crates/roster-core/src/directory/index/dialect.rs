@@ -184,7 +184,7 @@ fn operator(value: &[Character]) -> Option<(String, &[Character])> {
 fn read_value(condition: &mut Condition, field: &Field, value: &[Character]) -> Result<(), String> {
     const OPERATORS: &str = "lt:, lte:, gt:, gte:, neq:, in:";
     let Some((word, operand)) = operator(value) else {
-        condition.any.push(read_test(field.kind, value)?);
+        condition.any.push(read_test(field, value)?);
         return Ok(());
     };
     let comparison = match word.as_str() {
@@ -193,12 +193,12 @@ fn read_value(condition: &mut Condition, field: &Field, value: &[Character]) -> 
         "gt" => Comparison::Greater,
         "gte" => Comparison::AtLeast,
         "neq" => {
-            condition.none.push(read_test(field.kind, operand)?);
+            condition.none.push(read_test(field, operand)?);
             return Ok(());
         }
         "in" => {
             for alternative in split(operand, '|') {
-                condition.any.push(read_test(field.kind, &alternative)?);
+                condition.any.push(read_test(field, &alternative)?);
             }
             return Ok(());
         }
@@ -214,11 +214,29 @@ fn read_value(condition: &mut Condition, field: &Field, value: &[Character]) -> 
     if operand.is_empty() {
         return Err(format!("{word}: needs a value"));
     }
+    check_spaces(field, operand)?;
     condition.compare.push((comparison, field.kind.read(&plain(operand))?));
     Ok(())
 }
 
-fn read_test(kind: Kind, value: &[Character]) -> Result<Test, String> {
+/// Rejects a space that no value of the field has: it comes from a plus that was not encoded in the URL.
+fn check_spaces(field: &Field, value: &[Character]) -> Result<(), String> {
+    let is_wrong = |(character, is_escaped): &Character| character.is_whitespace() && !is_escaped;
+    let first = value.iter().find(|character| **character != ('*', false));
+    let is_misplaced = if field.has_spaces { first.is_some_and(is_wrong) } else { value.iter().any(is_wrong) };
+    if !is_misplaced {
+        return Ok(());
+    }
+    let what = if field.has_spaces { "begins with" } else { "contains" };
+    Err(format!(
+        "{:?} {what} a space, and no value does. In a URL, + means a space: write %2B for a plus",
+        plain(value)
+    ))
+}
+
+fn read_test(field: &Field, value: &[Character]) -> Result<Test, String> {
+    check_spaces(field, value)?;
+    let kind = field.kind;
     let (open_start, open_end) = (value.first() == Some(&('*', false)), value.last() == Some(&('*', false)));
     let mut inner = value;
     if open_start {

@@ -47,12 +47,23 @@ pub struct Field {
     pub is_sortable: bool,
     /// Which part of its values people usually search for.
     pub sought: Sought,
+    /// Whether its values may contain spaces.
+    pub has_spaces: bool,
 }
 
 impl Field {
     /// Declares a sortable field with one value, which differs between records.
     pub const fn one(name: &'static str, path: &'static str, kind: Kind) -> Self {
-        Self { name, path, kind, is_many: false, has_postings: false, is_sortable: true, sought: Sought::Beginning }
+        Self {
+            name,
+            path,
+            kind,
+            is_many: false,
+            has_postings: false,
+            is_sortable: true,
+            sought: Sought::Beginning,
+            has_spaces: false,
+        }
     }
 
     /// Declares a sortable field with one value that many records share.
@@ -63,6 +74,12 @@ impl Field {
     /// Declares a text field with several values.
     pub const fn many(name: &'static str, path: &'static str, is_sortable: bool) -> Self {
         Self { is_many: true, has_postings: true, is_sortable, ..Self::one(name, path, Kind::Text) }
+    }
+
+    /// Declares that values may contain spaces.
+    #[must_use]
+    pub const fn with_spaces(self) -> Self {
+        Self { has_spaces: true, ..self }
     }
 
     /// Makes the field searchable for text anywhere in its values.
