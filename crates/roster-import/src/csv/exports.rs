@@ -1,10 +1,7 @@
 //! Exports of other products, recognized by their header. Their columns are known, so those without a counterpart here are
 //! skipped, and a name that means something else there (`state` is a part of an address) does not mislead.
 
-use super::header::{ENABLED, is_same_title};
-
-/// Field of the column `status` of Okta.
-pub(super) const OKTA_STATUS: &str = "status of Okta";
+use super::names::{ENABLED, OKTA_STATUS, is_same_title};
 
 /// Columns that a product exports.
 #[derive(Debug)]

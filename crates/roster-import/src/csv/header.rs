@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::exports;
+use super::names::{ENABLED, KIND, LABELS, NAME, OKTA_STATUS, PASSWORD, PASSWORD_HASH, is_same_title};
 use crate::columns::{Column, columns};
 use crate::draft::{Place, Rejected};
 use crate::rules::{Kind, Rules};
@@ -39,17 +40,6 @@ const ALIASES: &[(&str, &str)] = &[
     ("active", ENABLED),
     ("accountEnabled", ENABLED),
 ];
-
-/// Column with the kind, User or Group. Empty means User.
-pub(crate) const KIND: &str = "kind";
-/// Column with `metadata.name`.
-pub(crate) const NAME: &str = "name";
-/// Column with `metadata.labels`.
-pub(crate) const LABELS: &str = "labels";
-/// Column with a password hash.
-pub(crate) const PASSWORD_HASH: &str = "passwordHash";
-const PASSWORD: &str = "password";
-pub(super) const ENABLED: &str = "enabled";
 
 /// Meaning of a column.
 pub(super) enum Cell {
@@ -97,7 +87,7 @@ pub(super) fn cells(
             (PASSWORD_HASH, ..) => Cell::Hash,
             (PASSWORD, ..) => Cell::Password,
             (ENABLED, ..) => Cell::Enabled,
-            (exports::OKTA_STATUS, ..) => Cell::OktaStatus,
+            (OKTA_STATUS, ..) => Cell::OktaStatus,
             (_, None, None) if ignore_unknown && given.is_none() => Cell::Ignored,
             (_, None, None) => {
                 unknown.push(if title == field { format!("{title:?}") } else { format!("{title:?} ({field})") });
@@ -117,12 +107,6 @@ pub(super) fn cells(
         faults.insert(0, Rejected::line(place, unknown_columns(&unknown, header.len(), &user)));
     }
     if faults.is_empty() { Ok(cells) } else { Err(faults) }
-}
-
-/// Returns whether two titles are the same, apart from case, hyphens, underscores and spaces.
-pub(super) fn is_same_title(left: &str, right: &str) -> bool {
-    let fold = |text: &str| text.to_lowercase().replace(['-', '_', ' '], "");
-    fold(left) == fold(right)
 }
 
 fn field_of(title: &str, user: &[Column], group: &[Column]) -> String {

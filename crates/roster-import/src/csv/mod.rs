@@ -3,6 +3,7 @@
 mod dialect;
 mod exports;
 mod header;
+mod names;
 
 use std::collections::BTreeMap;
 
@@ -13,8 +14,9 @@ use super::columns::{Column, flag, pairs};
 use super::draft::{Credential, GroupDraft, Input, Place, Rejected, UserDraft};
 use super::rules::{Fault, Kind, Rules};
 use dialect::Dialect;
-use header::{Cell, ENABLED};
-pub(super) use header::{KIND, LABELS, NAME, PASSWORD_HASH};
+use header::Cell;
+use names::ENABLED;
+pub(super) use names::{KIND, LABELS, NAME, PASSWORD_HASH};
 
 /// How a CSV file is read.
 #[derive(Clone, Debug, Default)]

@@ -183,7 +183,7 @@ pub async fn authenticate(
 mod tests {
     use super::*;
     use arc_swap::ArcSwap;
-    use roster_credentials::signing::SigningKeys;
+    use roster_credentials::signing::{SigningAlgorithm, SigningKeys};
     use roster_runtime::logins::audiences::Audiences;
     use roster_runtime::logins::issuer::Issuer;
     use roster_runtime::logins::last_use::LastUse;
@@ -204,7 +204,9 @@ mod tests {
     }
 
     fn recognizer(client: Client, informers: &Arc<Informers>) -> Arc<Recognizer> {
-        let keys = Arc::new(ArcSwap::from_pointee(SigningKeys::create(jiff::Timestamp::now()).unwrap()));
+        let keys = Arc::new(ArcSwap::from_pointee(
+            SigningKeys::create(jiff::Timestamp::now(), SigningAlgorithm::default()).unwrap(),
+        ));
         let issuer = Issuer::new("https://localhost", Audiences::default(), BELIEVED, keys);
         let vault = Arc::new(Vault::new(client.clone(), "default", Arc::default()));
         let last_use = LastUse::new(client, Arc::clone(informers), Arc::clone(&vault), Arc::default());

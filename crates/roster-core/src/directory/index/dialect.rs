@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use kube::core::Expression;
 use roster_api::syntax;
 
-use super::field::{Field, Kind};
+use super::field::{Field, Kind, Spaces};
 use super::query::{Comparison, Condition, Query, SortKey, Test};
 
 /// Maximum number of filters, alternatives or requirements.
@@ -223,11 +223,13 @@ fn read_value(condition: &mut Condition, field: &Field, value: &[Character]) -> 
 fn check_spaces(field: &Field, value: &[Character]) -> Result<(), String> {
     let is_wrong = |(character, is_escaped): &Character| character.is_whitespace() && !is_escaped;
     let first = value.iter().find(|character| **character != ('*', false));
-    let is_misplaced = if field.has_spaces { first.is_some_and(is_wrong) } else { value.iter().any(is_wrong) };
+    let (is_misplaced, what) = match field.spaces {
+        Spaces::Never => (value.iter().any(is_wrong), "contains"),
+        Spaces::BetweenWords => (first.is_some_and(is_wrong), "begins with"),
+    };
     if !is_misplaced {
         return Ok(());
     }
-    let what = if field.has_spaces { "begins with" } else { "contains" };
     Err(format!(
         "{:?} {what} a space, and no value does. In a URL, + means a space: write %2B for a plus",
         plain(value)

@@ -30,6 +30,15 @@ pub enum Sought {
     Midst,
 }
 
+/// Where the values of a text field have spaces.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Spaces {
+    /// Nowhere.
+    Never,
+    /// Anywhere but at the beginning.
+    BetweenWords,
+}
+
 /// A field of a resource that can be queried.
 #[derive(Debug)]
 pub struct Field {
@@ -47,8 +56,8 @@ pub struct Field {
     pub is_sortable: bool,
     /// Which part of its values people usually search for.
     pub sought: Sought,
-    /// Whether its values may contain spaces.
-    pub has_spaces: bool,
+    /// Where its values have spaces.
+    pub spaces: Spaces,
 }
 
 impl Field {
@@ -62,7 +71,7 @@ impl Field {
             has_postings: false,
             is_sortable: true,
             sought: Sought::Beginning,
-            has_spaces: false,
+            spaces: Spaces::Never,
         }
     }
 
@@ -79,7 +88,7 @@ impl Field {
     /// Declares that values may contain spaces.
     #[must_use]
     pub const fn with_spaces(self) -> Self {
-        Self { has_spaces: true, ..self }
+        Self { spaces: Spaces::BetweenWords, ..self }
     }
 
     /// Makes the field searchable for text anywhere in its values.
