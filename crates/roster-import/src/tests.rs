@@ -164,7 +164,7 @@ fn supported_fields_of_other_formats_round_trip(
 #[case(Format::Openshift, include_bytes!("../../../examples/import/openshift.yaml"), 2, 3, 2)]
 #[case(Format::Deckhouse, include_bytes!("../../../examples/import/deckhouse.yaml"), 2, 2, 2)]
 #[case(Format::Dex, include_bytes!("../../../examples/import/dex.yaml"), 0, 2, 2)]
-fn every_example_is_taken_whole(
+fn every_example_is_imported_completely(
     #[case] format: Format,
     #[case] bytes: &[u8],
     #[case] groups: usize,
