@@ -149,7 +149,9 @@ fn refer_to_groups(input: &mut Input, options: &Options) {
                 person.groups.clear();
             }
         }
-        take_names(&mut person.spec, "groups").iter().for_each(|name| person.join(GroupRef::named(name)));
+        for name in take_names(&mut person.spec, "groups") {
+            person.join(GroupRef::named(&name));
+        }
     }
 }
 

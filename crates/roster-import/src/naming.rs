@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 use super::draft::{GroupRef, Input, Place, SourceId};
 use super::names::{self, MAX_LENGTH};
 
-/// Bytes of the hash in a suffix.
-const HASH_BYTES: usize = 4;
+/// Length of a suffix: a hyphen and 32 bits in hexadecimal.
+const SUFFIX_LENGTH: usize = 9;
 
 /// A group that gets no name.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -71,10 +71,14 @@ impl GroupNames {
         let mut mentions = HashMap::new();
         for group in &input.groups {
             mention(&mut mentions, &group.reference(), group.place, true);
-            group.member_groups.iter().for_each(|nested| mention(&mut mentions, nested, group.place, false));
+            for nested in &group.member_groups {
+                mention(&mut mentions, nested, group.place, false);
+            }
         }
         for person in &input.users {
-            person.groups.iter().for_each(|group| mention(&mut mentions, group, person.place, false));
+            for group in &person.groups {
+                mention(&mut mentions, group, person.place, false);
+            }
         }
         let names = choose(&mentions);
         Self { mentions, names }
@@ -186,9 +190,10 @@ fn taken(mentions: &HashMap<SourceId, Mention>, id: &SourceId, other: &SourceId,
 }
 
 fn suffixed(base: &str, id: &str) -> String {
-    let hash: String = Sha256::digest(id).iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect();
-    let room = base.len().min(MAX_LENGTH - 2 * HASH_BYTES - 1);
-    format!("{}-{hash}", base[..room].trim_end_matches(['-', '.']))
+    let digest = Sha256::digest(id);
+    let hash = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
+    let room = base.len().min(MAX_LENGTH - SUFFIX_LENGTH);
+    format!("{}-{hash:08x}", base[..room].trim_end_matches(['-', '.']))
 }
 
 #[cfg(test)]

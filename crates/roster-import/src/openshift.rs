@@ -156,13 +156,12 @@ fn group(object: &Located, people: &People, input: &mut Input) {
     let reference = reference(name(&object.value));
     input.groups.push(GroupDraft::new(object.place, reference.id.clone(), &reference.name));
     for user in strings(&object.value, "users") {
-        match people.by_name.get(user) {
-            Some(index) => input.users[*index].join(reference.clone()),
-            None => {
-                let group = &reference.name;
-                let reason = format!("the group {group} has a member that is not a User in this file: {user}");
-                reject(object, user, "users", reason, input);
-            }
+        if let Some(index) = people.by_name.get(user) {
+            input.users[*index].join(reference.clone());
+        } else {
+            let group = &reference.name;
+            let reason = format!("the group {group} has a member that is not a User in this file: {user}");
+            reject(object, user, "users", reason, input);
         }
     }
 }

@@ -61,7 +61,7 @@ impl Entries {
                 match self.read_member(member, index, &group, input) {
                     Ok(true) => {}
                     Ok(false) => reject_unknown(member, &group.name, input),
-                    Err(error) => reject(member, &group.name, &error, input),
+                    Err(error) => reject(member, &group.name, error, input),
                 }
             }
         }
@@ -117,7 +117,9 @@ impl Entries {
             input.rejected.push(Rejected { place, who, field: "gidNumber".to_owned(), reason });
             return;
         }
-        people.iter().for_each(|person| input.users[*person].join(group.clone()));
+        for person in people {
+            input.users[*person].join(group.clone());
+        }
     }
 
     /// Reads the groups that contain a group. Adds those that this file does not have.
@@ -134,7 +136,7 @@ impl Entries {
                     });
                     input.groups[parent].nest(group.clone());
                 }
-                Err(error) => reject(attribute, &group.name, &error, input),
+                Err(error) => reject(attribute, &group.name, error, input),
             }
         }
     }
@@ -147,7 +149,7 @@ pub(super) fn read_groups(record: &Record, index: usize, input: &mut Input) {
     for attribute in record.all("memberof") {
         match Dn::parse(&attribute.value) {
             Ok(dn) => input.users[index].join(reference(&dn)),
-            Err(error) => reject(attribute, &who, &error, input),
+            Err(error) => reject(attribute, &who, error, input),
         }
     }
 }
@@ -179,7 +181,7 @@ fn rejected(attribute: &Attribute, who: &str, reason: String) -> Rejected {
     Rejected { place: Place::line(attribute.line), who: who.to_owned(), field: attribute.name.clone(), reason }
 }
 
-fn reject(attribute: &Attribute, who: &str, error: &DnError, input: &mut Input) {
+fn reject(attribute: &Attribute, who: &str, error: DnError, input: &mut Input) {
     input.rejected.push(rejected(attribute, who, format!("{error}: {}", attribute.value)));
 }
 
