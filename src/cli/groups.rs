@@ -19,7 +19,7 @@ pub(super) fn execute(args: &Args) -> Result<()> {
         let client = Client::try_default().await.context("no access to a cluster: set KUBECONFIG")?;
         snapshot(&client).await
     })?;
-    if directory.person(&args.user).is_none() {
+    if directory.user(&args.user).is_none() {
         bail!("User {} not found", args.user);
     }
     for line in lines(&args.user, &directory) {

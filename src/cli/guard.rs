@@ -11,11 +11,11 @@ use kube::{Api, Client, Resource, ResourceExt};
 use roster_api::{API_VERSION, Group, RoleBinding, User};
 use roster_core::directory::Directory;
 use roster_core::rbac::Policy;
-use roster_core::rbac::guard::{Change, cycle, requirements};
+use roster_core::rbac::guard::{GuardedChange, cycle, requirements};
 use roster_core::rbac::requirement::{Requirement, Requirements};
 use roster_runtime::informers::snapshot::snapshot;
-use roster_server::admission::access::Access;
-use roster_server::admission::guard::{Guarded, Known};
+use roster_server::admission::access::AccessReviewer;
+use roster_server::admission::guard::{GuardContext, Guarded};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_yaml::Value;
@@ -74,7 +74,7 @@ impl GuardCommand {
                 groups: Some(groups.collect()),
                 ..UserInfo::default()
             },
-            access: Access::new(client.clone()),
+            access: AccessReviewer::new(client.clone()),
             client,
             delete: args.delete,
         };
@@ -103,7 +103,7 @@ struct Explainer {
     directory: Directory,
     policy: Policy,
     requester: UserInfo,
-    access: Access,
+    access: AccessReviewer,
     delete: bool,
 }
 
@@ -143,7 +143,7 @@ impl Explainer {
     {
         let new: K = object(value)?;
         let old = api.get_opt(&new.name_any()).await?;
-        let known = Known::new(&self.directory, &self.policy, self.requester.username.as_deref());
+        let known = GuardContext::new(&self.directory, &self.policy, self.requester.username.as_deref());
         if let Some(conflict) = K::conflict(old.as_ref(), &new, &known).filter(|_| !self.delete)
             && !self.access.may_bind_everything(&self.requester).await?
         {
@@ -158,7 +158,7 @@ impl Explainer {
     async fn role_binding(&self, value: &Value) -> Result<bool> {
         let new: RoleBinding = object(value)?;
         let old = Api::<RoleBinding>::all(self.client.clone()).get_opt(&new.name_any()).await?;
-        let change = Change::RoleBinding(old.as_ref(), (!self.delete).then_some(&new));
+        let change = GuardedChange::RoleBinding(old.as_ref(), (!self.delete).then_some(&new));
         let required = requirements(&change, &self.directory, &self.policy);
         self.print(&format!("RoleBinding {}", new.name_any()), old.is_some(), required).await
     }

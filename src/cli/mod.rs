@@ -92,7 +92,7 @@ fn print_crds(args: &generated::Args) -> anyhow::Result<()> {
 }
 
 fn run_operator(config: RunConfig) -> anyhow::Result<()> {
-    config.validate().map_err(anyhow::Error::msg)?;
+    config.validate()?;
     telemetry::init(config.log.log_format.into(), &config.log.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(operator::run(config));

@@ -8,11 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use ipnet::IpNet;
-use roster_credentials::lockout::Limits;
+use roster_credentials::lockout::LockoutPolicy;
 use roster_credentials::policy::PasswordPolicy;
 use roster_credentials::signing::{MAX_TOKEN_LIFETIME, SigningAlgorithm};
 
 use super::duration::duration;
+use super::error::ConfigError;
 
 /// Minimum lifetime of a signing key: it is published for hours before and after it is used.
 const MIN_SIGNING_KEY_LIFETIME: Duration = Duration::from_secs(4 * 3600);
@@ -94,10 +95,10 @@ pub struct LoginConfig {
 
 impl LoginConfig {
     /// Returns the limits for lockouts.
-    pub fn limits(&self) -> Limits {
-        Limits {
-            of_source: self.lockout_threshold,
-            of_user: self.lockout_user_threshold,
+    pub fn limits(&self) -> LockoutPolicy {
+        LockoutPolicy {
+            per_source: self.lockout_threshold,
+            per_user: self.lockout_user_threshold,
             window: self.lockout_window,
             duration: self.lockout_duration,
         }
@@ -128,24 +129,24 @@ impl LoginConfig {
     ///
     /// # Errors
     /// If flags contradict each other. The message names them.
-    pub fn validate(&self) -> Result<(), String> {
+    pub fn validate(&self) -> Result<(), ConfigError> {
         if self.token_lifetime > MAX_TOKEN_LIFETIME {
-            return Err("--token-lifetime must be at most 1h".to_owned());
+            return Err(ConfigError::TokenLifetimeTooLong);
         }
         if self.signing_key_lifetime < MIN_SIGNING_KEY_LIFETIME {
-            return Err("--signing-key-lifetime must be at least 4h".to_owned());
+            return Err(ConfigError::SigningKeyLifetimeTooShort);
         }
         if self.issuer_url.as_ref().is_some_and(|url| !url.starts_with("https://") || url.contains(['?', '#'])) {
-            return Err("--issuer-url must be an https URL without a query or fragment".to_owned());
+            return Err(ConfigError::InvalidIssuerUrl);
         }
         if self.token_audiences.iter().chain(&self.oidc_audiences).any(String::is_empty) {
-            return Err("--token-audiences and --oidc-audiences must not be empty".to_owned());
+            return Err(ConfigError::EmptyAudience);
         }
         if self.oidc_audiences.iter().any(|audience| self.token_audiences.contains(audience)) {
-            return Err("--oidc-audiences must differ from --token-audiences".to_owned());
+            return Err(ConfigError::SharedAudience);
         }
         if self.lockout_user_threshold <= self.lockout_threshold {
-            return Err("--lockout-user-threshold must be greater than --lockout-threshold".to_owned());
+            return Err(ConfigError::UserThresholdTooLow);
         }
         Ok(())
     }

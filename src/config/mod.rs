@@ -12,10 +12,12 @@ use roster_runtime::operations::telemetry;
 use roster_runtime::tls::certificates::CertificateOptions;
 
 use duration::duration;
+use error::ConfigError;
 pub use login::LoginConfig;
 pub use notification::NotificationConfig;
 
 mod duration;
+mod error;
 mod login;
 mod notification;
 
@@ -112,7 +114,7 @@ impl QuotaConfig {
         Defaults { requests: self.quota_default_request.0.clone(), limits: self.quota_default_limit.0.clone() }
     }
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self) -> Result<(), ConfigError> {
         let limits = &self.quota_default_limit.0;
         let mut above = self
             .quota_default_request
@@ -120,9 +122,7 @@ impl QuotaConfig {
             .iter()
             .filter(|(name, request)| limits.get(*name).is_some_and(|limit| limit < request));
         match above.next() {
-            Some((name, _)) => {
-                Err(format!("--quota-default-request must not be greater than --quota-default-limit: {name}"))
-            }
+            Some((name, _)) => Err(ConfigError::RequestAboveLimit(name.clone())),
             None => Ok(()),
         }
     }
@@ -303,7 +303,7 @@ impl RunConfig {
             subject_alt_names: self.tls_sans.clone(),
             authority_lifetime: self.certificates.ca_lifetime,
             certificate_lifetime: self.certificates.certificate_lifetime,
-            given_secret: self.certificates.serving_certificate_secret.clone(),
+            external_secret: self.certificates.serving_certificate_secret.clone(),
         }
     }
 
@@ -311,28 +311,28 @@ impl RunConfig {
     ///
     /// # Errors
     /// If flags contradict each other. The message names them.
-    pub fn validate(&self) -> Result<(), String> {
-        self.hashing.cost().map_err(|error| error.to_string())?;
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.hashing.cost()?;
         if let Some(wrong) = self.password_secret_namespaces.iter().find(|name| !is_dns_label(name)) {
-            return Err(format!("--password-secret-namespaces: {wrong:?} is not the name of a namespace"));
+            return Err(ConfigError::InvalidNamespace(wrong.clone()));
         }
         if !self.rbac.bindable_cluster_roles.contains(&self.rbac.administrator_role) {
-            return Err("--administrator-role must be one of --bindable-cluster-roles".to_owned());
+            return Err(ConfigError::AdministratorRoleNotBindable);
         }
         let lease = &self.lease;
         if lease.renew_deadline >= lease.lease_duration {
-            return Err("--renew-deadline must be shorter than --lease-duration".to_owned());
+            return Err(ConfigError::RenewDeadlineTooLong);
         }
         if lease.retry_period >= lease.renew_deadline {
-            return Err("--retry-period must be shorter than --renew-deadline".to_owned());
+            return Err(ConfigError::RetryPeriodTooLong);
         }
         if lease.lease_duration.subsec_nanos() != 0 {
-            return Err("--lease-duration must be in whole seconds, as in a Lease".to_owned());
+            return Err(ConfigError::FractionalLeaseDuration);
         }
         self.logins.validate()?;
         self.quota.validate()?;
         if self.certificates.certificate_lifetime > self.certificates.ca_lifetime {
-            return Err("--certificate-lifetime must not be longer than --ca-lifetime".to_owned());
+            return Err(ConfigError::CertificateOutlivesAuthority);
         }
         Ok(())
     }
@@ -352,7 +352,7 @@ mod tests {
 
     fn parse(args: &[&str]) -> Result<(), String> {
         let cli = Cli::try_parse_from(["roster"].iter().chain(args)).map_err(|error| error.to_string())?;
-        cli.run.validate()
+        cli.run.validate().map_err(|error| error.to_string())
     }
 
     #[rstest]

@@ -10,7 +10,7 @@ use roster_controllers::{group, quota, role_binding, user};
 use roster_runtime::logins::signing_keys::SigningKeyStore;
 use roster_runtime::notifications::Notifier;
 use roster_runtime::operations::health::Heartbeat;
-use roster_runtime::operations::leader::{Campaign, Pulses};
+use roster_runtime::operations::leader::{ElectionHeartbeats, LeaderElection};
 use roster_runtime::tls::certificates::Certificates;
 use roster_runtime::tls::trust;
 use tokio_util::sync::CancellationToken;
@@ -41,21 +41,21 @@ impl Leader {
             () = shutdown.cancelled() => return Ok(()),
             () = self.replica.informers.synced() => {}
         }
-        let mut campaign = self.campaign()?;
+        let mut start_election = self.start_election()?;
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            acquired = campaign.acquired() => acquired?,
+            acquired = start_election.acquired() => acquired?,
         }
         let metrics = &self.replica.metrics;
         metrics.leader.set(1);
         let outcome = tokio::select! {
             // Lost leadership ends the process through the supervisor, without waiting for the controllers.
-            lost = campaign.ended() => return lost.context("leadership was lost"),
+            lost = start_election.ended() => return lost.context("leadership was lost"),
             ended = self.control(shutdown.clone()) => ended,
         };
         metrics.leader.set(0);
         if shutdown.is_cancelled()
-            && let Err(error) = campaign.resign().await
+            && let Err(error) = start_election.resign().await
         {
             let error = format!("{error:#}");
             warn!(error, "releasing the lease failed; the next leader waits until it expires");
@@ -63,16 +63,16 @@ impl Leader {
         outcome
     }
 
-    fn campaign(&self) -> Result<Campaign> {
+    fn start_election(&self) -> Result<LeaderElection> {
         let Replica { config, health, .. } = &*self.replica;
-        let pulses = Pulses {
+        let heartbeats = ElectionHeartbeats {
             // An attempt may take as long as the renew deadline.
-            election: health.watch_over("leader election", MAX_STALL.max(config.lease.renew_deadline * 2)),
+            election: health.register_loop("leader election", MAX_STALL.max(config.lease.renew_deadline * 2)),
             controllers: Arc::clone(&self.runtime),
         };
         let access = self.access.clone();
         let connect = move || Ok(Client::try_from(access)?);
-        Campaign::start(connect, config.namespace.clone(), config.lease.options(), pulses)
+        LeaderElection::start(connect, config.namespace.clone(), config.lease.options(), heartbeats)
     }
 
     async fn control(&self, shutdown: CancellationToken) -> Result<()> {
@@ -82,7 +82,7 @@ impl Leader {
         let rbac = Arc::new(config.rbac.policy());
         let writer = NativeWriter::new(client.clone(), Arc::clone(informers), concurrency, Arc::clone(metrics));
         let writer = Arc::new(writer);
-        let users = user::Context::new(user::Parts {
+        let users = user::Context::new(user::ContextParts {
             client: client.clone(),
             namespace: config.namespace.clone(),
             source_namespaces: config.password_secret_namespaces.iter().cloned().collect(),

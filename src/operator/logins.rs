@@ -7,8 +7,8 @@ use roster_runtime::logins::Logins;
 use roster_runtime::logins::audiences::Audiences;
 use roster_runtime::logins::issuer::Issuer;
 use roster_runtime::logins::last_use::LastUse;
-use roster_runtime::logins::recognizer::Recognizer;
 use roster_runtime::logins::signing_keys::SigningKeyStore;
+use roster_runtime::logins::token_authenticator::TokenAuthenticator;
 use roster_runtime::logins::vault::Vault;
 use roster_runtime::logins::verifier::{Verifier, VerifierParts};
 use roster_runtime::notifications::Notifier;
@@ -40,8 +40,8 @@ pub(super) fn logins(
     let vault = Arc::new(Vault::new(client.clone(), &config.namespace, Arc::clone(metrics)));
     let last_use = LastUse::new(client.clone(), Arc::clone(informers), Arc::clone(&vault), Arc::clone(metrics));
     let last_use = Arc::new(last_use);
-    let recognizer =
-        Recognizer::new(Arc::clone(informers), Arc::clone(&issuer), Arc::clone(&vault), Arc::clone(&last_use));
+    let token_authenticator =
+        TokenAuthenticator::new(Arc::clone(informers), Arc::clone(&issuer), Arc::clone(&vault), Arc::clone(&last_use));
     let verifier = Verifier::new(VerifierParts {
         informers: Arc::clone(informers),
         vault: Arc::clone(&vault),
@@ -56,11 +56,11 @@ pub(super) fn logins(
     let logins = Logins {
         verifier,
         issuer,
-        recognizer: Arc::new(recognizer),
+        token_authenticator: Arc::new(token_authenticator),
         vault,
         sealer,
         notifier,
-        longest_key: config.logins.api_key_max_lifetime,
+        max_key_lifetime: config.logins.api_key_max_lifetime,
         trusted_proxies: config.logins.trusted_proxies.clone(),
     };
     (logins, last_use)

@@ -22,7 +22,7 @@ use roster_runtime::operations::health;
 use roster_runtime::operations::supervisor::Supervisor;
 use roster_runtime::tls::connections::{LIMITS, PROBE_LIMITS};
 use roster_runtime::tls::listener::{self, Port};
-use roster_runtime::tls::origin::Origin;
+use roster_runtime::tls::origin::WebhookOrigin;
 use roster_runtime::tls::{api_servers, trust};
 use roster_server::admission::guard::Guard;
 use roster_server::admission::quota::hints::Hints;
@@ -31,7 +31,7 @@ use roster_server::admission::review::Parser;
 use roster_server::admission::server::{self, Admission};
 use roster_server::apiserver;
 use roster_server::apiserver::front_proxy::FrontProxy;
-use roster_server::apiserver::state::Parts;
+use roster_server::apiserver::state::DirectoryApiParts;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -60,7 +60,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
     supervisor.spawn("informers", Arc::clone(informers).run(own, Arc::clone(health), shutdown.clone()));
 
     let keys = Keys::load(&replica).await?;
-    let heartbeat = health.watch_over("certificates", MAX_STALL);
+    let heartbeat = health.register_loop("certificates", MAX_STALL);
     supervisor.spawn("certificates", keys.certificates.clone().keep(heartbeat, shutdown.clone()));
     supervisor.spawn("signing keys", keys.signing.clone().follow(shutdown.clone()));
     let (certificates, signing_keys) = (keys.certificates.clone(), keys.signing.clone());
@@ -71,7 +71,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
     supervisor.spawn("trust", trust);
     let tombstones = tombstones::Context::new(client, &config.namespace, informers, metrics);
     supervisor.spawn("tombstones", tombstones::run(tombstones, shutdown.clone()).map(Ok));
-    let runtime = health.watch_over_runtime("main runtime", MAX_STALL);
+    let runtime = health.register_runtime("main runtime", MAX_STALL);
     let leader = Leader { replica: Arc::clone(&replica), certificates, signing_keys, notifier, access, runtime };
     let led = leader.run(leaving.clone());
     supervisor.spawn("leader", async move {
@@ -113,8 +113,8 @@ impl Replica {
         let issuer = Arc::new(logins::issuer(self, of_api_server, &keys.signing));
         let options = config.notification.options();
         let signer = Arc::clone(&issuer);
-        let (notifier, courier) = Notifier::new(options, signer, metrics.notifications.clone())?;
-        supervisor.spawn("notifications", courier.run(shutdown.clone()));
+        let (notifier, dispatcher) = Notifier::new(options, signer, metrics.notifications.clone())?;
+        supervisor.spawn("notifications", dispatcher.run(shutdown.clone()));
         let (logins, last_use) = logins::logins(self, issuer, notifier.clone(), Arc::new(keys.sealer));
         let (vault, limits) = (Arc::clone(&logins.vault), config.logins.limits());
         supervisor.spawn("uncounted failures", recount::run(vault, Arc::clone(informers), limits, shutdown.clone()));
@@ -122,7 +122,7 @@ impl Replica {
         let front_proxy = Arc::new(FrontProxy::default());
         let follow = Arc::clone(&front_proxy).follow(client.clone(), Arc::clone(health), shutdown.clone());
         supervisor.spawn("front proxy", follow);
-        let parts = Parts {
+        let parts = DirectoryApiParts {
             informers: Arc::clone(informers),
             client: client.clone(),
             front_proxy: Arc::clone(&front_proxy),
@@ -133,12 +133,12 @@ impl Replica {
             shutdown: shutdown.clone(),
         };
         let directory = apiserver::router::router(parts, Arc::clone(health));
-        let origin = Origin::new(keys.certificates.authorities());
+        let origin = WebhookOrigin::new(keys.certificates.authorities());
         let port = Port {
             tls: Some(keys.certificates.serving()),
             limits: LIMITS,
             app: server::router(self.admission(guard), origin).merge(directory),
-            is_api_server: Arc::new(move |chain| front_proxy.recognises(chain)),
+            is_api_server: Arc::new(move |chain| front_proxy.recognizes(chain)),
             api_servers: api_servers::expected(client.clone()).await,
             shed: metrics.connections_shed.clone(),
             leaving: leaving.clone(),

@@ -1,4 +1,4 @@
-//! The webhook for password Secrets, called by the real kube-apiserver on every way of writing one.
+//! The webhook for password Secrets, called by the real kube-apiserver for every kind of write.
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::support::{Cluster, create, eventually, password_secret, shared, unique};
 
-/// A hash that takes 256 MiB and a second to verify. It is nobody's.
+/// A hash that takes 256 MiB and a second to verify.
 const COSTLY: &str = "$argon2id$v=19$m=262144,t=4,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG";
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -26,7 +26,7 @@ fn manifest(name: &str, password: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_way_of_writing_stores_a_hash() {
+async fn every_kind_of_write_stores_a_hash() {
     let (cluster, name) = (shared(), unique("ways"));
     let secrets = cluster.secrets("default").await;
 
@@ -60,7 +60,7 @@ async fn every_way_of_writing_stores_a_hash() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn applying_the_same_file_again_writes_nothing() {
+async fn reapplying_the_same_file_writes_nothing() {
     let (cluster, name) = (shared(), unique("again"));
     let secrets = cluster.secrets("default").await;
     cluster.apply(&manifest(&name, "hunter2"));
@@ -76,7 +76,7 @@ async fn applying_the_same_file_again_writes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn server_side_apply_of_the_same_again_writes_nothing() {
+async fn reapplying_server_side_writes_nothing() {
     let (cluster, name) = (shared(), unique("ssa"));
     let secrets = cluster.secrets("default").await;
     let apply = || {
@@ -95,7 +95,7 @@ async fn server_side_apply_of_the_same_again_writes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_may_be_a_password_and_cannot_be_hashed_is_refused_by_field() {
+async fn values_that_may_be_passwords_and_cannot_be_hashed_are_refused_by_field() {
     let secrets = shared().secrets("default").await;
     let cases: &[(&str, &[u8], &str)] = &[
         ("password", b"", "data.password is empty"),
@@ -113,7 +113,7 @@ async fn what_may_be_a_password_and_cannot_be_hashed_is_refused_by_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_keys_are_refused_on_every_way_of_writing() {
+async fn other_keys_are_refused_for_every_kind_of_write() {
     let (cluster, name) = (shared(), unique("keys"));
     let secrets = cluster.secrets("default").await;
     let kubectl = &cluster.plane.kubectl;
@@ -149,7 +149,7 @@ async fn other_keys_are_refused_on_every_way_of_writing() {
     assert!(error.contains("metadata.labels[hint] contains the password"), "{error}");
 }
 
-/// The most memory that the process has had, and what it has now, in KiB.
+/// Returns the peak and current memory of the process, in KiB.
 fn memory_of(process: u32) -> [u64; 2] {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     ["VmHWM:", "VmRSS:"].map(|field| {
@@ -159,14 +159,14 @@ fn memory_of(process: u32) -> [u64; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hashes_in_requests_take_no_more_memory_than_there_is_for_hashing() {
+async fn hashes_in_requests_stay_within_the_memory_for_hashing() {
     let cluster = shared();
     let secrets = cluster.secrets("default").await;
     let operator = cluster.operators()[0].id();
     let [_, before] = memory_of(operator);
     let slots = std::thread::available_parallelism().unwrap().get() as u64;
     let budget = (2 * slots * 19_456).max(262_144);
-    // As the stored hash, and as one of the same request: nobody compares with either.
+    // As the stored hash, and as one in the same request: neither is compared with.
     for stored in [None, Some(COSTLY)] {
         let requests = (0..8).map(|_| async {
             let name = unique("costly");
@@ -185,13 +185,13 @@ async fn hashes_in_requests_take_no_more_memory_than_there_is_for_hashing() {
             assert!(hash(&stored).starts_with("$argon2id$v=19$m=19456,"), "it is one that Roster made");
         }
     }
-    // What else grows meanwhile is within an eighth of a gibibyte.
+    // Other growth stays below 128 MiB.
     let [most, _] = memory_of(operator);
     assert!(most <= before + budget + 131_072, "{most} KiB, of which {before} were there before");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_faulty_hash_is_left_to_the_condition() {
+async fn an_invalid_hash_is_reported_by_the_condition() {
     let cluster = shared();
     let users = cluster.users().await;
     let weak = "$2y$05$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW";
@@ -204,12 +204,12 @@ async fn a_faulty_hash_is_left_to_the_condition() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_an_operator_password_secrets_are_refused_and_all_others_are_not_touched() {
+async fn without_an_operator_password_secrets_are_denied_and_others_unaffected() {
     let cluster = Cluster::create("no-operator", &[]);
     let secrets = cluster.secrets("default").await;
     let error = secrets.create(&PostParams::default(), &password_secret("x", "password", "x")).await.unwrap_err();
     assert!(error.to_string().contains("password-secrets.roster.dev"), "{error}");
-    // Nor do they get in where somebody has taken the webhook away.
+    // They are denied even if the webhook has been deleted.
     cluster.kubectl(&["delete", "mutatingwebhookconfiguration", "roster"]);
     eventually("the policy alone refuses plaintext", || async {
         match secrets.create(&PostParams::default(), &password_secret("x", "password", "x")).await {
@@ -223,7 +223,7 @@ async fn without_an_operator_password_secrets_are_refused_and_all_others_are_not
     unknown.data.as_mut().unwrap().insert("pass".into(), k8s_openapi::ByteString("plain".into()));
     let error = secrets.create(&PostParams::default(), &unknown).await.unwrap_err().to_string();
     assert!(error.contains("data has the key pass: ") && error.contains("roster-no-plaintext"), "{error}");
-    // One that an earlier version has stored can still be written, and cleaned up.
+    // A Secret stored by an earlier version can still be written, and cleaned up.
     let policy = ["validatingadmissionpolicybinding", "roster-no-plaintext"];
     let binding = cluster.kubectl(&["get", policy[0], policy[1], "-o", "yaml"]);
     cluster.kubectl(&["delete", policy[0], policy[1]]);
@@ -239,7 +239,7 @@ async fn without_an_operator_password_secrets_are_refused_and_all_others_are_not
         async move { secrets.patch("unknown", &PatchParams::default(), &Patch::Merge(patch)).await }
     };
     eventually("the policy is back", || async {
-        // Another value each time: one that is stored already may stay.
+        // A new value each time, because a stored value may stay.
         match patched(json!({"stringData": {"pass": unique("plain")}})).await {
             Err(error) if error.to_string().contains("data has the key pass: ") => Ok(()),
             other => Err(format!("{other:?}")),

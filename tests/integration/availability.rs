@@ -1,4 +1,4 @@
-//! Two replicas behind kube-apiserver: what people notice of it when one of them ends.
+//! Availability with two replicas behind kube-apiserver when one of them stops.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,16 +14,16 @@ use crate::directory::BASE;
 use crate::logins::body;
 use crate::support::{Cluster, FAST_LEASE, create, password_secret, user, wait_until_ready};
 
-/// Reads a second.
+/// Reads per second.
 const RATE: u32 = 500;
 
-/// Who reads, each by turns.
+/// Number of concurrent readers.
 const READERS: u32 = 16;
 
-/// What an ordinary client does about a write that failed: it tries again, with a little patience.
+/// Retries of a failed write, as an ordinary client would make.
 const ATTEMPTS: usize = 5;
 
-/// What became of the requests.
+/// Results of the requests.
 struct Tally {
     started: Instant,
     stop: AtomicBool,
@@ -58,7 +58,7 @@ impl Tally {
     }
 }
 
-/// Reads at its part of the rate, through the aggregation layer, until it is over. Nothing is tried again.
+/// Reads at its share of the rate through the aggregation layer, without retries, until the test ends.
 async fn read(client: Client, reader: u32, tally: Arc<Tally>) {
     const PATHS: &[&str] = &[
         "users?limit=20&sortBy=-name",
@@ -83,7 +83,7 @@ async fn read(client: Client, reader: u32, tally: Arc<Tally>) {
     }
 }
 
-/// Tries until it succeeds, as long as an ordinary client would.
+/// Retries until it succeeds, as long as an ordinary client would.
 async fn write<F>(what: &str, tally: &Tally, attempt: impl Fn() -> F)
 where
     F: Future<Output = Result<(), String>>,
@@ -101,13 +101,13 @@ where
     }
 }
 
-/// Password Secrets and Users, which take admission, and logins, until it is over.
+/// Writes password Secrets and Users, which need admission, and logs in, until the test ends.
 async fn write_on(client: Client, tally: Arc<Tally>) {
     let secrets = Api::namespaced(client.clone(), "default");
     let users = Api::all(client.clone());
     let login = body("Login", &serde_json::json!({"username": "person-0", "password": "correct horse battery"}));
     let exists = |error: kube::Error| match error {
-        // An attempt that was answered with an error may have been one that succeeded.
+        // A failed attempt may have succeeded on the server.
         kube::Error::Api(status) if status.reason == "AlreadyExists" => Ok(()),
         error => Err(error.to_string()),
     };
@@ -140,7 +140,7 @@ async fn write_on(client: Client, tally: Arc<Tally>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rolling_restart_and_a_crash_fail_no_read_and_no_write_that_is_tried_again() {
+async fn a_rolling_restart_and_a_crash_fail_no_read_and_no_retried_write() {
     let cluster = Cluster::create("availability", &[]);
     let args = [FAST_LEASE, &["--drain", "2s"]].concat();
     cluster.start_operator(&args);
@@ -166,14 +166,14 @@ async fn a_rolling_restart_and_a_crash_fail_no_read_and_no_write_that_is_tried_a
     people.spawn(write_on(cluster.client().await, Arc::clone(&tally)));
     sleep(Duration::from_secs(2)).await;
 
-    // As a Deployment rolls: one more first, and then one of the old ones less.
+    // Like a rolling update: start a new replica, then stop an old one.
     for _ in 0..2 {
         cluster.start_operator(&args);
         let old = cluster.operators().remove(0);
         old.stop().expect("SIGTERM ends it within its time");
     }
     println!("rolled after {:.2} s: {} reads", tally.seconds(), tally.reads.load(Ordering::Relaxed));
-    // The leader is one of the two: whichever it is, the other one goes on.
+    // Either may be the leader. The other one takes over.
     for _ in 0..2 {
         let crashed = cluster.operators().remove(0);
         println!("a crash after {:.2} s", tally.seconds());
@@ -195,6 +195,6 @@ async fn a_rolling_restart_and_a_crash_fail_no_read_and_no_write_that_is_tried_a
     let failures = std::mem::take(&mut *tally.failures.lock().unwrap());
     assert!(failures.is_empty(), "{} of {reads} failed: {:#?}", failures.len(), &failures[..failures.len().min(10)]);
     assert!(writes > 10, "{writes} writes");
-    // What was written meanwhile comes to its end.
+    // Everything written meanwhile is reconciled.
     wait_until_ready(&users, "meanwhile-0").await;
 }

@@ -1,4 +1,4 @@
-//! The serving certificate: from an authority that replicas share, rotated without a restart, trusted at every moment.
+//! The serving certificate: issued by an authority that replicas share, rotated without a restart, and always trusted.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ fn path(configuration: &MutatingWebhookConfiguration) -> String {
     url[url.find("/admission/").unwrap()..].to_owned()
 }
 
-/// Waits until a write gets through the webhook.
+/// Waits until the webhook admits a write.
 async fn wait_until_admitted(cluster: &Cluster) {
     let secrets = cluster.secrets("default").await;
     let dry = PostParams { dry_run: true, ..PostParams::default() };
@@ -40,7 +40,7 @@ async fn wait_until_admitted(cluster: &Cluster) {
     .await;
 }
 
-/// A handshake with `url` that trusts `bundle` alone.
+/// Makes a TLS handshake with `url` that trusts only `bundle`.
 async fn handshake(url: &str, bundle: &str) -> Result<(), String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
@@ -56,7 +56,7 @@ async fn handshake(url: &str, bundle: &str) -> Result<(), String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn rotation_needs_no_restart_and_is_never_untrusted() {
     let cluster = Cluster::create("certificates", &[]);
-    // The operators are to make their own, which is short-lived.
+    // Let the operators create their own, which is short-lived.
     cluster.secrets("roster-system").await.delete("roster-ca", &DeleteParams::default()).await.unwrap();
     let short = ["--ca-lifetime", "30s", "--certificate-lifetime", "10s"];
     cluster.start_operator(&short);
@@ -77,7 +77,7 @@ async fn rotation_needs_no_restart_and_is_never_untrusted() {
         let dry = PostParams { dry_run: true, ..PostParams::default() };
         secrets.create(&dry, &password_secret(&unique("rotation"), "password", "x")).await.unwrap();
         rounds += 1;
-        // Until the first authority is no longer trusted: then everything hangs on its successor.
+        // Until the first authority is no longer trusted, and everything depends on its successor.
         if !now.contains(first.trim()) {
             break;
         }
@@ -89,7 +89,7 @@ async fn rotation_needs_no_restart_and_is_never_untrusted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_ca_bundle_and_a_deleted_authority_are_mended() {
+async fn a_damaged_ca_bundle_and_a_deleted_authority_are_repaired() {
     let cluster = Cluster::create("trust", &[]);
     cluster.start_operator(&[]);
     let url = cluster.operators()[0].url();
@@ -119,7 +119,7 @@ async fn a_damaged_ca_bundle_and_a_deleted_authority_are_mended() {
         handshake(&url, &now).await
     })
     .await;
-    // What kube-apiserver is recognized by follows from the authority.
+    // The admission paths depend on the authority.
     wait_until_admitted(&cluster).await;
     let now = path(&configurations.get("roster").await.unwrap());
     assert_ne!(now, former);
@@ -128,7 +128,7 @@ async fn a_damaged_ca_bundle_and_a_deleted_authority_are_mended() {
         assert_eq!(direct.send("POST", &path, &[], "no review").await.unwrap().status, status);
     }
 
-    // Nonsense in its place stops nobody: what was made before goes on serving.
+    // Invalid content has no effect: the previous certificate stays in use.
     let junk = Patch::Merge(json!({"stringData": {"ca-1.crt": "junk", "ca-1.key": "junk"}}));
     secrets.patch("roster-ca", &PatchParams::default(), &junk).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -137,7 +137,7 @@ async fn a_damaged_ca_bundle_and_a_deleted_authority_are_mended() {
     assert!(cluster.operators()[0].is_running());
 }
 
-/// The data of a Secret as cert-manager writes it, by an authority of its own.
+/// Returns the data of a Secret as cert-manager writes it, with its own authority.
 fn given(cluster: &Cluster, name: &str) -> (serde_json::Value, String) {
     let dir = cluster.plane.dir.join(name);
     std::fs::create_dir_all(&dir).unwrap();
@@ -149,7 +149,7 @@ fn given(cluster: &Cluster, name: &str) -> (serde_json::Value, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_is_given_is_served_and_followed_and_the_trust_in_it_left_to_others() {
+async fn an_external_certificate_is_served_and_followed_and_its_ca_bundle_left_alone() {
     let cluster = Cluster::create("given-certificate", &[]);
     let secrets = cluster.secrets("roster-system").await;
     let (data, ca) = given(&cluster, "first");
@@ -171,8 +171,8 @@ async fn a_certificate_that_is_given_is_served_and_followed_and_the_trust_in_it_
         cluster.kubectl(&["patch", "apiservice", "v1alpha1.directory.roster.dev", "--type=merge", "-p", &patch]);
     };
     trust(&ca);
-    // While an older version leads, which writes no paths, a new replica does: it would not become ready otherwise, and the
-    // rollout would stand still.
+    // While an older version leads, which publishes no paths, a new replica publishes them. Otherwise it would not
+    // become ready, and the rollout would stall.
     let now = jiff::Timestamp::now();
     cluster.apply(&format!(
         "{{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {{name: roster, namespace: roster-system}}, spec: \
@@ -194,7 +194,7 @@ async fn a_certificate_that_is_given_is_served_and_followed_and_the_trust_in_it_
     let patch = Patch::Merge(json!({"stringData": data}));
     secrets.patch("roster-serving", &PatchParams::default(), &patch).await.unwrap();
     eventually("the next one is served", || handshake(&url, &next)).await;
-    // Until it is trusted, the replica takes no requests.
+    // The replica is not ready until its certificate is trusted.
     assert!(cluster.operators()[0].probe("/readyz").is_err());
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(cluster.client().await);
     assert_eq!(bundle(&configurations.get("roster").await.unwrap()), ca);
@@ -203,7 +203,7 @@ async fn a_certificate_that_is_given_is_served_and_followed_and_the_trust_in_it_
         std::future::ready(cluster.operators()[0].probe("/readyz").map_err(|error| error.to_string()))
     })
     .await;
-    // Nonsense in its place stops nobody.
+    // Invalid content has no effect.
     let junk = Patch::Merge(json!({"stringData": {"tls.crt": "junk"}}));
     secrets.patch("roster-serving", &PatchParams::default(), &junk).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;

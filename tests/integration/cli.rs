@@ -1,4 +1,4 @@
-//! The program on the command line.
+//! The command-line program.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -18,7 +18,7 @@ fn run(args: &[&str], input: &[u8]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A program that refuses its arguments does not read its input.
+    // A program that rejects its arguments does not read its input.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
@@ -41,7 +41,7 @@ fn hash_password_reads_standard_input_and_prints_a_hash_that_verifies() {
 }
 
 #[test]
-fn hash_password_refuses_what_no_login_could_type() {
+fn hash_password_refuses_passwords_that_cannot_be_typed() {
     assert!(refusal(&["hash-password"], b"").contains("is empty"));
     assert!(refusal(&["hash-password"], b"two\nlines\n").contains("control character"));
     assert!(refusal(&["hash-password"], b"\xff\xfe").contains("UTF-8"));
@@ -50,7 +50,7 @@ fn hash_password_refuses_what_no_login_could_type() {
 }
 
 #[test]
-fn crds_in_the_repository_are_those_of_the_types() {
+fn crds_in_the_repository_match_the_types() {
     let crds = project_root().join("crds");
     let output = run(&["crds", "--check", crds.to_str().unwrap()], b"");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -63,7 +63,7 @@ fn crds_in_the_repository_are_those_of_the_types() {
 }
 
 #[test]
-fn pages_of_reference_in_the_repository_are_those_of_the_types() {
+fn reference_pages_in_the_repository_match_the_types() {
     let pages = project_root().join("docs/reference/api");
     let output = run(&["reference", "--check", pages.to_str().unwrap()], b"");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -78,7 +78,7 @@ fn pages_of_reference_in_the_repository_are_those_of_the_types() {
 }
 
 #[test]
-fn run_refuses_nonsense_before_it_starts() {
+fn run_refuses_invalid_flags_before_it_starts() {
     assert!(refusal(&["run", "--retry-period", "1h"], b"").contains("--retry-period must be shorter"));
     assert!(refusal(&["run", "--log", "a=b=c"], b"").contains("--log"));
     let error = refusal(&["run", "--listen", "127.0.0.1:0", "--probe-listen", "127.0.0.1:0"], b"");

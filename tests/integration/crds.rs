@@ -1,4 +1,4 @@
-//! The custom resources as kube-apiserver sees them: what is refused, with which message, and what kubectl shows.
+//! Custom resources in kube-apiserver: what is rejected with which message, and what kubectl shows.
 
 use kube::CustomResourceExt;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
@@ -22,7 +22,7 @@ fn object(resource: &ApiResource, name: &str, spec: &Value) -> Value {
     json!({"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": name}, "spec": spec})
 }
 
-/// Each must be refused with a message that names the field and says what is allowed.
+/// Each must be rejected with a message that names the field and says what is allowed.
 async fn refused(resource: &ApiResource, cases: &[(Value, &str, &str)]) {
     for (spec, field, message) in cases {
         let refusal =
@@ -40,7 +40,7 @@ async fn accepted(resource: &ApiResource, specs: &[Value]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn users_with_mistakes_are_refused_by_field() {
+async fn invalid_users_are_refused_by_field() {
     let window = json!({"notBefore": "2027-01-02T00:00:00Z", "notAfter": "2027-01-01T00:00:00Z"});
     let cases = [
         (json!({"username": "jane doe"}), "spec.username", "letters, digits"),
@@ -139,7 +139,7 @@ async fn users_with_mistakes_are_refused_by_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn users_with_all_sorts_of_good_values_are_accepted() {
+async fn valid_users_are_accepted() {
     let specs = [
         json!({}),
         json!({"username": "Jane.Doe_2+test@example.com"}),
@@ -168,8 +168,8 @@ async fn users_with_all_sorts_of_good_values_are_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i8_system_names_are_refused_whoever_asks() {
-    // The client is system:masters, whom no authorizer stops.
+async fn i8_system_names_are_refused_for_every_caller() {
+    // The client is in system:masters, which no authorizer denies.
     let users = User::api_resource();
     let reason = "names with the prefix system: belong to Kubernetes";
     let cases = [
@@ -192,7 +192,7 @@ async fn i8_system_names_are_refused_whoever_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_username_is_immutable_also_where_it_is_the_name() {
+async fn a_username_is_immutable_even_if_it_is_the_name() {
     let api = shared().users().await;
     let merge = |name: String, spec: Value| {
         let api = api.clone();
@@ -213,7 +213,7 @@ async fn a_username_is_immutable_also_where_it_is_the_name() {
     assert!(error.to_string().contains("spec.username is immutable"), "{error}");
 }
 
-/// As many members as a Group may have, with names as long as they may be: checking them must stay within CEL's limits.
+/// As many members as a Group may have, with names of the maximum length: validation must stay within CEL's limits.
 fn largest_group() -> Value {
     let names = |count: usize| (0..count).map(|i| format!("{i:0>63}")).collect::<Vec<_>>();
     let memberships: Vec<Value> = names(1000).iter().map(|user| json!({"user": user, "validity": {}})).collect();
@@ -221,7 +221,7 @@ fn largest_group() -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn groups_with_mistakes_are_refused_by_field() {
+async fn invalid_groups_are_refused_by_field() {
     let groups = Group::api_resource();
     let expression = json!({"matchExpressions": [{"key": "team", "operator": "Is", "values": ["a"]}]});
     let empty_in = json!({"matchExpressions": [{"key": "team", "operator": "In"}]});
@@ -255,7 +255,7 @@ async fn groups_with_mistakes_are_refused_by_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn role_bindings_with_mistakes_are_refused_by_field() {
+async fn invalid_role_bindings_are_refused_by_field() {
     let bindings = RoleBinding::api_resource();
     let with = |changes: Value| {
         let mut spec = json!({
@@ -342,7 +342,7 @@ fn undescribed(schema: &Value, path: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Lists that server-side apply would merge item by item. An item that somebody put there beforehand would stay.
+/// Returns lists that server-side apply would merge item by item, so that items planted beforehand would stay.
 fn mergeable(schema: &Value, path: &str, found: &mut Vec<String>) {
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}.{name}");

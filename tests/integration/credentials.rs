@@ -1,5 +1,5 @@
-//! Password Secrets as the controller sees them where admission is off: every fault has a reason of its own, and the
-//! last good credential stays in use.
+//! Password Secrets in the controller, without admission: each error has its own reason, and the last valid credential
+//! stays in use.
 
 use k8s_openapi::ByteString;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -12,7 +12,7 @@ use crate::support::{
 
 const WEAK: &str = "$2y$05$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW";
 
-/// Hashes made by argon2-cffi, bcrypt and passlib.
+/// Hashes created by argon2-cffi, bcrypt and passlib.
 const FOREIGN: &[&str] = &[
     "$argon2id$v=19$m=65536,t=3,p=4$g6i79i7GD79Y/o0U8bpRCg$IIVtAguGCWylNR/2SA3uetNF/dYFvaUic4GQHsjLEvM",
     "$2b$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW",
@@ -22,7 +22,7 @@ const FOREIGN: &[&str] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_fault_has_its_reason_and_the_last_good_password_stays() {
+async fn every_error_has_its_reason_and_the_last_valid_password_stays() {
     let (cluster, name) = (without_admission(), unique("fault"));
     let (users, secrets) = (cluster.users().await, cluster.secrets("default").await);
     let put = |key: &'static str, value: Vec<u8>| {
@@ -94,7 +94,7 @@ async fn every_fault_has_its_reason_and_the_last_good_password_stays() {
     let mut opaque = password_secret(&name, "password", "x");
     opaque.type_ = Some("Opaque".into());
     create(&secrets, &opaque).await;
-    // Roster does not watch Secrets of other types: the User is what has to be touched.
+    // Roster does not watch Secrets of other types, so the User must be changed.
     let touch = json!({"spec": {"displayName": "touched"}});
     users.patch(&name, &PatchParams::default(), &Patch::Merge(touch)).await.unwrap();
     wait_for_reason(&users, &name, "CredentialReady", "SecretTypeInvalid").await;
@@ -106,7 +106,7 @@ async fn every_fault_has_its_reason_and_the_last_good_password_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hashes_from_elsewhere_are_taken_as_they_are() {
+async fn foreign_hashes_are_stored_unchanged() {
     let cluster = without_admission();
     let (users, secrets) = (cluster.users().await, cluster.secrets("default").await);
     for foreign in FOREIGN {

@@ -1,4 +1,4 @@
-//! What the examples and the documentation say, done: every command runs, and its output is what the page shows.
+//! Runs the commands of the examples and the documentation, and compares their output with the pages.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -6,12 +6,12 @@ use std::process::{Command, Output};
 use std::sync::Mutex;
 
 use roster_core::directory::entries;
-use roster_core::directory::index::field::{Field, Kind};
+use roster_core::directory::index::field::{Field, FieldKind};
 use roster_harness::project_root;
 
 use crate::support::{Cluster, binary};
 
-/// One cluster for all pages, one page at a time: each begins without users.
+/// One cluster for all pages, one page at a time. Each begins without users.
 static PAGES: Mutex<Option<Cluster>> = Mutex::new(None);
 
 fn on_a_clean_cluster(run: impl FnOnce(&Cluster)) {
@@ -22,11 +22,11 @@ fn on_a_clean_cluster(run: impl FnOnce(&Cluster)) {
         crate::directory::wait_until_served(&cluster);
         cluster
     });
-    // First, as it may have an owner, who would wait for its end.
+    // Delete it first: it may have an owner, whose deletion would wait for it.
     cluster.kubectl(&["delete", "namespace", "apollo", "gemini", "--ignore-not-found"]);
     cluster.kubectl(&["delete", "users.roster.dev,groups.roster.dev,rolebindings.roster.dev", "--all"]);
     cluster.kubectl(&["delete", "secrets", "-n", "default", "--field-selector=type=roster.dev/password"]);
-    // Tokens of those who bore the same names before.
+    // Tokens of deleted users with the same names.
     let _ = std::fs::remove_dir_all(cluster.plane.dir.join("home/.cache"));
     run(cluster);
 }
@@ -67,7 +67,7 @@ fn stdout(cluster: &Cluster, command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Whether `line` is `pattern`, in which `…` stands for anything.
+/// Returns whether `line` matches `pattern`, in which `…` stands for any text.
 fn matches(pattern: &str, line: &str) -> bool {
     let mut parts = pattern.split('…');
     let Some(mut rest) = line.strip_prefix(parts.next().unwrap_or_default()) else { return false };
@@ -82,12 +82,12 @@ fn matches(pattern: &str, line: &str) -> bool {
 }
 
 #[test]
-fn an_ellipsis_stands_for_anything_and_nothing_else_does() {
+fn an_ellipsis_matches_anything_and_nothing_else_does() {
     assert!(matches("a … c", "a b c") && matches("a…", "abc") && matches("abc", "abc"));
     assert!(!matches("a … c", "a b d") && !matches("ab", "abc") && !matches("abc", "ab"));
 }
 
-/// Runs the `$` lines of a page's `console` blocks and compares what follows each with what it prints.
+/// Runs the `$` lines of a page's `console` blocks and compares what follows each with its output.
 fn follow(cluster: &Cluster, page: &str) {
     let text = std::fs::read_to_string(project_root().join(page)).unwrap();
     let mut commands = 0;
@@ -127,17 +127,17 @@ fn the_page_on_the_directory_shows_what_happens() {
     on_a_clean_cluster(|cluster| follow(cluster, "docs/how-to/directory.md"));
 }
 
-/// The table of a resource's fields, as the page has to show it.
+/// Returns the table of a resource's fields, as the page must show it.
 fn field_table(fields: &[Field]) -> String {
     let row = |field: &Field| {
         let values = match field.kind {
-            Kind::Text if field.is_many => "texts".to_owned(),
-            Kind::Text => "text".to_owned(),
-            Kind::Choice(words) => words.join(", "),
-            Kind::Flag => "true, false".to_owned(),
-            Kind::Number => "number".to_owned(),
-            Kind::Quantity => "quantity".to_owned(),
-            Kind::Time => "time".to_owned(),
+            FieldKind::Text if field.is_many => "texts".to_owned(),
+            FieldKind::Text => "text".to_owned(),
+            FieldKind::Choice(words) => words.join(", "),
+            FieldKind::Flag => "true, false".to_owned(),
+            FieldKind::Number => "number".to_owned(),
+            FieldKind::Quantity => "quantity".to_owned(),
+            FieldKind::Time => "time".to_owned(),
         };
         let sortable = if field.is_sortable { "yes" } else { "" };
         format!("| `{}` | `{}` | {values} | {sortable} |\n", field.name, field.path)
@@ -178,7 +178,7 @@ fn the_page_on_passwords_shows_what_happens() {
 
 #[test]
 fn the_page_on_import_shows_what_happens() {
-    // What an earlier run has written would be the same.
+    // Files of an earlier run would be the same.
     for folder in ["target/people", "target/everybody"] {
         let _ = std::fs::remove_dir_all(project_root().join(folder));
     }
@@ -217,7 +217,7 @@ fn the_page_on_troubleshooting_shows_what_happens() {
 
 #[test]
 fn the_page_on_installing_shows_what_happens() {
-    // Its own cluster: it ends with nothing left.
+    // A separate cluster, because everything is deleted at the end.
     let cluster = Cluster::create("installing", &[]);
     cluster.start_operator(&[]);
     crate::directory::wait_until_served(&cluster);
@@ -239,7 +239,7 @@ fn the_page_on_managed_clusters_shows_what_happens() {
     on_a_clean_cluster(|cluster| follow(cluster, "docs/how-to/managed-clusters.md"));
 }
 
-/// On a cluster of its own: afterwards nobody trusts the keys that kube-apiserver was started with.
+/// On a separate cluster: afterwards, the keys that kube-apiserver was started with are no longer trusted.
 #[test]
 fn the_page_on_rotation_shows_what_happens() {
     let cluster = Cluster::create("rotation", &[]);
@@ -248,7 +248,7 @@ fn the_page_on_rotation_shows_what_happens() {
     follow(&cluster, "docs/how-to/rotation.md");
 }
 
-/// Every page in Markdown: README, CONTRIBUTING and all of `docs`, generated pages included.
+/// Returns every Markdown page: README, CONTRIBUTING and all of `docs`, including generated pages.
 fn pages() -> Vec<PathBuf> {
     fn collect(folder: &Path, pages: &mut Vec<PathBuf>) {
         for path in std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()) {
@@ -278,7 +278,7 @@ fn every_page_with_commands_is_followed_by_a_test() {
 }
 
 #[test]
-fn the_threat_model_names_tests_that_there_are() {
+fn the_threat_model_names_existing_tests() {
     fn functions(folder: &Path, found: &mut String) {
         for path in std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()) {
             if path.is_dir() {
@@ -329,8 +329,8 @@ fn every_step_of_the_tour_works() {
     });
 }
 
-/// What a heading is linked by: its letters and digits, in lower case, with hyphens for blanks. The second of the same
-/// name is counted.
+/// Returns the anchor of a heading: its letters and digits in lower case, with hyphens for spaces. Repeated names get a
+/// number.
 fn anchors(text: &str) -> Vec<String> {
     let mut seen: HashMap<String, usize> = HashMap::new();
     let headings = text.split("```").step_by(2).flat_map(str::lines).filter(|line| line.starts_with('#'));
@@ -350,13 +350,13 @@ fn anchors(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_heading_is_linked_as_it_reads() {
+fn anchors_match_headings() {
     let text = "# The Guard\n```sh\n# a comment\n```\n## What `bind` is, and why\n## Users\n## Users\n";
     assert_eq!(anchors(text), ["the-guard", "what-bind-is-and-why", "users", "users-1"]);
 }
 
 #[test]
-fn links_between_pages_lead_somewhere() {
+fn links_between_pages_have_targets() {
     for page in pages() {
         let text = std::fs::read_to_string(&page).unwrap();
         let prose: String = text.split("```").step_by(2).collect();

@@ -1,4 +1,4 @@
-//! GitOps: a repository that is synced again and again changes nothing, and tools tell from the conditions what is healthy.
+//! GitOps: repeated syncs of a repository change nothing, and tools read the health from the conditions.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Cluster, audit_position, eventually, operator_writes, wait_for_text, wait_until_ready};
 
-/// What a team keeps in Git.
+/// Manifests of a team's repository.
 const PEOPLE: &str = "examples/gitops/people";
 
 /// Names under which Flux and Argo CD apply.
@@ -26,16 +26,16 @@ fn cluster() -> &'static Cluster {
     })
 }
 
-/// Who judges the health of an object.
+/// Tool that computes the health of an object.
 #[derive(Clone, Copy, Debug)]
-enum Judge {
+enum HealthModel {
     /// The library kstatus.
     Flux,
-    /// The script that the example gives it.
+    /// With the health script of the example.
     ArgoCd,
 }
 
-/// The program that asks the judges' own code.
+/// The program that calls the tools' own code.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -47,7 +47,7 @@ fn program() -> &'static Path {
     })
 }
 
-/// Argo CD's script for Roster's kinds, as a file.
+/// Returns a file with Argo CD's health script for Roster's kinds.
 fn script() -> PathBuf {
     let manifest = std::fs::read_to_string(project_root().join("examples/gitops/argocd/health.yaml")).unwrap();
     let config: Value = serde_yaml::from_str(&manifest).unwrap();
@@ -60,11 +60,11 @@ fn script() -> PathBuf {
     path
 }
 
-/// The health of Roster's objects, by name.
-fn health(cluster: &Cluster, judge: Judge) -> BTreeMap<String, (String, String)> {
+/// Returns the health and message of Roster's objects, by name.
+fn health(cluster: &Cluster, model: HealthModel) -> BTreeMap<String, (String, String)> {
     let list = cluster.kubectl(&["get", "users.roster.dev,groups.roster.dev,rolebindings.roster.dev", "-o", "json"]);
     let mut command = Command::new(program());
-    if matches!(judge, Judge::ArgoCd) {
+    if matches!(model, HealthModel::ArgoCd) {
         command.arg("--lua").arg(script());
     }
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -81,9 +81,9 @@ fn health(cluster: &Cluster, judge: Judge) -> BTreeMap<String, (String, String)>
         .collect()
 }
 
-async fn wait_for_health(cluster: &Cluster, judge: Judge, name: &str, expected: &str) -> String {
-    eventually(&format!("{judge:?} says that {name} is {expected}"), || async {
-        match health(cluster, judge).remove(name) {
+async fn wait_for_health(cluster: &Cluster, model: HealthModel, name: &str, expected: &str) -> String {
+    eventually(&format!("{model:?} says that {name} is {expected}"), || async {
+        match health(cluster, model).remove(name) {
             Some((health, message)) if health == expected => Ok(message),
             other => Err(format!("{other:?}")),
         }
@@ -95,7 +95,7 @@ fn sync(cluster: &Cluster, manager: &str, what: &[&str]) {
     cluster.kubectl(&[&["apply", "--server-side", "--field-manager", manager], what].concat());
 }
 
-/// The version of everything that the repository declares and of what comes of it.
+/// Returns the resource versions of everything declared in the repository and created from it.
 fn versions(cluster: &Cluster) -> Vec<String> {
     let kinds = "users.roster.dev,groups.roster.dev,rolebindings.roster.dev,secrets,\
                  clusterrolebindings.rbac.authorization.k8s.io,rolebindings.rbac.authorization.k8s.io,\
@@ -105,7 +105,7 @@ fn versions(cluster: &Cluster) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_syncs_of_the_same_repository_by_two_managers_change_nothing() {
+async fn ten_syncs_by_two_gitops_tools_change_nothing() {
     let cluster = cluster();
     cluster.kubectl(&["create", "namespace", "apollo"]);
     cluster.kubectl(&["label", "namespace", "apollo", "roster.dev/project=apollo"]);
@@ -116,13 +116,13 @@ async fn ten_syncs_of_the_same_repository_by_two_managers_change_nothing() {
             sync(cluster, manager, part);
         }
     }
-    for (judge, healthy) in [(Judge::Flux, "Current"), (Judge::ArgoCd, "Healthy")] {
+    for (model, healthy) in [(HealthModel::Flux, "Current"), (HealthModel::ArgoCd, "Healthy")] {
         for name in ["grace", "alan", "developers", "leads", "developers-edit", "leads-view"] {
-            wait_for_health(cluster, judge, name, healthy).await;
+            wait_for_health(cluster, model, name, healthy).await;
         }
     }
     wait_for_text(cluster, &["rolebindings.roster.dev", "developers-edit"], "{.status.bindings}", "1").await;
-    crate::quota::settle(cluster).await;
+    crate::quota::wait_until_idle(cluster).await;
 
     let (before, position) = (versions(cluster), audit_position(cluster));
     for at in 0..10 {
@@ -134,14 +134,14 @@ async fn ten_syncs_of_the_same_repository_by_two_managers_change_nothing() {
             assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
         }
     }
-    crate::quota::settle(cluster).await;
+    crate::quota::wait_until_idle(cluster).await;
     let writes: Vec<String> =
         operator_writes(cluster, position).into_iter().filter(|write| !write.contains("/leases/")).collect();
     assert!(writes.iter().all(|write| write.contains("subjectaccessreviews")), "{writes:#?}");
     assert_eq!(versions(cluster), before);
 }
 
-/// The chart as a GitOps tool renders it, with the values of the installation.
+/// Renders the chart as a GitOps tool does, with the values of the installation.
 fn render(cluster: &Cluster) -> PathBuf {
     let values = cluster.plane.kubectl.helm(&["get", "values", "roster", "-n", "roster-system", "-o", "yaml"]).unwrap();
     let values_file = cluster.plane.dir.join("values.yaml");
@@ -152,8 +152,8 @@ fn render(cluster: &Cluster) -> PathBuf {
     args.extend(["--include-crds", "--kube-version", version["gitVersion"].as_str().unwrap()]);
     args.extend(["-f", values_file.to_str().unwrap()]);
     let rendered = cluster.plane.kubectl.helm(&args).unwrap();
-    // Roster completes the path. In a cluster the chart leaves it out; the URL of an operator outside can't do without one,
-    // so whoever applies that has to leave out the URL.
+    // Roster sets the path. In a cluster the chart omits it. The URL of an operator outside the cluster must have one,
+    // so the manifest that is applied must omit the URL.
     let lines = rendered.lines().filter(|line| !line.trim_start().starts_with("url: https://localhost"));
     let lines = lines.map(|line| if line.trim() == "clientConfig:" { format!("{line} {{}}") } else { line.to_owned() });
     let rendered = lines.collect::<Vec<_>>().join("\n");
@@ -163,7 +163,7 @@ fn render(cluster: &Cluster) -> PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tools_tell_not_yet_from_never() {
+async fn gitops_tools_distinguish_progressing_from_failed() {
     let cluster = cluster();
     cluster.apply(
         "apiVersion: roster.dev/v1alpha1\nkind: User\nmetadata: {name: first}\nspec: {email: taken@example.com}\n---\n\
@@ -174,17 +174,17 @@ async fn tools_tell_not_yet_from_never() {
     cluster.apply(
         "apiVersion: roster.dev/v1alpha1\nkind: User\nmetadata: {name: second}\nspec: {email: taken@example.com}\n",
     );
-    let judges = [(Judge::Flux, "InProgress", "Failed"), (Judge::ArgoCd, "Progressing", "Degraded")];
-    for (judge, not_yet, never) in judges {
-        let message = wait_for_health(cluster, judge, "waiting", not_yet).await;
-        assert!(message.contains("to-come"), "{judge:?}: {message}");
-        let message = wait_for_health(cluster, judge, "second", never).await;
-        assert!(message.contains("taken@example.com"), "{judge:?}: {message}");
+    let judges = [(HealthModel::Flux, "InProgress", "Failed"), (HealthModel::ArgoCd, "Progressing", "Degraded")];
+    for (model, not_yet, never) in judges {
+        let message = wait_for_health(cluster, model, "waiting", not_yet).await;
+        assert!(message.contains("to-come"), "{model:?}: {message}");
+        let message = wait_for_health(cluster, model, "second", never).await;
+        assert!(message.contains("taken@example.com"), "{model:?}: {message}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_sealed_and_external_secrets_make_is_a_password() {
+async fn secrets_of_sealed_and_external_secrets_are_passwords() {
     let cluster = cluster();
     for (file, template, name) in [
         ("sealed-secret.yaml", "/spec/template", "sealed"),

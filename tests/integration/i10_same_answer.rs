@@ -1,4 +1,4 @@
-//! I10: an unknown, disabled, locked or expired user, and a wrong password, give the same answer at the same cost.
+//! I10: unknown, disabled, locked and expired users, and wrong passwords, get the same response at the same cost.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,11 @@ use crate::support::{Random, unique};
 /// Rounds of interleaved attempts. Each takes a tick of 400 ms.
 const ROUNDS: usize = 40;
 
-/// What is told apart by nothing.
+/// Kinds of refusals that must be indistinguishable.
 const KINDS: [&str; 5] = ["unknown", "wrong", "disabled", "expired", "locked"];
 
-/// How often a random sample of `one` is below a random one of `two`: one half where they are alike (the statistic of
-/// Mann and Whitney, as a share).
+/// Returns the probability that a random sample of `one` is below a random one of `two`: one half if they are equally
+/// distributed (the Mann-Whitney U statistic as a share).
 fn share_below(one: &[f64], two: &[f64]) -> f64 {
     let pairs = one.iter().flat_map(|a| two.iter().map(move |b| (a, b)));
     let below: f64 = pairs
@@ -38,16 +38,16 @@ fn count(count: usize) -> f64 {
     f64::from(u32::try_from(count).expect("samples are few"))
 }
 
-/// The chance of a share as far from one half as this, or further, between samples that are alike.
+/// Returns the probability of a share at least this far from one half if both have the same distribution.
 fn probability(share: f64, count: usize) -> f64 {
     let n = self::count(count);
     let z = (share - 0.5).abs() / ((2.0 * n + 1.0) / (12.0 * n * n)).sqrt();
-    // A bound on both tails of the normal distribution (Chernoff).
+    // Chernoff bound on both tails of the normal distribution.
     (2.0 * (-z * z / 2.0).exp()).min(1.0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i10_refusals_are_alike_in_what_they_say_and_how_long_they_take() {
+async fn i10_refusals_have_equal_content_and_timing() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let disabled = person(cluster, "still", |user| user.spec.state = roster_api::user::DesiredState::Disabled).await;
@@ -61,7 +61,7 @@ async fn i10_refusals_are_alike_in_what_they_say_and_how_long_they_take() {
     for _ in 0..6 {
         assert_eq!(with_password(&direct, &locked, "wrong").await.status, 401);
     }
-    // One for each round, so that none of them is locked by its failures.
+    // One user for each round, so that no user is locked out by failures.
     let mut wrong = Vec::new();
     for _ in 0..ROUNDS {
         wrong.push(person(cluster, "wrong", |_| {}).await);
@@ -111,11 +111,11 @@ async fn i10_refusals_are_alike_in_what_they_say_and_how_long_they_take() {
                 "  {:<9} below {:<9} {share:.3} of the time; by chance alone: {chance:.3}",
                 KINDS[one], KINDS[two]
             );
-            // Ten comparisons: one in a thousand would be suspicious.
+            // Ten comparisons: a probability of one in a thousand would be suspicious.
             assert!(chance > 0.0001, "{} and {} can be told apart", KINDS[one], KINDS[two]);
         }
     }
-    // The test can fail: what is not refused at a tick is told apart at once.
+    // The test can fail: responses that are not returned at a tick are distinguishable.
     let mut granted = Vec::new();
     let known = person(cluster, "known", |_| {}).await;
     for _ in 0..ROUNDS {
@@ -126,15 +126,15 @@ async fn i10_refusals_are_alike_in_what_they_say_and_how_long_they_take() {
     assert!(probability(share_below(&granted, &took[0]), ROUNDS) < 0.0001);
 }
 
-/// What is wrong with a credential alone can be wrong with no unknown name: it must not tell the names that exist.
+/// Errors that only stored credentials can have must not reveal which names exist.
 #[tokio::test(flavor = "multi_thread")]
-async fn i10_a_credential_that_is_unreadable_or_can_not_count_is_answered_like_an_unknown_name() {
+async fn i10_unreadable_and_uncountable_credentials_look_like_unknown_names() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let secrets = cluster.secrets("roster-system").await;
     let troubles = [
         ("unreadable", json!({"stringData": {"failedLogins": "no JSON"}})),
-        // The finalizer holds the repair up.
+        // The finalizer delays the repair.
         ("immutable", json!({"immutable": true, "metadata": {"finalizers": ["example.com/stay"]}})),
     ];
     for (trouble, patch) in troubles {
@@ -148,7 +148,7 @@ async fn i10_a_credential_that_is_unreadable_or_can_not_count_is_answered_like_a
             answers.push((answer.status, head.join("\n"), answer.body));
         }
         let repair = Patch::Merge(json!({"data": {"failedLogins": null}, "metadata": {"finalizers": null}}));
-        // Gone, if the leader is about to replace it.
+        // It may be absent while the leader replaces it.
         let _ = secrets.patch(&identity, &PatchParams::default(), &repair).await;
         answers.dedup();
         assert_eq!(answers.len(), 1, "{trouble}: {answers:?}");

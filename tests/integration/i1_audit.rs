@@ -1,5 +1,5 @@
-//! I1, where kube-apiserver keeps an audit log: with the policy of `examples/audit`, nothing stands in it of what people
-//! type or are told once.
+//! I1 with an audit log of kube-apiserver: with the policy of `examples/audit`, it contains no secrets that users type
+//! or are shown once.
 
 use std::path::Path;
 
@@ -11,18 +11,18 @@ use crate::i1_plaintext::files_with;
 use crate::logins::body;
 use crate::support::{Cluster, audit_position, eventually, unique, wait_until_ready};
 
-/// Every body and every answer: what the search has to find something in.
+/// Logs all request and response bodies, to prove that the search finds secrets.
 const EVERYTHING: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- level: RequestResponse\n";
 
-/// Has kube-apiserver keep its log by that policy. Returns where the log goes on.
-fn keep_by(cluster: &Cluster, policy: &str) -> u64 {
+/// Restarts kube-apiserver with that audit policy. Returns the position in the log.
+fn set_audit_policy(cluster: &Cluster, policy: &str) -> u64 {
     std::fs::write(cluster.plane.dir.join("audit-policy.yaml"), policy).unwrap();
     cluster.plane.restart_api_server().unwrap();
     wait_until_served(cluster);
     audit_position(cluster)
 }
 
-/// A `create` through kube-apiserver. Tried again while Roster's watches find their feet after its restart.
+/// Sends a `create` through kube-apiserver. Retries while Roster's watches recover from the restart.
 async fn post(cluster: &Cluster, path: &str, kind: &str, spec: &Value, more: &[&str]) -> Value {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), body(kind, spec)).unwrap();
@@ -39,8 +39,8 @@ async fn post(cluster: &Cluster, path: &str, kind: &str, spec: &Value, more: &[&
     .await
 }
 
-/// Everything in which somebody types or is told a secret. Returns what it was, by what it is.
-async fn act(cluster: &Cluster) -> Vec<(&'static str, String)> {
+/// Makes every request that contains or returns a secret. Returns the secrets with descriptions.
+async fn use_every_secret(cluster: &Cluster) -> Vec<(&'static str, String)> {
     let (name, text) = (unique("audited"), unique("text"));
     let typed = |way: &str| format!("Xq7-typed-{text}-{way}-Zk9");
     let manifest = format!(
@@ -50,13 +50,13 @@ async fn act(cluster: &Cluster) -> Vec<(&'static str, String)> {
          default, name: {name}}}}}\n",
         typed("applied")
     );
-    // Tried again for the same reason.
+    // Retried for the same reason.
     eventually("it is applied", || async {
         cluster.plane.kubectl.apply(&manifest).map_err(|error| format!("{error:#}"))
     })
     .await;
     wait_until_ready(&cluster.users().await, &name).await;
-    // Ready is what the leader has written. Who logs in is looked up in what the replica has read, which may be later.
+    // The leader has reported Ready, but another replica may not have observed the User yet.
     let known = format!("{BASE}/users/{name}");
     eventually("the directory knows", || async {
         cluster.plane.kubectl.run(&["get", "--raw", &known]).map_err(|error| format!("{error:#}"))
@@ -102,15 +102,15 @@ async fn act(cluster: &Cluster) -> Vec<(&'static str, String)> {
     passwords.into_iter().chain(told).collect()
 }
 
-/// What the log has held since then, in a folder of its own.
-fn since(cluster: &Cluster, from: u64) -> tempfile::TempDir {
+/// Copies the log since that position into a new folder.
+fn log_since(cluster: &Cluster, from: u64) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let log = std::fs::read(cluster.plane.audit_log()).unwrap();
     std::fs::write(folder.path().join("audit.log"), &log[usize::try_from(from).unwrap()..]).unwrap();
     folder
 }
 
-fn holds(folder: &Path, text: &str) -> bool {
+fn contains(folder: &Path, text: &str) -> bool {
     !files_with(folder, text).is_empty()
 }
 
@@ -120,13 +120,13 @@ async fn i1_the_audit_policy_of_the_examples_keeps_secrets_out_of_the_audit_log(
     cluster.start_operator(&[]);
     let policy = std::fs::read_to_string(project_root().join("examples/audit/audit-policy.yaml")).unwrap();
 
-    let from = keep_by(&cluster, &policy);
-    let secrets = act(&cluster).await;
-    let log = since(&cluster, from);
+    let from = set_audit_policy(&cluster, &policy);
+    let secrets = use_every_secret(&cluster).await;
+    let log = log_since(&cluster, from);
     for (what, secret) in &secrets {
-        assert!(!holds(log.path(), secret), "{what}");
+        assert!(!contains(log.path(), secret), "{what}");
     }
-    // All of it was seen, and what people declare in full.
+    // All requests were logged, and declared specs in full.
     let parts =
         ["logins", "passwordreviews", "/password", "/apikeys", "/totp", "/invitation", "/secrets", "tokenreviews"];
     for part in parts.iter().copied().chain(["Xq7-control-Zk9"]) {
@@ -134,12 +134,12 @@ async fn i1_the_audit_policy_of_the_examples_keeps_secrets_out_of_the_audit_log(
         assert!(text.contains(part), "{part}");
     }
 
-    // The same without the policy, by which the search is seen to find what is there.
-    let from = keep_by(&cluster, EVERYTHING);
-    let secrets = act(&cluster).await;
-    let log = since(&cluster, from);
+    // Without the policy, the search finds the secrets.
+    let from = set_audit_policy(&cluster, EVERYTHING);
+    let secrets = use_every_secret(&cluster).await;
+    let log = log_since(&cluster, from);
     let found: Vec<&str> =
-        secrets.iter().filter(|(_, secret)| holds(log.path(), secret)).map(|(what, _)| *what).collect();
-    // What is passed on to an aggregated API, kube-apiserver does not read, and so logs at no level.
+        secrets.iter().filter(|(_, secret)| contains(log.path(), secret)).map(|(what, _)| *what).collect();
+    // kube-apiserver does not parse bodies that it proxies to an aggregated API, so it logs them at no level.
     assert_eq!(found, ["applied", "reviewed token"]);
 }

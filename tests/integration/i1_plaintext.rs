@@ -13,20 +13,20 @@ use crate::directory::{BASE, Direct};
 use crate::logins::{PASSWORD, attempt, body, code, logins, own_status, person, post, token, with_password};
 use crate::support::{create, eventually, password_secret, shared, unique, user, wait_until_ready};
 
-/// Every form in which a text may lie in a file: as it is, and in base64 at each of the three alignments.
+/// Returns every form in which a text may be stored: plain, and in base64 at each of the three alignments.
 fn forms(text: &str) -> Vec<String> {
     let mut forms = vec![text.to_owned()];
     for shift in 0..3 {
         let padded = [&vec![0; shift], text.as_bytes()].concat();
         let encoded = BASE64_STANDARD.encode(padded);
-        // What depends on the neighbours is cut off at both ends.
+        // Cut off the characters that depend on adjacent bytes.
         forms.push(encoded[if shift == 0 { 0 } else { 4 }..encoded.len() - 4].to_owned());
     }
     forms
 }
 
-/// Files below the folder that hold the text, in whatever form. By grep: tests are compiled without optimization, and
-/// etcd's files are large.
+/// Returns the files below the folder that contain the text in any form. Uses grep, because tests are compiled without
+/// optimization and etcd's files are large.
 pub fn files_with(dir: &Path, text: &str) -> Vec<String> {
     let mut grep = Command::new("grep");
     grep.env("LC_ALL", "C").args(["--recursive", "--files-with-matches", "--fixed-strings", "--text"]);
@@ -83,11 +83,11 @@ async fn i1_plaintext_never_reaches_etcd_logs_events_or_metrics() {
     kubectl.run_with_input(&["apply", "--dry-run=server", "-f", "-"], &manifest("dry-run")).unwrap();
     kubectl.run_with_input(&["apply", "set-last-applied", "-f", "-"], &manifest("set-last-applied")).unwrap();
     kubectl.run_with_input(&["replace", "-f", "-"], &manifest("replace")).unwrap();
-    // What is refused is not stored either. (kubectl repeats what it was given; the server's words do not.)
+    // Rejected passwords are not stored either. (kubectl repeats its input; the server's message does not.)
     let refused = manifest("refused").replace("password:", "passwordHash:");
     assert!(kubectl.run_with_input(&["apply", "-f", "-"], &refused).is_err());
 
-    // Plaintext that Roster has nothing to do with: without it, the search might be looking in the wrong place.
+    // Plaintext that Roster does not handle, to prove that the search looks in the right place.
     let mut control = password_secret(&format!("{name}-control"), "password", password("control"));
     control.type_ = Some("Opaque".into());
     create(&secrets, &control).await;
@@ -125,13 +125,13 @@ async fn i1_plaintext_never_reaches_etcd_logs_events_or_metrics() {
     }
 }
 
-/// What people type in and what they are told once.
+/// Secrets that users type, and secrets that are shown once.
 #[tokio::test(flavor = "multi_thread")]
-async fn i1_nothing_of_a_login_reaches_etcd_or_logs() {
+async fn i1_login_secrets_never_reach_etcd_or_logs() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let name = person(cluster, "i1-login", |_| {}).await;
-    // A password must not hold the name.
+    // A password must not contain the name.
     let text = unique("text");
     let typed = |way: &str| format!("Xq7-typed-{text}-{way}-Zk9");
     // Wrong, malformed, and right.
@@ -151,7 +151,7 @@ async fn i1_nothing_of_a_login_reaches_etcd_or_logs() {
         assert_eq!(answer.status, 201, "{}", answer.body);
         answer.json()["status"].clone()
     };
-    // Where a password is asked for again, wrong and malformed ones are kept as secret.
+    // Confirmations: wrong and malformed passwords must not leak either.
     for wrong in [json!(typed("wrong-again")), json!([typed("malformed-again")])] {
         for (path, kind, mut spec) in
             [("apikeys", "APIKey", json!({"displayName": "x"})), ("totp", "TOTPEnrollment", json!({}))]

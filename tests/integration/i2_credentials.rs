@@ -1,5 +1,5 @@
-//! I2: hashes, seeds and digests live in Secrets of Roster's own namespace, where the operator alone reads them; and no query
-//! asks about them.
+//! I2: hashes, seeds and digests are stored in Secrets of Roster's namespace, which only the operator can read, and no
+//! query returns them.
 
 use kube::ResourceExt;
 use kube::api::ListParams;
@@ -11,7 +11,7 @@ use crate::support::{Cluster, eventually};
 
 const NEXT: &str = "a walrus on a velvet sofa";
 
-/// Every text in `value` that is long enough to be a hash, a seed or a digest.
+/// Collects the texts in `value` that are long enough to be a hash, a seed or a digest.
 fn long_texts(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::String(text) if text.len() >= 32 => found.push(text.clone()),
@@ -21,15 +21,15 @@ fn long_texts(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// What Roster keeps of a person's credentials.
-async fn kept(cluster: &Cluster, name: &str) -> Vec<String> {
+/// Returns the secret texts that Roster stores for a user.
+async fn stored_credentials(cluster: &Cluster, name: &str) -> Vec<String> {
     let secrets = cluster.secrets("roster-system").await.list(&ListParams::default()).await.unwrap().items;
     let is_hers = |owner: &k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference| owner.name == name;
     let mut found = Vec::new();
     for secret in secrets.iter().filter(|secret| secret.owner_references().iter().any(is_hers)) {
         for (key, value) in secret.data.iter().flatten().filter(|(key, _)| *key != "failedLogins") {
             let text = String::from_utf8(value.0.clone()).unwrap_or_else(|_| panic!("{key} is text"));
-            // The history has hashes that a declared Secret may hold, too, and they are old.
+            // The history contains old hashes, which a declared Secret may contain too.
             if key == "passwordHash" {
                 found.push(text);
             } else if ["secondFactor", "apiKeys"].contains(&key.as_str()) {
@@ -41,7 +41,7 @@ async fn kept(cluster: &Cluster, name: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i2_hashes_seeds_and_digests_live_where_the_operator_alone_reads() {
+async fn i2_only_the_operator_reads_hashes_seeds_and_digests() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let name = person(cluster, "kept", |_| {}).await;
@@ -57,9 +57,13 @@ async fn i2_hashes_seeds_and_digests_live_where_the_operator_alone_reads() {
     let confirm = body("TOTPEnrollment", &json!({"code": code(&seed, 0)}));
     assert_eq!(post(&direct, "users/~/totp", Some(&session), &confirm).await.status, 201);
 
-    let kept = eventually("hash, seed and digests are kept", || async {
-        let kept = kept(cluster, &name).await;
-        if kept.len() >= 3 { Ok(kept) } else { Err(format!("{} texts", kept.len())) }
+    let stored_credentials = eventually("hash, seed and digests are kept", || async {
+        let stored_credentials = stored_credentials(cluster, &name).await;
+        if stored_credentials.len() >= 3 {
+            Ok(stored_credentials)
+        } else {
+            Err(format!("{} texts", stored_credentials.len()))
+        }
     })
     .await;
     let kinds = cluster.kubectl(&["api-resources", "--verbs=list", "-o", "name"]);
@@ -72,7 +76,7 @@ async fn i2_hashes_seeds_and_digests_live_where_the_operator_alone_reads() {
         seen += &std::fs::read_to_string(log).unwrap();
     }
     assert!(seen.contains(&name), "what was looked at tells of the person");
-    for text in &kept {
+    for text in &stored_credentials {
         use base64::prelude::{BASE64_STANDARD, Engine};
         assert!(
             !seen.contains(text.as_str()) && !seen.contains(&BASE64_STANDARD.encode(text)),
@@ -83,7 +87,7 @@ async fn i2_hashes_seeds_and_digests_live_where_the_operator_alone_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i2_no_other_role_reads_them_and_no_query_asks_about_them() {
+async fn i2_no_other_role_and_no_query_reads_them() {
     let cluster = logins();
     let roles = cluster.kubectl(&[
         "get",

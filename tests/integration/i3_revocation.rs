@@ -1,5 +1,5 @@
-//! I3: disabling, banning, expiring or deleting a user ends their compiled bindings within a second; so does the end of
-//! the binding itself. The tests print how long kube-apiserver took to say no; they assert that it does.
+//! I3: disabling, banning, expiring or deleting a user ends its compiled bindings within a second; so does the end of
+//! the binding itself. The tests assert that kube-apiserver denies access, and print how long that took.
 
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ async fn bound(cluster: &Cluster, name: &str) {
     wait_until_can(cluster, name, EVERYWHERE, true).await;
 }
 
-/// Makes the change and waits for the no.
+/// Makes the change and waits until access is denied.
 async fn ends(cluster: &Cluster, name: &str, change: &[&str]) {
     cluster.kubectl(change);
     let started = Instant::now();
@@ -34,7 +34,7 @@ async fn ends(cluster: &Cluster, name: &str, change: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i3_whatever_ends_a_user_ends_the_bindings() {
+async fn i3_every_way_to_end_a_user_ends_its_bindings() {
     let cluster = rbac();
     for change in [
         r#"{"spec": {"state": "Disabled"}}"#,
@@ -44,7 +44,7 @@ async fn i3_whatever_ends_a_user_ends_the_bindings() {
         let jane = unique("i3");
         bound(cluster, &jane).await;
         ends(cluster, &jane, &["patch", "users.roster.dev", &jane, "--type=merge", "-p", change]).await;
-        // Back to what it was, the rights come back.
+        // After reverting, the access returns.
         let back = r#"{"spec": {"state": "Active", "validity": null}}"#;
         cluster.kubectl(&["patch", "users.roster.dev", &jane, "--type=merge", "-p", back]);
         wait_until_can(cluster, &jane, EVERYWHERE, true).await;
@@ -56,7 +56,7 @@ async fn i3_a_lockout_ends_no_binding_and_writes_none() {
     let (cluster, jane) = (rbac(), unique("i3-locked"));
     bound(cluster, &jane).await;
     let before = audit_position(cluster);
-    // As many failures as this installation allows, from several addresses.
+    // As many failures as the threshold allows, from several addresses.
     let direct = Direct::new(cluster, 0, None).await;
     let body = body("Login", &json!({"username": jane, "password": "wrong"}));
     for attempt in 0..6 {
@@ -68,7 +68,7 @@ async fn i3_a_lockout_ends_no_binding_and_writes_none() {
     let reason = "{.status.conditions[?(@.type=='LockedOut')].reason}";
     wait_for_text(cluster, &["users.roster.dev", &jane], reason, "TooManyFailedLogins").await;
     assert!(can(cluster, &jane, EVERYWHERE), "wrong guesses from outside end nothing");
-    // The lockout ends by the clock.
+    // The lockout expires.
     wait_for_text(cluster, &["users.roster.dev", &jane], reason, "").await;
     assert!(can(cluster, &jane, EVERYWHERE));
     let written = operator_writes(cluster, before);
@@ -77,16 +77,16 @@ async fn i3_a_lockout_ends_no_binding_and_writes_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i3_a_deleted_user_holds_nothing_and_neither_does_a_deleted_binding() {
+async fn i3_deleted_users_and_bindings_grant_nothing() {
     let (cluster, jane) = (rbac(), unique("i3-deleted"));
     bound(cluster, &jane).await;
     ends(cluster, &jane, &["delete", "users.roster.dev", &jane]).await;
     wait_for_text(cluster, &["rolebindings.roster.dev", &jane], "{.status.pending[*].reason}", "UserNotFound").await;
-    // Made anew, she is who the binding names.
+    // Recreated, she is the subject that the binding names.
     cluster.apply(&manifest(&jane, "", ""));
     wait_until_can(cluster, &jane, EVERYWHERE, true).await;
     ends(cluster, &jane, &["delete", "rolebindings.roster.dev", &jane]).await;
-    // A binding by the same name is another one.
+    // A binding recreated under the same name is a new one.
     cluster.apply(&manifest(&jane, "", ""));
     wait_until_can(cluster, &jane, EVERYWHERE, true).await;
     ends(cluster, &jane, &["delete", "rolebindings.roster.dev", &jane, "--cascade=orphan"]).await;
@@ -130,15 +130,15 @@ async fn i3_validity_of_user_and_binding_is_exact_to_the_second() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i3_whoever_loses_the_username_loses_what_is_bound_to_it() {
+async fn i3_losing_the_username_ends_its_bindings() {
     let (cluster, n) = (rbac(), unique("i3-name"));
     bound(cluster, &n).await;
-    // Another User wants the same username, and is bound itself: nothing is in force for it.
+    // Another User claims the same username and has a binding, which has no effect.
     let other = format!("{n}-other");
     cluster.apply(&manifest(&other, &format!("username: {n}"), "").replace("name: edit", "name: view"));
     wait_for_text(cluster, &["rolebindings.roster.dev", &other], "{.status.pending[*].reason}", "UserInactive").await;
     wait_for_text(cluster, &["rolebindings.roster.dev", &other], "{.status.bindings}", "0").await;
-    // The holder goes: its role goes with it, and the other one's role comes.
+    // When the holder is deleted, its role ends, and the other User's binding takes effect.
     cluster.kubectl(&["delete", "users.roster.dev", &n]);
     wait_until_can(cluster, &n, &["list", "pods", "-A"], true).await;
     assert!(!can(cluster, &n, EVERYWHERE));

@@ -1,5 +1,5 @@
-//! I5: a username and an email belong to at most one user, under concurrent creates, a change of leaders, and after
-//! the holder is gone.
+//! I5: a username and an email belong to at most one user, under concurrent creates, leader changes, and after the
+//! holder is deleted.
 
 use std::collections::BTreeSet;
 
@@ -14,13 +14,13 @@ use crate::support::{
 
 const CLAIMANTS: usize = 1000;
 
-/// Creates users that all claim `email`, 64 at a time. `halfway` is called once half of them are there.
+/// Creates users that all claim `email`, 64 at a time. Calls `halfway` once half of them exist.
 async fn create_claimants(users: &Api<User>, prefix: &str, email: &str, halfway: impl FnOnce()) {
     let some = |range: std::ops::Range<usize>| {
         stream::iter(range)
             .map(|i| {
                 let mut claimant = user(&format!("{prefix}-{i}"), false);
-                // Upper and lower case are one.
+                // Case does not matter.
                 let email = if i % 2 == 0 { email.to_owned() } else { email.to_uppercase() };
                 claimant.spec.email = Some(email);
                 async move { users.create(&PostParams::default(), &claimant).await.map(drop) }
@@ -33,7 +33,7 @@ async fn create_claimants(users: &Api<User>, prefix: &str, email: &str, halfway:
     some(CLAIMANTS / 2..CLAIMANTS).await.expect("creates succeed");
 }
 
-/// Waits until every claimant has been told, and returns who holds the email.
+/// Waits until every claimant has a condition, and returns the holder of the email.
 async fn holder(users: &Api<User>, prefix: &str, claimants: usize) -> String {
     eventually("every claimant is told, and one of them holds it", || async {
         let all = users.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
@@ -62,7 +62,7 @@ async fn i5_one_email_has_one_holder_through_races_failover_and_deletion() {
     create_claimants(&users, "race", "race@example.com", || {}).await;
     let first = holder(&users, "race", CLAIMANTS).await;
 
-    // The loser keeps its manifest and is told by whom the email is held.
+    // The others keep their spec, and their condition names the holder.
     let all = users.list(&ListParams::default()).await.unwrap();
     let loser = all.items.iter().find(|user| user.name_any() != first).unwrap();
     let told = condition(loser, "NameClaimed").unwrap();
@@ -77,7 +77,7 @@ async fn i5_one_email_has_one_holder_through_races_failover_and_deletion() {
         "the username is held, and is enough to log in"
     );
 
-    // Once more, and the leader dies in the middle of it.
+    // Again, and the leader is killed halfway.
     create_claimants(&users, "failover", "failover@example.com", || cluster.operators().remove(0).kill()).await;
     holder(&users, "failover", CLAIMANTS).await;
     assert_eq!(holder(&users, "race", CLAIMANTS).await, first, "nobody was displaced");
@@ -86,7 +86,7 @@ async fn i5_one_email_has_one_holder_through_races_failover_and_deletion() {
     let second = holder(&users, "race", CLAIMANTS - 1).await;
     assert_ne!(second, first);
 
-    // The claims themselves agree: one Secret an identifier, each owned by a User that exists.
+    // The claims agree: one Secret per identifier, each owned by an existing User.
     let uids: BTreeSet<String> =
         users.list(&ListParams::default()).await.unwrap().items.iter().filter_map(ResourceExt::uid).collect();
     let identities = cluster
@@ -115,7 +115,7 @@ async fn i5_usernames_and_emails_share_one_space() {
     let second = wait_for_reason(&users, &impostor, "Ready", "UsernameConflict").await;
     assert_eq!(second.status.unwrap().state, Some(State::Pending), "who holds no name can't log in");
 
-    // An email that is given up is free for the next one.
+    // A released email is free for the next claimant.
     let released = serde_json::json!({"spec": {"email": null}});
     users.patch(&name, &kube::api::PatchParams::default(), &kube::api::Patch::Merge(released)).await.unwrap();
     wait_until_ready(&users, &impostor).await;

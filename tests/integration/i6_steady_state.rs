@@ -1,4 +1,4 @@
-//! I6: a cluster in steady state sees no writes: not on restart, not on a change of leaders, not on a new list.
+//! I6: in steady state, Roster writes nothing: not on restart, leader change, or relist.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ async fn versions(cluster: &Cluster) -> BTreeMap<String, String> {
     users.chain(secrets).collect()
 }
 
-/// Waits until the operator that leads has looked at every User.
+/// Waits until the leader has reconciled every User.
 async fn all_reconciled(cluster: &Cluster) {
     eventually("the leader has looked at every User", || async {
         let looked: usize = cluster
@@ -58,7 +58,7 @@ async fn i6_restart_leader_change_and_relist_write_nothing() {
         user.spec.email = Some(format!("{name}@example.com"));
         create(&users, &user).await;
     }
-    // Those in trouble must be quiet as well.
+    // Failing objects must not be written repeatedly either.
     let mut conflict = user("trouble-conflict", false);
     conflict.spec.email = Some("steady-0@example.com".into());
     wait_until_ready(&users, "steady-0").await;

@@ -1,4 +1,5 @@
-//! I7: any order of apply converges to the same result, and a kill -9 at any instant loses nothing and leaves no orphan.
+//! I7: every order of apply converges to the same result, and a kill -9 at any instant loses nothing and leaves no
+//! orphan.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -14,12 +15,12 @@ use roster_harness::Operator;
 use serde_json::json;
 
 use crate::support::{
-    Cluster, Kills, Random, binary, create, eventually, operator_writes, password_secret, shared, stored_hash, unique,
-    user, wait_until_ready,
+    Cluster, KillSchedule, Random, binary, create, eventually, operator_writes, password_secret, shared, stored_hash,
+    unique, user, wait_until_ready,
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i7_every_order_of_apply_ends_the_same() {
+async fn i7_every_order_of_apply_has_the_same_result() {
     let cluster = shared();
     let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
     for order in orders {
@@ -36,7 +37,7 @@ async fn i7_every_order_of_apply_ends_the_same() {
             ),
         ];
         for i in order {
-            // A Secret can't come before its Namespace: like kubectl, which tries again, it comes later.
+            // A Secret can't be created before its Namespace, so retry it, like kubectl users do.
             if i == 1 && order.iter().position(|o| *o == 0) > order.iter().position(|o| *o == 1) {
                 assert!(cluster.plane.kubectl.apply(&objects[1]).is_err());
             } else {
@@ -49,20 +50,20 @@ async fn i7_every_order_of_apply_ends_the_same() {
     }
 }
 
-/// What must be there in the end: each User's last password, or `None` where it was deleted.
+/// Expected final state: each User's last password, or `None` if it was deleted.
 type Expected = BTreeMap<String, Option<String>>;
 
-/// A cluster that is used by people while its operator crashes.
-struct Chaos {
+/// A cluster in use while its operator crashes.
+struct ChangingCluster {
     users: Api<User>,
     secrets: Api<Secret>,
     random: Random,
     expected: Expected,
 }
 
-impl Chaos {
-    /// Somebody new, the User and the Secret in either order.
-    async fn arrive(&mut self, round: u64) {
+impl ChangingCluster {
+    /// Creates a User and its password Secret, in random order.
+    async fn create_user(&mut self, round: u64) {
         let name = format!("crash-{round}");
         let password = format!("password {round}");
         let mut newcomer = user(&name, true);
@@ -78,8 +79,8 @@ impl Chaos {
         self.expected.insert(name, Some(password));
     }
 
-    /// Something happens to somebody who is there already.
-    async fn change(&mut self, round: u64) {
+    /// Changes, deletes or recreates a random User.
+    async fn change_user(&mut self, round: u64) {
         let name = format!("crash-{}", self.random.below(round + 1));
         if self.expected[&name].is_none() {
             return;
@@ -100,7 +101,7 @@ impl Chaos {
                 let patch = Patch::Merge(json!({"spec": {"email": format!("round-{round}@example.com")}}));
                 self.users.patch(&name, &merge, &patch).await.unwrap();
             }
-            // Deleted and created again at once: the new one is somebody else.
+            // Deleted and recreated at once: the new User is a different one.
             _ => {
                 self.users.delete(&name, &DeleteParams::default()).await.unwrap();
                 create(&self.users, &user(&name, true)).await;
@@ -117,19 +118,19 @@ async fn i7_kill_at_any_instant_loses_nothing_and_leaves_no_orphan() {
     // Without admission, so that password Secrets can be written while no operator runs.
     let cluster = Cluster::create("i7", &["passwordAdmission=false"]);
     let (users, secrets) = (cluster.users().await, cluster.secrets("default").await);
-    let mut chaos = Chaos { users, secrets, random: Random(seed), expected: Expected::new() };
-    // The same identity takes its own lease up at once: the rounds are about crashes, not about waiting.
+    let mut chaos = ChangingCluster { users, secrets, random: Random(seed), expected: Expected::new() };
+    // A replica with the same identity takes over its own lease at once: the rounds test crashes, not waiting.
     let identity = ["--identity", "i7"];
-    let mut kills = Kills::default();
+    let mut kills = KillSchedule::default();
     for round in 0..ROUNDS {
         let begun = Instant::now();
         let operator = Operator::spawn(&cluster.installation, binary(), "operator-i7", &identity).unwrap();
-        chaos.arrive(round).await;
-        if Kills::spare(round) {
+        chaos.create_user(round).await;
+        if KillSchedule::is_uninterrupted(round) {
             wait_until_ready(&chaos.users, &format!("crash-{round}")).await;
-            kills.took(begun);
+            kills.note_duration(begun);
         }
-        chaos.change(round).await;
+        chaos.change_user(round).await;
         tokio::time::sleep_until(kills.at(begun, &mut chaos.random).into()).await;
         operator.kill();
     }
@@ -149,7 +150,7 @@ async fn wait_for_password(cluster: &Cluster, user: &User, password: &str) {
     let looked_at = Mutex::new(None);
     eventually(&format!("{} has the password {password:?}", user.name_any()), || async {
         let hash = stored_hash(cluster, user).await.ok_or("none is stored")?;
-        // Only a hash that has not been looked at yet is worth the time of a verification.
+        // Verify each hash only once: verification is slow.
         if looked_at.lock().unwrap().as_ref() == Some(&hash) {
             return Err("another one".to_owned());
         }

@@ -1,5 +1,5 @@
-//! I7 for groups and bindings: any order of apply converges to the same native RBAC, and a kill -9 at any instant leaves
-//! none that should not be there, and none out.
+//! I7 for groups and bindings: every order of apply converges to the same native RBAC, and a kill -9 at any instant
+//! leaves neither extra nor missing bindings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -14,10 +14,10 @@ use roster_harness::Operator;
 use serde_json::json;
 
 use crate::support::{
-    Cluster, Kills, Random, binary, eventually, operator_writes, rbac, unique, wait_for_text, wait_until_can,
+    Cluster, KillSchedule, Random, binary, eventually, operator_writes, rbac, unique, wait_for_text, wait_until_can,
 };
 
-/// Every order of the numbers below `n`.
+/// Returns every permutation of the numbers below `n`.
 fn orders(n: usize) -> Vec<Vec<usize>> {
     if n == 0 {
         return vec![Vec::new()];
@@ -28,7 +28,7 @@ fn orders(n: usize) -> Vec<Vec<usize>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i7_bindings_end_the_same_in_every_order_of_apply() {
+async fn i7_bindings_have_the_same_result_in_every_order_of_apply() {
     let cluster = rbac();
     let all = orders(4);
     assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 24);
@@ -52,7 +52,7 @@ async fn i7_bindings_end_the_same_in_every_order_of_apply() {
         }
         names.push(n);
     }
-    // The role comes last of all.
+    // The role is created last.
     for n in &names {
         cluster.kubectl(&["create", "role", "deployer", "-n", n, "--verb=create", "--resource=pods"]);
     }
@@ -79,7 +79,7 @@ async fn i7_bindings_end_the_same_in_every_order_of_apply() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i7_declared_memberships_end_the_same_in_every_order_of_apply() {
+async fn i7_declared_memberships_have_the_same_result_in_every_order_of_apply() {
     let cluster = rbac();
     let mut names = Vec::new();
     for accepts in [true, false] {
@@ -117,29 +117,29 @@ async fn i7_declared_memberships_end_the_same_in_every_order_of_apply() {
 
 const NAMES: u64 = 5;
 
-/// What is declared, by number.
+/// Declared objects, by number.
 #[derive(Default)]
 struct Declared {
     /// Whether the user is active.
     users: BTreeMap<u64, bool>,
     groups: BTreeSet<u64>,
-    bindings: BTreeMap<u64, Bound>,
+    bindings: BTreeMap<u64, DeclaredBinding>,
 }
 
-struct Bound {
+struct DeclaredBinding {
     role: &'static str,
     users: BTreeSet<u64>,
     groups: BTreeSet<u64>,
     namespaces: BTreeSet<u64>,
 }
 
-/// Namespace and name of native bindings, and what each binds to whom.
+/// Native bindings by namespace and name, with role and subjects.
 type Natives = BTreeMap<(String, String), (String, BTreeSet<String>)>;
 
 impl Declared {
     fn natives(&self) -> Natives {
         let mut natives = Natives::new();
-        for (id, Bound { role, users, groups, namespaces }) in &self.bindings {
+        for (id, DeclaredBinding { role, users, groups, namespaces }) in &self.bindings {
             let users = users.iter().filter(|user| self.users.get(user) == Some(&true)).map(|id| format!("u{id}"));
             let groups = groups.intersection(&self.groups).map(|id| format!("g{id}"));
             let holders: BTreeSet<String> = users.chain(groups).collect();
@@ -152,14 +152,14 @@ impl Declared {
     }
 }
 
-struct Chaos {
+struct ChangingCluster {
     client: Client,
     random: Random,
     declared: Declared,
 }
 
-impl Chaos {
-    fn some(&mut self) -> BTreeSet<u64> {
+impl ChangingCluster {
+    fn random_subset(&mut self) -> BTreeSet<u64> {
         let count = 1 + self.random.below(3);
         (0..count).map(|_| self.random.below(NAMES)).collect()
     }
@@ -170,7 +170,7 @@ impl Chaos {
             0..3 => self.edit_user(id).await,
             3..5 => self.edit_group(id).await,
             5..9 => self.edit_binding(id).await,
-            _ => self.vandalise().await,
+            _ => self.delete_native_binding().await,
         }
     }
 
@@ -207,7 +207,7 @@ impl Chaos {
     async fn edit_binding(&mut self, id: u64) {
         let (bindings, name) = (Api::<RoleBinding>::all(self.client.clone()), format!("b{id}"));
         let existed = self.declared.bindings.remove(&id).is_some();
-        // Sometimes without the garbage collector's help.
+        // Sometimes without owner references, so that the garbage collector does not help.
         if existed && self.random.below(2) == 0 {
             let params = if self.random.below(2) == 0 { DeleteParams::background() } else { DeleteParams::orphan() };
             bindings.delete(&name, &params).await.unwrap();
@@ -221,7 +221,7 @@ impl Chaos {
             return;
         }
         let role = if self.random.below(2) == 0 { "view" } else { "edit" };
-        let (users, groups, namespaces) = (self.some(), self.some(), self.some());
+        let (users, groups, namespaces) = (self.random_subset(), self.random_subset(), self.random_subset());
         let subject = |kind, name| Subject { kind, name };
         let spec = RoleBindingSpec {
             subjects: users
@@ -239,11 +239,11 @@ impl Chaos {
         let binding = RoleBinding::new(&name, spec);
         let params = PatchParams::apply("chaos").force();
         bindings.patch(&name, &params, &Patch::Apply(&binding)).await.unwrap();
-        self.declared.bindings.insert(id, Bound { role, users, groups, namespaces });
+        self.declared.bindings.insert(id, DeclaredBinding { role, users, groups, namespaces });
     }
 
-    /// Somebody deletes a native binding by hand.
-    async fn vandalise(&mut self) {
+    /// Deletes a random native binding.
+    async fn delete_native_binding(&mut self) {
         let natives = self.declared.natives();
         let Some((namespace, name)) = natives.keys().nth(usize::try_from(self.random.below(NAMES)).unwrap()) else {
             return;
@@ -286,19 +286,19 @@ async fn i7_bindings_survive_a_kill_at_any_instant() {
         let namespace = Namespace { metadata, ..Namespace::default() };
         Api::all(client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
     }
-    let mut chaos = Chaos { client, random: Random(seed), declared: Declared::default() };
-    // The same identity takes its own lease up at once: the rounds are about crashes, not about waiting.
+    let mut chaos = ChangingCluster { client, random: Random(seed), declared: Declared::default() };
+    // A replica with the same identity takes over its own lease at once: the rounds test crashes, not waiting.
     let identity = ["--identity", "i7"];
-    let mut kills = Kills::default();
+    let mut kills = KillSchedule::default();
     for round in 0..ROUNDS {
         let begun = Instant::now();
         let operator = Operator::spawn(&cluster.installation, binary(), "operator-i7", &identity).unwrap();
         for _ in 0..4 {
             chaos.edit().await;
         }
-        if Kills::spare(round) {
+        if KillSchedule::is_uninterrupted(round) {
             chaos.converged().await;
-            kills.took(begun);
+            kills.note_duration(begun);
         }
         tokio::time::sleep_until(kills.at(begun, &mut chaos.random).into()).await;
         operator.kill();

@@ -38,7 +38,7 @@ async fn i9_a_recreated_name_inherits_neither_password_nor_token_nor_key() {
     assert_eq!(with_password(&direct, &name, PASSWORD).await.status, 401);
 }
 
-/// A backup tool makes Secrets anew under their old names, without UID and without owner, and that before the Users.
+/// A backup tool recreates Secrets under their old names, without UID and owner, before the Users.
 #[tokio::test(flavor = "multi_thread")]
 async fn i9_an_identity_from_a_backup_belongs_to_nobody() {
     let cluster = logins();

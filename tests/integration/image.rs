@@ -1,5 +1,5 @@
-//! The container image, as `make image` leaves it: what is in it, and that it runs as nobody on a root file system that
-//! can't be written to.
+//! The container image from `make image`: its content, and that it runs as an unprivileged user on a read-only root
+//! file system.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,11 @@ use serde_json::Value;
 
 use crate::support::{Cluster, create, user, wait_until_ready};
 
-/// Whatever a container runtime makes in a root file system before it is mounted.
+/// Paths that a container runtime creates in the root file system.
 const MOUNT_POINTS: &[&str] = &["dev", "proc", "etc"];
 
-/// Runs the program of a root file system in the place of this script: whatever ends this ends that. Who is not root takes the
-/// ids of `/etc/subuid`.
+/// Runs the program of a root file system in place of this script, so that signals reach it. Without root, uses the
+/// ids from `/etc/subuid`.
 const CONTAIN: &str = r#"#!/bin/sh
 set -eu
 . "${0%.sh}.env"
@@ -47,7 +47,7 @@ fn json(path: &Path) -> Value {
     serde_json::from_slice(&text).unwrap()
 }
 
-/// The image's configuration, its layers, and its root file system.
+/// Returns the image's configuration, its layers, and its root file system.
 fn image() -> (Value, Vec<PathBuf>, PathBuf) {
     let folder = target_dir().join("image");
     let archive = folder.join("roster.tar");
@@ -61,14 +61,14 @@ fn image() -> (Value, Vec<PathBuf>, PathBuf) {
     let manifest = json(&blob(&json(&oci.join("index.json"))["manifests"][0]));
     let layers: Vec<PathBuf> = manifest["layers"].as_array().unwrap().iter().map(blob).collect();
     let rootfs = folder.join("rootfs");
-    // One layer; the first test says so.
+    // The image has one layer, as asserted below.
     unpack(&layers[0], &rootfs);
     (json(&blob(&manifest["config"])), layers, rootfs)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_holds_one_program_and_runs_as_nobody_on_a_file_system_that_is_read_only() {
-    const MOST_MIB: u64 = 64;
+async fn the_image_has_one_program_and_runs_unprivileged_on_a_read_only_file_system() {
+    const MAX_MIB: u64 = 64;
     let (config, layers, rootfs) = image();
     assert_eq!(config["config"]["User"], "65532:65532");
     assert_eq!(config["config"]["Entrypoint"], serde_json::json!(["/roster"]));
@@ -77,7 +77,7 @@ async fn it_holds_one_program_and_runs_as_nobody_on_a_file_system_that_is_read_o
     assert_eq!(files, ["roster"]);
     let program = std::fs::metadata(rootfs.join("roster")).unwrap();
     assert_eq!(program.permissions().mode() & 0o7777, 0o755);
-    assert!(program.len() < MOST_MIB << 20, "{} bytes", program.len());
+    assert!(program.len() < MAX_MIB << 20, "{} bytes", program.len());
 
     let cluster = Cluster::create("image", &[]);
     let script = contain(&cluster, &rootfs);
@@ -96,8 +96,8 @@ async fn it_holds_one_program_and_runs_as_nobody_on_a_file_system_that_is_read_o
     operator.stop().expect("SIGTERM ends it within its time");
 }
 
-/// A script that runs the program as a container runtime would: in the image's root file system, read-only, as its user,
-/// without capabilities. Names are resolved by what the runtime mounts.
+/// Returns a script that runs the program as a container runtime does: in the image's root file system, read-only, as
+/// its user, without capabilities, with the resolver configuration mounted.
 fn contain(cluster: &Cluster, rootfs: &Path) -> PathBuf {
     for name in MOUNT_POINTS {
         std::fs::create_dir_all(rootfs.join(name)).unwrap();
@@ -105,7 +105,7 @@ fn contain(cluster: &Cluster, rootfs: &Path) -> PathBuf {
     for name in ["etc/hosts", "etc/resolv.conf", "kubeconfig"] {
         std::fs::write(rootfs.join(name), "").unwrap();
     }
-    // By name: a static program resolves names by itself.
+    // By host name: a static program resolves names itself.
     let own = Kubectl { kubeconfig: cluster.installation.kubeconfig.clone(), ..cluster.plane.kubectl.clone() };
     let kubeconfig = own.run(&["config", "view", "--raw", "--flatten"]).unwrap();
     let by_name = cluster.plane.dir.join("by-name.kubeconfig");

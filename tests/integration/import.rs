@@ -1,4 +1,4 @@
-//! Import and export, with the program itself, against a cluster with an operator.
+//! Import and export with the real program, against a cluster with an operator.
 
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -12,7 +12,7 @@ use crate::directory::{Direct, wait_until_served};
 use crate::logins::with_password;
 use crate::support::{Cluster, binary, unique, user_where, wait_for_reason, wait_for_text, wait_until_ready};
 
-/// The password of everybody in `examples/import`.
+/// Password of all users in `examples/import`.
 const PASSWORD: &str = "correct horse battery staple";
 const BCRYPT: &str = "$2b$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW";
 
@@ -68,11 +68,11 @@ async fn delete(names: &[&str]) {
     }
 }
 
-/// A format, the file and its flags, who comes, and who of them logs in.
+/// A format, its file and flags, the imported users, and those of them that log in.
 type Case<'a> = (&'a str, &'a [&'a str], &'a [&'a str], &'a [&'a str]);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn people_of_every_format_come_and_log_in() {
+async fn users_of_every_format_are_imported_and_log_in() {
     let direct = Direct::new(cluster(), 0, None).await;
     let users = cluster().users().await;
     let formats: &[Case] = &[
@@ -102,7 +102,7 @@ async fn people_of_every_format_come_and_log_in() {
         }
         for login in *logins {
             let answer = with_password(&direct, login, PASSWORD).await;
-            // Whoever has to change the password first is told so, and only they.
+            // Only users who must change the password first are challenged.
             let must_change = answer.body.contains("must be changed") || answer.body.contains("PasswordChangeRequired");
             assert!(answer.status == 201 || (*format == "rancher" && must_change), "{format} {login}: {}", answer.body);
         }
@@ -128,7 +128,7 @@ async fn a_preview_shows_what_would_change_and_no_hash() {
     let shown = succeeds(&args);
     assert_eq!(last_line(&shown), "0 to create, 1 to change, 1 the same, 0 rejected");
     assert!(shown.contains("-  zone: eu\n+  zone: us\n"), "{shown}");
-    // A field that the file no longer has is given up.
+    // A field that the file no longer has is removed.
     file("preview.csv", &format!("username,hash\n{ada},{BCRYPT}\n{bob},\n"));
     assert_eq!(
         last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
@@ -138,7 +138,7 @@ async fn a_preview_shows_what_would_change_and_no_hash() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_field_of_somebody_else_is_not_taken_over_unasked() {
+async fn fields_of_other_managers_are_not_taken_over_by_default() {
     let name = unique("conflict");
     let path = file("conflict.csv", &format!("username,zone\n{name},eu\n"));
     let args = ["import", "--from", "csv", &path, "--apply"];
@@ -157,7 +157,7 @@ async fn a_field_of_somebody_else_is_not_taken_over_unasked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn users_that_wait_for_a_group_get_into_it_by_an_import_only_if_it_says_so() {
+async fn waiting_users_join_imported_groups_only_with_a_flag() {
     let [ada, bob, eve, group] = ["ada", "bob", "eve", "group"].map(|what| unique(&format!("waiting-{what}")));
     let users = cluster().users().await;
     let groups = Api::<Group>::all(cluster().client().await);
@@ -183,7 +183,7 @@ async fn users_that_wait_for_a_group_get_into_it_by_an_import_only_if_it_says_so
     assert!(told.starts_with(&waits) && told.contains("nothing was applied"), "{told}");
     assert!(users.get_opt(&ada).await.unwrap().is_none() && groups.get_opt(&group).await.unwrap().is_none());
 
-    // Without a cluster nobody can look.
+    // Without a cluster, existing Users can't be checked.
     let folder = cluster().plane.dir.join("waiting");
     let write = ["--write", folder.to_str().unwrap()];
     let written = roster(&[&args[..], &write].concat());
@@ -200,7 +200,7 @@ async fn users_that_wait_for_a_group_get_into_it_by_an_import_only_if_it_says_so
     for name in [&ada, &eve] {
         wait_for_text(cluster(), &["users.roster.dev", name], "{.status.groups[*]}", &group).await;
     }
-    // The Group accepts them by now: a further import of others asks no more.
+    // The Group accepts them now, so a further import needs no flag.
     file("waiting.csv", &format!("username,groups\n{bob},{group}\n"));
     assert_eq!(
         last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
@@ -208,9 +208,9 @@ async fn users_that_wait_for_a_group_get_into_it_by_an_import_only_if_it_says_so
     );
 }
 
-/// Somebody else may have created the User, and have its credentials.
+/// Someone else may have created the User and know its credentials.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_that_was_there_before_is_given_nothing_by_an_import_unless_it_says_so() {
+async fn existing_users_gain_nothing_from_an_import_without_a_flag() {
     let [ada, bob, group, other] = ["ada", "bob", "group", "other"].map(|what| unique(&format!("planted-{what}")));
     let users = cluster().users().await;
     crate::support::create(&users, &crate::support::user(&ada, false)).await;
@@ -229,7 +229,7 @@ async fn a_user_that_was_there_before_is_given_nothing_by_an_import_unless_it_sa
     let told = text(&applied.stderr);
     assert!(told.starts_with(&says) && told.contains("nothing was applied"), "{told}");
     assert!(users.get_opt(&bob).await.unwrap().is_none() && users.get(&ada).await.unwrap().spec.groups.is_empty());
-    // Without Groups, there is nothing to gain. An import that has applied the User vouches for nobody.
+    // Without Groups, there is nothing to gain. An earlier import of the User proves nothing.
     file("planted.csv", &format!("username,zone\n{ada},eu\n"));
     assert_eq!(
         last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
@@ -243,7 +243,7 @@ async fn a_user_that_was_there_before_is_given_nothing_by_an_import_unless_it_sa
         last_line(&succeeds(&[&accepting[..], &["--apply"]].concat())),
         "2 created, 1 changed, 0 the same, 0 rejected"
     );
-    // Neither the same import again nor one that takes something away asks.
+    // Neither repeating the import nor removing something needs the flag.
     assert_eq!(
         last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
         "0 created, 0 changed, 3 the same, 0 rejected"
@@ -253,7 +253,7 @@ async fn a_user_that_was_there_before_is_given_nothing_by_an_import_unless_it_sa
         last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
         "0 created, 2 changed, 1 the same, 0 rejected"
     );
-    // Further Groups are further consent, for Users of an import as well.
+    // Additional Groups need the flag again, even for imported Users.
     file("planted.csv", &format!("username,groups\n{ada},{group};{other}\n{bob},{other}\n"));
     let further = roster(&[&args[..], &["--apply"]].concat());
     let told = text(&further.stderr);
@@ -270,7 +270,7 @@ async fn a_user_that_was_there_before_is_given_nothing_by_an_import_unless_it_sa
 }
 
 #[test]
-fn every_rejected_line_is_told_and_the_others_come() {
+fn rejected_lines_are_reported_and_others_are_imported() {
     let name = unique("rejected");
     let path =
         file("rejected.csv", &format!("username,timezone,password\n{name},UTC,\nbad,Mars/Base,\nplain,,hunter2\n"));
@@ -291,7 +291,7 @@ fn every_rejected_line_is_told_and_the_others_come() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn passwords_are_hashed_here_once() {
+async fn plaintext_passwords_are_hashed_once_by_the_importer() {
     let name = unique("plain");
     let path = file("plain.csv", &format!("username,password\n{name},a giraffe in rubber boots\n"));
     let args = ["import", "--from", "csv", &path, "--hash-passwords", "--secret-namespace", "people", "--apply"];
@@ -305,9 +305,9 @@ async fn passwords_are_hashed_here_once() {
     assert_eq!(secret.data.unwrap().keys().collect::<Vec<_>>(), ["passwordHash"]);
 }
 
-/// What was written as manifests is what was applied, and what was exported is imported again.
+/// Written manifests equal applied objects, and exports can be imported again.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_exported_is_what_was_imported() {
+async fn exports_equal_imports() {
     let (ada, group) = (unique("export"), unique("export-group"));
     let path = file(
         "export.csv",
@@ -325,7 +325,7 @@ async fn what_is_exported_is_what_was_imported() {
         let exported = exported.to_str().unwrap();
         succeeds(&["export", "--to", format, "--with-hashes", "--output", exported]);
         let folder = cluster().plane.dir.join(format!("written-{format}"));
-        // Other tests leave people behind whose Secret is not there.
+        // Other tests leave Users whose Secret does not exist.
         succeeds(&["import", "--from", format, exported, "--write", folder.to_str().unwrap(), "--allow-rejected"]);
         let text = std::fs::read_to_string(folder.join(format!("users/{ada}.yaml"))).unwrap();
         let documents: Vec<Value> = serde_yaml::Deserializer::from_str(&text)

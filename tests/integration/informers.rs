@@ -1,4 +1,4 @@
-//! Lists as kube-apiserver has them to offer.
+//! Lists with and without streaming.
 
 use crate::support::{
     Cluster, WITHOUT_STREAMING_LISTS, audit_position, create, eventually, has_streamed, operator_requests, user,
@@ -14,9 +14,9 @@ async fn wait_until_found(cluster: &Cluster, name: &str) {
     .await;
 }
 
-/// A list is the beginning of a watch otherwise: `i6_restart_leader_change_and_relist_write_nothing` looks at that.
+/// Otherwise lists are streamed, which `i6_restart_leader_change_and_relist_write_nothing` tests.
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_come_in_pages_where_streaming_is_switched_off() {
+async fn lists_are_paged_where_streaming_lists_are_disabled() {
     let cluster = Cluster::create_with("pages", &[], WITHOUT_STREAMING_LISTS);
     cluster.start_operator(&[]);
     let users = cluster.users().await;
@@ -33,7 +33,7 @@ async fn lists_come_in_pages_where_streaming_is_switched_off() {
     wait_until_found(&cluster, "later").await;
 
     let requests = operator_requests(&cluster, from);
-    // Users are listed by a controller, too, whatever kube-apiserver offers.
+    // A controller lists Users in pages in any case.
     for resource in ["groups", "rolebindings"] {
         assert!(!has_streamed(&cluster, from, &format!("/{resource}?")), "{resource}");
         let list = format!("list /apis/roster.dev/v1alpha1/{resource}?");

@@ -1,4 +1,4 @@
-//! The life of an installation: `helm test`, upgrades, rollbacks, the end, and a new beginning. Nobody is lost on the way.
+//! Lifecycle of an installation: `helm test`, upgrades, rollbacks, uninstall, reinstall. No user is lost.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -19,9 +19,9 @@ fn helm(cluster: &Cluster, args: &[&str]) -> String {
     cluster.plane.kubectl.helm(&[&args[..], &["-n", NAMESPACE]].concat()).unwrap_or_else(|error| panic!("{error:#}"))
 }
 
-/// `roster check` with the rights that the chart gives the Pod of `helm test`: whether all is well, and what it prints.
+/// Runs `roster check` with the permissions of the `helm test` Pod. Returns whether it succeeds, and its output.
 fn check(cluster: &Cluster, args: &[&str]) -> (bool, String) {
-    // Helm makes them, as hooks, when the test runs, and takes them away again.
+    // Helm creates them as hooks when the test runs, and deletes them afterwards.
     let manifests = helm(cluster, &["get", "hooks", "roster"]);
     let documents = manifests.split("---\n").filter(|document| document.contains("roster-check"));
     for document in documents.filter(|document| !document.contains("kind: Pod")) {
@@ -35,7 +35,7 @@ fn check(cluster: &Cluster, args: &[&str]) -> (bool, String) {
 }
 
 #[test]
-fn helm_test_says_what_works() {
+fn helm_test_reports_what_works() {
     let cluster = shared();
     crate::directory::wait_until_served(cluster);
     let (is_well, said) = check(cluster, &[]);
@@ -43,9 +43,9 @@ fn helm_test_says_what_works() {
 }
 
 #[test]
-fn helm_test_says_what_does_not_work() {
+fn helm_test_reports_what_does_not_work() {
     let cluster = Cluster::create("check", &[]);
-    // Nobody runs yet.
+    // No operator runs yet.
     let (is_well, said) = check(&cluster, &["--timeout", "1s"]);
     assert!(!is_well, "{said}");
     for line in [
@@ -67,15 +67,15 @@ fn helm_test_says_what_does_not_work() {
     );
 }
 
-/// Makes the CRD of Users that of an earlier version, which did not know `spec.displayName`.
+/// Replaces the CRD of Users with that of an earlier version without `spec.displayName`.
 fn older_crd(cluster: &Cluster) {
     let path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/displayName";
     let patch = format!(r#"[{{"op": "remove", "path": "{path}"}}]"#);
     cluster.kubectl(&["patch", "crd", "users.roster.dev", "--type=json", "-p", &patch]);
 }
 
-/// What must be the same before and after: UIDs of people and of what they are bound by, and what they log in with.
-fn belongings(cluster: &Cluster) -> BTreeMap<String, String> {
+/// Returns what must not change: UIDs of Users, Groups and bindings, and credentials.
+fn identities(cluster: &Cluster) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for (kinds, selector) in [
         ("users.roster.dev,groups.roster.dev,rolebindings.roster.dev", ""),
@@ -96,8 +96,8 @@ fn belongings(cluster: &Cluster) -> BTreeMap<String, String> {
     all
 }
 
-/// A person with a password, in a group with a role, and with a namespace.
-async fn settle(cluster: &Cluster) {
+/// Creates a User with a password, in a group with a role, and with a namespace.
+async fn create_user_with_everything(cluster: &Cluster) {
     let users = cluster.users().await;
     create(&cluster.secrets("default").await, &password_secret("jane", "password", "correct horse")).await;
     create(&users, &user("jane", true)).await;
@@ -113,7 +113,7 @@ async fn settle(cluster: &Cluster) {
         .await;
 }
 
-/// Verb and object of what the administrator deleted, in order.
+/// Returns the administrator's deletions in order.
 fn deletions(cluster: &Cluster) -> Vec<String> {
     let log = std::fs::read_to_string(cluster.plane.audit_log()).unwrap();
     let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -125,11 +125,11 @@ fn deletions(cluster: &Cluster) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn uninstalling_takes_webhooks_and_apiservice_first_and_keeps_everybody() {
+async fn uninstalling_removes_webhooks_and_apiservice_first_and_keeps_users() {
     let mut cluster = Cluster::create("uninstall", &[]);
     cluster.start_operator(FAST_LEASE);
-    settle(&cluster).await;
-    let before = belongings(&cluster);
+    create_user_with_everything(&cluster).await;
+    let before = identities(&cluster);
     let users = cluster.users().await;
     let hash = stored_hash(&cluster, &users.get("jane").await.unwrap()).await;
     assert!(hash.is_some());
@@ -149,7 +149,7 @@ async fn uninstalling_takes_webhooks_and_apiservice_first_and_keeps_everybody() 
         operator.kill();
     }
 
-    // What reaches an operator, or judges, is gone.
+    // Everything that calls the operator or denies writes is deleted.
     for kind in [
         "apiservices",
         "mutatingwebhookconfigurations",
@@ -162,27 +162,27 @@ async fn uninstalling_takes_webhooks_and_apiservice_first_and_keeps_everybody() 
         let left = cluster.kubectl(&["get", kind, "-l", "app.kubernetes.io/instance=roster", "-o", "name"]);
         assert_eq!(left, "", "{kind}");
     }
-    // People are as they were, and can be written.
-    assert_eq!(belongings(&cluster), before);
+    // Users are unchanged, and can be written.
+    assert_eq!(identities(&cluster), before);
     let patch = r#"{"spec": {"displayName": "Jane Doe"}}"#;
     cluster.kubectl(&["patch", "users.roster.dev", "jane", "--type=merge", "-p", patch]);
-    // Namespaces end at once.
+    // Namespaces are deleted without delay.
     cluster.kubectl(&["create", "namespace", "gemini"]);
     cluster.kubectl(&["create", "configmap", "settings", "-n", "gemini"]);
     cluster.kubectl(&["delete", "namespace", "gemini", "--timeout=30s"]);
 
-    // Whoever comes next goes on with what is there.
+    // A reinstallation continues with the existing objects.
     cluster.installation = Installation::reinstall(&cluster.plane, &[]).unwrap();
     cluster.start_operator(FAST_LEASE);
     create(&users, &user("joan", false)).await;
     wait_until_ready(&users, "joan").await;
     wait_for_text(&cluster, &["users.roster.dev", "jane"], "{.status.observedGeneration}", "2").await;
     assert_eq!(stored_hash(&cluster, &users.get("jane").await.unwrap()).await, hash);
-    let after = belongings(&cluster);
+    let after = identities(&cluster);
     for (name, content) in before {
         assert_eq!(after.get(&name), Some(&content), "{name}");
     }
-    // And it is in force again.
+    // The policies are enforced again.
     cluster.kubectl(&["patch", "users.roster.dev", "jane", "--type=merge", "-p", r#"{"spec": {"state": "Disabled"}}"#]);
     user_where(&users, "jane", "disabled", |user| {
         user.status.as_ref().is_some_and(|status| format!("{:?}", status.state).contains("Disabled"))
@@ -191,14 +191,14 @@ async fn uninstalling_takes_webhooks_and_apiservice_first_and_keeps_everybody() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn upgrades_and_rollbacks_lose_nobody() {
+async fn upgrades_and_rollbacks_lose_no_user() {
     let cluster = Cluster::create("upgrade", &[]);
     older_crd(&cluster);
     cluster.start_operator(FAST_LEASE);
-    settle(&cluster).await;
-    let before = belongings(&cluster);
+    create_user_with_everything(&cluster).await;
+    let before = identities(&cluster);
 
-    // As docs/how-to/install.md says: CRDs first, which Helm leaves as they are.
+    // As in docs/how-to/install.md: CRDs first, because Helm does not upgrade them.
     let display_name = ["explain", "users.spec.displayName", "--api-version=roster.dev/v1alpha1"];
     assert!(cluster.plane.kubectl.run(&display_name).is_err(), "the CRD is not the older one");
     let crds = helm(&cluster, &["show", "crds", "CHART"]);
@@ -214,7 +214,7 @@ async fn upgrades_and_rollbacks_lose_nobody() {
     wait_until_ready(&users, "joan").await;
     let hints = |cluster: &Cluster| {
         let webhooks = cluster.plane.kubectl.get(&["validatingwebhookconfiguration", "roster"]).unwrap();
-        // The operator's caBundles are not Helm's, and stay.
+        // The caBundles belong to the operator, and Helm keeps them.
         let webhooks = webhooks["webhooks"].as_array().unwrap().clone();
         (webhooks.iter().any(|webhook| webhook["name"] == "hints.quota.roster.dev"), webhooks)
     };
@@ -228,9 +228,9 @@ async fn upgrades_and_rollbacks_lose_nobody() {
         std::future::ready(if trusted { Ok(()) } else { Err(format!("{webhooks:?}")) })
     })
     .await;
-    // Whoever came with the upgrade stays: people are kept.
+    // Users from the upgraded values are kept.
     wait_until_ready(&users, "joan").await;
-    let after = belongings(&cluster);
+    let after = identities(&cluster);
     for (name, content) in before {
         assert_eq!(after.get(&name), Some(&content), "{name}");
     }
@@ -239,7 +239,7 @@ async fn upgrades_and_rollbacks_lose_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn people_in_values_are_there_from_the_beginning_and_stay_until_told_otherwise() {
+async fn users_in_chart_values_are_created_before_the_operator_and_kept_by_default() {
     let mut cluster = Cluster::create(
         "people-in-values",
         &[
@@ -250,7 +250,7 @@ async fn people_in_values_are_there_from_the_beginning_and_stay_until_told_other
             "roleBindings.edit.spec.scope.namespaces={default}",
         ],
     );
-    // They were made before there was an operator to ask.
+    // They were created before an operator could answer the webhooks.
     cluster.start_operator(FAST_LEASE);
     let users = cluster.users().await;
     let jane = wait_until_ready(&users, "jane").await;
@@ -275,7 +275,7 @@ async fn people_in_values_are_there_from_the_beginning_and_stay_until_told_other
         operator.kill();
     }
 
-    // Values that name them again take them over, and this time they are to go.
+    // Values that name them again adopt them. This time they are deleted on uninstall.
     let values = ["keepResources=false", "users.jane.spec.email=jane@example.com", "users.joan.spec.language=fr"];
     cluster.installation = Installation::reinstall(&cluster.plane, &values).unwrap();
     assert_eq!(users.get("jane").await.unwrap().metadata.uid, jane.metadata.uid);
@@ -290,15 +290,15 @@ async fn people_in_values_are_there_from_the_beginning_and_stay_until_told_other
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_left_can_be_removed_when_no_operator_runs_any_more() {
+async fn leftovers_can_be_removed_without_an_operator() {
     let cluster = Cluster::create("left-behind", &[]);
     cluster.start_operator(FAST_LEASE);
-    settle(&cluster).await;
+    create_user_with_everything(&cluster).await;
     for operator in cluster.operators().drain(..) {
         operator.kill();
     }
     helm(&cluster, &["uninstall", "roster"]);
-    // As the page says.
+    // As documented.
     let page = std::fs::read_to_string(project_root().join("docs/how-to/install.md")).unwrap();
     let commands = page.split("If no operator runs any more").nth(1).unwrap();
     let commands = commands.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();

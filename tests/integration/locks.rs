@@ -1,16 +1,16 @@
-//! Namespaces under lock: nobody writes in them but the holder, administrators, what keeps the cluster running and the
-//! namespace's own ServiceAccounts, whether an operator runs or not.
+//! Locked namespaces: only the holder, administrators, cluster components and the namespace's own ServiceAccounts can
+//! write in them, even when no operator runs.
 
 use serde_json::{Value, json};
 
 use crate::directory::{BASE, wait_until_served};
+use crate::fixtures::Fixtures;
 use crate::ownership::{fails_closed_without_an_operator, kill_operators};
-use crate::stage::Stage;
 use crate::support::{Cluster, FAST_LEASE, eventually, rbac, unique, wait_for_text};
 
-/// A namespace with something in it, and another one. Jane, john, a node, a ServiceAccount of each namespace and one of
+/// A namespace with objects, and another one. Jane, john, a node, a ServiceAccount of each namespace and one of
 /// kube-system may write whatever the tests write; none of them may bind a role.
-const STAGE: &str = "
+const FIXTURES: &str = "
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: '{n}'}}
 ---
@@ -27,23 +27,23 @@ const STAGE: &str = "
 {apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: '{n}'}, roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: '{n}'}, subjects: [{kind: User, name: '{n}-jane'}, {kind: User, name: '{n}-john'}, {kind: User, name: 'system:node:{n}'}, {kind: ServiceAccount, name: robot, namespace: '{n}'}, {kind: ServiceAccount, name: robot, namespace: '{n}-other'}, {kind: ServiceAccount, name: '{n}', namespace: kube-system}]}
 ";
 
-async fn set<'a>(cluster: &'a Cluster, prefix: &str) -> Stage<'a> {
-    let stage = Stage { cluster, n: unique(prefix), refuser: "the lock: " };
-    // The pod needs the ServiceAccount default, which is made for every namespace.
+async fn set<'a>(cluster: &'a Cluster, prefix: &str) -> Fixtures<'a> {
+    let fixtures = Fixtures { cluster, n: unique(prefix), refuser: "the lock: " };
+    // The pod needs the ServiceAccount default, which Kubernetes creates in every namespace.
     eventually("the stage is set", || async {
-        let set = cluster.plane.kubectl.apply(&STAGE.replace("{n}", &stage.n));
+        let set = cluster.plane.kubectl.apply(&FIXTURES.replace("{n}", &fixtures.n));
         set.map_err(|error| error.to_string())
     })
     .await;
-    stage
+    fixtures
 }
 
-impl Stage<'_> {
-    /// Jane locks the namespace, and the API server has heard of it.
+impl Fixtures<'_> {
+    /// Locks the namespace as jane, and waits until kube-apiserver enforces it.
     async fn lock(&self) {
         self.passes("jane", &["annotate", "namespace", "{n}", "roster.dev/locked-by={n}-jane"], "");
         eventually("the lock holds", || async {
-            match self.ask("john", &["create", "configmap", "probe", "-n", "{n}", "--dry-run=server"], "") {
+            match self.run("john", &["create", "configmap", "probe", "-n", "{n}", "--dry-run=server"], "") {
                 Ok(printed) => Err(printed),
                 Err(refusal) if refusal.contains("the lock: ") => Ok(()),
                 Err(refusal) => Err(refusal),
@@ -65,7 +65,7 @@ impl Stage<'_> {
     }
 }
 
-/// What nobody but the holder may do.
+/// Writes that only the holder may make.
 const WRITES: &[(&[&str], &str)] = &[
     (&["create", "configmap", "new", "-n", "{n}"], ""),
     (&["label", "configmap", "there", "-n", "{n}", "--overwrite", "a=b"], ""),
@@ -111,67 +111,74 @@ const WRITES: &[(&[&str], &str)] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn locks_keep_everybody_out_but_those_who_may() {
-    let stage = set(rbac(), "lock").await;
+async fn locks_deny_writes_by_others() {
+    let fixtures = set(rbac(), "lock").await;
     let annotate = |value| ["annotate", "namespace", "{n}", "--overwrite", value];
-    stage.cluster.kubectl(&["create", "secret", "generic", "s", "-n", &stage.n]);
-    stage.lock().await;
-    stage.holds();
+    fixtures.cluster.kubectl(&["create", "secret", "generic", "s", "-n", &fixtures.n]);
+    fixtures.lock().await;
+    fixtures.holds();
     let message = "Namespace {n} is locked by {n}-jane, and {n}-john can write nothing in it until {n}-jane or an administrator takes off the annotation: kubectl annotate namespace {n} roster.dev/locked-by-";
-    stage.refused("john", WRITES[0].0, "", message);
-    // Nor does he get in by a connection; jane gets as far as the pod, which runs nowhere.
+    fixtures.refused("john", WRITES[0].0, "", message);
+    // Connections are denied as well. Jane's fail only because the pod does not run.
     for connect in [
         &["exec", "pod", "-n", "{n}", "--", "true"][..],
         &["create", "--raw", "/api/v1/namespaces/{n}/pods/pod/portforward?ports=1", "-f", "-"],
         &["get", "--raw", "/api/v1/namespaces/{n}/pods/pod/proxy/"],
     ] {
-        stage.refused("john", connect, "", "is locked by");
-        let refusal = stage.ask("jane", connect, "").unwrap_err();
+        fixtures.refused("john", connect, "", "is locked by");
+        let refusal = fixtures.run("jane", connect, "").unwrap_err();
         assert!(!refusal.contains("the lock: "), "{refusal}");
     }
-    // What john may: elsewhere, to look, and what is written all the time.
-    stage.passes("john", &["create", "configmap", "new", "-n", "{n}-other"], "");
-    stage.passes("john", &["get", "configmap", "there", "-n", "{n}"], "");
+    // John may write elsewhere, read, and write Events and Leases.
+    fixtures.passes("john", &["create", "configmap", "new", "-n", "{n}-other"], "");
+    fixtures.passes("john", &["get", "configmap", "there", "-n", "{n}"], "");
     for free in [
         "---\n{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: john, namespace: '{n}'}}",
         "---\n{apiVersion: v1, kind: Event, metadata: {name: john, namespace: '{n}'}, involvedObject: {kind: Namespace, name: '{n}', namespace: '{n}'}}",
         "---\n{apiVersion: authorization.k8s.io/v1, kind: LocalSubjectAccessReview, metadata: {namespace: '{n}'}, spec: {user: john, resourceAttributes: {namespace: '{n}', verb: get, resource: pods}}}",
     ] {
-        stage.passes("john", &["create", "--validate=false", "-f", "-"], free);
+        fixtures.passes("john", &["create", "--validate=false", "-f", "-"], free);
     }
-    // The namespace's own ServiceAccounts, the control plane and administrators go on.
+    // The namespace's own ServiceAccounts, the control plane and administrators may write.
     for (i, who) in ["system:serviceaccount:{n}:robot", "system:node:{n}", "system:serviceaccount:kube-system:{n}"]
         .iter()
         .enumerate()
     {
-        stage.passes(who, &["create", "configmap", &format!("of-{i}"), "-n", "{n}"], "");
-        stage.passes(who, &["label", "namespace", "{n}", &format!("of-{i}=x")], "");
-        stage.refused(who, &annotate("roster.dev/locked-by-"), "", "taken off by {n}-jane or an administrator alone");
+        fixtures.passes(who, &["create", "configmap", &format!("of-{i}"), "-n", "{n}"], "");
+        fixtures.passes(who, &["label", "namespace", "{n}", &format!("of-{i}=x")], "");
+        fixtures.refused(
+            who,
+            &annotate("roster.dev/locked-by-"),
+            "",
+            "taken off by {n}-jane or an administrator alone",
+        );
     }
-    stage.refused("system:serviceaccount:{n}-other:robot", WRITES[0].0, "", "is locked by");
-    stage.cluster.kubectl(&["create", "configmap", "admins", "-n", &stage.n]);
-    // So does jane, with what is made for her, and Roster.
+    fixtures.refused("system:serviceaccount:{n}-other:robot", WRITES[0].0, "", "is locked by");
+    fixtures.cluster.kubectl(&["create", "configmap", "admins", "-n", &fixtures.n]);
+    // So may jane, with her compiled bindings, and Roster.
     for (args, input) in WRITES.iter().take(WRITES.len() - 1) {
-        stage.passes("jane", args, input);
+        fixtures.passes("jane", args, input);
     }
-    wait_for_text(stage.cluster, &["replicaset", "new", "-n", &stage.n], "{.status.replicas}", "1").await;
-    stage.cluster.apply(&format!(
+    wait_for_text(fixtures.cluster, &["replicaset", "new", "-n", &fixtures.n], "{.status.replicas}", "1").await;
+    fixtures.cluster.apply(&format!(
         "---\n{{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {{name: {0}}}, spec: {{}}}}\n\
          ---\n{{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {{name: {0}}}, spec: {{subjects: [{{kind: Group, name: {0}}}], roleRef: {{kind: ClusterRole, name: view}}, scope: {{namespaces: [{0}]}}}}}}\n",
-        stage.n
+        fixtures.n
     ));
-    wait_for_text(stage.cluster, &["rolebindings.roster.dev", &stage.n], "{.status.bindings}", "1").await;
-    // It ends as it began.
-    stage.passes("jane", &annotate("roster.dev/locked-by-"), "");
-    eventually("the lock is off", || async { stage.ask("john", &["create", "configmap", "later", "-n", "{n}"], "") })
-        .await;
-    stage.lock().await;
-    stage.passes("jane", &["delete", "namespace", "{n}", "--timeout=60s"], "");
+    wait_for_text(fixtures.cluster, &["rolebindings.roster.dev", &fixtures.n], "{.status.bindings}", "1").await;
+    // Unlock it again.
+    fixtures.passes("jane", &annotate("roster.dev/locked-by-"), "");
+    eventually("the lock is off", || async {
+        fixtures.run("john", &["create", "configmap", "later", "-n", "{n}"], "")
+    })
+    .await;
+    fixtures.lock().await;
+    fixtures.passes("jane", &["delete", "namespace", "{n}", "--timeout=60s"], "");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn locks_bear_the_name_of_whoever_sets_them() {
-    let stage = set(rbac(), "lock-set").await;
+async fn locks_name_the_user_that_sets_them() {
+    let fixtures = set(rbac(), "lock-set").await;
     let annotate = |value| ["annotate", "namespace", "{n}", "--overwrite", value];
     let new = |name: &str, holder: &str| {
         format!(
@@ -179,8 +186,8 @@ async fn locks_bear_the_name_of_whoever_sets_them() {
         )
     };
     let alone = "{n}-john may set it to {n}-john alone, and not to {n}-jane";
-    stage.refused("john", &annotate("roster.dev/locked-by={n}-jane"), "", alone);
-    stage.refused("john", &["create", "-f", "-"], &new("a", "jane"), alone);
+    fixtures.refused("john", &annotate("roster.dev/locked-by={n}-jane"), "", alone);
+    fixtures.refused("john", &["create", "-f", "-"], &new("a", "jane"), alone);
     for args in [
         &[
             "patch",
@@ -194,74 +201,77 @@ async fn locks_bear_the_name_of_whoever_sets_them() {
         &["replace", "--raw", "/api/v1/namespaces/{n}/finalize", "-f", "-"],
     ] {
         let input = "{\"apiVersion\": \"v1\", \"kind\": \"Namespace\", \"metadata\": {\"name\": \"{n}\", \"annotations\": {\"roster.dev/locked-by\": \"{n}-jane\"}}, \"spec\": {\"finalizers\": [\"kubernetes\"]}}";
-        stage.refused("john", args, input, alone);
+        fixtures.refused("john", args, input, alone);
     }
     let system = "system:serviceaccount:kube-system:{n}";
-    stage.refused(system, &annotate("roster.dev/locked-by={n}-jane"), "", "alone, and not to {n}-jane");
-    // To one's own name, on a namespace that is there and on a new one; and no further.
-    stage.passes("john", &["create", "-f", "-"], &new("b", "john"));
-    stage.passes("john", &annotate("roster.dev/locked-by={n}-john"), "");
-    stage.refused("john", &annotate("roster.dev/locked-by={n}-jane"), "", alone);
-    stage.refused("jane", &annotate("roster.dev/locked-by={n}-jane"), "", "is locked by {n}-john");
-    // Nobody's is no lock.
-    stage.passes("john", &annotate("roster.dev/locked-by="), "");
-    stage.passes("jane", &annotate("a=b"), "");
-    // Administrators set and take off anybody's.
+    fixtures.refused(system, &annotate("roster.dev/locked-by={n}-jane"), "", "alone, and not to {n}-jane");
+    // Users may set a lock only in their own name, on existing and new namespaces.
+    fixtures.passes("john", &["create", "-f", "-"], &new("b", "john"));
+    fixtures.passes("john", &annotate("roster.dev/locked-by={n}-john"), "");
+    fixtures.refused("john", &annotate("roster.dev/locked-by={n}-jane"), "", alone);
+    fixtures.refused("jane", &annotate("roster.dev/locked-by={n}-jane"), "", "is locked by {n}-john");
+    // An empty value is not a lock.
+    fixtures.passes("john", &annotate("roster.dev/locked-by="), "");
+    fixtures.passes("jane", &annotate("a=b"), "");
+    // Administrators set and remove any lock.
     for holder in ["jane", "john", "jane"] {
-        let value = format!("roster.dev/locked-by={}-{holder}", stage.n);
-        stage.cluster.kubectl(&["annotate", "namespace", &stage.n, "--overwrite", &value]);
+        let value = format!("roster.dev/locked-by={}-{holder}", fixtures.n);
+        fixtures.cluster.kubectl(&["annotate", "namespace", &fixtures.n, "--overwrite", &value]);
     }
-    stage.refused("john", &annotate("a=c"), "", "is locked by {n}-jane");
-    stage.cluster.kubectl(&["annotate", "namespace", &stage.n, "roster.dev/locked-by-"]);
-    stage.passes("john", &annotate("a=c"), "");
+    fixtures.refused("john", &annotate("a=c"), "", "is locked by {n}-jane");
+    fixtures.cluster.kubectl(&["annotate", "namespace", &fixtures.n, "roster.dev/locked-by-"]);
+    fixtures.passes("john", &annotate("a=c"), "");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn locks_are_told_of_by_username() {
+async fn locks_are_listed_by_username() {
     let cluster = rbac();
     wait_until_served(cluster);
-    let stage = set(cluster, "lock-told").await;
-    // The User's name is not the username, and is the username of nobody.
+    let fixtures = set(cluster, "lock-told").await;
+    // The User's name differs from the username, and no user has it as username.
     cluster.apply(&format!(
         "---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {0}-user}}, spec: {{username: {0}-jane}}}}\n",
-        stage.n
+        fixtures.n
     ));
-    let owner = format!("roster.dev/owner={}-user", stage.n);
-    cluster.kubectl(&["label", "namespace", &stage.n, &owner]);
-    stage.lock().await;
-    let other = format!("{}-other", stage.n);
-    cluster.kubectl(&["annotate", "namespace", &other, &format!("roster.dev/locked-by={}-user", stage.n)]);
+    let owner = format!("roster.dev/owner={}-user", fixtures.n);
+    cluster.kubectl(&["label", "namespace", &fixtures.n, &owner]);
+    fixtures.lock().await;
+    let other = format!("{}-other", fixtures.n);
+    cluster.kubectl(&["annotate", "namespace", &other, &format!("roster.dev/locked-by={}-user", fixtures.n)]);
     let get = |path: &str| -> Result<Value, String> {
-        let path = format!("{BASE}/users/{}-user/{path}", stage.n);
+        let path = format!("{BASE}/users/{}-user/{path}", fixtures.n);
         let text = cluster.plane.kubectl.run(&["get", "--raw", &path]).map_err(|error| error.to_string())?;
         Ok(serde_json::from_str(&text).unwrap())
     };
     eventually("the lock is told of", || async {
         let status = get("locks")?["status"].clone();
-        let expected = json!({"held": [stage.n], "blockingDeletion": [stage.n]});
+        let expected = json!({"held": [fixtures.n], "blockingDeletion": [fixtures.n]});
         if status == expected { Ok(()) } else { Err(status.to_string()) }
     })
     .await;
     let namespaces = get("namespaces").unwrap()["items"].as_array().unwrap().clone();
-    let own = namespaces.iter().find(|namespace| namespace["name"] == stage.n).expect("an owned namespace is told of");
-    assert_eq!((&own["lockedBy"], &own["owned"]), (&json!(format!("{}-jane", stage.n)), &json!(true)));
+    let own =
+        namespaces.iter().find(|namespace| namespace["name"] == fixtures.n).expect("an owned namespace is told of");
+    assert_eq!((&own["lockedBy"], &own["owned"]), (&json!(format!("{}-jane", fixtures.n)), &json!(true)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn locks_hold_while_no_operator_runs() {
     let cluster = Cluster::create("locks-down", &[]);
     cluster.start_operator(FAST_LEASE);
-    let stage = set(&cluster, "lock-down").await;
-    cluster.kubectl(&["create", "secret", "generic", "s", "-n", &stage.n]);
+    let fixtures = set(&cluster, "lock-down").await;
+    cluster.kubectl(&["create", "secret", "generic", "s", "-n", &fixtures.n]);
     kill_operators(&cluster);
-    stage.lock().await;
-    stage.holds();
+    fixtures.lock().await;
+    fixtures.holds();
     for (args, input) in &WRITES[..5] {
-        stage.passes("jane", args, input);
+        fixtures.passes("jane", args, input);
     }
-    wait_for_text(&cluster, &["replicaset", "new", "-n", &stage.n], "{.status.replicas}", "1").await;
-    stage.passes("jane", &["annotate", "namespace", "{n}", "roster.dev/locked-by-"], "");
-    eventually("the lock is off", || async { stage.ask("john", &["create", "configmap", "later", "-n", "{n}"], "") })
-        .await;
+    wait_for_text(&cluster, &["replicaset", "new", "-n", &fixtures.n], "{.status.replicas}", "1").await;
+    fixtures.passes("jane", &["annotate", "namespace", "{n}", "roster.dev/locked-by-"], "");
+    eventually("the lock is off", || async {
+        fixtures.run("john", &["create", "configmap", "later", "-n", "{n}"], "")
+    })
+    .await;
     fails_closed_without_an_operator(&cluster);
 }

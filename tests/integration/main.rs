@@ -1,8 +1,8 @@
 //! Integration tests, against the real kube-apiserver, etcd and kube-controller-manager.
 //!
-//! One program, so that tests share control planes: `shared` for those that leave each other alone, and planes of
-//! their own for those that kill operators or run without admission. Tests of the design's invariants bear their
-//! names (`i1_…`).
+//! One program, so that tests share control planes: `shared` for tests that do not affect each other, and separate ones
+//! for tests that kill operators or run without admission. Tests of the design's invariants are named after them
+//! (`i1_…`).
 
 mod support;
 
@@ -15,6 +15,7 @@ mod crds;
 mod credentials;
 mod directory;
 mod documentation;
+mod fixtures;
 mod gitops;
 mod i10_same_answer;
 mod i1_audit;
@@ -41,6 +42,5 @@ mod quota;
 mod rights;
 mod role_bindings;
 mod scale;
-mod stage;
 mod structure;
 mod users;

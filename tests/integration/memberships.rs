@@ -1,4 +1,4 @@
-//! Who belongs to which group, from all four sources, on a real control plane.
+//! Group membership from all four sources, on a real control plane.
 
 use jiff::{Timestamp, ToSpan};
 
@@ -17,7 +17,7 @@ async fn wait_for_groups(cluster: &Cluster, user: &str, expected: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn members_that_come_later_belong_at_once() {
+async fn members_created_later_belong_at_once() {
     let (cluster, n) = (rbac(), unique("late"));
     cluster.apply(&group(&n, &format!("members: [{n}-jane]")));
     let ready = "{.status.conditions[?(@.type=='Ready')].reason}";
@@ -59,12 +59,12 @@ async fn a_membership_begins_and_ends_by_the_clock() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cycle_is_refused_at_admission_with_the_way_around() {
+async fn a_cycle_is_denied_at_admission_with_its_path() {
     let (cluster, n) = (rbac(), unique("cycle"));
     cluster.apply(&group(&format!("{n}-a"), &format!("memberGroups: [{n}-b]")));
     cluster.apply(&group(&format!("{n}-b"), &format!("memberGroups: [{n}-c]")));
     let closing = group(&format!("{n}-c"), &format!("memberGroups: [{n}-a]"));
-    // The directory hears of the first two by its watch.
+    // The directory learns of the first two by its watch.
     eventually("the cycle is refused", || async {
         let outcome = cluster.plane.kubectl.run_with_input(&["apply", "--dry-run=server", "-f", "-"], &closing);
         let path = format!("spec.memberGroups: would close the cycle {n}-c ⊇ {n}-a ⊇ {n}-b ⊇ {n}-c");
@@ -77,9 +77,9 @@ async fn a_cycle_is_refused_at_admission_with_the_way_around() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_writes_that_race_into_a_cycle_are_cut_and_told() {
+async fn two_writes_that_race_into_a_cycle_are_cut_and_reported() {
     let cluster = Cluster::create("cycle", &[]);
-    // While no operator looks, nobody refuses them.
+    // Without an operator, they are not denied.
     cluster.apply(&group("a", "memberGroups: [b]"));
     cluster.apply(&group("b", "memberGroups: [a], members: [jane]"));
     cluster.apply(&group("outer", "memberGroups: [a]"));

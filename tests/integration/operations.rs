@@ -1,4 +1,4 @@
-//! Running the operator: probes, metrics, signals, leadership, rights.
+//! Operations: probes, metrics, signals, leadership.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ async fn probes_and_metrics_answer_on_their_own_port() {
     assert!(operator.probe("/nothing").is_err());
 }
 
-/// More addresses than the probe port takes connections, each of a site of its own: none holds more than another one.
+/// More addresses than the connection limit of the probe port, each in its own site: none holds more than another.
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_are_answered_while_hundreds_of_addresses_hold_the_port() {
     const ADDRESSES: u16 = 600;
@@ -38,7 +38,7 @@ async fn probes_are_answered_while_hundreds_of_addresses_hold_the_port() {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::from((Ipv4Addr::new(127, 9 + high, low, 1), 0))).unwrap();
         let Ok(mut stream) = socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await else { continue };
-        // Half a request: its end can still be expected.
+        // A partial request: the rest may still arrive.
         let _ = stream.write_all(b"GET /livez HTTP/1.1\r\n").await;
         held.push(stream);
     }
@@ -65,9 +65,9 @@ async fn holder(leases: &Api<Lease>) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_hands_over_at_once_and_a_crash_within_the_lease() {
+async fn leadership_moves_at_once_on_sigterm_and_within_the_lease_after_a_crash() {
     let cluster = Cluster::create("handover", &[]);
-    // A lease so long that a hand-over within the test's patience can't be its expiry.
+    // A lease so long that a handover within the test's timeout can't be its expiry.
     let long = ["--lease-duration", "10m", "--renew-deadline", "9m", "--retry-period", "200ms"];
     cluster.start_operator(&long);
     let leases: Api<Lease> = Api::namespaced(cluster.client().await, "roster-system");
@@ -107,7 +107,7 @@ async fn sigterm_hands_over_at_once_and_a_crash_within_the_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_loses_its_lease_ends() {
+async fn a_leader_that_loses_its_lease_exits() {
     let cluster = Cluster::create("usurped", &[]);
     cluster.start_operator(FAST_LEASE);
     let leases: Api<Lease> = Api::namespaced(cluster.client().await, "roster-system");
@@ -126,7 +126,7 @@ async fn a_leader_that_loses_its_lease_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_is_asked_to_end_answers_until_everybody_knows() {
+async fn a_terminating_replica_answers_until_endpoints_are_updated() {
     let cluster = Cluster::create("drain", &[]);
     cluster.start_operator(&["--drain", "30s"]);
     let mut operator = cluster.operators().remove(0);
@@ -146,11 +146,11 @@ async fn a_replica_that_is_asked_to_end_answers_until_everybody_knows() {
         }
     })
     .await;
-    // Password Secrets need admission, and nobody else is there to answer.
+    // Password Secrets need admission, and no other replica answers.
     let secrets = cluster.secrets("default").await;
     create(&secrets, &password_secret("late", "password", "correct horse")).await;
     assert!(operator.is_running());
-    // A second signal is meant.
+    // A second signal stops the process at once.
     operator.terminate().unwrap();
     eventually("it has ended", || std::future::ready(if operator.is_running() { Err(String::new()) } else { Ok(()) }))
         .await;

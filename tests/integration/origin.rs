@@ -1,4 +1,4 @@
-//! What Roster's port gives to somebody without credentials: admission answers kube-apiserver alone.
+//! What Roster's port returns without credentials: admission answers only kube-apiserver.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::directory::{BASE, Direct};
 use crate::quota::{namespace, owner, pod, wait_until_enforced};
 use crate::support::{Cluster, create, eventually, shared, unique};
 
-/// A review that kube-apiserver could have sent, by somebody who claims to be `claimed`.
+/// Returns a review as kube-apiserver would send it, with `claimed` as the requester.
 fn review(claimed: &str, namespace: &str, object: &Value) -> String {
     let kind = |text: &str| json!({"group": "", "version": "v1", "kind": text, "resource": text});
     json!({
@@ -27,7 +27,7 @@ fn review(claimed: &str, namespace: &str, object: &Value) -> String {
     .to_string()
 }
 
-/// For each webhook what somebody would send who asks for `victim`.
+/// Returns, for each webhook, the review that an attacker would send about `victim`.
 fn objects(victim: &str, reserved: &str) -> Vec<(Webhook, Value)> {
     let user = json!({"apiVersion": "roster.dev/v1alpha1", "kind": "User", "metadata": {"name": victim}, "spec": {"admin": true}});
     let group = json!({"apiVersion": "roster.dev/v1alpha1", "kind": "Group", "metadata": {"name": reserved}, "spec": {"members": [victim]}});
@@ -54,7 +54,7 @@ fn objects(victim: &str, reserved: &str) -> Vec<(Webhook, Value)> {
         .collect()
 }
 
-/// Where kube-apiserver calls each webhook.
+/// Returns the path at which kube-apiserver calls each webhook.
 fn published(cluster: &Cluster) -> BTreeMap<String, String> {
     let mut paths = BTreeMap::new();
     for kind in ["mutatingwebhookconfiguration", "validatingwebhookconfiguration"] {
@@ -68,7 +68,7 @@ fn published(cluster: &Cluster) -> BTreeMap<String, String> {
     paths
 }
 
-/// ResourceQuotas of Roster as somebody may have moved them.
+/// Returns Roster's ResourceQuotas, to detect moves.
 async fn quotas(cluster: &Cluster, namespaces: &[String]) -> Vec<Value> {
     let mut found = Vec::new();
     for namespace in namespaces {
@@ -83,9 +83,9 @@ fn logs(cluster: &Cluster) -> String {
     cluster.operator_logs().iter().map(|path| std::fs::read_to_string(path).unwrap_or_default()).collect()
 }
 
-/// Nobody but kube-apiserver knows the paths: others learn nothing, take nothing, and write no line of the log.
+/// Only kube-apiserver knows the paths: others learn nothing, change nothing, and write no log line.
 #[tokio::test(flavor = "multi_thread")]
-async fn outsiders_get_nothing_from_admission() {
+async fn callers_other_than_kube_apiserver_get_nothing_from_admission() {
     let cluster = shared();
     let (victim, claimed) = (unique("victim"), unique("claimed-by-an-outsider"));
     create(&cluster.users().await, &owner(&victim, &[("namespaces", "3"), ("requests.cpu", "1")])).await;
@@ -128,14 +128,14 @@ async fn outsiders_get_nothing_from_admission() {
     let metrics = cluster.operators()[0].probe("/metrics").unwrap();
     assert!(metrics.contains("roster_admission_requests_total{outcome=\"unproven\"}"), "{metrics}");
 
-    // The same reviews are well-formed: kube-apiserver, which knows the paths, would have got answers.
+    // The same reviews are valid: with the paths that kube-apiserver uses, they are answered.
     let published = published(cluster);
     for (webhook, object) in objects(&victim, &reserved) {
         let path = &published[webhook.name()];
         let answer = direct.send("POST", path, &[], &review(&victim, &namespaces[0], &object)).await.unwrap();
         assert_eq!(answer.status, 200, "{}", webhook.name());
         assert_eq!(answer.json()["response"]["uid"], "u-1", "{}", answer.body);
-        // One that has got out opens no other.
+        // A leaked path gives access to no other webhook.
         for (name, other) in published.iter().filter(|(name, _)| *name != webhook.name()) {
             let (prefix, _) = path.split_once(webhook.route()).unwrap();
             let route = Webhook::named(name).unwrap().route();
@@ -150,7 +150,7 @@ async fn outsiders_get_nothing_from_admission() {
     }
 }
 
-/// What is sent to a path of the table.
+/// Returns the body to send to a path of the table.
 fn body(path: &str) -> String {
     let body = if path == "/tokenreview" {
         json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": "nonsense"}})
@@ -163,8 +163,8 @@ fn body(path: &str) -> String {
     body.to_string()
 }
 
-/// Checks that the body holds no more than the table says.
-fn assert_tells_no_more(path: &str, status: u16, body: &str) {
+/// Checks that the response reveals no more than the table says.
+fn assert_reveals_no_more(path: &str, status: u16, body: &str) {
     let parsed: Value = serde_json::from_str(body).unwrap_or_default();
     match (path, status) {
         ("/livez" | "/readyz" | "/healthz", 200) => assert_eq!(body, "ok\n", "{path}"),
@@ -186,7 +186,7 @@ fn assert_tells_no_more(path: &str, status: u16, body: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_port_gives_to_somebody_without_credentials_what_the_threat_model_says() {
+async fn unauthenticated_responses_match_the_threat_model() {
     let cluster = shared();
     let direct = Direct::new(cluster, 0, None).await;
     let page = std::fs::read_to_string(project_root().join("docs/explanation/security.md")).unwrap();
@@ -200,7 +200,7 @@ async fn the_port_gives_to_somebody_without_credentials_what_the_threat_model_sa
         let body = if method == "POST" { body(path) } else { String::new() };
         let answer = direct.send(method, path, &[], &body).await.unwrap();
         assert_eq!(answer.status, expected, "{method} {path}: {}", answer.body);
-        assert_tells_no_more(path, answer.status, &answer.body);
+        assert_reveals_no_more(path, answer.status, &answer.body);
         paths.push(path.to_owned());
     }
     let logins = format!("{BASE}/logins");

@@ -1,15 +1,15 @@
-//! Who owns a namespace: nobody makes another person's namespace their own, or charges them with one, and whoever has a
-//! quota makes none that escapes it. Every refusal has its legitimate twin.
+//! Ownership of namespaces: nobody can take another user's namespace or charge one to another user, and users with a
+//! quota create none outside it. Every denial has a legitimate counterpart.
 
 use roster_harness::Operator;
 
-use crate::i4_escalation::settle;
-use crate::stage::Stage;
+use crate::fixtures::Fixtures;
+use crate::i4_escalation::wait_until_processed;
 use crate::support::{Cluster, eventually, rbac, unique};
 
 /// `{n}-boss` holds `edit` in `{n}-power` by a group. Everybody may write namespaces. `{n}-alice` and the lead, who has a
 /// quota, may bind what is at stake, but not every role, and assign namespaces to Users; the others may bind `view` alone. `{n}-eve` and `{n}-alice` are no Users.
-const STAGE: &str = "
+const FIXTURES: &str = "
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: '{n}-power'}}
 ---
@@ -42,15 +42,15 @@ const STAGE: &str = "
 {apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-lead'}, spec: {quota: {hard: {namespaces: '5'}}}}
 ";
 
-async fn set(prefix: &str) -> Stage<'static> {
+async fn set(prefix: &str) -> Fixtures<'static> {
     let (cluster, n) = (rbac(), unique(prefix));
-    cluster.apply(&STAGE.replace("{n}", &n));
-    settle(cluster, &n).await;
-    Stage { cluster, n, refuser: "the guard: " }
+    cluster.apply(&FIXTURES.replace("{n}", &n));
+    wait_until_processed(cluster, &n).await;
+    Fixtures { cluster, n, refuser: "the guard: " }
 }
 
-impl Stage<'_> {
-    /// A namespace of that owner, made by the administrator; `none`: without an owner.
+impl Fixtures<'_> {
+    /// Creates a namespace of that owner as administrator; `none`: without an owner.
     fn namespace(&self, owner: &str) -> String {
         let name = unique(&self.n);
         self.cluster.kubectl(&["create", "namespace", &name]);
@@ -61,7 +61,7 @@ impl Stage<'_> {
         name
     }
 
-    /// The manifest of a new namespace of that owner.
+    /// Returns the manifest of a new namespace of that owner.
     fn manifest(&self, owner: &str) -> String {
         format!(
             "---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {}, labels: {{roster.dev/owner: '{{n}}-{owner}'}}}}}}",
@@ -72,7 +72,7 @@ impl Stage<'_> {
 
 const CREATE: &[&str] = &["create", "-f", "-"];
 
-/// The three ways to give a namespace to somebody.
+/// The three ways to change the owner of a namespace.
 fn give<'a>(namespace: &'a str, label: &'a str, object: &'a str) -> [(Vec<&'a str>, &'a str); 3] {
     let status = vec!["patch", "namespace", namespace, "--subresource=status", "--type=merge", "-p", label];
     [
@@ -83,30 +83,30 @@ fn give<'a>(namespace: &'a str, label: &'a str, object: &'a str) -> [(Vec<&'a st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ownership_is_given_by_whoever_controls_the_owner() {
-    let stage = set("own-give").await;
+async fn giving_ownership_requires_control_of_the_owner() {
+    let fixtures = set("own-give").await;
     let boss = "User {n}-boss (metadata.labels[roster.dev/owner]) holds or would hold a role that";
-    stage.refused("eve", CREATE, &stage.manifest("boss"), boss);
-    stage.refused("me-by-name", CREATE, &stage.manifest("boss"), boss);
-    stage.passes("alice", CREATE, &stage.manifest("boss"));
-    stage.passes("boss", CREATE, &stage.manifest("boss"));
+    fixtures.refused("eve", CREATE, &fixtures.manifest("boss"), boss);
+    fixtures.refused("me-by-name", CREATE, &fixtures.manifest("boss"), boss);
+    fixtures.passes("alice", CREATE, &fixtures.manifest("boss"));
+    fixtures.passes("boss", CREATE, &fixtures.manifest("boss"));
     // A User that does not exist yet counts by name, and so does one without roles.
-    stage.refused("eve", CREATE, &stage.manifest("late"), "User {n}-late");
-    stage.passes("alice", CREATE, &stage.manifest("late"));
+    fixtures.refused("eve", CREATE, &fixtures.manifest("late"), "User {n}-late");
+    fixtures.passes("alice", CREATE, &fixtures.manifest("late"));
     let plain = "{n}-eve may not give a namespace to User {n}-plain (metadata.labels[roster.dev/owner]) or take it away: that takes the verb assign on users/{n}-plain of roster.dev";
-    stage.refused("eve", CREATE, &stage.manifest("plain"), plain);
-    stage.passes("alice", CREATE, &stage.manifest("plain"));
-    let owned = stage.namespace("plain");
+    fixtures.refused("eve", CREATE, &fixtures.manifest("plain"), plain);
+    fixtures.passes("alice", CREATE, &fixtures.manifest("plain"));
+    let owned = fixtures.namespace("plain");
     let take = ["label", "namespace", &owned, "roster.dev/owner-"];
-    stage.refused("eve", &take, "", plain);
-    stage.passes("alice", &take, "");
-    // One is known by the username, and not by the name.
-    stage.passes("me-by-name", CREATE, &stage.manifest("me"));
-    stage.refused("eve", CREATE, &stage.manifest("me"), "User {n}-me (");
-    // A namespace that is there, by every way to write its labels.
+    fixtures.refused("eve", &take, "", plain);
+    fixtures.passes("alice", &take, "");
+    // Requesters are identified by username, not by name.
+    fixtures.passes("me-by-name", CREATE, &fixtures.manifest("me"));
+    fixtures.refused("eve", CREATE, &fixtures.manifest("me"), "User {n}-me (");
+    // An existing namespace, by every way to write its labels.
     for who in ["eve", "alice", "boss"] {
         for way in 0..3 {
-            let namespace = stage.namespace("none");
+            let namespace = fixtures.namespace("none");
             let (path, label) = (
                 format!("/api/v1/namespaces/{namespace}/finalize"),
                 format!(
@@ -115,18 +115,18 @@ async fn ownership_is_given_by_whoever_controls_the_owner() {
             );
             let (args, input) = &give(&namespace, &label, &path)[way];
             if who == "eve" {
-                stage.refused(who, args, input, boss);
+                fixtures.refused(who, args, input, boss);
             } else {
-                stage.passes(who, args, input);
+                fixtures.passes(who, args, input);
             }
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ownership_is_not_let_go_by_the_owner_alone() {
-    let stage = set("own-take").await;
-    let namespace = stage.namespace("me");
+async fn owners_alone_cannot_give_up_ownership() {
+    let fixtures = set("own-take").await;
+    let namespace = fixtures.namespace("me");
     let label = |value: &str| ["label", "namespace", &namespace, "--overwrite", value].map(str::to_owned).to_vec();
     let me = "User {n}-me (metadata.labels[roster.dev/owner]) holds or would hold a role that";
     for change in ["roster.dev/owner-", "roster.dev/owner=", "roster.dev/owner={n}-plain", "roster.dev/owner={n}-boss"]
@@ -135,67 +135,67 @@ async fn ownership_is_not_let_go_by_the_owner_alone() {
         let change: Vec<&str> = change.iter().map(String::as_str).collect();
         for who in ["me-by-name", "eve"] {
             let because = if change[4].ends_with("boss") { "metadata.labels[roster.dev/owner]" } else { me };
-            stage.refused(who, &change, "", because);
+            fixtures.refused(who, &change, "", because);
         }
-        stage.passes("alice", &change, "");
-        // Back again, which takes control of whoever has it now.
+        fixtures.passes("alice", &change, "");
+        // Giving it back requires control of the current owner.
         let back = label("roster.dev/owner={n}-me");
         let back: Vec<&str> = back.iter().map(String::as_str).collect();
         match ["boss", "plain"].into_iter().find(|owner| change[4].ends_with(owner)) {
             Some(owner) => {
-                stage.refused("me-by-name", &back, "", &format!("User {{n}}-{owner} ("));
-                stage.passes("alice", &back, "");
+                fixtures.refused("me-by-name", &back, "", &format!("User {{n}}-{owner} ("));
+                fixtures.passes("alice", &back, "");
             }
-            None => stage.passes("me-by-name", &back, ""),
+            None => fixtures.passes("me-by-name", &back, ""),
         }
     }
-    // Anything else goes on, and an end is an end.
+    // Other writes are allowed, and so is deletion.
     let other = label("floor=3");
-    stage.passes("eve", &other.iter().map(String::as_str).collect::<Vec<_>>(), "");
-    stage.passes("eve", &["delete", "namespace", &namespace, "--wait=false"], "");
+    fixtures.passes("eve", &other.iter().map(String::as_str).collect::<Vec<_>>(), "");
+    fixtures.passes("eve", &["delete", "namespace", &namespace, "--wait=false"], "");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ownership_is_said_by_whoever_has_a_quota() {
-    let stage = set("own-quota").await;
+async fn users_with_a_quota_must_declare_an_owner() {
+    let fixtures = set("own-quota").await;
     let bare = || {
-        let name = unique(&stage.n);
+        let name = unique(&fixtures.n);
         format!("---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}")
     };
     for who in ["limited", "grouped", "lead"] {
         let because = format!(
             "metadata.labels[roster.dev/owner]: is required: User {{n}}-{who} has a quota, and a Namespace without an owner would count against none; set it to {{n}}-{who}"
         );
-        stage.refused(who, CREATE, &bare(), &because);
+        fixtures.refused(who, CREATE, &bare(), &because);
         let generated =
             "---\n{apiVersion: v1, kind: Namespace, metadata: {generateName: '{n}-x', labels: {floor: '3'}}}";
-        stage.refused(who, CREATE, generated, &because);
-        stage.passes(who, CREATE, &stage.manifest(who));
-        // Whose nobody is, or somebody who nobody says may do what, it would escape too.
-        stage.refused(who, CREATE, &stage.manifest("nobody"), "which the Namespace would escape; set it to");
-        stage.refused(who, CREATE, &stage.manifest("plain"), "which the Namespace would escape; set it to");
+        fixtures.refused(who, CREATE, generated, &because);
+        fixtures.passes(who, CREATE, &fixtures.manifest(who));
+        // With an owner that does not exist, or that has neither quota nor role, it would also escape the quota.
+        fixtures.refused(who, CREATE, &fixtures.manifest("nobody"), "which the Namespace would escape; set it to");
+        fixtures.refused(who, CREATE, &fixtures.manifest("plain"), "which the Namespace would escape; set it to");
     }
-    stage.refused("limited", CREATE, &stage.manifest("boss"), "User {n}-boss (");
-    stage.passes("lead", CREATE, &stage.manifest("boss"));
-    // Who has no quota, or is no User, is not asked.
+    fixtures.refused("limited", CREATE, &fixtures.manifest("boss"), "User {n}-boss (");
+    fixtures.passes("lead", CREATE, &fixtures.manifest("boss"));
+    // Requesters without a quota, or that are not Users, need no owner.
     for who in ["eve", "boss", "me-by-name", "system:serviceaccount:{n}-power:robot"] {
-        stage.passes(who, CREATE, &bare());
+        fixtures.passes(who, CREATE, &bare());
     }
-    let limited = format!("{}-limited", stage.n);
+    let limited = format!("{}-limited", fixtures.n);
     let patch = r#"{"spec": {"quota": null}}"#;
-    stage.cluster.kubectl(&["patch", "users.roster.dev", &limited, "--type=merge", "-p", patch]);
-    eventually("no quota, no owner", || async { stage.ask("limited", CREATE, &bare()) }).await;
+    fixtures.cluster.kubectl(&["patch", "users.roster.dev", &limited, "--type=merge", "-p", patch]);
+    eventually("no quota, no owner", || async { fixtures.run("limited", CREATE, &bare()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ownership_is_explained_by_guard_explain() {
-    let stage = set("own-explain").await;
+    let fixtures = set("own-explain").await;
     let explain = |who: &str, owner: &str| {
-        let file = stage.cluster.plane.dir.join(unique("explain"));
-        std::fs::write(&file, stage.manifest(owner).replace("{n}", &stage.n)).unwrap();
+        let file = fixtures.cluster.plane.dir.join(unique("explain"));
+        std::fs::write(&file, fixtures.manifest(owner).replace("{n}", &fixtures.n)).unwrap();
         let mut command = std::process::Command::new(crate::support::binary());
-        command.args(["guard", "explain", "--as", &format!("{}-{who}", stage.n), "-f"]).arg(&file);
-        let output = command.env("KUBECONFIG", &stage.cluster.plane.kubectl.kubeconfig).output().unwrap();
+        command.args(["guard", "explain", "--as", &format!("{}-{who}", fixtures.n), "-f"]).arg(&file);
+        let output = command.env("KUBECONFIG", &fixtures.cluster.plane.kubectl.kubeconfig).output().unwrap();
         (output.status.success(), String::from_utf8(output.stdout).unwrap())
     };
     for (who, owner, passes) in [
@@ -213,7 +213,7 @@ async fn ownership_is_explained_by_guard_explain() {
     }
 }
 
-/// What creates of namespaces cost while no operator answers. Called where there is none, by [`crate::locks`].
+/// Namespaces can't be created while no operator answers. Called by [`crate::locks`], where none runs.
 pub fn fails_closed_without_an_operator(cluster: &Cluster) {
     assert!(cluster.operators().is_empty());
     let n = unique("own-down");
@@ -228,13 +228,13 @@ pub fn fails_closed_without_an_operator(cluster: &Cluster) {
     cluster.kubectl(&["create", "namespace", &unique(&n)]);
 }
 
-/// Ends every operator of a cluster.
+/// Kills every operator of a cluster.
 pub fn kill_operators(cluster: &Cluster) {
     cluster.operators().drain(..).for_each(Operator::kill);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_runs_the_cluster_belongs_to_nobody() {
+async fn system_namespaces_have_no_owner() {
     let cluster = rbac();
     let label = |namespace: &str, label: &str| {
         cluster.plane.kubectl.run(&["label", "namespace", namespace, label, "--overwrite", "--dry-run=server"])

@@ -1,8 +1,8 @@
-//! The operator has the rights that it needs, and no others.
+//! The operator has exactly the permissions that it needs.
 //!
-//! Every test runs operators with the chart's ServiceAccount alone. Here one of them is led through everything that takes
-//! a right, and the audit log says which it has used: a right that is taken out of the chart shows as a refusal, and one
-//! that is put in for nothing as one that was never used.
+//! Every test runs operators with the chart's ServiceAccount. Here, one of them does everything that needs a
+//! permission, and the audit log shows which were used: a permission missing from the chart shows as a denied request,
+//! and an unneeded one as unused.
 
 use std::collections::BTreeSet;
 
@@ -21,20 +21,20 @@ const NAMESPACE: &str = "roster-system";
 
 /// One verb on one resource.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-struct Right {
-    /// The namespace where it holds; none: everywhere.
+struct Permission {
+    /// Namespace; `None` for the whole cluster.
     namespace: Option<String>,
     group: String,
-    /// With its subresource.
+    /// Resource, with the subresource after a slash.
     resource: String,
     verb: String,
-    /// The names that it is restricted to.
+    /// Object names that it is restricted to; empty for all.
     names: Vec<String>,
 }
 
-impl Right {
-    /// Whether this request needed the right.
-    fn covers(&self, event: &Value) -> bool {
+impl Permission {
+    /// Returns whether this request needed the permission.
+    fn was_needed_by(&self, event: &Value) -> bool {
         let object = &event["objectRef"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let resource = match object["subresource"].as_str() {
@@ -49,12 +49,12 @@ impl Right {
     }
 }
 
-fn rights_of(rules: Option<Vec<PolicyRule>>, namespace: Option<&str>) -> Vec<Right> {
-    let mut rights = Vec::new();
+fn permissions_of(rules: Option<Vec<PolicyRule>>, namespace: Option<&str>) -> Vec<Permission> {
+    let mut permissions = Vec::new();
     for rule in rules.unwrap_or_default() {
         for group in rule.api_groups.iter().flatten() {
             for resource in rule.resources.iter().flatten() {
-                rights.extend(rule.verbs.iter().map(|verb| Right {
+                permissions.extend(rule.verbs.iter().map(|verb| Permission {
                     namespace: namespace.map(str::to_owned),
                     group: group.clone(),
                     resource: resource.clone(),
@@ -64,65 +64,69 @@ fn rights_of(rules: Option<Vec<PolicyRule>>, namespace: Option<&str>) -> Vec<Rig
             }
         }
     }
-    rights
+    permissions
 }
 
-/// Requests of the operator that were refused.
+/// Returns the operator's denied requests.
 fn refused(events: &[Value]) -> BTreeSet<String> {
     let refused = events.iter().filter(|event| event["annotations"]["authorization.k8s.io/decision"] == "forbid");
     refused.map(|event| format!("{} {}", event["verb"], event["requestURI"])).collect()
 }
 
-/// Everything that the chart gives the operator.
-async fn granted(cluster: &Cluster) -> Vec<Right> {
+/// Returns all permissions that the chart grants to the operator.
+async fn granted(cluster: &Cluster) -> Vec<Permission> {
     let client = cluster.client().await;
     let roles = |namespace: &str| Api::<Role>::namespaced(client.clone(), namespace);
     let clusterwide = Api::<ClusterRole>::all(client.clone()).get("roster").await.unwrap().rules;
     let own = roles(NAMESPACE).get("roster").await.unwrap().rules;
-    let mut rights = [rights_of(clusterwide, None), rights_of(own, Some(NAMESPACE))].concat();
+    let mut permissions = [permissions_of(clusterwide, None), permissions_of(own, Some(NAMESPACE))].concat();
     for name in ["roster-events", "roster-kube-apiserver"] {
-        rights.extend(rights_of(roles("default").get(name).await.unwrap().rules, Some("default")));
+        permissions.extend(permissions_of(roles("default").get(name).await.unwrap().rules, Some("default")));
     }
-    rights
+    permissions
 }
 
-/// Some rights are asked for behind the request that they are needed in, which the audit log does not tell: to bind a role,
-/// and to create by a patch. The test below takes these away.
-fn is_asked_for_behind(right: &Right) -> bool {
-    let is_binding = ["clusterrolebindings", "rolebindings"].contains(&right.resource.as_str());
-    right.verb == "bind" || (is_binding && right.verb == "create")
+/// Some permissions are checked within another request and do not appear in the audit log: binding a role, and creating
+/// by patch. A separate test removes these.
+fn is_checked_implicitly(permission: &Permission) -> bool {
+    let is_binding = ["clusterrolebindings", "rolebindings"].contains(&permission.resource.as_str());
+    permission.verb == "bind" || (is_binding && permission.verb == "create")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_right_of_the_chart_is_used_and_none_is_missing() {
-    // Elsewhere the right to watch is enough for a list.
+async fn every_permission_of_the_chart_is_used_and_none_is_missing() {
+    // Elsewhere, `watch` is enough, because of streaming lists.
     let cluster = Cluster::create_with("rights", &[], WITHOUT_STREAMING_LISTS);
     cluster.start_operator(&[]);
-    tour(&cluster).await;
+    use_everything(&cluster).await;
 
     let events = operator_events(&cluster, 0);
     let refused = refused(&events);
     assert!(refused.is_empty(), "the operator lacks rights: {refused:#?}");
-    let rights = granted(&cluster).await;
-    assert!(rights.len() > 50, "{rights:#?}");
-    let wildcards: Vec<&Right> = rights
+    let permissions = granted(&cluster).await;
+    assert!(permissions.len() > 50, "{permissions:#?}");
+    let wildcards: Vec<&Permission> = permissions
         .iter()
-        .filter(|right| [&right.group, &right.resource, &right.verb].into_iter().any(|part| part.contains('*')))
+        .filter(|permission| {
+            [&permission.group, &permission.resource, &permission.verb].into_iter().any(|part| part.contains('*'))
+        })
         .collect();
     assert!(wildcards.is_empty(), "{wildcards:#?}");
-    let unused: Vec<&Right> = rights
+    let unused: Vec<&Permission> = permissions
         .iter()
-        .filter(|right| !is_asked_for_behind(right) && !events.iter().any(|event| right.covers(event)))
+        .filter(|permission| {
+            !is_checked_implicitly(permission) && !events.iter().any(|event| permission.was_needed_by(event))
+        })
         .collect();
     assert!(unused.is_empty(), "the operator has rights that it does not use: {unused:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_limited_to_namespaces_reads_secrets_there_alone() {
+async fn an_operator_limited_to_namespaces_reads_secrets_only_there() {
     let values = ["passwordSecretNamespaces={default}"];
     let cluster = Cluster::create_with("rights-namespaces", &values, WITHOUT_STREAMING_LISTS);
     cluster.kubectl(&["create", "namespace", "team-a"]);
-    // One of them was deleted, with the Role in it: that stops nobody else.
+    // One namespace was deleted with its Role, which does not affect the others.
     cluster.start_operator(&["--password-secret-namespaces", "default,gone"]);
     let users = cluster.users().await;
     create(&cluster.secrets("default").await, &password_secret("joan", "password", "correct horse")).await;
@@ -146,7 +150,7 @@ async fn an_operator_limited_to_namespaces_reads_secrets_there_alone() {
     create(&users, &jack).await;
     wait_for_reason(&users, "jack", "CredentialReady", "NamespaceNotFound").await;
 
-    // Moved to where it is read, and changed there.
+    // Move the Secret to a namespace that is read, and change it there.
     create(&cluster.secrets("default").await, &password_secret("jill", "password", "correct horse")).await;
     let reference = json!({"spec": {"passwordSecretRef": {"namespace": "default", "name": "jill"}}});
     users.patch("jill", &PatchParams::default(), &Patch::Merge(reference)).await.unwrap();
@@ -154,7 +158,7 @@ async fn an_operator_limited_to_namespaces_reads_secrets_there_alone() {
     cluster.kubectl(&["delete", "secret", "jill"]);
     wait_for_reason(&users, "jill", "CredentialReady", "SecretNotFound").await;
 
-    // Quotas work without the right to list all Secrets.
+    // Quotas work without permission to list all Secrets.
     let limits = json!({"spec": {"quota": {"hard": {"secrets": "20", "configmaps": "20"}}}});
     users.patch("joan", &PatchParams::default(), &Patch::Merge(limits)).await.unwrap();
     cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: hers, labels: {roster.dev/owner: joan}}\n");
@@ -170,29 +174,31 @@ async fn an_operator_limited_to_namespaces_reads_secrets_there_alone() {
     assert_eq!(asked, ["default", "gone", NAMESPACE].into());
     let client = cluster.client().await;
     let clusterwide = Api::<ClusterRole>::all(client.clone()).get("roster").await.unwrap().rules;
-    assert!(rights_of(clusterwide, None).iter().all(|right| right.resource != "secrets"));
+    assert!(permissions_of(clusterwide, None).iter().all(|permission| permission.resource != "secrets"));
     let here = Api::<Role>::namespaced(client.clone(), "default").get("roster-password-secrets").await.unwrap().rules;
     let own = Api::<Role>::namespaced(client, NAMESPACE).get("roster").await.unwrap().rules;
-    let rights = [rights_of(here, Some("default")), rights_of(own, Some(NAMESPACE))].concat();
-    let of_secrets = rights.iter().filter(|right| right.resource == "secrets" && right.verb != "delete");
-    let unused: Vec<&Right> = of_secrets.filter(|right| !events.iter().any(|event| right.covers(event))).collect();
+    let permissions = [permissions_of(here, Some("default")), permissions_of(own, Some(NAMESPACE))].concat();
+    let of_secrets =
+        permissions.iter().filter(|permission| permission.resource == "secrets" && permission.verb != "delete");
+    let unused: Vec<&Permission> =
+        of_secrets.filter(|permission| !events.iter().any(|event| permission.was_needed_by(event))).collect();
     assert!(unused.is_empty(), "the operator has rights that it does not use: {unused:#?}");
 }
 
-/// Does everything in which the operator needs a right.
-async fn tour(cluster: &Cluster) {
+/// Does everything that needs a permission of the operator.
+async fn use_everything(cluster: &Cluster) {
     people(cluster).await;
     bindings(cluster).await;
-    owned(cluster).await;
-    leaving(cluster).await;
+    use_owned_namespace(cluster).await;
+    delete_user(cluster).await;
 }
 
-/// Credentials, Events, callers by token and callers that have to be asked about.
+/// Credentials, Events, callers with tokens, and callers that need a TokenReview.
 async fn people(cluster: &Cluster) {
     cluster.kubectl(&["apply", "-f", "examples/user-with-password.yaml"]);
     let users = cluster.users().await;
     wait_until_ready(&users, "jane").await;
-    // The Secret changes: a write to the identity.
+    // Changing the password Secret writes the identity Secret.
     cluster.kubectl(&["delete", "secret", "jane-password"]);
     user_where(&users, "jane", "has lost it", |user| {
         condition(user, "Ready").is_some_and(|ready| ready.reason == "SecretNotFound")
@@ -219,7 +225,7 @@ async fn people(cluster: &Cluster) {
     .await;
 }
 
-/// Native bindings of both kinds: made, changed, taken back.
+/// Creates, changes and deletes native bindings of both kinds.
 async fn bindings(cluster: &Cluster) {
     cluster.kubectl(&["create", "namespace", "apollo"]);
     for (name, scope) in [("everywhere", "{cluster: {}}"), ("somewhere", "{namespaces: [apollo]}")] {
@@ -233,7 +239,7 @@ async fn bindings(cluster: &Cluster) {
     wait_until_can(cluster, "jane", &["list", "pods", "-A"], true).await;
     wait_until_can(cluster, "jane", &["list", "pods", "-n", "apollo"], true).await;
     wait_for_text(cluster, &["groups.roster.dev", "engineers"], "{.status.members}", "1").await;
-    // What is left of a RoleBinding that is no more.
+    // An orphan of a deleted RoleBinding.
     cluster.apply(
         "apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {name: 'roster:gone', namespace: apollo, labels: \
          {app.kubernetes.io/managed-by: roster, roster.dev/owner-uid: 00000000-0000-4000-8000-000000000000}}\n\
@@ -245,7 +251,7 @@ async fn bindings(cluster: &Cluster) {
         if left.contains("roster:gone") { Err(left) } else { Ok(()) }
     })
     .await;
-    // Somebody else's change is undone.
+    // Drift is repaired.
     cluster.kubectl(&["delete", "rolebindings.rbac.authorization.k8s.io", "-n", "apollo", "--all"]);
     wait_until_can(cluster, "jane", &["list", "pods", "-n", "apollo"], true).await;
     cluster.kubectl(&["patch", "users.roster.dev", "jane", "--type=merge", "-p", r#"{"spec": {"state": "Disabled"}}"#]);
@@ -254,8 +260,8 @@ async fn bindings(cluster: &Cluster) {
     cluster.kubectl(&["patch", "users.roster.dev", "jane", "--type=merge", "-p", r#"{"spec": {"state": "Active"}}"#]);
 }
 
-/// A namespace with an owner who has limits on everything that is counted, and then has none.
-async fn owned(cluster: &Cluster) {
+/// Uses a namespace whose owner has limits on everything countable, and then none.
+async fn use_owned_namespace(cluster: &Cluster) {
     let limits: serde_json::Map<String, Value> = [
         "namespaces",
         "pods",
@@ -285,7 +291,7 @@ async fn owned(cluster: &Cluster) {
         ));
         wait_until_enforced(&cluster.client().await, name, "roster").await;
     }
-    // More than an even share: room moves from one namespace to the other.
+    // More than an even share: quota moves between the namespaces.
     for at in 0..12 {
         eventually("room is made", || async {
             let pods = Api::<k8s_openapi::api::core::v1::Pod>::namespaced(cluster.client().await, "hers");
@@ -299,7 +305,7 @@ async fn owned(cluster: &Cluster) {
         quota.and_then(|quota| quota.used.get("requests.cpu")).is_some_and(|used| used == "12")
     })
     .await;
-    // What is limited anew has a default anew.
+    // A new limit adds a default.
     let memory = json!({"spec": {"quota": {"hard": {"limits.memory": "8Gi"}}}});
     users.patch("jane", &PatchParams::default(), &Patch::Merge(memory)).await.unwrap();
     eventually("the LimitRange gives memory", || async {
@@ -309,7 +315,7 @@ async fn owned(cluster: &Cluster) {
         if given.is_string() { Ok(()) } else { Err(ranges.to_string()) }
     })
     .await;
-    // Without an owner there is no share, and no defaults.
+    // Without an owner, there are no allotment and no defaults.
     cluster.kubectl(&["label", "namespace", "hers-too", "roster.dev/owner-"]);
     for kind in ["resourcequota", "limitrange"] {
         eventually(&format!("the {kind} is gone"), || async {
@@ -322,11 +328,11 @@ async fn owned(cluster: &Cluster) {
     }
 }
 
-/// The User goes, with everything that was made for it.
-async fn leaving(cluster: &Cluster) {
+/// Deletes the User and everything that belongs to it.
+async fn delete_user(cluster: &Cluster) {
     cluster.kubectl(&["label", "namespace", "hers", "roster.dev/owner-"]);
-    // A name that somebody else held is free. The garbage collector removes what is left of them, too: until it comes too
-    // late for once.
+    // The released name is free. The garbage collector also removes orphans, so repeat until Roster was faster at least
+    // once.
     let (users, from) = (cluster.users().await, audit_position(cluster));
     eventually("the operator takes a name over", || async {
         cluster.kubectl(&["delete", "users.roster.dev", "jane", "--timeout=60s"]);
@@ -340,8 +346,8 @@ async fn leaving(cluster: &Cluster) {
     cluster.kubectl(&["delete", "rolebindings.roster.dev", "--all", "--timeout=60s"]);
 }
 
-/// Takes a verb out of the operator's ClusterRole, wherever it stands for the resource. Returns the role as it was.
-async fn without(cluster: &Cluster, resource: &str, verb: &str) -> ClusterRole {
+/// Removes a verb on a resource from the operator's ClusterRole. Returns the previous role.
+async fn remove_verb(cluster: &Cluster, resource: &str, verb: &str) -> ClusterRole {
     let roles = Api::<ClusterRole>::all(cluster.client().await);
     let before = roles.get("roster").await.unwrap();
     let mut role = before.clone();
@@ -349,7 +355,7 @@ async fn without(cluster: &Cluster, resource: &str, verb: &str) -> ClusterRole {
     for rule in role.rules.iter_mut().flatten().filter(is_it) {
         rule.verbs.retain(|other| other != verb);
     }
-    // A rule without verbs is none.
+    // Rules without verbs are invalid.
     role.rules.iter_mut().for_each(|rules| rules.retain(|rule| !rule.verbs.is_empty()));
     assert_ne!(role.rules, before.rules, "there is such a right");
     roles.replace("roster", &PostParams::default(), &role).await.unwrap();
@@ -367,7 +373,7 @@ async fn without_bind_or_create_nothing_is_bound() {
     for (name, resource, verb) in
         [("unbound", "clusterroles", "bind"), ("uncreated", "clusterrolebindings", "create"), ("bound", "", "")]
     {
-        let before = if verb.is_empty() { None } else { Some(without(&cluster, resource, verb).await) };
+        let before = if verb.is_empty() { None } else { Some(remove_verb(&cluster, resource, verb).await) };
         cluster.apply(&format!(
             "apiVersion: roster.dev/v1alpha1\nkind: RoleBinding\nmetadata: {{name: {name}}}\nspec: {{subjects: \
              [{{kind: User, name: jane}}], roleRef: {{kind: ClusterRole, name: edit}}, scope: {{cluster: {{}}}}}}\n"

@@ -1,4 +1,4 @@
-//! RoleBindings become native RBAC: who may do what where, as kube-apiserver itself says it.
+//! RoleBindings compiled to native RBAC, checked by asking kube-apiserver who may do what.
 
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
@@ -8,7 +8,7 @@ use crate::support::{
     Cluster, audit_position, can, eventually, operator_writes, rbac, unique, wait_for_text, wait_until_can,
 };
 
-/// A User, and a RoleBinding to `edit` with the given scope.
+/// Creates a User and a RoleBinding of `edit` with the given scope.
 fn bound(name: &str, scope: &str) -> String {
     format!(
         "apiVersion: roster.dev/v1alpha1\nkind: User\nmetadata: {{name: {name}}}\nspec: {{}}\n---\n\
@@ -24,7 +24,7 @@ fn namespace(cluster: &Cluster, name: &str, labels: &[&str]) {
     }
 }
 
-/// Users of the test of expansion: more than one native binding takes.
+/// Users of the expansion test: more than one native binding holds.
 const USERS: usize = 2100;
 
 async fn wait_until_ready(cluster: &Cluster, name: &str) {
@@ -48,14 +48,14 @@ async fn wait_for_reason(cluster: &Cluster, name: &str, reason: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn scope_cluster_reaches_everything() {
+async fn scope_cluster_applies_everywhere() {
     let (cluster, jane) = (rbac(), unique("scope-cluster"));
     cluster.apply(&bound(&jane, "{cluster: {}}"));
     wait_until_can(cluster, &jane, &["create", "pods", "-A"], true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn scope_namespaces_reaches_these_and_waits_for_those_to_come() {
+async fn scope_namespaces_applies_to_listed_namespaces_and_waits_for_missing_ones() {
     let (cluster, jane) = (rbac(), unique("scope-list"));
     let (here, later, other) = (unique("here"), unique("later"), unique("other"));
     namespace(cluster, &here, &[]);
@@ -127,7 +127,7 @@ async fn groups_and_nested_groups_hold_roles() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_of_the_namespace_is_bound_where_it_exists_and_the_installation_allows_it() {
+async fn a_namespaced_role_is_bound_where_it_exists_and_is_allowed() {
     let (cluster, jane) = (rbac(), unique("role"));
     namespace(cluster, &jane, &[]);
     let binding = |name: &str, role: &str| {
@@ -151,7 +151,7 @@ async fn a_role_of_the_namespace_is_bound_where_it_exists_and_the_installation_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_operator_can_bind_the_listed_roles_alone() {
+async fn the_operator_can_bind_only_the_listed_roles() {
     let cluster = rbac();
     let may = |role: &str| {
         let question = format!("clusterroles.rbac.authorization.k8s.io/{role}");
@@ -197,7 +197,7 @@ async fn drift_is_repaired() {
     wait_until_ready(cluster, &jane).await;
     let native = format!("rolebinding.rbac.authorization.k8s.io/roster:{jane}");
     let question = ["create", "pods", "-n", &jane];
-    // Somebody deletes it, empties it, adds somebody, or takes the marks off.
+    // Delete it, empty it, add a subject, or remove the label and owner reference.
     cluster.kubectl(&["delete", "-n", &jane, &native]);
     wait_until_can(cluster, &jane, &question, true).await;
     cluster.kubectl(&[
@@ -225,7 +225,7 @@ async fn drift_is_repaired() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_finalizer_does_not_keep_a_right_alive() {
+async fn a_finalizer_does_not_keep_a_role_granted() {
     let (cluster, jane) = (rbac(), unique("finalizer"));
     namespace(cluster, &jane, &[]);
     cluster.apply(&bound(&jane, &format!("{{namespaces: [{jane}]}}")));
@@ -246,7 +246,7 @@ async fn a_finalizer_does_not_keep_a_right_alive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_native_binding_of_somebody_else_is_left_alone() {
+async fn foreign_native_bindings_are_left_alone() {
     let (cluster, jane) = (rbac(), unique("taken"));
     namespace(cluster, &jane, &[]);
     let name = format!("roster:{jane}");
@@ -277,7 +277,7 @@ async fn a_changed_role_replaces_the_native_binding() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trust_lives_while_the_delegator_holds_the_role_herself() {
+async fn a_delegation_lasts_while_the_delegator_holds_the_role() {
     let (cluster, n) = (rbac(), unique("trust"));
     namespace(cluster, &n, &[]);
     let scope = format!("{{namespaces: [{n}]}}");
@@ -288,18 +288,18 @@ async fn a_trust_lives_while_the_delegator_holds_the_role_herself() {
     wait_for_reason(cluster, &john, "DelegatorNotFound").await;
     cluster.apply(&bound(&jane, &scope));
     wait_until_can(cluster, &john, &question, true).await;
-    // What is delegated to John is not his to pass on.
+    // John cannot delegate a role that was delegated to him.
     cluster.apply(&trust(&john, &eve));
     wait_for_reason(cluster, &eve, "DelegatorLacksRole").await;
     assert!(!can(cluster, &eve, &question));
-    // She is banned, comes back, and loses the role.
+    // The delegator is banned, reactivated, and loses the role.
     cluster.kubectl(&["patch", "users.roster.dev", &jane, "--type=merge", "-p", r#"{"spec": {"state": "Banned"}}"#]);
     wait_until_can(cluster, &john, &question, false).await;
     cluster.kubectl(&["patch", "users.roster.dev", &jane, "--type=merge", "-p", r#"{"spec": {"state": "Active"}}"#]);
     wait_until_can(cluster, &john, &question, true).await;
     cluster.kubectl(&["delete", "rolebindings.roster.dev", &jane]);
     wait_until_can(cluster, &john, &question, false).await;
-    // She holds it by a native binding that Roster did not make, by a group, and is deleted.
+    // The delegator holds the role by a foreign native binding, then by a group, and is then deleted.
     cluster.kubectl(&["create", "rolebinding", &jane, "-n", &n, "--clusterrole=edit", &format!("--user={jane}")]);
     wait_until_can(cluster, &john, &question, true).await;
     cluster.kubectl(&["delete", "rolebinding.rbac.authorization.k8s.io", &jane, "-n", &n]);
@@ -314,7 +314,7 @@ async fn a_trust_lives_while_the_delegator_holds_the_role_herself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bindings_whose_owner_went_while_the_operator_was_away_are_swept_and_others_are_not() {
+async fn orphaned_bindings_are_removed_after_a_restart_and_others_are_kept() {
     let cluster = Cluster::create("sweep", &[]);
     cluster.start_operator(&[]);
     for name in ["kept", "orphaned", "recreated", "stripped"] {
@@ -322,13 +322,13 @@ async fn bindings_whose_owner_went_while_the_operator_was_away_are_swept_and_oth
         wait_until_can(&cluster, name, &["create", "pods", "-A"], true).await;
         wait_for_text(&cluster, &["rolebindings.roster.dev", name], "{.status.bindings} {.status.pending}", "1 ").await;
     }
-    // Somebody takes both marks off; by the field manager Roster still knows what it has made.
+    // Remove both marks. Roster still recognizes its binding by the field manager.
     let bare = r#"{"metadata": {"labels": null, "ownerReferences": null}}"#;
     let operator = cluster.operators().remove(0);
     operator.stop().unwrap();
     cluster.kubectl(&["patch", "clusterrolebinding", "roster:stripped", "--type=merge", "-p", bare]);
     cluster.kubectl(&["delete", "rolebindings.roster.dev", "stripped"]);
-    // Without the garbage collector's help: the orphans lose their owner references.
+    // Remove the owner references of the orphans, so that the garbage collector does not help.
     cluster.kubectl(&["delete", "rolebindings.roster.dev", "orphaned", "recreated", "--cascade=orphan"]);
     cluster.apply(&bound("recreated", "{cluster: {}}").replace("name: edit", "name: view"));
     assert!(can(&cluster, "orphaned", &["create", "pods", "-A"]));
@@ -344,7 +344,7 @@ async fn bindings_whose_owner_went_while_the_operator_was_away_are_swept_and_oth
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn expanded_groups_are_spread_over_native_bindings_and_a_change_touches_one() {
+async fn expanded_groups_are_split_over_native_bindings_and_a_change_writes_one() {
     let cluster = Cluster::create("expand", &["expandGroups=true"]);
     cluster.start_operator(&["--expand-groups"]);
     let mut manifest = String::from(

@@ -1,5 +1,5 @@
-//! The direction of imports: no module imports one that imports it back, directly or through others. Between crates, the
-//! compiler sees to it.
+//! Modules of a crate do not import each other in cycles, directly or indirectly. Between crates, the compiler enforces
+//! this.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use syn::{Attribute, Item, ItemUse, UseTree, Visibility};
 /// Path of a module within its crate; empty for the root.
 type Module = Vec<String>;
 
-/// Files of a crate by module, without those that hold tests alone.
+/// Files of a crate by module, except those that contain only tests.
 fn modules(src: &Path) -> BTreeMap<Module, PathBuf> {
     let mut found = BTreeMap::new();
     let mut folders = vec![src.to_owned()];
@@ -51,7 +51,7 @@ struct Imports<'a> {
 }
 
 impl Imports<'_> {
-    /// Resolves a path as far as it names modules.
+    /// Resolves the longest prefix of a path that names a module.
     fn name(&mut self, path: &[String]) {
         let mut path = path.iter().map(String::as_str).peekable();
         let mut module = match path.peek() {
@@ -130,7 +130,7 @@ impl<'ast> Visit<'ast> for Imports<'_> {
     }
 }
 
-/// The groups of modules of a crate that import each other, directly or through others.
+/// Returns the groups of modules of a crate that import each other, directly or indirectly.
 fn cycles(src: &Path) -> Vec<Vec<String>> {
     let modules = modules(src);
     let names: Vec<&Module> = modules.keys().collect();

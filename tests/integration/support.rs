@@ -1,4 +1,4 @@
-//! What the tests share: control planes with an operator, and a few verbs.
+//! Shared by the tests: control planes with an operator, and helper functions.
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ use roster_api::user::PasswordSecretRef;
 use roster_api::{PASSWORD_SECRET_TYPE, USER_ANNOTATION, User, UserSpec};
 use roster_harness::{ControlPlane, Flags, Installation, Operator, Template, operator_under_test, target_dir};
 
-/// How long the tests wait for what should be there at once: machines are slow and noisy, and no test asserts speed.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long tests wait for things that should happen at once. Machines are slow and noisy, and no test asserts speed.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A control plane with Roster's chart, and its operators.
 pub struct Cluster {
@@ -33,12 +33,12 @@ pub fn binary() -> &'static Path {
 }
 
 impl Cluster {
-    /// A new control plane without an operator.
+    /// Creates a control plane without an operator.
     pub fn create(name: &str, values: &[&str]) -> Self {
         Self::create_with(name, values, Flags::default())
     }
 
-    /// The same, with further flags of Kubernetes' programs.
+    /// Like [`Cluster::create`], with additional flags of the Kubernetes components.
     pub fn create_with(name: &str, values: &[&str], flags: Flags<'_>) -> Self {
         let dir = target_dir().join("tests").join(name);
         if dir.exists() {
@@ -49,7 +49,7 @@ impl Cluster {
         Self { plane, installation, operators: Mutex::default() }
     }
 
-    /// Starts one more operator.
+    /// Starts another operator.
     pub fn start_operator(&self, args: &[&str]) {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let name = format!("operator-{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -61,7 +61,7 @@ impl Cluster {
         self.operators.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A client as cluster administrator.
+    /// Returns a client with cluster administrator permissions.
     pub async fn client(&self) -> Client {
         static PROVIDER: OnceLock<()> = OnceLock::new();
         PROVIDER.get_or_init(|| {
@@ -89,21 +89,21 @@ impl Cluster {
         self.plane.kubectl.apply(manifest).unwrap_or_else(|error| panic!("{error:#}"))
     }
 
-    /// The logs of all operators, past ones too.
+    /// Returns the logs of all operators, including stopped ones.
     pub fn operator_logs(&self) -> Vec<PathBuf> {
         let files = std::fs::read_dir(&self.plane.dir).expect("the folder can be read").flatten();
         files.map(|file| file.path()).filter(|path| path.to_string_lossy().contains("operator-")).collect()
     }
 }
 
-/// What control planes start from.
+/// The template of control planes.
 fn template() -> &'static Template {
     static TEMPLATE: OnceLock<Template> = OnceLock::new();
     TEMPLATE
         .get_or_init(|| Installation::template(&target_dir().join("tests")).expect("the first control plane starts"))
 }
 
-/// The control plane of tests that leave each other alone: they use names of their own and do not touch operators.
+/// Shared control plane for tests that use unique names and do not stop operators.
 pub fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     SHARED.get_or_init(|| {
@@ -113,17 +113,17 @@ pub fn shared() -> &'static Cluster {
     })
 }
 
-/// A control plane without the admission webhook: plaintext and nonsense reach the controller.
+/// Shared control plane without the admission webhook, so that plaintext and invalid data reach the controller.
 pub fn without_admission() -> &'static Cluster {
-    static BARE: OnceLock<Cluster> = OnceLock::new();
-    BARE.get_or_init(|| {
+    static WITHOUT_ADMISSION: OnceLock<Cluster> = OnceLock::new();
+    WITHOUT_ADMISSION.get_or_init(|| {
         let cluster = Cluster::create("without-admission", &["passwordAdmission=false"]);
         cluster.start_operator(&[]);
         cluster
     })
 }
 
-/// A control plane on which Roster may also bind the Role `deployer`, for tests of groups and bindings.
+/// Shared control plane on which Roster may also bind the Role `deployer`, for tests of groups and bindings.
 pub fn rbac() -> &'static Cluster {
     static RBAC: OnceLock<Cluster> = OnceLock::new();
     RBAC.get_or_init(|| {
@@ -134,25 +134,25 @@ pub fn rbac() -> &'static Cluster {
     })
 }
 
-/// A kube-apiserver that gives lists in pages alone, as that of Kubernetes 1.33 does.
+/// Flags for a kube-apiserver without streaming lists, as in Kubernetes 1.33.
 pub const WITHOUT_STREAMING_LISTS: Flags<'_> =
     Flags { api_server: &["--feature-gates=WatchList=false"], controller_manager: &[] };
 
-/// Short leases, for tests in which leaders change. Not shorter: while other tests run on the same cores, kube-apiserver may
-/// take seconds for an answer.
+/// Flags for short leases, for tests in which leaders change. Not shorter, because kube-apiserver may take seconds to
+/// respond while other tests run on the same cores.
 pub const FAST_LEASE: &[&str] = &["--lease-duration", "6s", "--renew-deadline", "5s", "--retry-period", "200ms"];
 
-/// A name that no other test uses.
+/// Returns a name that no other test uses.
 pub fn unique(prefix: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("{prefix}-{}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A small generator, so that a failing run can be repeated from its seed.
+/// A small random number generator, so that a failing run can be repeated from its seed.
 pub struct Random(pub u64);
 
 impl Random {
-    /// A number below `bound`.
+    /// Returns a number below `bound`.
     pub fn below(&mut self, bound: u64) -> u64 {
         // SplitMix64 (Steele, Lea and Flood, 2014).
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -163,52 +163,53 @@ impl Random {
     }
 }
 
-/// When to kill an operator so that the kills of many rounds hit every part of its work, however slow the machine is at
-/// that moment: at any time before twice what the work took when it was last left to end.
+/// Chooses when to kill an operator, so that the kills of many rounds hit every part of its work on a machine of any
+/// speed: within twice the duration of the last uninterrupted work.
 #[derive(Default)]
-pub struct Kills {
+pub struct KillSchedule {
     work: Duration,
 }
 
-impl Kills {
-    /// Whether the operator of that round is to be left to do its work, for [`Kills::took`].
-    pub fn spare(round: u64) -> bool {
+impl KillSchedule {
+    /// Returns whether the operator of that round is not killed, to measure its work for
+    /// [`KillSchedule::note_duration`].
+    pub fn is_uninterrupted(round: u64) -> bool {
         round.is_multiple_of(20)
     }
 
-    /// An operator that began then has just done its work.
-    pub fn took(&mut self, begun: Instant) {
+    /// Records that an operator that began then has just completed its work.
+    pub fn note_duration(&mut self, begun: Instant) {
         self.work = begun.elapsed();
     }
 
-    /// When to kill an operator that began then.
+    /// Returns when to kill an operator that began then.
     pub fn at(&self, begun: Instant, random: &mut Random) -> Instant {
         begun + self.work.mul_f64(2.0 * f64::from(u32::try_from(random.below(1000)).expect("a small number")) / 1000.0)
     }
 }
 
-/// Asks until the answer is yes.
+/// Retries `probe` until it succeeds.
 pub async fn eventually<T, F: Future<Output = Result<T, String>>>(what: &str, probe: impl FnMut() -> F) -> T {
-    eventually_within(PATIENCE, what, probe).await
+    eventually_within(TIMEOUT, what, probe).await
 }
 
-/// The same for what takes longer for reasons that are not Roster's.
+/// Like [`eventually`], for things that take longer for reasons outside Roster.
 pub async fn eventually_within<T, F: Future<Output = Result<T, String>>>(
-    patience: Duration,
+    timeout: Duration,
     what: &str,
     mut probe: impl FnMut() -> F,
 ) -> T {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     loop {
         match probe().await {
             Ok(value) => return value,
-            Err(last) if Instant::now() > deadline => panic!("{what}: not within {patience:?}; last seen: {last}"),
+            Err(last) if Instant::now() > deadline => panic!("{what}: not within {timeout:?}; last seen: {last}"),
             Err(_) => tokio::time::sleep(Duration::from_millis(30)).await,
         }
     }
 }
 
-/// Waits until `accept` likes the User.
+/// Waits until `accept` returns true for the User.
 pub async fn user_where(users: &Api<User>, name: &str, what: &str, accept: impl Fn(&User) -> bool) -> User {
     eventually(&format!("{name}: {what}"), || async {
         let user = users.get_opt(name).await.map_err(|error| error.to_string())?.ok_or("it does not exist")?;
@@ -217,7 +218,7 @@ pub async fn user_where(users: &Api<User>, name: &str, what: &str, accept: impl 
     .await
 }
 
-/// Waits until the condition has that reason, on the generation of the moment.
+/// Waits until the condition has that reason for the current generation.
 pub async fn wait_for_reason(users: &Api<User>, name: &str, kind: &str, reason: &str) -> User {
     user_where(users, name, reason, |user| {
         condition(user, kind).is_some_and(|c| c.reason == reason && c.observed_generation == user.metadata.generation)
@@ -236,13 +237,13 @@ pub fn condition<'a>(
     find(&user.status.as_ref()?.conditions, kind)
 }
 
-/// A User, with a password Secret of the same name in the namespace `default` where `password` is set.
+/// Returns a User, which refers to a password Secret of the same name in the namespace `default` if `password` is set.
 pub fn user(name: &str, with_password: bool) -> User {
     let reference = PasswordSecretRef { namespace: "default".into(), name: name.into() };
     User::new(name, UserSpec { password_secret_ref: with_password.then_some(reference), ..UserSpec::default() })
 }
 
-/// A password Secret in the namespace `default` for the User of the same name.
+/// Returns a password Secret in the namespace `default` for the User of the same name.
 pub fn password_secret(name: &str, key: &str, value: impl AsRef<[u8]>) -> Secret {
     Secret {
         metadata: ObjectMeta {
@@ -264,7 +265,7 @@ where
     api.create(&PostParams::default(), object).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Waits until `kubectl get` of the object has the text at the path.
+/// Waits until `kubectl get` returns the text at the path.
 pub async fn wait_for_text(cluster: &Cluster, object: &[&str], path: &str, expected: &str) {
     eventually(&format!("{object:?} {path} is {expected:?}"), || async {
         let path = format!("jsonpath={path}");
@@ -275,8 +276,8 @@ pub async fn wait_for_text(cluster: &Cluster, object: &[&str], path: &str, expec
     .await;
 }
 
-/// Waits until `kubectl auth can-i` of the User gives that answer. Its groups are those in its status, as an
-/// authenticator would tell them.
+/// Waits until `kubectl auth can-i` returns that answer for the User. The groups are those in its status, as an
+/// authenticator would report them.
 pub async fn wait_until_can(cluster: &Cluster, user: &str, question: &[&str], expected: bool) {
     eventually(&format!("{user} {question:?} is {expected}"), || async {
         if can(cluster, user, question) == expected { Ok(()) } else { Err(format!("it is {}", !expected)) }
@@ -284,10 +285,10 @@ pub async fn wait_until_can(cluster: &Cluster, user: &str, question: &[&str], ex
     .await;
 }
 
-/// What `kubectl auth can-i` says of the User.
+/// Returns the answer of `kubectl auth can-i` for the User.
 pub fn can(cluster: &Cluster, user: &str, question: &[&str]) -> bool {
     let kubectl = &cluster.plane.kubectl;
-    // Of a User that is no more, an old token would still tell the name.
+    // An old token of a deleted User would still have the name.
     let groups =
         kubectl.run(&["get", "users.roster.dev", user, "-o", "jsonpath={.status.groups[*]}"]).unwrap_or_default();
     let mut args = vec!["auth", "can-i", "--as", user];
@@ -296,7 +297,7 @@ pub fn can(cluster: &Cluster, user: &str, question: &[&str]) -> bool {
     String::from_utf8_lossy(&kubectl.output(&args, "").expect("kubectl runs").stdout).trim() == "yes"
 }
 
-/// The hash that logins of `user` are checked against, from Roster's own namespace.
+/// Returns the hash that logins of `user` are verified against, from Roster's namespace.
 pub async fn stored_hash(cluster: &Cluster, user: &User) -> Option<String> {
     use roster_credentials::claim::{Identifier, IdentifierKind};
     let identifier = Identifier { kind: IdentifierKind::Username, text: user.username() };
@@ -310,12 +311,12 @@ pub async fn stored_hash(cluster: &Cluster, user: &User) -> Option<String> {
     Some(String::from_utf8(hash).expect("a hash is text"))
 }
 
-/// Writes to the API server by the operator since `from` bytes of the audit log: verb and path of each.
+/// Returns the operator's writes since byte `from` of the audit log: verb and path of each.
 pub fn operator_writes(cluster: &Cluster, from: u64) -> Vec<String> {
     operator_requests(cluster, from).into_iter().filter(|request| !request.starts_with("list ")).collect()
 }
 
-/// What [`operator_writes`] counts, and lists in pages.
+/// Like [`operator_writes`], but also returns paged lists.
 pub fn operator_requests(cluster: &Cluster, from: u64) -> Vec<String> {
     operator_events(cluster, from)
         .into_iter()
@@ -330,7 +331,7 @@ pub fn operator_requests(cluster: &Cluster, from: u64) -> Vec<String> {
         .collect()
 }
 
-/// Whether the operator has been given a streaming list since `from` bytes of the audit log.
+/// Returns whether the operator has received a streaming list since byte `from` of the audit log.
 pub fn has_streamed(cluster: &Cluster, from: u64, path: &str) -> bool {
     operator_events(cluster, from).iter().any(|event| {
         let uri = event["requestURI"].as_str().unwrap_or_default();
@@ -339,7 +340,8 @@ pub fn has_streamed(cluster: &Cluster, from: u64, path: &str) -> bool {
     })
 }
 
-/// What the audit log tells of the operator since `from` bytes of it. A watch is told when it begins and when it ends.
+/// Returns the operator's events since byte `from` of the audit log. Watches are logged when they begin and when they
+/// end.
 pub fn operator_events(cluster: &Cluster, from: u64) -> Vec<serde_json::Value> {
     cluster.plane.operator_events(from).expect("the audit log can be read")
 }

@@ -1,4 +1,4 @@
-//! The life of a User: created, changed, disabled, expired, deleted.
+//! Lifecycle of a User: create, change, disable, expire, delete.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ async fn changed_content_is_a_password_change_and_the_same_again_is_not() {
     let before = wait_until_ready(&users, &name).await;
     let first = stored_hash(cluster, &before).await;
 
-    // The same password, and a label that has nothing to do with it.
+    // The same password, and an unrelated label.
     let same = json!({"metadata": {"labels": {"x": "y"}}, "stringData": {"password": "first"}});
     secrets.patch(&name, &PatchParams::default(), &Patch::Merge(same)).await.unwrap();
     let other = json!({"stringData": {"password": "second"}});
@@ -83,7 +83,7 @@ async fn state_follows_the_spec() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn validity_turns_the_state_at_its_edges_and_nobody_has_to_touch_anything() {
+async fn validity_changes_the_state_at_its_edges_without_a_write() {
     let (users, name) = (shared().users().await, unique("validity"));
     let second = Timestamp::now().as_second();
     let at = |offset| Timestamp::from_second(second + offset).unwrap();
@@ -98,12 +98,12 @@ async fn validity_turns_the_state_at_its_edges_and_nobody_has_to_touch_anything(
         .await;
         seen.push((Timestamp::now(), user));
     }
-    // Never too early; how late is a matter of the machine, and no resync would have come within the test's time.
+    // Never too early. How late depends on the machine; no resync happens within the test's duration.
     assert!(seen[1].0 >= at(4) && seen[2].0 >= at(7));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deletion_waits_for_owned_namespaces_where_the_policy_says_so() {
+async fn deletion_waits_for_owned_namespaces_with_the_policy_block() {
     let (cluster, name) = (shared(), unique("owner"));
     let (users, namespaces): (_, Api<Namespace>) = (cluster.users().await, Api::all(cluster.client().await));
     create(&users, &user(&name, false)).await;
@@ -164,7 +164,7 @@ async fn i9_a_recreated_name_inherits_nothing() {
     let first = wait_until_ready(&users, &name).await;
     assert!(stored_hash(cluster, &first).await.is_some());
 
-    // Deleted and created again at once, before the garbage collector has come by; the new one refers to no password.
+    // Deleted and recreated before the garbage collector runs. The new User refers to no password.
     users.delete(&name, &DeleteParams::default()).await.unwrap();
     create(&users, &user(&name, false)).await;
     let second = wait_for_reason(&users, &name, "CredentialReady", "NoPassword").await;
@@ -172,7 +172,7 @@ async fn i9_a_recreated_name_inherits_nothing() {
     assert_eq!(stored_hash(cluster, &second).await, None);
     assert_eq!(second.status.unwrap().password_changed_time, None);
 
-    // Nor does the garbage collector take away what the new one holds.
+    // The garbage collector does not delete what the new User holds.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let identities = cluster.secrets("roster-system").await;
     let held = identities.list(&kube::api::ListParams::default()).await.unwrap();
@@ -182,9 +182,9 @@ async fn i9_a_recreated_name_inherits_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_that_does_not_parse_stops_nobody_else() {
+async fn a_user_that_does_not_parse_does_not_block_others() {
     let cluster = Cluster::create("unreadable", &[]);
-    // As after a downgrade: the API server takes a value that this version does not know.
+    // As after a downgrade: the API server accepts a value that this version does not know.
     let enumeration = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/state/enum";
     let patch = format!(r#"[{{"op": "remove", "path": "{enumeration}"}}]"#);
     cluster.kubectl(&["patch", "crd", "users.roster.dev", "--type=json", "-p", &patch]);
@@ -200,13 +200,13 @@ async fn a_user_that_does_not_parse_stops_nobody_else() {
     cluster.kubectl(&["wait", "--for=condition=Ready", "users.roster.dev/jane", "--timeout=60s"]);
     let metrics = cluster.operators()[0].probe("/metrics").unwrap();
     assert!(metrics.contains("roster_objects_unreadable_total 1"), "{metrics}");
-    // Once it is mended, it is a User like any other.
+    // Once corrected, the User works normally.
     users.patch("strange", &PatchParams::default(), &Patch::Merge(json!({"spec": {"state": "Active"}}))).await.unwrap();
     wait_until_ready(&users, "strange").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_that_was_deleted_without_its_secrets_blocks_nobody_and_leaves_no_hash_behind() {
+async fn a_user_deleted_without_its_secrets_blocks_nobody_and_leaves_no_hash() {
     let cluster = Cluster::create("cascade", &[]);
     cluster.start_operator(&[]);
     let (users, secrets) = (cluster.users().await, cluster.secrets("default").await);
@@ -220,7 +220,7 @@ async fn a_user_that_was_deleted_without_its_secrets_blocks_nobody_and_leaves_no
     let second = wait_for_reason(&users, "jane", "CredentialReady", "NoPassword").await;
     assert_eq!(stored_hash(&cluster, &second).await, None);
 
-    // John's hash belongs to nobody: the next leader removes it.
+    // John's hash is orphaned: the next leader removes it.
     let operator = cluster.operators().remove(0);
     operator.stop().unwrap();
     cluster.start_operator(&[]);

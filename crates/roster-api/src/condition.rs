@@ -53,7 +53,7 @@ pub fn conditions_schema(generator: &mut SchemaGenerator) -> Schema {
 
 /// A condition without its transition time.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Desired {
+pub struct DesiredCondition {
     /// Type: one of the constants of this module.
     pub kind: &'static str,
     /// `True` or `False`.
@@ -67,7 +67,7 @@ pub struct Desired {
 /// Returns `desired` as conditions. A condition whose status did not change keeps its transition time.
 pub fn carry_over(
     before: &[Condition],
-    desired: Vec<Desired>,
+    desired: Vec<DesiredCondition>,
     generation: Option<i64>,
     now: Timestamp,
 ) -> Vec<Condition> {
@@ -109,8 +109,8 @@ pub fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition
 mod tests {
     use super::*;
 
-    fn desired(status: bool, reason: &'static str) -> Vec<Desired> {
-        vec![Desired { kind: READY, status, reason, message: String::new() }]
+    fn desired(status: bool, reason: &'static str) -> Vec<DesiredCondition> {
+        vec![DesiredCondition { kind: READY, status, reason, message: String::new() }]
     }
 
     #[test]

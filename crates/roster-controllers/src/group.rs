@@ -13,7 +13,7 @@ use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt};
 use roster_api::condition::{
-    Desired, MEMBERSHIP_PENDING, NOT_ACCEPTED, READY, RECONCILING, STALLED, carry_over, list_names,
+    DesiredCondition, MEMBERSHIP_PENDING, NOT_ACCEPTED, READY, RECONCILING, STALLED, carry_over, list_names,
 };
 use roster_api::{Group, GroupStatus};
 use roster_core::directory::Directory;
@@ -67,7 +67,7 @@ enum Error {
 
 /// Runs the controller until `shutdown`.
 pub async fn run(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToken) {
-    let marked = ctx.informers.waiting.groups.stream(MIN_INTERVAL).map(|name| ObjectRef::new(&name));
+    let marked = ctx.informers.queues.groups.stream(MIN_INTERVAL).map(|name| ObjectRef::new(&name));
     Controller::for_stream(futures::stream::pending(), ctx.informers.groups.clone())
         .with_config(Config::default().concurrency(concurrency))
         .reconcile_on(marked)
@@ -142,7 +142,7 @@ fn status(group: &Group, directory: &Directory, now: Timestamp) -> GroupStatus {
 }
 
 /// Lists the users that are not accepted. This does not affect Ready, because anyone who may write Users can name a group.
-fn membership_pending(name: &str, directory: &Directory) -> Option<Desired> {
+fn membership_pending(name: &str, directory: &Directory) -> Option<DesiredCondition> {
     let count = directory.memberships.waiting_count(name);
     let message = format!(
         "not accepted: {}. They name this Group in User.spec.groups or have labels that spec.memberSelector matches. Add those \
@@ -150,13 +150,13 @@ fn membership_pending(name: &str, directory: &Directory) -> Option<Desired> {
          ones",
         list_names(directory.memberships.waiting(name), count)
     );
-    (count > 0).then_some(Desired { kind: MEMBERSHIP_PENDING, status: true, reason: NOT_ACCEPTED, message })
+    (count > 0).then_some(DesiredCondition { kind: MEMBERSHIP_PENDING, status: true, reason: NOT_ACCEPTED, message })
 }
 
-fn conditions(name: &str, directory: &Directory) -> Vec<Desired> {
+fn conditions(name: &str, directory: &Directory) -> Vec<DesiredCondition> {
     let not_ready = |reason, message, progress| {
-        let ready = Desired { kind: READY, status: false, reason, message };
-        vec![ready.clone(), Desired { kind: progress, status: true, ..ready }]
+        let ready = DesiredCondition { kind: READY, status: false, reason, message };
+        vec![ready.clone(), DesiredCondition { kind: progress, status: true, ..ready }]
     };
     let cycle = directory.memberships.cycle_of(name);
     if !cycle.is_empty() {
@@ -183,7 +183,7 @@ fn conditions(name: &str, directory: &Directory) -> Vec<Desired> {
         return not_ready(reason, format!("waiting for {named}, which do not exist"), RECONCILING);
     }
     let message = "all listed members exist".to_owned();
-    vec![Desired { kind: READY, status: true, reason: "Succeeded", message }]
+    vec![DesiredCondition { kind: READY, status: true, reason: "Succeeded", message }]
 }
 
 fn retry_after(group: &Group, error: &Error, ctx: &Context) -> Duration {
@@ -217,7 +217,7 @@ mod tests {
         directory
     }
 
-    fn told(spec: GroupSpec, mut directory: Directory) -> GroupStatus {
+    fn status_of(spec: GroupSpec, mut directory: Directory) -> GroupStatus {
         let group = Group::new("admins", spec);
         directory.set_group(&group, Timestamp::UNIX_EPOCH);
         // The informers keep no spec.
@@ -227,14 +227,14 @@ mod tests {
 
     #[test]
     fn waiting_users_are_listed_and_the_group_stays_ready() {
-        let seen = told(GroupSpec::default(), directory(13));
+        let seen = status_of(GroupSpec::default(), directory(13));
         assert_eq!((seen.members, seen.waiting_members), (Some(0), Some(13)));
         let pending = find(&seen.conditions, MEMBERSHIP_PENDING).unwrap();
         assert_eq!(pending.reason, NOT_ACCEPTED);
         assert!(pending.message.starts_with("not accepted: eve-00, eve-01, "), "{}", pending.message);
         assert!(pending.message.contains("eve-09 and 3 more. They name"), "{}", pending.message);
         assert_eq!(find(&seen.conditions, READY).unwrap().status, "True");
-        let seen = told(GroupSpec { accept_declared_members: true, ..GroupSpec::default() }, directory(13));
+        let seen = status_of(GroupSpec { accept_declared_members: true, ..GroupSpec::default() }, directory(13));
         assert_eq!((seen.members, seen.waiting_members), (Some(13), None));
         assert!(find(&seen.conditions, MEMBERSHIP_PENDING).is_none());
     }
@@ -242,11 +242,11 @@ mod tests {
     #[test]
     fn a_selector_without_consent_selects_nobody_and_says_so() {
         let spec = GroupSpec { member_selector: Some(LabelSelector::default()), ..GroupSpec::default() };
-        let seen = told(spec.clone(), directory(0));
+        let seen = status_of(spec.clone(), directory(0));
         for kind in [READY, STALLED] {
             assert_eq!(find(&seen.conditions, kind).unwrap().reason, "SelectorNotAccepted");
         }
-        let seen = told(GroupSpec { accept_declared_members: true, ..spec }, directory(2));
+        let seen = status_of(GroupSpec { accept_declared_members: true, ..spec }, directory(2));
         assert_eq!((seen.members, seen.waiting_members), (Some(2), None));
         assert_eq!(find(&seen.conditions, READY).unwrap().status, "True");
     }

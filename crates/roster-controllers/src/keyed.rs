@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_key_is_worked_on_by_one_at_a_time_and_again_when_it_was_marked_meanwhile() {
+    async fn a_key_is_processed_serially_and_again_if_marked_meanwhile() {
         const KEYS: [&str; 5] = ["a", "b", "a", "a", "late"];
         let log = Arc::new(Mutex::new(Vec::new()));
         // Nothing is done before all keys have been taken.

@@ -12,8 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
 use roster_api::{API_VERSION, FIELD_MANAGER, OWNER_UID_LABEL, RoleBinding, User};
-use roster_core::directory::native::{Holder, Key, Native, administrator_of, binding_of};
-use roster_core::rbac::compile::Desired;
+use roster_core::directory::native::{Holder, Native, NativeKey, administrator_of, binding_of};
+use roster_core::rbac::compile::DesiredBinding;
 use roster_core::rbac::plan::{Stages, Write};
 use roster_runtime::informers::Informers;
 use roster_runtime::metrics::Metrics;
@@ -31,7 +31,7 @@ const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 #[derive(Debug)]
 pub struct Failed {
     /// The native binding.
-    pub key: Key,
+    pub key: NativeKey,
     /// The error.
     pub error: kube::Error,
 }
@@ -55,7 +55,7 @@ impl NativeWriter {
 
     /// Runs the writes, one stage after the other. Grants are written only after all revocations have succeeded, and only if
     /// they `still_holds` at that time. A failed write does not stop revocations. Returns the failures, ordered by key.
-    pub async fn execute(&self, stages: Stages, still_holds: impl Fn(&Desired) -> bool) -> Vec<Failed> {
+    pub async fn execute(&self, stages: Stages, still_holds: impl Fn(&DesiredBinding) -> bool) -> Vec<Failed> {
         let mut failed = self.execute_stage(stages.moves).await;
         failed.extend(self.execute_stage(stages.revocations).await);
         if failed.is_empty() {
@@ -92,7 +92,7 @@ impl NativeWriter {
         outcome.err().map(|error| Failed { key, error })
     }
 
-    async fn delete(&self, key: &Key, uid: &str) -> kube::Result<()> {
+    async fn delete(&self, key: &NativeKey, uid: &str) -> kube::Result<()> {
         let client = self.client.clone();
         let outcome = match &key.namespace {
             None => delete_whole(&Api::<rbac::ClusterRoleBinding>::all(client), key, uid).await,
@@ -105,7 +105,7 @@ impl NativeWriter {
         Ok(())
     }
 
-    async fn apply(&self, key: &Key, desired: &Desired) -> kube::Result<()> {
+    async fn apply(&self, key: &NativeKey, desired: &DesiredBinding) -> kube::Result<()> {
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let native = match &key.namespace {
             None => {
@@ -138,7 +138,7 @@ impl NativeWriter {
     /// None: failures are retried.
     pub async fn sweep(&self, shutdown: CancellationToken) -> Result<()> {
         let backoff = Backoff::default();
-        let orphaned = self.informers.waiting.orphaned.stream(Duration::ZERO);
+        let orphaned = self.informers.queues.orphaned.stream(Duration::ZERO);
         // No limit here: each one waits for a permit to write.
         let work = orphaned.for_each_concurrent(None, |uid| {
             let backoff = &backoff;
@@ -174,7 +174,7 @@ impl NativeWriter {
         failed.into_iter().next().map_or(Ok(()), |failed| Err(failed.error))
     }
 
-    async fn is_alive(&self, key: &Key, uid: &str) -> kube::Result<bool> {
+    async fn is_alive(&self, key: &NativeKey, uid: &str) -> kube::Result<bool> {
         let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
         let found = if let Some(name) = administrator_of(&key.name) {
             Api::<User>::all(self.client.clone()).get_metadata_opt(name).await?.map(|user| user.metadata)
@@ -189,7 +189,7 @@ impl NativeWriter {
 
 /// Deletes the object with this UID and removes its finalizers. A binding that is only marked for deletion still grants
 /// its role, and adding a finalizer does not require permission to bind. Returns whether the object existed.
-async fn delete_whole<K>(api: &Api<K>, key: &Key, uid: &str) -> kube::Result<bool>
+async fn delete_whole<K>(api: &Api<K>, key: &NativeKey, uid: &str) -> kube::Result<bool>
 where
     K: Clone + Debug + DeserializeOwned,
 {
@@ -209,11 +209,11 @@ where
     }
 }
 
-const fn kind(key: &Key) -> &'static str {
+const fn kind(key: &NativeKey) -> &'static str {
     if key.namespace.is_some() { "RoleBinding" } else { "ClusterRoleBinding" }
 }
 
-fn metadata(key: &Key, desired: &Desired) -> ObjectMeta {
+fn metadata(key: &NativeKey, desired: &DesiredBinding) -> ObjectMeta {
     let owner = &desired.owner;
     let labels = [
         ("app.kubernetes.io/managed-by".to_owned(), FIELD_MANAGER.to_owned()),
@@ -236,7 +236,7 @@ fn metadata(key: &Key, desired: &Desired) -> ObjectMeta {
     }
 }
 
-fn role_ref(desired: &Desired) -> rbac::RoleRef {
+fn role_ref(desired: &DesiredBinding) -> rbac::RoleRef {
     rbac::RoleRef {
         api_group: RBAC_GROUP.to_owned(),
         kind: format!("{:?}", desired.role.kind),
@@ -244,7 +244,7 @@ fn role_ref(desired: &Desired) -> rbac::RoleRef {
     }
 }
 
-fn subjects(desired: &Desired) -> Vec<rbac::Subject> {
+fn subjects(desired: &DesiredBinding) -> Vec<rbac::Subject> {
     let subject = |kind: &str, name: &str| rbac::Subject {
         api_group: Some(RBAC_GROUP.to_owned()),
         kind: kind.to_owned(),

@@ -12,8 +12,8 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 use roster_api::TOMBSTONE_SECRET_TYPE;
-use roster_core::directory::Concerned;
-use roster_core::directory::tombstones::{Step, Tombstone};
+use roster_core::directory::Affected;
+use roster_core::directory::tombstones::{Tombstone, TombstoneStep};
 use roster_runtime::informers::Informers;
 use roster_runtime::metrics::Metrics;
 use tokio_util::sync::CancellationToken;
@@ -29,7 +29,7 @@ const CONCURRENCY: usize = 4;
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Longest time before a name is looked at again. Timers of some years panic.
-const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the controller works with.
 pub struct Context {
@@ -65,7 +65,7 @@ impl Context {
         let now = Timestamp::now();
         let step = {
             let directory = self.informers.directory();
-            let living = directory.person(user).map(|person| person.uid.as_str());
+            let living = directory.user(user).map(|person| person.uid.as_str());
             directory.tombstones.next_step(user, living, now)
         };
         let step = if self.informers.is_leading() { step } else { step.of_follower(now) };
@@ -82,25 +82,25 @@ impl Context {
         }
     }
 
-    async fn take(&self, user: &str, step: Step) -> Result<Option<Duration>, Error> {
+    async fn take(&self, user: &str, step: TombstoneStep) -> Result<Option<Duration>, Error> {
         match step {
-            Step::Nothing => {}
-            Step::Wait(until) => {
+            TombstoneStep::Nothing => {}
+            TombstoneStep::Wait(until) => {
                 let left = until.duration_since(Timestamp::now());
-                return Ok(Some(Duration::try_from(left).unwrap_or_default().min(LONGEST_WAIT)));
+                return Ok(Some(Duration::try_from(left).unwrap_or_default().min(MAX_WAIT)));
             }
-            Step::Store(tombstone) => {
+            TombstoneStep::Store(tombstone) => {
                 let (tombstone, secret) = self.store(tombstone).await?;
                 self.informers.change(|directory, now| directory.set_tombstone(tombstone, secret, now));
             }
-            Step::Remove(secret) => {
+            TombstoneStep::Remove(secret) => {
                 self.remove(user, &secret).await?;
                 info!(user, "removed the tombstone of a deleted User");
                 self.informers.change(|directory, _| directory.remove_tombstone(user, Some(&secret)));
             }
-            Step::Forget => self.informers.change(|directory, now| {
+            TombstoneStep::Forget => self.informers.change(|directory, now| {
                 directory.tombstones.forget_expired(user, now);
-                Concerned::default()
+                Affected::default()
             }),
         }
         Ok(None)
@@ -118,7 +118,7 @@ impl Context {
                     return Err(Error::Occupied(name));
                 }
                 if let Some(stored) = Tombstone::read(&existing) {
-                    let Some(replacement) = tombstone.in_place_of(&stored) else {
+                    let Some(replacement) = tombstone.replacement_for(&stored) else {
                         return Ok((stored, existing.uid().unwrap_or_default()));
                     };
                     tombstone = replacement;
@@ -154,7 +154,7 @@ pub async fn run(ctx: Context, shutdown: CancellationToken) {
         () = shutdown.cancelled() => return,
         () = ctx.informers.synced() => {}
     }
-    let marked = ctx.informers.waiting.tombstones.stream(Duration::ZERO);
+    let marked = ctx.informers.queues.tombstones.stream(Duration::ZERO);
     let ctx = &ctx;
     work_off(marked, CONCURRENCY, |user| async move { ctx.reconcile(&user).await }, shutdown).await;
 }

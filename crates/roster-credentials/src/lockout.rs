@@ -19,11 +19,11 @@ use crate::network::network_of;
 
 /// When a lockout starts and how long it lasts.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub struct LockoutPolicy {
     /// Failures of one user from one source that lock out the source.
-    pub of_source: u32,
+    pub per_source: u32,
     /// Failures of one user from all sources together that lock out the user.
-    pub of_user: u32,
+    pub per_user: u32,
     /// How long a failure counts.
     pub window: Duration,
     /// How long a lockout lasts.
@@ -54,13 +54,13 @@ struct Failures {
 
 impl Failures {
     /// Returns whether the lockout has ended or, without one, the last failure no longer counts.
-    fn is_past(&self, limits: &Limits, now: Timestamp) -> bool {
+    fn is_past(&self, limits: &LockoutPolicy, now: Timestamp) -> bool {
         self.locked_until.map_or(later(self.last, limits.window) <= now, |end| end <= now)
     }
 }
 
-/// Failed logins of a user. Bounded: each source has one entry, and after `of_user` failures only [`SESSIONS`] is counted
-/// until the lockout ends.
+/// Failed logins of a user. Bounded: each source has one entry, and after `per_user` failures only [`SESSIONS`] is
+/// counted until the lockout ends.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FailedLogins {
@@ -89,9 +89,9 @@ impl FailedLogins {
 
     /// Returns whether attempts from this source are refused, even with the right credentials.
     pub fn is_locked(&self, source: &str, now: Timestamp) -> bool {
-        let of_user = self.locked_until.filter(|_| source != SESSIONS);
-        let of_source = self.sources.get(source).and_then(|failures| failures.locked_until);
-        of_user.into_iter().chain(of_source).any(|end| end > now)
+        let per_user = self.locked_until.filter(|_| source != SESSIONS);
+        let per_source = self.sources.get(source).and_then(|failures| failures.locked_until);
+        per_user.into_iter().chain(per_source).any(|end| end > now)
     }
 
     /// Returns the failures that were counted since `before`, at most one per source.
@@ -101,7 +101,7 @@ impl FailedLogins {
     }
 
     /// Counts a failure. Failures during a lockout do not count, because no password was verified.
-    pub fn fail(&mut self, source: &str, limits: &Limits, now: Timestamp) {
+    pub fn fail(&mut self, source: &str, limits: &LockoutPolicy, now: Timestamp) {
         if self.is_locked(source, now) {
             return;
         }
@@ -111,22 +111,22 @@ impl FailedLogins {
         failures.count += 1;
         // A failure whose write was retried may be counted after later ones.
         failures.last = now.max(failures.last);
-        if failures.count >= limits.of_source {
+        if failures.count >= limits.per_source {
             failures.locked_until = Some(later(now, limits.duration));
         }
-        if self.count_of_logins() >= limits.of_user && self.locked_until.is_none() {
+        if self.count_of_logins() >= limits.per_user && self.locked_until.is_none() {
             self.locked_until = Some(later(now, limits.duration));
         }
     }
 
     /// Clears the failures of the source of a successful login, and of [`SESSIONS`]. Other sources keep theirs.
-    pub fn succeed(&mut self, source: &str, limits: &Limits, now: Timestamp) {
+    pub fn succeed(&mut self, source: &str, limits: &LockoutPolicy, now: Timestamp) {
         self.forget_past(limits, now);
         self.sources.remove(source);
         self.sources.remove(SESSIONS);
     }
 
-    fn forget_past(&mut self, limits: &Limits, now: Timestamp) {
+    fn forget_past(&mut self, limits: &LockoutPolicy, now: Timestamp) {
         // After a lockout of the user, counting restarts at zero, so that the next failure does not cause another lockout.
         if self.locked_until.is_some_and(|end| end <= now) {
             self.locked_until = None;
@@ -162,8 +162,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn limits() -> Limits {
-        Limits { of_source: 3, of_user: 7, window: Duration::from_secs(600), duration: Duration::from_secs(300) }
+    fn limits() -> LockoutPolicy {
+        LockoutPolicy {
+            per_source: 3,
+            per_user: 7,
+            window: Duration::from_secs(600),
+            duration: Duration::from_secs(300),
+        }
     }
 
     fn at(second: i64) -> Timestamp {
@@ -220,7 +225,7 @@ mod tests {
 
     #[test]
     fn sessions_alone_lock_no_user() {
-        let limits = Limits { of_source: 3, of_user: 4, ..limits() };
+        let limits = LockoutPolicy { per_source: 3, per_user: 4, ..limits() };
         let mut failed = FailedLogins::default();
         for second in 0..10 {
             failed.fail(SESSIONS, &limits, at(second));
@@ -300,10 +305,10 @@ mod tests {
                 } else {
                     failed.fail(&source, &limits(), at(second));
                 }
-                prop_assert!(failed.count_of_logins() <= limits().of_user);
-                prop_assert!(failed.sources.len() <= limits().of_user as usize + 1);
-                prop_assert!(failed.sources.values().all(|failures| failures.count <= limits().of_source));
-                prop_assert_eq!(failed.count_of_logins() >= limits().of_user, failed.locked_until.is_some());
+                prop_assert!(failed.count_of_logins() <= limits().per_user);
+                prop_assert!(failed.sources.len() <= limits().per_user as usize + 1);
+                prop_assert!(failed.sources.values().all(|failures| failures.count <= limits().per_source));
+                prop_assert_eq!(failed.count_of_logins() >= limits().per_user, failed.locked_until.is_some());
             }
         }
     }

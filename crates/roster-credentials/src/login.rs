@@ -7,7 +7,7 @@ use roster_api::credentials::Challenge;
 
 use super::credential::{Credential, SetBy};
 use super::hash::PasswordHash;
-use super::lockout::Limits;
+use super::lockout::LockoutPolicy;
 use super::policy::PasswordPolicy;
 use super::seal::Sealer;
 use super::totp::SecondFactor;
@@ -23,7 +23,7 @@ pub enum Proof<'a> {
 
 /// Whether a user without an enrolled second factor needs one. An enrolled one is always required.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Need {
+pub enum SecondFactorNeed {
     No,
     /// Required. The login can enroll it.
     Enrollable,
@@ -33,20 +33,20 @@ pub enum Need {
 
 /// A login attempt, and the rules for it.
 #[derive(Clone)]
-pub struct Attempt<'a> {
+pub struct AttemptContext<'a> {
     /// Source for the lockout: see [`super::lockout::source_of`].
     pub source: &'a str,
     /// Whether the user may log in at all, at this time and from this address.
-    pub is_welcome: bool,
+    pub may_log_in: bool,
     pub proof: Proof<'a>,
     /// Code of the second factor.
     pub code: Option<&'a str>,
     /// Hash of a new password that complies with the policy.
     pub replacement: Option<&'a PasswordHash>,
-    pub second_factor: Need,
+    pub second_factor: SecondFactorNeed,
     /// Whether the user must change a password that someone else set.
     pub needs_own_password: bool,
-    pub limits: &'a Limits,
+    pub limits: &'a LockoutPolicy,
     /// Decrypts the seed of the second factor.
     pub sealer: &'a Sealer,
     pub policy: &'a PasswordPolicy,
@@ -89,9 +89,9 @@ enum Factor {
 }
 
 /// Judges an attempt. Updates the credential, which must be stored before the response is sent.
-pub fn judge(credential: &mut Credential, attempt: &Attempt<'_>) -> Verdict {
+pub fn judge(credential: &mut Credential, attempt: &AttemptContext<'_>) -> Verdict {
     let now = attempt.now;
-    if !attempt.is_welcome || credential.failed.is_locked(attempt.source, now) {
+    if !attempt.may_log_in || credential.failed.is_locked(attempt.source, now) {
         return Verdict::Refused;
     }
     if !is_proven(credential, attempt) {
@@ -121,7 +121,7 @@ pub fn judge(credential: &mut Credential, attempt: &Attempt<'_>) -> Verdict {
     Verdict::Granted(recovery_codes)
 }
 
-fn is_proven(credential: &Credential, attempt: &Attempt<'_>) -> bool {
+fn is_proven(credential: &Credential, attempt: &AttemptContext<'_>) -> bool {
     match attempt.proof {
         Proof::Password(matches) => matches,
         Proof::Invitation(code) => {
@@ -131,15 +131,15 @@ fn is_proven(credential: &Credential, attempt: &Attempt<'_>) -> bool {
     }
 }
 
-fn must_change(credential: &Credential, attempt: &Attempt<'_>) -> bool {
+fn must_change(credential: &Credential, attempt: &AttemptContext<'_>) -> bool {
     matches!(attempt.proof, Proof::Invitation(_))
         || attempt.needs_own_password && credential.summary().is_set_by_another()
         || attempt.policy.is_expired(credential.changed, attempt.now)
 }
 
-fn second_factor(credential: &mut Credential, attempt: &Attempt<'_>) -> Factor {
+fn second_factor(credential: &mut Credential, attempt: &AttemptContext<'_>) -> Factor {
     let is_enrolled = credential.second_factor.as_ref().is_some_and(|factor| factor.confirmed.is_some());
-    if !is_enrolled && attempt.second_factor == Need::No {
+    if !is_enrolled && attempt.second_factor == SecondFactorNeed::No {
         return Factor::Passed(Vec::new());
     }
     let Some(code) = attempt.code else {
@@ -147,12 +147,15 @@ fn second_factor(credential: &mut Credential, attempt: &Attempt<'_>) -> Factor {
             return Factor::Asked(Challenge::Code);
         }
         // Create a new seed each time, because someone else with the password may have seen the previous one.
-        if attempt.second_factor == Need::Enrollable {
+        if attempt.second_factor == SecondFactorNeed::Enrollable {
             credential.second_factor = Some(SecondFactor::create(attempt.sealer));
         }
         return Factor::Asked(Challenge::Enrollment);
     };
-    let factor = credential.second_factor.as_mut().filter(|_| is_enrolled || attempt.second_factor == Need::Enrollable);
+    let factor = credential
+        .second_factor
+        .as_mut()
+        .filter(|_| is_enrolled || attempt.second_factor == SecondFactorNeed::Enrollable);
     let Some(factor) = factor else { return Factor::Wrong };
     if is_enrolled {
         return if factor.accept(code, attempt.sealer, attempt.now) {

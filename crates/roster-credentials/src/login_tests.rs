@@ -9,7 +9,7 @@ const BCRYPT: &str = "$2b$12$L6Bc/AlTQHyd9liGgGEZyOFLPHNgyxeEPfgYfBCVxJ7JIlwxyVU
 
 struct Rules {
     sealer: Sealer,
-    limits: Limits,
+    limits: LockoutPolicy,
     policy: PasswordPolicy,
 }
 
@@ -21,7 +21,7 @@ fn rules() -> Rules {
     let day = Duration::from_secs(86_400);
     Rules {
         sealer: sealer(),
-        limits: Limits { of_source: 3, of_user: 9, window: day, duration: day },
+        limits: LockoutPolicy { per_source: 3, per_user: 9, window: day, duration: day },
         policy: PasswordPolicy { min_length: 8, history: 3, max_age: Some(90 * day), denied: Arc::default() },
     }
 }
@@ -38,14 +38,14 @@ fn credential() -> Credential {
     Credential { hash: Some(hash()), changed: Some(now()), set_by: Some(SetBy::Owner), ..Credential::default() }
 }
 
-fn attempt(rules: &Rules) -> Attempt<'_> {
-    Attempt {
+fn attempt(rules: &Rules) -> AttemptContext<'_> {
+    AttemptContext {
         source: "home",
-        is_welcome: true,
+        may_log_in: true,
         proof: Proof::Password(true),
         code: None,
         replacement: None,
-        second_factor: Need::No,
+        second_factor: SecondFactorNeed::No,
         needs_own_password: false,
         limits: &rules.limits,
         sealer: &rules.sealer,
@@ -74,11 +74,11 @@ fn a_wrong_password_counts_until_the_source_is_locked_even_for_the_right_one() {
     let rules = rules();
     let mut kept = credential();
     for _ in 0..5 {
-        let wrong = Attempt { proof: Proof::Password(false), source: "attacker", ..attempt(&rules) };
+        let wrong = AttemptContext { proof: Proof::Password(false), source: "attacker", ..attempt(&rules) };
         assert_eq!(judge(&mut kept, &wrong), Verdict::Refused);
     }
     assert_eq!(kept.failed.count(), 3);
-    let right = Attempt { source: "attacker", ..attempt(&rules) };
+    let right = AttemptContext { source: "attacker", ..attempt(&rules) };
     assert_eq!(judge(&mut kept, &right), Verdict::Refused);
     assert_eq!(judge(&mut kept, &attempt(&rules)), Verdict::Granted(Vec::new()), "from their own address");
 }
@@ -88,7 +88,7 @@ fn users_who_may_not_log_in_are_refused_without_counting() {
     let rules = rules();
     let mut kept = credential();
     for proof in [Proof::Password(true), Proof::Password(false)] {
-        let unwelcome = Attempt { is_welcome: false, proof, ..attempt(&rules) };
+        let unwelcome = AttemptContext { may_log_in: false, proof, ..attempt(&rules) };
         assert_eq!(judge(&mut kept, &unwelcome), Verdict::Refused);
     }
     assert_eq!(kept, credential());
@@ -102,11 +102,11 @@ fn a_confirmed_factor_requires_a_code_and_accepts_it_once() {
     factor.confirmed = Some(now());
     let mut kept = Credential { second_factor: Some(factor), ..credential() };
     assert_eq!(judge(&mut kept, &attempt(&rules)), Verdict::Challenged(Challenge::Code));
-    let with_code = Attempt { code: Some(&code), ..attempt(&rules) };
+    let with_code = AttemptContext { code: Some(&code), ..attempt(&rules) };
     assert_eq!(judge(&mut kept, &with_code), Verdict::Granted(Vec::new()));
     assert_eq!(judge(&mut kept, &with_code), Verdict::Refused);
     assert_eq!(kept.failed.count(), 1, "a used code is a wrong one");
-    let wrong = Attempt { proof: Proof::Password(false), ..with_code };
+    let wrong = AttemptContext { proof: Proof::Password(false), ..with_code };
     assert_eq!(judge(&mut kept, &wrong), Verdict::Refused);
 }
 
@@ -114,15 +114,15 @@ fn a_confirmed_factor_requires_a_code_and_accepts_it_once() {
 fn a_required_factor_is_enrolled_at_login() {
     let rules = rules();
     let mut kept = credential();
-    let required = Attempt { second_factor: Need::Enrollable, ..attempt(&rules) };
+    let required = AttemptContext { second_factor: SecondFactorNeed::Enrollable, ..attempt(&rules) };
     assert_eq!(judge(&mut kept, &required), Verdict::Challenged(Challenge::Enrollment));
     let shown_to_another = kept.second_factor.clone().unwrap();
     assert_eq!(judge(&mut kept, &required), Verdict::Challenged(Challenge::Enrollment));
     let seed = kept.second_factor.clone().unwrap();
     let theirs = code_of(&shown_to_another);
-    assert_eq!(judge(&mut kept, &Attempt { code: Some(&theirs), ..required.clone() }), Verdict::Refused);
+    assert_eq!(judge(&mut kept, &AttemptContext { code: Some(&theirs), ..required.clone() }), Verdict::Refused);
     let code = code_of(&seed);
-    let Verdict::Granted(codes) = judge(&mut kept, &Attempt { code: Some(&code), ..required.clone() }) else {
+    let Verdict::Granted(codes) = judge(&mut kept, &AttemptContext { code: Some(&code), ..required.clone() }) else {
         panic!("the code is right");
     };
     assert_eq!(codes.len(), 10);
@@ -134,13 +134,13 @@ fn passwords_set_by_others_and_expired_ones_must_be_changed_first() {
     let rules = rules();
     let new = hash();
     let others = Credential { set_by: Some(SetBy::Other), ..credential() };
-    let needed = Attempt { needs_own_password: true, ..attempt(&rules) };
-    let old = Attempt { now: now() + Duration::from_secs(90 * 86_400), ..attempt(&rules) };
+    let needed = AttemptContext { needs_own_password: true, ..attempt(&rules) };
+    let old = AttemptContext { now: now() + Duration::from_secs(90 * 86_400), ..attempt(&rules) };
     for (before, needed) in [(others, needed), (credential(), old)] {
         let mut kept = before.clone();
         assert_eq!(judge(&mut kept, &needed), Verdict::Challenged(Challenge::PasswordChange));
         assert_eq!(kept, before, "nothing changed");
-        let changing = Attempt { replacement: Some(&new), ..needed.clone() };
+        let changing = AttemptContext { replacement: Some(&new), ..needed.clone() };
         assert_eq!(judge(&mut kept, &changing), Verdict::Granted(Vec::new()));
         assert_eq!(judge(&mut kept, &needed), Verdict::Granted(Vec::new()));
         assert!(kept.changed > before.changed, "sessions have ended");
@@ -155,9 +155,9 @@ fn the_code_is_invalidated_by_the_attempt_that_changes_the_password() {
     let code = code_of(&factor);
     factor.confirmed = Some(now());
     let mut kept = Credential { second_factor: Some(factor), set_by: Some(SetBy::Other), ..credential() };
-    let needed = Attempt { needs_own_password: true, code: Some(&code), ..attempt(&rules) };
+    let needed = AttemptContext { needs_own_password: true, code: Some(&code), ..attempt(&rules) };
     assert_eq!(judge(&mut kept, &needed), Verdict::Challenged(Challenge::PasswordChange));
-    let changing = Attempt { replacement: Some(&new), ..needed };
+    let changing = AttemptContext { replacement: Some(&new), ..needed };
     assert_eq!(judge(&mut kept, &changing), Verdict::Granted(Vec::new()));
     assert_eq!(judge(&mut kept, &changing), Verdict::Refused);
 }
@@ -166,7 +166,7 @@ fn the_code_is_invalidated_by_the_attempt_that_changes_the_password() {
 fn logins_that_cannot_show_a_seed_enroll_nothing() {
     let rules = rules();
     let mut kept = credential();
-    let review = Attempt { second_factor: Need::Elsewhere, ..attempt(&rules) };
+    let review = AttemptContext { second_factor: SecondFactorNeed::Elsewhere, ..attempt(&rules) };
     assert_eq!(judge(&mut kept, &review), Verdict::Challenged(Challenge::Enrollment));
     assert_eq!(kept, credential());
 }
@@ -186,17 +186,17 @@ fn an_invitation_sets_a_password_once_and_before_it_expires() {
     let new = hash();
     let invitation = Invitation { digest: Digest::of("come"), expires: now() + Duration::from_secs(1) };
     let before = Credential { invitation: Some(invitation), ..Credential::default() };
-    let invited = Attempt { proof: Proof::Invitation("come"), ..attempt(&rules) };
+    let invited = AttemptContext { proof: Proof::Invitation("come"), ..attempt(&rules) };
     let mut kept = before.clone();
     assert_eq!(judge(&mut kept, &invited), Verdict::Challenged(Challenge::PasswordChange));
-    let changing = Attempt { replacement: Some(&new), ..invited.clone() };
+    let changing = AttemptContext { replacement: Some(&new), ..invited.clone() };
     assert_eq!(judge(&mut kept, &changing), Verdict::Granted(Vec::new()));
     assert_eq!(judge(&mut kept, &changing), Verdict::Refused, "it was used");
 
     let mut kept = before.clone();
-    let wrong = Attempt { proof: Proof::Invitation("go"), ..changing.clone() };
+    let wrong = AttemptContext { proof: Proof::Invitation("go"), ..changing.clone() };
     assert_eq!(judge(&mut kept, &wrong), Verdict::Refused);
     assert_eq!(kept.failed.count(), 1);
-    let late = Attempt { now: now() + Duration::from_secs(1), ..changing };
+    let late = AttemptContext { now: now() + Duration::from_secs(1), ..changing };
     assert_eq!(judge(&mut before.clone(), &late), Verdict::Refused);
 }

@@ -29,7 +29,7 @@ pub struct PasswordPolicy {
 
 /// Why a password is rejected. The messages never contain the password.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Unacceptable {
+pub enum PolicyError {
     #[error("{0}")]
     NoPassword(PasswordError),
     #[error("must have at least {0} characters")]
@@ -49,18 +49,18 @@ impl PasswordPolicy {
     ///
     /// # Errors
     /// If the policy does not allow it.
-    pub fn check<'a>(&self, password: &str, names: impl IntoIterator<Item = &'a str>) -> Result<(), Unacceptable> {
+    pub fn check<'a>(&self, password: &str, names: impl IntoIterator<Item = &'a str>) -> Result<(), PolicyError> {
         if password.chars().count() < self.min_length {
-            return Err(Unacceptable::TooShort(self.min_length));
+            return Err(PolicyError::TooShort(self.min_length));
         }
         let folded = password.to_lowercase();
         if is_common_password(&folded) || is_common_password(password) || self.denied.contains(&folded) {
-            return Err(Unacceptable::Common);
+            return Err(PolicyError::Common);
         }
         let own = |name: &str| name.split('@').next().unwrap_or_default().to_lowercase();
         let is_own = |name: String| name.chars().count() >= MIN_NAME_LENGTH && folded.contains(&name);
         if names.into_iter().map(own).any(is_own) {
-            return Err(Unacceptable::ContainsName);
+            return Err(PolicyError::ContainsName);
         }
         Ok(())
     }
@@ -87,12 +87,12 @@ mod tests {
     }
 
     #[rstest]
-    #[case("short", Unacceptable::TooShort(10))]
-    #[case("päßwörter", Unacceptable::TooShort(10))]
-    #[case("1234567890", Unacceptable::Common)]
-    #[case("Acme-Corp-2026", Unacceptable::Common)]
-    #[case("I am Jane.Doe indeed", Unacceptable::ContainsName)]
-    fn rejects(#[case] password: &str, #[case] why: Unacceptable) {
+    #[case("short", PolicyError::TooShort(10))]
+    #[case("päßwörter", PolicyError::TooShort(10))]
+    #[case("1234567890", PolicyError::Common)]
+    #[case("Acme-Corp-2026", PolicyError::Common)]
+    #[case("I am Jane.Doe indeed", PolicyError::ContainsName)]
+    fn rejects(#[case] password: &str, #[case] why: PolicyError) {
         assert_eq!(policy().check(password, ["jdoe", "jane.doe@example.com"]), Err(why));
     }
 

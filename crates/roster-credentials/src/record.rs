@@ -261,7 +261,7 @@ fn set<T>(map: &mut BTreeMap<String, T>, key: &str, value: Option<T>) {
 mod tests {
     use super::*;
     use crate::digest::Digest;
-    use crate::lockout::{FailedLogins, Limits};
+    use crate::lockout::{FailedLogins, LockoutPolicy};
     use crate::seal::Sealer;
     use crate::totp::SecondFactor;
     use roster_api::UserSpec;
@@ -274,8 +274,12 @@ mod tests {
         let mut user = User::new("jane", UserSpec::default());
         user.metadata.uid = Some("u-1".into());
         let now = Timestamp::from_second(1_800_000_000).unwrap();
-        let limits =
-            Limits { of_source: 1, of_user: 1, window: Duration::from_secs(60), duration: Duration::from_secs(60) };
+        let limits = LockoutPolicy {
+            per_source: 1,
+            per_user: 1,
+            window: Duration::from_secs(60),
+            duration: Duration::from_secs(60),
+        };
         let mut confirmed = SecondFactor::create(&Sealer::new(&[7; 32]).unwrap());
         confirmed.confirmed = Some(now);
         let mut failed = FailedLogins::default();

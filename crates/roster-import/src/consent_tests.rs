@@ -13,7 +13,7 @@ fn plan(yaml: &str) -> Plan {
 }
 
 /// Users that Groups would accept unasked, where these Groups and Users exist: name, labels and `spec`.
-fn told(yaml: &str, groups: &[(&str, Value)], users: &[(&str, Value, Value)]) -> Vec<String> {
+fn messages(yaml: &str, groups: &[(&str, Value)], users: &[(&str, Value, Value)]) -> Vec<String> {
     let plan = plan(yaml);
     let mut consent = Consent::new(&plan);
     for (name, spec) in groups {
@@ -50,17 +50,17 @@ const EVE: &str = "Group dev would accept 1 existing User that this import does 
 #[test]
 fn users_that_wait_for_a_new_group_are_told() {
     let people = [user("ada", &["dev"]), user("bob", &["ops"]), user("eve", &["x", "dev"])];
-    assert_eq!(told(ADA, &[], &people), [EVE]);
-    assert_eq!(told(ADA, &[("dev", json!({"acceptDeclaredMembers": false}))], &people), [EVE]);
-    // Whoever belongs to it already gains nothing.
-    assert_eq!(told(ADA, &[("dev", json!({"acceptDeclaredMembers": true}))], &people), [""; 0]);
+    assert_eq!(messages(ADA, &[], &people), [EVE]);
+    assert_eq!(messages(ADA, &[("dev", json!({"acceptDeclaredMembers": false}))], &people), [EVE]);
+    // Existing members gain nothing.
+    assert_eq!(messages(ADA, &[("dev", json!({"acceptDeclaredMembers": true}))], &people), [""; 0]);
 }
 
 #[test]
 fn users_of_the_import_are_told_where_it_does_not_put_them_there() {
     let source = "---\n{username: ada, groups: [dev]}\n---\n{username: eve, groups: [ops]}\n";
     assert_eq!(
-        told(source, &[], &[user("ada", &["dev", "ops"]), user("eve", &["dev", "ops"])]),
+        messages(source, &[], &[user("ada", &["dev", "ops"]), user("eve", &["dev", "ops"])]),
         [EVE.to_owned(), EVE.replace("dev", "ops").replace("eve", "ada"),]
     );
 }
@@ -74,16 +74,16 @@ fn labels_count_as_well() {
     let eve = [("eve", json!({"team": "dev"}), json!({}))];
     let selector = json!({"matchLabels": {"team": "dev"}});
     let both = group(json!({"acceptDeclaredMembers": true, "memberSelector": selector}));
-    assert_eq!(told(&both, &[], &eve), [EVE]);
-    assert_eq!(told(&group(json!({"memberSelector": selector})), &[], &eve), [""; 0]);
+    assert_eq!(messages(&both, &[], &eve), [EVE]);
+    assert_eq!(messages(&group(json!({"memberSelector": selector})), &[], &eve), [""; 0]);
     // What the manifest does not name stays as it is in the cluster.
     let accepts = group(json!({"acceptDeclaredMembers": true}));
-    assert_eq!(told(&accepts, &[("dev", json!({"memberSelector": selector}))], &eve), [EVE]);
+    assert_eq!(messages(&accepts, &[("dev", json!({"memberSelector": selector}))], &eve), [EVE]);
     let selects = group(json!({"memberSelector": selector}));
-    assert_eq!(told(&selects, &[("dev", json!({"acceptDeclaredMembers": true}))], &eve), [EVE]);
+    assert_eq!(messages(&selects, &[("dev", json!({"acceptDeclaredMembers": true}))], &eve), [EVE]);
     // Users of the import have their labels from it.
     let planned = format!("---\n{both}\n---\n{{name: eve, username: eve, labels: {{team: dev}}}}\n");
-    assert_eq!(told(&planned, &[], &eve), [""; 0]);
+    assert_eq!(messages(&planned, &[], &eve), [""; 0]);
 }
 
 #[test]
@@ -94,10 +94,10 @@ fn ten_are_named_and_all_are_counted() {
         let (name, spec) = (format!("eve-{at:02}"), json!({"groups": ["dev"]}));
         consent.existing_user(&ExistingUser { name: &name, labels: &BTreeMap::new(), spec: &spec });
     }
-    let told = consent.finish().0[0].to_string();
+    let message = consent.finish().0[0].to_string();
     assert!(
-        told.starts_with("Group dev would accept 25 existing Users") && told.ends_with("eve-09 and 15 more"),
-        "{told}"
+        message.starts_with("Group dev would accept 25 existing Users") && message.ends_with("eve-09 and 15 more"),
+        "{message}"
     );
 }
 
@@ -176,12 +176,12 @@ fn promotions_say_who_gains_what() {
         groups: groups.iter().map(ToString::to_string).collect(),
         is_admin,
     };
-    let told =
+    let messages =
         |promotion: Promotion| promotion.to_string().replace("User ada already exists, and this import would ", "");
-    assert_eq!(told(promotion(&["dev"], false)), "put it into Group dev");
+    assert_eq!(messages(promotion(&["dev"], false)), "put it into Group dev");
     assert_eq!(
-        told(promotion(&["dev", "ops", "qa"], true)),
+        messages(promotion(&["dev", "ops", "qa"], true)),
         "put it into the Groups dev, ops and qa and set spec.admin"
     );
-    assert_eq!(told(promotion(&[], true)), "set spec.admin");
+    assert_eq!(messages(promotion(&[], true)), "set spec.admin");
 }

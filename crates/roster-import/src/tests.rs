@@ -156,7 +156,7 @@ fn supported_fields_of_other_formats_round_trip(
 #[case(Format::Openstack, include_bytes!("../../../examples/import/keystone.sql"), 1, 3, 2)]
 #[case(Format::Kubesphere, include_bytes!("../../../examples/import/kubesphere.yaml"), 2, 2, 1)]
 #[case(Format::Rancher, include_bytes!("../../../examples/import/rancher.yaml"), 1, 2, 1)]
-fn every_example_is_taken_whole(
+fn every_example_is_imported_completely(
     #[case] format: Format,
     #[case] bytes: &[u8],
     #[case] groups: usize,

@@ -13,7 +13,7 @@ use super::rejects;
 
 pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args) -> Result<Outcome> {
     let (live, force) = (Live::read(client, &plan).await?, args.force_conflicts);
-    if !args.accept_existing_users && rejects::tell_existing(&live, files) > 0 {
+    if !args.accept_existing_users && rejects::report_existing(&live, files) > 0 {
         bail!(
             "nothing was applied: find out who created these Users and has their credentials; delete them or take them out \
              of the Groups, or accept them with --accept-existing-users"
@@ -71,7 +71,7 @@ pub(super) fn report(item: &Item, files: &Files, error: &kube::Error) {
         kube::Error::Api(status) => status.message.clone(),
         error => error.to_string(),
     };
-    rejects::tell(item.place, files, &format!("{} {}: {message}", item.kind.name(), item.name));
+    rejects::report_rejected(item.place, files, &format!("{} {}: {message}", item.kind.name(), item.name));
 }
 
 /// A bar on standard error, where that is a terminal.

@@ -24,7 +24,7 @@ pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args)
     let live = Live::read(client, &plan).await?;
     let mut outcome = Outcome::default();
     if !args.accept_existing_users {
-        outcome.failed += rejects::tell_existing(&live, files);
+        outcome.failed += rejects::report_existing(&live, files);
     }
     let mut changes = stream::iter(&plan.items).map(|item| change(&live, item)).buffered(CONCURRENCY);
     while let Some((item, change)) = changes.next().await {

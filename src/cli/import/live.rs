@@ -135,9 +135,7 @@ impl Live {
             let live = self.found.get(&key).cloned();
             let hash = match &secret.content {
                 Content::Hash(hash) => Some(hash.expose_secret().to_owned()),
-                Content::Plain(password) => {
-                    hash_anew(&self.pool, password, live.as_ref().and_then(Option::as_ref)).await
-                }
+                Content::Plain(password) => rehash(&self.pool, password, live.as_ref().and_then(Option::as_ref)).await,
             };
             if let Some(hash) = hash.filter(|_| !matches!(live, Some(None))) {
                 steps.push(Step { key, manifest: secret.manifest(&hash), live: live.flatten() });
@@ -168,7 +166,7 @@ impl Live {
             .with_max_times(8)
             .with_jitter();
         let patch = Patch::Apply(&step.manifest);
-        (|| api.patch(name, &params, &patch)).retry(backoff).when(is_passing).await
+        (|| api.patch(name, &params, &patch)).retry(backoff).when(is_transient).await
     }
 }
 
@@ -184,7 +182,7 @@ fn resource<K: Resource<DynamicType = ()>>() -> ApiResource {
 }
 
 /// Whether it may go better in a moment.
-fn is_passing(error: &kube::Error) -> bool {
+fn is_transient(error: &kube::Error) -> bool {
     match error {
         kube::Error::Api(status) => status.code == 429 || status.code >= 500,
         kube::Error::Service(_) | kube::Error::HyperError(_) => true,
@@ -200,7 +198,7 @@ fn pool() -> HashPool {
 
 /// Hashes a password, but where the hash that is there already is its: then there is nothing to do, and doing the import
 /// again changes nothing.
-async fn hash_anew(pool: &HashPool, password: &SecretString, live: Option<&Value>) -> Option<String> {
+async fn rehash(pool: &HashPool, password: &SecretString, live: Option<&Value>) -> Option<String> {
     let known = live.and_then(|live| live["data"][HASH_KEY].as_str());
     let known = known.and_then(|known| String::from_utf8(BASE64_STANDARD.decode(known).ok()?).ok());
     if let Some(known) = known.and_then(|known| PasswordHash::parse(&known).ok())

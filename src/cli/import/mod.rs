@@ -31,7 +31,11 @@ pub(super) fn execute(args: &Args) -> Result<ExitCode> {
     let (plan, is_empty) = plan(args)?;
     rejects::print(&plan.rejected, &files);
     for item in &plan.without_hash {
-        rejects::tell(item.place, &files, &format!("{} comes without a password: it {}", item.who, item.reason));
+        rejects::report_rejected(
+            item.place,
+            &files,
+            &format!("{} comes without a password: it {}", item.who, item.reason),
+        );
     }
     if let Some(path) = &args.rejects {
         rejects::write(path, &plan.rejected, &files).with_context(|| path.display().to_string())?;

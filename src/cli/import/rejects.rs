@@ -13,13 +13,13 @@ use super::live::Live;
 /// `FILE:LINE: field: reason`
 pub(super) fn print(rejected: &[Rejected], files: &Files) {
     for item in rejected {
-        tell(item.place, files, &item.to_string());
+        report_rejected(item.place, files, &item.to_string());
     }
 }
 
 /// A line on standard error, by the place that it is about. What the source says is repeated in it, so that nothing of it
 /// may command the terminal.
-pub(super) fn tell(place: Place, files: &Files, message: &str) {
+pub(super) fn report_rejected(place: Place, files: &Files, message: &str) {
     let message: String = message.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     // Nobody is left to tell where standard error is closed.
     let _ = writeln!(io::stderr(), "{}:{}: {message}", files.name(place.file), place.line);
@@ -27,13 +27,13 @@ pub(super) fn tell(place: Place, files: &Files, message: &str) {
 
 /// Reports existing Users that the import would make members or administrators. Returns the number of Groups that would
 /// accept some unasked, and of Users that it would give something.
-pub(super) fn tell_existing(live: &Live, files: &Files) -> usize {
+pub(super) fn report_existing(live: &Live, files: &Files) -> usize {
     for item in &live.admitted {
-        tell(item.place, files, &format!("{item}; it takes --accept-existing-users"));
+        report_rejected(item.place, files, &format!("{item}; it takes --accept-existing-users"));
     }
     let promotions = &live.promotions;
     for item in &promotions.first {
-        tell(item.place, files, &format!("{item}; it takes --accept-existing-users"));
+        report_rejected(item.place, files, &format!("{item}; it takes --accept-existing-users"));
     }
     let more = promotions.count - promotions.first.len();
     if more > 0 {

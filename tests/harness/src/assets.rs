@@ -1,4 +1,4 @@
-//! Where the programs of the control plane come from.
+//! Finds or builds the programs of the control plane.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -24,8 +24,8 @@ pub struct Assets {
 }
 
 impl Assets {
-    /// Finds the programs, once in this process: in `KUBEBUILDER_ASSETS` (kubectl and helm also on PATH), and what is not
-    /// there in the project's own build, which is made if it is missing.
+    /// Finds the programs, once per process: in `KUBEBUILDER_ASSETS` (kubectl and helm also on PATH), otherwise in the
+    /// project's own build, which is built if it is missing.
     ///
     /// # Errors
     /// If a program is neither found nor can be built; the message says how to get it.
@@ -78,8 +78,8 @@ fn build() -> Result<PathBuf> {
     run("controlplane/build.sh")
 }
 
-/// The folder with kubeconform and kube-score, which are built where they are missing. It takes a minute, so only those
-/// who need them ask.
+/// Returns the folder with kubeconform and kube-score. They are built if missing, which takes a minute, so only tests
+/// that need them call this.
 ///
 /// # Errors
 /// If they can't be built.
@@ -87,7 +87,7 @@ pub fn linters() -> Result<PathBuf> {
     run("controlplane/linters/build.sh")
 }
 
-/// Runs a script that builds something and prints where it is.
+/// Runs a build script and returns the path that it prints.
 fn run(script: &str) -> Result<PathBuf> {
     let script = project_root().join(script);
     let output = Command::new(&script)
@@ -105,7 +105,7 @@ fn on_path(tool: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(tool)).find(|path| path.is_file())
 }
 
-/// The minor version in the first `v1.x` of a program's own words.
+/// Returns the minor version in the first `v1.x` of a program's output.
 fn minor_version(program: &Path, args: &[&str]) -> Result<u32> {
     let output = Command::new(program).args(args).output().with_context(|| program.display().to_string())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,20 +1,20 @@
-//! What a Service does in a cluster: one address in front of several operators.
+//! TCP load balancer: one address in front of several operators, like a Service.
 
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// A TCP balancer on loopback. It sends each connection to the next backend that takes it.
+/// A TCP load balancer on loopback. It sends each connection to the next backend that accepts it.
 #[derive(Clone, Debug)]
 pub struct Balancer {
-    /// Where it listens.
+    /// Port that it listens on.
     pub port: u16,
     backends: Arc<Mutex<Vec<SocketAddr>>>,
 }
 
 impl Balancer {
-    /// Starts a balancer without backends. Its threads live as long as this process.
+    /// Starts a balancer without backends. Its threads run until this process ends.
     ///
     /// # Errors
     /// If no port can be bound.
@@ -51,7 +51,7 @@ fn connect(backends: &Mutex<Vec<SocketAddr>>) -> Option<TcpStream> {
 }
 
 fn relay(client: TcpStream, server: TcpStream) -> io::Result<()> {
-    // A Service is no program: it holds no small packet back.
+    // Like a Service, do not delay small packets.
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     for (mut from, mut to) in [(client.try_clone()?, server.try_clone()?), (server, client)] {

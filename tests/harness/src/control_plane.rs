@@ -20,7 +20,7 @@ use crate::ports::free_port;
 use crate::process::Process;
 use crate::template::Template;
 
-/// Everything that is written is logged, and whatever the operator does, without bodies: tests count it.
+/// Logs all writes and all requests of the operator, without bodies, so that tests can count them.
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -39,14 +39,14 @@ pub const NAMESPACE: &str = "roster-system";
 /// Name of the files of Roster's own certificate authority.
 pub const ROSTER_CA: &str = "roster-ca";
 
-/// A running control plane. Dropping it ends its processes.
+/// A running control plane. Dropping it stops its processes.
 #[derive(Debug)]
 pub struct ControlPlane {
-    // In the order in which they end.
+    // In the order in which they are stopped.
     controller_manager: Process,
     api_server: Mutex<Process>,
     etcd: Process,
-    /// Whether the namespace, its authority and the CRDs came with the template's data.
+    /// Whether the namespace, its authority and the CRDs exist already, from the template's data.
     pub(crate) is_prepared: bool,
     /// Folder with certificates, kubeconfigs, data and logs.
     pub dir: PathBuf,
@@ -54,23 +54,23 @@ pub struct ControlPlane {
     pub kubectl: Kubectl,
     /// Address of the API server.
     pub url: String,
-    /// Stands in for the Service in front of the operators: what kube-apiserver asks about tokens.
+    /// Replaces the Service in front of the operators, for the token webhook of kube-apiserver.
     pub balancer: Balancer,
 }
 
-/// Audience of tokens that kube-apiserver trusts by OpenID Connect, beside those that it asks the token webhook about.
+/// Audience of tokens that kube-apiserver accepts by OpenID Connect, in addition to those checked by the token webhook.
 pub const OIDC_AUDIENCE: &str = "kubernetes-oidc";
 
-/// Both doors by which kube-apiserver may trust Roster's tokens.
-struct Doors {
+/// Configuration files of the two authenticators by which kube-apiserver accepts Roster's tokens.
+struct AuthenticatorFiles {
     /// Structured authentication configuration: OpenID Connect.
     configuration: PathBuf,
     /// Kubeconfig of the token webhook.
     webhook: PathBuf,
 }
 
-impl Doors {
-    /// Written before there is an operator: its authority is made here, and installed with the chart.
+impl AuthenticatorFiles {
+    /// Writes the files before an operator exists, with an authority that is later installed with the chart.
     fn write(dir: &Path, balancer: &Balancer, roster_ca: &Path) -> Result<Self> {
         let url = format!("https://localhost:{}", balancer.port);
         let ca = std::fs::read_to_string(roster_ca)?;
@@ -101,12 +101,12 @@ impl Doors {
     }
 }
 
-/// Further flags of its programs.
+/// Additional flags of the components.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Flags<'a> {
-    /// Of kube-apiserver.
+    /// Flags of kube-apiserver.
     pub api_server: &'a [&'a str],
-    /// Of kube-controller-manager.
+    /// Flags of kube-controller-manager.
     pub controller_manager: &'a [&'a str],
 }
 
@@ -119,13 +119,13 @@ impl ControlPlane {
         Self::start_from(None, dir, flags)
     }
 
-    /// Starts a control plane in `dir` with the certificates and the data of `template`, where one is given.
+    /// Starts a control plane in `dir` with the certificates and the data of `template`, if there is one.
     ///
     /// # Errors
     /// If a program is missing or does not become ready; the message holds the end of its log.
     pub fn start_from(template: Option<&Template>, dir: &Path, flags: Flags<'_>) -> Result<Self> {
         let assets = Assets::resolve()?;
-        // A free port can be taken by another process before the program that it was meant for binds it.
+        // Another process can take a free port before the program binds it.
         let attempts = 3;
         for attempt in 1..attempts {
             let dir = dir.join(format!("attempt-{attempt}"));
@@ -152,8 +152,8 @@ impl ControlPlane {
         let port = free_port()?;
         let url = format!("https://127.0.0.1:{port}");
         let balancer = Balancer::start()?;
-        let doors = Doors::write(&dir, &balancer, &certs.roster_ca.0)?;
-        let mut command = apiserver_command(assets, &dir, (&certs, &doors), &etcd_url, port)?;
+        let authenticators = AuthenticatorFiles::write(&dir, &balancer, &certs.roster_ca.0)?;
+        let mut command = apiserver_command(assets, &dir, (&certs, &authenticators), &etcd_url, port)?;
         command.args(flags.api_server);
         let mut apiserver = Process::spawn("kube-apiserver", command, dir.join("kube-apiserver.log"))?;
 
@@ -189,7 +189,7 @@ impl ControlPlane {
         })
     }
 
-    /// Kills kube-apiserver and starts it again. Watches that it served begin with a new list.
+    /// Kills and restarts kube-apiserver. Watches start with a new list.
     ///
     /// # Errors
     /// If it does not become ready again.
@@ -201,34 +201,34 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Ends the control plane so that its data can be copied.
+    /// Stops the control plane so that its data can be copied.
     ///
     /// # Errors
-    /// If etcd does not end by itself.
+    /// If etcd has to be killed.
     pub fn stop(self) -> Result<()> {
         drop((self.controller_manager, self.api_server));
         self.etcd.stop(Duration::from_secs(30))
     }
 
-    /// Where etcd keeps its data.
+    /// Returns etcd's data directory.
     pub fn etcd_data_dir(&self) -> PathBuf {
         self.dir.join("etcd")
     }
 
-    /// One JSON line for every write that reached the API server.
+    /// Returns the path of the audit log, which has one JSON line per write.
     pub fn audit_log(&self) -> PathBuf {
         self.dir.join("audit.log")
     }
 
-    /// Where the audit log ends now.
+    /// Returns the current size of the audit log.
     ///
     /// # Errors
-    /// If there is none.
+    /// If it does not exist.
     pub fn audit_position(&self) -> Result<u64> {
         Ok(std::fs::metadata(self.audit_log())?.len())
     }
 
-    /// What the audit log tells of the operator since `from` bytes of it. A watch is told when it begins and when it ends.
+    /// Returns the operator's events since byte `from` of the audit log. Watches are logged at their start and end.
     ///
     /// # Errors
     /// If it can't be read.
@@ -250,7 +250,8 @@ impl ControlPlane {
     }
 }
 
-/// Asks kube-apiserver whether it is ready. Each kubectl call costs 40 ms of CPU time, so it is made only once the port is open.
+/// Checks whether kube-apiserver is ready. Each kubectl call costs 40 ms of CPU time, so it is made only once the port
+/// is open.
 fn ready(kubectl: &Kubectl, port: u16) -> Result<()> {
     TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     kubectl.run(&["get", "--raw", "/readyz"])?;
@@ -289,7 +290,7 @@ impl Certificates {
         Ok(())
     }
 
-    /// What [`Certificates::create`] wrote to `dir`.
+    /// Loads what [`Certificates::create`] wrote to `dir`.
     fn load(dir: &Path) -> Self {
         let pair = |name: &str| (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
         Self {
@@ -305,8 +306,8 @@ impl Certificates {
     }
 }
 
-/// A command that runs a Go program. Unless `GOGC` is set, it collects garbage a quarter as often as by default: the heaps are
-/// small and the processes short-lived, and collection takes a fifth of their CPU time.
+/// Returns a command that runs a Go program. Unless `GOGC` is set, it collects garbage a quarter as often as by
+/// default: the heaps are small and the processes short-lived, and collection would take a fifth of their CPU time.
 fn go_program(program: &Path) -> Command {
     let mut command = Command::new(program);
     if std::env::var_os("GOGC").is_none() {
@@ -318,7 +319,7 @@ fn go_program(program: &Path) -> Command {
 fn etcd_command(assets: &Assets, dir: &Path, url: &str) -> Result<Command> {
     let peer_url = format!("http://127.0.0.1:{}", free_port()?);
     let mut command = go_program(&assets.etcd);
-    // `make up` exports it for people; etcd would take it for a flag given twice.
+    // `make up` exports it for users. etcd would treat it as a repeated flag.
     command.env_remove("ETCD_DATA_DIR").args([
         &format!("--data-dir={}", dir.join("etcd").display()),
         &format!("--listen-client-urls={url}"),
@@ -327,7 +328,7 @@ fn etcd_command(assets: &Assets, dir: &Path, url: &str) -> Result<Command> {
         &format!("--initial-advertise-peer-urls={peer_url}"),
         &format!("--initial-cluster=default={peer_url}"),
         "--quota-backend-bytes=8589934592",
-        // The plane lives for one run; waiting for the disk would only slow it down.
+        // The data is only needed for one run, so do not wait for the disk.
         "--unsafe-no-fsync",
         "--log-level=warn",
     ]);
@@ -337,7 +338,7 @@ fn etcd_command(assets: &Assets, dir: &Path, url: &str) -> Result<Command> {
 fn apiserver_command(
     assets: &Assets,
     dir: &Path,
-    (certs, doors): (&Certificates, &Doors),
+    (certs, authenticators): (&Certificates, &AuthenticatorFiles),
     etcd_url: &str,
     port: u16,
 ) -> Result<Command> {
@@ -349,12 +350,12 @@ fn apiserver_command(
         &format!("--etcd-servers={etcd_url}"),
         "--bind-address=127.0.0.1",
         "--advertise-address=127.0.0.1",
-        // Loopback can't be an endpoint address.
+        // A loopback address is not a valid endpoint.
         "--endpoint-reconciler-type=none",
         &format!("--secure-port={port}"),
         "--service-cluster-ip-range=10.0.0.0/16",
         "--authorization-mode=RBAC",
-        // As on OpenShift: whoever makes an owner responsible needs a right on its finalizers.
+        // As on OpenShift: setting `blockOwnerDeletion` requires a permission on the owner's finalizers.
         "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
         &file("client-ca-file", &certs.ca.0),
         &file("tls-cert-file", &certs.serving.0),
@@ -370,14 +371,14 @@ fn apiserver_command(
         "--requestheader-extra-headers-prefix=X-Remote-Extra-",
         &file("proxy-client-cert-file", &certs.front_proxy.0),
         &file("proxy-client-key-file", &certs.front_proxy.1),
-        &file("authentication-config", &doors.configuration),
-        &file("authentication-token-webhook-config-file", &doors.webhook),
+        &file("authentication-config", &authenticators.configuration),
+        &file("authentication-token-webhook-config-file", &authenticators.webhook),
         "--authentication-token-webhook-version=v1",
-        // What the webhook has said is believed for two minutes by default, and for ten seconds at least.
+        // The webhook's answers are cached for two minutes by default, and for at least ten seconds.
         "--authentication-token-webhook-cache-ttl=100ms",
         &file("audit-policy-file", &policy),
         &file("audit-log-path", &dir.join("audit.log")),
-        // In MiB. Tests read it from where it stood: it is never to begin anew.
+        // In MiB. Tests read the log from a position, so it must never be rotated.
         "--audit-log-maxsize=65536",
         "--allow-privileged=true",
     ]);
@@ -397,8 +398,8 @@ fn controller_manager_command(assets: &Assets, dir: &Path, certs: &Certificates,
         &format!("--secure-port={}", free_port()?),
         "--leader-elect=false",
         "--use-service-account-credentials=true",
-        // Its controllers start one after the other, each with two requests of its own: at the default of 20 requests a
-        // second the first ServiceAccount takes five seconds.
+        // Its controllers start one after the other with two requests each: at the default of 20 requests per
+        // second, the first ServiceAccount takes five seconds.
         "--kube-api-qps=1000",
         "--kube-api-burst=1000",
         &file("root-ca-file", &certs.ca.0),

@@ -1,4 +1,4 @@
-//! kubectl and helm as a person would use them.
+//! kubectl and helm, run as commands.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,17 +13,17 @@ use crate::assets::Assets;
 /// kubectl with the kubeconfig of one control plane.
 #[derive(Clone, Debug)]
 pub struct Kubectl {
-    /// The programs in use.
+    /// Paths of the programs in use.
     pub assets: Assets,
     /// Path of the kubeconfig.
     pub kubeconfig: PathBuf,
 }
 
 impl Kubectl {
-    /// Runs kubectl and returns what it prints.
+    /// Runs kubectl and returns its output.
     ///
     /// # Errors
-    /// If it fails; the message is what it printed.
+    /// If it fails; the message is its output.
     pub fn run(&self, args: &[&str]) -> Result<String> {
         self.run_with_input(args, "")
     }
@@ -31,7 +31,7 @@ impl Kubectl {
     /// Runs kubectl with `input` on its standard input.
     ///
     /// # Errors
-    /// If it fails; the message is what it printed.
+    /// If it fails; the message is its output.
     pub fn run_with_input(&self, args: &[&str], input: &str) -> Result<String> {
         let output = self.output(args, input)?;
         if !output.status.success() {
@@ -40,7 +40,7 @@ impl Kubectl {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Runs kubectl and returns whatever comes of it.
+    /// Runs kubectl and returns its exit status and output.
     ///
     /// # Errors
     /// If the program can't be run.
@@ -57,8 +57,8 @@ impl Kubectl {
         Ok(child.wait_with_output()?)
     }
 
-    /// kubectl or helm. They cache nothing of what the API server offers: an earlier control plane may have had the same port,
-    /// and the aggregated API comes after the first of their calls.
+    /// Returns a command for kubectl or helm, without a discovery cache: an earlier control plane may have had the same
+    /// port, and the aggregated API is registered after the first calls.
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env("KUBECONFIG", &self.kubeconfig).env("KUBECACHEDIR", "/dev/null");
@@ -67,18 +67,18 @@ impl Kubectl {
         command
     }
 
-    /// `kubectl apply -f -` of a manifest.
+    /// Runs `kubectl apply -f -` with a manifest.
     ///
     /// # Errors
-    /// If the API server refuses it.
+    /// If the API server rejects it.
     pub fn apply(&self, manifest: &str) -> Result<String> {
         self.run_with_input(&["apply", "-f", "-"], manifest)
     }
 
-    /// An object as JSON.
+    /// Returns an object as JSON.
     ///
     /// # Errors
-    /// If there is none.
+    /// If it does not exist.
     pub fn get(&self, args: &[&str]) -> Result<Value> {
         let args: Vec<&str> = ["get"].into_iter().chain(args.iter().copied()).chain(["-o", "json"]).collect();
         Ok(serde_json::from_str(&self.run(&args)?)?)
@@ -87,7 +87,7 @@ impl Kubectl {
     /// Runs helm.
     ///
     /// # Errors
-    /// If it fails; the message is what it printed.
+    /// If it fails; the message is its output.
     pub fn helm(&self, args: &[&str]) -> Result<String> {
         let output = self.command(&self.assets.helm).args(args).output()?;
         if !output.status.success() {
@@ -97,17 +97,17 @@ impl Kubectl {
     }
 }
 
-/// Asks `probe` until it says yes.
+/// Retries `probe` until it succeeds.
 ///
 /// # Errors
-/// With the last refusal, once `patience` has run out.
-pub fn eventually<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Result<T>) -> Result<T> {
-    let deadline = Instant::now() + patience;
+/// The last error, once `timeout` has elapsed.
+pub fn eventually<T>(what: &str, timeout: Duration, mut probe: impl FnMut() -> Result<T>) -> Result<T> {
+    let deadline = Instant::now() + timeout;
     loop {
         match probe() {
             Ok(value) => return Ok(value),
             Err(error) if Instant::now() > deadline => {
-                return Err(error.context(format!("{what}: not within {patience:?}")));
+                return Err(error.context(format!("{what}: not within {timeout:?}")));
             }
             Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }

@@ -1,5 +1,5 @@
-//! The local control plane (the real etcd, kube-apiserver and kube-controller-manager) and operators beside it: what
-//! the integration tests, `make demo` and `make up` share.
+//! A local control plane (the real etcd, kube-apiserver and kube-controller-manager) and operators, for
+//! the integration tests, `make demo` and `make up`.
 //!
 //! ```text
 //!  assets ──▶ template ──▶ control_plane ──▶ kubectl ──▶ operator
@@ -7,7 +7,7 @@
 //!                           pki  process ◀─────────────────┴──▶ balancer
 //! ```
 //!
-//! Everything listens on loopback, on free ports; nothing outlives the process that started it.
+//! Everything listens on free loopback ports, and ends with the process that started it.
 
 pub mod assets;
 pub mod balancer;

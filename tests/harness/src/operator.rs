@@ -1,4 +1,4 @@
-//! Roster itself: the chart, and operators that run with exactly the chart's rights.
+//! Installs the chart, and runs operators with exactly the chart's permissions.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::ports::free_port;
 use crate::process::Process;
 use crate::template::Template;
 
-/// A Secret that admission looks at.
+/// A Secret that the admission webhook handles.
 const PROBE: &str = "\
 apiVersion: v1
 kind: Secret
@@ -27,7 +27,7 @@ stringData: {password: probe}
 /// The chart's resources on a control plane.
 #[derive(Debug)]
 pub struct Installation {
-    /// Stands in for the Service.
+    /// Replaces the Service.
     pub balancer: Balancer,
     /// Kubeconfig of the operator's ServiceAccount.
     pub kubeconfig: PathBuf,
@@ -40,7 +40,7 @@ impl Installation {
     /// namespace.
     ///
     /// # Errors
-    /// If the control plane that it is copied from does not start.
+    /// If the control plane for the template does not start.
     pub fn template(parent: &Path) -> Result<Template> {
         Template::in_folder(parent, |dir| {
             let plane = ControlPlane::start(dir, Flags::default())?;
@@ -51,10 +51,10 @@ impl Installation {
         })
     }
 
-    /// Installs the chart for operators outside the cluster, with further `values` (`--set` of helm).
+    /// Installs the chart for operators outside the cluster, with additional `values` (`--set` of helm).
     ///
     /// # Errors
-    /// If helm or the API server refuses it.
+    /// If helm or the API server rejects it.
     pub fn install(plane: &ControlPlane, values: &[&str]) -> Result<Self> {
         if !plane.is_prepared {
             prepare(plane)?;
@@ -62,10 +62,10 @@ impl Installation {
         Self::install_chart(plane, values)
     }
 
-    /// The same once more after `helm uninstall`: the namespace and what Roster kept in it are still there.
+    /// Installs the chart again after `helm uninstall`. The namespace and Roster's Secrets still exist.
     ///
     /// # Errors
-    /// If helm or the API server refuses it.
+    /// If helm or the API server rejects it.
     pub fn reinstall(plane: &ControlPlane, values: &[&str]) -> Result<Self> {
         install_crds(plane)?;
         Self::install_chart(plane, values)
@@ -95,8 +95,8 @@ fn install_crds(plane: &ControlPlane) -> Result<()> {
     Ok(())
 }
 
-/// Creates what the chart does not: the namespace with the certificate authority that kube-apiserver trusts already, and the
-/// CRDs.
+/// Creates what the chart does not: the namespace with the certificate authority that kube-apiserver already trusts,
+/// and the CRDs.
 fn prepare(plane: &ControlPlane) -> Result<()> {
     plane.kubectl.run(&["create", "namespace", NAMESPACE])?;
     let file = |from: &str, to: &str| {
@@ -107,19 +107,19 @@ fn prepare(plane: &ControlPlane) -> Result<()> {
     install_crds(plane)
 }
 
-/// A running operator. Dropping it ends it.
+/// A running operator. Dropping it kills it.
 #[derive(Debug)]
 pub struct Operator {
     process: Process,
     address: SocketAddr,
     probes: SocketAddr,
     balancer: Balancer,
-    /// The command line, for whoever wants to start it again.
+    /// Command line, to start it again.
     pub command_line: String,
 }
 
 impl Operator {
-    /// Starts `binary` with further `args` and waits until it is ready. Its log is `<name>.log`.
+    /// Starts `binary` with additional `args` and waits until it is ready. Its log is `<name>.log`.
     ///
     /// # Errors
     /// If it does not become ready; the message holds the end of its log.
@@ -133,14 +133,14 @@ impl Operator {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        // kube-apiserver takes a moment to learn of the certificate authority.
+        // kube-apiserver observes the certificate authority asynchronously.
         eventually("admission answers", Duration::from_secs(60), || {
             installation.kubectl.run_with_input(&["create", "--dry-run=server", "-f", "-"], PROBE)
         })?;
         Ok(operator)
     }
 
-    /// Starts it without waiting.
+    /// Starts the operator without waiting until it is ready.
     ///
     /// # Errors
     /// If the program can't be started.
@@ -153,7 +153,7 @@ impl Operator {
 
         let args: Vec<String> = own.into_iter().chain(args.iter().map(|arg| (*arg).to_owned())).collect();
         let mut command = Command::new(binary);
-        // There is no Service that has to learn of its end.
+        // There is no Service whose endpoints must be updated first.
         command
             .env("KUBECONFIG", &installation.kubeconfig)
             .env("HOSTNAME", name)
@@ -188,44 +188,44 @@ impl Operator {
         &self.process.log
     }
 
-    /// What the probe port answers to a GET.
+    /// Sends a GET to the probe port, and returns the response body.
     ///
     /// # Errors
-    /// If the answer is not 200.
+    /// If the status is not 200.
     pub fn probe(&self, path: &str) -> Result<String> {
         http_get(self.probes, path)
     }
 
-    /// Whether the process is still there.
+    /// Returns whether the process is still running.
     pub fn is_running(&mut self) -> bool {
         self.process.is_running()
     }
 
-    /// Sends SIGTERM, and does not wait.
+    /// Sends SIGTERM without waiting.
     ///
     /// # Errors
-    /// If it is gone.
+    /// If the process has ended.
     pub fn terminate(&self) -> Result<()> {
         Ok(self.process.signal(rustix::process::Signal::TERM)?)
     }
 
-    /// Ends it at once, as a crash would.
+    /// Kills the operator, like a crash.
     pub fn kill(self) {
         self.balancer.remove(self.address);
         self.process.kill();
     }
 
-    /// Ends it as Kubernetes would: SIGTERM, and time to finish.
+    /// Stops the operator like Kubernetes: SIGTERM, and time to finish.
     ///
     /// # Errors
-    /// If it does not end by itself.
+    /// If it has to be killed.
     pub fn stop(self) -> Result<()> {
         self.balancer.remove(self.address);
         self.process.stop(Duration::from_secs(30))
     }
 }
 
-/// A GET without TLS. The probes speak plain HTTP/1.1, and a client library would be a lot of code for that.
+/// Sends a GET over plain HTTP/1.1. A client library would be too much for the probes.
 fn http_get(address: SocketAddr, path: &str) -> Result<String> {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1))?;

@@ -1,8 +1,8 @@
-//! Where things are.
+//! Paths of the project.
 
 use std::path::PathBuf;
 
-/// The project's root folder: the one that this process works in, or lies in. (Where it was built is no answer: two
+/// Returns the project's root folder, found from the working directory or the executable. (Not from the build path: two
 /// checkouts may share a target folder.)
 ///
 /// # Panics
@@ -13,13 +13,13 @@ pub fn project_root() -> PathBuf {
     root.expect("run this inside the project").to_owned()
 }
 
-/// The operator under test: `ROSTER_TEST_BINARY`, or else the one that cargo built beside the tests. `make test` names the
-/// release build, which is what ships, while the tests themselves are compiled quickly.
+/// Returns the operator under test: `ROSTER_TEST_BINARY`, or the one that cargo built beside the tests. `make test`
+/// sets the release build, which is what ships, while the tests themselves are compiled without optimization.
 pub fn operator_under_test(built: &str) -> PathBuf {
     std::env::var_os("ROSTER_TEST_BINARY").map_or_else(|| PathBuf::from(built), PathBuf::from)
 }
 
-/// The folder for what a run leaves behind.
+/// Returns the folder for files of test runs.
 pub fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project_root().join("target"), PathBuf::from)
 }

@@ -1,4 +1,4 @@
-//! The certificates of a control plane that lives for one run.
+//! Certificates of a control plane for one test run.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Makes an authority and writes it to `dir` as `<name>.crt` and `<name>.key`.
+    /// Creates an authority and writes it to `dir` as `<name>.crt` and `<name>.key`.
     ///
     /// # Errors
     /// If the files can't be written.
@@ -39,7 +39,7 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(params, key_pair), cert, key })
     }
 
-    /// The authority that `<name>.crt` and `<name>.key` in `dir` are of.
+    /// Loads the authority from `<name>.crt` and `<name>.key` in `dir`.
     ///
     /// # Errors
     /// If they can't be read.

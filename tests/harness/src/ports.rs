@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 
-/// A loopback port that was free a moment ago.
+/// Returns a loopback port that is currently free.
 ///
 /// # Errors
 /// If no port can be bound.

@@ -1,4 +1,4 @@
-//! Child processes that end when their parent does.
+//! Child processes that are killed when their parent ends.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
-/// A running child process. Dropping it kills it at once: nothing that a control plane of tests holds is needed again, and
-/// kube-apiserver and kube-controller-manager take seconds to end gracefully.
+/// A running child process. Dropping it kills it at once: the data of a test's control plane is not needed again, and
+/// kube-apiserver and kube-controller-manager take seconds to stop gracefully.
 #[derive(Debug)]
 pub struct Process {
     name: String,
     command_line: Vec<OsString>,
     child: Child,
-    /// Where its standard output and error go.
+    /// File with its standard output and error.
     pub log: PathBuf,
 }
 
@@ -34,13 +34,14 @@ impl Process {
         let command_line = [command.get_program()].into_iter().chain(command.get_args()).map(OsStr::to_owned).collect();
         let file = File::options().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        // A group of its own: Ctrl-C in the terminal reaches this process alone, which then ends its children in order.
+        // In its own process group: Ctrl-C in the terminal only reaches this process, which then stops its children in
+        // order.
         command.process_group(0);
         let child = spawn_with_parent(command).with_context(|| format!("{name} could not be started"))?;
         Ok(Self { name: name.to_owned(), command_line, child, log })
     }
 
-    /// Kills the process and starts it anew with the same arguments.
+    /// Kills the process and restarts it with the same arguments.
     ///
     /// # Errors
     /// If it can't be started again.
@@ -72,7 +73,7 @@ impl Process {
         Ok(())
     }
 
-    /// Whether the process is still there.
+    /// Returns whether the process is still running.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -86,28 +87,28 @@ impl Process {
         Ok(kill_process(pid, signal)?)
     }
 
-    /// Ends the process at once, as a crash would.
+    /// Kills the process, like a crash.
     pub fn kill(self) {
         drop(self);
     }
 
-    /// Asks the process to end and waits for it.
+    /// Sends SIGTERM and waits for the process to end.
     ///
     /// # Errors
     /// If it has to be killed.
-    pub fn stop(mut self, patience: Duration) -> Result<()> {
+    pub fn stop(mut self, timeout: Duration) -> Result<()> {
         if !self.is_running() {
             return Ok(());
         }
         self.signal(Signal::TERM)?;
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         while Instant::now() < deadline {
             if !self.is_running() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        bail!("{} did not end within {patience:?} of SIGTERM", self.name)
+        bail!("{} did not end within {timeout:?} of SIGTERM", self.name)
     }
 }
 

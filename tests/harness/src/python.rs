@@ -1,4 +1,4 @@
-//! Python with packages, for tests of what other implementations make of an API, of hashes and of tokens.
+//! Python with packages, for interoperability tests of the API, hashes and tokens.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::paths::{project_root, target_dir};
 
-/// Path of a Python that has the packages of `tests/requirements.txt`, in an environment of its own under the target
-/// folder. The first call makes it.
+/// Returns the path of a Python with the packages of `tests/requirements.txt`, in a virtual environment under the
+/// target folder. The first call creates it.
 ///
 /// # Errors
 /// If there is no Python 3 with venv, or PyPI can't be reached.

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use crate::assets::Assets;
 use crate::paths::project_root;
 
-/// What the control planes of tests start from.
+/// Data that the tests' control planes start from.
 #[derive(Debug)]
 pub struct Template {
     dir: PathBuf,
@@ -27,7 +27,7 @@ impl Template {
     /// If `make` fails, or files can't be copied.
     pub(crate) fn in_folder(parent: &Path, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<Self> {
         std::fs::create_dir_all(parent)?;
-        // Test programs that share the folder wait here for the first of them.
+        // Concurrent test programs that share the folder wait for the first one.
         let lock = File::create(parent.join("template.lock"))?;
         lock.lock()?;
         let dir = parent.join("template");
@@ -53,7 +53,7 @@ impl Template {
     }
 }
 
-/// What a template depends on.
+/// Hash of everything that a template depends on.
 fn key() -> Result<u64> {
     const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
     let mut hasher = DefaultHasher::new();

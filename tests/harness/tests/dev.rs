@@ -1,4 +1,4 @@
-//! `make demo`, `make up` and `make down` as people use them: they work, and nothing is left behind.
+//! `make demo`, `make up` and `make down` work, and leave nothing behind.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const DEV: &str = env!("CARGO_BIN_EXE_roster-dev");
 
-/// The operator, which cargo puts beside roster-dev.
+/// Returns the operator that cargo builds beside roster-dev.
 fn operator() -> PathBuf {
     let built = Path::new(DEV).with_file_name("roster");
     let binary = operator_under_test(built.to_str().unwrap());
@@ -21,12 +21,12 @@ fn operator() -> PathBuf {
 
 fn dev(target: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(DEV);
-    // A target folder of its own: the one of the person who runs the tests may be in use.
+    // A separate target folder, because the developer's may be in use.
     command.args(args).env("CARGO_TARGET_DIR", target).stdin(Stdio::null());
     command
 }
 
-/// Processes below `root`, by id.
+/// Returns the descendants of the process `root`.
 fn descendants(root: u32) -> BTreeSet<u32> {
     let parents: Vec<(u32, u32)> = std::fs::read_dir("/proc")
         .unwrap()
@@ -50,7 +50,7 @@ fn wait_until_gone(pids: &BTreeSet<u32>) {
     let deadline = Instant::now() + Duration::from_secs(30);
     let alive = |pid: &&u32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // A zombie has ended; whoever inherited it has only not looked yet.
+        // A zombie has ended, but its parent has not reaped it yet.
         !stat.is_empty() && !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z')
     };
     while let Some(pid) = pids.iter().find(alive) {
@@ -70,7 +70,7 @@ fn demo(target: &Path) -> (Child, BTreeSet<u32>) {
         dev(target, &["demo", "--binary", operator.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("It stays up until Ctrl-C")), "the tour did not come to its end");
-    // Read on, so that the demo's last words do not end it.
+    // Keep reading, so that the demo is not killed by SIGPIPE.
     std::thread::spawn(move || lines.for_each(drop));
     let children = descendants(demo.id());
     assert!(children.len() >= 4, "etcd, kube-apiserver, kube-controller-manager and an operator: {children:?}");
@@ -88,7 +88,7 @@ fn ctrl_c_ends_the_demo_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn not_even_a_crash_leaves_a_process_behind() {
+fn a_crash_leaves_no_process_behind() {
     let target = tempfile::tempdir().unwrap();
     let (mut demo, children) = demo(target.path());
     signal(demo.id(), Signal::KILL);
@@ -97,7 +97,7 @@ fn not_even_a_crash_leaves_a_process_behind() {
 }
 
 #[test]
-fn up_writes_the_environment_and_down_ends_everything() {
+fn up_writes_the_environment_and_down_stops_everything() {
     let (target, operator) = (tempfile::tempdir().unwrap(), operator());
     let up = dev(target.path(), &["up", "--replicas", "2", "--binary", operator.to_str().unwrap()]).output().unwrap();
     assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));

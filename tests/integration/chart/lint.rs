@@ -1,4 +1,4 @@
-//! What kubeconform, kube-score and kube-apiserver say of what the chart renders.
+//! Checks what the chart renders with kubeconform, kube-score and kube-apiserver.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -18,12 +18,12 @@ const WAYS: &[&[&str]] = &[
     &["--set", "certificates.provider=cert-manager"],
 ];
 
-/// Kinds of others' CRDs, which no cluster has by itself: nothing here knows their schemas. Both are held to what their
-/// documentation says by hand.
+/// Kinds of foreign CRDs, whose schemas are not available here. They were checked against their documentation by
+/// hand.
 const FOREIGN: &[&str] = &["Certificate", "Issuer", "PrometheusRule", "ServiceMonitor"];
 
-/// Writes one JSON schema for each kind that is asked for, from the OpenAPI document of the API server, in which nothing
-/// else than what it describes is allowed. Its definitions are JSON schemas but for a few habits of Kubernetes.
+/// Writes a JSON schema for each requested kind from the OpenAPI document of the API server, without additional
+/// properties. Its definitions are JSON schemas except for a few conventions of Kubernetes.
 fn write_schemas(folder: &std::path::Path, kinds: &BTreeSet<(String, String)>) {
     let document = shared().kubectl(&["get", "--raw", "/openapi/v2"]);
     let mut document: Value = serde_json::from_str(&document).unwrap();
@@ -46,14 +46,14 @@ fn write_schemas(folder: &std::path::Path, kinds: &BTreeSet<(String, String)>) {
             "$ref": format!("#/definitions/{name}"),
             "definitions": needed,
         });
-        // kubeconform says `v1` for the group that has no name.
+        // kubeconform uses `v1` for the core group.
         let group = if group.is_empty() { version } else { group };
         let file = folder.join(format!("{}-{group}-{version}.json", kind.to_lowercase()));
         std::fs::write(file, schema.to_string()).unwrap();
     }
 }
 
-/// The definition of that name and all that it refers to.
+/// Collects the definition of that name and all that it refers to.
 fn collect<'a>(definitions: &'a Value, name: &str, found: &mut BTreeMap<String, &'a Value>) {
     let definition = &definitions[name];
     if found.insert(name.to_owned(), definition).is_some() {
@@ -70,7 +70,7 @@ fn make_strict(schema: &mut Value) {
     if fields.get("format").is_some_and(|format| format == "int-or-string") {
         fields.insert("type".into(), json!(["integer", "string"]));
     }
-    // Formats of Go (int32, byte) are none of JSON schema.
+    // Formats of Go (int32, byte) are not JSON schema formats.
     fields.remove("format");
     let is_open = fields.contains_key("additionalProperties")
         || fields.get("x-kubernetes-preserve-unknown-fields").is_some_and(|open| open == true);
@@ -88,7 +88,7 @@ fn make_strict(schema: &mut Value) {
 }
 
 #[test]
-fn every_manifest_is_what_the_cluster_expects() {
+fn every_manifest_matches_the_schemas_of_the_cluster() {
     let folder = target_dir().join("tests/schemas");
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
@@ -119,7 +119,7 @@ fn every_manifest_is_what_the_cluster_expects() {
     }
 }
 
-/// Object, check and finding of everything that kube-score finds fault with.
+/// Returns object, check and comment of each finding of kube-score.
 fn faults(args: &[&str]) -> BTreeSet<[String; 3]> {
     let file = target_dir().join("tests").join(unique("score"));
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -136,7 +136,7 @@ fn faults(args: &[&str]) -> BTreeSet<[String; 3]> {
         let meta = (&object["type_meta"]["kind"], &object["object_meta"]["name"]);
         let name = format!("{}/{}", meta.0.as_str().unwrap(), meta.1.as_str().unwrap());
         for check in object["checks"].as_array().unwrap() {
-            // Ten is flawless.
+            // A grade of 10 is a pass.
             if check["skipped"] == true || check["grade"].as_i64() >= Some(10) {
                 continue;
             }
@@ -151,7 +151,7 @@ fn faults(args: &[&str]) -> BTreeSet<[String; 3]> {
 }
 
 #[test]
-fn nothing_is_found_fault_with_that_is_not_argued() {
+fn linter_findings_are_fixed_or_justified() {
     let found: BTreeSet<[String; 3]> = WAYS.iter().flat_map(|args| faults(args)).collect();
     let text = std::fs::read_to_string(project_root().join("controlplane/linters/exceptions.yaml")).unwrap();
     let exceptions: Vec<Value> = serde_yaml::from_str(&text).unwrap();
@@ -163,14 +163,14 @@ fn nothing_is_found_fault_with_that_is_not_argued() {
 }
 
 #[test]
-fn no_right_is_given_by_a_wildcard() {
+fn no_permission_uses_a_wildcard() {
     let mut rules = 0;
     for object in WAYS.iter().flat_map(|args| objects(args)) {
         for rule in object["rules"].as_array().into_iter().flatten() {
             assert!(!rule.to_string().contains('*'), "{}: {rule}", object["metadata"]["name"]);
             rules += 1;
         }
-        // What is bound is the chart's own, but for the one role of Kubernetes that tells the front proxy's authority.
+        // Bound roles belong to the chart, except for the Kubernetes role that reads the front proxy's authority.
         if let Some(role) = object["roleRef"]["name"].as_str().filter(|_| object["apiVersion"] != "roster.dev/v1alpha1")
         {
             assert!(role.starts_with("roster") || role == "extension-apiserver-authentication-reader", "{object}");
@@ -180,17 +180,17 @@ fn no_right_is_given_by_a_wildcard() {
 }
 
 #[test]
-fn the_cluster_accepts_whatever_values_render() {
+fn the_cluster_accepts_every_rendering() {
     let cluster = shared();
     for args in WAYS {
         let all = objects(args);
-        // Pods are looked at below: they need a ServiceAccount.
+        // Pods are checked below: they need a ServiceAccount.
         let known = all.iter().filter(|object| !FOREIGN.contains(&object["kind"].as_str().unwrap()));
         let known = known.filter(|object| object["kind"] != "Pod");
         let list = json!({"apiVersion": "v1", "kind": "List", "items": known.collect::<Vec<_>>()});
         let command = ["create", "--dry-run=server", "--validate=strict", "-f", "-"];
         let output = cluster.plane.kubectl.output(&command, &list.to_string()).unwrap();
-        // The chart is installed already, in another way: whatever is named the same is found to be valid before that.
+        // The chart is already installed with other values: conflicts of names are reported only after validation.
         let complaints = String::from_utf8(output.stderr).unwrap();
         let complaints: Vec<&str> = complaints.lines().filter(|line| !line.contains("(AlreadyExists)")).collect();
         assert!(complaints.is_empty(), "{args:?}: {complaints:#?}");
@@ -198,7 +198,7 @@ fn the_cluster_accepts_whatever_values_render() {
 }
 
 #[test]
-fn restricted_pod_security_lets_every_pod_in() {
+fn every_pod_complies_with_restricted_pod_security() {
     let cluster = shared();
     let namespace = unique("restricted");
     cluster.apply(&format!(

@@ -1,4 +1,4 @@
-//! The chart as it is written: its schema of values, what it renders, and what tools and kube-apiserver say of that.
+//! The chart: its values schema, what it renders, and what linters and kube-apiserver say about it.
 
 mod lint;
 mod monitoring;
@@ -14,21 +14,21 @@ use crate::support::shared;
 /// Sets every value to something.
 const EVERYTHING: &str = "tests/integration/chart/everything.yaml";
 
-/// Runs helm, without a cluster, as of a Kubernetes that the chart is for.
+/// Runs helm without a cluster, for the minimum supported Kubernetes version.
 fn helm(args: &[&str]) -> Output {
     let helm = &shared().plane.kubectl.assets.helm;
     let output = Command::new(helm).args(args).args(["--kube-version", "1.33"]).current_dir(project_root()).output();
     output.expect("helm runs")
 }
 
-/// What the chart renders with these further arguments, as YAML.
+/// Renders the chart with these additional arguments, as YAML.
 fn rendered(args: &[&str]) -> String {
     let output = helm(&[&["template", "roster", "charts/roster", "--namespace", "roster-system"], args].concat());
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("manifests are text")
 }
 
-/// The same, as objects.
+/// Renders the chart as objects.
 fn objects(args: &[&str]) -> Vec<Value> {
     let text = rendered(args);
     let documents = serde_yaml::Deserializer::from_str(&text);
@@ -36,7 +36,7 @@ fn objects(args: &[&str]) -> Vec<Value> {
     values.filter(|value: &Value| !value.is_null()).collect()
 }
 
-/// Those of a kind.
+/// Returns the objects of a kind.
 fn of_kind<'a>(objects: &'a [Value], kind: &'a str) -> impl Iterator<Item = &'a Value> {
     objects.iter().filter(move |object| object["kind"] == kind)
 }

@@ -1,4 +1,4 @@
-//! Alerts and the dashboard ask for metrics that there are, and point to pages that there are.
+//! Alerts and the dashboard query existing metrics, and link to existing pages.
 
 use std::collections::BTreeSet;
 
@@ -7,14 +7,14 @@ use serde_json::Value;
 
 use crate::support::shared;
 
-/// Metrics of kube-apiserver that an alert may ask for.
+/// Metrics of kube-apiserver that alerts may query.
 const FOREIGN: &[&str] = &["aggregator_unavailable_apiservice"];
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(project_root().join(path)).unwrap()
 }
 
-/// The series that the operator and, of those that are asked for, kube-apiserver expose.
+/// Returns the metrics that the operator exposes, and the queried ones that kube-apiserver exposes.
 fn exposed() -> BTreeSet<String> {
     let mut series = BTreeSet::new();
     let own = shared().operators()[0].probe("/metrics").unwrap();
@@ -32,7 +32,7 @@ fn exposed() -> BTreeSet<String> {
     series
 }
 
-/// The names of metrics in a query.
+/// Returns the names of metrics in a query.
 fn metrics(query: &str) -> impl Iterator<Item = &str> {
     let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| word.starts_with("roster_") || FOREIGN.contains(word))
@@ -44,7 +44,7 @@ fn alerts() -> Vec<Value> {
 }
 
 #[test]
-fn every_metric_that_is_asked_for_is_exposed() {
+fn every_queried_metric_is_exposed() {
     let exposed = exposed();
     let dashboard: Value = serde_json::from_str(&read("charts/roster/files/dashboard.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap().iter();
@@ -59,7 +59,7 @@ fn every_metric_that_is_asked_for_is_exposed() {
             asked_for.insert(metric.to_owned());
         }
     }
-    // What is measured is shown.
+    // Every metric is on the dashboard or in an alert.
     let unseen: Vec<&String> = exposed
         .iter()
         .filter(|name| name.starts_with("roster_"))
@@ -82,7 +82,7 @@ fn every_metric_is_in_the_page_on_operations() {
     }
 }
 
-/// The anchor that a heading of Markdown has on the usual sites.
+/// Returns the anchor of a Markdown heading, as on GitHub.
 fn anchor(heading: &str) -> String {
     let heading = heading.trim_start_matches('#').trim().to_lowercase();
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));

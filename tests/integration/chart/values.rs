@@ -1,4 +1,4 @@
-//! What may be set, and what may not.
+//! Values of the chart: what is allowed, and what is not.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -17,7 +17,7 @@ fn read(path: &str) -> String {
 }
 
 #[test]
-fn the_chart_is_without_a_fault() {
+fn helm_lint_finds_no_fault() {
     for values in [None, Some(EVERYTHING)] {
         let args: Vec<&str> = values.iter().flat_map(|file| ["--values", file]).collect();
         let output = helm(&[&["lint", "--strict", "charts/roster"], &args[..]].concat());
@@ -72,7 +72,7 @@ fn the_chart_is_without_a_fault() {
 #[case("roleBindings.edit.labels.a=b", "'/roleBindings/edit': missing property 'spec'")]
 #[case("roleBindings.edit.spec.scope.domain=x", "'/roleBindings/edit/spec': missing properties 'subjects', 'roleRef'")]
 #[case("keepResources=1", "'/keepResources': got number, want boolean")]
-fn a_wrong_value_is_refused_by_name(#[case] value: &str, #[case] message: &str) {
+fn invalid_values_are_refused_by_name(#[case] value: &str, #[case] message: &str) {
     for command in [&["lint", "--strict", "charts/roster"][..], &["template", "roster", "charts/roster"]] {
         let output = helm(&[command, &["--set", value]].concat());
         let said = [output.stdout, output.stderr].concat();
@@ -85,14 +85,14 @@ fn a_wrong_value_is_refused_by_name(#[case] value: &str, #[case] message: &str) 
 #[case(&["administratorClusterRole=cluster-admin"], "administratorClusterRole: cluster-admin must be one of bindableClusterRoles")]
 #[case(&["certificates.issuerRef.name=x"], "certificates.issuerRef: takes certificates.provider=cert-manager")]
 #[case(&["certificates.provider=cert-manager", "externalURL=https://x"], "certificates.provider: must be self")]
-fn values_that_contradict_each_other_are_refused(#[case] values: &[&str], #[case] message: &str) {
+fn contradicting_values_are_refused(#[case] values: &[&str], #[case] message: &str) {
     let args: Vec<&str> = values.iter().flat_map(|value| ["--set", value]).collect();
     let output = helm(&[&["template", "roster", "charts/roster"], &args[..]].concat());
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains(message), "{said}");
 }
 
-/// The paths of all values below `value`; what is free for users to fill is one.
+/// Returns the paths of all values below `value`. A map that users fill freely counts as one.
 fn paths(value: &Value, at: &str, found: &mut BTreeSet<String>) {
     match value.as_object() {
         Some(fields) if !fields.is_empty() && !is_free(at) => {
@@ -110,7 +110,7 @@ fn is_free(path: &str) -> bool {
     maps.contains(&path)
 }
 
-/// The same of the schema.
+/// Returns the same for the schema.
 fn schema_paths(schema: &Value, at: &str, found: &mut BTreeSet<String>) {
     match schema["properties"].as_object() {
         Some(properties) if !is_free(at) => {
@@ -125,7 +125,7 @@ fn schema_paths(schema: &Value, at: &str, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn schema_defaults_and_tests_know_the_same_values() {
+fn schema_defaults_and_tests_have_the_same_values() {
     let schema: Value = serde_json::from_str(&read("charts/roster/values.schema.json")).unwrap();
     let defaults: Value = serde_yaml::from_str(&read("charts/roster/values.yaml")).unwrap();
     let everything: Value = serde_yaml::from_str(&read(EVERYTHING)).unwrap();
@@ -140,7 +140,7 @@ fn schema_defaults_and_tests_know_the_same_values() {
     assert_eq!(untested, ["externalURL"], "{EVERYTHING}");
 }
 
-/// What the page on installing has to show of values.yaml: each value with its default and its comment.
+/// Returns the table of values.yaml for the page on installing: each value with its default and comment.
 fn table() -> String {
     let defaults: Value = serde_yaml::from_str(&read("charts/roster/values.yaml")).unwrap();
     let (mut rows, mut comment, mut parents) = (String::new(), String::new(), Vec::<(usize, String)>::new());
@@ -174,7 +174,7 @@ fn the_page_on_installing_lists_every_value() {
 }
 
 #[test]
-fn what_is_set_reaches_the_operator() {
+fn values_reach_the_operator() {
     let objects = objects(&["--values", EVERYTHING]);
     let pod = &of_kind(&objects, "Deployment").next().unwrap()["spec"]["template"];
     let container = &pod["spec"]["containers"][0];
@@ -198,7 +198,7 @@ fn what_is_set_reaches_the_operator() {
         assert_eq!(environment(name).as_deref(), Some(value), "{name}");
     }
     assert_eq!(pod["metadata"]["labels"]["example.com/team"], "identity");
-    // Who is in values stays when they are taken out of them, unless told otherwise.
+    // Users removed from the values are kept by default.
     let user = of_kind(&objects, "User").find(|user| user["metadata"]["name"] == "jane").unwrap();
     assert_eq!(user["metadata"]["annotations"]["example.com/ticket"], "42");
     assert!(user["metadata"]["annotations"].get("helm.sh/resource-policy").is_none());
@@ -208,8 +208,8 @@ fn what_is_set_reaches_the_operator() {
 }
 
 #[test]
-fn the_configuration_of_the_operator_is_part_of_its_pods() {
-    // So that every change of it rolls out: nothing but Secrets that the operator itself follows is read from elsewhere.
+fn configuration_changes_roll_out_the_pods() {
+    // So every change rolls out the pods. Only Secrets that the operator watches itself are read from elsewhere.
     let objects = objects(&[]);
     let pod = &of_kind(&objects, "Deployment").next().unwrap()["spec"]["template"]["spec"];
     let text = pod.to_string();
@@ -218,7 +218,7 @@ fn the_configuration_of_the_operator_is_part_of_its_pods() {
 }
 
 #[test]
-fn the_webhooks_are_those_that_roster_serves_and_their_path_is_left_to_it() {
+fn the_chart_has_the_webhooks_that_roster_serves_without_a_path() {
     let served: BTreeSet<&str> = Webhook::ALL.into_iter().map(Webhook::name).collect();
     for args in [&[][..], &["--set", "certificates.provider=cert-manager"]] {
         let objects = objects(args);
@@ -230,7 +230,7 @@ fn the_webhooks_are_those_that_roster_serves_and_their_path_is_left_to_it() {
             let service = webhook["clientConfig"]["service"].as_object().unwrap();
             assert!(!service.contains_key("path"), "{webhook}");
         }
-        // Whoever makes the serving certificate, Roster writes the path.
+        // Roster writes the path regardless of who issues the serving certificate.
         let roles = of_kind(&objects, "ClusterRole").filter(|role| role["metadata"]["name"] == "roster");
         let mut rules = roles.flat_map(|role| role["rules"].as_array().unwrap());
         let may_update = |rule: &Value| {
@@ -242,12 +242,12 @@ fn the_webhooks_are_those_that_roster_serves_and_their_path_is_left_to_it() {
     }
 }
 
-/// The ports to which the NetworkPolicy lets operators connect, with the address of each where there is one.
+/// Returns the ports that the NetworkPolicy allows operators to connect to, with addresses if restricted.
 fn egress(manifests: &str) -> Option<BTreeSet<(String, u64)>> {
     let documents = serde_yaml::Deserializer::from_str(manifests);
     let mut objects = documents.map(|document| Value::deserialize(document).expect("it is YAML"));
     let policy = objects.find(|object| object["kind"] == "NetworkPolicy")?;
-    // Who calls admission and who logs in can't be told by address.
+    // Admission and login clients can't be distinguished by address.
     assert_eq!(policy["spec"]["ingress"][0], json!({"ports": [{"port": "https", "protocol": "TCP"}]}));
     let rules = policy["spec"]["egress"].as_array().unwrap().iter();
     let pairs = rules.flat_map(|rule| {
@@ -272,7 +272,7 @@ fn allowed(further: &[(&str, u64)]) -> BTreeSet<(String, u64)> {
     &["networkPolicy.apiServers[0].cidr=192.0.2.1/32", "networkPolicy.apiServers[0].ports={6443,8443}"],
     Some(allowed(&[("192.0.2.1/32", 6443), ("192.0.2.1/32", 8443)]))
 )]
-fn the_network_policy_is_made_where_kube_apiserver_is_known(
+fn the_network_policy_is_created_where_kube_apiserver_is_known(
     #[case] values: &[&str],
     #[case] expected: Option<BTreeSet<(String, u64)>>,
 ) {
@@ -283,7 +283,7 @@ fn the_network_policy_is_made_where_kube_apiserver_is_known(
 #[test]
 fn helm_finds_the_ports_of_kube_apiserver_in_the_cluster() {
     let cluster = shared();
-    // The control plane of tests writes none: it is told not to.
+    // The tests' control plane has it disabled.
     cluster.apply(
         "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, \
          metadata: {name: kubernetes, namespace: default, labels: {kubernetes.io/service-name: kubernetes}}, \
@@ -298,7 +298,7 @@ fn helm_finds_the_ports_of_kube_apiserver_in_the_cluster() {
     assert_eq!(egress(manifests), Some(allowed(&[("anywhere", 16443)])));
 }
 
-/// Namespace and verbs of each rule about Secrets. Without a namespace: in all of them.
+/// Returns namespace and verbs of each rule about Secrets. `None` means all namespaces.
 fn rights_on_secrets(objects: &[Value]) -> Vec<(Option<String>, Vec<String>)> {
     let roles = objects.iter().filter(|object| ["ClusterRole", "Role"].contains(&object["kind"].as_str().unwrap()));
     let mut found = Vec::new();
@@ -314,7 +314,7 @@ fn rights_on_secrets(objects: &[Value]) -> Vec<(Option<String>, Vec<String>)> {
 }
 
 #[test]
-fn secrets_are_read_where_the_values_say_and_nowhere_else() {
+fn secrets_are_read_only_where_the_values_allow() {
     let verbs = |verbs: &str| verbs.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let read = verbs("get list watch");
     let own = Some("roster-system".to_owned());

@@ -1,4 +1,4 @@
-//! Who asks: certificates, headers, tokens; and what those learn who may not ask.
+//! Authentication by certificates, headers and tokens, and what unauthorized callers learn.
 
 use roster_harness::pki::Authority;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{BASE, Direct, IDENTITY, directory, front_proxy, get};
 use crate::support::{Cluster, create, eventually, unique, user, wait_until_ready};
 
-/// A client certificate and its key, PEM, of an authority and a common name.
+/// Issues a client certificate with that common name. Returns the certificate and its key, PEM.
 fn certificate(authority: &Authority, common_name: &str) -> (String, String) {
     let dir = tempfile::tempdir().unwrap();
     let (certificate, key) = authority.client(dir.path(), "client", common_name, &[]).unwrap();
@@ -19,7 +19,7 @@ async fn ask(cluster: &Cluster, certificate: Option<&(String, String)>, headers:
 }
 
 #[tokio::test]
-async fn identity_headers_count_with_the_front_proxys_certificate_alone() {
+async fn identity_headers_require_the_front_proxys_certificate() {
     let cluster = directory();
     let own = front_proxy(cluster);
     assert_eq!(ask(cluster, Some(&own), IDENTITY).await, 200);
@@ -34,7 +34,7 @@ async fn identity_headers_count_with_the_front_proxys_certificate_alone() {
     assert_eq!(ask(cluster, Some(&wrong_authority), IDENTITY).await, 401, "the authority of ordinary clients");
     let mixed = [IDENTITY, &[("Authorization", "Bearer nonsense")]].concat();
     assert_eq!(ask(cluster, None, &mixed).await, 401);
-    // The probes ask for nobody, and tell nothing.
+    // Probes need no authentication, and reveal nothing.
     let direct = Direct::new(cluster, 0, None).await;
     assert_eq!(direct.get("/livez", &[]).await.status, 200);
     for path in ["/", "/apis", "/openapi/v3", "/metrics", BASE] {
@@ -42,7 +42,7 @@ async fn identity_headers_count_with_the_front_proxys_certificate_alone() {
     }
 }
 
-/// An identity may have thousands of groups, and nobody but kube-apiserver tells them by headers.
+/// An identity may have thousands of groups, and only kube-apiserver sends them as headers.
 #[tokio::test]
 async fn only_kube_apiserver_may_send_large_headers() {
     let cluster = directory();
@@ -57,9 +57,9 @@ async fn only_kube_apiserver_may_send_large_headers() {
     assert_eq!(ask(cluster, None, &[("Authorization", &token)]).await, 401, "the longest token is looked at");
 }
 
-/// kube-apiserver writes its own authority into the ConfigMap again and again, and leaves others in it.
+/// kube-apiserver periodically writes its own authority to the ConfigMap, and keeps others in it.
 #[tokio::test]
-async fn the_front_proxys_authorities_are_followed() {
+async fn changes_of_the_front_proxys_authorities_are_followed() {
     let cluster = directory();
     let dir = tempfile::tempdir().unwrap();
     let next = Authority::create(dir.path(), "next").unwrap();
@@ -117,7 +117,7 @@ async fn a_bearer_token_is_reviewed() {
         "--clusterrole=roster-directory-reader",
         &format!("--serviceaccount=default:{account}"),
     ]);
-    // A refusal is remembered for ten seconds, as upstream's delegated authorisation does.
+    // Denials are cached for ten seconds, as in upstream's delegated authorization.
     eventually("the account may read", || async {
         match direct.get(&path, &headers).await.status {
             200 => Ok(()),
@@ -130,7 +130,7 @@ async fn a_bearer_token_is_reviewed() {
     assert_eq!(direct.get(&path, &[("Authorization", "Bearer nonsense")]).await.status, 401);
 }
 
-/// What a person gets of a path: the whole error text, or the answer.
+/// Returns the response that a user gets for a path, or the complete error text.
 fn ask_as(cluster: &Cluster, person: &str, path: &str) -> Result<String, String> {
     let path = format!("{BASE}/{path}");
     let output = cluster.plane.kubectl.output(&["get", "--as", person, "--raw", &path], "").unwrap();
@@ -141,7 +141,7 @@ fn ask_as(cluster: &Cluster, person: &str, path: &str) -> Result<String, String>
 }
 
 #[tokio::test]
-async fn people_read_themselves_and_learn_nothing_of_others() {
+async fn users_read_themselves_and_learn_nothing_about_others() {
     let cluster = directory();
     let users = cluster.users().await;
     let (me, other) = (unique("me"), unique("other"));
@@ -159,7 +159,7 @@ async fn people_read_themselves_and_learn_nothing_of_others() {
     for part in ["groups", "locks", "namespaces", "permissions", "roleassignments"] {
         ask_as(cluster, &me, &format!("users/~/{part}")).unwrap_or_else(|error| panic!("{part}: {error}"));
     }
-    // By name one is somebody like others.
+    // By name, the caller needs the same permission as for others.
     assert!(ask_as(cluster, &me, &format!("users/{me}")).unwrap_err().contains("Forbidden"));
     let email = format!("{other}@example.com");
     for part in ["", "/groups", "/permissions", "/locks"] {
@@ -169,7 +169,7 @@ async fn people_read_themselves_and_learn_nothing_of_others() {
         assert_eq!(refusal(&other), of_nobody, "whether there is somebody is not told");
         assert_eq!(refusal(&email), of_nobody, "nor whose email it is");
     }
-    // Beside kube-apiserver, which has an opinion of its own, the answers are the same.
+    // Without kube-apiserver, which authorizes by itself, the answers are the same.
     let (certificate, key) = front_proxy(cluster);
     let direct = Direct::new(cluster, 0, Some((&certificate, &key))).await;
     let as_me = [("X-Remote-User", me.as_str()), ("X-Remote-Group", "system:authenticated")];
@@ -186,9 +186,9 @@ async fn people_read_themselves_and_learn_nothing_of_others() {
     }
 }
 
-/// I3 and I9 for the directory: a disabled user asks nothing any more, and a UID that is gone is nobody's.
+/// I3 and I9 for the directory: a disabled user can't query, and a deleted UID belongs to nobody.
 #[tokio::test]
-async fn i3_who_is_disabled_asks_nothing() {
+async fn i3_disabled_users_cannot_query() {
     let cluster = directory();
     let users = cluster.users().await;
     let name = unique("leaving");
@@ -224,7 +224,7 @@ async fn i3_who_is_disabled_asks_nothing() {
     refused("who has the name now is somebody else").await;
 }
 
-/// I3 for watches: they end with the right to them, and with the user.
+/// I3 for watches: they end with the permission and with the user.
 #[tokio::test]
 async fn i3_a_watch_ends_with_its_user() {
     let cluster = directory();

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{BASE, directory, encoded, get, names};
 use crate::support::{Cluster, create, eventually, unique, user, wait_until_ready};
 
-/// Users of a domain of their own, all ready and served.
+/// Creates users in their own domain, and waits until they are ready and served.
 pub async fn people(cluster: &Cluster, domain: &str, count: usize) -> Vec<String> {
     let users = cluster.users().await;
     let mut names = Vec::new();
@@ -68,7 +68,7 @@ async fn get_in_every_form() {
     cluster.kubectl(&["get", USERS, &people[0], "--request-timeout=20s"]);
     let several = cluster.kubectl(&["get", USERS, &people[0], &people[1], "-o", "name"]);
     assert_eq!(several.lines().count(), 2);
-    // What people declare is what `users` means by itself.
+    // `users` without a group means the custom resource.
     assert!(cluster.kubectl(&["get", "users", &people[0], "-o", "name"]).starts_with("user.roster.dev/"));
 }
 
@@ -95,7 +95,7 @@ async fn discovery_and_explain() {
     );
 }
 
-/// What kubectl prints until it has printed `lines` lines.
+/// Returns kubectl's output, up to `lines` lines.
 async fn watched(cluster: &Cluster, args: &[&str], lines: usize, meanwhile: impl FnOnce()) -> String {
     let mut child = Command::new(&cluster.plane.kubectl.assets.kubectl)
         .env("KUBECONFIG", &cluster.plane.kubectl.kubeconfig)
@@ -113,12 +113,12 @@ async fn watched(cluster: &Cluster, args: &[&str], lines: usize, meanwhile: impl
             let _ = sender.send(String::from_utf8_lossy(&buffer[..read]).into_owned());
         }
     });
-    // Time for the watch to be there.
+    // Wait until the watch is established.
     tokio::time::sleep(Duration::from_secs(2)).await;
     meanwhile();
     let mut text = String::new();
     while text.lines().count() < lines {
-        match tokio::time::timeout(crate::support::PATIENCE, receiver.recv()).await {
+        match tokio::time::timeout(crate::support::TIMEOUT, receiver.recv()).await {
             Ok(Some(more)) => text.push_str(&more),
             _ => break,
         }
@@ -129,7 +129,7 @@ async fn watched(cluster: &Cluster, args: &[&str], lines: usize, meanwhile: impl
 }
 
 #[tokio::test]
-async fn watches_that_kubectl_prints() {
+async fn kubectl_prints_watches() {
     let cluster = directory();
     let domain = unique("watched");
     let people = people(cluster, &domain, 2).await;
@@ -153,7 +153,7 @@ async fn watches_that_kubectl_prints() {
 }
 
 #[tokio::test]
-async fn every_parameter_by_raw() {
+async fn every_parameter_works_with_get_raw() {
     let cluster = directory();
     let domain = unique("raw");
     let people = people(cluster, &domain, 5).await;
@@ -196,7 +196,7 @@ async fn every_parameter_by_raw() {
 }
 
 #[tokio::test]
-async fn groups_their_members_and_what_follows_from_a_user() {
+async fn groups_members_and_subresources_of_a_user() {
     let cluster = directory();
     let domain = unique("grouped");
     let people = people(cluster, &domain, 3).await;
@@ -235,13 +235,13 @@ async fn groups_their_members_and_what_follows_from_a_user() {
         json!({"user": people[0], "group": outer, "sources": ["Group.spec.members"], "path": [inner, outer]})
     );
     let mut namespaces = get(cluster, &format!("users/{}/namespaces", people[1]));
-    // What is used in it is told once it is counted; the tests of quotas look at that.
+    // Usage appears once it is counted, which the quota tests check.
     namespaces["items"][0].as_object_mut().unwrap().remove("used");
     let expected = json!([{"name": namespace, "owned": true, "phase": "Active", "roles": ["ClusterRole/edit"], "lockedBy": people[0]}]);
     assert_eq!(namespaces["items"], expected);
     assert_eq!(get(cluster, &format!("users/{}/locks", people[1]))["status"]["blockingDeletion"], json!([namespace]));
     assert_eq!(get(cluster, &format!("users/{}/locks", people[0]))["status"]["held"], json!([namespace]));
-    // Who holds which role where, asked from every side.
+    // Role assignments by user, group, role and scope.
     let assignments =
         |query: &str| get(cluster, &format!("roleassignments?{query}"))["items"].as_array().unwrap().clone();
     for query in [

@@ -1,4 +1,4 @@
-//! The aggregated API, through kube-apiserver and beside it, with two replicas.
+//! The aggregated API, through kube-apiserver and directly, with two replicas.
 
 mod authentication;
 mod kubectl;
@@ -25,7 +25,7 @@ use crate::support::Cluster;
 
 pub const BASE: &str = "/apis/directory.roster.dev/v1alpha1";
 
-/// A control plane with two operators, for tests that leave them alone: each has a domain of its own.
+/// Shared control plane with two operators. Tests use separate domains and must not stop the operators.
 pub fn directory() -> &'static Cluster {
     static DIRECTORY: OnceLock<Cluster> = OnceLock::new();
     DIRECTORY.get_or_init(|| {
@@ -37,16 +37,16 @@ pub fn directory() -> &'static Cluster {
     })
 }
 
-/// A cluster administrator, as the aggregator tells who asks.
+/// Identity headers of a cluster administrator, as the aggregator sends them.
 pub const IDENTITY: &[(&str, &str)] = &[("X-Remote-User", "admin"), ("X-Remote-Group", "system:masters")];
 
-/// The aggregator's own certificate, as kube-apiserver shows it.
+/// The aggregator's client certificate.
 pub fn front_proxy(cluster: &Cluster) -> (String, String) {
     let read = |file: &str| std::fs::read_to_string(cluster.plane.dir.join("pki").join(file)).unwrap();
     (read("front-proxy.crt"), read("front-proxy.key"))
 }
 
-/// Waits until kube-apiserver passes requests on.
+/// Waits until kube-apiserver proxies requests.
 pub fn wait_until_served(cluster: &Cluster) {
     let what = "the aggregated API is served";
     let probe = || cluster.plane.kubectl.run(&["get", "--raw", &format!("{BASE}/users?limit=1")]);
@@ -54,23 +54,23 @@ pub fn wait_until_served(cluster: &Cluster) {
         .unwrap_or_else(|error| panic!("{error:#}"));
 }
 
-/// What a path under the group-version answers.
+/// Returns the response for a path under the group-version.
 pub fn get(cluster: &Cluster, path: &str) -> Value {
     serde_json::from_str(&cluster.kubectl(&["get", "--raw", &format!("{BASE}/{path}")])).expect("the answer is JSON")
 }
 
-/// The names of the items of an answer.
+/// Returns the names of the items of a response.
 pub fn names(list: &Value) -> Vec<String> {
     let items = list["items"].as_array().unwrap_or_else(|| panic!("no items: {list}"));
     items.iter().map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect()
 }
 
-/// A percent-encoded value of a query.
+/// Percent-encodes a query value.
 pub fn encoded(value: &str) -> String {
     form_urlencoded::byte_serialize(value.as_bytes()).collect()
 }
 
-/// One request over a connection of its own: status, headers and body.
+/// Response to a request on its own connection: status, headers and body.
 pub struct Answer {
     pub status: u16,
     pub head: String,
@@ -83,7 +83,7 @@ impl Answer {
     }
 }
 
-/// A client of a replica's own port, with or without a certificate.
+/// Client of a replica's port, with or without a certificate.
 pub struct Direct {
     address: String,
     tls: Arc<ClientConfig>,
@@ -96,7 +96,7 @@ impl Direct {
         let authority = secrets.get("roster-ca").await.expect("the authority is there").data.unwrap_or_default();
         let mut roots = RootCertStore::empty();
         for pem in authority.values() {
-            // Of the keys beside them nothing is read.
+            // Keys are ignored.
             for certificate in CertificateDer::pem_slice_iter(&pem.0) {
                 roots.add(certificate.unwrap()).unwrap();
             }
@@ -113,7 +113,7 @@ impl Direct {
         Self { address, tls: Arc::new(config) }
     }
 
-    /// A GET with further headers.
+    /// Sends a GET with additional headers.
     pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         self.request("GET", path, headers).await.unwrap_or_else(|error| panic!("{path}: {error:#}"))
     }
@@ -122,12 +122,12 @@ impl Direct {
         self.send(method, path, headers, "").await
     }
 
-    /// A connection from that address of this machine, after the handshake.
+    /// Opens a connection from that local address, including the handshake.
     pub async fn connect_from(&self, source: Ipv4Addr) -> Result<TlsStream<TcpStream>> {
         self.connect(TcpSocket::new_v4()?, source).await
     }
 
-    /// The same, with as little room for answers that nobody reads as the kernel allows.
+    /// Like [`Direct::connect_from`], with the smallest receive buffer that the kernel allows.
     pub async fn connect_unread(&self, source: Ipv4Addr) -> Result<TlsStream<TcpStream>> {
         let socket = TcpSocket::new_v4()?;
         socket.set_recv_buffer_size(1)?;
@@ -141,7 +141,7 @@ impl Direct {
         Ok(connector.connect(ServerName::try_from("localhost")?, stream).await?)
     }
 
-    /// A request with a JSON body.
+    /// Sends a request with a JSON body.
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Result<Answer> {
         let mut stream = self.connect_from(Ipv4Addr::LOCALHOST).await?;
         let mut request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
@@ -154,15 +154,15 @@ impl Direct {
         }
         request.push_str("\r\n");
         request.push_str(body);
-        // What the TLS session could not write at once waits in it, and a read does not send it. A server that refuses a
-        // request after its first bytes answers and closes while the rest is on its way: the answer is there to be read.
+        // Flush what the TLS session has buffered, because reading does not. A server that rejects a request early
+        // responds and closes while the rest is still being sent, so ignore errors: the response can be read.
         let written = async {
             stream.write_all(request.as_bytes()).await?;
             stream.flush().await
         };
         let written = written.await;
         let mut bytes = Vec::new();
-        // A server that closes without saying goodbye has answered all the same.
+        // A server that closes without `close_notify` has still responded.
         let read = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut bytes)).await?;
         let text = String::from_utf8_lossy(&bytes);
         let answer = text.split_once("\r\n\r\n");

@@ -1,4 +1,4 @@
-//! What a user may do: by the directory, and by kube-apiserver itself.
+//! Permissions of users: the directory's answers compared with kube-apiserver's.
 
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::Api;
@@ -12,7 +12,7 @@ const VERBS: &[&str] = &["get", "list", "create", "delete", "*"];
 const RESOURCES: &[&str] = &["pods", "pods/log", "*/log", "secrets", "*", "configmaps"];
 const GROUPS: &[&str] = &["", "apps", "*"];
 
-/// A rule as a manifest writes it.
+/// Returns a random rule for a manifest.
 fn random_rule(random: &mut Random) -> Value {
     let mut pick = |from: &[&str]| from[usize::try_from(random.below(from.len() as u64)).unwrap()].to_owned();
     let mut rule = json!({"verbs": [pick(VERBS), pick(VERBS)], "apiGroups": [pick(GROUPS)], "resources": [pick(RESOURCES), pick(RESOURCES)]});
@@ -22,7 +22,7 @@ fn random_rule(random: &mut Random) -> Value {
     rule
 }
 
-/// What RBAC says by the rules of an answer. Of its own, not the one that is tested.
+/// Evaluates the rules of a response. Independent of the implementation under test.
 fn allowed_by(
     permissions: &Value,
     verb: &str,
@@ -48,7 +48,7 @@ fn allowed_by(
     })
 }
 
-/// Roles, bindings of Roster and of others, groups in groups, and an aggregated ClusterRole.
+/// Creates roles, bindings of Roster and of others, nested groups, and an aggregated ClusterRole.
 fn random_rbac(cluster: &Cluster, prefix: &str, namespaces: &[String], random: &mut Random) {
     let mut manifests = Vec::new();
     for at in 0..6 {
@@ -113,7 +113,7 @@ fn random_rbac(cluster: &Cluster, prefix: &str, namespaces: &[String], random: &
 }
 
 #[tokio::test]
-async fn three_hundred_questions_have_one_answer() {
+async fn three_hundred_access_reviews_agree_with_kube_apiserver() {
     let cluster = directory();
     let prefix = unique("asked");
     let users = cluster.users().await;
@@ -192,11 +192,11 @@ async fn three_hundred_questions_have_one_answer() {
     }
     println!("of 300 questions, {yes} are answered with yes");
     assert!((30..270).contains(&yes), "the questions have to be of both kinds: {yes}");
-    // Narrowed to a namespace, what holds in others is left out.
+    // Restricted to a namespace, roles of other namespaces are omitted.
     let narrow = get(cluster, &format!("users/{prefix}-u1/permissions?namespace={}", namespaces[0]));
     let rules = narrow["status"]["rules"].as_array().unwrap();
     assert!(rules.iter().all(|rule| rule["namespace"].is_null() || rule["namespace"] == json!(namespaces[0])));
-    // Whoever is not active may do nothing.
+    // Inactive users have no permissions.
     let name = format!("{prefix}-u1");
     cluster.kubectl(&["patch", "users.roster.dev", &name, "--type=merge", "-p", r#"{"spec":{"state":"Disabled"}}"#]);
     eventually("a disabled user may do nothing", || async {

@@ -1,4 +1,4 @@
-//! What people change on themselves.
+//! Changes of the own profile.
 
 use serde_json::json;
 
@@ -13,7 +13,7 @@ fn patch(cluster: &Cluster, person: &str, args: &[&str]) -> Result<String, Strin
 }
 
 #[tokio::test]
-async fn people_change_their_own_business_and_nothing_else() {
+async fn users_change_only_their_profile_fields() {
     let cluster = directory();
     let users = cluster.users().await;
     let name = unique("self");
@@ -34,7 +34,7 @@ async fn people_change_their_own_business_and_nothing_else() {
     merge(r#"{"spec":{"language":null}}"#).unwrap();
     let spec = users.get(&name).await.unwrap().spec;
     assert_eq!((spec.display_name.as_deref(), spec.language), (Some("I"), None));
-    // What was written is what is read, by the next request.
+    // The next request reads what was written.
     let tried = merge(r#"{"spec":{"displayName":"Tried"}}"#.replace("Tried", "Only tried").as_str());
     tried.unwrap();
     let dry = patch(

@@ -1,4 +1,4 @@
-//! Queries that say nothing, lists that are read while people change, and requests that nobody would send.
+//! Invalid queries, lists that are read while users change, and unusual requests.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::kubectl::people;
 use super::{BASE, Direct, directory, encoded, get, names};
 use crate::support::{Random, unique};
 
-/// Path with its query, and what the message has to name.
+/// Path with its query, and the text that the message must contain.
 const BAD: &[(&str, &str)] = &[
     ("users?filterBy=nmae,jane", "allowed: name, uid"),
     ("users?filterBy=username", "pairs"),
@@ -78,7 +78,7 @@ const BAD: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn what_says_nothing_is_refused_with_what_is_allowed() {
+async fn invalid_queries_are_refused_with_what_is_allowed() {
     let cluster = directory();
     let read = |file: &str| std::fs::read_to_string(cluster.plane.dir.join("pki").join(file)).unwrap();
     let direct = Direct::new(cluster, 0, Some((&read("front-proxy.crt"), &read("front-proxy.key")))).await;
@@ -99,7 +99,7 @@ async fn what_says_nothing_is_refused_with_what_is_allowed() {
 }
 
 #[tokio::test]
-async fn odd_requests_are_answered_and_cost_little() {
+async fn unusual_requests_are_answered_and_cost_little() {
     let cluster = directory();
     let read = |file: &str| std::fs::read_to_string(cluster.plane.dir.join("pki").join(file)).unwrap();
     let direct = Direct::new(cluster, 0, Some((&read("front-proxy.crt"), &read("front-proxy.key")))).await;
@@ -150,9 +150,9 @@ async fn odd_requests_are_answered_and_cost_little() {
     assert_eq!(discovery.json()["items"][0]["versions"][0]["freshness"], "Current");
 }
 
-/// Page after page, by one replica and the other, while people come, change and go.
+/// Reads page after page from alternating replicas, while users are created, changed and deleted.
 #[tokio::test]
-async fn pages_show_everybody_once_while_people_change() {
+async fn pages_contain_every_user_once_despite_changes() {
     let cluster = directory();
     let domain = unique("paged");
     let people: BTreeSet<String> = people(cluster, &domain, 20).await.into_iter().collect();
@@ -189,7 +189,7 @@ async fn pages_show_everybody_once_while_people_change() {
             assert_eq!(distinct.len(), found.len(), "each once: {found:?}");
             assert_eq!(json!(found.len()), total);
             assert!(people.is_subset(&distinct), "everybody who was there all the time: {found:?}");
-            // The same by number of the page, at the revision of the first one.
+            // The same by page number, at the revision of the first page.
             let exact = format!("{query}&resourceVersionMatch=Exact&resourceVersion={}", revision.as_str().unwrap());
             let pages = page["pages"].as_u64().unwrap();
             let by_number: Vec<String> =
@@ -202,9 +202,9 @@ async fn pages_show_everybody_once_while_people_change() {
     assert!(get(cluster, &format!("users?fieldSelector={search}"))["total"].is_u64());
 }
 
-/// Tokens, revisions and watches of one replica mean the same at the other.
+/// Tokens, revisions and watches of one replica are valid at the other.
 #[tokio::test]
-async fn replicas_speak_of_the_same_revisions() {
+async fn replicas_agree_on_revisions() {
     let cluster = directory();
     let domain = unique("replicated");
     let people = people(cluster, &domain, 5).await;
@@ -218,7 +218,7 @@ async fn replicas_speak_of_the_same_revisions() {
         let first = from.get(&path, &admin).await.json();
         let revision = first["metadata"]["resourceVersion"].as_str().unwrap();
         let token = first["metadata"]["continue"].as_str().unwrap();
-        // Somebody comes in between, and belongs to neither page.
+        // A user that is created in between is on neither page.
         let late = unique(&format!("{domain}-0-late"));
         cluster.apply(&format!(
             "apiVersion: roster.dev/v1alpha1\nkind: User\nmetadata: {{name: {late}}}\nspec: {{domain: {domain}}}\n"
@@ -226,7 +226,7 @@ async fn replicas_speak_of_the_same_revisions() {
         let next = to.get(&format!("{path}&continue={token}"), &admin).await.json();
         assert_eq!(next["metadata"]["resourceVersion"], revision, "{next}");
         assert_eq!(names(&next), people[2..4], "{next}");
-        // The other one tells what has changed since.
+        // The other replica reports what has changed since.
         let watch = to
             .get(
                 &format!("{path}&watch=true&resourceVersion={revision}&timeoutSeconds=2").replace("&limit=2", ""),
@@ -245,10 +245,10 @@ async fn replicas_speak_of_the_same_revisions() {
     }
 }
 
-/// A token says where a list goes on, and nothing of who may read it: each caller is authorised on their own, for the list
-/// that they ask for.
+/// A continue token says where a list continues, not who may read it: each caller is authorized for the list that they
+/// request.
 #[tokio::test]
-async fn a_token_of_a_page_gives_nobody_a_right() {
+async fn continue_tokens_grant_no_access() {
     let cluster = directory();
     let domain = unique("paged");
     let people = people(cluster, &domain, 4).await;
@@ -284,7 +284,7 @@ async fn a_token_of_a_page_gives_nobody_a_right() {
     }
     let next = direct.get(&format!("{members}&continue={of_members}"), &limited).await.json();
     assert_eq!(names(&next), people[1..2], "their own list goes on");
-    // A token of another list is none, whoever shows it.
+    // A token of another list is invalid for every caller.
     let another = format!("{BASE}/users?filterBy=domain,another&limit=1");
     let groups = format!("{BASE}/groups?limit=1");
     for (path, token, who) in [

@@ -1,4 +1,4 @@
-//! Clients that keep a copy: they end up with what there is, whatever happens in between.
+//! Clients with a cache: they converge to the actual state, whatever happens in between.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -17,10 +17,10 @@ use serde_json::json;
 use super::{get, wait_until_served};
 use crate::support::{Cluster, FAST_LEASE, Random, eventually};
 
-type Copy = BTreeMap<String, Option<String>>;
+type Snapshot = BTreeMap<String, Option<String>>;
 
-/// What the directory says there is.
-fn truth(cluster: &Cluster, domain: &str) -> Copy {
+/// Returns the actual state from the directory.
+fn expected(cluster: &Cluster, domain: &str) -> Snapshot {
     let list = get(cluster, &format!("users?filterBy=domain,{domain}"));
     let items = list["items"].as_array().unwrap().iter();
     items
@@ -31,7 +31,7 @@ fn truth(cluster: &Cluster, domain: &str) -> Copy {
         .collect()
 }
 
-/// An informer of kube-rs, by a list or by a watch that begins with what there is.
+/// An informer of kube-rs, with a list or a streaming list.
 async fn informer(cluster: &Cluster, domain: &str, strategy: InitialListStrategy) -> reflector::Store<DynamicObject> {
     let resource =
         ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("directory.roster.dev", "v1alpha1", "User"), "users");
@@ -52,18 +52,18 @@ async fn informer(cluster: &Cluster, domain: &str, strategy: InitialListStrategy
     store
 }
 
-fn copied(store: &reflector::Store<DynamicObject>) -> Copy {
+fn snapshot_of(store: &reflector::Store<DynamicObject>) -> Snapshot {
     let objects = store.state();
     objects.iter().map(|user| (user.name_any(), user.data["spec"]["displayName"].as_str().map(str::to_owned))).collect()
 }
 
 /// The dynamic client of the Python package `kubernetes`.
-struct Python {
+struct PythonClient {
     child: Child,
     answers: Mutex<BufReader<std::process::ChildStdout>>,
 }
 
-impl Python {
+impl PythonClient {
     fn start(cluster: &Cluster, domain: &str) -> Self {
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/integration/directory/sync.py");
         let mut child = Command::new(roster_harness::python_with_packages().expect("Python is there"))
@@ -77,7 +77,7 @@ impl Python {
         Self { child, answers }
     }
 
-    fn copied(&mut self) -> Copy {
+    fn snapshot_of(&mut self) -> Snapshot {
         writeln!(self.child.stdin.as_mut().unwrap(), "?").unwrap();
         let mut line = String::new();
         self.answers.lock().unwrap().read_line(&mut line).unwrap();
@@ -85,7 +85,7 @@ impl Python {
     }
 }
 
-impl Drop for Python {
+impl Drop for PythonClient {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -100,19 +100,19 @@ fn churn(cluster: &Cluster, domain: &str, rounds: u64, random: &mut Random) {
                 cluster.plane.kubectl.run(&["delete", "users.roster.dev", &name, "--ignore-not-found", "--wait=false"]);
             continue;
         }
-        // Some leave the selection, and some come back to it.
+        // Some leave the selection, and some return to it.
         let domain = if random.below(5) == 0 { "elsewhere" } else { domain };
         let user = json!({"apiVersion": "roster.dev/v1alpha1", "kind": "User", "metadata": {"name": name},
             "spec": {"domain": domain, "displayName": format!("round {round}")}});
-        // One that is being deleted may refuse for a moment.
+        // A User that is being deleted may conflict for a moment.
         let _ = cluster.plane.kubectl.apply(&user.to_string());
     }
 }
 
-/// With two replicas: one is killed, then the other, so that every watch ends and is taken up by a process that knows
-/// nothing of it; then kube-apiserver itself.
+/// With two replicas: kills one, then the other, so that every watch ends and is resumed by a process that does not
+/// know it. Then restarts kube-apiserver.
 #[tokio::test(flavor = "multi_thread")]
-async fn copies_stay_right_through_churn_and_restarts() {
+async fn informers_stay_consistent_through_churn_and_restarts() {
     let cluster = Cluster::create("directory-restarts", &[]);
     cluster.start_operator(FAST_LEASE);
     cluster.start_operator(FAST_LEASE);
@@ -122,7 +122,7 @@ async fn copies_stay_right_through_churn_and_restarts() {
     churn(&cluster, domain, 20, &mut random);
     let listed = informer(&cluster, domain, InitialListStrategy::ListWatch).await;
     let streamed = informer(&cluster, domain, InitialListStrategy::StreamingList).await;
-    let mut python = Python::start(&cluster, domain);
+    let mut python = PythonClient::start(&cluster, domain);
     let mut settle = async |what: &str| {
         eventually(what, || {
             let outcome = cluster
@@ -132,13 +132,15 @@ async fn copies_stay_right_through_churn_and_restarts() {
                 .map_err(|error| error.to_string())
                 .and_then(|declared| {
                     let declared: serde_json::Value = serde_json::from_str(&declared).unwrap();
-                    let expected = truth(&cluster, domain);
+                    let expected = expected(&cluster, domain);
                     if declared["items"].as_array().unwrap().len() != expected.len() {
                         return Err("the directory is behind".to_owned());
                     }
-                    for (client, copy) in
-                        [("list", copied(&listed)), ("stream", copied(&streamed)), ("Python", python.copied())]
-                    {
+                    for (client, copy) in [
+                        ("list", snapshot_of(&listed)),
+                        ("stream", snapshot_of(&streamed)),
+                        ("Python", python.snapshot_of()),
+                    ] {
                         if copy != expected {
                             return Err(format!("{client}: {copy:?} instead of {expected:?}"));
                         }
@@ -167,9 +169,9 @@ async fn copies_stay_right_through_churn_and_restarts() {
     settle("after kube-apiserver was killed").await;
 }
 
-/// What a watch tells is what has changed, in order, with revisions that only grow; and a revision that is gone is told.
+/// A watch reports changes in order with increasing revisions, and an expired revision is an error.
 #[tokio::test]
-async fn a_watch_tells_changes_in_order() {
+async fn a_watch_reports_changes_in_order() {
     let cluster = super::directory();
     let domain = crate::support::unique("ordered");
     let people = super::kubectl::people(cluster, &domain, 1).await;

@@ -1,11 +1,11 @@
-//! To bind a role, by a RoleBinding or by what brings a namespace into one.
+//! Attempts to bind a role, by a RoleBinding or by adding a namespace to its scope.
 
 use super::{APPLY, Attempt, CREATE, OWNED, SERVER_SIDE, attempt};
 
-/// A binding of `view` in `{n}` to mallory's own user, there beforehand.
+/// An existing binding of `view` in `{n}` to mallory's own user.
 const MY_VIEW: &str = "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: view}, scope: {namespaces: ['{n}']}}}\n";
 
-/// A binding of `edit` in `{n}` to the boss, which has run out.
+/// An expired binding of `edit` in `{n}` to the boss.
 const EXPIRED_EDIT: &str = "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}, validity: {notAfter: '2020-01-01T00:00:00Z'}}}\n";
 
 /// A binding of `edit` to mallory's own user that the boss delegates, and that the boss can't, having it by no other way
@@ -27,7 +27,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         &["patch", "rolebindings.roster.dev", "{n}-power", "--type=merge", "--dry-run=server", "-p", OWNED],
         "",
     ),
-    // To bind a role.
+    // Binding a role.
     attempt(
         "a binding in the whole cluster",
         "",
@@ -153,7 +153,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         APPLY,
         "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-c'}, spec: {subjects: [{kind: Group, name: '{n}-mine'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}-other']}, delegatedBy: '{n}-me'}}",
     ),
-    // To take a role away for a moment: whoever held it would be easy to take over until somebody restores the binding.
+    // Revoking a role temporarily: its holder would be easy to take over until the binding is restored.
     attempt(
         "a lesser role in place of the one that is bound",
         "",
@@ -199,7 +199,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         ],
         "",
     ),
-    // What brings a namespace into a binding.
+    // Adding a namespace to a binding.
     attempt("a namespace with the label", BY_LABEL, &["label", "namespace", "{n}-other", "project={n}"], ""),
     attempt("a namespace in the domain", BY_LABEL, &["label", "namespace", "{n}-other", "roster.dev/domain={n}"], ""),
     attempt(

@@ -1,12 +1,12 @@
-//! I4 over time: whoever may write Users puts one into a group before the group exists, and waits for its roles.
+//! I4 over time: an attacker declares a User's membership before the group exists, and waits for its roles.
 
-use super::{CREATE, guarded};
+use super::{CREATE, guarded_cluster};
 use crate::support::{Cluster, can, unique, wait_for_text, wait_until_can};
 
 const REASON: &str = "{.status.conditions[?(@.type=='MembershipPending')].reason}";
 const MESSAGE: &str = "{.status.conditions[?(@.type=='MembershipPending')].message}";
 
-/// The group with a member of its own, and a selector; bound to `edit`.
+/// A group with a member and a selector, bound to `edit`.
 fn group(n: &str) -> String {
     format!(
         "---\n{{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {{name: {n}-admins}}, spec: {{members: [{n}-jane], memberSelector: {{matchLabels: {{team: {n}}}}}}}}}\n"
@@ -20,13 +20,13 @@ fn refused(cluster: &Cluster, args: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i4_membership_declared_before_the_group_exists_waits_for_its_consent() {
-    let (cluster, n) = (guarded(), unique("i4-consent"));
+    let (cluster, n) = (guarded_cluster(), unique("i4-consent"));
     let (admins, named, labelled) = (format!("{n}-admins"), format!("{n}-named"), format!("{n}-labelled"));
     let as_mallory = |args: &[&str], input: &str| {
         let args = [&["--as", "mallory"], args].concat();
         cluster.plane.kubectl.run_with_input(&args, input).unwrap_or_else(|error| panic!("{error:#}"));
     };
-    // Nobody holds anything yet, so the guard has nothing to say.
+    // Nobody holds a role yet, so the guard allows it.
     as_mallory(
         CREATE,
         &format!(
@@ -38,7 +38,7 @@ async fn i4_membership_declared_before_the_group_exists_waits_for_its_consent() 
     let pending = format!("{{.status.groups[*]}} {{.status.pendingGroups[*]}} {REASON}");
     wait_for_text(cluster, &["users.roster.dev", &named], &pending, &format!(" {admins} GroupNotFound")).await;
 
-    // Later an administrator creates the group, and binds it.
+    // Later, an administrator creates and binds the group.
     cluster.apply(&format!(
         "---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {n}}}}}\n\
          ---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}-jane}}, spec: {{}}}}\n\
@@ -61,7 +61,7 @@ async fn i4_membership_declared_before_the_group_exists_waits_for_its_consent() 
         cluster.kubectl(&["get", "--raw", &format!("/apis/directory.roster.dev/v1alpha1/groups/{admins}/members")]);
     assert!(members.contains(&format!("{n}-jane")) && !members.contains(&named), "{members}");
 
-    // Consent is control of the group. So is a declaration, whether it is accepted or not.
+    // Giving consent requires control of the group. So does a declaration, accepted or not.
     let consent = |accepts: bool| format!(r#"{{"spec": {{"acceptDeclaredMembers": {accepts}}}}}"#);
     let (accept, withdraw) = (consent(true), consent(false));
     refused(cluster, &["patch", "groups.roster.dev", &admins, "--type=merge", "-p", &accept]);

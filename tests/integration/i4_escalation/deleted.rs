@@ -1,4 +1,4 @@
-//! The name of a deleted User is kept from those who could not control what it held by its own declaration.
+//! The name of a deleted User is protected from requesters that could not control what the User declared.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use kube::Api;
 use roster_core::directory::tombstones::{RETENTION, StoredLabels, Tombstone};
 use roster_harness::Operator;
 
-use super::{STAGE, guarded, settle};
+use super::{FIXTURES, guarded_cluster, wait_until_processed};
 use crate::support::{Cluster, FAST_LEASE, create, eventually, unique, wait_for_text};
 
 fn manifest(name: &str, rest: &str, spec: &str) -> String {
@@ -35,8 +35,8 @@ async fn wait_until_stored(secrets: &Api<Secret>, user: &str, is_stored: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_a_deleted_users_name_is_not_taken_by_who_could_not_control_it() {
-    let (cluster, n) = (guarded(), unique("i4-deleted"));
+async fn i4_taking_a_deleted_users_name_requires_control_of_it() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-deleted"));
     let secrets = cluster.secrets("roster-system").await;
     let boss = manifest(&format!("{n}-boss"), "", &format!("groups: [{n}-power]"));
     let smith = format!("username: {n}-smith, groups: [{n}-power, {n}-waiting]");
@@ -47,15 +47,15 @@ async fn i4_a_deleted_users_name_is_not_taken_by_who_could_not_control_it() {
         (manifest(&format!("{n}-alice"), "", ""), "edit in namespace"),
         (manifest(&format!("{n}-other"), "", &format!("username: {n}-smith")), "edit in namespace"),
     ];
-    cluster.apply(&STAGE.replace("{n}", &n));
+    cluster.apply(&FIXTURES.replace("{n}", &n));
     cluster.apply(&manifest(&format!("{n}-label"), &format!(", labels: {{power: {n}}}"), ""));
     cluster.apply(&manifest(&format!("{n}-root"), "", "admin: true"));
     cluster.apply(&manifest(&format!("{n}-alice"), "", &smith));
-    settle(cluster, &n).await;
+    wait_until_processed(cluster, &n).await;
     for user in ["boss", "label", "root", "alice"] {
         delete(cluster, &format!("{n}-{user}"));
     }
-    // At once, and again when the tombstone is stored.
+    // Immediately, and after the tombstone is stored.
     for round in 0..2 {
         for (manifest, role) in &gone {
             let refused = create_as(cluster, "mallory", manifest).unwrap_err();
@@ -74,7 +74,7 @@ async fn i4_a_deleted_users_name_is_not_taken_by_who_could_not_control_it() {
     ] {
         assert!(refused.contains(&part), "{part}: {refused}");
     }
-    // A password that waits for the User to come back.
+    // A password for when the User is recreated.
     let password = format!(
         "---\n{{apiVersion: v1, kind: Secret, metadata: {{name: mine, namespace: {n}, annotations: {{roster.dev/user: {n}-boss}}}}, type: roster.dev/password, stringData: {{password: battery staple}}}}\n"
     );
@@ -90,7 +90,7 @@ async fn i4_a_deleted_users_name_is_not_taken_by_who_could_not_control_it() {
     let refused = create_as(cluster, "mallory", &squat).unwrap_err();
     assert!(refused.contains("mallory may not create them"), "{refused}");
 
-    // Who may bind the roles may, and so may an administrator; with that, the tombstone is over.
+    // Requesters that may bind the roles may, and so may administrators. That ends the tombstone.
     create_as(cluster, "alice", &gone[0].0).unwrap();
     wait_until_stored(&secrets, &format!("{n}-boss"), false).await;
     cluster.apply(&boss);
@@ -99,7 +99,7 @@ async fn i4_a_deleted_users_name_is_not_taken_by_who_could_not_control_it() {
     cluster.apply(&manifest(&format!("{n}-alice"), "", &smith));
     wait_for_text(cluster, &["users.roster.dev", &format!("{n}-alice")], groups, &format!("{n}-power")).await;
     wait_until_stored(&secrets, &format!("{n}-alice"), false).await;
-    // Who held nothing leaves nothing.
+    // Users without declarations leave no tombstone.
     delete(cluster, &format!("{n}-me"));
     create_as(cluster, "mallory", &manifest(&format!("{n}-me"), "", "")).unwrap();
     assert!(secrets.get_opt(&Tombstone::secret_name(&format!("{n}-me"))).await.unwrap().is_none());
@@ -107,32 +107,32 @@ async fn i4_a_deleted_users_name_is_not_taken_by_who_could_not_control_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i4_a_name_stays_protected_when_the_group_that_selected_it_is_deleted_first() {
-    let (cluster, n) = (guarded(), unique("i4-bundle"));
+    let (cluster, n) = (guarded_cluster(), unique("i4-bundle"));
     let secrets = cluster.secrets("roster-system").await;
     let user = manifest(&format!("{n}-label"), &format!(", labels: {{power: {n}}}"), "");
     let (taken, name) = (manifest(&format!("{n}-label"), "", ""), format!("{n}-label"));
-    cluster.apply(&STAGE.replace("{n}", &n));
+    cluster.apply(&FIXTURES.replace("{n}", &n));
     cluster.apply(&user);
-    settle(cluster, &n).await;
+    wait_until_processed(cluster, &n).await;
     cluster.kubectl(&["delete", "groups.roster.dev", &format!("{n}-power")]);
     delete(cluster, &name);
     wait_until_stored(&secrets, &name, true).await;
     let refused = create_as(cluster, "mallory", &taken).unwrap_err();
     assert!(refused.contains("edit in namespace") && refused.contains(&format!("by Group {n}-power, ")), "{refused}");
-    // And as a username: the deleted one could not come back.
+    // Nor as a username: the deleted User could not be recreated.
     let other = manifest(&format!("{n}-x"), "", &format!("username: {n}-label"));
     let refused = create_as(cluster, "mallory", &other).unwrap_err();
     assert!(refused.contains(&format!("the guard: User {n}-label (deleted on")), "{refused}");
-    cluster.apply(&STAGE.replace("{n}", &n));
+    cluster.apply(&FIXTURES.replace("{n}", &n));
     cluster.apply(&user);
     wait_for_text(cluster, &["users.roster.dev", &name], "{.status.groups[*]}", &format!("{n}-power")).await;
     wait_until_stored(&secrets, &name, false).await;
 }
 
-/// A timer until then would be longer than one may be.
+/// A timer until then would exceed the maximum duration.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tombstone_from_the_future_does_not_end_the_leader() {
-    let (cluster, n) = (guarded(), unique("i4-future"));
+    let (cluster, n) = (guarded_cluster(), unique("i4-future"));
     let secrets = cluster.secrets("roster-system").await;
     let future = Tombstone {
         user: format!("{n}-late"),
@@ -160,7 +160,7 @@ async fn a_tombstone_from_the_future_does_not_end_the_leader() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tombstone_is_removed_when_it_expires() {
-    let (cluster, n) = (guarded(), unique("i4-expired"));
+    let (cluster, n) = (guarded_cluster(), unique("i4-expired"));
     let secrets = cluster.secrets("roster-system").await;
     let deleted_ago = |name: &str, ago: SignedDuration| Tombstone {
         user: format!("{n}-{name}"),
@@ -182,14 +182,14 @@ async fn a_tombstone_is_removed_when_it_expires() {
     create_as(cluster, "mallory", &manifest(&old.user, "", "")).unwrap();
 }
 
-/// No replica is needed that has seen the deletion and stored it: each that has seen it can.
+/// Any replica that has observed the deletion can store it.
 pub(super) async fn names_stay_protected_across_crashes(cluster: &Cluster) {
     let secrets = cluster.secrets("roster-system").await;
     for _ in 0..2 {
         cluster.start_operator(FAST_LEASE);
     }
     cluster.apply(&manifest("crash-gone", "", "groups: [down-0-power]"));
-    settle(cluster, "crash").await;
+    wait_until_processed(cluster, "crash").await;
     delete(cluster, "crash-gone");
     cluster.operators().remove(0).kill();
     wait_until_stored(&secrets, "crash-gone", true).await;
@@ -208,9 +208,9 @@ pub(super) async fn names_stay_protected_across_crashes(cluster: &Cluster) {
     a_follower_stores_what_no_leader_has_seen(cluster, &secrets).await;
 }
 
-/// The leader dies, a follower sees the deletion, and the next leader is a replica that starts after it.
+/// The leader crashes, a follower observes the deletion, and the next leader is a replica that starts afterwards.
 async fn a_follower_stores_what_no_leader_has_seen(cluster: &Cluster, secrets: &Api<Secret>) {
-    // It tries to get the lease once, while another replica holds it.
+    // It tries to acquire the lease once, while another replica holds it.
     cluster.start_operator(&["--lease-duration", "3h", "--renew-deadline", "2h", "--retry-period", "1h"]);
     cluster.operators().remove(0).kill();
     delete(cluster, "crash-gone");

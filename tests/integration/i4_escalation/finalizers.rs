@@ -1,14 +1,14 @@
-//! Finalizers keep an object from being deleted, or hold back what has to be done first: adding or removing one takes a
-//! right of its own.
+//! Finalizers delay deletion, or guarantee cleanup before it, so adding or removing one needs a separate
+//! permission.
 
-use super::guarded;
+use super::guarded_cluster;
 use crate::support::{Cluster, eventually, unique, wait_for_text};
 
-const TAKES: &str = "may not add or remove finalizers of";
+const DENIAL: &str = "may not add or remove finalizers of";
 
 /// A User with a namespace, a Group and a RoleBinding, all named `n`. Eve may write all three kinds, but not their
 /// finalizers; frank may write those as well.
-fn stage(cluster: &Cluster, n: &str) {
+fn create_fixtures(cluster: &Cluster, n: &str) {
     cluster.apply(&format!(
         "---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}}}, spec: {{}}}}\n\
          ---\n{{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {{name: {n}}}, spec: {{}}}}\n\
@@ -33,14 +33,14 @@ fn patch(cluster: &Cluster, who: &str, object: &str, patch: &str) -> Result<Stri
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_finalizers_are_added_and_removed_by_whoever_may_alone() {
-    let (cluster, n) = (guarded(), unique("i4-finalizer"));
-    stage(cluster, &n);
+async fn i4_finalizers_require_the_permission_to_update_finalizers() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-finalizer"));
+    create_fixtures(cluster, &n);
     let (eve, frank, user) = (format!("{n}-eve"), format!("{n}-frank"), format!("users.roster.dev/{n}"));
     wait_for_text(cluster, &[&user], "{.metadata.finalizers[*]}", "roster.dev/ownership").await;
     let none = r#"{"metadata": {"finalizers": null}}"#;
     let error = patch(cluster, &eve, &user, none).unwrap_err();
-    assert!(error.contains(TAKES), "{error}");
+    assert!(error.contains(DENIAL), "{error}");
     patch(cluster, &frank, &user, none).expect("frank may update users/finalizers");
 
     for kind in ["users", "groups", "rolebindings"] {
@@ -48,21 +48,21 @@ async fn i4_finalizers_are_added_and_removed_by_whoever_may_alone() {
         for finalizer in ["example.com/stay", "foregroundDeletion", "roster.dev/mine"] {
             let add = format!(r#"{{"metadata": {{"finalizers": ["{finalizer}"]}}}}"#);
             let error = patch(cluster, &eve, &object, &add).unwrap_err();
-            assert!(error.contains(&format!("{eve} {TAKES} {kind}")), "{object} {finalizer}: {error}");
+            assert!(error.contains(&format!("{eve} {DENIAL} {kind}")), "{object} {finalizer}: {error}");
         }
-        // What leaves finalizers alone needs nothing more, also where there are some.
+        // Writes that do not change finalizers need nothing more, even if there are some.
         patch(cluster, &frank, &object, r#"{"metadata": {"finalizers": ["example.com/stay"]}}"#).unwrap();
         patch(cluster, &eve, &object, r#"{"metadata": {"labels": {"floor": "3"}}}"#).unwrap();
         let error = patch(cluster, &eve, &object, r#"{"metadata": {"finalizers": []}}"#).unwrap_err();
-        assert!(error.contains(TAKES), "{object}: {error}");
+        assert!(error.contains(DENIAL), "{object}: {error}");
         patch(cluster, &frank, &object, none).unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_nobody_creates_an_object_that_can_not_be_deleted() {
-    let (cluster, n) = (guarded(), unique("i4-finalizer"));
-    stage(cluster, &n);
+async fn i4_objects_that_could_not_be_deleted_are_rejected() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-finalizer"));
+    create_fixtures(cluster, &n);
     let create = |who: &str, manifest: &str| {
         cluster.plane.kubectl.run_with_input(&["create", "--as", who, "-f", "-"], manifest).map_err(|e| e.to_string())
     };
@@ -77,16 +77,16 @@ async fn i4_nobody_creates_an_object_that_can_not_be_deleted() {
         [object("User", &format!("{n}-new")), object("Group", &format!("{n}-new")), binding(&n, "example.com/stay")]
     {
         let error = create(&eve, &manifest).unwrap_err();
-        assert!(error.contains(TAKES), "{error}");
+        assert!(error.contains(DENIAL), "{error}");
         create(&frank, &manifest).unwrap_or_else(|error| panic!("{error}"));
     }
     create(&eve, &object("Group", &format!("{n}-plain")).replace(", finalizers: [example.com/stay]", "")).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_the_garbage_collector_ends_a_deletion_in_the_foreground() {
-    let (cluster, n) = (guarded(), unique("i4-finalizer"));
-    stage(cluster, &n);
+async fn i4_the_garbage_collector_completes_foreground_deletion() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-finalizer"));
+    create_fixtures(cluster, &n);
     for cascade in ["foreground", "orphan"] {
         let object = format!("groups.roster.dev/{n}-{cascade}");
         cluster.apply(&format!(

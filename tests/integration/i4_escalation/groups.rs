@@ -1,4 +1,4 @@
-//! To control a Group: who is in it, and what a cycle keeps apart.
+//! Attempts to control a Group: its members, and the groups of a cycle.
 
 use super::{Attempt, CREATE, NATIVE, OWNED, SERVER_SIDE, attempt};
 
@@ -9,7 +9,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         &["patch", "groups.roster.dev", "{n}-power", "--type=merge", "--dry-run=server", "-p", OWNED],
         "",
     ),
-    // Membership, from the side of the group.
+    // Membership, declared by the Group.
     attempt(
         "one more member",
         "",
@@ -98,7 +98,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         &["patch", "groups.roster.dev", "{n}-mine", "--type=merge", "-p", r#"{"spec": {"members": ["{n}-me"]}}"#],
         "",
     ),
-    // Consent to what Users declare.
+    // Consent to memberships that Users declare.
     attempt(
         "the group made to accept me, who names it",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-me'}, spec: {groups: ['{n}-power']}}",
@@ -157,7 +157,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         ],
         "",
     ),
-    // What a cycle keeps apart.
+    // Groups that are cut off from each other by a cycle.
     attempt(
         "a cycle broken, so that my group is nested after all",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-power'}, spec: {memberGroups: ['{n}-middle']}}\n---\n{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-middle'}, spec: {members: ['{n}-me'], memberGroups: ['{n}-power']}}",

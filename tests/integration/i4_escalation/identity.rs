@@ -4,10 +4,10 @@ use axum::http::Request;
 use roster_credentials::claim::{Identifier, IdentifierKind};
 use serde_json::json;
 
-use super::{STAGE, guarded, settle};
+use super::{FIXTURES, guarded_cluster, wait_until_processed};
 use crate::support::{Cluster, eventually, unique, wait_until_can};
 
-/// Gives `who` a verb on Secrets in Roster's namespace, and nothing else.
+/// Grants `who` only this verb on Secrets in Roster's namespace.
 async fn allow_secrets(cluster: &Cluster, name: &str, who: &str, verb: &str) {
     cluster.apply(&format!(
         "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {{name: {name}, namespace: roster-system}}\n\
@@ -20,18 +20,18 @@ async fn allow_secrets(cluster: &Cluster, name: &str, who: &str, verb: &str) {
     wait_until_can(cluster, who, &[verb, "secrets", "-n", "roster-system"], true).await;
 }
 
-/// What kubectl prints as `who` in Roster's namespace.
+/// Runs kubectl as `who` in Roster's namespace. Returns its output or error.
 fn in_rosters_namespace(cluster: &Cluster, who: &str, args: &[&str], input: &str) -> Result<String, String> {
     let args = [&["-n", "roster-system", "--as", who], args].concat();
     cluster.plane.kubectl.run_with_input(&args, input).map_err(|error| format!("{error:#}"))
 }
 
-/// The whole object is guarded, and its deletion: each of these would end the lockout, or the person's logins.
+/// The whole object and its deletion are guarded: each of these would end the lockout, or the user's logins.
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_nothing_of_an_identity_secret_is_changed_by_who_may_write_secrets_alone() {
-    let (cluster, n) = (guarded(), unique("i4-identity"));
-    cluster.apply(&STAGE.replace("{n}", &n));
-    settle(cluster, &n).await;
+async fn i4_the_permission_to_write_secrets_does_not_change_identity_secrets() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-identity"));
+    cluster.apply(&FIXTURES.replace("{n}", &n));
+    wait_until_processed(cluster, &n).await;
     let boss = Identifier { kind: IdentifierKind::Username, text: format!("{n}-boss") }.secret_name();
     allow_secrets(cluster, &n, "trent", "*").await;
     let identity = |args: &[&str]| in_rosters_namespace(cluster, "trent", args, "");
@@ -39,7 +39,8 @@ async fn i4_nothing_of_an_identity_secret_is_changed_by_who_may_write_secrets_al
         for patch in [
             r#"{"immutable": true}"#,
             r#"{"immutable": false}"#,
-            // Stored although nothing else changes: a stream of these would keep failed logins from being counted.
+            // Such writes are stored although nothing else changes: many of them would keep failed logins from being
+            // counted.
             r#"{"metadata": {"managedFields": [{}]}}"#,
             r#"{"data": {"failedLogins": null, "more": "eA=="}}"#,
             r#"{"metadata": {"labels": {"roster.dev/identifier": "email"}}}"#,
@@ -57,14 +58,14 @@ async fn i4_nothing_of_an_identity_secret_is_changed_by_who_may_write_secrets_al
     }
     let refused = identity(&["delete", "secrets", "--field-selector", "type=roster.dev/identity", "--wait=false"]);
     assert!(refused.unwrap_err().contains("trent may not delete them"));
-    // kubectl deletes what it has listed one by one; this is one request for all.
+    // kubectl deletes objects one by one. This is one request for all.
     let collection = "/api/v1/namespaces/roster-system/secrets?fieldSelector=type%3Droster.dev/identity";
     let refused = identity(&["delete", "--raw", collection]).unwrap_err();
     assert!(refused.contains("trent may not delete them"), "{refused}");
     // Other Secrets are not guarded.
     identity(&["create", "secret", "generic", &n]).unwrap();
     identity(&["delete", "secret", &n]).unwrap();
-    // The garbage collector takes it with the User.
+    // The garbage collector deletes it with the User.
     cluster.kubectl(&["delete", "users.roster.dev", &format!("{n}-boss")]);
     eventually("the identity Secret goes with its User", || async {
         let kept = cluster.plane.kubectl.run(&["get", "secret", &boss, "-n", "roster-system"]);
@@ -77,10 +78,10 @@ const MIGRATOR: &str = "system:serviceaccount:kube-system:storage-version-migrat
 
 /// The response to a PATCH that changes nothing is the Secret.
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_keys_and_credentials_are_not_read_by_an_update_that_changes_nothing() {
-    let (cluster, n) = (guarded(), unique("i4-unchanged"));
-    cluster.apply(&STAGE.replace("{n}", &n));
-    settle(cluster, &n).await;
+async fn i4_no_op_updates_do_not_reveal_keys_and_credentials() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-unchanged"));
+    cluster.apply(&FIXTURES.replace("{n}", &n));
+    wait_until_processed(cluster, &n).await;
     let (oscar, boss) = (format!("{n}-oscar"), format!("{n}-boss"));
     let boss = Identifier { kind: IdentifierKind::Username, text: boss }.secret_name();
     allow_secrets(cluster, &n, &oscar, "patch").await;
@@ -107,13 +108,13 @@ async fn i4_keys_and_credentials_are_not_read_by_an_update_that_changes_nothing(
                     .header("content-type", format!("application/{kind}"))
                     .header("impersonate-user", &oscar);
                 let answer = client.request_text(request.body(patch.as_bytes().to_vec()).unwrap()).await;
-                // What it says may be a key.
+                // The message may contain a key.
                 let Err(refused) = answer else { panic!("{secret} is read by {kind} {patch} {query}") };
                 let refused = refused.to_string();
                 assert!(refused.contains(&format!("{oscar} may not update them")), "{secret} {patch}: {refused}");
             }
         }
-        // An update takes the content.
+        // An update needs the current content.
         let content = cluster.kubectl(&["get", "--raw", &path]);
         let refused = in_rosters_namespace(cluster, &updater, &["replace", "--raw", &path, "-f", "-"], &content);
         assert!(refused.unwrap_err().contains(&format!("{updater} may not update them")), "{secret}");
@@ -127,7 +128,7 @@ async fn i4_keys_and_credentials_are_not_read_by_an_update_that_changes_nothing(
         migrate("{}").await.unwrap();
         let refused = migrate(r#"{"metadata": {"labels": {"more": "x"}}}"#).await.unwrap_err().to_string();
         assert!(refused.contains("may not update them"), "{secret}: {refused}");
-        // Whoever may bind every role has nothing to gain.
+        // Callers that may bind every role have nothing to gain.
         cluster.kubectl(&["patch", "secret", secret, "-n", "roster-system", "-p", "{}"]);
     }
 }
@@ -141,8 +142,8 @@ async fn answer(client: &kube::Client, who: &str, request: axum::http::request::
 /// kube-apiserver answers some requests before it asks any policy. `patch` reads Secrets that way, as docs/explanation/security.md says:
 /// if this changes with a version of Kubernetes, the threat model may promise more. `update` and deletions must not.
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_keys_are_not_read_by_errors_without_patch() {
-    let (cluster, n) = (guarded(), unique("i4-errors"));
+async fn i4_update_errors_do_not_reveal_keys() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-errors"));
     let holders = ["patch", "update", "delete", "deletecollection"].map(|verb| (format!("{n}-{verb}"), verb));
     for (name, verb) in &holders {
         allow_secrets(cluster, name, name, verb).await;
@@ -191,14 +192,14 @@ async fn i4_keys_are_not_read_by_errors_without_patch() {
             assert!(is_read(&told), "{secret} is no longer read by {kind} {patch}: {told}");
         }
     }
-    // None of the deletions was more than refused.
+    // All deletions were denied.
     cluster.kubectl(&["get", "secrets", "roster-token-keys", "roster-sealing-key", "roster-ca", "-n", "roster-system"]);
 }
 
 /// Kubernetes writes a token of the ServiceAccount into a Secret that names it.
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_nobody_gets_a_token_of_the_operator_by_a_secret() {
-    let (cluster, n) = (guarded(), unique("i4-token"));
+async fn i4_secrets_do_not_yield_a_token_of_the_operator() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-token"));
     allow_secrets(cluster, &n, "trudy", "*").await;
     let trudy = |args: &[&str], input: &str| in_rosters_namespace(cluster, "trudy", args, input);
     let token = |name: &str, account: &str| {
@@ -217,14 +218,14 @@ async fn i4_nobody_gets_a_token_of_the_operator_by_a_secret() {
             assert!(refused.contains("trudy may not create them"), "{create:?}: {refused}");
         }
     }
-    // Nor by a Secret that names another ServiceAccount first.
+    // Nor by a Secret that first names another ServiceAccount.
     trudy(&["create", "-f", "-"], &token(&n, "default")).unwrap();
     let other = r#"{"metadata": {"annotations": {"kubernetes.io/service-account.name": "roster"}}}"#;
     let refused = trudy(&["patch", "secret", &n, "-p", other], "").unwrap_err();
     assert!(refused.contains("trudy may not update them"), "{refused}");
     trudy(&["delete", "secret", &n], "").unwrap();
 
-    // An administrator may, and kube-controller-manager fills it in. It is guarded like Roster's keys then.
+    // An administrator may, and kube-controller-manager fills it in. Then it is guarded like Roster's keys.
     cluster.apply(&token(&n, "roster"));
     let filled = ["secret", &n, "-n", "roster-system"];
     eventually("the token is filled in", || async {
@@ -240,15 +241,15 @@ async fn i4_nobody_gets_a_token_of_the_operator_by_a_secret() {
     let refused = trudy(&["delete", "secret", &n], "").unwrap_err();
     assert!(refused.contains("trudy may not delete them"), "{refused}");
     cluster.kubectl(&["delete", "secret", &n, "-n", "roster-system"]);
-    // Whoever writes Secrets elsewhere is not concerned.
+    // Secrets in other namespaces are not affected.
     let elsewhere = token(&n, "default").replace("namespace: roster-system", "namespace: default");
     cluster.apply(&elsewhere);
     cluster.kubectl(&["delete", "secret", &n]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_nobody_gets_a_token_of_the_operator_by_a_token_request() {
-    let (cluster, n) = (guarded(), unique("i4-request"));
+async fn i4_token_requests_do_not_yield_a_token_of_the_operator() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-request"));
     cluster.apply(&format!(
         "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {{name: {n}, namespace: roster-system}}\n\
          rules: [{{apiGroups: [''], resources: [serviceaccounts/token], verbs: [create]}}]\n---\n\
@@ -281,8 +282,8 @@ async fn i4_nobody_gets_a_token_of_the_operator_by_a_token_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_the_refusal_says_what_the_secret_holds() {
-    let (cluster, n) = (guarded(), unique("i4-message"));
+async fn i4_denials_name_what_the_secret_holds() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-message"));
     allow_secrets(cluster, &n, "trevor", "create").await;
     let hash = "0".repeat(8);
     for (name, kind, says) in [
@@ -313,10 +314,10 @@ async fn i4_the_refusal_says_what_the_secret_holds() {
 
 /// Anyone who may write Secrets in one namespace can name any User in a password Secret.
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_denials_tell_who_holds_what_only_to_those_who_may_list_users() {
-    let (cluster, n) = (guarded(), unique("i4-denials"));
-    cluster.apply(&STAGE.replace("{n}", &n));
-    settle(cluster, &n).await;
+async fn i4_denials_have_details_only_for_callers_that_may_list_users() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-denials"));
+    cluster.apply(&FIXTURES.replace("{n}", &n));
+    wait_until_processed(cluster, &n).await;
     let (editor, boss) = (format!("{n}-editor"), format!("{n}-boss"));
     let binding = |kind: &str, rules: &str| {
         format!(

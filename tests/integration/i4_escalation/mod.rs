@@ -1,7 +1,8 @@
-//! I4: nobody gains through Roster a right that they couldn't have granted directly.
+//! I4: nobody gains a permission through Roster that they could not have granted directly.
 //!
-//! A matrix: each attempt is made by `mallory`, who may write everything that Roster reads but may bind `view` alone, and
-//! is refused by the guard. Its legitimate twin, the same command by `alice`, who may bind `edit` too, passes.
+//! A matrix: each attempt is made by `mallory`, who may write everything that Roster reads but may bind `view` alone,
+//! and is denied by the guard. Its legitimate counterpart, the same command by `alice`, who may also bind `edit`, is
+//! allowed.
 
 mod bindings;
 mod consent;
@@ -20,9 +21,9 @@ use roster_harness::Operator;
 
 use crate::support::{Cluster, FAST_LEASE, can, eventually, rbac, unique, wait_for_text};
 
-/// What every attempt finds: `{n}` is the attempt's own name. The group holds `edit` in `{n}`, and so does its member,
+/// Fixtures of every attempt: `{n}` is a unique name. The group holds `edit` in `{n}`, and so does its member,
 /// the boss; the boss has a password. `{n}-mine` and `{n}-me` hold nothing.
-const STAGE: &str = "
+const FIXTURES: &str = "
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: '{n}'}}
 ---
@@ -41,10 +42,10 @@ const STAGE: &str = "
 {apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {name: '{n}-mine'}, spec: {members: ['{n}-me']}}
 ";
 
-/// One way to gain a right.
+/// An attempt to gain a role.
 struct Attempt {
     what: &'static str,
-    /// What is there beforehand, besides [`STAGE`].
+    /// Manifests applied before, in addition to [`FIXTURES`].
     setup: &'static str,
     /// kubectl's arguments.
     command: &'static [&'static str],
@@ -79,9 +80,9 @@ fn matrix() -> impl Iterator<Item = &'static Attempt> {
     [bindings::ATTEMPTS, users::ATTEMPTS, groups::ATTEMPTS].into_iter().flatten()
 }
 
-/// Who makes the attempts. `mallory` may write everything and bind `view`; `edit` only in a namespace of her own.
-/// `alice` may bind the roles that are at stake, cluster-wide, but not every role: the webhooks look at her too.
-const PEOPLE: &str = "
+/// Requesters. `mallory` may write everything and bind `view`; `edit` only in her own namespace.
+/// `alice` may bind the roles at stake cluster-wide, but not every role, so the webhooks judge her too.
+const REQUESTERS: &str = "
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: delegate}
@@ -118,19 +119,19 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: binder}
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: mallory}]
 ";
 
-fn people(cluster: &Cluster) {
-    cluster.apply(PEOPLE);
+fn create_people(cluster: &Cluster) {
+    cluster.apply(REQUESTERS);
 }
 
-/// The cluster of the tests that leave the operator alone, with the people in it.
-fn guarded() -> &'static Cluster {
-    static PEOPLED: OnceLock<()> = OnceLock::new();
-    PEOPLED.get_or_init(|| people(rbac()));
+/// The shared cluster with the requesters, for tests that do not stop the operator.
+fn guarded_cluster() -> &'static Cluster {
+    static GUARDED: OnceLock<()> = OnceLock::new();
+    GUARDED.get_or_init(|| create_people(rbac()));
     rbac()
 }
 
-/// What kubectl prints when `who` makes the attempt; an error is what the API server refuses it with.
-fn make(cluster: &Cluster, attempt: &Attempt, n: &str, who: &str) -> Result<String, String> {
+/// Makes the attempt as `who`. Returns kubectl's output, or the API server's error.
+fn attempt_as(cluster: &Cluster, attempt: &Attempt, n: &str, who: &str) -> Result<String, String> {
     let args: Vec<String> = attempt.command.iter().map(|arg| arg.replace("{n}", n)).collect();
     let args: Vec<&str> = ["--as", who].into_iter().chain(args.iter().map(String::as_str)).collect();
     let output = cluster.plane.kubectl.output(&args, &attempt.input.replace("{n}", n)).expect("kubectl runs");
@@ -141,21 +142,21 @@ fn make(cluster: &Cluster, attempt: &Attempt, n: &str, who: &str) -> Result<Stri
     }
 }
 
-/// What every attempt finds, under a name of its own.
-fn stage(cluster: &Cluster, attempts: &[&Attempt], prefix: &str) -> Vec<String> {
+/// Creates the fixtures of each attempt, under unique names.
+fn create_fixtures(cluster: &Cluster, attempts: &[&Attempt], prefix: &str) -> Vec<String> {
     let names: Vec<String> = (0..attempts.len()).map(|i| format!("{prefix}-{i}")).collect();
-    cluster.apply(&names.iter().map(|name| STAGE.replace("{n}", name)).collect::<String>());
+    cluster.apply(&names.iter().map(|name| FIXTURES.replace("{n}", name)).collect::<String>());
     names
 }
 
-/// What each attempt needs besides.
-fn set_up(cluster: &Cluster, attempts: &[&Attempt], names: &[String]) {
+/// Creates the prerequisites of each attempt.
+fn create_prerequisites(cluster: &Cluster, attempts: &[&Attempt], names: &[String]) {
     let setups = names.iter().zip(attempts).map(|(name, attempt)| attempt.setup.replace("{n}", name));
     cluster.apply(&setups.collect::<Vec<_>>().join("\n"));
 }
 
-/// Waits until the operator has seen everything so far: it sees things in order, and this comes last.
-pub async fn settle(cluster: &Cluster, prefix: &str) {
+/// Waits until the operator has observed everything so far, by an object that is created last.
+pub async fn wait_until_processed(cluster: &Cluster, prefix: &str) {
     let last = format!("{prefix}-last");
     cluster.apply(&format!(
         "---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {last}}}}}\n\
@@ -168,54 +169,54 @@ pub async fn settle(cluster: &Cluster, prefix: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_every_attempt_is_refused_and_its_legitimate_twin_passes() {
+async fn i4_every_attempt_is_refused_and_its_legitimate_counterpart_passes() {
     assert!(matrix().count() >= 30);
-    let (cluster, prefix) = (guarded(), unique("i4"));
+    let (cluster, prefix) = (guarded_cluster(), unique("i4"));
     let (cycles, attempts): (Vec<&Attempt>, Vec<&Attempt>) =
         matrix().partition(|attempt| attempt.what.starts_with("a cycle"));
-    let names = stage(cluster, &attempts, &prefix);
-    set_up(cluster, &attempts, &names);
-    settle(cluster, &prefix).await;
-    let mut failures = judge(cluster, &attempts, &names);
+    let names = create_fixtures(cluster, &attempts, &prefix);
+    create_prerequisites(cluster, &attempts, &names);
+    wait_until_processed(cluster, &prefix).await;
+    let mut failures = check_attempts(cluster, &attempts, &names);
     failures.extend(cycles_are_guarded(&cycles).await);
     assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), matrix().count(), failures.join("\n"));
 }
 
-fn judge(cluster: &Cluster, attempts: &[&Attempt], names: &[String]) -> Vec<String> {
+fn check_attempts(cluster: &Cluster, attempts: &[&Attempt], names: &[String]) -> Vec<String> {
     let mut failures = Vec::new();
     for (attempt, n) in attempts.iter().zip(names) {
-        match make(cluster, attempt, n, "mallory") {
+        match attempt_as(cluster, attempt, n, "mallory") {
             Ok(printed) => failures.push(format!("{n} {}: mallory could: {printed}", attempt.what)),
             Err(refusal) if !refusal.contains("the guard: ") => {
                 failures.push(format!("{n} {}: not by the guard: {refusal}", attempt.what));
             }
             Err(_) => {}
         }
-        if let Err(refusal) = make(cluster, attempt, n, "alice") {
+        if let Err(refusal) = attempt_as(cluster, attempt, n, "alice") {
             failures.push(format!("{n} {}: alice could not: {refusal}", attempt.what));
         }
     }
     failures
 }
 
-/// A cycle comes about only where no operator looks: these have a control plane of their own.
+/// Cycles can only be created while no operator runs, so these tests have their own control plane.
 async fn cycles_are_guarded(attempts: &[&Attempt]) -> Vec<String> {
     let cluster = Cluster::create("i4-cycles", &["bindableRoles={deployer}"]);
-    people(&cluster);
+    create_people(&cluster);
     cluster.start_operator(FAST_LEASE);
-    let names = stage(&cluster, attempts, "cycle");
+    let names = create_fixtures(&cluster, attempts, "cycle");
     cluster.operators().drain(..).for_each(Operator::kill);
-    set_up(&cluster, attempts, &names);
+    create_prerequisites(&cluster, attempts, &names);
     cluster.start_operator(FAST_LEASE);
-    settle(&cluster, "cycle").await;
-    judge(&cluster, attempts, &names)
+    wait_until_processed(&cluster, "cycle").await;
+    check_attempts(&cluster, attempts, &names)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_nobody_waits_for_a_name_in_order_to_come_into_its_rights() {
-    let (cluster, n) = (guarded(), unique("i4-squat"));
-    cluster.apply(&STAGE.replace("{n}", &n));
-    settle(cluster, &n).await;
+async fn i4_waiting_for_a_name_does_not_grant_its_rights() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-squat"));
+    cluster.apply(&FIXTURES.replace("{n}", &n));
+    wait_until_processed(cluster, &n).await;
     let waiting = |name: &str| {
         format!(
             "---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}-{name}}}, spec: {{username: {n}-ME}}}}\n"
@@ -227,7 +228,7 @@ async fn i4_nobody_waits_for_a_name_in_order_to_come_into_its_rights() {
         .run_with_input(&["create", "--as", "mallory", "-f", "-"], &waiting("squatter"))
         .unwrap_err();
     assert!(error.to_string().contains("already exists: it is held or wanted by User"), "{error:#}");
-    // An administrator may; but when the name is free at last, rights that were meant for another one are not passed on.
+    // An administrator may. When the name becomes free, roles meant for the other user are not inherited.
     cluster.apply(&waiting("waiting"));
     let claimed = "{.status.conditions[?(@.type=='NameClaimed')].reason}";
     let waits = format!("{n}-waiting");
@@ -244,8 +245,8 @@ async fn i4_nobody_waits_for_a_name_in_order_to_come_into_its_rights() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_what_people_log_in_with_is_written_by_roster_alone() {
-    let cluster = guarded();
+async fn i4_only_roster_writes_credentials() {
+    let cluster = guarded_cluster();
     let secret = "---\n{apiVersion: v1, kind: Secret, metadata: {generateName: login-, namespace: roster-system}, type: roster.dev/identity, stringData: {passwordHash: x}}\n";
     for who in ["mallory", "alice"] {
         let error =
@@ -255,11 +256,11 @@ async fn i4_what_people_log_in_with_is_written_by_roster_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_names_of_compiled_bindings_are_rosters_own() {
-    let (cluster, n) = (guarded(), unique("i4-names"));
-    cluster.apply(&STAGE.replace("{n}", &n));
-    settle(cluster, &n).await;
-    // Eve is an administrator of the namespace: she may write native bindings there, of roles that she holds.
+async fn i4_names_of_compiled_bindings_are_reserved_for_roster() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-names"));
+    cluster.apply(&FIXTURES.replace("{n}", &n));
+    wait_until_processed(cluster, &n).await;
+    // Eve is an administrator of the namespace: she may write native bindings there for roles that she holds.
     cluster.kubectl(&["create", "rolebinding", "eve", "-n", &n, "--clusterrole=admin", "--user=eve"]);
     let name = format!("roster:{n}-power");
     wait_for_text(cluster, &["rolebinding.rbac.authorization.k8s.io", &name, "-n", &n], "{.roleRef.name}", "edit")
@@ -273,9 +274,9 @@ async fn i4_names_of_compiled_bindings_are_rosters_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_status_is_written_by_roster_alone() {
-    let (cluster, n) = (guarded(), unique("i4-status"));
-    cluster.apply(&STAGE.replace("{n}", &n));
+async fn i4_only_roster_writes_status() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-status"));
+    cluster.apply(&FIXTURES.replace("{n}", &n));
     for (object, status) in [
         (format!("users.roster.dev/{n}-me"), r#"{"status": {"conditions": []}}"#),
         (format!("users.roster.dev/{n}-me"), r#"{"status": {"groups": ["system:masters"], "state": "Active"}}"#),
@@ -288,7 +289,7 @@ async fn i4_status_is_written_by_roster_alone() {
             assert!(error.contains("status is written by Roster alone"), "{error}");
         }
     }
-    // What is not in the status: a label in the same write.
+    // A label in the same write as the status.
     let patch = r#"{"metadata": {"labels": {"power": "{n}"}}}"#.replace("{n}", &n);
     let args = [
         "patch",
@@ -308,28 +309,28 @@ async fn i4_status_is_written_by_roster_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn i4_holds_while_roster_is_down() {
     let cluster = Cluster::create("i4-down", &["bindableRoles={deployer}"]);
-    people(&cluster);
+    create_people(&cluster);
     cluster.start_operator(FAST_LEASE);
     let attempts: Vec<&Attempt> = matrix().filter(|attempt| !attempt.what.starts_with("a cycle")).collect();
-    let names = stage(&cluster, &attempts, "down");
-    set_up(&cluster, &attempts, &names);
-    settle(&cluster, "down").await;
+    let names = create_fixtures(&cluster, &attempts, "down");
+    create_prerequisites(&cluster, &attempts, &names);
+    wait_until_processed(&cluster, "down").await;
     cluster.operators().drain(..).for_each(Operator::kill);
     let mut failures = Vec::new();
     for (attempt, n) in attempts.iter().zip(&names) {
-        if let Ok(printed) = make(&cluster, attempt, n, "mallory") {
+        if let Ok(printed) = attempt_as(&cluster, attempt, n, "mallory") {
             failures.push(format!("{n} {}: mallory could: {printed}", attempt.what));
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    // Bindings are guarded by the API server alone: whoever may, can.
+    // kube-apiserver alone guards RoleBindings, so permitted requesters can write them.
     let bindings = attempts.iter().zip(&names).filter(|(attempt, _)| {
         attempt.input.contains("kind: RoleBinding") || attempt.command.contains(&"rolebindings.roster.dev")
     });
     for (attempt, n) in bindings {
-        make(&cluster, attempt, n, "alice").unwrap_or_else(|refusal| panic!("{}: {refusal}", attempt.what));
+        attempt_as(&cluster, attempt, n, "alice").unwrap_or_else(|refusal| panic!("{}: {refusal}", attempt.what));
     }
-    // And whoever may bind every role writes everything else, too.
+    // Requesters that may bind every role can write everything else, too.
     cluster.apply(
         "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: new}, spec: {groups: [down-0-power]}}\n",
     );
@@ -337,16 +338,16 @@ async fn i4_holds_while_roster_is_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_two_racing_writes_do_not_do_together_what_neither_may_do_alone() {
-    let (cluster, n) = (guarded(), unique("i4-race"));
-    cluster.apply(&STAGE.replace("{n}", &n));
+async fn i4_racing_writes_do_not_combine_into_an_escalation() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-race"));
+    cluster.apply(&FIXTURES.replace("{n}", &n));
     cluster.apply(&format!(
         "---\n{{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {{name: {n}-bridge}}, spec: {{}}}}\n"
     ));
-    settle(cluster, &n).await;
+    wait_until_processed(cluster, &n).await;
     let me = format!("{n}-me");
     for round in 0..10 {
-        // One nests the bridge in the power, the other puts me on the bridge: alone, each moves nobody into power.
+        // One write nests `bridge` in `power`, the other adds `me` to `bridge`: each alone adds nobody to `power`.
         let nest = format!(r#"{{"spec": {{"memberGroups": ["{n}-bridge"]}}}}"#);
         let join = format!(r#"{{"spec": {{"members": ["{me}"]}}}}"#);
         let patch = |group: String, patch: String| {
@@ -371,11 +372,11 @@ async fn i4_two_racing_writes_do_not_do_together_what_neither_may_do_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_ordinary_work_is_not_in_the_way() {
-    let (cluster, n) = (guarded(), unique("i4-work"));
-    cluster.apply(&STAGE.replace("{n}", &n));
-    settle(cluster, &n).await;
-    // Mallory runs the front desk: people come and go, names change, nobody gains a role.
+async fn i4_ordinary_work_is_not_denied() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-work"));
+    cluster.apply(&FIXTURES.replace("{n}", &n));
+    wait_until_processed(cluster, &n).await;
+    // Mallory manages Users without roles: creates, deletes and renames. Nobody gains a role.
     let as_mallory = |args: &[&str], input: &str| {
         let args: Vec<&str> = ["--as", "mallory"].into_iter().chain(args.iter().copied()).collect();
         cluster.plane.kubectl.run_with_input(&args, input).unwrap_or_else(|error| panic!("{error:#}"));
@@ -412,9 +413,9 @@ async fn i4_ordinary_work_is_not_in_the_way() {
             "---\n{{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {{name: {n}-view}}, spec: {{subjects: [{{kind: Group, name: {n}-mine}}], roleRef: {{kind: ClusterRole, name: view}}, scope: {{cluster: {{}}}}}}}}"
         ),
     );
-    // A binding for all namespaces does not keep others from making one.
+    // A binding for all namespaces does not prevent others from creating namespaces.
     cluster.apply(&format!("---\n{{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {{name: {n}-all}}, spec: {{subjects: [{{kind: User, name: {n}-boss}}], roleRef: {{kind: ClusterRole, name: edit}}, scope: {{namespaceSelector: {{matchExpressions: [{{key: {n}, operator: DoesNotExist}}]}}}}}}}}\n"));
-    settle(cluster, &format!("{n}-2")).await;
+    wait_until_processed(cluster, &format!("{n}-2")).await;
     as_mallory(
         CREATE,
         &format!("---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {n}-labelled, labels: {{floor: '3'}}}}}}"),
@@ -422,10 +423,10 @@ async fn i4_ordinary_work_is_not_in_the_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_guard_explain_says_what_the_denial_says() {
-    let (cluster, n) = (guarded(), unique("i4-explain"));
-    cluster.apply(&STAGE.replace("{n}", &n));
-    settle(cluster, &n).await;
+async fn i4_guard_explain_matches_the_denial() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-explain"));
+    cluster.apply(&FIXTURES.replace("{n}", &n));
+    wait_until_processed(cluster, &n).await;
     let manifest = format!(
         "---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}-me}}, spec: {{groups: [{n}-power]}}}}\n"
     );
@@ -444,7 +445,7 @@ async fn i4_guard_explain_says_what_the_denial_says() {
         passes && text.contains(&format!("ClusterRole edit in namespace {n}: User {n}-me holds or would hold it")),
         "{text}"
     );
-    let lesser = STAGE.replace("{n}", &n).replace("name: edit}", "name: view}");
+    let lesser = FIXTURES.replace("{n}", &n).replace("name: edit}", "name: view}");
     let lesser = lesser.split("---").find(|document| document.contains("kind: RoleBinding")).unwrap();
     let (passes, text) = explain("mallory", lesser);
     let before = format!("ClusterRole edit in namespace {n}: Group {n}-power holds or would hold it");

@@ -1,12 +1,12 @@
-//! The garbage collector deletes what has lost its owners: to give an object one takes what its deletion takes.
+//! The garbage collector deletes objects whose owners are gone, so adding an owner requires what deletion requires.
 
-use super::{STAGE, guarded, settle};
+use super::{FIXTURES, guarded_cluster, wait_until_processed};
 use crate::support::{unique, wait_for_text};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_the_garbage_collector_takes_off_owners_that_are_gone() {
-    let (cluster, n) = (guarded(), unique("i4-owner"));
-    cluster.apply(&STAGE.replace("{n}", &n));
+async fn i4_the_garbage_collector_removes_absent_owners() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-owner"));
+    cluster.apply(&FIXTURES.replace("{n}", &n));
     let owner = |name: &str| {
         let group = format!("{n}-{name}");
         cluster.apply(&format!(
@@ -16,7 +16,7 @@ async fn i4_the_garbage_collector_takes_off_owners_that_are_gone() {
         format!(r#"{{"apiVersion": "roster.dev/v1alpha1", "kind": "Group", "name": "{group}", "uid": "{uid}"}}"#)
     };
     let patch = format!(r#"{{"metadata": {{"ownerReferences": [{}, {}]}}}}"#, owner("first"), owner("second"));
-    settle(cluster, &n).await;
+    wait_until_processed(cluster, &n).await;
     let boss = format!("{n}-boss");
     let object = ["users.roster.dev", boss.as_str()];
     let give = |who: &str| {
@@ -29,7 +29,7 @@ async fn i4_the_garbage_collector_takes_off_owners_that_are_gone() {
     // It may not bind what the boss holds, and leaves an owner.
     cluster.kubectl(&["delete", "groups.roster.dev", &format!("{n}-first")]);
     wait_for_text(cluster, &object, "{.metadata.ownerReferences[*].name}", &format!("{n}-second")).await;
-    // Nobody needs a right to make an object its own again.
+    // Removing the owner needs no permission.
     let none = r#"{"metadata": {"ownerReferences": null}}"#;
     cluster.kubectl(&["patch", object[0], object[1], "--type=merge", "-p", none, "--as", "mallory"]);
 }

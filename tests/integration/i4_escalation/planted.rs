@@ -1,20 +1,20 @@
-//! I4 over time: somebody creates an object with fields of their own under a name that an administrator is about to apply.
-//! What they put there must not get what the administrator grants, whichever way the administrator applies.
+//! I4 over time: an attacker creates an object with extra fields under a name that an administrator is about to apply.
+//! The planted fields must not get what the administrator grants, whichever kind of apply is used.
 
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
-use super::{SERVER_SIDE, guarded, settle};
+use super::{SERVER_SIDE, guarded_cluster, wait_until_processed};
 use crate::support::{Cluster, can, eventually, unique, wait_for_text, wait_until_can};
 
 const CLIENT_SIDE: &[&str] = &["apply", "-f", "-"];
 
-/// What an administrator's apply comes to.
+/// Result of an administrator's apply.
 #[derive(Clone, Copy)]
 enum Outcome {
-    /// The object has these fields in `spec`; `null` stands for a field that is absent.
+    /// The object has these fields in `spec`; `null` means that the field is absent.
     Has(&'static str),
-    /// kube-apiserver refuses it with these words, and the object stays as it was.
+    /// kube-apiserver rejects it with this message, and the object is unchanged.
     Refused(&'static str),
 }
 
@@ -34,7 +34,7 @@ const fn case(planted: &'static str, applied: &'static str, client: Outcome, ser
     Case { planted, applied, client, server }
 }
 
-/// The same outcome whichever way it is applied.
+/// The same outcome for both kinds of apply.
 const fn both(planted: &'static str, applied: &'static str, outcome: Outcome) -> Case {
     case(planted, applied, outcome, outcome)
 }
@@ -159,8 +159,8 @@ fn spec(cluster: &Cluster, object: &str) -> Value {
     serde_json::from_str(&cluster.kubectl(&["get", object, "-o", "jsonpath={.spec}"])).unwrap()
 }
 
-/// Plants the object, applies it, and says what is otherwise than expected.
-fn judge(cluster: &Cluster, kind: &str, case: &Case, way: &[&str], expected: Outcome) -> Option<String> {
+/// Plants the object, applies it, and returns differences from the expected result.
+fn check_attempts(cluster: &Cluster, kind: &str, case: &Case, way: &[&str], expected: Outcome) -> Option<String> {
     let name = unique("i4-planted");
     let manifest = |binding: &str, fields: &str| {
         manifest(kind, &name, &format!("{}{fields}", if kind == "RoleBinding" { binding } else { "" }))
@@ -185,15 +185,15 @@ fn judge(cluster: &Cluster, kind: &str, case: &Case, way: &[&str], expected: Out
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_what_was_planted_does_not_survive_an_apply() {
-    let cluster = guarded();
+async fn i4_planted_fields_do_not_survive_an_apply() {
+    let cluster = guarded_cluster();
     let kinds = [("RoleBinding", ROLE_BINDINGS), ("Group", GROUPS), ("User", USERS)];
     let failures: Vec<String> = kinds
         .into_iter()
         .flat_map(|(kind, cases)| cases.iter().map(move |case| (kind, case)))
         .flat_map(|(kind, case)| {
-            let client = judge(cluster, kind, case, CLIENT_SIDE, case.client);
-            [client, judge(cluster, kind, case, SERVER_SIDE, case.server)]
+            let client = check_attempts(cluster, kind, case, CLIENT_SIDE, case.client);
+            [client, check_attempts(cluster, kind, case, SERVER_SIDE, case.server)]
         })
         .flatten()
         .collect();
@@ -201,9 +201,9 @@ async fn i4_what_was_planted_does_not_survive_an_apply() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_nobody_gets_an_administrators_role_by_a_subject_or_member_that_was_there_before() {
+async fn i4_planted_subjects_and_members_do_not_get_an_administrators_role() {
     for way in [CLIENT_SIDE, SERVER_SIDE] {
-        let (cluster, n) = (guarded(), unique("i4-planted"));
+        let (cluster, n) = (guarded_cluster(), unique("i4-planted"));
         cluster.apply(&format!(
             "---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {n}}}}}\n{}{}",
             manifest("User", &format!("{n}-mallory"), ""),
@@ -230,7 +230,7 @@ async fn i4_nobody_gets_an_administrators_role_by_a_subject_or_member_that_was_t
         run(cluster, way, &applied).unwrap();
         wait_until_can(cluster, &format!("{n}-jane"), &["create", "pods", "-n", &n], true).await;
         wait_for_text(cluster, &["users.roster.dev", &format!("{n}-mallory")], "{.status.groups[*]}", "").await;
-        settle(cluster, &n).await;
+        wait_until_processed(cluster, &n).await;
         for verb in ["get", "create"] {
             assert!(!can(cluster, &format!("{n}-mallory"), &[verb, "pods", "-n", &n]), "{way:?} {verb}");
         }
@@ -238,15 +238,15 @@ async fn i4_nobody_gets_an_administrators_role_by_a_subject_or_member_that_was_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_server_side_apply_without_force_reports_what_was_there_before() {
-    let (cluster, n) = (guarded(), unique("i4-planted"));
+async fn i4_server_side_apply_without_force_reports_planted_fields() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-planted"));
     run(cluster, &["create", "--as", "mallory", "-f", "-"], &manifest("Group", &n, "members: [planted]")).unwrap();
     let error =
         run(cluster, &["apply", "--server-side", "-f", "-"], &manifest("Group", &n, "members: [jane]")).unwrap_err();
     assert!(error.contains("conflict with \"kubectl-create\"") && error.contains(".spec.members"), "{error}");
 }
 
-/// The CRD of RoleBindings in an API group of its own, as it is or as earlier versions had it.
+/// Returns the CRD of RoleBindings in a separate API group, in its current or earlier form.
 fn definition(group: &str, is_earlier: bool) -> String {
     let mut crd = serde_json::to_value(RoleBinding::crd()).unwrap();
     crd["metadata"]["name"] = format!("rolebindings.{group}").into();
@@ -270,10 +270,10 @@ fn definition(group: &str, is_earlier: bool) -> String {
     format!("---\n{crd}\n")
 }
 
-/// kube-apiserver turns what managers own of a list into the list as a whole.
+/// kube-apiserver converts ownership of list items to ownership of the whole list.
 #[tokio::test(flavor = "multi_thread")]
-async fn objects_of_earlier_versions_are_applied_as_a_whole_after_an_upgrade() {
-    let cluster = guarded();
+async fn objects_of_earlier_versions_are_applied_completely_after_an_upgrade() {
+    let cluster = guarded_cluster();
     let group = format!("{}.example.com", unique("upgrade"));
     let object = format!("rolebindings.{group}/sre");
     let binding = |who: &str| {
@@ -300,7 +300,7 @@ async fn objects_of_earlier_versions_are_applied_as_a_whole_after_an_upgrade() {
         }
     })
     .await;
-    // Nothing is lost by the upgrade alone, and an update of something else takes it along.
+    // The upgrade alone loses nothing, and an unrelated update converts it.
     cluster.kubectl(&["label", &object, "floor=3"]);
     assert_eq!(spec(cluster, &object), merged);
     let error = apply("ada", &[]).unwrap_err();

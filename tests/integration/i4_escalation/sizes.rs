@@ -1,15 +1,15 @@
-//! Metadata can't make an object too large to be reviewed.
+//! Metadata can't make an object too large for admission reviews.
 
 use axum::http::Request;
 use kube::Client;
 use serde_json::{Value, json};
 
-use roster_core::directory::tombstones::{MOST_LABELS, StoredLabels, Tombstone};
+use roster_core::directory::tombstones::{MAX_LABEL_BYTES, StoredLabels, Tombstone};
 
-use super::guarded;
+use super::guarded_cluster;
 use crate::support::{Cluster, eventually, unique, wait_until_can};
 
-/// A merge patch of an object's metadata by `who`.
+/// Sends a merge patch of an object's metadata as `who`.
 async fn patch(client: &Client, who: Option<&str>, path: &str, metadata: &Value) -> Result<String, String> {
     let mut request = Request::patch(path).header("content-type", "application/merge-patch+json");
     if let Some(who) = who {
@@ -36,8 +36,8 @@ async fn wait_until_bounded(cluster: &Cluster, n: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_labels_and_annotations_are_bounded() {
-    let (cluster, n) = (guarded(), unique("i4-size"));
+async fn i4_labels_and_annotations_are_limited() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-size"));
     cluster.apply(&format!(
         "---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}}}, spec: {{}}}}\n\
          ---\n{{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {{name: {n}}}, spec: {{}}}}\n\
@@ -52,7 +52,7 @@ async fn i4_labels_and_annotations_are_bounded() {
         let large = json!({"annotations": {"a": "x".repeat(40_000), "b": "é".repeat(13_000)}});
         let refused = patch(&client, mallory, &path, &large).await.unwrap_err();
         assert!(refused.contains("and at most 65536 are allowed"), "{kind}: {refused}");
-        // What kubectl has applied is counted as well, but not of Groups.
+        // The last-applied annotation counts as well, except for Groups.
         assert_eq!(refused.contains("metadata.annotations: 66002 bytes"), kind == "groups", "{kind}: {refused}");
         let many: serde_json::Map<String, Value> = (0..20_000).map(|at| (format!("a{at}"), "".into())).collect();
         let refused = patch(&client, mallory, &path, &json!({ "annotations": many })).await.unwrap_err();
@@ -68,14 +68,14 @@ async fn i4_labels_and_annotations_are_bounded() {
             let outcome = patch(&client, mallory, &path, &json!({ "annotations": annotations })).await;
             assert_eq!(outcome.is_ok(), kind == "groups", "{kind}: {outcome:?}");
         }
-        // An administrator may, and everybody may make it smaller again.
+        // Administrators may, and everybody may reduce it.
         patch(&client, None, &path, &large).await.unwrap();
         patch(&client, mallory, &path, &json!({"annotations": {"a": "x".repeat(39_990)}})).await.unwrap();
         patch(&client, mallory, &path, &json!({"annotations": {"a": null, "b": null}})).await.unwrap();
     }
 }
 
-/// Labels of that many bytes, names and values together, in as few as may be.
+/// Returns labels of that many bytes, keys and values together, in as few labels as possible.
 fn labels_of(bytes: usize) -> serde_json::Map<String, Value> {
     const LARGEST: usize = 253 + 1 + 63 + 63;
     let prefix = (0..4).map(|_| "p".repeat(62)).collect::<Vec<_>>().join(".");
@@ -86,9 +86,9 @@ fn labels_of(bytes: usize) -> serde_json::Map<String, Value> {
     labels
 }
 
-/// A User that mallory may patch: the cluster, the User's name and its path.
+/// Creates a User that mallory may patch. Returns the cluster, the User's name and its path.
 async fn user_without_roles() -> (&'static Cluster, String, String) {
-    let (cluster, n) = (guarded(), unique("i4-size"));
+    let (cluster, n) = (guarded_cluster(), unique("i4-size"));
     cluster
         .apply(&format!("---\n{{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {n}}}, spec: {{}}}}\n"));
     wait_until_bounded(cluster, &n).await;
@@ -97,18 +97,21 @@ async fn user_without_roles() -> (&'static Cluster, String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_labels_always_fit_into_what_is_kept_of_a_deleted_user() {
+async fn i4_allowed_labels_always_fit_into_a_tombstone() {
     let (cluster, n, path) = user_without_roles().await;
     let (client, mallory) = (cluster.client().await, Some("mallory"));
-    let refused = patch(&client, mallory, &path, &json!({"labels": labels_of(MOST_LABELS + 1)})).await.unwrap_err();
-    assert!(refused.contains(&format!("{} bytes of names and values, and at most {MOST_LABELS} are", MOST_LABELS + 1)));
-    patch(&client, mallory, &path, &json!({"labels": labels_of(MOST_LABELS)})).await.unwrap();
+    let refused = patch(&client, mallory, &path, &json!({"labels": labels_of(MAX_LABEL_BYTES + 1)})).await.unwrap_err();
+    assert!(
+        refused
+            .contains(&format!("{} bytes of names and values, and at most {MAX_LABEL_BYTES} are", MAX_LABEL_BYTES + 1))
+    );
+    patch(&client, mallory, &path, &json!({"labels": labels_of(MAX_LABEL_BYTES)})).await.unwrap();
     cluster.kubectl(&["delete", "users.roster.dev", &n, "--as", "mallory"]);
     let secrets = cluster.secrets("roster-system").await;
     eventually("all of its labels are kept", || async {
         let secret = secrets.get_opt(&Tombstone::secret_name(&n)).await.map_err(|error| error.to_string())?;
         match secret.as_ref().and_then(Tombstone::read).map(|tombstone| tombstone.labels) {
-            Some(StoredLabels::All(labels)) if labels.len() == labels_of(MOST_LABELS).len() => Ok(()),
+            Some(StoredLabels::All(labels)) if labels.len() == labels_of(MAX_LABEL_BYTES).len() => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
@@ -116,14 +119,14 @@ async fn i4_labels_always_fit_into_what_is_kept_of_a_deleted_user() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_owners_and_field_managers_are_bounded() {
+async fn i4_owners_and_field_managers_are_limited() {
     let (cluster, n, path) = user_without_roles().await;
     let (client, mallory) = (cluster.client().await, Some("mallory"));
     let owners = |count: usize, name: &str| {
         let owner = |at| json!({"apiVersion": "v1", "kind": "Namespace", "name": name, "uid": format!("{at}")});
         json!({"ownerReferences": (0..count).map(owner).collect::<Vec<_>>()})
     };
-    // They do not exist: the garbage collector would delete the User.
+    // These owners do not exist: the garbage collector would delete the User.
     let dry_run = format!("{path}?dryRun=All");
     patch(&client, mallory, &dry_run, &owners(64, "x")).await.unwrap();
     let refused = patch(&client, mallory, &dry_run, &owners(65, "x")).await.unwrap_err();
@@ -159,7 +162,7 @@ async fn i4_owners_and_field_managers_are_bounded() {
     apply(3).await.expect("it is one of them");
     patch(&client, mallory, &path, &json!({"managedFields": [{}]})).await.unwrap();
     apply(16).await.expect("there is room again");
-    // Names that a client makes up.
+    // Arbitrary names chosen by a client.
     let fields = names(3000).into_iter().map(|(name, _): (String, Value)| (format!("f:{name}"), json!({})));
     let fields: serde_json::Map<String, Value> = fields.collect();
     for made_up in [json!({"f:spec": {"f:extra": fields}}), json!({"f:a": {"f:b": {"f:c": {"f:d": {"f:e": {}}}}}})] {

@@ -1,4 +1,4 @@
-//! To control a User: its rights, its memberships, its password.
+//! Attempts to control a User: its roles, memberships and password.
 
 use super::{Attempt, CREATE, NATIVE, OWNED, SERVER_SIDE, attempt};
 
@@ -28,7 +28,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         &["patch", "users.roster.dev", "{n}-boss", "--type=merge", "--dry-run=server", "-p", OWNED],
         "",
     ),
-    // Membership, from the side of the user.
+    // Membership, declared by the User.
     attempt(
         "a new user in the group",
         "",
@@ -90,7 +90,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         CREATE,
         "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-awaited'}, spec: {}}",
     ),
-    // What controls an identity.
+    // Fields that control an identity.
     attempt(
         "another password for the boss, by the reference",
         "---\n{apiVersion: v1, kind: Secret, metadata: {name: mine, namespace: '{n}', annotations: {roster.dev/user: '{n}-boss'}}, type: roster.dev/password, stringData: {password: battery staple}}",
@@ -206,7 +206,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         &["delete", "users.roster.dev", "{n}-boss"],
         "",
     ),
-    // What an identity would hold, once something is there again.
+    // What an identity would hold once a missing object is created.
     attempt(
         "myself in a group that a binding waits for",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: Group, name: '{n}-awaited'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}}}",

@@ -1,4 +1,4 @@
-//! API keys: told once, listed without the secret, revoked at once.
+//! API keys: shown once, listed without the secret, revoked immediately.
 
 use serde_json::json;
 
@@ -6,12 +6,12 @@ use super::{PASSWORD, body, kubectl_as, logins, person, post, token, whoami};
 use crate::directory::{BASE, Direct};
 use crate::support::eventually;
 
-/// A new key of whoever shows the token, and has [`PASSWORD`].
+/// Creates a key as the bearer of the token, confirmed with [`PASSWORD`].
 pub async fn key(direct: &Direct, token: &str) -> String {
     key_with(direct, token, PASSWORD).await
 }
 
-/// A new key of whoever shows the token, and has that password.
+/// Creates a key as the bearer of the token, confirmed with that password.
 pub async fn key_with(direct: &Direct, token: &str, password: &str) -> String {
     let spec = json!({"displayName": "test", "currentPassword": password});
     let made = post(direct, "users/~/apikeys", Some(token), &body("APIKey", &spec)).await;
@@ -20,7 +20,7 @@ pub async fn key_with(direct: &Direct, token: &str, password: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_told_once_and_counts_until_it_is_revoked() {
+async fn a_key_is_shown_once_and_valid_until_it_is_revoked() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let name = person(cluster, "keys", |_| {}).await;
@@ -43,7 +43,7 @@ async fn a_key_is_told_once_and_counts_until_it_is_revoked() {
     assert_eq!(id, format!("APIKey={key_name}"));
     assert_eq!(list["items"][0]["spec"]["displayName"], "test");
 
-    // Whoever has found a key can't make it last: not by another key, not by a second factor.
+    // A leaked key can't be prolonged by another key or a second factor.
     for path in ["users/~/apikeys", "users/~/totp"] {
         let (kind, spec) = if path.ends_with("totp") {
             ("TOTPEnrollment", json!({"currentPassword": PASSWORD}))
@@ -63,7 +63,7 @@ async fn a_key_is_told_once_and_counts_until_it_is_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_keys_are_refused_by_field_and_their_number_is_bounded() {
+async fn invalid_keys_are_refused_by_field_and_their_number_is_limited() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let name = person(cluster, "many-keys", |_| {}).await;

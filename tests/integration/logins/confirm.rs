@@ -1,4 +1,4 @@
-//! The password asked for again: a stolen session alone makes neither an API key nor a second factor.
+//! Confirmation by password: a stolen session alone creates neither an API key nor a second factor.
 
 use serde_json::{Value, json};
 
@@ -6,12 +6,12 @@ use super::{PASSWORD, body, code, logins, own_status, person, post, send, token,
 use crate::directory::{Answer, BASE, Direct, IDENTITY, front_proxy};
 use crate::support::{unique, user_where, wait_until_ready};
 
-/// What outlives a session: its path, kind, and what is asked for beside the password.
-fn lasting() -> [(&'static str, &'static str, Value); 2] {
+/// Credentials that outlive a session: path, kind, and the spec apart from the password.
+fn persistent_credentials() -> [(&'static str, &'static str, Value); 2] {
     [("users/~/apikeys", "APIKey", json!({"displayName": "mine now"})), ("users/~/totp", "TOTPEnrollment", json!({}))]
 }
 
-fn with(mut spec: Value, password: &str) -> Value {
+fn confirmed_with(mut spec: Value, password: &str) -> Value {
     spec["currentPassword"] = password.into();
     spec
 }
@@ -24,42 +24,42 @@ fn assert_refused(answer: &Answer, why: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_alone_makes_neither_a_key_nor_a_seed() {
+async fn a_session_alone_creates_neither_a_key_nor_a_seed() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let name = person(cluster, "session-alone", |_| {}).await;
     let session = token(&direct, &name, PASSWORD).await;
     let bearer = format!("Bearer {session}");
-    for (path, kind, spec) in lasting() {
+    for (path, kind, spec) in persistent_credentials() {
         let tried = async |path: &str, spec: Value| post(&direct, path, Some(&session), &body(kind, &spec)).await;
         assert_refused(&tried(path, spec.clone()).await, "is needed");
-        let wrong = tried(path, with(spec.clone(), "s3cret-but-wrong")).await;
+        let wrong = tried(path, confirmed_with(spec.clone(), "s3cret-but-wrong")).await;
         assert_refused(&wrong, "is not the password");
         assert!(!wrong.body.contains("s3cret"), "{}", wrong.body);
-        let dry = tried(&format!("{path}?dryRun=All"), with(spec.clone(), "wrong")).await;
+        let dry = tried(&format!("{path}?dryRun=All"), confirmed_with(spec.clone(), "wrong")).await;
         assert_refused(&dry, "is not the password");
-        assert_eq!(tried(&format!("{path}?dryRun=All"), with(spec, PASSWORD)).await.status, 201);
+        assert_eq!(tried(&format!("{path}?dryRun=All"), confirmed_with(spec, PASSWORD)).await.status, 201);
     }
     let keys = direct.get(&format!("{BASE}/users/~/apikeys"), &[("Authorization", &bearer)]).await;
     assert_eq!(keys.json()["items"], json!([]), "none was made");
     let unconfirmed = json!({"code": "123456"});
     let unconfirmed = post(&direct, "users/~/totp", Some(&session), &body("TOTPEnrollment", &unconfirmed)).await;
     assert!(unconfirmed.body.contains("there is no seed"), "{}", unconfirmed.body);
-    for (path, kind, spec) in lasting() {
-        let made = post(&direct, path, Some(&session), &body(kind, &with(spec, PASSWORD))).await;
+    for (path, kind, spec) in persistent_credentials() {
+        let made = post(&direct, path, Some(&session), &body(kind, &confirmed_with(spec, PASSWORD))).await;
         assert_eq!(made.status, 201, "{}", made.body);
         assert!(!made.body.contains(PASSWORD) && !made.body.contains("currentPassword"), "{}", made.body);
     }
-    // A wrong one each, and one with dryRun.
+    // A wrong password each, and one with dryRun.
     user_where(&cluster.users().await, &name, "wrong passwords are failed logins", |user| {
         user.status.as_ref().is_some_and(|status| status.failed_logins == Some(4))
     })
     .await;
 }
 
-/// A session is not enough to try all passwords, nor all codes of a seed that its owner has left unconfirmed.
+/// A session is not enough to try all passwords, or all codes of an unconfirmed seed.
 #[tokio::test(flavor = "multi_thread")]
-async fn passwords_and_codes_are_guessed_under_the_lockout() {
+async fn guesses_of_passwords_and_codes_count_towards_the_lockout() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let name = person(cluster, "guessed-again", |_| {}).await;
@@ -68,18 +68,18 @@ async fn passwords_and_codes_are_guessed_under_the_lockout() {
         let (direct, session) = (&direct, &session);
         async move { post(direct, "users/~/totp", Some(session), &body("TOTPEnrollment", &spec)).await }
     };
-    let seed = enrol(with(json!({}), PASSWORD)).await.json();
+    let seed = enrol(confirmed_with(json!({}), PASSWORD)).await.json();
     let seed = seed["status"]["enrollment"]["secret"].as_str().unwrap().to_owned();
     let right = code(&seed, 0);
     let wrong = if right == "000000" { "111111" } else { "000000" };
     assert_eq!(enrol(json!({"code": wrong})).await.status, 422);
     assert_eq!(enrol(json!({"code": wrong})).await.status, 422);
     for _ in 0..3 {
-        assert_refused(&enrol(with(json!({}), "wrong")).await, "is not the password");
+        assert_refused(&enrol(confirmed_with(json!({}), "wrong")).await, "is not the password");
     }
-    // Five in all: now the right ones do not help either, from here.
-    for (path, kind, spec) in lasting() {
-        let refused = post(&direct, path, Some(&session), &body(kind, &with(spec, PASSWORD))).await;
+    // After five failures, even the right password is rejected from here.
+    for (path, kind, spec) in persistent_credentials() {
+        let refused = post(&direct, path, Some(&session), &body(kind, &confirmed_with(spec, PASSWORD))).await;
         assert_refused(&refused, "is not the password");
     }
     assert_eq!(enrol(json!({"code": code(&seed, 0)})).await.status, 422);
@@ -91,14 +91,14 @@ async fn passwords_and_codes_are_guessed_under_the_lockout() {
     assert_eq!(status["status"]["enabled"], false);
 }
 
-/// Replicas that write to one credential at the same time try again, and neither count nor log a failure again.
+/// Replicas that write one credential concurrently retry, and count and log each failure once.
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_confirmations_that_race_are_counted_and_logged_once() {
     let cluster = logins();
     let replicas = [Direct::new(cluster, 0, None).await, Direct::new(cluster, 1, None).await];
     let name = person(cluster, "raced", |_| {}).await;
     let session = token(&replicas[0], &name, PASSWORD).await;
-    let wrong = body("TOTPEnrollment", &with(json!({}), "wrong"));
+    let wrong = body("TOTPEnrollment", &confirmed_with(json!({}), "wrong"));
     let posts = (0..10).map(|at| post(&replicas[at % 2], "users/~/totp", Some(&session), &wrong));
     for answer in futures::future::join_all(posts).await {
         assert_refused(&answer, "is not the password");
@@ -110,18 +110,18 @@ async fn wrong_confirmations_that_race_are_counted_and_logged_once() {
     assert_eq!(logged, 5, "five are judged, and then the sessions are locked out");
 }
 
-/// Who has no password can't be asked for it, and an administrator does not know that of others.
+/// Users without a password can't confirm with one, and administrators do not know the passwords of others.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_no_password_is_not_asked_for_it_nor_who_acts_for_another() {
+async fn callers_without_a_password_or_acting_for_another_need_no_confirmation() {
     let cluster = logins();
     let (certificate, key) = front_proxy(cluster);
     let direct = Direct::new(cluster, 0, Some((&certificate, &key))).await;
     let bare = unique("no-password");
     cluster.apply(&format!("apiVersion: roster.dev/v1alpha1\nkind: User\nmetadata: {{name: {bare}}}\nspec: {{}}\n"));
     let ready = wait_until_ready(&cluster.users().await, &bare).await;
-    super::known_everywhere(cluster, &bare, &ready.metadata.resource_version.unwrap_or_default()).await;
+    super::wait_until_known_to_all_replicas(cluster, &bare, &ready.metadata.resource_version.unwrap_or_default()).await;
     let own = [("X-Remote-User", bare.as_str()), ("X-Remote-Group", "system:authenticated")];
-    for (path, kind, spec) in lasting() {
+    for (path, kind, spec) in persistent_credentials() {
         let made = send(&direct, path, &own, &body(kind, &spec)).await.unwrap();
         assert_eq!(made.status, 201, "{}", made.body);
     }
@@ -129,7 +129,7 @@ async fn who_has_no_password_is_not_asked_for_it_nor_who_acts_for_another() {
     let spec = body("APIKey", &json!({"displayName": "for a program of theirs"}));
     let made = send(&direct, &format!("users/{other}/apikeys"), IDENTITY, &spec).await.unwrap();
     assert_eq!(made.status, 201, "{}", made.body);
-    // By whatever name they call themselves, by another authenticator, and whatever rights they have: it is their own.
+    // For every key of the own User, by another authenticator and with any permission, it is an own credential.
     let own = [("X-Remote-User", other.as_str()), ("X-Remote-Group", "system:masters")];
     for path in ["users/~/apikeys".to_owned(), format!("users/{other}/apikeys")] {
         assert_refused(&send(&direct, &path, &own, &spec).await.unwrap(), "is needed");

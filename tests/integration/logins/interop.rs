@@ -1,4 +1,4 @@
-//! What other implementations make of Roster's hashes, tokens and seeds, and Roster of theirs.
+//! Interoperability of hashes, tokens and seeds with other implementations, in both directions.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -26,7 +26,7 @@ fn others(given: &Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hashes_tokens_and_seeds_are_understood_both_ways() {
+async fn hashes_tokens_and_seeds_interoperate_with_other_implementations() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let name = person(cluster, "interop", |_| {}).await;

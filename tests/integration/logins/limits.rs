@@ -11,11 +11,16 @@ use tokio_rustls::client::TlsStream;
 use super::{PASSWORD, kubectl_as, logins, own_status, person, token};
 use crate::directory::{BASE, Direct, front_proxy};
 
-/// An outsider's address: kube-apiserver uses 127.0.0.1.
+/// An address that kube-apiserver does not use: it uses 127.0.0.1.
 const OUTSIDER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// A POST that announces a body and sends a part of it only.
-async fn half_posted(direct: &Direct, source: Ipv4Addr, path: &str, bearer: Option<&str>) -> TlsStream<TcpStream> {
+/// Sends a POST with only a part of the announced body.
+async fn send_partial_body(
+    direct: &Direct,
+    source: Ipv4Addr,
+    path: &str,
+    bearer: Option<&str>,
+) -> TlsStream<TcpStream> {
     let mut stream = direct.connect_from(source).await.expect("there is room for the connection");
     let authorization = bearer.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
     let head = format!(
@@ -27,7 +32,7 @@ async fn half_posted(direct: &Direct, source: Ipv4Addr, path: &str, bearer: Opti
     stream
 }
 
-/// The status of the answer to what was half sent.
+/// Returns the status of the response to a partially sent request.
 async fn status_of(mut stream: TlsStream<TcpStream>) -> String {
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).await.expect("it is answered");
@@ -35,27 +40,27 @@ async fn status_of(mut stream: TlsStream<TcpStream>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_caller_that_sends_slowly_takes_the_permits_of_nobody_else() {
-    /// More than there are permits.
+async fn a_slow_caller_takes_no_permits_of_others() {
+    /// More than the number of permits.
     const REQUESTS: usize = 300;
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let (slow, other) = (person(cluster, "slow", |_| {}).await, person(cluster, "other", |_| {}).await);
     let (slow, other) = (token(&direct, &slow, PASSWORD).await, token(&direct, &other, PASSWORD).await);
     let path = format!("{BASE}/users/~/password");
-    let posts = (0..REQUESTS).map(|_| half_posted(&direct, OUTSIDER, &path, Some(&slow)));
+    let posts = (0..REQUESTS).map(|_| send_partial_body(&direct, OUTSIDER, &path, Some(&slow)));
     let held: Vec<_> = stream::iter(posts).buffer_unordered(32).collect().await;
     assert_eq!(own_status(&direct, &other).await, 200);
     kubectl_as(cluster, &other).run(&["get", "--raw", &format!("{BASE}/users/~")]).expect("kube-apiserver is served");
     let statuses: Vec<String> = stream::iter(held).then(status_of).collect().await;
     let count = |wanted: &str| statuses.iter().filter(|status| *status == wanted).count();
-    // Those within the share were given up because their bodies did not come.
+    // Requests within the share timed out because their bodies did not arrive.
     assert!(count("429") > 0 && count("400") > 0 && count("429") + count("400") == REQUESTS, "{statuses:?}");
     assert_eq!(own_status(&direct, &slow).await, 200, "the share is free again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn token_reviews_are_limited_for_each_network_but_not_for_that_of_kube_apiserver() {
+async fn token_reviews_are_limited_per_network_except_for_kube_apiserver() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let name = person(cluster, "reviewed", |_| {}).await;
@@ -68,7 +73,7 @@ async fn token_reviews_are_limited_for_each_network_but_not_for_that_of_kube_api
     let mut held = Vec::new();
     for source in [OUTSIDER, Ipv4Addr::LOCALHOST] {
         for _ in 0..100 {
-            held.push((source, half_posted(&direct, source, "/tokenreview", None).await));
+            held.push((source, send_partial_body(&direct, source, "/tokenreview", None).await));
         }
     }
     let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});

@@ -1,4 +1,4 @@
-//! Failed logins: counted exactly, whatever replicas and crashes do, and for each source apart.
+//! Failed logins are counted exactly across replicas and crashes, and per source.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,14 +9,14 @@ use super::{PASSWORD, attempt, body, logins, own_status, person, post, send, tok
 use crate::directory::{BASE, Direct, wait_until_served};
 use crate::support::{Cluster, condition, eventually, user_where};
 
-/// An attempt from an address of the test's choice: the operators believe this proxy.
+/// Makes an attempt from a chosen address: the operators trust this proxy.
 async fn from(direct: &Direct, address: &str, username: &str, password: &str) -> u16 {
     let body = body("Login", &json!({"username": username, "password": password}));
     send(direct, "logins", &[("X-Forwarded-For", address)], &body).await.unwrap().status
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fifty_wrong_passwords_lock_their_source_and_not_the_persons() {
+async fn fifty_wrong_passwords_lock_only_their_source() {
     let cluster = Cluster::create("lockout", &[]);
     let flags = ["--trusted-proxies", "127.0.0.0/8", "--lockout-user-threshold", "8", "--lockout-duration", "30s"];
     cluster.start_operator(&flags);
@@ -38,7 +38,7 @@ async fn fifty_wrong_passwords_lock_their_source_and_not_the_persons() {
     assert_eq!(from(&replicas[1], "198.51.100.7", &name, PASSWORD).await, 201, "the person's own is not");
     assert_eq!(from(&replicas[0], "203.0.113.7", &name, PASSWORD).await, 401, "and their login forgives nobody");
 
-    // From many sources: then it is the user who is locked, for a while.
+    // From many sources, the user itself is locked for a while.
     for source in 10..16 {
         from(&replicas[source % 2], &format!("203.0.113.{source}"), &name, "wrong").await;
     }
@@ -59,7 +59,7 @@ async fn fifty_wrong_passwords_lock_their_source_and_not_the_persons() {
         assert_eq!(own_status(replica, &session).await, 200, "I3: sessions go on");
         assert_eq!(own_status(replica, &key).await, 200, "and so do API keys");
     }
-    // What was asked for again counts apart: the person can still change the password, which ends the lockout for nobody.
+    // Confirmations are counted separately: the user can still change the password, which does not end the lockout.
     let wrong = json!({"oldPassword": "wrong", "newPassword": "that is the question"});
     let right = json!({"oldPassword": PASSWORD, "newPassword": "that is the question"});
     for (spec, expected) in [(wrong, 422), (right, 201)] {
@@ -81,9 +81,9 @@ async fn fifty_wrong_passwords_lock_their_source_and_not_the_persons() {
     .await;
 }
 
-/// Who hammers waits, and is turned away; everybody else is let in meanwhile.
+/// A flood of attempts is delayed and rejected, while other users log in.
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_hammers_takes_the_places_of_nobody_else() {
+async fn a_flood_of_attempts_takes_no_permits_of_others() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let (hammered, other) = (person(cluster, "flooded", |_| {}).await, person(cluster, "calm", |_| {}).await);
@@ -100,7 +100,7 @@ async fn whoever_hammers_takes_the_places_of_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_controls_the_identity_unlocks_it() {
+async fn callers_that_control_the_identity_can_unlock_it() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let name = person(cluster, "unlocked", |_| {}).await;
@@ -121,7 +121,7 @@ async fn whoever_controls_the_identity_unlocks_it() {
     .await;
 }
 
-/// Every refusal that was answered was counted before, also where the replica is gone a moment later.
+/// Each refusal was counted before it was returned, even if the replica crashes right after.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_count_is_exact_across_replicas_and_a_kill() {
     let cluster = Cluster::create("lockout-kill", &[]);

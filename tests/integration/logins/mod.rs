@@ -1,8 +1,8 @@
-//! Logins, through kube-apiserver and beside it, with two replicas.
+//! Logins, through kube-apiserver and directly, with two replicas.
 
 pub mod api_keys;
+mod authenticators;
 mod confirm;
-mod doors;
 mod interop;
 mod limits;
 mod lockout;
@@ -26,10 +26,10 @@ use crate::support::{Cluster, create, password_secret, unique, user, wait_for_re
 
 pub const PASSWORD: &str = "to be or not to be";
 
-/// Flags of the operators: short intervals, so that tests see what follows.
+/// Flags of the operators: short intervals, so that tests see the effects.
 pub const FLAGS: &[&str] = &["--last-use-interval", "300ms"];
 
-/// A control plane with two operators, for tests that leave them alone.
+/// Shared control plane with two operators. Tests must not restart or kill them.
 pub fn logins() -> &'static Cluster {
     static LOGINS: OnceLock<Cluster> = OnceLock::new();
     LOGINS.get_or_init(|| {
@@ -41,7 +41,7 @@ pub fn logins() -> &'static Cluster {
     })
 }
 
-/// A new user with [`PASSWORD`], whose spec `change` may change first.
+/// Creates a user with [`PASSWORD`]. `change` may modify the spec first.
 pub async fn person(cluster: &Cluster, prefix: &str, change: impl FnOnce(&mut User)) -> String {
     let name = unique(prefix);
     create(&cluster.secrets("default").await, &password_secret(&name, "password", PASSWORD)).await;
@@ -50,13 +50,13 @@ pub async fn person(cluster: &Cluster, prefix: &str, change: impl FnOnce(&mut Us
     let users = cluster.users().await;
     create(&users, &user).await;
     let user = wait_for_reason(&users, &name, "Ready", "Succeeded").await;
-    known_everywhere(cluster, &name, &user.metadata.resource_version.unwrap_or_default()).await;
+    wait_until_known_to_all_replicas(cluster, &name, &user.metadata.resource_version.unwrap_or_default()).await;
     name
 }
 
-/// Waits until every replica has heard of the User as it is in that revision: it tells the API server when it is ready,
-/// and the others hear of that a moment later.
-pub async fn known_everywhere(cluster: &Cluster, name: &str, revision: &str) {
+/// Waits until every replica has observed that revision of the User. The leader reports readiness in the status, and
+/// other replicas observe it shortly after.
+pub async fn wait_until_known_to_all_replicas(cluster: &Cluster, name: &str, revision: &str) {
     let (certificate, key) = front_proxy(cluster);
     let replicas = cluster.operators().len();
     for replica in 0..replicas {
@@ -71,14 +71,14 @@ pub fn body(kind: &str, spec: &Value) -> String {
     json!({"apiVersion": "directory.roster.dev/v1alpha1", "kind": kind, "spec": spec}).to_string()
 }
 
-/// A POST below the group-version, at a replica's own port. Tried again where there is no room for it.
+/// Sends a POST below the group-version to a replica's port. Retries on 429.
 pub async fn post(direct: &Direct, path: &str, bearer: Option<&str>, body: &str) -> Answer {
     let authorization = bearer.map(|token| format!("Bearer {token}"));
     let headers: Vec<(&str, &str)> = authorization.iter().map(|value| ("Authorization", value.as_str())).collect();
     send(direct, path, &headers, body).await.expect("it answers")
 }
 
-/// A POST with further headers, tried again where there is no room for it.
+/// Sends a POST with additional headers. Retries on 429.
 pub async fn send(direct: &Direct, path: &str, headers: &[(&str, &str)], body: &str) -> anyhow::Result<Answer> {
     loop {
         let answer = direct.send("POST", &format!("{BASE}/{path}"), headers, body).await?;
@@ -89,48 +89,48 @@ pub async fn send(direct: &Direct, path: &str, headers: &[(&str, &str)], body: &
     }
 }
 
-/// An attempt to log in with whatever `spec` shows.
+/// Attempts to log in with this spec.
 pub async fn attempt(direct: &Direct, spec: &Value) -> Answer {
     post(direct, "logins", None, &body("Login", spec)).await
 }
 
-/// An attempt with a password.
+/// Attempts to log in with a password.
 pub async fn with_password(direct: &Direct, username: &str, password: &str) -> Answer {
     attempt(direct, &json!({"username": username, "password": password})).await
 }
 
-/// The token of a login that succeeds.
+/// Returns the token of a successful login.
 pub async fn token(direct: &Direct, username: &str, password: &str) -> String {
     token_of(&with_password(direct, username, password).await)
 }
 
-/// The token in an answer.
+/// Returns the token in a response.
 pub fn token_of(answer: &Answer) -> String {
     assert_eq!(answer.status, 201, "{}", answer.body);
     answer.json()["status"]["token"].as_str().unwrap_or_else(|| panic!("no token: {}", answer.body)).to_owned()
 }
 
-/// What whoever shows the token is told about themselves: the status.
+/// Returns the response status of a request for the caller's own User, with this token.
 pub async fn own_status(direct: &Direct, token: &str) -> u16 {
     let bearer = format!("Bearer {token}");
     direct.get(&format!("{BASE}/users/~"), &[("Authorization", &bearer)]).await.status
 }
 
-/// kubectl with that token.
+/// Returns kubectl with that token.
 pub fn kubectl_as(cluster: &Cluster, token: &str) -> Kubectl {
     let path = cluster.plane.dir.join(format!("{}.kubeconfig", unique("person")));
     let kubeconfig = cluster.plane.kubeconfig_for_token(&path, token).expect("the kubeconfig is written");
     Kubectl { kubeconfig, ..cluster.plane.kubectl.clone() }
 }
 
-/// What `kubectl auth whoami` says, or why it does not.
+/// Returns the output of `kubectl auth whoami`, or its error.
 pub fn whoami(kubectl: &Kubectl) -> Result<Value, String> {
     let said = kubectl.run(&["auth", "whoami", "-o", "json"]).map_err(|error| format!("{error:#}"))?;
     let said: Value = serde_json::from_str(&said).map_err(|error| error.to_string())?;
     Ok(said["status"]["userInfo"].clone())
 }
 
-/// The code that an app shows now for a seed in base32, so many periods later.
+/// Returns the TOTP code of a base32 seed, some periods in the future.
 pub fn code(secret: &str, later: i64) -> String {
     let secret = totp_rs::Secret::try_from_base32(secret).expect("it is base32");
     let totp = totp_rs::Builder::new().with_secret(secret).build().expect("it is long enough");

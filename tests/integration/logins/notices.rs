@@ -1,4 +1,4 @@
-//! Notices to people, at a receiver of their own.
+//! Notices delivered to a receiver.
 
 use std::sync::{Arc, Mutex};
 
@@ -17,7 +17,7 @@ use crate::support::{Cluster, eventually};
 
 type Received = Arc<Mutex<Vec<(String, String)>>>;
 
-/// Takes notices over TLS, and keeps the headers and the body of each.
+/// Receives notices over TLS and keeps their headers and bodies.
 async fn receiver(certificate: &str, key: &str) -> (u16, Received) {
     let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<_, _>>().unwrap();
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
@@ -51,7 +51,7 @@ async fn receiver(certificate: &str, key: &str) -> (u16, Received) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn people_are_told_and_can_verify_who_tells_them() {
+async fn users_are_notified_and_can_verify_the_sender() {
     let cluster = Cluster::create("notices", &[]);
     let dir = cluster.plane.dir.join("pki");
     let authority = Authority::load(&dir, "ca").unwrap();
@@ -111,7 +111,7 @@ async fn people_are_told_and_can_verify_who_tells_them() {
     kinds.sort();
     kinds.dedup();
     assert_eq!(kinds.len(), 2, "a credential that has changed (twice), and a lockout: {kinds:?}");
-    // A notice is no token, though the same keys have signed it.
+    // A notice is not a login token, although the same keys signed it.
     let notice = received.lock().unwrap()[0].1.trim().to_owned();
     let bearer = format!("Bearer {notice}");
     let answer = direct.get(&format!("{}/users/~", crate::directory::BASE), &[("Authorization", &bearer)]).await;

@@ -1,4 +1,4 @@
-//! Passwords: changed by oneself, reset by others under the guard, by invitation; policy; and what ends with them.
+//! Passwords: own changes, resets checked by the guard, invitations, policy, and which sessions end.
 
 use roster_api::UserSpec;
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ async fn wait_until_ended(direct: &Direct, token: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ones_own_is_changed_with_the_old_one_and_sessions_end() {
+async fn changing_the_own_password_takes_the_old_one_and_ends_sessions() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let other = Direct::new(cluster, 1, None).await;
@@ -69,9 +69,9 @@ async fn ones_own_is_changed_with_the_old_one_and_sessions_end() {
     assert_eq!(change(&direct, "~", Some(&session), &back).await.status, 422, "not the one before, either");
 }
 
-/// The declared Secret goes on saying the password of the first day: applying it again is no change.
+/// The declared Secret still has the first password, so applying it again changes nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_password_outlives_another_apply_and_ends_with_a_new_secret() {
+async fn a_changed_password_outlives_a_reapply_and_ends_with_a_new_secret() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let name = unique("gitops");
@@ -102,9 +102,9 @@ async fn a_changed_password_outlives_another_apply_and_ends_with_a_new_secret() 
     wait_until_ended(&direct, &session).await;
 }
 
-/// I4: to reset the password of somebody takes `bind` on every role that they hold.
+/// I4: resetting another user's password requires `bind` on every role that the user holds.
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_nobody_resets_the_password_of_somebody_stronger() {
+async fn i4_resetting_a_password_requires_control_of_the_user() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let helper = person(cluster, "helper", |_| {}).await;
@@ -126,7 +126,7 @@ async fn i4_nobody_resets_the_password_of_somebody_stronger() {
             change(&direct, &weak, Some(&session), &reset).await,
             post(&direct, &format!("users/{strong}/unlock"), Some(&session), &unlock()).await,
         );
-        // The second time it is one of those that were used before.
+        // Now it is in the password history.
         match (weak.status, strong.status) {
             (201 | 422, 403) if strong.body.contains("the guard") => Ok(()),
             _ => Err(format!("{} {}", weak.body, strong.body)),
@@ -147,7 +147,7 @@ async fn i4_nobody_resets_the_password_of_somebody_stronger() {
     let seed = post(&direct, &format!("users/{weak}/totp"), Some(&session), &body("TOTPEnrollment", &json!({}))).await;
     assert_eq!(seed.status, 403, "nobody else sees a seed: {}", seed.body);
     token(&direct, &strong, PASSWORD).await;
-    // Who has no rights at all learns nothing.
+    // Callers without any permission learn nothing.
     let stranger = person(cluster, "stranger", |_| {}).await;
     let session = token(&direct, &stranger, PASSWORD).await;
     for key in [weak.as_str(), "nobody-at-all"] {
@@ -158,7 +158,7 @@ async fn i4_nobody_resets_the_password_of_somebody_stronger() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_password_by_somebody_else_is_changed_before_anything_else() {
+async fn a_password_set_by_another_must_be_changed_first() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let name =
@@ -170,7 +170,7 @@ async fn a_password_by_somebody_else_is_changed_before_anything_else() {
     let refused = attempt(&direct, &with("short")).await;
     assert_eq!(refused.status, 422, "{}", refused.body);
     let session = token_of(&attempt(&direct, &with(NEXT)).await);
-    // At once, whatever the status still says.
+    // Immediately, even if the status is not updated yet.
     assert!(is_session_good(&direct, &session).await);
     user_where(&cluster.users().await, &name, "nothing is required any more", |user| {
         crate::support::condition(user, "PasswordChangeRequired").is_none()
@@ -181,7 +181,7 @@ async fn a_password_by_somebody_else_is_changed_before_anything_else() {
         attempt(&direct, &json!({"username": name, "password": NEXT, "newPassword": "or not"})).await.status,
         422
     );
-    // Reset by an administrator: what was issued counts no longer, and the change is required again.
+    // After a reset by an administrator, issued tokens are invalid and a change is required again.
     let file = cluster.plane.dir.join("reset.json");
     std::fs::write(&file, body("PasswordChange", &json!({"newPassword": "whether tis nobler"}))).unwrap();
     cluster.kubectl(&["create", "--raw", &format!("{BASE}/users/{name}/password"), "-f", file.to_str().unwrap()]);
@@ -191,7 +191,7 @@ async fn a_password_by_somebody_else_is_changed_before_anything_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_invitation_is_good_once() {
+async fn an_invitation_is_valid_once() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let name = unique("invited");
@@ -209,13 +209,13 @@ async fn an_invitation_is_good_once() {
     token_of(&attempt(&direct, &with(&invitation, NEXT)).await);
     assert_eq!(attempt(&direct, &with(&invitation, "whether tis nobler")).await.status, 401);
     token(&direct, &name, NEXT).await;
-    // What is stored tells nothing of it, not even to whoever reads etcd.
+    // The stored data does not reveal it, even to readers of etcd.
     let dump = cluster.kubectl(&["get", "secrets", "-n", "roster-system", "-o", "json"]);
     assert!(!dump.contains(&invitation));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hash_of_old_is_made_anew_at_the_first_login() {
+async fn an_outdated_hash_is_replaced_at_the_first_login() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let name = unique("migrated");
@@ -232,7 +232,7 @@ async fn a_hash_of_old_is_made_anew_at_the_first_login() {
     token(&direct, &name, PASSWORD).await;
 }
 
-/// bcrypt cannot tell passwords apart that share their first 72 bytes: such a login must not replace the password.
+/// bcrypt ignores everything after 72 bytes, so such a login must not replace the hash.
 #[tokio::test(flavor = "multi_thread")]
 async fn case_b1_a_bcrypt_hash_of_a_long_password_is_kept() {
     let cluster = logins();
@@ -256,7 +256,7 @@ async fn case_b1_a_bcrypt_hash_of_a_long_password_is_kept() {
 
 /// macOS types decomposed letters (NFD), other systems composed ones (NFC).
 #[tokio::test(flavor = "multi_thread")]
-async fn case_b2_a_password_is_accepted_however_its_letters_are_composed() {
+async fn case_b2_a_password_is_accepted_in_any_unicode_normalization() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let (composed, decomposed) = ("caf\u{e9} au lait cr\u{e8}me", "cafe\u{301} au lait cre\u{300}me");
@@ -279,7 +279,7 @@ async fn case_b2_a_password_is_accepted_however_its_letters_are_composed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_password_that_is_too_old_is_changed_first_and_the_last_login_is_told() {
+async fn an_expired_password_is_changed_first_and_the_last_login_is_reported() {
     let cluster = Cluster::create("max-age", &[]);
     cluster.start_operator(&["--password-max-age", "40s", "--last-use-interval", "300ms"]);
     let direct = Direct::new(&cluster, 0, None).await;
@@ -309,7 +309,7 @@ async fn a_password_that_is_too_old_is_changed_first_and_the_last_login_is_told(
 
 /// Earlier versions imported hashes of up to 256 MiB.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_costly_hash_that_is_stored_still_logs_in_and_is_replaced() {
+async fn a_stored_costly_hash_still_logs_in_and_is_replaced() {
     use roster_credentials::claim::{Identifier, IdentifierKind};
     use roster_credentials::hash::{Argon2idCost, Memory, PasswordHash};
 

@@ -1,4 +1,4 @@
-//! `kubectl roster`, as a person uses it: with the real kubectl, and the exec credential plugin behind it.
+//! `kubectl roster` with the real kubectl, including the exec credential plugin.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use super::{PASSWORD, attempt, body, code, logins, own_status, person, post, tok
 use crate::directory::Direct;
 use crate::support::{Cluster, binary, eventually};
 
-/// A person at their own machine: kubectl with the plugin, a home of their own, nobody's credentials.
-struct Desk {
+/// A user's workstation: kubectl with the plugin, an own home directory, and no credentials.
+struct Workstation {
     dir: tempfile::TempDir,
     kubectl: PathBuf,
     path: String,
 }
 
-impl Desk {
+impl Workstation {
     fn new(cluster: &Cluster) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(binary(), dir.path().join("kubectl-roster")).unwrap();
@@ -73,7 +73,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_person_logs_in_with_password_and_code_and_works_with_kubectl() {
+async fn a_user_logs_in_with_password_and_code_and_uses_kubectl() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let name = person(cluster, "desk", |_| {}).await;
@@ -82,17 +82,17 @@ async fn a_person_logs_in_with_password_and_code_and_works_with_kubectl() {
          subjects: [{{kind: User, name: {name}}}]\n  roleRef: {{kind: ClusterRole, name: view}}\n  \
          scope: {{namespaces: [default]}}\n"
     ));
-    // A second factor, enrolled by the API; the code of the next period is for the login.
+    // Enroll a second factor through the API. The login uses the code of the next period.
     let session = token(&direct, &name, PASSWORD).await;
     let enrol = async |spec: Value| post(&direct, "users/~/totp", Some(&session), &body("TOTPEnrollment", &spec)).await;
     let seed = enrol(json!({"currentPassword": PASSWORD})).await;
     let seed = seed.json()["status"]["enrollment"]["secret"].as_str().unwrap().to_owned();
     assert_eq!(enrol(json!({"code": code(&seed, 0)})).await.status, 201);
 
-    let desk = Desk::new(cluster);
+    let desk = Workstation::new(cluster);
     let password = desk.file("password", &format!("{PASSWORD}\n"));
     desk.use_login(&name, &["--password-file", &password]);
-    // Logged in once, with the code; kubectl finds the token in the cache afterwards.
+    // Log in once with the code. Afterwards kubectl finds the token in the cache.
     let context = ["roster", "login", "--username", &name, "--password-file", &password, "--code", &code(&seed, 1)];
     let credential: Value = serde_json::from_str(&desk.run(&context)).unwrap();
     assert_eq!(credential["kind"], "ExecCredential");
@@ -122,7 +122,7 @@ async fn a_person_logs_in_with_password_and_code_and_works_with_kubectl() {
     assert!(desk.run(&["roster", "quota"]).to_lowercase().contains("no quota"));
     assert!(desk.run(&["roster", "completion", "bash"]).contains("kubectl-roster"));
 
-    // A key, and what it is good for. The session alone does not make one.
+    // Create and use an API key. A session alone cannot create one.
     let refused = desk.output(&["roster", "keys", "create", "laptop"]);
     let error = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && error.contains("--password-file"), "{error}");
@@ -137,7 +137,7 @@ async fn a_person_logs_in_with_password_and_code_and_works_with_kubectl() {
     super::whoami(&super::kubectl_as(cluster, key.trim())).unwrap();
     desk.run(&["roster", "keys", "revoke", &made]);
 
-    // Another password; the session is over, and the next login needs the new one and a code.
+    // Changing the password ends the session. The next login needs the new password and a code.
     let next = desk.file("next", "that is the question\n");
     desk.run(&["roster", "passwd", "--old-password-file", &password, "--new-password-file", &next]);
     let old = credential["status"]["token"].as_str().unwrap();
@@ -153,7 +153,7 @@ async fn a_person_logs_in_with_password_and_code_and_works_with_kubectl() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_administrator_asks_who_can_and_a_wrong_password_is_told_plainly() {
+async fn who_can_answers_an_administrator_and_a_wrong_password_is_reported() {
     let cluster = logins();
     let name = person(cluster, "answered", |_| {}).await;
     cluster.apply(&format!(
@@ -161,7 +161,7 @@ async fn an_administrator_asks_who_can_and_a_wrong_password_is_told_plainly() {
          subjects: [{{kind: User, name: {name}}}]\n  roleRef: {{kind: ClusterRole, name: edit}}\n  \
          scope: {{namespaces: [default]}}\n"
     ));
-    let desk = Desk::new(cluster);
+    let desk = Workstation::new(cluster);
     let wrong = desk.file("wrong", "not the password\n");
     let refused = desk.output(&["roster", "login", "--username", &name, "--password-file", &wrong]);
     let error = String::from_utf8_lossy(&refused.stderr).into_owned();
@@ -177,7 +177,7 @@ async fn an_administrator_asks_who_can_and_a_wrong_password_is_told_plainly() {
     assert!(!desk.run(&["roster", "who-can", "create", "deployments.apps", "-n", "kube-system"]).contains(&name));
     let said = desk.run(&["roster", "can-i", "create", "deployments.apps", "-n", "default", "--user", &name]);
     assert!(said.starts_with("yes"), "{said}");
-    // A reset, and a second factor taken off, for somebody who has lost both.
+    // Reset the password and remove the second factor of a user who lost both.
     let next = desk.file("next", "that is the question\n");
     desk.run(&["roster", "passwd", &name, "--new-password-file", &next]);
     let spec = json!({"username": name, "password": "that is the question"});

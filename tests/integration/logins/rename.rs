@@ -1,4 +1,4 @@
-//! Another username: the credential comes along, and nothing else does.
+//! Renames: the user keeps its credential and nothing else.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ fn identities(cluster: &Cluster, name: &str) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_renamed_user_keeps_the_credential_and_leaves_the_name_behind() {
+async fn a_renamed_user_keeps_the_credential_and_releases_the_name() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let name =
@@ -71,7 +71,7 @@ async fn a_renamed_user_keeps_the_credential_and_leaves_the_name_behind() {
     assert!(!can(cluster, &married, &["create", "pods", "-n", "default"]), "native RBAC by hand names the earlier one");
     assert_eq!(identities(cluster, &name).len(), 2, "the username and the address");
 
-    // The name is free, and whoever takes it comes into nothing.
+    // The old name is free, and a user that takes it inherits nothing.
     let heir = unique("heir");
     cluster.apply(&format!(
         "apiVersion: roster.dev/v1alpha1\nkind: User\nmetadata: {{name: {heir}}}\nspec: {{username: {name}}}\n"
@@ -83,9 +83,9 @@ async fn a_renamed_user_keeps_the_credential_and_leaves_the_name_behind() {
     assert!(format!("{taken:#}").contains(&format!("is held or wanted by user {heir}")), "{taken:#}");
 }
 
-/// Emails are names to log in with, too: one may become the username, and the other way round.
+/// Emails are login names too: an email may become the username, and the username an email.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_own_address_may_become_the_username_and_be_one_again() {
+async fn an_own_email_may_become_the_username_and_an_email_again() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let address = format!("{}@example.com", unique("own"));
@@ -108,9 +108,9 @@ async fn an_own_address_may_become_the_username_and_be_one_again() {
     assert!(kinds.contains(&true) && kinds.contains(&false));
 }
 
-/// I4: a name is an identity, too.
+/// I4: renaming needs the permissions of an identity change.
 #[tokio::test(flavor = "multi_thread")]
-async fn i4_nobody_renames_into_or_out_of_rights_that_they_could_not_grant() {
+async fn i4_renames_require_the_rights_of_both_names() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let clerk = person(cluster, "clerk", |_| {}).await;
@@ -162,11 +162,11 @@ async fn i4_nobody_renames_into_or_out_of_rights_that_they_could_not_grant() {
     wait_until_named(cluster, &weak, &fresh).await;
 }
 
-/// I7: killed at any instant, the credential is where the name is, or comes there.
+/// I7: after a kill at any instant, the credential follows the name.
 #[tokio::test(flavor = "multi_thread")]
 async fn i7_a_rename_survives_a_kill_at_any_instant() {
     let cluster = Cluster::create("rename-kill", &[]);
-    // The same identity takes its own lease up at once.
+    // A restarted replica with the same identity takes over its own lease at once.
     let flags = [FLAGS, &["--identity", "rename"]].concat();
     cluster.start_operator(&flags);
     wait_until_served(&cluster);

@@ -1,4 +1,4 @@
-//! The second factor, from its seed to the last recovery code.
+//! Second factor: enrollment, confirmation, codes, recovery codes, removal.
 
 use roster_api::user::SecondFactor;
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::directory::{BASE, Direct};
 use crate::support::{eventually, user_where};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn enrolled_confirmed_used_once_and_removed() {
+async fn a_second_factor_is_enrolled_confirmed_used_and_removed() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let other = Direct::new(cluster, 1, None).await;
@@ -37,7 +37,7 @@ async fn enrolled_confirmed_used_once_and_removed() {
     let challenge = with_password(&other, &name, PASSWORD).await.json();
     assert_eq!(challenge["status"], json!({"challenge": "Code"}));
     let with_code = |code: String| json!({"username": name, "password": PASSWORD, "code": code});
-    // One code, at both replicas at the same time: it is good once.
+    // The same code at both replicas concurrently is accepted once.
     let now = code(&seed, 1);
     let (one, two) = tokio::join!(async { attempt(&direct, &with_code(now.clone())).await.status }, async {
         attempt(&other, &with_code(now.clone())).await.status
@@ -67,7 +67,7 @@ async fn enrolled_confirmed_used_once_and_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_required_factor_is_enrolled_at_the_login() {
+async fn a_required_factor_is_enrolled_during_login() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let name = person(cluster, "required", |user| user.spec.second_factor = SecondFactor::Required).await;
@@ -87,7 +87,7 @@ async fn a_required_factor_is_enrolled_at_the_login() {
     assert_eq!(attempt(&direct, &spec(1)).await.status, 201);
 }
 
-/// Whoever had a session from before does not keep it.
+/// Earlier sessions end.
 #[tokio::test(flavor = "multi_thread")]
 async fn requiring_a_factor_ends_sessions_without_one() {
     let cluster = logins();

@@ -1,4 +1,4 @@
-//! Where logins come from, and who is believed about it.
+//! Source addresses of logins, and which proxies are trusted to report them.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use super::{PASSWORD, attempt, body, kubectl_as, logins, person, post, with_pass
 use crate::directory::{BASE, Direct};
 use crate::support::unique;
 
-/// A login through kube-apiserver, as nobody, with headers of the client's own choice.
+/// An unauthenticated login through kube-apiserver, with headers chosen by the client.
 fn through_api_server(cluster: &crate::support::Cluster, username: &str, headers: &[&str]) -> u16 {
     let ca = cluster.plane.dir.join("pki/ca.crt");
     let url = format!("{}{BASE}/logins", cluster.plane.url);
@@ -20,7 +20,7 @@ fn through_api_server(cluster: &crate::support::Cluster, username: &str, headers
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn networks_are_kept_to_and_nobody_is_believed_about_their_own_address() {
+async fn allowed_networks_are_enforced_and_client_addresses_are_not_trusted() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let here = person(cluster, "here", |user| user.spec.allowed_cidrs = vec!["127.0.0.0/8".into()]).await;
@@ -38,7 +38,7 @@ async fn networks_are_kept_to_and_nobody_is_believed_about_their_own_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn applications_that_may_have_passwords_verified() {
+async fn applications_with_permission_can_verify_passwords() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let name = person(cluster, "reviewed", |user| user.spec.allowed_cidrs = vec!["203.0.113.0/24".into()]).await;
@@ -58,7 +58,7 @@ async fn applications_that_may_have_passwords_verified() {
         "--clusterrole=roster-password-reviewer",
         &format!("--serviceaccount=default:{account}"),
     ]);
-    // A refusal is remembered for ten seconds: another application asks.
+    // Denials are cached for ten seconds, so use another application.
     let _ = kubectl_as(cluster, &token);
     let answer = crate::support::eventually("the application may", || async {
         let answer = review(good.clone()).await;
@@ -79,7 +79,7 @@ async fn applications_that_may_have_passwords_verified() {
 }
 
 #[tokio::test]
-async fn what_is_no_login_is_told_by_field_and_never_repeated() {
+async fn invalid_logins_are_reported_by_field_and_never_quoted() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     for (spec, field) in [

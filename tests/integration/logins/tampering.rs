@@ -1,4 +1,4 @@
-//! Identity Secrets that somebody has changed who may: nobody guesses for free meanwhile, and Roster repairs what it can.
+//! Identity Secrets changed by a privileged user: guesses still count, and Roster repairs what it can.
 
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -29,7 +29,7 @@ async fn wait_until_it_logs_in(direct: &Direct, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_immutable_identity_secret_lets_nobody_guess_and_is_replaced_with_all_it_holds() {
+async fn an_immutable_identity_secret_allows_no_guesses_and_is_replaced_with_its_content() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let name = person(cluster, "frozen", |_| {}).await;
@@ -37,7 +37,7 @@ async fn an_immutable_identity_secret_lets_nobody_guess_and_is_replaced_with_all
     let key = super::api_keys::key(&direct, &session).await;
     let secrets = cluster.secrets("roster-system").await;
     let before = secrets.get(&secret_of(&name)).await.unwrap();
-    // The finalizer holds the repair up.
+    // The finalizer delays the repair.
     patch(&secrets, &name, json!({"immutable": true, "metadata": {"finalizers": ["example.com/stay"]}})).await;
     for _ in 0..12 {
         assert_eq!(with_password(&direct, &name, "wrong").await.status, 401);
@@ -59,16 +59,17 @@ async fn an_immutable_identity_secret_lets_nobody_guess_and_is_replaced_with_all
     }
     assert_eq!(own_status(&direct, &key).await, 200);
     eventually("the spare is gone", || async {
-        let spare = secrets.get_opt(&format!("{}-spare", secret_of(&name))).await.map_err(|error| error.to_string())?;
-        spare.map_or(Ok(()), |spare| Err(format!("{:?}", spare.metadata)))
+        let is_uninterrupted =
+            secrets.get_opt(&format!("{}-spare", secret_of(&name))).await.map_err(|error| error.to_string())?;
+        is_uninterrupted.map_or(Ok(()), |is_uninterrupted| Err(format!("{:?}", is_uninterrupted.metadata)))
     })
     .await;
     wait_until_ready(&cluster.users().await, &name).await;
 }
 
-/// The API server rejects the write, as it would with a webhook or a policy of somebody else's.
+/// The API server rejects the write, as it would because of a foreign webhook or policy.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failure_that_can_not_be_counted_refuses_everything_until_it_is() {
+async fn an_uncountable_failure_refuses_logins_until_it_is_counted() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let (name, other) = (person(cluster, "uncounted", |_| {}).await, person(cluster, "unconcerned", |_| {}).await);
@@ -110,7 +111,7 @@ async fn a_failure_that_can_not_be_counted_refuses_everything_until_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn labels_and_marks_are_put_right() {
+async fn labels_and_owner_references_are_repaired() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let secrets = cluster.secrets("roster-system").await;
@@ -139,11 +140,11 @@ async fn delete(cluster: &Cluster, name: &str) {
 async fn a_deleted_identity_secret_is_claimed_again_and_its_loss_is_reported() {
     let cluster = logins();
     let (users, direct) = (cluster.users().await, Direct::new(cluster, 0, None).await);
-    // From a password Secret the password comes back.
+    // A password from a password Secret is restored.
     let declared = person(cluster, "declared", |_| {}).await;
     delete(cluster, &declared).await;
     wait_until_it_logs_in(&direct, &declared).await;
-    // One that was set by an invitation does not.
+    // A password set by invitation is not.
     let lost = unique("lost");
     cluster.apply(&format!("apiVersion: roster.dev/v1alpha1\nkind: User\nmetadata: {{name: {lost}}}\nspec: {{}}\n"));
     wait_until_ready(&users, &lost).await;

@@ -1,4 +1,4 @@
-//! What is told to be used is what is there.
+//! Reported usage equals the existing objects.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use kube::{Client, Resource};
 use serde_json::{Value, json};
 
 use super::{
-    Amounts, Outcome, ROSTER, amount, amounts, delete_pod, hand_over, limit, make_pod, milli, namespace, owner,
-    owner_of, quota, told, wait_for_account, wait_for_use, wait_until_enforced, wait_until_quota_is,
+    Amounts, Outcome, ROSTER, amount, amounts, delete_pod, limit, make_pod, milli, namespace, owner, owner_of, quota,
+    reported_quota, transfer, wait_for_account, wait_for_use, wait_until_enforced, wait_until_quota_is,
 };
 use crate::directory::{get, wait_until_served};
-use crate::support::{Cluster, PATIENCE, condition, create, eventually, eventually_within, unique, wait_until_ready};
+use crate::support::{Cluster, TIMEOUT, condition, create, eventually, eventually_within, unique, wait_until_ready};
 
-/// What is counted for everybody, limited or not.
+/// Resources that are counted even without limits.
 const COUNTED: &[&str] = &[
     "pods",
     "services",
@@ -33,7 +33,7 @@ const COUNTED: &[&str] = &[
     "namespaces.running",
 ];
 
-async fn all<K>(client: &Client, namespace: &str) -> Vec<K>
+async fn list<K>(client: &Client, namespace: &str) -> Vec<K>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
@@ -43,8 +43,8 @@ where
     Api::<K>::namespaced(client.clone(), namespace).list(&ListParams::default()).await.unwrap().items
 }
 
-/// What the objects in some namespaces come to.
-async fn there(client: &Client, namespaces: &[String]) -> Amounts {
+/// Returns the usage of the objects in these namespaces.
+async fn counted_usage(client: &Client, namespaces: &[String]) -> Amounts {
     let mut sums = Amounts::new();
     let mut add = |name: &str, amount: i128| *sums.entry(name.to_owned()).or_default() += amount;
     let one = |list: usize| i128::try_from(list).expect("it is small") * 1000;
@@ -52,7 +52,7 @@ async fn there(client: &Client, namespaces: &[String]) -> Amounts {
         amount(&amounts(&quantities.unwrap_or_default()), name)
     };
     for namespace in namespaces {
-        let pods: Vec<Pod> = all(client, namespace).await;
+        let pods: Vec<Pod> = list(client, namespace).await;
         add("namespaces", 1000);
         add("namespaces.running", if pods.is_empty() { 0 } else { 1000 });
         add("pods", one(pods.len()));
@@ -61,50 +61,49 @@ async fn there(client: &Client, namespaces: &[String]) -> Amounts {
             add("requests.cpu", sized(requests.clone(), "cpu"));
             add("requests.memory", sized(requests, "memory"));
         }
-        let services: Vec<Service> = all(client, namespace).await;
+        let services: Vec<Service> = list(client, namespace).await;
         add("services", one(services.len()));
         for spec in services.iter().filter_map(|service| service.spec.as_ref()) {
             add("services.loadbalancers", one(usize::from(spec.type_.as_deref() == Some("LoadBalancer"))));
             let ports = spec.ports.iter().flatten().filter(|port| port.node_port.is_some());
             add("services.nodeports", one(ports.count()));
         }
-        let claims: Vec<PersistentVolumeClaim> = all(client, namespace).await;
+        let claims: Vec<PersistentVolumeClaim> = list(client, namespace).await;
         add("persistentvolumeclaims", one(claims.len()));
         for spec in claims.into_iter().filter_map(|claim| claim.spec) {
             add("requests.storage", sized(spec.resources.and_then(|resources| resources.requests), "storage"));
         }
-        add("secrets", one(all::<Secret>(client, namespace).await.len()));
-        add("configmaps", one(all::<ConfigMap>(client, namespace).await.len()));
+        add("secrets", one(list::<Secret>(client, namespace).await.len()));
+        add("configmaps", one(list::<ConfigMap>(client, namespace).await.len()));
     }
     sums
 }
 
-/// Waits until what is told equals what is there, name by name, and returns it.
+/// Waits until the reported usage equals that of the existing objects for every name, and returns it.
 async fn wait_until_counted(cluster: &Cluster, name: &str, namespaces: &[String]) -> Amounts {
-    wait_until_counted_within(PATIENCE, cluster, name, namespaces).await
+    wait_until_counted_within(TIMEOUT, cluster, name, namespaces).await
 }
 
-async fn wait_until_counted_within(
-    patience: Duration,
-    cluster: &Cluster,
-    name: &str,
-    namespaces: &[String],
-) -> Amounts {
+async fn wait_until_counted_within(timeout: Duration, cluster: &Cluster, name: &str, namespaces: &[String]) -> Amounts {
     let (client, users) = (cluster.client().await, cluster.users().await);
-    eventually_within(patience, &format!("what is told of {name} is what is there"), || async {
-        let (used, _) = told(&users.get(name).await.map_err(|error| error.to_string())?);
-        // Read anew each time: controller-manager puts things there, too.
-        let there = there(&client, namespaces).await;
-        let differs = |counted: &&&str| amount(&used, counted) != amount(&there, counted);
+    eventually_within(timeout, &format!("what is told of {name} is what is there"), || async {
+        let (used, _) = reported_quota(&users.get(name).await.map_err(|error| error.to_string())?);
+        // Read each time: kube-controller-manager creates objects, too.
+        let counted_usage = counted_usage(&client, namespaces).await;
+        let differs = |counted: &&&str| amount(&used, counted) != amount(&counted_usage, counted);
         let wrong: Vec<_> = COUNTED.iter().filter(differs).collect();
-        if wrong.is_empty() { Ok(used) } else { Err(format!("{wrong:?}: {used:?} told, {there:?} there")) }
+        if wrong.is_empty() {
+            Ok(used)
+        } else {
+            Err(format!("{wrong:?}: {used:?} reported, {counted_usage:?} counted"))
+        }
     })
     .await
 }
 
-/// A Namespace that is handed over once controller-manager has put its own things there: what is made in the very
-/// moment in which a ResourceQuota appears can escape both who charges it and who counts it, for some minutes.
-async fn hand_over_anew(client: &Client, name: &str, to: &str) {
+/// Creates a Namespace and transfers it once kube-controller-manager has created its objects there: objects created at
+/// the same instant as a ResourceQuota may stay uncounted for some minutes.
+async fn transfer_when_settled(client: &Client, name: &str, to: &str) {
     create(&Api::all(client.clone()), &namespace(name, None)).await;
     wait_for_account(client, name).await;
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), name);
@@ -115,12 +114,12 @@ async fn hand_over_anew(client: &Client, name: &str, to: &str) {
             .ok_or_else(|| "it has none".to_owned())
     })
     .await;
-    hand_over(client, name, Some(to)).await.unwrap();
+    transfer(client, name, Some(to)).await.unwrap();
     wait_until_enforced(client, name, ROSTER).await;
 }
 
-/// A little of everything that is counted.
-fn belongings(namespace: &str) -> String {
+/// Returns manifests of every kind of countable object.
+fn countable_objects(namespace: &str) -> String {
     let service = |name: &str, kind: &str, ports: usize| {
         let ports: Vec<Value> = (0..ports).map(|at| json!({"name": format!("p{at}"), "port": 80 + at})).collect();
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
@@ -151,17 +150,17 @@ fn belongings(namespace: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_used_is_what_is_there() {
+async fn usage_equals_existing_objects() {
     let cluster = quota();
     let (client, name) = (cluster.client().await, unique("counted"));
-    // More than is needed even where it is split in two.
+    // More than needed even if it is split in two.
     let hard = [("requests.cpu", "20"), ("requests.memory", "20Gi"), ("requests.storage", "100Gi"), ("pods", "40")];
     create(&cluster.users().await, &owner(&name, &hard)).await;
     let owned = [0, 1].map(|at| format!("{name}-{at}"));
     for own in &owned {
-        hand_over_anew(&client, own, &name).await;
+        transfer_when_settled(&client, own, &name).await;
     }
-    cluster.apply(&belongings(&owned[0]));
+    cluster.apply(&countable_objects(&owned[0]));
     let used = wait_until_counted(cluster, &name, &owned).await;
     for (counted, expected) in [
         ("pods", "2"),
@@ -177,7 +176,7 @@ async fn what_is_used_is_what_is_there() {
     ] {
         assert_eq!(amount(&used, counted), milli(expected), "{counted}: {used:?}");
     }
-    cluster.apply(&belongings(&owned[1]));
+    cluster.apply(&countable_objects(&owned[1]));
     let used = wait_until_counted(cluster, &name, &owned).await;
     assert_eq!(amount(&used, "namespaces.running"), milli("2"), "{used:?}");
 
@@ -193,23 +192,23 @@ async fn what_is_used_is_what_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_with_a_new_namespace_is_counted_in_the_end() {
+async fn objects_created_with_a_namespace_are_counted_eventually() {
     let (cluster, name) = (quota(), unique("newborn"));
     let owned = owner_of(cluster, &name, &[("requests.cpu", "1")], 1).await;
-    // controller-manager itself counts anew every five minutes.
+    // kube-controller-manager recounts every five minutes.
     let used = wait_until_counted_within(Duration::from_secs(420), cluster, &name, &owned).await;
     assert_eq!(amount(&used, "configmaps"), milli("1"), "kube-root-ca.crt: {used:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_without_limits_is_counted_all_the_same() {
+async fn usage_is_counted_without_limits() {
     let cluster = quota();
     let (client, users, name) = (cluster.client().await, cluster.users().await, unique("unlimited"));
     create(&users, &crate::support::user(&name, false)).await;
     let own = format!("{name}-0");
-    hand_over_anew(&client, &own, &name).await;
-    cluster.apply(&belongings(&own));
-    // What is only counted needs no requests.
+    transfer_when_settled(&client, &own, &name).await;
+    cluster.apply(&countable_objects(&own));
+    // Resources that are only counted need no requests.
     make_pod(&client, &own, "unsized", None).await;
     let used = wait_until_counted(cluster, &name, &[own]).await;
     assert_eq!(
@@ -218,12 +217,12 @@ async fn a_user_without_limits_is_counted_all_the_same() {
         "{used:?}"
     );
     let user = wait_until_ready(&users, &name).await;
-    assert_eq!(told(&user).1, Amounts::new(), "nothing is limited");
+    assert_eq!(reported_quota(&user).1, Amounts::new(), "nothing is limited");
     assert!(condition(&user, "QuotaWithinLimits").is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_namespace_that_changes_hands_takes_its_use_along() {
+async fn a_transferred_namespace_takes_its_usage_along() {
     let cluster = quota();
     let (client, name) = (cluster.client().await, unique("giver"));
     let owned = owner_of(cluster, &name, &[("requests.cpu", "4"), ("namespaces", "3")], 2).await;
@@ -236,26 +235,26 @@ async fn a_namespace_that_changes_hands_takes_its_use_along() {
     wait_for_use(cluster, &name, &[("requests.cpu", "2500m"), ("pods", "3"), ("namespaces", "2")]).await;
     wait_until_quota_is(cluster, &name, "True", "WithinLimits").await;
 
-    // To nobody whom it would put over a limit, whoever hands it over.
-    let refusal = Outcome::of(hand_over(&client, &owned[1], Some(&heir)).await).refusal();
+    // Never to an owner who would exceed a limit, for any requester.
+    let refusal = Outcome::of(transfer(&client, &owned[1], Some(&heir)).await).refusal();
     assert!(refusal.contains("spec.quota.hard.requests.cpu") && refusal.contains("0 of 1"), "{refusal}");
     limit(&cluster.users().await, &heir, &[("requests.cpu", "2"), ("namespaces", "3")]).await;
     eventually("the higher limit is known", || async {
-        hand_over(&client, &owned[1], Some(&heir)).await.map_err(|error| error.to_string())
+        transfer(&client, &owned[1], Some(&heir)).await.map_err(|error| error.to_string())
     })
     .await;
     wait_for_use(cluster, &name, &[("requests.cpu", "500m"), ("pods", "1"), ("namespaces", "1")]).await;
     let taken = [("requests.cpu", "2"), ("pods", "2"), ("namespaces", "1"), ("namespaces.running", "1")];
     wait_for_use(cluster, &heir, &taken).await;
     wait_until_quota_is(cluster, &heir, "True", "WithinLimits").await;
-    // It is more than the heir may use by now. Nothing is taken away for that.
+    // The new owner's limit is lower than the usage now. Nothing is deleted because of that.
     limit(&cluster.users().await, &heir, &[("requests.cpu", "1"), ("namespaces", "3")]).await;
     wait_until_quota_is(cluster, &heir, "False", "Exceeded").await;
     wait_until_quota_is(cluster, &name, "True", "WithinLimits").await;
-    assert_eq!(all::<Pod>(&client, &owned[1]).await.len(), 2);
+    assert_eq!(list::<Pod>(&client, &owned[1]).await.len(), 2);
 
-    // What belongs to nobody is not limited by Roster.
-    hand_over(&client, &owned[1], None).await.unwrap();
+    // Roster does not limit namespaces without an owner.
+    transfer(&client, &owned[1], None).await.unwrap();
     wait_for_use(cluster, &heir, &[("requests.cpu", "0"), ("pods", "0"), ("namespaces", "0")]).await;
     wait_until_quota_is(cluster, &heir, "True", "WithinLimits").await;
     let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), &owned[1]);
@@ -270,7 +269,7 @@ async fn a_namespace_that_changes_hands_takes_its_use_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_directory_tells_the_use_of_each_namespace() {
+async fn the_directory_reports_the_usage_of_each_namespace() {
     let cluster = quota();
     wait_until_served(cluster);
     let (client, name) = (cluster.client().await, unique("told"));
@@ -292,8 +291,8 @@ async fn the_directory_tells_the_use_of_each_namespace() {
         if each == expected && cpu(status) == 1300 && hard == Some(4000) { Ok(()) } else { Err(answer.to_string()) }
     })
     .await;
-    assert_eq!(told(&user).1, [("requests.cpu".to_owned(), 4000), ("namespaces".to_owned(), 3000)].into());
-    // The room of the namespaces together is the user's.
+    assert_eq!(reported_quota(&user).1, [("requests.cpu".to_owned(), 4000), ("namespaces".to_owned(), 3000)].into());
+    // The allotments of the namespaces add up to the user's quota.
     let rooms = get(cluster, &format!("users/{name}/quota"));
     let rooms = rooms["status"]["namespaces"].as_array().unwrap().iter();
     let sum: i128 = rooms.filter_map(|own| own["hard"]["requests.cpu"].as_str()).map(milli).sum();

@@ -1,4 +1,4 @@
-//! What the pods of some namespaces request together, at each revision.
+//! Sum of the requests of the pods of some namespaces, at each revision.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -14,13 +14,13 @@ use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
-use super::replay::{Counted, Fact, Most, replay};
+use super::replay::{Counted, Fact, Maxima, replay};
 use super::{ROSTER, milli};
 use crate::support::eventually;
 
-/// Sums in revision order: one watch of all pods passes every state that ever was, in each of which the limit must
-/// hold. A consistent list now and then shows that the watch misses none. A watch of the ResourceQuotas tells where
-/// kube-controller-manager had miscounted.
+/// Sums in revision order: a watch of all pods reports every state, and the limit must hold in each. Consistent lists
+/// from time to time check that the watch misses none. A watch of the ResourceQuotas shows where
+/// kube-controller-manager miscounted.
 pub struct Ledger {
     client: Client,
     state: Arc<Mutex<State>>,
@@ -34,18 +34,18 @@ struct State {
     pods: BTreeMap<(String, String), i128>,
     sum: i128,
     max: i128,
-    /// The greatest sum that a list has shown.
+    /// Greatest sum seen in a list.
     listed: i128,
     lists: usize,
-    /// By revision: the namespace, and what happened there.
+    /// By revision: namespace and fact.
     facts: BTreeMap<u64, (String, Fact)>,
 }
 
-/// Where the path of `status.used` for CPU requests is in `managedFields`.
+/// Path of `status.used` for CPU requests in `managedFields`.
 const USED: &str = "/f:status/f:used/f:requests.cpu";
 
-/// What a ResourceQuota says of CPU requests.
-fn told(quota: &ResourceQuota) -> Fact {
+/// Returns what a ResourceQuota says about CPU requests.
+fn fact_of(quota: &ResourceQuota) -> Fact {
     let (spec, status) = (quota.spec.clone().unwrap_or_default(), quota.status.clone().unwrap_or_default());
     let of = |amounts: Option<BTreeMap<String, Quantity>>| {
         amounts.and_then(|amounts| amounts.get("requests.cpu").map(|amount| milli(&amount.0))).unwrap_or_default()
@@ -61,7 +61,7 @@ fn revision_of(metadata: &ObjectMeta) -> u64 {
     metadata.resource_version.as_ref().and_then(|revision| revision.parse().ok()).expect("it comes from etcd")
 }
 
-/// requests.cpu of a pod, in thousandths.
+/// Returns the CPU requests of a pod, in thousandths.
 fn requested(pod: &Pod) -> i128 {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let requests = containers.filter_map(|container| container.resources.as_ref()?.requests.as_ref()?.get("cpu"));
@@ -89,7 +89,7 @@ impl State {
     fn count(&mut self, quota: &ResourceQuota) {
         let namespace = quota.namespace().unwrap_or_default();
         if self.namespaces.contains(&namespace) {
-            self.facts.insert(revision_of(&quota.metadata), (namespace, told(quota)));
+            self.facts.insert(revision_of(&quota.metadata), (namespace, fact_of(quota)));
         }
     }
 
@@ -99,8 +99,8 @@ impl State {
 }
 
 impl Ledger {
-    /// Begins to watch.
-    pub async fn open(client: &Client, namespaces: BTreeSet<String>) -> Self {
+    /// Starts to watch.
+    pub async fn start(client: &Client, namespaces: BTreeSet<String>) -> Self {
         let pods: Api<Pod> = Api::all(client.clone());
         let quotas: Api<ResourceQuota> = Api::all(client.clone());
         let list = pods.list(&ListParams::default()).await.unwrap();
@@ -123,9 +123,9 @@ impl Ledger {
         Self { client: client.clone(), state, tasks }
     }
 
-    /// Once nobody writes any more: the most that there was at a time, of which no more than the limit may be Roster's
-    /// doing.
-    pub async fn close(self, limit: i128) -> Most {
+    /// Call once all writers have stopped. Returns the maxima, and checks that Roster is not responsible for more than
+    /// the limit.
+    pub async fn finish(self, limit: i128) -> Maxima {
         let pods: Api<Pod> = Api::all(self.client.clone());
         let quotas: Api<ResourceQuota> = Api::all(self.client.clone());
         eventually("the watches have seen what is there", || async {
@@ -148,12 +148,16 @@ impl Ledger {
         assert!(self.tasks.iter().all(|task| !task.is_finished()), "a watch or the lists ended early");
         let state = self.state.lock().unwrap();
         assert!(state.lists > 0 && state.listed <= state.max, "{} listed, {} watched", state.listed, state.max);
-        let most = replay(state.facts.values(), limit);
-        assert!(most.requested == state.max && most.given <= limit, "{most:?}; {}m were seen at a time", state.max);
-        most
+        let maxima = replay(state.facts.values(), limit);
+        assert!(
+            maxima.requested == state.max && maxima.given <= limit,
+            "{maxima:?}; {}m were seen at a time",
+            state.max
+        );
+        maxima
     }
 
-    /// How many pods there are.
+    /// Returns the number of pods.
     pub fn pods(&self) -> usize {
         self.state.lock().unwrap().pods.len()
     }
@@ -165,7 +169,7 @@ impl Drop for Ledger {
     }
 }
 
-/// Tells of every object that is changed, and whether it is there afterwards.
+/// Reports every changed object, and whether it still exists.
 async fn watch<K>(api: Api<K>, params: WatchParams, mut revision: String, mut tell: impl FnMut(&K, bool))
 where
     K: Resource + Clone + Debug + DeserializeOwned,
@@ -173,7 +177,7 @@ where
     loop {
         let events = api.watch(&params, &revision).await.unwrap();
         let mut events = pin!(events);
-        // The API server ends a watch after some minutes; the next one goes on where it was.
+        // The API server ends a watch after some minutes. The next one resumes it.
         while let Ok(Some(event)) = events.try_next().await {
             let (object, is_there) = match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, true),
@@ -192,7 +196,7 @@ where
 
 async fn list_again(pods: Api<Pod>, state: Arc<Mutex<State>>) {
     loop {
-        // Without a revision the answer is what etcd has at the moment.
+        // Without a revision, the list is consistent with etcd.
         let list = pods.list(&ListParams::default()).await.unwrap();
         {
             let mut state = state.lock().unwrap();
@@ -204,14 +208,14 @@ async fn list_again(pods: Api<Pod>, state: Arc<Mutex<State>>) {
     }
 }
 
-/// Counts how often room is moved: changes of `spec.hard` of the ResourceQuotas that Roster keeps.
-pub struct Moves {
+/// Counts changes of `spec.hard` of Roster's ResourceQuotas.
+pub struct AllotmentChanges {
     count: Arc<Mutex<usize>>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Moves {
-    /// Begins to count.
+impl AllotmentChanges {
+    /// Starts to count.
     pub async fn count(client: &Client) -> Self {
         let quotas: Api<ResourceQuota> = Api::all(client.clone());
         let own = ListParams::default().fields(&format!("metadata.name={ROSTER}"));
@@ -230,14 +234,14 @@ impl Moves {
         Self { count, task: tokio::spawn(moves) }
     }
 
-    /// How many there were.
+    /// Returns the count.
     pub fn end(&self) -> usize {
         assert!(!self.task.is_finished(), "the watch ended early");
         *self.count.lock().unwrap()
     }
 }
 
-impl Drop for Moves {
+impl Drop for AllotmentChanges {
     fn drop(&mut self) {
         self.task.abort();
     }

@@ -1,4 +1,4 @@
-//! What limits add up to, what is kept in owned namespaces for them, and what is left alone.
+//! Sums of limits, the objects that Roster maintains for them in owned namespaces, and objects that it leaves alone.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,8 +10,9 @@ use roster_api::Group;
 use serde_json::json;
 
 use super::{
-    ROSTER, amount, amounts, hand_over, limit, limits, make_pod, milli, namespace, owner, owner_of, quota, refused_pod,
-    settle, told, wait_for_account, wait_for_use, wait_until_enforced, wait_until_quota_is, writes_since,
+    ROSTER, amount, amounts, limit, limits, make_pod, milli, namespace, owner, owner_of, quota, refused_pod,
+    reported_quota, transfer, wait_for_account, wait_for_use, wait_until_enforced, wait_until_idle,
+    wait_until_quota_is, writes_since,
 };
 use crate::support::{Cluster, FAST_LEASE, audit_position, create, eventually, unique, user_where};
 
@@ -24,7 +25,7 @@ fn group(name: &str, hard: &[(&str, &str)], inner: &[&str]) -> Group {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_groups_have_is_added_for_each_member() {
+async fn quota_of_groups_is_added_for_each_member() {
     let cluster = quota();
     let (client, users, name) = (cluster.client().await, cluster.users().await, unique("team"));
     let (inner, outer) = (format!("{name}-inner"), format!("{name}-outer"));
@@ -41,7 +42,8 @@ async fn what_the_groups_have_is_added_for_each_member() {
     let expected: super::Amounts =
         [("requests.cpu", "3"), ("pods", "8"), ("namespaces", "2")].map(|(n, q)| (n.to_owned(), milli(q))).into();
     for member in &members {
-        user_where(&users, member, "has its own and those of its groups", |user| told(user).1 == expected).await;
+        user_where(&users, member, "has its own and those of its groups", |user| reported_quota(user).1 == expected)
+            .await;
         wait_until_enforced(&client, &format!("{member}-0"), ROSTER).await;
     }
     let own = format!("{}-0", members[0]);
@@ -52,19 +54,19 @@ async fn what_the_groups_have_is_added_for_each_member() {
     wait_for_use(cluster, &members[0], &[("requests.cpu", "3")]).await;
     let refusal = refused_pod(&client, &own, "beyond", "1").await;
     assert!(refusal.contains("exceeded quota: roster"), "{refusal}");
-    // The members share nothing: each has all of it.
+    // Members do not share a group's quota: each has all of it.
     make_pod(&client, &format!("{}-0", members[1]), "own", Some("3")).await;
 
-    // Whoever leaves has less, and those who stay do not.
+    // A user that leaves the group has less, and the others do not.
     let leaves = Patch::Merge(json!({"spec": {"groups": []}}));
     users.patch(&members[0], &PatchParams::default(), &leaves).await.unwrap();
     let alone = [("requests.cpu".to_owned(), 1000)].into();
-    user_where(&users, &members[0], "has its own", |user| told(user).1 == alone).await;
+    user_where(&users, &members[0], "has its own", |user| reported_quota(user).1 == alone).await;
     wait_until_quota_is(cluster, &members[0], "False", "Exceeded").await;
     wait_until_quota_is(cluster, &members[1], "True", "WithinLimits").await;
 }
 
-/// Waits until no namespace has room left.
+/// Waits until no namespace has free quota.
 async fn wait_until_full(client: &Client, namespaces: &[String], name: &str) {
     for namespace in namespaces {
         let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), namespace);
@@ -79,7 +81,7 @@ async fn wait_until_full(client: &Client, namespaces: &[String], name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_below_use_are_told_and_stop_growth_and_delete_nothing() {
+async fn limits_below_usage_are_reported_stop_growth_and_delete_nothing() {
     let cluster = quota();
     let (client, users, name) = (cluster.client().await, cluster.users().await, unique("lowered"));
     let owned = owner_of(cluster, &name, &[("requests.cpu", "4"), ("namespaces", "2")], 2).await;
@@ -101,7 +103,7 @@ async fn limits_below_use_are_told_and_stop_growth_and_delete_nothing() {
         let pods = Api::<Pod>::namespaced(client.clone(), own).list(&ListParams::default()).await.unwrap();
         assert_eq!(pods.items.len(), 3, "nothing is deleted");
     }
-    // What is there already can be changed all the same.
+    // Existing objects can still be changed.
     cluster.kubectl(&["label", "namespace", &owned[0], "colour=blue"]);
     cluster.kubectl(&["label", "pod", "pod-0", "-n", &owned[0], "colour=blue"]);
 
@@ -115,7 +117,7 @@ async fn quotas_of_others_are_left_alone_and_enforced() {
     let cluster = quota();
     let (client, name) = (cluster.client().await, unique("shared"));
     create(&cluster.users().await, &owner(&name, &[("requests.cpu", "8"), ("pods", "50")])).await;
-    // One was there before the owner, one comes after it.
+    // One existed before the owner, one is created afterwards.
     let own = format!("{name}-0");
     create(&Api::all(client.clone()), &namespace(&own, None)).await;
     let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), &own);
@@ -123,7 +125,7 @@ async fn quotas_of_others_are_left_alone_and_enforced() {
         serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"hard": limits(hard)}})).unwrap()
     };
     let before = create(&quotas, &theirs("before", &[("pods", "2")])).await;
-    hand_over(&client, &own, Some(&name)).await.unwrap();
+    transfer(&client, &own, Some(&name)).await.unwrap();
     wait_until_enforced(&client, &own, ROSTER).await;
     let after = create(&quotas, &theirs("after", &[("requests.cpu", "1")])).await;
     for quota in ["before", "after"] {
@@ -147,7 +149,7 @@ async fn quotas_of_others_are_left_alone_and_enforced() {
     }
 }
 
-/// Waits until these are the LimitRanges of a namespace.
+/// Waits until a namespace has these LimitRanges.
 async fn wait_for_ranges(ranges: &Api<LimitRange>, expected: &[&str]) {
     eventually(&format!("the LimitRanges are {expected:?}"), || async {
         let found = ranges.list(&ListParams::default()).await.map_err(|error| error.to_string())?.items;
@@ -158,7 +160,7 @@ async fn wait_for_ranges(ranges: &Api<LimitRange>, expected: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_range_is_kept_where_nobody_has_made_one() {
+async fn a_limit_range_is_maintained_where_no_other_exists() {
     let cluster = quota();
     let (client, name) = (cluster.client().await, unique("ranged"));
     let owned = owner_of(cluster, &name, &[("requests.cpu", "4"), ("limits.memory", "4Gi")], 1).await;
@@ -167,7 +169,7 @@ async fn a_limit_range_is_kept_where_nobody_has_made_one() {
     let own = ranges.get(ROSTER).await.unwrap();
     assert_eq!(own.labels()["app.kubernetes.io/managed-by"], ROSTER);
 
-    // A pod that says nothing is given what limited names need, and takes nothing of those that are only counted.
+    // A pod without requests gets defaults for limited resources, and zero for those that are only counted.
     make_pod(&client, &owned[0], "says-nothing", None).await;
     let made = Api::<Pod>::namespaced(client.clone(), &owned[0]).get("says-nothing").await.unwrap();
     let resources = made.spec.unwrap().containers[0].resources.clone().unwrap_or_default();
@@ -189,7 +191,7 @@ async fn a_limit_range_is_kept_where_nobody_has_made_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_somebody_removes_or_raises_is_put_right() {
+async fn removed_and_raised_quotas_are_repaired() {
     let cluster = quota();
     let (client, name) = (cluster.client().await, unique("mended"));
     let owned = owner_of(cluster, &name, &[("requests.cpu", "1")], 1).await;
@@ -256,7 +258,7 @@ async fn a_namespace_is_usable_once_its_quota_is_enforced_and_may_come_before_it
     wait_for_use(cluster, &name, &[("requests.cpu", "600m"), ("namespaces", "1"), ("namespaces.running", "1")]).await;
 }
 
-/// Revisions of all that the operator keeps for quota.
+/// Returns the resource versions of all objects that the operator maintains for quota.
 async fn versions(cluster: &Cluster) -> BTreeMap<String, String> {
     let client = cluster.client().await;
     let version = |kind: &str, meta: &kube::api::ObjectMeta| {
@@ -283,14 +285,14 @@ async fn steady_state_and_a_restart_write_nothing() {
         make_pod(&client, &owned[0], "big", Some("1")).await;
         make_pod(&client, &owned[1], "small", Some("100m")).await;
     }
-    // Those in trouble must be quiet as well: one over its limit, and a namespace of nobody.
+    // Failing objects must not be written repeatedly either: a user over its limit, and a namespace of a missing owner.
     limit(&users, "steady-0", &[("requests.cpu", "500m"), ("namespaces", "1")]).await;
     wait_until_quota_is(&cluster, "steady-0", "False", "Exceeded").await;
     create(&Api::all(client.clone()), &namespace("nobodys", Some("nobody"))).await;
     for at in 0..USERS {
         wait_for_use(&cluster, &format!("steady-{at}"), &[("requests.cpu", "1100m"), ("pods", "2")]).await;
     }
-    settle(&cluster).await;
+    wait_until_idle(&cluster).await;
 
     let (before, position) = (versions(&cluster).await, audit_position(&cluster));
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -308,7 +310,7 @@ async fn steady_state_and_a_restart_write_nothing() {
     let writes = writes_since(&cluster, position);
     assert!(writes.is_empty(), "{writes:#?}");
     assert_eq!(versions(&cluster).await, before);
-    // It does watch: what is used now is told.
+    // It does watch: new usage is reported.
     make_pod(&client, "steady-1-1", "later", Some("100m")).await;
     wait_for_use(&cluster, "steady-1", &[("requests.cpu", "1200m"), ("pods", "3")]).await;
 }

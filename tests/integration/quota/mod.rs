@@ -1,4 +1,4 @@
-//! Quota over all the namespaces of a user. There is no kubelet: pods stay Pending, which counts in full.
+//! Quota across all namespaces of a user. There is no kubelet: pods stay Pending, and count in full.
 
 mod counting;
 mod ledger;
@@ -21,14 +21,14 @@ use serde_json::{Value, json};
 
 use crate::support::{Cluster, audit_position, condition, create, eventually, operator_writes, user_where};
 
-/// Name of what Roster keeps in each owned namespace.
+/// Name of Roster's objects in each owned namespace.
 pub const ROSTER: &str = "roster";
 
-/// The control plane of tests that leave the operators alone: two of them, so that what one knows, both must know.
+/// Shared control plane with two operators, which must agree. Tests must not stop them.
 fn quota() -> &'static Cluster {
     static QUOTA: OnceLock<Cluster> = OnceLock::new();
     QUOTA.get_or_init(|| {
-        // What the control plane has missed to count, as it does where it is slow, it finds within 30 seconds.
+        // kube-controller-manager corrects missed counts within 30 seconds.
         let flags = Flags { controller_manager: &["--resource-quota-sync-period=30s"], ..Flags::default() };
         let cluster = Cluster::create_with("quota", &[], flags);
         cluster.start_operator(&[]);
@@ -38,7 +38,7 @@ fn quota() -> &'static Cluster {
     })
 }
 
-/// kube-apiserver enforces a new policy, and knows the objects that are its parameters, a moment after it is created.
+/// kube-apiserver enforces a new policy, and observes its parameter objects, shortly after they are created.
 fn wait_for_policy(cluster: &Cluster) {
     const NAMESPACE: &str =
         "{apiVersion: v1, kind: Namespace, metadata: {name: probe, labels: {roster.dev/owner: probe}}}";
@@ -57,12 +57,12 @@ fn wait_for_policy(cluster: &Cluster) {
     cluster.kubectl(&["delete", "namespace", "probe", "--wait=false"]);
 }
 
-/// Limits by name.
+/// Returns a quota with these limits by name.
 pub fn limits(hard: &[(&str, &str)]) -> Value {
     hard.iter().map(|(name, limit)| ((*name).to_owned(), Value::from(*limit))).collect::<serde_json::Map<_, _>>().into()
 }
 
-/// A User with those limits.
+/// Creates a User with these limits.
 pub fn owner(name: &str, hard: &[(&str, &str)]) -> User {
     let manifest = json!({
         "apiVersion": "roster.dev/v1alpha1", "kind": "User",
@@ -71,13 +71,13 @@ pub fn owner(name: &str, hard: &[(&str, &str)]) -> User {
     serde_json::from_value(manifest).expect("it is a User")
 }
 
-/// Gives a User other limits on the same names.
+/// Changes the limits of a User.
 async fn limit(users: &Api<User>, name: &str, hard: &[(&str, &str)]) {
     let patch = Patch::Merge(json!({"spec": {"quota": {"hard": limits(hard)}}}));
     users.patch(name, &PatchParams::default(), &patch).await.unwrap();
 }
 
-/// A Namespace, owned or not.
+/// Returns a Namespace with or without an owner.
 pub fn namespace(name: &str, owner: Option<&str>) -> Namespace {
     let mut namespace = Namespace::default();
     namespace.metadata.name = Some(name.to_owned());
@@ -85,20 +85,20 @@ pub fn namespace(name: &str, owner: Option<&str>) -> Namespace {
     namespace
 }
 
-/// Hands a Namespace over, as a merge patch does.
-async fn hand_over(client: &Client, name: &str, to: Option<&str>) -> kube::Result<Namespace> {
+/// Changes the owner of a Namespace by a merge patch.
+async fn transfer(client: &Client, name: &str, to: Option<&str>) -> kube::Result<Namespace> {
     let patch = Patch::Merge(json!({"metadata": {"labels": {OWNER_LABEL: to}}}));
     Api::all(client.clone()).patch(name, &PatchParams::default(), &patch).await
 }
 
-/// A pod that requests that much CPU, or says nothing of it.
+/// Returns a pod with these CPU requests, or without any.
 pub fn pod(name: &str, cpu: Option<&str>) -> Pod {
     let requests = cpu.map(|cpu| json!({"requests": {"cpu": cpu}}));
     let container = json!({"name": "main", "image": "nowhere.invalid/nothing", "resources": requests});
     serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"containers": [container]}})).expect("it is one")
 }
 
-/// A User with namespaces `{name}-0`, `{name}-1`, … that can be used.
+/// Creates a User with usable namespaces `{name}-0`, `{name}-1`, ….
 async fn owner_of(cluster: &Cluster, name: &str, hard: &[(&str, &str)], count: usize) -> Vec<String> {
     create(&cluster.users().await, &owner(name, hard)).await;
     let names: Vec<String> = (0..count).map(|at| format!("{name}-{at}")).collect();
@@ -112,7 +112,7 @@ async fn owner_of(cluster: &Cluster, name: &str, hard: &[(&str, &str)], count: u
     names
 }
 
-/// Waits until kube-apiserver enforces that ResourceQuota, and pods can be made at all.
+/// Waits until kube-apiserver enforces that ResourceQuota, and pods can be created.
 pub async fn wait_until_enforced(client: &Client, namespace: &str, quota: &str) {
     wait_for_account(client, namespace).await;
     let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), namespace);
@@ -125,7 +125,7 @@ pub async fn wait_until_enforced(client: &Client, namespace: &str, quota: &str) 
     .await;
 }
 
-/// Without its service account a namespace takes no pods, quota or not. controller-manager makes it.
+/// Without its ServiceAccount, a namespace accepts no pods. kube-controller-manager creates it.
 async fn wait_for_account(client: &Client, namespace: &str) {
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     eventually(&format!("{namespace} has its service account"), || async {
@@ -134,15 +134,15 @@ async fn wait_for_account(client: &Client, namespace: &str) {
     .await;
 }
 
-/// What came of an attempt to make something.
+/// Result of an attempt to create an object.
 #[derive(Debug)]
 enum Outcome {
     Admitted,
-    /// By quota: nothing else says Forbidden or Invalid to a cluster administrator with a valid object.
+    /// Denied by quota: nothing else returns Forbidden or Invalid to a cluster administrator with a valid object.
     Refused(String),
-    /// Too many write one ResourceQuota at the same time: kube-apiserver gives up after some attempts.
+    /// Conflict: too many concurrent writes of one ResourceQuota, so that kube-apiserver gave up retrying.
     Conflict(String),
-    /// By an accident.
+    /// Failed for another reason.
     Failed(String),
 }
 
@@ -168,14 +168,14 @@ impl Outcome {
     }
 }
 
-/// One attempt to make a pod.
+/// Attempts once to create a pod.
 async fn try_pod(client: &Client, namespace: &str, name: &str, cpu: Option<&str>) -> Outcome {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     Outcome::of(pods.create(&PostParams::default(), &pod(name, cpu)).await)
 }
 
-/// The first attempt on which somebody has judged: a conflict says nothing of the quota.
-async fn judge_pod(client: &Client, namespace: &str, name: &str, cpu: Option<&str>) -> Outcome {
+/// Attempts to create a pod until the result is not a conflict, which says nothing about the quota.
+async fn create_pod_without_conflict(client: &Client, namespace: &str, name: &str, cpu: Option<&str>) -> Outcome {
     eventually(&format!("somebody judges the pod {name} in {namespace}"), || async {
         match try_pod(client, namespace, name, cpu).await {
             Outcome::Conflict(message) => Err(message),
@@ -185,12 +185,12 @@ async fn judge_pod(client: &Client, namespace: &str, name: &str, cpu: Option<&st
     .await
 }
 
-/// What the refusal of a pod says.
+/// Returns the message of a denied pod.
 async fn refused_pod(client: &Client, namespace: &str, name: &str, cpu: &str) -> String {
-    judge_pod(client, namespace, name, Some(cpu)).await.refusal()
+    create_pod_without_conflict(client, namespace, name, Some(cpu)).await.refusal()
 }
 
-/// Makes a pod, tried again while it is refused: room may have to be moved first.
+/// Creates a pod. Retries while it is denied, because quota may have to be moved first.
 async fn make_pod(client: &Client, namespace: &str, name: &str, cpu: Option<&str>) {
     eventually(&format!("{namespace} takes the pod {name}"), || async {
         match try_pod(client, namespace, name, cpu).await {
@@ -201,12 +201,12 @@ async fn make_pod(client: &Client, namespace: &str, name: &str, cpu: Option<&str
     .await;
 }
 
-/// Nobody waits for a pod without a node: it is gone at once.
+/// A pod without a node is deleted immediately.
 async fn delete_pod(client: &Client, namespace: &str, name: &str) {
     Api::<Pod>::namespaced(client.clone(), namespace).delete(name, &DeleteParams::default()).await.unwrap();
 }
 
-/// A quantity in thousandths.
+/// Returns a quantity in thousandths.
 fn milli(quantity: &str) -> i128 {
     let digits = quantity.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let binary = |power| 1000 * 1024_i128.pow(power);
@@ -232,7 +232,7 @@ fn milli(quantity: &str) -> i128 {
     digits.parse::<i128>().unwrap_or_else(|error| panic!("{quantity}: {error}")) * factor
 }
 
-/// Amounts by name, in thousandths; what is not there counts as zero.
+/// Amounts by name, in thousandths. Missing names count as zero.
 type Amounts = BTreeMap<String, i128>;
 
 fn amounts(quantities: &BTreeMap<String, Quantity>) -> Amounts {
@@ -243,24 +243,24 @@ fn amount(amounts: &Amounts, name: &str) -> i128 {
     amounts.get(name).copied().unwrap_or_default()
 }
 
-/// What the User's status says is used, and which limits are in force.
-fn told(user: &User) -> (Amounts, Amounts) {
+/// Returns usage and limits from the User's status.
+fn reported_quota(user: &User) -> (Amounts, Amounts) {
     let quota = user.status.as_ref().and_then(|status| status.quota.clone()).unwrap_or_default();
     let parse = |map: BTreeMap<String, String>| map.iter().map(|(name, text)| (name.clone(), milli(text))).collect();
     (parse(quota.used), parse(quota.hard))
 }
 
-/// Waits until the User's status tells that use.
+/// Waits until the User's status has that usage.
 async fn wait_for_use(cluster: &Cluster, name: &str, used: &[(&str, &str)]) -> User {
     let expected: Vec<(&str, i128)> = used.iter().map(|(name, quantity)| (*name, milli(quantity))).collect();
     user_where(&cluster.users().await, name, &format!("uses {used:?}"), |user| {
-        let (used, _) = told(user);
+        let (used, _) = reported_quota(user);
         expected.iter().all(|(name, expected)| amount(&used, name) == *expected)
     })
     .await
 }
 
-/// Waits until the condition QuotaWithinLimits has that reason; its message.
+/// Waits until the condition QuotaWithinLimits has that reason. Returns its message.
 async fn wait_until_quota_is(cluster: &Cluster, name: &str, status: &str, reason: &str) -> String {
     let user = user_where(&cluster.users().await, name, reason, |user| {
         condition(user, "QuotaWithinLimits").is_some_and(|c| {
@@ -272,13 +272,13 @@ async fn wait_until_quota_is(cluster: &Cluster, name: &str, status: &str, reason
     condition(&user, "QuotaWithinLimits").expect("it was just there").message.clone()
 }
 
-/// The operator's writes since `position`, but for those of its leadership.
+/// Returns the operator's writes since `position`, except those to its Lease.
 pub fn writes_since(cluster: &Cluster, position: u64) -> Vec<String> {
     operator_writes(cluster, position).into_iter().filter(|write| !write.contains("/leases/")).collect()
 }
 
-/// Waits until the operator has nothing left to write: it writes nothing for some seconds.
-pub async fn settle(cluster: &Cluster) {
+/// Waits until the operator has written nothing for some seconds.
+pub async fn wait_until_idle(cluster: &Cluster) {
     eventually("the operator is done", || async {
         let position = audit_position(cluster);
         tokio::time::sleep(Duration::from_secs(4)).await;

@@ -1,4 +1,4 @@
-//! The number of namespaces is guarded at admission, whoever asks.
+//! The number of namespaces is limited at admission, for every requester.
 
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Namespace;
@@ -7,27 +7,28 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use roster_api::OWNER_LABEL;
 use serde_json::json;
 
-use super::{Outcome, amount, hand_over, limit, milli, namespace, owner, quota, told, wait_for_use};
+use super::{Outcome, amount, limit, milli, namespace, owner, quota, reported_quota, transfer, wait_for_use};
 use crate::support::{Cluster, create, eventually, unique, user_where};
 
-/// One attempt to make a Namespace, for good or not.
+/// Attempts once to create a Namespace, possibly as a dry run.
 async fn try_namespace(client: &Client, name: &str, owner: &str, dry_run: bool) -> Outcome {
     let params = PostParams { dry_run, ..PostParams::default() };
     Outcome::of(Api::<Namespace>::all(client.clone()).create(&params, &namespace(name, Some(owner))).await)
 }
 
-/// How many there are of an owner.
+/// Returns the number of an owner's namespaces.
 async fn count(client: &Client, owner: &str) -> usize {
     let owned = ListParams::default().labels(&format!("{OWNER_LABEL}={owner}"));
     Api::<Namespace>::all(client.clone()).list(&owned).await.unwrap().items.len()
 }
 
-/// A User who may have that many namespaces, and has some, of which all operators know.
+/// Creates a User with that limit and some namespaces, and waits until all operators know them.
 async fn owner_with(cluster: &Cluster, prefix: &str, hard: &str, has: usize) -> String {
     let name = unique(prefix);
     let users = cluster.users().await;
     create(&users, &owner(&name, &[("namespaces", hard)])).await;
-    user_where(&users, &name, "has its limit", |user| amount(&told(user).1, "namespaces") == milli(hard)).await;
+    user_where(&users, &name, "has its limit", |user| amount(&reported_quota(user).1, "namespaces") == milli(hard))
+        .await;
     let client = cluster.client().await;
     for at in 0..has {
         eventually("a namespace within the limit is admitted", || async {
@@ -42,7 +43,7 @@ async fn owner_with(cluster: &Cluster, prefix: &str, hard: &str, has: usize) -> 
     name
 }
 
-/// What a refusal of one more says.
+/// Checks the message of a denial.
 fn assert_refused(outcome: Outcome, name: &str, number: usize) {
     let message = outcome.refusal();
     let expected = format!("the quota: spec.quota.hard.namespaces: User {name} has {number} of {number} namespaces");
@@ -50,13 +51,13 @@ fn assert_refused(outcome: Outcome, name: &str, number: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_ten_at_once_exactly_as_many_as_may_be_are_admitted() {
+async fn of_ten_concurrent_namespaces_exactly_the_limit_is_admitted() {
     let cluster = quota();
     let client = cluster.client().await;
-    // More than once: a race that is lost once in a while is lost.
+    // Repeatedly, because a race may be lost only sometimes.
     for _ in 0..5 {
         let name = owner_with(cluster, "racing", "2", 0).await;
-        // The balancer gives each operator its part of the reviews.
+        // The balancer distributes the reviews to both operators.
         let attempts = stream::iter(0..10).map(|at| {
             let (client, name) = (&client, &name);
             async move { try_namespace(client, &format!("{name}-{at}"), name, false).await }
@@ -74,7 +75,7 @@ async fn of_ten_at_once_exactly_as_many_as_may_be_are_admitted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_is_forbidden_and_says_what_is_full() {
+async fn a_denial_is_forbidden_and_names_the_full_quota() {
     let cluster = quota();
     let (client, name) = (cluster.client().await, owner_with(cluster, "full", "1", 1).await);
     let beyond = namespace(&format!("{name}-beyond"), Some(&name));
@@ -85,7 +86,7 @@ async fn a_refusal_is_forbidden_and_says_what_is_full() {
         }
         other => panic!("{other:?}"),
     }
-    // Of others nobody is in the way.
+    // Namespaces of others are not limited.
     assert!(matches!(
         try_namespace(&client, &format!("{name}-free"), &format!("{name}-other"), false).await,
         Outcome::Admitted
@@ -104,13 +105,13 @@ async fn a_dry_run_reserves_nothing() {
         let outcome = try_namespace(&client, &format!("{name}-{at}"), &name, false).await;
         assert!(outcome.is_admitted(), "{outcome:?}");
     }
-    // It says what would come of it.
+    // The dry run reports what would happen.
     wait_for_use(cluster, &name, &[("namespaces", "2")]).await;
     assert_refused(try_namespace(&client, &format!("{name}-dry"), &name, true).await, &name, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_given_up_lets_another_in() {
+async fn a_deleted_namespace_frees_its_slot() {
     let cluster = quota();
     let (client, name) = (cluster.client().await, owner_with(cluster, "turnover", "2", 2).await);
     let next = |name: String| {
@@ -131,11 +132,11 @@ async fn what_is_given_up_lets_another_in() {
     next(format!("{name}-third")).await;
     wait_for_use(cluster, &name, &[("namespaces", "2")]).await;
     assert_refused(try_namespace(&client, &format!("{name}-fourth"), &name, false).await, &name, 2);
-    // By giving it away.
-    hand_over(&client, &format!("{name}-1"), None).await.unwrap();
+    // By transferring it.
+    transfer(&client, &format!("{name}-1"), None).await.unwrap();
     next(format!("{name}-fifth")).await;
     wait_for_use(cluster, &name, &[("namespaces", "2")]).await;
-    // By a create that comes to nothing after admission: what it had reserved does not stay so.
+    // By a create that fails after admission: its reservation ends.
     Api::<Namespace>::all(client.clone()).delete(&format!("{name}-third"), &DeleteParams::default()).await.unwrap();
     wait_for_use(cluster, &name, &[("namespaces", "1")]).await;
     let outcome = try_namespace(&client, "default", &name, false).await;
@@ -149,7 +150,7 @@ async fn what_is_given_up_lets_another_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cluster_administrators_are_bound_by_it_on_every_way_to_the_label() {
+async fn namespace_quota_limits_cluster_administrators_on_every_path() {
     let cluster = quota();
     let (client, name) = (cluster.client().await, owner_with(cluster, "bound", "1", 1).await);
     let namespaces: Api<Namespace> = Api::all(client.clone());
@@ -167,7 +168,7 @@ async fn cluster_administrators_are_bound_by_it_on_every_way_to_the_label() {
 
     let free = format!("{name}-free");
     create(&namespaces, &namespace(&free, None)).await;
-    assert_refused(Outcome::of(hand_over(&client, &free, Some(&name)).await), &name, 1);
+    assert_refused(Outcome::of(transfer(&client, &free, Some(&name)).await), &name, 1);
     let label = Patch::Merge(json!({"metadata": {"labels": {OWNER_LABEL: name}}}));
     let by_status = namespaces.patch_status(&free, &PatchParams::default(), &label).await;
     assert_refused(Outcome::of(by_status), &name, 1);
@@ -177,11 +178,11 @@ async fn cluster_administrators_are_bound_by_it_on_every_way_to_the_label() {
     assert_refused(Outcome::of(by_finalize), &name, 1);
     assert_eq!(count(&client, &name).await, 1);
 
-    // What is owned already may be changed, and handed on to whoever has room.
+    // Owned namespaces may be changed, and transferred to an owner with enough quota.
     cluster.kubectl(&["label", "namespace", &format!("{name}-0"), "colour=blue"]);
     cluster.kubectl(&["annotate", "namespace", &format!("{name}-0"), "colour=blue"]);
     let heir = owner_with(cluster, "heir", "1", 0).await;
-    hand_over(&client, &format!("{name}-0"), Some(&heir)).await.unwrap();
+    transfer(&client, &format!("{name}-0"), Some(&heir)).await.unwrap();
     wait_for_use(cluster, &heir, &[("namespaces", "1")]).await;
     wait_for_use(cluster, &name, &[("namespaces", "0")]).await;
 }

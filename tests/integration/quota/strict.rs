@@ -1,4 +1,4 @@
-//! The limit holds over all namespaces together, at each instant; and what is free can be used, wherever it is wanted.
+//! The limit holds across all namespaces at every instant, and free quota can be used in any of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,19 +11,19 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 use tokio::task::{JoinHandle, block_in_place};
 
-use super::ledger::{Ledger, Moves};
+use super::ledger::{AllotmentChanges, Ledger};
 use super::{
-    Outcome, ROSTER, amount, amounts, delete_pod, judge_pod, limits, make_pod, namespace, owner_of, pod, quota,
-    refused_pod, set, try_pod, wait_for_use, wait_until_enforced,
+    Outcome, ROSTER, amount, amounts, create_pod_without_conflict, delete_pod, limits, make_pod, namespace, owner_of,
+    pod, quota, refused_pod, set, try_pod, wait_for_use, wait_until_enforced,
 };
 use crate::support::{Cluster, FAST_LEASE, Random, create, eventually, eventually_within, unique};
 
-/// What the limits of these tests are, in thousandths of a CPU.
+/// Limit in these tests, in thousandths of a CPU.
 const LIMIT: i128 = 8000;
 const WRITERS: usize = 16;
 const KILLS: u32 = 10;
 
-/// What came of the attempts of some writers.
+/// Results of the writers' attempts.
 #[derive(Default)]
 struct Tally {
     admitted: AtomicUsize,
@@ -41,7 +41,7 @@ impl Tally {
             Outcome::Conflict(_) => &self.conflicts,
             Outcome::Failed(_) => &self.failed,
         };
-        // One is enough to see what kind of accident it was.
+        // One is enough to see the kind of failure.
         if counter.fetch_add(1, Ordering::Relaxed) == 0
             && let Outcome::Failed(message) = outcome
         {
@@ -49,28 +49,28 @@ impl Tally {
         }
     }
 
-    fn numbers(&self) -> [usize; 5] {
+    fn counts(&self) -> [usize; 5] {
         [&self.admitted, &self.refused, &self.conflicts, &self.failed, &self.deleted]
             .map(|count| count.load(Ordering::Relaxed))
     }
 
-    fn told(&self) -> String {
-        let [admitted, refused, conflicts, failed, deleted] = self.numbers();
+    fn summary(&self) -> String {
+        let [admitted, refused, conflicts, failed, deleted] = self.counts();
         format!(
             "{admitted} creates admitted, {refused} refused, {conflicts} in conflict, {failed} failed; {deleted} pods \
              deleted"
         )
     }
 
-    /// Whether the limit was in anybody's way at all.
+    /// Checks that the limit was actually reached.
     fn assert_contended(&self) {
-        let [admitted, refused, _, failed, _] = self.numbers();
-        assert!(admitted >= 50 && refused >= 50 && failed < admitted, "{}", self.told());
+        let [admitted, refused, _, failed, _] = self.counts();
+        assert!(admitted >= 50 && refused >= 50 && failed < admitted, "{}", self.summary());
     }
 }
 
-/// Somebody who makes pods of 100m to 700m and deletes them again, at random, until told to stop.
-async fn write(client: Client, own: usize, namespaces: Vec<String>, mut random: Random, (stop, tally): Shared) {
+/// Creates and deletes pods of 100m to 700m at random until stopped.
+async fn write(client: Client, own: usize, namespaces: Vec<String>, mut random: Random, (stop, tally): SharedTally) {
     let api = |namespace: &str| Api::<Pod>::namespaced(client.clone(), namespace);
     let mut mine: Vec<(String, String)> = Vec::new();
     let mut made = 0;
@@ -78,7 +78,7 @@ async fn write(client: Client, own: usize, namespaces: Vec<String>, mut random: 
         let at = |random: &mut Random, len: usize| usize::try_from(random.below(len as u64)).expect("it is small");
         if !mine.is_empty() && random.below(2) == 0 {
             let (namespace, name) = mine.swap_remove(at(&mut random, mine.len()));
-            // Where the answer is lost the pod stays, and counts.
+            // If the response is lost, the pod stays and counts.
             if api(&namespace).delete(&name, &DeleteParams::default()).await.is_ok() {
                 tally.deleted.fetch_add(1, Ordering::Relaxed);
             }
@@ -96,10 +96,10 @@ async fn write(client: Client, own: usize, namespaces: Vec<String>, mut random: 
     }
 }
 
-type Shared = (Arc<AtomicBool>, Arc<Tally>);
+type SharedTally = (Arc<AtomicBool>, Arc<Tally>);
 
-/// Lets writers loose on namespaces.
-fn hammer(
+/// Starts writers on the namespaces.
+fn write_concurrently(
     client: &Client,
     namespaces: &[String],
     seed: u64,
@@ -115,7 +115,7 @@ fn hammer(
     (tally, writers)
 }
 
-/// A namespace of nobody, with a limit of its own that nobody moves.
+/// Creates a namespace without an owner, with its own constant limit.
 async fn native_floor(client: &Client, name: &str) {
     create(&Api::<Namespace>::all(client.clone()), &namespace(name, None)).await;
     let fixed = json!({"metadata": {"name": "fixed"}, "spec": {"hard": limits(&[("requests.cpu", "8")])}});
@@ -124,8 +124,8 @@ async fn native_floor(client: &Client, name: &str) {
     wait_until_enforced(client, name, "fixed").await;
 }
 
-/// Kills one of two operators after the other, and starts another in its place, over that time.
-async fn kill_now_and_then(cluster: &Cluster, time: Duration, mut random: Random) {
+/// Kills and replaces alternating operators during that time.
+async fn kill_repeatedly(cluster: &Cluster, time: Duration, mut random: Random) {
     for _ in 0..KILLS {
         let (before, after) = (random.below(100), random.below(100));
         let turn = (time / KILLS).mul_f64(1.0 / 200.0);
@@ -152,35 +152,35 @@ async fn the_sum_over_all_namespaces_never_exceeds_the_limit() {
     native_floor(&client, "native").await;
     let owned = owner_of(&cluster, "strict", &[("requests.cpu", "8")], 5).await;
 
-    let ledger = Ledger::open(&client, set(&owned)).await;
-    let floor = Ledger::open(&client, set(&["native"])).await;
-    let moves = Moves::count(&client).await;
+    let ledger = Ledger::start(&client, set(&owned)).await;
+    let floor = Ledger::start(&client, set(&["native"])).await;
+    let moves = AllotmentChanges::count(&client).await;
     let stop = Arc::new(AtomicBool::new(false));
-    // The native limit has the machine's load, the writers and the time in common with Roster's.
-    let (tally, mut writers) = hammer(&client, &owned, seed, &stop);
-    let (native_tally, native_writers) = hammer(&client, &["native".to_owned()], seed + 1, &stop);
+    // The native limit is tested with the same load, writers and duration as Roster's.
+    let (tally, mut writers) = write_concurrently(&client, &owned, seed, &stop);
+    let (native_tally, native_writers) = write_concurrently(&client, &["native".to_owned()], seed + 1, &stop);
     writers.extend(native_writers);
     let time = Duration::from_secs(seconds);
-    tokio::join!(kill_now_and_then(&cluster, time, Random(seed + 2)), tokio::time::sleep(time));
+    tokio::join!(kill_repeatedly(&cluster, time, Random(seed + 2)), tokio::time::sleep(time));
     stop.store(true, Ordering::Relaxed);
     for writer in writers {
         writer.await.unwrap();
     }
     let moves = moves.end();
-    let (most, native) = (ledger.close(LIMIT).await, floor.close(LIMIT).await);
-    println!("five namespaces: at most {most:?} of {LIMIT}m; {}; {moves} moves", tally.told());
-    println!("a native ResourceQuota: at most {native:?} of {LIMIT}m; {}", native_tally.told());
+    let (most, native) = (ledger.finish(LIMIT).await, floor.finish(LIMIT).await);
+    println!("five namespaces: at most {most:?} of {LIMIT}m; {}; {moves} moves", tally.summary());
+    println!("a native ResourceQuota: at most {native:?} of {LIMIT}m; {}", native_tally.summary());
     tally.assert_contended();
     native_tally.assert_contended();
     assert!(moves > 0, "no room was moved, so nothing was shown");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn at_least_7500m_of_8_can_be_used_even_when_every_namespace_wants_them() {
+async fn at_least_7500m_of_8_can_be_used_even_when_every_namespace_competes() {
     let cluster = quota();
     let client = cluster.client().await;
     let owned = owner_of(cluster, &unique("greedy"), &[("requests.cpu", "8")], 5).await;
-    let ledger = Ledger::open(&client, set(&owned)).await;
+    let ledger = Ledger::start(&client, set(&owned)).await;
     let stop = Arc::new(AtomicBool::new(false));
     let greedy = |own: &String| {
         let (client, own, stop) = (client.clone(), own.clone(), Arc::clone(&stop));
@@ -200,16 +200,16 @@ async fn at_least_7500m_of_8_can_be_used_even_when_every_namespace_wants_them() 
         if pods >= 15 { Ok(()) } else { Err(format!("{pods} pods of 500m")) }
     })
     .await;
-    // Those who are refused go on for a while.
+    // Denied writers retry for a while.
     tokio::time::sleep(Duration::from_secs(5)).await;
     stop.store(true, Ordering::Relaxed);
     for writer in writers {
         writer.await.unwrap();
     }
-    println!("at most {:?}", ledger.close(LIMIT).await);
+    println!("at most {:?}", ledger.finish(LIMIT).await);
 }
 
-/// Fills a namespace with that many pods of 500m.
+/// Creates that many pods of 500m in a namespace.
 async fn fill(cluster: &Cluster, own: &str, count: u32) {
     let client = cluster.client().await;
     for at in 0..count {
@@ -217,9 +217,9 @@ async fn fill(cluster: &Cluster, own: &str, count: u32) {
     }
 }
 
-/// Deletes all but some of them, and waits until kube-apiserver knows that the room is free: controller-manager gives
-/// it back, in its own time.
-async fn make_room(client: &Client, own: &str, count: u32, left: u32) {
+/// Deletes all but some of them, and waits until kube-apiserver counts the quota as free: kube-controller-manager
+/// updates the usage asynchronously.
+async fn free_quota(client: &Client, own: &str, count: u32, left: u32) {
     for at in left..count {
         delete_pod(client, own, &format!("full-{at}")).await;
     }
@@ -233,23 +233,23 @@ async fn make_room(client: &Client, own: &str, count: u32, left: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_writer_that_retries_gets_free_room_within_seconds() {
+async fn a_refused_writer_that_retries_gets_free_quota_within_seconds() {
     let cluster = quota();
     let (client, name) = (cluster.client().await, unique("hinted"));
     let owned = owner_of(cluster, &name, &[("requests.cpu", "8")], 2).await;
-    let ledger = Ledger::open(&client, set(&owned)).await;
+    let ledger = Ledger::start(&client, set(&owned)).await;
     fill(cluster, &owned[0], 15).await;
     refused_pod(&client, &owned[1], "too-early", "2").await;
-    make_room(&client, &owned[0], 15, 7).await;
-    // More than any share that might lie ready: room is made while the request waits.
-    let outcome = judge_pod(&client, &owned[1], "hinted", Some("2")).await;
+    free_quota(&client, &owned[0], 15, 7).await;
+    // More than any free share: quota is moved while the request waits.
+    let outcome = create_pod_without_conflict(&client, &owned[1], "hinted", Some("2")).await;
     assert!(outcome.is_admitted(), "at the first try: {outcome:?}");
     wait_for_use(cluster, &name, &[("requests.cpu", "5500m"), ("pods", "8"), ("namespaces.running", "2")]).await;
-    ledger.close(LIMIT).await;
+    ledger.finish(LIMIT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_writer_that_retries_gets_free_room_without_hints_and_so_does_a_deployment() {
+async fn refused_writers_and_deployments_get_free_quota_without_hints() {
     let cluster = Cluster::create("quota-without-hints", &["quota.hints=false"]);
     cluster.start_operator(&[]);
     let client = cluster.client().await;
@@ -258,12 +258,12 @@ async fn a_refused_writer_that_retries_gets_free_room_without_hints_and_so_does_
     assert!(!hinted.contains("quota/hint"), "there is no hint webhook here");
     let name = "patient";
     let owned = owner_of(&cluster, name, &[("requests.cpu", "8")], 3).await;
-    let ledger = Ledger::open(&client, set(&owned)).await;
-    // Not to the brim: without hints nobody tells that somebody waits for the last of it.
+    let ledger = Ledger::start(&client, set(&owned)).await;
+    // Not all of it: without hints, Roster does not know that somebody waits for the rest.
     fill(&cluster, &owned[0], 12).await;
 
-    // Of refused creates the ReplicaSet leaves Events, and they tell. There is no room for one pod, nor, once there
-    // is, in an even share for both.
+    // The ReplicaSet controller emits Events for denied creates, which Roster uses. One pod does not fit at first, and
+    // not in an even share for both either.
     let labels = json!({"app": "patient"});
     let template = json!({"metadata": {"labels": labels}, "spec": pod("", Some("2500m")).spec});
     let deployment: Deployment = serde_json::from_value(json!({
@@ -273,8 +273,8 @@ async fn a_refused_writer_that_retries_gets_free_room_without_hints_and_so_does_
     .unwrap();
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), &owned[1]);
     deployments.create(&PostParams::default(), &deployment).await.unwrap();
-    make_room(&client, &owned[0], 12, 4).await;
-    // The ReplicaSet controller waits twice as long after each refusal.
+    free_quota(&client, &owned[0], 12, 4).await;
+    // The ReplicaSet controller doubles its backoff after each denial.
     let pods: Api<Pod> = Api::namespaced(client.clone(), &owned[1]);
     eventually_within(Duration::from_secs(300), "the Deployment has its pods", || async {
         let found = pods.list(&kube::api::ListParams::default()).await.map_err(|error| error.to_string())?.items;
@@ -285,9 +285,9 @@ async fn a_refused_writer_that_retries_gets_free_room_without_hints_and_so_does_
         }
     })
     .await;
-    // A bare pod leaves no Event of a controller: what lets it in is the room that lies ready everywhere again, now that
-    // whoever had asked has theirs. Of 1000m that are free, a quarter of an even part.
+    // A bare pod causes no Event of a controller. It is admitted because free quota is redistributed once the requests
+    // of others are served: of 1000m that are free, a quarter of an even share.
     make_pod(&client, &owned[2], "bare", Some("80m")).await;
     wait_for_use(&cluster, name, &[("requests.cpu", "7080m"), ("pods", "7")]).await;
-    ledger.close(LIMIT).await;
+    ledger.finish(LIMIT).await;
 }

@@ -15,13 +15,13 @@ use super::{count, peak_memory};
 use crate::support::{Cluster, audit_position, can, condition, operator_writes};
 
 static USERS: LazyLock<u32> = LazyLock::new(|| super::size(10_000).try_into().expect("it fits"));
-/// Groups: 10 at the top, each with 9 in the middle, each with 10 at the bottom, where the users are.
+/// Groups: 10 at the top, each with 9 in the middle, each with 10 at the bottom, which contain the users.
 const TOP: u32 = 10;
 const MIDDLE: u32 = 90;
 const BOTTOM: u32 = 900;
 const BINDINGS: u32 = 1000;
 const NAMESPACES: u32 = 1000;
-/// Bindings that reach a hundred namespaces each, by domain; the others reach one.
+/// Bindings with a hundred namespaces each, by domain. The others have one.
 const WIDE: u32 = 10;
 
 async fn create_all<K>(api: &Api<K>, objects: impl Iterator<Item = K>)
@@ -92,7 +92,7 @@ async fn populate(cluster: &Cluster) {
     create_all(&Api::all(client), users).await;
 }
 
-/// Asks for metrics until they say yes.
+/// Polls metrics until the condition holds.
 async fn until(cluster: &Cluster, what: &str, accept: impl Fn(&str) -> bool) -> String {
     let started = Instant::now();
     loop {
@@ -106,7 +106,7 @@ async fn until(cluster: &Cluster, what: &str, accept: impl Fn(&str) -> bool) -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_users_in_a_thousand_groups_converge_and_a_change_touches_what_it_must() {
+async fn ten_thousand_users_in_a_thousand_groups_converge_and_a_change_writes_only_what_it_must() {
     let cluster = Cluster::create("scale-bindings", &[]);
     let started = Instant::now();
     populate(&cluster).await;
@@ -122,7 +122,7 @@ async fn ten_thousand_users_in_a_thousand_groups_converge_and_a_change_touches_w
     println!("{natives} native bindings after {:.1} s", started.elapsed().as_secs_f64());
     until(&cluster, "users", |metrics| count(metrics, "roster_writes_total{kind=\"UserStatus\"}") >= *USERS).await;
     println!("{} users after {:.1} s", *USERS, started.elapsed().as_secs_f64());
-    // Groups are looked at once a second: the last counts come after the last users.
+    // Groups are reconciled at most once a second, so the last counts follow the last users.
     tokio::time::sleep(Duration::from_secs(5)).await;
 
     let client = cluster.client().await;
@@ -149,7 +149,7 @@ async fn ten_thousand_users_in_a_thousand_groups_converge_and_a_change_touches_w
     let writes = written(&cluster, 0);
     println!("writes in all: {writes:?}; peak memory {} MiB", peak_memory(cluster.operators()[0].id()));
     let per_user = |what: &str| writes.iter().find(|(kind, _)| kind == what).map_or(0, |(_, count)| *count);
-    // The certificate authority is there before the operator is.
+    // The certificate authority exists before the operator starts.
     let keys = 2;
     assert_eq!(
         per_user("secrets"),
@@ -209,7 +209,7 @@ where
     Api::<K>::all(client.clone()).list(&ListParams::default()).await.unwrap().items
 }
 
-/// The operator's writes since `position`, by kind.
+/// Returns the operator's writes since `position`, by kind.
 fn written(cluster: &Cluster, position: u64) -> Vec<(String, usize)> {
     let mut kinds = std::collections::BTreeMap::<String, usize>::new();
     for write in operator_writes(cluster, position) {

@@ -1,4 +1,4 @@
-//! Two thousand users at once: they converge, memory stays bounded, and the cores hash.
+//! Two thousand users at once converge with bounded memory, and the time is spent on hashing.
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +14,13 @@ use crate::support::{Cluster, condition, password_secret, user};
 
 const USERS: u32 = 2000;
 
-/// What hashing costs.
+/// Cost of hashing.
 pub struct Cost {
     pub per_second: f64,
     cpu_seconds_each: f64,
 }
 
-/// A bare loop of argon2id on every core, with memory reused.
+/// Hashes per second of a plain argon2id loop on every core, with reused memory.
 pub fn bare_loop(rounds: u32) -> Cost {
     let cores = cores();
     let hashes = f64::from(cores * rounds);
@@ -39,7 +39,7 @@ pub fn bare_loop(rounds: u32) -> Cost {
     Cost { per_second: hashes / started.elapsed().as_secs_f64(), cpu_seconds_each: cpu / hashes }
 }
 
-/// Hashes per second through the operator's pool, with as many callers as a burst of Users brings.
+/// Hashes per second of the operator's pool, with as many callers as a burst of Users causes.
 async fn through_the_pool(rounds: u32) -> f64 {
     let pool = HashPool::new(Argon2idCost::default(), cores() as usize, 256, HashMetrics::default());
     let password = SecretString::from("password");
@@ -49,7 +49,7 @@ async fn through_the_pool(rounds: u32) -> f64 {
     f64::from(u32::try_from(hashed).unwrap()) / started.elapsed().as_secs_f64()
 }
 
-/// The pool's rate beside the bare loop's: the median of interleaved rounds, so that a noisy moment counts for little.
+/// Ratio of the pool's rate to the plain loop's: the median of interleaved rounds, to reduce noise.
 async fn pool_to_bare_loop() -> f64 {
     let mut ratios = Vec::new();
     for _ in 0..5 {
@@ -64,7 +64,7 @@ pub fn cores() -> u32 {
     std::thread::available_parallelism().unwrap().get().try_into().unwrap()
 }
 
-/// CPU time of a process so far: proc(5), fields utime and stime, in ticks of 10 ms.
+/// Returns the CPU time of a process: fields utime and stime of proc(5), in ticks of 10 ms.
 fn cpu_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -72,8 +72,8 @@ fn cpu_seconds(pid: u32) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_thousand_users_converge_with_bounded_memory_and_the_time_goes_into_hashing() {
-    // Without admission and before the operator starts, so that all the hashing is the controller's and comes at once.
+async fn two_thousand_users_converge_with_bounded_memory_limited_by_hashing() {
+    // Without admission and before the operator starts, so that the controller computes all hashes at once.
     let cluster = Cluster::create("scale", &["passwordAdmission=false"]);
     let (users, secrets) = (cluster.users().await, cluster.secrets("default").await);
     stream::iter(0..USERS)
@@ -136,9 +136,9 @@ async fn two_thousand_users_converge_with_bounded_memory_and_the_time_goes_into_
         100.0 * occupancy,
     );
     assert!(peak < 100, "{peak} MiB");
-    // kube-apiserver and etcd share the cores here and take their part of them, and of the caches. What the operator
-    // answers for: that its slots never stand idle, and that all else that it does for a user, TLS and JSON included,
-    // costs little beside the hash.
+    // kube-apiserver and etcd share the cores and caches. The operator is only responsible for keeping its
+    // slots busy, and for keeping everything else that it does for a user, including TLS and JSON,
+    // cheap compared to the hash.
     assert!(occupancy > 0.85, "{occupancy:.2}");
     assert!(share > 0.85, "{share:.2}");
 }

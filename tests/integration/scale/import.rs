@@ -1,4 +1,4 @@
-//! Thousands of people from each format: an import that is killed halfway and done again gives what one run gives.
+//! Thousands of users in each format: an import that is killed halfway and repeated has the result of one run.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,12 +15,12 @@ use serde_json::{Value, json};
 
 use crate::support::{Cluster, binary};
 
-/// People of each format.
+/// Number of users in each format.
 static PEOPLE: LazyLock<usize> = LazyLock::new(|| super::size(10_000));
 const GROUPS: usize = 20;
 const BCRYPT: &str = "$2b$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW";
 
-/// One person in a hundred brings a hash: hashes are Secrets, and half the objects of the import would be those.
+/// One user in a hundred has a hash: otherwise, half of the imported objects would be Secrets.
 fn hash(index: usize) -> &'static str {
     if index.is_multiple_of(100) { BCRYPT } else { "" }
 }
@@ -69,7 +69,7 @@ fn ldif() -> String {
 }
 
 fn htpasswd() -> String {
-    // Each line has a hash in it; most are of a kind that nobody can use.
+    // Each line has a hash. Most have an unsupported scheme.
     lines(|i| format!("u{i:05}:{}\n", if hash(i).is_empty() { "{SHA}VBPuJHI7uixaa6LQGWx4s+5GKNE=" } else { hash(i) }))
 }
 
@@ -122,10 +122,10 @@ fn rancher() -> String {
     })
 }
 
-/// Makes the content of a file.
+/// Generates the content of a file.
 type Content = fn() -> String;
 
-/// The import on the cluster, with its flags.
+/// Returns the import command with its flags.
 fn import(cluster: &Cluster, args: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command
@@ -143,8 +143,8 @@ fn succeeds(mut command: Command) -> String {
     String::from_utf8(output.stdout).unwrap().lines().last().unwrap_or_default().to_owned()
 }
 
-/// What somebody has declared of an object: enough to tell two of them apart.
-fn declared(object: &Value) -> Value {
+/// Returns the declared part of an object, to compare objects.
+fn spec_of(object: &Value) -> Value {
     json!([object["spec"], object["data"], object["metadata"]["labels"], object["metadata"]["annotations"]])
 }
 
@@ -184,7 +184,7 @@ fn resource<K: Resource<DynamicType = ()>>() -> ApiResource {
     ApiResource::erase::<K>(&())
 }
 
-async fn there(client: &Client) -> Objects {
+async fn list_objects(client: &Client) -> Objects {
     let mut objects = Objects::new();
     all::<User>(Api::all_with(client.clone(), &resource::<User>()), &mut objects).await;
     all::<Group>(Api::all_with(client.clone(), &resource::<Group>()), &mut objects).await;
@@ -192,14 +192,14 @@ async fn there(client: &Client) -> Objects {
     objects
 }
 
-/// How many Users there are, for the price of one.
+/// Returns the number of Users with one small request.
 async fn count(client: &Client) -> usize {
     let page = Api::<User>::all(client.clone()).list(&ListParams::default().limit(1)).await.unwrap();
     page.items.len() + usize::try_from(page.metadata.remaining_item_count.unwrap_or_default()).unwrap()
 }
 
-/// Kills the import once half of the people are there.
-async fn interrupt(client: &Client, mut child: Child) -> usize {
+/// Kills the import once half of the users exist.
+async fn kill_halfway(client: &Client, mut child: Child) -> usize {
     let deadline = Instant::now() + Duration::from_secs(300);
     while count(client).await < *PEOPLE / 2 {
         assert!(child.try_wait().unwrap().is_none(), "the import has ended before it was half done");
@@ -218,8 +218,8 @@ async fn clear(client: &Client) {
     Api::<Secret>::namespaced(client.clone(), "people").delete_collection(&delete, &list).await.unwrap();
 }
 
-/// What the server says has to be what the manifest says, field by field; it may say more, which are defaults.
-fn assert_same(expected: &Objects, found: &Objects, format: &str) {
+/// Checks that stored objects have every field of the manifests. They may also have defaults.
+fn assert_equal(expected: &Objects, found: &Objects, format: &str) {
     assert!(
         expected.keys().eq(found.keys()),
         "{format}: {} objects are written and {} are there",
@@ -227,7 +227,7 @@ fn assert_same(expected: &Objects, found: &Objects, format: &str) {
         found.len()
     );
     for (key, object) in expected {
-        assert!(contains(&declared(&found[key]), &declared(object)), "{format}: {key}");
+        assert!(contains(&spec_of(&found[key]), &spec_of(object)), "{format}: {key}");
     }
 }
 
@@ -245,8 +245,8 @@ fn contains(found: &Value, expected: &Value) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn people_of_each_format_survive_an_interruption() {
-    // Nobody but the import writes here: CRDs, and no operator.
+async fn an_interrupted_import_of_each_format_completes_on_retry() {
+    // CRDs without an operator, so that only the import writes.
     let cluster = Cluster::create("scale-import", &["passwordAdmission=false"]);
     cluster.kubectl(&["create", "namespace", "people"]);
     let client = cluster.client().await;
@@ -272,16 +272,16 @@ async fn people_of_each_format_survive_an_interruption() {
         let mut one_run = args(&["--write"]);
         one_run.arg(&folder);
         succeeds(one_run);
-        // Nobody reads what it tells, which must not stop it.
+        // Its output is not read, which must not stop it.
         let child = args(&["--apply"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let half = interrupt(&client, child).await;
+        let half = kill_halfway(&client, child).await;
         assert!(half < *PEOPLE, "{format}: all were there already");
         let resumed = succeeds(args(&["--apply"]));
         let same: usize = resumed.split(" the same").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
         assert!(same >= half.saturating_sub(1), "{format}: what was there was written again: {resumed}");
 
         let expected = written(&folder);
-        assert_same(&expected, &there(&client).await, format);
+        assert_equal(&expected, &list_objects(&client).await, format);
         let again = succeeds(args(&["--apply"]));
         assert!(again.starts_with("0 created, 0 changed, "), "{format}: {again}");
         println!(

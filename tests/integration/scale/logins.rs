@@ -1,4 +1,4 @@
-//! Ten thousand logins at once: none is lost. And how many there are to the second, beside the hash alone.
+//! Ten thousand concurrent logins lose no update. And the rate of logins compared to that of hashes.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,13 +13,13 @@ use serde_json::json;
 use super::hashing::{bare_loop, cores};
 use super::{count, peak_memory, seconds};
 use crate::directory::{BASE, Direct};
-use crate::logins::{PASSWORD, body, known_everywhere, token};
+use crate::logins::{PASSWORD, body, token, wait_until_known_to_all_replicas};
 use crate::support::{Cluster, create, eventually, password_secret, user, wait_until_ready};
 
 const USERS: usize = 100;
 static ATTEMPTS: LazyLock<usize> = LazyLock::new(|| super::size(10_000));
 
-/// A cheap hash, of the kind that people bring along: most of the time of this test would go into hashing otherwise.
+/// A cheap imported hash. Otherwise, the test would spend most of its time hashing.
 fn cheap_hash() -> String {
     use base64::Engine;
     use base64::prelude::BASE64_STANDARD_NO_PAD;
@@ -42,14 +42,14 @@ async fn people(cluster: &Cluster, prefix: &str, hash: Option<&str>) -> Vec<Stri
             create(secrets, &secret).await;
             create(users, &user(name, true)).await;
             let user = wait_until_ready(users, name).await;
-            known_everywhere(cluster, name, &user.metadata.resource_version.unwrap_or_default()).await;
+            wait_until_known_to_all_replicas(cluster, name, &user.metadata.resource_version.unwrap_or_default()).await;
         }
     });
     made.buffer_unordered(16).collect::<()>().await;
     names
 }
 
-/// An attempt from an address; tried again where there is no room for it. The status.
+/// Makes an attempt from an address. Retries on 429. Returns the status.
 async fn attempt(direct: &Direct, source: &str, username: &str, password: &str) -> u16 {
     let body = body("Login", &json!({"username": username, "password": password}));
     loop {
@@ -75,7 +75,7 @@ async fn ten_thousand_mixed_logins_lose_no_update() {
     let started = Instant::now();
     let last_success: Mutex<HashMap<&str, (Timestamp, Timestamp)>> = Mutex::default();
     let (granted, refused) = (AtomicU32::new(0), AtomicU32::new(0));
-    // Of four attempts, one is right; each user has two sources, and each pair of them meets both replicas.
+    // One of four attempts is right. Each user has two sources, and each pair of attempts reaches both replicas.
     let attempts = stream::iter(0..*ATTEMPTS).map(|at| {
         let (replicas, last_success, granted, refused) = (&replicas, &last_success, &granted, &refused);
         let (of, turn) = (at % USERS, at / USERS);
@@ -91,7 +91,7 @@ async fn ten_thousand_mixed_logins_lose_no_update() {
                 granted.fetch_add(1, Ordering::Relaxed);
                 let now = Timestamp::now();
                 let mut last = last_success.lock().unwrap();
-                // The latest of them was granted after each had begun, and before each had ended.
+                // The latest success was granted after each had begun, and before each had ended.
                 let known = last.entry(name).or_insert((before, now));
                 *known = (known.0.max(before), known.1.max(now));
             } else {
@@ -118,7 +118,7 @@ async fn ten_thousand_mixed_logins_lose_no_update() {
         eventually(&format!("{name} is reported"), || async {
             let status = users.get(name).await.unwrap().status.unwrap();
             let login = status.last_login_time.as_ref().map(|time| time.0);
-            // The server's time lies between the client's before and after.
+            // The server's time lies between the client's times before and after.
             let is_told =
                 login.is_some_and(|login| (last.0.as_second()..=last.1.as_second()).contains(&login.as_second()));
             if status.failed_logins == wrong && is_told { Ok(()) } else { Err(format!("{status:?}")) }
@@ -135,7 +135,7 @@ async fn ten_thousand_mixed_logins_lose_no_update() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn logins_come_at_the_rate_of_the_hash_and_tokens_need_none() {
+async fn logins_run_at_the_hash_rate_and_tokens_need_no_hash() {
     const LOGINS: u32 = 400;
     let cluster = Cluster::create("login-rate", &[]);
     cluster.start_operator(&["--trusted-proxies", "127.0.0.0/8"]);
@@ -168,7 +168,7 @@ async fn logins_come_at_the_rate_of_the_hash_and_tokens_need_none() {
         ratios[1],
         100.0 * occupied[1]
     );
-    // What the operator answers for: its slots are busy. The cores it shares.
+    // The operator must keep its slots busy. It shares the cores with other processes.
     assert!(occupied[1] > 0.85, "{occupied:?}");
     // Two pools, one for logins, with 19 MiB for each core.
     assert!(peak < u64::from(80 + 40 * cores()), "{peak} MiB");

@@ -1,4 +1,4 @@
-//! What holds for a few holds for many. These tests have the machine to themselves, one at a time.
+//! Scale tests. They run alone on the machine, one at a time.
 
 mod bindings;
 mod hashing;
@@ -9,8 +9,8 @@ mod queries;
 mod quota;
 mod unread;
 
-/// The number of objects of a scale test: `full` with `ROSTER_SCALE=full`, which `make test-scale` sets, and a fifth of it
-/// otherwise. Every assertion holds at either size.
+/// Returns the number of objects of a scale test: `full` with `ROSTER_SCALE=full`, as set by `make test-scale`, and a
+/// fifth otherwise. All assertions hold at both sizes.
 fn size(full: usize) -> usize {
     if std::env::var("ROSTER_SCALE").is_ok_and(|scale| scale == "full") { full } else { full / 5 }
 }
@@ -23,17 +23,17 @@ fn sample<'a>(metrics: &'a str, name: &str) -> Option<&'a str> {
     metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
 }
 
-/// A count in the metrics; zero where it is not there yet.
+/// Returns a counter from the metrics; zero if it is missing.
 fn count(metrics: &str, name: &str) -> u32 {
     sample(metrics, name).map_or(0, |count| count.parse().unwrap())
 }
 
-/// Peak resident memory of a process, in MiB.
+/// Returns the peak resident memory of a process, in MiB.
 fn peak_memory(pid: u32) -> u64 {
     memory(pid, "VmHWM:")
 }
 
-/// Resident memory of a process at this moment, in MiB.
+/// Returns the current resident memory of a process, in MiB.
 fn resident_memory(pid: u32) -> u64 {
     memory(pid, "VmRSS:")
 }

@@ -1,4 +1,4 @@
-//! What queries take, beside what kube-apiserver needs for the custom resources themselves.
+//! Duration of queries compared to kube-apiserver's for the custom resources.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::support::Cluster;
 
 const DECLARED: &str = "/apis/roster.dev/v1alpha1/users";
 
-/// Prints the median of the time of each query, through kube-apiserver, and shows that answers are whole.
+/// Prints the median duration of each query through kube-apiserver, and checks that responses are complete.
 pub async fn measure(cluster: &Cluster, users: u32) {
     wait_until_served(cluster);
     let client = cluster.client().await;

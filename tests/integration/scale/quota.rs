@@ -1,4 +1,4 @@
-//! Many users with five namespaces each: what it takes to keep their limits, and what one pod more takes.
+//! Many users with five namespaces each: cost of enforcing their limits, and of one more pod.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -15,19 +15,19 @@ use crate::quota::{ROSTER, namespace, owner, pod, wait_until_enforced, writes_si
 use crate::support::{Cluster, audit_position, create, eventually, operator_requests};
 
 static USERS: LazyLock<usize> = LazyLock::new(|| super::size(1000));
-const EACH: usize = 5;
-static NAMESPACES: LazyLock<usize> = LazyLock::new(|| *USERS * EACH);
+const NAMESPACES_PER_USER: usize = 5;
+static NAMESPACES: LazyLock<usize> = LazyLock::new(|| *USERS * NAMESPACES_PER_USER);
 
-/// kube-controller-manager makes a ConfigMap and a ServiceAccount in every namespace, 20 a second where nobody says more, and
-/// what it has missed of them in its own counting it finds after five minutes. All of that is use that changes, which
-/// Roster follows: what is measured here begins when it is over.
+/// kube-controller-manager creates a ConfigMap and a ServiceAccount in every namespace, 20 per second by default, and
+/// corrects missed counts of them after five minutes. Roster follows these changes of usage, so the measurement starts
+/// afterwards.
 const CONTROLLER_MANAGER: &[&str] = &["--kube-api-qps=400", "--kube-api-burst=800", "--resource-quota-sync-period=30s"];
 
 fn user_name(at: usize) -> String {
     format!("owner-{}", at % *USERS)
 }
 
-/// Makes the users, and then what they own, through the guard of the number of namespaces.
+/// Creates the users and their namespaces, with the namespace limit enforced.
 async fn populate(client: &Client) {
     let users = Api::all(client.clone());
     let limits = [("requests.cpu", "8"), ("pods", "100"), ("namespaces", "5")];
@@ -44,7 +44,7 @@ async fn populate(client: &Client) {
         .map(|at| {
             let (namespaces, own) = (&namespaces, namespace(&format!("owned-{at}"), Some(&user_name(at))));
             async move {
-                // An operator that is asked too much at once says so, and kube-apiserver passes that on.
+                // An overloaded operator responds with an error, which kube-apiserver passes on.
                 eventually("the namespace is admitted", || async {
                     match namespaces.create(&PostParams::default(), &own).await {
                         Ok(_) => Ok(()),
@@ -60,13 +60,13 @@ async fn populate(client: &Client) {
         .await;
 }
 
-/// Waits until every namespace has a ResourceQuota of Roster's of which this holds.
+/// Waits until every namespace has a ResourceQuota of Roster for which this holds.
 async fn wait_until_all(client: &Client, what: &str, holds: impl Fn(&ResourceQuotaStatus) -> bool) {
     let quotas: Api<ResourceQuota> = Api::all(client.clone());
     let own = ListParams::default().fields(&format!("metadata.name={ROSTER}"));
     let started = Instant::now();
     loop {
-        // From memory: the list is long, and nothing hangs on the last instant.
+        // From the watch cache: the list is long, and need not be the latest.
         let found = quotas.list(&own.clone().match_any()).await.unwrap().items;
         let count = found.iter().filter(|quota| quota.status.as_ref().is_some_and(&holds)).count();
         if count == *NAMESPACES {
@@ -77,8 +77,8 @@ async fn wait_until_all(client: &Client, what: &str, holds: impl Fn(&ResourceQuo
     }
 }
 
-/// Waits until the operator writes nothing any more: to 5,000 namespaces there is a lot to follow.
-async fn quiet(cluster: &Cluster) {
+/// Waits until the operator stops writing: 5,000 namespaces cause many follow-up changes.
+async fn wait_until_nothing_is_written(cluster: &Cluster) {
     let started = Instant::now();
     loop {
         let position = audit_position(cluster);
@@ -95,17 +95,17 @@ async fn quiet(cluster: &Cluster) {
     }
 }
 
-/// The user and system time of a process so far, in seconds.
+/// Returns the user and system CPU time of a process, in seconds.
 fn processor_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // The name in parentheses is the second field, and may hold spaces. Times are the 14th and 15th, in ticks, of
-    // which Linux tells a hundred a second on every machine.
+    // The second field is the name in parentheses, which may contain spaces. Times are the 14th and 15th fields, in
+    // ticks of 10 ms on every architecture.
     let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split_whitespace().collect();
     let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
     ticks / 100.0
 }
 
-/// The writes, by verb and kind.
+/// Counts the writes by verb and kind.
 fn by_kind(writes: &[String]) -> BTreeMap<String, usize> {
     const KINDS: &[&str] =
         &["resourcequotas", "limitranges", "users", "groups", "secrets", "configmaps", "events", "namespaces"];
@@ -120,8 +120,8 @@ fn by_kind(writes: &[String]) -> BTreeMap<String, usize> {
     kinds
 }
 
-/// How many objects of a kind were created, and in how many places.
-fn made(writes: &[String], kind: &str) -> (usize, usize) {
+/// Returns how many objects of a kind were created, and in how many namespaces.
+fn created(writes: &[String], kind: &str) -> (usize, usize) {
     let path_of = |write: &String| write.split([' ', '?']).nth(1).unwrap_or_default().to_owned();
     let is_main = |path: &String| path.contains(&format!("/{kind}")) && !path.ends_with("/status");
     let creates = writes.iter().filter(|write| write.starts_with("create ")).map(path_of).filter(is_main);
@@ -131,7 +131,7 @@ fn made(writes: &[String], kind: &str) -> (usize, usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn users_with_five_namespaces_each_are_kept_to_their_limits() {
+async fn users_with_five_namespaces_each_stay_within_their_limits() {
     let flags = Flags { controller_manager: CONTROLLER_MANAGER, ..Flags::default() };
     let cluster = Cluster::create_with("scale-quota", &[], flags);
     cluster.start_operator(&[]);
@@ -154,7 +154,7 @@ async fn users_with_five_namespaces_each_are_kept_to_their_limits() {
         status.used.as_ref().and_then(|used| used.get("configmaps")).is_some_and(|count| count.0 == "1")
     })
     .await;
-    quiet(&cluster).await;
+    wait_until_nothing_is_written(&cluster).await;
     let writes = writes_since(&cluster, 0);
     println!(
         "quiet after {:.1} s, {:.1} s of CPU time, peak memory {} MiB; writes: {:#?}",
@@ -164,7 +164,7 @@ async fn users_with_five_namespaces_each_are_kept_to_their_limits() {
         by_kind(&writes)
     );
     for kind in ["resourcequotas", "limitranges"] {
-        let (creates, places) = made(&writes, kind);
+        let (creates, places) = created(&writes, kind);
         assert!(creates == places && creates == *NAMESPACES, "{kind}: {creates} creates in {places} namespaces");
     }
 
@@ -172,7 +172,7 @@ async fn users_with_five_namespaces_each_are_kept_to_their_limits() {
     restart(&cluster).await;
 }
 
-/// One pod, of which the operator learns, and which it tells.
+/// Creates a pod, and waits until its usage is reported.
 async fn one_pod(cluster: &Cluster, client: &Client) {
     const REQUESTS: usize = 12;
     wait_until_enforced(client, "owned-7", ROSTER).await;

@@ -1,4 +1,4 @@
-//! Clients that send requests and never read an answer.
+//! Clients that send requests and never read responses.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -13,14 +13,14 @@ use super::{count, resident_memory};
 use crate::directory::{Direct, wait_until_served};
 use crate::support::{Cluster, eventually, shared};
 
-/// Where the attack comes from: no other test uses this address.
+/// Address of the attacker. No other test uses it.
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 7);
 
 /// TCP states in /proc/net/tcp that hold no data: `TIME_WAIT` and `LISTEN`.
 const EMPTY_STATES: [&str; 2] = ["06", "0A"];
 
-/// What the kernel holds for the attacker at the operator's port: sockets, and bytes that are not acknowledged or not
-/// read. Sockets that the operator has closed count until their data is gone.
+/// Returns what the kernel holds for the attacker at the operator's port: sockets, and bytes that are unacknowledged or
+/// unread. Closed sockets count until their data is gone.
 fn held_by_kernel(port: u16) -> (usize, usize) {
     let hex = |text: &str| usize::from_str_radix(text, 16).unwrap();
     let local = format!(":{port:04X}");
@@ -34,13 +34,13 @@ fn held_by_kernel(port: u16) -> (usize, usize) {
     queued.fold((0, 0), |(sockets, bytes), queued| (sockets + 1, bytes + queued))
 }
 
-/// The id of the operator's process, and its port.
+/// Returns the id of the operator's process, and its port.
 fn process(cluster: &Cluster) -> (u32, u16) {
     let operators = cluster.operators();
     (operators[0].id(), operators[0].url().rsplit(':').next().unwrap().parse().unwrap())
 }
 
-/// Sends requests until nobody takes any more of them, and reads nothing.
+/// Sends requests until the connection accepts no more, and reads nothing.
 async fn ask_and_never_read(direct: &Direct, request: &str) -> Option<TlsStream<TcpStream>> {
     const BYTES: usize = 2 * 1024 * 1024;
     let mut stream = direct.connect_unread(ATTACKER).await.ok()?;
@@ -50,10 +50,10 @@ async fn ask_and_never_read(direct: &Direct, request: &str) -> Option<TlsStream<
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_that_nobody_reads_cost_little_memory_and_end_the_connection() {
+async fn unread_responses_cost_little_memory_and_end_the_connection() {
     const CONNECTIONS: usize = 100;
-    const MOST_KERNEL_BYTES: usize = CONNECTIONS * 128 * 1024;
-    const MOST_GROWTH_MIB: u64 = 32;
+    const MAX_KERNEL_BYTES: usize = CONNECTIONS * 128 * 1024;
+    const MAX_GROWTH_MIB: u64 = 32;
     let cluster = shared();
     wait_until_served(cluster);
     let direct = Direct::new(cluster, 0, None).await;
@@ -61,7 +61,7 @@ async fn answers_that_nobody_reads_cost_little_memory_and_end_the_connection() {
     let before = resident_memory(pid);
     let requests = [
         "GET /.well-known/openid-configuration HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        // Answers that are all headers.
+        // Responses that consist of headers.
         "HEAD /openid/v1/jwks HTTP/1.1\r\nHost: localhost\r\n\r\n",
         "GET /apis HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ];
@@ -79,8 +79,8 @@ async fn answers_that_nobody_reads_cost_little_memory_and_end_the_connection() {
     .await;
     let (bytes, grown) = (most_bytes.into_inner(), most_memory.into_inner().saturating_sub(before));
     println!("at most {bytes} bytes in the kernel, {grown} MiB more in the process");
-    assert!(bytes < MOST_KERNEL_BYTES, "{bytes} bytes were in the kernel");
-    assert!(grown < MOST_GROWTH_MIB, "{grown} MiB more");
+    assert!(bytes < MAX_KERNEL_BYTES, "{bytes} bytes were in the kernel");
+    assert!(grown < MAX_GROWTH_MIB, "{grown} MiB more");
     let metrics = cluster.operators()[0].probe("/metrics").unwrap();
     let stalled = count(&metrics, "roster_connections_shed_total{outcome=\"stalled\"}");
     assert!(stalled as usize >= CONNECTIONS / 2, "{stalled} are counted");

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use kube::Client;
 use moka::sync::Cache;
-use roster_core::directory::standing::Standing;
-use roster_core::quota::allotment::Asked;
+use roster_core::directory::owner_quota::OwnerQuota;
+use roster_core::quota::allotment::QuotaRequest;
 use roster_core::quota::defaults::Defaults;
 use roster_credentials::digest::{hex, random};
 use roster_runtime::informers::Informers;
-use roster_runtime::informers::failures::Failures;
+use roster_runtime::informers::failures::WatchFailures;
 use roster_runtime::metrics::Metrics;
 
 use super::plan::{Lately, View};
@@ -44,17 +44,17 @@ pub struct Context {
     /// Random ID of this leadership term.
     pub(super) term: String,
     /// Requests that quota refused, by namespace.
-    pub(super) refused: Cache<String, Asked>,
+    pub(super) refused: Cache<String, QuotaRequest>,
     /// History of namespaces.
     pub(super) lately: Cache<String, Lately>,
-    pub(super) reported: Mutex<HashMap<String, (Option<Standing>, Instant)>>,
+    pub(super) reported: Mutex<HashMap<String, (Option<OwnerQuota>, Instant)>>,
     /// Owners whose quota was written but whose usage has not been verified since, and whether some of their namespaces are
     /// new.
     pub(super) unverified: Mutex<HashMap<String, bool>>,
     /// Number of interrupted attempts by owner. Their writes may still be in flight, and are fenced like those of a previous
     /// leader.
     pub(super) cut_off: Mutex<HashMap<String, u64>>,
-    pub(super) failures: Arc<Failures>,
+    pub(super) failures: Arc<WatchFailures>,
     pub(super) backoff: Backoff,
 }
 
@@ -79,7 +79,7 @@ impl Context {
             reported: Mutex::default(),
             unverified: Mutex::default(),
             cut_off: Mutex::default(),
-            failures: Arc::new(Failures::new(metrics.watch_errors.clone())),
+            failures: Arc::new(WatchFailures::new(metrics.watch_errors.clone())),
             backoff: Backoff::default(),
             metrics,
         }

@@ -50,7 +50,7 @@ const CONCURRENCY: usize = 8;
 /// If the watch of Events ends.
 pub async fn run(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToken) -> Result<()> {
     let refusals = refusals::follow_refusals(Arc::clone(&ctx));
-    let keys = ctx.informers.waiting.owners.stream(Duration::ZERO);
+    let keys = ctx.informers.queues.owners.stream(Duration::ZERO);
     let work = |owner: Arc<str>| {
         let ctx = Arc::clone(&ctx);
         async move { reconcile(&owner, &ctx).await }
@@ -86,7 +86,7 @@ async fn settle(owner: &str, ctx: &Context) -> Result<Option<Duration>, Error> {
         ctx.unverified().remove(owner);
         return Ok(None);
     };
-    let lapse = view.until_lapse(now());
+    let lapse = view.until_expected_lapses(now());
     Ok(arrange(owner, view, ctx).await?.into_iter().chain(lapse).min())
 }
 
@@ -141,13 +141,13 @@ async fn write_all(changes: Vec<&Change>, ctx: &Context) -> Result<bool, Error> 
 
 /// Queues the owner's status, at most once per interval. Returns when to try again if it is too early.
 fn report(owner: &str, ctx: &Context) -> Option<Duration> {
-    let standing = ctx.informers.directory().quota_of(owner);
+    let quota = ctx.informers.directory().quota_of(owner);
     let mut reported = ctx.reported.lock().unwrap_or_else(PoisonError::into_inner);
-    if standing.is_none() && !reported.contains_key(owner) {
+    if quota.is_none() && !reported.contains_key(owner) {
         return None;
     }
     if let Some((known, at)) = reported.get(owner) {
-        if *known == standing {
+        if *known == quota {
             return None;
         }
         let left = MIN_REPORT_INTERVAL.saturating_sub(at.elapsed());
@@ -155,11 +155,11 @@ fn report(owner: &str, ctx: &Context) -> Option<Duration> {
             return Some(left);
         }
     }
-    if standing.is_none() {
+    if quota.is_none() {
         reported.remove(owner);
     } else {
-        reported.insert(owner.to_owned(), (standing, Instant::now()));
+        reported.insert(owner.to_owned(), (quota, Instant::now()));
     }
-    ctx.informers.waiting.users.mark([owner.to_owned()]);
+    ctx.informers.queues.users.mark([owner.to_owned()]);
     None
 }

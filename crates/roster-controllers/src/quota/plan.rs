@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ResourceQuota;
 use roster_core::directory::Directory;
-use roster_core::quota::allot::{Share, steps, targets};
-use roster_core::quota::allotment::{Allotment, Asked, NAME};
+use roster_core::quota::allot::{ResourceShare, steps, targets};
+use roster_core::quota::allotment::{Allotment, NAME, QuotaRequest};
 use roster_core::quota::amount::{Amount, Amounts, grain_of};
 use roster_core::quota::countable::is_countable;
 use roster_core::quota::defaults::{DEFAULTS_START, Defaults};
@@ -55,7 +55,7 @@ pub(super) struct Owned {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lately {
     /// The last refused request.
-    pub(super) refused: Option<Asked>,
+    pub(super) refused: Option<QuotaRequest>,
     /// Usage at the last reconciliation.
     pub(super) used: Amounts,
     /// Time and amount of the last growth, by resource.
@@ -109,7 +109,7 @@ pub(super) struct Rules<'a> {
 impl View {
     /// Reads the state from the directory. Returns `None` if the User does not exist.
     pub(super) fn of(owner: &str, directory: &Directory, lately: impl Fn(&str) -> Lately) -> Option<Self> {
-        directory.person(owner)?;
+        directory.user(owner)?;
         let mut limits = directory.limits_of(owner);
         limits.remove(NAMESPACES);
         let namespaces = directory.owned_by(owner).into_iter().map(|name| {
@@ -130,30 +130,30 @@ impl View {
         Some(Self { owner, tracked, limits, namespaces: namespaces.collect() })
     }
 
-    fn hoped(&self, name: &str, now: Timestamp) -> impl Iterator<Item = (Amount, Timestamp)> {
-        self.namespaces.iter().flat_map(move |owned| owned.hoped(name, now))
+    fn expected(&self, name: &str, now: Timestamp) -> impl Iterator<Item = (Amount, Timestamp)> {
+        self.namespaces.iter().flat_map(move |owned| owned.expected(name, now))
     }
 
     /// Returns the time until a retry is no longer expected, so that the quota reserved for it can be redistributed.
-    pub(super) fn until_lapse(&self, now: Timestamp) -> Option<Duration> {
-        let asked = self.limits.keys().flat_map(|name| self.hoped(name, now)).map(|(_, asked)| asked).min()?;
-        let left = MAX_RETRY_WAIT.saturating_sub(now.duration_since(asked));
+    pub(super) fn until_expected_lapses(&self, now: Timestamp) -> Option<Duration> {
+        let requested = self.limits.keys().flat_map(|name| self.expected(name, now)).map(|(_, at)| at).min()?;
+        let left = MAX_RETRY_WAIT.saturating_sub(now.duration_since(requested));
         // Timestamps have a resolution of one second.
         Some(Duration::try_from(left).unwrap_or_default() + Duration::from_secs(1))
     }
 }
 
 impl Owned {
-    fn share(&self, name: &str, now: Timestamp) -> Share {
+    fn share(&self, name: &str, now: Timestamp) -> ResourceShare {
         let allotment = self.allotment.as_ref();
-        let asked = self.asked().filter(|asked| asked.counts_at(now));
-        let asked = asked.filter(|asked| self.lately.served.is_none_or(|served| asked.at > served));
-        let asked: Vec<(Amount, Timestamp)> =
-            asked.filter_map(|asked| Some((Amount::parse(asked.level.get(name)?)?, asked.since))).collect();
-        Share {
+        let requests = self.requests().filter(|request| request.counts_at(now));
+        let requests = requests.filter(|request| self.lately.served.is_none_or(|served| request.at > served));
+        let requests: Vec<(Amount, Timestamp)> =
+            requests.filter_map(|request| Some((Amount::parse(request.level.get(name)?)?, request.since))).collect();
+        ResourceShare {
             counted: self.counted.as_ref().and_then(|counted| counted.get(name).copied()),
-            wanted: asked.iter().map(|(level, _)| *level).max().unwrap_or_default(),
-            waiting_since: asked.iter().map(|(_, since)| *since).min(),
+            wanted: requests.iter().map(|(level, _)| *level).max().unwrap_or_default(),
+            waiting_since: requests.iter().map(|(_, since)| *since).min(),
             growth: self
                 .risen(name, now)
                 .filter(|(at, _)| now.duration_since(*at) <= GROWING)
@@ -162,8 +162,8 @@ impl Owned {
         }
     }
 
-    fn asked(&self) -> impl Iterator<Item = &Asked> {
-        let by_hint = self.allotment.as_ref().and_then(|allotment| allotment.asked.as_ref());
+    fn requests(&self) -> impl Iterator<Item = &QuotaRequest> {
+        let by_hint = self.allotment.as_ref().and_then(|allotment| allotment.request.as_ref());
         by_hint.into_iter().chain(&self.lately.refused)
     }
 
@@ -181,22 +181,22 @@ impl Owned {
         let is_met = |(name, level): (&String, &String)| {
             amounts.get(name).is_none_or(|amount| Amount::parse(level).is_none_or(|level| level <= *amount))
         };
-        self.asked().filter(|asked| asked.level.iter().all(is_met)).map(|asked| asked.at).max()
+        self.requests().filter(|request| request.level.iter().all(is_met)).map(|request| request.at).max()
     }
 
     /// Returns the amounts beyond the current usage that were requested recently and are not used yet, with the times of the
     /// requests.
-    fn hoped(&self, name: &str, now: Timestamp) -> impl Iterator<Item = (Amount, Timestamp)> {
+    fn expected(&self, name: &str, now: Timestamp) -> impl Iterator<Item = (Amount, Timestamp)> {
         let reached = self.reached().max(self.lately.reached);
-        let asked = self.asked().filter(move |asked| now.duration_since(asked.at) <= MAX_RETRY_WAIT);
-        let asked = asked.filter(move |asked| reached.is_none_or(|reached| asked.at > reached));
+        let requests = self.requests().filter(move |request| now.duration_since(request.at) <= MAX_RETRY_WAIT);
+        let requests = requests.filter(move |request| reached.is_none_or(|reached| request.at > reached));
         let used = self.allotment.as_ref().and_then(|allotment| allotment.used.get(name)).copied().unwrap_or_default();
         let risen = self.risen(name, now);
-        asked.filter_map(move |asked| {
-            let missing = Amount::parse(asked.level.get(name)?)?.saturating_sub(used);
+        requests.filter_map(move |request| {
+            let missing = Amount::parse(request.level.get(name)?)?.saturating_sub(used);
             // Other usage may have ended meanwhile, so that the total is not higher than before.
-            let has_come = risen.is_some_and(|(at, growth)| at > asked.at && growth >= missing);
-            (missing > Amount::ZERO && !has_come).then_some((missing, asked.at))
+            let has_come = risen.is_some_and(|(at, growth)| at > request.at && growth >= missing);
+            (missing > Amount::ZERO && !has_come).then_some((missing, request.at))
         })
     }
 
@@ -211,10 +211,10 @@ impl Owned {
     /// Returns the usage of all resources in `spec`, if all of it is known.
     fn used(&self, spec: &Amounts, limits: &Amounts) -> Option<Amounts> {
         let known = |name: &String| {
-            let told = self.allotment.as_ref().and_then(|allotment| allotment.used.get(name)).copied();
+            let reported = self.allotment.as_ref().and_then(|allotment| allotment.used.get(name)).copied();
             let counted = self.counted.as_ref().and_then(|counted| counted.get(name)).copied();
             // The higher of the two. The usage of unlimited resources may be too low for a moment.
-            told.max(counted).or((!limits.contains_key(name)).then_some(Amount::ZERO))
+            reported.max(counted).or((!limits.contains_key(name)).then_some(Amount::ZERO))
         };
         spec.keys().map(|name| Some((name.clone(), known(name)?))).collect()
     }
@@ -232,11 +232,11 @@ pub(super) fn plan(view: &View, rules: &Rules<'_>) -> Plan {
     let mut specs: Vec<Amounts> = vec![Amounts::new(); view.namespaces.len()];
     let mut gives = false;
     for (name, limit) in &view.tracked {
-        let shares: Vec<Share> = view.namespaces.iter().map(|owned| owned.share(name, rules.now)).collect();
+        let shares: Vec<ResourceShare> = view.namespaces.iter().map(|owned| owned.share(name, rules.now)).collect();
         let now = if view.limits.contains_key(name) {
-            let hoped = view.hoped(name, rules.now).map(|(missing, _)| missing).max().unwrap_or_default();
+            let expected = view.expected(name, rules.now).map(|(missing, _)| missing).max().unwrap_or_default();
             let can_count = is_countable(name, rules.counts_secrets);
-            share_out((name, can_count), *limit, &shares, hoped, &mut plan)
+            share_out((name, can_count), *limit, &shares, expected, &mut plan)
         } else {
             vec![Amount::UNLIMITED; shares.len()]
         };
@@ -264,15 +264,15 @@ pub(super) fn plan(view: &View, rules: &Rules<'_>) -> Plan {
     plan
 }
 
-/// `can_count`: whether what has that name can be counted. `hoped`: the most that somebody may come back for.
+/// `can_count`: whether what has that name can be counted. `expected`: the most that somebody may come back for.
 fn share_out(
     (name, can_count): (&str, bool),
     limit: Amount,
-    shares: &[Share],
-    hoped: Amount,
+    shares: &[ResourceShare],
+    expected: Amount,
     plan: &mut Plan,
 ) -> Vec<Amount> {
-    let targets = targets(limit, shares, hoped, grain_of(name));
+    let targets = targets(limit, shares, expected, grain_of(name));
     let mut now = steps(limit, shares, &targets);
     let promised: Amount = shares.iter().map(|share| share.spec.max(share.used)).sum();
     if !can_count && promised <= limit {
@@ -319,8 +319,9 @@ impl Change {
         let Some(had) = &owned.allotment else { return true };
         // Where not all of the use is known, controller-manager finds it out, and enforces the rest.
         let is_right = |used: &Amounts| {
-            let is_told = |(name, used): (&String, &Amount)| had.used.get(name).is_some_and(|told| told >= used);
-            had.enforced.as_ref() == Some(&self.spec) && used.iter().all(is_told)
+            let is_reported =
+                |(name, used): (&String, &Amount)| had.used.get(name).is_some_and(|reported| reported >= used);
+            had.enforced.as_ref() == Some(&self.spec) && used.iter().all(is_reported)
         };
         let is_anothers = had.owner.as_ref() != Some(&self.owner);
         self.fences

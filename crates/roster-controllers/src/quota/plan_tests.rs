@@ -35,21 +35,21 @@ fn planned(view: &View, now: Timestamp) -> BTreeMap<String, Amount> {
 
 fn refused(at: i64, level: &str) -> Lately {
     let level = [(NAME_OF_CPU.to_owned(), level.to_owned())].into();
-    Lately { refused: Some(Asked { since: second(at), at: second(at), level }), ..Lately::default() }
+    Lately { refused: Some(QuotaRequest { since: second(at), at: second(at), level }), ..Lately::default() }
 }
 
-/// A controller whose pods were refused comes back for the room that lies ready for it, after however many refusals.
+/// A controller whose pods were denied retries and finds the quota reserved for it, after any number of denials.
 #[test]
-fn what_was_asked_for_stays_where_it_is_until_it_is_used() {
+fn requested_quota_stays_until_it_is_used() {
     let mut patient = owned("patient", 2500, 5500);
     patient.lately = refused(100, "5");
     let view = view(vec![owned("full", 2500, 2500), patient, owned("idle", 0, 0)]);
     assert_eq!(planned(&view, second(400)), BTreeMap::new());
 }
 
-/// Nobody is kept from what is free for the sake of somebody who has got theirs.
+/// Free quota is not reserved for namespaces whose requests have been served.
 #[test]
-fn what_is_free_is_spread_again_as_soon_as_those_who_had_asked_have_theirs() {
+fn free_quota_is_redistributed_once_requests_are_served() {
     let mut patient = owned("patient", 5000, 6000);
     patient.lately = refused(100, "5");
     let after = planned(&view(vec![owned("full", 2000, 2000), patient, owned("idle", 0, 0)]), second(101));
@@ -63,16 +63,16 @@ fn what_is_free_is_spread_again_as_soon_as_those_who_had_asked_have_theirs() {
 
 /// Not even where it is given back later: who wants it again asks again.
 #[test]
-fn what_came_and_went_again_is_not_hoped_for() {
+fn short_lived_usage_is_not_counted_as_growth() {
     let mut patient = owned("patient", 2000, 2000);
     patient.lately = Lately { reached: Some(second(100)), ..refused(100, "7") };
     let after = planned(&view(vec![owned("full", 2000, 2000), patient, owned("idle", 0, 0)]), second(200));
     assert!(after.contains_key("idle"), "{after:?}");
 }
 
-/// A pod that makes room for the one that was refused, as in a rolling update: the use is no higher than before.
+/// A pod is deleted for the one that was denied, as in a rolling update: the usage is no higher than before.
 #[test]
-fn what_came_while_others_went_is_not_hoped_for() {
+fn replaced_usage_is_not_counted_as_growth() {
     let mut rolling = owned("rolling", 3000, 4000);
     rolling.lately = refused(100, "4");
     let risen = [(NAME_OF_CPU.to_owned(), (second(103), Amount::millis(1000)))].into();
@@ -81,14 +81,14 @@ fn what_came_while_others_went_is_not_hoped_for() {
     assert!(after.contains_key("idle"), "{after:?}");
 }
 
-/// Nobody tells when nobody comes back: the clock does.
+/// If no retry arrives, the reservation ends by the clock.
 #[test]
-fn hope_lapses_and_somebody_looks_then() {
+fn expected_growth_lapses_and_schedules_a_check() {
     let mut patient = owned("patient", 2500, 5500);
     patient.lately = refused(100, "5");
     let view = view(vec![owned("full", 2500, 2500), patient, owned("idle", 0, 0)]);
-    assert_eq!(view.until_lapse(second(400)), Some(Duration::from_secs(301)));
+    assert_eq!(view.until_expected_lapses(second(400)), Some(Duration::from_secs(301)));
     let after = planned(&view, second(701));
     assert!(after["patient"] < Amount::millis(5500), "{after:?}");
-    assert_eq!(view.until_lapse(second(701)), None);
+    assert_eq!(view.until_expected_lapses(second(701)), None);
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Event as CoreEvent;
 use kube::Api;
 use kube::ResourceExt;
 use kube::runtime::watcher::{Config, Event, watcher};
-use roster_core::quota::allotment::{Asked, NAME};
+use roster_core::quota::allotment::{NAME, QuotaRequest};
 use roster_core::quota::amount::Amount;
 use roster_runtime::informers::follow::follow;
 use tokio::sync::oneshot;
@@ -37,10 +37,10 @@ fn note(event: &CoreEvent, ctx: &Context) {
     let Some(level) = event.message.as_deref().and_then(level) else { return };
     let Some(owner) = ctx.informers.directory().owner_of(&namespace).map(str::to_owned) else { return };
     let now = now();
-    let before = ctx.refused.get(&namespace).filter(|asked| asked.counts_at(now));
-    let since = before.map_or(now, |asked| asked.since);
-    ctx.refused.insert(namespace, Asked { since, at: now, level });
-    ctx.informers.waiting.owners.mark([owner]);
+    let before = ctx.refused.get(&namespace).filter(|request| request.counts_at(now));
+    let since = before.map_or(now, |request| request.since);
+    ctx.refused.insert(namespace, QuotaRequest { since, at: now, level });
+    ctx.informers.queues.owners.mark([owner]);
 }
 
 /// Parses kube-apiserver's message. Returns the usage that would have been needed: used plus requested.

@@ -19,7 +19,7 @@ use roster_api::role_binding::PendingTarget;
 use roster_api::{RoleBinding, RoleBindingStatus};
 use roster_core::directory::bindings::Binding;
 use roster_core::rbac::Policy;
-use roster_core::rbac::compile::{self, Compiled, Desired};
+use roster_core::rbac::compile::{self, Compiled, DesiredBinding};
 use roster_core::rbac::plan::{Stages, plan};
 use roster_runtime::informers::Informers;
 use roster_runtime::metrics::Metrics;
@@ -100,7 +100,7 @@ impl Error {
 
 /// Runs the controller until `shutdown`.
 pub async fn run(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToken) {
-    let marked = ctx.informers.waiting.bindings.stream(Duration::ZERO).map(|name| ObjectRef::new(&name));
+    let marked = ctx.informers.queues.bindings.stream(Duration::ZERO).map(|name| ObjectRef::new(&name));
     Controller::for_stream(futures::stream::pending(), ctx.informers.role_bindings.clone())
         .with_config(Config::default().concurrency(concurrency))
         .reconcile_on(marked)
@@ -129,8 +129,9 @@ async fn reconcile_unbounded(binding: &RoleBinding, ctx: &Context) -> Result<(),
     let Compiled { desired, mut pending, phase } = compiled;
     // Writing many native bindings takes time. A role that has ended meanwhile must not be granted. The binding is queued
     // again in that case.
-    let still_holds =
-        |desired: &Desired| compile::still_holds(&declared, desired, &ctx.informers.directory(), Timestamp::now());
+    let still_holds = |desired: &DesiredBinding| {
+        compile::still_holds(&declared, desired, &ctx.informers.directory(), Timestamp::now())
+    };
     let failed = ctx.writer.execute(stages, still_holds).await;
     let in_force = {
         let directory = ctx.informers.directory();

@@ -1,7 +1,7 @@
 //! Computes the status from the results of a reconciliation. Pure.
 
 use jiff::Timestamp;
-use roster_api::condition::{Desired, READY, RECONCILING, STALLED, carry_over};
+use roster_api::condition::{DesiredCondition, READY, RECONCILING, STALLED, carry_over};
 use roster_api::role_binding::PendingTarget;
 use roster_api::{RoleBinding, RoleBindingStatus};
 use roster_core::rbac::compile::{Phase, reason};
@@ -34,7 +34,7 @@ pub(super) fn status(binding: &RoleBinding, applied: &Applied, now: Timestamp) -
     }
 }
 
-fn conditions(applied: &Applied) -> Vec<Desired> {
+fn conditions(applied: &Applied) -> Vec<DesiredCondition> {
     // An inactive user is declared as such and no failure.
     let failures: Vec<&PendingTarget> =
         applied.pending.iter().filter(|pending| pending.reason != reason::USER_INACTIVE).collect();
@@ -44,11 +44,11 @@ fn conditions(applied: &Applied) -> Vec<Desired> {
             Phase::NotYetValid => ("NotYetValid", "spec.validity.notBefore is in the future".to_owned()),
             Phase::Expired => ("Expired", "spec.validity.notAfter has passed".to_owned()),
         };
-        return vec![Desired { kind: READY, status: true, reason, message }];
+        return vec![DesiredCondition { kind: READY, status: true, reason, message }];
     };
     let (reason, waits) = known(&first.reason);
-    let ready = Desired { kind: READY, status: false, reason, message: message(&failures) };
-    let progress = Desired { kind: if waits { RECONCILING } else { STALLED }, status: true, ..ready.clone() };
+    let ready = DesiredCondition { kind: READY, status: false, reason, message: message(&failures) };
+    let progress = DesiredCondition { kind: if waits { RECONCILING } else { STALLED }, status: true, ..ready.clone() };
     vec![ready, progress]
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use roster_api::User;
-use roster_core::directory::person::Person;
+use roster_core::directory::compact_user::CompactUser;
 use roster_core::rbac::compile;
 use roster_core::rbac::plan::plan;
 
@@ -15,7 +15,7 @@ use crate::native::Failed;
 /// Creates or deletes the administrator binding of the User. Returns whether it is bound (`None` if `spec.admin` is not set),
 /// and a failed write. Such a failure does not stop the reconciliation.
 pub(super) async fn administer(user: &User, ctx: &Context) -> (Option<Result<(), &'static str>>, Option<Failed>) {
-    let person = Person::of(user);
+    let person = CompactUser::of(user);
     let (outcome, stages) = {
         let directory = ctx.informers.directory();
         let now = Timestamp::now();

@@ -50,7 +50,7 @@ async fn a_hash_is_taken_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_costly_hash_from_before_is_still_compared_with() {
+async fn an_earlier_costly_hash_is_still_compared() {
     let costly = "$argon2id$v=19$m=262144,t=1,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG";
     let hash = Some(PasswordHash::parse(costly).unwrap());
     let before = Credential { hash: hash.clone(), source_hash: hash.clone(), ..Credential::default() };
@@ -59,7 +59,7 @@ async fn a_costly_hash_from_before_is_still_compared_with() {
 }
 
 #[tokio::test]
-async fn a_password_changed_by_another_way_outlives_a_rewrite_of_the_secret() {
+async fn a_password_changed_elsewhere_outlives_a_rewrite_of_the_secret() {
     let pool = pool();
     let first = take_in(Credential::default(), &version("1"), &password("hunter2"), (&pool, &policy())).await.unwrap();
     let elsewhere = Credential { hash: Some(PasswordHash::parse(BCRYPT).unwrap()), ..first.clone() };
@@ -70,10 +70,10 @@ async fn a_password_changed_by_another_way_outlives_a_rewrite_of_the_secret() {
 }
 
 #[tokio::test]
-async fn a_lost_hash_is_made_again() {
+async fn a_lost_hash_is_recreated() {
     let pool = pool();
     let first = take_in(Credential::default(), &version("1"), &password("hunter2"), (&pool, &policy())).await.unwrap();
     let damaged = Credential { hash: None, ..first };
-    let mended = take_in(damaged, &version("2"), &password("hunter2"), (&pool, &policy())).await.unwrap();
-    assert!(mended.hash.is_some());
+    let repaired = take_in(damaged, &version("2"), &password("hunter2"), (&pool, &policy())).await.unwrap();
+    assert!(repaired.hash.is_some());
 }

@@ -12,7 +12,7 @@ use roster_credentials::policy::PasswordPolicy;
 use roster_credentials::pool::{HashPool, Saturated};
 use roster_credentials::record::Corrupt;
 use roster_runtime::informers::Informers;
-use roster_runtime::informers::failures::Failures;
+use roster_runtime::informers::failures::WatchFailures;
 use roster_runtime::metrics::Metrics;
 use roster_runtime::notifications::Notifier;
 
@@ -41,7 +41,7 @@ pub struct Context {
     pub(super) informers: Arc<Informers>,
     pub(super) writer: Arc<NativeWriter>,
     pub(super) policy: Arc<Policy>,
-    pub(super) failures: Arc<Failures>,
+    pub(super) failures: Arc<WatchFailures>,
     pub(super) written: Written,
     pub(super) backoff: Backoff,
     pub(super) reporter: Reporter,
@@ -49,7 +49,7 @@ pub struct Context {
 }
 
 /// What the User controller is built from.
-pub struct Parts {
+pub struct ContextParts {
     pub client: Client,
     /// Namespace of the identity Secrets.
     pub namespace: String,
@@ -69,8 +69,8 @@ pub struct Parts {
 
 impl Context {
     /// Creates the context.
-    pub fn new(parts: Parts) -> Self {
-        let Parts { client, namespace, metrics, .. } = parts;
+    pub fn new(parts: ContextParts) -> Self {
+        let ContextParts { client, namespace, metrics, .. } = parts;
         Self {
             users: Api::all(client.clone()),
             identities: Api::namespaced(client.clone(), &namespace),
@@ -82,7 +82,7 @@ impl Context {
             informers: parts.informers,
             writer: parts.writer,
             policy: parts.policy,
-            failures: Arc::new(Failures::new(metrics.watch_errors.clone())),
+            failures: Arc::new(WatchFailures::new(metrics.watch_errors.clone())),
             written: Written::default(),
             backoff: Backoff::default(),
             notifier: parts.notifier,
@@ -95,7 +95,7 @@ impl Context {
     /// Applies an event to the index and queues the Users that it affects.
     pub(super) fn note(&self, change: impl FnOnce(&mut Index) -> Vec<String>) {
         let affected = change(&mut self.index());
-        self.informers.waiting.users.mark(affected);
+        self.informers.queues.users.mark(affected);
     }
 
     /// Locks the index. Never hold the lock across an await.

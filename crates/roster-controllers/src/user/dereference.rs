@@ -451,7 +451,7 @@ mod tests {
     #[case::missing_while_the_api_server_starts(&[403, 200, 404], Some("SecretNotFound"))]
     #[case::found_while_the_api_server_starts(&[403, 200, 200], None)]
     #[tokio::test]
-    async fn an_api_server_that_starts_and_knows_no_roles_yet_makes_no_reason(
+    async fn a_starting_api_server_without_roles_is_not_reported(
         #[case] answers: &[u16],
         #[case] expected: Option<&str>,
     ) {

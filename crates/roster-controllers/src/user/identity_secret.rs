@@ -37,7 +37,7 @@ pub(super) async fn release(name: &str, uid: &str, ctx: &Context) -> Result<(), 
     }
     // Wakes the Users that wait for the name.
     let waiting = ctx.index().remove_claim(name, uid);
-    ctx.informers.waiting.users.mark(waiting);
+    ctx.informers.queues.users.mark(waiting);
     Ok(())
 }
 

@@ -45,7 +45,7 @@ fn source(name: &str, version: &str) -> PartialObjectMeta<Secret> {
 }
 
 #[test]
-fn a_released_claim_wakes_those_who_wait_for_it_and_its_owner() {
+fn a_released_claim_wakes_waiting_users_and_its_owner() {
     let mut index = Index::default();
     index.claim_event(Event::Apply(claim("login-x", "c-1", 5, "jane", "u-1")));
     index.wait_for("login-x", "john");
@@ -58,7 +58,7 @@ fn a_released_claim_wakes_those_who_wait_for_it_and_its_owner() {
 }
 
 #[test]
-fn a_deleted_user_wakes_those_who_wait_for_what_it_held_before_the_garbage_collector_comes() {
+fn a_deleted_user_wakes_waiting_users_before_garbage_collection() {
     let mut index = Index::default();
     index.user_event(&Event::Apply(user("jane", "u-1", None)));
     index.claim_event(Event::Apply(claim("login-x", "c-1", 5, "jane", "u-1")));
@@ -68,7 +68,7 @@ fn a_deleted_user_wakes_those_who_wait_for_what_it_held_before_the_garbage_colle
 }
 
 #[test]
-fn a_recreated_user_is_somebody_else() {
+fn a_recreated_user_is_a_different_user() {
     let mut index = Index::default();
     index.user_event(&Event::Apply(user("jane", "u-1", None)));
     index.claim_event(Event::Apply(claim("login-x", "c-1", 5, "jane", "u-1")));
@@ -79,7 +79,7 @@ fn a_recreated_user_is_somebody_else() {
 }
 
 #[test]
-fn the_watch_lagging_behind_ones_own_write_undoes_nothing() {
+fn a_lagging_watch_does_not_undo_own_writes() {
     let mut index = Index::default();
     index.written_claim("login-x".into(), Claim::read(claim("login-x", "c-2", 9, "john", "u-2").meta()).unwrap());
     index.claim_event(Event::Apply(claim("login-x", "c-1", 5, "jane", "u-1")));
@@ -90,7 +90,7 @@ fn the_watch_lagging_behind_ones_own_write_undoes_nothing() {
 }
 
 #[test]
-fn an_answer_that_the_watch_has_overtaken_brings_nothing_back() {
+fn a_response_older_than_the_watch_restores_nothing() {
     let mut index = Index::default();
     index.claim_event(Event::Delete(claim("login-x", "c-1", 10, "jane", "u-1")));
     index.written_claim("login-x".into(), Claim::read(claim("login-x", "c-1", 9, "jane", "u-1").meta()).unwrap());
@@ -98,7 +98,7 @@ fn an_answer_that_the_watch_has_overtaken_brings_nothing_back() {
 }
 
 #[test]
-fn who_is_gone_waits_for_nothing() {
+fn deleted_users_wait_for_nothing() {
     let mut index = Index::default();
     index.user_event(&Event::Apply(user("john", "u-2", None)));
     index.claim_event(Event::Apply(claim("login-x", "c-1", 5, "jane", "u-1")));
@@ -108,7 +108,7 @@ fn who_is_gone_waits_for_nothing() {
 }
 
 #[test]
-fn a_password_secret_concerns_those_who_refer_to_it() {
+fn a_password_secret_affects_users_that_refer_to_it() {
     let mut index = Index::default();
     index.user_event(&Event::Apply(user("jane", "u-1", Some("pw"))));
     assert_eq!(index.source_event(None, Event::Apply(source("pw", "1"))), ["jane"]);
@@ -121,7 +121,7 @@ fn a_password_secret_concerns_those_who_refer_to_it() {
 }
 
 #[test]
-fn a_namespace_concerns_the_owners_before_and_after() {
+fn a_namespace_affects_its_old_and_new_owner() {
     let mut index = Index::default();
     assert_eq!(index.namespace_event(Event::Apply(namespace("a", Some("jane")))), ["jane"]);
     assert!(index.namespace_event(Event::Apply(namespace("a", Some("jane")))).is_empty(), "nothing has changed");
@@ -134,7 +134,7 @@ fn a_namespace_concerns_the_owners_before_and_after() {
 }
 
 #[test]
-fn a_relist_sweeps_what_went_away_while_the_watch_was_down() {
+fn a_relist_removes_what_was_deleted_while_the_watch_was_down() {
     let mut index = Index::default();
     index.user_event(&Event::Apply(user("jane", "u-1", Some("pw"))));
     index.claim_event(Event::Apply(claim("login-x", "c-1", 5, "jane", "u-1")));
@@ -182,7 +182,7 @@ proptest! {
 }
 
 #[test]
-fn a_list_of_one_namespace_forgets_nothing_of_another() {
+fn a_relist_of_one_namespace_keeps_those_of_another() {
     let elsewhere = |name: &str| {
         let mut secret = source(name, "1");
         secret.metadata.namespace = Some("team-b".into());

@@ -46,9 +46,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::written::forget_deleted;
-pub use context::{Context, Parts};
+pub use context::{Context, ContextParts};
 use context::{Error, RECONCILE_TIMEOUT};
-use status::Standing;
+use status::StatusInput;
 
 /// Time until a password Secret that can't be used is read again. Roster watches neither Secrets of other types nor
 /// namespaces without an owner, which may be the cause.
@@ -163,7 +163,7 @@ async fn run_users(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationTo
         // The Controller pauses all triggers if one of them fails. This watch has its own backoff.
         .filter(|event| std::future::ready(event.is_ok()))
         .applied_objects();
-    let marked = ctx.informers.waiting.users.stream(Duration::ZERO).map(|name| ObjectRef::new(&name));
+    let marked = ctx.informers.queues.users.stream(Duration::ZERO).map(|name| ObjectRef::new(&name));
     Controller::for_stream(users, reader)
         .with_config(Config::default().concurrency(concurrency))
         .reconcile_on(marked)
@@ -211,7 +211,7 @@ async fn reconcile_unbounded(user: &User, ctx: &Context) -> Result<Action, Error
         return Ok(Action::await_change());
     }
     let (groups, pending) = groups_of(user, ctx);
-    let standing = Standing {
+    let input = StatusInput {
         groups,
         pending,
         administrator,
@@ -224,7 +224,7 @@ async fn reconcile_unbounded(user: &User, ctx: &Context) -> Result<Action, Error
         repair::report_loss(user, ctx).await;
     }
     let now = Timestamp::now();
-    let status = status::status(user, &applied, standing, now);
+    let status = status::status(user, &applied, input, now);
     report::report(user, status, ctx).await?;
     if let Some(failed) = failed {
         return Err(Error::Administrator(failed));

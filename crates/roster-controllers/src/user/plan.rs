@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_user_claims_nothing_more() {
+    fn a_deleted_user_makes_no_new_claims() {
         let plan = plan(observed(Holder::Me("s-1".into()), Holder::Nobody), true);
         assert_eq!((plan.username.1, &plan.emails[0].1), (Step::Keep, &Step::Keep));
         assert!(matches!(plan.credential, CredentialStep::Keep));

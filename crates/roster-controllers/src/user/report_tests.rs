@@ -1,14 +1,14 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use roster_api::State;
-use roster_api::condition::{Desired, carry_over};
+use roster_api::condition::{DesiredCondition, carry_over};
 
 use super::*;
 
 fn status(conditions: &[(&'static str, bool, &'static str)], state: State) -> UserStatus {
     let desired = conditions
         .iter()
-        .map(|(kind, status, reason)| Desired { kind, status: *status, reason, message: (*reason).to_owned() })
+        .map(|(kind, status, reason)| DesiredCondition { kind, status: *status, reason, message: (*reason).to_owned() })
         .collect();
     UserStatus {
         conditions: carry_over(&[], desired, Some(1), Timestamp::UNIX_EPOCH),
@@ -22,7 +22,7 @@ fn reasons(before: &UserStatus, after: &UserStatus) -> Vec<String> {
 }
 
 #[test]
-fn the_first_success_is_no_event_and_the_first_failure_is_one() {
+fn the_first_failure_is_an_event_and_the_first_success_is_not() {
     let new = UserStatus::default();
     let fine = status(
         &[(READY, true, "Succeeded"), (NAME_CLAIMED, true, "Claimed"), (CREDENTIAL_READY, false, "NoPassword")],
@@ -49,7 +49,7 @@ fn changes_of_state_password_and_blocked_deletion_are_reported() {
 }
 
 #[test]
-fn the_person_is_told_of_what_has_turned_and_of_nothing_twice() {
+fn users_are_notified_of_each_transition_once() {
     let at = |second| Some(Time(Timestamp::from_second(second).unwrap()));
     let fine = UserStatus { password_changed_time: at(1), ..status(&[(READY, true, "Succeeded")], State::Active) };
     assert_eq!(notices(&UserStatus::default(), &fine, None), [], "a first password is no news");

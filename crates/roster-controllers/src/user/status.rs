@@ -6,14 +6,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use roster_api::condition::{
-    ACCOUNT_EXPIRING, ADMINISTRATOR_BOUND, CREDENTIAL_LOST, CREDENTIAL_READY, DELETION_BLOCKED, Desired, EXPIRING,
-    LOCKED_OUT, MEMBERSHIP_PENDING, NAME_CLAIMED, NOT_ACCEPTED, PASSWORD_CHANGE_REQUIRED, PASSWORD_EXPIRING,
+    ACCOUNT_EXPIRING, ADMINISTRATOR_BOUND, CREDENTIAL_LOST, CREDENTIAL_READY, DELETION_BLOCKED, DesiredCondition,
+    EXPIRING, LOCKED_OUT, MEMBERSHIP_PENDING, NAME_CLAIMED, NOT_ACCEPTED, PASSWORD_CHANGE_REQUIRED, PASSWORD_EXPIRING,
     QUOTA_WITHIN_LIMITS, READY, RECONCILING, STALLED, carry_over, find, list_names,
 };
 use roster_api::user::DesiredState;
 use roster_api::{QuotaStatus, State, User, UserStatus};
 use roster_core::directory::membership::query::Pending;
-use roster_core::directory::standing;
+use roster_core::directory::owner_quota::OwnerQuota;
 use roster_core::quota::amount::texts;
 use roster_core::quota::limits::exceeded;
 use roster_core::rbac::compile::reason::{NAME_TAKEN, ROLE_NOT_FOUND, USER_INACTIVE};
@@ -49,7 +49,7 @@ const MAX_PENDING_GROUPS: usize = 32;
 
 /// State of the User in the directory.
 #[derive(Debug, Default)]
-pub(super) struct Standing {
+pub(super) struct StatusInput {
     /// Effective groups.
     pub(super) groups: Vec<String>,
     /// Groups that the User declares but is not a member of.
@@ -59,22 +59,22 @@ pub(super) struct Standing {
     /// Namespaces that the User owns.
     pub(super) namespaces: Vec<String>,
     /// Limits and usage.
-    pub(super) quota: Option<standing::Standing>,
+    pub(super) quota: Option<OwnerQuota>,
     /// Maximum age of a password.
     pub(super) max_password_age: Option<Duration>,
 }
 
-pub(super) fn status(user: &User, applied: &Applied, standing: Standing, now: Timestamp) -> UserStatus {
+pub(super) fn status(user: &User, applied: &Applied, input: StatusInput, now: Timestamp) -> UserStatus {
     let before = user.status.clone().unwrap_or_default();
     let generation = user.metadata.generation;
     let credential = &applied.credential;
-    let expiry = password_expiry(applied, standing.max_password_age);
-    let mut wanted = desired(user, applied, &standing);
+    let expiry = password_expiry(applied, input.max_password_age);
+    let mut wanted = desired(user, applied, &input);
     let locked_until = credential.locked_until.filter(|end| *end > now);
     wanted.extend(locked_until.map(locked_out));
     wanted.extend(expiring(user, expiry, now));
-    wanted.extend(membership_pending(&standing.pending));
-    wanted.extend(standing.quota.as_ref().and_then(within_limits));
+    wanted.extend(membership_pending(&input.pending));
+    wanted.extend(input.quota.as_ref().and_then(within_limits));
     let mut conditions = carry_over(&before.conditions, wanted, generation, now);
     conditions.extend(before.conditions.iter().filter(|condition| !OWN.contains(&condition.type_.as_str())).cloned());
     UserStatus {
@@ -82,24 +82,24 @@ pub(super) fn status(user: &User, applied: &Applied, standing: Standing, now: Ti
         conditions,
         username: Some(user.username()),
         state: Some(state(user, applied, now)),
-        groups: standing.groups,
-        pending_groups: standing.pending.into_keys().take(MAX_PENDING_GROUPS).collect(),
+        groups: input.groups,
+        pending_groups: input.pending.into_keys().take(MAX_PENDING_GROUPS).collect(),
         failed_logins: (credential.failed_logins > 0).then_some(credential.failed_logins.into()),
         locked_until: locked_until.map(Time),
         password_changed_time: credential.changed.map(Time),
         password_expires_time: expiry.map(Time),
         second_factor_enabled: Some(credential.second_factor.is_some()),
-        quota: standing.quota.as_ref().map(quota_status),
+        quota: input.quota.as_ref().map(quota_status),
         ..before
     }
 }
 
-fn quota_status(quota: &standing::Standing) -> QuotaStatus {
+fn quota_status(quota: &OwnerQuota) -> QuotaStatus {
     QuotaStatus { hard: texts(&quota.hard), used: texts(&quota.used) }
 }
 
 /// Returns the quota condition, if there are limits.
-fn within_limits(quota: &standing::Standing) -> Option<Desired> {
+fn within_limits(quota: &OwnerQuota) -> Option<DesiredCondition> {
     if quota.hard.is_empty() {
         return None;
     }
@@ -116,11 +116,11 @@ fn within_limits(quota: &standing::Standing) -> Option<Desired> {
         )
     };
     let reason = if is_within { "WithinLimits" } else { "Exceeded" };
-    Some(Desired { kind: QUOTA_WITHIN_LIMITS, status: is_within, reason, message })
+    Some(DesiredCondition { kind: QUOTA_WITHIN_LIMITS, status: is_within, reason, message })
 }
 
 /// Lists the pending groups. This does not affect Ready, because the User works without them.
-fn membership_pending(pending: &BTreeMap<String, Pending>) -> Option<Desired> {
+fn membership_pending(pending: &BTreeMap<String, Pending>) -> Option<DesiredCondition> {
     let listed = |why| {
         let names: Vec<&str> = pending.iter().filter(|(_, is)| **is == why).map(|(name, _)| name.as_str()).collect();
         (!names.is_empty()).then(|| list_names(names.iter().copied(), names.len()))
@@ -137,7 +137,7 @@ fn membership_pending(pending: &BTreeMap<String, Pending>) -> Option<Desired> {
         format!("is not a member of {names}: no such Group exists; create it, or remove it from spec.groups")
     });
     let message = refused.into_iter().chain(absent).collect::<Vec<_>>().join(". ");
-    (!message.is_empty()).then_some(Desired { kind: MEMBERSHIP_PENDING, status: true, reason, message })
+    (!message.is_empty()).then_some(DesiredCondition { kind: MEMBERSHIP_PENDING, status: true, reason, message })
 }
 
 fn holds_username(applied: &Applied) -> bool {
@@ -168,8 +168,8 @@ fn account_expiry(user: &User) -> Option<Timestamp> {
 }
 
 /// Returns the condition of a user that is locked out after too many failed logins.
-fn locked_out(until: Timestamp) -> Desired {
-    Desired {
+fn locked_out(until: Timestamp) -> DesiredCondition {
+    DesiredCondition {
         kind: LOCKED_OUT,
         status: true,
         reason: "TooManyFailedLogins",
@@ -181,12 +181,12 @@ fn locked_out(until: Timestamp) -> Desired {
 }
 
 /// Returns the condition for the password or the User, whichever expires first.
-fn expiring(user: &User, password: Option<Timestamp>, now: Timestamp) -> Option<Desired> {
+fn expiring(user: &User, password: Option<Timestamp>, now: Timestamp) -> Option<DesiredCondition> {
     let password = password.map(|at| (at, PASSWORD_EXPIRING, format!("the password must be changed by {at}")));
     let account = account_expiry(user).map(|at| (at, ACCOUNT_EXPIRING, format!("the user expires at {at}")));
     let soon = password.into_iter().chain(account).filter(|(at, ..)| *at > now && *at <= now + EXPIRY_NOTICE);
     let (_, reason, message) = soon.min_by_key(|(at, ..)| *at)?;
-    Some(Desired { kind: EXPIRING, status: true, reason, message })
+    Some(DesiredCondition { kind: EXPIRING, status: true, reason, message })
 }
 
 /// Returns the times at which the credential changes the status.
@@ -206,32 +206,36 @@ pub(super) fn next_change(user: &User, edges: &[Timestamp], now: Timestamp) -> O
     Some(left.clamp(Duration::from_millis(1), MAX_SLEEP))
 }
 
-fn desired(user: &User, applied: &Applied, standing: &Standing) -> Vec<Desired> {
+fn desired(user: &User, applied: &Applied, input: &StatusInput) -> Vec<DesiredCondition> {
     let name = name_claimed(applied);
     let credential = credential_ready(user, applied);
-    let administrator = standing.administrator.map(administrator_bound);
+    let administrator = input.administrator.map(administrator_bound);
     let waiting = applied.problem.as_ref().is_some_and(|problem| problem.is_waiting) && applied.conflicts.is_empty();
     // A user without a password, or an inactive one, is as declared.
     let is_failure =
-        |condition: &&Desired| !condition.status && !["NoPassword", USER_INACTIVE].contains(&condition.reason);
+        |condition: &&DesiredCondition| !condition.status && !["NoPassword", USER_INACTIVE].contains(&condition.reason);
     let failure = [&name, &credential].into_iter().chain(&administrator).find(is_failure);
     let mut all = Vec::new();
     match failure {
-        None => all.push(Desired {
+        None => all.push(DesiredCondition {
             kind: READY,
             status: true,
             reason: "Succeeded",
             message: "the username and all emails are claimed, and the credential is as declared".to_owned(),
         }),
         Some(failure) => {
-            all.push(Desired { kind: READY, ..failure.clone() });
-            all.push(Desired { kind: if waiting { RECONCILING } else { STALLED }, status: true, ..failure.clone() });
+            all.push(DesiredCondition { kind: READY, ..failure.clone() });
+            all.push(DesiredCondition {
+                kind: if waiting { RECONCILING } else { STALLED },
+                status: true,
+                ..failure.clone()
+            });
         }
     }
     all.push(name);
     all.push(credential);
     if user.spec.require_password_change && applied.credential.is_set_by_another() {
-        all.push(Desired {
+        all.push(DesiredCondition {
             kind: PASSWORD_CHANGE_REQUIRED,
             status: true,
             reason: "SetByAnother",
@@ -239,15 +243,15 @@ fn desired(user: &User, applied: &Applied, standing: &Standing) -> Vec<Desired> 
         });
     }
     all.extend(administrator);
-    if user.metadata.deletion_timestamp.is_some() && is_blocked(user, &standing.namespaces) {
-        all.push(deletion_blocked(&standing.namespaces));
+    if user.metadata.deletion_timestamp.is_some() && is_blocked(user, &input.namespaces) {
+        all.push(deletion_blocked(&input.namespaces));
     }
     all
 }
 
-fn name_claimed(applied: &Applied) -> Desired {
+fn name_claimed(applied: &Applied) -> DesiredCondition {
     let Some((first, _)) = applied.conflicts.first() else {
-        return Desired {
+        return DesiredCondition {
             kind: NAME_CLAIMED,
             status: true,
             reason: "Claimed",
@@ -265,7 +269,7 @@ fn name_claimed(applied: &Applied) -> Desired {
         };
         format!("{kind} {} already exists: it is held by {holder}", identifier.text)
     });
-    Desired { kind: NAME_CLAIMED, status: false, reason, message: message.collect::<Vec<_>>().join("; ") }
+    DesiredCondition { kind: NAME_CLAIMED, status: false, reason, message: message.collect::<Vec<_>>().join("; ") }
 }
 
 /// Returns whether the identity Secret was deleted, now or earlier, and the credential has not been set since.
@@ -275,7 +279,7 @@ fn is_lost(user: &User, applied: &Applied) -> bool {
     applied.is_lost || was_lost
 }
 
-fn credential_ready(user: &User, applied: &Applied) -> Desired {
+fn credential_ready(user: &User, applied: &Applied) -> DesiredCondition {
     let (status, reason, message) = match (&applied.problem, applied.credential.changed) {
         (Some(problem), Some(_)) => {
             (false, problem.reason, format!("{}; the last good password stays in use", problem.message))
@@ -296,10 +300,10 @@ fn credential_ready(user: &User, applied: &Applied) -> Desired {
              directory API)".to_owned(),
         ),
     };
-    Desired { kind: CREDENTIAL_READY, status, reason, message }
+    DesiredCondition { kind: CREDENTIAL_READY, status, reason, message }
 }
 
-fn administrator_bound(outcome: Result<(), &'static str>) -> Desired {
+fn administrator_bound(outcome: Result<(), &'static str>) -> DesiredCondition {
     let (status, reason, message) = match outcome {
         Ok(()) => (true, "Bound", "the user is bound to the administrator ClusterRole"),
         Err(USER_INACTIVE) => (false, USER_INACTIVE, "the user is not active, so it has no bindings"),
@@ -309,12 +313,12 @@ fn administrator_bound(outcome: Result<(), &'static str>) -> Desired {
         }
         Err(reason) => (false, reason, "writing the ClusterRoleBinding failed and will be retried"),
     };
-    Desired { kind: ADMINISTRATOR_BOUND, status, reason, message: message.to_owned() }
+    DesiredCondition { kind: ADMINISTRATOR_BOUND, status, reason, message: message.to_owned() }
 }
 
-fn deletion_blocked(namespaces: &[String]) -> Desired {
+fn deletion_blocked(namespaces: &[String]) -> DesiredCondition {
     let named = list_names(namespaces.iter().map(String::as_str), namespaces.len());
-    Desired {
+    DesiredCondition {
         kind: DELETION_BLOCKED,
         status: true,
         reason: "NamespacesOwned",

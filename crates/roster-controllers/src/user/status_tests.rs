@@ -8,8 +8,8 @@ use rstest::rstest;
 use super::super::dereference::Problem;
 use super::*;
 
-fn owning(namespaces: &[String]) -> Standing {
-    Standing { namespaces: namespaces.to_vec(), ..Standing::default() }
+fn owning(namespaces: &[String]) -> StatusInput {
+    StatusInput { namespaces: namespaces.to_vec(), ..StatusInput::default() }
 }
 
 fn at(second: i64) -> Timestamp {
@@ -51,23 +51,23 @@ fn state_follows_the_spec_and_the_clock_to_the_second(
     #[case] end: Option<i64>,
     #[case] expected: State,
 ) {
-    assert_eq!(status(&user(state, begin, end), &applied(), Standing::default(), at(100)).state, Some(expected));
+    assert_eq!(status(&user(state, begin, end), &applied(), StatusInput::default(), at(100)).state, Some(expected));
 }
 
 #[test]
-fn who_is_being_deleted_or_has_no_name_may_not_log_in() {
+fn users_without_a_name_or_being_deleted_may_not_log_in() {
     let mut leaving = user(DesiredState::Active, None, None);
     leaving.metadata.deletion_timestamp = Some(Time(at(90)));
-    assert_eq!(status(&leaving, &applied(), Standing::default(), at(100)).state, Some(State::Disabled));
+    assert_eq!(status(&leaving, &applied(), StatusInput::default(), at(100)).state, Some(State::Disabled));
     let nameless = Applied { conflicts: vec![conflict(IdentifierKind::Username, "jane")], ..applied() };
     let jane = user(DesiredState::Active, None, None);
-    assert_eq!(status(&jane, &nameless, Standing::default(), at(100)).state, Some(State::Pending));
+    assert_eq!(status(&jane, &nameless, StatusInput::default(), at(100)).state, Some(State::Pending));
     let no_email = Applied { conflicts: vec![conflict(IdentifierKind::Email, "j@example.com")], ..applied() };
-    assert_eq!(status(&jane, &no_email, Standing::default(), at(100)).state, Some(State::Active));
+    assert_eq!(status(&jane, &no_email, StatusInput::default(), at(100)).state, Some(State::Active));
 }
 
 #[test]
-fn the_next_change_is_the_nearest_edge_ahead() {
+fn the_next_change_is_the_nearest_future_edge() {
     let seconds = |s| Some(Duration::from_secs(s));
     assert_eq!(next_change(&user(DesiredState::Active, Some(110), Some(130)), &[], at(100)), seconds(10));
     assert_eq!(next_change(&user(DesiredState::Active, Some(110), Some(130)), &[], at(110)), seconds(20));
@@ -82,7 +82,7 @@ fn a_lockout_is_reported_until_it_ends_and_changes_no_state() {
     let jane = user(DesiredState::Active, None, None);
     let locked = Summary { failed_logins: 100, locked_until: Some(at(130)), ..with_password() };
     let applied = Applied { credential: locked, ..applied() };
-    let seen = status(&jane, &applied, Standing::default(), at(100));
+    let seen = status(&jane, &applied, StatusInput::default(), at(100));
     assert_eq!(
         (seen.state, seen.failed_logins, &seen.locked_until),
         (Some(State::Active), Some(100), &Some(Time(at(130))))
@@ -91,40 +91,40 @@ fn a_lockout_is_reported_until_it_ends_and_changes_no_state() {
     assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("True", "TooManyFailedLogins"));
     assert!(condition.message.contains(&at(130).to_string()), "{}", condition.message);
     assert_eq!(find(&seen.conditions, READY).unwrap().status, "True", "it is as it was declared");
-    let over = status(&User { status: Some(seen), ..jane.clone() }, &applied, Standing::default(), at(130));
+    let over = status(&User { status: Some(seen), ..jane.clone() }, &applied, StatusInput::default(), at(130));
     assert_eq!((over.state, over.locked_until), (Some(State::Active), None));
     assert!(find(&over.conditions, LOCKED_OUT).is_none());
     assert_eq!(next_change(&jane, &[at(130)], at(100)), Some(Duration::from_secs(30)));
     assert_eq!(next_change(&jane, &[at(130)], at(130)), None);
     let banned = user(DesiredState::Banned, None, None);
-    assert_eq!(status(&banned, &applied, Standing::default(), at(100)).state, Some(State::Banned));
+    assert_eq!(status(&banned, &applied, StatusInput::default(), at(100)).state, Some(State::Banned));
 }
 
 #[test]
-fn a_lost_credential_is_reported_until_there_is_another_one() {
+fn a_lost_credential_is_reported_until_it_is_replaced() {
     let mut jane = user(DesiredState::Active, None, None);
     let empty = Applied { credential: Summary::default(), ..applied() };
     let lost = Applied { credential: Summary::default(), is_lost: true, ..applied() };
     let reason = |status: &UserStatus, kind| find(&status.conditions, kind).map(|condition| condition.reason.clone());
-    let seen = status(&jane, &lost, Standing::default(), at(9));
+    let seen = status(&jane, &lost, StatusInput::default(), at(9));
     assert_eq!(reason(&seen, READY), Some(CREDENTIAL_LOST.into()));
     assert_eq!(reason(&seen, STALLED), Some(CREDENTIAL_LOST.into()));
     jane.status = Some(seen);
-    let later = status(&jane, &empty, Standing::default(), at(10));
+    let later = status(&jane, &empty, StatusInput::default(), at(10));
     assert_eq!(reason(&later, CREDENTIAL_READY), Some(CREDENTIAL_LOST.into()), "it is not forgotten");
-    let seen = status(&jane, &applied(), Standing::default(), at(11));
+    let seen = status(&jane, &applied(), StatusInput::default(), at(11));
     assert_eq!(reason(&seen, CREDENTIAL_READY), Some("PasswordSet".into()));
     jane.status = Some(seen);
-    let none = status(&jane, &empty, Standing::default(), at(12));
+    let none = status(&jane, &empty, StatusInput::default(), at(12));
     assert_eq!(reason(&none, CREDENTIAL_READY), Some("NoPassword".into()));
 }
 
 #[test]
-fn a_password_of_somebody_else_must_be_changed_where_the_user_says_so() {
+fn a_password_set_by_another_must_be_changed_if_the_user_requires_it() {
     let mut jane = user(DesiredState::Active, None, None);
     jane.spec.require_password_change = true;
     let is_required = |applied: &Applied| {
-        find(&status(&jane, applied, Standing::default(), at(9)).conditions, PASSWORD_CHANGE_REQUIRED).is_some()
+        find(&status(&jane, applied, StatusInput::default(), at(9)).conditions, PASSWORD_CHANGE_REQUIRED).is_some()
     };
     assert!(is_required(&applied()));
     assert!(is_required(&Applied { problem: Some(problem(false)), ..applied() }), "whatever is wrong with the Secret");
@@ -133,7 +133,7 @@ fn a_password_of_somebody_else_must_be_changed_where_the_user_says_so() {
     let seen = status(
         &jane,
         &applied(),
-        Standing { max_password_age: Some(Duration::from_secs(60)), ..Standing::default() },
+        StatusInput { max_password_age: Some(Duration::from_secs(60)), ..StatusInput::default() },
         at(9),
     );
     assert_eq!(seen.password_expires_time, Some(Time(at(65))));
@@ -144,7 +144,7 @@ fn a_password_of_somebody_else_must_be_changed_where_the_user_says_so() {
 fn kstatus_can_tell_waiting_from_stuck() {
     let jane = user(DesiredState::Active, None, None);
     let condition = |applied: &Applied, kind: &str| {
-        find(&status(&jane, applied, Standing::default(), at(100)).conditions, kind)
+        find(&status(&jane, applied, StatusInput::default(), at(100)).conditions, kind)
             .map(|c| (c.status.clone(), c.reason.clone()))
     };
     let is = |status: &str, reason: &str| Some((status.to_owned(), reason.to_owned()));
@@ -168,7 +168,7 @@ fn kstatus_can_tell_waiting_from_stuck() {
 }
 
 #[test]
-fn the_two_conflicts_are_told_apart_and_each_is_named() {
+fn username_and_email_conflicts_are_distinguished() {
     let applied = Applied {
         conflicts: vec![
             conflict(IdentifierKind::Email, "a@example.com"),
@@ -200,11 +200,11 @@ fn a_problem_says_whether_an_earlier_password_stays_in_use() {
 }
 
 #[test]
-fn no_password_is_no_failure() {
+fn a_missing_password_is_not_a_failure() {
     let status = status(
         &user(DesiredState::Active, None, None),
         &Applied { credential: Summary::default(), ..applied() },
-        Standing::default(),
+        StatusInput::default(),
         at(100),
     );
     assert_eq!(find(&status.conditions, READY).unwrap().status, "True");
@@ -227,14 +227,14 @@ fn deletion_names_what_blocks_it() {
 fn pending_groups_are_listed_with_the_reason_and_change_nothing_else() {
     let jane = user(DesiredState::Active, None, None);
     let pending = |names: &[(&str, Pending)]| names.iter().map(|(name, why)| ((*name).to_owned(), *why)).collect();
-    let told = |pending| {
-        let seen = status(&jane, &applied(), Standing { pending, ..Standing::default() }, at(9));
+    let status_with = |pending| {
+        let seen = status(&jane, &applied(), StatusInput { pending, ..StatusInput::default() }, at(9));
         assert_eq!(find(&seen.conditions, READY).map(|ready| &*ready.status), Some("True"));
         let condition = find(&seen.conditions, MEMBERSHIP_PENDING).map(|is| (is.reason.clone(), is.message.clone()));
         (seen.pending_groups, condition)
     };
-    assert_eq!(told(BTreeMap::new()), (Vec::new(), None));
-    let (groups, condition) = told(pending(&[("admins", Pending::NotAccepted), ("nowhere", Pending::NotFound)]));
+    assert_eq!(status_with(BTreeMap::new()), (Vec::new(), None));
+    let (groups, condition) = status_with(pending(&[("admins", Pending::NotAccepted), ("nowhere", Pending::NotFound)]));
     assert_eq!(groups, ["admins", "nowhere"]);
     let (reason, message) = condition.unwrap();
     assert_eq!(reason, "NotAccepted");
@@ -243,33 +243,33 @@ fn pending_groups_are_listed_with_the_reason_and_change_nothing_else() {
     {
         assert!(message.contains(part), "{message}");
     }
-    let (_, condition) = told(pending(&[("nowhere", Pending::NotFound)]));
+    let (_, condition) = status_with(pending(&[("nowhere", Pending::NotFound)]));
     assert_eq!(condition.unwrap().0, "GroupNotFound");
     let many = (0..300).map(|i| (format!("g{i:03}"), Pending::NotFound)).collect();
-    let (groups, condition) = told(many);
+    let (groups, condition) = status_with(many);
     assert_eq!((groups.len(), groups[31].as_str()), (32, "g031"));
     assert!(condition.unwrap().1.contains("g009 and 290 more"));
 }
 
 #[test]
-fn what_others_wrote_stays_and_nothing_new_is_no_difference() {
+fn foreign_conditions_are_kept_and_an_unchanged_status_is_equal() {
     let mut jane = user(DesiredState::Active, None, None);
-    let mut first = status(&jane, &applied(), Standing::default(), at(100));
+    let mut first = status(&jane, &applied(), StatusInput::default(), at(100));
     let mut foreign = first.conditions[0].clone();
     foreign.type_ = "example.com/Audited".into();
     first.conditions.push(foreign);
     first.last_login_time = Some(Time(at(50)));
     jane.status = Some(first.clone());
-    assert_eq!(status(&jane, &applied(), Standing::default(), at(200)), first);
+    assert_eq!(status(&jane, &applied(), StatusInput::default(), at(200)), first);
 }
 
 #[test]
-fn what_expires_within_a_week_is_told_ahead_and_scheduled() {
+fn expirations_within_a_week_are_announced_and_scheduled() {
     const DAY: i64 = 86_400;
     let condition = |end: i64, max_age: Option<i64>, now: i64| {
         let max_password_age = max_age.map(|age| Duration::from_secs(age.unsigned_abs()));
-        let standing = Standing { max_password_age, ..Standing::default() };
-        let seen = status(&user(DesiredState::Active, None, Some(end)), &applied(), standing, at(now));
+        let input = StatusInput { max_password_age, ..StatusInput::default() };
+        let seen = status(&user(DesiredState::Active, None, Some(end)), &applied(), input, at(now));
         find(&seen.conditions, EXPIRING).map(|expiring| expiring.reason.clone())
     };
     assert_eq!(condition(30 * DAY, None, 22 * DAY), None);

@@ -207,16 +207,16 @@ impl Bindings {
         for binding in &difference.entered {
             self.matched.insert(binding.clone(), namespace);
         }
-        let mut concerned: BTreeSet<String> = difference.left.into_iter().chain(difference.entered).collect();
+        let mut affected: BTreeSet<String> = difference.left.into_iter().chain(difference.entered).collect();
         if existed != exists || is_terminating != was_terminating {
-            concerned.extend(self.by_namespace.get(namespace).cloned());
+            affected.extend(self.by_namespace.get(namespace).cloned());
         }
         if is_terminating != was_terminating
             && let Some(labels) = self.matcher.labels(&namespace.to_owned())
         {
-            concerned.extend(self.matcher.selectors_of(&labels));
+            affected.extend(self.matcher.selectors_of(&labels));
         }
-        concerned
+        affected
     }
 
     fn set_lock(&mut self, namespace: &str, holder: Option<String>) {

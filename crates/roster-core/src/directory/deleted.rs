@@ -8,7 +8,7 @@ use roster_api::role_binding::{Subject, SubjectKind};
 use super::labels::Labels;
 use super::native::Holder;
 use super::tombstones::{StoredLabels, Tombstone};
-use super::{Concerned, Directory};
+use super::{Affected, Directory};
 
 impl Directory {
     /// Returns the tombstone of a User that is being removed, if it declared anything worth protecting.
@@ -49,11 +49,11 @@ impl Directory {
 
     /// Updates which deleted Groups among these and below them hold a role. Call it after changing what names these
     /// groups or what they are nested in.
-    pub(super) fn sort_former(&mut self, groups: &BTreeSet<String>) {
-        let former = self.memberships.former_among(groups);
-        let holding = self.memberships.holding(&former, |group| self.is_bound(group));
-        for group in former {
-            self.memberships.sort_former(&group, holding.contains(&group));
+    pub(super) fn update_deleted_groups(&mut self, groups: &BTreeSet<String>) {
+        let deleted = self.memberships.deleted_groups_among(groups);
+        let holding = self.memberships.holding(&deleted, |group| self.is_bound(group));
+        for group in deleted {
+            self.memberships.set_deleted_group_bound(&group, holding.contains(&group));
         }
     }
 
@@ -65,17 +65,17 @@ impl Directory {
     }
 
     /// Records a stored tombstone and the UID of its Secret.
-    pub fn set_tombstone(&mut self, mut tombstone: Tombstone, secret: String, now: Timestamp) -> Concerned {
+    pub fn set_tombstone(&mut self, mut tombstone: Tombstone, secret: String, now: Timestamp) -> Affected {
         // A deletion time in the future would protect the name for too long.
         tombstone.deleted = tombstone.deleted.min(now);
         let user = tombstone.user.clone();
         self.tombstones.set_stored(tombstone, secret);
-        Concerned { tombstones: [user].into(), ..Concerned::default() }
+        Affected { tombstones: [user].into(), ..Affected::default() }
     }
 
     /// Records that a tombstone is no longer stored. `secret` is the UID of its Secret, if known.
-    pub fn remove_tombstone(&mut self, user: &str, secret: Option<&str>) -> Concerned {
+    pub fn remove_tombstone(&mut self, user: &str, secret: Option<&str>) -> Affected {
         self.tombstones.remove_stored(user, secret);
-        Concerned { tombstones: [user.to_owned()].into(), ..Concerned::default() }
+        Affected { tombstones: [user.to_owned()].into(), ..Affected::default() }
     }
 }

@@ -11,7 +11,7 @@ use kube::core::{Expression, Selector, SelectorExt};
 pub type Labels = BTreeMap<String, String>;
 
 /// Stored labels in key order. Keys are shared by all objects that carry them, and so are the values of a key.
-type Kept = Box<[(Arc<str>, Arc<str>)]>;
+type InternedLabels = Box<[(Arc<str>, Arc<str>)]>;
 
 /// What an object must carry before a selector is tried on it.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -28,14 +28,14 @@ enum Anchor {
 #[derive(Debug)]
 pub struct Matcher<S, O> {
     selectors: HashMap<S, Selector>,
-    asking: HashMap<Anchor, HashSet<S>>,
-    objects: HashMap<O, Kept>,
+    by_anchor: HashMap<Anchor, HashSet<S>>,
+    objects: HashMap<O, InternedLabels>,
     carrying: HashMap<Arc<str>, HashMap<Arc<str>, HashSet<O>>>,
 }
 
 impl<S, O> Default for Matcher<S, O> {
     fn default() -> Self {
-        Self { selectors: HashMap::new(), asking: HashMap::new(), objects: HashMap::new(), carrying: HashMap::new() }
+        Self { selectors: HashMap::new(), by_anchor: HashMap::new(), objects: HashMap::new(), carrying: HashMap::new() }
     }
 }
 
@@ -100,17 +100,17 @@ impl<S: Clone + Eq + Hash + Ord, O: Clone + Eq + Hash + Ord> Matcher<S, O> {
         let is = selector.as_ref().map(|selector| self.objects_of(selector)).unwrap_or_default();
         if let Some(before) = self.selectors.remove(id) {
             for anchor in anchors(&before) {
-                if let Some(asking) = self.asking.get_mut(&anchor) {
-                    asking.remove(id);
-                    if asking.is_empty() {
-                        self.asking.remove(&anchor);
+                if let Some(selectors) = self.by_anchor.get_mut(&anchor) {
+                    selectors.remove(id);
+                    if selectors.is_empty() {
+                        self.by_anchor.remove(&anchor);
                     }
                 }
             }
         }
         if let Some(selector) = selector {
             for anchor in anchors(&selector) {
-                self.asking.entry(anchor).or_default().insert(id.clone());
+                self.by_anchor.entry(anchor).or_default().insert(id.clone());
             }
             self.selectors.insert(id.clone(), selector);
         }
@@ -142,7 +142,7 @@ impl<S: Clone + Eq + Hash + Ord, O: Clone + Eq + Hash + Ord> Matcher<S, O> {
         let pairs = labels.iter().map(|(key, value)| Anchor::Pair(key.clone(), value.clone()));
         let keys = labels.keys().map(|key| Anchor::Key(key.clone()));
         let anchors = pairs.chain(keys).chain([Anchor::Anything]);
-        anchors.filter_map(|anchor| self.asking.get(&anchor)).flatten()
+        anchors.filter_map(|anchor| self.by_anchor.get(&anchor)).flatten()
     }
 
     /// Returns the objects that the selector matches.
@@ -197,12 +197,12 @@ impl<S: Clone + Eq + Hash + Ord, O: Clone + Eq + Hash + Ord> Matcher<S, O> {
     }
 }
 
-fn value<'a>(labels: &'a Kept, key: &str) -> Option<&'a str> {
+fn value<'a>(labels: &'a InternedLabels, key: &str) -> Option<&'a str> {
     labels.iter().find(|(own, _)| own.as_ref() == key).map(|(_, value)| value.as_ref())
 }
 
 /// Own implementation because the one of `kube` takes a map, which would have to be built for each object.
-fn is_met(expression: &Expression, labels: &Kept) -> bool {
+fn is_met(expression: &Expression, labels: &InternedLabels) -> bool {
     match expression {
         Expression::In(key, values) => value(labels, key).is_some_and(|value| values.contains(value)),
         Expression::NotIn(key, values) => value(labels, key).is_none_or(|value| !values.contains(value)),
@@ -270,17 +270,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tells_exactly_what_enters_and_leaves(edits in proptest::collection::vec(edit(), 1..40)) {
+        fn reports_exactly_what_enters_and_leaves(edits in proptest::collection::vec(edit(), 1..40)) {
             let mut matcher = Matcher::<u8, u8>::default();
             let (mut objects, mut selectors) = (BTreeMap::new(), BTreeMap::new());
-            let mut told = BTreeSet::new();
+            let mut reported = BTreeSet::new();
             for edit in edits {
                 match edit {
                     Edit::Object(id, labels) => {
                         let difference = matcher.set_object(&id, labels.clone());
-                        told.extend(difference.entered.into_iter().map(|selector| (selector, id)));
+                        reported.extend(difference.entered.into_iter().map(|selector| (selector, id)));
                         for selector in difference.left {
-                            told.remove(&(selector, id));
+                            reported.remove(&(selector, id));
                         }
                         match labels {
                             Some(labels) => objects.insert(id, labels),
@@ -289,9 +289,9 @@ mod tests {
                     }
                     Edit::Selector(id, selector) => {
                         let difference = matcher.set_selector(&id, selector.clone());
-                        told.extend(difference.entered.into_iter().map(|object| (id, object)));
+                        reported.extend(difference.entered.into_iter().map(|object| (id, object)));
                         for object in difference.left {
-                            told.remove(&(id, object));
+                            reported.remove(&(id, object));
                         }
                         match selector {
                             Some(selector) => selectors.insert(id, selector),
@@ -305,13 +305,13 @@ mod tests {
                         objects.iter().filter(|(_, labels)| selector.matches(labels)).map(|(o, _)| (*s, *o))
                     })
                     .collect();
-                prop_assert_eq!(&told, &naive);
+                prop_assert_eq!(&reported, &naive);
             }
             if objects.is_empty() {
                 prop_assert!(matcher.carrying.is_empty());
             }
             if selectors.is_empty() {
-                prop_assert!(matcher.asking.is_empty());
+                prop_assert!(matcher.by_anchor.is_empty());
             }
         }
     }

@@ -8,13 +8,13 @@ use roster_api::role_binding::{RoleKind, RoleRef, Subject, SubjectKind};
 use roster_credentials::claim;
 
 use super::bindings::Binding;
+use super::compact_user::CompactUser;
 use super::native::Holder;
-use super::person::Person;
 use super::{Directory, RoleKey};
 
 impl Directory {
     /// Returns the User with that name.
-    pub fn person(&self, name: &str) -> Option<&Person> {
+    pub fn user(&self, name: &str) -> Option<&CompactUser> {
         self.users.get(name)
     }
 
@@ -24,41 +24,41 @@ impl Directory {
     }
 
     /// Returns the names of the Users with this username, exactly as written.
-    pub fn named(&self, username: &str) -> impl Iterator<Item = &str> {
-        self.users.named(username)
+    pub fn users_with_username(&self, username: &str) -> impl Iterator<Item = &str> {
+        self.users.by_username(username)
     }
 
     /// Returns the names of the Users that hold or claim this folded identifier.
-    pub fn wanting(&self, identifier: &str) -> impl Iterator<Item = &str> {
-        self.users.wanting(identifier)
+    pub fn claimants(&self, identifier: &str) -> impl Iterator<Item = &str> {
+        self.users.claiming(identifier)
     }
 
     /// Returns the name of the User that holds this username, exactly as written.
-    pub fn holder_of(&self, username: &str) -> Option<&str> {
-        self.named(username).find(|name| self.holds_username(name))
+    pub fn username_holder(&self, username: &str) -> Option<&str> {
+        self.users_with_username(username).find(|name| self.holds_username(name))
     }
 
     /// Returns whether the User holds its username.
     pub(super) fn holds_username(&self, name: &str) -> bool {
-        self.person(name).is_some_and(Person::holds_username)
+        self.user(name).is_some_and(CompactUser::holds_username)
     }
 
     /// Returns the name of the User with that UID.
-    pub fn named_by_uid(&self, uid: &str) -> Option<&str> {
-        self.users.of_uid(uid)
+    pub fn user_with_uid(&self, uid: &str) -> Option<&str> {
+        self.users.by_uid(uid)
     }
 
     /// Resolves a key to the name of a User: a UID, a name, a username or an email, in this order. An identifier that
     /// several Users claim, none of whom is known to hold it, resolves to nobody.
     pub fn find_user(&self, key: &str) -> Option<&str> {
         let by_name = || self.users.entry(key).map(|(name, _)| name);
-        if let Some(found) = self.users.of_uid(key).or_else(by_name) {
+        if let Some(found) = self.users.by_uid(key).or_else(by_name) {
             return Some(found);
         }
         let folded = claim::fold(key);
-        let holder = self.wanting(&folded).find(|name| self.person(name).is_some_and(|person| person.holds(&folded)));
-        let mut wanting = self.wanting(&folded);
-        let only = wanting.next().filter(|_| wanting.next().is_none());
+        let holder = self.claimants(&folded).find(|name| self.user(name).is_some_and(|person| person.holds(&folded)));
+        let mut claimants = self.claimants(&folded);
+        let only = claimants.next().filter(|_| claimants.next().is_none());
         holder.or(only)
     }
 
@@ -74,14 +74,14 @@ impl Directory {
 
     /// Returns whether this owner UID belongs to an existing User or RoleBinding.
     pub fn is_owner_known(&self, uid: &str) -> bool {
-        self.users.of_uid(uid).is_some() || self.bindings.by_uid(uid).is_some()
+        self.users.by_uid(uid).is_some() || self.bindings.by_uid(uid).is_some()
     }
 
     /// Returns the roles that the group holds by itself or through a group that it is nested in: by native bindings
     /// that name it, or that were made for a RoleBinding that does.
     pub fn roles_of_group(&self, group: &str) -> BTreeSet<&RoleRef> {
         let mut roles = BTreeSet::new();
-        for name in self.memberships.above(group) {
+        for name in self.memberships.ancestors_of(group) {
             let subject = Subject { kind: SubjectKind::Group, name };
             let in_force = |binding: &&Binding| self.natives.owned_by(&binding.uid).next().is_some();
             roles.extend(self.bindings.of_subject(&subject).filter(in_force).map(|binding| &binding.role));

@@ -25,16 +25,16 @@ use roster_api::Validity;
 use super::labels::{Labels, Matcher};
 use super::nodes::{Id, Ids, Nodes};
 use super::timeline::Timeline;
-use former::Former;
+use deleted::DeletedSelectors;
 
 mod consent;
-mod former;
+mod deleted;
 pub mod query;
 
 /// Where a direct membership is declared.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 #[repr(u8)]
-pub enum Source {
+pub enum MembershipSource {
     /// `User.spec.groups`.
     User = 1,
     /// `Group.spec.members`.
@@ -45,7 +45,7 @@ pub enum Source {
     Membership = 8,
 }
 
-impl Source {
+impl MembershipSource {
     const ALL: [Self; 4] = [Self::User, Self::Members, Self::Selector, Self::Membership];
 
     /// Bits of the sources controlled by writers of the User.
@@ -83,7 +83,7 @@ pub struct DeclaredMembers {
 /// What a change affects: users whose memberships, accepted or waiting, may differ, and groups with different members,
 /// waiting users or cycle.
 #[derive(Debug, Default, Eq, PartialEq)]
-pub struct Touched {
+pub struct MembershipChanges {
     /// Names of Users.
     pub users: BTreeSet<String>,
     /// Names of Groups.
@@ -104,19 +104,19 @@ struct UserNode {
 struct GroupNode {
     exists: bool,
     accepts_declared: bool,
-    /// [`Source`] bits by user, existing or not.
+    /// [`MembershipSource`] bits by user, existing or not.
     direct: HashMap<Id, u8>,
     /// Existing users that declare themselves members of this existing group and do not belong to it, by name.
     waiting: BTreeSet<Arc<str>>,
     /// Number of ways in which each user belongs to the group. Existing users only.
-    ways: HashMap<Id, u32>,
+    path_counts: HashMap<Id, u32>,
     users: BTreeSet<Id>,
     timed: BTreeMap<Id, Validity>,
     /// Declared edges, in both directions.
     children: BTreeSet<Id>,
     parents: BTreeSet<Id>,
     /// Parents by edges that count, which are those outside of cycles.
-    up: BTreeSet<Id>,
+    acyclic_parents: BTreeSet<Id>,
     /// Groups of the cycle that this group is in.
     cycle: Option<Arc<BTreeSet<Id>>>,
 }
@@ -128,72 +128,72 @@ pub struct Memberships {
     groups: Nodes<GroupNode>,
     matcher: Matcher<Id, Id>,
     /// Selectors of deleted Groups.
-    former: Former,
+    deleted: DeletedSelectors,
     /// Next instant at which the clock alone changes each membership.
     edges: Timeline<(Id, Id)>,
-    touched_users: BTreeSet<Id>,
-    touched_groups: BTreeSet<Id>,
+    changed_users: BTreeSet<Id>,
+    changed_groups: BTreeSet<Id>,
 }
 
 impl Memberships {
     /// Adds or updates a User (its labels and `spec.groups`); `None` removes it.
-    pub fn set_user(&mut self, name: &str, declared: Option<(Labels, &[String])>) -> Touched {
+    pub fn set_user(&mut self, name: &str, declared: Option<(Labels, &[String])>) -> MembershipChanges {
         let user = self.users.ensure(name);
         let exists = declared.is_some();
         let (labels, groups) = declared.map_or((None, &[][..]), |(labels, groups)| (Some(labels), groups));
         if exists && !self.users.get(user).exists {
             self.users.get_mut(user).exists = true;
             for group in self.counting_groups(user) {
-                self.add_way(group, user);
+                self.add_path(group, user);
             }
         }
         let selected = self.matcher.set_object(&user, labels);
         for group in selected.left {
-            self.set_source(group, user, Source::Selector, false);
+            self.set_source(group, user, MembershipSource::Selector, false);
         }
         for group in selected.entered {
-            self.set_source(group, user, Source::Selector, true);
+            self.set_source(group, user, MembershipSource::Selector, true);
         }
         let groups: BTreeSet<Id> = groups.iter().map(|group| self.groups.ensure(group)).collect();
-        let declares = |group: &&Id| self.groups.get(**group).direct[&user] & Source::User as u8 != 0;
+        let declares = |group: &&Id| self.groups.get(**group).direct[&user] & MembershipSource::User as u8 != 0;
         let before: BTreeSet<Id> = self.users.get(user).direct.iter().filter(declares).copied().collect();
         for group in before.difference(&groups) {
-            self.set_source(*group, user, Source::User, false);
+            self.set_source(*group, user, MembershipSource::User, false);
         }
         for group in groups.difference(&before) {
-            self.set_source(*group, user, Source::User, true);
+            self.set_source(*group, user, MembershipSource::User, true);
         }
         if !exists && self.users.get(user).exists {
             for group in self.counting_groups(user) {
-                self.remove_way(group, user);
+                self.remove_path(group, user);
             }
             self.users.get_mut(user).exists = false;
         }
-        let touched = self.take_touched();
+        let changes = self.take_changes();
         for group in before {
             self.prune_group(group);
         }
         self.prune_user(user);
-        touched
+        changes
     }
 
     /// Adds or updates what a Group declares; `None` removes it.
-    pub fn set_group(&mut self, name: &str, declared: Option<DeclaredMembers>, now: Timestamp) -> Touched {
+    pub fn set_group(&mut self, name: &str, declared: Option<DeclaredMembers>, now: Timestamp) -> MembershipChanges {
         let group = self.groups.ensure(name);
         let exists = declared.is_some();
         if exists {
-            self.former.forget(name);
+            self.deleted.forget(name);
         } else if let Some(selector) = self.matcher.selector(&group) {
-            self.former.keep(name, selector.clone(), now);
+            self.deleted.keep(name, selector.clone(), now);
         }
         let declared = declared.unwrap_or_default();
         self.set_acceptance(group, declared.accepts_declared);
         if exists && !self.groups.get(group).exists {
             self.groups.get_mut(group).exists = true;
-            self.touched_groups.insert(group);
+            self.changed_groups.insert(group);
             for user in self.existing_direct(group) {
                 if self.groups.get(group).counts(user) {
-                    self.add_way(group, user);
+                    self.add_path(group, user);
                 }
                 self.update_waiting(group, user);
             }
@@ -206,62 +206,62 @@ impl Memberships {
         named.extend(self.set_timed(group, &declared.timed, now));
         let selected = self.matcher.set_selector(&group, declared.selector);
         for user in selected.left {
-            self.set_source(group, user, Source::Selector, false);
+            self.set_source(group, user, MembershipSource::Selector, false);
         }
         for user in selected.entered {
-            self.set_source(group, user, Source::Selector, true);
+            self.set_source(group, user, MembershipSource::Selector, true);
         }
         if !exists && self.groups.get(group).exists {
             let direct = self.existing_direct(group);
             for user in &direct {
                 if self.groups.get(group).counts(*user) {
-                    self.remove_way(group, *user);
+                    self.remove_path(group, *user);
                 }
             }
             self.groups.get_mut(group).exists = false;
-            self.touched_groups.insert(group);
+            self.changed_groups.insert(group);
             for user in direct {
                 self.update_waiting(group, user);
             }
         }
-        let touched = self.take_touched();
+        let changes = self.take_changes();
         for user in named {
             self.prune_user(user);
         }
-        for former in former_children.into_iter().chain([group]) {
-            self.prune_group(former);
+        for deleted in former_children.into_iter().chain([group]) {
+            self.prune_group(deleted);
         }
-        touched
+        changes
     }
 
     /// Records whether a deleted group holds a role, by itself or through a group that it is nested in.
-    pub fn sort_former(&mut self, group: &str, holds_role: bool) {
-        self.former.sort(group, holds_role);
+    pub fn set_deleted_group_bound(&mut self, group: &str, holds_role: bool) {
+        self.deleted.set_bound(group, holds_role);
     }
 
     /// Advances the clock.
-    pub fn advance(&mut self, now: Timestamp) -> Touched {
-        self.former.expire(now);
+    pub fn advance(&mut self, now: Timestamp) -> MembershipChanges {
+        self.deleted.expire(now);
         for (group, user) in self.edges.take_due(now) {
             let validity = self.groups.get(group).timed[&user].clone();
-            self.time(group, user, validity, now);
+            self.add_timed(group, user, validity, now);
         }
-        self.take_touched()
+        self.take_changes()
     }
 
     /// Returns when [`Memberships::advance`] has something to do next.
     pub fn next_edge(&self) -> Option<Timestamp> {
-        [self.edges.next(), self.former.next_edge()].into_iter().flatten().min()
+        [self.edges.next(), self.deleted.next_edge()].into_iter().flatten().min()
     }
 
     fn set_members(&mut self, group: Id, users: &BTreeSet<String>) -> BTreeSet<Id> {
         let users: BTreeSet<Id> = users.iter().map(|user| self.users.ensure(user)).collect();
         let before = std::mem::replace(&mut self.groups.get_mut(group).users, users.clone());
         for user in before.difference(&users) {
-            self.set_source(group, *user, Source::Members, false);
+            self.set_source(group, *user, MembershipSource::Members, false);
         }
         for user in users.difference(&before) {
-            self.set_source(group, *user, Source::Members, true);
+            self.set_source(group, *user, MembershipSource::Members, true);
         }
         before
     }
@@ -272,28 +272,28 @@ impl Memberships {
         let before: BTreeSet<Id> = self.groups.get(group).timed.keys().copied().collect();
         for user in &before {
             if timed.get(user).copied() != self.groups.get(group).timed.get(user) {
-                self.untime(group, *user);
+                self.remove_timed(group, *user);
                 if !timed.contains_key(user) {
-                    self.set_source(group, *user, Source::Membership, false);
+                    self.set_source(group, *user, MembershipSource::Membership, false);
                 }
             }
         }
         for (user, validity) in timed {
             if !self.groups.get(group).timed.contains_key(&user) {
-                self.time(group, user, validity.clone(), now);
+                self.add_timed(group, user, validity.clone(), now);
             }
         }
         before
     }
 
-    fn time(&mut self, group: Id, user: Id, validity: Validity, now: Timestamp) {
-        self.set_source(group, user, Source::Membership, validity.contains(now));
+    fn add_timed(&mut self, group: Id, user: Id, validity: Validity, now: Timestamp) {
+        self.set_source(group, user, MembershipSource::Membership, validity.contains(now));
         self.edges.set((group, user), validity.next_edge(now));
         self.groups.get_mut(group).timed.insert(user, validity);
         self.users.get_mut(user).timed.insert(group);
     }
 
-    fn untime(&mut self, group: Id, user: Id) {
+    fn remove_timed(&mut self, group: Id, user: Id) {
         self.edges.set((group, user), None);
         self.groups.get_mut(group).timed.remove(&user);
         self.users.get_mut(user).timed.remove(group);
@@ -308,7 +308,7 @@ impl Memberships {
         direct.filter(|group| self.groups.get(*group).counts(user)).collect()
     }
 
-    fn set_source(&mut self, group: Id, user: Id, source: Source, on: bool) {
+    fn set_source(&mut self, group: Id, user: Id, source: MembershipSource, on: bool) {
         let bits = self.groups.get(group).direct.get(&user).copied().unwrap_or_default();
         let now = if on { bits | source as u8 } else { bits & !(source as u8) };
         if now == bits {
@@ -324,8 +324,8 @@ impl Memberships {
         if self.groups.get(group).exists && self.users.get(user).exists {
             let accepted = self.groups.get(group).accepted();
             match (bits & accepted != 0, now & accepted != 0) {
-                (false, true) => self.add_way(group, user),
-                (true, false) => self.remove_way(group, user),
+                (false, true) => self.add_path(group, user),
+                (true, false) => self.remove_path(group, user),
                 _ => {}
             }
         }
@@ -333,38 +333,38 @@ impl Memberships {
     }
 
     /// Adds one way in which the user belongs to the group.
-    fn add_way(&mut self, group: Id, user: Id) {
+    fn add_path(&mut self, group: Id, user: Id) {
         let mut work = vec![group];
         while let Some(group) = work.pop() {
             let node = self.groups.get_mut(group);
             if !node.exists {
                 continue;
             }
-            let ways = node.ways.entry(user).or_default();
-            *ways += 1;
-            if *ways == 1 {
-                work.extend(&node.up);
+            let count = node.path_counts.entry(user).or_default();
+            *count += 1;
+            if *count == 1 {
+                work.extend(&node.acyclic_parents);
                 self.users.get_mut(user).effective.insert(group);
-                self.touched_users.insert(user);
-                self.touched_groups.insert(group);
+                self.changed_users.insert(user);
+                self.changed_groups.insert(group);
                 self.update_waiting(group, user);
             }
         }
     }
 
     /// Removes one way in which the user belongs to the group.
-    fn remove_way(&mut self, group: Id, user: Id) {
+    fn remove_path(&mut self, group: Id, user: Id) {
         let mut work = vec![group];
         while let Some(group) = work.pop() {
             let node = self.groups.get_mut(group);
-            let Some(ways) = node.ways.get_mut(&user) else { continue };
-            *ways -= 1;
-            if *ways == 0 {
-                node.ways.remove(&user);
-                work.extend(&node.up);
+            let Some(count) = node.path_counts.get_mut(&user) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                node.path_counts.remove(&user);
+                work.extend(&node.acyclic_parents);
                 self.users.get_mut(user).effective.remove(group);
-                self.touched_users.insert(user);
-                self.touched_groups.insert(group);
+                self.changed_users.insert(user);
+                self.changed_groups.insert(group);
                 self.update_waiting(group, user);
             }
         }
@@ -395,16 +395,16 @@ impl Memberships {
         let (on, off): (Vec<_>, Vec<_>) = edges.into_iter().partition(counts);
         // Removes edges before adding any, so that the edges that count are acyclic at every step.
         for (parent, child) in off {
-            if self.groups.get_mut(child).up.remove(&parent) {
-                for user in self.groups.get(child).ways.keys().copied().collect::<Vec<_>>() {
-                    self.remove_way(parent, user);
+            if self.groups.get_mut(child).acyclic_parents.remove(&parent) {
+                for user in self.groups.get(child).path_counts.keys().copied().collect::<Vec<_>>() {
+                    self.remove_path(parent, user);
                 }
             }
         }
         for (parent, child) in on {
-            if self.groups.get_mut(child).up.insert(parent) {
-                for user in self.groups.get(child).ways.keys().copied().collect::<Vec<_>>() {
-                    self.add_way(parent, user);
+            if self.groups.get_mut(child).acyclic_parents.insert(parent) {
+                for user in self.groups.get(child).path_counts.keys().copied().collect::<Vec<_>>() {
+                    self.add_path(parent, user);
                 }
             }
         }
@@ -414,9 +414,9 @@ impl Memberships {
     /// and above it. Returns these groups.
     fn recompute_cycles(&mut self, group: Id) -> BTreeSet<Id> {
         let mut region = self.groups.get(group).cycle.as_deref().cloned().unwrap_or_default();
-        let below = self.reach(group, |node| &node.children);
+        let below = self.transitive(group, |node| &node.children);
         if !below.is_empty() {
-            let above = self.reach(group, |node| &node.parents);
+            let above = self.transitive(group, |node| &node.parents);
             region.extend(below.intersection(&above));
         }
         region.insert(group);
@@ -433,14 +433,14 @@ impl Memberships {
                 let node = self.groups.get_mut(member);
                 if node.cycle != cycle {
                     node.cycle.clone_from(&cycle);
-                    self.touched_groups.insert(member);
+                    self.changed_groups.insert(member);
                 }
             }
         }
         region
     }
 
-    fn reach(&self, from: Id, next: impl Fn(&GroupNode) -> &BTreeSet<Id>) -> BTreeSet<Id> {
+    fn transitive(&self, from: Id, next: impl Fn(&GroupNode) -> &BTreeSet<Id>) -> BTreeSet<Id> {
         let mut found = BTreeSet::new();
         let mut work: Vec<Id> = next(self.groups.get(from)).iter().copied().collect();
         while let Some(group) = work.pop() {
@@ -451,10 +451,10 @@ impl Memberships {
         found
     }
 
-    fn take_touched(&mut self) -> Touched {
-        let users = std::mem::take(&mut self.touched_users);
-        let groups = std::mem::take(&mut self.touched_groups);
-        Touched {
+    fn take_changes(&mut self) -> MembershipChanges {
+        let users = std::mem::take(&mut self.changed_users);
+        let groups = std::mem::take(&mut self.changed_groups);
+        MembershipChanges {
             users: users.into_iter().map(|user| self.users.name(user).to_owned()).collect(),
             groups: groups.into_iter().map(|group| self.groups.name(group).to_owned()).collect(),
         }

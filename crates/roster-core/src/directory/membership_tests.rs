@@ -30,7 +30,7 @@ fn waiting(graph: &Memberships, group: &str) -> Vec<String> {
     graph.waiting(group).map(str::to_owned).collect()
 }
 
-fn user(graph: &mut Memberships, name: &str, groups: &[&str]) -> Touched {
+fn user(graph: &mut Memberships, name: &str, groups: &[&str]) -> MembershipChanges {
     let groups: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
     graph.set_user(name, Some((Labels::new(), &groups)))
 }
@@ -42,20 +42,20 @@ fn groups_of(graph: &Memberships, user: &str) -> Vec<String> {
 }
 
 #[test]
-fn nested_groups_and_late_arrivals() {
+fn nested_groups_and_groups_that_are_created_later() {
     let mut graph = Memberships::default();
     user(&mut graph, "jane", &["backend"]);
     assert!(groups_of(&graph, "jane").is_empty(), "the group does not exist yet");
     graph.set_group("company", Some(group(&[], &["engineers"])), at(0));
     graph.set_group("engineers", Some(group(&["john"], &["backend"])), at(0));
-    let touched = graph.set_group("backend", Some(group(&[], &[])), at(0));
-    assert_eq!(touched.users, strings(&["jane"]));
-    assert_eq!(touched.groups, strings(&["backend", "company", "engineers"]));
+    let changes = graph.set_group("backend", Some(group(&[], &[])), at(0));
+    assert_eq!(changes.users, strings(&["jane"]));
+    assert_eq!(changes.groups, strings(&["backend", "company", "engineers"]));
     assert_eq!(groups_of(&graph, "jane"), ["backend", "company", "engineers"]);
     let path = graph.path("jane", "company").unwrap();
     assert_eq!(
         (path.sources, path.groups),
-        (vec![Source::User], vec!["backend".into(), "engineers".into(), "company".into()])
+        (vec![MembershipSource::User], vec!["backend".into(), "engineers".into(), "company".into()])
     );
     assert_eq!(graph.missing("engineers").collect::<Vec<_>>(), [("User", "john")]);
     assert_eq!(user(&mut graph, "john", &[]).groups, strings(&["company", "engineers"]));
@@ -64,7 +64,7 @@ fn nested_groups_and_late_arrivals() {
 }
 
 #[test]
-fn what_a_user_declares_waits_for_the_groups_consent() {
+fn declared_memberships_wait_for_the_groups_consent() {
     let mut graph = Memberships::default();
     user(&mut graph, "eve", &["admins"]);
     user(&mut graph, "jane", &["admins"]);
@@ -73,48 +73,48 @@ fn what_a_user_declares_waits_for_the_groups_consent() {
     assert_eq!(graph.pending_of("eve").collect::<Vec<_>>(), [("admins", Pending::NotFound)]);
     let selector = Some(Selector::from(Expression::Exists("team".into())));
     let declared = DeclaredMembers { selector, ..closed(&["jane"], &[]) };
-    let touched = graph.set_group("admins", Some(declared.clone()), at(0));
-    assert_eq!(touched.users, strings(&["eve", "jane", "mallory"]), "those who wait are told");
+    let changes = graph.set_group("admins", Some(declared.clone()), at(0));
+    assert_eq!(changes.users, strings(&["eve", "jane", "mallory"]), "those who wait are told");
     assert_eq!(graph.members_of("admins").collect::<Vec<_>>(), ["jane"]);
     assert_eq!((waiting(&graph, "admins"), graph.waiting_count("admins")), (vec!["eve".into(), "mallory".into()], 2));
     assert!(graph.would_belong("mallory", &labels, &["admins".into()]).is_empty());
     assert_eq!(graph.would_claim("mallory", &labels, &[]), strings(&["admins"]), "the guard is not so trusting");
     assert_eq!(graph.path("eve", "admins"), None);
-    assert_eq!(graph.path("jane", "admins").unwrap().sources, [Source::Members]);
+    assert_eq!(graph.path("jane", "admins").unwrap().sources, [MembershipSource::Members]);
 
     let open = DeclaredMembers { accepts_declared: true, ..declared.clone() };
     for declared in [&declared, &open] {
         assert_eq!(graph.would_have(declared), strings(&["jane", "mallory"]), "whether or not it accepts them");
     }
     assert_eq!(graph.claimants("admins").collect::<BTreeSet<_>>(), ["eve", "jane", "mallory"].into());
-    let touched = graph.set_group("admins", Some(open), at(0));
-    assert_eq!(touched, Touched { users: strings(&["eve", "mallory"]), groups: strings(&["admins"]) });
+    let changes = graph.set_group("admins", Some(open), at(0));
+    assert_eq!(changes, MembershipChanges { users: strings(&["eve", "mallory"]), groups: strings(&["admins"]) });
     assert_eq!((graph.count("admins"), graph.waiting_count("admins")), (3, 0));
-    assert_eq!(graph.path("jane", "admins").unwrap().sources, [Source::User, Source::Members]);
+    assert_eq!(graph.path("jane", "admins").unwrap().sources, [MembershipSource::User, MembershipSource::Members]);
 
-    let touched = graph.set_group("admins", Some(declared.clone()), at(0));
-    assert_eq!(touched.users, strings(&["eve", "mallory"]));
-    assert_eq!(graph.set_group("admins", Some(declared), at(0)), Touched::default());
-    let touched = graph.set_group("admins", None, at(0));
-    assert_eq!(touched.users, strings(&["eve", "jane", "mallory"]));
+    let changes = graph.set_group("admins", Some(declared.clone()), at(0));
+    assert_eq!(changes.users, strings(&["eve", "mallory"]));
+    assert_eq!(graph.set_group("admins", Some(declared), at(0)), MembershipChanges::default());
+    let changes = graph.set_group("admins", None, at(0));
+    assert_eq!(changes.users, strings(&["eve", "jane", "mallory"]));
     assert_eq!(waiting(&graph, "admins"), [""; 0]);
 }
 
 #[test]
-fn a_change_touches_what_it_changes() {
+fn a_change_reports_only_what_it_affects() {
     let mut graph = Memberships::default();
     graph.set_group("engineers", Some(group(&["a", "b", "c"], &[])), at(0));
     for name in ["a", "b", "c"] {
         user(&mut graph, name, &[]);
     }
-    let touched = graph.set_group("engineers", Some(group(&["a", "b"], &[])), at(0));
-    assert_eq!(touched, Touched { users: strings(&["c"]), groups: strings(&["engineers"]) });
+    let changes = graph.set_group("engineers", Some(group(&["a", "b"], &[])), at(0));
+    assert_eq!(changes, MembershipChanges { users: strings(&["c"]), groups: strings(&["engineers"]) });
     let same = graph.set_group("engineers", Some(group(&["a", "b"], &[])), at(0));
-    assert_eq!(same, Touched::default());
+    assert_eq!(same, MembershipChanges::default());
 }
 
 #[test]
-fn a_cycle_is_cut_whoever_was_first_and_mends_when_it_is_broken() {
+fn a_cycle_is_cut_in_any_order_and_restored_when_it_is_broken() {
     let orders = [["a", "b", "c"], ["c", "b", "a"], ["b", "a", "c"]];
     for order in orders {
         let mut graph = Memberships::default();
@@ -125,9 +125,9 @@ fn a_cycle_is_cut_whoever_was_first_and_mends_when_it_is_broken() {
         }
         assert_eq!(groups_of(&graph, "jane"), ["a"], "no edge of the cycle counts");
         assert_eq!(graph.cycle_of("b").len(), 3);
-        let touched = graph.set_group("b", Some(group(&[], &[])), at(0));
+        let changes = graph.set_group("b", Some(group(&[], &[])), at(0));
         assert!(graph.cycle_of("a").is_empty());
-        assert_eq!(touched.groups, strings(&["a", "b", "c"]));
+        assert_eq!(changes.groups, strings(&["a", "b", "c"]));
         assert_eq!(groups_of(&graph, "jane"), ["a", "c"], "c has a as a member, and nothing has c");
         assert_eq!(graph.would_cycle("b", &strings(&["c"])).unwrap(), ["b", "c", "a", "b"]);
         assert_eq!(graph.would_cycle("b", &strings(&["d"])), None);
@@ -142,7 +142,7 @@ fn timed_memberships_begin_and_end_by_the_clock() {
     let declared = DeclaredMembers { timed: [("jane".to_owned(), validity)].into(), ..DeclaredMembers::default() };
     graph.set_group("oncall", Some(declared), at(0));
     assert_eq!((graph.is_member("jane", "oncall"), graph.next_edge()), (false, Some(at(10))));
-    assert_eq!(graph.advance(at(9)), Touched::default());
+    assert_eq!(graph.advance(at(9)), MembershipChanges::default());
     assert_eq!(graph.would_claim("jane", &Labels::new(), &[]), strings(&["oncall"]));
     assert_eq!(graph.advance(at(10)).users, strings(&["jane"]));
     assert_eq!((graph.is_member("jane", "oncall"), graph.next_edge()), (true, Some(at(20))));
@@ -243,7 +243,7 @@ proptest! {
         let mut pending = BTreeMap::<String, BTreeMap<String, Pending>>::new();
         for edit in edits {
             let edited = if let Edit::User(id, _) = &edit { Some(u(*id)) } else { None };
-            let touched = match edit {
+            let changes = match edit {
                 Edit::User(id, user) => {
                     let user = user.map(|(labelled, groups)| {
                         let labels = labelled.then(|| ("team".to_owned(), "x".to_owned())).into_iter().collect();
@@ -285,7 +285,7 @@ proptest! {
                 let expected: Vec<String> = (0..5).map(g).filter(|group| naive.belongs(&user, group)).collect();
                 let found = groups_of(&graph, &user);
                 prop_assert_eq!(&found, &expected, "{}", user);
-                prop_assert!(known.get(&user).unwrap_or(&Vec::new()) == &found || touched.users.contains(&user));
+                prop_assert!(known.get(&user).unwrap_or(&Vec::new()) == &found || changes.users.contains(&user));
                 for group in &found {
                     prop_assert!(graph.path(&user, group).is_some());
                 }
@@ -293,7 +293,7 @@ proptest! {
                 prop_assert_eq!(&graph.pending_of(&user).map(|(group, why)| (group.to_owned(), why)).collect::<BTreeMap<_, _>>(), &waits);
                 // The status of an edited User is updated anyway.
                 let was = pending.insert(user.clone(), waits.clone()).unwrap_or_default();
-                prop_assert!(was == waits || touched.users.contains(&user) || edited.as_ref() == Some(&user));
+                prop_assert!(was == waits || changes.users.contains(&user) || edited.as_ref() == Some(&user));
                 if let Some((labels, groups)) = naive.users.get(&user) {
                     let would = graph.would_belong(&user, labels, groups);
                     prop_assert_eq!(&graph.would_wait(labels, groups, &would), &waits);
@@ -307,7 +307,7 @@ proptest! {
                 let expected: Vec<String> =
                     (0..5).map(u).filter(|user| naive.pending(user).get(&group) == Some(&Pending::NotAccepted)).collect();
                 let is_same = counts.insert(group.clone(), expected.clone()).unwrap_or_default() == expected;
-                prop_assert!(is_same || touched.groups.contains(&group));
+                prop_assert!(is_same || changes.groups.contains(&group));
                 prop_assert_eq!(waiting(&graph, &group), expected);
                 if let Some(declared) = naive.groups.get(&group) {
                     let claiming = (0..5).map(u).filter(|user| graph.claims(user).contains(&group));

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_come_and_go() {
+    fn names_are_added_and_removed() {
         let mut names = NamesBy::<String>::default();
         let of = |names: &NamesBy<String>| names.get("key").cloned().collect::<Vec<_>>();
         for name in ["b", "a", "a", "b", "c"] {

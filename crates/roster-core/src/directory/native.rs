@@ -60,14 +60,14 @@ impl fmt::Display for Grant {
 
 /// Key of a native binding: a RoleBinding in a namespace, or a ClusterRoleBinding.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Key {
+pub struct NativeKey {
     /// Namespace; `None` for a ClusterRoleBinding.
     pub namespace: Option<String>,
     /// `metadata.name`.
     pub name: String,
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for NativeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.namespace {
             Some(namespace) => write!(f, "RoleBinding {namespace}/{}", self.name),
@@ -104,7 +104,7 @@ const ADMINISTRATOR_PREFIX: &str = "roster-administrator:";
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Native {
     /// Namespace and name.
-    pub key: Key,
+    pub key: NativeKey,
     /// `metadata.uid`.
     pub uid: String,
     /// `metadata.resourceVersion`: of two states of the same object, the higher one is newer.
@@ -175,8 +175,8 @@ impl Native {
 }
 
 /// Returns the key of an object with this metadata.
-pub fn key(metadata: &ObjectMeta) -> Key {
-    Key { namespace: metadata.namespace.clone(), name: metadata.name.clone().unwrap_or_default() }
+pub fn key(metadata: &ObjectMeta) -> NativeKey {
+    NativeKey { namespace: metadata.namespace.clone(), name: metadata.name.clone().unwrap_or_default() }
 }
 
 /// Returns whether Roster has applied the object, even if its marks were removed since.
@@ -199,14 +199,14 @@ fn holder(subject: &rbac::Subject) -> Option<Holder> {
 }
 
 /// Grants of a holder, with the bindings that give each.
-type Grants = BTreeMap<Grant, BTreeSet<Key>>;
+type Grants = BTreeMap<Grant, BTreeSet<NativeKey>>;
 
 /// All native bindings.
 #[derive(Debug, Default)]
 pub struct Natives {
-    all: BTreeMap<Key, Native>,
-    by_role: HashMap<RoleRef, BTreeSet<Key>>,
-    by_owner: HashMap<String, BTreeSet<Key>>,
+    all: BTreeMap<NativeKey, Native>,
+    by_role: HashMap<RoleRef, BTreeSet<NativeKey>>,
+    by_owner: HashMap<String, BTreeSet<NativeKey>>,
     /// Grants by username.
     of_users: HashMap<String, Grants>,
     /// Grants by group name.
@@ -237,7 +237,7 @@ impl Natives {
     }
 
     /// Removes and returns a binding.
-    pub fn remove(&mut self, key: &Key) -> Option<Native> {
+    pub fn remove(&mut self, key: &NativeKey) -> Option<Native> {
         let native = self.all.remove(key)?;
         let grant = native.grant();
         for holder in &native.holders {
@@ -261,12 +261,12 @@ impl Natives {
     }
 
     /// Returns the binding with that key.
-    pub fn get(&self, key: &Key) -> Option<&Native> {
+    pub fn get(&self, key: &NativeKey) -> Option<&Native> {
         self.all.get(key)
     }
 
     /// Returns all bindings from a key on, in key order: ClusterRoleBindings first.
-    pub fn from<'a>(&'a self, key: &Key) -> impl Iterator<Item = &'a Native> + use<'a> {
+    pub fn from<'a>(&'a self, key: &NativeKey) -> impl Iterator<Item = &'a Native> + use<'a> {
         self.all.range(key..).map(|(_, native)| native)
     }
 
@@ -281,7 +281,7 @@ impl Natives {
     }
 
     /// Returns all keys.
-    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+    pub fn keys(&self) -> impl Iterator<Item = &NativeKey> {
         self.all.keys()
     }
 
@@ -292,7 +292,7 @@ impl Natives {
 
     /// Returns how many of the owner's bindings are in that namespace; `None` counts ClusterRoleBindings.
     pub fn count_owned_in(&self, uid: &str, namespace: Option<&str>) -> usize {
-        let first = Key { namespace: namespace.map(str::to_owned), name: String::new() };
+        let first = NativeKey { namespace: namespace.map(str::to_owned), name: String::new() };
         let keys = self.by_owner.get(uid).into_iter().flat_map(|keys| keys.range(first.clone()..));
         keys.take_while(|key| key.namespace.as_deref() == namespace).count()
     }
@@ -346,7 +346,7 @@ impl Natives {
     }
 }
 
-fn forget<K: Eq + Hash>(keys_by: &mut HashMap<K, BTreeSet<Key>>, by: &K, key: &Key) {
+fn forget<K: Eq + Hash>(keys_by: &mut HashMap<K, BTreeSet<NativeKey>>, by: &K, key: &NativeKey) {
     if let Some(keys) = keys_by.get_mut(by) {
         keys.remove(key);
         if keys.is_empty() {
@@ -361,7 +361,7 @@ mod tests {
 
     fn native(name: &str, namespace: Option<&str>, holder: &str, owner: Option<&str>) -> Native {
         Native {
-            key: Key { namespace: namespace.map(str::to_owned), name: name.to_owned() },
+            key: NativeKey { namespace: namespace.map(str::to_owned), name: name.to_owned() },
             uid: format!("{name} of {holder}"),
             resource_version: 1,
             role: RoleRef::cluster_role("edit"),
@@ -382,14 +382,14 @@ mod tests {
         assert_eq!(natives.owned_by("u-1").count(), 1);
         natives.set(native("a", Some("x"), "john", None));
         assert_eq!(natives.owned_by("u-1").count(), 0);
-        natives.remove(&Key { namespace: Some("x".into()), name: "b".into() });
+        natives.remove(&NativeKey { namespace: Some("x".into()), name: "b".into() });
         assert_eq!(natives.grants_of(&jane).count(), 0);
-        natives.remove(&Key { namespace: Some("x".into()), name: "a".into() });
+        natives.remove(&NativeKey { namespace: Some("x".into()), name: "a".into() });
         assert!(natives.all.is_empty() && natives.of_users.is_empty() && natives.by_owner.is_empty());
     }
 
     #[test]
-    fn one_mark_is_enough_to_know_ones_own() {
+    fn one_mark_is_enough_to_recognize_a_managed_binding() {
         let read = |metadata: &str| {
             let text = format!(
                 r#"{{"metadata": {metadata}, "roleRef": {{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"}},

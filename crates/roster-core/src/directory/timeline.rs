@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_stands_in_it_once() {
+    fn a_key_has_one_instant() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut timeline = Timeline::default();
         timeline.set("a", Some(at(5)));

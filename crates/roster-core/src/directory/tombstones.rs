@@ -11,14 +11,14 @@
 //!  watch of Users ──▶ note ──┐                 ┌──▶ guard
 //!                            ├──▶ Tombstones ──┤
 //!  watch of Secrets ─▶ set ──┘                 ├──▶ leader: stores them, and removes expired ones
-//!                                              └──▶ followers: store what the leader has not, after `PATIENCE`
+//!                                              └──▶ followers: store what the leader has not, after `FOLLOWER_DELAY`
 //! ```
 //!
 //! Every replica notes a deletion as soon as it observes it, so the guard has no window with neither User nor
 //! tombstone. The Secret is for restarts. The leader writes it at once. A follower writes it if it does not appear
-//! within [`PATIENCE`]: there may be no leader, or the next leader may be a replica that started after the deletion. A
-//! deletion that no replica has seen leaves no tombstone. A finalizer would close that gap, but it costs a write for
-//! each User that names a group, and such a User could not be deleted while no operator runs.
+//! within [`FOLLOWER_DELAY`]: there may be no leader, or the next leader may be a replica that started after the
+//! deletion. A deletion that no replica has seen leaves no tombstone. A finalizer would close that gap, but it costs a
+//! write for each User that names a group, and such a User could not be deleted while no operator runs.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +38,7 @@ use super::labels::Labels;
 pub const RETENTION: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 /// How long a follower waits for the leader to store a tombstone.
-pub const PATIENCE: SignedDuration = SignedDuration::from_secs(5);
+pub const FOLLOWER_DELAY: SignedDuration = SignedDuration::from_secs(5);
 
 /// Prefix of the Secrets' names. The policy `roster-credentials` protects it.
 const PREFIX: &str = "deleted-user-";
@@ -75,10 +75,10 @@ pub struct Tombstone {
 
 /// Maximum bytes of labels, keys and values together, that a tombstone stores. The policy `roster-metadata-size` allows
 /// no more on Users, so only callers that may bind every role, or Users older than that policy, exceed it.
-pub const MOST_LABELS: usize = 16 * 1024;
+pub const MAX_LABEL_BYTES: usize = 16 * 1024;
 
 /// Maximum number of deleted Users with the same username before others can no longer take it.
-pub const MOST_NAMESAKES: usize = 32;
+pub const MAX_TOMBSTONES_PER_USERNAME: usize = 32;
 
 /// Labels of a deleted User.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -86,8 +86,8 @@ pub const MOST_NAMESAKES: usize = 32;
 pub enum StoredLabels {
     /// All labels.
     All(Labels),
-    /// More than [`MOST_LABELS`] bytes, or replicas knew different labels. None is stored, and the guard assumes that
-    /// every selector matches them.
+    /// More than [`MAX_LABEL_BYTES`] bytes, or replicas knew different labels. None is stored, and the guard assumes
+    /// that every selector matches them.
     TooLarge,
 }
 
@@ -95,7 +95,7 @@ impl StoredLabels {
     /// Returns the labels, or `TooLarge` if they do not fit.
     pub fn of(labels: Labels) -> Self {
         let size: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
-        if size > MOST_LABELS { Self::TooLarge } else { Self::All(labels) }
+        if size > MAX_LABEL_BYTES { Self::TooLarge } else { Self::All(labels) }
     }
 
     /// Merges what two replicas knew of the same User.
@@ -129,7 +129,7 @@ impl Tombstone {
 
     /// Returns what to store in place of `stored`, a tombstone of the same name. `None` if `stored` already contains
     /// all of this or belongs to a later User of the name.
-    pub fn in_place_of(&self, stored: &Self) -> Option<Self> {
+    pub fn replacement_for(&self, stored: &Self) -> Option<Self> {
         if self.uid == stored.uid {
             return Some(stored.clone().merge(self)).filter(|merged| merged != stored);
         }
@@ -193,7 +193,7 @@ impl Tombstone {
 
 /// The next action for a name.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Step {
+pub enum TombstoneStep {
     /// Do nothing.
     Nothing,
     /// Do nothing until this instant, at which the tombstone expires or becomes due.
@@ -206,14 +206,16 @@ pub enum Step {
     Forget,
 }
 
-impl Step {
+impl TombstoneStep {
     /// Returns what a follower does when the leader would take this step.
     #[must_use]
     pub fn of_follower(self, now: Timestamp) -> Self {
         match self {
             Self::Store(tombstone) => {
-                let due =
-                    tombstone.deleted.saturating_add(PATIENCE).expect("seconds have no units that saturation rejects");
+                let due = tombstone
+                    .deleted
+                    .saturating_add(FOLLOWER_DELAY)
+                    .expect("seconds have no units that saturation rejects");
                 if due > now { Self::Wait(due) } else { Self::Store(tombstone) }
             }
             Self::Forget => Self::Forget,
@@ -245,7 +247,7 @@ pub struct Tombstones {
 
 impl Tombstones {
     /// Records a User whose deletion this replica has observed itself.
-    pub fn note(&mut self, tombstone: Tombstone) {
+    pub fn note_deletion(&mut self, tombstone: Tombstone) {
         let is_known = self.entries.contains_key(&(tombstone.user.clone(), tombstone.uid.clone()));
         if !is_known {
             self.insert(Entry { tombstone, secret: None, is_ahead: false });
@@ -255,7 +257,7 @@ impl Tombstones {
     /// Records a stored tombstone and the UID of its Secret.
     pub fn set_stored(&mut self, stored: Tombstone, secret: String) {
         let known = self.entries.get(&(stored.user.clone(), stored.uid.clone()));
-        let merged = known.and_then(|known| known.tombstone.in_place_of(&stored));
+        let merged = known.and_then(|known| known.tombstone.replacement_for(&stored));
         self.remove_where(&stored.user, |entry| entry.secret.is_some() || entry.tombstone.uid == stored.uid);
         let is_ahead = merged.is_some();
         self.insert(Entry { tombstone: merged.unwrap_or(stored), secret: Some(secret), is_ahead });
@@ -270,7 +272,7 @@ impl Tombstones {
 
     /// Records that a User of that name exists. Returns whether a tombstone of it is stored, which the leader must
     /// remove.
-    pub fn revive(&mut self, user: &str) -> bool {
+    pub fn note_user_exists(&mut self, user: &str) -> bool {
         self.remove_where(user, |entry| entry.secret.is_none());
         self.entries_of(user).next().is_some()
     }
@@ -298,10 +300,11 @@ impl Tombstones {
         self.in_force(found.filter_map(|(_, user, uid)| self.entries.get(&(user.clone(), uid.clone()))))
     }
 
-    /// Returns whether more than [`MOST_NAMESAKES`] tombstones of other Users have this name or username. The guard
-    /// checks each of them when somebody takes the name, so the number is bounded.
-    pub fn is_worn_out(&self, name: &str, user: &str) -> bool {
-        self.known_as(name).filter(|tombstone| tombstone.user != user).take(MOST_NAMESAKES + 1).count() > MOST_NAMESAKES
+    /// Returns whether more than [`MAX_TOMBSTONES_PER_USERNAME`] tombstones of other Users have this name or username.
+    /// The guard checks each of them when somebody takes the name, so the number is bounded.
+    pub fn is_username_exhausted(&self, name: &str, user: &str) -> bool {
+        self.known_as(name).filter(|tombstone| tombstone.user != user).take(MAX_TOMBSTONES_PER_USERNAME + 1).count()
+            > MAX_TOMBSTONES_PER_USERNAME
     }
 
     fn in_force<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> impl Iterator<Item = &'a Tombstone> {
@@ -320,23 +323,23 @@ impl Tombstones {
     }
 
     /// Returns what the leader must do about a name. `living` is the UID of the User that has the name now.
-    pub fn next_step(&self, user: &str, living: Option<&str>, now: Timestamp) -> Step {
+    pub fn next_step(&self, user: &str, living: Option<&str>, now: Timestamp) -> TombstoneStep {
         let stored = self.entries_of(user).find(|entry| entry.secret.is_some());
-        let remove = |entry: &Entry| entry.secret.clone().map_or(Step::Forget, Step::Remove);
+        let remove = |entry: &Entry| entry.secret.clone().map_or(TombstoneStep::Forget, TombstoneStep::Remove);
         if let Some(living) = living {
             // Same UID: another leader has seen a deletion that this replica has not seen yet.
             let is_replaced = |entry: &&Entry| entry.tombstone.uid != living;
-            return stored.filter(is_replaced).map_or(Step::Nothing, remove);
+            return stored.filter(is_replaced).map_or(TombstoneStep::Nothing, remove);
         }
         let by_age = |one: &&Entry, other: &&Entry| {
             one.tombstone.age(&other.tombstone).then(one.secret.is_some().cmp(&other.secret.is_some()))
         };
-        let Some(latest) = self.entries_of(user).max_by(by_age) else { return Step::Nothing };
+        let Some(latest) = self.entries_of(user).max_by(by_age) else { return TombstoneStep::Nothing };
         let expires = latest.tombstone.expires();
         match &latest.secret {
             _ if expires <= now => remove(stored.unwrap_or(latest)),
-            Some(_) if !latest.is_ahead => Step::Wait(expires),
-            _ => Step::Store(latest.tombstone.clone()),
+            Some(_) if !latest.is_ahead => TombstoneStep::Wait(expires),
+            _ => TombstoneStep::Store(latest.tombstone.clone()),
         }
     }
 
@@ -347,7 +350,7 @@ impl Tombstones {
     }
 
     fn insert(&mut self, entry: Entry) {
-        self.known_as.extend(ways_to(&entry.tombstone));
+        self.known_as.extend(keys_of(&entry.tombstone));
         self.entries.insert((entry.tombstone.user.clone(), entry.tombstone.uid.clone()), entry);
     }
 
@@ -355,7 +358,7 @@ impl Tombstones {
         let removed: Vec<Tombstone> =
             self.entries_of(user).filter(|entry| condition(entry)).map(|entry| entry.tombstone.clone()).collect();
         for tombstone in removed {
-            for way in ways_to(&tombstone) {
+            for way in keys_of(&tombstone) {
                 self.known_as.remove(&way);
             }
             self.entries.remove(&(tombstone.user, tombstone.uid));
@@ -364,7 +367,7 @@ impl Tombstones {
 }
 
 /// Returns the lookup keys of a deleted User, each with its name and UID.
-fn ways_to(tombstone: &Tombstone) -> impl Iterator<Item = (String, String, String)> {
+fn keys_of(tombstone: &Tombstone) -> impl Iterator<Item = (String, String, String)> {
     let Tombstone { user, uid, .. } = tombstone;
     tombstone.usernames().chain([user]).map(|way| (fold(way), user.clone(), uid.clone()))
 }

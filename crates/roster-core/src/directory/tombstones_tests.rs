@@ -23,7 +23,7 @@ fn uids<'a>(found: impl Iterator<Item = &'a Tombstone>) -> Vec<&'a str> {
 }
 
 #[test]
-fn it_survives_being_stored_under_its_own_name_alone() {
+fn a_tombstone_is_read_only_from_its_own_secret() {
     let tombstone = tombstone("u-1", 0);
     let mut secret = tombstone.secret();
     assert_eq!(Tombstone::read(&secret), Some(tombstone.clone()));
@@ -36,7 +36,7 @@ fn it_survives_being_stored_under_its_own_name_alone() {
 }
 
 #[test]
-fn one_that_an_earlier_version_has_stored_has_no_labels() {
+fn tombstones_of_earlier_versions_have_no_labels() {
     let mut secret = tombstone("u-1", 0).secret();
     let text = r#"{"user": "alice", "uid": "u-1", "username": "Alice.Smith", "isAdmin": false, "groups": ["sre"], "deleted": "1970-01-01T00:00:00Z"}"#;
     secret.data.as_mut().unwrap().insert(KEY.to_owned(), ByteString(text.into()));
@@ -44,9 +44,9 @@ fn one_that_an_earlier_version_has_stored_has_no_labels() {
 }
 
 #[test]
-fn one_that_has_expired_does_not_count_on_a_replica_that_may_not_remove_it() {
+fn expired_tombstones_do_not_count_on_followers() {
     let mut tombstones = Tombstones::default();
-    tombstones.note(tombstone("u-1", 0));
+    tombstones.note_deletion(tombstone("u-1", 0));
     tombstones.advance(at(89));
     assert_eq!((tombstones.of("alice").count(), tombstones.known_as("alice").count()), (1, 1));
     tombstones.advance(at(90));
@@ -55,25 +55,25 @@ fn one_that_has_expired_does_not_count_on_a_replica_that_may_not_remove_it() {
 }
 
 #[test]
-fn it_is_stored_once_and_removed_when_it_expires() {
+fn a_tombstone_is_stored_once_and_removed_on_expiry() {
     let mut tombstones = Tombstones::default();
-    tombstones.note(tombstone("u-1", 0));
-    assert_eq!(tombstones.next_step("alice", None, at(1)), Step::Store(tombstone("u-1", 0)));
+    tombstones.note_deletion(tombstone("u-1", 0));
+    assert_eq!(tombstones.next_step("alice", None, at(1)), TombstoneStep::Store(tombstone("u-1", 0)));
     tombstones.set_stored(tombstone("u-1", 0), "s-1".to_owned());
-    assert_eq!(tombstones.next_step("alice", None, at(89)), Step::Wait(at(90)));
-    assert_eq!(tombstones.next_step("alice", None, at(90)), Step::Remove("s-1".to_owned()));
+    assert_eq!(tombstones.next_step("alice", None, at(89)), TombstoneStep::Wait(at(90)));
+    assert_eq!(tombstones.next_step("alice", None, at(90)), TombstoneStep::Remove("s-1".to_owned()));
     tombstones.remove_stored("alice", Some("s-2"));
     assert_eq!(tombstones.of("alice").count(), 1, "another Secret is gone");
     tombstones.remove_stored("alice", Some("s-1"));
-    assert_eq!(tombstones.next_step("alice", None, at(90)), Step::Nothing);
+    assert_eq!(tombstones.next_step("alice", None, at(90)), TombstoneStep::Nothing);
     assert_eq!((tombstones.of("alice").count(), tombstones.known_as("alice.smith").count()), (0, 0));
 }
 
 #[test]
-fn what_was_never_stored_is_forgotten_when_it_expires() {
+fn unstored_tombstones_are_forgotten_on_expiry() {
     let mut tombstones = Tombstones::default();
-    tombstones.note(tombstone("u-1", 0));
-    assert_eq!(tombstones.next_step("alice", None, at(90)), Step::Forget);
+    tombstones.note_deletion(tombstone("u-1", 0));
+    assert_eq!(tombstones.next_step("alice", None, at(90)), TombstoneStep::Forget);
     tombstones.forget_expired("alice", at(89));
     assert_eq!(tombstones.users().count(), 1);
     tombstones.forget_expired("alice", at(90));
@@ -81,34 +81,38 @@ fn what_was_never_stored_is_forgotten_when_it_expires() {
 }
 
 #[test]
-fn it_ends_when_the_name_is_in_use_again() {
+fn a_tombstone_ends_when_the_name_is_used_again() {
     let mut tombstones = Tombstones::default();
-    tombstones.note(tombstone("u-1", 0));
-    assert!(!tombstones.revive("alice"), "nothing is stored");
-    assert_eq!(tombstones.next_step("alice", Some("u-2"), at(1)), Step::Nothing);
+    tombstones.note_deletion(tombstone("u-1", 0));
+    assert!(!tombstones.note_user_exists("alice"), "nothing is stored");
+    assert_eq!(tombstones.next_step("alice", Some("u-2"), at(1)), TombstoneStep::Nothing);
     tombstones.set_stored(tombstone("u-1", 0), "s-1".to_owned());
-    assert!(tombstones.revive("alice"));
-    assert_eq!(tombstones.next_step("alice", Some("u-2"), at(1)), Step::Remove("s-1".to_owned()));
-    assert_eq!(tombstones.next_step("alice", Some("u-1"), at(1)), Step::Nothing, "its deletion is yet to be heard of");
+    assert!(tombstones.note_user_exists("alice"));
+    assert_eq!(tombstones.next_step("alice", Some("u-2"), at(1)), TombstoneStep::Remove("s-1".to_owned()));
+    assert_eq!(
+        tombstones.next_step("alice", Some("u-1"), at(1)),
+        TombstoneStep::Nothing,
+        "its deletion is yet to be heard of"
+    );
 }
 
 #[test]
-fn the_latest_deletion_takes_the_place_of_the_one_that_is_stored() {
+fn the_latest_deletion_replaces_the_stored_one() {
     let mut tombstones = Tombstones::default();
     tombstones.set_stored(tombstone("u-1", 0), "s-1".to_owned());
-    tombstones.note(tombstone("u-2", 5));
+    tombstones.note_deletion(tombstone("u-2", 5));
     assert_eq!(uids(tombstones.of("alice")), ["u-1", "u-2"], "both count until it is stored");
-    assert_eq!(tombstones.next_step("alice", None, at(6)), Step::Store(tombstone("u-2", 5)));
+    assert_eq!(tombstones.next_step("alice", None, at(6)), TombstoneStep::Store(tombstone("u-2", 5)));
     tombstones.set_stored(tombstone("u-2", 5), "s-1".to_owned());
     assert_eq!(uids(tombstones.of("alice")), ["u-2"]);
-    assert_eq!(tombstones.next_step("alice", None, at(6)), Step::Wait(at(95)));
+    assert_eq!(tombstones.next_step("alice", None, at(6)), TombstoneStep::Wait(at(95)));
 }
 
 #[test]
-fn it_is_found_by_username_in_any_case_and_by_no_part_of_a_name() {
+fn tombstones_are_found_by_the_whole_username_in_any_case() {
     let mut tombstones = Tombstones::default();
     tombstones.set_stored(tombstone("u-1", 0), "s-1".to_owned());
-    tombstones.note(Tombstone {
+    tombstones.note_deletion(Tombstone {
         user: "alice2".to_owned(),
         username: "alice.smith2".to_owned(),
         ..tombstone("u-2", 0)
@@ -121,20 +125,20 @@ fn it_is_found_by_username_in_any_case_and_by_no_part_of_a_name() {
 }
 
 #[test]
-fn a_follower_stores_what_the_leader_has_not_and_removes_nothing() {
+fn followers_store_missing_tombstones_and_remove_none() {
     let mut tombstones = Tombstones::default();
-    tombstones.note(tombstone("u-1", 0));
+    tombstones.note_deletion(tombstone("u-1", 0));
     let step = |tombstones: &Tombstones, now| tombstones.next_step("alice", None, now).of_follower(now);
-    assert_eq!(step(&tombstones, at(0)), Step::Wait(at(0) + PATIENCE));
-    assert_eq!(step(&tombstones, at(0) + PATIENCE), Step::Store(tombstone("u-1", 0)));
-    assert_eq!(step(&tombstones, at(90)), Step::Forget);
+    assert_eq!(step(&tombstones, at(0)), TombstoneStep::Wait(at(0) + FOLLOWER_DELAY));
+    assert_eq!(step(&tombstones, at(0) + FOLLOWER_DELAY), TombstoneStep::Store(tombstone("u-1", 0)));
+    assert_eq!(step(&tombstones, at(90)), TombstoneStep::Forget);
     tombstones.set_stored(tombstone("u-1", 0), "s-1".to_owned());
-    assert_eq!(step(&tombstones, at(1)), Step::Nothing);
-    assert_eq!(step(&tombstones, at(90)), Step::Nothing);
+    assert_eq!(step(&tombstones, at(1)), TombstoneStep::Nothing);
+    assert_eq!(step(&tombstones, at(90)), TombstoneStep::Nothing);
 }
 
 #[test]
-fn what_two_replicas_knew_of_the_same_user_counts_together() {
+fn tombstones_of_the_same_user_from_two_replicas_are_merged() {
     let own = Tombstone {
         username: "alice".to_owned(),
         groups: vec!["web".to_owned()],
@@ -144,53 +148,56 @@ fn what_two_replicas_knew_of_the_same_user_counts_together() {
     };
     let stored = tombstone("u-1", 0);
     let mut tombstones = Tombstones::default();
-    tombstones.note(own.clone());
+    tombstones.note_deletion(own.clone());
     tombstones.set_stored(stored.clone(), "s-1".to_owned());
-    let Step::Store(merged) = tombstones.next_step("alice", None, at(1)) else { panic!("{tombstones:?}") };
+    let TombstoneStep::Store(merged) = tombstones.next_step("alice", None, at(1)) else { panic!("{tombstones:?}") };
     assert_eq!((merged.groups.as_slice(), merged.is_admin), (&["sre".to_owned(), "web".to_owned()][..], true));
     let labels = [("floor", "3"), ("team", "a")].map(|(key, value)| (key.to_owned(), value.to_owned()));
     assert_eq!(merged.labels, StoredLabels::All(labels.into()));
     assert_eq!(merged.usernames().collect::<Vec<_>>(), ["alice", "Alice.Smith"]);
     assert_eq!(merged.deleted, stored.deleted, "a time of its own for each replica would be a write for each");
-    assert_eq!(merged.in_place_of(&stored), Some(merged.clone()));
+    assert_eq!(merged.replacement_for(&stored), Some(merged.clone()));
     tombstones.set_stored(merged.clone(), "s-1".to_owned());
-    assert_eq!(tombstones.next_step("alice", None, at(1)), Step::Wait(at(90)));
+    assert_eq!(tombstones.next_step("alice", None, at(1)), TombstoneStep::Wait(at(90)));
     // The other replica stores nothing more, regardless of the order in which it sees the two.
     let mut others = Tombstones::default();
-    others.note(stored.clone());
+    others.note_deletion(stored.clone());
     others.set_stored(merged.clone(), "s-1".to_owned());
-    assert_eq!((others.next_step("alice", None, at(1)), own.in_place_of(&merged)), (Step::Wait(at(90)), None));
+    assert_eq!(
+        (others.next_step("alice", None, at(1)), own.replacement_for(&merged)),
+        (TombstoneStep::Wait(at(90)), None)
+    );
     assert_eq!(uids(others.known_as("alice.smith")), ["u-1"]);
     // Once the Secret is gone, the name is free under each of its usernames.
     others.remove_stored("alice", Some("s-1"));
     assert_eq!(others.known_as("alice").chain(others.known_as("alice.smith")).count(), 0);
     assert!(others.known_as.is_empty());
     let differs = Tombstone { labels: StoredLabels::All([("team".to_owned(), "b".to_owned())].into()), ..own };
-    assert_eq!(differs.in_place_of(&stored).unwrap().labels, StoredLabels::TooLarge, "either may be the right one");
+    assert_eq!(differs.replacement_for(&stored).unwrap().labels, StoredLabels::TooLarge, "either may be the right one");
 }
 
 #[test]
-fn of_two_users_of_a_name_the_later_one_counts_whatever_the_clocks_of_replicas_say() {
+fn the_later_of_two_users_counts_despite_clock_skew() {
     let created = |uid, created, deleted| Tombstone { created: Some(at(created)), ..tombstone(uid, deleted) };
     let (first, second) = (created("u-1", 0, 9), created("u-2", 1, 5));
-    assert_eq!(second.in_place_of(&first), Some(second.clone()));
-    assert_eq!(first.in_place_of(&second), None);
+    assert_eq!(second.replacement_for(&first), Some(second.clone()));
+    assert_eq!(first.replacement_for(&second), None);
     let mut tombstones = Tombstones::default();
     tombstones.set_stored(first, "s-1".to_owned());
-    tombstones.note(second.clone());
-    assert_eq!(tombstones.next_step("alice", None, at(6)), Step::Store(second));
+    tombstones.note_deletion(second.clone());
+    assert_eq!(tombstones.next_step("alice", None, at(6)), TombstoneStep::Store(second));
     // Without a creation time, as stored by earlier versions, the deletion time decides.
-    assert_eq!(tombstone("u-1", 3).in_place_of(&tombstone("u-2", 4)), None);
+    assert_eq!(tombstone("u-1", 3).replacement_for(&tombstone("u-2", 4)), None);
 }
 
 #[test]
-fn a_username_that_many_deleted_users_had_is_worn_out() {
+fn a_username_of_too_many_deleted_users_is_exhausted() {
     let mut tombstones = Tombstones::default();
-    for i in 0..=MOST_NAMESAKES {
-        assert!(!tombstones.is_worn_out("ALICE.smith", "bob"), "{i}");
-        tombstones.note(Tombstone { user: format!("u{i}"), ..tombstone(&format!("u-{i}"), 0) });
+    for i in 0..=MAX_TOMBSTONES_PER_USERNAME {
+        assert!(!tombstones.is_username_exhausted("ALICE.smith", "bob"), "{i}");
+        tombstones.note_deletion(Tombstone { user: format!("u{i}"), ..tombstone(&format!("u-{i}"), 0) });
     }
-    assert!(tombstones.is_worn_out("ALICE.smith", "bob"));
-    assert!(!tombstones.is_worn_out("alice.smith", "u7"), "one of these may have its own again");
-    assert!(!tombstones.is_worn_out("u7", "bob"));
+    assert!(tombstones.is_username_exhausted("ALICE.smith", "bob"));
+    assert!(!tombstones.is_username_exhausted("alice.smith", "u7"), "one of these may have its own again");
+    assert!(!tombstones.is_username_exhausted("u7", "bob"));
 }

@@ -16,7 +16,7 @@ use super::amount::Amount;
 
 /// State of one resource in one namespace.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Share {
+pub struct ResourceShare {
     /// `spec.hard`: the allotment.
     pub spec: Amount,
     /// `status.hard`: what kube-apiserver enforces.
@@ -34,7 +34,7 @@ pub struct Share {
     pub growth: Amount,
 }
 
-impl Share {
+impl ResourceShare {
     /// Returns the higher of both counts of use.
     fn in_use(&self) -> Amount {
         self.used.max(self.counted.unwrap_or_default())
@@ -52,8 +52,8 @@ impl Share {
 /// Returns the target allotment of each namespace: its use, what is waited for, and headroom.
 ///
 /// `useful` is the amount requested recently; less headroom than that is useless. Headroom is rounded down to `grain`.
-pub fn targets(limit: Amount, shares: &[Share], useful: Amount, grain: Amount) -> Vec<Amount> {
-    let mut targets: Vec<Amount> = shares.iter().map(Share::in_use).collect();
+pub fn targets(limit: Amount, shares: &[ResourceShare], useful: Amount, grain: Amount) -> Vec<Amount> {
+    let mut targets: Vec<Amount> = shares.iter().map(ResourceShare::in_use).collect();
     let free = limit.saturating_sub(targets.iter().copied().sum());
     // If the limit was lowered below the use, nothing more is given and nothing deleted.
     let (free, latest) = serve_waiting(shares, &mut targets, free);
@@ -91,7 +91,7 @@ pub fn targets(limit: Amount, shares: &[Share], useful: Amount, grain: Amount) -
 
 /// Serves those who wait, the longest wait first. Requests that do not fit do not block others and get what is left in
 /// the end, because several callers may wait in one namespace. Returns what remains, and who started to wait last.
-fn serve_waiting(shares: &[Share], targets: &mut [Amount], mut free: Amount) -> (Amount, Option<usize>) {
+fn serve_waiting(shares: &[ResourceShare], targets: &mut [Amount], mut free: Amount) -> (Amount, Option<usize>) {
     let mut waiting: Vec<usize> = (0..shares.len()).filter(|at| shares[*at].wanted > targets[*at]).collect();
     waiting.sort_by_key(|at| shares[*at].waiting_since);
     for is_in_part in [false, true] {
@@ -123,8 +123,8 @@ fn level(sizes: &[Amount], sum: Amount, grain: Amount) -> Amount {
 }
 
 /// Returns the next `spec.hard` of each namespace on the way to its target.
-pub fn steps(limit: Amount, shares: &[Share], targets: &[Amount]) -> Vec<Amount> {
-    let claimed: Amount = shares.iter().map(Share::claim).sum();
+pub fn steps(limit: Amount, shares: &[ResourceShare], targets: &[Amount]) -> Vec<Amount> {
+    let claimed: Amount = shares.iter().map(ResourceShare::claim).sum();
     let mut free = limit.saturating_sub(claimed);
     let mut steps: Vec<Amount> = shares.iter().zip(targets).map(|(share, target)| share.spec.min(*target)).collect();
     let mut growing: Vec<usize> = (0..shares.len()).filter(|at| targets[*at] > shares[*at].spec).collect();

@@ -47,8 +47,8 @@ impl Namespace {
         self.enforced = self.spec;
     }
 
-    fn share(&self, wanted: i64) -> Share {
-        Share {
+    fn share(&self, wanted: i64) -> ResourceShare {
+        ResourceShare {
             spec: amount(self.spec),
             enforced: amount(self.enforced),
             used: amount(self.used),
@@ -93,7 +93,7 @@ fn millis(amount: Amount) -> i64 {
 }
 
 fn allot(world: &mut [Namespace], wants: &[i64], written: usize) {
-    let shares: Vec<Share> = world.iter().zip(wants).map(|(namespace, want)| namespace.share(*want)).collect();
+    let shares: Vec<ResourceShare> = world.iter().zip(wants).map(|(namespace, want)| namespace.share(*want)).collect();
     let targets = targets(amount(LIMIT), &shares, Amount::ZERO, amount(10));
     let steps = steps(amount(LIMIT), &shares, &targets);
     for (at, step) in steps.into_iter().enumerate().take(written) {
@@ -143,7 +143,7 @@ proptest! {
 
     /// **Progress**: in any state, those who wait are served as soon as there is enough anywhere.
     #[test]
-    fn whoever_waits_gets_what_is_free_anywhere(
+    fn waiting_namespaces_get_free_quota_from_any_other(
         specs in proptest::collection::vec((0..3000i64, 0..=100u8), 2..6),
         at in any::<Index>(),
         size in 1..1000i64,
@@ -173,7 +173,7 @@ proptest! {
 
     /// If nothing happens, nothing is written.
     #[test]
-    fn at_rest_nothing_moves(
+    fn steady_state_moves_nothing(
         used in proptest::collection::vec(0..2500i64, 1..6),
         useful in 0..2000i64,
     ) {
@@ -182,7 +182,7 @@ proptest! {
             .map(|used| Namespace { used: *used, actual: *used, ..Namespace::default() })
             .collect();
         let step = |world: &[Namespace]| {
-            let shares: Vec<Share> = world.iter().map(|namespace| namespace.share(0)).collect();
+            let shares: Vec<ResourceShare> = world.iter().map(|namespace| namespace.share(0)).collect();
             let targets = targets(amount(LIMIT), &shares, amount(useful), amount(10));
             steps(amount(LIMIT), &shares, &targets)
         };
@@ -200,19 +200,19 @@ proptest! {
 
 #[test]
 fn a_lowered_limit_stops_growth_and_takes_all_headroom() {
-    let shares = [(5000, 6000), (4000, 4000)].map(|(used, spec)| Share {
+    let shares = [(5000, 6000), (4000, 4000)].map(|(used, spec)| ResourceShare {
         spec: amount(spec),
         enforced: amount(spec),
         used: amount(used),
         counted: Some(amount(used)),
-        ..Share::default()
+        ..ResourceShare::default()
     });
     assert_eq!(targets(amount(LIMIT), &shares, Amount::ZERO, amount(10)), [amount(5000), amount(4000)]);
 }
 
 #[test]
-fn too_little_for_everybody_lies_with_whoever_asked_last() {
-    let share = |used: i64, wanted: i64, since| Share {
+fn a_remainder_too_small_to_share_stays_with_the_last_requester() {
+    let share = |used: i64, wanted: i64, since| ResourceShare {
         spec: amount(used),
         enforced: amount(used),
         used: amount(used),
@@ -227,9 +227,12 @@ fn too_little_for_everybody_lies_with_whoever_asked_last() {
 }
 
 #[test]
-fn the_longest_wait_is_served_first_and_what_does_not_fit_keeps_nobody_waiting() {
-    let share =
-        |wanted: i64, since| Share { wanted: amount(wanted), waiting_since: Some(at(since)), ..Share::default() };
+fn the_longest_wait_is_served_first_unless_it_does_not_fit() {
+    let share = |wanted: i64, since| ResourceShare {
+        wanted: amount(wanted),
+        waiting_since: Some(at(since)),
+        ..ResourceShare::default()
+    };
     let shares = [share(9000, 1), share(5000, 3), share(4000, 2)];
     let targets = targets(amount(LIMIT), &shares, amount(9000), amount(10));
     assert_eq!(targets[2], amount(4000), "all of it, before the one that has begun to wait later");
@@ -238,13 +241,13 @@ fn the_longest_wait_is_served_first_and_what_does_not_fit_keeps_nobody_waiting()
 }
 
 #[test]
-fn what_a_lagging_count_does_not_know_is_claimed() {
-    let share = Share {
+fn usage_missing_from_a_stale_count_stays_claimed() {
+    let share = ResourceShare {
         spec: amount(3000),
         enforced: amount(3000),
         used: amount(1000),
         counted: Some(amount(6000)),
-        ..Share::default()
+        ..ResourceShare::default()
     };
     assert_eq!(share.claim(), amount(8000), "six are there, and two more would be let in");
 }

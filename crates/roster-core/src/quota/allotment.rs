@@ -9,7 +9,7 @@ use kube::ResourceExt;
 use roster_api::OWNER_LABEL;
 use serde::{Deserialize, Serialize};
 
-use super::allot::Share;
+use super::allot::ResourceShare;
 use super::amount::{Amount, Amounts, read, write};
 
 /// Name of the ResourceQuota and of the accompanying LimitRange.
@@ -18,8 +18,8 @@ pub const NAME: &str = "roster";
 /// Label of both objects, and its value.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "roster");
 
-/// Annotation: pending requests for more quota, as [`Asked`] in JSON.
-pub const ASKED_ANNOTATION: &str = "roster.dev/asked";
+/// Annotation: pending requests for more quota, as [`QuotaRequest`] in JSON.
+pub const REQUEST_ANNOTATION: &str = "roster.dev/asked";
 
 /// Annotation: the leader that wrote the object last. A new leader rewrites it before increasing any allotment, so that
 /// writes in flight from the former leader conflict.
@@ -33,11 +33,11 @@ pub const OWNER_ANNOTATION: &str = OWNER_LABEL;
 pub const DEFAULTS_ANNOTATION: &str = "roster.dev/defaults";
 
 /// How long a request for more quota counts. Callers that still wait repeat it.
-pub const ASK_LIFETIME: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
+pub const REQUEST_LIFETIME: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
 
 /// A pending request for more quota.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Asked {
+pub struct QuotaRequest {
     /// When it was first made.
     pub since: Timestamp,
     /// When it was last made.
@@ -46,10 +46,10 @@ pub struct Asked {
     pub level: BTreeMap<String, String>,
 }
 
-impl Asked {
+impl QuotaRequest {
     /// Returns whether somebody is still waiting.
     pub fn counts_at(&self, now: Timestamp) -> bool {
-        now.duration_since(self.at) <= ASK_LIFETIME
+        now.duration_since(self.at) <= REQUEST_LIFETIME
     }
 }
 
@@ -69,7 +69,7 @@ pub struct Allotment {
     /// `status.used`.
     pub used: Amounts,
     /// Pending request for more quota.
-    pub asked: Option<Asked>,
+    pub request: Option<QuotaRequest>,
     /// Whether it has scopes and so counts only some objects. Roster creates none like that.
     pub has_scopes: bool,
 }
@@ -88,21 +88,21 @@ impl Allotment {
             enforced: enforced.map(read),
             used: status.and_then(|status| status.used.as_ref()).map(read).unwrap_or_default(),
             has_scopes: quota.spec.as_ref().is_some_and(|spec| spec.scopes.is_some() || spec.scope_selector.is_some()),
-            asked: annotations.get(ASKED_ANNOTATION).and_then(|text| serde_json::from_str(text).ok()),
+            request: annotations.get(REQUEST_ANNOTATION).and_then(|text| serde_json::from_str(text).ok()),
         }
     }
 
     /// Returns the share of one resource. A ResourceQuota without the resource does not limit it. Without a
     /// ResourceQuota, a policy rejects everything.
-    pub fn share(allotment: Option<&Self>, name: &str) -> Share {
-        let Some(allotment) = allotment else { return Share::default() };
+    pub fn share(allotment: Option<&Self>, name: &str) -> ResourceShare {
+        let Some(allotment) = allotment else { return ResourceShare::default() };
         let of = |amounts: &Amounts| amounts.get(name).copied();
         let enforced = allotment.enforced.as_ref().and_then(of);
-        Share {
+        ResourceShare {
             spec: of(&allotment.spec).unwrap_or(Amount::UNLIMITED),
             enforced: enforced.unwrap_or(if allotment.enforced.is_some() { Amount::UNLIMITED } else { Amount::ZERO }),
             used: of(&allotment.used).unwrap_or_default(),
-            ..Share::default()
+            ..ResourceShare::default()
         }
     }
 

@@ -69,7 +69,7 @@ fn binary_quantities(#[case] text: &str, #[case] units: i64, #[case] canonical: 
 #[case("1.1Ki", "1126400m")]
 #[case("0.5", "500m")]
 #[case("0.0000000001Ei", "115292150460684698n")]
-fn parts_of_bytes_are_decimal(#[case] text: &str, #[case] canonical: &str) {
+fn fractions_of_bytes_are_decimal(#[case] text: &str, #[case] canonical: &str) {
     assert_eq!(amount(text).to_binary(), canonical);
 }
 
@@ -84,7 +84,7 @@ fn parts_of_bytes_are_decimal(#[case] text: &str, #[case] canonical: &str) {
 #[case("0.000000000000000000000000000000000000000000001Ei", 1)]
 #[case("0.0000000009765625Ki", 1_000)]
 #[case("0.00000000097656250000000000000000000000000000001Ki", 1_001)]
-fn what_is_too_fine_is_rounded_away_from_zero(#[case] text: &str, #[case] nanos: i128) {
+fn excess_precision_is_rounded_away_from_zero(#[case] text: &str, #[case] nanos: i128) {
     assert_eq!(Amount::parse(text), Some(Amount(nanos)));
 }
 
@@ -97,7 +97,7 @@ fn what_is_too_fine_is_rounded_away_from_zero(#[case] text: &str, #[case] nanos:
 #[case("10E")]
 #[case("1e19")]
 #[case("1e9223372036854775807")]
-fn what_is_too_large_ends_at_the_bound(#[case] text: &str) {
+fn large_quantities_saturate(#[case] text: &str) {
     assert_eq!(amount(text), Amount::units(i64::MAX));
     assert_eq!(amount(&format!("-{text}")), Amount::ZERO - Amount::units(i64::MAX));
 }
@@ -130,12 +130,12 @@ fn what_is_too_large_ends_at_the_bound(#[case] text: &str) {
 #[case("\u{661}")]
 #[case("1Gib")]
 #[case("NaN")]
-fn what_is_not_a_quantity(#[case] text: &str) {
+fn invalid_quantities(#[case] text: &str) {
     assert_eq!(Amount::parse(text), None);
 }
 
 #[test]
-fn arithmetic_ends_at_the_bound() {
+fn arithmetic_saturates() {
     let most = Amount::units(i64::MAX);
     let least = Amount::units(i64::MIN);
     assert_eq!(most + most, most);
@@ -247,7 +247,7 @@ fn any_amount() -> impl Strategy<Value = Amount> {
 
 proptest! {
     #[test]
-    fn no_text_makes_it_panic(
+    fn arbitrary_text_does_not_panic(
         text in any::<String>(),
         close in "[-+]?[0-9.]{0,60}[eEinumkKMGTP]{0,3}[-+]?[0-9]{0,22}",
     ) {

@@ -88,7 +88,7 @@ mod tests {
     #[case("fast.storageclass.storage.k8s.io/requests.storage", OF_PODS, false)]
     #[case("count/deployments.apps", OF_PODS, false)]
     #[case("services.nodeports", OF_SERVICES, true)]
-    fn names_belong_to_kinds(#[case] name: &str, #[case] kinds: &[&str], #[case] expected: bool) {
+    fn resource_names_belong_to_kinds(#[case] name: &str, #[case] kinds: &[&str], #[case] expected: bool) {
         assert_eq!(kinds.iter().any(|pattern| is_of(name, pattern)), expected);
     }
 }

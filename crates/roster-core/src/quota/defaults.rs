@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_name_what_is_wrong() {
+    fn invalid_flags_are_named() {
         let pairs: Pairs = "cpu=100m,memory=128Mi".parse().unwrap();
         assert_eq!(pairs.0["memory"], Amount::units(128 << 20));
         for (text, said) in [("cpu", "name=quantity"), ("gpu=1", "must be cpu"), ("cpu=much", "must be a quantity")] {
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_only_counted_is_stated_as_nothing() {
+    fn resources_limited_without_a_default_are_stated_as_zero() {
         let amounts = |pairs: &str| pairs.parse::<Pairs>().unwrap().0;
         let defaults = Defaults { requests: amounts("cpu=100m,memory=128Mi"), limits: amounts("cpu=1,memory=512Mi") };
         let limits = [("requests.cpu".to_owned(), Amount::units(8)), ("limits.memory".to_owned(), Amount::units(1))];

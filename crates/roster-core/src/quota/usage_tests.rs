@@ -98,7 +98,7 @@ fn pods_without_resources_are_only_counted(#[case] pod: Value) {
 }
 
 #[test]
-fn what_is_requested_as_nothing_is_counted_as_nothing() {
+fn zero_requests_are_counted_as_zero() {
     let resources = json!({"requests": {"cpu": "0"}, "limits": {"cpu": "0"}});
     let pod = json!({"spec": {"containers": [{"name": "a", "resources": resources}]}});
     assert_eq!(cpu_of(pod), some("0", "0"));
@@ -155,7 +155,7 @@ fn containers_add_up(
 }
 
 #[test]
-fn another_restart_policy_makes_no_sidecar() {
+fn only_restart_policy_always_makes_a_sidecar() {
     let mut init = container("i", 1);
     init["restartPolicy"] = "Never".into();
     let pod = json!({"spec": {"containers": [container("a", 1)], "initContainers": [init]}});
@@ -163,7 +163,7 @@ fn another_restart_policy_makes_no_sidecar() {
 }
 
 #[test]
-fn the_start_is_compared_name_by_name() {
+fn startup_and_steady_usage_are_compared_by_resource() {
     let main = json!({"name": "a", "resources": {"requests": {"cpu": "2", "memory": "1Mi"}}});
     let init = json!({"name": "i", "resources": {"requests": {"cpu": "1", "memory": "2Mi", "example.com/x": "1"}}});
     let usage = compute_of(json!({"spec": {"containers": [main], "initContainers": [init]}}));
@@ -178,7 +178,7 @@ fn the_start_is_compared_name_by_name() {
 }
 
 #[test]
-fn overhead_comes_on_top_of_requests_and_of_limits_that_there_are() {
+fn overhead_is_added_to_requests_and_existing_limits() {
     let resources = json!({"requests": {"cpu": "1"}, "limits": {"cpu": "2", "ephemeral-storage": "0"}});
     let usage = compute_of(json!({"spec": {
         "containers": [{"name": "a", "resources": resources}],
@@ -198,7 +198,7 @@ fn overhead_comes_on_top_of_requests_and_of_limits_that_there_are() {
 }
 
 #[test]
-fn resources_of_the_pod_replace_those_of_its_containers() {
+fn pod_level_resources_replace_those_of_containers() {
     let resources = json!({
         "requests": {"cpu": "1", "memory": "64Mi", "ephemeral-storage": "1Gi"},
         "limits": {"cpu": "2"},
@@ -238,7 +238,7 @@ fn resources_of_the_pod_replace_those_of_its_containers() {
 #[case::allocated(json!({"requests": {"cpu": "1"}, "limits": {"cpu": "10"}}), json!({"cpu": "4"}), "4", "20")]
 #[case::empty(json!({}), json!(null), "2", "20")]
 #[case::only_allocated(json!(null), json!({"cpu": "4"}), "2", "20")]
-fn resizing_counts_for_the_most(
+fn resizes_count_the_maximum(
     #[case] resources: Value,
     #[case] allocated: Value,
     #[case] requested: &str,
@@ -274,7 +274,7 @@ fn init_containers_are_not_resized() {
 #[case::deferred(vec![("PodResizePending", "Deferred")], "5", "50")]
 #[case::of_something_else(vec![("Ready", "Infeasible")], "5", "50")]
 #[case::first_counts(vec![("PodResizePending", "Deferred"), ("PodResizePending", "Infeasible")], "5", "50")]
-fn what_can_never_be_is_not_counted(
+fn infeasible_resizes_are_not_counted(
     #[case] conditions: Vec<(&str, &str)>,
     #[case] requested: &str,
     #[case] limit: &str,

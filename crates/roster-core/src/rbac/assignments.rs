@@ -8,11 +8,11 @@ use roster_api::role_binding::{RoleKind, RoleRef, Subject, SubjectKind};
 
 use super::permissions::{binding, groups_of, role_binding, subject};
 use crate::directory::Directory;
-use crate::directory::native::{Holder, Key, Native};
+use crate::directory::native::{Holder, Native, NativeKey};
 
 /// Scope of an assignment.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Scope {
+pub enum AssignmentScope {
     /// The whole cluster.
     Cluster,
     /// A namespace.
@@ -31,14 +31,14 @@ pub struct Filter {
     /// Kind and name of a role; any kind if `None`.
     pub role: Option<(Option<RoleKind>, String)>,
     /// Scope of the assignment.
-    pub scope: Option<Scope>,
+    pub scope: Option<AssignmentScope>,
     /// Whether groups are expanded: from a user or group upwards, from a role or scope to their members. Assignments in
     /// the whole cluster then match every scope, too.
     pub is_effective: bool,
 }
 
 /// An assignment before conversion to its API type.
-struct Found<'a> {
+struct FoundAssignment<'a> {
     native: &'a Native,
     holder: Holder,
     /// The member that the group was expanded to.
@@ -48,7 +48,7 @@ struct Found<'a> {
 /// Looks up the display name of a User or Group.
 pub type DisplayName<'a> = dyn Fn(&Subject) -> Option<String> + 'a;
 
-type Assignments<'a> = Box<dyn Iterator<Item = Found<'a>> + 'a>;
+type Assignments<'a> = Box<dyn Iterator<Item = FoundAssignment<'a>> + 'a>;
 type NativesOf<'a> = Box<dyn Iterator<Item = &'a Native> + 'a>;
 
 /// Returns at most `most` of the assignments that match the filter, from `skip` on, in an order that is stable while
@@ -72,7 +72,7 @@ fn of_holders<'a>(directory: &'a Directory, filter: &'a Filter) -> Assignments<'
         (Some(key), _) => {
             // A name that belongs to no User may be bound all the same.
             let user = directory.find_user(key).map(str::to_owned);
-            let person = user.as_ref().and_then(|user| directory.person(user));
+            let person = user.as_ref().and_then(|user| directory.user(user));
             // A username that another User holds is not this user's.
             let username = match person {
                 None => Some(key.clone()),
@@ -83,14 +83,14 @@ fn of_holders<'a>(directory: &'a Directory, filter: &'a Filter) -> Assignments<'
             username.map(|username| (Holder::User(username), None)).into_iter().chain(by_group).collect()
         }
         (None, Some(group)) if filter.is_effective => {
-            directory.memberships.above(group).into_iter().map(|group| (Holder::Group(group), None)).collect()
+            directory.memberships.ancestors_of(group).into_iter().map(|group| (Holder::Group(group), None)).collect()
         }
         (None, group) => group.iter().map(|group| (Holder::Group(group.clone()), None)).collect(),
     };
     Box::new(holders.into_iter().flat_map(move |(holder, user)| {
         let natives = directory.natives.grants_of(&holder).flat_map(|(_, natives)| natives);
         let natives: Vec<&Native> = natives.filter(|native| answers(directory, filter, native)).collect();
-        natives.into_iter().map(move |native| Found { native, holder: holder.clone(), user: user.clone() })
+        natives.into_iter().map(move |native| FoundAssignment { native, holder: holder.clone(), user: user.clone() })
     }))
 }
 
@@ -101,13 +101,13 @@ fn of_everybody<'a>(directory: &'a Directory, filter: &'a Filter) -> Assignments
             match holder {
                 Holder::Group(group) if filter.is_effective && directory.memberships.has_group(group) => {
                     let members: BTreeSet<&str> = directory.memberships.members_of(group).collect();
-                    Box::new(members.into_iter().map(move |user| Found {
+                    Box::new(members.into_iter().map(move |user| FoundAssignment {
                         native,
                         holder: holder.clone(),
                         user: Some(user.to_owned()),
                     }))
                 }
-                holder => Box::new([Found { native, holder: holder.clone(), user: None }].into_iter()),
+                holder => Box::new([FoundAssignment { native, holder: holder.clone(), user: None }].into_iter()),
             }
         })
     }))
@@ -117,7 +117,7 @@ fn of_everybody<'a>(directory: &'a Directory, filter: &'a Filter) -> Assignments
 fn candidates<'a>(directory: &'a Directory, filter: &'a Filter) -> NativesOf<'a> {
     let natives = &directory.natives;
     let within = |namespace: Option<String>| {
-        let first = Key { namespace: namespace.clone(), name: String::new() };
+        let first = NativeKey { namespace: namespace.clone(), name: String::new() };
         natives.from(&first).take_while(move |native| native.key.namespace == namespace)
     };
     if let Some((kind, name)) = &filter.role {
@@ -127,23 +127,23 @@ fn candidates<'a>(directory: &'a Directory, filter: &'a Filter) -> NativesOf<'a>
     }
     let in_namespaces: Vec<Option<String>> = match &filter.scope {
         None => return Box::new(natives.all()),
-        Some(Scope::Cluster) => vec![None],
-        Some(Scope::Namespace(namespace)) => vec![Some(namespace.clone())],
-        Some(Scope::Domain(domain)) => {
+        Some(AssignmentScope::Cluster) => vec![None],
+        Some(AssignmentScope::Namespace(namespace)) => vec![Some(namespace.clone())],
+        Some(AssignmentScope::Domain(domain)) => {
             directory.bindings.labelled(DOMAIN_LABEL, domain).into_iter().map(Some).collect()
         }
     };
-    let everywhere = (filter.is_effective && filter.scope != Some(Scope::Cluster)).then(|| within(None));
+    let everywhere = (filter.is_effective && filter.scope != Some(AssignmentScope::Cluster)).then(|| within(None));
     Box::new(everywhere.into_iter().flatten().chain(in_namespaces.into_iter().flat_map(within)))
 }
 
 fn answers(directory: &Directory, filter: &Filter, native: &Native) -> bool {
     let is_in_scope = match (&filter.scope, &native.key.namespace) {
-        (None, _) | (Some(Scope::Cluster), None) => true,
-        (Some(Scope::Cluster), Some(_)) => false,
-        (Some(Scope::Namespace(_) | Scope::Domain(_)), None) => filter.is_effective,
-        (Some(Scope::Namespace(asked)), Some(namespace)) => asked == namespace,
-        (Some(Scope::Domain(domain)), Some(namespace)) => {
+        (None, _) | (Some(AssignmentScope::Cluster), None) => true,
+        (Some(AssignmentScope::Cluster), Some(_)) => false,
+        (Some(AssignmentScope::Namespace(_) | AssignmentScope::Domain(_)), None) => filter.is_effective,
+        (Some(AssignmentScope::Namespace(asked)), Some(namespace)) => asked == namespace,
+        (Some(AssignmentScope::Domain(domain)), Some(namespace)) => {
             directory.bindings.label_of(namespace, DOMAIN_LABEL) == Some(domain.as_str())
         }
     };
@@ -153,8 +153,12 @@ fn answers(directory: &Directory, filter: &Filter, native: &Native) -> bool {
     is_in_scope && filter.role.as_ref().is_none_or(is_role)
 }
 
-fn describe(directory: &Directory, found: Found<'_>, display_name: Option<&DisplayName<'_>>) -> RoleAssignment {
-    let Found { native, holder, user } = found;
+fn describe(
+    directory: &Directory,
+    found: FoundAssignment<'_>,
+    display_name: Option<&DisplayName<'_>>,
+) -> RoleAssignment {
+    let FoundAssignment { native, holder, user } = found;
     let path = match (&holder, &user) {
         (Holder::Group(group), Some(user)) => directory.memberships.path(user, group),
         _ => None,
@@ -162,7 +166,7 @@ fn describe(directory: &Directory, found: Found<'_>, display_name: Option<&Displ
     let known = match (&holder, user) {
         (_, Some(user)) => Some(Subject { kind: SubjectKind::User, name: user }),
         (Holder::User(username), None) => {
-            directory.holder_of(username).map(|name| Subject { kind: SubjectKind::User, name: name.to_owned() })
+            directory.username_holder(username).map(|name| Subject { kind: SubjectKind::User, name: name.to_owned() })
         }
         (Holder::Group(group), None) if directory.memberships.has_group(group) => {
             Some(Subject { kind: SubjectKind::Group, name: group.clone() })

@@ -10,17 +10,17 @@ use sha2::{Digest, Sha256};
 use super::Policy;
 use crate::directory::Directory;
 use crate::directory::bindings::Binding;
-use crate::directory::native::{Grant, Holder, Key, administrator_name, binding_name};
-use crate::directory::person::Person;
+use crate::directory::compact_user::CompactUser;
+use crate::directory::native::{Grant, Holder, NativeKey, administrator_name, binding_name};
 
 /// Holders per native binding above which their number doubles, and below which it halves. A binding of the maximum
 /// size stays far below the 1.5 MiB that etcd accepts in one request.
-const MOST_HOLDERS: usize = 2000;
-const FEWEST_HOLDERS: usize = 500;
+const MAX_HOLDERS: usize = 2000;
+const MIN_HOLDERS: usize = 500;
 
 /// Owner of a native binding.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Owner {
+pub struct BindingOwner {
     /// `User` or `RoleBinding`.
     pub kind: &'static str,
     /// `metadata.name` of the owner.
@@ -31,13 +31,13 @@ pub struct Owner {
 
 /// Desired state of a native binding.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Desired {
+pub struct DesiredBinding {
     /// The role to bind.
     pub role: RoleRef,
     /// Users and groups to bind it to.
     pub holders: Arc<BTreeSet<Holder>>,
     /// The User or RoleBinding that it is compiled from.
-    pub owner: Owner,
+    pub owner: BindingOwner,
 }
 
 /// Phase of a binding's validity.
@@ -55,7 +55,7 @@ pub enum Phase {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Compiled {
     /// Native bindings by key.
-    pub desired: BTreeMap<Key, Desired>,
+    pub desired: BTreeMap<NativeKey, DesiredBinding>,
     /// Targets and subjects that do not take effect, with the reason.
     pub pending: Vec<PendingTarget>,
     /// Phase of the binding's validity.
@@ -107,7 +107,7 @@ pub fn compile(binding: &Binding, directory: &Directory, policy: &Policy, now: T
     (holders, compiled.pending) = resolve_holders(binding, directory, policy, now);
     // Shared by most targets: computed once for each number of parts.
     let mut spreads = HashMap::<usize, Spread>::new();
-    let owner = Owner { kind: "RoleBinding", name: binding.name.clone(), uid: binding.uid.clone() };
+    let owner = BindingOwner { kind: "RoleBinding", name: binding.name.clone(), uid: binding.uid.clone() };
     for target in directory.bindings.targets(binding) {
         if let Err(reason) = check_target(binding, target.as_deref(), directory, now) {
             compiled.pending.push(pending(target, None, reason));
@@ -115,12 +115,13 @@ pub fn compile(binding: &Binding, directory: &Directory, policy: &Policy, now: T
         }
         let parts = directory.natives.count_owned_in(&binding.uid, target.as_deref()).next_power_of_two();
         for (part, holders) in spreads.entry(parts).or_insert_with(|| spread(&holders, parts)) {
-            let key = Key { namespace: target.clone(), name: binding_name(&binding.name, *part) };
+            let key = NativeKey { namespace: target.clone(), name: binding_name(&binding.name, *part) };
             if is_taken(&key, &binding.uid, directory) {
                 compiled.pending.push(pending(target.clone(), None, reason::NAME_TAKEN));
                 continue;
             }
-            let desired = Desired { role: binding.role.clone(), holders: Arc::clone(holders), owner: owner.clone() };
+            let desired =
+                DesiredBinding { role: binding.role.clone(), holders: Arc::clone(holders), owner: owner.clone() };
             compiled.desired.insert(key, desired);
         }
     }
@@ -133,16 +134,16 @@ pub fn compile(binding: &Binding, directory: &Directory, policy: &Policy, now: T
 /// If the flag is set and cannot be bound.
 pub fn administrator(
     name: &str,
-    person: &Person,
+    person: &CompactUser,
     directory: &Directory,
     policy: &Policy,
     now: Timestamp,
-) -> Result<BTreeMap<Key, Desired>, &'static str> {
+) -> Result<BTreeMap<NativeKey, DesiredBinding>, &'static str> {
     if !person.is_admin {
         return Ok(BTreeMap::new());
     }
     let role = RoleRef::cluster_role(&policy.administrator_role);
-    let key = Key { namespace: None, name: administrator_name(name) };
+    let key = NativeKey { namespace: None, name: administrator_name(name) };
     if !policy.is_bindable(&role) {
         return Err(reason::ROLE_NOT_BINDABLE);
     }
@@ -155,17 +156,17 @@ pub fn administrator(
     if !person.is_active(now) {
         return Err(reason::USER_INACTIVE);
     }
-    let owner = Owner { kind: "User", name: name.to_owned(), uid: person.uid.clone() };
+    let owner = BindingOwner { kind: "User", name: name.to_owned(), uid: person.uid.clone() };
     let holders = Arc::new([Holder::User(person.username.clone())].into());
-    Ok([(key, Desired { role, holders, owner })].into())
+    Ok([(key, DesiredBinding { role, holders, owner })].into())
 }
 
 /// Returns whether an earlier result may still be granted: the binding is unchanged and within its validity, and the
 /// delegator and all Users that it names are active.
-pub fn still_holds(binding: &Binding, desired: &Desired, directory: &Directory, now: Timestamp) -> bool {
-    let is_active = |name: &str| directory.person(name).is_some_and(|person| person.is_active(now));
+pub fn still_holds(binding: &Binding, desired: &DesiredBinding, directory: &Directory, now: Timestamp) -> bool {
+    let is_active = |name: &str| directory.user(name).is_some_and(|person| person.is_active(now));
     let is_there = |holder: &Holder| match holder {
-        Holder::User(username) => directory.named(username).any(is_active),
+        Holder::User(username) => directory.users_with_username(username).any(is_active),
         Holder::Group(group) => directory.memberships.has_group(group),
     };
     directory.bindings.get(&binding.name) == Some(binding)
@@ -204,7 +205,7 @@ fn resolve(
 ) -> Result<Vec<Holder>, &'static str> {
     match subject.kind {
         SubjectKind::User => {
-            let person = directory.person(&subject.name).ok_or(reason::USER_NOT_FOUND)?;
+            let person = directory.user(&subject.name).ok_or(reason::USER_NOT_FOUND)?;
             if !person.is_active(now) {
                 return Err(reason::USER_INACTIVE);
             }
@@ -212,7 +213,7 @@ fn resolve(
         }
         SubjectKind::Group if !directory.memberships.has_group(&subject.name) => Err(reason::GROUP_NOT_FOUND),
         SubjectKind::Group if policy.expand_groups => {
-            let people = directory.memberships.members_of(&subject.name).filter_map(|user| directory.person(user));
+            let people = directory.memberships.members_of(&subject.name).filter_map(|user| directory.user(user));
             let active = people.filter(|person| person.is_active(now));
             Ok(active.map(|person| Holder::User(person.username.clone())).collect())
         }
@@ -238,7 +239,7 @@ fn check_target(
         return Err(reason::ROLE_NOT_FOUND);
     }
     let Some(delegator) = &binding.delegated_by else { return Ok(()) };
-    let person = directory.person(delegator).ok_or(reason::DELEGATOR_NOT_FOUND)?;
+    let person = directory.user(delegator).ok_or(reason::DELEGATOR_NOT_FOUND)?;
     if !person.is_active(now) {
         return Err(reason::DELEGATOR_INACTIVE);
     }
@@ -247,7 +248,7 @@ fn check_target(
 
 /// Returns whether the User holds the role in this scope other than by delegation, because a delegated role cannot be
 /// delegated further.
-fn holds(name: &str, person: &Person, role: &RoleRef, target: Option<&str>, directory: &Directory) -> bool {
+fn holds(name: &str, person: &CompactUser, role: &RoleRef, target: Option<&str>, directory: &Directory) -> bool {
     let groups = directory.memberships.groups_of(name).map(|group| Holder::Group(group.to_owned()));
     let mut holders = groups.chain([Holder::User(person.username.clone())]);
     let everywhere = (role.kind == RoleKind::ClusterRole).then_some(None);
@@ -268,7 +269,7 @@ fn holds(name: &str, person: &Person, role: &RoleRef, target: Option<&str>, dire
 
 /// Returns whether another binding has this name. One that Roster made for an object that no longer exists does not
 /// count.
-fn is_taken(key: &Key, uid: &str, directory: &Directory) -> bool {
+fn is_taken(key: &NativeKey, uid: &str, directory: &Directory) -> bool {
     directory.natives.get(key).is_some_and(|native| match &native.owner {
         None => true,
         Some(owner) => owner != uid && directory.is_owner_known(owner),
@@ -282,10 +283,10 @@ type Spread = BTreeMap<usize, Arc<BTreeSet<Holder>>>;
 /// that a membership change touches one native binding instead of all of them.
 fn spread(holders: &BTreeSet<Holder>, parts: usize) -> Spread {
     let mut count = parts;
-    while holders.len() > count * MOST_HOLDERS {
+    while holders.len() > count * MAX_HOLDERS {
         count *= 2;
     }
-    while count > 1 && holders.len() < count * FEWEST_HOLDERS {
+    while count > 1 && holders.len() < count * MIN_HOLDERS {
         count /= 2;
     }
     let mut parts = BTreeMap::<usize, BTreeSet<Holder>>::new();

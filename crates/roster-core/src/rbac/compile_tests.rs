@@ -1,6 +1,6 @@
 use kube::core::ObjectMeta;
 use proptest::prelude::*;
-use roster_api::condition::{Desired as Condition, NAME_CLAIMED, carry_over};
+use roster_api::condition::{DesiredCondition as Condition, NAME_CLAIMED, carry_over};
 use roster_api::role_binding::{ClusterScope, RoleBindingSpec, RoleRef, Scope as DeclaredScope};
 use roster_api::user::DesiredState;
 use roster_api::{Group, GroupSpec, RoleBinding, User, UserSpec, UserStatus};
@@ -205,14 +205,14 @@ proptest! {
     /// After any events, following the returned marks alone gives the same result as a full recomputation, and only the
     /// last stage of the writes grants anything.
     #[test]
-    fn following_the_marks_agrees_with_a_naive_model(edits in edits(), expand in any::<bool>()) {
+    fn following_affected_bindings_agrees_with_a_naive_model(edits in edits(), expand in any::<bool>()) {
         let (u, g, ns) = (|id: u8| format!("u{id}"), |id: u8| format!("g{id}"), |id: u8| format!("ns{id}"));
         let (mut directory, mut naive) = (with_role(expand), Naive::default());
         let policy = policy(expand);
         let uid = "uid-of-b";
         let mut version = 0;
         for edit in edits {
-            let concerned = match edit {
+            let affected = match edit {
                 Edit::User(id, None) => {
                     naive.users.remove(&u(id));
                     directory.remove_user(&u(id), NOW)
@@ -252,7 +252,7 @@ proptest! {
                 }
             };
             let declared = directory.bindings.get("b").cloned();
-            if concerned.bindings.contains("b") && let Some(declared) = declared {
+            if affected.bindings.contains("b") && let Some(declared) = declared {
                 let compiled = compile(&declared, &directory, &policy, NOW);
                 let stages = plan(uid, compiled.desired, &directory.natives);
                 let before = held(&directory, uid);
@@ -262,7 +262,7 @@ proptest! {
                 prop_assert!(held(&directory, uid).is_subset(&naive.held(expand)), "not all is revoked before the grants");
                 carry_out(&mut directory, stages.grants, &mut version);
             }
-            if !concerned.orphaned.is_empty() {
+            if !affected.orphaned.is_empty() {
                 let orphans: Vec<Write> = directory
                     .natives
                     .owned_by(uid)
@@ -280,7 +280,7 @@ proptest! {
 }
 
 #[test]
-fn a_growing_group_is_spread_without_leaving_anybody_without_the_role() {
+fn spreading_a_growing_group_never_revokes_the_role() {
     let mut directory = with_role(true);
     let policy = policy(true);
     directory.set_group(&group("all", &[], true), NOW);
@@ -309,7 +309,7 @@ fn a_growing_group_is_spread_without_leaving_anybody_without_the_role() {
 }
 
 #[test]
-fn an_unchanged_user_does_not_lose_its_edge() {
+fn an_unchanged_user_keeps_its_next_edge() {
     let at = |second| Timestamp::from_second(second).unwrap();
     let mut directory = with_role(false);
     let mut jane = user("jane", DesiredState::Active, &[]);
@@ -325,7 +325,7 @@ fn an_unchanged_user_does_not_lose_its_edge() {
 }
 
 #[test]
-fn a_trust_is_looked_at_again_when_what_it_rests_on_becomes_one() {
+fn a_delegated_binding_is_rechecked_when_its_source_becomes_delegated() {
     let mut directory = with_role(false);
     let policy = policy(false);
     for name in ["jane", "john", "eve"] {

@@ -14,13 +14,13 @@ use roster_api::{Group, OWNER_LABEL, RoleBinding, TOMBSTONE_SECRET_TYPE, User, U
 use roster_credentials::claim::{Identifier, IdentifierKind, fold};
 
 use super::Policy;
-use super::requirement::{Reason, Requirement, Requirements};
+use super::requirement::{Requirement, RequirementReason, Requirements};
 use crate::directory::bindings::{Binding, Scope};
+use crate::directory::compact_user::CompactUser;
 use crate::directory::labels::Labels;
 use crate::directory::membership::DeclaredMembers;
 use crate::directory::native::{Grant, Holder};
-use crate::directory::person::Person;
-use crate::directory::tombstones::{MOST_NAMESAKES, Tombstone};
+use crate::directory::tombstones::{MAX_TOMBSTONES_PER_USERNAME, Tombstone};
 use crate::directory::{Directory, declared_members};
 
 /// The label that kube-apiserver sets on every Namespace.
@@ -28,7 +28,7 @@ const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// A write to be judged: old and new object. The old one is `None` on create, the new one on delete.
 #[derive(Debug)]
-pub enum Change<'a> {
+pub enum GuardedChange<'a> {
     /// A User.
     User(Option<&'a User>, Option<&'a User>),
     /// A Group.
@@ -51,19 +51,19 @@ pub enum Change<'a> {
 }
 
 /// Returns what a requester must be allowed to do to make this change.
-pub fn requirements(change: &Change<'_>, directory: &Directory, policy: &Policy) -> Requirements {
-    let mut judge = Judge { directory, policy, found: Requirements::new() };
+pub fn requirements(change: &GuardedChange<'_>, directory: &Directory, policy: &Policy) -> Requirements {
+    let mut collector = RequirementCollector { directory, policy, found: Requirements::new() };
     match change {
-        Change::User(old, new) => judge.user(*old, *new),
-        Change::Group(old, new) => judge.group(*old, *new),
-        Change::RoleBinding(old, new) => judge.role_binding(*old, *new),
-        Change::Namespace { name, old, new, by } => {
-            judge.owner(*old, new, *by);
-            judge.namespace(*name, *old, new);
+        GuardedChange::User(old, new) => collector.user(*old, *new),
+        GuardedChange::Group(old, new) => collector.group(*old, *new),
+        GuardedChange::RoleBinding(old, new) => collector.role_binding(*old, *new),
+        GuardedChange::Namespace { name, old, new, by } => {
+            collector.owner(*old, new, *by);
+            collector.namespace(*name, *old, new);
         }
-        Change::Credential(users) => judge.credential(users),
+        GuardedChange::Credential(users) => collector.credential(users),
     }
-    judge.found
+    collector.found
 }
 
 /// Returns the groups along a cycle that the change would close.
@@ -73,33 +73,33 @@ pub fn cycle(new: &Group, directory: &Directory) -> Option<Vec<String>> {
 }
 
 /// Returns another User that claims the username of a new User as a login name. A User that waits for a name would
-/// later get what has been bound to it since, and whoever releases the name may not know of that.
-pub fn taken<'a>(new: &User, directory: &'a Directory) -> Option<&'a str> {
+/// later get what has been bound to it since, and the user that releases the name may not know of that.
+pub fn username_claimant<'a>(new: &User, directory: &'a Directory) -> Option<&'a str> {
     let name = new.name_any();
     let username = Identifier { kind: IdentifierKind::Username, text: new.username() };
-    directory.wanting(&username.folded()).find(|other| **other != name)
+    directory.claimants(&username.folded()).find(|other| **other != name)
 }
 
 /// Returns why a new User could be confused with another one: the `metadata.name` of one is the login name of the
 /// other. Groups or API paths that identify a person by username would then refer to the wrong one.
-pub fn mistakable(new: &User, directory: &Directory) -> Option<String> {
+pub fn confusable_name(new: &User, directory: &Directory) -> Option<String> {
     let (name, username) = (new.name_any(), new.username());
-    if let Some(other) = directory.wanting(&name).find(|other| **other != name) {
+    if let Some(other) = directory.claimants(&name).find(|other| **other != name) {
         return Some(format!("metadata.name: {name} is the username of User {other}; choose another name"));
     }
     let other = fold(&username);
-    (other != name && directory.person(&other).is_some()).then(|| {
+    (other != name && directory.user(&other).is_some()).then(|| {
         format!("spec.username: {username} is the name (metadata.name) of User {other}; choose another username")
     })
 }
 
 /// Returns why the User `name` cannot take a name or username that too many deleted Users had: the guard would have to
 /// check each of them.
-pub fn worn_out(name: &str, text: &str, directory: &Directory) -> Option<String> {
-    directory.tombstones.is_worn_out(text, name).then(|| {
+pub fn exhausted_username(name: &str, text: &str, directory: &Directory) -> Option<String> {
+    directory.tombstones.is_username_exhausted(text, name).then(|| {
         format!(
-            "spec.username: more than {MOST_NAMESAKES} deleted Users had the username {text}; choose another one, or \
-             delete Secrets of type {TOMBSTONE_SECRET_TYPE} that protect it"
+            "spec.username: more than {MAX_TOMBSTONES_PER_USERNAME} deleted Users had the username {text}; choose \
+             another one, or delete Secrets of type {TOMBSTONE_SECRET_TYPE} that protect it"
         )
     })
 }
@@ -107,7 +107,7 @@ pub fn worn_out(name: &str, text: &str, directory: &Directory) -> Option<String>
 /// Returns why a new Namespace of a requester with a quota would count against nobody. It would escape the quota
 /// without an owner, with an owner that does not exist, or with one that has neither a quota nor a role to control them
 /// by.
-pub fn uncounted(new: &Labels, by: Option<&str>, directory: &Directory, policy: &Policy) -> Option<String> {
+pub fn quota_evasion(new: &Labels, by: Option<&str>, directory: &Directory, policy: &Policy) -> Option<String> {
     let by = by.filter(|by| directory.has_quota(by))?;
     let Some(owner) = owner(new) else {
         return Some(format!(
@@ -116,10 +116,10 @@ pub fn uncounted(new: &Labels, by: Option<&str>, directory: &Directory, policy: 
         ));
     };
     let is_controlled = || {
-        let change = Change::Credential([owner].into());
+        let change = GuardedChange::Credential([owner].into());
         !requirements(&change, directory, policy).is_empty()
     };
-    let counts = owner == by || directory.person(owner).is_some() && (directory.has_quota(owner) || is_controlled());
+    let counts = owner == by || directory.user(owner).is_some() && (directory.has_quota(owner) || is_controlled());
     (!counts).then(|| {
         format!(
             "metadata.labels[{OWNER_LABEL}]: User {owner} does not exist, or has neither a quota nor a role, and User \
@@ -143,13 +143,13 @@ struct Identity<'a> {
     groups: BTreeSet<String>,
 }
 
-struct Judge<'a> {
+struct RequirementCollector<'a> {
     directory: &'a Directory,
     policy: &'a Policy,
     found: Requirements,
 }
 
-impl Judge<'_> {
+impl RequirementCollector<'_> {
     /// Deleting a User also takes control of it: it could be recreated with another password before somebody restores
     /// its groups.
     fn user(&mut self, old: Option<&User>, new: Option<&User>) {
@@ -195,7 +195,7 @@ impl Judge<'_> {
     /// its name is the username of a deleted User, it keeps that User from coming back.
     fn takes_name(&mut self, name: &str) {
         // The directory may not have seen the deletion yet.
-        if self.directory.person(name).is_some() {
+        if self.directory.user(name).is_some() {
             self.person(name);
         }
         self.deleted(self.directory.tombstones.known_as(name));
@@ -237,15 +237,15 @@ impl Judge<'_> {
     /// name and what is bound to themselves. Only an identifier that the User holds can be released.
     fn successors(&mut self, old: &User, new: Option<&User>) {
         let name = old.name_any();
-        let (had, keeps) = (Person::of(old), new.map(Person::of));
+        let (had, keeps) = (CompactUser::of(old), new.map(CompactUser::of));
         let given_up = had.identifiers.iter().enumerate().filter(|(i, identifier)| {
             (*i > 0 || had.holds_username())
                 && !keeps.as_ref().is_some_and(|keeps| keeps.identifiers.contains(identifier))
         });
         let directory = self.directory;
         for (_, identifier) in given_up {
-            for other in directory.wanting(identifier).filter(|other| **other != name) {
-                let waits = directory.person(other).is_some_and(|other| other.identifiers.first() == Some(identifier));
+            for other in directory.claimants(identifier).filter(|other| **other != name) {
+                let waits = directory.user(other).is_some_and(|other| other.identifiers.first() == Some(identifier));
                 if waits {
                     self.person(other);
                 }
@@ -264,7 +264,7 @@ impl Judge<'_> {
         }
         let memberships = &self.directory.memberships;
         // Anyone who controls who is in a group controls the group, even while it is empty.
-        for above in memberships.above_uncut(&name) {
+        for above in memberships.all_ancestors_of(&name) {
             self.group_identity(&above, &format!("Group {name}"));
         }
         let members = |declared: Option<_>| declared.map(|declared| memberships.would_have(declared));
@@ -316,7 +316,7 @@ impl Judge<'_> {
         }
         for user in before.into_iter().chain(after).filter(|user| by != Some(user)) {
             let (identity, by) = (format!("User {user}"), format!("metadata.labels[{OWNER_LABEL}]"));
-            self.found.insert(Requirement::Assign(user.to_owned()), Reason { identity, by });
+            self.found.insert(Requirement::Assign(user.to_owned()), RequirementReason { identity, by });
         }
         for reason in self.found.values_mut() {
             reason.identity = format!("{} (metadata.labels[{OWNER_LABEL}])", reason.identity);
@@ -342,7 +342,7 @@ impl Judge<'_> {
     fn credential(&mut self, users: &BTreeSet<&str>) {
         for user in users {
             self.person(user);
-            if self.directory.person(user).is_none() {
+            if self.directory.user(user).is_none() {
                 self.deleted(self.directory.tombstones.of(user));
             }
         }
@@ -357,7 +357,7 @@ impl Judge<'_> {
     }
 
     fn person_without_groups(&mut self, name: &str) {
-        let person = self.directory.person(name);
+        let person = self.directory.user(name);
         let username = person.map_or(name, |person| &person.username);
         let is_admin = person.is_some_and(|person| person.is_admin);
         let who = format!("User {name}");
@@ -382,7 +382,7 @@ impl Judge<'_> {
         self.bindings(SubjectKind::Group, group, who);
     }
 
-    /// Requires what native RBAC grants, whoever wrote it.
+    /// Requires what native RBAC grants, regardless of who wrote it.
     fn native(&mut self, holder: &Holder, who: &str) {
         let directory = self.directory;
         for (grant, mut by) in directory.natives.grants_of(holder) {
@@ -418,7 +418,7 @@ impl Judge<'_> {
     fn require(&mut self, grant: Grant, identity: &str, by: &str) {
         self.found
             .entry(Requirement::Bind(grant))
-            .or_insert_with(|| Reason { identity: identity.to_owned(), by: by.to_owned() });
+            .or_insert_with(|| RequirementReason { identity: identity.to_owned(), by: by.to_owned() });
     }
 }
 

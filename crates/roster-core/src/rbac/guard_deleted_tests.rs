@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use super::*;
-use crate::directory::native::{Key, Native};
+use crate::directory::native::{Native, NativeKey};
 use crate::directory::tombstones::{RETENTION, StoredLabels};
 
 /// Builds a Group `power` that has a role and selects the User `labelled`.
@@ -18,9 +18,9 @@ fn labelled(directory: &mut Directory) -> (User, Group) {
 }
 
 #[test]
-fn i4_a_label_protects_a_name_whichever_of_group_and_user_is_deleted_first() {
+fn i4_a_label_protects_a_name_in_either_order_of_deletion() {
     let create = user("labelled", UserSpec::default());
-    let create = Change::User(None, Some(&create));
+    let create = GuardedChange::User(None, Some(&create));
     let deletions: [fn(&mut Directory); 2] = [
         |directory| {
             directory.remove_group("power", NOW);
@@ -52,18 +52,18 @@ fn i4_the_selector_of_a_deleted_group_counts_until_it_expires() {
     let mut directory = directory();
     let (labelled, power) = labelled(&mut directory);
     directory.remove_group("power", NOW);
-    assert_eq!(required(&Change::Credential(["labelled"].into()), &directory), [EDIT]);
+    assert_eq!(required(&GuardedChange::Credential(["labelled"].into()), &directory), [EDIT]);
     let mut other = user("other", UserSpec::default());
-    assert!(required(&Change::User(None, Some(&other)), &directory).is_empty());
+    assert!(required(&GuardedChange::User(None, Some(&other)), &directory).is_empty());
     other.metadata.labels.clone_from(&labelled.metadata.labels);
-    assert_eq!(required(&Change::User(None, Some(&other)), &directory), [EDIT]);
+    assert_eq!(required(&GuardedChange::User(None, Some(&other)), &directory), [EDIT]);
     directory.advance(NOW + RETENTION);
-    assert!(required(&Change::Credential(["labelled"].into()), &directory).is_empty());
+    assert!(required(&GuardedChange::Credential(["labelled"].into()), &directory).is_empty());
     // A restored Group counts by its current selector.
     directory.set_group(&power, NOW);
     directory.remove_group("power", NOW);
     directory.set_group(&group("power", GroupSpec::default()), NOW);
-    assert!(required(&Change::Credential(["labelled"].into()), &directory).is_empty());
+    assert!(required(&GuardedChange::Credential(["labelled"].into()), &directory).is_empty());
 }
 
 #[test]
@@ -74,16 +74,16 @@ fn i4_more_labels_than_are_stored_match_every_selector() {
     let labels = (0..400).map(|i| (format!("{}-{i}", "k".repeat(50)), "v".to_owned()));
     large.metadata.labels = Some(labels.collect());
     directory.set_user(&large, NOW);
-    assert!(required(&Change::Credential(["large"].into()), &directory).is_empty());
+    assert!(required(&GuardedChange::Credential(["large"].into()), &directory).is_empty());
     directory.remove_user("large", NOW);
-    assert_eq!(required(&Change::User(None, Some(&user("large", UserSpec::default()))), &directory), [EDIT]);
+    assert_eq!(required(&GuardedChange::User(None, Some(&user("large", UserSpec::default()))), &directory), [EDIT]);
     let tombstone = directory.tombstones.of("large").next().unwrap();
     assert_eq!(tombstone.labels, StoredLabels::TooLarge);
     assert!(tombstone.secret().data.unwrap()["tombstone"].0.len() < 500);
 }
 
 #[test]
-fn i4_name_and_username_of_a_deleted_user_are_protected_as_both() {
+fn i4_name_and_username_of_a_deleted_user_are_each_protected_as_both() {
     let mut directory = directory();
     let spec = |username: &str| UserSpec { username: Some(username.into()), ..UserSpec::default() };
     directory.set_user(&user("alice", UserSpec { groups: vec!["power".into()], ..spec("al") }), NOW);
@@ -91,20 +91,20 @@ fn i4_name_and_username_of_a_deleted_user_are_protected_as_both() {
     let (bob, by_username, by_case) =
         (user("bob", spec("bob")), user("bob", spec("alice")), user("bob", spec("Alice")));
     for taker in [&by_username, &by_case, &user("al", spec("bob")), &user("al", UserSpec::default())] {
-        assert_eq!(required(&Change::User(None, Some(taker)), &directory), [EDIT], "{taker:?}");
+        assert_eq!(required(&GuardedChange::User(None, Some(taker)), &directory), [EDIT], "{taker:?}");
     }
     for taker in [&by_username, &by_case] {
-        assert_eq!(required(&Change::User(Some(&bob), Some(taker)), &directory), [EDIT], "a rename: {taker:?}");
+        assert_eq!(required(&GuardedChange::User(Some(&bob), Some(taker)), &directory), [EDIT], "a rename: {taker:?}");
     }
-    assert!(required(&Change::User(None, Some(&bob)), &directory).is_empty());
+    assert!(required(&GuardedChange::User(None, Some(&bob)), &directory).is_empty());
 }
 
 #[test]
-fn a_name_is_free_after_its_retention_even_if_nobody_removes_the_tombstone() {
+fn a_name_is_free_after_retention_even_if_the_tombstone_remains() {
     let mut directory = directory();
     let alice = user("alice", UserSpec { groups: vec!["power".into()], ..UserSpec::default() });
     let create = user("alice", UserSpec::default());
-    let create = Change::User(None, Some(&create));
+    let create = GuardedChange::User(None, Some(&create));
     directory.set_user(&alice, NOW);
     directory.remove_user("alice", NOW);
     directory.advance(NOW + RETENTION - SignedDuration::from_secs(1));
@@ -114,11 +114,11 @@ fn a_name_is_free_after_its_retention_even_if_nobody_removes_the_tombstone() {
 }
 
 #[test]
-fn i4_many_deleted_groups_do_not_make_the_guard_forget_the_one_that_holds_a_role() {
+fn i4_many_deleted_groups_do_not_evict_one_that_holds_a_role() {
     let mut directory = directory();
     let (labelled, _) = labelled(&mut directory);
     directory.remove_group("power", NOW);
-    let credential = Change::Credential(["labelled"].into());
+    let credential = GuardedChange::Credential(["labelled"].into());
     let selector = LabelSelector { match_labels: labelled.metadata.labels.clone(), ..LabelSelector::default() };
     for i in 0..10_010 {
         let name = format!("g{i}");
@@ -132,7 +132,7 @@ fn i4_many_deleted_groups_do_not_make_the_guard_forget_the_one_that_holds_a_role
 
 /// Writers of Groups can nest them as deeply as they like, and the caller holds the lock of the directory.
 #[test]
-fn groups_above_deleted_ones_are_looked_at_once_each() {
+fn ancestors_of_deleted_groups_are_visited_once() {
     const DEPTH: usize = 500;
     let mut directory = directory();
     let leaves: Vec<String> = (0..100).map(|i| format!("leaf-{i}")).collect();
@@ -154,8 +154,8 @@ fn groups_above_deleted_ones_are_looked_at_once_each() {
 }
 
 #[test]
-fn i4_a_deleted_group_counts_while_anything_names_it() {
-    let credential = Change::Credential(["labelled"].into());
+fn i4_a_deleted_group_counts_while_it_is_named() {
+    let credential = GuardedChange::Credential(["labelled"].into());
     let mut directory = Directory::new(false);
     let (_, power) = labelled(&mut directory);
     directory.remove_group("power", NOW);
@@ -167,7 +167,7 @@ fn i4_a_deleted_group_counts_while_anything_names_it() {
     assert!(required(&credential, &directory).is_empty());
     // A native binding.
     let native = Native {
-        key: Key { namespace: None, name: "power".to_owned() },
+        key: NativeKey { namespace: None, name: "power".to_owned() },
         uid: "n".to_owned(),
         resource_version: 1,
         role: RoleRef::cluster_role("edit"),
@@ -196,7 +196,7 @@ fn i4_a_deleted_group_counts_while_anything_names_it() {
 }
 
 #[test]
-fn i4_a_label_that_adds_a_second_way_into_a_deleted_group_counts() {
+fn i4_a_label_that_adds_a_second_path_into_a_deleted_group_counts() {
     let mut directory = directory();
     let (labelled, _) = labelled(&mut directory);
     directory.remove_group("power", NOW);
@@ -204,15 +204,15 @@ fn i4_a_label_that_adds_a_second_way_into_a_deleted_group_counts() {
     directory.set_user(&member, NOW);
     let mut twice = member.clone();
     twice.metadata.labels.clone_from(&labelled.metadata.labels);
-    assert_eq!(required(&Change::User(Some(&member), Some(&twice)), &directory), [EDIT]);
-    assert_eq!(required(&Change::User(Some(&twice), Some(&member)), &directory), [EDIT]);
+    assert_eq!(required(&GuardedChange::User(Some(&member), Some(&twice)), &directory), [EDIT]);
+    assert_eq!(required(&GuardedChange::User(Some(&twice), Some(&member)), &directory), [EDIT]);
 }
 
 #[test]
 fn i4_every_username_of_a_deleted_user_counts_as_written() {
     let mut directory = Directory::new(false);
     let native = |name: &str| Native {
-        key: Key { namespace: None, name: name.to_owned() },
+        key: NativeKey { namespace: None, name: name.to_owned() },
         uid: name.to_owned(),
         resource_version: 1,
         role: RoleRef::cluster_role(name),
@@ -235,21 +235,21 @@ fn i4_every_username_of_a_deleted_user_counts_as_written() {
         labels: StoredLabels::default(),
         deleted: NOW,
     };
-    directory.tombstones.note(alice);
+    directory.tombstones.note_deletion(alice);
     let spec = |username: &str| UserSpec { username: Some(username.into()), ..UserSpec::default() };
     let expected = ["ClusterRole Alice in the whole cluster", "ClusterRole Smith in the whole cluster"];
     for taker in [user("u", UserSpec::default()), user("x", spec("alice")), user("x", spec("SMITH"))] {
-        assert_eq!(required(&Change::User(None, Some(&taker)), &directory), expected, "{taker:?}");
+        assert_eq!(required(&GuardedChange::User(None, Some(&taker)), &directory), expected, "{taker:?}");
     }
 }
 
 /// Kubernetes compares subject names exactly, so a native binding applies only to the username with the same spelling.
 #[test]
-fn a_native_binding_in_another_letter_case_is_that_of_another_username() {
+fn usernames_in_native_bindings_are_case_sensitive() {
     let mut directory = Directory::new(false);
     let holders = [Holder::User("Jane".to_owned()), Holder::Group("Power".to_owned())].into();
     directory.set_native(Native {
-        key: Key { namespace: None, name: "native".to_owned() },
+        key: NativeKey { namespace: None, name: "native".to_owned() },
         uid: "n".to_owned(),
         resource_version: 1,
         role: RoleRef::cluster_role("edit"),
@@ -260,14 +260,14 @@ fn a_native_binding_in_another_letter_case_is_that_of_another_username() {
     });
     let spec = |username: &str| UserSpec { username: Some(username.into()), ..UserSpec::default() };
     let (same, lower) = (user("jane", spec("Jane")), user("jane", UserSpec::default()));
-    assert_eq!(required(&Change::User(None, Some(&same)), &directory), [EDIT]);
-    assert!(required(&Change::User(None, Some(&lower)), &directory).is_empty());
-    assert_eq!(required(&Change::User(Some(&lower), Some(&same)), &directory), [EDIT], "a rename into it");
-    assert_eq!(required(&Change::User(Some(&same), Some(&lower)), &directory), [EDIT], "a rename out of it");
-    assert!(required(&Change::User(None, Some(&in_group("joe", "power"))), &directory).is_empty());
+    assert_eq!(required(&GuardedChange::User(None, Some(&same)), &directory), [EDIT]);
+    assert!(required(&GuardedChange::User(None, Some(&lower)), &directory).is_empty());
+    assert_eq!(required(&GuardedChange::User(Some(&lower), Some(&same)), &directory), [EDIT], "a rename into it");
+    assert_eq!(required(&GuardedChange::User(Some(&same), Some(&lower)), &directory), [EDIT], "a rename out of it");
+    assert!(required(&GuardedChange::User(None, Some(&in_group("joe", "power"))), &directory).is_empty());
     for (person, held) in [(&same, &[EDIT][..]), (&lower, &[])] {
         directory.set_user(person, NOW);
-        assert_eq!(required(&Change::Credential(["jane"].into()), &directory), held);
+        assert_eq!(required(&GuardedChange::Credential(["jane"].into()), &directory), held);
     }
 }
 
@@ -282,9 +282,38 @@ fn i4_a_username_that_is_bound_as_the_name_of_an_absent_user_takes_its_roles() {
         let named =
             |username: &str| user("thief", UserSpec { username: Some(username.to_owned()), ..UserSpec::default() });
         let (before, after) = (named("thief"), named(username));
-        assert_eq!(required(&Change::User(None, Some(&after)), &directory), [EDIT], "create {username}");
-        assert_eq!(required(&Change::User(Some(&before), Some(&after)), &directory), [EDIT], "rename to {username}");
+        assert_eq!(required(&GuardedChange::User(None, Some(&after)), &directory), [EDIT], "create {username}");
+        assert_eq!(
+            required(&GuardedChange::User(Some(&before), Some(&after)), &directory),
+            [EDIT],
+            "rename to {username}"
+        );
     }
     let free = user("free", UserSpec { username: Some("nobody".to_owned()), ..UserSpec::default() });
-    assert!(required(&Change::User(None, Some(&free)), &directory).is_empty());
+    assert!(required(&GuardedChange::User(None, Some(&free)), &directory).is_empty());
+}
+
+#[test]
+fn names_of_deleted_administrators_and_labelled_users_are_protected() {
+    let mut directory = directory();
+    let root = user("root", UserSpec { admin: true, ..UserSpec::default() });
+    let mut labelled = user("labelled", UserSpec::default());
+    labelled.metadata.labels = Some([("team".to_owned(), "x".to_owned())].into());
+    let selector = LabelSelector { match_labels: labelled.metadata.labels.clone(), ..LabelSelector::default() };
+    directory.set_group(&group("power", GroupSpec { member_selector: Some(selector), ..GroupSpec::default() }), NOW);
+    for (gone, expected) in [(&root, "ClusterRole admin in the whole cluster"), (&labelled, EDIT)] {
+        let name = gone.name_any();
+        directory.set_user(gone, NOW);
+        directory.remove_user(&name, NOW);
+        assert_eq!(
+            required(&GuardedChange::User(None, Some(&user(&name, UserSpec::default()))), &directory),
+            [expected]
+        );
+    }
+    let named = user("named", UserSpec { username: Some("power-user".into()), ..UserSpec::default() });
+    directory.set_user(&named, NOW);
+    assert!(!directory.remove_user("named", NOW).tombstones.is_empty(), "native bindings may name power-user");
+    let plain = user("plain", UserSpec::default());
+    directory.set_user(&plain, NOW);
+    assert!(directory.remove_user("plain", NOW).tombstones.is_empty(), "it held nothing");
 }

@@ -30,7 +30,7 @@ fn objects() -> (Directory, User, Group, RoleBinding) {
 }
 
 #[test]
-fn i4_to_give_an_object_owners_takes_what_deleting_it_takes() {
+fn i4_adding_owners_requires_what_deletion_requires() {
     let (directory, boss, power, edit) = objects();
     let required_of = |old: &[OwnerReference], new: &[OwnerReference]| {
         let changes = (
@@ -39,9 +39,9 @@ fn i4_to_give_an_object_owners_takes_what_deleting_it_takes() {
             (owned(&edit, old), owned(&edit, new)),
         );
         [
-            required(&Change::User(Some(&changes.0.0), Some(&changes.0.1)), &directory),
-            required(&Change::Group(Some(&changes.1.0), Some(&changes.1.1)), &directory),
-            required(&Change::RoleBinding(Some(&changes.2.0), Some(&changes.2.1)), &directory),
+            required(&GuardedChange::User(Some(&changes.0.0), Some(&changes.0.1)), &directory),
+            required(&GuardedChange::Group(Some(&changes.1.0), Some(&changes.1.1)), &directory),
+            required(&GuardedChange::RoleBinding(Some(&changes.2.0), Some(&changes.2.1)), &directory),
         ]
     };
     let renamed = OwnerReference { name: "gone".to_owned(), ..owner("a") };
@@ -65,10 +65,10 @@ fn i4_to_give_an_object_owners_takes_what_deleting_it_takes() {
 }
 
 #[test]
-fn an_object_that_holds_nothing_may_have_owners() {
+fn objects_without_roles_may_have_owners() {
     let directory = directory();
     let plain = user("plain", UserSpec::default());
     let change = owned(&plain, &[owner("a")]);
-    assert!(required(&Change::User(Some(&plain), Some(&change)), &directory).is_empty());
-    assert!(required(&Change::User(None, Some(&change)), &directory).is_empty());
+    assert!(required(&GuardedChange::User(Some(&plain), Some(&change)), &directory).is_empty());
+    assert!(required(&GuardedChange::User(None, Some(&change)), &directory).is_empty());
 }

@@ -17,7 +17,7 @@ use roster_api::role_binding::{ClusterScope, RoleBindingSpec, Scope as DeclaredS
 use roster_api::{GroupSpec, Validity};
 
 use super::*;
-use crate::directory::native::{Key, Native};
+use crate::directory::native::{Native, NativeKey};
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 const USERS: [&str; 4] = ["u0", "u1", "u2", "u3"];
@@ -85,7 +85,7 @@ impl World {
     fn new(initial: Vec<Object>) -> Self {
         let mut directory = Directory::new(false);
         directory.set_native(Native {
-            key: Key { namespace: None, name: "native".to_owned() },
+            key: NativeKey { namespace: None, name: "native".to_owned() },
             uid: "native".to_owned(),
             resource_version: 1,
             role: RoleRef::cluster_role("edit"),
@@ -135,7 +135,7 @@ impl World {
     }
 
     /// Returns whether the guard admits a change by the requester.
-    fn admits(&self, change: &Change<'_>) -> bool {
+    fn admits(&self, change: &GuardedChange<'_>) -> bool {
         let policy = Policy { administrator_role: "admin".to_owned(), ..Policy::default() };
         let required = requirements(change, &self.directory, &policy);
         required.keys().all(|requirement| matches!(requirement, Requirement::Bind(grant) if may_bind(grant)))
@@ -145,19 +145,19 @@ impl World {
         let old = self.objects.get(&new.key());
         match (old, new) {
             (None, Object::User(new)) => {
-                taken(new, &self.directory).is_none()
-                    && mistakable(new, &self.directory).is_none()
-                    && self.admits(&Change::User(None, Some(new)))
+                username_claimant(new, &self.directory).is_none()
+                    && confusable_name(new, &self.directory).is_none()
+                    && self.admits(&GuardedChange::User(None, Some(new)))
             }
             (Some(Object::User(old)), Object::User(new)) => {
                 // The requester cannot change the username.
-                old.username() == new.username() && self.admits(&Change::User(Some(old), Some(new)))
+                old.username() == new.username() && self.admits(&GuardedChange::User(Some(old), Some(new)))
             }
-            (None, Object::Group(new)) => self.admits(&Change::Group(None, Some(new))),
-            (Some(Object::Group(old)), Object::Group(new)) => self.admits(&Change::Group(Some(old), Some(new))),
-            (None, Object::RoleBinding(new)) => self.admits(&Change::RoleBinding(None, Some(new))),
+            (None, Object::Group(new)) => self.admits(&GuardedChange::Group(None, Some(new))),
+            (Some(Object::Group(old)), Object::Group(new)) => self.admits(&GuardedChange::Group(Some(old), Some(new))),
+            (None, Object::RoleBinding(new)) => self.admits(&GuardedChange::RoleBinding(None, Some(new))),
             (Some(Object::RoleBinding(old)), Object::RoleBinding(new)) => {
-                self.admits(&Change::RoleBinding(Some(old), Some(new)))
+                self.admits(&GuardedChange::RoleBinding(Some(old), Some(new)))
             }
             _ => unreachable!("names tell the kinds apart"),
         }
@@ -175,9 +175,9 @@ impl World {
             }
             Step::Delete(name) => {
                 let admitted = match self.objects.get(&name) {
-                    Some(Object::User(old)) => self.admits(&Change::User(Some(old), None)),
-                    Some(Object::Group(old)) => self.admits(&Change::Group(Some(old), None)),
-                    Some(Object::RoleBinding(old)) => self.admits(&Change::RoleBinding(Some(old), None)),
+                    Some(Object::User(old)) => self.admits(&GuardedChange::User(Some(old), None)),
+                    Some(Object::Group(old)) => self.admits(&GuardedChange::Group(Some(old), None)),
+                    Some(Object::RoleBinding(old)) => self.admits(&GuardedChange::RoleBinding(Some(old), None)),
                     None => false,
                 };
                 if admitted {
@@ -185,7 +185,7 @@ impl World {
                 }
             }
             Step::SetPassword(name) => {
-                if self.objects.contains_key(&name) && self.admits(&Change::Credential([name.as_str()].into())) {
+                if self.objects.contains_key(&name) && self.admits(&GuardedChange::Credential([name.as_str()].into())) {
                     self.controlled.insert(name);
                 }
             }

@@ -1,7 +1,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use kube::core::ObjectMeta;
-use roster_api::condition::{Desired, NAME_CLAIMED, carry_over};
+use roster_api::condition::{DesiredCondition, NAME_CLAIMED, carry_over};
 use roster_api::group::Membership;
 use roster_api::role_binding::{ClusterScope, RoleBindingSpec, Scope as DeclaredScope};
 use roster_api::{GroupSpec, UserStatus, Validity};
@@ -23,7 +23,7 @@ fn metadata(name: &str) -> ObjectMeta {
 }
 
 fn claimed(mut user: User, reason: &'static str) -> User {
-    let claimed = Desired { kind: NAME_CLAIMED, status: reason == "Claimed", reason, message: String::new() };
+    let claimed = DesiredCondition { kind: NAME_CLAIMED, status: reason == "Claimed", reason, message: String::new() };
     let (username, conditions) = (Some(user.username()), carry_over(&[], vec![claimed], None, NOW));
     user.status = Some(UserStatus { conditions, username, ..UserStatus::default() });
     user
@@ -54,7 +54,7 @@ fn directory() -> Directory {
     directory
 }
 
-fn required(change: &Change<'_>, directory: &Directory) -> Vec<String> {
+fn required(change: &GuardedChange<'_>, directory: &Directory) -> Vec<String> {
     let policy = Policy { administrator_role: "admin".to_owned(), ..Policy::default() };
     requirements(change, directory, &policy).keys().map(describe).collect()
 }
@@ -71,49 +71,49 @@ fn labels_change<'a>(
     old: Option<&'a Labels>,
     new: &'a Labels,
     by: Option<&'a str>,
-) -> Change<'a> {
-    Change::Namespace { name, old, new, by }
+) -> GuardedChange<'a> {
+    GuardedChange::Namespace { name, old, new, by }
 }
 
 const EDIT: &str = "ClusterRole edit in the whole cluster";
 
 #[test]
-fn a_group_counts_whether_it_exists_or_not() {
+fn membership_counts_whether_or_not_the_group_exists() {
     let mut directory = directory();
     let jane = in_group("jane", "power");
-    assert_eq!(required(&Change::User(None, Some(&jane)), &directory), [EDIT], "before the group");
+    assert_eq!(required(&GuardedChange::User(None, Some(&jane)), &directory), [EDIT], "before the group");
     directory.set_group(&group("power", GroupSpec::default()), NOW);
-    assert_eq!(required(&Change::User(None, Some(&jane)), &directory), [EDIT]);
+    assert_eq!(required(&GuardedChange::User(None, Some(&jane)), &directory), [EDIT]);
     directory.set_user(&jane, NOW);
     directory.remove_group("power", NOW);
-    assert_eq!(required(&Change::Credential(["jane"].into()), &directory), [EDIT], "after the group");
+    assert_eq!(required(&GuardedChange::Credential(["jane"].into()), &directory), [EDIT], "after the group");
 }
 
 #[test]
-fn what_only_describes_a_person_is_free_and_what_is_new_in_the_spec_is_not() {
+fn descriptive_fields_are_free_and_unknown_fields_are_not() {
     let directory = directory();
     let jane = in_group("jane", "power");
     let mut named = jane.clone();
     named.spec.display_name = Some("Jane".into());
     named.metadata.labels = Some([("floor".to_owned(), "3".to_owned())].into());
-    assert!(required(&Change::User(Some(&jane), Some(&named)), &directory).is_empty());
-    let mut told = jane.clone();
-    told.spec.extra = [("scope".to_owned(), vec!["all".to_owned()])].into();
-    assert_eq!(required(&Change::User(Some(&jane), Some(&told)), &directory), [EDIT]);
+    assert!(required(&GuardedChange::User(Some(&jane), Some(&named)), &directory).is_empty());
+    let mut described = jane.clone();
+    described.spec.extra = [("scope".to_owned(), vec!["all".to_owned()])].into();
+    assert_eq!(required(&GuardedChange::User(Some(&jane), Some(&described)), &directory), [EDIT]);
 }
 
 #[test]
-fn the_administrator_flag_counts_on_its_way_in_and_on_its_way_out() {
+fn setting_and_clearing_the_administrator_flag_counts() {
     let directory = Directory::new(false);
     let (plain, root) =
         (user("jane", UserSpec::default()), user("jane", UserSpec { admin: true, ..UserSpec::default() }));
-    for change in [Change::User(Some(&plain), Some(&root)), Change::User(Some(&root), Some(&plain))] {
+    for change in [GuardedChange::User(Some(&plain), Some(&root)), GuardedChange::User(Some(&root), Some(&plain))] {
         assert_eq!(required(&change, &directory), ["ClusterRole admin in the whole cluster"]);
     }
 }
 
 #[test]
-fn a_membership_and_a_binding_count_before_they_begin_and_after_they_have_ended() {
+fn memberships_and_bindings_count_outside_their_validity() {
     for validity in [
         Validity { not_before: Some(at(100)), not_after: None },
         Validity { not_before: None, not_after: Some(at(-100)) },
@@ -122,34 +122,34 @@ fn a_membership_and_a_binding_count_before_they_begin_and_after_they_have_ended(
         let memberships = vec![Membership { user: "jane".into(), validity: validity.clone() }];
         directory.set_group(&group("power", GroupSpec { memberships, ..GroupSpec::default() }), NOW);
         directory.set_user(&user("jane", UserSpec::default()), NOW);
-        assert_eq!(required(&Change::Credential(["jane"].into()), &directory), [EDIT], "it may be extended");
+        assert_eq!(required(&GuardedChange::Credential(["jane"].into()), &directory), [EDIT], "it may be extended");
         let mut bound = binding("b", SubjectKind::User, "john");
         bound.spec.validity = Some(validity);
         directory.set_binding(&bound, NOW);
-        assert_eq!(required(&Change::Credential(["john"].into()), &directory), [EDIT]);
+        assert_eq!(required(&GuardedChange::Credential(["john"].into()), &directory), [EDIT]);
     }
 }
 
 #[test]
-fn a_name_is_handed_over_by_whoever_controls_the_one_who_waits() {
+fn handing_over_a_name_requires_control_of_the_waiting_user() {
     let mut directory = directory();
     let holder = claimed(user("Alice", UserSpec { username: Some("Alice".into()), ..UserSpec::default() }), "Claimed");
     let waiting = UserSpec { username: Some("alice".into()), groups: vec!["power".into()], ..UserSpec::default() };
     let waiting = claimed(user("waiting", waiting), "UsernameConflict");
     directory.set_user(&holder, NOW);
     directory.set_user(&waiting, NOW);
-    assert_eq!(required(&Change::User(Some(&holder), None), &directory), [EDIT]);
+    assert_eq!(required(&GuardedChange::User(Some(&holder), None), &directory), [EDIT]);
     let idle =
         claimed(user("idle", UserSpec { username: Some("alice".into()), ..UserSpec::default() }), "UsernameConflict");
-    assert!(required(&Change::User(Some(&idle), None), &directory).is_empty(), "the loser gives up nothing");
+    assert!(required(&GuardedChange::User(Some(&idle), None), &directory).is_empty(), "the loser gives up nothing");
     assert_eq!(
-        taken(&user("new", UserSpec { username: Some("ALICE".into()), ..UserSpec::default() }), &directory),
+        username_claimant(&user("new", UserSpec { username: Some("ALICE".into()), ..UserSpec::default() }), &directory),
         Some("Alice")
     );
 }
 
 #[test]
-fn an_email_that_somebody_waits_for_as_a_username_is_a_name_too() {
+fn an_email_claimed_as_a_username_counts_as_a_name() {
     let mut directory = directory();
     let mail = |email: Option<&str>| UserSpec { email: email.map(str::to_owned), ..UserSpec::default() };
     let (before, after) =
@@ -157,45 +157,49 @@ fn an_email_that_somebody_waits_for_as_a_username_is_a_name_too() {
     let spec = UserSpec { username: Some("x@example.com".into()), groups: vec!["power".into()], ..UserSpec::default() };
     directory.set_user(&before, NOW);
     directory.set_user(&claimed(user("waiting", spec), "UsernameConflict"), NOW);
-    assert_eq!(required(&Change::User(Some(&before), Some(&after)), &directory), [EDIT]);
+    assert_eq!(required(&GuardedChange::User(Some(&before), Some(&after)), &directory), [EDIT]);
 }
 
 #[test]
-fn a_group_is_controlled_by_whoever_says_who_is_in_it_even_while_nobody_is() {
+fn declaring_members_requires_control_of_the_group_even_if_empty() {
     let mut directory = directory();
     let (empty, named) = (
         group("power", GroupSpec::default()),
         group("power", GroupSpec { members: vec!["nobody".into()], ..GroupSpec::default() }),
     );
-    assert_eq!(required(&Change::Group(Some(&empty), Some(&named)), &directory), [EDIT]);
-    assert_eq!(required(&Change::Group(Some(&empty), None), &directory), [EDIT], "its name would be free to join");
+    assert_eq!(required(&GuardedChange::Group(Some(&empty), Some(&named)), &directory), [EDIT]);
+    assert_eq!(
+        required(&GuardedChange::Group(Some(&empty), None), &directory),
+        [EDIT],
+        "its name would be free to join"
+    );
     let outer = group("outer", GroupSpec { member_groups: vec!["inner".into()], ..GroupSpec::default() });
     directory.set_group(&outer, NOW);
     directory.set_binding(&binding("outer", SubjectKind::Group, "outer"), NOW);
     let inner = group("inner", GroupSpec::default());
-    assert_eq!(required(&Change::Group(None, Some(&inner)), &directory), [EDIT]);
+    assert_eq!(required(&GuardedChange::Group(None, Some(&inner)), &directory), [EDIT]);
     let mut described = empty.clone();
     described.spec.description = Some("Power".into());
-    assert!(required(&Change::Group(Some(&empty), Some(&described)), &directory).is_empty());
+    assert!(required(&GuardedChange::Group(Some(&empty), Some(&described)), &directory).is_empty());
 }
 
 #[test]
-fn a_group_that_accepts_nobody_takes_control_of_those_it_selects_and_of_those_who_wait_below_it() {
+fn groups_without_consent_require_control_of_selected_and_waiting_users() {
     let mut directory = directory();
     directory.set_user(&in_group("boss", "power"), NOW);
     let everybody = GroupSpec { member_selector: Some(LabelSelector::default()), ..GroupSpec::default() };
     let trap = group("trap", everybody);
-    assert_eq!(required(&Change::Group(None, Some(&trap)), &directory), [EDIT]);
+    assert_eq!(required(&GuardedChange::Group(None, Some(&trap)), &directory), [EDIT]);
     directory.set_group(&group("closed", GroupSpec::default()), NOW);
     let mut waiting = in_group("boss", "power");
     waiting.spec.groups.push("closed".to_owned());
     directory.set_user(&waiting, NOW);
     let nesting = group("nesting", GroupSpec { member_groups: vec!["closed".into()], ..GroupSpec::default() });
-    assert_eq!(required(&Change::Group(None, Some(&nesting)), &directory), [EDIT]);
+    assert_eq!(required(&GuardedChange::Group(None, Some(&nesting)), &directory), [EDIT]);
 }
 
 #[test]
-fn a_label_that_adds_a_second_way_into_a_group_counts() {
+fn a_label_that_adds_a_second_path_into_a_group_counts() {
     let mut directory = directory();
     let team = Labels::from([("team".to_owned(), "x".to_owned())]);
     let selector = LabelSelector { match_labels: Some(team.clone()), ..LabelSelector::default() };
@@ -210,26 +214,30 @@ fn a_label_that_adds_a_second_way_into_a_group_counts() {
     directory.set_user(&jane, NOW);
     let mut labelled = jane.clone();
     labelled.metadata.labels = Some(team);
-    for change in [Change::User(Some(&jane), Some(&labelled)), Change::User(Some(&labelled), Some(&jane))] {
+    for change in [GuardedChange::User(Some(&jane), Some(&labelled)), GuardedChange::User(Some(&labelled), Some(&jane))]
+    {
         assert_eq!(required(&change, &directory), [EDIT], "she would stay when she is taken out of spec.members");
     }
 }
 
 #[test]
-fn deleting_a_user_takes_control_of_it() {
+fn deleting_a_user_requires_control_of_it() {
     let mut directory = directory();
     let (jane, root) = (in_group("jane", "power"), user("root", UserSpec { admin: true, ..UserSpec::default() }));
     directory.set_user(&jane, NOW);
     directory.set_user(&root, NOW);
-    assert_eq!(required(&Change::User(Some(&jane), None), &directory), [EDIT]);
-    assert_eq!(required(&Change::User(Some(&root), None), &directory), ["ClusterRole admin in the whole cluster"]);
+    assert_eq!(required(&GuardedChange::User(Some(&jane), None), &directory), [EDIT]);
+    assert_eq!(
+        required(&GuardedChange::User(Some(&root), None), &directory),
+        ["ClusterRole admin in the whole cluster"]
+    );
     let plain = user("plain", UserSpec::default());
     directory.set_user(&plain, NOW);
-    assert!(required(&Change::User(Some(&plain), None), &directory).is_empty());
+    assert!(required(&GuardedChange::User(Some(&plain), None), &directory).is_empty());
 }
 
 #[test]
-fn a_binding_counts_as_it_was_and_as_it_becomes() {
+fn a_binding_counts_before_and_after_a_change() {
     let directory = Directory::new(false);
     let edit = binding("b", SubjectKind::User, "jane");
     let with = |change: &dyn Fn(&mut RoleBindingSpec)| {
@@ -239,25 +247,27 @@ fn a_binding_counts_as_it_was_and_as_it_becomes() {
     };
     let view = with(&|spec| spec.role_ref = RoleRef::cluster_role("view"));
     let view_everywhere = "ClusterRole view in the whole cluster";
-    for change in [Change::RoleBinding(Some(&edit), Some(&view)), Change::RoleBinding(Some(&view), Some(&edit))] {
+    for change in
+        [GuardedChange::RoleBinding(Some(&edit), Some(&view)), GuardedChange::RoleBinding(Some(&view), Some(&edit))]
+    {
         assert_eq!(required(&change, &directory), [EDIT, view_everywhere]);
     }
     let narrowed = with(&|spec| {
         spec.scope = DeclaredScope { namespaces: Some(vec!["a".into()]), ..DeclaredScope::default() };
     });
     let in_a = "ClusterRole edit in namespace a";
-    assert_eq!(required(&Change::RoleBinding(Some(&edit), Some(&narrowed)), &directory), [EDIT, in_a]);
+    assert_eq!(required(&GuardedChange::RoleBinding(Some(&edit), Some(&narrowed)), &directory), [EDIT, in_a]);
     let other = with(&|spec| spec.subjects[0].name = "john".into());
-    assert_eq!(required(&Change::RoleBinding(Some(&edit), Some(&other)), &directory), [EDIT]);
+    assert_eq!(required(&GuardedChange::RoleBinding(Some(&edit), Some(&other)), &directory), [EDIT]);
     let over = with(&|spec| spec.validity = Some(Validity { not_before: None, not_after: Some(at(-100)) }));
-    assert_eq!(required(&Change::RoleBinding(Some(&edit), Some(&over)), &directory), [EDIT]);
-    assert_eq!(required(&Change::RoleBinding(Some(&over), Some(&edit)), &directory), [EDIT]);
-    assert_eq!(required(&Change::RoleBinding(Some(&over), None), &directory), [EDIT], "as the policy decides");
-    assert!(required(&Change::RoleBinding(Some(&edit), Some(&edit)), &directory).is_empty());
+    assert_eq!(required(&GuardedChange::RoleBinding(Some(&edit), Some(&over)), &directory), [EDIT]);
+    assert_eq!(required(&GuardedChange::RoleBinding(Some(&over), Some(&edit)), &directory), [EDIT]);
+    assert_eq!(required(&GuardedChange::RoleBinding(Some(&over), None), &directory), [EDIT], "as the policy decides");
+    assert!(required(&GuardedChange::RoleBinding(Some(&edit), Some(&edit)), &directory).is_empty());
 }
 
 #[test]
-fn consent_to_declared_members_is_control_of_the_group_and_of_whoever_it_moves() {
+fn consent_to_declared_members_requires_control_of_the_group_and_new_members() {
     let mut directory = directory();
     let mut selected = in_group("selected", "power");
     selected.metadata.labels = Some([("team".to_owned(), "x".to_owned())].into());
@@ -274,7 +284,7 @@ fn consent_to_declared_members_is_control_of_the_group_and_of_whoever_it_moves()
     let (closed, open) = (consent("power", false, None), consent("power", true, None));
     let mut empty = self::directory();
     empty.set_group(&closed, NOW);
-    for change in [Change::Group(Some(&closed), Some(&open)), Change::Group(Some(&open), Some(&closed))] {
+    for change in [GuardedChange::Group(Some(&closed), Some(&open)), GuardedChange::Group(Some(&open), Some(&closed))] {
         assert_eq!(required(&change, &empty), [EDIT]);
     }
     // The roles of those who join or leave, by their groups and by their labels.
@@ -285,26 +295,28 @@ fn consent_to_declared_members_is_control_of_the_group_and_of_whoever_it_moves()
         let (closed, open) = (consent("harmless", false, selector), consent("harmless", true, selector));
         for group in [&closed, &open] {
             directory.set_group(group, NOW);
-            for change in [Change::Group(Some(&closed), Some(&open)), Change::Group(Some(&open), Some(&closed))] {
+            for change in
+                [GuardedChange::Group(Some(&closed), Some(&open)), GuardedChange::Group(Some(&open), Some(&closed))]
+            {
                 assert_eq!(required(&change, &directory), [EDIT]);
             }
         }
     }
     let (closed, open) = (consent("labelled", false, Some(&selector)), consent("labelled", true, Some(&selector)));
     directory.set_group(&closed, NOW);
-    assert_eq!(required(&Change::Group(Some(&closed), Some(&open)), &directory), [EDIT]);
+    assert_eq!(required(&GuardedChange::Group(Some(&closed), Some(&open)), &directory), [EDIT]);
     let none = consent("labelled", false, None);
-    let end = required(&Change::Group(Some(&closed), Some(&none)), &directory);
+    let end = required(&GuardedChange::Group(Some(&closed), Some(&none)), &directory);
     assert_eq!(end, [EDIT], "what the group is bound to counts for those it selects, accepted or not");
     // Writing a User requires them whether or not the group accepts it.
     for member in [in_group("new", "power"), in_group("new", "harmless")] {
         let expected = if member.spec.groups == ["power"] { vec![EDIT] } else { vec![] };
-        assert_eq!(required(&Change::User(None, Some(&member)), &directory), expected);
+        assert_eq!(required(&GuardedChange::User(None, Some(&member)), &directory), expected);
     }
 }
 
 #[test]
-fn a_namespace_enters_a_binding_by_labels_that_somebody_chose() {
+fn labels_that_add_a_namespace_to_a_binding_require_its_role() {
     let mut directory = Directory::new(false);
     let mut by_label = binding("by-label", SubjectKind::User, "jane");
     by_label.spec.scope = DeclaredScope { domain: Some("x".into()), ..DeclaredScope::default() };
@@ -326,7 +338,7 @@ fn owned_by(owner: &str) -> Labels {
 }
 
 #[test]
-fn a_namespace_changes_hands_by_whoever_controls_both_sides() {
+fn transferring_a_namespace_requires_control_of_both_owners() {
     let mut directory = directory();
     directory.set_user(&in_group("boss", "power"), NOW);
     directory.set_user(&user("jane", UserSpec::default()), NOW);
@@ -362,7 +374,7 @@ fn the_reason_names_the_label() {
 }
 
 #[test]
-fn whoever_has_a_quota_makes_no_namespace_that_escapes_it() {
+fn users_with_a_quota_create_no_namespace_outside_it() {
     use roster_api::QuotaSpec;
     use roster_api::common::Quantity;
     let mut directory = directory();
@@ -378,7 +390,7 @@ fn whoever_has_a_quota_makes_no_namespace_that_escapes_it() {
     let member_groups = vec!["inner".to_owned()];
     directory
         .set_group(&group("outer", GroupSpec { member_groups, quota: quota(&["pods"]), ..GroupSpec::default() }), NOW);
-    let refusal = |labels: &Labels, by| uncounted(labels, by, &directory, &Policy::default());
+    let refusal = |labels: &Labels, by| quota_evasion(labels, by, &directory, &Policy::default());
     for by in ["own", "grouped"] {
         let message = refusal(&Labels::new(), Some(by)).expect("a Namespace without an owner escapes");
         assert!(message.starts_with("metadata.labels[roster.dev/owner]: is required"), "{message}");
@@ -397,7 +409,7 @@ fn whoever_has_a_quota_makes_no_namespace_that_escapes_it() {
 
 /// Anyone who controls what a deleted User declared about itself controls its name.
 #[test]
-fn a_deleted_user_keeps_its_name_from_whoever_could_not_control_it() {
+fn reusing_the_name_of_a_deleted_user_requires_control_of_it() {
     let mut directory = directory();
     let spec = UserSpec {
         username: Some("Alice.Smith".into()),
@@ -412,11 +424,16 @@ fn a_deleted_user_keeps_its_name_from_whoever_could_not_control_it() {
             directory.remove_user("alice", NOW);
         }
         let new = user("alice", UserSpec::default());
-        assert_eq!(required(&Change::User(None, Some(&new)), &directory), [EDIT], "by name; heard: {has_heard}");
-        assert_eq!(required(&Change::Credential(["alice"].into()), &directory), [EDIT], "a Secret that waits for it");
+        assert_eq!(required(&GuardedChange::User(None, Some(&new)), &directory), [EDIT], "by name; heard: {has_heard}");
+        assert_eq!(
+            required(&GuardedChange::Credential(["alice"].into()), &directory),
+            [EDIT],
+            "a Secret that waits for it"
+        );
     }
     let policy = Policy::default();
-    let reasons = requirements(&Change::User(None, Some(&user("alice", UserSpec::default()))), &directory, &policy);
+    let reasons =
+        requirements(&GuardedChange::User(None, Some(&user("alice", UserSpec::default()))), &directory, &policy);
     let reason = reasons.into_values().next().unwrap();
     assert_eq!(
         (reason.identity.as_str(), reason.by.as_str()),
@@ -426,54 +443,32 @@ fn a_deleted_user_keeps_its_name_from_whoever_could_not_control_it() {
         )
     );
     let taker = |username: &str| user("mallory", UserSpec { username: Some(username.into()), ..UserSpec::default() });
-    assert_eq!(required(&Change::User(None, Some(&taker("alice.smith"))), &directory), [EDIT], "by username");
-    let renamed = Change::User(Some(&taker("mallory")), Some(&taker("ALICE.SMITH")));
+    assert_eq!(required(&GuardedChange::User(None, Some(&taker("alice.smith"))), &directory), [EDIT], "by username");
+    let renamed = GuardedChange::User(Some(&taker("mallory")), Some(&taker("ALICE.SMITH")));
     assert_eq!(required(&renamed, &directory), [EDIT], "by a rename");
-    let described = Change::User(Some(&taker("alice.smith")), Some(&taker("alice.smith")));
+    let described = GuardedChange::User(Some(&taker("alice.smith")), Some(&taker("alice.smith")));
     assert!(required(&described, &directory).is_empty());
     // The group gets a role while the User is deleted.
     directory.remove_binding("power-edit");
-    assert!(required(&Change::User(None, Some(&user("alice", UserSpec::default()))), &directory).is_empty());
+    assert!(required(&GuardedChange::User(None, Some(&user("alice", UserSpec::default()))), &directory).is_empty());
     directory.set_binding(&binding("late", SubjectKind::Group, "waiting"), NOW);
-    assert_eq!(required(&Change::User(None, Some(&user("alice", UserSpec::default()))), &directory), [EDIT]);
+    assert_eq!(required(&GuardedChange::User(None, Some(&user("alice", UserSpec::default()))), &directory), [EDIT]);
     // Creating the next User of the name already required it.
     directory.set_user(&user("alice", UserSpec::default()), NOW);
-    assert!(required(&Change::Credential(["alice"].into()), &directory).is_empty());
+    assert!(required(&GuardedChange::Credential(["alice"].into()), &directory).is_empty());
 }
 
 #[test]
-fn a_deleted_administrator_and_one_by_a_label_keep_their_names() {
-    let mut directory = directory();
-    let root = user("root", UserSpec { admin: true, ..UserSpec::default() });
-    let mut labelled = user("labelled", UserSpec::default());
-    labelled.metadata.labels = Some([("team".to_owned(), "x".to_owned())].into());
-    let selector = LabelSelector { match_labels: labelled.metadata.labels.clone(), ..LabelSelector::default() };
-    directory.set_group(&group("power", GroupSpec { member_selector: Some(selector), ..GroupSpec::default() }), NOW);
-    for (gone, expected) in [(&root, "ClusterRole admin in the whole cluster"), (&labelled, EDIT)] {
-        let name = gone.name_any();
-        directory.set_user(gone, NOW);
-        directory.remove_user(&name, NOW);
-        assert_eq!(required(&Change::User(None, Some(&user(&name, UserSpec::default()))), &directory), [expected]);
-    }
-    let named = user("named", UserSpec { username: Some("power-user".into()), ..UserSpec::default() });
-    directory.set_user(&named, NOW);
-    assert!(!directory.remove_user("named", NOW).tombstones.is_empty(), "native bindings may name power-user");
-    let plain = user("plain", UserSpec::default());
-    directory.set_user(&plain, NOW);
-    assert!(directory.remove_user("plain", NOW).tombstones.is_empty(), "it held nothing");
-}
-
-#[test]
-fn i4_nobody_is_named_like_the_username_of_somebody_else() {
+fn i4_names_equal_to_another_users_username_are_rejected() {
     let mut directory = directory();
     let spec = |username: &str| UserSpec { username: Some(username.into()), ..UserSpec::default() };
     directory.set_user(&user("alice", UserSpec { groups: vec!["power".into()], ..spec("a.smith") }), NOW);
-    let by_name = mistakable(&user("a.smith", spec("bob")), &directory).unwrap();
+    let by_name = confusable_name(&user("a.smith", spec("bob")), &directory).unwrap();
     assert!(by_name.starts_with("metadata.name: a.smith is the username of User alice"), "{by_name}");
-    let by_username = mistakable(&user("bob", spec("Alice")), &directory).unwrap();
+    let by_username = confusable_name(&user("bob", spec("Alice")), &directory).unwrap();
     assert!(by_username.starts_with("spec.username: Alice is the name (metadata.name) of User alice"), "{by_username}");
-    assert_eq!(mistakable(&user("carol", spec("Carol")), &directory), None);
-    let renamed = Change::User(Some(&user("bob", spec("bob"))), Some(&user("bob", spec("alice"))));
+    assert_eq!(confusable_name(&user("carol", spec("Carol")), &directory), None);
+    let renamed = GuardedChange::User(Some(&user("bob", spec("bob"))), Some(&user("bob", spec("alice"))));
     let required = required(&renamed, &directory);
     assert_eq!(required, [EDIT]);
 }

@@ -10,14 +10,14 @@ use roster_api::role_binding::RoleRef;
 
 use super::rules::{allows_path, allows_resource};
 use crate::directory::Directory;
-use crate::directory::native::{Grant, Holder, Key, Native, binding_of};
+use crate::directory::native::{Grant, Holder, Native, NativeKey, binding_of};
 
 /// Group of every user that an authenticator has recognized.
 pub const AUTHENTICATED: &str = "system:authenticated";
 
 /// A role that a user holds in a scope, and why.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Held {
+pub struct HeldRole {
     /// The role and its scope.
     pub grant: Grant,
     /// Why the user holds it.
@@ -34,8 +34,8 @@ pub fn groups_of(directory: &Directory, user: &str) -> Vec<String> {
 
 /// Returns the roles that the User holds, by name and by group; none if it is not active. A namespace limits them to
 /// those that apply there.
-pub fn held_by(directory: &Directory, user: &str, namespace: Option<&str>, now: Timestamp) -> Vec<Held> {
-    let Some(person) = directory.person(user).filter(|person| person.is_active(now)) else { return Vec::new() };
+pub fn held_by(directory: &Directory, user: &str, namespace: Option<&str>, now: Timestamp) -> Vec<HeldRole> {
+    let Some(person) = directory.user(user).filter(|person| person.is_active(now)) else { return Vec::new() };
     let by_name = (Holder::User(person.username.clone()), Vec::new());
     let by_group = groups_of(directory, user).into_iter().map(|group| {
         let path = directory.memberships.path(user, &group).map(|path| path.groups).unwrap_or_default();
@@ -47,7 +47,7 @@ pub fn held_by(directory: &Directory, user: &str, namespace: Option<&str>, now: 
     for (holder, path) in [by_name].into_iter().chain(by_group) {
         for (grant, natives) in directory.natives.grants_of(&holder).filter(|(grant, _)| applies(grant)) {
             held.extend(
-                natives.map(|native| Held { grant: grant.clone(), reason: reason(native, &holder, path.clone()) }),
+                natives.map(|native| HeldRole { grant: grant.clone(), reason: reason(native, &holder, path.clone()) }),
             );
         }
     }
@@ -57,7 +57,7 @@ pub fn held_by(directory: &Directory, user: &str, namespace: Option<&str>, now: 
 
 /// Returns the distinct roles that the User holds anywhere, sorted.
 pub fn roles_of<'a>(directory: &'a Directory, user: &str, now: Timestamp) -> Vec<&'a RoleRef> {
-    let Some(person) = directory.person(user).filter(|person| person.is_active(now)) else { return Vec::new() };
+    let Some(person) = directory.user(user).filter(|person| person.is_active(now)) else { return Vec::new() };
     let groups = directory.memberships.groups_of(user).map(Holder::Group);
     let holders = groups.chain([Holder::User(person.username.as_str())]);
     let mut roles: Vec<&RoleRef> = holders.flat_map(|holder| directory.natives.roles_of(holder)).collect();
@@ -82,7 +82,7 @@ fn reason(native: &Native, holder: &Holder, groups: Vec<String>) -> Reason {
 }
 
 /// Converts the key of a native binding to its API type.
-pub fn binding(key: &Key) -> NativeBinding {
+pub fn binding(key: &NativeKey) -> NativeBinding {
     let kind = if key.namespace.is_some() { "RoleBinding" } else { "ClusterRoleBinding" };
     NativeBinding { kind: kind.to_owned(), namespace: key.namespace.clone(), name: key.name.clone() }
 }
@@ -101,9 +101,9 @@ pub fn role_binding(native: &Native) -> Option<String> {
 }
 
 /// Returns the distinct rules of the held roles, each with all reasons why it applies.
-pub fn rules(directory: &Directory, held: &[Held]) -> Vec<EffectiveRule> {
+pub fn rules(directory: &Directory, held: &[HeldRole]) -> Vec<EffectiveRule> {
     let mut found = BTreeMap::<_, EffectiveRule>::new();
-    for Held { grant, reason } in held {
+    for HeldRole { grant, reason } in held {
         for rule in rules_of(directory, grant) {
             let effective = found.entry((&grant.namespace, content(rule))).or_insert_with(|| EffectiveRule {
                 namespace: grant.namespace.clone(),
@@ -131,9 +131,9 @@ fn rules_of<'a>(directory: &'a Directory, grant: &'a Grant) -> impl Iterator<Ite
 }
 
 /// Returns the reasons why the held roles allow the action.
-pub fn allowing(directory: &Directory, held: Vec<Held>, asked: &AccessReviewSpec) -> Vec<Reason> {
+pub fn allowing(directory: &Directory, held: Vec<HeldRole>, asked: &AccessReviewSpec) -> Vec<Reason> {
     let place = asked.resource_attributes.as_ref().and_then(|asked| asked.namespace.clone()).unwrap_or_default();
-    let allows = |held: &Held| {
+    let allows = |held: &HeldRole| {
         let applies = held.grant.namespace.as_ref().is_none_or(|namespace| *namespace == place);
         applies && rules_of(directory, &held.grant).any(|rule| allows(rule, asked))
     };
@@ -148,9 +148,9 @@ pub fn allows(rule: &PolicyRule, asked: &AccessReviewSpec) -> bool {
 }
 
 /// Returns the names of the held roles by namespace; `None` is the whole cluster.
-pub fn roles_by_namespace(held: &[Held]) -> BTreeMap<Option<String>, BTreeSet<String>> {
+pub fn roles_by_namespace(held: &[HeldRole]) -> BTreeMap<Option<String>, BTreeSet<String>> {
     let mut roles = BTreeMap::<_, BTreeSet<String>>::new();
-    for Held { grant, reason } in held.iter().filter(|held| !is_everybodys(held)) {
+    for HeldRole { grant, reason } in held.iter().filter(|held| !is_everybodys(held)) {
         roles.entry(grant.namespace.clone()).or_default().insert(role_name(&reason.role));
     }
     roles
@@ -158,6 +158,6 @@ pub fn roles_by_namespace(held: &[Held]) -> BTreeMap<Option<String>, BTreeSet<St
 
 /// Returns whether every authenticated user holds it, such as the right to read the version, so that it says nothing
 /// about this user.
-fn is_everybodys(held: &Held) -> bool {
+fn is_everybodys(held: &HeldRole) -> bool {
     held.reason.subject.name == AUTHENTICATED
 }

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use roster_api::role_binding::RoleRef;
 
-use super::compile::Desired;
-use crate::directory::native::{Holder, Key, Native, Natives};
+use super::compile::DesiredBinding;
+use crate::directory::native::{Holder, Native, NativeKey, Natives};
 
 /// A write to a native binding.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Write {
     /// Delete the object with this UID.
-    Delete(Key, String),
+    Delete(NativeKey, String),
     /// Apply the desired state.
-    Apply(Key, Desired),
+    Apply(NativeKey, DesiredBinding),
 }
 
 /// Writes in stages, to be executed in the order of the fields.
@@ -30,7 +30,7 @@ pub struct Stages {
 }
 
 /// Returns the writes that lead from the owner's current bindings to the desired ones; empty if nothing has to change.
-pub fn plan(uid: &str, desired: BTreeMap<Key, Desired>, natives: &Natives) -> Stages {
+pub fn plan(uid: &str, desired: BTreeMap<NativeKey, DesiredBinding>, natives: &Natives) -> Stages {
     let mut stages = Stages::default();
     let surplus = natives.owned_by(uid).filter(|native| !desired.contains_key(&native.key));
     stages.revocations.extend(surplus.map(delete));
@@ -64,7 +64,7 @@ pub fn plan(uid: &str, desired: BTreeMap<Key, Desired>, natives: &Natives) -> St
 }
 
 /// Returns the write that only removes the holders that leave, or nothing if none leaves.
-fn narrow(native: &Native, desired: &Desired) -> Option<Write> {
+fn narrow(native: &Native, desired: &DesiredBinding) -> Option<Write> {
     let stay: BTreeSet<Holder> = native.holders.intersection(&desired.holders).cloned().collect();
     if stay.len() == native.holders.len() && !native.has_others {
         return None;
@@ -72,7 +72,7 @@ fn narrow(native: &Native, desired: &Desired) -> Option<Write> {
     Some(if stay.is_empty() {
         delete(native)
     } else {
-        Write::Apply(native.key.clone(), Desired { holders: Arc::new(stay), ..desired.clone() })
+        Write::Apply(native.key.clone(), DesiredBinding { holders: Arc::new(stay), ..desired.clone() })
     })
 }
 
@@ -80,6 +80,6 @@ fn delete(native: &Native) -> Write {
     Write::Delete(native.key.clone(), native.uid.clone())
 }
 
-fn is_right(native: &Native, desired: &Desired) -> bool {
+fn is_right(native: &Native, desired: &DesiredBinding) -> bool {
     native.holders == *desired.holders && !native.has_others && native.is_marked
 }

@@ -8,7 +8,7 @@ use roster_api::role_binding::{RoleKind, RoleRef};
 use crate::directory::native::Grant;
 
 /// Everything that a write requires, with one reason each.
-pub type Requirements = BTreeMap<Requirement, Reason>;
+pub type Requirements = BTreeMap<Requirement, RequirementReason>;
 
 /// A right that the requester must have.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -62,7 +62,7 @@ pub struct Attributes<'a> {
 
 /// Why a write requires something.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Reason {
+pub struct RequirementReason {
     /// The affected identity: `User jane`, `Group engineers`.
     pub identity: String,
     /// What links the identity to the requirement, such as the binding that grants the role.
@@ -77,14 +77,14 @@ pub struct Refused {
     /// The missing right.
     pub requirement: Requirement,
     /// Why the right is required.
-    pub reason: Reason,
+    pub reason: RequirementReason,
 }
 
 impl Refused {
     /// Returns the denial for requesters that may not see who holds which role. It names Users, which the requester has
     /// named itself, and no groups.
     pub fn without_details(&self) -> String {
-        let Self { requester, reason: Reason { identity, .. }, .. } = self;
+        let Self { requester, reason: RequirementReason { identity, .. }, .. } = self;
         let identity =
             if identity.starts_with("User ") { identity } else { "somebody whom this write takes control of" };
         format!(
@@ -96,7 +96,7 @@ impl Refused {
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { requester, requirement, reason: Reason { identity, by } } = self;
+        let Self { requester, requirement, reason: RequirementReason { identity, by } } = self;
         let Attributes { group, resource, name, namespace, verb, .. } = requirement.attributes();
         match requirement {
             Requirement::Bind(grant) => {

@@ -45,7 +45,7 @@ fn the_full_example_is_allowed() {
 #[case(json!({"extra": {"kubernetes.io/x": ["1"]}}), "spec.extra", "reserved")]
 #[case(json!({"connector": {"name": "LDAP"}}), "spec.connector.type", "is required")]
 #[case(json!({"identities": [{"type": "ldap", "id": "a"}, {"type": "ldap", "id": "a"}]}), "spec.identities", "twice")]
-#[case(json!({"passwordSecretRef": {"namespace": "GroupDraft A", "name": "x"}}), "spec.passwordSecretRef.namespace", "Namespace")]
+#[case(json!({"passwordSecretRef": {"namespace": "Team A", "name": "x"}}), "spec.passwordSecretRef.namespace", "Namespace")]
 #[case(json!({"nickname": "j"}), "spec.nickname", "is not a field; the fields are additionalEmails, admin,")]
 fn violations_have_the_field_and_what_is_allowed(#[case] spec: Value, #[case] field: &str, #[case] says: &str) {
     let faults = faults(&spec);

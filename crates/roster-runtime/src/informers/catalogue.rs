@@ -11,7 +11,7 @@ use roster_core::directory::index::record::Record;
 use roster_core::directory::index::view::View;
 use tokio::sync::watch;
 
-use super::follow::Step;
+use super::follow::WatchStep;
 
 /// Current index of a resource.
 #[derive(Debug)]
@@ -66,33 +66,33 @@ impl<K: Resource<DynamicType = ()>> Feeder<K> {
     }
 
     /// Handles a step of the watch. An object that does not parse keeps its last known state.
-    pub fn take(&mut self, step: &Step<DeserializeGuard<K>>) {
+    pub fn take(&mut self, step: &WatchStep<DeserializeGuard<K>>) {
         match step {
             // The revision of a list is reached only when the list is complete.
-            Step::Revision(revision) if self.is_listing => self.revision = *revision,
-            Step::Revision(revision) => self.catalogue.update(|view| view.reach(*revision)),
-            Step::Event(Event::Init) => {
+            WatchStep::Revision(revision) if self.is_listing => self.revision = *revision,
+            WatchStep::Revision(revision) => self.catalogue.update(|view| view.advance_to(*revision)),
+            WatchStep::Event(Event::Init) => {
                 self.listed.clear();
                 self.is_listing = true;
             }
-            Step::Event(Event::InitApply(DeserializeGuard(Ok(object)))) => {
+            WatchStep::Event(Event::InitApply(DeserializeGuard(Ok(object)))) => {
                 self.listed.push(Arc::new((self.read)(object)));
             }
-            Step::Event(Event::InitApply(DeserializeGuard(Err(invalid)))) => {
+            WatchStep::Event(Event::InitApply(DeserializeGuard(Err(invalid)))) => {
                 let name = invalid.metadata.name.as_deref().unwrap_or_default();
                 self.listed.extend(self.catalogue.peek().table.get(name).cloned());
             }
-            Step::Event(Event::InitDone) => {
+            WatchStep::Event(Event::InitDone) => {
                 let listed = std::mem::take(&mut self.listed);
                 self.is_listing = false;
                 self.catalogue.update(|view| view.relist(listed, self.revision));
             }
-            Step::Event(Event::Apply(DeserializeGuard(Ok(object)))) => {
+            WatchStep::Event(Event::Apply(DeserializeGuard(Ok(object)))) => {
                 let record = Arc::new((self.read)(object));
                 self.catalogue.update(|view| view.set(record));
             }
-            Step::Event(Event::Apply(DeserializeGuard(Err(_)))) => {}
-            Step::Event(Event::Delete(guard)) => {
+            WatchStep::Event(Event::Apply(DeserializeGuard(Err(_)))) => {}
+            WatchStep::Event(Event::Delete(guard)) => {
                 let revision = guard.meta().resource_version.as_ref().and_then(|revision| revision.parse().ok());
                 self.catalogue.update(|view| view.remove(&guard.name_any(), revision.unwrap_or(view.progress)));
             }

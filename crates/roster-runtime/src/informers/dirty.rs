@@ -10,18 +10,18 @@ use tokio::sync::Notify;
 
 /// Set of keys to process.
 #[derive(Debug)]
-pub struct Dirty<K> {
+pub struct DirtyKeys<K> {
     keys: Mutex<BTreeSet<K>>,
     marked: Notify,
 }
 
-impl<K> Default for Dirty<K> {
+impl<K> Default for DirtyKeys<K> {
     fn default() -> Self {
         Self { keys: Mutex::default(), marked: Notify::new() }
     }
 }
 
-impl<K: Ord> Dirty<K> {
+impl<K: Ord> DirtyKeys<K> {
     /// Queues keys.
     pub fn mark(&self, keys: impl IntoIterator<Item = K>) {
         let mut waiting = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
@@ -64,8 +64,8 @@ mod tests {
     use futures::StreamExt;
 
     #[tokio::test]
-    async fn a_key_comes_out_once_however_often_it_was_marked() {
-        let dirty = Arc::new(Dirty::default());
+    async fn a_key_is_returned_once_however_often_it_was_marked() {
+        let dirty = Arc::new(DirtyKeys::default());
         dirty.mark(["b", "a"]);
         dirty.mark(["a"]);
         let mut stream = Box::pin(dirty.stream(Duration::ZERO));

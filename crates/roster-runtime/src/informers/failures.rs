@@ -6,39 +6,39 @@ use std::sync::{Mutex, PoisonError};
 use crate::metrics::CounterBy;
 
 /// Consecutive failures after which a watch counts as failing: a single one is normal.
-const ROW: u32 = 2;
+const FAILING_AFTER: u32 = 2;
 
 /// Consecutive failures of watches, by resource.
 #[derive(Debug)]
-pub struct Failures {
+pub struct WatchFailures {
     /// Failures since the watch last reported anything.
-    rows: Mutex<HashMap<&'static str, u32>>,
+    consecutive: Mutex<HashMap<&'static str, u32>>,
     count: CounterBy,
 }
 
-impl Failures {
+impl WatchFailures {
     /// Starts without failures. Each is also counted in `count`.
     pub fn new(count: CounterBy) -> Self {
-        Self { rows: Mutex::default(), count }
+        Self { consecutive: Mutex::default(), count }
     }
 
     /// Records a failure. After a gap, one failure makes the watch count as failing.
-    pub fn begin_or_go_on(&self, resource: &'static str, is_gap: bool) {
+    pub fn record_failure(&self, resource: &'static str, is_gap: bool) {
         self.count.inc(resource);
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        let row = rows.entry(resource).or_default();
-        *row = row.saturating_add(if is_gap { ROW } else { 1 });
+        let mut consecutive = self.consecutive.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = consecutive.entry(resource).or_default();
+        *count = count.saturating_add(if is_gap { FAILING_AFTER } else { 1 });
     }
 
     /// Records that the watch works again.
-    pub fn end(&self, resource: &'static str) {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner).remove(resource);
+    pub fn record_recovery(&self, resource: &'static str) {
+        self.consecutive.lock().unwrap_or_else(PoisonError::into_inner).remove(resource);
     }
 
     /// Whether the watch of one of these resources is failing: until it reports again, however long that takes.
     pub fn any_of(&self, resources: &[&str]) -> bool {
-        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        resources.iter().any(|resource| rows.get(resource).is_some_and(|count| *count >= ROW))
+        let consecutive = self.consecutive.lock().unwrap_or_else(PoisonError::into_inner);
+        resources.iter().any(|resource| consecutive.get(resource).is_some_and(|count| *count >= FAILING_AFTER))
     }
 }
 
@@ -48,22 +48,22 @@ mod tests {
     use crate::metrics::Metrics;
 
     #[test]
-    fn one_failure_is_everyday_life_and_a_row_of_them_is_not() {
-        let failures = Failures::new(Metrics::default().watch_errors);
-        failures.begin_or_go_on("users", false);
+    fn a_watch_is_failing_after_two_consecutive_failures() {
+        let failures = WatchFailures::new(Metrics::default().watch_errors);
+        failures.record_failure("users", false);
         assert!(!failures.any_of(&["users"]));
-        failures.begin_or_go_on("users", false);
+        failures.record_failure("users", false);
         assert!(failures.any_of(&["users"]) && !failures.any_of(&["groups"]));
-        failures.end("users");
+        failures.record_recovery("users");
         assert!(!failures.any_of(&["users"]));
     }
 
     #[test]
-    fn one_gap_is_enough() {
-        let failures = Failures::new(Metrics::default().watch_errors);
-        failures.begin_or_go_on("users", true);
+    fn a_watch_is_failing_after_one_gap() {
+        let failures = WatchFailures::new(Metrics::default().watch_errors);
+        failures.record_failure("users", true);
         assert!(failures.any_of(&["users"]));
-        failures.end("users");
+        failures.record_recovery("users");
         assert!(!failures.any_of(&["users"]));
     }
 }

@@ -17,7 +17,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use roster_api::role_binding::{RoleKind, RoleRef};
 use roster_api::{Group, GroupSpec, TOMBSTONE_SECRET_TYPE, USER_ANNOTATION};
 use roster_core::directory::bindings::NamespaceState;
-use roster_core::directory::native::{Key, Native, key};
+use roster_core::directory::native::{Native, NativeKey, key};
 use roster_core::directory::tombstones::Tombstone;
 use roster_core::directory::{Directory, RoleKey};
 use roster_core::quota::allotment::{Allotment, DEFAULTS_ANNOTATION, NAME};
@@ -28,16 +28,16 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use super::catalogue::Feeder;
-use super::dirty::Dirty;
-use super::follow::{Failed, Relist, Step, follow, readable};
-use super::list_watch::{Failure, list_watch, list_watch_parsed};
-use super::state::{Informers, Waiting};
+use super::dirty::DirtyKeys;
+use super::follow::{Relist, WatchFailure, WatchStep, follow, readable};
+use super::list_watch::{ListWatchError, list_watch, list_watch_parsed};
+use super::state::{Informers, WorkQueues};
 
 /// A store that a watch feeds, and a function that prunes each object first.
-pub type Kept<K> = (Writer<K>, fn(&mut K));
+pub type PrunedStore<K> = (Writer<K>, fn(&mut K));
 
 /// State of an object as a watch has seen it.
-enum Seen<'a, K> {
+enum ObjectState<'a, K> {
     /// The object exists.
     Present(&'a K),
     /// The object was deleted; holds its last state.
@@ -46,7 +46,7 @@ enum Seen<'a, K> {
     Unlisted,
 }
 
-impl<'a, K> Seen<'a, K> {
+impl<'a, K> ObjectState<'a, K> {
     const fn present(&self) -> Option<&'a K> {
         if let Self::Present(object) = self { Some(object) } else { None }
     }
@@ -65,7 +65,7 @@ pub struct Feed<'a> {
 }
 
 impl Feed<'_> {
-    fn watch<K>(&self) -> impl Stream<Item = Result<Step<K>, Failure>> + Send + use<K>
+    fn watch<K>(&self) -> impl Stream<Item = Result<WatchStep<K>, ListWatchError>> + Send + use<K>
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {
@@ -75,36 +75,36 @@ impl Feed<'_> {
     /// Watches `K` and passes on the state of each object, including removals found by a relist.
     fn start<K, Q, E>(
         &mut self,
-        (resource, watch): (&'static str, impl Stream<Item = Result<Step<K>, E>> + Send + 'static),
+        (resource, watch): (&'static str, impl Stream<Item = Result<WatchStep<K>, E>> + Send + 'static),
         key: impl Fn(&ObjectMeta) -> Q + Send + 'static,
-        mut change: impl FnMut(&Informers, &Q, Seen<'_, K>) + Send + 'static,
-        mut before: impl FnMut(&Step<K>) + Send + 'static,
+        mut change: impl FnMut(&Informers, &Q, ObjectState<'_, K>) + Send + 'static,
+        mut before: impl FnMut(&WatchStep<K>) + Send + 'static,
         relisted: impl Fn(&Informers) + Send + 'static,
         known: impl Fn(&Directory) -> Vec<Q> + Send + 'static,
     ) where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
         Q: Clone + Eq + Hash + Send + 'static,
-        E: Failed + Send + 'static,
+        E: WatchFailure + Send + 'static,
     {
         let (sender, receiver) = oneshot::channel();
         self.synced.push(receiver);
         let informers = Arc::clone(self.informers);
         let mut relist = Relist::default();
-        let apply = move |step: Step<K>| {
+        let apply = move |step: WatchStep<K>| {
             before(&step);
-            let Step::Event(event) = step else { return };
+            let WatchStep::Event(event) = step else { return };
             match &event {
                 Event::Init => relist.begin(),
                 Event::InitApply(object) | Event::Apply(object) => {
                     let key = key(object.meta());
                     relist.name(&key);
-                    change(&informers, &key, Seen::Present(object));
+                    change(&informers, &key, ObjectState::Present(object));
                 }
-                Event::Delete(object) => change(&informers, &key(object.meta()), Seen::Deleted(object)),
+                Event::Delete(object) => change(&informers, &key(object.meta()), ObjectState::Deleted(object)),
                 Event::InitDone => {
                     let known = known(&informers.directory());
                     for gone in relist.finish(known.iter()) {
-                        change(&informers, &gone, Seen::Unlisted);
+                        change(&informers, &gone, ObjectState::Unlisted);
                     }
                     relisted(&informers);
                 }
@@ -120,9 +120,9 @@ impl Feed<'_> {
         &mut self,
         resource: &'static str,
         change: impl Fn(&Informers, &str, Option<&K>) + Send + 'static,
-        mut kept: Option<Kept<K>>,
+        mut kept: Option<PrunedStore<K>>,
         mut feeder: Option<Feeder<K>>,
-        waiting: impl Fn(&Waiting) -> &Dirty<String> + Send + 'static,
+        queues: impl Fn(&WorkQueues) -> &DirtyKeys<String> + Send + 'static,
         known: impl Fn(&Directory) -> Vec<String> + Clone + Send + 'static,
     ) where
         K: Resource<DynamicType = ()> + Clone + Debug + Default + DeserializeOwned + Send + Sync + 'static,
@@ -145,7 +145,7 @@ impl Feed<'_> {
                     feeder.take(step);
                 }
                 if let Some((writer, prune)) = &mut kept
-                    && let Step::Event(event) = step
+                    && let WatchStep::Event(event) = step
                     && let Some(event) = readable(event.clone())
                 {
                     writer.apply_watcher_event(&event.modify(*prune));
@@ -155,7 +155,7 @@ impl Feed<'_> {
             // yet.
             move |informers| {
                 if informers.is_leading.load(Ordering::Acquire) {
-                    waiting(&informers.waiting).mark(everyone(&informers.directory()));
+                    queues(&informers.queues).mark(everyone(&informers.directory()));
                 }
             },
             known,
@@ -170,11 +170,11 @@ impl Feed<'_> {
         self.start(
             (resource, self.watch::<K>()),
             key,
-            move |informers, key: &Key, object| {
+            move |informers, key: &NativeKey, object| {
                 informers.change(|directory, _| match object {
-                    Seen::Present(object) => directory.set_native(read(object)),
-                    Seen::Deleted(object) => directory.remove_native(key, object.meta().uid.as_deref()),
-                    Seen::Unlisted => directory.remove_native(key, None),
+                    ObjectState::Present(object) => directory.set_native(read(object)),
+                    ObjectState::Deleted(object) => directory.remove_native(key, object.meta().uid.as_deref()),
+                    ObjectState::Unlisted => directory.remove_native(key, None),
                 });
             },
             |_| {},
@@ -226,7 +226,7 @@ impl Feed<'_> {
     pub fn allotments(&mut self) {
         // By name: others may use the label on their quotas.
         let own = Config::default().fields(&format!("metadata.name={NAME}"));
-        let quotas = watcher::watcher(Api::<ResourceQuota>::all(self.client.clone()), own).map_ok(Step::Event);
+        let quotas = watcher::watcher(Api::<ResourceQuota>::all(self.client.clone()), own).map_ok(WatchStep::Event);
         self.start(
             ("resourcequotas", quotas),
             |metadata| metadata.namespace.clone().unwrap_or_default(),
@@ -247,13 +247,13 @@ impl Feed<'_> {
         let own = Config::default().fields(&format!("type={TOMBSTONE_SECRET_TYPE}"));
         let secrets = watcher::watcher(Api::<Secret>::namespaced(self.client.clone(), namespace), own);
         self.start(
-            ("tombstones", secrets.map_ok(Step::Event)),
+            ("tombstones", secrets.map_ok(WatchStep::Event)),
             |metadata| {
                 let annotations = metadata.annotations.as_ref();
                 annotations.and_then(|annotations| annotations.get(USER_ANNOTATION)).cloned().unwrap_or_default()
             },
             |informers, user: &String, secret| match secret {
-                Seen::Present(secret) => {
+                ObjectState::Present(secret) => {
                     let Some(tombstone) = Tombstone::read(secret) else {
                         warn!(user, secret = secret.name_any(), "a tombstone does not parse and is ignored");
                         return;
@@ -261,10 +261,10 @@ impl Feed<'_> {
                     let uid = secret.uid().unwrap_or_default();
                     informers.change(|directory, now| directory.set_tombstone(tombstone, uid, now));
                 }
-                Seen::Deleted(secret) => {
+                ObjectState::Deleted(secret) => {
                     informers.change(|directory, _| directory.remove_tombstone(user, secret.meta().uid.as_deref()));
                 }
-                Seen::Unlisted => informers.change(|directory, _| directory.remove_tombstone(user, None)),
+                ObjectState::Unlisted => informers.change(|directory, _| directory.remove_tombstone(user, None)),
             },
             |_| {},
             |_| {},

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::task::consume_budget;
 use tracing::{info, warn};
 
-use super::failures::Failures;
+use super::failures::WatchFailures;
 
 /// Keys seen by a relist. Known keys that it has not seen by its end are gone.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl<K: Clone + Eq + Hash> Relist<K> {
 
 /// A step reported by a watch.
 #[derive(Clone, Debug)]
-pub enum Step<K> {
+pub enum WatchStep<K> {
     /// A change of an object, or the progress of a list.
     Event(Event<K>),
     /// Everything up to this revision has been reported; within a list, once it is complete.
@@ -60,7 +60,7 @@ pub enum Step<K> {
 }
 
 /// Progress reported by a watch.
-pub trait Told {
+pub trait WatchProgress {
     /// Whether this completes a list.
     fn is_complete(&self) -> bool;
 
@@ -68,7 +68,7 @@ pub trait Told {
     fn is_proof(&self) -> bool;
 }
 
-impl<K> Told for Event<K> {
+impl<K> WatchProgress for Event<K> {
     fn is_complete(&self) -> bool {
         matches!(self, Self::InitDone)
     }
@@ -78,7 +78,7 @@ impl<K> Told for Event<K> {
     }
 }
 
-impl<K> Told for Step<K> {
+impl<K> WatchProgress for WatchStep<K> {
     fn is_complete(&self) -> bool {
         matches!(self, Self::Event(event) if event.is_complete())
     }
@@ -92,26 +92,26 @@ impl<K> Told for Step<K> {
 }
 
 /// Failure of a watch.
-pub trait Failed: Display {
+pub trait WatchFailure: Display {
     /// Whether changes may have been missed, so that the known state is out of date.
     fn is_gap(&self) -> bool {
         false
     }
 }
 
-impl Failed for watcher::Error {}
+impl WatchFailure for watcher::Error {}
 
 /// Feeds a watch into `apply`, signals `synced` after the first complete list, and reports each consecutive failure and
 /// the recovery to `failures`.
 ///
 /// # Errors
 /// Only if the stream ends, which a watch never does.
-pub async fn follow<T: Told, E: Failed>(
+pub async fn follow<T: WatchProgress, E: WatchFailure>(
     resource: &'static str,
     watch: impl Stream<Item = Result<T, E>> + Send,
     mut apply: impl FnMut(T),
     synced: oneshot::Sender<()>,
-    failures: Arc<Failures>,
+    failures: Arc<WatchFailures>,
 ) -> anyhow::Result<()> {
     let watch = watch.default_backoff();
     pin_mut!(watch);
@@ -120,21 +120,21 @@ pub async fn follow<T: Told, E: Failed>(
         // A long list is always ready, and the task that requests its next page may wait behind this one.
         consume_budget().await;
         match event {
-            Ok(told) => {
-                let is_complete = told.is_complete();
-                if told.is_proof() {
-                    failures.end(resource);
+            Ok(step) => {
+                let is_complete = step.is_complete();
+                if step.is_proof() {
+                    failures.record_recovery(resource);
                 }
                 if is_complete && synced.is_some() {
                     info!(resource, "listed");
                 }
-                apply(told);
+                apply(step);
                 if is_complete && let Some(synced) = synced.take() {
                     let _ = synced.send(());
                 }
             }
             Err(error) => {
-                failures.begin_or_go_on(resource, error.is_gap());
+                failures.record_failure(resource, error.is_gap());
                 warn!(resource, %error, "a watch failed and is tried again");
             }
         }
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_relist_sweeps_what_it_did_not_name() {
+    fn a_relist_removes_keys_that_it_did_not_contain() {
         let mut relist = Relist::default();
         let known = ["a", "b", "c"];
         assert!(relist.finish(known.iter()).is_empty(), "nothing was listed");

@@ -29,7 +29,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::follow::{Failed, Step};
+use super::follow::{WatchFailure, WatchStep};
 
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
@@ -43,29 +43,32 @@ const WATCH_SECONDS: u32 = 25;
 
 /// Timeouts for kube-apiserver.
 #[derive(Clone, Copy)]
-struct Patience {
+struct Timeouts {
     /// For the next event of a watch or list.
     silence: Duration,
     /// For the response to a watch that resumes from a revision, which kube-apiserver has in memory.
     resumption: Duration,
     /// For missed events at the start of a resumed watch. They arrive immediately, as does the error that the revision
     /// has expired; if nothing arrives, nothing was missed.
-    news: Duration,
+    missed_events: Duration,
 }
 
 /// The directory is at most as old as the longest silence, or the watch counts as failing.
-const PATIENCE: Patience =
-    Patience { silence: Duration::from_secs(30), resumption: Duration::from_secs(10), news: Duration::from_secs(1) };
+const TIMEOUTS: Timeouts = Timeouts {
+    silence: Duration::from_secs(30),
+    resumption: Duration::from_secs(10),
+    missed_events: Duration::from_secs(1),
+};
 
 /// A watch that ends sooner than this without an event has failed.
-const SHORTEST_WATCH: Duration = Duration::from_secs(1);
+const MIN_WATCH_DURATION: Duration = Duration::from_secs(1);
 
 /// Annotation of the bookmark at the end of a streaming list.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// Why a list or watch failed.
 #[derive(Debug, Error)]
-pub enum Failure {
+pub enum ListWatchError {
     /// kube-apiserver returned an error or can't be reached.
     #[error(transparent)]
     Client(#[from] kube::Error),
@@ -83,7 +86,7 @@ pub enum Failure {
     Page(#[from] JoinError),
 }
 
-impl Failure {
+impl ListWatchError {
     /// Whether the revision to resume from has expired.
     fn is_expired(&self) -> bool {
         matches!(self, Self::Client(kube::Error::Api(status)) if status.code == 410)
@@ -103,17 +106,17 @@ enum State {
     /// `is_settled`: it works, as far as is known.
     Watch { revision: Option<String>, events: Events, since: Instant, is_silent: bool, is_settled: bool },
     /// Start to list in pages, or wait for the next page.
-    List(Option<AbortOnDropHandle<Result<Page, Failure>>>),
+    List(Option<AbortOnDropHandle<Result<Page, ListWatchError>>>),
 }
 
-impl Failed for Failure {
+impl WatchFailure for ListWatchError {
     fn is_gap(&self) -> bool {
         matches!(self, Self::Silence(_)) || self.is_expired()
     }
 }
 
 enum Ready<P> {
-    Step(Box<Step<P>>),
+    Step(Box<WatchStep<P>>),
     /// Object of a list, parsed only when it is returned, so that nothing waits for a whole page to be parsed.
     Listed(Box<RawValue>),
 }
@@ -121,49 +124,49 @@ enum Ready<P> {
 struct ListWatch<K, P> {
     api: Api<K>,
     parse: fn(&RawValue) -> kube::Result<P>,
-    patience: Patience,
+    timeouts: Timeouts,
     state: State,
     ready: VecDeque<Ready<P>>,
 }
 
 /// Lists the objects and watches them from there, forever. A failure is reported, and the next poll recovers from it.
 /// For an object that does not parse, its metadata is reported.
-pub fn list_watch<K>(api: Api<K>) -> impl Stream<Item = Result<Step<DeserializeGuard<K>>, Failure>> + Send
+pub fn list_watch<K>(api: Api<K>) -> impl Stream<Item = Result<WatchStep<DeserializeGuard<K>>, ListWatchError>> + Send
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    list_watch_as(api, guarded, PATIENCE)
+    list_watch_as(api, guarded, TIMEOUTS)
 }
 
 /// Like [`list_watch`], for kinds of Kubernetes itself: an object that does not parse is a failure.
-pub fn list_watch_parsed<K>(api: Api<K>) -> impl Stream<Item = Result<Step<K>, Failure>> + Send
+pub fn list_watch_parsed<K>(api: Api<K>) -> impl Stream<Item = Result<WatchStep<K>, ListWatchError>> + Send
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    list_watch_as(api, |object| serde_json::from_str(object.get()).map_err(kube::Error::SerdeError), PATIENCE)
+    list_watch_as(api, |object| serde_json::from_str(object.get()).map_err(kube::Error::SerdeError), TIMEOUTS)
 }
 
 fn list_watch_as<K, P>(
     api: Api<K>,
     parse: fn(&RawValue) -> kube::Result<P>,
-    patience: Patience,
-) -> impl Stream<Item = Result<Step<P>, Failure>> + Send
+    timeouts: Timeouts,
+) -> impl Stream<Item = Result<WatchStep<P>, ListWatchError>> + Send
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     P: Resource + Send + 'static,
 {
-    let begun = ListWatch { api, parse, patience, state: State::Begin(None), ready: VecDeque::new() };
+    let begun = ListWatch { api, parse, timeouts, state: State::Begin(None), ready: VecDeque::new() };
     stream::unfold(begun, |mut this| async move {
         loop {
-            let told = match this.ready.pop_front() {
+            let step = match this.ready.pop_front() {
                 Some(Ready::Step(step)) => Ok(*step),
                 Some(Ready::Listed(object)) => this.listed(&object),
-                None => match this.turn().await {
+                None => match this.advance().await {
                     Ok(()) => continue,
                     Err(error) => Err(error),
                 },
             };
-            return Some((told, this));
+            return Some((step, this));
         }
     })
 }
@@ -173,13 +176,13 @@ where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     P: Resource + Send + 'static,
 {
-    async fn turn(&mut self) -> Result<(), Failure> {
+    async fn advance(&mut self) -> Result<(), ListWatchError> {
         match std::mem::replace(&mut self.state, State::Begin(None)) {
-            State::Begin(revision) => match watch(self.api.clone(), revision.as_deref(), self.patience).await {
+            State::Begin(revision) => match watch(self.api.clone(), revision.as_deref(), self.timeouts).await {
                 Ok(events) => {
                     let is_settled = revision.is_none();
                     if is_settled {
-                        self.tell(Step::Event(Event::Init));
+                        self.push(WatchStep::Event(Event::Init));
                     }
                     self.state = State::Watch { revision, events, since: Instant::now(), is_silent: true, is_settled };
                     Ok(())
@@ -191,8 +194,8 @@ where
                 Err(error) => self.failed(State::Begin(revision), error),
             },
             State::Watch { revision, mut events, since, is_silent, is_settled } => {
-                let patience = if is_settled { self.patience.silence } else { self.patience.news };
-                match timeout(patience, events.next()).await {
+                let limit = if is_settled { self.timeouts.silence } else { self.timeouts.missed_events };
+                match timeout(limit, events.next()).await {
                     Err(_) if !is_settled => {
                         // A watch that failed before works again.
                         if let Some(revision) = &revision {
@@ -202,9 +205,9 @@ where
                         Ok(())
                     }
                     Err(elapsed) => self.failed(resume(revision), elapsed.into()),
-                    Ok(None) if revision.is_none() => self.failed(State::List(None), Failure::BrokenOff),
-                    Ok(None) if is_silent && since.elapsed() < SHORTEST_WATCH => {
-                        self.failed(State::Begin(revision), Failure::EndedAtOnce)
+                    Ok(None) if revision.is_none() => self.failed(State::List(None), ListWatchError::BrokenOff),
+                    Ok(None) if is_silent && since.elapsed() < MIN_WATCH_DURATION => {
+                        self.failed(State::Begin(revision), ListWatchError::EndedAtOnce)
                     }
                     // The watch reached its timeout.
                     Ok(None) => {
@@ -225,23 +228,26 @@ where
                     },
                 }
             }
-            State::List(next) => self.turn_page(next).await,
+            State::List(next) => self.advance_page(next).await,
         }
     }
 
-    async fn turn_page(&mut self, next: Option<AbortOnDropHandle<Result<Page, Failure>>>) -> Result<(), Failure> {
+    async fn advance_page(
+        &mut self,
+        next: Option<AbortOnDropHandle<Result<Page, ListWatchError>>>,
+    ) -> Result<(), ListWatchError> {
         let is_first = next.is_none();
         let page = match next {
             Some(next) => next.await??,
-            None => read_page(self.api.clone(), None, self.patience).await?,
+            None => read_page(self.api.clone(), None, self.timeouts).await?,
         };
         // Requested before this page is processed: with many objects, both take long.
         let next =
             page.metadata.continue_.filter(|token| !token.is_empty()).map(|token| {
-                AbortOnDropHandle::new(tokio::spawn(read_page(self.api.clone(), Some(token), self.patience)))
+                AbortOnDropHandle::new(tokio::spawn(read_page(self.api.clone(), Some(token), self.timeouts)))
             });
         if is_first {
-            self.tell(Step::Event(Event::Init));
+            self.push(WatchStep::Event(Event::Init));
         }
         self.ready.extend(page.items.into_iter().map(Ready::Listed));
         self.state = match next {
@@ -251,31 +257,31 @@ where
         Ok(())
     }
 
-    fn tell(&mut self, step: Step<P>) {
+    fn push(&mut self, step: WatchStep<P>) {
         self.ready.push_back(Ready::Step(Box::new(step)));
     }
 
     /// Reports a revision of etcd. Revisions of other API servers may not be numbers and are ignored.
     fn reach(&mut self, revision: &str) {
         if let Ok(revision) = revision.parse() {
-            self.tell(Step::Revision(revision));
+            self.push(WatchStep::Revision(revision));
         }
     }
 
     /// Reports that the list at this revision is complete.
     fn complete(&mut self, revision: String) -> String {
         self.reach(&revision);
-        self.tell(Step::Event(Event::InitDone));
+        self.push(WatchStep::Event(Event::InitDone));
         revision
     }
 
     /// Parses an object of a list. If it can't be identified, the list starts over.
-    fn listed(&mut self, object: &RawValue) -> Result<Step<P>, Failure> {
+    fn listed(&mut self, object: &RawValue) -> Result<WatchStep<P>, ListWatchError> {
         let parsed = (self.parse)(object).inspect_err(|_| {
             self.ready.clear();
             self.state = State::Begin(None);
         });
-        Ok(Step::Event(Event::InitApply(parsed?)))
+        Ok(WatchStep::Event(Event::InitApply(parsed?)))
     }
 
     /// Handles an event. Returns the revision up to which everything has then been reported.
@@ -283,7 +289,7 @@ where
         &mut self,
         event: kube::Result<WatchEvent<Box<RawValue>>>,
         revision: Option<String>,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Option<String>, ListWatchError> {
         match (event?, revision) {
             (WatchEvent::Error(status), _) => Err(kube::Error::Api(status).into()),
             (WatchEvent::Added(object), None) => {
@@ -294,7 +300,7 @@ where
                 let is_end = bookmark.metadata.annotations.contains_key(INITIAL_EVENTS_END);
                 Ok(is_end.then(|| self.complete(bookmark.metadata.resource_version)))
             }
-            (_, None) => Err(Failure::BrokenOff),
+            (_, None) => Err(ListWatchError::BrokenOff),
             (WatchEvent::Bookmark(bookmark), Some(_)) => {
                 self.reach(&bookmark.metadata.resource_version);
                 Ok(Some(bookmark.metadata.resource_version))
@@ -311,15 +317,15 @@ where
         object: &RawValue,
         event: impl FnOnce(P) -> Event<P>,
         since: String,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Option<String>, ListWatchError> {
         let object = (self.parse)(object)?;
         let led_to = object.meta().resource_version.clone();
-        self.tell(Step::Event(event(object)));
+        self.push(WatchStep::Event(event(object)));
         Ok(Some(led_to.unwrap_or(since)))
     }
 
     /// Continues with `next`, or relists if the revision has expired.
-    fn failed(&mut self, next: State, error: Failure) -> Result<(), Failure> {
+    fn failed(&mut self, next: State, error: ListWatchError) -> Result<(), ListWatchError> {
         self.state = if error.is_expired() { State::Begin(None) } else { next };
         Err(error)
     }
@@ -335,14 +341,14 @@ fn resume(revision: Option<String>) -> State {
 }
 
 /// Whether the API server does not support streaming lists or has them disabled.
-fn is_refused(error: &Failure) -> bool {
-    matches!(error, Failure::Client(kube::Error::Api(status)) if matches!(status.code, 400 | 422))
+fn is_refused(error: &ListWatchError) -> bool {
+    matches!(error, ListWatchError::Client(kube::Error::Api(status)) if matches!(status.code, 400 | 422))
 }
 
-async fn watch<K: Resource>(api: Api<K>, revision: Option<&str>, patience: Patience) -> Result<Events, Failure> {
+async fn watch<K: Resource>(api: Api<K>, revision: Option<&str>, timeouts: Timeouts) -> Result<Events, ListWatchError> {
     let (seconds, longest) = match revision {
-        None => (LIST_SECONDS, patience.silence),
-        Some(_) => (WATCH_SECONDS, patience.resumption),
+        None => (LIST_SECONDS, timeouts.silence),
+        Some(_) => (WATCH_SECONDS, timeouts.resumption),
     };
     let params = WatchParams { send_initial_events: revision.is_none(), ..WatchParams::default() };
     let params = params.timeout(seconds);
@@ -351,10 +357,14 @@ async fn watch<K: Resource>(api: Api<K>, revision: Option<&str>, patience: Patie
     Ok(timeout(longest, api.into_client().request_events(request)).await??.boxed())
 }
 
-async fn read_page<K: Resource>(api: Api<K>, token: Option<String>, patience: Patience) -> Result<Page, Failure> {
+async fn read_page<K: Resource>(
+    api: Api<K>,
+    token: Option<String>,
+    timeouts: Timeouts,
+) -> Result<Page, ListWatchError> {
     let params = ListParams { continue_token: token, ..ListParams::default().limit(PAGE) };
     let request = Request::new(api.resource_url()).list(&params).map_err(kube::Error::BuildRequest)?;
-    Ok(timeout(patience.silence, api.into_client().request(request)).await??)
+    Ok(timeout(timeouts.silence, api.into_client().request(request)).await??)
 }
 
 /// Parses an object, or only its metadata if the rest does not parse. `DeserializeGuard` itself first builds a tree of

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::*;
-use crate::informers::failures::Failures;
+use crate::informers::failures::WatchFailures;
 use crate::informers::follow::follow;
 use crate::metrics::Metrics;
 
@@ -66,17 +66,17 @@ fn status(code: u16) -> (u16, String) {
 }
 
 /// Returns the first `count` steps reported.
-async fn told(api: Api<User>, count: usize) -> Vec<String> {
-    let told = list_watch(api).take(count).map(|told| match told {
-        Ok(Step::Revision(revision)) => format!("revision {revision}"),
-        Ok(Step::Event(Event::Init)) => "begins".into(),
-        Ok(Step::Event(Event::InitDone)) => "is complete".into(),
-        Ok(Step::Event(Event::InitApply(user))) => format!("lists {}", user.meta().name.as_deref().unwrap()),
-        Ok(Step::Event(Event::Apply(user))) => format!("sets {}", user.meta().name.as_deref().unwrap()),
-        Ok(Step::Event(Event::Delete(user))) => format!("removes {}", user.meta().name.as_deref().unwrap()),
+async fn steps(api: Api<User>, count: usize) -> Vec<String> {
+    let steps = list_watch(api).take(count).map(|step| match step {
+        Ok(WatchStep::Revision(revision)) => format!("revision {revision}"),
+        Ok(WatchStep::Event(Event::Init)) => "begins".into(),
+        Ok(WatchStep::Event(Event::InitDone)) => "is complete".into(),
+        Ok(WatchStep::Event(Event::InitApply(user))) => format!("lists {}", user.meta().name.as_deref().unwrap()),
+        Ok(WatchStep::Event(Event::Apply(user))) => format!("sets {}", user.meta().name.as_deref().unwrap()),
+        Ok(WatchStep::Event(Event::Delete(user))) => format!("removes {}", user.meta().name.as_deref().unwrap()),
         Err(error) => error.to_string(),
     });
-    told.collect().await
+    steps.collect().await
 }
 
 const STREAMED: &str = "watch=true&timeoutSeconds=290&allowWatchBookmarks=true&sendInitialEvents=true\
@@ -85,7 +85,7 @@ const WATCHED: &str = "watch=true&timeoutSeconds=25&allowWatchBookmarks=true&res
 const END: &str = r#"{"k8s.io/initial-events-end": "true"}"#;
 
 #[tokio::test]
-async fn a_list_is_the_beginning_of_a_watch() {
+async fn a_streaming_list_continues_as_a_watch() {
     let streamed = event("ADDED", "jane", 3) + &bookmark(5, "{}") + &event("ADDED", "joe", 4) + &bookmark(7, END);
     let changes = event("ADDED", "kim", 8) + &event("MODIFIED", "jane", 9) + &event("DELETED", "joe", 10);
     // Changes after the list in the same response are reported again from the revision of the list.
@@ -93,7 +93,7 @@ async fn a_list_is_the_beginning_of_a_watch() {
     let (api, asked) = api_server(&answers.map(|answer| (200, answer)));
     let listed = ["begins", "lists jane", "lists joe", "revision 7", "is complete"];
     let watched = ["sets kim", "sets jane", "removes joe", "revision 12", "revision 13"];
-    assert_eq!(told(api, 10).await, [listed, watched].concat());
+    assert_eq!(steps(api, 10).await, [listed, watched].concat());
     let watches = [STREAMED.to_owned(), WATCHED.to_owned(), WATCHED.replace("=7", "=12")];
     assert_eq!(*asked.lock().unwrap(), watches);
 }
@@ -103,7 +103,7 @@ async fn without_streaming_lists_pages_are_read() {
     let pages = [page(&["jane", "joe"], "next"), page(&["kim"], "")].map(|page| (200, page));
     let (api, asked) = api_server(&[&[status(422)], &pages[..], &[(200, bookmark(8, "{}"))]].concat());
     let listed = ["begins", "lists jane", "lists joe", "lists kim", "revision 7", "is complete", "revision 8"];
-    assert_eq!(told(api, 7).await, listed);
+    assert_eq!(steps(api, 7).await, listed);
     assert_eq!(*asked.lock().unwrap(), [STREAMED, "limit=500", "limit=500&continue=next", WATCHED]);
 }
 
@@ -117,34 +117,35 @@ async fn a_streaming_list_that_breaks_off_is_read_in_pages() {
     ] {
         let answers = [(200, jane.clone() + &rest), (200, page(&["joe"], "")), (200, bookmark(8, "{}"))];
         let (api, _) = api_server(&answers);
-        let told = told(api, 8).await;
-        assert_eq!(told[..2], ["begins", "lists jane"]);
-        assert!(told[2].contains(error), "{told:?}");
-        assert_eq!(told[3..], ["begins", "lists joe", "revision 7", "is complete", "revision 8"]);
+        let steps = steps(api, 8).await;
+        assert_eq!(steps[..2], ["begins", "lists jane"]);
+        assert!(steps[2].contains(error), "{steps:?}");
+        assert_eq!(steps[3..], ["begins", "lists joe", "revision 7", "is complete", "revision 8"]);
     }
 }
 
 #[tokio::test]
-async fn what_is_no_longer_remembered_is_listed_anew() {
+async fn an_expired_revision_is_listed_again() {
     let listed = |name| (200, event("ADDED", name, 3) + &bookmark(7, END));
     let (api, asked) = api_server(&[status(500), listed("jane"), status(410), listed("joe")]);
-    let told = told(api, 10).await;
-    assert!(told[0].contains("no") && told[5].contains("no"), "{told:?}");
-    assert_eq!(told[1..5], ["begins", "lists jane", "revision 7", "is complete"]);
-    assert_eq!(told[6..], ["begins", "lists joe", "revision 7", "is complete"]);
+    let steps = steps(api, 10).await;
+    assert!(steps[0].contains("no") && steps[5].contains("no"), "{steps:?}");
+    assert_eq!(steps[1..5], ["begins", "lists jane", "revision 7", "is complete"]);
+    assert_eq!(steps[6..], ["begins", "lists joe", "revision 7", "is complete"]);
     assert_eq!(*asked.lock().unwrap(), [STREAMED, STREAMED, WATCHED, STREAMED]);
 }
 
 /// kube-apiserver reports an expired revision within a watch that started well. Until the relist, the known state is
 /// out of date.
 #[tokio::test]
-async fn a_watch_that_begins_with_its_end_is_no_news() {
+async fn a_watch_that_ends_at_once_is_not_a_recovery() {
     let listed = |name| (200, event("ADDED", name, 3) + &bookmark(7, END));
     let gone = format!("{{\"type\": \"ERROR\", \"object\": {}}}\n", status(410).1);
     let (api, asked) = api_server(&[listed("jane"), (200, gone), listed("joe")]);
-    let (told, errors): (Vec<_>, Vec<_>) = list_watch(api).take(9).map(|told| (told.is_ok(), told.err())).unzip().await;
-    assert_eq!(told, [true, true, true, true, false, true, true, true, true], "{errors:?}");
-    assert!(errors[4].as_ref().is_some_and(Failed::is_gap), "{errors:?}");
+    let (steps, errors): (Vec<_>, Vec<_>) =
+        list_watch(api).take(9).map(|step| (step.is_ok(), step.err())).unzip().await;
+    assert_eq!(steps, [true, true, true, true, false, true, true, true, true], "{errors:?}");
+    assert!(errors[4].as_ref().is_some_and(WatchFailure::is_gap), "{errors:?}");
     assert_eq!(*asked.lock().unwrap(), [STREAMED, WATCHED, STREAMED]);
 }
 
@@ -153,7 +154,7 @@ fn read(object: &str) -> kube::Result<DeserializeGuard<User>> {
 }
 
 #[test]
-fn of_an_object_that_does_not_parse_the_metadata_is_read() {
+fn the_metadata_of_unparseable_objects_is_read() {
     let jane = object("jane", 3);
     assert_eq!(read(&jane).unwrap().0.unwrap().metadata.name.as_deref(), Some("jane"));
     let invalid = read(&jane.replace(r#""spec": {}"#, r#""spec": {"groups": 7}"#)).unwrap().0.unwrap_err();
@@ -176,7 +177,7 @@ fn hanging_api_server(hangs: &Arc<AtomicBool>) -> Api<User> {
         let hangs = Arc::clone(&hangs);
         async move {
             pass(Arc::clone(&hangs)).await;
-            let told = stream::once(async move {
+            let events = stream::once(async move {
                 if is_list {
                     return bookmark(7, END);
                 }
@@ -184,7 +185,7 @@ fn hanging_api_server(hangs: &Arc<AtomicBool>) -> Api<User> {
                 pass(hangs).await;
                 bookmark(8, "{}")
             });
-            let body = axum::body::Body::from_stream(told.map(Ok::<_, Infallible>));
+            let body = axum::body::Body::from_stream(events.map(Ok::<_, Infallible>));
             Ok::<_, Infallible>(Response::new(body))
         }
     });
@@ -202,12 +203,12 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 
 /// The guard and the token webhook refuse while a watch fails, so this bounds the age of the data they rely on.
 #[tokio::test]
-async fn a_watch_that_hangs_fails_until_it_is_heard_again() {
-    let (hangs, failures) = (Arc::default(), Arc::new(Failures::new(Metrics::default().watch_errors)));
+async fn a_hanging_watch_fails_until_it_reports_again() {
+    let (hangs, failures) = (Arc::default(), Arc::new(WatchFailures::new(Metrics::default().watch_errors)));
     let (sender, synced) = oneshot::channel();
-    let [silence, resumption, news] = [1500, 300, 100].map(Duration::from_millis);
-    let patience = Patience { silence, resumption, news };
-    let watch = list_watch_as(hanging_api_server(&hangs), guarded::<User>, patience);
+    let [silence, resumption, missed_events] = [1500, 300, 100].map(Duration::from_millis);
+    let timeouts = Timeouts { silence, resumption, missed_events };
+    let watch = list_watch_as(hanging_api_server(&hangs), guarded::<User>, timeouts);
     let following = follow("users", watch, |_| {}, sender, Arc::clone(&failures));
     let _following = AbortOnDropHandle::new(tokio::spawn(following));
     synced.await.unwrap();
@@ -220,8 +221,8 @@ async fn a_watch_that_hangs_fails_until_it_is_heard_again() {
 
 /// kube-apiserver sends an event at the latest two seconds before the end of a watch, and ends it on time.
 #[test]
-fn what_is_known_is_at_most_half_a_minute_old() {
-    assert!(PATIENCE.silence <= Duration::from_secs(30));
+fn timeouts_limit_staleness_to_30_seconds() {
+    assert!(TIMEOUTS.silence <= Duration::from_secs(30));
     let longest = Duration::from_secs(u64::from(WATCH_SECONDS));
-    assert!(longest + Duration::from_secs(5) <= PATIENCE.silence, "time for an answer that is late");
+    assert!(longest + Duration::from_secs(5) <= TIMEOUTS.silence, "time for an answer that is late");
 }

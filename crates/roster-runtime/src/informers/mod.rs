@@ -36,7 +36,7 @@ use crate::operations::health::Health;
 use catalogue::Feeder;
 use feed::{Feed, prune, prune_group};
 use state::{BINDINGS, GROUPS, USERS};
-pub use state::{Informers, Waiting};
+pub use state::{Informers, WorkQueues};
 
 /// Maximum sleep between checks of the clock: timers stand still while a machine is suspended.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
@@ -66,7 +66,7 @@ impl Informers {
                     outcome?;
                     info!("users, groups, bindings, namespaces and native RBAC are known");
                     self.synced.send_replace(true);
-                    health.set_informed();
+                    health.set_synced();
                 }
             }
         }
@@ -83,7 +83,7 @@ impl Informers {
             };
             tokio::select! {
                 () = tokio::time::sleep(sleep) => self.change(Directory::advance),
-                () = self.edge_moved.notified() => {}
+                () = self.next_edge_changed.notified() => {}
             }
         }
     }
@@ -101,7 +101,7 @@ impl Informers {
             USERS,
             |informers: &Self, name, user| {
                 if user.is_none() {
-                    informers.note_departure(name);
+                    informers.note_deletion(name);
                 }
                 informers.change(|directory, now| match user {
                     Some(user) => directory.set_user(user, now),

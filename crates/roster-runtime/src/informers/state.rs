@@ -9,41 +9,41 @@ use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{Store, store};
 use moka::sync::Cache;
 use roster_api::{Group, RoleBinding};
-use roster_core::directory::{Concerned, Directory, entries};
+use roster_core::directory::{Affected, Directory, entries};
 use tokio::sync::{Notify, watch};
 
 use super::catalogue::Catalogue;
-use super::dirty::Dirty;
-use super::failures::Failures;
+use super::dirty::DirtyKeys;
+use super::failures::WatchFailures;
 use crate::metrics::Metrics;
 
 /// How long deleted Users are remembered. Longer than kube-apiserver caches authentication, which is two minutes.
-const DEPARTED: Duration = Duration::from_secs(300);
+const DELETED_TTL: Duration = Duration::from_secs(300);
 
 /// Maximum number of remembered UIDs and usernames of deleted Users.
-const MAX_DEPARTED: u64 = 200_000;
+const MAX_DELETED: u64 = 200_000;
 
 /// Resources whose watches the guard relies on.
-const GUARDED_BY: &[&str] = &[USERS, GROUPS, BINDINGS, "clusterrolebindings", "rolebindings", "namespaces"];
+const GUARD_RESOURCES: &[&str] = &[USERS, GROUPS, BINDINGS, "clusterrolebindings", "rolebindings", "namespaces"];
 pub(super) const USERS: &str = "users";
 pub(super) const GROUPS: &str = "groups";
 pub(super) const BINDINGS: &str = "rolebindings.roster.dev";
 
 /// Work queues of the leader's controllers, by `metadata.name`, or by UID for orphans.
 #[derive(Debug, Default)]
-pub struct Waiting {
+pub struct WorkQueues {
     /// Users.
-    pub users: Arc<Dirty<String>>,
+    pub users: Arc<DirtyKeys<String>>,
     /// Groups.
-    pub groups: Arc<Dirty<String>>,
+    pub groups: Arc<DirtyKeys<String>>,
     /// RoleBindings of Roster.
-    pub bindings: Arc<Dirty<String>>,
+    pub bindings: Arc<DirtyKeys<String>>,
     /// UIDs of missing owners of native bindings.
-    pub orphaned: Arc<Dirty<String>>,
+    pub orphaned: Arc<DirtyKeys<String>>,
     /// Owners of namespaces whose limits or usage may have changed.
-    pub owners: Arc<Dirty<String>>,
+    pub owners: Arc<DirtyKeys<String>>,
     /// Names of deleted Users whose tombstone may have to be stored or removed.
-    pub tombstones: Arc<Dirty<String>>,
+    pub tombstones: Arc<DirtyKeys<String>>,
 }
 
 /// The directory and the informers that feed it.
@@ -54,21 +54,21 @@ pub struct Informers {
     /// Index of Groups for queries.
     pub group_catalogue: Arc<Catalogue>,
     /// Work queues of the leader's controllers.
-    pub waiting: Waiting,
+    pub queues: WorkQueues,
     /// Groups, without their spec.
     pub groups: Store<Group>,
     /// RoleBindings of Roster.
     pub role_bindings: Store<RoleBinding>,
     pub(super) writers: Mutex<Option<(Writer<Group>, Writer<RoleBinding>)>>,
     /// UIDs and usernames of recently deleted Users, whose credentials may still be presented.
-    pub(super) departed: Cache<String, ()>,
-    pub(super) edge_moved: Notify,
+    pub(super) recently_deleted: Cache<String, ()>,
+    pub(super) next_edge_changed: Notify,
     /// Notified when something changed, so that requests waiting for quota check again.
-    pub allotments_moved: Notify,
+    pub allotments_changed: Notify,
     pub(super) synced: watch::Sender<bool>,
     /// Whether this replica leads and processes the queues.
     pub(super) is_leading: AtomicBool,
-    pub(super) failures: Arc<Failures>,
+    pub(super) failures: Arc<WatchFailures>,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -81,16 +81,16 @@ impl Informers {
             directory: RwLock::new(Directory::new(expand_groups)),
             user_catalogue: Arc::new(Catalogue::new(entries::user::FIELDS)),
             group_catalogue: Arc::new(Catalogue::new(entries::group::FIELDS)),
-            waiting: Waiting::default(),
+            queues: WorkQueues::default(),
             groups,
             role_bindings,
             writers: Mutex::new(Some((group_writer, binding_writer))),
-            departed: Cache::builder().max_capacity(MAX_DEPARTED).time_to_live(DEPARTED).build(),
-            edge_moved: Notify::new(),
-            allotments_moved: Notify::new(),
+            recently_deleted: Cache::builder().max_capacity(MAX_DELETED).time_to_live(DELETED_TTL).build(),
+            next_edge_changed: Notify::new(),
+            allotments_changed: Notify::new(),
             synced: watch::Sender::new(false),
             is_leading: AtomicBool::new(false),
-            failures: Arc::new(Failures::new(metrics.watch_errors.clone())),
+            failures: Arc::new(WatchFailures::new(metrics.watch_errors.clone())),
             metrics,
         }
     }
@@ -104,19 +104,19 @@ impl Informers {
     /// none; then the current holder of the name counts.
     pub fn is_inactive(&self, username: &str, uid: &str) -> bool {
         let (directory, now) = (self.directory(), Timestamp::now());
-        let holder = directory.holder_of(username).and_then(|name| directory.person(name));
+        let holder = directory.username_holder(username).and_then(|name| directory.user(name));
         match holder {
             Some(holder) if !holder.is_active(now) => true,
-            Some(_) => self.departed.contains_key(uid),
-            None => self.departed.contains_key(uid) || self.departed.contains_key(username),
+            Some(_) => self.recently_deleted.contains_key(uid),
+            None => self.recently_deleted.contains_key(uid) || self.recently_deleted.contains_key(username),
         }
     }
 
-    pub(super) fn note_departure(&self, name: &str) {
-        let gone = self.directory().person(name).map(|person| (person.uid.clone(), person.username.clone()));
+    pub(super) fn note_deletion(&self, name: &str) {
+        let gone = self.directory().user(name).map(|person| (person.uid.clone(), person.username.clone()));
         if let Some((uid, username)) = gone {
-            self.departed.insert(uid, ());
-            self.departed.insert(username, ());
+            self.recently_deleted.insert(uid, ());
+            self.recently_deleted.insert(username, ());
         }
     }
 
@@ -127,18 +127,18 @@ impl Informers {
 
     /// Whether a watch that the guard relies on is failing, so that the directory may be out of date.
     pub fn is_failing(&self) -> bool {
-        self.failures.any_of(GUARDED_BY)
+        self.failures.any_of(GUARD_RESOURCES)
     }
 
     /// Whether the watch of Users is failing, so that disabled Users may be unknown.
-    pub fn is_blind_to_users(&self) -> bool {
+    pub fn is_user_watch_failing(&self) -> bool {
         self.failures.any_of(&[USERS])
     }
 
     /// Makes the watch of Users fail.
     #[cfg(test)]
-    pub fn lose_sight_of_users(&self) {
-        self.failures.begin_or_go_on(USERS, true);
+    pub fn fail_user_watch(&self) {
+        self.failures.record_failure(USERS, true);
     }
 
     /// Handles a User as its watch would.
@@ -155,30 +155,30 @@ impl Informers {
     }
 
     /// Changes the directory and queues the affected objects.
-    pub fn change(&self, change: impl FnOnce(&mut Directory, Timestamp) -> Concerned) {
-        let (concerned, owners) = {
+    pub fn change(&self, change: impl FnOnce(&mut Directory, Timestamp) -> Affected) {
+        let (affected, owners) = {
             let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
             let edge = directory.next_edge();
-            let concerned = change(&mut directory, Timestamp::now());
+            let affected = change(&mut directory, Timestamp::now());
             if directory.next_edge() != edge {
-                self.edge_moved.notify_one();
+                self.next_edge_changed.notify_one();
             }
-            let owners = directory.owners_among(&concerned);
-            (concerned, owners)
+            let owners = directory.owners_among(&affected);
+            (affected, owners)
         };
-        if !concerned.owners.is_empty() {
-            self.allotments_moved.notify_waiters();
+        if !affected.owners.is_empty() {
+            self.allotments_changed.notify_waiters();
         }
         // Followers queue these too: they store tombstones that the leader has not stored.
-        self.waiting.tombstones.mark(concerned.tombstones);
+        self.queues.tombstones.mark(affected.tombstones);
         if !self.is_leading() {
             return;
         }
-        self.waiting.users.mark(concerned.users);
-        self.waiting.groups.mark(concerned.groups);
-        self.waiting.bindings.mark(concerned.bindings);
-        self.waiting.orphaned.mark(concerned.orphaned);
-        self.waiting.owners.mark(owners);
+        self.queues.users.mark(affected.users);
+        self.queues.groups.mark(affected.groups);
+        self.queues.bindings.mark(affected.bindings);
+        self.queues.orphaned.mark(affected.orphaned);
+        self.queues.owners.mark(owners);
     }
 
     /// Whether this replica leads.
@@ -190,12 +190,12 @@ impl Informers {
     pub fn lead(&self) {
         self.is_leading.store(true, Ordering::Release);
         let directory = self.directory();
-        self.waiting.users.mark(directory.users().map(str::to_owned));
-        self.waiting.groups.mark(directory.groups().cloned());
-        self.waiting.bindings.mark(directory.bindings.names().cloned());
-        self.waiting.owners.mark(directory.owners());
-        self.waiting.tombstones.mark(directory.tombstones.users().map(str::to_owned));
+        self.queues.users.mark(directory.users().map(str::to_owned));
+        self.queues.groups.mark(directory.groups().cloned());
+        self.queues.bindings.mark(directory.bindings.names().cloned());
+        self.queues.owners.mark(directory.owners());
+        self.queues.tombstones.mark(directory.tombstones.users().map(str::to_owned));
         let orphaned = directory.natives.owners().filter(|uid| !directory.is_owner_known(uid)).cloned();
-        self.waiting.orphaned.mark(orphaned);
+        self.queues.orphaned.mark(orphaned);
     }
 }

@@ -15,17 +15,17 @@ use roster_api::credentials::Challenge;
 use roster_api::user::SecondFactor;
 use roster_credentials::claim::fold;
 use roster_credentials::credential::Credential;
-use roster_credentials::login::{Attempt, Need, Proof, Verdict, judge};
+use roster_credentials::login::{AttemptContext, Proof, SecondFactorNeed, Verdict, judge};
 use roster_credentials::pool::Saturated;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::hashed::Hashed;
-use super::person::Person;
-use super::turns::{Judging, JudgingTurn};
-use super::vault::{LostWrite, Opened, VaultError};
-use super::verifier::{Failure, Verifier};
+use super::hashed::ComputedHashes;
+use super::judgement::{Judgement, JudgementQueue};
+use super::login_user::LoginUser;
+use super::vault::{LostWrite, OpenedCredential, VaultError};
+use super::verifier::{Verifier, VerifyError};
 
 /// Refusals are returned at multiples of this after the attempt began. Longer than a hash, a read and a write take.
 const REFUSAL_TICK: Duration = Duration::from_millis(400);
@@ -37,7 +37,7 @@ const MAX_ROUNDS: usize = 16;
 const MAX_AGE: Duration = Duration::from_millis(500);
 
 /// Credentials presented in a login attempt.
-pub struct Shown<'a> {
+pub struct LoginAttempt<'a> {
     /// Username or email.
     pub username: &'a str,
     /// Password or invitation code.
@@ -64,11 +64,11 @@ pub enum Secret<'a> {
 }
 
 /// Outcome of a login attempt.
-pub enum Outcome {
+pub enum LoginOutcome {
     /// The login failed.
     Refused,
     /// The credentials are right, but more is required.
-    Challenged(Box<Person>, Challenge, Box<Credential>),
+    Challenged(Box<LoginUser>, Challenge, Box<Credential>),
     /// The login succeeded.
     Granted(Box<Granted>),
 }
@@ -76,7 +76,7 @@ pub enum Outcome {
 /// A successful login.
 pub struct Granted {
     /// The User that logged in.
-    pub person: Person,
+    pub person: LoginUser,
     /// Recovery codes of a second factor that this attempt confirmed.
     pub recovery_codes: Vec<String>,
     /// Whether a second factor was presented.
@@ -87,9 +87,9 @@ pub struct Granted {
 
 /// A credential as it was read, and whether the password matches it.
 struct Read {
-    /// [`Judging::failures`] before it was read.
+    /// [`JudgementQueue::failures`] before it was read.
     failures: u64,
-    opened: Opened,
+    opened: OpenedCredential,
     /// Whether the password matches the credential.
     matches: bool,
 }
@@ -106,7 +106,7 @@ enum Step {
     /// The decision is final. `None`: refused, and nothing was saved.
     Done(Option<Box<Decided>>),
     /// The credential changed in the meantime. Holds its new state, if known.
-    Again(Option<Box<Opened>>),
+    Again(Option<Box<OpenedCredential>>),
 }
 
 impl Verifier {
@@ -115,83 +115,83 @@ impl Verifier {
     /// # Errors
     /// If too many attempts are in flight, the credential can't be read or written, or the new password is not
     /// acceptable.
-    pub async fn verify(&self, shown: &Shown<'_>) -> Result<Outcome, Failure> {
+    pub async fn verify(&self, attempt: &LoginAttempt<'_>) -> Result<LoginOutcome, VerifyError> {
         let began = Instant::now();
         // Held until the answer, tick included: a slot of an unknown name must not become free sooner than others.
         // Keyed by the name as typed: two names of one person must not be recognizable as such.
-        let attempts = self.hasher.hash_one((fold(shown.username), &shown.source));
+        let attempts = self.hasher.hash_one((fold(attempt.username), &attempt.source));
         let Some(_attempt) = self.attempts.take(attempts) else {
             self.metrics.logins.inc("saturated");
             return Err(Saturated.into());
         };
-        let outcome = self.judged(shown).await;
+        let outcome = self.judged(attempt).await;
         self.metrics.logins.inc(match &outcome {
-            Ok(Outcome::Granted(_)) => "granted",
-            Ok(Outcome::Challenged(..)) => "challenged",
-            Ok(Outcome::Refused) => "refused",
-            Err(Failure::Saturated(_)) => "saturated",
-            Err(Failure::Vault(_)) => "unavailable",
-            Err(Failure::Unacceptable(_) | Failure::NotDue) => "invalid",
+            Ok(LoginOutcome::Granted(_)) => "granted",
+            Ok(LoginOutcome::Challenged(..)) => "challenged",
+            Ok(LoginOutcome::Refused) => "refused",
+            Err(VerifyError::Saturated(_)) => "saturated",
+            Err(VerifyError::Vault(_)) => "unavailable",
+            Err(VerifyError::Policy(_) | VerifyError::NotDue) => "invalid",
         });
-        if let Ok(Outcome::Refused) = &outcome {
+        if let Ok(LoginOutcome::Refused) = &outcome {
             tokio::time::sleep_until(next_tick(began, Instant::now())).await;
         }
         outcome
     }
 
-    async fn judged(&self, shown: &Shown<'_>) -> Result<Outcome, Failure> {
+    async fn judged(&self, attempt: &LoginAttempt<'_>) -> Result<LoginOutcome, VerifyError> {
         // For every name: the informers' view of users may be out of date.
-        if self.informers.is_blind_to_users() {
+        if self.informers.is_user_watch_failing() {
             return Err(VaultError::Unavailable.into());
         }
         if self.vault.uncounted.blocks_everybody() {
             return Err(VaultError::Uncounted.into());
         }
-        let person = Person::holding(&self.informers, shown.username);
+        let person = LoginUser::holding(&self.informers, attempt.username);
         // An unknown name is looked up like any other.
-        let (username, uid) = person.as_ref().map_or((shown.username, ""), |person| (&person.username, &person.uid));
-        let (judging, mut hashed) = (self.judging(uid), Hashed::default());
+        let (username, uid) = person.as_ref().map_or((attempt.username, ""), |person| (&person.username, &person.uid));
+        let (queue, mut hashed) = (self.judgement_queue(uid), ComputedHashes::default());
         // Failures up to here occur for every name. Later ones are reported only if the password is right.
-        let read = self.read(shown, (username, uid), judging, None, &mut hashed).await?;
-        let (Some(person), Some(read)) = (person, read) else { return Ok(Outcome::Refused) };
-        let decided = match self.decide(shown, &person, judging, read, &mut hashed).await {
-            Ok(None) => return Ok(Outcome::Refused),
+        let read = self.read(attempt, (username, uid), queue, None, &mut hashed).await?;
+        let (Some(person), Some(read)) = (person, read) else { return Ok(LoginOutcome::Refused) };
+        let decided = match self.decide(attempt, &person, queue, read, &mut hashed).await {
+            Ok(None) => return Ok(LoginOutcome::Refused),
             Ok(Some(decided)) if decided.verdict == Verdict::Refused => {
-                self.note_refusal(shown, &person, &decided);
-                return Ok(Outcome::Refused);
+                self.note_refusal(attempt, &person, &decided);
+                return Ok(LoginOutcome::Refused);
             }
             Ok(Some(decided)) => Ok(decided),
             Err(failure) => Err(failure),
         };
-        let now = self.again(shown, &person).filter(|person| is_welcome(person, shown));
-        let Some(person) = now else { return Ok(Outcome::Refused) };
-        self.outcome(shown, person, *decided?)
+        let now = self.again(attempt, &person).filter(|person| may_log_in(person, attempt));
+        let Some(person) = now else { return Ok(LoginOutcome::Refused) };
+        self.outcome(attempt, person, *decided?)
     }
 
     /// Reads the credential, unless `newer` is it, and compares the password with it. `None`: there is none, which
     /// costs the same hash.
     async fn read(
         &self,
-        shown: &Shown<'_>,
+        attempt: &LoginAttempt<'_>,
         (username, uid): (&str, &str),
-        judging: &Judging,
-        newer: Option<Opened>,
-        hashed: &mut Hashed,
-    ) -> Result<Option<Read>, Failure> {
-        let failures = judging.failures();
+        queue: &JudgementQueue,
+        newer: Option<OpenedCredential>,
+        hashed: &mut ComputedHashes,
+    ) -> Result<Option<Read>, VerifyError> {
+        let failures = queue.failures();
         let opened = match newer {
             Some(opened) => Some(opened),
             None => self.open(username, uid).await?,
         };
         let known = opened.as_ref().and_then(|opened| opened.credential.hash.as_ref());
-        let (Secret::Password(secret) | Secret::Invitation(secret)) = shown.secret;
+        let (Secret::Password(secret) | Secret::Invitation(secret)) = attempt.secret;
         let matches = self.compare(secret, known, hashed).await?;
         Ok(opened.map(|opened| Read { failures, opened, matches }))
     }
 
     /// Opens a credential. One that does not parse counts as absent: an unknown name can't have one, so the answer must
     /// be that of any other refusal.
-    async fn open(&self, username: &str, uid: &str) -> Result<Option<Opened>, VaultError> {
+    async fn open(&self, username: &str, uid: &str) -> Result<Option<OpenedCredential>, VaultError> {
         match self.vault.open(username, uid).await {
             Err(VaultError::Corrupt(error)) => {
                 self.metrics.logins_uncountable.inc();
@@ -208,24 +208,24 @@ impl Verifier {
     /// Only if the password is right. For a wrong one, every failure becomes a refusal.
     async fn decide(
         &self,
-        shown: &Shown<'_>,
-        person: &Person,
-        judging: &Judging,
+        attempt: &LoginAttempt<'_>,
+        person: &LoginUser,
+        queue: &JudgementQueue,
         mut read: Read,
-        hashed: &mut Hashed,
-    ) -> Result<Option<Box<Decided>>, Failure> {
+        hashed: &mut ComputedHashes,
+    ) -> Result<Option<Box<Decided>>, VerifyError> {
         // From here on attempts are serialized, and nothing is revealed of one before earlier failures are counted.
-        let (mut turn, mut lost) = (judging.turn().await, None);
+        let (mut judgement, mut lost) = (queue.wait().await, None);
         for _ in 0..MAX_ROUNDS {
-            let newer = if judging.failures() == read.failures {
-                match self.step(shown, person, &mut turn, read, hashed, &mut lost).await? {
+            let newer = if queue.failures() == read.failures {
+                match self.step(attempt, person, &mut judgement, read, hashed, &mut lost).await? {
                     Step::Done(decided) => return Ok(decided),
                     Step::Again(newer) => newer.map(|newer| *newer),
                 }
             } else {
-                turn.newer_than(&read.opened, &person.uid)
+                judgement.newer_than(&read.opened, &person.uid)
             };
-            let again = self.read(shown, (&person.username, &person.uid), judging, newer, hashed).await;
+            let again = self.read(attempt, (&person.username, &person.uid), queue, newer, hashed).await;
             let Ok(Some(again)) = again else { return Ok(None) };
             read = again;
         }
@@ -236,16 +236,16 @@ impl Verifier {
     /// Judges an attempt and saves the resulting credential.
     async fn step<'a>(
         &'a self,
-        shown: &Shown<'_>,
-        person: &Person,
-        turn: &mut JudgingTurn<'_>,
+        attempt: &LoginAttempt<'_>,
+        person: &LoginUser,
+        judgement: &mut Judgement<'_>,
         Read { opened, matches, .. }: Read,
-        hashed: &mut Hashed,
+        hashed: &mut ComputedHashes,
         lost: &mut Option<LostWrite<'a>>,
-    ) -> Result<Step, Failure> {
-        let person = self.again(shown, person).filter(|person| self.can_count(person, &opened));
+    ) -> Result<Step, VerifyError> {
+        let person = self.again(attempt, person).filter(|person| self.can_count(person, &opened));
         let Some(person) = person else { return Ok(Step::Done(None)) };
-        let judged = self.verdict(shown, &person, &opened.credential, matches, hashed).await;
+        let judged = self.verdict(attempt, &person, &opened.credential, matches, hashed).await;
         if must_be_current(&judged, &opened) {
             match self.open(&person.username, &person.uid).await? {
                 Some(latest) if opened.is_as_new_as(&latest) => {}
@@ -254,11 +254,11 @@ impl Verifier {
             }
         }
         let (verdict, after) = judged?;
-        let saved = self.vault.save_and_keep(&opened, &after).await;
+        let saved = self.vault.save_or_defer(&opened, &after).await;
         LostWrite::settle(lost);
         match saved {
             Ok(Some(saved)) => {
-                turn.saved(saved, &person.uid, after.failed != opened.credential.failed);
+                judgement.saved(saved, &person.uid, after.failed != opened.credential.failed);
                 Ok(Step::Done(Some(Box::new(Decided { verdict, before: opened.credential, after }))))
             }
             Ok(None) => {
@@ -274,17 +274,17 @@ impl Verifier {
     /// Returns the User's current state. It may have been disabled, renamed or deleted during hashing and waiting.
     /// `None` if it no longer has the name presented or its state is unknown: an error would distinguish known names
     /// from unknown ones.
-    fn again(&self, shown: &Shown<'_>, before: &Person) -> Option<Person> {
-        if self.informers.is_blind_to_users() {
+    fn again(&self, attempt: &LoginAttempt<'_>, before: &LoginUser) -> Option<LoginUser> {
+        if self.informers.is_user_watch_failing() {
             return None;
         }
-        let now = Person::holding(&self.informers, shown.username);
+        let now = LoginUser::holding(&self.informers, attempt.username);
         now.filter(|now| now.uid == before.uid && now.username == before.username)
     }
 
     /// Whether a failure of that user could be counted. While it could not, even the right password is refused:
     /// otherwise guesses would be free.
-    fn can_count(&self, person: &Person, opened: &Opened) -> bool {
+    fn can_count(&self, person: &LoginUser, opened: &OpenedCredential) -> bool {
         let is_blocked = self.vault.uncounted.blocks(&person.uid) || self.vault.uncounted.blocks_everybody();
         if is_blocked || opened.is_immutable() {
             self.metrics.logins_uncountable.inc();
@@ -298,26 +298,26 @@ impl Verifier {
     /// Returns the verdict and the resulting credential.
     async fn verdict(
         &self,
-        shown: &Shown<'_>,
-        person: &Person,
+        attempt: &LoginAttempt<'_>,
+        person: &LoginUser,
         before: &Credential,
         matches: bool,
-        hashed: &mut Hashed,
-    ) -> Result<(Verdict, Credential), Failure> {
+        hashed: &mut ComputedHashes,
+    ) -> Result<(Verdict, Credential), VerifyError> {
         let now = Timestamp::now();
-        let attempt = Attempt {
-            source: &shown.source,
-            is_welcome: is_welcome(person, shown),
-            proof: match shown.secret {
+        let context = AttemptContext {
+            source: &attempt.source,
+            may_log_in: may_log_in(person, attempt),
+            proof: match attempt.secret {
                 Secret::Password(_) => Proof::Password(matches),
                 Secret::Invitation(code) => Proof::Invitation(code.expose_secret()),
             },
-            code: shown.code.map(ExposeSecret::expose_secret),
+            code: attempt.code.map(ExposeSecret::expose_secret),
             replacement: None,
-            second_factor: match (person.spec.second_factor, shown.may_enroll) {
-                (SecondFactor::Optional, _) => Need::No,
-                (SecondFactor::Required, true) => Need::Enrollable,
-                (SecondFactor::Required, false) => Need::Elsewhere,
+            second_factor: match (person.spec.second_factor, attempt.may_enroll) {
+                (SecondFactor::Optional, _) => SecondFactorNeed::No,
+                (SecondFactor::Required, true) => SecondFactorNeed::Enrollable,
+                (SecondFactor::Required, false) => SecondFactorNeed::Elsewhere,
             },
             needs_own_password: person.spec.require_password_change,
             limits: &self.limits,
@@ -326,15 +326,15 @@ impl Verifier {
             now,
         };
         let mut after = before.clone();
-        let mut verdict = judge(&mut after, &attempt);
-        match (&verdict, shown.new_password) {
+        let mut verdict = judge(&mut after, &context);
+        match (&verdict, attempt.new_password) {
             (Verdict::Challenged(Challenge::PasswordChange), Some(password)) => {
                 let hash = self.accept(password, person, before.used(self.policy.history), hashed).await?;
                 after = before.clone();
-                verdict = judge(&mut after, &Attempt { replacement: Some(&hash), ..attempt });
+                verdict = judge(&mut after, &AttemptContext { replacement: Some(&hash), ..context });
             }
             (Verdict::Granted(_), None) => {
-                if let Secret::Password(password) = shown.secret {
+                if let Secret::Password(password) = attempt.secret {
                     self.strengthen(password, &mut after, hashed).await?;
                 }
             }
@@ -343,10 +343,10 @@ impl Verifier {
         Ok((verdict, after))
     }
 
-    fn note_refusal(&self, shown: &Shown<'_>, person: &Person, decided: &Decided) {
+    fn note_refusal(&self, attempt: &LoginAttempt<'_>, person: &LoginUser, decided: &Decided) {
         let (user, until) = (&person.name, decided.after.failed.locked_until);
         if until == decided.before.failed.locked_until {
-            info!(user, source = shown.source, "a login was refused");
+            info!(user, source = attempt.source, "a login was refused");
         } else {
             self.metrics.lockouts.inc();
             warn!(user, ?until, "a user is locked after failed logins");
@@ -354,17 +354,24 @@ impl Verifier {
     }
 
     /// Builds the answer to an attempt with the right password.
-    fn outcome(&self, shown: &Shown<'_>, person: Person, decided: Decided) -> Result<Outcome, Failure> {
+    fn outcome(
+        &self,
+        attempt: &LoginAttempt<'_>,
+        person: LoginUser,
+        decided: Decided,
+    ) -> Result<LoginOutcome, VerifyError> {
         let Decided { verdict, before, after } = decided;
         match verdict {
-            Verdict::Refused => Ok(Outcome::Refused),
-            Verdict::Challenged(challenge) => Ok(Outcome::Challenged(Box::new(person), challenge, Box::new(after))),
-            Verdict::Granted(_) if shown.new_password.is_some() && after.changed == before.changed => {
-                Err(Failure::NotDue)
+            Verdict::Refused => Ok(LoginOutcome::Refused),
+            Verdict::Challenged(challenge) => {
+                Ok(LoginOutcome::Challenged(Box::new(person), challenge, Box::new(after)))
+            }
+            Verdict::Granted(_) if attempt.new_password.is_some() && after.changed == before.changed => {
+                Err(VerifyError::NotDue)
             }
             Verdict::Granted(recovery_codes) => {
                 self.last_use.note_login(&person, Timestamp::now());
-                Ok(Outcome::Granted(Box::new(Granted {
+                Ok(LoginOutcome::Granted(Box::new(Granted {
                     person,
                     recovery_codes,
                     has_second_factor: after.summary().second_factor.is_some(),
@@ -376,7 +383,7 @@ impl Verifier {
 }
 
 /// Whether an answer must not rely on an old read: it reveals more than a refusal and involves no write.
-fn must_be_current(judged: &Result<(Verdict, Credential), Failure>, opened: &Opened) -> bool {
+fn must_be_current(judged: &Result<(Verdict, Credential), VerifyError>, opened: &OpenedCredential) -> bool {
     let is_settled = match judged {
         Ok((verdict, after)) => *verdict == Verdict::Refused || *after != opened.credential,
         Err(_) => false,
@@ -384,8 +391,8 @@ fn must_be_current(judged: &Result<(Verdict, Credential), Failure>, opened: &Ope
     !is_settled && opened.read.elapsed() > MAX_AGE
 }
 
-fn is_welcome(person: &Person, shown: &Shown<'_>) -> bool {
-    person.is_active && person.may_come_from(shown.address)
+fn may_log_in(person: &LoginUser, attempt: &LoginAttempt<'_>) -> bool {
+    person.is_active && person.may_come_from(attempt.address)
 }
 
 /// Returns the first multiple of the tick after `began` that lies in the future.

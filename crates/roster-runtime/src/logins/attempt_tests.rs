@@ -11,7 +11,7 @@ use roster_credentials::claim::{Identifier, IdentifierKind};
 use roster_credentials::credential::Invitation;
 use roster_credentials::digest::Digest;
 use roster_credentials::hash::{Argon2idCost, Memory, PasswordHash};
-use roster_credentials::lockout::Limits;
+use roster_credentials::lockout::LockoutPolicy;
 use roster_credentials::policy::PasswordPolicy;
 use roster_credentials::pool::HashPool;
 use roster_credentials::record::build;
@@ -20,8 +20,8 @@ use tokio::sync::Semaphore;
 
 use crate::informers::Informers;
 use crate::logins::active_user;
+use crate::logins::judgement::MAX_CONCURRENT;
 use crate::logins::last_use::LastUse;
-use crate::logins::turns::MAX_AT_A_TIME;
 use crate::logins::vault::Vault;
 use crate::logins::verifier::{STRIPES, VerifierParts};
 use crate::metrics::Metrics;
@@ -39,7 +39,7 @@ fn verifier(client: Client) -> Verifier {
     let last_use = LastUse::new(client, Arc::clone(&informers), Arc::clone(&vault), Arc::clone(&metrics));
     let pool = HashPool::new(Argon2idCost::default(), 1, 4, metrics.hashing.clone());
     let minute = Duration::from_secs(60);
-    let limits = Limits { of_source: 5, of_user: 100, window: minute, duration: minute };
+    let limits = LockoutPolicy { per_source: 5, per_user: 100, window: minute, duration: minute };
     let policy = PasswordPolicy { min_length: 8, history: 3, max_age: None, denied: Arc::default() };
     let sealer = Arc::new(Sealer::new(&[0; 32]).unwrap());
     Verifier::new(VerifierParts {
@@ -54,8 +54,8 @@ fn verifier(client: Client) -> Verifier {
     })
 }
 
-fn shown<'a>(username: &'a str, password: &'a SecretString, source: &str) -> Shown<'a> {
-    Shown {
+fn attempt<'a>(username: &'a str, password: &'a SecretString, source: &str) -> LoginAttempt<'a> {
+    LoginAttempt {
         username,
         secret: Secret::Password(password),
         code: None,
@@ -68,16 +68,16 @@ fn shown<'a>(username: &'a str, password: &'a SecretString, source: &str) -> Sho
 
 /// Attempts on existing names are limited likewise: whether a name exists is not known at this point.
 #[tokio::test]
-async fn attempts_on_one_name_from_one_source_are_limited_also_if_nobody_has_the_name() {
+async fn attempts_on_one_name_from_one_source_are_limited_even_for_unknown_names() {
     let (verifier, password) = (waiting_verifier(), SecretString::from("wrong"));
-    let attempt = |username, source| shown(username, &password, source);
-    let same: Vec<_> = (0..MAX_AT_A_TIME).map(|_| attempt("nobody", "192.0.2.1")).collect();
-    let mut verifying: Vec<_> = same.iter().map(|shown| Box::pin(verifier.verify(shown))).collect();
+    let attempt = |username, source| attempt(username, &password, source);
+    let same: Vec<_> = (0..MAX_CONCURRENT).map(|_| attempt("nobody", "192.0.2.1")).collect();
+    let mut verifying: Vec<_> = same.iter().map(|attempt| Box::pin(verifier.verify(attempt))).collect();
     for attempt in &mut verifying {
         assert!(futures::poll!(attempt).is_pending());
     }
     let further = attempt("NOBODY", "192.0.2.1");
-    assert!(matches!(verifier.verify(&further).await, Err(Failure::Saturated(_))));
+    assert!(matches!(verifier.verify(&further).await, Err(VerifyError::Saturated(_))));
     for other in [attempt("nobody", "192.0.2.2"), attempt("somebody", "192.0.2.1")] {
         let mut attempt = Box::pin(verifier.verify(&other));
         assert!(futures::poll!(&mut attempt).is_pending());
@@ -88,7 +88,7 @@ async fn attempts_on_one_name_from_one_source_are_limited_also_if_nobody_has_the
 }
 
 #[test]
-fn refusals_come_at_the_ticks() {
+fn refusals_are_returned_at_ticks() {
     let began = Instant::now();
     for (took, answered) in [(0, 400), (1, 400), (399, 400), (400, 800), (1_250, 1_600)] {
         assert_eq!(next_tick(began, began + Duration::from_millis(took)), began + Duration::from_millis(answered));
@@ -97,22 +97,22 @@ fn refusals_come_at_the_ticks() {
 
 /// No user is refused because of others, however many log in.
 #[tokio::test]
-async fn attempts_of_strangers_do_not_collide() {
+async fn attempts_on_different_names_do_not_collide() {
     let (verifier, password) = (waiting_verifier(), SecretString::from("wrong"));
-    let attempts: Vec<_> = (0..STRIPES * MAX_AT_A_TIME).map(|at| format!("user-{at}")).collect();
-    let attempts: Vec<_> = attempts.iter().map(|name| shown(name, &password, "192.0.2.1")).collect();
-    let mut verifying: Vec<_> = attempts.iter().map(|shown| Box::pin(verifier.verify(shown))).collect();
+    let attempts: Vec<_> = (0..STRIPES * MAX_CONCURRENT).map(|at| format!("user-{at}")).collect();
+    let attempts: Vec<_> = attempts.iter().map(|name| attempt(name, &password, "192.0.2.1")).collect();
+    let mut verifying: Vec<_> = attempts.iter().map(|attempt| Box::pin(verifier.verify(attempt))).collect();
     for attempt in &mut verifying {
         assert!(futures::poll!(attempt).is_pending());
     }
 }
 
 /// Returns the outcome of an attempt as one word.
-fn word(outcome: &Result<Outcome, Failure>) -> String {
+fn word(outcome: &Result<LoginOutcome, VerifyError>) -> String {
     match outcome {
-        Ok(Outcome::Granted(_)) => "granted".to_owned(),
-        Ok(Outcome::Refused) => "refused".to_owned(),
-        Ok(Outcome::Challenged(_, challenge, _)) => format!("{challenge:?}"),
+        Ok(LoginOutcome::Granted(_)) => "granted".to_owned(),
+        Ok(LoginOutcome::Refused) => "refused".to_owned(),
+        Ok(LoginOutcome::Challenged(_, challenge, _)) => format!("{challenge:?}"),
         Err(failure) => failure.to_string(),
     }
 }
@@ -191,11 +191,11 @@ fn stored(user: &User, credential: &Credential, revision: &str) -> serde_json::V
 }
 
 #[tokio::test]
-async fn a_user_who_is_disabled_while_the_login_waits_is_refused() {
+async fn a_user_disabled_while_the_login_waits_is_refused() {
     let (cluster, password) = (OneUser::new("correct horse"), SecretString::from("correct horse"));
-    let shown = shown("jane", &password, "192.0.2.1");
+    let attempt = attempt("jane", &password, "192.0.2.1");
     cluster.permits.add_permits(PLENTY);
-    assert_eq!(word(&cluster.verifier.verify(&shown).await), "granted");
+    assert_eq!(word(&cluster.verifier.verify(&attempt).await), "granted");
     cluster.permits.forget_permits(PLENTY);
     let before = cluster.reads.load(Ordering::SeqCst);
     let disable = async {
@@ -205,14 +205,14 @@ async fn a_user_who_is_disabled_while_the_login_waits_is_refused() {
         cluster.verifier.informers.set_user(&user);
         cluster.permits.add_permits(PLENTY);
     };
-    let (outcome, ()) = tokio::join!(cluster.verifier.verify(&shown), disable);
+    let (outcome, ()) = tokio::join!(cluster.verifier.verify(&attempt), disable);
     assert_eq!(word(&outcome), "refused");
 }
 
 #[tokio::test]
-async fn a_name_that_another_user_takes_over_while_the_login_waits_is_refused() {
+async fn a_name_taken_over_while_the_login_waits_is_refused() {
     let (cluster, password) = (OneUser::new("correct horse"), SecretString::from("correct horse"));
-    let shown = shown("jane", &password, "192.0.2.1");
+    let attempt = attempt("jane", &password, "192.0.2.1");
     let replace = async {
         cluster.reads(1).await;
         let mut user = cluster.user.clone();
@@ -220,19 +220,19 @@ async fn a_name_that_another_user_takes_over_while_the_login_waits_is_refused() 
         cluster.verifier.informers.set_user(&user);
         cluster.permits.add_permits(PLENTY);
     };
-    let (outcome, ()) = tokio::join!(cluster.verifier.verify(&shown), replace);
+    let (outcome, ()) = tokio::join!(cluster.verifier.verify(&attempt), replace);
     assert_eq!(word(&outcome), "refused");
 }
 
 #[tokio::test]
-async fn a_password_that_changes_while_the_login_waits_for_its_turn_is_refused() {
+async fn a_password_changed_while_the_login_waits_is_refused() {
     let (cluster, password) = (OneUser::new("correct horse"), SecretString::from("correct horse"));
-    let shown = shown("jane", &password, "192.0.2.1");
+    let attempt = attempt("jane", &password, "192.0.2.1");
     let uid = cluster.user.metadata.uid.clone().unwrap();
-    let judging = cluster.verifier.judging(&uid);
+    let queue = cluster.verifier.judgement_queue(&uid);
     for (changed, revision) in [(false, "7"), (true, "8")] {
         let before = cluster.reads.load(Ordering::SeqCst);
-        let turn = judging.turn().await;
+        let judgement = queue.wait().await;
         cluster.permits.add_permits(PLENTY);
         let change = async {
             cluster.reads(before + 1).await;
@@ -240,9 +240,9 @@ async fn a_password_that_changes_while_the_login_waits_for_its_turn_is_refused()
             if changed {
                 *cluster.stored.lock().unwrap() = secret(&cluster.user, "another horse", revision);
             }
-            drop(turn);
+            drop(judgement);
         };
-        let (outcome, ()) = tokio::join!(cluster.verifier.verify(&shown), change);
+        let (outcome, ()) = tokio::join!(cluster.verifier.verify(&attempt), change);
         assert_eq!(word(&outcome), if changed { "refused" } else { "granted" });
         assert_eq!(cluster.reads.load(Ordering::SeqCst), before + 2, "what was read is too old");
     }
@@ -254,7 +254,7 @@ enum Telling {
     Granted,
     Challenged,
     NotDue,
-    Unacceptable,
+    RejectedByPolicy,
 }
 
 impl Telling {
@@ -262,16 +262,18 @@ impl Telling {
         (Self::Granted, "granted"),
         (Self::Challenged, "Enrollment"),
         (Self::NotDue, "no new password is due"),
-        (Self::Unacceptable, "must have at least 8 characters"),
+        (Self::RejectedByPolicy, "must have at least 8 characters"),
     ];
 
-    fn shown<'a>(self, secret: &'a SecretString, new: &'a SecretString) -> Shown<'a> {
-        let plain = shown("jane", secret, "192.0.2.1");
+    fn attempt<'a>(self, secret: &'a SecretString, new: &'a SecretString) -> LoginAttempt<'a> {
+        let plain = attempt("jane", secret, "192.0.2.1");
         match self {
             Self::Granted => plain,
-            Self::Challenged => Shown { may_enroll: false, ..plain },
-            Self::NotDue => Shown { new_password: Some(new), ..plain },
-            Self::Unacceptable => Shown { secret: Secret::Invitation(secret), new_password: Some(new), ..plain },
+            Self::Challenged => LoginAttempt { may_enroll: false, ..plain },
+            Self::NotDue => LoginAttempt { new_password: Some(new), ..plain },
+            Self::RejectedByPolicy => {
+                LoginAttempt { secret: Secret::Invitation(secret), new_password: Some(new), ..plain }
+            }
         }
     }
 
@@ -284,7 +286,7 @@ impl Telling {
     }
 
     fn stored(self, secret: &str, revision: &str) -> serde_json::Value {
-        let credential = if matches!(self, Self::Unacceptable) {
+        let credential = if matches!(self, Self::RejectedByPolicy) {
             let invitation = Invitation { digest: Digest::of(secret), expires: Timestamp::MAX };
             Credential { invitation: Some(invitation), ..Credential::default() }
         } else {
@@ -309,7 +311,7 @@ async fn answer_after_waiting(telling: Telling, meanwhile: Meanwhile) -> String 
     *cluster.stored.lock().unwrap() = telling.stored("correct horse", "7");
     cluster.verifier.informers.set_user(&user);
     let uid = user.metadata.uid.clone().unwrap();
-    let turn = cluster.verifier.judging(&uid).turn().await;
+    let judgement = cluster.verifier.judgement_queue(&uid).wait().await;
     cluster.permits.add_permits(1);
     let change = async {
         cluster.reads(1).await;
@@ -317,7 +319,7 @@ async fn answer_after_waiting(telling: Telling, meanwhile: Meanwhile) -> String 
         if meanwhile == Meanwhile::CredentialChanged {
             *cluster.stored.lock().unwrap() = telling.stored("another horse", "8");
         }
-        drop(turn);
+        drop(judgement);
         cluster.reads(2).await;
         if meanwhile == Meanwhile::Disabled {
             let mut user = user.clone();
@@ -327,16 +329,16 @@ async fn answer_after_waiting(telling: Telling, meanwhile: Meanwhile) -> String 
         cluster.permits.add_permits(PLENTY);
         std::future::pending::<()>().await;
     };
-    let shown = telling.shown(&secret, &new);
+    let attempt = telling.attempt(&secret, &new);
     tokio::select! {
-        outcome = cluster.verifier.verify(&shown) => word(&outcome),
+        outcome = cluster.verifier.verify(&attempt) => word(&outcome),
         () = change => unreachable!("it waits for the outcome"),
     }
 }
 
 /// Anything that reveals more than a refusal is judged by the state after the wait for the turn.
 #[tokio::test]
-async fn no_answer_that_shows_that_a_password_is_right_goes_by_what_was_known_before_the_wait() {
+async fn answers_that_confirm_a_password_use_state_read_after_the_wait() {
     let cases = Telling::ALL.into_iter().flat_map(|(telling, answer)| {
         [(Meanwhile::Nothing, answer), (Meanwhile::CredentialChanged, "refused"), (Meanwhile::Disabled, "refused")]
             .map(|(meanwhile, expected)| (telling, meanwhile, expected))
@@ -350,10 +352,10 @@ async fn no_answer_that_shows_that_a_password_is_right_goes_by_what_was_known_be
 
 /// A failure that only existing names can cause is answered like a wrong password for an unknown name.
 #[tokio::test]
-async fn i10_a_failure_in_the_middle_of_an_attempt_does_not_tell_known_names() {
+async fn i10_a_failure_during_an_attempt_does_not_reveal_known_names() {
     type Trouble = fn(&OneUser);
     let troubles: [(&str, Trouble); 5] = [
-        ("the watch fails", |cluster| cluster.verifier.informers.lose_sight_of_users()),
+        ("the watch fails", |cluster| cluster.verifier.informers.fail_user_watch()),
         ("writes fail", |cluster| cluster.write_status.store(500, Ordering::SeqCst)),
         ("writes are rejected", |cluster| cluster.write_status.store(422, Ordering::SeqCst)),
         ("reads fail after a conflict", |cluster| {
@@ -368,13 +370,13 @@ async fn i10_a_failure_in_the_middle_of_an_attempt_does_not_tell_known_names() {
     for (name, trouble) in troubles {
         for username in ["jane", "nobody"] {
             let cluster = OneUser::new("correct horse");
-            let shown = shown(username, &wrong, "192.0.2.1");
+            let attempt = attempt(username, &wrong, "192.0.2.1");
             let begin = async {
                 cluster.reads(1).await;
                 trouble(&cluster);
                 cluster.permits.add_permits(PLENTY);
             };
-            let (outcome, ()) = tokio::join!(cluster.verifier.verify(&shown), begin);
+            let (outcome, ()) = tokio::join!(cluster.verifier.verify(&attempt), begin);
             assert_eq!(word(&outcome), "refused", "{name}: {username}");
         }
     }

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_accounts_token_says_what_kube_apiserver_calls_itself() {
+    fn the_audiences_of_kube_apiserver_are_read_from_a_service_account_token() {
         let token = |claims: &str| {
             let part = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
             format!("{}.{}.signature", part(r#"{"alg": "RS256"}"#), part(claims))

@@ -12,8 +12,8 @@ use roster_credentials::token::{Claims, new_id, sign, verify};
 use serde_json::{Value, json};
 
 use super::audiences::Audiences;
-use super::person::Person;
-use crate::notifications::Sign;
+use super::login_user::LoginUser;
+use crate::notifications::TokenSigner;
 
 /// Path of the public keys.
 pub const JWKS_PATH: &str = "/openid/v1/jwks";
@@ -40,7 +40,7 @@ impl Issuer {
     /// If signing fails.
     pub fn issue(
         &self,
-        person: &Person,
+        person: &LoginUser,
         amr: &[&str],
         audience: Option<&str>,
         password_changed: Option<Timestamp>,
@@ -97,7 +97,7 @@ impl Issuer {
 }
 
 /// Signs notices with the token keys, so that receivers verify them with the same public keys.
-impl Sign for Issuer {
+impl TokenSigner for Issuer {
     fn sign(&self, typ: &str, claims: &Value) -> Result<String> {
         Ok(sign(typ, claims, &self.keys.load(), Timestamp::now())?)
     }
@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(configuration["issuer"], url);
         let base = url.trim_end_matches('/');
         assert_eq!(configuration["jwks_uri"], format!("{base}{JWKS_PATH}"));
-        let person = Person {
+        let user = LoginUser {
             name: "jane".to_owned(),
             uid: "1".to_owned(),
             username: "jane".to_owned(),
@@ -135,7 +135,7 @@ mod tests {
             spec: roster_api::user::UserSpec::default(),
             status: roster_api::user::UserStatus::default(),
         };
-        let (token, _) = issuer.issue(&person, &["pwd"], Some("a"), None, now).unwrap();
+        let (token, _) = issuer.issue(&user, &["pwd"], Some("a"), None, now).unwrap();
         assert_eq!(issuer.read(&token).unwrap().iss, url);
     }
 }

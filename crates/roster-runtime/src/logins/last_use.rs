@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::person::Person;
+use super::login_user::LoginUser;
 use super::vault::Vault;
 use crate::informers::Informers;
 use crate::metrics::Metrics;
@@ -36,7 +36,7 @@ const KEY_PRECISION: Duration = Duration::from_secs(300);
 const LAST_BATCH: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-struct KeyOf {
+struct ApiKeyId {
     user: String,
     uid: String,
     key: String,
@@ -50,7 +50,7 @@ pub struct LastUse {
     metrics: Arc<Metrics>,
     /// Keyed by name and UID of the User.
     logins: Mutex<HashMap<(String, String), Timestamp>>,
-    keys: Mutex<HashMap<KeyOf, Timestamp>>,
+    keys: Mutex<HashMap<ApiKeyId, Timestamp>>,
 }
 
 impl LastUse {
@@ -60,13 +60,13 @@ impl LastUse {
     }
 
     /// Records a successful login.
-    pub fn note_login(&self, person: &Person, now: Timestamp) {
+    pub fn note_login(&self, person: &LoginUser, now: Timestamp) {
         note(&self.logins, (person.name.clone(), person.uid.clone()), now);
     }
 
     /// Records the use of an API key.
-    pub fn note_key(&self, person: &Person, key: &str, now: Timestamp) {
-        note(&self.keys, KeyOf { user: person.name.clone(), uid: person.uid.clone(), key: key.to_owned() }, now);
+    pub fn note_key(&self, person: &LoginUser, key: &str, now: Timestamp) {
+        note(&self.keys, ApiKeyId { user: person.name.clone(), uid: person.uid.clone(), key: key.to_owned() }, now);
     }
 
     /// Writes a batch each interval until `shutdown`, then a last one.
@@ -128,8 +128,8 @@ impl LastUse {
         }
     }
 
-    async fn write_key(&self, used: &KeyOf, at: Timestamp) -> bool {
-        let Some(person) = Person::named(&self.informers, &used.user).filter(|person| person.uid == used.uid) else {
+    async fn write_key(&self, used: &ApiKeyId, at: Timestamp) -> bool {
+        let Some(person) = LoginUser::named(&self.informers, &used.user).filter(|person| person.uid == used.uid) else {
             return true;
         };
         let outcome = self.vault.update(&person, |credential| {

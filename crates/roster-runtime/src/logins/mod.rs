@@ -16,13 +16,13 @@ pub mod attempt;
 pub mod audiences;
 pub mod hashed;
 pub mod issuer;
+pub mod judgement;
 pub mod last_use;
-pub mod person;
-pub mod recognizer;
+pub mod login_user;
 pub mod recount;
 pub mod sealing_key;
 pub mod signing_keys;
-pub mod turns;
+pub mod token_authenticator;
 pub mod uncounted;
 pub mod vault;
 pub mod verifier;
@@ -35,7 +35,7 @@ use ipnet::IpNet;
 use roster_credentials::seal::Sealer;
 
 use issuer::Issuer;
-use recognizer::Recognizer;
+use token_authenticator::TokenAuthenticator;
 use vault::Vault;
 use verifier::Verifier;
 
@@ -46,7 +46,7 @@ pub struct Logins {
     /// Issues tokens.
     pub issuer: Arc<Issuer>,
     /// Recognizes bearers of tokens and keys.
-    pub recognizer: Arc<Recognizer>,
+    pub token_authenticator: Arc<TokenAuthenticator>,
     /// Stores credentials.
     pub vault: Arc<Vault>,
     /// Seals and opens TOTP seeds.
@@ -54,7 +54,7 @@ pub struct Logins {
     /// Notifies users of security events.
     pub notifier: Notifier,
     /// Maximum lifetime of an API key.
-    pub longest_key: Duration,
+    pub max_key_lifetime: Duration,
     /// Proxies that are trusted to report a client's address.
     pub trusted_proxies: Vec<IpNet>,
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use roster_credentials::lockout::{Failure, Limits};
+use roster_credentials::lockout::{Failure, LockoutPolicy};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::person::Person;
+use super::login_user::LoginUser;
 use super::vault::{Vault, VaultError};
 use crate::informers::Informers;
 
@@ -22,7 +22,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub async fn run(
     vault: Arc<Vault>,
     informers: Arc<Informers>,
-    limits: Limits,
+    limits: LockoutPolicy,
     shutdown: CancellationToken,
 ) -> Result<()> {
     loop {
@@ -31,31 +31,31 @@ pub async fn run(
             () = shutdown.cancelled() => return Ok(()),
         }
         for uid in vault.uncounted.users() {
-            let Some(person) = Person::of_uid(&informers, &uid) else {
-                vault.uncounted.settle(&uid, usize::MAX);
+            let Some(person) = LoginUser::of_uid(&informers, &uid) else {
+                vault.uncounted.remove(&uid, usize::MAX);
                 continue;
             };
             match count(&vault, &person.username, &uid, &limits).await {
                 // kube-apiserver accepts no writes: the other writes would fail too.
                 Err(VaultError::Unavailable) => break,
                 // kube-apiserver answers: any remaining failure concerns only this user.
-                _ => vault.uncounted.storage_works(),
+                _ => vault.uncounted.note_storage_works(),
             }
         }
     }
 }
 
 /// Adds a user's waiting failures to the stored ones.
-async fn count(vault: &Vault, username: &str, uid: &str, limits: &Limits) -> Result<(), VaultError> {
-    let failures = vault.uncounted.of(uid);
+async fn count(vault: &Vault, username: &str, uid: &str, limits: &LockoutPolicy) -> Result<(), VaultError> {
+    let failures = vault.uncounted.failures_of(uid);
     // Without a credential there is nothing to guess. The next one is written before anyone can log in with it.
-    let Some(opened) = vault.open_to_change(username, uid).await? else { return Ok(()) };
+    let Some(opened) = vault.open_for_update(username, uid).await? else { return Ok(()) };
     let mut credential = opened.credential.clone();
     for Failure { source, at } in &failures {
         credential.failed.fail(source, limits, *at);
     }
     if vault.write(&opened, &credential).await?.is_some() {
-        vault.uncounted.settle(uid, failures.len());
+        vault.uncounted.remove(uid, failures.len());
         info!(uid, count = failures.len(), "failed logins were counted late");
     }
     Ok(())
@@ -79,9 +79,9 @@ mod tests {
     use roster_credentials::credential::Credential;
     use roster_credentials::record::{build, read_credential};
 
-    fn limits() -> Limits {
+    fn limits() -> LockoutPolicy {
         let (window, duration) = (Duration::from_secs(900), Duration::from_secs(900));
-        Limits { of_source: 5, of_user: 100, window, duration }
+        LockoutPolicy { per_source: 5, per_user: 100, window, duration }
     }
 
     /// Returns a vault with a mock API server that holds one identity Secret and answers writes with the status
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn while_storage_fails_nobody_is_let_in_and_what_failed_is_counted_later() {
+    async fn while_storage_fails_logins_are_refused_and_failures_counted_later() {
         let answer = Arc::new(AtomicU16::new(500));
         let (vault, stored) = vault(&answer);
         assert!(matches!(fail(&vault).await, Err(VaultError::Unavailable)));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_secret_that_can_not_be_written_blocks_its_user_alone() {
+    async fn a_secret_that_cannot_be_written_blocks_only_its_user() {
         let answer = Arc::new(AtomicU16::new(422));
         let (vault, stored) = vault(&answer);
         for _ in 0..3 {
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_others_change_all_the_time_is_counted_later() {
+    async fn failures_are_counted_later_if_writes_keep_conflicting() {
         let answer = Arc::new(AtomicU16::new(409));
         let (vault, stored) = vault(&answer);
         let change = |credential: &mut Credential| credential.failed.fail("192.0.2.7", &limits(), Timestamp::now());
@@ -180,6 +180,6 @@ mod tests {
         stored.lock().unwrap()["immutable"] = json!(true);
         let opened = vault.open("jane", "u-1").await.unwrap().unwrap();
         assert!(opened.is_immutable(), "reading goes on: API keys are recognised");
-        assert!(matches!(vault.open_to_change("jane", "u-1").await, Err(VaultError::Immutable)));
+        assert!(matches!(vault.open_for_update("jane", "u-1").await, Err(VaultError::Immutable)));
     }
 }

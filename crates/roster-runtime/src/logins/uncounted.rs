@@ -15,78 +15,78 @@ const MAX_USERS: usize = 1024;
 
 /// Failures waiting to be counted.
 #[derive(Debug)]
-pub struct Uncounted {
-    waiting: Mutex<Waiting>,
+pub struct UncountedFailures {
+    deferred: Mutex<Deferred>,
     gauge: Gauge<i64, AtomicI64>,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Deferred {
     /// Keyed by UID of the User.
     by_user: HashMap<String, Vec<Failure>>,
     /// Whether a failure waits because kube-apiserver does not accept writes.
     is_storage_failing: bool,
 }
 
-impl Uncounted {
+impl UncountedFailures {
     /// Creates an empty set. `gauge` reports the number of blocked users.
     pub fn new(gauge: Gauge<i64, AtomicI64>) -> Self {
-        Self { waiting: Mutex::default(), gauge }
+        Self { deferred: Mutex::default(), gauge }
     }
 
     /// Whether that user's logins must be refused.
     pub fn blocks(&self, uid: &str) -> bool {
-        self.waiting().by_user.contains_key(uid)
+        self.deferred().by_user.contains_key(uid)
     }
 
     /// Whether all logins must be refused: any of them could be a guess that can't be counted.
     pub fn blocks_everybody(&self) -> bool {
-        let waiting = self.waiting();
-        waiting.is_storage_failing || waiting.by_user.len() >= MAX_USERS
+        let deferred = self.deferred();
+        deferred.is_storage_failing || deferred.by_user.len() >= MAX_USERS
     }
 
     /// Keeps failures that could not be written. `is_storage_failing`: because kube-apiserver accepts no writes.
-    pub(super) fn keep(&self, uid: &str, failures: Vec<Failure>, is_storage_failing: bool) {
-        let mut waiting = self.waiting();
-        waiting.by_user.entry(uid.to_owned()).or_default().extend(failures);
-        waiting.is_storage_failing |= is_storage_failing;
-        self.show(&waiting);
+    pub(super) fn defer(&self, uid: &str, failures: Vec<Failure>, is_storage_failing: bool) {
+        let mut deferred = self.deferred();
+        deferred.by_user.entry(uid.to_owned()).or_default().extend(failures);
+        deferred.is_storage_failing |= is_storage_failing;
+        self.update_gauge(&deferred);
     }
 
     /// Records that a write succeeded.
-    pub(super) fn storage_works(&self) {
-        self.waiting().is_storage_failing = false;
+    pub(super) fn note_storage_works(&self) {
+        self.deferred().is_storage_failing = false;
     }
 
     /// Removes the first `count` failures of a user: they were written, or the user is gone.
-    pub(super) fn settle(&self, uid: &str, count: usize) {
-        let mut waiting = self.waiting();
-        if let Some(failures) = waiting.by_user.get_mut(uid) {
+    pub(super) fn remove(&self, uid: &str, count: usize) {
+        let mut deferred = self.deferred();
+        if let Some(failures) = deferred.by_user.get_mut(uid) {
             failures.drain(..count.min(failures.len()));
             if failures.is_empty() {
-                waiting.by_user.remove(uid);
+                deferred.by_user.remove(uid);
             }
         }
-        if waiting.by_user.is_empty() {
-            waiting.is_storage_failing = false;
+        if deferred.by_user.is_empty() {
+            deferred.is_storage_failing = false;
         }
-        self.show(&waiting);
+        self.update_gauge(&deferred);
     }
 
     pub(super) fn users(&self) -> Vec<String> {
-        self.waiting().by_user.keys().cloned().collect()
+        self.deferred().by_user.keys().cloned().collect()
     }
 
-    pub(super) fn of(&self, uid: &str) -> Vec<Failure> {
-        self.waiting().by_user.get(uid).cloned().unwrap_or_default()
+    pub(super) fn failures_of(&self, uid: &str) -> Vec<Failure> {
+        self.deferred().by_user.get(uid).cloned().unwrap_or_default()
     }
 
-    fn show(&self, waiting: &Waiting) {
-        self.gauge.set(i64::try_from(waiting.by_user.len()).unwrap_or(i64::MAX));
+    fn update_gauge(&self, deferred: &Deferred) {
+        self.gauge.set(i64::try_from(deferred.by_user.len()).unwrap_or(i64::MAX));
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn deferred(&self) -> MutexGuard<'_, Deferred> {
+        self.deferred.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -97,22 +97,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn too_many_that_wait_block_everybody_and_none_is_lost() {
-        let uncounted = Uncounted::new(Gauge::default());
+    fn too_many_uncounted_users_block_all_logins_and_none_is_lost() {
+        let uncounted = UncountedFailures::new(Gauge::default());
         let failure = || vec![Failure { source: "192.0.2.7".into(), at: Timestamp::now() }];
         for user in 0..MAX_USERS {
             assert!(!uncounted.blocks_everybody());
-            uncounted.keep(&user.to_string(), failure(), false);
+            uncounted.defer(&user.to_string(), failure(), false);
         }
         assert!(uncounted.blocks_everybody());
-        uncounted.keep("in flight", failure(), false);
+        uncounted.defer("in flight", failure(), false);
         assert!(uncounted.blocks("in flight"));
         for uid in ["0", "1"] {
-            uncounted.settle(uid, 1);
+            uncounted.remove(uid, 1);
         }
         assert!(!uncounted.blocks_everybody());
-        uncounted.keep("2", failure(), false);
-        uncounted.settle("2", 1);
+        uncounted.defer("2", failure(), false);
+        uncounted.remove("2", 1);
         assert!(uncounted.blocks("2"), "one that came meanwhile waits on");
     }
 }

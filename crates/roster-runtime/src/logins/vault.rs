@@ -15,8 +15,8 @@ use thiserror::Error;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
-use super::person::Person;
-use super::uncounted::Uncounted;
+use super::login_user::LoginUser;
+use super::uncounted::UncountedFailures;
 use crate::metrics::Metrics;
 
 /// Timeout of requests to kube-apiserver.
@@ -50,7 +50,7 @@ pub enum VaultError {
 
 /// A credential as it was read.
 #[derive(Clone)]
-pub struct Opened {
+pub struct OpenedCredential {
     secret: Secret,
     /// The stored credential.
     pub credential: Credential,
@@ -58,7 +58,7 @@ pub struct Opened {
     pub read: Instant,
 }
 
-impl Opened {
+impl OpenedCredential {
     /// Whether the Secret is immutable, so that failures can't be counted in it.
     pub fn is_immutable(&self) -> bool {
         self.secret.immutable == Some(true)
@@ -85,13 +85,13 @@ pub struct Vault {
     users: Api<User>,
     metrics: Arc<Metrics>,
     /// Failed attempts that could not be written.
-    pub uncounted: Uncounted,
+    pub uncounted: UncountedFailures,
 }
 
 impl Vault {
     /// Uses the Secrets of Roster's own namespace.
     pub fn new(client: Client, namespace: &str, metrics: Arc<Metrics>) -> Self {
-        let uncounted = Uncounted::new(metrics.uncounted_failures.clone());
+        let uncounted = UncountedFailures::new(metrics.uncounted_failures.clone());
         Self { secrets: Api::namespaced(client.clone(), namespace), users: Api::all(client), metrics, uncounted }
     }
 
@@ -100,7 +100,7 @@ impl Vault {
     ///
     /// # Errors
     /// If kube-apiserver does not answer, or the stored data does not parse.
-    pub async fn open(&self, username: &str, uid: &str) -> Result<Option<Opened>, VaultError> {
+    pub async fn open(&self, username: &str, uid: &str) -> Result<Option<OpenedCredential>, VaultError> {
         let identifier = Identifier { kind: IdentifierKind::Username, text: username.to_owned() };
         let read = Instant::now();
         let answer = timeout(ANSWER_TIMEOUT, self.secrets.get_opt(&identifier.secret_name())).await;
@@ -115,16 +115,16 @@ impl Vault {
         };
         let Some(secret) = secret.filter(is_theirs) else { return Ok(None) };
         let credential = read_credential(&secret)?;
-        Ok(Some(Opened { secret, credential, read }))
+        Ok(Some(OpenedCredential { secret, credential, read }))
     }
 
     /// Like [`Vault::open`], for a change that will be saved.
     ///
     /// # Errors
     /// As [`Vault::open`], or if the Secret is immutable.
-    pub async fn open_to_change(&self, username: &str, uid: &str) -> Result<Option<Opened>, VaultError> {
+    pub async fn open_for_update(&self, username: &str, uid: &str) -> Result<Option<OpenedCredential>, VaultError> {
         let opened = self.open(username, uid).await?;
-        if opened.as_ref().is_some_and(Opened::is_immutable) {
+        if opened.as_ref().is_some_and(OpenedCredential::is_immutable) {
             return Err(VaultError::Immutable);
         }
         Ok(opened)
@@ -136,39 +136,47 @@ impl Vault {
     ///
     /// # Errors
     /// If kube-apiserver does not answer, or rejects the write.
-    pub async fn save(&self, opened: &Opened, credential: &Credential) -> Result<bool, VaultError> {
-        Ok(self.save_and_keep(opened, credential).await?.is_some())
+    pub async fn save(&self, opened: &OpenedCredential, credential: &Credential) -> Result<bool, VaultError> {
+        Ok(self.save_or_defer(opened, credential).await?.is_some())
     }
 
     /// Like [`Vault::save`], but returns the credential as stored, or `None` if another writer was faster.
     ///
     /// # Errors
     /// As [`Vault::save`].
-    pub async fn save_and_keep(&self, opened: &Opened, credential: &Credential) -> Result<Option<Opened>, VaultError> {
+    pub async fn save_or_defer(
+        &self,
+        opened: &OpenedCredential,
+        credential: &Credential,
+    ) -> Result<Option<OpenedCredential>, VaultError> {
         let outcome = self.write(opened, credential).await;
         if let Err(error) = &outcome {
-            self.keep_failures(opened, credential, error);
+            self.defer_failures(opened, credential, error);
         }
         outcome
     }
 
     /// Keeps a write that lost to another writer until the next attempt at it is over.
-    pub const fn lost(&self, opened: Opened, credential: Credential) -> LostWrite<'_> {
+    pub const fn lost(&self, opened: OpenedCredential, credential: Credential) -> LostWrite<'_> {
         LostWrite { vault: self, opened, credential, is_settled: false }
     }
 
-    fn keep_failures(&self, opened: &Opened, credential: &Credential, error: &VaultError) {
+    fn defer_failures(&self, opened: &OpenedCredential, credential: &Credential, error: &VaultError) {
         let Some(claim) = Claim::read(&opened.secret.metadata) else { return };
         let failures = credential.failed.added_since(&opened.credential.failed);
         if !failures.is_empty() {
             let uid = claim.owner_uid;
-            self.uncounted.keep(&uid, failures, matches!(error, VaultError::Unavailable));
+            self.uncounted.defer(&uid, failures, matches!(error, VaultError::Unavailable));
             warn!(uid, %error, "a failed login could not be counted; logins are refused until it is");
         }
     }
 
     /// Like [`Vault::save`], but keeps no failures.
-    pub(super) async fn write(&self, opened: &Opened, credential: &Credential) -> Result<Option<Opened>, VaultError> {
+    pub(super) async fn write(
+        &self,
+        opened: &OpenedCredential,
+        credential: &Credential,
+    ) -> Result<Option<OpenedCredential>, VaultError> {
         if opened.credential == *credential {
             return Ok(Some(opened.clone()));
         }
@@ -179,9 +187,9 @@ impl Vault {
         match timeout(ANSWER_TIMEOUT, self.secrets.replace(&name, &params, &secret)).await {
             Ok(Ok(written)) => {
                 self.metrics.writes.inc("Secret");
-                self.uncounted.storage_works();
+                self.uncounted.note_storage_works();
                 self.publish(&written, &opened.credential.summary(), &credential.summary()).await;
-                Ok(Some(Opened { secret: written, credential: credential.clone(), read }))
+                Ok(Some(OpenedCredential { secret: written, credential: credential.clone(), read }))
             }
             // The User was deleted: there is nothing to keep.
             Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => Ok(None),
@@ -217,7 +225,7 @@ impl Vault {
     /// If kube-apiserver does not answer, the Secret can't be written, or every attempt conflicts.
     pub async fn update<T>(
         &self,
-        person: &Person,
+        person: &LoginUser,
         change: impl FnMut(&mut Credential) -> T,
     ) -> Result<Option<T>, VaultError> {
         self.change(&person.username, &person.uid, change).await
@@ -231,7 +239,7 @@ impl Vault {
     ) -> Result<Option<T>, VaultError> {
         let mut lost = None;
         for _ in 0..ATTEMPTS {
-            let Some(opened) = self.open_to_change(username, uid).await? else { return Ok(None) };
+            let Some(opened) = self.open_for_update(username, uid).await? else { return Ok(None) };
             let mut credential = opened.credential.clone();
             let outcome = change(&mut credential);
             let saved = self.save(&opened, &credential).await;
@@ -249,7 +257,7 @@ impl Vault {
 /// cancelled or the next read failed, it keeps the failure that the write should have counted.
 pub struct LostWrite<'a> {
     vault: &'a Vault,
-    opened: Opened,
+    opened: OpenedCredential,
     credential: Credential,
     is_settled: bool,
 }
@@ -266,7 +274,7 @@ impl LostWrite<'_> {
 impl Drop for LostWrite<'_> {
     fn drop(&mut self) {
         if !self.is_settled {
-            self.vault.keep_failures(&self.opened, &self.credential, &VaultError::Contended);
+            self.vault.defer_failures(&self.opened, &self.credential, &VaultError::Contended);
         }
     }
 }

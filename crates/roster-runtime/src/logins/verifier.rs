@@ -10,30 +10,30 @@ use roster_credentials::claim::fold;
 use roster_credentials::credential::Credential;
 use roster_credentials::digest::{hex, random};
 use roster_credentials::hash::{Memory, PasswordHash};
-use roster_credentials::lockout::{Limits, SESSIONS};
+use roster_credentials::lockout::{LockoutPolicy, SESSIONS};
 use roster_credentials::password;
-use roster_credentials::policy::{PasswordPolicy, Unacceptable};
+use roster_credentials::policy::{PasswordPolicy, PolicyError};
 use roster_credentials::pool::{HashPool, Saturated};
 use roster_credentials::seal::Sealer;
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 use tokio::sync::MutexGuard;
 
-use super::hashed::Hashed;
+use super::hashed::ComputedHashes;
+use super::judgement::{JudgementQueue, MAX_CONCURRENT, WaitLimitedMutex};
 use super::last_use::LastUse;
-use super::person::Person;
-use super::turns::{Judging, MAX_AT_A_TIME, Turn};
+use super::login_user::LoginUser;
 use super::vault::{Vault, VaultError};
 use crate::informers::Informers;
 use crate::metrics::Metrics;
-use crate::operations::seats::Seats;
+use crate::operations::keyed_permits::KeyedPermits;
 
 /// Number of stripes that users are hashed into.
 pub(super) const STRIPES: usize = 1024;
 
 /// Why there is no outcome.
 #[derive(Clone, Debug, Error)]
-pub enum Failure {
+pub enum VerifyError {
     /// Too many requests at the same time.
     #[error(transparent)]
     Saturated(#[from] Saturated),
@@ -42,7 +42,7 @@ pub enum Failure {
     Vault(#[from] VaultError),
     /// The password policy rejects the new password.
     #[error(transparent)]
-    Unacceptable(#[from] Unacceptable),
+    Policy(#[from] PolicyError),
     /// A new password was presented, but none is due.
     #[error("no new password is due")]
     NotDue,
@@ -59,7 +59,7 @@ pub struct VerifierParts {
     /// Computes hashes.
     pub pool: HashPool,
     /// Threshold and duration of lockouts.
-    pub limits: Limits,
+    pub limits: LockoutPolicy,
     /// Requirements for passwords.
     pub policy: Arc<PasswordPolicy>,
     /// Opens the seeds of second factors.
@@ -74,7 +74,7 @@ pub struct Verifier {
     pub(super) vault: Arc<Vault>,
     pub(super) last_use: Arc<LastUse>,
     pool: HashPool,
-    pub(super) limits: Limits,
+    pub(super) limits: LockoutPolicy,
     pub(super) sealer: Arc<Sealer>,
     /// Requirements for passwords.
     pub policy: Arc<PasswordPolicy>,
@@ -82,9 +82,9 @@ pub struct Verifier {
     /// Hash of an unknown password, used for users without a password.
     decoy: PasswordHash,
     /// Attempts in flight, by a hash of the name and source.
-    pub(super) attempts: Arc<Seats<u64>>,
-    turns: Vec<Turn>,
-    judging: Vec<Judging>,
+    pub(super) attempts: Arc<KeyedPermits<u64>>,
+    recheck_locks: Vec<WaitLimitedMutex>,
+    judgement_queues: Vec<JudgementQueue>,
     pub(super) hasher: RandomState,
 }
 
@@ -104,8 +104,8 @@ impl Verifier {
     pub fn new(parts: VerifierParts) -> Self {
         let VerifierParts { informers, vault, last_use, pool, limits, policy, sealer, metrics } = parts;
         let decoy = PasswordHash::create(&hex(&random::<16>()), pool.cost(), &mut Memory::default());
-        let turns = (0..STRIPES).map(|_| Turn::default()).collect();
-        let judging = (0..STRIPES).map(|_| Judging::default()).collect();
+        let recheck_locks = (0..STRIPES).map(|_| WaitLimitedMutex::default()).collect();
+        let judgement_queues = (0..STRIPES).map(|_| JudgementQueue::default()).collect();
         Self {
             informers,
             vault,
@@ -116,19 +116,19 @@ impl Verifier {
             policy,
             metrics,
             decoy,
-            attempts: Seats::new(MAX_AT_A_TIME),
-            turns,
-            judging,
+            attempts: KeyedPermits::new(MAX_CONCURRENT),
+            recheck_locks,
+            judgement_queues,
             hasher: RandomState::new(),
         }
     }
 
     /// Judges a credential that a logged-in caller presented again, and counts a wrong one. The caller must save
-    /// `credential` in any case, even for a dry run, with [`Vault::update`] or after [`Vault::open_to_change`].
+    /// `credential` in any case, even for a dry run, with [`Vault::update`] or after [`Vault::open_for_update`].
     ///
     /// Sessions have their own count, so guesses from outside do not keep users from changing their password, and a
     /// stolen session has few guesses wherever it is used.
-    pub fn count(&self, person: &Person, credential: &mut Credential, matches: bool) -> Recheck {
+    pub fn count(&self, person: &LoginUser, credential: &mut Credential, matches: bool) -> Recheck {
         let (now, uncounted) = (Timestamp::now(), &self.vault.uncounted);
         if uncounted.blocks(&person.uid) || uncounted.blocks_everybody() || credential.failed.is_locked(SESSIONS, now) {
             return Recheck::Locked;
@@ -145,13 +145,13 @@ impl Verifier {
     ///
     /// # Errors
     /// If too many requests wait for it.
-    pub async fn turn(&self, username: &str) -> Result<MutexGuard<'_, ()>, Saturated> {
-        self.turns[self.stripe(fold(username))].take().await
+    pub async fn lock_for_recheck(&self, username: &str) -> Result<MutexGuard<'_, ()>, Saturated> {
+        self.recheck_locks[self.stripe(fold(username))].take().await
     }
 
     /// Returns the queue of attempts on the User with that UID.
-    pub(super) fn judging(&self, uid: &str) -> &Judging {
-        &self.judging[self.stripe(uid)]
+    pub(super) fn judgement_queue(&self, uid: &str) -> &JudgementQueue {
+        &self.judgement_queues[self.stripe(uid)]
     }
 
     fn stripe(&self, key: impl Hash) -> usize {
@@ -166,8 +166,8 @@ impl Verifier {
         &self,
         password: &SecretString,
         known: Option<&PasswordHash>,
-        hashed: &mut Hashed,
-    ) -> Result<bool, Failure> {
+        hashed: &mut ComputedHashes,
+    ) -> Result<bool, VerifyError> {
         if let Some((hash, matches)) = &hashed.compared
             && hash.as_ref() == known
         {
@@ -185,11 +185,11 @@ impl Verifier {
     pub async fn accept(
         &self,
         password: &SecretString,
-        person: &Person,
+        person: &LoginUser,
         used: impl Iterator<Item = &PasswordHash>,
-        hashed: &mut Hashed,
-    ) -> Result<PasswordHash, Failure> {
-        password::accept(password.expose_secret().as_bytes()).map_err(Unacceptable::NoPassword)?;
+        hashed: &mut ComputedHashes,
+    ) -> Result<PasswordHash, VerifyError> {
+        password::accept(password.expose_secret().as_bytes()).map_err(PolicyError::NoPassword)?;
         let names = [&person.username, &person.name].into_iter();
         let emails = person.spec.email.iter().chain(&person.spec.additional_emails);
         // The form that will be hashed.
@@ -201,7 +201,7 @@ impl Verifier {
         }
         for used in &used {
             if self.pool.is_same(password, used).await? {
-                return Err(Unacceptable::UsedBefore(self.policy.history + 1).into());
+                return Err(PolicyError::UsedBefore(self.policy.history + 1).into());
             }
         }
         let hash = self.pool.hash(password).await?;
@@ -214,8 +214,8 @@ impl Verifier {
         &self,
         password: &SecretString,
         credential: &mut Credential,
-        hashed: &mut Hashed,
-    ) -> Result<(), Failure> {
+        hashed: &mut ComputedHashes,
+    ) -> Result<(), VerifyError> {
         let is_replaced =
             |hash: &&PasswordHash| hash.is_outdated(self.pool.cost()) && hash.covers(password.expose_secret());
         let Some(hash) = credential.hash.as_ref().filter(is_replaced) else {

@@ -34,17 +34,17 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Pending<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
 /// Client that only connects to permitted receivers.
-pub(super) type HttpsClient = Client<HttpsConnector<Guarded>, Body>;
+pub(super) type HttpsClient = Client<HttpsConnector<RestrictedConnector>, Body>;
 
 /// Error: the receiver has no permitted address, so no connection was made.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the receiver has no address that notices may go to")]
-pub(super) struct Refused;
+pub(super) struct NoPermittedAddress;
 
 /// Creates a client that trusts Mozilla's certificate authorities and those in the file.
 pub(super) fn client(targets: Targets, ca_file: Option<&Path>) -> Result<HttpsClient> {
     let tls = ClientConfig::builder().with_root_certificates(roots(ca_file)?).with_no_client_auth();
-    let guarded = Guarded::new(targets);
+    let guarded = RestrictedConnector::new(targets);
     let connector =
         HttpsConnectorBuilder::new().with_tls_config(tls).https_only().enable_http1().wrap_connector(guarded);
     Ok(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector))
@@ -64,12 +64,12 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore> {
 
 /// Connects only to permitted addresses.
 #[derive(Clone)]
-pub(super) struct Guarded {
+pub(super) struct RestrictedConnector {
     targets: Arc<Targets>,
     tcp: HttpConnector<Resolver>,
 }
 
-impl Guarded {
+impl RestrictedConnector {
     fn new(targets: Targets) -> Self {
         let targets = Arc::new(targets);
         let mut tcp = HttpConnector::new_with_resolver(Resolver(Arc::clone(&targets)));
@@ -86,7 +86,7 @@ impl Guarded {
     }
 }
 
-impl Service<Uri> for Guarded {
+impl Service<Uri> for RestrictedConnector {
     type Response = TokioIo<TcpStream>;
     type Error = BoxError;
     type Future = Pending<Self::Response>;
@@ -97,7 +97,7 @@ impl Service<Uri> for Guarded {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         if self.refuses_literal(&uri) {
-            return Box::pin(std::future::ready(Err(Refused.into())));
+            return Box::pin(std::future::ready(Err(NoPermittedAddress.into())));
         }
         let connecting = self.tcp.call(uri);
         Box::pin(async move { Ok(connecting.await?) })
@@ -122,7 +122,7 @@ impl Service<Name> for Resolver {
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let permitted: Vec<_> = found.filter(|address| targets.permits(address.ip())).collect();
-            if permitted.is_empty() { Err(Refused.into()) } else { Ok(permitted.into_iter()) }
+            if permitted.is_empty() { Err(NoPermittedAddress.into()) } else { Ok(permitted.into_iter()) }
         })
     }
 }
@@ -139,7 +139,7 @@ mod tests {
     #[case("https://8.8.8.8/", false)]
     #[case("https://hooks.example.com/", false)]
     fn addresses_in_urls_are_checked(#[case] url: &str, #[case] refused: bool) {
-        assert_eq!(Guarded::new(Targets::default()).refuses_literal(&url.parse().unwrap()), refused);
+        assert_eq!(RestrictedConnector::new(Targets::default()).refuses_literal(&url.parse().unwrap()), refused);
     }
 
     #[rstest]
@@ -148,10 +148,10 @@ mod tests {
     #[case::short("127.1")]
     #[case::hexadecimal("0x7f000001")]
     #[tokio::test]
-    async fn names_that_lead_inside_are_refused(#[case] name: &str) {
+    async fn names_that_resolve_to_internal_addresses_are_refused(#[case] name: &str) {
         let mut resolver = Resolver(Arc::new(Targets::default()));
         let error = resolver.call(name.parse().unwrap()).await.unwrap_err();
-        assert!(error.downcast_ref::<Refused>().is_some(), "{name}: {error}");
+        assert!(error.downcast_ref::<NoPermittedAddress>().is_some(), "{name}: {error}");
     }
 
     #[test]

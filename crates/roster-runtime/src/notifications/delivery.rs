@@ -18,10 +18,10 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
 
-use super::connect::{HttpsClient, Refused};
-use super::event::{Issue, Notice, claims};
+use super::connect::{HttpsClient, NoPermittedAddress};
+use super::event::{Notice, NoticeToken, claims};
 use super::recipient::Recipient;
-use super::sign::Sign;
+use super::sign::TokenSigner;
 
 /// Concurrent attempts to all receivers. Deliveries waiting for a retry do not count.
 const ATTEMPTS: usize = 16;
@@ -74,20 +74,20 @@ impl Delivery {
         format!("{}:{} {}", self.host(), self.receiver.port_u16().unwrap_or(HTTPS_PORT), self.to.uid)
     }
 
-    fn claims(&self, issuer: &str) -> Result<Value, Failure> {
+    fn claims(&self, issuer: &str) -> Result<Value, DeliveryError> {
         let mut id = [0; 16];
-        rand::fill(&mut id).map_err(|_| Failure::Unsigned(anyhow!("no randomness")))?;
+        rand::fill(&mut id).map_err(|_| DeliveryError::Unsigned(anyhow!("no randomness")))?;
         let id = BASE64_URL_SAFE_NO_PAD.encode(id);
-        let issue = Issue { id, happened: self.happened, issued: Timestamp::now() };
-        Ok(claims(issuer, &self.to, &self.notice, &issue))
+        let token = NoticeToken { id, happened: self.happened, issued: Timestamp::now() };
+        Ok(claims(issuer, &self.to, &self.notice, &token))
     }
 }
 
 /// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum DeliveryError {
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Refused(#[from] NoPermittedAddress),
     #[error("the receiver answered {status}")]
     Answered { status: StatusCode, retry_after: Option<Duration> },
     #[error("the receiver did not answer within {ATTEMPT_TIMEOUT:?}")]
@@ -98,7 +98,7 @@ pub(super) enum Failure {
     Unsigned(anyhow::Error),
 }
 
-impl Failure {
+impl DeliveryError {
     fn is_transient(&self) -> bool {
         match self {
             Self::Refused(_) => false,
@@ -117,11 +117,11 @@ impl Failure {
     }
 }
 
-impl From<hyper_util::client::legacy::Error> for Failure {
+impl From<hyper_util::client::legacy::Error> for DeliveryError {
     fn from(error: hyper_util::client::legacy::Error) -> Self {
         let mut cause: &(dyn std::error::Error + 'static) = &error;
         loop {
-            if let Some(refused) = cause.downcast_ref::<Refused>() {
+            if let Some(refused) = cause.downcast_ref::<NoPermittedAddress>() {
                 return Self::Refused(*refused);
             }
             match cause.source() {
@@ -162,36 +162,36 @@ impl Pauses {
 pub(super) struct Sender {
     pub pauses: Arc<Pauses>,
     client: HttpsClient,
-    signer: Arc<dyn Sign>,
+    signer: Arc<dyn TokenSigner>,
     attempts: Semaphore,
     backoff: ExponentialBuilder,
 }
 
 impl Sender {
-    pub fn new(client: HttpsClient, signer: Arc<dyn Sign>, backoff: ExponentialBuilder) -> Self {
+    pub fn new(client: HttpsClient, signer: Arc<dyn TokenSigner>, backoff: ExponentialBuilder) -> Self {
         Self { pauses: Arc::default(), client, signer, attempts: Semaphore::new(ATTEMPTS), backoff }
     }
 
     /// Sends a delivery, retrying while that makes sense.
-    pub async fn send(&self, delivery: &Delivery) -> Result<(), Failure> {
+    pub async fn send(&self, delivery: &Delivery) -> Result<(), DeliveryError> {
         let claims = delivery.claims(&self.signer.issuer())?;
         let pauses = Arc::clone(&self.pauses);
         (|| self.attempt(&delivery.receiver, &claims))
             .retry(self.backoff)
             .sleep(move |time: Duration| Arc::clone(&pauses).pause(time))
-            .when(Failure::is_transient)
-            .adjust(Failure::wait)
+            .when(DeliveryError::is_transient)
+            .adjust(DeliveryError::wait)
             .notify(|error, wait| {
                 debug!(user = delivery.to.username, host = delivery.host(), %error, ?wait, "a notice is tried again");
             })
             .await
     }
 
-    async fn attempt(&self, receiver: &Uri, claims: &Value) -> Result<(), Failure> {
+    async fn attempt(&self, receiver: &Uri, claims: &Value) -> Result<(), DeliveryError> {
         let _place = self.attempts.acquire().await.expect("the semaphore is never closed");
-        let request = self.request(receiver, claims).map_err(Failure::Unsigned)?;
+        let request = self.request(receiver, claims).map_err(DeliveryError::Unsigned)?;
         let deadline = Instant::now() + ATTEMPT_TIMEOUT;
-        let response = timeout_at(deadline, self.client.request(request)).await.map_err(|_| Failure::Slow)??;
+        let response = timeout_at(deadline, self.client.request(request)).await.map_err(|_| DeliveryError::Slow)??;
         let outcome = judge(response.status(), response.headers());
         // Let the receiver finish its response, which changes nothing.
         let _ = timeout_at(deadline, to_bytes(Body::new(response.into_body()), MAX_ANSWER_BYTES)).await;
@@ -209,13 +209,13 @@ impl Sender {
     }
 }
 
-fn judge(status: StatusCode, headers: &HeaderMap) -> Result<(), Failure> {
+fn judge(status: StatusCode, headers: &HeaderMap) -> Result<(), DeliveryError> {
     if status.is_success() {
         return Ok(());
     }
     let retry_after = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after = retry_after.and_then(|text| parse_retry_after(text, Timestamp::now()));
-    Err(Failure::Answered { status, retry_after })
+    Err(DeliveryError::Answered { status, retry_after })
 }
 
 /// Parses seconds or an RFC 9110 date, a subset of the date format of email.
@@ -233,9 +233,9 @@ mod tests {
     use backon::BackoffBuilder;
     use rstest::rstest;
 
-    fn answered(status: u16, retry_after: Option<u64>) -> Failure {
+    fn answered(status: u16, retry_after: Option<u64>) -> DeliveryError {
         let retry_after = retry_after.map(Duration::from_secs);
-        Failure::Answered { status: StatusCode::from_u16(status).unwrap(), retry_after }
+        DeliveryError::Answered { status: StatusCode::from_u16(status).unwrap(), retry_after }
     }
 
     #[rstest]
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_is_of_one_receiver_and_one_person() {
+    fn a_lane_belongs_to_one_receiver_and_one_user() {
         let lane = |url: &str, uid: &str| {
             let to = Recipient { username: "jane".to_owned(), uid: uid.to_owned(), url: url.to_owned() };
             Delivery::new(&to, Notice::PasswordChanged, Timestamp::UNIX_EPOCH).unwrap().lane()
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pause_is_told_and_ends() {
+    async fn pauses_are_signalled_and_end() {
         let pauses = Arc::new(Pauses::default());
         let pausing = tokio::spawn(Arc::clone(&pauses).pause(Duration::from_millis(10)));
         pauses.begun().await;
@@ -284,7 +284,7 @@ mod tests {
     #[case(429, true)]
     #[case(500, true)]
     #[case(503, true)]
-    fn what_may_pass_is_tried_again(#[case] status: u16, #[case] transient: bool) {
+    fn transient_errors_are_retried(#[case] status: u16, #[case] transient: bool) {
         assert_eq!(answered(status, None).is_transient(), transient);
     }
 
@@ -297,13 +297,13 @@ mod tests {
     #[case("Wed, 06 Nov 2999 08:49:07 GMT", Some(120))]
     #[case("-1", None)]
     #[case("soon", None)]
-    fn receivers_may_ask_for_a_while(#[case] text: &str, #[case] seconds: Option<u64>) {
+    fn retry_after_is_respected_within_a_limit(#[case] text: &str, #[case] seconds: Option<u64>) {
         let now = "1994-11-06T08:49:37Z".parse().unwrap();
         assert_eq!(parse_retry_after(text, now), seconds.map(Duration::from_secs));
     }
 
     #[test]
-    fn six_attempts_take_ten_minutes_at_the_most() {
+    fn six_attempts_take_at_most_ten_minutes() {
         let waits: Vec<Duration> = BACKOFF.build().collect();
         assert_eq!(waits.len(), 5);
         let total: Duration = waits.iter().sum();
@@ -311,11 +311,11 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_is_left_alone_as_long_as_it_asks_and_no_oftener_than_planned() {
+    fn retries_wait_for_the_longer_of_retry_after_and_backoff() {
         let second = Duration::from_secs;
         assert_eq!(answered(429, Some(90)).wait(Some(second(10))), Some(second(90)));
         assert_eq!(answered(429, Some(5)).wait(Some(second(10))), Some(second(10)));
         assert_eq!(answered(429, Some(90)).wait(None), None);
-        assert_eq!(Failure::Slow.wait(Some(second(10))), Some(second(10)));
+        assert_eq!(DeliveryError::Slow.wait(Some(second(10))), Some(second(10)));
     }
 }

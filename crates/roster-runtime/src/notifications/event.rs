@@ -78,7 +78,7 @@ impl Notice {
 
 /// Properties that are the same in every attempt to send a notice.
 #[derive(Clone, Debug)]
-pub(super) struct Issue {
+pub(super) struct NoticeToken {
     /// Id (`jti`) by which the receiver detects duplicates.
     pub id: String,
     /// When it happened.
@@ -89,13 +89,13 @@ pub(super) struct Issue {
 
 /// Returns the claims of a token. There is no `exp`, as RFC 8417 recommends, and no `sub`, so that it can't be mistaken
 /// for an ID token.
-pub(super) fn claims(issuer: &str, to: &Recipient, notice: &Notice, issue: &Issue) -> Value {
+pub(super) fn claims(issuer: &str, to: &Recipient, notice: &Notice, token: &NoticeToken) -> Value {
     json!({
         "iss": issuer,
         "aud": to.url,
-        "jti": issue.id,
-        "iat": issue.issued.as_second(),
-        "toe": issue.happened.as_second(),
+        "jti": token.id,
+        "iat": token.issued.as_second(),
+        "toe": token.happened.as_second(),
         "sub_id": {"format": "iss_sub", "iss": issuer, "sub": to.uid},
         "roster.dev/username": to.username,
         "events": {notice.event_type(): notice.payload()},
@@ -112,15 +112,15 @@ mod tests {
     }
 
     #[test]
-    fn claims_say_who_tells_whom_what_about_whom() {
+    fn claims_have_issuer_audience_event_and_subject() {
         let to = Recipient {
             username: "jane".to_owned(),
             uid: "4f2c".to_owned(),
             url: "https://hooks.example.com/jane".to_owned(),
         };
-        let issue = Issue { id: "a1".to_owned(), happened: second(1_000), issued: second(1_007) };
+        let token = NoticeToken { id: "a1".to_owned(), happened: second(1_000), issued: second(1_007) };
         assert_eq!(
-            claims("https://id.example.com", &to, &Notice::Locked { until: second(1_900) }, &issue),
+            claims("https://id.example.com", &to, &Notice::Locked { until: second(1_900) }, &token),
             json!({
                 "iss": "https://id.example.com",
                 "aud": "https://hooks.example.com/jane",
@@ -143,7 +143,7 @@ mod tests {
         CREDENTIAL_CHANGE,
         json!({"credential_type": "api-key", "change_type": "create", "friendly_name": "laptop", "roster.dev/id": "k1"})
     )]
-    fn every_notice_has_its_event(#[case] notice: Notice, #[case] event_type: &str, #[case] payload: Value) {
+    fn every_notice_has_its_event_type(#[case] notice: Notice, #[case] event_type: &str, #[case] payload: Value) {
         assert_eq!(notice.event_type(), event_type);
         assert_eq!(notice.payload(), payload);
     }

@@ -30,14 +30,14 @@ use tracing::{info, warn};
 
 pub use event::Notice;
 pub use recipient::Recipient;
-pub use sign::Sign;
+pub use sign::TokenSigner;
 
 use crate::metrics::CounterBy;
-use delivery::{BACKOFF, Delivery, Failure, Sender};
-use lanes::{Entry, Lanes};
+use delivery::{BACKOFF, Delivery, DeliveryError, Sender};
+use lanes::{LaneEntry, Lanes};
 use target::Targets;
 
-/// Maximum number of notices waiting for the courier.
+/// Maximum number of notices waiting for the dispatcher.
 const QUEUE: usize = 1024;
 
 /// Accepts notices. Cheap to clone.
@@ -57,31 +57,35 @@ pub struct NotificationOptions {
 }
 
 impl Notifier {
-    /// Creates a notifier, and the courier that delivers its notices.
+    /// Creates a notifier, and the dispatcher that delivers its notices.
     ///
     /// # Errors
     /// If the file with certificate authorities can't be used.
-    pub fn new(options: NotificationOptions, signer: Arc<dyn Sign>, metrics: CounterBy) -> Result<(Self, Courier)> {
+    pub fn new(
+        options: NotificationOptions,
+        signer: Arc<dyn TokenSigner>,
+        metrics: CounterBy,
+    ) -> Result<(Self, Dispatcher)> {
         Self::with_backoff(options, signer, metrics, BACKOFF)
     }
 
     fn with_backoff(
         options: NotificationOptions,
-        signer: Arc<dyn Sign>,
+        signer: Arc<dyn TokenSigner>,
         metrics: CounterBy,
         backoff: ExponentialBuilder,
-    ) -> Result<(Self, Courier)> {
+    ) -> Result<(Self, Dispatcher)> {
         let targets = Targets::new(options.allowed_networks);
         let client = connect::client(targets, options.ca_file.as_deref())?;
         let (queue, queued) = mpsc::channel(QUEUE);
-        let courier = Courier {
+        let dispatcher = Dispatcher {
             queued,
             lanes: Lanes::default(),
-            under_way: JoinSet::new(),
+            in_flight: JoinSet::new(),
             sender: Arc::new(Sender::new(client, signer, backoff)),
             metrics: metrics.clone(),
         };
-        Ok((Self { queue, metrics }, courier))
+        Ok((Self { queue, metrics }, dispatcher))
     }
 
     /// Queues a notice. Never blocks: if the queue is full, the notice is dropped and counted.
@@ -100,33 +104,33 @@ impl Notifier {
 }
 
 /// Delivers notices.
-pub struct Courier {
+pub struct Dispatcher {
     queued: mpsc::Receiver<Delivery>,
     lanes: Lanes<Delivery>,
     /// Running deliveries. Each returns its lane.
-    under_way: JoinSet<String>,
+    in_flight: JoinSet<String>,
     sender: Arc<Sender>,
     metrics: CounterBy,
 }
 
-impl Courier {
+impl Dispatcher {
     /// Delivers until `shutdown`. Undelivered notices are then lost.
     ///
     /// # Errors
     /// If a delivery panics.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<()> {
         loop {
-            let has_room = self.lanes.has_room(self.sender.pauses.count());
+            let has_capacity = self.lanes.has_capacity(self.sender.pauses.count());
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                Some(ended) = self.under_way.join_next() => {
+                Some(ended) = self.in_flight.join_next() => {
                     let lane = ended.context("a delivery panicked")?;
                     if let Some(next) = self.lanes.leave(&lane) {
                         self.start(next);
                     }
                 }
-                Some(delivery) = self.queued.recv(), if has_room => self.enter(delivery),
-                () = self.sender.pauses.begun(), if !has_room => {}
+                Some(delivery) = self.queued.recv(), if has_capacity => self.enter(delivery),
+                () = self.sender.pauses.begun(), if !has_capacity => {}
             }
         }
         let lost = self.lanes.len() + self.queued.len();
@@ -138,9 +142,9 @@ impl Courier {
 
     fn enter(&mut self, delivery: Delivery) {
         match self.lanes.enter(&delivery.lane(), delivery) {
-            Entry::Start(delivery) => self.start(delivery),
-            Entry::Waits => {}
-            Entry::Full(delivery) => {
+            LaneEntry::Start(delivery) => self.start(delivery),
+            LaneEntry::Waits => {}
+            LaneEntry::Full(delivery) => {
                 self.metrics.inc("dropped");
                 let (user, host, notice) = (&delivery.to.username, delivery.host(), delivery.notice.name());
                 warn!(user, host, notice, "a notice is dropped: too many wait");
@@ -150,7 +154,7 @@ impl Courier {
 
     fn start(&mut self, delivery: Delivery) {
         let (sender, metrics) = (Arc::clone(&self.sender), self.metrics.clone());
-        self.under_way.spawn(async move {
+        self.in_flight.spawn(async move {
             let result = sender.send(&delivery).await;
             metrics.inc(outcome(&result));
             log(&delivery, &result);
@@ -159,15 +163,15 @@ impl Courier {
     }
 }
 
-fn outcome(result: &Result<(), Failure>) -> &'static str {
+fn outcome(result: &Result<(), DeliveryError>) -> &'static str {
     match result {
         Ok(()) => "sent",
-        Err(Failure::Refused(_)) => "refused",
+        Err(DeliveryError::Refused(_)) => "refused",
         Err(_) => "failed",
     }
 }
 
-fn log(delivery: &Delivery, result: &Result<(), Failure>) {
+fn log(delivery: &Delivery, result: &Result<(), DeliveryError>) {
     let (user, host, notice) = (&delivery.to.username, delivery.host(), delivery.notice.name());
     match result {
         Ok(()) => info!(user, host, notice, "a notice is sent"),

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 /// Creates tokens that receivers can verify.
-pub trait Sign: Send + Sync {
+pub trait TokenSigner: Send + Sync {
     /// Returns a JWT of that type (`typ` in its header) with these claims.
     ///
     /// # Errors

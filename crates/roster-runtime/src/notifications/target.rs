@@ -136,7 +136,7 @@ mod tests {
     #[case::nat64_loopback("64:ff9b::127.0.0.1")]
     #[case::nat64_metadata("64:ff9b::a9fe:a9fe")]
     #[case::nat64_local("64:ff9b:1::808:808")]
-    fn what_is_not_public_is_refused(#[case] address: &str) {
+    fn addresses_that_are_not_public_are_refused(#[case] address: &str) {
         assert!(!permits(&[], address));
     }
 
@@ -153,7 +153,7 @@ mod tests {
     #[case("::ffff:8.8.8.8")]
     #[case("64:ff9b::8.8.8.8")]
     #[case("2002:808:808::1")]
-    fn what_is_public_is_permitted(#[case] address: &str) {
+    fn public_addresses_are_permitted(#[case] address: &str) {
         assert!(permits(&[], address));
     }
 
@@ -168,7 +168,7 @@ mod tests {
     #[case("::1/128", "::1", true)]
     #[case("0.0.0.0/0", "169.254.169.254", true)]
     #[case("0.0.0.0/0", "::1", false)]
-    fn an_exception_allows_its_network_alone(#[case] allowed: &str, #[case] address: &str, #[case] permitted: bool) {
+    fn an_exception_allows_only_its_network(#[case] allowed: &str, #[case] address: &str, #[case] permitted: bool) {
         assert_eq!(permits(&[allowed], address), permitted);
     }
 }

@@ -31,9 +31,9 @@ const A_WHILE: Duration = Duration::from_millis(300);
 
 /// Returns claims in cleartext instead of signing them.
 #[derive(Default)]
-struct Clear(Mutex<Vec<String>>);
+struct UnsignedSigner(Mutex<Vec<String>>);
 
-impl Sign for Clear {
+impl TokenSigner for UnsignedSigner {
     fn sign(&self, typ: &str, claims: &Value) -> Result<String> {
         let token = format!("{typ} {claims}");
         self.0.lock().unwrap().push(token.clone());
@@ -116,26 +116,26 @@ fn recipient(url: &str) -> Recipient {
     Recipient { username: "jane".to_owned(), uid: "4f2c".to_owned(), url: url.to_owned() }
 }
 
-/// A notifier with a running courier.
-struct Office {
+/// A notifier with a running dispatcher.
+struct TestNotifier {
     notifier: Notifier,
-    signer: Arc<Clear>,
+    signer: Arc<UnsignedSigner>,
     metrics: Metrics,
     _end: DropGuard,
 }
 
-impl Office {
+impl TestNotifier {
     fn open(ca: Option<&NamedTempFile>, allowed: &[&str]) -> Self {
         let options = NotificationOptions {
             allowed_networks: allowed.iter().map(|net| net.parse().unwrap()).collect(),
             ca_file: ca.map(|file| file.path().to_owned()),
         };
-        let (signer, metrics) = (Arc::new(Clear::default()), Metrics::default());
+        let (signer, metrics) = (Arc::new(UnsignedSigner::default()), Metrics::default());
         let backoff = ExponentialBuilder::new().with_min_delay(Duration::from_millis(1)).with_max_times(2);
         let counter = metrics.notifications.clone();
-        let (notifier, courier) = Notifier::with_backoff(options, signer.clone(), counter, backoff).unwrap();
+        let (notifier, dispatcher) = Notifier::with_backoff(options, signer.clone(), counter, backoff).unwrap();
         let shutdown = CancellationToken::new();
-        tokio::spawn(courier.run(shutdown.clone()));
+        tokio::spawn(dispatcher.run(shutdown.clone()));
         Self { notifier, signer, metrics, _end: shutdown.drop_guard() }
     }
 
@@ -159,15 +159,15 @@ fn counted(outcome: &str, count: usize) -> String {
 }
 
 #[tokio::test]
-async fn what_was_signed_arrives() {
+async fn a_notice_arrives_as_it_was_signed() {
     let mut receiver = Receiver::start([StatusCode::ACCEPTED]).await;
-    let office = Office::for_receiver(&receiver);
-    office.notifier.notify(&receiver.at("localhost"), Notice::PasswordChanged);
+    let fixture = TestNotifier::for_receiver(&receiver);
+    fixture.notifier.notify(&receiver.at("localhost"), Notice::PasswordChanged);
     let (path, headers, body) = receiver.next().await;
     assert_eq!(path, "/jane?key=1");
     assert_eq!(headers[header::CONTENT_TYPE], "application/secevent+jwt");
     assert_eq!(headers[header::ACCEPT], "application/json");
-    assert_eq!(*office.signer.0.lock().unwrap(), [body.as_str()]);
+    assert_eq!(*fixture.signer.0.lock().unwrap(), [body.as_str()]);
     let claims: Value = serde_json::from_str(body.strip_prefix("secevent+jwt ").unwrap()).unwrap();
     assert_eq!(claims["iss"], "https://id.example.com");
     assert_eq!(claims["aud"], receiver.at("localhost").url);
@@ -176,25 +176,25 @@ async fn what_was_signed_arrives() {
         claims["events"],
         json!({Notice::PasswordChanged.event_type(): {"credential_type": "password", "change_type": "update"}})
     );
-    office.counts("sent", 1).await;
+    fixture.counts("sent", 1).await;
 }
 
 #[tokio::test]
-async fn a_failure_that_may_pass_is_tried_again_with_the_same_token() {
+async fn a_transient_failure_is_retried_with_the_same_token() {
     let mut receiver = Receiver::start([StatusCode::INTERNAL_SERVER_ERROR, StatusCode::ACCEPTED]).await;
-    let office = Office::for_receiver(&receiver);
-    office.notifier.notify(&receiver.at("127.0.0.1"), Notice::PasswordChanged);
+    let fixture = TestNotifier::for_receiver(&receiver);
+    fixture.notifier.notify(&receiver.at("127.0.0.1"), Notice::PasswordChanged);
     let (first, second) = (receiver.next().await, receiver.next().await);
     assert_eq!(first.2, second.2);
-    office.counts("sent", 1).await;
+    fixture.counts("sent", 1).await;
 }
 
 #[tokio::test]
-async fn a_failure_that_does_not_pass_is_given_up() {
+async fn a_permanent_failure_is_not_retried() {
     let mut receiver = Receiver::start([StatusCode::BAD_GATEWAY; 3]).await;
-    let office = Office::for_receiver(&receiver);
-    office.notifier.notify(&receiver.at("127.0.0.1"), Notice::PasswordChanged);
-    office.counts("failed", 1).await;
+    let fixture = TestNotifier::for_receiver(&receiver);
+    fixture.notifier.notify(&receiver.at("127.0.0.1"), Notice::PasswordChanged);
+    fixture.counts("failed", 1).await;
     for _ in 0..3 {
         receiver.next().await;
     }
@@ -209,9 +209,9 @@ async fn a_failure_that_does_not_pass_is_given_up() {
 #[tokio::test]
 async fn redirects_and_refusals_are_final(#[case] status: StatusCode) {
     let mut receiver = Receiver::start([status, StatusCode::ACCEPTED]).await;
-    let office = Office::for_receiver(&receiver);
-    office.notifier.notify(&receiver.at("localhost"), Notice::PasswordChanged);
-    office.counts("failed", 1).await;
+    let fixture = TestNotifier::for_receiver(&receiver);
+    fixture.notifier.notify(&receiver.at("localhost"), Notice::PasswordChanged);
+    fixture.counts("failed", 1).await;
     assert_eq!(receiver.next().await.0, "/jane?key=1");
     receiver.nothing_more().await;
 }
@@ -221,64 +221,64 @@ async fn redirects_and_refusals_are_final(#[case] status: StatusCode) {
 #[case::address("127.0.0.1")]
 #[case::mapped("[::ffff:127.0.0.1]")]
 #[tokio::test]
-async fn what_leads_inside_is_refused_before_a_connection_is_made(#[case] host: &str) {
+async fn internal_addresses_are_refused_before_connecting(#[case] host: &str) {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{host}:{}/", socket.local_addr().unwrap().port());
-    let office = Office::open(None, &["10.0.0.0/8"]);
-    office.notifier.notify(&recipient(&url), Notice::PasswordChanged);
-    office.counts("refused", 1).await;
+    let fixture = TestNotifier::open(None, &["10.0.0.0/8"]);
+    fixture.notifier.notify(&recipient(&url), Notice::PasswordChanged);
+    fixture.counts("refused", 1).await;
     assert!(timeout(A_WHILE, socket.accept()).await.is_err(), "it was connected to");
 }
 
 #[tokio::test]
 async fn plain_http_is_refused() {
-    let office = Office::open(None, &["127.0.0.0/8"]);
-    office.notifier.notify(&recipient("http://127.0.0.1/"), Notice::PasswordChanged);
-    office.counts("refused", 1).await;
+    let fixture = TestNotifier::open(None, &["127.0.0.0/8"]);
+    fixture.notifier.notify(&recipient("http://127.0.0.1/"), Notice::PasswordChanged);
+    fixture.counts("refused", 1).await;
 }
 
 #[tokio::test]
-async fn a_receiver_that_nobody_vouches_for_hears_nothing() {
+async fn a_receiver_with_an_untrusted_certificate_gets_nothing() {
     let mut receiver = Receiver::start([]).await;
-    let office = Office::open(None, &["127.0.0.0/8"]);
-    office.notifier.notify(&receiver.at("localhost"), Notice::PasswordChanged);
-    office.counts("failed", 1).await;
+    let fixture = TestNotifier::open(None, &["127.0.0.0/8"]);
+    fixture.notifier.notify(&receiver.at("localhost"), Notice::PasswordChanged);
+    fixture.counts("failed", 1).await;
     receiver.nothing_more().await;
 }
 
 #[tokio::test]
 async fn a_slow_receiver_does_not_hold_up_another() {
     let mut slow = Receiver::start([]).await;
-    let office = Office::for_receiver(&slow);
+    let fixture = TestNotifier::for_receiver(&slow);
     for _ in 0..32 {
-        office.notifier.notify(&slow.at("localhost"), Notice::PasswordChanged);
+        fixture.notifier.notify(&slow.at("localhost"), Notice::PasswordChanged);
     }
     for _ in 0..4 {
         slow.next().await;
     }
     slow.nothing_more().await;
     // The same port under another name is another receiver for the lanes.
-    office.notifier.notify(&slow.at("127.0.0.1"), Notice::PasswordChanged);
+    fixture.notifier.notify(&slow.at("127.0.0.1"), Notice::PasswordChanged);
     assert!(slow.next().await.1[header::HOST].to_str().unwrap().starts_with("127.0.0.1"));
 }
 
 #[tokio::test]
-async fn one_person_does_not_hold_up_another_at_the_same_receiver() {
+async fn one_user_does_not_hold_up_another_at_the_same_receiver() {
     let mut slow = Receiver::start([]).await;
-    let office = Office::for_receiver(&slow);
+    let fixture = TestNotifier::for_receiver(&slow);
     for _ in 0..32 {
-        office.notifier.notify(&slow.at("localhost"), Notice::PasswordChanged);
+        fixture.notifier.notify(&slow.at("localhost"), Notice::PasswordChanged);
     }
     for _ in 0..4 {
         slow.next().await;
     }
     slow.nothing_more().await;
-    office.notifier.notify(&slow.for_another("localhost"), Notice::PasswordChanged);
+    fixture.notifier.notify(&slow.for_another("localhost"), Notice::PasswordChanged);
     assert!(slow.next().await.2.contains("77aa"));
 }
 
 #[test]
-fn who_names_no_receiver_is_no_recipient() {
+fn users_without_a_receiver_are_not_notified() {
     let named: Notification = serde_json::from_value(json!({"type": "webhook", "url": "https://a/"})).unwrap();
     assert!(Recipient::new("jane", "4f2c", None).is_none());
     let recipient = Recipient::new("jane", "4f2c", Some(&named)).unwrap();
@@ -286,29 +286,29 @@ fn who_names_no_receiver_is_no_recipient() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_is_dropped_and_counted() {
+async fn notices_beyond_the_queue_are_dropped_and_counted() {
     let metrics = Metrics::default();
     let options = NotificationOptions::default();
-    let (notifier, courier) =
-        Notifier::new(options, Arc::new(Clear::default()), metrics.notifications.clone()).unwrap();
+    let (notifier, dispatcher) =
+        Notifier::new(options, Arc::new(UnsignedSigner::default()), metrics.notifications.clone()).unwrap();
     for _ in 0..QUEUE + 2 {
         notifier.notify(&recipient("https://hooks.example.com/"), Notice::PasswordChanged);
     }
     assert!(metrics.render().contains(&counted("dropped", 2)), "{}", metrics.render());
-    drop(courier);
+    drop(dispatcher);
 }
 
 #[tokio::test]
-async fn the_courier_ends_when_asked_whatever_is_under_way() {
+async fn the_dispatcher_stops_on_shutdown_with_deliveries_in_flight() {
     let mut receiver = Receiver::start([]).await;
     let options = NotificationOptions {
         allowed_networks: vec!["127.0.0.0/8".parse().unwrap()],
         ca_file: Some(receiver.ca.path().to_owned()),
     };
-    let (notifier, courier) =
-        Notifier::new(options, Arc::new(Clear::default()), Metrics::default().notifications.clone()).unwrap();
+    let (notifier, dispatcher) =
+        Notifier::new(options, Arc::new(UnsignedSigner::default()), Metrics::default().notifications.clone()).unwrap();
     let shutdown = CancellationToken::new();
-    let running = tokio::spawn(courier.run(shutdown.clone()));
+    let running = tokio::spawn(dispatcher.run(shutdown.clone()));
     notifier.notify(&receiver.at("localhost"), Notice::PasswordChanged);
     receiver.next().await;
     shutdown.cancel();

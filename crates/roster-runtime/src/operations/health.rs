@@ -20,11 +20,11 @@ use crate::metrics::Metrics;
 /// State reported by the probes.
 #[derive(Debug, Default)]
 pub struct Health {
-    serving: AtomicBool,
-    trusted: AtomicBool,
-    addressed: AtomicBool,
-    informed: AtomicBool,
-    introduced: AtomicBool,
+    is_serving: AtomicBool,
+    is_trusted: AtomicBool,
+    has_valid_paths: AtomicBool,
+    is_synced: AtomicBool,
+    knows_front_proxy: AtomicBool,
     loops: Mutex<Vec<Arc<Heartbeat>>>,
 }
 
@@ -32,7 +32,7 @@ pub struct Health {
 #[derive(Debug)]
 pub struct Heartbeat {
     name: &'static str,
-    patience: Duration,
+    max_silence: Duration,
     last: Mutex<Instant>,
 }
 
@@ -42,9 +42,9 @@ impl Heartbeat {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Whether the loop has beaten within its patience.
+    /// Whether the loop has beaten within `max_silence`.
     pub fn is_alive(&self) -> bool {
-        self.silent_for() <= self.patience
+        self.silent_for() <= self.max_silence
     }
 
     fn silent_for(&self) -> Duration {
@@ -53,16 +53,16 @@ impl Heartbeat {
 }
 
 impl Health {
-    /// Registers a loop that must beat at least once every `patience`.
-    pub fn watch_over(&self, name: &'static str, patience: Duration) -> Arc<Heartbeat> {
-        let heartbeat = Arc::new(Heartbeat { name, patience, last: Mutex::new(Instant::now()) });
+    /// Registers a loop that must beat at least once every `max_silence`.
+    pub fn register_loop(&self, name: &'static str, max_silence: Duration) -> Arc<Heartbeat> {
+        let heartbeat = Arc::new(Heartbeat { name, max_silence, last: Mutex::new(Instant::now()) });
         self.loops.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&heartbeat));
         heartbeat
     }
 
-    /// Monitors the runtime that this is called on: it is stuck if no task runs for `patience`.
-    pub fn watch_over_runtime(&self, name: &'static str, patience: Duration) -> Arc<Heartbeat> {
-        let heartbeat = self.watch_over(name, patience);
+    /// Monitors the runtime that this is called on: it is stuck if no task runs for `max_silence`.
+    pub fn register_runtime(&self, name: &'static str, max_silence: Duration) -> Arc<Heartbeat> {
+        let heartbeat = self.register_loop(name, max_silence);
         let beating = Arc::clone(&heartbeat);
         tokio::spawn(async move {
             loop {
@@ -74,28 +74,28 @@ impl Health {
     }
 
     /// Sets whether the TLS port accepts requests.
-    pub fn set_serving(&self, serving: bool) {
-        self.serving.store(serving, Ordering::Release);
+    pub fn set_serving(&self, is_serving: bool) {
+        self.is_serving.store(is_serving, Ordering::Release);
     }
 
     /// Sets whether kube-apiserver trusts the serving certificate.
-    pub fn set_trusted(&self, trusted: bool) {
-        self.trusted.store(trusted, Ordering::Release);
+    pub fn set_trusted(&self, is_trusted: bool) {
+        self.is_trusted.store(is_trusted, Ordering::Release);
     }
 
     /// Sets whether kube-apiserver calls the webhooks at paths that this replica accepts.
-    pub fn set_addressed(&self, addressed: bool) {
-        self.addressed.store(addressed, Ordering::Release);
+    pub fn set_paths_valid(&self, has_valid_paths: bool) {
+        self.has_valid_paths.store(has_valid_paths, Ordering::Release);
     }
 
     /// Records that the directory is complete.
-    pub fn set_informed(&self) {
-        self.informed.store(true, Ordering::Release);
+    pub fn set_synced(&self) {
+        self.is_synced.store(true, Ordering::Release);
     }
 
     /// Records that the front proxy's authorities have been read, or that there is no front proxy.
-    pub fn set_introduced(&self) {
-        self.introduced.store(true, Ordering::Release);
+    pub fn set_front_proxy_known(&self) {
+        self.knows_front_proxy.store(true, Ordering::Release);
     }
 
     /// Returns the response of `/livez`.
@@ -121,12 +121,12 @@ impl Health {
     /// Returns the response of `/readyz`.
     pub fn readyz(&self) -> (StatusCode, &'static str) {
         let lacks = [
-            (&self.serving, "not ready: the TLS port does not serve yet, or no longer\n"),
-            (&self.informed, "not ready: the directory is not complete yet\n"),
-            (&self.introduced, "not ready: the front proxy's authorities have not been read yet\n"),
-            (&self.trusted, "not ready: the caBundles do not hold this replica's authority\n"),
+            (&self.is_serving, "not ready: the TLS port does not serve yet, or no longer\n"),
+            (&self.is_synced, "not ready: the directory is not complete yet\n"),
+            (&self.knows_front_proxy, "not ready: the front proxy's authorities have not been read yet\n"),
+            (&self.is_trusted, "not ready: the caBundles do not hold this replica's authority\n"),
             (
-                &self.addressed,
+                &self.has_valid_paths,
                 "not ready: the webhook configurations hold no admission path that this replica accepts\n",
             ),
         ];
@@ -158,12 +158,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loop_that_stands_still_is_not_live() {
+    fn a_stuck_loop_is_not_live() {
         let health = Health::default();
-        let moving = health.watch_over("moving", Duration::from_secs(60));
+        let moving = health.register_loop("moving", Duration::from_secs(60));
         moving.beat();
         assert_eq!(health.livez().0, StatusCode::OK);
-        health.watch_over("stuck", Duration::ZERO);
+        health.register_loop("stuck", Duration::ZERO);
         std::thread::sleep(Duration::from_millis(1));
         let (status, report) = health.livez();
         assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
@@ -171,21 +171,21 @@ mod tests {
     }
 
     #[test]
-    fn readiness_needs_a_port_trust_a_front_proxy_and_a_directory() {
+    fn readiness_requires_port_trust_paths_front_proxy_and_directory() {
         let health = Health::default();
         health.set_serving(true);
         health.set_trusted(true);
-        health.set_addressed(true);
+        health.set_paths_valid(true);
         assert!(health.readyz().1.contains("directory"));
-        health.set_informed();
+        health.set_synced();
         assert!(health.readyz().1.contains("front proxy"));
-        health.set_introduced();
-        for (serving, trusted) in [(false, false), (false, true), (true, false), (true, true)] {
-            health.set_serving(serving);
-            health.set_trusted(trusted);
-            assert_eq!(health.readyz().0 == StatusCode::OK, serving && trusted);
+        health.set_front_proxy_known();
+        for (is_serving, is_trusted) in [(false, false), (false, true), (true, false), (true, true)] {
+            health.set_serving(is_serving);
+            health.set_trusted(is_trusted);
+            assert_eq!(health.readyz().0 == StatusCode::OK, is_serving && is_trusted);
         }
-        health.set_addressed(false);
+        health.set_paths_valid(false);
         assert!(health.readyz().1.contains("admission path"));
     }
 }

@@ -12,9 +12,9 @@
 //! judged by the local monotonic clock, counted from when *this* process last saw the lease change; the times written
 //! in the lease are informational. Losing leadership ends the process: nothing can be left running by mistake.
 //!
-//! The election runs on its own thread and runtime ([`Campaign`]), so requests that keep all other threads busy cannot
-//! cost the lease. It does not renew for a process that hangs: it stops renewing if the main runtime has not run a task
-//! for a while, and ends the process if the main runtime does not react to a lost lease.
+//! The election runs on its own thread and runtime ([`LeaderElection`]), so requests that keep all other threads busy
+//! cannot cost the lease. It does not renew for a process that hangs: it stops renewing if the main runtime has not run
+//! a task for a while, and ends the process if the main runtime does not react to a lost lease.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -160,8 +160,8 @@ impl Elector {
     /// Tries once to acquire or renew. `false`: another replica holds the lease.
     async fn attempt(&mut self) -> Result<bool> {
         // Two attempts must fit into the renew deadline.
-        let patience = self.options.renew_deadline / 2;
-        timeout(patience, self.attempt_unbounded()).await?
+        let limit = self.options.renew_deadline / 2;
+        timeout(limit, self.attempt_unbounded()).await?
     }
 
     async fn attempt_unbounded(&mut self) -> Result<bool> {
@@ -222,7 +222,7 @@ impl Elector {
 }
 
 /// Heartbeats that the election beats and checks.
-pub struct Pulses {
+pub struct ElectionHeartbeats {
     /// Beaten at each attempt.
     pub election: Arc<Heartbeat>,
     /// Beaten by the controllers' runtime, for which the lease is held.
@@ -230,7 +230,7 @@ pub struct Pulses {
 }
 
 /// An election on its own thread. Dropping it ends the election without releasing the lease.
-pub struct Campaign {
+pub struct LeaderElection {
     acquired: oneshot::Receiver<()>,
     ended: oneshot::Receiver<Result<()>>,
     resign: CancellationToken,
@@ -238,18 +238,18 @@ pub struct Campaign {
     _settled: DropGuard,
 }
 
-/// State of a [`Campaign`] on its thread.
-struct Candidate {
+/// State of a [`LeaderElection`] on its thread.
+struct ElectionThread {
     acquired: oneshot::Sender<()>,
     ended: oneshot::Sender<Result<()>>,
     resign: CancellationToken,
     settled: CancellationToken,
-    pulses: Pulses,
+    heartbeats: ElectionHeartbeats,
     /// How long a lost lease may go unnoticed.
     grace: Duration,
 }
 
-impl Campaign {
+impl LeaderElection {
     /// Starts the thread. `connect` creates the client on its runtime, because requests need the runtime that their
     /// client was created on.
     ///
@@ -259,28 +259,28 @@ impl Campaign {
         connect: impl FnOnce() -> Result<Client> + Send + 'static,
         namespace: String,
         options: LeaseOptions,
-        pulses: Pulses,
+        heartbeats: ElectionHeartbeats,
     ) -> Result<Self> {
         let ((acquired, acquires), (ended, ends)) = (oneshot::channel(), oneshot::channel());
         let (resign, settled) = (CancellationToken::new(), CancellationToken::new());
-        let campaign =
+        let election =
             Self { acquired: acquires, ended: ends, resign: resign.clone(), _settled: settled.clone().drop_guard() };
         // Other replicas wait for the lease to expire after the last renewal. Half of the time left then is slack.
         let grace = options.duration.saturating_sub(options.renew_deadline) / 2;
-        let candidate = Candidate { acquired, ended, resign, settled, pulses, grace };
+        let thread = ElectionThread { acquired, ended, resign, settled, heartbeats, grace };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new()
             .name("lease".to_owned())
             .spawn(move || {
                 runtime.block_on(async {
                     match connect() {
-                        Ok(client) => candidate.run(Elector::new(client, &namespace, options)).await,
-                        Err(error) => drop(candidate.ended.send(Err(error))),
+                        Ok(client) => thread.run(Elector::new(client, &namespace, options)).await,
+                        Err(error) => drop(thread.ended.send(Err(error))),
                     }
                 });
             })
             .context("the thread of the election could not be started")?;
-        Ok(campaign)
+        Ok(election)
     }
 
     /// Waits until this replica leads.
@@ -312,17 +312,17 @@ impl Campaign {
     }
 }
 
-impl Candidate {
+impl ElectionThread {
     async fn run(self, mut elector: Elector) {
-        let Self { acquired, ended, resign, settled, pulses, grace } = self;
-        let beat = || pulses.election.beat();
+        let Self { acquired, ended, resign, settled, heartbeats, grace } = self;
+        let beat = || heartbeats.election.beat();
         let since = tokio::select! {
             () = settled.cancelled() => return,
             since = elector.acquire(beat) => since,
         };
         let _ = acquired.send(());
         let outcome = tokio::select! {
-            lost = elector.keep(since, beat, || pulses.controllers.is_alive()) => lost,
+            lost = elector.keep(since, beat, || heartbeats.controllers.is_alive()) => lost,
             () = resign.cancelled() => elector.release().await,
             () = settled.cancelled() => return,
         };
@@ -400,9 +400,12 @@ mod tests {
         Client::new(tower::service_fn(answer), "default")
     }
 
-    fn campaign(health: &Health, controllers: Arc<Heartbeat>) -> (Campaign, mpsc::Receiver<Option<String>>) {
+    fn start_election(
+        health: &Health,
+        controllers: Arc<Heartbeat>,
+    ) -> (LeaderElection, mpsc::Receiver<Option<String>>) {
         let (writes, written) = mpsc::channel();
-        let election = health.watch_over("leader election", Duration::from_secs(60));
+        let election = health.register_loop("leader election", Duration::from_secs(60));
         let options = LeaseOptions {
             name: "roster".to_owned(),
             identity: Some("me".to_owned()),
@@ -410,34 +413,34 @@ mod tests {
             renew_deadline: Duration::from_secs(60),
             retry_period: Duration::from_millis(1),
         };
-        let pulses = Pulses { election, controllers };
+        let heartbeats = ElectionHeartbeats { election, controllers };
         let connect = move || Ok(api_server(writes));
-        (Campaign::start(connect, "default".to_owned(), options, pulses).unwrap(), written)
+        (LeaderElection::start(connect, "default".to_owned(), options, heartbeats).unwrap(), written)
     }
 
     /// The test's runtime is this thread: while it blocks on the channel, none of its tasks runs.
     #[tokio::test]
     async fn the_lease_is_renewed_while_every_thread_of_the_main_runtime_is_busy() {
         let health = Health::default();
-        let controllers = health.watch_over_runtime("controllers", Duration::from_secs(600));
-        let (mut campaign, written) = campaign(&health, controllers);
-        campaign.acquired().await.unwrap();
+        let controllers = health.register_runtime("controllers", Duration::from_secs(600));
+        let (mut election, written) = start_election(&health, controllers);
+        election.acquired().await.unwrap();
         for _ in 0..5 {
             let holder = written.recv_timeout(Duration::from_secs(60)).expect("it is renewed");
             assert_eq!(holder.as_deref(), Some("me"));
         }
-        campaign.resign().await.unwrap();
+        election.resign().await.unwrap();
         assert_eq!(written.try_iter().last(), Some(None), "it is released");
     }
 
     #[tokio::test]
     async fn a_process_whose_controllers_are_stuck_loses_the_lease() {
         let health = Health::default();
-        let controllers = health.watch_over("controllers", Duration::ZERO);
+        let controllers = health.register_loop("controllers", Duration::ZERO);
         std::thread::sleep(Duration::from_millis(1));
-        let (mut campaign, _written) = campaign(&health, controllers);
-        campaign.acquired().await.unwrap();
-        let lost = campaign.ended().await.unwrap_err();
+        let (mut election, _written) = start_election(&health, controllers);
+        election.acquired().await.unwrap();
+        let lost = election.ended().await.unwrap_err();
         assert!(lost.to_string().contains("stuck"), "{lost}");
     }
 }

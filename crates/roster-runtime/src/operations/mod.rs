@@ -1,7 +1,7 @@
 //! Basics of a long-running process: logs, health, supervision, leader election.
 
 pub mod health;
+pub mod keyed_permits;
 pub mod leader;
-pub mod seats;
 pub mod supervisor;
 pub mod telemetry;

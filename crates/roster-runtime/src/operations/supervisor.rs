@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ends_in_order_when_asked() {
+    async fn shutdown_stops_tasks_gracefully() {
         let mut supervisor = Supervisor::default();
         supervisor.spawn("a", until(supervisor.shutdown()));
         supervisor.spawn("b", until(supervisor.shutdown()));
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_dead_task_ends_the_others_and_is_an_error() {
+    async fn one_failed_task_stops_the_others_and_is_an_error() {
         for kind in 0..3 {
             let mut supervisor = Supervisor::default();
             supervisor.spawn("survivor", until(supervisor.shutdown()));

@@ -33,7 +33,7 @@ const STALLED: Duration = Duration::from_secs(1);
 
 /// State of a connection, ordered by what closing it would cost the client, cheapest first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Standing {
+pub enum ActivityState {
     /// Response bytes are waiting, and the client does not read them.
     Stalled,
     /// No request is in flight.
@@ -92,28 +92,28 @@ impl Activity {
     }
 
     /// Returns the connection's standing, and since when it has been stalled or without a request in flight.
-    pub fn standing(&self) -> (Standing, Instant) {
+    pub fn state(&self) -> (ActivityState, Instant) {
         let requests = self.requests();
         let is_new = requests.is_first && requests.idle_since.elapsed() < NEW;
         match requests.blocked_since {
-            Some(since) if since.elapsed() >= STALLED => (Standing::Stalled, since),
-            _ if requests.in_flight > 0 || is_new => (Standing::Busy, requests.idle_since),
-            _ => (Standing::Idle, requests.idle_since),
+            Some(since) if since.elapsed() >= STALLED => (ActivityState::Stalled, since),
+            _ if requests.in_flight > 0 || is_new => (ActivityState::Busy, requests.idle_since),
+            _ => (ActivityState::Idle, requests.idle_since),
         }
     }
 
-    /// Completes when no request arrived for `longest`, or the first request or a request's headers take too long.
-    pub async fn idle_for(&self, longest: Duration) {
+    /// Completes when no request arrived for `timeout`, or the first request or a request's headers take too long.
+    pub async fn idle_for(&self, timeout: Duration) {
         loop {
             let (end, next_look) = {
                 let requests = self.requests();
-                let idle = if requests.is_first { requests.timeouts.first_request.min(longest) } else { longest };
+                let idle = if requests.is_first { requests.timeouts.first_request.min(timeout) } else { timeout };
                 let slow = requests.headers_since.map(|since| since + requests.timeouts.headers);
                 let is_idle = requests.in_flight == 0 && requests.blocked_since.is_none();
                 let end = match slow {
                     Some(slow) if is_idle => slow.min(requests.idle_since + idle),
                     None if is_idle => requests.idle_since + idle,
-                    _ => Instant::now() + longest,
+                    _ => Instant::now() + timeout,
                 };
                 // Headers may start to arrive in the meantime.
                 (end, Instant::now() + requests.timeouts.headers)
@@ -143,15 +143,15 @@ impl Activity {
         self.requests().blocked_since = Some(since);
     }
 
-    /// Completes when the client has read nothing for `longest()`, which is evaluated when the wait begins.
-    pub async fn stalled_for(&self, longest: impl Fn() -> Duration) {
+    /// Completes when the client has read nothing for `timeout()`, which is evaluated when the wait begins.
+    pub async fn stalled_for(&self, timeout: impl Fn() -> Duration) {
         loop {
             let changed = self.blocked_changed.notified();
             let Some(since) = self.requests().blocked_since else {
                 changed.await;
                 continue;
             };
-            if timeout_at(since + longest(), changed).await.is_err() {
+            if timeout_at(since + timeout(), changed).await.is_err() {
                 return;
             }
         }
@@ -177,7 +177,7 @@ pub struct InFlight(Arc<Activity>);
 impl InFlight {
     /// Keeps the request in flight until the response body is dropped.
     pub fn until_the_end_of(self, body: Body) -> Body {
-        Body::new(Counted { body, _request: self })
+        Body::new(CountedBody { body, _request: self })
     }
 }
 
@@ -190,12 +190,12 @@ impl Drop for InFlight {
 }
 
 /// A response body that keeps its request in flight.
-struct Counted {
+struct CountedBody {
     body: Body,
     _request: InFlight,
 }
 
-impl HttpBody for Counted {
+impl HttpBody for CountedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -217,19 +217,19 @@ impl HttpBody for Counted {
 
 /// A stream that reports reads to its [`Activity`].
 #[derive(Debug)]
-pub struct Observed<S> {
+pub struct ObservedStream<S> {
     stream: S,
     activity: Arc<Activity>,
 }
 
-impl<S> Observed<S> {
+impl<S> ObservedStream<S> {
     /// Wraps `stream` and reports its reads to `activity`.
     pub const fn new(stream: S, activity: Arc<Activity>) -> Self {
         Self { stream, activity }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ObservedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -244,7 +244,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ObservedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
@@ -280,7 +280,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_is_idle_when_the_last_answer_is_written() {
-        let (first_request, longest) = (SHORT, Duration::from_millis(100));
+        let (first_request, timeout) = (SHORT, Duration::from_millis(100));
         let begin = Instant::now();
         let activity = Arc::new(Activity::new(Timeouts { first_request, headers: HOUR }));
         // A client that sends no request is disconnected.
@@ -288,21 +288,21 @@ mod tests {
         assert!(begin.elapsed() >= first_request);
         let request = activity.begin();
         let ended = async {
-            tokio::time::sleep(longest * 3).await;
+            tokio::time::sleep(timeout * 3).await;
             let at = Instant::now();
             drop(request);
             at
         };
-        let ((), ended) = tokio::join!(activity.idle_for(longest), ended);
-        assert!(ended.elapsed() >= longest, "{:?} after the answer", ended.elapsed());
+        let ((), ended) = tokio::join!(activity.idle_for(timeout), ended);
+        assert!(ended.elapsed() >= timeout, "{:?} after the answer", ended.elapsed());
     }
 
     /// Trickling bytes do not extend the header timeout, even after an earlier request on the connection.
     #[tokio::test]
-    async fn headers_that_trickle_in_end_the_connection() {
+    async fn headers_that_arrive_too_slowly_end_the_connection() {
         let activity = Arc::new(Activity::new(Timeouts { first_request: HOUR, headers: SHORT }));
         let (mut client, server) = tokio::io::duplex(16);
-        let mut server = Observed::new(server, Arc::clone(&activity));
+        let mut server = ObservedStream::new(server, Arc::clone(&activity));
         for _ in 0..2 {
             let trickle = async {
                 loop {
@@ -321,11 +321,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_is_stalled_when_nothing_is_taken_for_long() {
+    async fn a_connection_is_stalled_when_the_client_reads_nothing() {
         let activity = Activity::new(TIMEOUTS);
         let begin = Instant::now();
         let step = SHORT;
-        let longest = step * 4;
+        let timeout = step * 4;
         // A slow client: each step is shorter than the limit, their sum is longer.
         let slow = async {
             for _ in 0..8 {
@@ -336,8 +336,8 @@ mod tests {
             activity.set_blocked(true);
             Instant::now()
         };
-        let ((), stopped) = tokio::join!(activity.stalled_for(|| longest), slow);
-        assert!(stopped.elapsed() >= longest && begin.elapsed() >= step * 8 + longest);
+        let ((), stopped) = tokio::join!(activity.stalled_for(|| timeout), slow);
+        assert!(stopped.elapsed() >= timeout && begin.elapsed() >= step * 8 + timeout);
     }
 
     /// A watch without events has nothing to write.
@@ -352,7 +352,7 @@ mod tests {
             () = activity.idle_for(SHORT) => panic!("it is idle"),
             () = tokio::time::sleep(SHORT * 5) => {}
         }
-        assert_eq!(activity.standing().0, Standing::Busy);
+        assert_eq!(activity.state().0, ActivityState::Busy);
     }
 
     /// The last response may be written while its client is still reading.
@@ -370,16 +370,16 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_waits_for_a_moment_is_no_stall() {
+    fn a_short_block_is_not_a_stall() {
         let activity = Arc::new(Activity::new(TIMEOUTS));
         let request = activity.begin();
         activity.set_blocked(true);
-        assert_eq!(activity.standing().0, Standing::Busy);
+        assert_eq!(activity.state().0, ActivityState::Busy);
         let long_ago = Instant::now() - STALLED;
         activity.stall_since(long_ago);
-        assert_eq!(activity.standing(), (Standing::Stalled, long_ago));
+        assert_eq!(activity.state(), (ActivityState::Stalled, long_ago));
         activity.set_blocked(false);
         drop(request);
-        assert_eq!(activity.standing().0, Standing::Idle);
+        assert_eq!(activity.state().0, ActivityState::Idle);
     }
 }

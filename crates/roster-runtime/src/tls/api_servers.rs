@@ -16,7 +16,7 @@ const ENDPOINT_SLICE: &str = "kubernetes";
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Maximum number of addresses used: connections are reserved for each.
-const MOST_ADDRESSES: usize = 64;
+const MAX_ADDRESSES: usize = 64;
 
 /// Returns the addresses in the EndpointSlice of the Service `kubernetes`, or none if it can't be read. kube-apiserver
 /// may use other addresses, for example behind a proxy or NAT: no connections are reserved for those until one is
@@ -42,7 +42,7 @@ async fn read(client: Client) -> Result<Vec<IpAddr>> {
 
 fn addresses(slice: &EndpointSlice) -> Vec<IpAddr> {
     let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
-    addresses.filter_map(|address| address.parse().ok()).take(MOST_ADDRESSES).collect()
+    addresses.filter_map(|address| address.parse().ok()).take(MAX_ADDRESSES).collect()
 }
 
 #[cfg(test)]

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_long_sleep_a_fresh_authority_takes_over_at_once() {
+    fn after_a_long_pause_a_new_authority_signs_at_once() {
         let first = Authorities::create(start(), YEAR).unwrap();
         let now = start() + YEAR * 3;
         let next = first.rotated(now, YEAR).unwrap().unwrap();
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_secret_is_an_error_not_a_panic() {
+    fn an_invalid_authority_secret_is_an_error() {
         assert!(Authorities::read(&BTreeMap::new()).is_err());
         let mut data = Authorities::create(start(), YEAR).unwrap().write();
         let key = data.keys().find_map(|key| key.strip_suffix(".key")).unwrap().to_owned() + ".key";

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::connections::Connection;
-use super::network_permits::{NetworkSeat, NetworkSeats};
+use super::network_permits::{NetworkShare, NetworkShares};
 use super::peer::Peer;
 
 /// Timeout for reading a body, including the wait for the budget.
@@ -28,7 +28,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug)]
 pub struct BodyLimits {
     /// Maximum size of one body, in bytes.
-    pub most_bytes: usize,
+    pub max_bytes: usize,
     /// Bodies that one peer may be sending concurrently. A network with proven connections of kube-apiserver is not
     /// limited: its TokenReviews prove nothing themselves.
     pub of_a_peer: usize,
@@ -69,14 +69,14 @@ pub enum BodyError {
 pub struct BodyReader {
     limits: BodyLimits,
     timeout: Duration,
-    peers: NetworkSeats,
+    peers: NetworkShares,
     budget: Arc<Semaphore>,
 }
 
 impl BodyReader {
     /// Creates a reader with its own budget.
     pub fn new(limits: BodyLimits) -> Self {
-        let peers = NetworkSeats::new(limits.of_a_peer, limits.of_a_site);
+        let peers = NetworkShares::new(limits.of_a_peer, limits.of_a_site);
         let budget = Arc::new(Semaphore::new(limits.budget));
         Self { limits, timeout: BODY_TIMEOUT, peers, budget }
     }
@@ -96,10 +96,10 @@ impl BodyReader {
     /// # Errors
     /// As [`BodyReader::read`].
     pub async fn read_within_budget(&self, request: Request) -> Result<(Request, OwnedSemaphorePermit), BodyError> {
-        let most = self.limits.most_bytes;
-        let length = length(&request).unwrap_or(most);
-        if length > most {
-            return Err(BodyError::TooLarge(most));
+        let max = self.limits.max_bytes;
+        let length = length(&request).unwrap_or(max);
+        if length > max {
+            return Err(BodyError::TooLarge(max));
         }
         let deadline = Instant::now() + self.timeout;
         // Never wait for more than the whole budget, whatever the limits are.
@@ -108,9 +108,9 @@ impl BodyReader {
         let budget = timeout_at(deadline, Arc::clone(&self.budget).acquire_many_owned(charge)).await;
         let Ok(Ok(budget)) = budget else { return Err(BodyError::Saturated) };
         let (parts, body) = request.into_parts();
-        match timeout_at(deadline, to_bytes(body, most)).await {
+        match timeout_at(deadline, to_bytes(body, max)).await {
             Ok(Ok(body)) => Ok((Request::from_parts(parts, Body::from(body)), budget)),
-            Ok(Err(error)) if is_too_long(&error) => Err(BodyError::TooLarge(most)),
+            Ok(Err(error)) if is_too_long(&error) => Err(BodyError::TooLarge(max)),
             Ok(Err(_)) => Err(BodyError::Broken),
             Err(_) => Err(BodyError::TooSlow),
         }
@@ -121,9 +121,9 @@ impl BodyReader {
         self.budget.available_permits()
     }
 
-    fn permit_for(&self, request: &Request) -> Result<Option<NetworkSeat>, BodyError> {
+    fn permit_for(&self, request: &Request) -> Result<Option<NetworkShare>, BodyError> {
         let connection = request.extensions().get::<Arc<Connection>>();
-        if connection.is_some_and(|connection| connection.is_beside_api_server()) {
+        if connection.is_some_and(|connection| connection.network_has_api_server()) {
             return Ok(None);
         }
         let peer = request.extensions().get::<Arc<Peer>>().ok_or(BodyError::UnknownPeer)?;
@@ -146,7 +146,7 @@ mod tests {
     use axum::body::Bytes;
     use futures::stream;
 
-    const LIMITS: BodyLimits = BodyLimits { most_bytes: 100, of_a_peer: 2, of_a_site: 3, budget: 150, free_bytes: 0 };
+    const LIMITS: BodyLimits = BodyLimits { max_bytes: 100, of_a_peer: 2, of_a_site: 3, budget: 150, free_bytes: 0 };
 
     /// Returns a reader with a short timeout.
     fn impatient() -> BodyReader {
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_small_body_waits_for_no_large_one() {
+    async fn small_bodies_do_not_wait_for_large_ones() {
         let reader = BodyReader { limits: BodyLimits { free_bytes: 20, ..LIMITS }, ..impatient() };
         let silent = || Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
         let mut sending = Box::pin(reader.read(request(1, silent())));
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_peer_sends_a_bounded_number_at_a_time() {
+    async fn a_peer_sends_a_limited_number_of_bodies_concurrently() {
         let reader = BodyReader::new(LIMITS);
         let announced = || Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
         let mut sending: Vec<_> = (0..2).map(|_| Box::pin(reader.read(request(1, announced())))).collect();
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_never_comes_holds_nothing_for_long() {
+    async fn a_body_that_never_arrives_times_out() {
         let reader = impatient();
         let silent = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
         assert_eq!(reader.read(request(1, silent)).await.map(drop).unwrap_err(), BodyError::TooSlow);

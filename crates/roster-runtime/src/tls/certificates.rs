@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::authority::{Authorities, Leaf};
-use super::given::Given;
+use super::external::ExternalCertificate;
 use super::peer::AnyClientCertificate;
 use crate::operations::health::Heartbeat;
 
@@ -46,7 +46,7 @@ pub struct CertificateOptions {
     /// Lifetime of a serving certificate.
     pub certificate_lifetime: Duration,
     /// Secret of type kubernetes.io/tls with an external serving certificate. `None`: Roster issues its own.
-    pub given_secret: Option<String>,
+    pub external_secret: Option<String>,
 }
 
 /// The authority's Secret, and the serving certificate issued from it.
@@ -71,10 +71,10 @@ impl Certificates {
         let secrets = Api::namespaced(client, &options.namespace);
         let authorities = load_or_create(&secrets, options.authority_lifetime).await?;
         let now = Timestamp::now();
-        let (server, not_after, signer) = if let Some(name) = &options.given_secret {
-            let read = async { Given::read(&secrets.get(name).await?) };
-            let given = read.await.with_context(|| format!("Secret {name} of --serving-certificate-secret"))?;
-            let Given { chain, key, authority, not_after } = given;
+        let (server, not_after, signer) = if let Some(name) = &options.external_secret {
+            let read = async { ExternalCertificate::read(&secrets.get(name).await?) };
+            let external = read.await.with_context(|| format!("Secret {name} of --serving-certificate-secret"))?;
+            let ExternalCertificate { chain, key, authority, not_after } = external;
             (server_config(chain, key)?, not_after, authority)
         } else {
             let leaf = issue(&authorities, &options, now)?;
@@ -88,8 +88,8 @@ impl Certificates {
     }
 
     /// Whether the serving certificate is external, and so is the trust in it.
-    pub fn are_given(&self) -> bool {
-        self.options.given_secret.is_some()
+    pub fn are_external(&self) -> bool {
+        self.options.external_secret.is_some()
     }
 
     /// Returns the current TLS configuration, for new connections.
@@ -113,13 +113,13 @@ impl Certificates {
     /// If a certificate can't be issued from a Secret that parses.
     pub async fn keep(self, heartbeat: Arc<Heartbeat>, shutdown: CancellationToken) -> Result<()> {
         let changes = self.changes();
-        let given = self.given();
-        pin_mut!(changes, given);
+        let external = self.external();
+        pin_mut!(changes, external);
         let mut authorities: Option<Authorities> = None;
         let mut current: Option<(String, Timestamp)> = None;
         loop {
             heartbeat.beat();
-            if let Some(authorities) = authorities.as_ref().filter(|_| !self.are_given()) {
+            if let Some(authorities) = authorities.as_ref().filter(|_| !self.are_external()) {
                 let now = Timestamp::now();
                 let signer = authorities.signer(now);
                 if current.as_ref().is_none_or(|(cert, renew_at)| cert != signer.cert_pem() || now >= *renew_at) {
@@ -145,7 +145,7 @@ impl Certificates {
                     }
                     Err(error) => warn!(error = format!("{error:#}"), "the certificate authority is not used"),
                 },
-                Some(Some(secret)) = given.next() => if let Err(error) = self.take(&secret) {
+                Some(Some(secret)) = external.next() => if let Err(error) = self.take(&secret) {
                     warn!(error = format!("{error:#}"), "the serving certificate that is given is not used");
                 },
                 () = tokio::time::sleep(until_renewal.clamp(Duration::from_millis(100), TICK)) => {}
@@ -179,7 +179,7 @@ impl Certificates {
 
     /// Serves with the external certificate.
     fn take(&self, secret: &Secret) -> Result<()> {
-        let Given { chain, key, authority, not_after } = Given::read(secret)?;
+        let ExternalCertificate { chain, key, authority, not_after } = ExternalCertificate::read(secret)?;
         self.serving.store(Arc::new(server_config(chain, key)?));
         self.expiry.set(not_after.as_second());
         self.signer.send_replace(authority);
@@ -193,8 +193,8 @@ impl Certificates {
     }
 
     /// Streams the Secret with the external serving certificate, if there is one.
-    fn given(&self) -> impl Stream<Item = Option<Secret>> + Send + use<> {
-        match &self.options.given_secret {
+    fn external(&self) -> impl Stream<Item = Option<Secret>> + Send + use<> {
+        match &self.options.external_secret {
             Some(name) => self.follow(name).left_stream(),
             None => futures::stream::pending().right_stream(),
         }

@@ -21,12 +21,12 @@ use ipnet::IpNet;
 use roster_credentials::network::{network_of, site_of};
 use tokio_util::sync::CancellationToken;
 
-use super::activity::{Activity, Standing};
+use super::activity::{Activity, ActivityState};
 use crate::metrics::CounterBy;
 
 /// Limits on open connections.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct ConnectionLimits {
     /// All connections.
     pub total: usize,
     /// Unproven connections of networks that kube-apiserver does not use. Up to half of this, authenticated ones are
@@ -36,7 +36,7 @@ pub struct Limits {
     pub anonymous_of_network: usize,
     /// Anonymous connections of a network with proven connections of kube-apiserver: each of its requests may take one
     /// until it is proven.
-    pub anonymous_beside_api_server: usize,
+    pub anonymous_of_api_server_network: usize,
     /// Authenticated connections of one network. Further ones stay anonymous.
     pub authenticated_of_network: usize,
     /// Evicted connections whose sockets are not closed yet.
@@ -53,11 +53,11 @@ pub struct Limits {
 /// kube-apiserver has up to 1,024 watches and 600 requests in flight by default, each on its own connection. A browser
 /// opens 6 connections and a Go client rarely more than a few dozen, so 256 let the people behind one NAT gateway log
 /// in at the same time. Six addresses fill the table, and then yield to addresses of other sites.
-pub const LIMITS: Limits = Limits {
+pub const LIMITS: ConnectionLimits = ConnectionLimits {
     total: 4096,
     untrusted: 1536,
     anonymous_of_network: 256,
-    anonymous_beside_api_server: 1024,
+    anonymous_of_api_server_network: 1024,
     authenticated_of_network: 512,
     closing: 256,
     search_interval: Duration::from_millis(10),
@@ -66,11 +66,11 @@ pub const LIMITS: Limits = Limits {
 
 /// Limits of the probe port: kubelet opens a connection for each probe, and Prometheus keeps one or two. Probes are
 /// answered within milliseconds, so a new connection is answered before 512 others arrive.
-pub const PROBE_LIMITS: Limits = Limits {
+pub const PROBE_LIMITS: ConnectionLimits = ConnectionLimits {
     total: 512,
     untrusted: 512,
     anonymous_of_network: 64,
-    anonymous_beside_api_server: 64,
+    anonymous_of_api_server_network: 64,
     authenticated_of_network: 0,
     closing: 512,
     search_interval: Duration::from_millis(10),
@@ -79,7 +79,7 @@ pub const PROBE_LIMITS: Limits = Limits {
 
 /// How long slots stay reserved for a network after its last proven connection of kube-apiserver, which closes idle
 /// connections after 90 s. The network has no other privilege by then: its address may have a new owner.
-const REMEMBERED: Duration = Duration::from_secs(3600);
+const RESERVATION_TTL: Duration = Duration::from_secs(3600);
 
 /// Maximum number of eviction candidates that one search finds.
 const CANDIDATES: usize = 64;
@@ -131,7 +131,7 @@ impl Connection {
     }
 
     /// Whether its network currently holds proven connections of kube-apiserver, possibly including this one.
-    pub fn is_beside_api_server(&self) -> bool {
+    pub fn network_has_api_server(&self) -> bool {
         self.trust() == Trust::ApiServer || self.table.state().has_api_server(&self.network)
     }
 
@@ -222,21 +222,21 @@ impl State {
     /// Whether slots are reserved for the network, because kube-apiserver uses it or recently did.
     fn is_reserved(&self, network: &IpNet) -> bool {
         self.has_api_server(network)
-            || self.api_servers.get(network).is_some_and(|proven| proven.elapsed() < REMEMBERED)
+            || self.api_servers.get(network).is_some_and(|proven| proven.elapsed() < RESERVATION_TTL)
     }
 
     /// Records that the network had a proven connection of kube-apiserver just now.
-    fn remember_api_server(&mut self, network: IpNet) {
+    fn reserve_for_api_server(&mut self, network: IpNet) {
         self.api_servers.insert(network, Instant::now());
         let networks = &self.networks;
         let has_proven =
             |network: &IpNet| networks.get(network).is_some_and(|network| network.held[Trust::ApiServer as usize] > 0);
-        self.api_servers.retain(|network, proven| proven.elapsed() < REMEMBERED || has_proven(network));
+        self.api_servers.retain(|network, proven| proven.elapsed() < RESERVATION_TTL || has_proven(network));
     }
 
     /// Counts unproven connections of networks without reserved slots, and how many of them are authenticated. Those
     /// with reserved slots are never evicted, so they must not use up the slots of others either.
-    fn strangers(&self) -> (usize, usize) {
+    fn unreserved(&self) -> (usize, usize) {
         let [anonymous, authenticated, _] = self.total;
         let beside = self.api_servers.keys().filter(|network| self.is_reserved(network));
         beside
@@ -281,7 +281,7 @@ impl State {
         let trust = connection.trust() as usize;
         self.total[trust] -= 1;
         if connection.trust() == Trust::ApiServer {
-            self.remember_api_server(connection.network);
+            self.reserve_for_api_server(connection.network);
         } else {
             self.leave_site(site_of(connection.network));
         }
@@ -314,20 +314,20 @@ impl State {
     fn idle_of(&self, network: &IpNet) -> Option<u64> {
         let of_network = self.networks.get(network)?.open.values();
         let anonymous = of_network.filter(|connection| connection.trust() == Trust::Anonymous);
-        let keyed = anonymous.map(|connection| (connection.activity.standing(), connection.id));
-        let ((standing, _), id) = keyed.min()?;
-        (standing < Standing::Busy).then_some(id)
+        let keyed = anonymous.map(|connection| (connection.activity.state(), connection.id));
+        let ((state, _), id) = keyed.min()?;
+        (state < ActivityState::Busy).then_some(id)
     }
 
     /// Returns the connection that is cheapest to evict for a new one of `network`.
-    fn least_valuable(&mut self, network: &IpNet, limits: &Limits) -> Option<u64> {
+    fn least_valuable(&mut self, network: &IpNet, limits: &ConnectionLimits) -> Option<u64> {
         if self.candidates.searched.is_none_or(|searched| searched.elapsed() >= limits.search_interval) {
             self.candidates = Candidates { ids: self.search(limits), searched: Some(Instant::now()) };
         }
         // A candidate that must not be evicted for this network stays one for others: otherwise the largest holder
         // would use up all candidates and keep out smaller ones.
         let mut ids = std::mem::take(&mut self.candidates.ids);
-        let found = ids.iter().rposition(|id| self.is_fair(*id, network, limits));
+        let found = ids.iter().rposition(|id| self.may_evict_for(*id, network, limits));
         let found = found.map(|index| ids.remove(index));
         self.candidates.ids = ids;
         found
@@ -335,19 +335,19 @@ impl State {
 
     /// Whether a connection may be evicted for one of `network`. Busy ones are evicted only for a site or network that
     /// holds fewer.
-    fn is_fair(&self, id: u64, network: &IpNet, limits: &Limits) -> bool {
+    fn may_evict_for(&self, id: u64, network: &IpNet, limits: &ConnectionLimits) -> bool {
         let Some(connection) = self.open.get(&id) else { return false };
-        let standing = connection.activity.standing().0;
-        self.is_evictable(connection, standing, limits)
-            && (standing < Standing::Busy || self.holds_less(network, &connection.network))
+        let state = connection.activity.state().0;
+        self.is_evictable(connection, state, limits)
+            && (state < ActivityState::Busy || self.holds_less(network, &connection.network))
     }
 
     /// Whether a connection may be evicted for others at all. Valid tokens protect connections up to a limit, so that
     /// anonymous clients can't push out logged-in ones. Beyond it, logged-in clients must not keep everyone else out.
-    fn is_evictable(&self, connection: &Connection, standing: Standing, limits: &Limits) -> bool {
-        let is_protected = standing == Standing::Busy
+    fn is_evictable(&self, connection: &Connection, state: ActivityState, limits: &ConnectionLimits) -> bool {
+        let is_protected = state == ActivityState::Busy
             && connection.trust() == Trust::Authenticated
-            && self.strangers().1 <= limits.untrusted / 2;
+            && self.unreserved().1 <= limits.untrusted / 2;
         !is_protected && !self.is_reserved(&connection.network)
     }
 
@@ -355,13 +355,13 @@ impl State {
     /// anonymous ones come before idle authenticated ones. Within each, those of the largest site, then of the largest
     /// network in it. Then the oldest, except that of busy authenticated ones the newest: a watch is worth more the
     /// longer it lasts.
-    fn search(&self, limits: &Limits) -> Vec<u64> {
+    fn search(&self, limits: &ConnectionLimits) -> Vec<u64> {
         let keyed = self.open.values().filter_map(|connection| {
-            let ((standing, since), trust) = (connection.activity.standing(), connection.trust());
-            if !self.is_evictable(connection, standing, limits) {
+            let ((state, since), trust) = (connection.activity.state(), connection.trust());
+            if !self.is_evictable(connection, state, limits) {
                 return None;
             }
-            let is_busy = standing == Standing::Busy;
+            let is_busy = state == ActivityState::Busy;
             let by_trust = if is_busy { Trust::Anonymous } else { trust };
             let age = if is_busy && trust == Trust::Authenticated {
                 (None, u64::MAX - connection.id)
@@ -369,7 +369,7 @@ impl State {
                 (Some(since), connection.id)
             };
             let most = Reverse(self.share(&connection.network));
-            Some(((standing, by_trust), (most, trust, age), connection.id))
+            Some(((state, by_trust), (most, trust, age), connection.id))
         });
         let mut keyed: Vec<_> = keyed.collect();
         keyed.sort_unstable();
@@ -387,14 +387,14 @@ impl State {
 /// Table of the open connections.
 #[derive(Debug)]
 pub struct ConnectionTable {
-    limits: Limits,
+    limits: ConnectionLimits,
     state: Mutex<State>,
     shed: CounterBy,
 }
 
 impl ConnectionTable {
     /// Creates an empty table. `shed` counts the connections that are `evicted`, `refused` or `stalled`.
-    pub fn new(limits: Limits, shed: CounterBy) -> Arc<Self> {
+    pub fn new(limits: ConnectionLimits, shed: CounterBy) -> Arc<Self> {
         Arc::new(Self { limits, state: Mutex::default(), shed })
     }
 
@@ -402,13 +402,13 @@ impl ConnectionTable {
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<OpenConnection> {
         let network = network_of(address);
         let mut state = self.state();
-        match self.room(&mut state, &network) {
+        match self.victim_for(&mut state, &network) {
             Ok(None) => {}
             Ok(Some(victim)) => {
                 self.shed.inc("evicted");
                 state.evict(victim);
             }
-            Err(Full) => {
+            Err(TableFull) => {
                 self.shed.inc("refused");
                 return None;
             }
@@ -427,31 +427,31 @@ impl ConnectionTable {
     }
 
     /// Returns the connection to evict for a new one of `network`, if any.
-    fn room(&self, state: &mut State, network: &IpNet) -> Result<Option<u64>, Full> {
+    fn victim_for(&self, state: &mut State, network: &IpNet) -> Result<Option<u64>, TableFull> {
         let limits = &self.limits;
         let [anonymous, ..] = state.held(network);
         // A new connection of kube-apiserver is anonymous until its first request: its network has reserved slots.
         let most = if state.has_api_server(network) {
-            limits.anonymous_beside_api_server
+            limits.anonymous_of_api_server_network
         } else {
             limits.anonymous_of_network
         };
-        let is_crowded = !state.is_reserved(network) && state.strangers().0 >= limits.untrusted;
+        let is_crowded = !state.is_reserved(network) && state.unreserved().0 >= limits.untrusted;
         let is_full = state.open.len() >= limits.total || is_crowded;
         let may_have_more = anonymous < most;
         if may_have_more && !is_full {
             return Ok(None);
         }
         if state.closing >= limits.closing {
-            return Err(Full);
+            return Err(TableFull);
         }
-        let strangers = if may_have_more { state.least_valuable(network, limits) } else { None };
-        let found = strangers.or_else(|| state.idle_of(network));
+        let unreserved = if may_have_more { state.least_valuable(network, limits) } else { None };
+        let found = unreserved.or_else(|| state.idle_of(network));
         let found = found.or_else(|| {
             let oldest = || state.oldest(|connection| may_have_more || connection.network == *network);
             if limits.closes_oldest { oldest() } else { None }
         });
-        found.map(Some).ok_or(Full)
+        found.map(Some).ok_or(TableFull)
     }
 
     /// Reserves slots for an address from which kube-apiserver is expected. Grants no other privilege.
@@ -469,7 +469,7 @@ impl ConnectionTable {
         let Some(connection) = state.remove(connection.id) else { return };
         connection.trust.store(trust as u8, Ordering::Release);
         if trust == Trust::ApiServer {
-            state.remember_api_server(connection.network);
+            state.reserve_for_api_server(connection.network);
         }
         state.add(&connection);
     }
@@ -480,7 +480,7 @@ impl ConnectionTable {
 }
 
 /// No connection may be evicted for the new one.
-struct Full;
+struct TableFull;
 
 #[cfg(test)]
 #[path = "connections_tests.rs"]

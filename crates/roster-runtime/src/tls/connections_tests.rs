@@ -4,11 +4,11 @@ use super::*;
 use crate::metrics::Metrics;
 use crate::tls::activity::InFlight;
 
-const SMALL: Limits = Limits {
+const SMALL: ConnectionLimits = ConnectionLimits {
     total: 16,
     untrusted: 12,
     anonymous_of_network: 4,
-    anonymous_beside_api_server: 6,
+    anonymous_of_api_server_network: 6,
     authenticated_of_network: 3,
     closing: 1000,
     search_interval: Duration::ZERO,
@@ -50,7 +50,7 @@ fn is_evicted(open: &OpenConnection) -> bool {
 /// Opens connections that have had a request and are idle.
 fn fill(table: &Arc<ConnectionTable>, last: u8, count: usize) -> Vec<OpenConnection> {
     let admitted = (0..count).map(|_| {
-        let open = table.admit(address(last)).expect("there is room");
+        let open = table.admit(address(last)).expect("there is a slot");
         drop(busy(&open));
         open
     });
@@ -74,7 +74,7 @@ fn a_network_at_its_limit_closes_its_own_oldest_idle_connection() {
 }
 
 #[test]
-fn a_network_whose_connections_are_all_busy_gets_no_more() {
+fn a_network_with_only_busy_connections_is_refused_more() {
     let table = table();
     let own = fill(&table, 1, SMALL.anonymous_of_network);
     let _requests: Vec<_> = own.iter().map(busy).collect();
@@ -83,7 +83,7 @@ fn a_network_whose_connections_are_all_busy_gets_no_more() {
 }
 
 #[test]
-fn three_networks_that_take_all_they_can_leave_room_for_others() {
+fn three_networks_at_their_limits_leave_slots_for_others() {
     let table = table();
     let attackers: Vec<_> = (1..=3).flat_map(|last| fill(&table, last, SMALL.anonymous_of_network)).collect();
     let _requests: Vec<_> = attackers.iter().map(busy).collect();
@@ -92,11 +92,11 @@ fn three_networks_that_take_all_they_can_leave_room_for_others() {
         guests.push(table.admit(address(last)).unwrap_or_else(|| panic!("{last} is refused")));
     }
     assert!(!guests.iter().any(is_evicted), "new ones are not closed for newer ones");
-    assert!(table.admit(address(19)).is_none(), "nor work of those who hold no more than whoever comes");
+    assert!(table.admit(address(19)).is_none(), "busy connections of networks that hold no more than the new one stay");
 }
 
 #[test]
-fn kube_apiserver_has_room_and_is_never_closed() {
+fn connections_of_kube_apiserver_are_accepted_and_never_evicted() {
     let table = table();
     let watches = fill(&table, 100, 1);
     watches[0].connection().mark(Trust::ApiServer);
@@ -114,16 +114,16 @@ fn kube_apiserver_has_room_and_is_never_closed() {
 }
 
 #[test]
-fn kube_apiserver_may_have_more_that_are_not_proven_yet() {
+fn kube_apiserver_may_have_more_unproven_connections() {
     let table = table();
     let first = fill(&table, 1, 1);
     first[0].connection().mark(Trust::ApiServer);
-    let more = fill(&table, 1, SMALL.anonymous_beside_api_server);
+    let more = fill(&table, 1, SMALL.anonymous_of_api_server_network);
     assert!(!more.iter().any(is_evicted));
 }
 
 #[test]
-fn authenticated_connections_outlast_anonymous_ones_and_are_bounded() {
+fn authenticated_connections_outlast_anonymous_ones_and_are_limited() {
     let table = table();
     let mut people = Vec::new();
     for _ in 0..5 {
@@ -139,25 +139,25 @@ fn authenticated_connections_outlast_anonymous_ones_and_are_bounded() {
 }
 
 #[test]
-fn a_new_connection_of_kube_apiserver_has_the_reserved_room_before_it_has_proven_anything() {
+fn an_unproven_connection_of_kube_apiserver_uses_reserved_slots() {
     let table = table();
     let proven = fill(&table, 1, 1).remove(0);
     proven.connection().mark(Trust::ApiServer);
-    // Strangers from many networks, all of them busy.
-    let strangers: Vec<_> = (2..=200).filter_map(|last| table.admit(address(last))).collect();
-    let _work: Vec<_> = strangers.iter().map(busy).collect();
-    assert!(table.admit(address(201)).is_none(), "there is no room for one more stranger");
+    // Connections from many other networks, all of them busy.
+    let others: Vec<_> = (2..=200).filter_map(|last| table.admit(address(last))).collect();
+    let _work: Vec<_> = others.iter().map(busy).collect();
+    assert!(table.admit(address(201)).is_none(), "there is no slot for another network");
     let mut own = fill(&table, 1, 2);
     assert_eq!(own.len(), 2);
-    // And its open connections are not evicted for strangers.
+    // And its open connections are not evicted for connections of other networks.
     let _work: Vec<_> = own.iter().map(busy).collect();
     let _more: Vec<_> = (202..=220).filter_map(|last| table.admit(address(last))).collect();
     assert!(!own.drain(..).any(|open| is_evicted(&open)));
 }
 
 #[test]
-fn sockets_that_are_being_closed_are_bounded() {
-    let table = ConnectionTable::new(Limits { closing: 2, ..SMALL }, Metrics::default().connections_shed);
+fn sockets_being_closed_are_limited() {
+    let table = ConnectionTable::new(ConnectionLimits { closing: 2, ..SMALL }, Metrics::default().connections_shed);
     let mut own = fill(&table, 1, SMALL.anonymous_of_network + 2);
     assert!(table.admit(address(1)).is_none(), "two are still being closed");
     own.remove(0);
@@ -170,7 +170,7 @@ fn stall(open: &OpenConnection) {
 }
 
 #[test]
-fn connections_that_are_not_read_from_are_closed_before_idle_ones() {
+fn stalled_connections_are_evicted_before_idle_ones() {
     let table = table();
     let mut all: Vec<_> = (1..=12).map(|last| fill(&table, last, 1).remove(0)).collect();
     let _request = busy(&all[7]);
@@ -199,8 +199,8 @@ fn a_network_at_its_limit_closes_its_own_stalled_connection_first() {
 
 /// One search serves many new connections, in the order of their value.
 #[test]
-fn a_full_table_is_searched_once_in_a_while() {
-    let limits = Limits { search_interval: Duration::from_secs(3600), ..SMALL };
+fn a_full_table_is_searched_at_intervals() {
+    let limits = ConnectionLimits { search_interval: Duration::from_secs(3600), ..SMALL };
     let table = ConnectionTable::new(limits, Metrics::default().connections_shed);
     let all: Vec<_> = (1..=12).map(|last| fill(&table, last, 1).remove(0)).collect();
     let requests: Vec<_> = all[..4].iter().map(busy).collect();
@@ -214,8 +214,8 @@ fn a_full_table_is_searched_once_in_a_while() {
 
 /// A client of the largest network that keeps connecting must not use up the candidates of others.
 #[test]
-fn attempts_of_the_largest_network_keep_out_nobody_else() {
-    let limits = Limits { search_interval: Duration::from_secs(3600), ..SMALL };
+fn attempts_of_the_largest_network_do_not_exclude_others() {
+    let limits = ConnectionLimits { search_interval: Duration::from_secs(3600), ..SMALL };
     let table = ConnectionTable::new(limits, Metrics::default().connections_shed);
     let all: Vec<_> = (1..=4).flat_map(|last| fill(&table, last, 3)).collect();
     let _requests: Vec<_> = all.iter().map(busy).collect();
@@ -229,13 +229,13 @@ fn attempts_of_the_largest_network_keep_out_nobody_else() {
 
 /// They are never evicted for others.
 #[test]
-fn connections_beside_kube_apiserver_take_no_places_of_others() {
+fn other_connections_in_the_network_of_kube_apiserver_use_no_slots_of_others() {
     let table = table();
     let api_server = table.admit(address(9)).unwrap();
     api_server.connection().mark(Trust::ApiServer);
-    let beside: Vec<_> = (0..SMALL.anonymous_beside_api_server + SMALL.authenticated_of_network)
+    let beside: Vec<_> = (0..SMALL.anonymous_of_api_server_network + SMALL.authenticated_of_network)
         .map(|at| {
-            let open = table.admit(address(9)).expect("there is reserved room");
+            let open = table.admit(address(9)).expect("there is a reserved slot");
             if at < SMALL.authenticated_of_network {
                 open.connection().mark(Trust::Authenticated);
             }
@@ -243,31 +243,31 @@ fn connections_beside_kube_apiserver_take_no_places_of_others() {
         })
         .collect();
     let _requests: Vec<_> = beside.iter().map(busy).collect();
-    let others: Vec<_> = (1..=4).map(|last| table.admit(address(last)).expect("there is room for others")).collect();
+    let others: Vec<_> = (1..=4).map(|last| table.admit(address(last)).expect("there are slots for others")).collect();
     assert!(!beside.iter().chain(&others).any(is_evicted));
 }
 
 #[test]
-fn a_network_of_kube_apiserver_keeps_its_room_after_its_last_connection() {
+fn a_network_of_kube_apiserver_keeps_its_slots_after_its_last_connection() {
     let table = table();
     let api_server = table.admit(address(9)).unwrap();
     api_server.connection().mark(Trust::ApiServer);
     drop(api_server);
-    let strangers: Vec<_> = (1..=3).flat_map(|last| fill(&table, last, 4)).collect();
-    let _requests: Vec<_> = strangers.iter().map(busy).collect();
-    let again: Vec<_> = (0..4).map(|_| table.admit(address(9)).expect("there is reserved room")).collect();
-    assert!(!strangers.iter().chain(&again).any(is_evicted));
+    let others: Vec<_> = (1..=3).flat_map(|last| fill(&table, last, 4)).collect();
+    let _requests: Vec<_> = others.iter().map(busy).collect();
+    let again: Vec<_> = (0..4).map(|_| table.admit(address(9)).expect("there is a reserved slot")).collect();
+    assert!(!others.iter().chain(&again).any(is_evicted));
 }
 
 #[test]
-fn a_network_that_kube_apiserver_has_used_lately_has_room_and_nothing_else() {
+fn a_network_recently_used_by_kube_apiserver_has_slots_and_no_other_privilege() {
     let table = table();
     let api_server = table.admit(address(9)).unwrap();
     let beside = table.admit(address(9)).unwrap();
     api_server.connection().mark(Trust::ApiServer);
-    assert!(beside.connection().is_beside_api_server());
+    assert!(beside.connection().network_has_api_server());
     drop(api_server);
-    assert!(!beside.connection().is_beside_api_server(), "the address may belong to somebody else");
+    assert!(!beside.connection().network_has_api_server(), "the address may belong to somebody else");
     let mut own = vec![beside];
     own.extend(fill(&table, 9, SMALL.anonymous_of_network));
     assert_eq!(own.iter().filter(|open| is_evicted(open)).count(), 1, "it holds as many as any other network");
@@ -275,19 +275,19 @@ fn a_network_that_kube_apiserver_has_used_lately_has_room_and_nothing_else() {
 
 /// A replica started under attack has seen no proven connection yet.
 #[test]
-fn kube_apiserver_has_room_where_it_is_expected() {
+fn slots_are_reserved_where_kube_apiserver_is_expected() {
     let table = table();
     table.expect_api_server(address(9));
-    let strangers: Vec<_> = (1..=3).flat_map(|last| fill(&table, last, 4)).collect();
-    let _requests: Vec<_> = strangers.iter().map(busy).collect();
-    let own: Vec<_> = (0..4).map(|_| table.admit(address(9)).expect("there is reserved room")).collect();
-    assert!(!strangers.iter().chain(&own).any(is_evicted));
-    assert!(!own[0].connection().is_beside_api_server(), "nothing is proven");
+    let others: Vec<_> = (1..=3).flat_map(|last| fill(&table, last, 4)).collect();
+    let _requests: Vec<_> = others.iter().map(busy).collect();
+    let own: Vec<_> = (0..4).map(|_| table.admit(address(9)).expect("there is a reserved slot")).collect();
+    assert!(!others.iter().chain(&own).any(is_evicted));
+    assert!(!own[0].connection().network_has_api_server(), "nothing is proven");
 }
 
 /// An owner of an IPv6 /48 has 65,536 networks.
 #[test]
-fn a_site_that_takes_everything_makes_room_for_others() {
+fn a_site_that_holds_everything_is_evicted_for_others() {
     let table = table();
     let attackers = fill_by_site(&table, 1, Trust::Anonymous);
     assert_eq!(attackers.len(), SMALL.untrusted, "there is no room for one more of the site");
@@ -299,7 +299,7 @@ fn a_site_that_takes_everything_makes_room_for_others() {
 }
 
 #[test]
-fn busy_connections_with_a_token_keep_half_of_the_room() {
+fn busy_authenticated_connections_keep_half_of_the_slots() {
     let table = table();
     let people = fill_by_site(&table, 1, Trust::Authenticated);
     assert_eq!(people.len(), SMALL.untrusted);
@@ -309,26 +309,27 @@ fn busy_connections_with_a_token_keep_half_of_the_room() {
     assert_eq!(evicted(&people), newest, "those that last are worth more");
     let more: Vec<_> = (3..9).flat_map(|site| fill_by_site(&table, site, Trust::Anonymous)).collect();
     assert!(!more.is_empty());
-    assert_eq!(evicted(&people), newest, "the rest makes no room for strangers");
+    assert_eq!(evicted(&people), newest, "the rest is not evicted for other networks");
 }
 
-/// A hundred thousand strangers with one connection each must not hide the largest holder.
+/// A hundred thousand networks with one connection each must not hide the largest holder.
 #[test]
-fn the_largest_share_makes_room_first_whoever_has_it() {
+fn the_largest_site_is_evicted_first() {
     let table = table();
-    let strangers: Vec<_> = (10..15).map(|site| table.admit(of_site(site, 0)).unwrap()).collect();
-    let _requests: Vec<_> = strangers.iter().map(busy).collect();
+    let others: Vec<_> = (10..15).map(|site| table.admit(of_site(site, 0)).unwrap()).collect();
+    let _requests: Vec<_> = others.iter().map(busy).collect();
     let people = fill_by_site(&table, 1, Trust::Authenticated);
-    assert_eq!(people.len(), SMALL.untrusted - strangers.len());
+    assert_eq!(people.len(), SMALL.untrusted - others.len());
     assert!(table.admit(of_site(20, 0)).is_some());
     assert_eq!(evicted(&people), [people.len() - 1]);
-    assert!(!strangers.iter().any(is_evicted));
+    assert!(!others.iter().any(is_evicted));
 }
 
 /// Kubelet's probes are answered at once; a connection that stays open for long is not a probe.
 #[test]
-fn the_oldest_connection_makes_room_for_a_probe() {
-    let table = ConnectionTable::new(Limits { closes_oldest: true, ..SMALL }, Metrics::default().connections_shed);
+fn the_oldest_connection_is_evicted_for_a_probe() {
+    let table =
+        ConnectionTable::new(ConnectionLimits { closes_oldest: true, ..SMALL }, Metrics::default().connections_shed);
     let attackers: Vec<_> = (0..12).map(|site| table.admit(of_site(site, 0)).unwrap()).collect();
     let _requests: Vec<_> = attackers.iter().map(busy).collect();
     let probe = table.admit(of_site(100, 0)).expect("it is answered");
@@ -364,18 +365,18 @@ fn event() -> impl Strategy<Value = Event> {
 
 proptest! {
     #[test]
-    fn the_limits_hold_and_the_counts_are_right(events in prop::collection::vec(event(), 0..300)) {
+    fn limits_hold_and_counts_are_exact(events in prop::collection::vec(event(), 0..300)) {
         let table = table();
         let mut open: Vec<(OpenConnection, Option<InFlight>)> = Vec::new();
         for event in events {
             match event {
                 Event::Open(last) => {
-                    let strangers = || table.state().strangers().0;
-                    let before = strangers();
+                    let others = || table.state().unreserved().0;
+                    let before = others();
                     let address = IpAddr::from([192, 0, last % 3, last]);
                     let admitted = table.admit(address);
                     let is_reserved = table.state().is_reserved(&network_of(address));
-                    prop_assert!(is_reserved || strangers() <= before.max(SMALL.untrusted));
+                    prop_assert!(is_reserved || others() <= before.max(SMALL.untrusted));
                     open.extend(admitted.map(|connection| (connection, None)));
                 }
                 Event::Close(at) if at < open.len() => drop(open.remove(at)),
@@ -404,7 +405,7 @@ proptest! {
             }
             prop_assert_eq!(&sites, &state.sites);
             for [anonymous, authenticated, _] in networks.values() {
-                prop_assert!(*anonymous <= SMALL.anonymous_beside_api_server);
+                prop_assert!(*anonymous <= SMALL.anonymous_of_api_server_network);
                 prop_assert!(*authenticated <= SMALL.authenticated_of_network);
             }
             let evicted = open.iter().filter(|(connection, _)| is_evicted(connection));

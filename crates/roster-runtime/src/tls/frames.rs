@@ -10,12 +10,12 @@ use axum::body::{Body, Bytes, HttpBody};
 use http_body::{Frame, SizeHint};
 
 /// Maximum frame size: one TLS record. hyper's write buffer holds two, and 16 on connections of kube-apiserver.
-const MOST_FRAME_BYTES: usize = 16 * 1024;
+const MAX_FRAME_BYTES: usize = 16 * 1024;
 
 /// Splits the body into frames of at most 16 KiB, and holds `held` until the body is dropped. A body of a single frame
 /// is returned unchanged: hyper buffers it at once, so there is nothing to hold.
 pub fn hold<T: Send + Unpin + 'static>(body: Body, held: T) -> Body {
-    if body.size_hint().exact().is_some_and(|bytes| bytes <= MOST_FRAME_BYTES as u64) {
+    if body.size_hint().exact().is_some_and(|bytes| bytes <= MAX_FRAME_BYTES as u64) {
         return body;
     }
     Body::new(HoldingBody { body, rest: Bytes::new(), _held: held })
@@ -44,7 +44,7 @@ impl<T: Unpin> HttpBody for HoldingBody<T> {
                 None => return Poll::Ready(None),
             }
         }
-        let length = self.rest.len().min(MOST_FRAME_BYTES);
+        let length = self.rest.len().min(MAX_FRAME_BYTES);
         Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
     }
 
@@ -81,9 +81,9 @@ mod tests {
 
     #[rstest]
     #[case::one_part(&[100_000])]
-    #[case::a_stream(&[1, 50_000, 0, MOST_FRAME_BYTES, 3])]
+    #[case::a_stream(&[1, 50_000, 0, MAX_FRAME_BYTES, 3])]
     #[tokio::test]
-    async fn a_body_is_whole_in_small_frames_and_holds_until_it_is_dropped(#[case] parts: &[usize]) {
+    async fn a_body_is_split_into_small_frames_and_holds_its_permit(#[case] parts: &[usize]) {
         let held = Arc::new(());
         let mut body = hold(body(parts), Arc::clone(&held));
         let whole: usize = parts.iter().sum();
@@ -91,7 +91,7 @@ mod tests {
         let mut length = 0;
         while let Some(frame) = body.frame().await {
             let data = frame.unwrap().into_data().unwrap();
-            assert!(data.len() <= MOST_FRAME_BYTES);
+            assert!(data.len() <= MAX_FRAME_BYTES);
             length += data.len();
             assert!(parts.len() > 1 || body.size_hint().exact() == Some((whole - length) as u64));
             assert_eq!(Arc::strong_count(&held), 2);
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn a_body_of_one_frame_holds_nothing() {
         let held = Arc::new(());
-        let bodies = [0, MOST_FRAME_BYTES].map(|length| hold(body(&[length]), Arc::clone(&held)));
+        let bodies = [0, MAX_FRAME_BYTES].map(|length| hold(body(&[length]), Arc::clone(&held)));
         assert_eq!(Arc::strong_count(&held), 1);
         assert!(bodies[0].is_end_stream());
     }

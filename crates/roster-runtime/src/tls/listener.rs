@@ -33,8 +33,8 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 use tracing::{debug, warn};
 
-use super::activity::Observed;
-use super::connections::{Connection, ConnectionTable, Limits, OpenConnection, Trust};
+use super::activity::ObservedStream;
+use super::connections::{Connection, ConnectionLimits, ConnectionTable, OpenConnection, Trust};
 use super::peer::Peer;
 use super::socket::{Socket, stall_timeout};
 use crate::metrics::CounterBy;
@@ -64,7 +64,7 @@ const TLS_BUFFER: usize = 16 * 1024;
 const AMBIGUOUS_HOST: &str = "the request must have exactly one Host header\n";
 
 /// Returns whether a chain of client certificates is kube-apiserver's.
-pub type Recognizer = Arc<dyn Fn(&[CertificateDer<'static>]) -> bool + Send + Sync>;
+pub type ApiServerRecognizer = Arc<dyn Fn(&[CertificateDer<'static>]) -> bool + Send + Sync>;
 
 /// Configuration of a port.
 #[derive(Clone)]
@@ -72,11 +72,11 @@ pub struct Port {
     /// Current TLS configuration. `None`: plain HTTP.
     pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
     /// Limits on open connections.
-    pub limits: Limits,
+    pub limits: ConnectionLimits,
     /// Handles requests.
     pub app: Router,
     /// Recognizes kube-apiserver at the handshake.
-    pub is_api_server: Recognizer,
+    pub is_api_server: ApiServerRecognizer,
     /// Addresses from which kube-apiserver is expected.
     pub api_servers: Vec<IpAddr>,
     /// Counts connections that are `evicted`, `refused` or `stalled`.
@@ -193,7 +193,7 @@ impl Port {
         // hyper's header timeout is disabled: it also runs while a connection waits for its next request, and would
         // close it just when a client sends one. The activity bounds headers from their first byte on.
         builder.max_headers(headers.count).max_buf_size(headers.bytes);
-        let stream = Observed::new(stream, Arc::clone(activity));
+        let stream = ObservedStream::new(stream, Arc::clone(activity));
         let served = builder.serve_connection(TokioIo::new(stream), service);
         tokio::select! {
             ended = watcher.watch(served) => ended.map_err(|error| anyhow::anyhow!(error)),

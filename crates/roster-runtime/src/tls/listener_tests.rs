@@ -13,7 +13,7 @@ use super::*;
 use crate::metrics::Metrics;
 use crate::tls::connections::PROBE_LIMITS;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves `app` over plain HTTP. Returns a client with the smallest receive buffer that the kernel allows.
 async fn served(app: Router) -> (TcpStream, DropGuard) {
@@ -43,7 +43,7 @@ fn port(app: Router) -> Port {
 #[case::no_body("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")]
 #[case::unread_body("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")]
 #[tokio::test]
-async fn a_client_that_reads_no_answers_has_few_of_its_requests_answered(#[case] request: &str) {
+async fn a_client_that_reads_no_responses_has_few_requests_handled(#[case] request: &str) {
     const REQUESTS: usize = 50_000;
     let answered = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&answered);
@@ -67,7 +67,7 @@ async fn a_client_that_reads_no_answers_has_few_of_its_requests_answered(#[case]
 }
 
 #[tokio::test]
-async fn a_slow_client_gets_whole_answers() {
+async fn a_slow_client_gets_complete_responses() {
     const LENGTH: usize = 300_000;
     const ANSWERS: usize = 3;
     let app = Router::new().route("/", get(async || "z".repeat(LENGTH)));
@@ -86,7 +86,7 @@ async fn a_slow_client_gets_whole_answers() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    let answers = tokio::time::timeout(PATIENCE, read).await.unwrap();
+    let answers = tokio::time::timeout(TIMEOUT, read).await.unwrap();
     assert_eq!(answers.matches('z').count(), ANSWERS * LENGTH);
 }
 
@@ -143,7 +143,7 @@ impl AsyncWrite for Quiet {
 
 /// [`Socket`] checks its timeouts when it is flushed.
 #[tokio::test]
-async fn a_watch_without_events_is_flushed_now_and_then() {
+async fn a_watch_without_events_is_flushed_periodically() {
     let endless = || async { Body::from_stream(futures::stream::pending::<Result<Vec<u8>, Infallible>>()) };
     let port = port(Router::new().fallback(endless));
     let table = ConnectionTable::new(port.limits, port.shed.clone());
@@ -163,7 +163,7 @@ async fn a_watch_without_events_is_flushed_now_and_then() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, flushed_again).await.expect("it is flushed");
+    tokio::time::timeout(TIMEOUT, flushed_again).await.expect("it is flushed");
     assert!(!served.is_finished());
     served.abort();
 }

@@ -8,11 +8,11 @@ use axum::http::Extensions;
 use ipnet::IpNet;
 use roster_credentials::network::{network_of, site_of};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::timeout;
+use tokio::time;
 
 use super::connections::Connection;
 use super::peer::Peer;
-use crate::operations::seats::{Seat, Seats};
+use crate::operations::keyed_permits::{KeyedPermit, KeyedPermits};
 
 /// The network that a request comes from.
 #[derive(Clone, Copy, Debug)]
@@ -20,20 +20,20 @@ pub struct RequestNetwork {
     /// Counts as one peer.
     pub network: IpNet,
     /// Whether it currently holds proven connections of kube-apiserver.
-    pub is_beside_api_server: bool,
+    pub network_has_api_server: bool,
 }
 
 impl RequestNetwork {
     /// Returns the network of that address.
-    pub fn new(address: IpAddr, is_beside_api_server: bool) -> Self {
-        Self { network: network_of(address), is_beside_api_server }
+    pub fn new(address: IpAddr, network_has_api_server: bool) -> Self {
+        Self { network: network_of(address), network_has_api_server }
     }
 
     /// Returns the network of the request with these extensions, or `None` if its connection is unknown.
     pub fn of(extensions: &Extensions) -> Option<Self> {
         let peer = extensions.get::<Arc<Peer>>()?;
         let connection = extensions.get::<Arc<Connection>>();
-        Some(Self::new(peer.remote.ip(), connection.is_some_and(|connection| connection.is_beside_api_server())))
+        Some(Self::new(peer.remote.ip(), connection.is_some_and(|connection| connection.network_has_api_server())))
     }
 }
 
@@ -52,31 +52,31 @@ pub struct NetworkPermitLimits {
 
 /// Permits per network, also limited per site.
 #[derive(Debug)]
-pub struct NetworkSeats {
+pub struct NetworkShares {
     /// Keys are networks and sites, which differ in prefix length.
-    seats: Arc<Seats<IpNet>>,
+    permits: Arc<KeyedPermits<IpNet>>,
     of_network: usize,
     of_site: usize,
 }
 
 /// A permit of a network and its site, released when dropped.
 #[derive(Debug)]
-pub struct NetworkSeat {
-    _network: Seat<IpNet>,
-    _site: Seat<IpNet>,
+pub struct NetworkShare {
+    _network: KeyedPermit<IpNet>,
+    _site: KeyedPermit<IpNet>,
 }
 
-impl NetworkSeats {
+impl NetworkShares {
     /// Allows `of_network` permits for each network, and `of_site` for all networks of a site.
     pub fn new(of_network: usize, of_site: usize) -> Self {
-        Self { seats: Seats::new(of_network), of_network, of_site }
+        Self { permits: KeyedPermits::new(of_network), of_network, of_site }
     }
 
     /// Takes a permit, unless the network or its site is at its limit.
-    pub fn take(&self, network: IpNet) -> Option<NetworkSeat> {
-        let of_network = self.seats.take_up_to(network, self.of_network)?;
-        let of_site = self.seats.take_up_to(site_of(network), self.of_site)?;
-        Some(NetworkSeat { _network: of_network, _site: of_site })
+    pub fn take(&self, network: IpNet) -> Option<NetworkShare> {
+        let of_network = self.permits.take_up_to(network, self.of_network)?;
+        let of_site = self.permits.take_up_to(site_of(network), self.of_site)?;
+        Some(NetworkShare { _network: of_network, _site: of_site })
     }
 }
 
@@ -85,13 +85,13 @@ impl NetworkSeats {
 pub struct NetworkPermits {
     total: Semaphore,
     direct: Semaphore,
-    strangers: NetworkSeats,
+    direct_shares: NetworkShares,
 }
 
 /// A permit, released when dropped.
 #[derive(Debug)]
 pub struct NetworkPermit<'a> {
-    _direct: Option<(NetworkSeat, SemaphorePermit<'a>)>,
+    _direct: Option<(NetworkShare, SemaphorePermit<'a>)>,
     _total: SemaphorePermit<'a>,
 }
 
@@ -99,18 +99,18 @@ impl NetworkPermits {
     /// Creates the permits, all of them free.
     pub fn new(limits: NetworkPermitLimits) -> Self {
         let NetworkPermitLimits { total, direct, of_network, of_site } = limits;
-        let strangers = NetworkSeats::new(of_network, of_site);
-        Self { total: Semaphore::new(total), direct: Semaphore::new(direct), strangers }
+        let direct_shares = NetworkShares::new(of_network, of_site);
+        Self { total: Semaphore::new(total), direct: Semaphore::new(direct), direct_shares }
     }
 
-    /// Takes a permit. A network of kube-apiserver waits for one for up to `patience`; others do not wait. `None` if
+    /// Takes a permit. A network of kube-apiserver waits for one for up to `timeout`; others do not wait. `None` if
     /// there is none.
-    pub async fn take(&self, source: RequestNetwork, patience: Duration) -> Option<NetworkPermit<'_>> {
-        if source.is_beside_api_server {
-            let total = timeout(patience, self.total.acquire()).await.ok()?.ok()?;
+    pub async fn take(&self, source: RequestNetwork, timeout: Duration) -> Option<NetworkPermit<'_>> {
+        if source.network_has_api_server {
+            let total = time::timeout(timeout, self.total.acquire()).await.ok()?.ok()?;
             return Some(NetworkPermit { _direct: None, _total: total });
         }
-        let direct = (self.strangers.take(source.network)?, self.direct.try_acquire().ok()?);
+        let direct = (self.direct_shares.take(source.network)?, self.direct.try_acquire().ok()?);
         Some(NetworkPermit { _direct: Some(direct), _total: self.total.try_acquire().ok()? })
     }
 }
@@ -124,8 +124,8 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     /// Returns a network in its own site.
-    fn source(site: u8, is_beside_api_server: bool) -> RequestNetwork {
-        RequestNetwork::new([192, 0, site, 1].into(), is_beside_api_server)
+    fn source(site: u8, network_has_api_server: bool) -> RequestNetwork {
+        RequestNetwork::new([192, 0, site, 1].into(), network_has_api_server)
     }
 
     async fn taken(permits: &NetworkPermits, source: RequestNetwork) -> Vec<NetworkPermit<'_>> {
@@ -137,13 +137,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strangers_have_a_share_each_and_leave_a_reserve() {
+    async fn other_networks_have_a_share_each_and_leave_a_reserve() {
         let permits = NetworkPermits::new(FEW);
         let one = taken(&permits, source(1, false)).await;
         assert_eq!(one.len(), FEW.of_network);
         let two = taken(&permits, source(2, false)).await;
         assert_eq!(one.len() + two.len(), FEW.direct);
-        assert!(permits.take(source(3, false), HOUR).await.is_none(), "strangers do not wait");
+        assert!(permits.take(source(3, false), HOUR).await.is_none(), "other networks do not wait");
         let api_server = taken(&permits, source(9, true)).await;
         assert_eq!(api_server.len(), FEW.total - FEW.direct);
         drop(one);
@@ -163,11 +163,11 @@ mod tests {
         assert_eq!(held.len(), FEW.of_site);
         assert_eq!(taken(&permits, source(1, false)).await.len(), FEW.direct - FEW.of_site);
         held.clear();
-        assert_eq!(taken(&permits, of_site(11)).await.len(), FEW.of_network, "seats are given back at both levels");
+        assert_eq!(taken(&permits, of_site(11)).await.len(), FEW.of_network, "permits are returned at both levels");
     }
 
     #[tokio::test]
-    async fn kube_apiserver_takes_all_and_waits() {
+    async fn kube_apiserver_may_take_all_permits_and_waits() {
         let permits = NetworkPermits::new(FEW);
         let mut all = taken(&permits, source(9, true)).await;
         assert_eq!(all.len(), FEW.total);

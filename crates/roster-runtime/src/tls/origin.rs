@@ -119,9 +119,9 @@ impl Webhook {
 
 /// Recognizes the admission requests of kube-apiserver.
 #[derive(Clone)]
-pub struct Origin(Arc<ArcSwap<Authorities>>);
+pub struct WebhookOrigin(Arc<ArcSwap<Authorities>>);
 
-impl Origin {
+impl WebhookOrigin {
     /// Accepts segments of these authorities, which all replicas share.
     pub const fn new(authorities: Arc<ArcSwap<Authorities>>) -> Self {
         Self(authorities)
@@ -150,8 +150,8 @@ mod tests {
         Timestamp::from_second(1_800_000_000).unwrap()
     }
 
-    fn origin(authorities: &Authorities) -> Origin {
-        Origin::new(Arc::new(ArcSwap::from_pointee(authorities.clone())))
+    fn origin(authorities: &Authorities) -> WebhookOrigin {
+        WebhookOrigin::new(Arc::new(ArcSwap::from_pointee(authorities.clone())))
     }
 
     #[test]
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_opens_its_own_webhook_and_no_other() {
+    fn a_segment_authorizes_only_its_own_webhook() {
         let authorities = Authorities::create(start(), YEAR).unwrap();
         let origin = origin(&authorities);
         let path = Webhook::Cycles.path(&authorities, start());
@@ -185,7 +185,7 @@ mod tests {
     #[case::wrong_segment(&format!("/admission/{}/guard/users", "0".repeat(64)))]
     #[case::nothing("/admission/")]
     #[case::elsewhere("/apis")]
-    fn what_proves_nothing_is_refused(#[case] path: &str) {
+    fn invalid_segments_are_refused(#[case] path: &str) {
         let authorities = Authorities::create(start(), YEAR).unwrap();
         assert_eq!(origin(&authorities).prove(path, start()), None);
         let good = Webhook::Users.path(&authorities, start());
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotation_of_the_authority_publishes_nothing_that_a_replica_may_not_know_yet() {
+    fn rotation_publishes_only_paths_that_every_replica_accepts() {
         let first = Authorities::create(start(), YEAR).unwrap();
         let handover = start() + YEAR * 7 / 10;
         let both = first.rotated(handover, YEAR).unwrap().unwrap();

@@ -16,8 +16,8 @@
 //!
 //! - Keepalive probes, if no data is unacknowledged.
 //! - `TCP_USER_TIMEOUT`, if some is. Without it, the kernel would retransmit for 15 minutes. It is set only once no
-//!   write has blocked for [`SILENCE`]. The kernel counts from the first probe of a small window, so an earlier timeout
-//!   would disconnect clients that read slowly all the time.
+//!   write has blocked for [`USER_TIMEOUT`]. The kernel counts from the first probe of a small window, so an earlier
+//!   timeout would disconnect clients that read slowly all the time.
 //!
 //! Above the kernel, [`Socket`] reports blocked writes to [`Activity`](super::activity::Activity).
 
@@ -35,20 +35,20 @@ use tokio::time::Instant;
 use super::connections::{Connection, Trust};
 
 /// Bytes of `TCP_NOTSENT_LOWAT`. The kernel may exceed it by the segment that it is filling, up to 64 KiB.
-const UNSENT: u32 = 16 * 1024;
+const MAX_UNSENT_BYTES: u32 = 16 * 1024;
 
 /// Bytes of `SO_SNDBUF`, which the kernel doubles for its own bookkeeping: 64 KiB in flight are 64 MB/s at a round trip
 /// of 1 ms.
-const SEND_BUFFER: usize = 32 * 1024;
+const SEND_BUFFER_BYTES: usize = 32 * 1024;
 
 /// Bytes of `SO_RCVBUF` of connections not proven to be kube-apiserver's. The kernel doubles it. Requests wait there
 /// while their client does not read earlier responses. These clients' bodies have 64 KiB at most.
-const RECEIVE_BUFFER: usize = 16 * 1024;
+const RECEIVE_BUFFER_BYTES: usize = 16 * 1024;
 
 /// Bytes of `SO_RCVBUF` of connections of kube-apiserver, which the kernel doubles. The window must hold two segments,
 /// which have 64 KiB on loopback. Otherwise each waits for a delayed acknowledgement, and a review of 1 MB takes
 /// seconds.
-const API_SERVER_RECEIVE_BUFFER: usize = 128 * 1024;
+const API_SERVER_RECEIVE_BUFFER_BYTES: usize = 128 * 1024;
 
 /// Detects within a minute that a client disappeared without closing its connection: a watch without events would hold
 /// its permit until its end.
@@ -59,7 +59,7 @@ const KEEPALIVE: TcpKeepalive =
 /// [`stall_timeout`] allows has read everything in the kernel's buffers by then. The only reading client that is
 /// disconnected is one whose receive buffer stays full for minutes, because it reads exactly as fast as data is
 /// written.
-const SILENCE: Duration = Duration::from_secs(60);
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Returns how long a client may read nothing of a response.
 ///
@@ -80,7 +80,7 @@ pub struct Socket {
     is_blocked: bool,
     /// When the last blocked write ended.
     unblocked: Instant,
-    /// Whether the kernel ends the connection after [`SILENCE`].
+    /// Whether the kernel ends the connection after [`USER_TIMEOUT`].
     is_timed: bool,
     /// Whether the receive buffer has the size for kube-apiserver.
     is_wide: bool,
@@ -94,9 +94,9 @@ impl Socket {
     pub fn new(stream: TcpStream, connection: Arc<Connection>) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let socket = SockRef::from(&stream);
-        socket.set_tcp_notsent_lowat(UNSENT)?;
+        socket.set_tcp_notsent_lowat(MAX_UNSENT_BYTES)?;
         socket.set_tcp_keepalive(&KEEPALIVE)?;
-        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+        socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
         let unblocked = Instant::now();
         Ok(Self { stream, connection, is_blocked: false, unblocked, is_timed: false, is_wide: false })
     }
@@ -110,7 +110,7 @@ impl Socket {
         if self.connection.trust() == Trust::ApiServer {
             return Ok(());
         }
-        SockRef::from(&self.stream).set_send_buffer_size(SEND_BUFFER)
+        SockRef::from(&self.stream).set_send_buffer_size(SEND_BUFFER_BYTES)
     }
 
     /// Enlarges the receive buffer once the connection is proven to be kube-apiserver's. Admission requests prove it by
@@ -119,17 +119,17 @@ impl Socket {
         if !self.is_wide && self.connection.trust() == Trust::ApiServer {
             self.is_wide = true;
             // With the small buffer, a large review only takes longer, so the connection is kept.
-            let _ = SockRef::from(&self.stream).set_recv_buffer_size(API_SERVER_RECEIVE_BUFFER);
+            let _ = SockRef::from(&self.stream).set_recv_buffer_size(API_SERVER_RECEIVE_BUFFER_BYTES);
         }
     }
 
-    /// Sets or clears the kernel timeout for clients that acknowledge nothing for [`SILENCE`].
+    /// Sets or clears the kernel timeout for clients that acknowledge nothing for [`USER_TIMEOUT`].
     fn limit_silence(&mut self) {
-        let is_due = !self.is_blocked && self.unblocked.elapsed() >= SILENCE;
+        let is_due = !self.is_blocked && self.unblocked.elapsed() >= USER_TIMEOUT;
         if self.is_timed != is_due {
             self.is_timed = is_due;
             // The kernel refuses only if the client is gone.
-            let _ = SockRef::from(&self.stream).set_tcp_user_timeout(is_due.then_some(SILENCE));
+            let _ = SockRef::from(&self.stream).set_tcp_user_timeout(is_due.then_some(USER_TIMEOUT));
         }
     }
 

@@ -7,7 +7,7 @@ use crate::tls::connections::{ConnectionTable, LIMITS, OpenConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Returns a client with the smallest receive buffer that the kernel allows, and the socket that serves it.
 async fn pair(trust: Trust) -> (TcpStream, Socket, OpenConnection) {
@@ -42,7 +42,7 @@ async fn read_on(client: &mut TcpStream, socket: &mut Socket) {
     };
     let write = socket.write_all(&[0]);
     tokio::select! {
-        written = tokio::time::timeout(PATIENCE, write) => written.unwrap().unwrap(),
+        written = tokio::time::timeout(TIMEOUT, write) => written.unwrap().unwrap(),
         () = read => {}
     }
 }
@@ -56,7 +56,7 @@ fn user_timeout(socket: &Socket) -> Option<Duration> {
 }
 
 #[tokio::test]
-async fn the_kernel_holds_little_that_the_client_does_not_read() {
+async fn the_kernel_buffers_little_unread_data() {
     for trust in [Trust::Anonymous, Trust::Authenticated, Trust::ApiServer] {
         let (_client, mut socket, _open) = pair(trust).await;
         let written = fill(&mut socket).await;
@@ -67,9 +67,9 @@ async fn the_kernel_holds_little_that_the_client_does_not_read() {
 #[tokio::test]
 async fn the_send_buffer_is_fixed_for_everyone_but_kube_apiserver() {
     let (_client, socket, _open) = pair(Trust::Authenticated).await;
-    assert_eq!(SockRef::from(&socket.stream).send_buffer_size().unwrap(), 2 * SEND_BUFFER);
+    assert_eq!(SockRef::from(&socket.stream).send_buffer_size().unwrap(), 2 * SEND_BUFFER_BYTES);
     let (_client, socket, _open) = pair(Trust::ApiServer).await;
-    assert_ne!(SockRef::from(&socket.stream).send_buffer_size().unwrap(), 2 * SEND_BUFFER);
+    assert_ne!(SockRef::from(&socket.stream).send_buffer_size().unwrap(), 2 * SEND_BUFFER_BYTES);
 }
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn the_receive_buffer_is_small_until_kube_apiserver_is_recognized() {
         open.connection().mark(trust);
         client.write_all(b"x").await.unwrap();
         socket.read_u8().await.unwrap();
-        assert_eq!(size(&socket), 2 * RECEIVE_BUFFER, "{trust:?}");
+        assert_eq!(size(&socket), 2 * RECEIVE_BUFFER_BYTES, "{trust:?}");
     }
     open.connection().mark(Trust::ApiServer);
     client.write_all(b"x").await.unwrap();
@@ -92,11 +92,11 @@ async fn the_receive_buffer_is_small_until_kube_apiserver_is_recognized() {
 
 /// The kernel would count the time in which a client with a small window reads a large segment piece by piece.
 #[tokio::test]
-async fn the_kernel_ends_no_connection_whose_client_reads() {
+async fn the_kernel_does_not_end_connections_whose_client_reads() {
     for trust in [Trust::Anonymous, Trust::Authenticated, Trust::ApiServer] {
         let (mut client, mut socket, _open) = pair(trust).await;
         fill(&mut socket).await;
-        socket.unblocked = Instant::now() - SILENCE;
+        socket.unblocked = Instant::now() - USER_TIMEOUT;
         socket.flush().await.unwrap();
         assert_eq!(user_timeout(&socket), None, "{trust:?}: a write waits");
         read_on(&mut client, &mut socket).await;
@@ -106,7 +106,7 @@ async fn the_kernel_ends_no_connection_whose_client_reads() {
 }
 
 #[tokio::test]
-async fn clients_that_have_disappeared_are_noticed() {
+async fn disappeared_clients_are_detected() {
     let (_client, socket, _open) = pair(Trust::Anonymous).await;
     let options = SockRef::from(&socket.stream);
     assert!(options.keepalive().unwrap());
@@ -115,22 +115,22 @@ async fn clients_that_have_disappeared_are_noticed() {
 
 /// Without it, the kernel retransmits for 15 minutes and sends no keepalive probes in the meantime.
 #[tokio::test]
-async fn clients_that_disappear_before_they_acknowledge_everything_are_noticed() {
+async fn clients_that_disappear_with_unacknowledged_data_are_detected() {
     let (mut client, mut socket, _open) = pair(Trust::Anonymous).await;
     socket.write_all(&[0]).await.unwrap();
-    socket.unblocked = Instant::now() - SILENCE;
+    socket.unblocked = Instant::now() - USER_TIMEOUT;
     socket.flush().await.unwrap();
-    assert_eq!(user_timeout(&socket), Some(SILENCE));
+    assert_eq!(user_timeout(&socket), Some(USER_TIMEOUT));
     fill(&mut socket).await;
     assert_eq!(user_timeout(&socket), None, "Activity decides whether the client reads");
     read_on(&mut client, &mut socket).await;
-    socket.unblocked = Instant::now() - SILENCE;
+    socket.unblocked = Instant::now() - USER_TIMEOUT;
     socket.flush().await.unwrap();
-    assert_eq!(user_timeout(&socket), Some(SILENCE));
+    assert_eq!(user_timeout(&socket), Some(USER_TIMEOUT));
 }
 
 #[tokio::test]
-async fn a_client_that_goes_on_reading_unblocks_the_connection() {
+async fn a_client_that_resumes_reading_unblocks_the_connection() {
     let (mut client, mut socket, open) = pair(Trust::Anonymous).await;
     let activity = open.connection().activity();
     fill(&mut socket).await;
@@ -146,14 +146,14 @@ async fn a_blocked_connection_that_is_closed_leaves_nothing_in_the_kernel() {
     let written = fill(&mut socket).await;
     drop(socket);
     let mut rest = Vec::new();
-    let outcome = tokio::time::timeout(PATIENCE, client.read_to_end(&mut rest)).await.unwrap();
+    let outcome = tokio::time::timeout(TIMEOUT, client.read_to_end(&mut rest)).await.unwrap();
     assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     assert!(rest.len() < written, "all {written} bytes arrived");
 }
 
 /// After the connection is closed, kube-apiserver has as long to read the rest as before.
 #[tokio::test]
-async fn the_end_of_an_answer_waits_as_long_as_its_client_may_take() {
+async fn closing_waits_until_the_client_has_read_the_response() {
     for trust in [Trust::Anonymous, Trust::Authenticated, Trust::ApiServer] {
         let (_client, socket, _open) = pair(trust).await;
         let kept = SockRef::from(&socket.stream).try_clone().unwrap();

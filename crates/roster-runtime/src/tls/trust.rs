@@ -27,7 +27,7 @@ use tracing::{info, warn};
 
 use super::authority::Authorities;
 use super::certificates::{Certificates, TICK};
-use super::origin::{Origin, Webhook};
+use super::origin::{Webhook, WebhookOrigin};
 use crate::operations::health::Health;
 
 /// Name of the APIService of the directory.
@@ -38,7 +38,7 @@ const RECHECK: Duration = Duration::from_secs(1);
 
 /// How long a replica waits for the leader to publish a path before it does so itself. The leader may be an older
 /// version that knows no paths, and it stays until a new replica is ready.
-const LEADERS_TURN: Duration = Duration::from_secs(5);
+const LEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A configuration by which kube-apiserver reaches this port.
 trait Configuration:
@@ -82,19 +82,19 @@ impl Configuration for APIService {
 }
 
 /// Last seen state of a configuration.
-enum Last<K> {
+enum Observed<K> {
     Unseen,
     Absent,
     Present(K),
 }
 
-impl<K> From<Option<K>> for Last<K> {
+impl<K> From<Option<K>> for Observed<K> {
     fn from(edited: Option<K>) -> Self {
         edited.map_or(Self::Absent, Self::Present)
     }
 }
 
-impl<K> Last<K> {
+impl<K> Observed<K> {
     const fn is_seen(&self) -> bool {
         !matches!(self, Self::Unseen)
     }
@@ -105,14 +105,14 @@ impl<K> Last<K> {
 }
 
 /// Last seen state of all configurations.
-struct Seen {
-    mutating: Last<MutatingWebhookConfiguration>,
-    validating: Last<ValidatingWebhookConfiguration>,
-    service: Last<APIService>,
+struct Configurations {
+    mutating: Observed<MutatingWebhookConfiguration>,
+    validating: Observed<ValidatingWebhookConfiguration>,
+    service: Observed<APIService>,
 }
 
-impl Seen {
-    const NOTHING: Self = Self { mutating: Last::Unseen, validating: Last::Unseen, service: Last::Unseen };
+impl Configurations {
+    const NOTHING: Self = Self { mutating: Observed::Unseen, validating: Observed::Unseen, service: Observed::Unseen };
 
     const fn is_complete(&self) -> bool {
         self.mutating.is_seen() && self.validating.is_seen() && self.service.is_seen()
@@ -124,7 +124,7 @@ impl Seen {
             && trusts(self.service.present(), signer)
     }
 
-    fn all_call(&self, origin: &Origin, now: Timestamp) -> bool {
+    fn all_call(&self, origin: &WebhookOrigin, now: Timestamp) -> bool {
         calls(self.mutating.present(), origin, now) && calls(self.validating.present(), origin, now)
     }
 }
@@ -140,7 +140,7 @@ pub async fn keep(client: Client, certificates: Certificates, name: String, shut
     let service = edits::<APIService>(&client, API_SERVICE);
     let changes = certificates.changes();
     pin_mut!(mutating, validating, service, changes);
-    let (mut secret, mut seen) = (None, Seen::NOTHING);
+    let (mut secret, mut seen) = (None, Configurations::NOTHING);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -174,8 +174,8 @@ pub async fn observe(
     let validating = edits::<ValidatingWebhookConfiguration>(&client, &name);
     let service = edits::<APIService>(&client, API_SERVICE);
     pin_mut!(mutating, validating, service);
-    let (mut signer, origin) = (certificates.signer(), Origin::new(certificates.authorities()));
-    let (mut seen, mut uncalled_since) = (Seen::NOTHING, None);
+    let (mut signer, origin) = (certificates.signer(), WebhookOrigin::new(certificates.authorities()));
+    let (mut seen, mut uncalled_since) = (Configurations::NOTHING, None);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -190,13 +190,13 @@ pub async fn observe(
         }
         let is_called = seen.all_call(&origin, Timestamp::now());
         health.set_trusted(seen.all_trust(&signer.borrow()));
-        health.set_addressed(is_called);
+        health.set_paths_valid(is_called);
         let since = *uncalled_since.get_or_insert_with(Instant::now);
         if is_called {
             uncalled_since = None;
-        } else if since.elapsed() >= LEADERS_TURN {
+        } else if since.elapsed() >= LEADER_TIMEOUT {
             uncalled_since = None;
-            if let Err(error) = stand_in(&client, &certificates, &mut seen).await {
+            if let Err(error) = publish_as_fallback(&client, &certificates, &mut seen).await {
                 warn!(error = format!("{error:#}"), name, "the admission paths could not be updated");
             }
         }
@@ -205,7 +205,7 @@ pub async fn observe(
 
 /// Publishes the admission paths in place of the leader. They are derived from the Secret as currently stored, so that
 /// a replica that lags behind publishes the same paths as the leader.
-async fn stand_in(client: &Client, certificates: &Certificates, seen: &mut Seen) -> Result<()> {
+async fn publish_as_fallback(client: &Client, certificates: &Certificates, seen: &mut Configurations) -> Result<()> {
     let authorities = certificates.stored().await?;
     publish_paths(client, &Published { authorities: &authorities, bundle: None }, seen).await
 }
@@ -225,7 +225,7 @@ fn trusts<K: Configuration>(configuration: Option<&K>, signer: &str) -> bool {
 }
 
 /// Whether kube-apiserver calls each webhook at an accepted path.
-fn calls<K: Configuration>(configuration: Option<&K>, origin: &Origin, now: Timestamp) -> bool {
+fn calls<K: Configuration>(configuration: Option<&K>, origin: &WebhookOrigin, now: Timestamp) -> bool {
     let mut configuration = configuration.cloned();
     let mut targets = configuration.iter_mut().flat_map(Configuration::targets);
     targets.all(|(webhook, target)| path(target).is_some_and(|path| origin.prove(&path, now) == Some(webhook)))
@@ -272,25 +272,34 @@ impl Published<'_> {
 }
 
 /// Publishes without reading: relies on the watches, and writes based on an older state are rejected.
-async fn publish(client: &Client, certificates: &Certificates, secret: Option<&Secret>, seen: &mut Seen) -> Result<()> {
+async fn publish(
+    client: &Client,
+    certificates: &Certificates,
+    secret: Option<&Secret>,
+    seen: &mut Configurations,
+) -> Result<()> {
     if !seen.is_complete() {
         return Ok(());
     }
     let authorities = certificates.rotate_if_due(secret).await?;
     // Two writers of the same field would overwrite each other forever.
-    let bundle = (!certificates.are_given()).then(|| ByteString(authorities.bundle().into_bytes()));
+    let bundle = (!certificates.are_external()).then(|| ByteString(authorities.bundle().into_bytes()));
     let published = Published { authorities: &authorities, bundle };
     publish_paths(client, &published, seen).await?;
     publish_in(client, &published, &mut seen.service).await
 }
 
-async fn publish_paths(client: &Client, published: &Published<'_>, seen: &mut Seen) -> Result<()> {
+async fn publish_paths(client: &Client, published: &Published<'_>, seen: &mut Configurations) -> Result<()> {
     publish_in(client, published, &mut seen.mutating).await?;
     publish_in(client, published, &mut seen.validating).await
 }
 
-async fn publish_in<K: Configuration>(client: &Client, published: &Published<'_>, last: &mut Last<K>) -> Result<()> {
-    let Last::Present(configuration) = last else { return Ok(()) };
+async fn publish_in<K: Configuration>(
+    client: &Client,
+    published: &Published<'_>,
+    last: &mut Observed<K>,
+) -> Result<()> {
+    let Observed::Present(configuration) = last else { return Ok(()) };
     let mut desired = configuration.clone();
     published.write(&mut desired, Timestamp::now());
     if desired != *configuration {
@@ -323,7 +332,7 @@ mod tests {
     fn a_path_that_nobody_accepts_is_replaced(#[case] client_config: Value) {
         let now = Timestamp::now();
         let authorities = Authorities::create(now, TICK * 1000).unwrap();
-        let origin = Origin::new(Arc::new(ArcSwap::from_pointee(authorities.clone())));
+        let origin = WebhookOrigin::new(Arc::new(ArcSwap::from_pointee(authorities.clone())));
         let mut configuration = configuration(&client_config);
         assert!(!calls(Some(&configuration), &origin, now));
         let published = Published { authorities: &authorities, bundle: None };

@@ -10,21 +10,21 @@ use kube::{Api, Client};
 use roster_api::role_binding::{RoleKind, RoleRef};
 use roster_api::{API_GROUP, directory};
 use roster_core::directory::native::Grant;
-use roster_core::rbac::requirement::{Attributes, Reason, Refused, Requirement, Requirements};
+use roster_core::rbac::requirement::{Attributes, Refused, Requirement, RequirementReason, Requirements};
 
 /// SubjectAccessReviews in flight for one change.
 const CONCURRENCY: usize = 8;
 
 /// Most namespaces checked for one role. Beyond it, the requester must be able to bind the role in the whole cluster.
-const MOST_NAMESPACES: usize = 256;
+const MAX_NAMESPACES: usize = 256;
 
 /// Sends SubjectAccessReviews about a requester.
 #[derive(Clone)]
-pub struct Access {
+pub struct AccessReviewer {
     reviews: Api<SubjectAccessReview>,
 }
 
-impl Access {
+impl AccessReviewer {
     /// Sends reviews through `client`.
     pub fn new(client: Client) -> Self {
         Self { reviews: Api::all(client) }
@@ -39,7 +39,7 @@ impl Access {
         requester: &UserInfo,
         requirements: Requirements,
     ) -> kube::Result<Option<Refused>> {
-        let mut by_role = BTreeMap::<RoleRef, Vec<(Grant, Reason)>>::new();
+        let mut by_role = BTreeMap::<RoleRef, Vec<(Grant, RequirementReason)>>::new();
         let mut others = Vec::new();
         for (requirement, reason) in requirements {
             match requirement {
@@ -69,15 +69,15 @@ impl Access {
     async fn check_role(
         &self,
         requester: &UserInfo,
-        grants: Vec<(Grant, Reason)>,
-    ) -> kube::Result<Option<(Grant, Reason)>> {
+        grants: Vec<(Grant, RequirementReason)>,
+    ) -> kube::Result<Option<(Grant, RequirementReason)>> {
         let Some(first) = grants.first().cloned() else { return Ok(None) };
         // Permission to bind in the whole cluster includes every namespace.
         if self.may_bind(requester, &Grant { namespace: None, ..first.0.clone() }).await? {
             return Ok(None);
         }
         // Grants are sorted: the cluster-wide one comes first.
-        if first.0.namespace.is_none() || grants.len() > MOST_NAMESPACES {
+        if first.0.namespace.is_none() || grants.len() > MAX_NAMESPACES {
             return Ok(Some(first));
         }
         let checks = stream::iter(grants).map(|(grant, reason)| async move {

@@ -11,24 +11,26 @@ use kube::{Client, ResourceExt};
 use roster_api::{Group, OWNER_LABEL, PASSWORD_SECRET_TYPE, USER_ANNOTATION, User, UserSpec};
 use roster_core::directory::Directory;
 use roster_core::rbac::Policy;
-use roster_core::rbac::guard::{Change, cycle, mistakable, requirements, taken, uncounted, worn_out};
+use roster_core::rbac::guard::{
+    GuardedChange, confusable_name, cycle, exhausted_username, quota_evasion, requirements, username_claimant,
+};
 use roster_core::rbac::requirement::{Refused, Requirement, Requirements};
 use roster_runtime::informers::Informers;
 use tracing::{info, warn};
 
-use super::access::Access;
+use super::access::AccessReviewer;
 
 /// Judges writes by the roles that they grant.
 pub struct Guard {
     informers: Arc<Informers>,
     policy: Policy,
-    access: Access,
+    access: AccessReviewer,
     /// Username of the operator's own ServiceAccount.
     operator: String,
 }
 
 /// Context that a write is judged in.
-pub struct Known<'a> {
+pub struct GuardContext<'a> {
     /// The directory at the time of the request.
     pub directory: &'a Directory,
     /// How roles are bound in this cluster.
@@ -36,14 +38,14 @@ pub struct Known<'a> {
     requester: Option<&'a str>,
 }
 
-impl<'a> Known<'a> {
+impl<'a> GuardContext<'a> {
     /// Context for a write by the requester with this username.
     pub fn new(directory: &'a Directory, policy: &'a Policy, username: Option<&str>) -> Self {
-        let requester = username.and_then(|username| directory.holder_of(username));
+        let requester = username.and_then(|username| directory.username_holder(username));
         Self { directory, policy, requester }
     }
 
-    fn required(&self, change: &Change<'_>) -> Requirements {
+    fn required(&self, change: &GuardedChange<'_>) -> Requirements {
         requirements(change, self.directory, self.policy)
     }
 }
@@ -52,7 +54,7 @@ impl<'a> Known<'a> {
 pub trait Guarded: kube::Resource<DynamicType = ()> + Sized {
     /// Returns what the requester must be able to bind to make this change. `old` is `None` for a create, `new` for a
     /// delete.
-    fn requirements(old: Option<&Self>, new: Option<&Self>, known: &Known<'_>) -> Requirements;
+    fn requirements(old: Option<&Self>, new: Option<&Self>, known: &GuardContext<'_>) -> Requirements;
 
     /// Returns whether this is a change that the operator makes on behalf of a requester that it has already checked.
     fn is_judged_before(_old: &Self, _new: &Self) -> bool {
@@ -60,14 +62,14 @@ pub trait Guarded: kube::Resource<DynamicType = ()> + Sized {
     }
 
     /// Returns why this write is denied whatever roles the requester may bind, if it is.
-    fn conflict(_old: Option<&Self>, _new: &Self, _known: &Known<'_>) -> Option<String> {
+    fn conflict(_old: Option<&Self>, _new: &Self, _known: &GuardContext<'_>) -> Option<String> {
         None
     }
 }
 
 impl Guarded for User {
-    fn requirements(old: Option<&Self>, new: Option<&Self>, known: &Known<'_>) -> Requirements {
-        known.required(&Change::User(old, new))
+    fn requirements(old: Option<&Self>, new: Option<&Self>, known: &GuardContext<'_>) -> Requirements {
+        known.required(&GuardedChange::User(old, new))
     }
 
     /// Renames go through the directory API, which checks the requester.
@@ -76,14 +78,15 @@ impl Guarded for User {
         renamed == new.spec && old.labels() == new.labels()
     }
 
-    fn conflict(old: Option<&Self>, new: &Self, known: &Known<'_>) -> Option<String> {
+    fn conflict(old: Option<&Self>, new: &Self, known: &GuardContext<'_>) -> Option<String> {
         if old.is_some() {
             return None;
         }
-        let Some(other) = taken(new, known.directory) else {
+        let Some(other) = username_claimant(new, known.directory) else {
             let (name, username) = (new.name_any(), new.username());
-            let worn_out = || [&name, &username].into_iter().find_map(|text| worn_out(&name, text, known.directory));
-            return mistakable(new, known.directory).or_else(worn_out);
+            let exhausted =
+                || [&name, &username].into_iter().find_map(|text| exhausted_username(&name, text, known.directory));
+            return confusable_name(new, known.directory).or_else(exhausted);
         };
         Some(format!(
             "spec.username: {} already exists: it is held or wanted by User {other}; to wait for a name takes the verb bind on every role",
@@ -93,15 +96,15 @@ impl Guarded for User {
 }
 
 impl Guarded for Group {
-    fn requirements(old: Option<&Self>, new: Option<&Self>, known: &Known<'_>) -> Requirements {
-        known.required(&Change::Group(old, new))
+    fn requirements(old: Option<&Self>, new: Option<&Self>, known: &GuardContext<'_>) -> Requirements {
+        known.required(&GuardedChange::Group(old, new))
     }
 }
 
 impl Guarded for Namespace {
-    fn requirements(old: Option<&Self>, new: Option<&Self>, known: &Known<'_>) -> Requirements {
+    fn requirements(old: Option<&Self>, new: Option<&Self>, known: &GuardContext<'_>) -> Requirements {
         let Some(new) = new else { return Requirements::new() };
-        known.required(&Change::Namespace {
+        known.required(&GuardedChange::Namespace {
             name: new.metadata.name.as_deref(),
             old: old.map(ResourceExt::labels),
             new: new.labels(),
@@ -109,17 +112,17 @@ impl Guarded for Namespace {
         })
     }
 
-    fn conflict(old: Option<&Self>, new: &Self, known: &Known<'_>) -> Option<String> {
+    fn conflict(old: Option<&Self>, new: &Self, known: &GuardContext<'_>) -> Option<String> {
         let owner = |namespace: &Self| namespace.labels().get(OWNER_LABEL).cloned();
         if old.is_some_and(|old| owner(old) == owner(new)) {
             return None;
         }
-        uncounted(new.labels(), known.requester, known.directory, known.policy)
+        quota_evasion(new.labels(), known.requester, known.directory, known.policy)
     }
 }
 
 impl Guarded for Secret {
-    fn requirements(old: Option<&Self>, new: Option<&Self>, known: &Known<'_>) -> Requirements {
+    fn requirements(old: Option<&Self>, new: Option<&Self>, known: &GuardContext<'_>) -> Requirements {
         // Deleting a Secret changes no password: the User keeps the last valid one.
         let Some(new) = new.filter(|new| new.type_.as_deref() == Some(PASSWORD_SECRET_TYPE)) else {
             return Requirements::new();
@@ -129,8 +132,19 @@ impl Guarded for Secret {
             return Requirements::new();
         }
         let users: BTreeSet<String> = old.into_iter().chain([new]).filter_map(user).collect();
-        known.required(&Change::Credential(users.iter().map(String::as_str).collect()))
+        known.required(&GuardedChange::Credential(users.iter().map(String::as_str).collect()))
     }
+}
+
+/// Why a change can't be judged.
+#[derive(Debug, thiserror::Error)]
+pub enum JudgeError {
+    /// The directory may be out of date.
+    #[error("a watch of the directory is failing")]
+    WatchFailing,
+    /// kube-apiserver rejects a SubjectAccessReview or does not answer.
+    #[error(transparent)]
+    Review(#[from] kube::Error),
 }
 
 /// Result of judging a request.
@@ -145,7 +159,7 @@ impl Guard {
     /// Judges by `informers`, and sends reviews to kube-apiserver through `client`. `operator` is the operator's
     /// username.
     pub fn new(client: Client, operator: String, informers: Arc<Informers>, policy: Policy) -> Self {
-        Self { informers, policy, access: Access::new(client), operator }
+        Self { informers, policy, access: AccessReviewer::new(client), operator }
     }
 
     /// Answers an admission request. Also returns the metric label.
@@ -174,7 +188,7 @@ impl Guard {
             return Verdict::Unknown("the directory is not complete yet".to_owned());
         }
         if self.informers.is_failing() {
-            return Verdict::Unknown("a watch of the directory is failing".to_owned());
+            return Verdict::Unknown(JudgeError::WatchFailing.to_string());
         }
         let (old, new) = match request.operation {
             Operation::Delete => (request.old_object.as_ref(), None),
@@ -193,7 +207,7 @@ impl Guard {
         // Large groups take time, so let other tasks run.
         let judged = tokio::task::block_in_place(|| {
             let directory = self.informers.directory();
-            let known = Known::new(&directory, &self.policy, request.user_info.username.as_deref());
+            let known = GuardContext::new(&directory, &self.policy, request.user_info.username.as_deref());
             match new.and_then(|new| K::conflict(old, new, &known)) {
                 Some(refusal) => Err(refusal),
                 None => Ok(K::requirements(old, new, &known)),
@@ -233,14 +247,17 @@ impl Guard {
     ///
     /// # Errors
     /// If the change can't be judged.
-    pub async fn refusal(&self, requester: &UserInfo, change: &Change<'_>) -> Result<Option<String>, String> {
+    pub async fn refusal(
+        &self,
+        requester: &UserInfo,
+        change: &GuardedChange<'_>,
+    ) -> Result<Option<String>, JudgeError> {
         if self.informers.is_failing() {
-            return Err("a watch of the directory is failing".to_owned());
+            return Err(JudgeError::WatchFailing);
         }
         let required = tokio::task::block_in_place(|| requirements(change, &self.informers.directory(), &self.policy));
-        let refused = self.access.first_refused(requester, required).await.map_err(|error| error.to_string())?;
-        let Some(refused) = refused else { return Ok(None) };
-        self.explain(requester, &refused).await.map(Some).map_err(|error| error.to_string())
+        let Some(refused) = self.access.first_refused(requester, required).await? else { return Ok(None) };
+        Ok(Some(self.explain(requester, &refused).await?))
     }
 
     /// Denies a Group that would close a cycle. The graph tolerates cycles; this reports them early.

@@ -25,7 +25,7 @@ use roster_credentials::hash::{Algorithm, Ceiling, HashError, PasswordHash};
 use roster_credentials::pool::{HashPool, Saturated};
 use roster_credentials::source::{self, HASH_KEY, KEYS, PASSWORD_KEY, Source, SourceError};
 
-use super::plaintext::{Copied, LAST_APPLIED, Needle, UnreadableManifest, without_plaintext};
+use super::plaintext::{LAST_APPLIED, Needle, PasswordInMetadata, UnreadableManifest, without_plaintext};
 
 /// Why a Secret is denied. Messages name the field and the fix, and never repeat a value.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,7 @@ pub enum Refusal {
     #[error(
         "{0} contains the password: remove it there; if a tool writes it, have that tool leave Secrets out, or apply a {HASH_KEY}"
     )]
-    Copied(#[from] Copied),
+    PasswordInMetadata(#[from] PasswordInMetadata),
     /// No free slot for hashing.
     #[error("{0}")]
     Saturated(#[from] Saturated),
@@ -58,7 +58,7 @@ impl Refusal {
             Self::Source(error) => error.reason(),
             Self::UnknownKeys(_) => "SecretKeyUnknown",
             Self::LastApplied(_) => "LastAppliedUnreadable",
-            Self::Copied(_) => "PasswordCopied",
+            Self::PasswordInMetadata(_) => "PasswordCopied",
             Self::Saturated(_) => "Saturated",
         }
     }

@@ -43,7 +43,7 @@ async fn plaintext_becomes_a_hash_everywhere() {
 }
 
 #[tokio::test]
-async fn the_same_password_again_changes_nothing_and_another_one_does() {
+async fn the_same_password_keeps_the_hash_and_another_replaces_it() {
     let pool = pool();
     let mut first = secret(&[("password", "hunter2")], None);
     protect(&mut first, None, &pool).await.unwrap();
@@ -58,7 +58,7 @@ async fn the_same_password_again_changes_nothing_and_another_one_does() {
 }
 
 #[tokio::test]
-async fn what_may_be_a_password_is_never_let_through() {
+async fn invalid_data_that_may_be_a_password_is_denied() {
     let pool = pool();
     let cases = [
         ("password", ""),
@@ -94,7 +94,7 @@ async fn other_keys_are_refused_by_name() {
 }
 
 #[tokio::test]
-async fn other_keys_from_before_may_stay_as_they_are() {
+async fn existing_other_keys_may_stay_unchanged() {
     let pool = pool();
     let old = secret(&[("passwordHash", "$2b$junk"), ("note", "kept")], None);
     let mut labelled = secret(&[("passwordHash", "$2b$junk"), ("note", "kept")], None);
@@ -131,7 +131,7 @@ async fn a_password_is_not_compared_with_a_hash_of_the_same_request() {
 #[case::above_the_ceiling(COSTLY)]
 #[case::another_algorithm(BCRYPT)]
 #[tokio::test]
-async fn a_stored_hash_that_roster_did_not_make_is_replaced(#[case] stored: &str) {
+async fn a_stored_hash_that_roster_did_not_create_is_replaced(#[case] stored: &str) {
     let metrics = Metrics::default();
     let pool = HashPool::new(Argon2idCost::default(), 2, 16, metrics.hashing.clone());
     let old = secret(&[("passwordHash", stored)], None);
@@ -142,7 +142,7 @@ async fn a_stored_hash_that_roster_did_not_make_is_replaced(#[case] stored: &str
 }
 
 #[tokio::test]
-async fn the_annotation_alone_is_cleaned_too() {
+async fn the_annotation_is_redacted_even_without_data() {
     let applied = json!({"stringData": {"password": "hunter2"}, "data": {"password": "aHVudGVyMg=="}}).to_string();
     let mut only = secret(&[], Some(&applied));
     protect(&mut only, None, &pool()).await.unwrap();
@@ -174,7 +174,7 @@ async fn a_copy_in_another_annotation_is_refused_by_its_key() {
 #[case::its_base64(json!({"annotations": {"hint": "aHVudGVyMg"}}), "metadata.annotations[hint]")]
 #[case::in_json(json!({"annotations": {"hint": r#"{"a": ["hunter2"]}"#}}), "metadata.annotations[hint]")]
 #[tokio::test]
-async fn a_short_password_is_found_where_it_stands_alone(#[case] metadata: serde_json::Value, #[case] place: &str) {
+async fn a_short_password_is_found_as_a_whole_value(#[case] metadata: serde_json::Value, #[case] place: &str) {
     let mut copied = secret(&[("password", "hunter2")], None);
     copied.metadata = serde_json::from_value(metadata).unwrap();
     let refusal = protect(&mut copied, None, &pool()).await.unwrap_err().to_string();
@@ -182,7 +182,7 @@ async fn a_short_password_is_found_where_it_stands_alone(#[case] metadata: serde
 }
 
 #[tokio::test]
-async fn nothing_else_of_the_manifest_stays_that_may_hold_a_password() {
+async fn other_manifest_fields_that_may_hold_a_password_are_removed() {
     let applied = json!({
         "kind": "Secret", "spec": {"password": "hunter2"}, "data": "aHVudGVyMg==",
         "stringData": {"Password": "hunter2", "passwordHash": "$a$hunter2", "note": "hunter2"},
@@ -197,7 +197,7 @@ async fn nothing_else_of_the_manifest_stays_that_may_hold_a_password() {
 }
 
 #[tokio::test]
-async fn a_key_that_stands_twice_in_the_manifest_hides_nothing() {
+async fn duplicate_keys_in_the_manifest_hide_nothing() {
     for key in ["password", "note"] {
         let applied = format!(r#"{{"stringData": {{"{key}": "hunter2"}}, "stringData": {{}}}}"#);
         let mut twice = secret(&[("password", "hunter2")], Some(&applied));
@@ -207,7 +207,7 @@ async fn a_key_that_stands_twice_in_the_manifest_hides_nothing() {
 }
 
 #[tokio::test]
-async fn nothing_at_all_is_left_to_the_controller() {
+async fn empty_secrets_are_left_to_the_controller() {
     protect(&mut secret(&[], None), None, &pool()).await.unwrap();
 }
 

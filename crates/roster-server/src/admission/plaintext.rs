@@ -16,12 +16,12 @@ pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration
 const FIELDS: [&str; 7] = ["apiVersion", "kind", "metadata", "type", "immutable", "data", "stringData"];
 
 /// Shortest password that is searched for as a substring. Shorter ones must be the whole value, to avoid false matches.
-const SHORTEST_PART: usize = 8;
+const MIN_SUBSTRING_BYTES: usize = 8;
 
 /// The metadata field that contains the password.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Copied(String);
+pub struct PasswordInMetadata(String);
 
 /// Why the manifest in an annotation can't be redacted.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,7 @@ pub enum UnreadableManifest {
     NotAnObject,
     /// The password is outside of data and stringData.
     #[error("contains the password outside of data and stringData: remove it there")]
-    Copied,
+    PasswordOutsideData,
 }
 
 /// A password to search for, in the encodings that tools use.
@@ -52,7 +52,7 @@ impl Needle {
             BASE64_STANDARD_NO_PAD.encode(plain),
             BASE64_URL_SAFE_NO_PAD.encode(plain),
         ];
-        Self { forms: forms.map(Zeroizing::new).into(), is_long: plain.len() >= SHORTEST_PART }
+        Self { forms: forms.map(Zeroizing::new).into(), is_long: plain.len() >= MIN_SUBSTRING_BYTES }
     }
 
     fn is_in(&self, text: &str) -> bool {
@@ -72,19 +72,19 @@ impl Needle {
     ///
     /// # Errors
     /// If one of them contains the password.
-    pub fn forbid_in(&self, metadata: &ObjectMeta) -> Result<(), Copied> {
+    pub fn forbid_in(&self, metadata: &ObjectMeta) -> Result<(), PasswordInMetadata> {
         for (field, name) in [("name", &metadata.name), ("generateName", &metadata.generate_name)] {
             if name.as_ref().is_some_and(|name| self.is_in(name)) {
-                return Err(Copied(format!("metadata.{field}")));
+                return Err(PasswordInMetadata(format!("metadata.{field}")));
             }
         }
         for (field, texts) in [("labels", &metadata.labels), ("annotations", &metadata.annotations)] {
             for (key, value) in texts.iter().flatten().filter(|(key, _)| *key != LAST_APPLIED) {
                 if self.is_in(key) {
-                    return Err(Copied(format!("a key of metadata.{field}")));
+                    return Err(PasswordInMetadata(format!("a key of metadata.{field}")));
                 }
                 if self.is_in(value) || serde_json::from_str(value).is_ok_and(|value| self.is_in_json(&value)) {
-                    return Err(Copied(format!("metadata.{field}[{key}]")));
+                    return Err(PasswordInMetadata(format!("metadata.{field}[{key}]")));
                 }
             }
         }
@@ -111,7 +111,7 @@ pub fn without_plaintext(manifest: &str, password: Option<&Needle>) -> Result<St
     }
     let manifest = Value::Object(fields);
     if password.is_some_and(|password| password.is_in_json(&manifest)) {
-        return Err(UnreadableManifest::Copied);
+        return Err(UnreadableManifest::PasswordOutsideData);
     }
     Ok(format!("{manifest}\n"))
 }

@@ -31,9 +31,9 @@ const PARSERS: usize = 2;
 #[derive(Clone, Copy, Debug)]
 pub struct ReviewLimits {
     /// Most bytes in one review.
-    pub most_bytes: usize,
+    pub max_bytes: usize,
     /// Most JSON values in one review. Bounds the memory that it takes once parsed.
-    pub most_values: usize,
+    pub max_values: usize,
     /// Most bytes of all large reviews at the same time.
     pub budget: usize,
 }
@@ -41,10 +41,10 @@ pub struct ReviewLimits {
 /// Reviews that can deny a request. An object in etcd has at most 1.5 MiB, a Secret 1 MiB (1.4 MiB in base64). A review
 /// holds the object twice, and up to 512 KiB of annotations.
 pub const DECISIONS: ReviewLimits =
-    ReviewLimits { most_bytes: 4 * 1024 * 1024, most_values: 100_000, budget: 32 * 1024 * 1024 };
+    ReviewLimits { max_bytes: 4 * 1024 * 1024, max_values: 100_000, budget: 32 * 1024 * 1024 };
 
 /// Reviews of pods, claims and services, which are never denied: kube-apiserver continues without a response.
-pub const HINTS: ReviewLimits = ReviewLimits { most_bytes: 1024 * 1024, most_values: 20_000, budget: 8 * 1024 * 1024 };
+pub const HINTS: ReviewLimits = ReviewLimits { max_bytes: 1024 * 1024, max_values: 20_000, budget: 8 * 1024 * 1024 };
 
 /// Small and large bodies have separate budgets, so that large ones do not delay small ones. One peer can take an
 /// eighth of the small budget, or a quarter of the large one.
@@ -58,9 +58,9 @@ impl ReviewBodies {
     /// Creates the budgets for reviews within these limits.
     pub fn new(limits: ReviewLimits) -> Arc<Self> {
         let small =
-            BodyLimits { most_bytes: SMALL, of_a_peer: 32, of_a_site: 96, budget: 16 * 1024 * 1024, free_bytes: 0 };
+            BodyLimits { max_bytes: SMALL, of_a_peer: 32, of_a_site: 96, budget: 16 * 1024 * 1024, free_bytes: 0 };
         let large = BodyLimits {
-            most_bytes: limits.most_bytes,
+            max_bytes: limits.max_bytes,
             of_a_peer: 2,
             of_a_site: 6,
             budget: limits.budget,
@@ -124,10 +124,10 @@ impl Parser {
         parse: impl FnOnce(&[u8]) -> serde_json::Result<T> + Send + 'static,
     ) -> Result<T, Response> {
         // `read_body` has read it already.
-        let body = to_bytes(request.into_body(), limits.most_bytes).await;
+        let body = to_bytes(request.into_body(), limits.max_bytes).await;
         let body = body.map_err(|_| refused(StatusCode::BAD_REQUEST, "the body could not be read"))?;
         let parse = move |body: &Bytes| {
-            let counted = check_values(body, limits.most_values);
+            let counted = check_values(body, limits.max_values);
             counted.and_then(|()| parse(body))
         };
         let parsed = if body.len() <= SMALL {
@@ -146,11 +146,11 @@ impl Parser {
             // Log the position, not the value.
             let (line, column) = (error.line(), error.column());
             warn!(category = ?error.classify(), line, column, "a review could not be parsed");
-            let most = limits.most_values;
+            let max = limits.max_values;
             refused(
                 StatusCode::BAD_REQUEST,
                 format!(
-                    "line {line}, column {column}: the body must be an AdmissionReview of admission.k8s.io/v1 with at most {most} JSON values, of a resource that this path is for"
+                    "line {line}, column {column}: the body must be an AdmissionReview of admission.k8s.io/v1 with at most {max} JSON values, of a resource that this path is for"
                 ),
             )
         })
@@ -184,9 +184,9 @@ where
     }
 }
 
-/// Fails if a body has more than `most` JSON values. Allocates no memory for them.
-fn check_values(body: &[u8], most: usize) -> serde_json::Result<()> {
-    let left = Cell::new(most);
+/// Fails if a body has more than `max` JSON values. Allocates no memory for them.
+fn check_values(body: &[u8], max: usize) -> serde_json::Result<()> {
+    let left = Cell::new(max);
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     Values(&left).deserialize(&mut deserializer)?;
     deserializer.end()
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_is_not_read_is_answered_with_what_to_do() {
+    async fn unread_bodies_are_answered_with_advice() {
         for (error, status) in [
             (BodyError::TooSlow, StatusCode::REQUEST_TIMEOUT),
             (BodyError::Saturated, StatusCode::TOO_MANY_REQUESTS),
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_refused() {
+    fn invalid_json_is_refused() {
         for bad in ["", "[", "[1] 2", "{\"a\"}", &"[".repeat(100_000)] {
             assert!(check_values(bad.as_bytes(), 1_000_000).is_err());
         }
@@ -299,7 +299,7 @@ mod tests {
 
     /// Includes a large body, which another thread parses.
     #[tokio::test]
-    async fn what_does_not_parse_is_not_repeated() {
+    async fn parse_errors_do_not_quote_the_body() {
         for size in [0, SMALL] {
             let padding = " ".repeat(size);
             let body = format!(r#"{{"request": {{"object": "hunter2"}}}}{padding}"#);

@@ -18,7 +18,7 @@ use roster_api::{Group, PASSWORD_SECRET_TYPE, User};
 use roster_credentials::pool::HashPool;
 use roster_runtime::metrics::Metrics;
 use roster_runtime::tls::connections::{Connection, Trust};
-use roster_runtime::tls::origin::{Origin, Webhook};
+use roster_runtime::tls::origin::{Webhook, WebhookOrigin};
 use tokio::sync::Semaphore;
 use tower::Layer;
 use tracing::{info, warn};
@@ -27,7 +27,7 @@ use super::guard::{Guard, Guarded, with_code};
 use super::password_secret::{self, Refusal};
 use super::quantities;
 use super::quota::hints::{self, Hints};
-use super::quota::namespaces::{NamespaceCount, Verdict};
+use super::quota::namespaces::{NamespaceCount, NamespaceVerdict};
 use super::review::{self, Parser, ReviewBodies, Reviewed, read_body};
 
 /// Every path below [`PREFIX`](roster_runtime::tls::origin::PREFIX).
@@ -85,14 +85,14 @@ impl FromRef<Arc<Admission>> for Parser {
 }
 
 /// Verifies that a request comes from kube-apiserver.
-struct Proof {
-    origin: Origin,
+struct OriginCheck {
+    origin: WebhookOrigin,
     metrics: Arc<Metrics>,
 }
 
 /// Responds 404 unless the path proves that the request comes from kube-apiserver, before the body is read or logged.
 /// Handlers see only the route, so the secret in the path cannot get into a log.
-async fn proven(State(proof): State<Arc<Proof>>, mut request: Request, next: Next) -> Response {
+async fn proven(State(proof): State<Arc<OriginCheck>>, mut request: Request, next: Next) -> Response {
     let Some(webhook) = proof.origin.prove(request.uri().path(), Timestamp::now()) else {
         proof.metrics.admissions.inc("unproven");
         return StatusCode::NOT_FOUND.into_response();
@@ -105,8 +105,8 @@ async fn proven(State(proof): State<Arc<Proof>>, mut request: Request, next: Nex
 }
 
 /// Routes of the webhooks, for kube-apiserver only.
-pub fn router(admission: Admission, origin: Origin) -> Router {
-    let proof = Arc::new(Proof { origin, metrics: Arc::clone(&admission.metrics) });
+pub fn router(admission: Admission, origin: WebhookOrigin) -> Router {
+    let proof = Arc::new(OriginCheck { origin, metrics: Arc::clone(&admission.metrics) });
     // Wraps the whole router, so that a request is proven before it is routed.
     let reviews = middleware::from_fn_with_state(proof, proven).layer(reviews(admission));
     Router::new().route_service(ANY_ADMISSION_PATH, reviews)
@@ -164,13 +164,15 @@ async fn namespaces(State(admission): State<Arc<Admission>>, Reviewed(request): 
         return Json(refused.into_review());
     }
     let verdict = admission.namespaces.judge(&request).await;
-    admission.metrics.admissions.inc(verdict.noted(&request));
+    admission.metrics.admissions.inc(verdict.log_and_label(&request));
     let response = AdmissionResponse::from(&request);
     Json(match verdict {
-        Verdict::Allowed => response.into_review(),
-        Verdict::Refused(why) => with_code(response.deny(format!("the quota: {why}")), 403, "Forbidden").into_review(),
-        Verdict::Exists(why) => with_code(response.deny(why), 409, "AlreadyExists").into_review(),
-        Verdict::Unknown(why) => {
+        NamespaceVerdict::Allowed => response.into_review(),
+        NamespaceVerdict::Refused(why) => {
+            with_code(response.deny(format!("the quota: {why}")), 403, "Forbidden").into_review()
+        }
+        NamespaceVerdict::Exists(why) => with_code(response.deny(why), 409, "AlreadyExists").into_review(),
+        NamespaceVerdict::Unknown(why) => {
             let why = format!("the quota can't judge this at the moment: {why}");
             with_code(response.deny(why), 503, "ServiceUnavailable").into_review()
         }
@@ -202,7 +204,7 @@ async fn hints(State(admission): State<Arc<Admission>>, request: Request) -> Res
         Ok(None) => return review::without_request(),
         Err(refusal) => return refusal,
     };
-    let outcome = admission.hints.make_room(&review.demand).await;
+    let outcome = admission.hints.wait_for_capacity(&review.demand).await;
     admission.metrics.quota_hints.inc(outcome.as_str());
     Json(review.allowed()).into_response()
 }
@@ -218,13 +220,14 @@ async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(requ
         Err(refusal) => {
             let reason = refusal.reason();
             // The name may contain the password.
-            let name = Some(&request.name).filter(|_| !matches!(refusal, Refusal::Copied(_)));
+            let name = Some(&request.name).filter(|_| !matches!(refusal, Refusal::PasswordInMetadata(_)));
             info!(namespace = request.namespace, name, reason, "a password Secret was refused");
             let (outcome, code, reason) = match refusal {
                 Refusal::Saturated(_) => ("saturated", 429, "TooManyRequests"),
-                Refusal::Source(_) | Refusal::UnknownKeys(_) | Refusal::LastApplied(_) | Refusal::Copied(_) => {
-                    ("refused", 422, "Invalid")
-                }
+                Refusal::Source(_)
+                | Refusal::UnknownKeys(_)
+                | Refusal::LastApplied(_)
+                | Refusal::PasswordInMetadata(_) => ("refused", 422, "Invalid"),
             };
             let mut response = response.deny(refusal);
             response.result.code = code;
@@ -277,7 +280,7 @@ mod tests {
         let guard = Arc::new(Guard::new(nobody(), "operator".to_owned(), Arc::clone(&informers), Policy::default()));
         let namespaces = NamespaceCount::new(nobody(), "roster-system", Arc::clone(&informers));
         let hints = Hints::new(nobody(), informers);
-        let origin = Origin::new(Arc::new(ArcSwap::from_pointee(authorities.clone())));
+        let origin = WebhookOrigin::new(Arc::new(ArcSwap::from_pointee(authorities.clone())));
         router(Admission { pool, guard, namespaces, hints, parser: Parser::default(), metrics }, origin)
     }
 

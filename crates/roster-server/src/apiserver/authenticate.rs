@@ -12,7 +12,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use moka::future::Cache;
 use roster_runtime::informers::Informers;
-use roster_runtime::logins::recognizer::{Recognition, RecognitionError, Recognizer};
+use roster_runtime::logins::token_authenticator::{TokenAuthenticator, TokenError, TokenVerdict};
 use roster_runtime::tls::connections::{Connection, Trust};
 use roster_runtime::tls::network_permits::{NetworkPermitLimits, NetworkPermits, RequestNetwork};
 use roster_runtime::tls::peer::Peer;
@@ -20,19 +20,20 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
-use super::delegation::{ANSWER_TIMEOUT, BELIEVED, REMEMBERED};
+use super::delegation::{ANSWER_TIMEOUT, ANSWER_TTL, MAX_CACHED_ANSWERS};
 use super::front_proxy::FrontProxy;
 use super::identity::Caller;
 use super::status::ApiError;
 
 /// TokenReviews in flight. Anyone who reaches the port may send tokens, and each costs a request to kube-apiserver.
-const REVIEWS: NetworkPermitLimits = NetworkPermitLimits { total: 24, direct: 18, of_network: 9, of_site: 13 };
+const REVIEW_LIMITS: NetworkPermitLimits = NetworkPermitLimits { total: 24, direct: 18, of_network: 9, of_site: 13 };
 
 /// The same for tokens that were valid recently, so that made-up tokens do not lock out known applications.
-const REPEATED_REVIEWS: NetworkPermitLimits = NetworkPermitLimits { total: 8, direct: 6, of_network: 4, of_site: 5 };
+const REPEATED_REVIEW_LIMITS: NetworkPermitLimits =
+    NetworkPermitLimits { total: 8, direct: 6, of_network: 4, of_site: 5 };
 
-/// How long a token that was valid uses the permits of [`REPEATED_REVIEWS`]. ServiceAccount tokens last an hour.
-const RECENTLY: Duration = Duration::from_hours(1);
+/// How long a token that was valid uses the permits of [`REPEATED_REVIEW_LIMITS`]. ServiceAccount tokens last an hour.
+const RECENTLY_VALID_TTL: Duration = Duration::from_hours(1);
 
 /// Longest token, in bytes. JWTs have a few KiB.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
@@ -41,13 +42,13 @@ const MAX_TOKEN_BYTES: usize = 16 * 1024;
 pub struct Authenticator {
     front_proxy: Arc<FrontProxy>,
     reviews: Api<TokenReview>,
-    reviewing: NetworkPermits,
-    reviewing_again: NetworkPermits,
+    review_permits: NetworkPermits,
+    repeated_review_permits: NetworkPermits,
     /// Digests of tokens that were valid recently. They only decide which permits a review takes.
     recently_valid: Cache<[u8; 32], ()>,
     /// Results of reviews, by digest of the token; never the token itself.
     known: Cache<[u8; 32], Option<Caller>>,
-    recognizer: Arc<Recognizer>,
+    token_authenticator: Arc<TokenAuthenticator>,
     informers: Arc<Informers>,
 }
 
@@ -56,19 +57,19 @@ impl Authenticator {
     pub fn new(
         client: Client,
         front_proxy: Arc<FrontProxy>,
-        recognizer: Arc<Recognizer>,
+        token_authenticator: Arc<TokenAuthenticator>,
         informers: Arc<Informers>,
     ) -> Self {
-        let known = Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED).build();
-        let recently_valid = Cache::builder().max_capacity(REMEMBERED).time_to_live(RECENTLY).build();
+        let known = Cache::builder().max_capacity(MAX_CACHED_ANSWERS).time_to_live(ANSWER_TTL).build();
+        let recently_valid = Cache::builder().max_capacity(MAX_CACHED_ANSWERS).time_to_live(RECENTLY_VALID_TTL).build();
         Self {
             front_proxy,
             reviews: Api::all(client),
-            reviewing: NetworkPermits::new(REVIEWS),
-            reviewing_again: NetworkPermits::new(REPEATED_REVIEWS),
+            review_permits: NetworkPermits::new(REVIEW_LIMITS),
+            repeated_review_permits: NetworkPermits::new(REPEATED_REVIEW_LIMITS),
             recently_valid,
             known,
-            recognizer,
+            token_authenticator,
             informers,
         }
     }
@@ -91,12 +92,12 @@ impl Authenticator {
 
     async fn identify_bearer(&self, source: RequestNetwork, token: SecretString) -> Result<Caller, ApiError> {
         // Roster's own tokens need no kube-apiserver, and are checked against the current state.
-        match self.recognizer.recognize(&token, source).await {
-            Ok(Recognition::Known(known)) if known.is_for_the_cluster => return Ok(known.user.into()),
-            Ok(Recognition::Known(_) | Recognition::Refused) => return Err(ApiError::unauthorized()),
-            Ok(Recognition::Foreign) => {}
-            Err(RecognitionError::Saturated) => return Err(ApiError::too_many_requests()),
-            Err(RecognitionError::Vault(_)) => return Err(ApiError::unavailable("the credential can't be reached")),
+        match self.token_authenticator.authenticate(&token, source).await {
+            Ok(TokenVerdict::Known(known)) if known.is_for_the_cluster => return Ok(known.user.into()),
+            Ok(TokenVerdict::Known(_) | TokenVerdict::Refused) => return Err(ApiError::unauthorized()),
+            Ok(TokenVerdict::Foreign) => {}
+            Err(TokenError::Saturated) => return Err(ApiError::too_many_requests()),
+            Err(TokenError::Vault(_)) => return Err(ApiError::unavailable("the credential can't be reached")),
         }
         let digest = Sha256::digest(token.expose_secret()).into();
         let known = self.known.try_get_with(digest, self.review(source, digest, &token)).await;
@@ -117,9 +118,9 @@ impl Authenticator {
         digest: [u8; 32],
         token: &SecretString,
     ) -> Result<Option<Caller>, ApiError> {
-        let mut permit = self.reviewing.take(source, Duration::ZERO).await;
+        let mut permit = self.review_permits.take(source, Duration::ZERO).await;
         if permit.is_none() && self.recently_valid.contains_key(&digest) {
-            permit = self.reviewing_again.take(source, Duration::ZERO).await;
+            permit = self.repeated_review_permits.take(source, Duration::ZERO).await;
         }
         let _permit = permit.ok_or_else(ApiError::too_many_requests)?;
         let review = TokenReview {
@@ -203,24 +204,24 @@ mod tests {
         assert_eq!(read(&format!("Bearer {}", "a".repeat(MAX_TOKEN_BYTES + 1))), None);
     }
 
-    fn recognizer(client: Client, informers: &Arc<Informers>) -> Arc<Recognizer> {
+    fn token_authenticator(client: Client, informers: &Arc<Informers>) -> Arc<TokenAuthenticator> {
         let keys = Arc::new(ArcSwap::from_pointee(
             SigningKeys::create(jiff::Timestamp::now(), SigningAlgorithm::default()).unwrap(),
         ));
-        let issuer = Issuer::new("https://localhost", Audiences::default(), BELIEVED, keys);
+        let issuer = Issuer::new("https://localhost", Audiences::default(), ANSWER_TTL, keys);
         let vault = Arc::new(Vault::new(client.clone(), "default", Arc::default()));
         let last_use = LastUse::new(client, Arc::clone(informers), Arc::clone(&vault), Arc::default());
-        Arc::new(Recognizer::new(Arc::clone(informers), Arc::new(issuer), vault, Arc::new(last_use)))
+        Arc::new(TokenAuthenticator::new(Arc::clone(informers), Arc::new(issuer), vault, Arc::new(last_use)))
     }
 
     fn authenticator(client: Client, front_proxy: Arc<FrontProxy>) -> Authenticator {
         let informers = Arc::new(Informers::new(false, Arc::default()));
-        Authenticator::new(client.clone(), front_proxy, recognizer(client, &informers), informers)
+        Authenticator::new(client.clone(), front_proxy, token_authenticator(client, &informers), informers)
     }
 
     /// kube-apiserver may send requests to a new replica before the replica knows the front proxy's certificate.
     #[tokio::test]
-    async fn nobody_is_unknown_before_the_front_proxy_is_known() {
+    async fn requests_are_unavailable_until_the_front_proxy_is_known() {
         let silent = tower::service_fn(|_: axum::http::Request<kube::client::Body>| {
             std::future::pending::<Result<axum::http::Response<kube::client::Body>, std::io::Error>>()
         });
@@ -241,7 +242,7 @@ mod tests {
     /// A busy or unresponsive kube-apiserver gets a bounded number of requests. One network leaves permits for others,
     /// and all of them together leave permits for the networks of kube-apiserver.
     #[tokio::test]
-    async fn only_so_many_tokens_are_reviewed_at_a_time() {
+    async fn concurrent_token_reviews_are_limited() {
         let silent = tower::service_fn(|_: axum::http::Request<kube::client::Body>| {
             std::future::pending::<Result<axum::http::Response<kube::client::Body>, std::io::Error>>()
         });
@@ -253,19 +254,19 @@ mod tests {
         authenticator.recently_valid.insert(recent, ()).await;
         let of =
             |source, count| (0..count).map(|_| Box::pin(authenticator.review(source, new, &token))).collect::<Vec<_>>();
-        let mut reviews = of(one, REVIEWS.of_network);
+        let mut reviews = of(one, REVIEW_LIMITS.of_network);
         for review in &mut reviews {
             assert!(futures::poll!(review).is_pending());
         }
         let refused = authenticator.review(one, new, &token).await.unwrap_err();
         assert_eq!(refused.code(), axum::http::StatusCode::TOO_MANY_REQUESTS);
-        let mut others = of(two, REVIEWS.direct - REVIEWS.of_network);
+        let mut others = of(two, REVIEW_LIMITS.direct - REVIEW_LIMITS.of_network);
         for review in &mut others {
             assert!(futures::poll!(review).is_pending());
         }
         let refused = authenticator.review(three, new, &token).await.unwrap_err();
         assert_eq!(refused.code(), axum::http::StatusCode::TOO_MANY_REQUESTS);
-        let mut reserved = of(api_server, REVIEWS.total - REVIEWS.direct);
+        let mut reserved = of(api_server, REVIEW_LIMITS.total - REVIEW_LIMITS.direct);
         for review in &mut reserved {
             assert!(futures::poll!(review).is_pending());
         }
@@ -278,7 +279,7 @@ mod tests {
 
     /// Only kube-apiserver's answer decides which tokens are valid.
     #[tokio::test]
-    async fn a_token_counts_as_recently_valid_while_the_api_server_says_so() {
+    async fn a_token_is_recently_valid_while_its_reviews_succeed() {
         let is_valid = Arc::new(std::sync::atomic::AtomicBool::new(true));
         let valid = Arc::clone(&is_valid);
         let answers = tower::service_fn(move |_: axum::http::Request<kube::client::Body>| {

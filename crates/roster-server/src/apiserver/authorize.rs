@@ -11,7 +11,7 @@ use moka::future::Cache;
 use roster_api::directory::{GROUP, VERSION};
 use tracing::warn;
 
-use super::delegation::{ANSWER_TIMEOUT, BELIEVED, REMEMBERED};
+use super::delegation::{ANSWER_TIMEOUT, ANSWER_TTL, MAX_CACHED_ANSWERS};
 use super::identity::Caller;
 use super::status::{About, ApiError};
 
@@ -20,7 +20,7 @@ pub const MASTERS: &str = "system:masters";
 
 /// Cache key: everything that the answer depends on.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-struct Question {
+struct ReviewKey {
     caller: Arc<Caller>,
     verb: &'static str,
     resource: String,
@@ -34,13 +34,13 @@ struct Question {
 /// Sends SubjectAccessReviews, and caches the answers.
 pub struct Authorizer {
     reviews: Api<SubjectAccessReview>,
-    known: Cache<Question, bool>,
+    known: Cache<ReviewKey, bool>,
 }
 
 impl Authorizer {
     /// Sends reviews through `client`.
     pub fn new(client: Client) -> Self {
-        let known = Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED).build();
+        let known = Cache::builder().max_capacity(MAX_CACHED_ANSWERS).time_to_live(ANSWER_TTL).build();
         Self { reviews: Api::all(client), known }
     }
 
@@ -61,7 +61,7 @@ impl Authorizer {
             return Ok(());
         }
         let (main, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-        let question = Question {
+        let key = ReviewKey {
             caller: Arc::clone(caller),
             verb,
             resource: main.to_owned(),
@@ -70,23 +70,23 @@ impl Authorizer {
             asked: asked.to_owned(),
         };
         // Boxed because it is large, and part of every request.
-        let known = Box::pin(self.known.try_get_with(question.clone(), self.ask(&question)));
+        let known = Box::pin(self.known.try_get_with(key.clone(), self.review_cached(&key)));
         let may = known.await.map_err(|error| (*error).clone())?;
         if may { Ok(()) } else { Err(ApiError::forbidden(&caller.username, verb, About { resource, name: asked })) }
     }
 
-    async fn ask(&self, question: &Question) -> Result<bool, ApiError> {
+    async fn review_cached(&self, key: &ReviewKey) -> Result<bool, ApiError> {
         let filled = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let attributes = ResourceAttributes {
-            verb: Some(question.verb.to_owned()),
+            verb: Some(key.verb.to_owned()),
             group: Some(GROUP.to_owned()),
             version: Some(VERSION.to_owned()),
-            resource: Some(question.resource.clone()),
-            subresource: filled(&question.subresource),
-            name: filled(&question.name),
+            resource: Some(key.resource.clone()),
+            subresource: filled(&key.subresource),
+            name: filled(&key.name),
             ..ResourceAttributes::default()
         };
-        Ok(self.review(&question.caller, Some(attributes), None).await?.allowed)
+        Ok(self.review(&key.caller, Some(attributes), None).await?.allowed)
     }
 
     /// Returns kube-apiserver's answer, uncached.

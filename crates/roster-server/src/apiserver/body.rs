@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::limits::MOST_BODY_BYTES;
+use super::limits::MAX_BODY_BYTES;
 use super::params::{pairs, unknown};
 use super::status::ApiError;
 
@@ -95,7 +95,7 @@ fn spec_of<S>(kind: &str, body: Body<S>) -> Result<S, ApiError> {
 /// 413 if it is too large, 400 if it is incomplete.
 pub async fn read_bytes(request: Request) -> Result<axum::body::Bytes, ApiError> {
     axum::body::Bytes::from_request(request, &()).await.map_err(|rejection| match rejection.into_response().status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(MOST_BODY_BYTES),
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(MAX_BODY_BYTES),
         _ => ApiError::bad_request("the body could not be read"),
     })
 }

@@ -13,7 +13,7 @@ use super::negotiate::Form;
 use super::params::{IncludeObject, ListParams};
 use super::render::Renderer;
 use super::resource::Resource;
-use super::state::{DirectoryApi, Right};
+use super::state::{DirectoryApi, Permission};
 use super::status::{About, ApiError};
 use super::watch::watch;
 
@@ -36,8 +36,8 @@ pub async fn list_or_watch(
     if params.is_watch {
         let current = api.user_of(caller);
         let renderer = Renderer { resource, form, include: params.include_object, current };
-        let right = Right { verb, resource: resource.plural, name };
-        return watch(api, caller, right, params, renderer, api.watches.admit(permit.source().clone())?).await;
+        let permission = Permission { verb, resource: resource.plural, name };
+        return watch(api, caller, permission, params, renderer, api.watches.admit(permit.source().clone())?).await;
     }
     list_records(api, caller, resource, &params, form, permit).await
 }

@@ -5,15 +5,15 @@ use std::net::IpAddr;
 
 use roster_credentials::credential::Credential;
 use roster_credentials::lockout::source_of;
-use roster_runtime::logins::hashed::Hashed;
-use roster_runtime::logins::person::Person;
-use roster_runtime::logins::vault::{LostWrite, Opened};
+use roster_runtime::logins::hashed::ComputedHashes;
+use roster_runtime::logins::login_user::LoginUser;
+use roster_runtime::logins::vault::{LostWrite, OpenedCredential};
 use roster_runtime::logins::verifier::Recheck;
 use secrecy::SecretString;
 use tokio::sync::MutexGuard;
 use tracing::info;
 
-use super::control::{failed, nothing_held, person, unreachable};
+use super::control::{failed, load_user, no_credential, unreachable};
 use super::state::DirectoryApi;
 use super::status::{About, ApiError};
 use super::target::Target;
@@ -40,7 +40,7 @@ pub struct CredentialChange<'a> {
     /// The User, and the caller that requests the change.
     pub target: &'a Target,
     /// The same User, as logins know it.
-    pub person: &'a Person,
+    pub person: &'a LoginUser,
     /// How the caller confirms the change. `None` if no confirmation is needed.
     pub confirmation: Option<Confirmation<'a>>,
 }
@@ -52,12 +52,12 @@ impl CredentialChange<'_> {
     /// # Errors
     /// 422 if the password is missing or wrong. A wrong one has been counted by then, also with `dryRun`. 409 if writes
     /// keep conflicting. 401 or 404 if the caller or the User is no longer active or known.
-    pub async fn open(&self, hashed: &mut Hashed) -> Result<(Opened, Credential), ApiError> {
+    pub async fn open(&self, hashed: &mut ComputedHashes) -> Result<(OpenedCredential, Credential), ApiError> {
         let (vault, person) = (&self.api.logins.vault, self.person);
         let mut lost = None;
         for _ in 0..MAX_ATTEMPTS {
-            let opened = vault.open_to_change(&person.username, &person.uid).await.map_err(unreachable)?;
-            let opened = opened.ok_or_else(|| nothing_held(self.target))?;
+            let opened = vault.open_for_update(&person.username, &person.uid).await.map_err(unreachable)?;
+            let opened = opened.ok_or_else(|| no_credential(self.target))?;
             let mut after = opened.credential.clone();
             let recheck = match &self.confirmation {
                 Some(confirmation) => self.check_password(confirmation, &mut after, hashed).await?,
@@ -84,7 +84,7 @@ impl CredentialChange<'_> {
         &self,
         confirmation: &Confirmation<'_>,
         credential: &mut Credential,
-        hashed: &mut Hashed,
+        hashed: &mut ComputedHashes,
     ) -> Result<Recheck, ApiError> {
         if confirmation.is_waived_without_password && credential.hash.is_none() {
             return Ok(Recheck::Right);
@@ -103,8 +103,8 @@ impl CredentialChange<'_> {
     /// # Errors
     /// As [`Self::open`]; 429 if too many requests wait for a turn.
     pub async fn make<T>(&self, mut change: impl FnMut(&mut Credential) -> T) -> Result<T, ApiError> {
-        let _turn = turn(self.api, self.person).await?;
-        let (vault, mut hashed, mut lost) = (&self.api.logins.vault, Hashed::default(), None);
+        let _turn = lock_for_recheck(self.api, self.person).await?;
+        let (vault, mut hashed, mut lost) = (&self.api.logins.vault, ComputedHashes::default(), None);
         for _ in 0..MAX_ATTEMPTS {
             let (opened, mut after) = self.open(&mut hashed).await?;
             let outcome = change(&mut after);
@@ -123,8 +123,8 @@ impl CredentialChange<'_> {
 ///
 /// # Errors
 /// 429 if too many requests wait.
-pub async fn turn<'a>(api: &'a DirectoryApi, person: &Person) -> Result<MutexGuard<'a, ()>, ApiError> {
-    api.logins.verifier.turn(&person.username).await.map_err(|busy| failed(busy.into()))
+pub async fn lock_for_recheck<'a>(api: &'a DirectoryApi, person: &LoginUser) -> Result<MutexGuard<'a, ()>, ApiError> {
+    api.logins.verifier.lock_for_recheck(&person.username).await.map_err(|busy| failed(busy.into()))
 }
 
 /// Checks again, after a wait, that the caller is active and the User exists. Otherwise a key could be created after
@@ -136,11 +136,11 @@ pub fn check_current(api: &DirectoryApi, target: &Target) -> Result<(), ApiError
     if api.is_inactive(&target.caller) {
         return Err(ApiError::unauthorized());
     }
-    person(api, target).map(drop)
+    load_user(api, target).map(drop)
 }
 
 /// Logs a wrong confirmation, once its failure has been counted and not on each attempt to count it.
-pub fn log_recheck(recheck: Recheck, person: &Person, source: &str) {
+pub fn log_recheck(recheck: Recheck, person: &LoginUser, source: &str) {
     if recheck == Recheck::Wrong {
         info!(user = person.name, source, "a credential that was asked for again was wrong");
     }

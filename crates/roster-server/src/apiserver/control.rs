@@ -1,11 +1,11 @@
 //! Authorizes changes to a User's credentials.
 
 use k8s_openapi::api::authentication::v1::UserInfo;
-use roster_core::rbac::guard::Change;
-use roster_runtime::logins::person::{CREDENTIAL_ID, Person};
-use roster_runtime::logins::recognizer::API_KEY_CREDENTIAL;
+use roster_core::rbac::guard::GuardedChange;
+use roster_runtime::logins::login_user::{CREDENTIAL_ID, LoginUser};
+use roster_runtime::logins::token_authenticator::API_KEY_CREDENTIAL;
 use roster_runtime::logins::vault::VaultError;
-use roster_runtime::logins::verifier::Failure;
+use roster_runtime::logins::verifier::VerifyError;
 use secrecy::{ExposeSecret, SecretString};
 use tracing::{info, warn};
 
@@ -18,8 +18,8 @@ use super::target::Target;
 ///
 /// # Errors
 /// 404 if it has been deleted or recreated.
-pub fn person(api: &DirectoryApi, target: &Target) -> Result<Person, ApiError> {
-    let person = Person::named(&api.informers, &target.name).filter(|person| person.uid == target.uid);
+pub fn load_user(api: &DirectoryApi, target: &Target) -> Result<LoginUser, ApiError> {
+    let person = LoginUser::named(&api.informers, &target.name).filter(|person| person.uid == target.uid);
     person.ok_or_else(|| ApiError::not_found(About { resource: "users", name: &target.asked }))
 }
 
@@ -33,14 +33,14 @@ pub fn is_self(api: &DirectoryApi, target: &Target) -> bool {
 /// # Errors
 /// 403 with what is missing; 503 if that can't be judged.
 pub async fn control(api: &DirectoryApi, target: &Target) -> Result<(), ApiError> {
-    allow(api, target, &Change::Credential([target.name.as_str()].into())).await
+    allow(api, target, &GuardedChange::Credential([target.name.as_str()].into())).await
 }
 
 /// Checks that the guard allows the caller to make the change, and that the caller does not use an API key.
 ///
 /// # Errors
 /// 403 with what is missing; 503 if that can't be judged.
-pub async fn allow(api: &DirectoryApi, target: &Target, change: &Change<'_>) -> Result<(), ApiError> {
+pub async fn allow(api: &DirectoryApi, target: &Target, change: &GuardedChange<'_>) -> Result<(), ApiError> {
     refuse_api_key(target)?;
     let caller = &target.caller;
     let requester = UserInfo {
@@ -50,7 +50,7 @@ pub async fn allow(api: &DirectoryApi, target: &Target, change: &Change<'_>) -> 
         extra: Some(caller.extra.clone()),
     };
     let refusal = api.guard.refusal(&requester, change).await.map_err(|why| {
-        warn!(user = target.name, why, "the guard could not judge a request");
+        warn!(user = target.name, %why, "the guard could not judge a request");
         ApiError::unavailable("the guard can't judge this at the moment")
     })?;
     refusal.map_or(Ok(()), |why| {
@@ -74,28 +74,28 @@ pub fn refuse_api_key(target: &Target) -> Result<(), ApiError> {
 
 /// Converts a vault error to a response.
 pub fn unreachable(error: VaultError) -> ApiError {
-    failed(Failure::Vault(error))
+    failed(VerifyError::Vault(error))
 }
 
 /// 409: the User has no credential to change, because it does not hold its username.
-pub fn nothing_held(target: &Target) -> ApiError {
+pub fn no_credential(target: &Target) -> ApiError {
     ApiError::conflict("the user does not hold its username yet", target.about())
 }
 
 /// Converts a failure to a response.
-pub fn failed(failure: Failure) -> ApiError {
+pub fn failed(failure: VerifyError) -> ApiError {
     match failure {
-        Failure::Saturated(_) => ApiError::too_many_requests(),
-        Failure::Vault(error) => {
+        VerifyError::Saturated(_) => ApiError::too_many_requests(),
+        VerifyError::Vault(error) => {
             warn!(%error, "a credential can't be used");
             ApiError::unavailable("the credential can't be reached, please try again later")
         }
-        Failure::Unacceptable(why) => api_invalid("spec.newPassword", &why.to_string()),
-        Failure::NotDue => api_invalid("spec.newPassword", "no change is due: use users/~/password"),
+        VerifyError::Policy(why) => api_invalid("spec.newPassword", &why.to_string()),
+        VerifyError::NotDue => api_invalid("spec.newPassword", "no change is due: use users/~/password"),
     }
 }
 
 /// Returns the text of an optional secret.
-pub fn exposed(secret: Option<&SecretString>) -> Option<&str> {
+pub fn expose(secret: Option<&SecretString>) -> Option<&str> {
     secret.map(ExposeSecret::expose_secret)
 }

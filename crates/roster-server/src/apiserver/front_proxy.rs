@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::delegation::BELIEVED;
+use super::delegation::ANSWER_TTL;
 use super::identity::{Caller, HeaderNames};
 
 const CONFIG_MAP: &str = "extension-apiserver-authentication";
@@ -45,17 +45,17 @@ struct Trusted {
     names: Vec<String>,
     headers: HeaderNames,
     /// Chains that were verified. Verifying signatures takes longer than most requests.
-    recognised: Cache<Chain, ()>,
+    recognized: Cache<Chain, ()>,
 }
 
 impl Trusted {
-    fn recognises(&self, chain: &[CertificateDer<'static>]) -> bool {
-        if self.recognised.contains_key(chain) {
+    fn recognizes(&self, chain: &[CertificateDer<'static>]) -> bool {
+        if self.recognized.contains_key(chain) {
             return true;
         }
         let is_recognised = self.verifies(chain);
         if is_recognised {
-            self.recognised.insert(chain.to_vec(), ());
+            self.recognized.insert(chain.to_vec(), ());
         }
         is_recognised
     }
@@ -85,13 +85,13 @@ pub struct FrontProxy {
 
 impl FrontProxy {
     /// Returns whether the chain is the aggregator's, by the current settings.
-    pub fn recognises(&self, chain: &[CertificateDer<'static>]) -> bool {
-        self.trusted.load().as_ref().is_some_and(|trusted| trusted.recognises(chain))
+    pub fn recognizes(&self, chain: &[CertificateDer<'static>]) -> bool {
+        self.trusted.load().as_ref().is_some_and(|trusted| trusted.recognizes(chain))
     }
 
     /// Returns the caller that the headers name, if the certificates are the aggregator's.
     pub fn authenticate(&self, chain: &[CertificateDer<'static>], headers: &HeaderMap) -> Option<Caller> {
-        let trusted = self.trusted.load_full().filter(|trusted| trusted.recognises(chain))?;
+        let trusted = self.trusted.load_full().filter(|trusted| trusted.recognizes(chain))?;
         match trusted.headers.read(headers) {
             Ok(caller) => caller,
             Err(error) => {
@@ -126,7 +126,7 @@ impl FrontProxy {
             match change {
                 Ok(config) => {
                     self.set(&config.and_then(|config| config.data).unwrap_or_default());
-                    health.set_introduced();
+                    health.set_front_proxy_known();
                 }
                 Err(error) => warn!(%error, "the front proxy's authorities can't be watched"),
             }
@@ -165,8 +165,8 @@ fn read(config: &BTreeMap<String, String>) -> Result<Trusted> {
             .map(|prefix| prefix.to_ascii_lowercase())
             .collect(),
     };
-    let recognised = Cache::builder().max_capacity(MAX_CHAINS).time_to_live(BELIEVED).build();
-    Ok(Trusted { verifier, names: list(config, "requestheader-allowed-names")?, headers, recognised })
+    let recognized = Cache::builder().max_capacity(MAX_CHAINS).time_to_live(ANSWER_TTL).build();
+    Ok(Trusted { verifier, names: list(config, "requestheader-allowed-names")?, headers, recognized })
 }
 
 fn list(config: &BTreeMap<String, String>, key: &str) -> Result<Vec<String>> {

@@ -70,7 +70,7 @@ pub struct HeaderNames {
 
 /// Why the headers cannot be read.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
-pub enum Unreadable {
+pub enum HeaderError {
     /// A value is not UTF-8.
     #[error("a header of the identity is not UTF-8")]
     NotText,
@@ -84,7 +84,7 @@ impl HeaderNames {
     ///
     /// # Errors
     /// If a value is not UTF-8, or there are too many.
-    pub fn read(&self, headers: &HeaderMap) -> Result<Option<Caller>, Unreadable> {
+    pub fn read(&self, headers: &HeaderMap) -> Result<Option<Caller>, HeaderError> {
         let username = first(headers, &self.username)?;
         if username.is_empty() {
             return Ok(None);
@@ -109,13 +109,13 @@ impl HeaderNames {
             extras += 1;
         }
         if caller.groups.len() + extras > MAX_VALUES {
-            return Err(Unreadable::TooMany);
+            return Err(HeaderError::TooMany);
         }
         Ok(Some(caller.completed()))
     }
 }
 
-fn first(headers: &HeaderMap, names: &[HeaderName]) -> Result<String, Unreadable> {
+fn first(headers: &HeaderMap, names: &[HeaderName]) -> Result<String, HeaderError> {
     for value in names.iter().filter_map(|name| headers.get(name)) {
         let value = text(value.as_bytes())?;
         if !value.is_empty() {
@@ -125,8 +125,8 @@ fn first(headers: &HeaderMap, names: &[HeaderName]) -> Result<String, Unreadable
     Ok(String::new())
 }
 
-fn text(bytes: &[u8]) -> Result<String, Unreadable> {
-    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| Unreadable::NotText)
+fn text(bytes: &[u8]) -> Result<String, HeaderError> {
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| HeaderError::NotText)
 }
 
 #[cfg(test)]
@@ -168,14 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_named_or_not_in_text() {
+    fn missing_and_non_utf8_usernames() {
         assert_eq!(names().read(&headers(&[("x-remote-group", b"a")])), Ok(None));
-        assert_eq!(names().read(&headers(&[("x-remote-user", b"\xff")])), Err(Unreadable::NotText));
+        assert_eq!(names().read(&headers(&[("x-remote-user", b"\xff")])), Err(HeaderError::NotText));
         let anonymous =
             names().read(&headers(&[("x-remote-user", b"x"), ("x-remote-group", b"system:unauthenticated")]));
         assert!(!anonymous.unwrap().unwrap().is_authenticated());
         let no_uid = HeaderNames { uid: Vec::new(), ..names() };
         let caller = no_uid.read(&headers(&[("x-remote-user", b"x"), ("x-remote-uid", b"u-1")])).unwrap().unwrap();
-        assert_eq!(caller.uid, "", "a UID is believed only where the ConfigMap says so");
+        assert_eq!(caller.uid, "", "a UID is trusted only if the ConfigMap has UID headers");
     }
 }

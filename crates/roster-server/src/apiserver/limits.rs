@@ -19,7 +19,7 @@ use axum::response::{IntoResponse, Response};
 use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
 use roster_credentials::network::site_of;
-use roster_runtime::operations::seats::{Seat, Seats};
+use roster_runtime::operations::keyed_permits::{KeyedPermit, KeyedPermits};
 use roster_runtime::tls::bodies::{BodyError, BodyLimits, BodyReader};
 use roster_runtime::tls::connections::Trust;
 use roster_runtime::tls::frames::hold;
@@ -32,10 +32,10 @@ use super::identity::Caller;
 use super::status::ApiError;
 
 /// Largest body, in bytes. Reviews and patches are small.
-pub const MOST_BODY_BYTES: usize = 64 * 1024;
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// Longest request URI including the query string, in bytes.
-const MOST_URI_BYTES: usize = 20 * 1024;
+const MAX_URI_BYTES: usize = 20 * 1024;
 
 /// Longest time until a response begins, including reading the request's body.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -59,7 +59,7 @@ pub const WATCHES: PermitLimits = PermitLimits { total: 1024, direct: 768, of_on
 /// Budget for bodies of one kind of request from kube-apiserver, and another of the same size for other requests. An
 /// anonymous network can take a quarter of the budget, and its site three quarters.
 const BODIES: BodyLimits = BodyLimits {
-    most_bytes: MOST_BODY_BYTES,
+    max_bytes: MAX_BODY_BYTES,
     of_a_peer: 32,
     of_a_site: 96,
     budget: 8 * 1024 * 1024,
@@ -74,7 +74,7 @@ const SYSTEM_PREFIX: &str = "system:";
 
 /// Whose share of the permits a request uses.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub enum Share {
+pub enum PermitHolder {
     /// A person, by username.
     User(String),
     /// The ServiceAccounts of one namespace. With a share each, anyone who may create ServiceAccounts could have any
@@ -90,7 +90,7 @@ pub enum Share {
     Exempt,
 }
 
-impl Share {
+impl PermitHolder {
     /// Returns the share of an authenticated caller.
     fn of(caller: &Caller) -> Self {
         if caller.groups.iter().any(|group| group == MASTERS) {
@@ -105,7 +105,7 @@ impl Share {
     }
 }
 
-impl fmt::Display for Share {
+impl fmt::Display for PermitHolder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::User(name) | Self::System(name) => write!(formatter, "user {name} has"),
@@ -120,7 +120,7 @@ impl fmt::Display for Share {
 /// Origin of a request for the purpose of limits.
 #[derive(Clone, Debug)]
 pub struct RequestSource {
-    share: Share,
+    share: PermitHolder,
     is_api_server: bool,
 }
 
@@ -131,7 +131,7 @@ impl RequestSource {
         let extensions = request.extensions();
         let caller = extensions.get::<Arc<Caller>>().ok_or_else(|| ApiError::internal("the caller is not known"))?;
         let is_api_server = extensions.get::<Trust>() == Some(&Trust::ApiServer);
-        Ok(Self { share: Share::of(caller), is_api_server })
+        Ok(Self { share: PermitHolder::of(caller), is_api_server })
     }
 
     /// Returns the source of an anonymous request. A network that currently holds proven connections of kube-apiserver
@@ -139,19 +139,19 @@ impl RequestSource {
     fn of_network(request: &Request) -> Result<Self, ApiError> {
         let source = RequestNetwork::of(request.extensions());
         let source = source.ok_or_else(|| ApiError::internal("the connection is not known"))?;
-        let is_api_server = source.is_beside_api_server;
-        let share = if is_api_server { Share::Exempt } else { Share::Network(source.network) };
+        let is_api_server = source.network_has_api_server;
+        let share = if is_api_server { PermitHolder::Exempt } else { PermitHolder::Network(source.network) };
         Ok(Self { share, is_api_server })
     }
 
     /// Returns whose share the request uses.
-    pub const fn share(&self) -> &Share {
+    pub const fn share(&self) -> &PermitHolder {
         &self.share
     }
 
     /// Returns the source of a login. The handler limits logins by source address, which may be reported by a proxy.
     fn of_login(request: &Request) -> Result<Self, ApiError> {
-        Self::of_network(request).map(|source| Self { share: Share::Exempt, ..source })
+        Self::of_network(request).map(|source| Self { share: PermitHolder::Exempt, ..source })
     }
 }
 
@@ -177,21 +177,21 @@ pub struct Permits {
     kind: &'static str,
     total: Arc<Semaphore>,
     direct: Arc<Semaphore>,
-    shares: Arc<Seats<Share>>,
+    shares: Arc<KeyedPermits<PermitHolder>>,
 }
 
 /// A part of a caller's share. Returned when the last clone is dropped.
 #[derive(Clone, Debug)]
 struct SharePermit {
     source: RequestSource,
-    _seats: Option<Arc<TakenShare>>,
+    _taken: Option<Arc<HolderPermits>>,
 }
 
 /// A part of a share, and for a network also of its site's share.
 #[derive(Debug)]
-struct TakenShare {
-    _own: Seat<Share>,
-    _site: Option<Seat<Share>>,
+struct HolderPermits {
+    _own: KeyedPermit<PermitHolder>,
+    _site: Option<KeyedPermit<PermitHolder>>,
 }
 
 /// A permit for a request in flight, returned when the last clone is dropped. An extension of each request, for
@@ -215,7 +215,7 @@ pub struct HoldsOwnPermit;
 impl RequestPermit {
     /// Returns a permit of that share.
     #[cfg(test)]
-    pub fn for_test(share: Share) -> Self {
+    pub fn for_test(share: PermitHolder) -> Self {
         let source = RequestSource { share, is_api_server: true };
         Permits::new(RESOURCES, "requests").admit(source).expect("all permits are free")
     }
@@ -236,7 +236,7 @@ impl Permits {
     pub fn new(limits: PermitLimits, kind: &'static str) -> Self {
         let semaphore = |count| Arc::new(Semaphore::new(count));
         let (total, direct) = (semaphore(limits.total), semaphore(limits.direct));
-        Self { limits, kind, total, direct, shares: Seats::new(limits.of_one) }
+        Self { limits, kind, total, direct, shares: KeyedPermits::new(limits.of_one) }
     }
 
     /// Takes a part of the caller's share and a permit.
@@ -249,22 +249,25 @@ impl Permits {
 
     fn share(&self, source: RequestSource) -> Result<SharePermit, ApiError> {
         let site = match &source.share {
-            Share::Exempt => return Ok(SharePermit { source, _seats: None }),
-            Share::Network(network) => Some(Share::Site(site_of(*network))),
+            PermitHolder::Exempt => return Ok(SharePermit { source, _taken: None }),
+            PermitHolder::Network(network) => Some(PermitHolder::Site(site_of(*network))),
             _ => None,
         };
-        let seats =
-            TakenShare { _own: self.seat(&source.share)?, _site: site.map(|site| self.seat(&site)).transpose()? };
-        Ok(SharePermit { source, _seats: Some(Arc::new(seats)) })
+        let taken =
+            HolderPermits { _own: self.take(&source.share)?, _site: site.map(|site| self.take(&site)).transpose()? };
+        Ok(SharePermit { source, _taken: Some(Arc::new(taken)) })
     }
 
-    fn seat(&self, share: &Share) -> Result<Seat<Share>, ApiError> {
-        let most = match share {
-            Share::User(_) | Share::Network(_) => self.limits.of_one,
-            Share::ServiceAccounts(_) | Share::System(_) | Share::Site(_) | Share::Exempt => self.limits.of_program,
+    fn take(&self, share: &PermitHolder) -> Result<KeyedPermit<PermitHolder>, ApiError> {
+        let max = match share {
+            PermitHolder::User(_) | PermitHolder::Network(_) => self.limits.of_one,
+            PermitHolder::ServiceAccounts(_)
+            | PermitHolder::System(_)
+            | PermitHolder::Site(_)
+            | PermitHolder::Exempt => self.limits.of_program,
         };
-        let seat = self.shares.take_up_to(share.clone(), most);
-        seat.ok_or_else(|| ApiError::over_share(&format!("{share} {most} {}", self.kind)))
+        let permit = self.shares.take_up_to(share.clone(), max);
+        permit.ok_or_else(|| ApiError::over_share(&format!("{share} {max} {}", self.kind)))
     }
 
     fn permit(&self, share: SharePermit) -> Result<RequestPermit, ApiError> {
@@ -354,7 +357,7 @@ impl RequestLimiter {
         let read = if is_authenticated { bodies.read_within_budget(request).await } else { bodies.read(request).await };
         read.map_err(|error| match error {
             BodyError::TooManyOfPeer | BodyError::Saturated => ApiError::too_many_requests(),
-            BodyError::TooLarge(most) => ApiError::too_large(most),
+            BodyError::TooLarge(max) => ApiError::too_large(max),
             BodyError::TooSlow | BodyError::Broken => ApiError::bad_request(error.to_string()),
             BodyError::UnknownPeer => ApiError::internal(error.to_string()),
         })
@@ -385,8 +388,8 @@ fn too_late() -> ApiError {
 
 fn check_address(request: &Request) -> Result<(), ApiError> {
     let length = request.uri().path_and_query().map_or(0, |address| address.as_str().len());
-    if length > MOST_URI_BYTES {
-        return Err(ApiError::uri_too_long(MOST_URI_BYTES));
+    if length > MAX_URI_BYTES {
+        return Err(ApiError::uri_too_long(MAX_URI_BYTES));
     }
     if percent_decode_str(request.uri().path()).decode_utf8().is_err() {
         return Err(ApiError::bad_request("the path is not UTF-8"));

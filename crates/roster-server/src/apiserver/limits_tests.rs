@@ -27,7 +27,7 @@ fn caller(username: &str, groups: &[&str]) -> Caller {
 }
 
 fn source(username: &str, is_api_server: bool) -> RequestSource {
-    RequestSource { share: Share::of(&caller(username, &[])), is_api_server }
+    RequestSource { share: PermitHolder::of(&caller(username, &[])), is_api_server }
 }
 
 fn admitted(permits: &Permits, username: &str, is_api_server: bool) -> Vec<RequestPermit> {
@@ -35,16 +35,16 @@ fn admitted(permits: &Permits, username: &str, is_api_server: bool) -> Vec<Reque
 }
 
 #[rstest]
-#[case::person("jane", &[], Share::User("jane".to_owned()))]
-#[case::service_account("system:serviceaccount:apps:web", &[], Share::ServiceAccounts("apps".to_owned()))]
-#[case::component("system:kube-controller-manager", &[], Share::System("system:kube-controller-manager".to_owned()))]
-#[case::administrator("jane", &["system:masters"], Share::Exempt)]
-fn shares_go_by_username(#[case] username: &str, #[case] groups: &[&str], #[case] share: Share) {
-    assert_eq!(Share::of(&caller(username, groups)), share);
+#[case::person("jane", &[], PermitHolder::User("jane".to_owned()))]
+#[case::service_account("system:serviceaccount:apps:web", &[], PermitHolder::ServiceAccounts("apps".to_owned()))]
+#[case::component("system:kube-controller-manager", &[], PermitHolder::System("system:kube-controller-manager".to_owned()))]
+#[case::administrator("jane", &["system:masters"], PermitHolder::Exempt)]
+fn shares_go_by_username(#[case] username: &str, #[case] groups: &[&str], #[case] share: PermitHolder) {
+    assert_eq!(PermitHolder::of(&caller(username, groups)), share);
 }
 
 #[test]
-fn one_caller_takes_its_share_and_no_more() {
+fn one_caller_takes_at_most_its_share() {
     let permits = Permits::new(FEW, "requests");
     let mut held = admitted(&permits, "jane", true);
     assert_eq!(held.len(), FEW.of_one);
@@ -167,7 +167,7 @@ async fn a_client_that_disconnects_keeps_its_permit_until_the_work_ends() {
 }
 
 #[tokio::test]
-async fn work_that_takes_too_long_is_answered_and_keeps_its_permit() {
+async fn work_that_times_out_is_answered_and_keeps_its_permit() {
     let (router, limiter, go_on) = limited_router_within(Duration::from_millis(50), RequestSource::of_caller);
     assert_eq!(status(&router, request("POST", "/", "jane", Body::empty())).await, 503);
     assert_eq!(limiter.permits.total.available_permits(), FEW.total - 1);
@@ -195,7 +195,7 @@ fn from_address(open: &OpenConnection, address: std::net::IpAddr, path: &str) ->
 }
 
 #[tokio::test]
-async fn a_network_takes_its_share_and_that_of_kube_apiserver_has_no_limit() {
+async fn networks_are_limited_except_that_of_kube_apiserver() {
     let (router, limiter, go_on) = limited_router(RequestSource::of_network);
     let table = ConnectionTable::new(LIMITS, Metrics::default().connections_shed);
     let (api_server, one, two, three) =
@@ -211,7 +211,7 @@ async fn a_network_takes_its_share_and_that_of_kube_apiserver_has_no_limit() {
         tokio::task::yield_now().await;
     }
     assert_eq!(status(&router, from_network(&one, 2, "/quick")).await, 429, "its share is used up");
-    assert_eq!(status(&router, from_network(&three, 4, "/quick")).await, 429, "strangers leave a reserve");
+    assert_eq!(status(&router, from_network(&three, 4, "/quick")).await, 429, "other networks leave a reserve");
     assert_eq!(status(&router, from_network(&api_server, 1, "/quick")).await, 200);
     go_on.notify_waiters();
     for answer in held {
@@ -249,7 +249,7 @@ async fn the_networks_of_a_site_share() {
 
 /// The address may have been reassigned.
 #[tokio::test]
-async fn a_network_that_kube_apiserver_used_lately_has_a_limit() {
+async fn a_network_recently_used_by_kube_apiserver_is_limited() {
     let (router, limiter, go_on) = limited_router(RequestSource::of_network);
     let table = ConnectionTable::new(LIMITS, Metrics::default().connections_shed);
     let (open, proven) = (connect(&table, 1), connect(&table, 1));
@@ -271,7 +271,7 @@ async fn a_network_that_kube_apiserver_used_lately_has_a_limit() {
 #[case("GET")]
 #[case("POST")]
 #[tokio::test]
-async fn an_answer_counts_towards_the_share_of_its_caller_until_its_end(#[case] method: &str) {
+async fn a_response_counts_towards_its_callers_share_until_its_end(#[case] method: &str) {
     let (router, limiter, _) = limited_router(RequestSource::of_caller);
     let send =
         async |path, username| router.clone().oneshot(request(method, path, username, Body::empty())).await.unwrap();
@@ -288,7 +288,7 @@ async fn an_answer_counts_towards_the_share_of_its_caller_until_its_end(#[case] 
 }
 
 #[tokio::test]
-async fn answers_that_hold_permits_of_their_own_do_not_count_towards_the_share() {
+async fn responses_with_permits_of_their_own_do_not_count_towards_the_share() {
     let (router, ..) = limited_router(RequestSource::of_caller);
     let mut answers = Vec::new();
     for _ in 0..=FEW.of_one {

@@ -21,7 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::identity::Caller;
 use super::limits::RequestPermit;
 use super::negotiate::Form;
-use super::pages::{ListId, Moment, Position, list_id};
+use super::pages::{ListId, Position, RevisionRange, list_id};
 use super::params::ListParams;
 use super::render::{Counts, Renderer};
 use super::resource::Resource;
@@ -63,9 +63,9 @@ pub async fn list(
     let (selection, permit) = select(&table, &params.query, (offset, params.limit), permit).await?;
     let (metadata, counts) = describe(api, params, id, position, &selection);
     if metadata.continue_.is_some() {
-        api.moments.remember(resource.plural, position.moment, table).await;
+        api.snapshots.put(resource.plural, position.revisions, table).await;
         if position.offset == 0 {
-            api.moments.begin(caller, id, position.moment).await;
+            api.snapshots.note_first_page(caller, id, position.revisions).await;
         }
     }
     let renderer = Renderer { resource, form, include: params.include_object, current: api.user_of(caller) };
@@ -105,9 +105,9 @@ async fn start(
     id: ListId,
 ) -> Result<(Arc<Table>, Position), ApiError> {
     if let Some(token) = &params.continue_token {
-        let Position { moment, offset } = api.tokens.read(id, token)?;
-        let (table, _) = table_of(api, permit, resource, catalogue, moment).await?;
-        return Ok((table, Position { moment, offset }));
+        let Position { revisions, offset } = api.tokens.read(id, token)?;
+        let (table, _) = table_of(api, permit, resource, catalogue, revisions).await?;
+        return Ok((table, Position { revisions, offset }));
     }
     let before = match (params.page, params.limit) {
         (Some(page), Some(limit)) => (page - 1).saturating_mul(limit),
@@ -116,45 +116,45 @@ async fn start(
     let offset = u64::try_from(before).unwrap_or(u64::MAX);
     let asked = params.resource_version.filter(|revision| *revision > 0);
     if let Some(revision) = asked.filter(|_| params.is_exact) {
-        let moment = Moment { since: revision, until: revision };
-        let (table, moment) = table_of(api, permit, resource, catalogue, moment).await?;
-        return Ok((table, Position { moment, offset }));
+        let revisions = RevisionRange { since: revision, until: revision };
+        let (table, revisions) = table_of(api, permit, resource, catalogue, revisions).await?;
+        return Ok((table, Position { revisions, offset }));
     }
     if params.page.is_some_and(|page| page > 1)
         && asked.is_none()
-        && let Some(moment) = api.moments.of_first_page(caller, id).await
+        && let Some(revisions) = api.snapshots.of_first_page(caller, id).await
     {
-        match table_of(api, permit, resource, catalogue, moment).await {
-            Ok((table, moment)) => return Ok((table, Position { moment, offset })),
+        match table_of(api, permit, resource, catalogue, revisions).await {
+            Ok((table, revisions)) => return Ok((table, Position { revisions, offset })),
             Err(error) if error.code() == StatusCode::TOO_MANY_REQUESTS => return Err(error),
             // The revision of the first page has expired. The client did not specify it, so it gets the current one.
             Err(_) => {}
         }
     }
     let view = reached(catalogue, asked.unwrap_or(0)).await?;
-    let moment = Moment { since: view.revision, until: view.progress };
-    Ok((Arc::clone(&view.table), Position { moment, offset }))
+    let revisions = RevisionRange { since: view.revision, until: view.progress };
+    Ok((Arc::clone(&view.table), Position { revisions, offset }))
 }
 
-/// Returns all records at a past revision, and that revision's [`Moment`] on this replica.
+/// Returns all records at a past revision, and that revision's [`RevisionRange`] on this replica.
 async fn table_of(
     api: &DirectoryApi,
     permit: &RequestPermit,
     resource: &'static Resource,
     catalogue: &Catalogue,
-    moment: Moment,
-) -> Result<(Arc<Table>, Moment), ApiError> {
-    let view = reached(catalogue, moment.since).await?;
-    if view.revision <= moment.until {
-        return Ok((Arc::clone(&view.table), moment));
+    revisions: RevisionRange,
+) -> Result<(Arc<Table>, RevisionRange), ApiError> {
+    let view = reached(catalogue, revisions.since).await?;
+    if view.revision <= revisions.until {
+        return Ok((Arc::clone(&view.table), revisions));
     }
-    if let Some(table) = api.moments.table(resource.plural, moment).await {
-        return Ok((table, moment));
+    if let Some(table) = api.snapshots.table(resource.plural, revisions).await {
+        return Ok((table, revisions));
     }
-    let turn = api.undoing.turn(permit.clone()).await?;
-    let past = blocking(move || (view.at(moment.until), turn)).await?.0;
-    let past = past.map_err(|_| expired(moment.until))?;
-    Ok((past.table, Moment { since: past.revision, until: moment.until }))
+    let slot = api.undoing.acquire(permit.clone()).await?;
+    let past = blocking(move || (view.at(revisions.until), slot)).await?.0;
+    let past = past.map_err(|_| expired(revisions.until))?;
+    Ok((past.table, RevisionRange { since: past.revision, until: revisions.until }))
 }
 
 /// Builds the metadata of the list, and its counts.
@@ -169,7 +169,7 @@ fn describe(
     let end = position.offset.saturating_add(selection.records.len() as u64);
     let goes_on = end < total && !selection.records.is_empty();
     let metadata = ListMeta {
-        resource_version: Some(position.moment.until.to_string()),
+        resource_version: Some(position.revisions.until.to_string()),
         continue_: goes_on.then(|| api.tokens.write(id, Position { offset: end, ..position })),
         remaining_item_count: i64::try_from(total - end.min(total)).ok().filter(|_| goes_on),
         ..ListMeta::default()
@@ -244,13 +244,13 @@ fn respond(
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// Holds a permit until the guard is dropped, or for `longest`.
-fn lend(permit: RequestPermit, longest: Duration) -> DropGuard {
+/// Holds a permit until the guard is dropped, or for `max_duration`.
+fn lend(permit: RequestPermit, max_duration: Duration) -> DropGuard {
     let done = CancellationToken::new();
     let returned = done.clone();
     tokio::spawn(async move {
         let _permit = permit;
-        let _ = tokio::time::timeout(longest, returned.cancelled()).await;
+        let _ = tokio::time::timeout(max_duration, returned.cancelled()).await;
     });
     done.drop_guard()
 }
@@ -261,7 +261,7 @@ mod tests {
     use std::future::poll_fn;
     use std::pin::Pin;
 
-    use crate::apiserver::limits::Share;
+    use crate::apiserver::limits::PermitHolder;
     use crate::apiserver::params::IncludeObject;
     use crate::apiserver::resource::USERS;
     use axum::body::HttpBody;
@@ -284,11 +284,11 @@ mod tests {
     #[case::larger_than_a_chunk(2, CHUNK_BYTES, 2)]
     #[case::none(0, 1, 1)]
     #[tokio::test]
-    async fn a_long_list_is_whole_and_ends_for_good(#[case] count: usize, #[case] bytes: usize, #[case] chunks: usize) {
+    async fn a_long_list_is_complete_and_ends(#[case] count: usize, #[case] bytes: usize, #[case] chunks: usize) {
         let informers = Arc::new(Informers::new(false, Arc::new(Metrics::default())));
         let renderer =
             Renderer { resource: &USERS, form: Form::Object, include: IncludeObject::Metadata, current: None };
-        let permit = RequestPermit::for_test(Share::Exempt);
+        let permit = RequestPermit::for_test(PermitHolder::Exempt);
         let head = renderer.head(&ListMeta::default(), Counts::default());
         let mut body = respond(renderer, head, users(count, bytes), informers, permit).into_body();
         let (mut whole, mut frames) = (Vec::new(), 0);

@@ -78,7 +78,7 @@ mod tests {
     #[case("application/cbor", None)]
     #[case("application/json;as=Table", None)]
     #[case("text/html", None)]
-    fn the_first_form_that_there_is(#[case] accept: &str, #[case] expected: Option<Form>) {
+    fn the_first_supported_form_is_chosen(#[case] accept: &str, #[case] expected: Option<Form>) {
         let headers = [(header::ACCEPT, accept.parse().unwrap())].into_iter().collect();
         assert_eq!(Form::of(&headers).ok(), expected);
     }

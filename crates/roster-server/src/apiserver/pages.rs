@@ -21,7 +21,7 @@ use super::identity::Caller;
 use super::status::ApiError;
 
 /// Longest pause between two pages. etcd keeps a revision for as long by default.
-const REMEMBERED: Duration = Duration::from_secs(300);
+const CACHE_TTL: Duration = Duration::from_secs(300);
 
 /// Most revisions cached, for all resources together. Each holds what has changed since.
 const MAX_REVISIONS: u64 = 64;
@@ -30,7 +30,7 @@ const MAX_REVISIONS: u64 = 64;
 const MAX_LISTS: u64 = 10_000;
 
 /// Age from which an unchanged entry is written again: writing to the cache is far slower than reading.
-const REMEMBERED_ANEW: Duration = Duration::from_secs(10);
+const REWRITE_INTERVAL: Duration = Duration::from_secs(10);
 
 const PURPOSE: &str = "roster continue token v1";
 const SIGNATURE_BYTES: usize = 16;
@@ -39,7 +39,7 @@ const PAYLOAD_BYTES: usize = 32;
 /// A state of a resource: unchanged from `since` to at least `until`. Any replica that has seen a revision in between
 /// has the same state.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Moment {
+pub struct RevisionRange {
     /// Revision of the last change.
     pub since: u64,
     /// Latest known revision with the same state.
@@ -50,7 +50,7 @@ pub struct Moment {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Position {
     /// State of the first page.
-    pub moment: Moment,
+    pub revisions: RevisionRange,
     /// Number of items on the previous pages.
     pub offset: u64,
 }
@@ -65,9 +65,9 @@ pub fn list_id(resource: &str, written: &str) -> ListId {
 }
 
 /// Signs and verifies continue tokens.
-pub struct Tokens(Arc<ArcSwap<Authorities>>);
+pub struct ContinueTokens(Arc<ArcSwap<Authorities>>);
 
-impl Tokens {
+impl ContinueTokens {
     /// Uses keys from these authorities, which all replicas share.
     pub fn new(authorities: Arc<ArcSwap<Authorities>>) -> Self {
         Self(authorities)
@@ -78,8 +78,8 @@ impl Tokens {
         let keys = self.0.load().derive(PURPOSE, Timestamp::now());
         let mut bytes = Vec::with_capacity(PAYLOAD_BYTES + SIGNATURE_BYTES);
         bytes.extend(list);
-        bytes.extend(position.moment.since.to_be_bytes());
-        bytes.extend(position.moment.until.to_be_bytes());
+        bytes.extend(position.revisions.since.to_be_bytes());
+        bytes.extend(position.revisions.until.to_be_bytes());
         bytes.extend(position.offset.to_be_bytes());
         let signature = hmac::sign(&keys[0], &bytes);
         bytes.extend(&signature.as_ref()[..SIGNATURE_BYTES]);
@@ -119,18 +119,18 @@ pub fn read(keys: &[hmac::Key], list: ListId, token: &str) -> Result<Position, A
         return Err(invalid("belongs to a list with other filters, selectors or sort keys"));
     }
     let number = |at: usize| u64::from_be_bytes(payload[at..at + 8].try_into().expect("eight bytes"));
-    Ok(Position { moment: Moment { since: number(8), until: number(16) }, offset: number(24) })
+    Ok(Position { revisions: RevisionRange { since: number(8), until: number(16) }, offset: number(24) })
 }
 
 /// Cache of the states that lists are being read at.
-pub struct Moments {
+pub struct SnapshotCache {
     /// Tables by resource and revision of the last change.
     tables: Cache<(&'static str, u64), Arc<Table>>,
     /// State of the first page, by caller and list.
-    first_pages: Cache<(Arc<Caller>, ListId), (Moment, Instant)>,
+    first_pages: Cache<(Arc<Caller>, ListId), (RevisionRange, Instant)>,
 }
 
-impl Default for Moments {
+impl Default for SnapshotCache {
     fn default() -> Self {
         Self {
             // With the default policy (by frequency), a new state would have to be read more often than an old one to
@@ -138,40 +138,41 @@ impl Default for Moments {
             tables: Cache::builder()
                 .max_capacity(MAX_REVISIONS)
                 .eviction_policy(EvictionPolicy::lru())
-                .time_to_idle(REMEMBERED)
+                .time_to_idle(CACHE_TTL)
                 .build(),
             // Not `time_to_idle`: a client that keeps reloading the second page wants current data.
-            first_pages: Cache::builder().max_capacity(MAX_LISTS).time_to_live(REMEMBERED).build(),
+            first_pages: Cache::builder().max_capacity(MAX_LISTS).time_to_live(CACHE_TTL).build(),
         }
     }
 }
 
-impl Moments {
+impl SnapshotCache {
     /// Caches the state at which this caller read the first page of a list.
-    pub async fn begin(&self, caller: &Arc<Caller>, list: ListId, moment: Moment) {
+    pub async fn note_first_page(&self, caller: &Arc<Caller>, list: ListId, revisions: RevisionRange) {
         let key = (Arc::clone(caller), list);
-        let is_known = |(known, since): (Moment, Instant)| known == moment && since.elapsed() < REMEMBERED_ANEW;
+        let is_known =
+            |(known, since): (RevisionRange, Instant)| known == revisions && since.elapsed() < REWRITE_INTERVAL;
         if !self.first_pages.get(&key).await.is_some_and(is_known) {
-            self.first_pages.insert(key, (moment, Instant::now())).await;
+            self.first_pages.insert(key, (revisions, Instant::now())).await;
         }
     }
 
     /// Returns the state at which this caller recently read the first page of a list from this replica.
-    pub async fn of_first_page(&self, caller: &Arc<Caller>, list: ListId) -> Option<Moment> {
-        self.first_pages.get(&(Arc::clone(caller), list)).await.map(|(moment, _)| moment)
+    pub async fn of_first_page(&self, caller: &Arc<Caller>, list: ListId) -> Option<RevisionRange> {
+        self.first_pages.get(&(Arc::clone(caller), list)).await.map(|(revisions, _)| revisions)
     }
 
     /// Caches all records of a state.
-    pub async fn remember(&self, resource: &'static str, moment: Moment, table: Arc<Table>) {
-        let key = (resource, moment.since);
+    pub async fn put(&self, resource: &'static str, revisions: RevisionRange, table: Arc<Table>) {
+        let key = (resource, revisions.since);
         if self.tables.get(&key).await.is_none() {
             self.tables.insert(key, table).await;
         }
     }
 
     /// Returns all records of a state, if cached.
-    pub async fn table(&self, resource: &'static str, moment: Moment) -> Option<Arc<Table>> {
-        self.tables.get(&(resource, moment.since)).await
+    pub async fn table(&self, resource: &'static str, revisions: RevisionRange) -> Option<Arc<Table>> {
+        self.tables.get(&(resource, revisions.since)).await
     }
 }
 
@@ -179,15 +180,15 @@ impl Moments {
 mod tests {
     use super::*;
 
-    fn tokens() -> Tokens {
+    fn tokens() -> ContinueTokens {
         let authorities = Authorities::create(Timestamp::now(), Duration::from_secs(3600)).unwrap();
-        Tokens::new(Arc::new(ArcSwap::from_pointee(authorities)))
+        ContinueTokens::new(Arc::new(ArcSwap::from_pointee(authorities)))
     }
 
     #[test]
-    fn a_token_is_read_where_it_belongs_and_nowhere_else() {
+    fn a_continue_token_is_valid_only_for_its_list() {
         let (tokens, list) = (tokens(), list_id("users", "sortBy=name&"));
-        let position = Position { moment: Moment { since: 77, until: 80 }, offset: 500 };
+        let position = Position { revisions: RevisionRange { since: 77, until: 80 }, offset: 500 };
         let token = tokens.write(list, position);
         assert_eq!(tokens.read(list, &token).unwrap(), position);
         let other = tokens.read(list_id("users", ""), &token).unwrap_err();
@@ -203,11 +204,11 @@ mod tests {
     }
 
     #[test]
-    fn a_token_outlives_a_rotation_of_the_authority() {
+    fn a_continue_token_survives_rotation_of_the_authority() {
         let first = Authorities::create(Timestamp::now(), Duration::from_secs(3600)).unwrap();
         let shared = Arc::new(ArcSwap::from_pointee(first.clone()));
-        let tokens = Tokens::new(Arc::clone(&shared));
-        let token = tokens.write([1; 8], Position { moment: Moment { since: 1, until: 1 }, offset: 2 });
+        let tokens = ContinueTokens::new(Arc::clone(&shared));
+        let token = tokens.write([1; 8], Position { revisions: RevisionRange { since: 1, until: 1 }, offset: 2 });
         let later = Timestamp::now() + Duration::from_secs(2700);
         shared.store(Arc::new(first.rotated(later, Duration::from_secs(3600)).unwrap().unwrap()));
         assert!(tokens.read([1; 8], &token).is_ok());
@@ -215,21 +216,21 @@ mod tests {
 
     /// A reader that has just begun keeps its state, however often others read older ones.
     #[tokio::test]
-    async fn a_new_state_takes_the_place_of_the_one_that_nobody_has_read_for_longest() {
-        let (moments, table) = (Moments::default(), Arc::new(Table::new(&[], Vec::new())));
-        let moment = |since| Moment { since, until: since };
+    async fn a_new_snapshot_evicts_the_least_recently_read() {
+        let (snapshots, table) = (SnapshotCache::default(), Arc::new(Table::new(&[], Vec::new())));
+        let revisions = |since| RevisionRange { since, until: since };
         for since in 0..MAX_REVISIONS {
-            moments.remember("users", moment(since), Arc::clone(&table)).await;
+            snapshots.put("users", revisions(since), Arc::clone(&table)).await;
         }
         for _ in 0..5 {
-            moments.tables.run_pending_tasks().await;
+            snapshots.tables.run_pending_tasks().await;
             for since in 0..MAX_REVISIONS {
-                assert!(moments.table("users", moment(since)).await.is_some());
+                assert!(snapshots.table("users", revisions(since)).await.is_some());
             }
         }
-        moments.remember("users", moment(1000), table).await;
-        moments.tables.run_pending_tasks().await;
-        assert!(moments.table("users", moment(1000)).await.is_some());
-        assert!(moments.table("users", moment(0)).await.is_none());
+        snapshots.put("users", revisions(1000), table).await;
+        snapshots.tables.run_pending_tasks().await;
+        assert!(snapshots.table("users", revisions(1000)).await.is_some());
+        assert!(snapshots.table("users", revisions(0)).await.is_none());
     }
 }

@@ -6,7 +6,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use form_urlencoded::parse;
 use roster_core::directory::index::field::Field;
-use roster_core::directory::index::query::{Condition, Query, Test};
+use roster_core::directory::index::query::{Condition, Query, ValueTest};
 
 use super::status::ApiError;
 
@@ -170,7 +170,7 @@ impl ListParams {
         let name = self.query.conditions.iter().find_map(|condition| match condition {
             Condition { field: 0, any, none, compare, .. } if none.is_empty() && compare.is_empty() => {
                 match any.as_slice() {
-                    [Test::Equal(name)] if !name.is_empty() => Some(name),
+                    [ValueTest::Equal(name)] if !name.is_empty() => Some(name),
                     _ => None,
                 }
             }

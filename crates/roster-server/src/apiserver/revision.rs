@@ -9,7 +9,7 @@ use roster_runtime::informers::catalogue::Catalogue;
 use super::status::ApiError;
 
 /// Longest wait for a revision that this replica has not seen yet, as in kube-apiserver.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs blocking work on a separate thread.
 ///
@@ -42,6 +42,6 @@ pub async fn reached(catalogue: &Catalogue, revision: u64) -> Result<Arc<View>, 
             }
         }
     };
-    let waited = tokio::time::timeout(PATIENCE, waiting).await;
+    let waited = tokio::time::timeout(TIMEOUT, waiting).await;
     waited.map_err(|_| ApiError::too_large_resource_version(revision, catalogue.peek().progress))
 }

@@ -26,8 +26,8 @@ use super::authenticate::{Authenticator, authenticate};
 use super::handlers::{
     api_keys, assignments, bearers, groups, logins, passwords, profile, rename, reviews, totp, users,
 };
-use super::limits::{MOST_BODY_BYTES, RequestLimiter, limited};
-use super::state::{DirectoryApi, Parts};
+use super::limits::{MAX_BODY_BYTES, RequestLimiter, limited};
+use super::state::{DirectoryApi, DirectoryApiParts};
 use super::status::ApiError;
 use super::watch::Uncompressed;
 use super::{discovery, openapi};
@@ -36,11 +36,12 @@ use super::{discovery, openapi};
 const COMPRESSED_FROM: u64 = 128 * 1024;
 
 /// The routes of the aggregated API.
-pub fn router(parts: Parts, health: Arc<Health>) -> Router {
+pub fn router(parts: DirectoryApiParts, health: Arc<Health>) -> Router {
     let (informers, metrics) = (Arc::clone(&parts.informers), Arc::clone(&parts.metrics));
-    let recognizer = Arc::clone(&parts.logins.recognizer);
+    let token_authenticator = Arc::clone(&parts.logins.token_authenticator);
     let front_proxy = Arc::clone(&parts.front_proxy);
-    let authenticator = Authenticator::new(parts.client.clone(), front_proxy, recognizer, Arc::clone(&informers));
+    let authenticator =
+        Authenticator::new(parts.client.clone(), front_proxy, token_authenticator, Arc::clone(&informers));
     let api = DirectoryApi::new(parts);
     let limits = |limiter: RequestLimiter| middleware::from_fn_with_state(Arc::new(limiter), limited);
     let base = format!("/apis/{GROUP}/{VERSION}");
@@ -69,7 +70,7 @@ pub fn router(parts: Parts, health: Arc<Health>) -> Router {
         .route(&at("/groups/{name}/members"), get(groups::members))
         .route(&at("/groups/{name}/members/{user}"), get(groups::member))
         .route(&at("/roleassignments"), get(assignments::list))
-        .layer(middleware::from_fn_with_state(Entrance::new(&informers), enter));
+        .layer(middleware::from_fn_with_state(ResourceMiddleware::new(&informers), enter));
     // Open to everyone: these requests carry the credentials to verify.
     let attempts = Router::new().route(&format!("{base}/logins"), post(logins::login));
     let token_reviews = Router::new().route(bearers::TOKEN_REVIEW_PATH, post(bearers::review));
@@ -107,7 +108,7 @@ pub fn router(parts: Parts, health: Arc<Health>) -> Router {
                     response
                 })
                 .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(is_compressed))
-                .layer(DefaultBodyLimit::max(MOST_BODY_BYTES)),
+                .layer(DefaultBodyLimit::max(MAX_BODY_BYTES)),
         )
         .with_state(Arc::new(api))
         .merge(probes(health))
@@ -138,22 +139,22 @@ fn incomplete() -> Response {
 }
 
 /// State of the combined middleware for resources: separate layers would cost as much as some responses.
-struct Entrance {
+struct ResourceMiddleware {
     informers: Arc<Informers>,
     limiter: Arc<RequestLimiter>,
 }
 
-impl Entrance {
+impl ResourceMiddleware {
     fn new(informers: &Arc<Informers>) -> Arc<Self> {
         Arc::new(Self { informers: Arc::clone(informers), limiter: Arc::new(RequestLimiter::for_resources()) })
     }
 }
 
-async fn enter(State(entrance): State<Arc<Entrance>>, request: Request, next: Next) -> Response {
-    if !entrance.informers.is_synced() {
+async fn enter(State(state): State<Arc<ResourceMiddleware>>, request: Request, next: Next) -> Response {
+    if !state.informers.is_synced() {
         return incomplete();
     }
-    limited(State(Arc::clone(&entrance.limiter)), request, next).await
+    limited(State(Arc::clone(&state.limiter)), request, next).await
 }
 
 /// Counts responses by status.

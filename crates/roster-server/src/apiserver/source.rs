@@ -16,9 +16,9 @@ const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// Source address of a request.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin(pub IpAddr);
+pub struct SourceAddress(pub IpAddr);
 
-impl FromRequestParts<Arc<DirectoryApi>> for Origin {
+impl FromRequestParts<Arc<DirectoryApi>> for SourceAddress {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<DirectoryApi>) -> Result<Self, ApiError> {

@@ -11,16 +11,16 @@ use roster_runtime::informers::Informers;
 use roster_runtime::logins::Logins;
 use roster_runtime::metrics::Metrics;
 use roster_runtime::tls::authority::Authorities;
-use roster_runtime::tls::network_permits::NetworkSeats;
+use roster_runtime::tls::network_permits::NetworkShares;
 use tokio_util::sync::CancellationToken;
 
 use super::authorize::Authorizer;
 use super::front_proxy::FrontProxy;
 use super::identity::Caller;
 use super::limits::{Permits, WATCHES};
-use super::pages::{Moments, Tokens};
+use super::pages::{ContinueTokens, SnapshotCache};
 use super::status::ApiError;
-use super::undoing::Undoing;
+use super::undoing::UndoLimiter;
 use crate::admission::guard::Guard;
 
 /// Login attempts in flight from one source, so that one source cannot take all permits.
@@ -33,7 +33,7 @@ const MAX_LOGINS_OF_A_SITE: usize = 192;
 const MAX_KEY_BYTES: usize = 320;
 
 /// Dependencies of the aggregated API.
-pub struct Parts {
+pub struct DirectoryApiParts {
     /// Watched objects, and the directory.
     pub informers: Arc<Informers>,
     /// Client for kube-apiserver.
@@ -61,9 +61,9 @@ pub struct DirectoryApi {
     /// Authorizes callers.
     pub authorizer: Authorizer,
     /// Signs and verifies continue tokens.
-    pub tokens: Tokens,
+    pub tokens: ContinueTokens,
     /// Revisions that lists are being read at.
-    pub moments: Moments,
+    pub snapshots: SnapshotCache,
     /// Recognises the aggregator.
     pub front_proxy: Arc<FrontProxy>,
     /// Verifies login attempts.
@@ -75,16 +75,16 @@ pub struct DirectoryApi {
     /// Ends watches on shutdown.
     pub shutdown: CancellationToken,
     /// Login attempts in flight, by source.
-    pub attempts: NetworkSeats,
+    pub attempts: NetworkShares,
     /// Permits for watches.
     pub watches: Permits,
     /// Slots for undoing changes.
-    pub undoing: Undoing,
+    pub undoing: UndoLimiter,
 }
 
 /// The permission that a caller was admitted with.
 #[derive(Clone, Debug)]
-pub struct Right {
+pub struct Permission {
     /// Verb of the request.
     pub verb: &'static str,
     /// Resource, with the subresource after a slash.
@@ -95,15 +95,15 @@ pub struct Right {
 
 impl DirectoryApi {
     /// State of a newly started replica.
-    pub fn new(parts: Parts) -> Self {
-        let Parts { informers, client, front_proxy, authorities, logins, guard, metrics, shutdown } = parts;
+    pub fn new(parts: DirectoryApiParts) -> Self {
+        let DirectoryApiParts { informers, client, front_proxy, authorities, logins, guard, metrics, shutdown } = parts;
         Self {
             authorizer: Authorizer::new(client.clone()),
-            tokens: Tokens::new(authorities),
-            moments: Moments::default(),
-            undoing: Undoing::default(),
+            tokens: ContinueTokens::new(authorities),
+            snapshots: SnapshotCache::default(),
+            undoing: UndoLimiter::default(),
             watches: Permits::new(WATCHES, "watches"),
-            attempts: NetworkSeats::new(MAX_LOGINS_OF_A_SOURCE, MAX_LOGINS_OF_A_SITE),
+            attempts: NetworkShares::new(MAX_LOGINS_OF_A_SOURCE, MAX_LOGINS_OF_A_SITE),
             informers,
             client,
             front_proxy,
@@ -142,16 +142,16 @@ impl DirectoryApi {
 
     /// Returns whether the User of that name is active now.
     pub fn is_active(&self, name: &str) -> bool {
-        self.informers.directory().person(name).is_some_and(|person| person.is_active(Timestamp::now()))
+        self.informers.directory().user(name).is_some_and(|person| person.is_active(Timestamp::now()))
     }
 
     /// Returns the User that the caller is. If the caller has a UID, it must match: a new User may have a deleted one's
     /// username.
     pub fn user_of(&self, caller: &Caller) -> Option<String> {
         let directory = self.informers.directory();
-        let mut holders = directory.named(&caller.username);
+        let mut holders = directory.users_with_username(&caller.username);
         let is_caller = |name: &&str| {
-            let person = directory.person(name);
+            let person = directory.user(name);
             person.is_some_and(|person| person.holds_username() && (caller.uid.is_empty() || caller.uid == person.uid))
         };
         holders.find(is_caller).map(str::to_owned)
@@ -159,7 +159,7 @@ impl DirectoryApi {
 }
 
 /// State extractor of the handlers.
-pub type Api = State<Arc<DirectoryApi>>;
+pub type ApiState = State<Arc<DirectoryApi>>;
 
 /// Caller extractor.
-pub type Who = Extension<Arc<Caller>>;
+pub type CallerExtension = Extension<Arc<Caller>>;

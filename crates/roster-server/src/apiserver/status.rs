@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use kube::core::Status;
 use kube::core::response::{StatusCause, StatusDetails, StatusSummary};
 use roster_api::directory::GROUP;
-use roster_core::directory::index::dialect::Invalid;
+use roster_core::directory::index::dialect::InvalidParameter;
 use serde_json::{Value, json};
 
 /// An error response.
@@ -125,14 +125,14 @@ impl ApiError {
         Self::new(410, "Expired", message.into())
     }
 
-    /// 413: the body has more than `most` bytes.
-    pub fn too_large(most: usize) -> Self {
-        Self::new(413, "RequestEntityTooLarge", format!("the body must have at most {most} bytes"))
+    /// 413: the body has more than `max` bytes.
+    pub fn too_large(max: usize) -> Self {
+        Self::new(413, "RequestEntityTooLarge", format!("the body must have at most {max} bytes"))
     }
 
-    /// 414: the URI has more than `most` bytes.
-    pub fn uri_too_long(most: usize) -> Self {
-        Self::new(414, "RequestURITooLong", format!("the address must have at most {most} bytes"))
+    /// 414: the URI has more than `max` bytes.
+    pub fn uri_too_long(max: usize) -> Self {
+        Self::new(414, "RequestURITooLong", format!("the address must have at most {max} bytes"))
     }
 
     /// 415: unsupported media type.
@@ -205,8 +205,8 @@ impl ApiError {
     }
 }
 
-impl From<Invalid> for ApiError {
-    fn from(invalid: Invalid) -> Self {
+impl From<InvalidParameter> for ApiError {
+    fn from(invalid: InvalidParameter) -> Self {
         Self::bad_parameter(invalid.parameter, &invalid.message)
     }
 }

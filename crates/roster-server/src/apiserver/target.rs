@@ -91,7 +91,7 @@ pub async fn authorised(
         if key == SELF { api.user_of(caller) } else { api.informers.directory().find_user(key).map(str::to_owned) };
     let found = found.and_then(|name| {
         let directory = api.informers.directory();
-        directory.person(&name).map(|person| (person.uid.clone(), name.clone()))
+        directory.user(&name).map(|person| (person.uid.clone(), name.clone()))
     });
     // Access by `~` is authorized for the name `~`, and nobody else can be addressed by it.
     let name = if key == SELF { SELF } else { found.as_ref().map_or(key, |(_, name)| name) };

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use roster_runtime::operations::seats::{Seat, Seats};
+use roster_runtime::operations::keyed_permits::{KeyedPermit, KeyedPermits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::limits::{RequestPermit, Share};
+use super::limits::{PermitHolder, RequestPermit};
 use super::status::ApiError;
 
 /// Most lists that undo changes at the same time.
@@ -16,51 +16,51 @@ const MAX_UNDOING: usize = 2;
 const MAX_WAITING: usize = 16;
 
 /// Limits how many lists undo changes: a few at a time, one of each caller.
-pub struct Undoing {
-    turns: Arc<Semaphore>,
+pub struct UndoLimiter {
+    slots: Arc<Semaphore>,
     waiting: Semaphore,
-    callers: Arc<Seats<Share>>,
+    callers: Arc<KeyedPermits<PermitHolder>>,
 }
 
 /// A slot, freed on drop. It holds the permit of its request, so a client that disconnects does not free the permit
 /// while the work continues.
-pub struct UndoTurn {
-    _caller: Option<Seat<Share>>,
-    _turn: OwnedSemaphorePermit,
+pub struct UndoPermit {
+    _caller: Option<KeyedPermit<PermitHolder>>,
+    _slot: OwnedSemaphorePermit,
     _permit: RequestPermit,
 }
 
-impl Default for Undoing {
+impl Default for UndoLimiter {
     fn default() -> Self {
         Self {
-            turns: Arc::new(Semaphore::new(MAX_UNDOING)),
+            slots: Arc::new(Semaphore::new(MAX_UNDOING)),
             waiting: Semaphore::new(MAX_WAITING),
-            callers: Seats::new(1),
+            callers: KeyedPermits::new(1),
         }
     }
 }
 
-impl Undoing {
+impl UndoLimiter {
     /// Waits for a slot. Slots are granted in order of arrival, so a caller must not queue more than one request.
     ///
     /// # Errors
     /// 429 if another request of the caller has a slot or waits for one, or if too many requests wait.
-    pub async fn turn(&self, permit: RequestPermit) -> Result<UndoTurn, ApiError> {
+    pub async fn acquire(&self, permit: RequestPermit) -> Result<UndoPermit, ApiError> {
         let caller = match permit.source().share() {
-            Share::Exempt => None,
+            PermitHolder::Exempt => None,
             share => {
                 let over_share = || ApiError::over_share(&format!("{share} 1 list of a past revision"));
                 Some(self.callers.take(share.clone()).ok_or_else(over_share)?)
             }
         };
-        let turn = if let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() {
-            turn
+        let slot = if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+            slot
         } else {
             let _waiting = self.waiting.try_acquire().map_err(|_| ApiError::too_many_requests())?;
-            let turn = Arc::clone(&self.turns).acquire_owned().await;
-            turn.map_err(|_| ApiError::internal("the list could not be answered"))?
+            let slot = Arc::clone(&self.slots).acquire_owned().await;
+            slot.map_err(|_| ApiError::internal("the list could not be answered"))?
         };
-        Ok(UndoTurn { _caller: caller, _turn: turn, _permit: permit })
+        Ok(UndoPermit { _caller: caller, _slot: slot, _permit: permit })
     }
 }
 
@@ -69,51 +69,51 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_caller_has_one_turn_and_others_wait_for_theirs() {
-        let undoing = Undoing::default();
-        let turn = |name: &str| undoing.turn(RequestPermit::for_test(Share::User(name.to_owned())));
-        let jane = turn("jane").await.unwrap();
-        let refused = turn("jane").await.map(drop).unwrap_err();
+    async fn each_caller_has_one_slot_and_others_wait() {
+        let undoing = UndoLimiter::default();
+        let acquire = |name: &str| undoing.acquire(RequestPermit::for_test(PermitHolder::User(name.to_owned())));
+        let jane = acquire("jane").await.unwrap();
+        let refused = acquire("jane").await.map(drop).unwrap_err();
         assert_eq!(refused.code(), 429);
-        let _john = turn("john").await.unwrap();
-        let mut joe = Box::pin(turn("joe"));
+        let _john = acquire("john").await.unwrap();
+        let mut joe = Box::pin(acquire("joe"));
         assert!(futures::poll!(&mut joe).is_pending());
-        assert_eq!(turn("joe").await.map(drop).unwrap_err().code(), 429, "it waits already");
+        assert_eq!(acquire("joe").await.map(drop).unwrap_err().code(), 429, "it waits already");
         drop(jane);
         assert!(joe.await.is_ok());
-        assert!(turn("jane").await.is_ok());
+        assert!(acquire("jane").await.is_ok());
     }
 
     #[tokio::test]
-    async fn a_bounded_number_of_requests_wait_whoever_makes_them() {
-        let undoing = Undoing::default();
-        let turn = |share: Share| undoing.turn(RequestPermit::for_test(share));
-        let user = |at: usize| Share::User(format!("user-{at}"));
-        let held = [turn(user(0)).await.unwrap(), turn(user(1)).await.unwrap()];
-        let mut waiting: Vec<_> = (0..MAX_WAITING).map(|at| Box::pin(turn(user(10 + at)))).collect();
+    async fn a_limited_number_of_requests_wait_in_total() {
+        let undoing = UndoLimiter::default();
+        let acquire = |share: PermitHolder| undoing.acquire(RequestPermit::for_test(share));
+        let user = |at: usize| PermitHolder::User(format!("user-{at}"));
+        let held = [acquire(user(0)).await.unwrap(), acquire(user(1)).await.unwrap()];
+        let mut waiting: Vec<_> = (0..MAX_WAITING).map(|at| Box::pin(acquire(user(10 + at)))).collect();
         for request in &mut waiting {
             assert!(futures::poll!(request).is_pending());
         }
-        for share in [user(2), Share::Exempt] {
-            assert_eq!(turn(share).await.map(drop).unwrap_err().code(), 429);
+        for share in [user(2), PermitHolder::Exempt] {
+            assert_eq!(acquire(share).await.map(drop).unwrap_err().code(), 429);
         }
         drop(waiting.pop());
-        let mut next = Box::pin(turn(user(2)));
-        assert!(futures::poll!(&mut next).is_pending(), "whoever goes away makes room");
+        let mut next = Box::pin(acquire(user(2)));
+        assert!(futures::poll!(&mut next).is_pending(), "a request that goes away frees its place");
         drop(held);
         assert!(waiting.remove(0).await.is_ok());
         assert!(waiting.remove(0).await.is_ok());
     }
 
     #[tokio::test]
-    async fn a_request_that_goes_away_while_it_waits_frees_its_place() {
-        let undoing = Undoing::default();
-        let turn = |name: &str| undoing.turn(RequestPermit::for_test(Share::User(name.to_owned())));
-        let (one, _two) = (turn("one").await.unwrap(), turn("two").await.unwrap());
-        let mut three = Box::pin(turn("three"));
+    async fn a_cancelled_request_stops_waiting() {
+        let undoing = UndoLimiter::default();
+        let acquire = |name: &str| undoing.acquire(RequestPermit::for_test(PermitHolder::User(name.to_owned())));
+        let (one, _two) = (acquire("one").await.unwrap(), acquire("two").await.unwrap());
+        let mut three = Box::pin(acquire("three"));
         assert!(futures::poll!(&mut three).is_pending());
         drop(three);
         drop(one);
-        assert!(turn("three").await.is_ok());
+        assert!(acquire("three").await.is_ok());
     }
 }

@@ -14,7 +14,7 @@ use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use roster_core::directory::index::query::Query;
 use roster_core::directory::index::record::Record;
-use roster_core::directory::index::view::{Change, View};
+use roster_core::directory::index::view::{RecordChange, View};
 use roster_runtime::informers::catalogue::Catalogue;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
@@ -24,17 +24,17 @@ use super::limits::{HoldsOwnPermit, RequestPermit};
 use super::params::ListParams;
 use super::render::Renderer;
 use super::revision::{blocking, expired, reached};
-use super::state::{DirectoryApi, Right};
+use super::state::{DirectoryApi, Permission};
 use super::status::ApiError;
 
 /// Time between two bookmarks.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Time between two checks that the caller is still active.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const ACTIVITY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Time between two authorization checks.
-const QUESTION_INTERVAL: Duration = Duration::from_secs(60);
+const AUTHORIZATION_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Duration of a watch without `timeoutSeconds`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
@@ -52,7 +52,7 @@ struct Watcher {
     api: Arc<DirectoryApi>,
     caller: Arc<Caller>,
     /// The permission that the caller was admitted with.
-    right: Right,
+    permission: Permission,
     catalogue: Arc<Catalogue>,
     changes: tokio::sync::watch::Receiver<()>,
     allow_bookmarks: bool,
@@ -60,10 +60,10 @@ struct Watcher {
     /// Epoch of the list that the revisions refer to.
     epoch: u64,
     /// All changes up to this revision have been sent.
-    told: u64,
+    sent: u64,
     next_bookmark: Instant,
-    next_look: Instant,
-    next_question: Instant,
+    next_activity_check: Instant,
+    next_authorization: Instant,
     end: Instant,
     _permit: RequestPermit,
 }
@@ -87,7 +87,7 @@ enum Stage {
 pub async fn watch(
     api: &Arc<DirectoryApi>,
     caller: &Arc<Caller>,
-    right: Right,
+    permission: Permission,
     params: ListParams,
     renderer: Renderer,
     permit: RequestPermit,
@@ -112,7 +112,7 @@ pub async fn watch(
     let watcher = Watcher {
         api: Arc::clone(api),
         caller: Arc::clone(caller),
-        right,
+        permission,
         allow_bookmarks: params.allow_bookmarks,
         query: params.query,
         renderer,
@@ -120,10 +120,10 @@ pub async fn watch(
         changes,
         stage,
         epoch: view.epoch,
-        told: if initial || asked == 0 { view.progress } else { asked },
+        sent: if initial || asked == 0 { view.progress } else { asked },
         next_bookmark: now + BOOKMARK_INTERVAL,
-        next_look: now + LOOK_INTERVAL,
-        next_question: now + QUESTION_INTERVAL,
+        next_activity_check: now + ACTIVITY_CHECK_INTERVAL,
+        next_authorization: now + AUTHORIZATION_INTERVAL,
         end: now + timeout.unwrap_or(DEFAULT_TIMEOUT).min(DEFAULT_TIMEOUT * 2),
         _permit: permit,
     };
@@ -162,7 +162,7 @@ impl Watcher {
             }
             tokio::select! {
                 () = self.api.shutdown.cancelled() => {}
-                () = sleep_until(self.end.min(self.next_look)) => {}
+                () = sleep_until(self.end.min(self.next_activity_check)) => {}
                 () = sleep_until(self.next_bookmark), if self.allow_bookmarks => {
                     self.next_bookmark = Instant::now() + BOOKMARK_INTERVAL;
                     return Some(self.bookmark(false));
@@ -175,12 +175,12 @@ impl Watcher {
     /// Returns whether the caller is active now, and was authorized at the last check.
     async fn is_allowed(&mut self) -> bool {
         let now = Instant::now();
-        self.next_look = now + LOOK_INTERVAL;
-        if now < self.next_question {
+        self.next_activity_check = now + ACTIVITY_CHECK_INTERVAL;
+        if now < self.next_authorization {
             return !self.api.is_inactive(&self.caller);
         }
-        self.next_question = now + QUESTION_INTERVAL;
-        let Right { verb, resource, name } = &self.right;
+        self.next_authorization = now + AUTHORIZATION_INTERVAL;
+        let Permission { verb, resource, name } = &self.permission;
         match self.api.admit(&self.caller, verb, resource, name, name).await {
             Ok(()) => true,
             // If kube-apiserver does not respond, the previous answer stays valid.
@@ -213,28 +213,28 @@ impl Watcher {
         while out.is_empty() {
             let Some(changes) = self.pending(&view) else {
                 self.stage = Stage::Ended;
-                event("ERROR", expired(self.told).to_json().to_string().as_bytes(), &mut out);
+                event("ERROR", expired(self.sent).to_json().to_string().as_bytes(), &mut out);
                 return Some(out);
             };
             let last = changes.last()?;
-            self.told = last.revision;
+            self.sent = last.revision;
             let now = Timestamp::now();
             for change in &changes {
-                self.tell(change, now, &mut out);
+                self.write_change(change, now, &mut out);
             }
         }
         Some(out)
     }
 
-    fn pending(&self, view: &View) -> Option<Vec<Change>> {
+    fn pending(&self, view: &View) -> Option<Vec<RecordChange>> {
         if view.epoch != self.epoch {
             return None;
         }
-        Some(view.changes_since(self.told).ok()?.into_iter().take(CHUNK).collect())
+        Some(view.changes_since(self.sent).ok()?.into_iter().take(CHUNK).collect())
     }
 
     /// Writes the event that a change means to a watcher of this query.
-    fn tell(&self, change: &Change, now: Timestamp, out: &mut Vec<u8>) {
+    fn write_change(&self, change: &RecordChange, now: Timestamp, out: &mut Vec<u8>) {
         let fields = self.renderer.resource.fields;
         let answers =
             |record: &Option<Arc<Record>>| record.as_ref().filter(|record| self.query.matches(record, fields)).cloned();
@@ -252,10 +252,10 @@ impl Watcher {
     fn bookmark(&self, ends_initial_events: bool) -> Vec<u8> {
         let known = self.catalogue.peek();
         // Revisions of a later list are not reported here.
-        let revision = if known.epoch == self.epoch && !ends_initial_events && known.revision <= self.told {
-            known.progress.max(self.told)
+        let revision = if known.epoch == self.epoch && !ends_initial_events && known.revision <= self.sent {
+            known.progress.max(self.sent)
         } else {
-            self.told
+            self.sent
         };
         let mut out = Vec::new();
         event("BOOKMARK", self.renderer.bookmark(revision, ends_initial_events).to_string().as_bytes(), &mut out);

@@ -1,4 +1,4 @@
-//! `roster-dev`: the local control plane and operators for people: `make demo`, `make up`, `make down`.
+//! `roster-dev`: a local control plane and operators for developers: `make demo`, `make up`, `make down`.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -83,7 +83,7 @@ fn up(binary: &Path, replicas: u8) -> Result<()> {
     let log = std::fs::File::create(dir.join("serve.log"))?;
     let mut serve = Command::new(std::env::current_exe()?);
     serve.args(["serve", "--binary"]).arg(binary).args(["--replicas", &replicas.to_string()]);
-    // A group of its own, so that a Ctrl-C for `make` does not reach it.
+    // In its own process group, so that a Ctrl-C for `make` does not reach it.
     serve.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let mut child = serve.spawn()?;
     std::fs::write(dir.join("pid"), child.id().to_string())?;
@@ -118,7 +118,7 @@ fn serve(binary: &Path, replicas: u8) -> Result<()> {
         }
     }
     std::fs::write(dir.join("ca.crt"), bundle)?;
-    // Written last, under another name first: its presence says that everything is ready.
+    // Written last and atomically: its existence means that everything is ready.
     std::fs::write(dir.join("env.part"), environment(&dir, &plane, binary, &operators)?)?;
     std::fs::rename(dir.join("env.part"), dir.join("env"))?;
     signals.forever().next();
@@ -152,7 +152,7 @@ fn down() -> Result<()> {
     let Ok(text) = std::fs::read_to_string(&file) else { return Ok(()) };
     let pid =
         text.trim().parse().ok().and_then(Pid::from_raw).with_context(|| format!("{} holds no pid", file.display()))?;
-    // A pid is given to others in time: only a process that is still ours is ended.
+    // Pids are reused, so check that the process is still ours.
     let command = std::fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
     if command.contains("roster-dev") && command.contains("serve") {
         kill_process(pid, Signal::TERM)?;
@@ -177,7 +177,7 @@ fn demo(binary: &Path) -> Result<()> {
     println!(
         "Starting etcd, kube-apiserver and kube-controller-manager, installing the chart, starting the operator …"
     );
-    // Until the tour is over, Ctrl-C ends this process in the ordinary way, and the kernel ends its children with it.
+    // During the tour, Ctrl-C ends this process by default, and the kernel kills its children.
     let (plane, installation) = start(&dir)?;
     let operator = Operator::start(&installation, binary, "roster-1", &[])?;
     tour(&plane)?;
@@ -193,7 +193,7 @@ fn demo(binary: &Path) -> Result<()> {
     std::fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())
 }
 
-/// Runs the commands of `examples/tour.sh` one by one, shows each with its output, and ends at the first that fails.
+/// Runs the commands of `examples/tour.sh` one by one, shows each with its output, and stops at the first failure.
 fn tour(plane: &ControlPlane) -> Result<()> {
     let root = project_root();
     let tools = [&plane.kubectl.assets.kubectl, &plane.kubectl.assets.helm];

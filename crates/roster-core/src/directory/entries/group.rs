@@ -2,22 +2,22 @@
 
 use roster_api::{Group, GroupStatus};
 
-use crate::directory::index::field::{Field, Kind};
+use crate::directory::index::field::{Field, FieldKind};
 use crate::directory::index::record::Record;
 
 use super::Writer;
 
 /// Fields to filter and sort groups by.
 pub static FIELDS: &[Field] = &[
-    Field::one("name", "metadata.name", Kind::Text).searched(),
-    Field::one("uid", "metadata.uid", Kind::Text),
-    Field::one("creationTimestamp", "metadata.creationTimestamp", Kind::Time),
-    Field::one("displayName", "spec.displayName", Kind::Text).searched().with_spaces(),
-    Field::one("description", "spec.description", Kind::Text).with_spaces(),
-    Field::shared("domain", "spec.domain", Kind::Text),
+    Field::one("name", "metadata.name", FieldKind::Text).searched(),
+    Field::one("uid", "metadata.uid", FieldKind::Text),
+    Field::one("creationTimestamp", "metadata.creationTimestamp", FieldKind::Time),
+    Field::one("displayName", "spec.displayName", FieldKind::Text).searched().with_spaces(),
+    Field::one("description", "spec.description", FieldKind::Text).with_spaces(),
+    Field::shared("domain", "spec.domain", FieldKind::Text),
     Field::many("memberGroups", "spec.memberGroups", false),
-    Field::one("members", "status.members", Kind::Number),
-    Field::one("roles", "status.roles", Kind::Number),
+    Field::one("members", "status.members", FieldKind::Number),
+    Field::one("roles", "status.roles", FieldKind::Number),
 ];
 
 /// Builds the index record of a Group.

@@ -8,7 +8,7 @@ use roster_api::directory::API_VERSION;
 use serde::Serialize;
 
 use super::index::field::{Field, fold, number, quantity, time};
-use super::index::record::{Record, Values};
+use super::index::record::{Record, RecordBuilder};
 use crate::quota::amount::Amount;
 
 /// kubectl's annotation that repeats the applied manifest.
@@ -18,12 +18,12 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 struct Writer {
     fields: &'static [Field],
     next: usize,
-    values: Values,
+    values: RecordBuilder,
 }
 
 impl Writer {
     fn new(fields: &'static [Field]) -> Self {
-        Self { fields, next: 0, values: Values::default() }
+        Self { fields, next: 0, values: RecordBuilder::default() }
     }
 
     /// Moves to the next field. The name ensures that this and the list of fields do not diverge.

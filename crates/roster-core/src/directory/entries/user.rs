@@ -6,62 +6,62 @@ use roster_api::User;
 use roster_api::directory::{DirectoryUserStatus, PermissionLevel};
 use roster_api::user::{State, UserStatus};
 
-use crate::directory::index::field::{Field, Kind};
+use crate::directory::index::field::{Field, FieldKind};
 use crate::directory::index::record::Record;
 
 use super::Writer;
 
-const STATES: Kind = Kind::Choice(&["Active", "Pending", "Disabled", "Banned", "Expired"]);
-const DESIRED_STATES: Kind = Kind::Choice(&["Active", "Disabled", "Banned"]);
-const LEVELS: Kind = Kind::Choice(&["Banned", "User", "Admin"]);
-const SECOND_FACTORS: Kind = Kind::Choice(&["Optional", "Required"]);
+const STATES: FieldKind = FieldKind::Choice(&["Active", "Pending", "Disabled", "Banned", "Expired"]);
+const DESIRED_STATES: FieldKind = FieldKind::Choice(&["Active", "Disabled", "Banned"]);
+const LEVELS: FieldKind = FieldKind::Choice(&["Banned", "User", "Admin"]);
+const SECOND_FACTORS: FieldKind = FieldKind::Choice(&["Optional", "Required"]);
 
 /// Prefix of the fields for a user's resource use; the rest is the name in the user's quota.
 const USED: &str = "used.";
 
 /// Fields to filter and sort users by.
 pub static FIELDS: &[Field] = &[
-    Field::one("name", "metadata.name", Kind::Text).searched(),
-    Field::one("uid", "metadata.uid", Kind::Text),
-    Field::one("creationTimestamp", "metadata.creationTimestamp", Kind::Time),
-    Field::one("username", "status.username", Kind::Text).searched(),
+    Field::one("name", "metadata.name", FieldKind::Text).searched(),
+    Field::one("uid", "metadata.uid", FieldKind::Text),
+    Field::one("creationTimestamp", "metadata.creationTimestamp", FieldKind::Time),
+    Field::one("username", "status.username", FieldKind::Text).searched(),
     Field::many("email", "spec.email", true).searched(),
-    Field::one("displayName", "spec.displayName", Kind::Text).searched().with_spaces(),
-    Field::one("firstName", "spec.firstName", Kind::Text).searched().with_spaces(),
-    Field::one("lastName", "spec.lastName", Kind::Text).searched().with_spaces(),
-    Field::one("mobile", "spec.mobile", Kind::Text).with_spaces(),
-    Field::shared("language", "spec.language", Kind::Text),
-    Field::shared("timezone", "spec.timezone", Kind::Text),
-    Field::shared("preferredShell", "spec.preferredShell", Kind::Text),
-    Field::one("githubUsername", "spec.githubUsername", Kind::Text),
-    Field::shared("domain", "spec.domain", Kind::Text),
-    Field::shared("zone", "spec.zone", Kind::Text),
+    Field::one("displayName", "spec.displayName", FieldKind::Text).searched().with_spaces(),
+    Field::one("firstName", "spec.firstName", FieldKind::Text).searched().with_spaces(),
+    Field::one("lastName", "spec.lastName", FieldKind::Text).searched().with_spaces(),
+    Field::one("mobile", "spec.mobile", FieldKind::Text).with_spaces(),
+    Field::shared("language", "spec.language", FieldKind::Text),
+    Field::shared("timezone", "spec.timezone", FieldKind::Text),
+    Field::shared("preferredShell", "spec.preferredShell", FieldKind::Text),
+    Field::one("githubUsername", "spec.githubUsername", FieldKind::Text),
+    Field::shared("domain", "spec.domain", FieldKind::Text),
+    Field::shared("zone", "spec.zone", FieldKind::Text),
     Field::shared("state", "status.state", STATES),
     Field::shared("desiredState", "spec.state", DESIRED_STATES),
-    Field::shared("admin", "spec.admin", Kind::Flag),
+    Field::shared("admin", "spec.admin", FieldKind::Flag),
     Field::shared("permissionLevel", "status.permissionLevel", LEVELS),
     Field::many("groups", "status.groups", false),
-    Field::shared("connector", "spec.connector.type", Kind::Text),
-    Field::shared("connectorID", "spec.connector.id", Kind::Text).with_spaces(),
+    Field::shared("connector", "spec.connector.type", FieldKind::Text),
+    Field::shared("connectorID", "spec.connector.id", FieldKind::Text).with_spaces(),
     Field::many("identity", "spec.identities.id", false).with_spaces(),
-    Field::one("notBefore", "spec.validity.notBefore", Kind::Time),
-    Field::one("notAfter", "spec.validity.notAfter", Kind::Time),
-    Field::shared("requirePasswordChange", "spec.requirePasswordChange", Kind::Flag),
+    Field::one("notBefore", "spec.validity.notBefore", FieldKind::Time),
+    Field::one("notAfter", "spec.validity.notAfter", FieldKind::Time),
+    Field::shared("requirePasswordChange", "spec.requirePasswordChange", FieldKind::Flag),
     Field::shared("secondFactor", "spec.secondFactor", SECOND_FACTORS),
-    Field::shared("secondFactorEnabled", "status.secondFactorEnabled", Kind::Flag),
-    Field::one("lastLoginTime", "status.lastLoginTime", Kind::Time),
-    Field::one("failedLogins", "status.failedLogins", Kind::Number),
-    Field::one("lockedUntil", "status.lockedUntil", Kind::Time),
-    Field::one("passwordChangedTime", "status.passwordChangedTime", Kind::Time),
-    Field::one("passwordExpiresTime", "status.passwordExpiresTime", Kind::Time),
-    Field::one("used.namespaces", "status.quota.used.namespaces", Kind::Quantity),
-    Field::one("used.namespaces.running", "status.quota.used.namespaces.running", Kind::Quantity),
-    Field::one("used.pods", "status.quota.used.pods", Kind::Quantity),
-    Field::one("used.persistentvolumeclaims", "status.quota.used.persistentvolumeclaims", Kind::Quantity),
-    Field::one("used.requests.cpu", "status.quota.used.requests.cpu", Kind::Quantity),
-    Field::one("used.requests.memory", "status.quota.used.requests.memory", Kind::Quantity),
-    Field::one("used.requests.storage", "status.quota.used.requests.storage", Kind::Quantity),
-    Field::one("used.services.loadbalancers", "status.quota.used.services.loadbalancers", Kind::Quantity),
+    Field::shared("secondFactorEnabled", "status.secondFactorEnabled", FieldKind::Flag),
+    Field::one("lastLoginTime", "status.lastLoginTime", FieldKind::Time),
+    Field::one("failedLogins", "status.failedLogins", FieldKind::Number),
+    Field::one("lockedUntil", "status.lockedUntil", FieldKind::Time),
+    Field::one("passwordChangedTime", "status.passwordChangedTime", FieldKind::Time),
+    Field::one("passwordExpiresTime", "status.passwordExpiresTime", FieldKind::Time),
+    Field::one("used.namespaces", "status.quota.used.namespaces", FieldKind::Quantity),
+    Field::one("used.namespaces.running", "status.quota.used.namespaces.running", FieldKind::Quantity),
+    Field::one("used.pods", "status.quota.used.pods", FieldKind::Quantity),
+    Field::one("used.persistentvolumeclaims", "status.quota.used.persistentvolumeclaims", FieldKind::Quantity),
+    Field::one("used.requests.cpu", "status.quota.used.requests.cpu", FieldKind::Quantity),
+    Field::one("used.requests.memory", "status.quota.used.requests.memory", FieldKind::Quantity),
+    Field::one("used.requests.storage", "status.quota.used.requests.storage", FieldKind::Quantity),
+    Field::one("used.services.loadbalancers", "status.quota.used.services.loadbalancers", FieldKind::Quantity),
 ];
 
 /// Returns the index of the field with this name.
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_declared_can_be_asked_for() {
+    fn every_declared_field_can_be_queried() {
         let jane = user(json!({
             "apiVersion": "roster.dev/v1alpha1", "kind": "User",
             "metadata": {"name": "jane", "uid": "u-1", "resourceVersion": "7", "creationTimestamp": "2027-01-01T00:00:00Z",

@@ -15,23 +15,61 @@ use std::collections::BTreeSet;
 use kube::core::Expression;
 use roster_api::syntax;
 
-use super::field::{Field, Kind, Spaces};
-use super::query::{Comparison, Condition, Query, SortKey, Test};
+use super::field::{Field, FieldKind, Spaces, ValueError};
+use super::query::{Comparison, Condition, Query, SortKey, ValueTest};
 
 /// Maximum number of filters, alternatives or requirements.
-pub const MOST_TERMS: usize = 256;
+pub const MAX_TERMS: usize = 256;
+
+/// Operators, as listed in messages.
+const OPERATORS: &str = "lt:, lte:, gt:, gte:, neq:, in:";
 
 /// Maximum number of sort keys.
-const MOST_SORT_KEYS: usize = 8;
+const MAX_SORT_KEYS: usize = 8;
 
 /// An invalid query parameter.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{parameter}: {message}")]
-pub struct Invalid {
+pub struct InvalidParameter {
     /// Name of the parameter.
     pub parameter: &'static str,
     /// What is wrong, and what is allowed.
     pub message: String,
+}
+
+/// Why a part of a parameter is invalid. The message says what is allowed.
+#[derive(Debug, thiserror::Error)]
+enum TermError {
+    #[error("a backslash must stand before a character")]
+    DanglingBackslash,
+    #[error("unknown operator {0}: (allowed: {OPERATORS}); for a value that begins so, write {0}\\:")]
+    UnknownOperator(String),
+    #[error("{0}: compares numbers, times and text with one value; use neq: or in:")]
+    NotComparable(String),
+    #[error("{0}: needs a value")]
+    MissingValue(String),
+    #[error("* is allowed at either end alone; for the character itself, write \\*")]
+    MisplacedWildcard,
+    /// Holds the noun of the field's kind.
+    #[error("{0} takes no wildcard but * alone, for any value")]
+    WildcardNotAllowed(&'static str),
+    #[error("{0:?} has a space where no value has one. In a URL, + means a space: write %2B for a plus")]
+    MisplacedSpace(String),
+    #[error(transparent)]
+    Value(#[from] ValueError),
+    #[error("!= can't be combined with an operator before the value")]
+    NegatedOperator,
+    #[error("{0:?} lacks a closing parenthesis")]
+    UnclosedParenthesis(String),
+    #[error("{0:?} must be key in (a,b) or key notin (a,b)")]
+    InvalidSet(String),
+    #[error(
+        "{0:?} is no label key; allowed are key, !key, key=value, key!=value, key in (a,b), key notin (a,b), with at \
+         most 63 letters, digits, -, _ and . in a key, and a DNS name and / before it"
+    )]
+    InvalidLabelKey(String),
+    #[error("{0:?} is no label value: at most 63 letters, digits, -, _ and ., with a letter or digit at both ends")]
+    InvalidLabelValue(String),
 }
 
 /// A character, and whether it is escaped by a backslash.
@@ -42,9 +80,9 @@ impl Query {
     ///
     /// # Errors
     /// If it names an unknown field or operator, or a value that the field cannot have.
-    pub fn filter_by(&mut self, fields: &[Field], text: &str) -> Result<(), Invalid> {
-        let invalid = |message| Invalid { parameter: "filterBy", message };
-        let parts = split(&unescape(text).map_err(invalid)?, ',');
+    pub fn filter_by(&mut self, fields: &[Field], text: &str) -> Result<(), InvalidParameter> {
+        let invalid = |message| InvalidParameter { parameter: "filterBy", message };
+        let parts = split(&unescape(text).map_err(|error| invalid(error.to_string()))?, ',');
         if !parts.len().is_multiple_of(2) {
             return Err(invalid(format!("{text:?} must be pairs: field,value or field,value,field,value")));
         }
@@ -59,7 +97,7 @@ impl Query {
                 self.conditions.len() - 1
             });
             read_value(&mut self.conditions[condition], &fields[field], &pair[1])
-                .map_err(|message| invalid(format!("{name}: {message}")))?;
+                .map_err(|error| invalid(format!("{name}: {error}")))?;
         }
         self.check_size("filterBy")
     }
@@ -68,9 +106,12 @@ impl Query {
     ///
     /// # Errors
     /// Same as [`Query::filter_by`].
-    pub fn field_selector(&mut self, fields: &[Field], text: &str) -> Result<(), Invalid> {
-        let invalid = |message| Invalid { parameter: "fieldSelector", message };
-        for term in split(&unescape(text).map_err(invalid)?, ',').iter().filter(|term| !term.is_empty()) {
+    pub fn field_selector(&mut self, fields: &[Field], text: &str) -> Result<(), InvalidParameter> {
+        let invalid = |message| InvalidParameter { parameter: "fieldSelector", message };
+        for term in split(&unescape(text).map_err(|error| invalid(error.to_string()))?, ',')
+            .iter()
+            .filter(|term| !term.is_empty())
+        {
             let Some(at) = term.iter().position(|character| *character == ('=', false)) else {
                 return Err(invalid(format!("{:?} must be path=value, path==value or path!=value", plain(term))));
             };
@@ -89,7 +130,7 @@ impl Query {
             let mut condition = Condition { field, ..Condition::default() };
             read_value(&mut condition, &fields[field], value)
                 .and_then(|()| if is_negated { negate(&mut condition) } else { Ok(()) })
-                .map_err(|message| invalid(format!("{path}: {message}")))?;
+                .map_err(|error| invalid(format!("{path}: {error}")))?;
             self.conditions.push(condition);
         }
         self.check_size("fieldSelector")
@@ -99,10 +140,10 @@ impl Query {
     ///
     /// # Errors
     /// If it is not a valid label selector.
-    pub fn label_selector(&mut self, text: &str) -> Result<(), Invalid> {
-        let invalid = |message| Invalid { parameter: "labelSelector", message };
+    pub fn label_selector(&mut self, text: &str) -> Result<(), InvalidParameter> {
+        let invalid = |message| InvalidParameter { parameter: "labelSelector", message };
         for requirement in requirements(text).filter(|requirement| !requirement.is_empty()) {
-            self.labels.push(read_requirement(requirement).map_err(invalid)?);
+            self.labels.push(read_requirement(requirement).map_err(|error| invalid(error.to_string()))?);
         }
         self.check_size("labelSelector")
     }
@@ -111,8 +152,8 @@ impl Query {
     ///
     /// # Errors
     /// If it names a field that does not exist, cannot be sorted by, or is repeated.
-    pub fn sort_by(&mut self, fields: &[Field], text: &str) -> Result<(), Invalid> {
-        let invalid = |message| Err(Invalid { parameter: "sortBy", message });
+    pub fn sort_by(&mut self, fields: &[Field], text: &str) -> Result<(), InvalidParameter> {
+        let invalid = |message| Err(InvalidParameter { parameter: "sortBy", message });
         let sortable = || names(fields.iter().filter(|field| field.is_sortable).map(|field| field.name));
         for key in text.split(',') {
             let (name, is_descending) = key.strip_prefix('-').map_or((key, false), |name| (name, true));
@@ -127,13 +168,13 @@ impl Query {
             }
             self.sort.push(SortKey { field, is_descending });
         }
-        if self.sort.len() > MOST_SORT_KEYS {
-            return invalid(format!("at most {MOST_SORT_KEYS} keys are allowed"));
+        if self.sort.len() > MAX_SORT_KEYS {
+            return invalid(format!("at most {MAX_SORT_KEYS} keys are allowed"));
         }
         Ok(())
     }
 
-    fn check_size(&self, parameter: &'static str) -> Result<(), Invalid> {
+    fn check_size(&self, parameter: &'static str) -> Result<(), InvalidParameter> {
         let tests = self
             .conditions
             .iter()
@@ -142,8 +183,11 @@ impl Query {
             Expression::In(_, values) | Expression::NotIn(_, values) => values.len(),
             _ => 1,
         });
-        if tests.chain(values).sum::<usize>() > MOST_TERMS {
-            return Err(Invalid { parameter, message: format!("at most {MOST_TERMS} terms are allowed in a query") });
+        if tests.chain(values).sum::<usize>() > MAX_TERMS {
+            return Err(InvalidParameter {
+                parameter,
+                message: format!("at most {MAX_TERMS} terms are allowed in a query"),
+            });
         }
         Ok(())
     }
@@ -153,12 +197,12 @@ fn names<'a>(all: impl Iterator<Item = &'a str>) -> String {
     all.collect::<Vec<_>>().join(", ")
 }
 
-fn unescape(text: &str) -> Result<Vec<Character>, String> {
+fn unescape(text: &str) -> Result<Vec<Character>, TermError> {
     let mut characters = Vec::with_capacity(text.len());
     let mut rest = text.chars();
     while let Some(character) = rest.next() {
         characters.push(match character {
-            '\\' => (rest.next().ok_or("a backslash must stand before a character")?, true),
+            '\\' => (rest.next().ok_or(TermError::DanglingBackslash)?, true),
             character => (character, false),
         });
     }
@@ -181,8 +225,7 @@ fn operator(value: &[Character]) -> Option<(String, &[Character])> {
     is_word.then(|| (plain(word), &value[colon + 1..]))
 }
 
-fn read_value(condition: &mut Condition, field: &Field, value: &[Character]) -> Result<(), String> {
-    const OPERATORS: &str = "lt:, lte:, gt:, gte:, neq:, in:";
+fn read_value(condition: &mut Condition, field: &Field, value: &[Character]) -> Result<(), TermError> {
     let Some((word, operand)) = operator(value) else {
         condition.any.push(read_test(field, value)?);
         return Ok(());
@@ -203,16 +246,14 @@ fn read_value(condition: &mut Condition, field: &Field, value: &[Character]) -> 
             return Ok(());
         }
         _ => {
-            return Err(format!(
-                "unknown operator {word}: (allowed: {OPERATORS}); for a value that begins so, write {word}\\:"
-            ));
+            return Err(TermError::UnknownOperator(word));
         }
     };
     if field.is_many || !field.kind.is_ordered() {
-        return Err(format!("{word}: compares numbers, times and text with one value; use neq: or in:"));
+        return Err(TermError::NotComparable(word));
     }
     if operand.is_empty() {
-        return Err(format!("{word}: needs a value"));
+        return Err(TermError::MissingValue(word));
     }
     check_spaces(field, operand)?;
     condition.compare.push((comparison, field.kind.read(&plain(operand))?));
@@ -220,23 +261,17 @@ fn read_value(condition: &mut Condition, field: &Field, value: &[Character]) -> 
 }
 
 /// Rejects a space that no value of the field has: it comes from a plus that was not encoded in the URL.
-fn check_spaces(field: &Field, value: &[Character]) -> Result<(), String> {
+fn check_spaces(field: &Field, value: &[Character]) -> Result<(), TermError> {
     let is_wrong = |(character, is_escaped): &Character| character.is_whitespace() && !is_escaped;
     let first = value.iter().find(|character| **character != ('*', false));
-    let (is_misplaced, what) = match field.spaces {
-        Spaces::Never => (value.iter().any(is_wrong), "contains"),
-        Spaces::BetweenWords => (first.is_some_and(is_wrong), "begins with"),
+    let is_misplaced = match field.spaces {
+        Spaces::Never => value.iter().any(is_wrong),
+        Spaces::BetweenWords => first.is_some_and(is_wrong),
     };
-    if !is_misplaced {
-        return Ok(());
-    }
-    Err(format!(
-        "{:?} {what} a space, and no value does. In a URL, + means a space: write %2B for a plus",
-        plain(value)
-    ))
+    if is_misplaced { Err(TermError::MisplacedSpace(plain(value))) } else { Ok(()) }
 }
 
-fn read_test(field: &Field, value: &[Character]) -> Result<Test, String> {
+fn read_test(field: &Field, value: &[Character]) -> Result<ValueTest, TermError> {
     check_spaces(field, value)?;
     let kind = field.kind;
     let (open_start, open_end) = (value.first() == Some(&('*', false)), value.last() == Some(&('*', false)));
@@ -248,26 +283,26 @@ fn read_test(field: &Field, value: &[Character]) -> Result<Test, String> {
         inner = &inner[..inner.len().saturating_sub(1)];
     }
     if inner.contains(&('*', false)) {
-        return Err("* is allowed at either end alone; for the character itself, write \\*".to_owned());
+        return Err(TermError::MisplacedWildcard);
     }
     let text = plain(inner);
     if open_start || open_end {
-        if !text.is_empty() && kind != Kind::Text {
-            return Err(format!("{} takes no wildcard but * alone, for any value", kind.noun()));
+        if !text.is_empty() && kind != FieldKind::Text {
+            return Err(TermError::WildcardNotAllowed(kind.noun()));
         }
-        return Ok(Test::Contains {
-            text: Kind::Text.read(&text)?,
+        return Ok(ValueTest::Contains {
+            text: FieldKind::Text.read(&text)?,
             open_start: open_start || text.is_empty(),
             open_end: open_end || text.is_empty(),
         });
     }
     // An empty text matches objects without a value.
-    if text.is_empty() { Ok(Test::Equal(Vec::new())) } else { kind.read(&text).map(Test::Equal) }
+    Ok(ValueTest::Equal(if text.is_empty() { Vec::new() } else { kind.read(&text)? }))
 }
 
-fn negate(condition: &mut Condition) -> Result<(), String> {
+fn negate(condition: &mut Condition) -> Result<(), TermError> {
     if !condition.none.is_empty() || !condition.compare.is_empty() {
-        return Err("!= can't be combined with an operator before the value".to_owned());
+        return Err(TermError::NegatedOperator);
     }
     condition.none = std::mem::take(&mut condition.any);
     Ok(())
@@ -287,7 +322,7 @@ fn requirements(text: &str) -> impl Iterator<Item = &str> {
     .map(str::trim)
 }
 
-fn read_requirement(text: &str) -> Result<Expression, String> {
+fn read_requirement(text: &str) -> Result<Expression, TermError> {
     if let Some(key) = text.strip_prefix('!') {
         return Ok(Expression::DoesNotExist(label_key(key.trim())?));
     }
@@ -298,31 +333,20 @@ fn read_requirement(text: &str) -> Result<Expression, String> {
         return Ok(Expression::Equal(label_key(key.trim())?, label_value(value.trim())?));
     }
     let Some((head, values)) = text.split_once('(') else { return Ok(Expression::Exists(label_key(text)?)) };
-    let values = values.strip_suffix(')').ok_or_else(|| format!("{text:?} lacks a closing parenthesis"))?;
+    let values = values.strip_suffix(')').ok_or_else(|| TermError::UnclosedParenthesis(text.to_owned()))?;
     let values: BTreeSet<String> =
         values.split(',').map(|value| label_value(value.trim())).collect::<Result<_, _>>()?;
     match head.split_whitespace().collect::<Vec<_>>().as_slice() {
         [key, "in"] => Ok(Expression::In(label_key(key)?, values)),
         [key, "notin"] => Ok(Expression::NotIn(label_key(key)?, values)),
-        _ => Err(format!("{text:?} must be key in (a,b) or key notin (a,b)")),
+        _ => Err(TermError::InvalidSet(text.to_owned())),
     }
 }
 
-fn label_key(text: &str) -> Result<String, String> {
-    if !syntax::is_label_key(text) {
-        return Err(format!(
-            "{text:?} is no label key; allowed are key, !key, key=value, key!=value, key in (a,b), key notin (a,b), \
-             with at most 63 letters, digits, -, _ and . in a key, and a DNS name and / before it"
-        ));
-    }
-    Ok(text.to_owned())
+fn label_key(text: &str) -> Result<String, TermError> {
+    if syntax::is_label_key(text) { Ok(text.to_owned()) } else { Err(TermError::InvalidLabelKey(text.to_owned())) }
 }
 
-fn label_value(text: &str) -> Result<String, String> {
-    if syntax::is_label_value(text) {
-        return Ok(text.to_owned());
-    }
-    Err(format!(
-        "{text:?} is no label value: at most 63 letters, digits, -, _ and ., with a letter or digit at both ends"
-    ))
+fn label_value(text: &str) -> Result<String, TermError> {
+    if syntax::is_label_value(text) { Ok(text.to_owned()) } else { Err(TermError::InvalidLabelValue(text.to_owned())) }
 }

@@ -6,7 +6,7 @@ use crate::quota::amount::Amount;
 
 /// Type of a field's values.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Kind {
+pub enum FieldKind {
     /// Text, compared without case.
     Text,
     /// Exactly one of these words, in this sort order.
@@ -23,11 +23,11 @@ pub enum Kind {
 
 /// Which part of a value people usually search for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Sought {
+pub enum SearchStyle {
     /// The whole value or its beginning.
     Beginning,
     /// Any part, such as a word of a name.
-    Midst,
+    Anywhere,
 }
 
 /// Where the values of a text field have spaces.
@@ -47,7 +47,7 @@ pub struct Field {
     /// Path in the object, which is also its name in a field selector.
     pub path: &'static str,
     /// Type of the values.
-    pub kind: Kind,
+    pub kind: FieldKind,
     /// Whether a record may have several values; sorting uses the first.
     pub is_many: bool,
     /// Whether records are also indexed by value, for fields with few distinct values or with several per record.
@@ -55,14 +55,14 @@ pub struct Field {
     /// Whether `sortBy` accepts the field.
     pub is_sortable: bool,
     /// Which part of its values people usually search for.
-    pub sought: Sought,
+    pub search_style: SearchStyle,
     /// Where its values have spaces.
     pub spaces: Spaces,
 }
 
 impl Field {
     /// Declares a sortable field with one value, which differs between records.
-    pub const fn one(name: &'static str, path: &'static str, kind: Kind) -> Self {
+    pub const fn one(name: &'static str, path: &'static str, kind: FieldKind) -> Self {
         Self {
             name,
             path,
@@ -70,19 +70,19 @@ impl Field {
             is_many: false,
             has_postings: false,
             is_sortable: true,
-            sought: Sought::Beginning,
+            search_style: SearchStyle::Beginning,
             spaces: Spaces::Never,
         }
     }
 
     /// Declares a sortable field with one value that many records share.
-    pub const fn shared(name: &'static str, path: &'static str, kind: Kind) -> Self {
+    pub const fn shared(name: &'static str, path: &'static str, kind: FieldKind) -> Self {
         Self { has_postings: true, ..Self::one(name, path, kind) }
     }
 
     /// Declares a text field with several values.
     pub const fn many(name: &'static str, path: &'static str, is_sortable: bool) -> Self {
-        Self { is_many: true, has_postings: true, is_sortable, ..Self::one(name, path, Kind::Text) }
+        Self { is_many: true, has_postings: true, is_sortable, ..Self::one(name, path, FieldKind::Text) }
     }
 
     /// Declares that values may contain spaces.
@@ -94,7 +94,7 @@ impl Field {
     /// Makes the field searchable for text anywhere in its values.
     #[must_use]
     pub const fn searched(self) -> Self {
-        Self { sought: Sought::Midst, ..self }
+        Self { search_style: SearchStyle::Anywhere, ..self }
     }
 }
 
@@ -122,32 +122,49 @@ pub fn time(value: Timestamp) -> [u8; 8] {
     number(value.as_second())
 }
 
-impl Kind {
+/// A value that a field cannot have.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ValueError {
+    /// The text contains the separator.
+    #[error("must not contain NUL")]
+    Nul,
+    /// The word is none of the allowed ones.
+    #[error("must be one of {}", .0.join(", "))]
+    NotAllowed(&'static [&'static str]),
+    /// Not a flag.
+    #[error("must be true or false")]
+    NotAFlag,
+    /// Not a number, or out of range.
+    #[error("must be a whole number from {} to {}", i64::MIN, i64::MAX)]
+    NotANumber,
+    /// Not a quantity.
+    #[error("must be a quantity, such as 5, 500m or 100Gi")]
+    NotAQuantity,
+    /// Not a time.
+    #[error("must be a time in RFC 3339, in whole seconds: 2027-01-31T08:00:00Z")]
+    NotATime,
+}
+
+impl FieldKind {
     /// Encodes a value written in a query.
     ///
     /// # Errors
-    /// A description of the allowed values.
-    pub fn read(self, text: &str) -> Result<Vec<u8>, String> {
+    /// If a field of this kind cannot have the value.
+    pub fn read(self, text: &str) -> Result<Vec<u8>, ValueError> {
         match self {
-            Self::Text if text.contains(char::from(SEPARATOR)) => Err("must not contain NUL".to_owned()),
+            Self::Text if text.contains(char::from(SEPARATOR)) => Err(ValueError::Nul),
             Self::Text => Ok(fold(text)),
             Self::Choice(allowed) => match (1_u8..).zip(allowed).find(|(_, word)| **word == text) {
-                Some((place, _)) => Ok(vec![place]),
-                None => Err(format!("must be one of {}", allowed.join(", "))),
+                Some((position, _)) => Ok(vec![position]),
+                None => Err(ValueError::NotAllowed(allowed)),
             },
             Self::Flag if text == "true" || text == "false" => Ok(text.as_bytes().to_vec()),
-            Self::Flag => Err("must be true or false".to_owned()),
-            Self::Number => text
-                .parse()
-                .map(|value| number(value).to_vec())
-                .map_err(|_| format!("must be a whole number from {} to {}", i64::MIN, i64::MAX)),
-            Self::Quantity => Amount::parse(text)
-                .map(|value| quantity(value).to_vec())
-                .ok_or_else(|| "must be a quantity, such as 5, 500m or 100Gi".to_owned()),
+            Self::Flag => Err(ValueError::NotAFlag),
+            Self::Number => text.parse().map(|value| number(value).to_vec()).map_err(|_| ValueError::NotANumber),
+            Self::Quantity => Amount::parse(text).map(|value| quantity(value).to_vec()).ok_or(ValueError::NotAQuantity),
             Self::Time => {
                 let value = text.parse().ok().filter(|value: &Timestamp| value.subsec_nanosecond() == 0);
-                let value = value.map(|value| time(value).to_vec());
-                value.ok_or_else(|| "must be a time in RFC 3339, in whole seconds: 2027-01-31T08:00:00Z".to_owned())
+                value.map(|value| time(value).to_vec()).ok_or(ValueError::NotATime)
             }
         }
     }
@@ -177,19 +194,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bytes_are_ordered_as_numbers_are(a: i64, b: i64) {
+        fn encoded_bytes_sort_like_numbers(a: i64, b: i64) {
             prop_assert_eq!(number(a).cmp(&number(b)), a.cmp(&b));
         }
     }
 
     #[test]
-    fn what_is_not_allowed_is_named() {
-        assert!(Kind::Choice(&["Active", "Banned"]).read("active").unwrap_err().contains("Active, Banned"));
-        assert!(Kind::Time.read("yesterday").unwrap_err().contains("RFC 3339"));
-        assert!(Kind::Flag.read("yes").is_err() && Kind::Number.read("1.5").is_err());
-        assert!(Kind::Quantity.read("much").unwrap_err().contains("500m"));
-        assert!(Kind::Quantity.read("1Gi").unwrap() > Kind::Quantity.read("1G").unwrap());
-        assert_eq!(Kind::Text.read("Jäne").unwrap(), "jäne".as_bytes());
-        assert!(Kind::Text.read("\0").is_err() && Kind::Time.read("2027-01-31T08:00:00.5Z").is_err());
+    fn invalid_values_are_named() {
+        assert!(
+            FieldKind::Choice(&["Active", "Banned"]).read("active").unwrap_err().to_string().contains("Active, Banned")
+        );
+        assert!(FieldKind::Time.read("yesterday").unwrap_err().to_string().contains("RFC 3339"));
+        assert!(FieldKind::Flag.read("yes").is_err() && FieldKind::Number.read("1.5").is_err());
+        assert!(FieldKind::Quantity.read("much").unwrap_err().to_string().contains("500m"));
+        assert!(FieldKind::Quantity.read("1Gi").unwrap() > FieldKind::Quantity.read("1G").unwrap());
+        assert_eq!(FieldKind::Text.read("Jäne").unwrap(), "jäne".as_bytes());
+        assert!(FieldKind::Text.read("\0").is_err() && FieldKind::Time.read("2027-01-31T08:00:00.5Z").is_err());
     }
 }

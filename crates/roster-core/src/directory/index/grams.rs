@@ -5,13 +5,13 @@
 use roaring::RoaringBitmap;
 
 use super::posting::{Posting, Postings};
-use super::query::{Condition, Test};
+use super::query::{Condition, ValueTest};
 
 /// Length of a gram in bytes. Shorter texts cannot be found by grams.
 const LENGTH: usize = 3;
 
 /// Maximum number of grams of a text to look up. Each reduces the candidates, and these suffice.
-const MOST: usize = 32;
+const MAX_GRAMS: usize = 32;
 
 /// Returns the grams of a value, with repetitions.
 pub fn grams(value: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -20,7 +20,7 @@ pub fn grams(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Returns whether the condition searches inside values for texts that grams can find.
 pub fn can_find(condition: &Condition) -> bool {
-    let is_search = |test: &Test| matches!(test, Test::Contains { open_start: true, .. });
+    let is_search = |test: &ValueTest| matches!(test, ValueTest::Contains { open_start: true, .. });
     condition.any.iter().any(is_search) && condition.any.iter().all(|test| test.text().len() >= LENGTH)
 }
 
@@ -34,20 +34,20 @@ pub fn candidates(postings: &Postings, condition: &Condition) -> RoaringBitmap {
 }
 
 /// Returns an upper bound for the number of [`candidates`].
-pub fn most_candidates(postings: &Postings, condition: &Condition) -> usize {
-    let rarest = |test: &Test| {
-        let lengths = sought(test.text()).map(|gram| postings.get(gram).map_or(0, Posting::count));
+pub fn max_candidates(postings: &Postings, condition: &Condition) -> usize {
+    let rarest = |test: &ValueTest| {
+        let lengths = grams_of(test.text()).map(|gram| postings.get(gram).map_or(0, Posting::count));
         lengths.min().unwrap_or_default()
     };
     condition.any.iter().map(rarest).sum()
 }
 
-fn sought(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    grams(&text[..text.len().min(MOST + LENGTH - 1)])
+fn grams_of(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    grams(&text[..text.len().min(MAX_GRAMS + LENGTH - 1)])
 }
 
 fn having_all(postings: &Postings, text: &[u8]) -> RoaringBitmap {
-    let Some(mut having) = sought(text).map(|gram| postings.get(gram)).collect::<Option<Vec<_>>>() else {
+    let Some(mut having) = grams_of(text).map(|gram| postings.get(gram)).collect::<Option<Vec<_>>>() else {
         return RoaringBitmap::new();
     };
     having.sort_unstable_by_key(|posting| posting.count());

@@ -7,7 +7,7 @@ use super::record::Record;
 
 /// Test on one value.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub enum Test {
+pub enum ValueTest {
     /// The value equals this. Empty: there is no value.
     Equal(Vec<u8>),
     /// The value contains this text.
@@ -21,7 +21,7 @@ pub enum Test {
     },
 }
 
-impl Test {
+impl ValueTest {
     /// Returns the text that every matching value contains.
     pub fn text(&self) -> &[u8] {
         match self {
@@ -86,9 +86,9 @@ pub struct Condition {
     /// Whether a further filter on the field is an alternative, as within a `filterBy`. Selectors are combined by AND.
     pub is_open: bool,
     /// At least one of these holds, unless the list is empty.
-    pub any: Vec<Test>,
+    pub any: Vec<ValueTest>,
     /// None of these holds.
-    pub none: Vec<Test>,
+    pub none: Vec<ValueTest>,
     /// All of these hold, and the field has a value.
     pub compare: Vec<(Comparison, Vec<u8>)>,
 }
@@ -97,7 +97,7 @@ impl Condition {
     /// Returns whether the record meets the condition.
     pub fn matches(&self, record: &Record, fields: &[Field]) -> bool {
         let is_many = fields[self.field].is_many;
-        let holds = |test: &Test| test.holds(record, self.field, is_many);
+        let holds = |test: &ValueTest| test.holds(record, self.field, is_many);
         let value = record.field(self.field);
         let compares =
             |(comparison, bound): &(Comparison, Vec<u8>)| !value.is_empty() && comparison.holds(value, bound);

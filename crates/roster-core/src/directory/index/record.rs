@@ -35,14 +35,14 @@ pub struct Record {
 
 /// Builder of a record.
 #[derive(Debug, Default)]
-pub struct Values {
+pub struct RecordBuilder {
     next: usize,
     present: u64,
     ends: Vec<u8>,
     bytes: Vec<u8>,
 }
 
-impl Values {
+impl RecordBuilder {
     /// Adds the values of the next field; none if it is absent.
     ///
     /// # Panics

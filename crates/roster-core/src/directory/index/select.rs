@@ -10,9 +10,9 @@ use std::sync::Arc;
 use kube::core::Expression;
 use roaring::RoaringBitmap;
 
-use super::grams::{can_find, candidates, most_candidates};
+use super::grams::{can_find, candidates, max_candidates};
 use super::posting::{Posting, Postings};
-use super::query::{Comparison, Condition, Query, Test};
+use super::query::{Comparison, Condition, Query, ValueTest};
 use super::record::Record;
 use super::table::Table;
 
@@ -27,7 +27,7 @@ pub struct Selection {
 
 /// Matches of a query, not sorted yet.
 #[derive(Debug)]
-pub struct Found {
+pub struct Matches {
     /// Number of matches.
     pub total: usize,
     pub(super) matched: Matched,
@@ -55,14 +55,14 @@ impl Table {
     }
 
     /// Returns the matches of the query.
-    pub fn find(&self, query: &Query) -> Found {
+    pub fn find(&self, query: &Query) -> Matches {
         let matched = self.matched(query);
         let total = match &matched {
             Matched::All => self.len(),
             Matched::Run { begin, end, .. } => end - begin,
             Matched::Some(ids) => count(ids),
         };
-        Found { total, matched }
+        Matches { total, matched }
     }
 
     /// Returns whether [`Table::find`] finishes before another thread would start.
@@ -78,9 +78,9 @@ impl Table {
 
     /// Returns the maximum number of values or records visited for a condition. If alone, it may be part of an order.
     fn steps_of(&self, condition: &Condition, is_alone: bool) -> usize {
-        let is_by_itself = |test: &Test| matches!(test, Test::Equal(value) if !value.is_empty());
+        let is_by_itself = |test: &ValueTest| matches!(test, ValueTest::Equal(value) if !value.is_empty());
         if let Some(grams) = self.searched(condition) {
-            return most_candidates(grams, condition).saturating_mul(condition.any.len() + condition.none.len());
+            return max_candidates(grams, condition).saturating_mul(condition.any.len() + condition.none.len());
         }
         match self.postings(condition.field) {
             Some(postings) if condition.compare.is_empty() => {
@@ -158,20 +158,20 @@ impl Table {
         self.grams(condition.field).filter(|_| can_find(condition))
     }
 
-    fn having(&self, postings: &Postings, test: &Test) -> RoaringBitmap {
+    fn having(&self, postings: &Postings, test: &ValueTest) -> RoaringBitmap {
         let mut ids = RoaringBitmap::new();
         match test {
-            Test::Equal(value) if value.is_empty() => {
+            ValueTest::Equal(value) if value.is_empty() => {
                 postings.values().for_each(|posting| posting.add_to(&mut ids));
                 return self.all() - ids;
             }
-            Test::Equal(value) => {
+            ValueTest::Equal(value) => {
                 postings.get(value.as_slice()).into_iter().for_each(|posting| posting.add_to(&mut ids));
             }
-            Test::Contains { text, open_start: false, .. } => {
+            ValueTest::Contains { text, open_start: false, .. } => {
                 starting_with(postings, text).for_each(|posting| posting.add_to(&mut ids));
             }
-            Test::Contains { .. } => {
+            ValueTest::Contains { .. } => {
                 let having = postings.iter().filter(|(value, _)| test.holds_for(value));
                 having.for_each(|(_, posting)| posting.add_to(&mut ids));
             }
@@ -230,18 +230,18 @@ impl Table {
     }
 
     /// Returns the ranks in the field's order among which the test can hold.
-    fn run(&self, field: usize, test: &Test) -> Range<usize> {
+    fn run(&self, field: usize, test: &ValueTest) -> Range<usize> {
         match test {
-            Test::Equal(value) => {
+            ValueTest::Equal(value) => {
                 let value = value.as_slice();
                 self.rank(field, |other| other < value)..self.rank(field, |other| other <= value)
             }
-            Test::Contains { text, open_start: false, .. } => {
+            ValueTest::Contains { text, open_start: false, .. } => {
                 let text = text.as_slice();
                 let begin = self.rank(field, |other| other < text);
                 begin..self.rank(field, |other| other < text || other.starts_with(text))
             }
-            Test::Contains { .. } => self.rank(field, <[u8]>::is_empty)..self.len(),
+            ValueTest::Contains { .. } => self.rank(field, <[u8]>::is_empty)..self.len(),
         }
     }
 
@@ -254,7 +254,7 @@ impl Table {
         let field = &self.fields[condition.field];
         let is_exact = match condition.any.as_slice() {
             [] => !condition.compare.is_empty(),
-            [Test::Equal(_) | Test::Contains { open_start: false, .. }] => condition.compare.is_empty(),
+            [ValueTest::Equal(_) | ValueTest::Contains { open_start: false, .. }] => condition.compare.is_empty(),
             _ => false,
         };
         if !is_exact || !condition.none.is_empty() || field.is_many || !field.is_sortable {

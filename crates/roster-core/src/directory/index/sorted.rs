@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Maximum length of a chunk; a longer one is split.
-const MOST: usize = 512;
+const MAX_CHUNK_LENGTH: usize = 512;
 
 /// Sorted ids.
 #[derive(Clone, Debug, Default)]
@@ -21,7 +21,7 @@ impl SortedIds {
     /// Builds from ids that are already sorted.
     pub fn from_sorted(ids: &[u32]) -> Self {
         // Half full, to leave space for later insertions.
-        let chunks = ids.chunks(MOST / 2).map(|chunk| Arc::new(chunk.to_vec())).collect();
+        let chunks = ids.chunks(MAX_CHUNK_LENGTH / 2).map(|chunk| Arc::new(chunk.to_vec())).collect();
         Self { chunks: Arc::new(chunks), len: ids.len() }
     }
 
@@ -36,21 +36,21 @@ impl SortedIds {
     }
 
     /// Returns the chunk, and the position in it, of the first id for which `is_before` is false.
-    fn place(&self, is_before: impl Fn(u32) -> bool) -> (usize, usize) {
+    fn locate(&self, is_before: impl Fn(u32) -> bool) -> (usize, usize) {
         let chunk = self.chunks.partition_point(|chunk| chunk.last().is_some_and(|last| is_before(*last)));
-        let place = self.chunks.get(chunk).map_or(0, |chunk| chunk.partition_point(|id| is_before(*id)));
-        (chunk, place)
+        let position = self.chunks.get(chunk).map_or(0, |chunk| chunk.partition_point(|id| is_before(*id)));
+        (chunk, position)
     }
 
     /// Returns the number of ids before the first one for which `is_before` is false.
     pub fn rank(&self, is_before: impl Fn(u32) -> bool) -> usize {
-        let (chunk, place) = self.place(is_before);
-        self.chunks[..chunk].iter().map(|chunk| chunk.len()).sum::<usize>() + place
+        let (chunk, position) = self.locate(is_before);
+        self.chunks[..chunk].iter().map(|chunk| chunk.len()).sum::<usize>() + position
     }
 
     /// Inserts an id. `compare` compares an existing id with it.
     pub fn insert(&mut self, id: u32, compare: impl Fn(u32) -> Ordering) {
-        let (chunk, place) = self.place(|other| compare(other) == Ordering::Less);
+        let (chunk, position) = self.locate(|other| compare(other) == Ordering::Less);
         let chunks = Arc::make_mut(&mut self.chunks);
         self.len += 1;
         // An id after all others goes to the last chunk.
@@ -60,23 +60,23 @@ impl SortedIds {
         };
         let at = chunk.min(last);
         let ids = Arc::make_mut(&mut chunks[at]);
-        ids.insert(if chunk == at { place } else { ids.len() }, id);
-        if ids.len() > MOST {
-            let rest = ids.split_off(MOST / 2);
+        ids.insert(if chunk == at { position } else { ids.len() }, id);
+        if ids.len() > MAX_CHUNK_LENGTH {
+            let rest = ids.split_off(MAX_CHUNK_LENGTH / 2);
             chunks.insert(at + 1, Arc::new(rest));
         }
     }
 
     /// Removes the id for which `compare` returns `Equal`.
     pub fn remove(&mut self, compare: impl Fn(u32) -> Ordering) {
-        let (chunk, place) = self.place(|other| compare(other) == Ordering::Less);
-        let is_there = self.chunks.get(chunk).and_then(|ids| ids.get(place));
+        let (chunk, position) = self.locate(|other| compare(other) == Ordering::Less);
+        let is_there = self.chunks.get(chunk).and_then(|ids| ids.get(position));
         if is_there.is_none_or(|id| compare(*id) != Ordering::Equal) {
             return;
         }
         let chunks = Arc::make_mut(&mut self.chunks);
         let ids = Arc::make_mut(&mut chunks[chunk]);
-        ids.remove(place);
+        ids.remove(position);
         if ids.is_empty() {
             chunks.remove(chunk);
         }
@@ -85,8 +85,8 @@ impl SortedIds {
 
     /// Returns the id for which `compare` returns `Equal`.
     pub fn find(&self, compare: impl Fn(u32) -> Ordering) -> Option<u32> {
-        let (chunk, place) = self.place(|other| compare(other) == Ordering::Less);
-        let id = *self.chunks.get(chunk)?.get(place)?;
+        let (chunk, position) = self.locate(|other| compare(other) == Ordering::Less);
+        let id = *self.chunks.get(chunk)?.get(position)?;
         (compare(id) == Ordering::Equal).then_some(id)
     }
 

@@ -8,7 +8,7 @@ use imbl::Vector;
 use roaring::RoaringBitmap;
 use smallvec::SmallVec;
 
-use super::field::{Field, Sought};
+use super::field::{Field, SearchStyle};
 use super::grams::grams;
 use super::posting::{Posting, Postings};
 use super::record::{NAME, Record};
@@ -55,7 +55,8 @@ impl Table {
         let postings = postings.collect();
         let grams = fields.iter().enumerate();
         let grams = grams.map(|(at, field)| {
-            (field.sought == Sought::Midst).then(|| posted(&records, |of| of.values(at).flat_map(super::grams::grams)))
+            (field.search_style == SearchStyle::Anywhere)
+                .then(|| posted(&records, |of| of.values(at).flat_map(super::grams::grams)))
         });
         let grams = grams.collect();
         let labels = posted(&records, |of| of.labels().map(str::as_bytes));
@@ -133,10 +134,10 @@ impl Table {
         });
         let changed = self.changed(before.as_deref(), Some(record));
         for at in &changed {
-            self.diverge(*at, record);
+            self.give_own_order(*at, record);
         }
         if let Some(before) = &before {
-            self.take_out(before, &changed);
+            self.remove_from_orders(before, &changed);
         } else {
             Arc::make_mut(&mut self.all).insert(id);
         }
@@ -156,7 +157,7 @@ impl Table {
         let id = self.id_of(name)?;
         let before = Arc::clone(self.record(id));
         let changed = self.changed(Some(&before), None);
-        self.take_out(&before, &changed);
+        self.remove_from_orders(&before, &changed);
         self.repost(id, &changed, Some(&before), None);
         self.records.set(id as usize, None);
         self.free.push_back(id);
@@ -174,14 +175,14 @@ impl Table {
     }
 
     /// Gives the field its own order if the record's value differs from the value that all records have had so far.
-    fn diverge(&mut self, field: usize, record: &Record) {
+    fn give_own_order(&mut self, field: usize, record: &Record) {
         let differs = || self.all.min().is_some_and(|any| self.record(any).field(field) != record.field(field));
         if matches!(self.orders[field], Some(Order::ByName)) && differs() {
             self.orders[field] = Some(Order::Own(self.order(NAME).clone()));
         }
     }
 
-    fn take_out(&mut self, before: &Record, changed: &[usize]) {
+    fn remove_from_orders(&mut self, before: &Record, changed: &[usize]) {
         for at in changed {
             let records = &self.records;
             if let Some(Order::Own(order)) = &mut self.orders[*at] {

@@ -6,20 +6,20 @@ use std::sync::Arc;
 use kube::core::{Selector, SelectorExt};
 use proptest::prelude::*;
 
-use super::dialect::Invalid;
-use super::field::{Field, Kind, fold, number, time};
+use super::dialect::InvalidParameter;
+use super::field::{Field, FieldKind, fold, number, time};
 use super::query::Query;
-use super::record::{Record, UID, Values};
+use super::record::{Record, RecordBuilder, UID};
 use super::view::{Unavailable, View};
 
 static FIELDS: &[Field] = &[
-    Field::one("name", "metadata.name", Kind::Text),
-    Field::one("uid", "metadata.uid", Kind::Text),
-    Field::one("displayName", "spec.displayName", Kind::Text).searched().with_spaces(),
-    Field::shared("state", "status.state", Kind::Choice(&["Active", "Banned"])),
-    Field::shared("zone", "spec.zone", Kind::Text),
-    Field::one("failedLogins", "status.failedLogins", Kind::Number),
-    Field::one("lastLoginTime", "status.lastLoginTime", Kind::Time),
+    Field::one("name", "metadata.name", FieldKind::Text),
+    Field::one("uid", "metadata.uid", FieldKind::Text),
+    Field::one("displayName", "spec.displayName", FieldKind::Text).searched().with_spaces(),
+    Field::shared("state", "status.state", FieldKind::Choice(&["Active", "Banned"])),
+    Field::shared("zone", "spec.zone", FieldKind::Text),
+    Field::one("failedLogins", "status.failedLogins", FieldKind::Number),
+    Field::one("lastLoginTime", "status.lastLoginTime", FieldKind::Time),
     Field::many("email", "spec.email", true).searched(),
     Field::many("groups", "status.groups", false),
 ];
@@ -40,7 +40,7 @@ struct Plain {
 
 impl Plain {
     fn record(&self, revision: u64) -> Record {
-        let mut values = Values::default();
+        let mut values = RecordBuilder::default();
         values.push([fold(&self.name)]);
         values.push(None::<&str>);
         values.push(self.display_name.as_deref().map(fold));
@@ -165,7 +165,7 @@ fn scan(all: &BTreeMap<String, Plain>, filters: &[Filter], labels: &Selector, so
     found.into_iter().map(|plain| plain.name.clone()).collect()
 }
 
-fn query(filters: &[Filter], sort: &[Key]) -> Result<Query, Invalid> {
+fn query(filters: &[Filter], sort: &[Key]) -> Result<Query, InvalidParameter> {
     let mut query = Query::default();
     for filter in filters {
         match filter {
@@ -277,7 +277,7 @@ proptest! {
                 view.remove(&plain.name, revision);
                 all.remove(&plain.name);
             }
-            view.reach(revision);
+            view.advance_to(revision);
             if revision == pause {
                 then = (revision, all.clone());
             }
@@ -305,19 +305,19 @@ proptest! {
 }
 
 #[test]
-fn a_revision_is_gone_or_ahead() {
+fn revisions_outside_the_log_are_gone_or_ahead() {
     let mut view = View::empty(FIELDS);
     view.relist(Vec::new(), 100);
     assert_eq!(view.at(99).unwrap_err(), Unavailable::Gone);
     assert_eq!(view.at(101).unwrap_err(), Unavailable::Ahead);
-    view.reach(150);
+    view.advance_to(150);
     assert!(view.at(120).unwrap().table.is_empty() && view.revision == 100, "nothing has changed since");
     assert_eq!(view.changes_since(120).unwrap().len(), 0);
     assert!(view.changes_since(200).is_ok() && view.changes_since(99).is_err());
 }
 
 #[test]
-fn what_cannot_be_answered_is_refused_by_name() {
+fn invalid_queries_name_the_parameter() {
     let refused = |filter: &str| Query::default().filter_by(FIELDS, filter).unwrap_err().message;
     assert!(refused("nmae,x").contains("unknown field \"nmae\"; allowed: name, uid, displayName, state"));
     assert!(refused("name").contains("pairs"));
@@ -344,21 +344,21 @@ fn what_cannot_be_answered_is_refused_by_name() {
 }
 
 #[test]
-fn a_backslash_takes_the_meaning_away() {
+fn a_backslash_escapes_special_characters() {
     let mut query = Query::default();
     query.filter_by(FIELDS, r"displayName,lt\:a\,b\*").unwrap();
-    assert_eq!(query.conditions[0].any, [super::query::Test::Equal(b"lt:a,b*".to_vec())]);
+    assert_eq!(query.conditions[0].any, [super::query::ValueTest::Equal(b"lt:a,b*".to_vec())]);
     let mut query = Query::default();
     query.field_selector(FIELDS, r"spec.displayName==a\=b,status.state!=Banned,spec.zone=in:a|b").unwrap();
-    assert_eq!(query.conditions[0].any, [super::query::Test::Equal(b"a=b".to_vec())]);
+    assert_eq!(query.conditions[0].any, [super::query::ValueTest::Equal(b"a=b".to_vec())]);
     assert_eq!(query.conditions[1].none.len(), 1);
     assert_eq!(query.conditions[2].any.len(), 2);
 }
 
 #[test]
-fn a_list_in_which_nobody_is_missing_goes_on_where_the_last_one_ended() {
+fn a_relist_without_deletions_continues_the_log() {
     let plain = |name: &str, revision: u64| {
-        let mut values = Values::default();
+        let mut values = RecordBuilder::default();
         FIELDS.iter().enumerate().for_each(|(at, _)| values.push((at <= UID).then_some(name)));
         Arc::new(values.finish(revision, [], &[], 0..0))
     };
@@ -401,7 +401,7 @@ fn person(at: u32) -> Plain {
 }
 
 #[test]
-fn what_looks_at_few_records_is_quick_and_nothing_else() {
+fn only_queries_that_visit_few_records_are_quick() {
     let mut view = View::empty(FIELDS);
     view.relist((0..20_000).map(|at| Arc::new(person(at).record(1))).collect(), 1);
     let is_quick = |filter: &str, selector: &str, sort: &str, (offset, limit): (usize, Option<usize>)| {
@@ -430,7 +430,7 @@ fn what_looks_at_few_records_is_quick_and_nothing_else() {
 
 /// As many records of one value as are skipped one by one, and more.
 #[test]
-fn a_descending_order_keeps_those_of_one_value_by_name() {
+fn descending_order_sorts_ties_by_name() {
     let all: Vec<Plain> = (0..3000).map(|at| Plain { zone: Some(format!("zone-{}", at % 3)), ..person(at) }).collect();
     let mut view = View::empty(FIELDS);
     view.relist(all.iter().map(|plain| Arc::new(plain.record(1))).collect(), 1);

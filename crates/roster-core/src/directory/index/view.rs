@@ -10,14 +10,14 @@ use super::record::Record;
 use super::table::Table;
 
 /// Maximum number of changes in the log. Watches can resume, and paged lists continue, that far back.
-const MOST_CHANGES: usize = 10_000;
+const MAX_CHANGES: usize = 10_000;
 
 /// Maximum bytes of JSON of former records that the log keeps.
-const MOST_BYTES: usize = 64 * 1024 * 1024;
+const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// Change of one record.
 #[derive(Clone, Debug)]
-pub struct Change {
+pub struct RecordChange {
     /// The revision that this change produced.
     pub revision: u64,
     /// The record before; `None` if it did not exist.
@@ -26,7 +26,7 @@ pub struct Change {
     pub after: Option<Arc<Record>>,
 }
 
-impl Change {
+impl RecordChange {
     fn bytes(&self) -> usize {
         self.before.as_ref().map_or(0, |before| before.json().len())
     }
@@ -54,13 +54,13 @@ pub struct View {
     pub table: Arc<Table>,
     /// The revision before the first change in the log.
     floor: u64,
-    log: Vector<Change>,
+    log: Vector<RecordChange>,
     log_bytes: usize,
 }
 
 /// All records at an earlier revision.
 #[derive(Clone, Debug)]
-pub struct Past {
+pub struct Snapshot {
     /// The records.
     pub table: Arc<Table>,
     /// Revision of the last change up to then.
@@ -77,11 +77,11 @@ impl View {
     /// Replaces the content with a complete list at a revision. If nothing was removed, the changes are known and
     /// watches continue; otherwise they must restart.
     pub fn relist(&mut self, records: Vec<Arc<Record>>, revision: u64) {
-        if let Some(changed) = self.only_set(&records) {
+        if let Some(changed) = self.additions(&records) {
             for record in changed {
                 self.set(record);
             }
-            self.reach(revision);
+            self.advance_to(revision);
             return;
         }
         *self = Self {
@@ -96,7 +96,7 @@ impl View {
     }
 
     /// Returns the new and changed records of a list, by revision. `None` if a record was removed, too.
-    fn only_set(&self, records: &[Arc<Record>]) -> Option<Vec<Arc<Record>>> {
+    fn additions(&self, records: &[Arc<Record>]) -> Option<Vec<Arc<Record>>> {
         if self.epoch == 0 {
             return None;
         }
@@ -119,27 +119,27 @@ impl View {
     /// Adds or updates a record.
     pub fn set(&mut self, record: Arc<Record>) {
         let before = Arc::make_mut(&mut self.table).set(&record);
-        self.note(Change { revision: record.revision, before, after: Some(record) });
+        self.note(RecordChange { revision: record.revision, before, after: Some(record) });
     }
 
     /// Removes a record, with the revision of the deletion.
     pub fn remove(&mut self, name: &str, revision: u64) {
         if let Some(before) = Arc::make_mut(&mut self.table).remove(name) {
-            self.note(Change { revision, before: Some(before), after: None });
+            self.note(RecordChange { revision, before: Some(before), after: None });
         }
     }
 
     /// Records that every change up to `revision` is included.
-    pub fn reach(&mut self, revision: u64) {
+    pub fn advance_to(&mut self, revision: u64) {
         self.progress = self.progress.max(revision);
     }
 
-    fn note(&mut self, change: Change) {
+    fn note(&mut self, change: RecordChange) {
         self.revision = self.revision.max(change.revision);
-        self.reach(change.revision);
+        self.advance_to(change.revision);
         self.log_bytes += change.bytes();
         self.log.push_back(change);
-        while (self.log.len() > MOST_CHANGES || self.log_bytes > MOST_BYTES)
+        while (self.log.len() > MAX_CHANGES || self.log_bytes > MAX_BYTES)
             && let Some(forgotten) = self.log.pop_front()
         {
             self.log_bytes -= forgotten.bytes();
@@ -151,7 +151,7 @@ impl View {
     ///
     /// # Errors
     /// If the revision is older than the log.
-    pub fn changes_since(&self, revision: u64) -> Result<Vector<Change>, Unavailable> {
+    pub fn changes_since(&self, revision: u64) -> Result<Vector<RecordChange>, Unavailable> {
         if revision < self.floor {
             return Err(Unavailable::Gone);
         }
@@ -163,7 +163,8 @@ impl View {
 
     /// Returns the position of the first change after a revision.
     fn first_after(&self, revision: u64) -> usize {
-        let order = |change: &Change| if change.revision <= revision { Ordering::Less } else { Ordering::Greater };
+        let order =
+            |change: &RecordChange| if change.revision <= revision { Ordering::Less } else { Ordering::Greater };
         self.log.binary_search_by(order).unwrap_or_else(|at| at)
     }
 
@@ -171,7 +172,7 @@ impl View {
     ///
     /// # Errors
     /// If the revision is older than the log or has not been reached yet.
-    pub fn at(&self, revision: u64) -> Result<Past, Unavailable> {
+    pub fn at(&self, revision: u64) -> Result<Snapshot, Unavailable> {
         if revision > self.progress {
             return Err(Unavailable::Ahead);
         }
@@ -185,6 +186,6 @@ impl View {
             }
         }
         let last_before = self.first_after(revision).checked_sub(1).and_then(|at| self.log.get(at));
-        Ok(Past { table: shared, revision: last_before.map_or(self.floor, |change| change.revision) })
+        Ok(Snapshot { table: shared, revision: last_before.map_or(self.floor, |change| change.revision) })
     }
 }

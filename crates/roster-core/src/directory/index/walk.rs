@@ -9,7 +9,7 @@ use roaring::RoaringBitmap;
 
 use super::query::SortKey;
 use super::record::NAME;
-use super::select::{Found, Matched, QUICK_STEPS, Selection};
+use super::select::{Matched, Matches, QUICK_STEPS, Selection};
 use super::table::Table;
 
 /// Records of one value that are skipped one by one, because searching for the end of the run takes about as long.
@@ -26,7 +26,7 @@ const NOTED_IN_A_LOOK: usize = 3;
 
 static BY_NAME: &[SortKey] = &[SortKey { field: 0, is_descending: false }];
 
-impl Found {
+impl Matches {
     /// Returns the ranks of a page.
     fn within(&self, offset: usize, limit: Option<usize>) -> Range<usize> {
         offset..self.total.min(offset.saturating_add(limit.unwrap_or(self.total)))
@@ -50,7 +50,7 @@ impl Found {
 
 impl Table {
     /// Returns one page of the matches in sort order: at most `limit` records from `offset` on.
-    pub fn page(&self, found: &Found, sort: &[SortKey], offset: usize, limit: Option<usize>) -> Selection {
+    pub fn page(&self, found: &Matches, sort: &[SortKey], offset: usize, limit: Option<usize>) -> Selection {
         let (total, page) = (found.total, found.within(offset, limit));
         if page.is_empty() {
             return Selection { total, records: Vec::new() };
@@ -68,7 +68,7 @@ impl Table {
     }
 
     /// Returns whether [`Table::page`] is expected to finish before another thread would start.
-    pub fn is_paged_quickly(&self, found: &Found, sort: &[SortKey], offset: usize, limit: Option<usize>) -> bool {
+    pub fn is_paged_quickly(&self, found: &Matches, sort: &[SortKey], offset: usize, limit: Option<usize>) -> bool {
         let page = found.within(offset, limit);
         if page.is_empty() {
             return true;

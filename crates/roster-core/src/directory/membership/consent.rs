@@ -1,12 +1,12 @@
 //! Acceptance of declared members: whether a group accepts them, and which users are waiting for it.
 
-use super::{GroupNode, Memberships, Source};
+use super::{GroupNode, MembershipSource, Memberships};
 use crate::directory::nodes::Id;
 
 impl GroupNode {
     /// Returns the bits of the sources that make a user a member.
     pub(super) fn accepted(&self) -> u8 {
-        if self.accepts_declared { u8::MAX } else { Source::BY_GROUP }
+        if self.accepts_declared { u8::MAX } else { MembershipSource::BY_GROUP }
     }
 
     /// Returns whether the user belongs directly, provided that both exist.
@@ -27,12 +27,12 @@ impl Memberships {
             return;
         }
         let by_user_alone =
-            node.direct.iter().filter(|(_, bits)| **bits & Source::BY_GROUP == 0).map(|(user, _)| *user);
+            node.direct.iter().filter(|(_, bits)| **bits & MembershipSource::BY_GROUP == 0).map(|(user, _)| *user);
         for user in by_user_alone.filter(|user| self.users.get(*user).exists).collect::<Vec<_>>() {
             if accepts {
-                self.add_way(group, user);
+                self.add_path(group, user);
             } else {
-                self.remove_way(group, user);
+                self.remove_path(group, user);
             }
         }
     }
@@ -41,8 +41,8 @@ impl Memberships {
     /// on.
     pub(super) fn update_waiting(&mut self, group: Id, user: Id) {
         let node = self.groups.get(group);
-        let declares = node.direct.get(&user).is_some_and(|bits| bits & Source::BY_USER != 0);
-        let waits = declares && node.exists && self.users.get(user).exists && !node.ways.contains_key(&user);
+        let declares = node.direct.get(&user).is_some_and(|bits| bits & MembershipSource::BY_USER != 0);
+        let waits = declares && node.exists && self.users.get(user).exists && !node.path_counts.contains_key(&user);
         if !waits && node.waiting.is_empty() {
             return;
         }
@@ -50,8 +50,8 @@ impl Memberships {
         let waiting = &mut self.groups.get_mut(group).waiting;
         let has_changed = if waits { waiting.insert(name) } else { waiting.remove(&name) };
         if has_changed {
-            self.touched_users.insert(user);
-            self.touched_groups.insert(group);
+            self.changed_users.insert(user);
+            self.changed_groups.insert(group);
         }
     }
 }

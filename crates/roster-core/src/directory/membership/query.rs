@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use super::{DeclaredMembers, Memberships, Source};
+use super::{DeclaredMembers, MembershipSource, Memberships};
 use crate::directory::labels::Labels;
 use crate::directory::nodes::Id;
 
@@ -10,7 +10,7 @@ use crate::directory::nodes::Id;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Path {
     /// Fields that declare the first step.
-    pub sources: Vec<Source>,
+    pub sources: Vec<MembershipSource>,
     /// Groups along the path: from the one that the user belongs to directly up to the one in question.
     pub groups: Vec<String>,
 }
@@ -33,13 +33,13 @@ impl Memberships {
 
     /// Returns the names of the users that belong to the group, unordered.
     pub fn members_of(&self, group: &str) -> impl Iterator<Item = &str> {
-        let ways = self.groups.id(group).map(|group| &self.groups.get(group).ways);
-        ways.into_iter().flat_map(HashMap::keys).map(|user| self.users.name(*user))
+        let path_counts = self.groups.id(group).map(|group| &self.groups.get(group).path_counts);
+        path_counts.into_iter().flat_map(HashMap::keys).map(|user| self.users.name(*user))
     }
 
     /// Returns how many users belong to the group.
     pub fn count(&self, group: &str) -> usize {
-        self.groups.id(group).map_or(0, |group| self.groups.get(group).ways.len())
+        self.groups.id(group).map_or(0, |group| self.groups.get(group).path_counts.len())
     }
 
     /// Returns whether the user belongs to the group.
@@ -104,30 +104,30 @@ impl Memberships {
     }
 
     /// Returns the group and all groups that its members belong to through it.
-    pub fn above(&self, group: &str) -> BTreeSet<String> {
+    pub fn ancestors_of(&self, group: &str) -> BTreeSet<String> {
         let Some(group) = self.groups.id(group) else { return [group.to_owned()].into() };
-        self.climb([group].into())
+        self.with_ancestors([group].into())
     }
 
-    /// Like [`Memberships::above`], but ignores cuts: what membership would mean once a cycle is broken.
-    pub fn above_uncut(&self, group: &str) -> BTreeSet<String> {
+    /// Like [`Memberships::ancestors_of`], but ignores cuts: what membership would mean once a cycle is broken.
+    pub fn all_ancestors_of(&self, group: &str) -> BTreeSet<String> {
         let Some(id) = self.groups.id(group) else { return [group.to_owned()].into() };
-        let above = self.reach(id, |node| &node.parents);
-        above.into_iter().chain([id]).map(|group| self.groups.name(group).to_owned()).collect()
+        let ancestors = self.transitive(id, |node| &node.parents);
+        ancestors.into_iter().chain([id]).map(|group| self.groups.name(group).to_owned()).collect()
     }
 
     /// Returns all groups whose members belong to this one through nesting.
-    pub fn below(&self, group: &str) -> BTreeSet<String> {
+    pub fn descendants_of(&self, group: &str) -> BTreeSet<String> {
         let Some(id) = self.groups.id(group) else { return BTreeSet::new() };
-        self.reach(id, |node| &node.children).into_iter().map(|group| self.groups.name(group).to_owned()).collect()
+        self.transitive(id, |node| &node.children).into_iter().map(|group| self.groups.name(group).to_owned()).collect()
     }
 
-    fn climb_uncut(&self, from: BTreeSet<Id>) -> BTreeSet<String> {
+    fn with_all_ancestors(&self, from: BTreeSet<Id>) -> BTreeSet<String> {
         self.names_of(walk(from, |group| self.groups.get(group).parents.iter().copied()))
     }
 
-    fn climb(&self, from: BTreeSet<Id>) -> BTreeSet<String> {
-        self.names_of(walk(from, |group| self.groups.get(group).up.iter().copied()))
+    fn with_ancestors(&self, from: BTreeSet<Id>) -> BTreeSet<String> {
+        self.names_of(walk(from, |group| self.groups.get(group).acyclic_parents.iter().copied()))
     }
 
     fn names_of(&self, groups: BTreeSet<Id>) -> BTreeSet<String> {
@@ -140,9 +140,9 @@ impl Memberships {
         let mut direct: BTreeSet<Id> = groups.iter().filter_map(|group| self.groups.id(group)).collect();
         direct.extend(self.matcher.selectors_of(labels));
         direct.retain(|group| self.groups.get(*group).accepts_declared);
-        direct.extend(self.naming(user, Source::BY_GROUP));
+        direct.extend(self.naming(user, MembershipSource::BY_GROUP));
         direct.retain(|group| self.groups.get(*group).exists);
-        self.climb(direct)
+        self.with_ancestors(direct)
     }
 
     /// Returns the groups that a User with these labels and `spec.groups` declares itself a member of without belonging
@@ -163,7 +163,7 @@ impl Memberships {
     pub fn pending_of(&self, user: &str) -> impl Iterator<Item = (&str, Pending)> {
         let effective = self.users.id(user).map(|user| &self.users.get(user).effective);
         let waits = move |group: &Id| !effective.is_some_and(|effective| effective.has(*group));
-        self.naming(user, Source::BY_USER).filter(waits).map(|group| {
+        self.naming(user, MembershipSource::BY_USER).filter(waits).map(|group| {
             let node = self.groups.get(group);
             (self.groups.name(group), if node.exists { Pending::NotAccepted } else { Pending::NotFound })
         })
@@ -172,26 +172,26 @@ impl Memberships {
     /// Returns the groups whose `memberSelector` matches these labels, whether or not they accept declared members:
     /// existing groups, and the names of deleted ones that hold a role.
     pub fn selecting(&self, labels: &Labels) -> (BTreeSet<Id>, BTreeSet<String>) {
-        (self.matcher.selectors_of(labels), self.former.selecting(labels))
+        (self.matcher.selectors_of(labels), self.deleted.selecting(labels))
     }
 
     /// Returns the deleted groups with a kept selector, among these groups and all groups below them.
-    pub fn former_among(&self, groups: &BTreeSet<String>) -> BTreeSet<String> {
-        if self.former.is_empty() {
+    pub fn deleted_groups_among(&self, groups: &BTreeSet<String>) -> BTreeSet<String> {
+        if self.deleted.is_empty() {
             return BTreeSet::new();
         }
         let from = groups.iter().filter_map(|group| self.groups.id(group)).collect();
-        let below = self.names_of(walk(from, |group| self.groups.get(group).children.iter().copied()));
-        below.union(groups).filter(|group| self.former.selector(group).is_some()).cloned().collect()
+        let descendants = self.names_of(walk(from, |group| self.groups.get(group).children.iter().copied()));
+        descendants.union(groups).filter(|group| self.deleted.selector(group).is_some()).cloned().collect()
     }
 
     /// Returns which of these groups are bound or nested in a bound group, ignoring cuts in cycles. Visits each group
     /// above them once, because the caller holds the lock of the directory.
     pub fn holding(&self, groups: &BTreeSet<String>, is_bound: impl Fn(&str) -> bool) -> BTreeSet<String> {
         let from = groups.iter().filter_map(|group| self.groups.id(group)).collect();
-        let above = walk(from, |group| self.groups.get(group).parents.iter().copied());
-        let bound = above.iter().copied().filter(|group| is_bound(self.groups.name(*group))).collect();
-        let within = |group| self.groups.get(group).children.iter().copied().filter(|child| above.contains(child));
+        let ancestors = walk(from, |group| self.groups.get(group).parents.iter().copied());
+        let bound = ancestors.iter().copied().filter(|group| is_bound(self.groups.name(*group))).collect();
+        let within = |group| self.groups.get(group).children.iter().copied().filter(|child| ancestors.contains(child));
         let holding = self.names_of(walk(bound, within));
         groups.iter().filter(|group| holding.contains(*group) || is_bound(group)).cloned().collect()
     }
@@ -200,30 +200,30 @@ impl Memberships {
     /// exist or do not accept the user, memberships before and after their validity, and selectors of deleted groups
     /// that hold a role, and ignores cuts in cycles.
     pub fn would_claim(&self, user: &str, labels: &Labels, groups: &[String]) -> BTreeSet<String> {
-        let mut named = self.former.selecting(labels);
+        let mut named = self.deleted.selecting(labels);
         named.extend(groups.iter().cloned());
         let mut direct: BTreeSet<Id> = named.iter().filter_map(|group| self.groups.id(group)).collect();
         direct.extend(self.matcher.selectors_of(labels));
-        direct.extend(self.naming(user, Source::BY_GROUP));
+        direct.extend(self.naming(user, MembershipSource::BY_GROUP));
         direct.extend(self.timed(user));
-        named.extend(self.climb_uncut(direct));
+        named.extend(self.with_all_ancestors(direct));
         named
     }
 
     /// Like [`Memberships::would_claim`] for a user in the graph.
     pub fn claims(&self, user: &str) -> BTreeSet<String> {
-        let mut named = self.former.selecting(&self.labels_of(user));
+        let mut named = self.deleted.selecting(&self.labels_of(user));
         let direct = named.iter().filter_map(|group| self.groups.id(group));
         let direct = direct.chain(self.naming(user, u8::MAX)).chain(self.timed(user)).collect();
-        named.extend(self.climb_uncut(direct));
+        named.extend(self.with_all_ancestors(direct));
         named
     }
 
     /// Returns the names of the groups that the User itself declares membership in: by `spec.groups`, or by a label
     /// that the `memberSelector` of an existing or deleted group matches. The groups need not exist or accept the User.
     pub fn declared_by(&self, user: &str) -> BTreeSet<String> {
-        let mut named = self.former.selecting(&self.labels_of(user));
-        named.extend(self.naming(user, Source::BY_USER).map(|group| self.groups.name(group).to_owned()));
+        let mut named = self.deleted.selecting(&self.labels_of(user));
+        named.extend(self.naming(user, MembershipSource::BY_USER).map(|group| self.groups.name(group).to_owned()));
         named
     }
 
@@ -235,10 +235,10 @@ impl Memberships {
     /// Returns the names of all groups that have a `memberSelector`, including deleted ones that hold a role.
     pub fn with_selector(&self) -> impl Iterator<Item = &str> {
         let present = self.matcher.selectors().map(|group| self.groups.name(*group));
-        present.chain(self.former.holding().map(String::as_str))
+        present.chain(self.deleted.bound().map(String::as_str))
     }
 
-    /// Returns the groups that the user belongs to directly by one of these [`Source`]s, existing or not.
+    /// Returns the groups that the user belongs to directly by one of these [`MembershipSource`]s, existing or not.
     fn naming(&self, user: &str, sources: u8) -> impl Iterator<Item = Id> {
         let user = self.users.id(user);
         let direct =
@@ -282,11 +282,11 @@ impl Memberships {
         let named = declared.users.iter().chain(declared.timed.keys()).cloned();
         let selected = declared.selector.iter().flat_map(|selector| self.matcher.objects_of(selector));
         let nested = declared.groups.iter().filter_map(|group| self.groups.id(group));
-        let below: BTreeSet<Id> =
-            nested.flat_map(|group| self.reach(group, |node| &node.children).into_iter().chain([group])).collect();
-        let former = below.iter().filter_map(|group| self.former.selector(self.groups.name(*group)));
-        let selected = selected.chain(former.flat_map(|selector| self.matcher.objects_of(selector)));
-        let claiming = below.iter().flat_map(|group| {
+        let descendants: BTreeSet<Id> =
+            nested.flat_map(|group| self.transitive(group, |node| &node.children).into_iter().chain([group])).collect();
+        let deleted = descendants.iter().filter_map(|group| self.deleted.selector(self.groups.name(*group)));
+        let selected = selected.chain(deleted.flat_map(|selector| self.matcher.objects_of(selector)));
+        let claiming = descendants.iter().flat_map(|group| {
             let node = self.groups.get(*group);
             node.direct.keys().chain(node.timed.keys()).copied()
         });
@@ -322,11 +322,11 @@ impl Memberships {
                 let first = self.groups.get(steps[0]);
                 let bits = first.direct[&user] & first.accepted();
                 return Some(Path {
-                    sources: Source::ALL.into_iter().filter(|source| bits & *source as u8 != 0).collect(),
+                    sources: MembershipSource::ALL.into_iter().filter(|source| bits & *source as u8 != 0).collect(),
                     groups: steps.into_iter().map(|group| self.groups.name(group).to_owned()).collect(),
                 });
             }
-            for parent in &self.groups.get(next).up {
+            for parent in &self.groups.get(next).acyclic_parents {
                 if !reached_from.contains_key(parent) {
                     reached_from.insert(*parent, Some(next));
                     work.push_back(*parent);

@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Serv
 use kube::api::{Patch, PatchParams};
 use kube::core::GroupVersionResource;
 use kube::{Api, Client};
-use roster_core::quota::allotment::{ASKED_ANNOTATION, Allotment, Asked, NAME};
+use roster_core::quota::allotment::{Allotment, NAME, QuotaRequest, REQUEST_ANNOTATION};
 use roster_core::quota::amount::{Amount, Amounts, add_all};
 use roster_core::quota::usage::{of_claim, of_pod, of_service};
 use roster_runtime::informers::Informers;
@@ -28,35 +28,35 @@ use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 /// Longest time that a request waits for quota. kube-apiserver times out after five seconds.
-const LONGEST_WAIT: Duration = Duration::from_millis(2500);
+const MAX_WAIT: Duration = Duration::from_millis(2500);
 
-/// Minimum wait before reporting [`Outcome::Full`], and longest time between checks.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// Minimum wait before reporting [`HintOutcome::Full`], and longest time between checks.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Minimum time between two patches for a request.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
+const PATCH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Result of [`Hints::make_room`].
+/// Result of [`Hints::wait_for_capacity`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Outcome {
+pub enum HintOutcome {
     /// It fit at once.
-    Roomy,
+    Fits,
     /// It fit after the allotment was enlarged.
-    Made,
+    Enlarged,
     /// The owner's quota is used up.
     Full,
     /// Timed out.
-    Late,
+    TimedOut,
 }
 
-impl Outcome {
+impl HintOutcome {
     /// Metric label.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Roomy => "roomy",
-            Self::Made => "made",
+            Self::Fits => "roomy",
+            Self::Enlarged => "made",
             Self::Full => "full",
-            Self::Late => "late",
+            Self::TimedOut => "late",
         }
     }
 }
@@ -76,51 +76,51 @@ impl Hints {
     }
 
     /// Waits until the demand fits the namespace's allotment, cannot fit the owner's quota, or the wait times out.
-    pub async fn make_room(&self, demand: &Demand) -> Outcome {
+    pub async fn wait_for_capacity(&self, demand: &Demand) -> HintOutcome {
         let Demand { namespace, wanted } = demand;
-        if self.prospect(namespace, wanted) == Outcome::Roomy {
-            return Outcome::Roomy;
+        if self.check(namespace, wanted) == HintOutcome::Fits {
+            return HintOutcome::Fits;
         }
         let _waiting = Waiting::enter(self, namespace, wanted.clone());
         let begun = Instant::now();
-        let deadline = begun + LONGEST_WAIT;
+        let deadline = begun + MAX_WAIT;
         let mut since = None;
         loop {
             // Subscribe before the check, so that a change between the two is not missed.
-            let moved = self.informers.allotments_moved.notified();
-            match self.prospect(namespace, wanted) {
-                Outcome::Roomy => return Outcome::Made,
+            let moved = self.informers.allotments_changed.notified();
+            match self.check(namespace, wanted) {
+                HintOutcome::Fits => return HintOutcome::Enlarged,
                 // Deletions reach the informers with a delay.
-                Outcome::Full if begun.elapsed() >= PATIENCE => return Outcome::Full,
+                HintOutcome::Full if begun.elapsed() >= CHECK_INTERVAL => return HintOutcome::Full,
                 _ => {}
             }
-            if since.is_none_or(|asked: Instant| asked.elapsed() >= ASK_AGAIN) {
+            if since.is_none_or(|asked: Instant| asked.elapsed() >= PATCH_INTERVAL) {
                 self.ask(namespace).await;
                 since = Some(Instant::now());
             }
-            let next = deadline.min(Instant::now() + PATIENCE);
+            let next = deadline.min(Instant::now() + CHECK_INTERVAL);
             if timeout_at(next, moved).await.is_err() && Instant::now() >= deadline {
-                return Outcome::Late;
+                return HintOutcome::TimedOut;
             }
         }
     }
 
-    /// Returns `Roomy` if the demand fits, `Made` if the leader can move quota, `Full` otherwise.
-    fn prospect(&self, namespace: &str, wanted: &Amounts) -> Outcome {
+    /// Returns `Fits` if the demand fits, `Enlarged` if the leader can move quota, `Full` otherwise.
+    fn check(&self, namespace: &str, wanted: &Amounts) -> HintOutcome {
         let directory = self.informers.directory();
-        let Some(allotment) = directory.quotas.allotment(namespace) else { return Outcome::Roomy };
+        let Some(allotment) = directory.quotas.allotment(namespace) else { return HintOutcome::Fits };
         let lacks = |(name, amount): &(&String, &Amount)| **amount > allotment.headroom(name);
         let mut lacking = wanted.iter().filter(lacks).peekable();
         if lacking.peek().is_none() {
-            return Outcome::Roomy;
+            return HintOutcome::Fits;
         }
         let owner = directory.owner_of(namespace);
-        let Some(standing) = owner.and_then(|owner| directory.quota_of(owner)) else { return Outcome::Full };
+        let Some(quota) = owner.and_then(|owner| directory.quota_of(owner)) else { return HintOutcome::Full };
         let fits = |(name, amount): (&String, &Amount)| {
-            let used = standing.used.get(name).copied().unwrap_or_default();
-            standing.hard.get(name).is_none_or(|hard| used + *amount <= *hard)
+            let used = quota.used.get(name).copied().unwrap_or_default();
+            quota.hard.get(name).is_none_or(|hard| used + *amount <= *hard)
         };
-        if lacking.all(fits) { Outcome::Made } else { Outcome::Full }
+        if lacking.all(fits) { HintOutcome::Enlarged } else { HintOutcome::Full }
     }
 
     /// Annotates the ResourceQuota with the usage that waiting requests need. The leader acts on it, on any replica.
@@ -129,10 +129,10 @@ impl Hints {
             let directory = self.informers.directory();
             let Some(allotment) = directory.quotas.allotment(namespace) else { return };
             let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            asked(allotment, waiting.get(namespace).cloned().unwrap_or_default(), Timestamp::now())
+            quota_request(allotment, waiting.get(namespace).cloned().unwrap_or_default(), Timestamp::now())
         };
         let text = json!(asked).to_string();
-        let patch = Patch::Merge(json!({"metadata": {"annotations": {ASKED_ANNOTATION: text}}}));
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {REQUEST_ANNOTATION: text}}}));
         let quotas: Api<ResourceQuota> = Api::namespaced(self.client.clone(), namespace);
         if let Err(error) = quotas.patch_metadata(NAME, &PatchParams::default(), &patch).await {
             debug!(namespace, %error, "room could not be asked for");
@@ -140,15 +140,15 @@ impl Hints {
     }
 }
 
-fn asked(allotment: &Allotment, waiting: Amounts, now: Timestamp) -> Asked {
-    let since = allotment.asked.as_ref().filter(|asked| asked.counts_at(now)).map_or(now, |asked| asked.since);
+fn quota_request(allotment: &Allotment, waiting: Amounts, now: Timestamp) -> QuotaRequest {
+    let since = allotment.request.as_ref().filter(|asked| asked.counts_at(now)).map_or(now, |asked| asked.since);
     let held = waiting.into_iter().filter(|(name, _)| allotment.spec.contains_key(name));
     let level = held.map(|(name, amount)| {
         let level = allotment.used.get(&name).copied().unwrap_or_default() + amount;
         let text = level.text_for(&name);
         (name, text)
     });
-    Asked { since, at: now, level: level.collect() }
+    QuotaRequest { since, at: now, level: level.collect() }
 }
 
 /// Amounts that a request waits for. Subtracted from the namespace's sum on drop.
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_request_adds_is_what_counts() {
+    fn only_added_usage_is_requested() {
         let of = |object: serde_json::Value, old: serde_json::Value, dry_run: bool| {
             let resource = json!({"group": "", "version": "v1", "resource": "services"});
             let request = json!({
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_review_is_an_error() {
+    fn invalid_reviews_are_errors() {
         assert!(parse(b"[]", Timestamp::now()).is_err());
         let empty = br#"{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"}"#;
         assert!(parse(empty, Timestamp::now()).unwrap().is_none());

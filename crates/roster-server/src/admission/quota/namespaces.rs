@@ -28,11 +28,11 @@ const RESERVED_FOR: SignedDuration = SignedDuration::from_secs(60);
 const ATTEMPTS: usize = 16;
 
 /// Longest wait for a new User to reach the informers.
-const PATIENCE: Duration = Duration::from_secs(2);
+const INFORMER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Result of judging a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Verdict {
+pub enum NamespaceVerdict {
     /// The user may own the namespace.
     Allowed,
     /// A quota would be exceeded. Holds the message.
@@ -46,12 +46,12 @@ pub enum Verdict {
 /// Counts the namespaces of each owner.
 pub struct NamespaceCount {
     namespaces: Api<Namespace>,
-    notes: Api<ConfigMap>,
+    reservations: Api<ConfigMap>,
     users: Api<User>,
     informers: Arc<Informers>,
 }
 
-enum Limited {
+enum OwnerLimit {
     No,
     To(Owner),
     /// The User exists, but the informers have not seen it.
@@ -69,27 +69,29 @@ impl NamespaceCount {
     pub fn new(client: Client, namespace: &str, informers: Arc<Informers>) -> Self {
         Self {
             namespaces: Api::all(client.clone()),
-            notes: Api::namespaced(client.clone(), namespace),
+            reservations: Api::namespaced(client.clone(), namespace),
             users: Api::all(client),
             informers,
         }
     }
 
     /// Judges a request that gives a namespace a new owner.
-    pub async fn judge(&self, request: &AdmissionRequest<Namespace>) -> Verdict {
+    pub async fn judge(&self, request: &AdmissionRequest<Namespace>) -> NamespaceVerdict {
         let (before, after) = (owner_in(request.old_object.as_ref()), owner_in(request.object.as_ref()));
-        let Some(after) = after.filter(|after| before != Some(after)) else { return Verdict::Allowed };
+        let Some(after) = after.filter(|after| before != Some(after)) else { return NamespaceVerdict::Allowed };
         if !self.informers.is_synced() || self.informers.is_failing() {
-            return Verdict::Unknown("the directory is not complete".to_owned());
+            return NamespaceVerdict::Unknown("the directory is not complete".to_owned());
         }
         let name = request.object.as_ref().and_then(|namespace| namespace.metadata.name.clone()).unwrap_or_default();
         if let Some(refusal) = overload(&self.informers.directory(), &name, after) {
-            return Verdict::Refused(refusal);
+            return NamespaceVerdict::Refused(refusal);
         }
-        let owner = match self.limited(after).await {
-            Ok(Limited::To(owner)) => owner,
-            Ok(Limited::No) => return Verdict::Allowed,
-            Ok(Limited::Unknown) => return Verdict::Unknown(format!("User {after} is too new; please try again")),
+        let owner = match self.limit_of(after).await {
+            Ok(OwnerLimit::To(owner)) => owner,
+            Ok(OwnerLimit::No) => return NamespaceVerdict::Allowed,
+            Ok(OwnerLimit::Unknown) => {
+                return NamespaceVerdict::Unknown(format!("User {after} is too new; please try again"));
+            }
             Err(error) => return unknown(&error),
         };
         // kube-apiserver has not generated the name for `generateName` yet.
@@ -98,7 +100,7 @@ impl NamespaceCount {
         if request.operation == Operation::Create {
             match self.namespaces.get_metadata_opt(&name).await {
                 Ok(None) => {}
-                Ok(Some(_)) => return Verdict::Exists(format!("namespaces {name:?} already exists")),
+                Ok(Some(_)) => return NamespaceVerdict::Exists(format!("namespaces {name:?} already exists")),
                 Err(error) => return unknown(&error),
             }
         }
@@ -109,14 +111,14 @@ impl NamespaceCount {
                 Err(error) => return unknown(&error),
             }
         }
-        Verdict::Unknown("others are faster all the time; please try again".to_owned())
+        NamespaceVerdict::Unknown("others are faster all the time; please try again".to_owned())
     }
 
     /// Returns the owner's limit on namespaces, if there is one.
-    async fn limited(&self, owner: &str) -> kube::Result<Limited> {
+    async fn limit_of(&self, owner: &str) -> kube::Result<OwnerLimit> {
         let known = || {
             let directory = self.informers.directory();
-            let uid = directory.person(owner)?.uid.clone();
+            let uid = directory.user(owner)?.uid.clone();
             Some((uid, directory.limits_of(owner).get(NAMESPACES).copied()))
         };
         let mut found = known();
@@ -128,30 +130,30 @@ impl NamespaceCount {
                     found = known();
                 }
             };
-            if tokio::time::timeout(PATIENCE, waited).await.is_err() {
-                return Ok(Limited::Unknown);
+            if tokio::time::timeout(INFORMER_TIMEOUT, waited).await.is_err() {
+                return Ok(OwnerLimit::Unknown);
             }
         }
         let limited = found.and_then(|(uid, limit)| Some(Owner { name: owner.to_owned(), uid, limit: limit? }));
         // A User that does not exist yet has no limit. It may be over its limit once it exists.
-        Ok(limited.map_or(Limited::No, Limited::To))
+        Ok(limited.map_or(OwnerLimit::No, OwnerLimit::To))
     }
 
     /// Counts once, and records the namespace if it fits. Returns `None` on a write conflict.
-    async fn attempt(&self, owner: &Owner, name: &str, is_dry_run: bool) -> kube::Result<Option<Verdict>> {
-        let notes = self.notes.get_opt(&notes_name(owner)).await?;
+    async fn attempt(&self, owner: &Owner, name: &str, is_dry_run: bool) -> kube::Result<Option<NamespaceVerdict>> {
+        let reservations = self.reservations.get_opt(&reservations_name(owner)).await?;
         let theirs = ListParams::default().labels(&format!("{OWNER_LABEL}={}", owner.name));
         let owned: BTreeSet<String> =
             self.namespaces.list_metadata(&theirs).await?.items.iter().map(ResourceExt::name_any).collect();
         let now = Timestamp::now();
-        let mut reserved = reserved(notes.as_ref(), &owned, now);
+        let mut reserved = reserved(reservations.as_ref(), &owned, now);
         reserved.remove(name);
         let count = owned.len() + reserved.len() + usize::from(!owned.contains(name));
         let is_within = i64::try_from(count).is_ok_and(|count| Amount::units(count) <= owner.limit);
         if !is_within {
             let coming =
                 if reserved.is_empty() { String::new() } else { format!(" and {} on their way", reserved.len()) };
-            return Ok(Some(Verdict::Refused(format!(
+            return Ok(Some(NamespaceVerdict::Refused(format!(
                 "spec.quota.hard.namespaces: User {} has {} of {} namespaces{coming}, and can't come to own {name}",
                 owner.name,
                 owned.len(),
@@ -159,26 +161,28 @@ impl NamespaceCount {
             ))));
         }
         if is_dry_run {
-            return Ok(Some(Verdict::Allowed));
+            return Ok(Some(NamespaceVerdict::Allowed));
         }
         reserved.insert(name.to_owned(), now + RESERVED_FOR);
         let data = reserved.into_iter().map(|(name, until)| (name, until.to_string())).collect();
-        Ok(self.note(owner, notes, data).await?.then_some(Verdict::Allowed))
+        Ok(self.write_reservations(owner, reservations, data).await?.then_some(NamespaceVerdict::Allowed))
     }
 
-    async fn note(
+    async fn write_reservations(
         &self,
         owner: &Owner,
-        notes: Option<ConfigMap>,
+        reservations: Option<ConfigMap>,
         data: BTreeMap<String, String>,
     ) -> kube::Result<bool> {
         let params = PostParams::default();
-        let written = match notes {
-            Some(notes) => {
-                let notes = ConfigMap { data: Some(data), ..notes };
-                self.notes.replace(&notes.name_any(), &params, &notes).await
+        let written = match reservations {
+            Some(reservations) => {
+                let reservations = ConfigMap { data: Some(data), ..reservations };
+                self.reservations.replace(&reservations.name_any(), &params, &reservations).await
             }
-            None => self.notes.create(&params, &ConfigMap { data: Some(data), ..empty_notes(owner) }).await,
+            None => {
+                self.reservations.create(&params, &ConfigMap { data: Some(data), ..empty_reservations(owner) }).await
+            }
         };
         match written {
             Ok(_) => Ok(true),
@@ -190,10 +194,10 @@ impl NamespaceCount {
 
 /// Returns why the namespace's usage, as far as it is counted, would put its new owner over a limit.
 fn overload(directory: &Directory, namespace: &str, owner: &str) -> Option<String> {
-    let comes = &directory.quotas.allotment(namespace)?.used;
-    let standing = directory.quota_of(owner)?;
-    standing.hard.iter().find_map(|(name, hard)| {
-        let (has, more) = (standing.used.get(name).copied().unwrap_or_default(), comes.get(name).copied()?);
+    let usage = &directory.quotas.allotment(namespace)?.used;
+    let quota = directory.quota_of(owner)?;
+    quota.hard.iter().find_map(|(name, hard)| {
+        let (has, more) = (quota.used.get(name).copied().unwrap_or_default(), usage.get(name).copied()?);
         (more > Amount::ZERO && has + more > *hard).then(|| {
             let text = |amount: Amount| amount.text_for(name);
             format!(
@@ -210,16 +214,16 @@ fn owner_in(namespace: Option<&Namespace>) -> Option<&String> {
     namespace?.labels().get(OWNER_LABEL).filter(|owner| !owner.is_empty())
 }
 
-fn unknown(error: &kube::Error) -> Verdict {
+fn unknown(error: &kube::Error) -> NamespaceVerdict {
     warn!(%error, "the number of somebody's namespaces could not be judged");
-    Verdict::Unknown("the API server does not answer".to_owned())
+    NamespaceVerdict::Unknown("the API server does not answer".to_owned())
 }
 
-fn notes_name(owner: &Owner) -> String {
+fn reservations_name(owner: &Owner) -> String {
     format!("namespaces-{}", owner.uid)
 }
 
-fn empty_notes(owner: &Owner) -> ConfigMap {
+fn empty_reservations(owner: &Owner) -> ConfigMap {
     let reference = OwnerReference {
         api_version: User::api_version(&()).into_owned(),
         kind: User::kind(&()).into_owned(),
@@ -228,7 +232,7 @@ fn empty_notes(owner: &Owner) -> ConfigMap {
         ..OwnerReference::default()
     };
     let metadata = ObjectMeta {
-        name: Some(notes_name(owner)),
+        name: Some(reservations_name(owner)),
         labels: Some([("app.kubernetes.io/managed-by".to_owned(), "roster".to_owned())].into()),
         owner_references: Some(vec![reference]),
         ..ObjectMeta::default()
@@ -237,15 +241,15 @@ fn empty_notes(owner: &Owner) -> ConfigMap {
 }
 
 /// Admitted namespaces that are not stored yet, as far as is known.
-fn reserved(notes: Option<&ConfigMap>, owned: &BTreeSet<String>, now: Timestamp) -> BTreeMap<String, Timestamp> {
-    let data = notes.and_then(|notes| notes.data.as_ref()).into_iter().flatten();
+fn reserved(reservations: Option<&ConfigMap>, owned: &BTreeSet<String>, now: Timestamp) -> BTreeMap<String, Timestamp> {
+    let data = reservations.and_then(|reservations| reservations.data.as_ref()).into_iter().flatten();
     let parsed = data.filter_map(|(name, until)| Some((name.clone(), until.parse::<Timestamp>().ok()?)));
     parsed.filter(|(name, until)| *until > now && !owned.contains(name)).collect()
 }
 
-impl Verdict {
+impl NamespaceVerdict {
     /// Logs a denial, and returns the metric label.
-    pub fn noted(&self, request: &AdmissionRequest<Namespace>) -> &'static str {
+    pub fn log_and_label(&self, request: &AdmissionRequest<Namespace>) -> &'static str {
         match self {
             Self::Allowed => "allowed",
             Self::Exists(_) => "refused",
@@ -268,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_stored_or_too_long_ago_is_no_longer_reckoned_with() {
+    fn stored_and_expired_notes_are_ignored() {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let data = [
             ("coming", (now + RESERVED_FOR).to_string()),
@@ -277,8 +281,8 @@ mod tests {
             ("junk", "junk".to_owned()),
         ];
         let data = data.map(|(name, until)| (name.to_owned(), until));
-        let notes = ConfigMap { data: Some(data.into()), ..ConfigMap::default() };
-        let reserved = reserved(Some(&notes), &["stored".to_owned()].into(), now);
+        let reservations = ConfigMap { data: Some(data.into()), ..ConfigMap::default() };
+        let reserved = reserved(Some(&reservations), &["stored".to_owned()].into(), now);
         assert_eq!(reserved.into_keys().collect::<Vec<_>>(), ["coming"]);
     }
 }

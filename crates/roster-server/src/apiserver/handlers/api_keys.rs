@@ -18,11 +18,11 @@ use tracing::info;
 
 use crate::apiserver::body::{DryRun, read_secret_body};
 use crate::apiserver::confirm::{Confirmation, CredentialChange};
-use crate::apiserver::control::{control, is_self, person, refuse_api_key, unreachable};
+use crate::apiserver::control::{control, is_self, load_user, refuse_api_key, unreachable};
 use crate::apiserver::object::success;
 use crate::apiserver::params::NoParams;
-use crate::apiserver::source::Origin;
-use crate::apiserver::state::{Api, DirectoryApi};
+use crate::apiserver::source::SourceAddress;
+use crate::apiserver::state::{ApiState, DirectoryApi};
 use crate::apiserver::status::{About, ApiError};
 use crate::apiserver::target::Target;
 
@@ -47,7 +47,7 @@ fn object(key: &ApiKey, secret: Option<String>, now: Timestamp) -> Value {
 ///
 /// # Errors
 /// 404 if the user is gone, 503 if its credential can't be read.
-pub async fn list(api: Api, _: NoParams, target: Target) -> Result<Response, ApiError> {
+pub async fn list(api: ApiState, _: NoParams, target: Target) -> Result<Response, ApiError> {
     let keys = keys_of(&api, &target).await?;
     let now = Timestamp::now();
     let items: Vec<Value> = keys.iter().map(|key| object(key, None, now)).collect();
@@ -60,7 +60,7 @@ pub async fn list(api: Api, _: NoParams, target: Target) -> Result<Response, Api
 /// # Errors
 /// 404 if there is no such key, 503 if the credential can't be read.
 pub async fn get(
-    api: Api,
+    api: ApiState,
     _: NoParams,
     target: Target,
     Path((_, name)): Path<(String, String)>,
@@ -72,7 +72,7 @@ pub async fn get(
 }
 
 async fn keys_of(api: &DirectoryApi, target: &Target) -> Result<Vec<ApiKey>, ApiError> {
-    let person = person(api, target)?;
+    let person = load_user(api, target)?;
     let opened = api.logins.vault.open(&person.username, &person.uid).await.map_err(unreachable)?;
     Ok(opened.map(|opened| opened.credential.api_keys).unwrap_or_default())
 }
@@ -82,21 +82,21 @@ async fn keys_of(api: &DirectoryApi, target: &Target) -> Result<Vec<ApiKey>, Api
 /// # Errors
 /// As [`read_secret_body`] and [`CredentialChange::make`]; 403 without control of the identity, or for too many keys.
 pub async fn create(
-    api: Api,
-    Origin(source): Origin,
+    api: ApiState,
+    SourceAddress(source): SourceAddress,
     DryRun(is_dry_run): DryRun,
     target: Target,
     request: Request,
 ) -> Result<Response, ApiError> {
     let spec = read_secret_body::<ApiKeySpec>("APIKey", request).await?;
-    let (person, about) = (person(&api, &target)?, target.about());
+    let (person, about) = (load_user(&api, &target)?, target.about());
     refuse_api_key(&target)?;
     let is_own = is_self(&api, &target);
     if !is_own {
         control(&api, &target).await?;
     }
     let now = Timestamp::now();
-    let expires = expiry(&spec, api.logins.longest_key, now, about)?;
+    let expires = expiry(&spec, api.logins.max_key_lifetime, now, about)?;
     let made = ApiKey::create(&person.uid, spec.display_name.trim(), now, expires);
     let (made, secret) = made.ok_or_else(|| ApiError::internal("the UID of the user is no UUID"))?;
     let confirmation = Confirmation {
@@ -131,15 +131,15 @@ pub async fn create(
     Ok((StatusCode::CREATED, [("cache-control", "no-store")], axum::Json(answer)).into_response())
 }
 
-fn expiry(spec: &ApiKeySpec, longest: Duration, now: Timestamp, about: About<'_>) -> Result<Timestamp, ApiError> {
+fn expiry(spec: &ApiKeySpec, max_lifetime: Duration, now: Timestamp, about: About<'_>) -> Result<Timestamp, ApiError> {
     let name = spec.display_name.trim();
     if name.is_empty() || name.chars().count() > MAX_NAME_CHARACTERS || name.chars().any(char::is_control) {
         let message = format!("must have 1 to {MAX_NAME_CHARACTERS} characters, and none that controls");
         return Err(ApiError::invalid(about, "spec.displayName", &message));
     }
-    let Some(expires) = &spec.expiration_timestamp else { return Ok(now + LIFETIME.min(longest)) };
-    if expires.0 <= now || expires.0 > now + longest {
-        let days = longest.as_secs() / 86_400;
+    let Some(expires) = &spec.expiration_timestamp else { return Ok(now + LIFETIME.min(max_lifetime)) };
+    if expires.0 <= now || expires.0 > now + max_lifetime {
+        let days = max_lifetime.as_secs() / 86_400;
         let message = format!("must lie ahead, at most {days} days");
         return Err(ApiError::invalid(about, "spec.expirationTimestamp", &message));
     }
@@ -151,12 +151,12 @@ fn expiry(spec: &ApiKeySpec, longest: Duration, now: Timestamp, about: About<'_>
 /// # Errors
 /// 403 without control of the identity, 404 if there is no such key, 503 if it can't be written.
 pub async fn revoke(
-    api: Api,
+    api: ApiState,
     DryRun(is_dry_run): DryRun,
     target: Target,
     Path((_, name)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    let person = person(&api, &target)?;
+    let person = load_user(&api, &target)?;
     if !is_self(&api, &target) {
         control(&api, &target).await?;
     }

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use roster_api::directory::{API_VERSION, RoleAssignment};
 use roster_api::role_binding::{RoleKind, Subject, SubjectKind};
-use roster_core::rbac::assignments::{DisplayName, Filter, Scope, find};
+use roster_core::rbac::assignments::{AssignmentScope, DisplayName, Filter, find};
 use roster_credentials::digest::hex;
 use roster_runtime::informers::Informers;
 use serde_json::{Value, json};
@@ -19,12 +19,12 @@ use sha2::{Digest, Sha256};
 
 use crate::apiserver::limits::RequestPermit;
 use crate::apiserver::negotiate::Form;
-use crate::apiserver::pages::{Moment, Position, list_id};
+use crate::apiserver::pages::{Position, RevisionRange, list_id};
 use crate::apiserver::params::{IncludeObject, flag, include_object, number, pairs, unknown};
 use crate::apiserver::render::{cell, columns, partial};
 use crate::apiserver::resource::{Cell, Column};
 use crate::apiserver::revision::blocking;
-use crate::apiserver::state::{Api, DirectoryApi, Who};
+use crate::apiserver::state::{ApiState, CallerExtension, DirectoryApi};
 use crate::apiserver::status::ApiError;
 use crate::apiserver::target::Target;
 
@@ -140,11 +140,11 @@ fn read_role(text: &str) -> Result<(Option<RoleKind>, String), ApiError> {
     }
 }
 
-fn read_scope(text: &str) -> Result<Scope, ApiError> {
+fn read_scope(text: &str) -> Result<AssignmentScope, ApiError> {
     match text.split_once(':') {
-        None if text == "cluster" => Ok(Scope::Cluster),
-        Some(("namespace", name)) if !name.is_empty() => Ok(Scope::Namespace(name.to_owned())),
-        Some(("domain", name)) if !name.is_empty() => Ok(Scope::Domain(name.to_owned())),
+        None if text == "cluster" => Ok(AssignmentScope::Cluster),
+        Some(("namespace", name)) if !name.is_empty() => Ok(AssignmentScope::Namespace(name.to_owned())),
+        Some(("domain", name)) if !name.is_empty() => Ok(AssignmentScope::Domain(name.to_owned())),
         _ => Err(ApiError::bad_parameter("scope", "must be cluster, namespace:<name> or domain:<name>")),
     }
 }
@@ -154,8 +154,8 @@ fn read_scope(text: &str) -> Result<Scope, ApiError> {
 /// # Errors
 /// 400 or 406 for an invalid request, 401, 403 or 503 from authorization.
 pub async fn list(
-    api: Api,
-    Extension(caller): Who,
+    api: ApiState,
+    Extension(caller): CallerExtension,
     Extension(permit): Extension<RequestPermit>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -167,12 +167,12 @@ pub async fn list(
 }
 
 /// Parameters of a list of one user's assignments.
-pub struct OfUser {
+pub struct UserAssignmentsRequest {
     request: Request,
     form: Form,
 }
 
-impl<S: Sync> FromRequestParts<S> for OfUser {
+impl<S: Sync> FromRequestParts<S> for UserAssignmentsRequest {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
@@ -190,9 +190,9 @@ impl<S: Sync> FromRequestParts<S> for OfUser {
 /// # Errors
 /// 400 for an invalid continue token.
 pub async fn of_user(
-    api: Api,
+    api: ApiState,
     Extension(permit): Extension<RequestPermit>,
-    OfUser { mut request, form }: OfUser,
+    UserAssignmentsRequest { mut request, form }: UserAssignmentsRequest,
     target: Target,
 ) -> Result<Response, ApiError> {
     request.written.extend(["of=", &target.name, "&"]);
@@ -225,7 +225,8 @@ async fn answer(
     let mut metadata = json!({"resourceVersion": api.informers.user_catalogue.peek().revision.to_string()});
     if found.len() > limit {
         found.truncate(limit);
-        let position = Position { moment: Moment { since: 0, until: 0 }, offset: offset.saturating_add(limit as u64) };
+        let position =
+            Position { revisions: RevisionRange { since: 0, until: 0 }, offset: offset.saturating_add(limit as u64) };
         metadata["continue"] = api.tokens.write(id, position).into();
     }
     let items: Vec<Value> = found.iter().map(object).collect();

@@ -4,7 +4,7 @@
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use k8s_openapi::api::authentication::v1::{TokenReviewSpec, TokenReviewStatus};
-use roster_runtime::logins::recognizer::{Recognition, RecognitionError};
+use roster_runtime::logins::token_authenticator::{TokenError, TokenVerdict};
 use roster_runtime::tls::network_permits::RequestNetwork;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use serde_json::json;
 use tracing::warn;
 
 use crate::apiserver::body::read_bytes;
-use crate::apiserver::state::Api;
+use crate::apiserver::state::ApiState;
 use crate::apiserver::status::ApiError;
 
 /// Path of the token webhook.
@@ -32,7 +32,7 @@ struct Review {
 ///
 /// # Errors
 /// 400 if the body is not a TokenReview, 429 if too many API keys are looked up, 503 if the credential can't be read.
-pub async fn review(State(api): Api, request: Request) -> Result<Response, ApiError> {
+pub async fn review(State(api): ApiState, request: Request) -> Result<Response, ApiError> {
     let source = RequestNetwork::of(request.extensions());
     let source = source.ok_or_else(|| ApiError::internal("the connection is not known"))?;
     let bytes = read_bytes(request).await?;
@@ -43,20 +43,18 @@ pub async fn review(State(api): Api, request: Request) -> Result<Response, ApiEr
         .filter(is_review)
         .ok_or_else(|| ApiError::bad_request("the body must be a TokenReview of authentication.k8s.io/v1"))?;
     let token = SecretString::from(spec.token.unwrap_or_default());
-    let recognition = api.logins.recognizer.recognize(&token, source).await.map_err(|error| {
+    let verdict = api.logins.token_authenticator.authenticate(&token, source).await.map_err(|error| {
         warn!(%error, "a token or key could not be looked at");
         api.metrics.token_reviews.inc("unavailable");
         match error {
-            RecognitionError::Saturated => ApiError::too_many_requests(),
-            RecognitionError::Vault(_) => {
-                ApiError::unavailable("the credential can't be reached, please try again later")
-            }
+            TokenError::Saturated => ApiError::too_many_requests(),
+            TokenError::Vault(_) => ApiError::unavailable("the credential can't be reached, please try again later"),
         }
     })?;
     let asked = spec.audiences.as_deref().unwrap_or_default();
-    let known = match recognition {
-        Recognition::Known(known) => Some(known),
-        Recognition::Foreign | Recognition::Refused => None,
+    let known = match verdict {
+        TokenVerdict::Known(known) => Some(known),
+        TokenVerdict::Foreign | TokenVerdict::Refused => None,
     };
     let compatible = known.and_then(|known| {
         let audiences = api.logins.issuer.audiences.compatible(known.audience.as_deref(), asked)?;
@@ -79,12 +77,12 @@ pub async fn review(State(api): Api, request: Request) -> Result<Response, ApiEr
 }
 
 /// `GET /.well-known/openid-configuration`
-pub async fn configuration(State(api): Api) -> Response {
+pub async fn configuration(State(api): ApiState) -> Response {
     public(axum::Json(api.logins.issuer.configuration()).into_response())
 }
 
 /// `GET /openid/v1/jwks`
-pub async fn jwks(State(api): Api) -> Response {
+pub async fn jwks(State(api): ApiState) -> Response {
     let mut response = public(axum::Json(api.logins.issuer.jwks()).into_response());
     let media_type = axum::http::HeaderValue::from_static("application/jwk-set+json");
     response.headers_mut().insert(axum::http::header::CONTENT_TYPE, media_type);

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use roster_api::directory::API_VERSION;
 use roster_core::directory::entries::user;
 use roster_core::directory::index::field::fold;
-use roster_core::directory::index::query::{Condition, Test};
+use roster_core::directory::index::query::{Condition, ValueTest};
 use serde_json::json;
 
 use super::users::membership;
@@ -19,7 +19,7 @@ use crate::apiserver::params::ListParams;
 use crate::apiserver::params::{GetParams, only};
 use crate::apiserver::resource::{GROUPS, USERS};
 use crate::apiserver::revision::reached;
-use crate::apiserver::state::{Api, Who};
+use crate::apiserver::state::{ApiState, CallerExtension};
 use crate::apiserver::status::{About, ApiError};
 
 /// `GET groups`: lists or watches groups.
@@ -27,8 +27,8 @@ use crate::apiserver::status::{About, ApiError};
 /// # Errors
 /// 400, 406, or as [`list_or_watch`].
 pub async fn list(
-    api: Api,
-    Extension(caller): Who,
+    api: ApiState,
+    Extension(caller): CallerExtension,
     Extension(permit): Extension<RequestPermit>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -42,8 +42,8 @@ pub async fn list(
 /// # Errors
 /// 400 or 406 for an invalid request, 401, 403 or 503 from authorization, 404, 504 for an unknown revision.
 pub async fn get(
-    api: Api,
-    Extension(caller): Who,
+    api: ApiState,
+    Extension(caller): CallerExtension,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -59,8 +59,8 @@ pub async fn get(
 /// # Errors
 /// As [`list`]; 400 for a watch, 404 if the group does not exist.
 pub async fn members(
-    api: Api,
-    Extension(caller): Who,
+    api: ApiState,
+    Extension(caller): CallerExtension,
     Extension(permit): Extension<RequestPermit>,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
@@ -79,7 +79,7 @@ pub async fn members(
         return Err(ApiError::not_found(About { resource: "groups", name: &name }));
     }
     let belongs =
-        Condition { field: user::field("groups"), any: vec![Test::Equal(fold(&name))], ..Condition::default() };
+        Condition { field: user::field("groups"), any: vec![ValueTest::Equal(fold(&name))], ..Condition::default() };
     params.query.conditions.push(belongs);
     params.written.extend(["members=", &name, "&"]);
     list_records(&api, &caller, &USERS, &params, form, permit).await
@@ -90,8 +90,8 @@ pub async fn members(
 /// # Errors
 /// 404 if it does not, 400 for an unknown parameter, 401, 403 or 503 from authorization.
 pub async fn member(
-    api: Api,
-    Extension(caller): Who,
+    api: ApiState,
+    Extension(caller): CallerExtension,
     Path((name, key)): Path<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {

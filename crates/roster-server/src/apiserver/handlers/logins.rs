@@ -12,8 +12,8 @@ use roster_credentials::credential::Credential;
 use roster_credentials::lockout::{source_of, source_of_application};
 use roster_credentials::network::network_of;
 use roster_credentials::token::{ONE_TIME_PASSWORD, PASSWORD};
-use roster_runtime::logins::attempt::{Granted, Outcome, Secret, Shown};
-use roster_runtime::logins::person::Person;
+use roster_runtime::logins::attempt::{Granted, LoginAttempt, LoginOutcome, Secret};
+use roster_runtime::logins::login_user::LoginUser;
 use serde_json::json;
 use tracing::warn;
 
@@ -21,8 +21,8 @@ use crate::apiserver::body::{read_secret_body, read_write_params};
 use crate::apiserver::control::failed;
 use crate::apiserver::object::api_invalid;
 use crate::apiserver::object::created;
-use crate::apiserver::source::Origin;
-use crate::apiserver::state::{Api, DirectoryApi, Who};
+use crate::apiserver::source::SourceAddress;
+use crate::apiserver::state::{ApiState, CallerExtension, DirectoryApi};
 use crate::apiserver::status::{About, ApiError};
 
 /// Issuer name shown in authenticator apps.
@@ -36,18 +36,18 @@ const MAX_USERNAME_BYTES: usize = 320;
 /// # Errors
 /// As [`read_secret_body`]; 401 for any wrong credential, without a reason; 422, 429 or 503.
 pub async fn login(
-    State(api): Api,
-    Origin(address): Origin,
+    State(api): ApiState,
+    SourceAddress(address): SourceAddress,
     RawQuery(query): RawQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
     refuse_dry_run(query.as_deref())?;
     let spec: LoginSpec = read_secret_body("Login", request).await?;
     check_login(&api, &spec)?;
-    let _seat = api.attempts.take(network_of(address)).ok_or_else(ApiError::too_many_requests)?;
+    let _share = api.attempts.take(network_of(address)).ok_or_else(ApiError::too_many_requests)?;
     let secret = spec.password.as_ref().map(Secret::Password).or(spec.invitation.as_ref().map(Secret::Invitation));
     let secret = secret.ok_or_else(|| api_invalid("spec.password", "is needed"))?;
-    let shown = Shown {
+    let attempt = LoginAttempt {
         username: &spec.username,
         secret,
         code: spec.code.as_ref(),
@@ -56,14 +56,14 @@ pub async fn login(
         source: source_of(address),
         address: Some(address),
     };
-    match api.logins.verifier.verify(&shown).await.map_err(failed)? {
-        Outcome::Refused => Err(ApiError::unauthorized()),
-        Outcome::Challenged(person, challenge, credential) => {
+    match api.logins.verifier.verify(&attempt).await.map_err(failed)? {
+        LoginOutcome::Refused => Err(ApiError::unauthorized()),
+        LoginOutcome::Challenged(person, challenge, credential) => {
             let enrollment = enrollment(&api, &person, challenge, &credential);
             let status = LoginStatus { challenge: Some(challenge), enrollment, ..LoginStatus::default() };
             Ok(created("Login", &json!({"username": spec.username}), &status))
         }
-        Outcome::Granted(granted) => {
+        LoginOutcome::Granted(granted) => {
             let status = token_for(&api, *granted, spec.audience.as_deref())?;
             Ok(created("Login", &json!({"username": spec.username}), &status))
         }
@@ -105,7 +105,7 @@ fn refuse_dry_run(query: Option<&str>) -> Result<(), ApiError> {
 
 fn enrollment(
     api: &DirectoryApi,
-    person: &Person,
+    person: &LoginUser,
     challenge: Challenge,
     credential: &Credential,
 ) -> Option<Enrollment> {
@@ -136,8 +136,8 @@ fn token_for(api: &DirectoryApi, granted: Granted, audience: Option<&str>) -> Re
 /// # Errors
 /// As [`read_secret_body`]; 401 or 403 for unauthorized callers; 422, 429 or 503.
 pub async fn review(
-    api: Api,
-    Extension(caller): Who,
+    api: ApiState,
+    Extension(caller): CallerExtension,
     RawQuery(query): RawQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -146,7 +146,7 @@ pub async fn review(
     api.admit(&caller, "create", "passwordreviews", "", "").await?;
     let spec = spec?;
     check_username("passwordreviews", &spec.username)?;
-    let shown = Shown {
+    let attempt = LoginAttempt {
         username: &spec.username,
         secret: Secret::Password(&spec.password),
         code: spec.code.as_ref(),
@@ -155,12 +155,12 @@ pub async fn review(
         source: spec.source_ip.map_or_else(|| source_of_application(&caller.username), source_of),
         address: spec.source_ip,
     };
-    let status = match api.logins.verifier.verify(&shown).await.map_err(failed)? {
-        Outcome::Refused => PasswordReviewStatus::default(),
-        Outcome::Challenged(_, challenge, _) => {
+    let status = match api.logins.verifier.verify(&attempt).await.map_err(failed)? {
+        LoginOutcome::Refused => PasswordReviewStatus::default(),
+        LoginOutcome::Challenged(_, challenge, _) => {
             PasswordReviewStatus { challenge: Some(challenge), ..PasswordReviewStatus::default() }
         }
-        Outcome::Granted(granted) => {
+        LoginOutcome::Granted(granted) => {
             PasswordReviewStatus { authenticated: true, user: Some(granted.person.user_info(None)), challenge: None }
         }
     };

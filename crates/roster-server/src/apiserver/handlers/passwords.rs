@@ -11,23 +11,20 @@ use roster_api::credentials::{InvitationSpec, InvitationStatus, PasswordChangeSp
 use roster_credentials::credential::{Credential, Invitation, SetBy};
 use roster_credentials::digest::{Digest, hex, random};
 use roster_credentials::lockout::FailedLogins;
-use roster_runtime::logins::hashed::Hashed;
-use roster_runtime::logins::person::Person;
-use roster_runtime::logins::verifier::Failure;
+use roster_runtime::logins::hashed::ComputedHashes;
+use roster_runtime::logins::login_user::LoginUser;
+use roster_runtime::logins::verifier::VerifyError;
 use serde_json::json;
 use tracing::info;
 
 use crate::apiserver::body::{DryRun, read_body, read_secret_body};
-use crate::apiserver::confirm::{Confirmation, CredentialChange, MAX_ATTEMPTS, check_current, contended, turn};
-use crate::apiserver::control::failed;
-use crate::apiserver::control::is_self;
-use crate::apiserver::control::nothing_held;
-use crate::apiserver::control::refuse_api_key;
-use crate::apiserver::control::unreachable;
-use crate::apiserver::control::{control, person};
+use crate::apiserver::confirm::{
+    Confirmation, CredentialChange, MAX_ATTEMPTS, check_current, contended, lock_for_recheck,
+};
+use crate::apiserver::control::{control, failed, is_self, load_user, no_credential, refuse_api_key, unreachable};
 use crate::apiserver::object::created;
-use crate::apiserver::source::Origin;
-use crate::apiserver::state::{Api, DirectoryApi};
+use crate::apiserver::source::SourceAddress;
+use crate::apiserver::state::{ApiState, DirectoryApi};
 use crate::apiserver::status::ApiError;
 use crate::apiserver::target::Target;
 
@@ -42,21 +39,21 @@ const MAX_INVITATION_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 /// # Errors
 /// As [`read_secret_body`] and [`CredentialChange::make`]; 403 without control of the identity, 422 for a bad password.
 pub async fn change(
-    api: Api,
-    Origin(source): Origin,
+    api: ApiState,
+    SourceAddress(source): SourceAddress,
     DryRun(is_dry_run): DryRun,
     target: Target,
     request: Request,
 ) -> Result<Response, ApiError> {
     let spec = read_secret_body::<PasswordChangeSpec>("PasswordChange", request).await?;
-    let person = person(&api, &target)?;
+    let person = load_user(&api, &target)?;
     let is_own = is_self(&api, &target);
     if is_own {
         refuse_api_key(&target)?;
     } else {
         control(&api, &target).await?;
     }
-    let change = Change { spec, source, is_own, is_dry_run };
+    let change = PasswordChange { spec, source, is_own, is_dry_run };
     let status = change_password(&api, &target, &person, &change).await?;
     if !is_dry_run {
         info!(user = target.name, by = target.caller.username, "a password was set");
@@ -64,7 +61,7 @@ pub async fn change(
     Ok(created("PasswordChange", &json!({"revokeAPIKeys": change.spec.revoke_api_keys}), &status))
 }
 
-struct Change {
+struct PasswordChange {
     spec: PasswordChangeSpec,
     source: IpAddr,
     is_own: bool,
@@ -74,15 +71,15 @@ struct Change {
 async fn change_password(
     api: &DirectoryApi,
     target: &Target,
-    person: &Person,
-    change: &Change,
+    person: &LoginUser,
+    change: &PasswordChange,
 ) -> Result<PasswordChangeStatus, ApiError> {
     let invalid = |failure| match failure {
-        Failure::Unacceptable(why) => ApiError::invalid(target.about(), "spec.newPassword", &why.to_string()),
+        VerifyError::Policy(why) => ApiError::invalid(target.about(), "spec.newPassword", &why.to_string()),
         other => failed(other),
     };
     let verifier = &api.logins.verifier;
-    let _turn = turn(api, person).await?;
+    let _lock = lock_for_recheck(api, person).await?;
     let confirmation = Confirmation {
         field: "spec.oldPassword",
         password: change.spec.old_password.as_ref(),
@@ -91,7 +88,7 @@ async fn change_password(
     };
     let credential =
         CredentialChange { api, target, person, confirmation: Some(confirmation).filter(|_| change.is_own) };
-    let mut hashed = Hashed::default();
+    let mut hashed = ComputedHashes::default();
     for _ in 0..MAX_ATTEMPTS {
         let (opened, mut after) = credential.open(&mut hashed).await?;
         // Another user's password history is not revealed, not even that a password was used before.
@@ -117,13 +114,13 @@ async fn change_password(
 /// # Errors
 /// As [`read_body`]; 403 for oneself or without control of the identity, 404, 409, 422 or 503.
 pub async fn invite(
-    api: Api,
+    api: ApiState,
     DryRun(is_dry_run): DryRun,
     target: Target,
     request: Request,
 ) -> Result<Response, ApiError> {
     let spec = read_body::<InvitationSpec>("Invitation", request).await?;
-    let person = person(&api, &target)?;
+    let person = load_user(&api, &target)?;
     let about = target.about();
     if is_self(&api, &target) {
         return Err(ApiError::refused("nobody invites themselves: change the password by users/~/password", about));
@@ -139,7 +136,7 @@ pub async fn invite(
     if !is_dry_run {
         let set = |credential: &mut Credential| credential.invitation = Some(invitation.clone());
         let written = api.logins.vault.update(&person, set).await.map_err(unreachable)?;
-        written.ok_or_else(|| nothing_held(&target))?;
+        written.ok_or_else(|| no_credential(&target))?;
         info!(user = target.name, by = target.caller.username, "somebody was invited to set a password");
     }
     Ok(created("Invitation", &spec, &InvitationStatus { code, expiration_timestamp: Time(expires) }))
@@ -150,18 +147,18 @@ pub async fn invite(
 /// # Errors
 /// As [`read_body`]; 403 without control of the identity, 404, 409 or 503.
 pub async fn unlock(
-    api: Api,
+    api: ApiState,
     DryRun(is_dry_run): DryRun,
     target: Target,
     request: Request,
 ) -> Result<Response, ApiError> {
     let spec = read_body::<UnlockSpec>("Unlock", request).await?;
-    let person = person(&api, &target)?;
+    let person = load_user(&api, &target)?;
     control(&api, &target).await?;
     if !is_dry_run {
         let unlock = |credential: &mut Credential| credential.failed = FailedLogins::default();
         let written = api.logins.vault.update(&person, unlock).await.map_err(unreachable)?;
-        written.ok_or_else(|| nothing_held(&target))?;
+        written.ok_or_else(|| no_credential(&target))?;
         info!(user = target.name, by = target.caller.username, "a user was unlocked");
     }
     Ok(created("Unlock", &spec, &json!({})))

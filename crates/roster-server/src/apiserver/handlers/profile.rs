@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use json_patch::PatchOperation;
-use kube::Api as KubeApi;
+use kube::Api;
 use kube::api::{Patch, PatchParams};
 use roster_api::User;
 use roster_core::directory::entries::user::record;
@@ -22,7 +22,7 @@ use crate::apiserver::params::IncludeObject;
 use crate::apiserver::render::Renderer;
 use crate::apiserver::resource::USERS;
 use crate::apiserver::revision::reached;
-use crate::apiserver::state::{Api, DirectoryApi};
+use crate::apiserver::state::{ApiState, DirectoryApi};
 use crate::apiserver::status::{About, ApiError};
 use crate::apiserver::target::{SELF, Target};
 
@@ -43,7 +43,7 @@ const MAX_ATTEMPTS: usize = 5;
 /// # Errors
 /// 405 for any key but `~`, 413, 415, 401 if the caller is inactive, as `changes`, or kube-apiserver's status.
 pub async fn patch(
-    api: Api,
+    api: ApiState,
     form: Form,
     DryRun(is_dry_run): DryRun,
     target: Target,
@@ -87,7 +87,7 @@ async fn write(
     is_dry_run: bool,
 ) -> Result<User, ApiError> {
     let about = target.about();
-    let users: KubeApi<User> = KubeApi::all(api.client.clone());
+    let users: Api<User> = Api::all(api.client.clone());
     let passed_on = |error| ApiError::of_kube(error, about);
     let params = PatchParams { dry_run: is_dry_run, ..PatchParams::default() };
     for _ in 0..MAX_ATTEMPTS {
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn ones_own_business_and_nothing_else() {
+    fn only_profile_fields_can_be_changed() {
         let merge = |patch: Value| try_patch(MERGE_PATCH, &patch);
         let changed = merge(json!({"spec": {"displayName": "J", "language": null}})).unwrap();
         assert_eq!(Value::Object(changed), json!({"displayName": "J", "language": null}));

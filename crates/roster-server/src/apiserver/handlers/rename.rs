@@ -5,18 +5,18 @@
 
 use axum::extract::Request;
 use axum::response::Response;
-use kube::Api as KubeApi;
+use kube::Api;
 use kube::api::{Patch, PatchParams};
 use roster_api::credentials::RenameSpec;
 use roster_api::{User, UserSpec};
-use roster_core::rbac::guard::{Change, taken, worn_out};
+use roster_core::rbac::guard::{GuardedChange, exhausted_username, username_claimant};
 use serde_json::json;
 use tracing::info;
 
 use crate::apiserver::body::{DryRun, read_body};
 use crate::apiserver::control::allow;
 use crate::apiserver::object::created;
-use crate::apiserver::state::{Api, DirectoryApi};
+use crate::apiserver::state::{ApiState, DirectoryApi};
 use crate::apiserver::status::{About, ApiError};
 use crate::apiserver::target::Target;
 
@@ -28,7 +28,7 @@ const MAX_ATTEMPTS: usize = 5;
 /// # Errors
 /// As [`read_body`]; 403 if the guard denies it, 404, 409 if the name is taken or writes conflict, 503.
 pub async fn rename(
-    api: Api,
+    api: ApiState,
     DryRun(is_dry_run): DryRun,
     target: Target,
     request: Request,
@@ -37,15 +37,15 @@ pub async fn rename(
     for _ in 0..MAX_ATTEMPTS {
         match attempt(&api, &target, &spec, is_dry_run).await {
             // Retry: the status also changes, especially right after a rename.
-            Ok(Written::Stale) => {}
-            Ok(Written::Done) => return Ok(created("Rename", &spec, &json!({}))),
+            Ok(RenameOutcome::Stale) => {}
+            Ok(RenameOutcome::Done) => return Ok(created("Rename", &spec, &json!({}))),
             Err(error) => return Err(error),
         }
     }
     Err(ApiError::conflict("the user is changed by others all the time, please try again", target.about()))
 }
 
-enum Written {
+enum RenameOutcome {
     Done,
     /// Not written: the User has changed since it was read.
     Stale,
@@ -56,9 +56,9 @@ async fn attempt(
     target: &Target,
     spec: &RenameSpec,
     is_dry_run: bool,
-) -> Result<Written, ApiError> {
+) -> Result<RenameOutcome, ApiError> {
     let about = target.about();
-    let users: KubeApi<User> = KubeApi::all(api.client.clone());
+    let users: Api<User> = Api::all(api.client.clone());
     let user = users.get(&target.name).await.map_err(|error| ApiError::of_kube(error, about))?;
     if user.metadata.uid.as_ref() != Some(&target.uid) {
         return Err(ApiError::not_found(About { resource: "users", name: &target.asked }));
@@ -67,33 +67,33 @@ async fn attempt(
         User { spec: UserSpec { username: Some(spec.username.clone()), ..user.spec.clone() }, ..user.clone() };
     judge(api, target, &user, &renamed).await?;
     if user.username() == spec.username {
-        return Ok(Written::Done);
+        return Ok(RenameOutcome::Done);
     }
     // Fails if the User has changed since it was read.
     let metadata = json!({"uid": target.uid, "resourceVersion": user.metadata.resource_version});
     let patch = Patch::Merge(json!({"metadata": metadata, "spec": {"username": spec.username}}));
     let params = PatchParams { dry_run: is_dry_run, ..PatchParams::default() };
     match users.patch(&target.name, &params, &patch).await {
-        Err(kube::Error::Api(status)) if status.code == 409 => return Ok(Written::Stale),
+        Err(kube::Error::Api(status)) if status.code == 409 => return Ok(RenameOutcome::Stale),
         outcome => outcome.map_err(|error| ApiError::of_kube(error, about))?,
     };
     if !is_dry_run {
         info!(user = target.name, by = target.caller.username, from = user.username(), to = spec.username, "renamed");
     }
-    Ok(Written::Done)
+    Ok(RenameOutcome::Done)
 }
 
 async fn judge(api: &DirectoryApi, target: &Target, user: &User, renamed: &User) -> Result<(), ApiError> {
-    allow(api, target, &Change::User(Some(user), Some(renamed))).await?;
+    allow(api, target, &GuardedChange::User(Some(user), Some(renamed))).await?;
     let about = target.about();
     let reported = user.status.as_ref().and_then(|status| status.username.as_ref());
     if reported != Some(&user.username()) {
         return Err(ApiError::conflict("the user is new, or being renamed; please try again", about));
     }
     let directory = api.informers.directory();
-    let why = match taken(renamed, &directory) {
+    let why = match username_claimant(renamed, &directory) {
         Some(other) => Some(format!("spec.username: {} is held or wanted by user {other}", renamed.username())),
-        None => worn_out(&target.name, &renamed.username(), &directory),
+        None => exhausted_username(&target.name, &renamed.username(), &directory),
     };
     why.map_or(Ok(()), |why| Err(ApiError::conflict(why, about)))
 }

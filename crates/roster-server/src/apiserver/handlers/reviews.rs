@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::apiserver::body::{DryRun, read_body};
 use crate::apiserver::identity::Caller;
-use crate::apiserver::state::Api;
+use crate::apiserver::state::ApiState;
 use crate::apiserver::status::{About, ApiError};
 use crate::apiserver::target::Target;
 
@@ -29,7 +29,7 @@ fn extra_of(informers: &Informers, user: &str) -> BTreeMap<String, Vec<String>> 
 /// # Errors
 /// As [`read_body`]; 404, 422, or 503 if kube-apiserver does not respond.
 pub async fn create(
-    api: Api,
+    api: ApiState,
     // A review changes nothing, so a dry run is the same.
     _: DryRun,
     target: Target,
@@ -46,7 +46,7 @@ pub async fn create(
     let (asked, path) = {
         let (directory, now) = (api.informers.directory(), Timestamp::now());
         let about = About { resource: "users", name: &target.asked };
-        let person = directory.person(&target.name).ok_or_else(|| ApiError::not_found(about))?;
+        let person = directory.user(&target.name).ok_or_else(|| ApiError::not_found(about))?;
         let asked = Caller {
             username: person.username.clone(),
             uid: person.uid.clone(),

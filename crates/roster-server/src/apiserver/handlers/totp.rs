@@ -11,20 +11,20 @@ use roster_api::user::SecondFactor as Policy;
 use roster_credentials::credential::Credential;
 use roster_credentials::lockout::source_of;
 use roster_credentials::totp::SecondFactor;
-use roster_runtime::logins::person::Person;
+use roster_runtime::logins::login_user::LoginUser;
 use roster_runtime::logins::verifier::Recheck;
 use serde_json::json;
 use tracing::info;
 
 use super::logins::OTP_ISSUER;
 use crate::apiserver::body::{DryRun, read_secret_body};
-use crate::apiserver::confirm::{Confirmation, CredentialChange, check_current, log_recheck, turn};
-use crate::apiserver::control::{control, exposed, is_self, person, refuse_api_key, unreachable};
+use crate::apiserver::confirm::{Confirmation, CredentialChange, check_current, lock_for_recheck, log_recheck};
+use crate::apiserver::control::{control, expose, is_self, load_user, refuse_api_key, unreachable};
 use crate::apiserver::object::created;
 use crate::apiserver::object::success;
 use crate::apiserver::params::NoParams;
-use crate::apiserver::source::Origin;
-use crate::apiserver::state::{Api, DirectoryApi};
+use crate::apiserver::source::SourceAddress;
+use crate::apiserver::state::{ApiState, DirectoryApi};
 use crate::apiserver::status::ApiError;
 use crate::apiserver::target::Target;
 
@@ -44,8 +44,8 @@ fn status_of(factor: Option<&SecondFactor>) -> TotpEnrollmentStatus {
 ///
 /// # Errors
 /// 404 if the user is gone, 503 if its credential can't be read.
-pub async fn get(api: Api, _: NoParams, target: Target) -> Result<Response, ApiError> {
-    let person = person(&api, &target)?;
+pub async fn get(api: ApiState, _: NoParams, target: Target) -> Result<Response, ApiError> {
+    let person = load_user(&api, &target)?;
     let opened = api.logins.vault.open(&person.username, &person.uid).await.map_err(unreachable)?;
     let factor = opened.and_then(|opened| opened.credential.second_factor);
     let (metadata, status) = (json!({"name": target.name}), status_of(factor.as_ref()));
@@ -67,20 +67,20 @@ enum Enrolled {
 /// As [`read_secret_body`] and [`CredentialChange::make`]; 403 for others and API keys, 409 if a factor is enabled, 422
 /// for a wrong code.
 pub async fn enroll(
-    api: Api,
-    Origin(source): Origin,
+    api: ApiState,
+    SourceAddress(source): SourceAddress,
     DryRun(is_dry_run): DryRun,
     target: Target,
     request: Request,
 ) -> Result<Response, ApiError> {
     let spec = read_secret_body::<TotpEnrollmentSpec>(KIND, request).await?;
-    let (person, about) = (person(&api, &target)?, target.about());
+    let (person, about) = (load_user(&api, &target)?, target.about());
     if !is_self(&api, &target) {
         let message = "only its owner can enrol a second factor: nobody else is to see the seed";
         return Err(ApiError::refused(message, about));
     }
     refuse_api_key(&target)?;
-    let (code, now) = (exposed(spec.code.as_ref()), Timestamp::now());
+    let (code, now) = (expose(spec.code.as_ref()), Timestamp::now());
     let confirmation = Confirmation {
         field: "spec.currentPassword",
         password: spec.current_password.as_ref(),
@@ -126,7 +126,7 @@ fn is_enabled(credential: &Credential) -> bool {
     credential.second_factor.as_ref().is_some_and(|factor| factor.confirmed.is_some())
 }
 
-fn seeded(api: &DirectoryApi, person: &Person, credential: &mut Credential) -> Enrolled {
+fn seeded(api: &DirectoryApi, person: &LoginUser, credential: &mut Credential) -> Enrolled {
     if is_enabled(credential) {
         return Enrolled::AlreadyEnabled;
     }
@@ -138,7 +138,13 @@ fn seeded(api: &DirectoryApi, person: &Person, credential: &mut Credential) -> E
 
 /// Confirms the seed. A wrong code counts as a failed login: a stolen session must not allow trying all codes on a seed
 /// that its owner has not confirmed.
-fn confirmed(api: &DirectoryApi, person: &Person, credential: &mut Credential, code: &str, now: Timestamp) -> Enrolled {
+fn confirmed(
+    api: &DirectoryApi,
+    person: &LoginUser,
+    credential: &mut Credential,
+    code: &str,
+    now: Timestamp,
+) -> Enrolled {
     if is_enabled(credential) {
         return Enrolled::AlreadyEnabled;
     }
@@ -158,14 +164,14 @@ fn confirmed(api: &DirectoryApi, person: &Person, credential: &mut Credential, c
 /// # Errors
 /// As [`read_secret_body`]; 401, 403, 404 if there is none, 422 for a wrong code, 429 or 503.
 pub async fn remove(
-    api: Api,
-    Origin(source): Origin,
+    api: ApiState,
+    SourceAddress(source): SourceAddress,
     DryRun(is_dry_run): DryRun,
     target: Target,
     request: Request,
 ) -> Result<Response, ApiError> {
     let source = source_of(source);
-    let (person, about) = (person(&api, &target)?, target.about());
+    let (person, about) = (load_user(&api, &target)?, target.about());
     let code = if is_self(&api, &target) {
         let spec: TotpEnrollmentSpec = read_secret_body(KIND, request).await?;
         refuse_api_key(&target)?;
@@ -185,7 +191,7 @@ pub async fn remove(
         let mut factor = credential.second_factor.clone()?;
         let is_open = factor.confirmed.is_none();
         // A wrong code counts as a failed login: a stolen session must not allow trying all codes.
-        let matches = exposed(code.as_ref()).is_none_or(|code| is_open || factor.accept(code, &api.logins.sealer, now));
+        let matches = expose(code.as_ref()).is_none_or(|code| is_open || factor.accept(code, &api.logins.sealer, now));
         let recheck =
             if code.is_none() { Recheck::Right } else { api.logins.verifier.count(&person, credential, matches) };
         if recheck == Recheck::Right && !is_dry_run {
@@ -193,7 +199,7 @@ pub async fn remove(
         }
         Some(recheck)
     };
-    let _turn = turn(&api, &person).await?;
+    let _lock = lock_for_recheck(&api, &person).await?;
     check_current(&api, &target)?;
     match api.logins.vault.update(&person, remove).await.map_err(unreachable)?.flatten() {
         None => Err(ApiError::not_found(about)),

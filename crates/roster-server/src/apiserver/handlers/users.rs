@@ -28,7 +28,7 @@ use crate::apiserver::params::NoParams;
 use crate::apiserver::params::only;
 use crate::apiserver::resource::USERS;
 use crate::apiserver::revision::reached;
-use crate::apiserver::state::{Api, Who};
+use crate::apiserver::state::{ApiState, CallerExtension};
 use crate::apiserver::status::ApiError;
 use crate::apiserver::target::{Target, authorised};
 
@@ -40,8 +40,8 @@ const MAX_GRANTS: usize = 500;
 /// # Errors
 /// 400, 406, or as [`list_or_watch`].
 pub async fn list(
-    api: Api,
-    Extension(caller): Who,
+    api: ApiState,
+    Extension(caller): CallerExtension,
     Extension(permit): Extension<RequestPermit>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -55,8 +55,8 @@ pub async fn list(
 /// # Errors
 /// 400 or 406 for an invalid request, 401, 403 or 503 from authorization, 404, 504 for an unknown revision.
 pub async fn get(
-    api: Api,
-    Extension(caller): Who,
+    api: ApiState,
+    Extension(caller): CallerExtension,
     Path(key): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -75,7 +75,7 @@ pub async fn get(
 }
 
 /// `GET users/{key}/groups`: memberships, each with its path through nested groups.
-pub async fn groups(api: Api, _: NoParams, target: Target) -> Response {
+pub async fn groups(api: ApiState, _: NoParams, target: Target) -> Response {
     let directory = api.informers.directory();
     let groups: BTreeSet<&str> = directory.memberships.groups_of(&target.name).collect();
     let memberships: Vec<GroupMembership> =
@@ -84,7 +84,7 @@ pub async fn groups(api: Api, _: NoParams, target: Target) -> Response {
 }
 
 /// `GET users/{key}/namespaces`: namespaces that the user owns or holds a role in.
-pub async fn namespaces(api: Api, _: NoParams, target: Target) -> Response {
+pub async fn namespaces(api: ApiState, _: NoParams, target: Target) -> Response {
     let directory = api.informers.directory();
     let held = held_by(&directory, &target.name, None, Timestamp::now());
     let roles = roles_by_namespace(&held);
@@ -112,12 +112,12 @@ pub async fn namespaces(api: Api, _: NoParams, target: Target) -> Response {
 }
 
 /// `GET users/{key}/quota`: limits, usage, and the allotment of each namespace.
-pub async fn quota(api: Api, _: NoParams, target: Target) -> Response {
+pub async fn quota(api: ApiState, _: NoParams, target: Target) -> Response {
     let directory = api.informers.directory();
-    let standing = directory.quota_of(&target.name).unwrap_or_default();
+    let quota = directory.quota_of(&target.name).unwrap_or_default();
     let limited = |amounts: &Amounts| -> Amounts {
         let of = |(name, amount): (&String, &Amount)| (name.clone(), *amount);
-        amounts.iter().filter(|(name, _)| standing.hard.contains_key(*name)).map(of).collect()
+        amounts.iter().filter(|(name, _)| quota.hard.contains_key(*name)).map(of).collect()
     };
     let describe = |name: String| {
         let allotment = directory.quotas.allotment(&name);
@@ -129,18 +129,17 @@ pub async fn quota(api: Api, _: NoParams, target: Target) -> Response {
     };
     let status = UserQuotaStatus {
         namespaces: directory.owned_by(&target.name).into_iter().map(describe).collect(),
-        hard: texts(&standing.hard),
-        used: texts(&standing.used),
+        hard: texts(&quota.hard),
+        used: texts(&quota.used),
     };
     about_user("UserQuota", &target, status)
 }
 
 /// `GET users/{key}/locks`: objects that block the user's deletion, and objects that the user keeps locked.
-pub async fn locks(api: Api, _: NoParams, target: Target) -> Response {
+pub async fn locks(api: ApiState, _: NoParams, target: Target) -> Response {
     let directory = api.informers.directory();
     // A username holds the locks, so a User that does not hold its username has none.
-    let username =
-        directory.person(&target.name).filter(|person| person.holds_username()).map(|person| &person.username);
+    let username = directory.user(&target.name).filter(|person| person.holds_username()).map(|person| &person.username);
     let status = UserLocksStatus {
         blocking_deletion: directory.bindings.labelled(OWNER_LABEL, &target.name).into_iter().collect(),
         held: username.into_iter().flat_map(|name| directory.bindings.locked(name)).cloned().collect(),
@@ -165,7 +164,7 @@ impl<S: Sync> FromRequestParts<S> for NamespaceParam {
 /// # Errors
 /// 400 if the user has too many grants for one response.
 pub async fn permissions(
-    api: Api,
+    api: ApiState,
     NamespaceParam(namespace): NamespaceParam,
     target: Target,
 ) -> Result<Response, ApiError> {
@@ -178,7 +177,7 @@ pub async fn permissions(
             return Err(ApiError::bad_parameter("namespace", &message));
         }
         UserPermissionsStatus {
-            active: directory.person(&target.name).is_some_and(|person| person.is_active(now)),
+            active: directory.user(&target.name).is_some_and(|person| person.is_active(now)),
             groups: groups_of(&directory, &target.name),
             rules: rules(&directory, &held),
         }

@@ -5,26 +5,26 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use roster_credentials::pool::Saturated;
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
 
-use super::vault::Opened;
+use super::vault::OpenedCredential;
 
-/// Maximum number of attempts in flight on one name from one source, and of requests that wait for the same [`Turn`].
-/// Further ones are rejected, whether or not the name exists, so that a user's queue never delays refusals beyond those
-/// of unknown names.
-pub const MAX_AT_A_TIME: usize = 8;
+/// Maximum number of attempts in flight on one name from one source, and of requests that wait for the same
+/// [`WaitLimitedMutex`]. Further ones are rejected, whether or not the name exists, so that a user's queue never delays
+/// refusals beyond those of unknown names.
+pub const MAX_CONCURRENT: usize = 8;
 
 /// Admits one request at a time.
-pub struct Turn {
+pub struct WaitLimitedMutex {
     lock: Mutex<()>,
     waiting: Semaphore,
 }
 
-impl Default for Turn {
+impl Default for WaitLimitedMutex {
     fn default() -> Self {
-        Self { lock: Mutex::default(), waiting: Semaphore::new(MAX_AT_A_TIME) }
+        Self { lock: Mutex::default(), waiting: Semaphore::new(MAX_CONCURRENT) }
     }
 }
 
-impl Turn {
+impl WaitLimitedMutex {
     /// Waits for the turn.
     ///
     /// # Errors
@@ -37,7 +37,7 @@ impl Turn {
 
 /// Serializes the judgement of attempts on one user. Hashes are computed before.
 #[derive(Default)]
-pub struct Judging {
+pub struct JudgementQueue {
     last: Mutex<Option<Saved>>,
     waiting: AtomicUsize,
     failures: AtomicU64,
@@ -46,42 +46,42 @@ pub struct Judging {
 /// A credential as an attempt saved it.
 struct Saved {
     uid: String,
-    opened: Opened,
+    opened: OpenedCredential,
 }
 
-impl Judging {
+impl JudgementQueue {
     /// Returns how often failures were written. Anything read before the last of these writes is out of date.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::SeqCst)
     }
 
     /// Waits until earlier attempts have been judged.
-    pub async fn turn(&self) -> JudgingTurn<'_> {
+    pub async fn wait(&self) -> Judgement<'_> {
         let _waiting = Waiting::new(&self.waiting);
-        JudgingTurn { judging: self, last: self.last.lock().await }
+        Judgement { queue: self, last: self.last.lock().await }
     }
 }
 
 /// Turn of one attempt, until dropped.
-pub struct JudgingTurn<'a> {
-    judging: &'a Judging,
+pub struct Judgement<'a> {
+    queue: &'a JudgementQueue,
     last: MutexGuard<'a, Option<Saved>>,
 }
 
-impl JudgingTurn<'_> {
+impl Judgement<'_> {
     /// Returns the user's credential as the last attempt saved it, unless `opened` was read after that. This saves
     /// reads: many attempts on one user take one write each and no read.
-    pub fn newer_than(&self, opened: &Opened, uid: &str) -> Option<Opened> {
+    pub fn newer_than(&self, opened: &OpenedCredential, uid: &str) -> Option<OpenedCredential> {
         let saved = self.last.as_ref().filter(|saved| saved.uid == uid && saved.opened.is_as_new_as(opened));
         saved.map(|saved| saved.opened.clone())
     }
 
     /// Keeps the saved credential for waiting attempts, if there are any. `has_failed`: a failure was written.
-    pub fn saved(&mut self, opened: Opened, uid: &str, has_failed: bool) {
+    pub fn saved(&mut self, opened: OpenedCredential, uid: &str, has_failed: bool) {
         if has_failed {
-            self.judging.failures.fetch_add(1, Ordering::SeqCst);
+            self.queue.failures.fetch_add(1, Ordering::SeqCst);
         }
-        let is_awaited = self.judging.waiting.load(Ordering::SeqCst) > 0;
+        let is_awaited = self.queue.waiting.load(Ordering::SeqCst) > 0;
         *self.last = is_awaited.then(|| Saved { uid: uid.to_owned(), opened });
     }
 }
@@ -107,34 +107,34 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn those_who_wait_go_by_what_was_saved_and_never_by_something_older() {
-        let judging = Judging::default();
-        let mut first = judging.turn().await;
-        let mut second = Box::pin(judging.turn());
+    async fn waiting_attempts_use_the_saved_credential_unless_theirs_is_newer() {
+        let queue = JudgementQueue::default();
+        let mut first = queue.wait().await;
+        let mut second = Box::pin(queue.wait());
         assert!(futures::poll!(&mut second).is_pending());
-        first.saved(Opened::at_revision("7"), "uid", true);
+        first.saved(OpenedCredential::at_revision("7"), "uid", true);
         drop(first);
         let mut second = second.await;
-        assert_eq!(judging.failures(), 1);
+        assert_eq!(queue.failures(), 1);
         for (read_at, uid, is_newer) in
             [("5", "uid", true), ("7", "uid", true), ("9", "uid", false), ("5", "another", false), ("x", "uid", false)]
         {
-            let newer = second.newer_than(&Opened::at_revision(read_at), uid);
+            let newer = second.newer_than(&OpenedCredential::at_revision(read_at), uid);
             assert_eq!(newer.is_some(), is_newer, "{read_at} of {uid}");
         }
-        second.saved(Opened::at_revision("8"), "uid", false);
-        assert!(second.newer_than(&Opened::at_revision("5"), "uid").is_none(), "nobody waits for it");
-        assert_eq!(judging.failures(), 1);
+        second.saved(OpenedCredential::at_revision("8"), "uid", false);
+        assert!(second.newer_than(&OpenedCredential::at_revision("5"), "uid").is_none(), "nobody waits for it");
+        assert_eq!(queue.failures(), 1);
     }
 
     #[tokio::test]
-    async fn those_who_go_away_do_not_wait() {
-        let judging = Judging::default();
-        let mut first = judging.turn().await;
-        let mut second = Box::pin(judging.turn());
+    async fn cancelled_attempts_do_not_count_as_waiting() {
+        let queue = JudgementQueue::default();
+        let mut first = queue.wait().await;
+        let mut second = Box::pin(queue.wait());
         assert!(futures::poll!(&mut second).is_pending());
         drop(second);
-        first.saved(Opened::at_revision("7"), "uid", true);
-        assert!(first.newer_than(&Opened::at_revision("5"), "uid").is_none());
+        first.saved(OpenedCredential::at_revision("7"), "uid", true);
+        assert!(first.newer_than(&OpenedCredential::at_revision("5"), "uid").is_none());
     }
 }

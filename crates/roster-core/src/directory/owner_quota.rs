@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use roster_api::OWNER_LABEL;
 
 use super::quotas::NOBODY;
-use super::{Concerned, Directory};
+use super::{Affected, Directory};
 use crate::quota::amount::{Amount, Amounts, add_all};
 use crate::quota::limits::{NAMESPACES, PODS, RUNNING};
 
 /// Limits and use of an owner.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Standing {
+pub struct OwnerQuota {
     /// Limits by resource name.
     pub hard: Amounts,
     /// Use by resource name, limited or not.
@@ -42,10 +42,10 @@ impl Directory {
     }
 
     /// Returns the owners of namespaces whose allotments a change may affect.
-    pub fn owners_among(&self, concerned: &Concerned) -> BTreeSet<String> {
-        let members = concerned.users.iter().filter(|_| !self.quotas.groups.is_empty());
-        let all = concerned.owners.iter().chain(members).filter(|user| !self.owned_by(user).is_empty());
-        let emptied = concerned.owners.iter().filter(|user| *user == NOBODY || self.users.get(user).is_some());
+    pub fn owners_among(&self, affected: &Affected) -> BTreeSet<String> {
+        let members = affected.users.iter().filter(|_| !self.quotas.groups.is_empty());
+        let all = affected.owners.iter().chain(members).filter(|user| !self.owned_by(user).is_empty());
+        let emptied = affected.owners.iter().filter(|user| *user == NOBODY || self.users.get(user).is_some());
         all.chain(emptied).cloned().collect()
     }
 
@@ -66,24 +66,24 @@ impl Directory {
     }
 
     /// Returns the limits and use of the User, if there are any.
-    pub fn quota_of(&self, user: &str) -> Option<Standing> {
-        let mut standing = Standing { hard: self.limits_of(user), used: Amounts::new() };
+    pub fn quota_of(&self, user: &str) -> Option<OwnerQuota> {
+        let mut owner_quota = OwnerQuota { hard: self.limits_of(user), used: Amounts::new() };
         let (mut owned, mut running) = (0, 0);
         for namespace in self.owned_by(user) {
             owned += 1;
             if let Some(allotment) = self.quotas.allotment(&namespace) {
-                add_all(&mut standing.used, &allotment.used);
+                add_all(&mut owner_quota.used, &allotment.used);
                 running += i64::from(allotment.used.get(PODS).is_some_and(|pods| *pods > Amount::ZERO));
             }
         }
-        if owned == 0 && standing.hard.is_empty() {
+        if owned == 0 && owner_quota.hard.is_empty() {
             return None;
         }
-        for name in standing.hard.keys() {
-            standing.used.entry(name.clone()).or_default();
+        for name in owner_quota.hard.keys() {
+            owner_quota.used.entry(name.clone()).or_default();
         }
-        standing.used.insert(NAMESPACES.to_owned(), Amount::units(owned));
-        standing.used.insert(RUNNING.to_owned(), Amount::units(running));
-        Some(standing)
+        owner_quota.used.insert(NAMESPACES.to_owned(), Amount::units(owned));
+        owner_quota.used.insert(RUNNING.to_owned(), Amount::units(running));
+        Some(owner_quota)
     }
 }

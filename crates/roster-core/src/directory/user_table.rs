@@ -8,12 +8,12 @@ use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::compact_user::CompactUser;
 use super::nodes::Id;
-use super::person::Person;
 
 /// Key type of a look-up.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum By {
+enum LookupKey {
     Name,
     Uid,
     Username,
@@ -23,21 +23,21 @@ enum By {
 
 /// Users, indexed by name, UID, username and identifiers.
 #[derive(Debug, Default)]
-pub struct People {
+pub struct UserTable {
     // Boxed because a slab doubles in size when it is full, and a person is large.
-    slots: Slab<Box<(Box<str>, Person)>>,
-    table: HashTable<(Id, By)>,
+    slots: Slab<Box<(Box<str>, CompactUser)>>,
+    table: HashTable<(Id, LookupKey)>,
     hashes: RandomState,
 }
 
-impl People {
+impl UserTable {
     /// Returns the User with that name.
-    pub fn get(&self, name: &str) -> Option<&Person> {
+    pub fn get(&self, name: &str) -> Option<&CompactUser> {
         self.entry(name).map(|(_, person)| person)
     }
 
     /// Returns the User with that name, and the name.
-    pub fn entry(&self, name: &str) -> Option<(&str, &Person)> {
+    pub fn entry(&self, name: &str) -> Option<(&str, &CompactUser)> {
         let (name, person) = self.slots[self.id(name)? as usize].as_ref();
         Some((name, person))
     }
@@ -48,27 +48,27 @@ impl People {
     }
 
     /// Returns the name of the User with that UID.
-    pub fn of_uid(&self, uid: &str) -> Option<&str> {
-        self.having(By::Uid, uid).next()
+    pub fn by_uid(&self, uid: &str) -> Option<&str> {
+        self.look_up(LookupKey::Uid, uid).next()
     }
 
     /// Returns the names of the Users with this username, sorted.
-    pub fn named(&self, username: &str) -> impl Iterator<Item = &str> {
-        self.having(By::Username, username)
+    pub fn by_username(&self, username: &str) -> impl Iterator<Item = &str> {
+        self.look_up(LookupKey::Username, username)
     }
 
     /// Returns the names of the Users that hold or claim this identifier, sorted.
-    pub fn wanting(&self, identifier: &str) -> impl Iterator<Item = &str> {
-        self.having(By::Identifier(0), identifier)
+    pub fn claiming(&self, identifier: &str) -> impl Iterator<Item = &str> {
+        self.look_up(LookupKey::Identifier(0), identifier)
     }
 
     /// Adds or replaces a User.
-    pub fn insert(&mut self, name: &str, person: Person) {
+    pub fn insert(&mut self, name: &str, person: CompactUser) {
         self.remove(name);
-        let ways = ways(&person);
+        let lookup_keys = lookup_keys(&person);
         let slot = self.slots.insert(Box::new((name.into(), person)));
         let id = Id::try_from(slot).expect("fewer than 2^32 users");
-        for by in ways {
+        for by in lookup_keys {
             let entry = (id, by);
             let hash = hash(&self.hashes, by, text(&self.slots, entry));
             let (slots, hashes) = (&self.slots, &self.hashes);
@@ -77,9 +77,9 @@ impl People {
     }
 
     /// Removes and returns the User with that name.
-    pub fn remove(&mut self, name: &str) -> Option<Person> {
+    pub fn remove(&mut self, name: &str) -> Option<CompactUser> {
         let id = self.id(name)?;
-        for by in ways(&self.slots[id as usize].1) {
+        for by in lookup_keys(&self.slots[id as usize].1) {
             let entry = (id, by);
             let hash = hash_of(&self.slots, &self.hashes, entry);
             self.table.find_entry(hash, |other| *other == entry).expect("each way is in the table").remove();
@@ -88,21 +88,20 @@ impl People {
     }
 
     fn id(&self, name: &str) -> Option<Id> {
-        self.ids(By::Name, name).next()
+        self.ids(LookupKey::Name, name).next()
     }
 
-    fn ids<'a>(&'a self, by: By, sought: &'a str) -> impl Iterator<Item = Id> + 'a {
-        let found = self.table.iter_hash(hash(&self.hashes, by, sought));
-        let is_it = move |entry: &&(Id, By)| {
-            discriminant(&entry.1) == discriminant(&by) && text(&self.slots, **entry) == sought
+    fn ids<'a>(&'a self, by: LookupKey, value: &'a str) -> impl Iterator<Item = Id> + 'a {
+        let found = self.table.iter_hash(hash(&self.hashes, by, value));
+        let is_it = move |entry: &&(Id, LookupKey)| {
+            discriminant(&entry.1) == discriminant(&by) && text(&self.slots, **entry) == value
         };
         found.filter(is_it).map(|(id, _)| *id)
     }
 
-    fn having(&self, by: By, sought: &str) -> impl Iterator<Item = &str> + use<'_> {
+    fn look_up(&self, by: LookupKey, value: &str) -> impl Iterator<Item = &str> + use<'_> {
         // Nearly always one name.
-        let mut names: SmallVec<[&str; 1]> =
-            self.ids(by, sought).map(|id| self.slots[id as usize].0.as_ref()).collect();
+        let mut names: SmallVec<[&str; 1]> = self.ids(by, value).map(|id| self.slots[id as usize].0.as_ref()).collect();
         names.sort_unstable();
         names.dedup();
         names.into_iter()
@@ -110,26 +109,28 @@ impl People {
 }
 
 /// Returns all keys of a person.
-fn ways(person: &Person) -> impl Iterator<Item = By> + use<> {
+fn lookup_keys(person: &CompactUser) -> impl Iterator<Item = LookupKey> + use<> {
     let identifiers = u16::try_from(person.identifiers.len()).expect("the schema admits fewer emails");
-    [By::Name, By::Uid, By::Username].into_iter().chain((0..identifiers).map(By::Identifier))
+    [LookupKey::Name, LookupKey::Uid, LookupKey::Username]
+        .into_iter()
+        .chain((0..identifiers).map(LookupKey::Identifier))
 }
 
-fn text(slots: &Slab<Box<(Box<str>, Person)>>, (id, by): (Id, By)) -> &str {
+fn text(slots: &Slab<Box<(Box<str>, CompactUser)>>, (id, by): (Id, LookupKey)) -> &str {
     let (name, person) = slots[id as usize].as_ref();
     match by {
-        By::Name => name,
-        By::Uid => &person.uid,
-        By::Username => &person.username,
-        By::Identifier(at) => &person.identifiers[usize::from(at)],
+        LookupKey::Name => name,
+        LookupKey::Uid => &person.uid,
+        LookupKey::Username => &person.username,
+        LookupKey::Identifier(at) => &person.identifiers[usize::from(at)],
     }
 }
 
-fn hash(hashes: &RandomState, by: By, text: &str) -> u64 {
+fn hash(hashes: &RandomState, by: LookupKey, text: &str) -> u64 {
     hashes.hash_one((discriminant(&by), text))
 }
 
-fn hash_of(slots: &Slab<Box<(Box<str>, Person)>>, hashes: &RandomState, entry: (Id, By)) -> u64 {
+fn hash_of(slots: &Slab<Box<(Box<str>, CompactUser)>>, hashes: &RandomState, entry: (Id, LookupKey)) -> u64 {
     hash(hashes, entry.1, text(slots, entry))
 }
 
@@ -140,18 +141,18 @@ mod tests {
     use roster_api::{User, UserSpec};
     use std::collections::BTreeMap;
 
-    fn person(uid: &str, username: &str, email: &str) -> Person {
+    fn person(uid: &str, username: &str, email: &str) -> CompactUser {
         let spec = UserSpec { username: Some(username.into()), email: Some(email.into()), ..UserSpec::default() };
         let mut user = User::new("anybody", spec);
         user.metadata.uid = Some(uid.into());
-        Person::of(&user)
+        CompactUser::of(&user)
     }
 
     proptest! {
         /// Compares with a linear scan through random edits.
         #[test]
-        fn everybody_is_found_by_everything(edits in prop::collection::vec(("[a-f]", prop::option::of(("[A-C]", "[a-c]"))), 0..60)) {
-            let (mut people, mut plain) = (People::default(), BTreeMap::new());
+        fn users_are_found_by_every_key(edits in prop::collection::vec(("[a-f]", prop::option::of(("[A-C]", "[a-c]"))), 0..60)) {
+            let (mut people, mut plain) = (UserTable::default(), BTreeMap::new());
             for (name, edit) in edits {
                 if let Some((username, email)) = edit {
                     let person = person(&format!("uid-{name}"), &username, &email);
@@ -164,18 +165,18 @@ mod tests {
                 names.sort_unstable();
                 prop_assert!(names.into_iter().eq(plain.keys()));
                 for text in ["a", "b", "c", "d", "A", "B", "uid-a", "uid-b"] {
-                    let by = |holds: &dyn Fn(&Person) -> bool| -> Vec<&str> {
+                    let by = |holds: &dyn Fn(&CompactUser) -> bool| -> Vec<&str> {
                         plain.iter().filter(|(_, person)| holds(person)).map(|(name, _)| name.as_str()).collect()
                     };
                     prop_assert_eq!(people.get(text), plain.get(text));
-                    prop_assert_eq!(people.of_uid(text), by(&|person| person.uid == text).first().copied());
-                    prop_assert_eq!(people.named(text).collect::<Vec<_>>(), by(&|person| person.username == text));
-                    let wants = |person: &Person| person.identifiers.iter().any(|own| own == text);
-                    prop_assert_eq!(people.wanting(text).collect::<Vec<_>>(), by(&wants));
+                    prop_assert_eq!(people.by_uid(text), by(&|person| person.uid == text).first().copied());
+                    prop_assert_eq!(people.by_username(text).collect::<Vec<_>>(), by(&|person| person.username == text));
+                    let wants = |person: &CompactUser| person.identifiers.iter().any(|own| own == text);
+                    prop_assert_eq!(people.claiming(text).collect::<Vec<_>>(), by(&wants));
                 }
             }
-            let ways: usize = plain.values().map(|person| 3 + person.identifiers.len()).sum();
-            prop_assert_eq!(people.table.len(), ways);
+            let lookup_keys: usize = plain.values().map(|person| 3 + person.identifiers.len()).sum();
+            prop_assert_eq!(people.table.len(), lookup_keys);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The two doors by which kube-apiserver trusts Roster's tokens, and what ends them.
+//! The two authenticators by which kube-apiserver accepts Roster's tokens, and how tokens end.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::{FLAGS, PASSWORD, attempt, kubectl_as, logins, own_status, person, to
 use crate::directory::{Direct, wait_until_served};
 use crate::support::{Cluster, eventually, unique, wait_until_can};
 
-/// Waits until the token is refused, and tells for how long it still was not.
+/// Waits until the token is rejected. Returns how long it was still accepted.
 async fn refused_after(kubectl: &roster_harness::Kubectl) -> Duration {
     let since = Instant::now();
     eventually("the token is refused", || async {
@@ -24,7 +24,7 @@ async fn refused_after(kubectl: &roster_harness::Kubectl) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_doors_lead_to_the_same_identity() {
+async fn both_authenticators_give_the_same_identity() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let group = unique("group");
@@ -41,13 +41,13 @@ async fn both_doors_lead_to_the_same_identity() {
     })
     .await;
     let uid = cluster.users().await.get(&name).await.unwrap().metadata.uid.unwrap();
-    // By the email address, in capitals.
+    // By the email address, in upper case.
     let webhook = token(&direct, &format!("{}@EXAMPLE.com", name.to_uppercase()), PASSWORD).await;
     let spec = json!({"username": name, "password": PASSWORD, "audience": OIDC_AUDIENCE});
     let oidc = token_of(&attempt(&direct, &spec).await);
     for (door, token) in [("webhook", &webhook), ("oidc", &oidc)] {
         let kubectl = kubectl_as(cluster, token);
-        // kube-apiserver fetches the public keys in its own time.
+        // kube-apiserver fetches the public keys asynchronously.
         let user = eventually(&format!("{door} lets them in"), || async { whoami(&kubectl) }).await;
         assert_eq!((&user["username"], &user["uid"]), (&json!(name), &json!(uid)), "{door}");
         let groups: Vec<Value> = user["groups"].as_array().unwrap().clone();
@@ -82,19 +82,19 @@ async fn case_e1_tokens_signed_with_rs256_are_accepted() {
     let webhook = token(&direct, &name, PASSWORD).await;
     let spec = json!({"username": name, "password": PASSWORD, "audience": OIDC_AUDIENCE});
     let oidc = token_of(&attempt(&direct, &spec).await);
-    for (door, token) in [("webhook", &webhook), ("oidc", &oidc)] {
+    for (authenticator, token) in [("webhook", &webhook), ("oidc", &oidc)] {
         assert_eq!(jsonwebtoken::decode_header(token).unwrap().alg, jsonwebtoken::Algorithm::RS256);
         let kubectl = kubectl_as(&cluster, token);
-        let user = eventually(&format!("{door} lets them in"), || async { whoami(&kubectl) }).await;
-        assert_eq!(user["username"], json!(name), "{door}");
+        let user = eventually(&format!("{authenticator} lets them in"), || async { whoami(&kubectl) }).await;
+        assert_eq!(user["username"], json!(name), "{authenticator}");
     }
     let configuration = direct.send("GET", "/.well-known/openid-configuration", &[], "").await.unwrap().json();
     assert_eq!(configuration["id_token_signing_alg_values_supported"], json!(["RS256"]));
 }
 
-/// I3 for sessions: the webhook asks again for each request, but for what kube-apiserver remembers.
+/// I3 for sessions: kube-apiserver calls the webhook for each request, except for results that it has cached.
 #[tokio::test(flavor = "multi_thread")]
-async fn i3_whatever_ends_a_user_ends_their_tokens_and_keys() {
+async fn i3_every_way_to_end_a_user_ends_its_tokens_and_keys() {
     let cluster = logins();
     let direct = Direct::new(cluster, 1, None).await;
     let users = cluster.users().await;
@@ -127,9 +127,9 @@ async fn i3_whatever_ends_a_user_ends_their_tokens_and_keys() {
         })
         .await;
         println!("{end}: Roster refused token and key after {:?}", since.elapsed());
-        // It believes an authenticator for ten seconds, whatever the webhook's own cache is set to.
-        let took = refused_after(&by_token).await;
-        println!("{end}: kube-apiserver refused the token after {took:?} more");
+        // It caches successful authentication for ten seconds, regardless of the webhook's own cache.
+        let note_duration = refused_after(&by_token).await;
+        println!("{end}: kube-apiserver refused the token after {note_duration:?} more");
         refused_after(&by_key).await;
         assert_eq!(super::with_password(&direct, &name, PASSWORD).await.status, 401, "{end}");
         assert_eq!(own_status(&direct, &token).await, 401, "{end}: at Roster's own port");
@@ -137,7 +137,7 @@ async fn i3_whatever_ends_a_user_ends_their_tokens_and_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_by_openid_connect_ends_with_its_life() {
+async fn an_openid_connect_token_ends_at_its_expiry() {
     let cluster = crate::support::Cluster::create("short-tokens", &[]);
     cluster.start_operator(&["--token-lifetime", "12s"]);
     let direct = Direct::new(&cluster, 0, None).await;
@@ -150,12 +150,12 @@ async fn a_token_by_openid_connect_ends_with_its_life() {
     .await;
     let patch = Patch::Merge(json!({"spec": {"state": "Disabled"}}));
     cluster.users().await.patch(&name, &PatchParams::default(), &patch).await.unwrap();
-    let took = refused_after(&kubectl).await;
-    println!("disabled: the token by OpenID Connect was refused after {took:?} of at most 12 s");
+    let note_duration = refused_after(&kubectl).await;
+    println!("disabled: the token by OpenID Connect was refused after {note_duration:?} of at most 12 s");
 }
 
 #[tokio::test]
-async fn openid_documents_and_reviews_are_there_for_everybody() {
+async fn openid_documents_and_reviews_need_no_authentication() {
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
     let configuration = direct.get("/.well-known/openid-configuration", &[]).await.json();
@@ -186,9 +186,9 @@ async fn openid_documents_and_reviews_are_there_for_everybody() {
     assert!(!broken.body.contains("s3cret"));
 }
 
-/// As the TokenReview API has it: an audience that nobody asked for does not count, and none that is another's.
+/// As specified by the TokenReview API: only requested audiences count.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_review_answers_for_the_audiences_that_were_asked_for() {
+async fn a_review_answers_for_the_requested_audiences() {
     const API_SERVER: &str = "https://kubernetes.default.svc";
     let cluster = logins();
     let direct = Direct::new(cluster, 0, None).await;
@@ -208,7 +208,7 @@ async fn a_review_answers_for_the_audiences_that_were_asked_for() {
             (&[][..], Value::Null),
             (&["kubernetes"], json!(["kubernetes"])),
             (&["vault", "kubernetes"], json!(["kubernetes"])),
-            // What kube-apiserver calls itself, as the operator's own token says.
+            // kube-apiserver's own audience, as in the operator's token.
             (&[API_SERVER], json!([API_SERVER])),
         ] {
             let status = reviewed(bearer, asked).await;

@@ -18,7 +18,7 @@ enum Claimed {
 
 /// Compact form of a User.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Person {
+pub struct CompactUser {
     /// `metadata.uid`.
     pub uid: String,
     /// `metadata.creationTimestamp`, by kube-apiserver's clock.
@@ -37,7 +37,7 @@ pub struct Person {
     is_deleted: bool,
 }
 
-impl Person {
+impl CompactUser {
     /// Builds it from a User.
     pub fn of(user: &User) -> Self {
         let (username, status) = (user.username(), user.status.as_ref());
@@ -82,7 +82,7 @@ impl Person {
         self.claimed != Claimed::Nothing
     }
 
-    /// Returns when the clock alone changes [`Person::is_active`] next.
+    /// Returns when the clock alone changes [`CompactUser::is_active`] next.
     pub fn next_edge(&self, now: Timestamp) -> Option<Timestamp> {
         self.validity.next_edge(now)
     }

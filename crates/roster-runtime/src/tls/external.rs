@@ -7,7 +7,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// Contents of a Secret of type `kubernetes.io/tls`.
-pub struct Given {
+pub struct ExternalCertificate {
     /// The certificate and its intermediates.
     pub chain: Vec<CertificateDer<'static>>,
     /// Private key of the certificate.
@@ -18,7 +18,7 @@ pub struct Given {
     pub not_after: Timestamp,
 }
 
-impl Given {
+impl ExternalCertificate {
     /// Reads the Secret.
     ///
     /// # Errors
@@ -59,10 +59,10 @@ mod tests {
     }
 
     #[test]
-    fn what_cert_manager_writes_is_read() {
-        let given = Given::read(&secret()).unwrap();
-        assert_eq!(given.chain.len(), 1);
-        assert!(given.not_after > Timestamp::now());
+    fn secrets_of_cert_manager_are_read() {
+        let external = ExternalCertificate::read(&secret()).unwrap();
+        assert_eq!(external.chain.len(), 1);
+        assert!(external.not_after > Timestamp::now());
     }
 
     #[rstest]
@@ -71,14 +71,14 @@ mod tests {
     #[case("tls.key", Some("junk"), "tls.key does not parse")]
     #[case("ca.crt", Some(""), "ca.crt is missing")]
     #[case("ca.crt", Some("junk"), "ca.crt is not PEM")]
-    fn what_is_wrong_is_named(#[case] key: &str, #[case] value: Option<&str>, #[case] message: &str) {
+    fn errors_name_the_invalid_part(#[case] key: &str, #[case] value: Option<&str>, #[case] message: &str) {
         let mut secret = secret();
         let data = secret.data.as_mut().unwrap();
         match value {
             Some(value) => drop(data.insert(key.to_owned(), ByteString(value.as_bytes().to_vec()))),
             None => drop(data.remove(key)),
         }
-        let error = format!("{:#}", Given::read(&secret).err().expect("it is refused"));
+        let error = format!("{:#}", ExternalCertificate::read(&secret).err().expect("it is refused"));
         assert_eq!(error, message);
     }
 }

@@ -18,7 +18,7 @@ pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
 /// A User with the state that logins depend on.
 #[derive(Clone, Debug)]
-pub struct Person {
+pub struct LoginUser {
     /// `metadata.name`.
     pub name: String,
     /// `metadata.uid`.
@@ -36,19 +36,19 @@ pub struct Person {
 }
 
 #[derive(Deserialize)]
-struct Known {
+struct StoredUser {
     spec: UserSpec,
     status: UserStatus,
 }
 
-impl Person {
+impl LoginUser {
     /// Returns the User with that `metadata.name`.
     pub fn named(informers: &Informers, name: &str) -> Option<Self> {
         let record = informers.user_catalogue.peek().table.get(name).cloned()?;
-        let Known { spec, status } = serde_json::from_value(record.to_value()).ok()?;
+        let StoredUser { spec, status } = serde_json::from_value(record.to_value()).ok()?;
         let directory = informers.directory();
         // The index and the directory are updated one after the other.
-        let person = directory.person(name).filter(|person| person.uid == record.uid())?;
+        let person = directory.user(name).filter(|person| person.uid == record.uid())?;
         Some(Self {
             name: name.to_owned(),
             uid: person.uid.clone(),
@@ -65,15 +65,15 @@ impl Person {
         let folded = fold(identifier);
         let name = {
             let directory = informers.directory();
-            let holds = |name: &&str| directory.person(name).is_some_and(|person| person.holds(&folded));
-            directory.wanting(&folded).find(holds).map(str::to_owned)
+            let holds = |name: &&str| directory.user(name).is_some_and(|person| person.holds(&folded));
+            directory.claimants(&folded).find(holds).map(str::to_owned)
         };
         Self::named(informers, &name?)
     }
 
     /// Returns the User with that UID.
     pub fn of_uid(informers: &Informers, uid: &str) -> Option<Self> {
-        let name = informers.directory().named_by_uid(uid).map(str::to_owned);
+        let name = informers.directory().user_with_uid(uid).map(str::to_owned);
         Self::named(informers, &name?)
     }
 

@@ -1,0 +1,239 @@
+//! Selectors of deleted Groups, for the guard.
+//!
+//! A User that names a Group keeps naming it when the Group is deleted. What a `memberSelector` says is lost with the
+//! Group, and comes back when an administrator or a pipeline applies the manifest again. Until then, or for
+//! [`RETENTION`], the guard counts the selector as if the Group still existed.
+//!
+//! Anyone who may write Groups can create and delete as many as they like. So the selectors are kept apart:
+//!
+//! - Groups that hold a role, because a binding names them or a Group that they are nested in. These are never evicted.
+//!   They are at most as many as the bindings and nestings that name them, and their size is bounded.
+//! - Groups that hold nothing. They grant nothing, so the guard does not match anything against them. Their number and
+//!   size are bounded. They count as soon as a binding names them again.
+//!
+//! Kept in memory only: a replica that starts after the deletion does not know the selector.
+
+use std::collections::{BTreeSet, HashMap};
+
+use jiff::Timestamp;
+use kube::core::{Expression, Selector};
+
+use crate::directory::labels::{Labels, Matcher};
+use crate::directory::nodes::Id;
+use crate::directory::timeline::Timeline;
+use crate::directory::tombstones::RETENTION;
+
+/// Maximum number of selectors of Groups that hold nothing. Beyond it, the Group deleted first is forgotten.
+const MAX_UNBOUND: usize = 10_000;
+
+/// Maximum total bytes of these selectors. Most have about a hundred bytes.
+const MAX_UNBOUND_BYTES: usize = 16 * 1024 * 1024;
+
+/// Maximum size of the selectors of Groups that hold a role. Beyond it, a deleted Group is kept as one that selects
+/// everybody: that takes little memory and protects no less.
+const MAX_BOUND_BYTES: usize = 32 * 1024 * 1024;
+
+/// Bytes of memory that a selector takes in addition to its texts.
+const OVERHEAD: usize = 256;
+
+/// Selectors of deleted Groups, by name of the Group. No objects are matched against them in advance.
+#[derive(Debug, Default)]
+pub(super) struct DeletedSelectors {
+    bound: Matcher<String, Id>,
+    bound_until: Timeline<String>,
+    bound_bytes: usize,
+    unbound: HashMap<String, Selector>,
+    unbound_until: Timeline<String>,
+    unbound_bytes: usize,
+}
+
+impl DeletedSelectors {
+    /// Keeps the selector of a Group that is being deleted. Call [`DeletedSelectors::set_bound`] afterwards.
+    pub(super) fn keep(&mut self, group: &str, selector: Selector, now: Timestamp) {
+        self.set_unbound(group.to_owned(), selector, now.saturating_add(RETENTION).ok());
+    }
+
+    /// Records whether a deleted Group holds a role, and evicts what exceeds the bounds. Does nothing for other Groups.
+    pub(super) fn set_bound(&mut self, group: &str, holds_role: bool) {
+        let name = group.to_owned();
+        if holds_role {
+            let until = self.unbound_until.get(&name);
+            if let Some(mut selector) = self.take_unbound(group) {
+                if self.bound_bytes + size(&selector) > MAX_BOUND_BYTES {
+                    selector = Selector::default();
+                }
+                self.bound_bytes += size(&selector);
+                self.bound.set_selector(&name, Some(selector));
+                self.bound_until.set(name, until);
+            }
+        } else if let Some(selector) = self.bound.selector(&name).cloned() {
+            let until = self.bound_until.get(&name);
+            self.forget(group);
+            self.set_unbound(name, selector, until);
+        }
+        while (self.unbound.len() > MAX_UNBOUND || self.unbound_bytes > MAX_UNBOUND_BYTES)
+            && let Some(first) = self.unbound_until.first().cloned()
+        {
+            self.take_unbound(&first);
+        }
+    }
+
+    /// Forgets a Group that exists again.
+    pub(super) fn forget(&mut self, group: &str) {
+        let name = group.to_owned();
+        if let Some(selector) = self.bound.selector(&name) {
+            self.bound_bytes -= size(selector);
+            self.bound.set_selector(&name, None);
+        }
+        self.bound_until.set(name, None);
+        self.take_unbound(group);
+    }
+
+    /// Forgets expired selectors.
+    pub(super) fn expire(&mut self, now: Timestamp) {
+        for group in self.bound_until.take_due(now).into_iter().chain(self.unbound_until.take_due(now)) {
+            self.forget(&group);
+        }
+    }
+
+    /// Returns when [`DeletedSelectors::expire`] has something to do next.
+    pub(super) fn next_edge(&self) -> Option<Timestamp> {
+        [self.bound_until.next(), self.unbound_until.next()].into_iter().flatten().min()
+    }
+
+    /// Returns whether no selector is kept.
+    pub(super) fn is_empty(&self) -> bool {
+        self.next_edge().is_none()
+    }
+
+    /// Returns the selector of a deleted Group.
+    pub(super) fn selector(&self, group: &str) -> Option<&Selector> {
+        self.unbound.get(group).or_else(|| self.bound.selector(&group.to_owned()))
+    }
+
+    /// Returns the names of the deleted Groups that hold a role and whose selector matches these labels.
+    pub(super) fn selecting(&self, labels: &Labels) -> BTreeSet<String> {
+        self.bound.selectors_of(labels)
+    }
+
+    /// Returns the names of all deleted Groups that had a selector and hold a role.
+    pub(super) fn bound(&self) -> impl Iterator<Item = &String> {
+        self.bound.selectors()
+    }
+
+    fn set_unbound(&mut self, group: String, selector: Selector, until: Option<Timestamp>) {
+        self.take_unbound(&group);
+        self.unbound_bytes += size(&selector);
+        self.unbound_until.set(group.clone(), until);
+        self.unbound.insert(group, selector);
+    }
+
+    fn take_unbound(&mut self, group: &str) -> Option<Selector> {
+        let selector = self.unbound.remove(group)?;
+        self.unbound_bytes -= size(&selector);
+        self.unbound_until.set(group.to_owned(), None);
+        Some(selector)
+    }
+}
+
+/// Returns the approximate size of a selector in memory, in bytes.
+fn size(selector: &Selector) -> usize {
+    let expressions = selector.clone().into_iter().map(|expression| match expression {
+        Expression::In(key, values) | Expression::NotIn(key, values) => {
+            key.len() + values.iter().map(|value| value.len() + OVERHEAD / 8).sum::<usize>()
+        }
+        Expression::Equal(key, value) | Expression::NotEqual(key, value) => key.len() + value.len(),
+        Expression::Exists(key) | Expression::DoesNotExist(key) => key.len(),
+    });
+    OVERHEAD + expressions.map(|size| size + OVERHEAD / 2).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: usize) -> Timestamp {
+        Timestamp::from_second(second.try_into().unwrap()).unwrap()
+    }
+
+    /// Keeps a selector that no index narrows down: it matches every User without the label.
+    fn keep(deleted: &mut DeletedSelectors, group: &str, second: usize, holds_role: bool) {
+        deleted.keep(group, Expression::DoesNotExist(group.to_owned()).into(), at(second));
+        deleted.set_bound(group, holds_role);
+    }
+
+    #[test]
+    fn unbound_selectors_are_limited_and_never_evict_bound_ones() {
+        let mut deleted = DeletedSelectors::default();
+        keep(&mut deleted, "power", 0, true);
+        for i in 1..=MAX_UNBOUND + 5 {
+            keep(&mut deleted, &format!("g{i}"), i, false);
+        }
+        assert_eq!((deleted.unbound.len(), deleted.unbound_until.len()), (MAX_UNBOUND, MAX_UNBOUND));
+        assert!(deleted.selector("power").is_some() && deleted.selector("g5").is_none());
+        assert!(deleted.selector("g6").is_some());
+        deleted.expire(at(MAX_UNBOUND + 5) + RETENTION);
+        assert!(deleted.is_empty() && deleted.unbound_bytes == 0);
+        assert!(deleted.unbound.is_empty() && deleted.bound().next().is_none());
+    }
+
+    #[test]
+    fn only_bound_selectors_are_matched() {
+        let mut deleted = DeletedSelectors::default();
+        for i in 0..MAX_UNBOUND {
+            keep(&mut deleted, &format!("g{i}"), i, false);
+        }
+        keep(&mut deleted, "power", 0, true);
+        let labels = Labels::from([("team".to_owned(), "a".to_owned())]);
+        assert_eq!(deleted.bound.candidates(&labels).count(), 1, "of {} kept", deleted.unbound.len() + 1);
+        assert_eq!(deleted.selecting(&labels), ["power".to_owned()].into());
+    }
+
+    #[test]
+    fn large_selectors_are_limited_by_size() {
+        let mut deleted = DeletedSelectors::default();
+        let values = || (0..64).map(|i| format!("{i}-{}", "v".repeat(60)));
+        let large = || (0..32).map(|i| Expression::NotIn(format!("k{i}"), values().collect())).collect::<Selector>();
+        for i in 0..200 {
+            deleted.keep(&format!("g{i}"), large(), at(i));
+            deleted.set_bound(&format!("g{i}"), false);
+            assert!(deleted.unbound_bytes <= MAX_UNBOUND_BYTES);
+        }
+        assert!(deleted.unbound.len() < 200 && deleted.selector("g199").is_some());
+    }
+
+    #[test]
+    fn large_bound_selectors_are_replaced_by_ones_that_select_everybody() {
+        let mut deleted = DeletedSelectors::default();
+        let values = || (0..64).map(|i| format!("{i}-{}", "v".repeat(60)));
+        let large = || (0..32).map(|i| Expression::In(format!("k{i}"), values().collect())).collect::<Selector>();
+        let most = MAX_BOUND_BYTES / size(&large());
+        for i in 0..most + 100 {
+            deleted.keep(&format!("g{i}"), large(), at(i));
+            deleted.set_bound(&format!("g{i}"), true);
+        }
+        let beyond = deleted.selecting(&Labels::new());
+        assert_eq!((beyond.len(), beyond.contains("g0")), (100, false), "they select everybody");
+        assert!(deleted.bound_bytes <= MAX_BOUND_BYTES + 100 * OVERHEAD);
+        for i in 0..most + 100 {
+            deleted.forget(&format!("g{i}"));
+        }
+        assert!(deleted.is_empty() && deleted.bound_bytes == 0);
+    }
+
+    #[test]
+    fn a_selector_counts_once_bound_and_keeps_its_expiry() {
+        let mut deleted = DeletedSelectors::default();
+        keep(&mut deleted, "g", 7, false);
+        let labels = Labels::new();
+        assert!(deleted.selecting(&labels).is_empty());
+        deleted.set_bound("g", true);
+        assert_eq!(deleted.selecting(&labels), ["g".to_owned()].into());
+        assert_eq!((deleted.unbound_bytes, deleted.next_edge()), (0, Some(at(7) + RETENTION)));
+        deleted.set_bound("g", false);
+        assert!(deleted.selecting(&labels).is_empty() && deleted.next_edge() == Some(at(7) + RETENTION));
+        deleted.forget("g");
+        deleted.set_bound("g", true);
+        assert!(deleted.is_empty(), "the Group exists again");
+    }
+}
