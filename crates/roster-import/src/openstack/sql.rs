@@ -26,8 +26,8 @@ pub(super) fn read(bytes: &[u8], input: &mut Input) -> Tables {
             "INSERT" | "REPLACE" => reader.insert(&columns, &mut tables),
             "COPY" => reader.copy_header(),
             // PostgreSQL and SQLite do not escape with backslashes.
-            "SET" if reader.word() == "STANDARD_CONFORMING_STRINGS" => reader.without_escapes(),
-            "PRAGMA" => reader.without_escapes(),
+            "SET" if reader.word() == "STANDARD_CONFORMING_STRINGS" => Some(reader.without_escapes()),
+            "PRAGMA" => Some(reader.without_escapes()),
             _ => Some(Statement::Other),
         };
         if result.is_none() {
@@ -83,9 +83,9 @@ impl Reader<'_> {
         self.bump();
     }
 
-    fn without_escapes(&mut self) -> Option<Statement> {
+    fn without_escapes(&mut self) -> Statement {
         self.escapes = false;
-        Some(Statement::Other)
+        Statement::Other
     }
 
     /// Skips whitespace, comments, empty statements and commands of psql, such as `\restrict`. Returns whether there is another statement.

@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(configuration["issuer"], url);
         let base = url.trim_end_matches('/');
         assert_eq!(configuration["jwks_uri"], format!("{base}{JWKS_PATH}"));
-        let person = Person {
+        let user = LoginUser {
             name: "jane".to_owned(),
             uid: "1".to_owned(),
             username: "jane".to_owned(),
@@ -135,7 +135,7 @@ mod tests {
             spec: roster_api::user::UserSpec::default(),
             status: roster_api::user::UserStatus::default(),
         };
-        let (token, _) = issuer.issue(&person, &["pwd"], Some("a"), None, now).unwrap();
+        let (token, _) = issuer.issue(&user, &["pwd"], Some("a"), None, now).unwrap();
         assert_eq!(issuer.read(&token).unwrap().iss, url);
     }
 }
