@@ -30,6 +30,11 @@ ldflags="-s -w"
 for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
     ldflags="$ldflags -X $package.gitVersion=v$version -X $package.gitMajor=${version%%.*} -X $package.gitMinor=$minor"
 done
+# Without these, helm believes that it renders for Kubernetes 1.20, which the chart does not support. helm's Makefile sets
+# the same.
+for package in helm.sh/helm/v3/pkg/chartutil helm.sh/helm/v3/pkg/lint/rules; do
+    ldflags="$ldflags -X $package.k8sVersionMajor=${version%%.*} -X $package.k8sVersionMinor=$minor"
+done
 declare -A tools=(
     [etcd]=go.etcd.io/etcd/server/v3
     [kube-apiserver]=k8s.io/kubernetes/cmd/kube-apiserver

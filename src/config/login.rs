@@ -10,7 +10,7 @@ use clap::Args;
 use ipnet::IpNet;
 use roster_credentials::lockout::LockoutPolicy;
 use roster_credentials::policy::PasswordPolicy;
-use roster_credentials::signing::MAX_TOKEN_LIFETIME;
+use roster_credentials::signing::{MAX_TOKEN_LIFETIME, SigningAlgorithm};
 
 use super::duration::duration;
 use super::error::ConfigError;
@@ -38,6 +38,11 @@ pub struct LoginConfig {
     /// Lifetime of a token, at most 1h.
     #[arg(long, env = "ROSTER_TOKEN_LIFETIME", default_value = "1h", value_parser = duration)]
     pub token_lifetime: Duration,
+
+    /// Algorithm of token signatures: ES256 or RS256. Relying parties that accept only RS256 need the latter, such as Amazon
+    /// EKS and kube-apiserver's --oidc-* flags without --oidc-signing-algs. A change takes effect after 2 hours.
+    #[arg(long, env = "ROSTER_TOKEN_SIGNING_ALGORITHM", default_value_t, value_name = "ALGORITHM")]
+    pub token_signing_algorithm: SigningAlgorithm,
 
     /// How long a key signs tokens before the next one replaces it.
     #[arg(long, env = "ROSTER_SIGNING_KEY_LIFETIME", default_value = "720h", value_parser = duration)]

@@ -368,6 +368,7 @@ mod tests {
     #[case(&["--concurrency", "0"], "--concurrency")]
     #[case(&["--signing-key-lifetime", "1h"], "--signing-key-lifetime must be at least 4h")]
     #[case(&["--token-lifetime", "2h"], "--token-lifetime must be at most 1h")]
+    #[case(&["--token-signing-algorithm", "HS256"], "must be ES256 or RS256")]
     #[case(&["--issuer-url", "http://roster.example.com"], "--issuer-url must be an https URL")]
     #[case(&["--password-min-length", "7"], "--password-min-length")]
     #[case(&["--lockout-user-threshold", "4"], "--lockout-user-threshold must be greater than --lockout-threshold")]

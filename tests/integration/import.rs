@@ -84,6 +84,10 @@ async fn users_of_every_format_are_imported_and_log_in() {
         ("openstack", &["keystone.sql"], &["ada", "bob", "eve"], &["ada"]),
         ("kubesphere", &["kubesphere.yaml"], &["lin", "mei"], &["lin"]),
         ("rancher", &["rancher.yaml"], &["admin", "u-dana5"], &["admin"]),
+        ("keycloak", &["keycloak.json"], &["agnes", "boris", "carl"], &["agnes", "carl"]),
+        ("openshift", &["openshift.yaml"], &["ines", "theo", "vera"], &["theo", "vera"]),
+        ("deckhouse", &["deckhouse.yaml"], &["petra", "ravi"], &["petra@example.com"]),
+        ("dex", &["dex.yaml"], &["nadia", "omar-example.com"], &["nadia", "omar@example.com"]),
         (
             "passwd",
             &["passwd", "--group-file", "examples/import/group", "--shadow-file", "examples/import/shadow"],
@@ -154,6 +158,83 @@ async fn fields_of_other_managers_are_not_taken_over_by_default() {
     assert_eq!(users.get(&name).await.unwrap().spec.zone.as_deref(), Some("us"));
     succeeds(&[&args[..], &["--force-conflicts"]].concat());
     assert_eq!(users.get(&name).await.unwrap().spec.zone.as_deref(), Some("eu"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_a19_an_existing_group_or_user_with_another_title_is_not_joined() {
+    let (group, user, ada) = (unique("a19-group"), unique("a19-user"), unique("a19-ada"));
+    let manifests = format!(
+        "{{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {{name: {group}}}, spec: {{}}}}\n---\n\
+         {{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {user}}}, spec: {{}}}}\n"
+    );
+    cluster().kubectl(&["apply", "-f", &file("a19.yaml", &format!("---\n{manifests}"))]);
+    let title = format!("{group}*");
+    let path = file("a19.csv", &format!("username,groups\n{ada},{title}\n{},\n", user.replace('-', "_")));
+    let args = ["import", "--from", "csv", &path, "--accept-existing-users"];
+    for more in [&[][..], &["--apply"]] {
+        let output = roster(&[&args[..], more].concat());
+        let reported = text(&output.stderr);
+        assert!(!output.status.success(), "{reported}");
+        assert!(
+            reported.contains(&format!("{path}:2: Group {group} already exists as {group:?}, and this import")),
+            "{reported}"
+        );
+        assert!(
+            reported.contains(&format!("{path}:3: User {user} already exists with the username {user:?}")),
+            "{reported}"
+        );
+    }
+    let users = cluster().users().await;
+    assert!(users.get_opt(&ada).await.unwrap().is_none());
+    assert_eq!(users.get(&user).await.unwrap().spec.username, None);
+
+    // Both are the same group.
+    let groups = Api::<Group>::all(cluster().client().await);
+    let patch = json!({"spec": {"displayName": title}});
+    groups.patch(&group, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+    let path = file("a19.csv", &format!("username,groups\n{ada},{title}\n"));
+    let args = ["import", "--from", "csv", &path, "--accept-existing-users", "--force-conflicts", "--apply"];
+    assert_eq!(last_line(&succeeds(&args)), "1 created, 1 changed, 0 the same, 0 rejected");
+    assert_eq!(users.get(&ada).await.unwrap().spec.groups, [group]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_a19_a_group_of_another_source_is_not_joined() {
+    let (name, ann, ben) = (unique("a19-source"), unique("a19-ann"), unique("a19-ben"));
+    let ldif = |user: &str, unit: &str| {
+        format!(
+            "dn: uid={user},dc=example\nobjectClass: person\nuid: {user}\nmemberOf: cn={name},ou={unit},dc=example\n"
+        )
+    };
+    let first = file("a19-first.ldif", &ldif(&ann, "apollo"));
+    assert_eq!(
+        last_line(&succeeds(&["import", "--from", "ldif", &first, "--apply"])),
+        "2 created, 0 changed, 0 the same, 0 rejected"
+    );
+    let second = file("a19-second.ldif", &ldif(&ben, "gemini"));
+    let output = roster(&["import", "--from", "ldif", &second, "--apply"]);
+    let reported = text(&output.stderr);
+    assert!(!output.status.success() && reported.contains("nothing was applied"), "{reported}");
+    assert!(
+        reported.contains(&format!("Group {name} already exists for ldap:cn={name},ou=apollo,dc=example")),
+        "{reported}"
+    );
+    // With both in one file, each has a Group of its own, which would not have the roles of the first one.
+    let both = file("a19-both.ldif", &format!("{}\n{}", ldif(&ann, "apollo"), ldif(&ben, "gemini")));
+    let args = ["import", "--from", "ldif", &both, "--apply", "--accept-existing-users"];
+    let reported = text(&roster(&args).stderr);
+    assert!(
+        reported.contains(&format!("Group {name} already exists for ldap:cn={name},ou=apollo,dc=example")),
+        "{reported}"
+    );
+    let groups = Api::<Group>::all(cluster().client().await);
+    groups.delete(&name, &DeleteParams::default()).await.unwrap();
+    let reported = text(&roster(&args).stderr);
+    assert!(reported.contains(&format!("several groups have the name {name}")), "{reported}");
+    let users = cluster().users().await;
+    let (ann, ben) = (users.get(&ann).await.unwrap(), users.get(&ben).await.unwrap());
+    assert_ne!(ann.spec.groups, ben.spec.groups);
+    assert!(!ben.spec.groups.contains(&name) && ann.spec.groups.len() == 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -43,7 +43,7 @@ fn objects(victim: &str, reserved: &str) -> Vec<(Webhook, Value)> {
         .into_iter()
         .map(|webhook| {
             let object = match webhook {
-                Webhook::Users => &user,
+                Webhook::Users | Webhook::Quantities => &user,
                 Webhook::Groups | Webhook::Cycles => &group,
                 Webhook::Namespaces | Webhook::NamespaceQuota => &namespace,
                 Webhook::Secrets | Webhook::PasswordSecrets => &secret,

@@ -13,6 +13,9 @@ use super::rejects;
 
 pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args) -> Result<Outcome> {
     let (live, force) = (Live::read(client, &plan).await?, args.force_conflicts);
+    if rejects::report_conflicts(&live, files) > 0 {
+        bail!("nothing was applied: these objects of the cluster belong to other groups or people");
+    }
     if !args.accept_existing_users && rejects::report_existing(&live, files) > 0 {
         bail!(
             "nothing was applied: find out who created these Users and has their credentials; delete them or take them out \

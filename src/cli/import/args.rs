@@ -68,6 +68,15 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "COLUMN=FIELD", value_parser = parse_map)]
     pub(super) map: Vec<(String, String)>,
 
+    /// Delimiter of CSV cells, or "tab". Without this flag, it is detected from the header: a comma, a semicolon, a tab or
+    /// a vertical bar.
+    #[arg(long, value_name = "CHARACTER", value_parser = parse_delimiter)]
+    pub(super) delimiter: Option<u8>,
+
+    /// Skip CSV columns that are not fields. Without this flag, the file is rejected.
+    #[arg(long)]
+    pub(super) ignore_unknown_columns: bool,
+
     /// Copy of /etc/group, for --from passwd.
     #[arg(long, value_name = "FILE")]
     pub(super) group_file: Option<PathBuf>,
@@ -84,7 +93,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "FILE")]
     pub(super) rejects: Option<PathBuf>,
 
-    /// Exit with 0 even if entries were rejected.
+    /// Exit with 0 even if entries were rejected, unless the file contains no user and no group.
     #[arg(long)]
     pub(super) allow_rejected: bool,
 }
@@ -92,6 +101,14 @@ pub(in crate::cli) struct Args {
 fn parse_map(text: &str) -> Result<(String, String), String> {
     let (column, field) = text.rsplit_once('=').ok_or("must be COLUMN=FIELD")?;
     Ok((column.to_owned(), field.to_owned()))
+}
+
+fn parse_delimiter(text: &str) -> Result<u8, String> {
+    match text.as_bytes() {
+        b"tab" | b"\\t" => Ok(b'\t'),
+        [byte] if byte.is_ascii() && !matches!(byte, b'"' | b'\r' | b'\n') => Ok(*byte),
+        _ => Err("must be one ASCII character other than a quote, or tab".to_owned()),
+    }
 }
 
 /// Numbers of objects, by result.

@@ -23,6 +23,7 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args) -> Result<Outcome> {
     let live = Live::read(client, &plan).await?;
     let mut outcome = Outcome::default();
+    outcome.failed += rejects::report_conflicts(&live, files);
     if !args.accept_existing_users {
         outcome.failed += rejects::report_existing(&live, files);
     }

@@ -16,7 +16,9 @@ use roster_credentials::hash::{Argon2idCost, PasswordHash};
 use roster_credentials::pool::HashPool;
 use roster_credentials::source::HASH_KEY;
 use roster_import::assemble::{Content, Item, Plan};
+use roster_import::conflict::{Conflict, Conflicts};
 use roster_import::consent::{Admitted, Consent, ExistingUser, Promotions};
+use roster_import::draft::SOURCE_ANNOTATION;
 use roster_import::rules::Kind;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -56,6 +58,8 @@ pub(super) struct Live {
     pub(super) admitted: Vec<Admitted>,
     /// Existing Users that the plan gives further Groups or `spec.admin`.
     pub(super) promotions: Promotions,
+    /// Existing objects that have the name of a planned one, and are another group or person.
+    pub(super) conflicts: Vec<Conflict>,
 }
 
 impl Live {
@@ -75,18 +79,26 @@ impl Live {
             }
         }
         let (admitted, promotions) = (Vec::new(), Promotions::default());
-        let mut live = Self { client, pool: pool(), found: HashMap::new(), admitted, promotions };
-        let mut consent = Consent::new(plan);
+        let mut live =
+            Self { client, pool: pool(), found: HashMap::new(), admitted, promotions, conflicts: Vec::new() };
+        let (mut consent, mut conflicts) = (Consent::new(plan), Conflicts::new(plan));
         let api = Api::all_with(live.client.clone(), &resource::<Group>());
-        let group = |object: &DynamicObject| consent.existing_group(&object.name_any(), &object.data["spec"]);
+        let group = |object: &DynamicObject| {
+            let (name, spec) = (object.name_any(), &object.data["spec"]);
+            consent.existing_group(&name, spec);
+            let source = object.annotations().get(SOURCE_ANNOTATION).map(String::as_str);
+            conflicts.existing(Kind::Group, &name, source, spec);
+        };
         live.list(&api, "", Key::Group, &wanted, group).await?;
         let api = Api::all_with(live.client.clone(), &resource::<User>());
         let user = |object: &DynamicObject| {
             let (name, labels, spec) = (object.name_any(), object.labels(), &object.data["spec"]);
             consent.existing_user(&ExistingUser { name: &name, labels, spec });
+            conflicts.existing(Kind::User, &name, None, spec);
         };
         live.list(&api, "", Key::User, &wanted, user).await?;
         (live.admitted, live.promotions) = consent.finish();
+        live.conflicts = conflicts.finish();
         for namespace in namespaces {
             let api = Api::namespaced_with(live.client.clone(), &namespace, &resource::<SecretObject>());
             let key = |name| Key::Secret(namespace.clone(), name);

@@ -25,6 +25,14 @@ pub(super) fn report_rejected(place: Place, files: &Files, message: &str) {
     let _ = writeln!(io::stderr(), "{}:{}: {message}", files.name(place.file), place.line);
 }
 
+/// Reports existing objects that a planned one must not replace. Returns their number.
+pub(super) fn report_conflicts(live: &Live, files: &Files) -> usize {
+    for conflict in &live.conflicts {
+        report_rejected(conflict.place, files, &conflict.to_string());
+    }
+    live.conflicts.len()
+}
+
 /// Reports existing Users that the import would make members or administrators. Returns the number of such Groups and
 /// Users.
 pub(super) fn report_existing(live: &Live, files: &Files) -> usize {

@@ -33,6 +33,8 @@ const BAD: &[(&str, &str)] = &[
     ("users?filterBy=password,x", "unknown field"),
     ("users?filterBy=passwordHash,x", "unknown field"),
     ("users?filterBy=name,%5C", "backslash"),
+    ("users?filterBy=email,plus+ops@example.com", "write %2B"),
+    ("users?fieldSelector=spec.email=plus+ops@example.com", "write %2B"),
     ("users?sortBy=age", "can't sort by"),
     ("users?sortBy=groups", "can't sort by"),
     ("users?sortBy=", "can't sort by"),

@@ -13,7 +13,7 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
-use roster_credentials::signing::SigningKeys;
+use roster_credentials::signing::{SigningAlgorithm, SigningKeys};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -29,18 +29,20 @@ const TICK: Duration = Duration::from_secs(60);
 pub struct SigningKeyStore {
     secrets: Api<Secret>,
     keys: Arc<ArcSwap<SigningKeys>>,
+    /// Algorithm of new keys.
+    algorithm: SigningAlgorithm,
     deleted: Arc<Notify>,
 }
 
 impl SigningKeyStore {
-    /// Reads or creates the keys.
+    /// Reads the keys, or creates one with this algorithm.
     ///
     /// # Errors
     /// If kube-apiserver does not answer, or the Secret does not parse.
-    pub async fn load(client: Client, namespace: &str) -> Result<Self> {
+    pub async fn load(client: Client, namespace: &str, algorithm: SigningAlgorithm) -> Result<Self> {
         let secrets = Api::namespaced(client, namespace);
-        let keys = load_or_create(&secrets).await?;
-        Ok(Self { secrets, keys: Arc::new(ArcSwap::from_pointee(keys)), deleted: Arc::default() })
+        let keys = load_or_create(&secrets, algorithm).await?;
+        Ok(Self { secrets, keys: Arc::new(ArcSwap::from_pointee(keys)), algorithm, deleted: Arc::default() })
     }
 
     /// Returns the current keys.
@@ -99,14 +101,15 @@ impl SigningKeyStore {
     }
 
     fn is_due(&self, lifetime: Duration) -> bool {
-        !matches!(self.keys.load().rotated(Timestamp::now(), lifetime), Ok(None))
+        !matches!(self.keys.load().rotated(Timestamp::now(), lifetime, self.algorithm), Ok(None))
     }
 
     async fn rotate_if_due(&self, lifetime: Duration) -> Result<()> {
         let Some(secret) = self.secrets.get_opt(SECRET).await? else {
-            return load_or_create(&self.secrets).await.map(drop);
+            return load_or_create(&self.secrets, self.algorithm).await.map(drop);
         };
-        let Some(next) = read(&secret)?.rotated(Timestamp::now(), lifetime)? else { return Ok(()) };
+        let keys = read(&secret)?;
+        let Some(next) = keys.rotated(Timestamp::now(), lifetime, self.algorithm)? else { return Ok(()) };
         // A replace carries the resourceVersion, so of two leaders only one succeeds.
         let secret = Secret { data: Some(next.write()), ..secret };
         self.secrets.replace(SECRET, &PostParams::default(), &secret).await?;
@@ -115,11 +118,11 @@ impl SigningKeyStore {
     }
 }
 
-async fn load_or_create(secrets: &Api<Secret>) -> Result<SigningKeys> {
+async fn load_or_create(secrets: &Api<Secret>, algorithm: SigningAlgorithm) -> Result<SigningKeys> {
     if let Some(secret) = secrets.get_opt(SECRET).await? {
         return read(&secret);
     }
-    let first = SigningKeys::create(Timestamp::now())?;
+    let first = SigningKeys::create(Timestamp::now(), algorithm)?;
     let secret = Secret {
         metadata: ObjectMeta { name: Some(SECRET.to_owned()), ..ObjectMeta::default() },
         data: Some(first.write()),

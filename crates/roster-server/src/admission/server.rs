@@ -25,6 +25,7 @@ use tracing::{info, warn};
 
 use super::guard::{Guard, Guarded, with_code};
 use super::password_secret::{self, Refusal};
+use super::quantities;
 use super::quota::hints::{self, Hints};
 use super::quota::namespaces::{NamespaceCount, NamespaceVerdict};
 use super::review::{self, Parser, ReviewBodies, Reviewed, read_body};
@@ -121,6 +122,7 @@ fn reviews(admission: Admission) -> Router {
         .route(Webhook::Secrets.route(), post(guarded::<Secret>))
         .route(Webhook::Cycles.route(), post(cycles))
         .route(Webhook::NamespaceQuota.route(), post(namespaces))
+        .route(Webhook::Quantities.route(), post(quantities))
         .layer(places());
     let bodies = |limits| middleware::from_fn_with_state(ReviewBodies::new(limits), read_body);
     let metrics = Arc::clone(&admission.metrics);
@@ -175,6 +177,24 @@ async fn namespaces(State(admission): State<Arc<Admission>>, Reviewed(request): 
             with_code(response.deny(why), 503, "ServiceUnavailable").into_review()
         }
     })
+}
+
+async fn quantities(State(admission): State<Arc<Admission>>, request: Request) -> Response {
+    let parse = |body: &[u8]| serde_json::from_slice::<AdmissionReview<DynamicObject>>(body);
+    let review = match admission.parser.parse(request, review::DECISIONS, parse).await {
+        Ok(review) => review,
+        Err(refusal) => return refusal,
+    };
+    let Ok(request): Result<AdmissionRequest<DynamicObject>, _> = review.try_into() else {
+        return review::without_request();
+    };
+    let response = AdmissionResponse::from(&request);
+    let (outcome, response) = match request.object.as_ref().and_then(quantities::explain) {
+        Some(advice) => ("refused", with_code(response.deny(advice), 422, "Invalid")),
+        None => ("unchanged", response),
+    };
+    admission.metrics.admissions.inc(outcome);
+    Json(response.into_review()).into_response()
 }
 
 async fn hints(State(admission): State<Arc<Admission>>, request: Request) -> Response {

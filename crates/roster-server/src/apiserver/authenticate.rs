@@ -184,7 +184,7 @@ pub async fn authenticate(
 mod tests {
     use super::*;
     use arc_swap::ArcSwap;
-    use roster_credentials::signing::SigningKeys;
+    use roster_credentials::signing::{SigningAlgorithm, SigningKeys};
     use roster_runtime::logins::audiences::Audiences;
     use roster_runtime::logins::issuer::Issuer;
     use roster_runtime::logins::last_use::LastUse;
@@ -205,7 +205,9 @@ mod tests {
     }
 
     fn token_authenticator(client: Client, informers: &Arc<Informers>) -> Arc<TokenAuthenticator> {
-        let keys = Arc::new(ArcSwap::from_pointee(SigningKeys::create(jiff::Timestamp::now()).unwrap()));
+        let keys = Arc::new(ArcSwap::from_pointee(
+            SigningKeys::create(jiff::Timestamp::now(), SigningAlgorithm::default()).unwrap(),
+        ));
         let issuer = Issuer::new("https://localhost", Audiences::default(), ANSWER_TTL, keys);
         let vault = Arc::new(Vault::new(client.clone(), "default", Arc::default()));
         let last_use = LastUse::new(client, Arc::clone(informers), Arc::clone(&vault), Arc::default());

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use kube::core::Expression;
 use roster_api::syntax;
 
-use super::field::{Field, FieldKind, ValueError};
+use super::field::{Field, FieldKind, Spaces, ValueError};
 use super::query::{Comparison, Condition, Query, SortKey, ValueTest};
 
 /// Maximum number of filters, alternatives or requirements.
@@ -53,6 +53,8 @@ enum TermError {
     /// Holds the noun of the field's kind.
     #[error("{0} allows no wildcard except * alone, which matches any value")]
     WildcardNotAllowed(&'static str),
+    #[error("{0:?} has a space where no value has one. In a URL, + means a space: write %2B for a plus")]
+    MisplacedSpace(String),
     #[error(transparent)]
     Value(#[from] ValueError),
     #[error("!= can't be combined with an operator before the value")]
@@ -225,7 +227,7 @@ fn operator(value: &[Character]) -> Option<(String, &[Character])> {
 
 fn read_value(condition: &mut Condition, field: &Field, value: &[Character]) -> Result<(), TermError> {
     let Some((word, operand)) = operator(value) else {
-        condition.any.push(read_test(field.kind, value)?);
+        condition.any.push(read_test(field, value)?);
         return Ok(());
     };
     let comparison = match word.as_str() {
@@ -234,12 +236,12 @@ fn read_value(condition: &mut Condition, field: &Field, value: &[Character]) -> 
         "gt" => Comparison::Greater,
         "gte" => Comparison::AtLeast,
         "neq" => {
-            condition.none.push(read_test(field.kind, operand)?);
+            condition.none.push(read_test(field, operand)?);
             return Ok(());
         }
         "in" => {
             for alternative in split(operand, '|') {
-                condition.any.push(read_test(field.kind, &alternative)?);
+                condition.any.push(read_test(field, &alternative)?);
             }
             return Ok(());
         }
@@ -253,11 +255,25 @@ fn read_value(condition: &mut Condition, field: &Field, value: &[Character]) -> 
     if operand.is_empty() {
         return Err(TermError::MissingValue(word));
     }
+    check_spaces(field, operand)?;
     condition.compare.push((comparison, field.kind.read(&plain(operand))?));
     Ok(())
 }
 
-fn read_test(kind: FieldKind, value: &[Character]) -> Result<ValueTest, TermError> {
+/// Rejects a space that no value of the field has: it comes from a plus that was not encoded in the URL.
+fn check_spaces(field: &Field, value: &[Character]) -> Result<(), TermError> {
+    let is_wrong = |(character, is_escaped): &Character| character.is_whitespace() && !is_escaped;
+    let first = value.iter().find(|character| **character != ('*', false));
+    let is_misplaced = match field.spaces {
+        Spaces::Never => value.iter().any(is_wrong),
+        Spaces::BetweenWords => first.is_some_and(is_wrong),
+    };
+    if is_misplaced { Err(TermError::MisplacedSpace(plain(value))) } else { Ok(()) }
+}
+
+fn read_test(field: &Field, value: &[Character]) -> Result<ValueTest, TermError> {
+    check_spaces(field, value)?;
+    let kind = field.kind;
     let (open_start, open_end) = (value.first() == Some(&('*', false)), value.last() == Some(&('*', false)));
     let mut inner = value;
     if open_start {

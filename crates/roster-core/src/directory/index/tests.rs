@@ -15,7 +15,7 @@ use super::view::{Unavailable, View};
 static FIELDS: &[Field] = &[
     Field::one("name", "metadata.name", FieldKind::Text),
     Field::one("uid", "metadata.uid", FieldKind::Text),
-    Field::one("displayName", "spec.displayName", FieldKind::Text).searched(),
+    Field::one("displayName", "spec.displayName", FieldKind::Text).searched().with_spaces(),
     Field::shared("state", "status.state", FieldKind::Choice(&["Active", "Banned"])),
     Field::shared("zone", "spec.zone", FieldKind::Text),
     Field::one("failedLogins", "status.failedLogins", FieldKind::Number),
@@ -458,5 +458,30 @@ fn descending_order_sorts_ties_by_name() {
                 );
             }
         }
+    }
+}
+
+/// A plus in a URL is decoded to a space before the query is read.
+#[test]
+fn case_c6_a_space_where_no_value_has_one_is_rejected() {
+    for filter in [
+        "email,plus ops@example.com",
+        "email,neq:plus ops@example.com",
+        "email,*plus ops*",
+        "name,in:a|b c",
+        "zone,gt:a b",
+        "failedLogins, 5",
+        "lastLoginTime,2027-01-31T08:00:00 02:00",
+        "displayName, 49",
+        "displayName,in:Ada| 49*",
+    ] {
+        let error = Query::default().filter_by(FIELDS, filter).unwrap_err().to_string();
+        assert!(error.contains("write %2B"), "{filter}: {error}");
+    }
+    let error = Query::default().field_selector(FIELDS, "spec.email!=plus ops@example.com").unwrap_err().to_string();
+    assert!(error.contains("spec.email: ") && error.contains("write %2B"), "{error}");
+    for filter in ["email,plus+ops@example.com", "displayName,Ada Lovelace", "displayName,\\ Ada*", "displayName,*a b*"]
+    {
+        assert_eq!(Query::default().filter_by(FIELDS, filter), Ok(()), "{filter}");
     }
 }
