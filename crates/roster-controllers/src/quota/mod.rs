@@ -17,6 +17,7 @@ mod context;
 mod plan;
 mod read;
 mod refusals;
+mod refused;
 mod write;
 
 use std::sync::{Arc, PoisonError};
@@ -30,7 +31,7 @@ use tracing::warn;
 
 use super::keyed::work_off;
 pub use context::Context;
-use context::{Error, TIMEOUT, now};
+use context::{Error, RETRY_INTERVAL, TIMEOUT, now};
 use plan::{Change, Plan, Rules, View, plan};
 use read::read_anew;
 use write::{allot, release_ownerless, state_defaults};
@@ -110,6 +111,10 @@ async fn arrange(owner: &str, mut view: View, ctx: &Context) -> Result<Option<Du
             // Namespaces may have been added or removed. One that gets another owner must not grow.
             let Some(known) = ctx.view(owner) else { return Ok(None) };
             view = known;
+        }
+        // After the namespaces were seen, and before each write.
+        if !view.is_known && ctx.exists(owner).await? {
+            return Ok(Some(RETRY_INTERVAL));
         }
         read_anew(&mut view, ctx.is_new(owner), ctx).await?;
         let plan = plan(&view, &rules());

@@ -34,6 +34,7 @@ impl Quotas {
 
     /// Sets or removes the allotment of a namespace. Returns whether it changed.
     pub fn set_allotment(&mut self, namespace: &str, allotment: Option<Allotment>) -> bool {
+        let allotment = allotment.map(|allotment| allotment.after(self.allotments.get(namespace)));
         let after = allotment.clone();
         let before = match allotment {
             Some(allotment) => self.allotments.insert(namespace.to_owned(), allotment),

@@ -42,13 +42,15 @@ pub enum Webhook {
     Cycles,
     /// Limits the namespaces of an owner.
     NamespaceQuota,
+    /// Waits until quota is enforced.
+    QuotaEnforcement,
     /// Moves quota to where it is needed.
     QuotaHints,
 }
 
 impl Webhook {
     /// All webhooks.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::PasswordSecrets,
         Self::Users,
         Self::Groups,
@@ -56,6 +58,7 @@ impl Webhook {
         Self::Secrets,
         Self::Cycles,
         Self::NamespaceQuota,
+        Self::QuotaEnforcement,
         Self::QuotaHints,
     ];
 
@@ -69,6 +72,7 @@ impl Webhook {
             Self::Secrets => "secrets.guard.roster.dev",
             Self::Cycles => "cycles.roster.dev",
             Self::NamespaceQuota => "namespaces.quota.roster.dev",
+            Self::QuotaEnforcement => "enforcement.quota.roster.dev",
             Self::QuotaHints => "hints.quota.roster.dev",
         }
     }
@@ -83,6 +87,7 @@ impl Webhook {
             Self::Secrets => "/guard/secrets",
             Self::Cycles => "/cycles",
             Self::NamespaceQuota => "/quota/namespaces",
+            Self::QuotaEnforcement => "/quota/enforcement",
             Self::QuotaHints => "/quota/hints",
         }
     }
