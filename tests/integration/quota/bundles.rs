@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod, ResourceQuota, Service};
 use kube::Api;
-use kube::api::{ListParams, PostParams};
-use roster_harness::{Operator, target_dir};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use roster_harness::{Flags, Operator, target_dir};
 use serde_json::{Value, json};
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     try_pod, wait_for_account, wait_for_policy, wait_for_use, wait_until_quota_is,
 };
 use crate::fixtures::Fixtures;
-use crate::support::{Cluster, FAST_LEASE, create, eventually, unique, user_where};
+use crate::support::{Cluster, FAST_LEASE, condition, create, eventually, unique, user_where, wait_for_reason};
 
 /// The documents of a bundle. The claim requests more than a new namespace is allotted in advance.
 fn documents(name: &str) -> [Value; 4] {
@@ -340,4 +340,47 @@ async fn nothing_is_admitted_uncounted_while_no_operator_runs() {
         }
     })
     .await;
+}
+
+/// Without kube-controller-manager's count, a limit on what Roster cannot count is never enforced.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_d6_a_controller_manager_that_does_not_count_is_named() {
+    let flags = Flags { controller_manager: &["--controllers=*,-resourcequota-controller"], ..Flags::default() };
+    let cluster = Cluster::create_with("quota-uncounted", &[], flags);
+    cluster.start_operator(&[]);
+    wait_for_policy(&cluster);
+    let (client, users) = (cluster.client().await, cluster.users().await);
+    create(&users, &owner("ada", &[("count/widgets.example.com", "2"), ("pods", "3")])).await;
+    create(&Api::<Namespace>::all(client.clone()), &namespace("uncounted", Some("ada"))).await;
+    let ada = wait_for_reason(&users, "ada", "QuotaEnforced", "NotCounted").await;
+    let message = &condition(&ada, "QuotaEnforced").expect("it was just there").message;
+    assert!(message.contains("uncounted") && message.contains("kube-controller-manager"), "{message}");
+    let events = ["get", "events", "-n", "default", "-o", "jsonpath={.items[?(@.reason=='QuotaNotEnforced')].message}"];
+    eventually("there is an Event", || async {
+        let note = cluster.kubectl(&events);
+        let is_complete = note.contains("User ada") && note.contains("kube-controller-manager");
+        if is_complete { Ok(()) } else { Err(note) }
+    })
+    .await;
+    let logs = cluster.operator_logs().iter().map(|log| std::fs::read_to_string(log).unwrap()).collect::<String>();
+    assert_eq!(logs.matches("quota of a namespace is not enforced").count(), 1, "{logs}");
+
+    // What people read says whose quota it is, and what to do.
+    let service = &documents("uncounted")[2];
+    let mut service = service.clone();
+    service["metadata"]["namespace"] = json!("uncounted");
+    let refused = cluster.plane.kubectl.run_with_input(CLIENT_SIDE, &bundle(&[&service])).expect_err("nobody counts");
+    let refused = format!("{refused:#}");
+    for part in ["the quota: namespace uncounted belongs to User ada", "kube-controller-manager", "check that"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+
+    // Somebody counts.
+    let status = json!({"status": {
+        "hard": {"count/widgets.example.com": "2", "pods": "3"}, "used": {"count/widgets.example.com": "0", "pods": "0"},
+    }});
+    let quotas: Api<ResourceQuota> = Api::namespaced(client, "uncounted");
+    quotas.patch_status(ROSTER, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    user_where(&users, "ada", "is counted", |user| condition(user, "QuotaEnforced").is_none()).await;
+    assert_eq!(applied(&cluster, CLIENT_SIDE, &bundle(&[&service])), 1);
 }

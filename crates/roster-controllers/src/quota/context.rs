@@ -18,6 +18,7 @@ use roster_runtime::metrics::Metrics;
 use super::plan::{Lately, View};
 use super::refused::Refused;
 use crate::backoff::Backoff;
+use crate::events::Reporter;
 
 /// Timeout of a reconciliation. The client's own retries can add up to minutes.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
@@ -55,6 +56,8 @@ pub struct Context {
     /// Number of interrupted attempts by owner. Their writes may still be in flight, and are fenced like those of a previous
     /// leader.
     pub(super) cut_off: Mutex<HashMap<String, u64>>,
+    /// Publishes Events about namespaces.
+    pub(super) reporter: Reporter,
     pub(super) failures: Arc<WatchFailures>,
     pub(super) backoff: Backoff,
 }
@@ -70,6 +73,7 @@ impl Context {
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
+            reporter: Reporter::new(client.clone(), "roster.dev/quota", Arc::clone(&metrics)),
             client,
             informers,
             defaults,

@@ -18,6 +18,7 @@ mod plan;
 mod read;
 mod refusals;
 mod refused;
+mod unenforced;
 mod write;
 
 use std::sync::{Arc, PoisonError};
@@ -34,6 +35,7 @@ pub use context::Context;
 use context::{Error, RETRY_INTERVAL, TIMEOUT, now};
 use plan::{Change, Plan, Rules, View, plan};
 use read::read_anew;
+use unenforced::report_unenforced;
 use write::{allot, release_ownerless, state_defaults};
 
 /// Minimum time between two reports of an owner's usage.
@@ -68,7 +70,11 @@ async fn reconcile(owner: &str, ctx: &Context) -> Option<Duration> {
     match tokio::time::timeout(TIMEOUT, settled).await.unwrap_or(Err(Error::Timeout)) {
         Ok(again) => {
             ctx.backoff.succeeded(owner);
-            if owner == NOBODY { None } else { again.into_iter().chain(report(owner, ctx)).min() }
+            if owner == NOBODY {
+                return None;
+            }
+            let unenforced = report_unenforced(owner, ctx).await;
+            again.into_iter().chain(unenforced).chain(report(owner, ctx)).min()
         }
         Err(error) => {
             let wait = ctx.backoff.failed(owner);
