@@ -25,8 +25,10 @@ use roster_runtime::tls::listener::{self, Port};
 use roster_runtime::tls::origin::WebhookOrigin;
 use roster_runtime::tls::{api_servers, trust};
 use roster_server::admission::guard::Guard;
+use roster_server::admission::quota::enforcement::Enforcement;
 use roster_server::admission::quota::hints::Hints;
 use roster_server::admission::quota::namespaces::NamespaceCount;
+use roster_server::admission::quota::seen::Seen;
 use roster_server::admission::review::Parser;
 use roster_server::admission::server::{self, Admission};
 use roster_server::apiserver;
@@ -151,11 +153,13 @@ impl Replica {
     /// Returns what the webhooks are served with.
     fn admission(&self, guard: Arc<Guard>) -> Admission {
         let Self { client, config, informers, metrics, pool, .. } = self;
+        let seen = Arc::new(Seen::new(client.clone()));
         Admission {
             pool: pool.clone(),
             guard,
             namespaces: NamespaceCount::new(client.clone(), &config.namespace, Arc::clone(informers)),
-            hints: Hints::new(client.clone(), Arc::clone(informers)),
+            enforcement: Enforcement::new(Arc::clone(informers), Arc::clone(&seen)),
+            hints: Hints::new(client.clone(), Arc::clone(informers), seen),
             parser: Parser::default(),
             metrics: Arc::clone(metrics),
         }

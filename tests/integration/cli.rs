@@ -125,6 +125,6 @@ fn case_a13_and_a14_have_flags() {
     }
     for flag in [&["--delimiter", ";"][..], &["--ignore-unknown-columns"], &["--map", "a=b"]] {
         let (is_fine, said) = import("htpasswd", flag, "ada:x\n");
-        assert!(!is_fine && said.contains("is for --from csv"), "{said}");
+        assert!(!is_fine && said.contains("requires --from csv"), "{said}");
     }
 }

@@ -47,7 +47,7 @@ fn objects(victim: &str, reserved: &str) -> Vec<(Webhook, Value)> {
                 Webhook::Groups | Webhook::Cycles => &group,
                 Webhook::Namespaces | Webhook::NamespaceQuota => &namespace,
                 Webhook::Secrets | Webhook::PasswordSecrets => &secret,
-                Webhook::QuotaHints => &pod,
+                Webhook::QuotaEnforcement | Webhook::QuotaHints => &pod,
             };
             (webhook, object.clone())
         })

@@ -1,5 +1,6 @@
 //! Quota across all namespaces of a user. There is no kubelet: pods stay Pending, and count in full.
 
+mod bundles;
 mod counting;
 mod ledger;
 mod limits;
@@ -42,16 +43,16 @@ fn quota() -> &'static Cluster {
 fn wait_for_policy(cluster: &Cluster) {
     const NAMESPACE: &str =
         "{apiVersion: v1, kind: Namespace, metadata: {name: probe, labels: {roster.dev/owner: probe}}}";
-    const SERVICE: &str =
-        "{apiVersion: v1, kind: Service, metadata: {name: probe, namespace: probe}, spec: {ports: [{port: 80}]}}";
+    // No ResourceQuota has that revision.
+    const QUESTION: &str = "---\n{apiVersion: v1, kind: ResourceQuota, metadata: {name: roster-seen, namespace: probe, annotations: {roster.dev/seen: '9223372036854775807'}}}";
     cluster.apply(NAMESPACE);
     let is_enforced = || {
-        let made = cluster.plane.kubectl.run_with_input(&["create", "--dry-run=server", "-f", "-"], SERVICE);
-        made.is_err_and(|error| format!("{error:#}").contains("roster-quota"))
+        let asked = cluster.plane.kubectl.run_with_input(&["create", "--dry-run=server", "-f", "-"], QUESTION);
+        asked.is_err_and(|error| format!("{error:#}").contains("not seen this revision"))
     };
     let deadline = Instant::now() + Duration::from_secs(60);
     while !is_enforced() {
-        assert!(Instant::now() < deadline, "the policy roster-quota is not enforced");
+        assert!(Instant::now() < deadline, "the policies of quota are not enforced");
         std::thread::sleep(Duration::from_millis(200));
     }
     cluster.kubectl(&["delete", "namespace", "probe", "--wait=false"]);

@@ -44,6 +44,8 @@ pub enum Webhook {
     NamespaceQuota,
     /// Explains numbers that are no quantities.
     Quantities,
+    /// Waits until quota is enforced.
+    QuotaEnforcement,
     /// Moves quota to where it is needed.
     QuotaHints,
 }
@@ -59,6 +61,7 @@ impl Webhook {
         Self::Cycles,
         Self::NamespaceQuota,
         Self::Quantities,
+        Self::QuotaEnforcement,
         Self::QuotaHints,
     ];
 
@@ -73,6 +76,7 @@ impl Webhook {
             Self::Cycles => "cycles.roster.dev",
             Self::NamespaceQuota => "namespaces.quota.roster.dev",
             Self::Quantities => "quantities.roster.dev",
+            Self::QuotaEnforcement => "enforcement.quota.roster.dev",
             Self::QuotaHints => "hints.quota.roster.dev",
         }
     }
@@ -88,6 +92,7 @@ impl Webhook {
             Self::Cycles => "/cycles",
             Self::NamespaceQuota => "/quota/namespaces",
             Self::Quantities => "/quantities",
+            Self::QuotaEnforcement => "/quota/enforcement",
             Self::QuotaHints => "/quota/hints",
         }
     }
