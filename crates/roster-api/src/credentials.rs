@@ -9,6 +9,17 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
+/// The User that an action was about.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct UserReference {
+    /// `metadata.name` of the User.
+    pub name: String,
+    /// Username of the User.
+    pub username: String,
+    /// `metadata.uid` of the User.
+    pub uid: String,
+}
+
 /// Credentials of a login attempt: exactly one of password and invitation.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -126,6 +137,9 @@ pub struct PasswordChangeSpec {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PasswordChangeStatus {
+    /// The User that the action was about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserReference>,
     /// Time of the change. Tokens that were issued earlier are refused.
     pub password_changed_time: Time,
     /// Number of API keys that were revoked.
@@ -154,6 +168,9 @@ pub struct ApiKeySpec {
 #[derive(Clone, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiKeyStatus {
+    /// The User that the action was about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserReference>,
     /// The key itself. Returned once, when it is created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
@@ -182,6 +199,9 @@ pub struct TotpEnrollmentSpec {
 #[derive(Clone, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TotpEnrollmentStatus {
+    /// The User that the action was about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserReference>,
     /// Whether logins require a code.
     pub enabled: bool,
     /// Time at which the second factor was confirmed.
@@ -211,6 +231,9 @@ pub struct InvitationSpec {
 #[derive(Clone, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InvitationStatus {
+    /// The User that the action was about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserReference>,
     /// The code. Returned once, and valid for one login that sets a password. A new invitation replaces the previous one.
     pub code: String,
     /// Time at which the invitation expires.
@@ -229,3 +252,10 @@ pub struct RenameSpec {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UnlockSpec {}
+
+/// Result of an action that returns nothing else.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct ActionStatus {
+    /// The User that the action was about.
+    pub user: UserReference,
+}

@@ -80,17 +80,30 @@ pub fn username_claimant<'a>(new: &User, directory: &'a Directory) -> Option<&'a
     directory.claimants(&username.folded()).find(|other| **other != name)
 }
 
-/// Returns why a new User could be confused with another one: the `metadata.name` of one is the login name of the
-/// other. Groups or API paths that identify a person by username would then refer to the wrong one.
+/// Returns why a new User could be confused with another one: the `metadata.name` or the UID of one is the login name of
+/// the other, or the name of one is the UID of the other. Groups or API paths that identify a person by username would
+/// then refer to the wrong one.
 pub fn confusable_name(new: &User, directory: &Directory) -> Option<String> {
-    let (name, username) = (new.name_any(), new.username());
+    let name = new.name_any();
     if let Some(other) = directory.claimants(&name).find(|other| **other != name) {
         return Some(format!("metadata.name: {name} is the username of User {other}; choose another name"));
     }
-    let other = fold(&username);
-    (other != name && directory.user(&other).is_some()).then(|| {
-        format!("spec.username: {username} is the name (metadata.name) of User {other}; choose another username")
-    })
+    if let Some(other) = directory.user_with_uid(&name) {
+        return Some(format!("metadata.name: {name} is the UID of User {other}; choose another name"));
+    }
+    confusable_username(&name, &new.username(), directory)
+}
+
+/// Returns why the User `name` could be confused with another one by its username, as [`confusable_name`].
+pub fn confusable_username(name: &str, username: &str, directory: &Directory) -> Option<String> {
+    let folded = fold(username);
+    let named = Some(folded.as_str()).filter(|other| *other != name && directory.user(other).is_some());
+    let (what, other) = match (named, directory.user_with_uid(&folded)) {
+        (Some(other), _) => ("name (metadata.name)", other),
+        (None, Some(other)) => ("UID", other),
+        (None, None) => return None,
+    };
+    Some(format!("spec.username: {username} is the {what} of User {other}; choose another username"))
 }
 
 /// Returns why the User `name` cannot take a name or username that too many deleted Users had: the guard would have to

@@ -7,9 +7,9 @@ use axum::extract::Request;
 use axum::response::Response;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
-use roster_api::credentials::RenameSpec;
+use roster_api::credentials::{ActionStatus, RenameSpec, UserReference};
 use roster_api::{User, UserSpec};
-use roster_core::rbac::guard::{GuardedChange, exhausted_username, username_claimant};
+use roster_core::rbac::guard::{GuardedChange, confusable_username, exhausted_username, username_claimant};
 use serde_json::json;
 use tracing::info;
 
@@ -38,7 +38,10 @@ pub async fn rename(
         match attempt(&api, &target, &spec, is_dry_run).await {
             // Retry: the status also changes, especially right after a rename.
             Ok(RenameOutcome::Stale) => {}
-            Ok(RenameOutcome::Done) => return Ok(created("Rename", &spec, &json!({}))),
+            Ok(RenameOutcome::Done) => {
+                let user = UserReference { username: spec.username.clone(), ..target.reference() };
+                return Ok(created("Rename", Some(&target), &spec, &ActionStatus { user }));
+            }
             Err(error) => return Err(error),
         }
     }
@@ -93,7 +96,8 @@ async fn judge(api: &DirectoryApi, target: &Target, user: &User, renamed: &User)
     let directory = api.informers.directory();
     let why = match username_claimant(renamed, &directory) {
         Some(other) => Some(format!("spec.username: {} is held or wanted by user {other}", renamed.username())),
-        None => exhausted_username(&target.name, &renamed.username(), &directory),
+        None => confusable_username(&target.name, &renamed.username(), &directory)
+            .or_else(|| exhausted_username(&target.name, &renamed.username(), &directory)),
     };
     why.map_or(Ok(()), |why| Err(ApiError::conflict(why, about)))
 }
