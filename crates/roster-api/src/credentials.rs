@@ -1,7 +1,8 @@
 //! Request and response types of the actions on credentials in `directory.roster.dev/v1alpha1`.
 //!
 //! Each kind has a `spec` (the request) and a `status` (the result), like the reviews of Kubernetes. No response repeats a
-//! secret of a `spec`. A secret in a `status` is returned once, by the request that creates it.
+//! secret of a `spec`, so those are `writeOnly` in the OpenAPI document. A secret in a `status` is returned once, by the
+//! request that creates it.
 
 use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -27,16 +28,16 @@ pub struct LoginSpec {
     /// Username or email.
     pub username: String,
     /// The password.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub password: Option<SecretString>,
     /// Code of an invitation, instead of a password. Requires newPassword.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub invitation: Option<SecretString>,
     /// Code from the authenticator app, or a recovery code.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub code: Option<SecretString>,
     /// New password: with an invitation, or if the old password must be changed.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub new_password: Option<SecretString>,
     /// Audience of the token: one of the installation's audiences. Default: the first one.
     pub audience: Option<String>,
@@ -94,10 +95,10 @@ pub struct PasswordReviewSpec {
     /// Username or email.
     pub username: String,
     /// The password.
-    #[schemars(with = "String")]
+    #[schemars(with = "String", extend("writeOnly" = true))]
     pub password: SecretString,
     /// Code from the authenticator app, or a recovery code.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub code: Option<SecretString>,
     /// Address of the person, for allowedCIDRs and the lockout. Default: the address of the application.
     #[serde(rename = "sourceIP")]
@@ -123,10 +124,10 @@ pub struct PasswordReviewStatus {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PasswordChangeSpec {
     /// The current password. Required to change one's own password.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub old_password: Option<SecretString>,
     /// The new password.
-    #[schemars(with = "String")]
+    #[schemars(with = "String", extend("writeOnly" = true))]
     pub new_password: SecretString,
     /// Whether to revoke API keys as well. Sessions always end.
     #[serde(default, rename = "revokeAPIKeys")]
@@ -160,7 +161,7 @@ pub struct ApiKeySpec {
     /// The caller's own password. Required to create a key for oneself, unless one has no password. Not required of
     /// administrators that create a key for another user.
     #[serde(default, skip_serializing)]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub current_password: Option<SecretString>,
 }
 
@@ -188,10 +189,10 @@ pub struct ApiKeyStatus {
 pub struct TotpEnrollmentSpec {
     /// A code from the authenticator app: confirms the seed of an earlier enrollment, or authorizes its removal. Omit it
     /// for a new seed.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub code: Option<SecretString>,
     /// The caller's own password. Required for a new seed, unless the user has no password.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub current_password: Option<SecretString>,
 }
 
