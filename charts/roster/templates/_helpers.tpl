@@ -83,9 +83,13 @@ objectSelector: {}
 {{- end -}}
 {{- end }}
 
+{{- /* CEL: the users that the garbage collector runs as: with --use-service-account-credentials, and without. */}}
+{{- define "roster.collectors" -}}
+['system:serviceaccount:kube-system:generic-garbage-collector', 'system:kube-controller-manager']
+{{- end }}
+
 {{- /* CEL: whether an update may let the garbage collector delete the object. The garbage collector takes off owners that
 are gone, and may not bind anything. */}}
 {{- define "roster.ownersChange" -}}
-{{- $collectors := "['system:serviceaccount:kube-system:generic-garbage-collector', 'system:kube-controller-manager']" -}}
-(has(object.metadata.ownerReferences) && size(object.metadata.ownerReferences) > 0 && (!has(oldObject.metadata.ownerReferences) || object.metadata.ownerReferences != oldObject.metadata.ownerReferences) && !(request.userInfo.username in {{ $collectors }}))
+(has(object.metadata.ownerReferences) && size(object.metadata.ownerReferences) > 0 && (!has(oldObject.metadata.ownerReferences) || object.metadata.ownerReferences != oldObject.metadata.ownerReferences) && !(request.userInfo.username in {{ include "roster.collectors" . }}))
 {{- end }}

@@ -42,6 +42,12 @@ pub enum PolicyError {
     /// The current password or a previous one.
     #[error("must not be one of the last {0}")]
     UsedBefore(usize),
+    /// It cannot be told apart from the current password or a previous one, whose hash covers only its beginning.
+    #[error(
+        "begins with the same 72 bytes as one of the last {0}, whose hash (bcrypt) covers no more of it, so \
+         it may be the same one: choose a password with another beginning"
+    )]
+    MayBeUsedBefore(usize),
 }
 
 impl PasswordPolicy {

@@ -105,6 +105,36 @@ async fn i4_taking_a_deleted_users_name_requires_control_of_it() {
     assert!(secrets.get_opt(&Tombstone::secret_name(&format!("{n}-me"))).await.unwrap().is_none());
 }
 
+/// Applications identify people by email.
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_taking_a_deleted_users_email_requires_control_of_it() {
+    let (cluster, n) = (guarded_cluster(), unique("i4-email"));
+    let secrets = cluster.secrets("roster-system").await;
+    cluster.apply(&FIXTURES.replace("{n}", &n));
+    // A member by the Group's list: the User itself declares nothing but the email.
+    let (name, email) = (format!("{n}-bound"), format!("email: {n}@example.com"));
+    cluster.apply(&manifest(&name, "", &email));
+    cluster.apply(&format!(
+        "---\n{{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {{name: {n}-b}}, spec: {{subjects: [{{kind: User, name: {name}}}], roleRef: {{kind: ClusterRole, name: edit}}, scope: {{namespaces: [{n}]}}}}}}\n"
+    ));
+    wait_until_processed(cluster, &n).await;
+    let taker = manifest(&format!("{n}-taker"), "", &format!("email: {}@example.com", n.to_uppercase()));
+    let waits = create_as(cluster, "mallory", &taker).unwrap_err();
+    assert!(waits.contains(&format!("the guard: User {name} holds or would hold ClusterRole edit")), "{waits}");
+    delete(cluster, &name);
+    // At once, and again when the tombstone is stored.
+    for round in 0..2 {
+        let refused = create_as(cluster, "mallory", &taker).unwrap_err();
+        assert!(refused.contains(&format!("the guard: User {name} (deleted on 2")), "{round}: {refused}");
+        wait_until_stored(&secrets, &name, true).await;
+    }
+    let patch = format!("{{\"spec\": {{\"email\": \"{n}@example.com\"}}}}");
+    let args = ["patch", "users.roster.dev", &format!("{n}-me"), "--as", "mallory", "--type=merge", "-p", &patch];
+    let refused = format!("{:#}", cluster.plane.kubectl.run(&args).unwrap_err());
+    assert!(refused.contains("deleted on 2"), "{refused}");
+    create_as(cluster, "alice", &taker).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn i4_a_name_stays_protected_when_the_group_that_selected_it_is_deleted_first() {
     let (cluster, n) = (guarded_cluster(), unique("i4-bundle"));
@@ -139,6 +169,7 @@ async fn a_tombstone_from_the_future_does_not_end_the_leader() {
         uid: n.clone(),
         username: format!("{n}-late"),
         other_usernames: BTreeSet::new(),
+        emails: BTreeSet::new(),
         created: None,
         is_admin: true,
         groups: Vec::new(),
@@ -167,6 +198,7 @@ async fn a_tombstone_is_removed_when_it_expires() {
         uid: n.clone(),
         username: format!("{n}-{name}"),
         other_usernames: BTreeSet::new(),
+        emails: BTreeSet::new(),
         created: None,
         is_admin: true,
         groups: Vec::new(),

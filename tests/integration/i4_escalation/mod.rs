@@ -7,6 +7,8 @@
 mod bindings;
 mod consent;
 mod deleted;
+mod disabling;
+mod disclosure;
 mod finalizers;
 mod groups;
 mod identity;
@@ -271,6 +273,7 @@ async fn i4_names_of_compiled_bindings_are_reserved_for_roster() {
     let error = cluster.plane.kubectl.run(&patch).unwrap_err().to_string();
     assert!(error.contains("are compiled from RoleBindings of roster.dev"), "{error}");
     cluster.kubectl(&["create", "rolebinding", "hers", "-n", &n, "--clusterrole=view", "--user=john", "--as", "eve"]);
+    owners::the_garbage_collector_removes_owners_of_compiled_bindings(cluster, &n, &name).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! The garbage collector deletes objects whose owners are gone, so adding an owner requires what deletion requires.
 
 use super::{FIXTURES, guarded_cluster, wait_until_processed};
-use crate::support::{unique, wait_for_text};
+use crate::support::{Cluster, unique, wait_for_text, wait_until_can};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i4_the_garbage_collector_removes_absent_owners() {
@@ -32,4 +32,27 @@ async fn i4_the_garbage_collector_removes_absent_owners() {
     // Removing the owner needs no permission.
     let none = r#"{"metadata": {"ownerReferences": null}}"#;
     cluster.kubectl(&["patch", object[0], object[1], "--type=merge", "-p", none, "--as", "mallory"]);
+}
+
+/// As either of the users that kube-controller-manager runs it as.
+pub(super) async fn the_garbage_collector_removes_owners_of_compiled_bindings(cluster: &Cluster, n: &str, name: &str) {
+    let collectors = ["system:serviceaccount:kube-system:generic-garbage-collector", "system:kube-controller-manager"];
+    for (at, collector) in collectors.into_iter().enumerate() {
+        let user = format!("--user={collector}");
+        let own = format!("{n}-gc-{at}");
+        cluster.kubectl(&["create", "rolebinding", &own, "-n", n, "--clusterrole=admin", &user]);
+        let question = ["patch", "rolebindings.rbac.authorization.k8s.io", "-n", n];
+        wait_until_can(cluster, collector, &question, true).await;
+        let patch = |patch: &str| {
+            let binding =
+                ["patch", "rolebindings.rbac.authorization.k8s.io", name, "-n", n, "--type=merge", "-p", patch];
+            let args = [&binding[..], &["--as", collector, "--dry-run=server"]].concat();
+            cluster.plane.kubectl.run(&args).map_err(|error| format!("{error:#}"))
+        };
+        patch(r#"{"metadata": {"ownerReferences": null}}"#).unwrap_or_else(|refused| panic!("{collector}: {refused}"));
+        for more in [r#"{"metadata": {"labels": null}}"#, r#"{"metadata": {"annotations": {"x": "y"}}}"#] {
+            let refused = patch(more).unwrap_err();
+            assert!(refused.contains("are compiled from RoleBindings of roster.dev"), "{collector} {more}: {refused}");
+        }
+    }
 }

@@ -248,10 +248,45 @@ async fn case_b1_a_bcrypt_hash_of_a_long_password_is_kept() {
     token(&direct, &name, &other).await;
     assert_eq!(stored_hash(cluster, &user).await, Some(bcrypt), "it is not replaced by a hash of another password");
     let session = token(&direct, &name, &right).await;
-    let changed = change(&direct, "~", Some(&session), &json!({"oldPassword": right, "newPassword": other})).await;
-    assert_eq!(changed.status, 201, "another password is not the same one: {}", changed.body);
-    assert_eq!(with_password(&direct, &name, &right).await.status, 401);
+    // It cannot tell whether the new password is the old one, either: this would meet a required change with the same one.
+    for new in [&right, &other] {
+        let refused = change(&direct, "~", Some(&session), &json!({"oldPassword": right, "newPassword": new})).await;
+        assert_eq!(refused.status, 422, "{new}: {}", refused.body);
+        assert!(refused.body.contains("begins with the same 72 bytes as one of the last"), "{}", refused.body);
+    }
+    // Nor later, when the hash is one of the history.
     token(&direct, &name, &other).await;
+    let session = token(&direct, &name, &right).await;
+    let changed = change(&direct, "~", Some(&session), &json!({"oldPassword": right, "newPassword": NEXT})).await;
+    assert_eq!(changed.status, 201, "{}", changed.body);
+    assert_eq!(with_password(&direct, &name, &right).await.status, 401);
+    let session = token(&direct, &name, NEXT).await;
+    let refused = change(&direct, "~", Some(&session), &json!({"oldPassword": NEXT, "newPassword": other})).await;
+    assert!(refused.status == 422 && refused.body.contains("the same 72 bytes"), "{}", refused.body);
+}
+
+/// A required change takes another password, also where the hash cannot tell long passwords apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_required_change_rejects_the_same_long_password() {
+    let cluster = logins();
+    let direct = Direct::new(cluster, 0, None).await;
+    let (long, name) = ("long ".repeat(16), unique("forced-long"));
+    let secret = crate::support::password_secret(&name, "passwordHash", bcrypt::hash(&long, 10).unwrap());
+    crate::support::create(&cluster.secrets("default").await, &secret).await;
+    let users = cluster.users().await;
+    let mut user = crate::support::user(&name, true);
+    user.spec.require_password_change = true;
+    crate::support::create(&users, &user).await;
+    wait_until_ready(&users, &name).await;
+    let with = |new: &str| json!({"username": name, "password": long, "newPassword": new});
+    for new in [long.clone(), format!("{long}and more")] {
+        let refused = attempt(&direct, &with(&new)).await;
+        assert_eq!(refused.status, 422, "{new}: {}", refused.body);
+        assert!(refused.body.contains("choose a password with another beginning"), "{}", refused.body);
+    }
+    let challenge = with_password(&direct, &name, &long).await.json();
+    assert_eq!(challenge["status"]["challenge"], "PasswordChange");
+    token_of(&attempt(&direct, &with(&format!("another {long}"))).await);
 }
 
 /// macOS types decomposed letters (NFD), other systems composed ones (NFC).

@@ -143,7 +143,7 @@ async fn i4_renames_require_the_rights_of_both_names() {
     for (key, username, status, said) in [
         (weak.as_str(), "system:masters", 422, "spec.username"),
         (&weak, "no spaces", 422, "spec.username"),
-        (&weak, &held, 409, "spec.username"),
+        (&weak, &held, 409, "is held or wanted by another user"),
         ("~", &fresh, 403, ""),
         ("nobody-at-all", &fresh, 404, ""),
     ] {

@@ -16,7 +16,7 @@ use roster_credentials::source::Source;
 use tracing::{info, warn};
 
 use super::context::{Context, Error, is_conflict};
-use super::dereference::{Problem, Residence};
+use super::dereference::{Obstacle, Problem, Residence};
 use super::identity_secret::{note, own, release, replace};
 use super::plan::{CredentialStep, Plan, Step};
 use super::rename;
@@ -24,8 +24,8 @@ use super::rename;
 /// Result of the writes.
 #[derive(Debug)]
 pub(super) struct Applied {
-    /// Identifiers that another User holds, with that User's name. The username comes first.
-    pub(super) conflicts: Vec<(Identifier, String)>,
+    /// Identifiers that the User cannot have, and why. The username comes first.
+    pub(super) conflicts: Vec<(Identifier, Obstacle)>,
     /// Summary of the credential, without secrets.
     pub(super) credential: Summary,
     /// Reason why the password Secret was not used.
@@ -74,8 +74,8 @@ enum Held {
     Yes(Option<Summary>),
     /// The User claimed it now, with this credential.
     Created(Summary),
-    /// Another User holds it.
-    By((Identifier, String)),
+    /// Something else holds it.
+    By((Identifier, Obstacle)),
 }
 
 type Taken = Option<(SourceVersion, Source)>;
@@ -115,7 +115,7 @@ async fn hold_email(
     identifier: Identifier,
     step: Step,
     ctx: &Context,
-) -> Result<Option<(Identifier, String)>, Error> {
+) -> Result<Option<(Identifier, Obstacle)>, Error> {
     match step {
         Step::Keep => return Ok(None),
         Step::Concede(other) => return Ok(Some((identifier, other))),
@@ -137,7 +137,7 @@ async fn hold_email(
 enum Claimed {
     Fresh,
     Before(Box<Secret>),
-    By(String),
+    By(Obstacle),
 }
 
 /// Creates the identity Secret. If several Users compete, etcd decides which one is first.
@@ -160,12 +160,12 @@ async fn claim(user: &User, identifier: &Identifier, credential: &Credential, ct
                 Some(owner) if Some(&owner.owner_uid) == user.metadata.uid.as_ref() => {
                     Claimed::Before(Box::new(existing))
                 }
-                Some(owner) => Claimed::By(owner.owner),
-                None => Claimed::By(format!(
+                Some(_) => Claimed::By(Obstacle::User),
+                None => Claimed::By(Obstacle::Object(format!(
                     "Secret {}/{}, which Roster did not create",
                     ctx.namespace,
                     existing.name_any()
-                )),
+                ))),
             })
         }
         Err(error) => Err(Error::Apply(error)),

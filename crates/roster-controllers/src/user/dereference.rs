@@ -45,10 +45,19 @@ pub(super) enum Holder {
     Nobody,
     /// The User itself. Contains the UID of the identity Secret.
     Me(String),
-    /// Another User. Contains its name.
-    Other(String),
+    /// Something else.
+    Other(Obstacle),
     /// A User that no longer exists. Its claim may be taken over.
     Gone(Claim),
+}
+
+/// What keeps a User from an identifier that it wants.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Obstacle {
+    /// Another User. Conditions do not name it: those who can read or patch one User may not be allowed to see others.
+    User,
+    /// Another object. Contains a description, and what to do about it.
+    Object(String),
 }
 
 /// Location of the credential. It moves when the User is renamed.
@@ -107,7 +116,7 @@ pub(super) async fn dereference(user: &User, ctx: &Context) -> Result<Observed, 
             }
             let owner = ctx.users.get_metadata_opt(&claim.owner).await.map_err(Error::Dereference)?;
             if owner.is_some_and(|owner| owner.metadata.uid.as_ref() == Some(&claim.owner_uid)) {
-                *holder = Holder::Other(claim.owner.clone());
+                *holder = Holder::Other(Obstacle::User);
             }
         }
     }
@@ -117,7 +126,8 @@ pub(super) async fn dereference(user: &User, ctx: &Context) -> Result<Observed, 
     {
         // The binding was meant for the User that had the name then. A User that waited for the name must not get its roles.
         // A User that is created now has passed the guard.
-        *holder = Holder::Other(format!("the native {native}, which names it: delete that, or recreate this User"));
+        let native = format!("the native {native}, which names it: delete that, or recreate this User");
+        *holder = Holder::Other(Obstacle::Object(native));
     }
     let source = match &user.spec.password_secret_ref {
         Some(reference) => {
@@ -168,7 +178,7 @@ fn look_up(user: &User, ctx: &Context) -> Known {
         let holder = match index.claim(&secret).or(spare) {
             None => Holder::Nobody,
             Some(claim) if claim.owner_uid == uid => Holder::Me(claim.uid.clone()),
-            Some(claim) if index.is_alive(&claim.owner, &claim.owner_uid) => Holder::Other(claim.owner.clone()),
+            Some(claim) if index.is_alive(&claim.owner, &claim.owner_uid) => Holder::Other(Obstacle::User),
             Some(claim) => Holder::Gone(claim.clone()),
         };
         if matches!(holder, Holder::Other(_) | Holder::Gone(_)) {

@@ -5,7 +5,7 @@ use roster_credentials::credential::{SourceVersion, Summary};
 use roster_credentials::record::Claim;
 use roster_credentials::source::Source;
 
-use super::dereference::{Holder, Observation, Observed, Problem, Residence};
+use super::dereference::{Holder, Observation, Observed, Obstacle, Problem, Residence};
 
 /// Planned changes for a User.
 #[derive(Debug)]
@@ -33,8 +33,8 @@ pub(super) enum Step {
     Claim,
     /// A User that no longer exists holds it: take it over.
     TakeOver(Claim),
-    /// Another User, with this name, holds it.
-    Concede(String),
+    /// Something else holds it.
+    Concede(Obstacle),
 }
 
 /// Planned change of the credential.
@@ -81,7 +81,7 @@ fn step(holder: Holder) -> Step {
         Holder::Me(_) => Step::Keep,
         Holder::Nobody => Step::Claim,
         Holder::Gone(claim) => Step::TakeOver(claim),
-        Holder::Other(name) => Step::Concede(name),
+        Holder::Other(obstacle) => Step::Concede(obstacle),
     }
 }
 
@@ -132,8 +132,8 @@ mod tests {
 
     #[test]
     fn a_user_without_its_username_holds_nothing_else() {
-        let plan = plan(observed(Holder::Other("john".into()), Holder::Me("s-2".into())), false);
-        assert_eq!(plan.username.1, Step::Concede("john".into()));
+        let plan = plan(observed(Holder::Other(Obstacle::User), Holder::Me("s-2".into())), false);
+        assert_eq!(plan.username.1, Step::Concede(Obstacle::User));
         assert!(plan.emails.is_empty());
         assert_eq!(plan.residence, Residence::Home, "the credential stays where it is");
         assert!(plan.release.iter().any(|(_, uid)| uid == "s-2"), "an address that it holds is given up");
@@ -149,8 +149,8 @@ mod tests {
 
     #[test]
     fn an_email_conflict_affects_only_the_email() {
-        let plan = plan(observed(Holder::Me("s-1".into()), Holder::Other("john".into())), false);
-        assert_eq!((plan.username.1, &plan.emails[0].1), (Step::Keep, &Step::Concede("john".into())));
+        let plan = plan(observed(Holder::Me("s-1".into()), Holder::Other(Obstacle::User)), false);
+        assert_eq!((plan.username.1, &plan.emails[0].1), (Step::Keep, &Step::Concede(Obstacle::User)));
         assert!(matches!(plan.credential, CredentialStep::TakeIn(..)));
     }
 }

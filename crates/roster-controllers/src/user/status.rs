@@ -17,9 +17,10 @@ use roster_core::directory::owner_quota::OwnerQuota;
 use roster_core::quota::amount::texts;
 use roster_core::quota::limits::exceeded;
 use roster_core::rbac::compile::reason::{NAME_TAKEN, ROLE_NOT_FOUND, USER_INACTIVE};
-use roster_credentials::claim::IdentifierKind;
+use roster_credentials::claim::{Identifier, IdentifierKind};
 
 use super::apply::Applied;
+use super::dereference::Obstacle;
 use super::finalize::is_blocked;
 
 /// Conditions that this controller owns. It keeps all others.
@@ -262,12 +263,17 @@ fn name_claimed(applied: &Applied) -> DesiredCondition {
         IdentifierKind::Username => "UsernameConflict",
         IdentifierKind::Email => "EmailConflict",
     };
-    let message = applied.conflicts.iter().map(|(identifier, holder)| {
-        let kind = match identifier.kind {
+    let message = applied.conflicts.iter().map(|(Identifier { kind, text }, obstacle)| {
+        let kind = match kind {
             IdentifierKind::Username => "username",
             IdentifierKind::Email => "email",
         };
-        format!("{kind} {} already exists: it is held by {holder}", identifier.text)
+        match obstacle {
+            Obstacle::User => format!(
+                "{kind} {text} already exists: another User holds it (kubectl get users.directory.roster.dev {text})"
+            ),
+            Obstacle::Object(object) => format!("{kind} {text} already exists: it is held by {object}"),
+        }
     });
     DesiredCondition { kind: NAME_CLAIMED, status: false, reason, message: message.collect::<Vec<_>>().join("; ") }
 }

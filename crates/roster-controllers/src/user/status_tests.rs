@@ -1,7 +1,6 @@
 use roster_api::condition::find;
 use roster_api::user::DeletionPolicy;
 use roster_api::{UserSpec, Validity};
-use roster_credentials::claim::Identifier;
 use roster_credentials::credential::{SetBy, Summary};
 use rstest::rstest;
 
@@ -29,8 +28,8 @@ fn applied() -> Applied {
     Applied { conflicts: Vec::new(), credential: with_password(), problem: None, is_lost: false }
 }
 
-fn conflict(kind: IdentifierKind, text: &str) -> (Identifier, String) {
-    (Identifier { kind, text: text.into() }, "john".into())
+fn conflict(kind: IdentifierKind, text: &str) -> (Identifier, Obstacle) {
+    (Identifier { kind, text: text.into() }, Obstacle::User)
 }
 
 fn problem(is_waiting: bool) -> Problem {
@@ -178,11 +177,13 @@ fn username_and_email_conflicts_are_distinguished() {
     };
     let name = name_claimed(&applied);
     assert_eq!(name.reason, "EmailConflict");
-    assert!(
-        name.message.contains("a@example.com")
-            && name.message.contains("b@example.com")
-            && name.message.contains("john")
-    );
+    let expected = ["a", "b"].map(|name| {
+        format!(
+            "email {name}@example.com already exists: another User holds it \
+             (kubectl get users.directory.roster.dev {name}@example.com)"
+        )
+    });
+    assert_eq!(name.message, expected.join("; "));
     let username = Applied { conflicts: vec![conflict(IdentifierKind::Username, "jane")], ..applied };
     assert_eq!(name_claimed(&username).reason, "UsernameConflict");
 }

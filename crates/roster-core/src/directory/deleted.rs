@@ -16,13 +16,19 @@ impl Directory {
         let person = self.users.get(name)?;
         let groups = self.memberships.declared_by(name);
         let labels = StoredLabels::of(self.memberships.labels_of(name));
+        let emails: BTreeSet<String> = person.identifiers.iter().skip(1).cloned().collect();
         // Any label counts: a selector that asks for it may belong to a Group that is deleted now and restored later.
-        let is_worth_it = person.is_admin || !groups.is_empty() || person.username != name || !labels.is_empty();
+        let is_worth_it = person.is_admin
+            || !groups.is_empty()
+            || person.username != name
+            || !labels.is_empty()
+            || !emails.is_empty() && self.is_named(name, &person.username);
         is_worth_it.then(|| Tombstone {
             user: name.to_owned(),
             uid: person.uid.clone(),
             username: person.username.clone(),
             other_usernames: BTreeSet::new(),
+            emails,
             created: person.created,
             is_admin: person.is_admin,
             groups: groups.into_iter().collect(),
@@ -59,9 +65,18 @@ impl Directory {
 
     /// Returns whether a binding names the group, regardless of validity.
     fn is_bound(&self, group: &str) -> bool {
-        let holder = Holder::Group(group.to_owned());
         let subject = Subject { kind: SubjectKind::Group, name: group.to_owned() };
-        self.natives.grants_of(&holder).next().is_some() || self.bindings.of_subject(&subject).next().is_some()
+        self.has_binding(&Holder::Group(group.to_owned()), &subject)
+    }
+
+    /// Returns whether a Group or a binding names the User, regardless of validity.
+    fn is_named(&self, name: &str, username: &str) -> bool {
+        let subject = Subject { kind: SubjectKind::User, name: name.to_owned() };
+        !self.memberships.claims(name).is_empty() || self.has_binding(&Holder::User(username.to_owned()), &subject)
+    }
+
+    fn has_binding(&self, holder: &Holder, subject: &Subject) -> bool {
+        self.natives.grants_of(holder).next().is_some() || self.bindings.of_subject(subject).next().is_some()
     }
 
     /// Records a stored tombstone and the UID of its Secret.

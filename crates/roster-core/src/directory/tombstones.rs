@@ -4,8 +4,8 @@
 //! are deleted with the User, and return when an administrator or a pipeline applies the old manifest again. Somebody
 //! who may bind none of these rights could create a User of that name in between, set a password, and wait. So the
 //! guard counts a deleted User's declarations for [`RETENTION`] as if it still existed. What Groups, RoleBindings and
-//! native bindings say by `metadata.name` needs no tombstone: it is not deleted. A User that declared none of this
-//! leaves no tombstone.
+//! native bindings say by `metadata.name` needs no tombstone: it is not deleted. But the emails of such a User are, and
+//! applications identify people by them. A User with none of this leaves no tombstone.
 //!
 //! ```text
 //!  watch of Users ──▶ note ──┐                 ┌──▶ guard
@@ -59,6 +59,9 @@ pub struct Tombstone {
     /// Other login names under which replicas knew the User when it was deleted, because one had not seen a rename yet.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub other_usernames: BTreeSet<String>,
+    /// Folded email addresses. Applications identify people by them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub emails: BTreeSet<String>,
     /// `spec.admin`.
     pub is_admin: bool,
     /// Groups that it named or whose selector matched it, whether or not they existed and accepted it. Sorted.
@@ -77,7 +80,7 @@ pub struct Tombstone {
 /// no more on Users, so only callers that may bind every role, or Users older than that policy, exceed it.
 pub const MAX_LABEL_BYTES: usize = 16 * 1024;
 
-/// Maximum number of deleted Users with the same username before others can no longer take it.
+/// Maximum number of deleted Users with the same username or email before others can no longer take it.
 pub const MAX_TOMBSTONES_PER_USERNAME: usize = 32;
 
 /// Labels of a deleted User.
@@ -151,6 +154,7 @@ impl Tombstone {
         self.labels = self.labels.merge(&other.labels);
         let usernames = other.other_usernames.iter().chain([&other.username]);
         self.other_usernames.extend(usernames.filter(|username| **username != self.username).cloned());
+        self.emails.extend(other.emails.iter().cloned());
         self.created = self.created.or(other.created);
         self
     }
@@ -239,7 +243,7 @@ struct Entry {
 pub struct Tombstones {
     /// Entries by name and UID of the User.
     entries: BTreeMap<(String, String), Entry>,
-    /// Folded username or name, then name and UID: a new User may take either.
+    /// Folded name, username or email, then name and UID: a new User may take any of them.
     known_as: BTreeSet<(String, String, String)>,
     /// The last instant passed to [`Tombstones::advance`].
     now: Timestamp,
@@ -292,7 +296,7 @@ impl Tombstones {
         self.in_force(self.entries_of(user))
     }
 
-    /// Returns the unexpired tombstones of Users with that name or username, ignoring case.
+    /// Returns the unexpired tombstones of Users with that name, username or email, ignoring case.
     pub fn known_as(&self, name: &str) -> impl Iterator<Item = &Tombstone> {
         let name = fold(name);
         let from = (name.clone(), String::new(), String::new());
@@ -300,8 +304,8 @@ impl Tombstones {
         self.in_force(found.filter_map(|(_, user, uid)| self.entries.get(&(user.clone(), uid.clone()))))
     }
 
-    /// Returns whether more than [`MAX_TOMBSTONES_PER_USERNAME`] tombstones of other Users have this name or username.
-    /// The guard checks each of them when somebody takes the name, so the number is bounded.
+    /// Returns whether more than [`MAX_TOMBSTONES_PER_USERNAME`] tombstones of other Users have this name, username or email. The
+    /// guard checks each of them when somebody takes it, so the number is bounded.
     pub fn is_username_exhausted(&self, name: &str, user: &str) -> bool {
         self.known_as(name).filter(|tombstone| tombstone.user != user).take(MAX_TOMBSTONES_PER_USERNAME + 1).count()
             > MAX_TOMBSTONES_PER_USERNAME
@@ -369,7 +373,7 @@ impl Tombstones {
 /// Returns the lookup keys of a deleted User, each with its name and UID.
 fn keys_of(tombstone: &Tombstone) -> impl Iterator<Item = (String, String, String)> {
     let Tombstone { user, uid, .. } = tombstone;
-    tombstone.usernames().chain([user]).map(|way| (fold(way), user.clone(), uid.clone()))
+    tombstone.usernames().chain(&tombstone.emails).chain([user]).map(|way| (fold(way), user.clone(), uid.clone()))
 }
 
 #[cfg(test)]

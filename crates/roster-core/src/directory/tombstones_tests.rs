@@ -10,6 +10,7 @@ fn tombstone(uid: &str, day: i64) -> Tombstone {
         uid: uid.to_owned(),
         username: "Alice.Smith".to_owned(),
         other_usernames: BTreeSet::new(),
+        emails: BTreeSet::new(),
         created: None,
         is_admin: false,
         groups: vec!["sre".to_owned()],

@@ -9,18 +9,19 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
-use roster_api::role_binding::{RoleRef, Subject, SubjectKind};
-use roster_api::{Group, OWNER_LABEL, RoleBinding, TOMBSTONE_SECRET_TYPE, User, UserSpec};
-use roster_credentials::claim::{Identifier, IdentifierKind, fold};
+use roster_api::role_binding::{RoleKind, RoleRef, Subject, SubjectKind};
+use roster_api::{Group, OWNER_LABEL, RoleBinding, User};
+use roster_credentials::claim::fold;
 
 use super::Policy;
-use super::requirement::{Requirement, RequirementReason, Requirements};
+use super::control::{controls, is_reduction};
+use super::requirement::{AffectedIdentity, Requirement, RequirementReason, Requirements};
 use crate::directory::bindings::{Binding, Scope};
 use crate::directory::compact_user::CompactUser;
 use crate::directory::labels::Labels;
 use crate::directory::membership::DeclaredMembers;
 use crate::directory::native::{Grant, Holder};
-use crate::directory::tombstones::{MAX_TOMBSTONES_PER_USERNAME, Tombstone};
+use crate::directory::tombstones::Tombstone;
 use crate::directory::{Directory, declared_members};
 
 /// The label that kube-apiserver sets on every Namespace.
@@ -52,7 +53,8 @@ pub enum GuardedChange<'a> {
 
 /// Returns what a requester must be allowed to do to make this change.
 pub fn requirements(change: &GuardedChange<'_>, directory: &Directory, policy: &Policy) -> Requirements {
-    let mut collector = RequirementCollector { directory, policy, found: Requirements::new() };
+    let mut collector =
+        RequirementCollector { directory, policy, extent: Extent::Everything, found: Requirements::new() };
     match change {
         GuardedChange::User(old, new) => collector.user(*old, *new),
         GuardedChange::Group(old, new) => collector.group(*old, *new),
@@ -72,93 +74,34 @@ pub fn cycle(new: &Group, directory: &Directory) -> Option<Vec<String>> {
     directory.memberships.would_cycle(&new.name_any(), &children)
 }
 
-/// Returns another User that claims the username of a new User as a login name. A User that waits for a name would
-/// later get what has been bound to it since, and the user that releases the name may not know of that.
-pub fn username_claimant<'a>(new: &User, directory: &'a Directory) -> Option<&'a str> {
-    let name = new.name_any();
-    let username = Identifier { kind: IdentifierKind::Username, text: new.username() };
-    directory.claimants(&username.folded()).find(|other| **other != name)
-}
-
-/// Returns why a new User could be confused with another one: the `metadata.name` or the UID of one is the login name of
-/// the other, or the name of one is the UID of the other. Groups or API paths that identify a person by username would
-/// then refer to the wrong one.
-pub fn confusable_name(new: &User, directory: &Directory) -> Option<String> {
-    let name = new.name_any();
-    if let Some(other) = directory.claimants(&name).find(|other| **other != name) {
-        return Some(format!("metadata.name: {name} is the username of User {other}; choose another name"));
-    }
-    if let Some(other) = directory.user_with_uid(&name) {
-        return Some(format!("metadata.name: {name} is the UID of User {other}; choose another name"));
-    }
-    confusable_username(&name, &new.username(), directory)
-}
-
-/// Returns why the User `name` could be confused with another one by its username, as [`confusable_name`].
-pub fn confusable_username(name: &str, username: &str, directory: &Directory) -> Option<String> {
-    let folded = fold(username);
-    let named = Some(folded.as_str()).filter(|other| *other != name && directory.user(other).is_some());
-    let (what, other) = match (named, directory.user_with_uid(&folded)) {
-        (Some(other), _) => ("name (metadata.name)", other),
-        (None, Some(other)) => ("UID", other),
-        (None, None) => return None,
-    };
-    Some(format!("spec.username: {username} is the {what} of User {other}; choose another username"))
-}
-
-/// Returns why the User `name` cannot take a name or username that too many deleted Users had: the guard would have to
-/// check each of them.
-pub fn exhausted_username(name: &str, text: &str, directory: &Directory) -> Option<String> {
-    directory.tombstones.is_username_exhausted(text, name).then(|| {
-        format!(
-            "spec.username: more than {MAX_TOMBSTONES_PER_USERNAME} deleted Users had the username {text}; choose \
-             another one, or delete Secrets of type {TOMBSTONE_SECRET_TYPE} that protect it"
-        )
-    })
-}
-
-/// Returns why a new Namespace of a requester with a quota would count against nobody. It would escape the quota
-/// without an owner, with an owner that does not exist, or with one that has neither a quota nor a role to control them
-/// by.
-pub fn quota_evasion(new: &Labels, by: Option<&str>, directory: &Directory, policy: &Policy) -> Option<String> {
-    let by = by.filter(|by| directory.has_quota(by))?;
-    let Some(owner) = owner(new) else {
-        return Some(format!(
-            "metadata.labels[{OWNER_LABEL}]: is required: User {by} has a quota, and a Namespace without an owner would \
-             count against none; set it to {by}"
-        ));
-    };
-    let is_controlled = || {
-        let change = GuardedChange::Credential([owner].into());
-        !requirements(&change, directory, policy).is_empty()
-    };
-    let counts = owner == by || directory.user(owner).is_some() && (directory.has_quota(owner) || is_controlled());
-    (!counts).then(|| {
-        format!(
-            "metadata.labels[{OWNER_LABEL}]: User {owner} does not exist, or has neither a quota nor a role, and User \
-             {by} has a quota, which the Namespace would escape; set it to {by}"
-        )
-    })
-}
-
 /// Returns the User that owns a Namespace with these labels.
-fn owner(labels: &Labels) -> Option<&str> {
+pub(super) fn owner(labels: &Labels) -> Option<&str> {
     labels.get(OWNER_LABEL).map(String::as_str).filter(|owner| !owner.is_empty())
 }
 
 /// Names and declared rights of an identity.
 struct Identity<'a> {
-    /// How denials name it.
-    who: String,
+    who: AffectedIdentity,
     name: &'a str,
     username: &'a str,
     is_admin: bool,
     groups: BTreeSet<String>,
 }
 
+/// Which grants of an identity count.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Extent {
+    Everything,
+    /// Everything except what an administrator of a single namespace can grant: native bindings in a namespace, and
+    /// Roles of a namespace. Otherwise, they could keep anybody from being disabled, by granting something that nobody
+    /// else may bind.
+    BeyondNamespaces,
+}
+
 struct RequirementCollector<'a> {
     directory: &'a Directory,
     policy: &'a Policy,
+    extent: Extent,
     found: Requirements,
 }
 
@@ -177,19 +120,23 @@ impl RequirementCollector<'_> {
         let of_version: Vec<BTreeSet<String>> = versions().map(|user| self.groups_of(user)).collect();
         let memberships = &self.directory.memberships;
         // A label that adds a second way into a group counts, because it would outlast the first one.
-        let is_same = |(old, new): (&User, &User)| {
-            controls(&old.spec) == controls(&new.spec)
-                && memberships.selecting(old.labels()) == memberships.selecting(new.labels())
+        let keeps_groups = |(old, new): &(&User, &User)| {
+            memberships.selecting(old.labels()) == memberships.selecting(new.labels())
+                && of_version.windows(2).all(|pair| pair[0] == pair[1])
         };
-        if old.zip(new).is_some_and(is_same) && of_version.windows(2).all(|pair| pair[0] == pair[1]) {
+        let kept = old.zip(new).filter(keeps_groups);
+        if kept.is_some_and(|(old, new)| controls(&old.spec) == controls(&new.spec)) {
             return;
+        }
+        if kept.is_some_and(|(old, new)| is_reduction(&old.spec, &new.spec)) {
+            self.extent = Extent::BeyondNamespaces;
         }
         let groups: BTreeSet<String> = of_version.into_iter().flatten().collect();
         // A rename gives up what the old username holds and takes over what the new one holds.
         let usernames: BTreeSet<String> = versions().map(User::username).collect();
         for username in &usernames {
             self.identity(&Identity {
-                who: format!("User {name}"),
+                who: AffectedIdentity::named(format!("User {name}")),
                 name: &name,
                 username,
                 is_admin: versions().any(|user| user.spec.admin),
@@ -198,6 +145,9 @@ impl RequirementCollector<'_> {
         }
         if old.is_none() {
             self.takes_name(&name);
+        }
+        if let Some(new) = new {
+            self.takes_emails(&name, old, new);
         }
         for username in usernames.iter().filter(|username| old.is_none_or(|old| old.username() != **username)) {
             self.takes_username(&name, username);
@@ -209,29 +159,44 @@ impl RequirementCollector<'_> {
     fn takes_name(&mut self, name: &str) {
         // The directory may not have seen the deletion yet.
         if self.directory.user(name).is_some() {
-            self.person(name);
+            self.person(name, true);
         }
-        self.deleted(self.directory.tombstones.known_as(name));
+        self.deleted(name, self.directory.tombstones.known_as(name));
     }
 
     /// A User whose username is the name or username of a deleted User keeps that User from coming back, and is
     /// mistaken for it. The same is true of the name of any other User, existing or not: RoleBindings and Groups may
     /// name it already.
     fn takes_username(&mut self, name: &str, username: &str) {
-        self.deleted(self.directory.tombstones.known_as(username));
+        self.deleted(name, self.directory.tombstones.known_as(username));
         let other = fold(username);
         if other != name {
-            self.person(&other);
+            self.person(&other, true);
         }
     }
 
-    fn deleted<'b>(&mut self, tombstones: impl Iterator<Item = &'b Tombstone>) {
+    /// Applications identify people by email. A User with the email of a deleted User is mistaken for it there, and
+    /// keeps it from coming back. One with the email of another User gets the email when that User is deleted.
+    fn takes_emails(&mut self, name: &str, old: Option<&User>, new: &User) {
+        let had = old.map(|old| CompactUser::of(old).identifiers).unwrap_or_default();
+        let directory = self.directory;
+        for email in CompactUser::of(new).identifiers.iter().skip(1).filter(|email| !had.contains(email)) {
+            self.deleted(name, directory.tombstones.known_as(email));
+            for other in directory.claimants(email).filter(|other| *other != name) {
+                self.person(other, false);
+            }
+        }
+    }
+
+    /// Requires control of deleted Users. `named` is the name that the request contains.
+    fn deleted<'b>(&mut self, named: &str, tombstones: impl Iterator<Item = &'b Tombstone>) {
         for tombstone in tombstones {
             let Tombstone { user, is_admin, deleted, .. } = tombstone;
             let (deleted, expires) = (deleted.strftime("%F"), tombstone.expires().strftime("%F"));
             for username in tombstone.usernames() {
+                let text = format!("User {user} (deleted on {deleted}, its name is protected until {expires})");
                 self.identity(&Identity {
-                    who: format!("User {user} (deleted on {deleted}, its name is protected until {expires})"),
+                    who: AffectedIdentity { text, is_named: user == named },
                     name: user,
                     username,
                     is_admin: *is_admin,
@@ -260,7 +225,7 @@ impl RequirementCollector<'_> {
             for other in directory.claimants(identifier).filter(|other| **other != name) {
                 let waits = directory.user(other).is_some_and(|other| other.identifiers.first() == Some(identifier));
                 if waits {
-                    self.person(other);
+                    self.person(other, false);
                 }
             }
         }
@@ -278,7 +243,7 @@ impl RequirementCollector<'_> {
         let memberships = &self.directory.memberships;
         // Anyone who controls who is in a group controls the group, even while it is empty.
         for above in memberships.all_ancestors_of(&name) {
-            self.group_identity(&above, &format!("Group {name}"));
+            self.group_identity(&above, &AffectedIdentity::named(format!("Group {name}")));
         }
         let members = |declared: Option<_>| declared.map(|declared| memberships.would_have(declared));
         let had = members(before.as_ref()).unwrap_or_default();
@@ -292,10 +257,10 @@ impl RequirementCollector<'_> {
         let mut groups = BTreeSet::new();
         for user in touched {
             groups.extend(memberships.claims(&user));
-            self.person_without_groups(&user);
+            self.person_without_groups(&user, false);
         }
         for group in groups {
-            self.group_identity(&group, "a User whose membership changes");
+            self.group_identity(&group, &AffectedIdentity::other("a User whose membership changes"));
         }
     }
 
@@ -309,7 +274,7 @@ impl RequirementCollector<'_> {
             for subject in &binding.subjects {
                 self.grants(
                     &binding,
-                    &format!("{:?} {}", subject.kind, subject.name),
+                    &AffectedIdentity::other(format!("{:?} {}", subject.kind, subject.name)),
                     &format!("RoleBinding {}", binding.name),
                 );
             }
@@ -324,15 +289,18 @@ impl RequirementCollector<'_> {
         if before == after {
             return;
         }
+        // The requester may not be able to read who owned the Namespace before.
+        let is_named = |user: &str| after == Some(user) || by == Some(user);
         for user in after.filter(|after| by != Some(after)).into_iter().chain(before) {
-            self.person(user);
+            self.person(user, is_named(user));
         }
         for user in before.into_iter().chain(after).filter(|user| by != Some(user)) {
-            let (identity, by) = (format!("User {user}"), format!("metadata.labels[{OWNER_LABEL}]"));
+            let identity = AffectedIdentity { text: format!("User {user}"), is_named: is_named(user) };
+            let by = format!("metadata.labels[{OWNER_LABEL}]");
             self.found.insert(Requirement::Assign(user.to_owned()), RequirementReason { identity, by });
         }
         for reason in self.found.values_mut() {
-            reason.identity = format!("{} (metadata.labels[{OWNER_LABEL}])", reason.identity);
+            reason.identity.text = format!("{} (metadata.labels[{OWNER_LABEL}])", reason.identity);
         }
     }
 
@@ -346,7 +314,8 @@ impl RequirementCollector<'_> {
             let grant = Grant { role: binding.role.clone(), namespace: name.map(str::to_owned) };
             let subjects: Vec<String> =
                 binding.subjects.iter().take(3).map(|subject| format!("{:?} {}", subject.kind, subject.name)).collect();
-            self.require(grant, &subjects.join(", "), &format!("RoleBinding {entered}, which the labels match"));
+            let subjects = AffectedIdentity::other(subjects.join(", "));
+            self.require(grant, &subjects, &format!("RoleBinding {entered}, which the labels match"));
         }
     }
 
@@ -354,31 +323,32 @@ impl RequirementCollector<'_> {
     /// it may do so later. A deleted User may refer to it when it comes back.
     fn credential(&mut self, users: &BTreeSet<&str>) {
         for user in users {
-            self.person(user);
+            self.person(user, true);
             if self.directory.user(user).is_none() {
-                self.deleted(self.directory.tombstones.of(user));
+                self.deleted(user, self.directory.tombstones.of(user));
             }
         }
     }
 
     /// Requires control of a User by name. If it does not exist yet, its username will most likely be its name.
-    fn person(&mut self, name: &str) {
+    fn person(&mut self, name: &str, is_named: bool) {
+        let who = AffectedIdentity { text: format!("User {name}"), is_named };
         for group in self.directory.memberships.claims(name) {
-            self.group_identity(&group, &format!("User {name}"));
+            self.group_identity(&group, &who);
         }
-        self.person_without_groups(name);
+        self.person_without_groups(name, is_named);
     }
 
-    fn person_without_groups(&mut self, name: &str) {
+    fn person_without_groups(&mut self, name: &str, is_named: bool) {
         let person = self.directory.user(name);
         let username = person.map_or(name, |person| &person.username);
         let is_admin = person.is_some_and(|person| person.is_admin);
-        let who = format!("User {name}");
+        let who = AffectedIdentity { text: format!("User {name}"), is_named };
         self.identity(&Identity { who, name, username, is_admin, groups: BTreeSet::new() });
     }
 
     fn identity(&mut self, identity: &Identity<'_>) {
-        let who = identity.who.as_str();
+        let who = &identity.who;
         self.native(&Holder::User(identity.username.to_owned()), who);
         self.bindings(SubjectKind::User, identity.name, who);
         if identity.is_admin {
@@ -390,15 +360,18 @@ impl RequirementCollector<'_> {
         }
     }
 
-    fn group_identity(&mut self, group: &str, who: &str) {
+    fn group_identity(&mut self, group: &str, who: &AffectedIdentity) {
         self.native(&Holder::Group(group.to_owned()), who);
         self.bindings(SubjectKind::Group, group, who);
     }
 
-    /// Requires what native RBAC grants, regardless of who wrote it.
-    fn native(&mut self, holder: &Holder, who: &str) {
+    /// Requires what native RBAC grants, whoever wrote it.
+    fn native(&mut self, holder: &Holder, who: &AffectedIdentity) {
         let directory = self.directory;
         for (grant, mut by) in directory.natives.grants_of(holder) {
+            if self.extent == Extent::BeyondNamespaces && grant.namespace.is_some() {
+                continue;
+            }
             if let Some(native) = by.next() {
                 self.require(grant.clone(), who, &format!("{holder}, native {}", native.key));
             }
@@ -407,7 +380,7 @@ impl RequirementCollector<'_> {
 
     /// Requires what Roster's bindings grant, regardless of validity: anyone who extends one acts on the person who had
     /// it.
-    fn bindings(&mut self, kind: SubjectKind, name: &str, who: &str) {
+    fn bindings(&mut self, kind: SubjectKind, name: &str, who: &AffectedIdentity) {
         let subject = Subject { kind, name: name.to_owned() };
         let directory = self.directory;
         for binding in directory.bindings.of_subject(&subject) {
@@ -415,11 +388,12 @@ impl RequirementCollector<'_> {
         }
     }
 
-    fn grants(&mut self, binding: &Binding, who: &str, by: &str) {
+    fn grants(&mut self, binding: &Binding, who: &AffectedIdentity, by: &str) {
         let role = || binding.role.clone();
         match &binding.scope {
             // A selector also matches future namespaces.
             Scope::Cluster | Scope::Selector(_) => self.require(Grant { role: role(), namespace: None }, who, by),
+            Scope::Namespaces(_) if self.extent == Extent::BeyondNamespaces && binding.role.kind == RoleKind::Role => {}
             Scope::Namespaces(namespaces) => {
                 for namespace in namespaces {
                     self.require(Grant { role: role(), namespace: Some(namespace.clone()) }, who, by);
@@ -428,10 +402,10 @@ impl RequirementCollector<'_> {
         }
     }
 
-    fn require(&mut self, grant: Grant, identity: &str, by: &str) {
+    fn require(&mut self, grant: Grant, identity: &AffectedIdentity, by: &str) {
         self.found
             .entry(Requirement::Bind(grant))
-            .or_insert_with(|| RequirementReason { identity: identity.to_owned(), by: by.to_owned() });
+            .or_insert_with(|| RequirementReason { identity: identity.clone(), by: by.to_owned() });
     }
 }
 
@@ -443,23 +417,6 @@ fn is_handed_over<K: Resource>(old: Option<&K>, new: Option<&K>) -> bool {
     let owners = |object: &K| object.owner_references().iter().map(owner).collect::<BTreeSet<_>>();
     let after = owners(new);
     !after.is_empty() && owners(old) != after
-}
-
-/// Returns the part of a User's spec that controls the identity. A field counts as control unless it is cleared here.
-fn controls(spec: &UserSpec) -> UserSpec {
-    UserSpec {
-        display_name: None,
-        first_name: None,
-        last_name: None,
-        mobile: None,
-        language: None,
-        timezone: None,
-        preferred_shell: None,
-        zone: None,
-        quota: None,
-        deletion_policy: roster_api::user::DeletionPolicy::default(),
-        ..spec.clone()
-    }
 }
 
 #[cfg(test)]

@@ -229,6 +229,7 @@ fn i4_every_username_of_a_deleted_user_counts_as_written() {
         uid: "u".to_owned(),
         username: "Alice".to_owned(),
         other_usernames: ["Smith".to_owned()].into(),
+        emails: BTreeSet::new(),
         created: None,
         is_admin: false,
         groups: Vec::new(),

@@ -14,10 +14,12 @@ use kube::core::ObjectMeta;
 use proptest::prelude::*;
 use roster_api::group::Membership;
 use roster_api::role_binding::{ClusterScope, RoleBindingSpec, Scope as DeclaredScope};
-use roster_api::{GroupSpec, Validity};
+use roster_api::user::DesiredState;
+use roster_api::{GroupSpec, UserSpec, Validity};
 
 use super::*;
 use crate::directory::native::{Native, NativeKey};
+use crate::rbac::conflict::of_user;
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 const USERS: [&str; 4] = ["u0", "u1", "u2", "u3"];
@@ -94,6 +96,17 @@ impl World {
             owner: None,
             is_marked: false,
         });
+        // An administrator of the namespace has bound it: it does not keep the User from being disabled.
+        directory.set_native(Native {
+            key: NativeKey { namespace: Some("n1".to_owned()), name: "native".to_owned() },
+            uid: "namespaced".to_owned(),
+            resource_version: 1,
+            role: RoleRef::cluster_role("edit"),
+            holders: [Holder::User("u3".to_owned())].into(),
+            has_others: false,
+            owner: None,
+            is_marked: false,
+        });
         let mut world = Self {
             objects: BTreeMap::new(),
             directory,
@@ -145,9 +158,7 @@ impl World {
         let old = self.objects.get(&new.key());
         match (old, new) {
             (None, Object::User(new)) => {
-                username_claimant(new, &self.directory).is_none()
-                    && confusable_name(new, &self.directory).is_none()
-                    && self.admits(&GuardedChange::User(None, Some(new)))
+                of_user(None, new, &self.directory).is_none() && self.admits(&GuardedChange::User(None, Some(new)))
             }
             (Some(Object::User(old)), Object::User(new)) => {
                 // The requester cannot change the username.
@@ -285,6 +296,9 @@ impl World {
         if user.username() == NATIVE_USERNAME {
             grants.insert(Grant { role: RoleRef::cluster_role("edit"), namespace: None });
         }
+        if user.username() == "u3" {
+            grants.insert(Grant { role: RoleRef::cluster_role("edit"), namespace: Some("n1".to_owned()) });
+        }
         grants
     }
 
@@ -314,9 +328,12 @@ fn some_of(names: &'static [&'static str]) -> impl Strategy<Value = Vec<String>>
 fn users() -> impl Strategy<Value = Object> {
     let labels = prop::option::weighted(0.3, Just(Labels::from([("team".to_owned(), "a".to_owned())])));
     let username = prop::option::weighted(0.1, Just(NATIVE_USERNAME.to_owned()));
-    let fields = (prop::sample::select(&USERS[..]), some_of(&GROUPS), labels, username, prop::bool::weighted(0.1));
-    fields.prop_map(|(name, groups, labels, username, admin)| {
-        let spec = UserSpec { username, admin, groups, ..UserSpec::default() };
+    let states = vec![DesiredState::Active, DesiredState::Disabled, DesiredState::Banned];
+    let activity = (prop::sample::select(states), prop::option::weighted(0.2, validities()));
+    let admin = prop::bool::weighted(0.1);
+    let fields = (prop::sample::select(&USERS[..]), some_of(&GROUPS), labels, username, admin, activity);
+    fields.prop_map(|(name, groups, labels, username, admin, (state, validity))| {
+        let spec = UserSpec { username, admin, groups, state, validity, ..UserSpec::default() };
         Object::User(Box::new(User { metadata: ObjectMeta { labels, ..metadata(name) }, spec, status: None }))
     })
 }

@@ -4,7 +4,7 @@ use kube::core::ObjectMeta;
 use roster_api::condition::{DesiredCondition, NAME_CLAIMED, carry_over};
 use roster_api::group::Membership;
 use roster_api::role_binding::{ClusterScope, RoleBindingSpec, Scope as DeclaredScope};
-use roster_api::{GroupSpec, UserStatus, Validity};
+use roster_api::{GroupSpec, UserSpec, UserStatus, Validity};
 
 use super::*;
 
@@ -142,10 +142,6 @@ fn handing_over_a_name_requires_control_of_the_waiting_user() {
     let idle =
         claimed(user("idle", UserSpec { username: Some("alice".into()), ..UserSpec::default() }), "UsernameConflict");
     assert!(required(&GuardedChange::User(Some(&idle), None), &directory).is_empty(), "the loser gives up nothing");
-    assert_eq!(
-        username_claimant(&user("new", UserSpec { username: Some("ALICE".into()), ..UserSpec::default() }), &directory),
-        Some("Alice")
-    );
 }
 
 #[test]
@@ -370,41 +366,7 @@ fn the_reason_names_the_label() {
     let (mut directory, policy, labels) = (directory(), Policy::default(), owned_by("x"));
     directory.set_user(&in_group("x", "power"), NOW);
     let found = requirements(&labels_change(Some("a"), None, &labels, None), &directory, &policy);
-    assert_eq!(found.values().next().unwrap().identity, "User x (metadata.labels[roster.dev/owner])");
-}
-
-#[test]
-fn users_with_a_quota_create_no_namespace_outside_it() {
-    use roster_api::QuotaSpec;
-    use roster_api::common::Quantity;
-    let mut directory = directory();
-    let quota = |names: &[&str]| {
-        let hard = names.iter().map(|name| ((*name).to_owned(), Quantity::Text("2".into()))).collect();
-        Some(QuotaSpec { hard })
-    };
-    directory.set_user(&user("free", UserSpec { quota: quota(&[]), ..UserSpec::default() }), NOW);
-    directory.set_user(&in_group("boss", "power"), NOW);
-    directory.set_user(&user("own", UserSpec { quota: quota(&["namespaces"]), ..UserSpec::default() }), NOW);
-    directory.set_user(&in_group("grouped", "inner"), NOW);
-    directory.set_group(&group("inner", GroupSpec { accept_declared_members: true, ..GroupSpec::default() }), NOW);
-    let member_groups = vec!["inner".to_owned()];
-    directory
-        .set_group(&group("outer", GroupSpec { member_groups, quota: quota(&["pods"]), ..GroupSpec::default() }), NOW);
-    let refusal = |labels: &Labels, by| quota_evasion(labels, by, &directory, &Policy::default());
-    for by in ["own", "grouped"] {
-        let message = refusal(&Labels::new(), Some(by)).expect("a Namespace without an owner escapes");
-        assert!(message.starts_with("metadata.labels[roster.dev/owner]: is required"), "{message}");
-        assert!(message.ends_with(&format!("set it to {by}")), "{message}");
-        for escape in ["", "nobody", "free"] {
-            assert!(refusal(&owned_by(escape), Some(by)).is_some(), "{by} for {escape:?}");
-        }
-        for counted in [by, "own", "grouped", "boss"] {
-            assert_eq!(refusal(&owned_by(counted), Some(by)), None, "{by} for {counted}");
-        }
-    }
-    for by in [None, Some("free"), Some("boss"), Some("nobody")] {
-        assert_eq!(refusal(&Labels::new(), by), None, "{by:?}");
-    }
+    assert_eq!(found.values().next().unwrap().identity.text, "User x (metadata.labels[roster.dev/owner])");
 }
 
 /// Anyone who controls what a deleted User declared about itself controls its name.
@@ -436,7 +398,7 @@ fn reusing_the_name_of_a_deleted_user_requires_control_of_it() {
         requirements(&GuardedChange::User(None, Some(&user("alice", UserSpec::default()))), &directory, &policy);
     let reason = reasons.into_values().next().unwrap();
     assert_eq!(
-        (reason.identity.as_str(), reason.by.as_str()),
+        (reason.identity.text.as_str(), reason.by.as_str()),
         (
             "User alice (deleted on 1970-01-01, its name is protected until 1970-04-01)",
             "Group power, RoleBinding power-edit"
@@ -458,22 +420,13 @@ fn reusing_the_name_of_a_deleted_user_requires_control_of_it() {
     assert!(required(&GuardedChange::Credential(["alice"].into()), &directory).is_empty());
 }
 
-#[test]
-fn i4_names_equal_to_another_users_username_are_rejected() {
-    let mut directory = directory();
-    let spec = |username: &str| UserSpec { username: Some(username.into()), ..UserSpec::default() };
-    directory.set_user(&user("alice", UserSpec { groups: vec!["power".into()], ..spec("a.smith") }), NOW);
-    let by_name = confusable_name(&user("a.smith", spec("bob")), &directory).unwrap();
-    assert!(by_name.starts_with("metadata.name: a.smith is the username of User alice"), "{by_name}");
-    let by_username = confusable_name(&user("bob", spec("Alice")), &directory).unwrap();
-    assert!(by_username.starts_with("spec.username: Alice is the name (metadata.name) of User alice"), "{by_username}");
-    assert_eq!(confusable_name(&user("carol", spec("Carol")), &directory), None);
-    let renamed = GuardedChange::User(Some(&user("bob", spec("bob"))), Some(&user("bob", spec("alice"))));
-    let required = required(&renamed, &directory);
-    assert_eq!(required, [EDIT]);
-}
-
+#[path = "guard_conflict_tests.rs"]
+mod conflicts;
 #[path = "guard_deleted_tests.rs"]
 mod deleted;
+#[path = "guard_email_tests.rs"]
+mod emails;
 #[path = "guard_owner_tests.rs"]
 mod owners;
+#[path = "guard_reduction_tests.rs"]
+mod reductions;

@@ -3,6 +3,8 @@
 
 pub mod assignments;
 pub mod compile;
+pub mod conflict;
+mod control;
 pub mod guard;
 pub mod permissions;
 pub mod plan;

@@ -60,16 +60,50 @@ pub struct Attributes<'a> {
     pub verb: &'static str,
 }
 
+/// A denial whose full text (`Display`) may reveal what the requester cannot read.
+pub trait Denial: fmt::Display {
+    /// Returns the text for requesters that may not list Users. It names no other User, and says nothing about roles,
+    /// bindings and groups.
+    fn without_details(&self) -> String;
+}
+
+/// An identity that a write takes control of, as messages name it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AffectedIdentity {
+    /// Such as `User jane` or `Group engineers`.
+    pub text: String,
+    /// Whether the request itself names the identity. Otherwise its name reveals something to the requester.
+    pub is_named: bool,
+}
+
+impl AffectedIdentity {
+    /// An identity that the request names.
+    pub fn named(text: impl Into<String>) -> Self {
+        Self { text: text.into(), is_named: true }
+    }
+
+    /// An identity that the request does not name, such as a member of the Group that it writes.
+    pub fn other(text: impl Into<String>) -> Self {
+        Self { text: text.into(), is_named: false }
+    }
+}
+
+impl fmt::Display for AffectedIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 /// Why a write requires something.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RequirementReason {
-    /// The affected identity: `User jane`, `Group engineers`.
-    pub identity: String,
+    /// The affected identity.
+    pub identity: AffectedIdentity,
     /// What links the identity to the requirement, such as the binding that grants the role.
     pub by: String,
 }
 
-/// A requirement that the requester does not meet. `Display` is the text of the guard's denial.
+/// A requirement that the requester does not meet. `Display` is the full text of the guard's denial.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refused {
     /// Username of the requester.
@@ -80,17 +114,24 @@ pub struct Refused {
     pub reason: RequirementReason,
 }
 
-impl Refused {
-    /// Returns the denial for requesters that may not see who holds which role. It names Users, which the requester has
-    /// named itself, and no groups.
-    pub fn without_details(&self) -> String {
-        let Self { requester, reason: RequirementReason { identity, .. }, .. } = self;
-        let identity =
-            if identity.starts_with("User ") { identity } else { "somebody whom this write takes control of" };
-        format!(
-            "{identity} holds or would hold a role that {requester} may not bind; callers that may list Users are told \
-             which one, and why"
-        )
+impl Denial for Refused {
+    fn without_details(&self) -> String {
+        let Self { requester, requirement, reason: RequirementReason { identity, .. } } = self;
+        match requirement {
+            Requirement::Bind(_) => {
+                let identity =
+                    if identity.is_named { &identity.text } else { "somebody whom this write takes control of" };
+                format!(
+                    "{identity} holds or would hold a role that {requester} may not bind; callers that may list Users \
+                     are told which one, and why"
+                )
+            }
+            Requirement::Assign(_) if identity.is_named => self.to_string(),
+            Requirement::Assign(_) => format!(
+                "{requester} may not take a namespace from its owner: that takes the verb assign on the owner (users of \
+                 roster.dev)"
+            ),
+        }
     }
 }
 

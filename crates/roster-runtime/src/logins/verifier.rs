@@ -200,8 +200,11 @@ impl Verifier {
             return Ok(hash);
         }
         for used in &used {
-            if self.pool.is_same(password, used).await? {
-                return Err(PolicyError::UsedBefore(self.policy.history + 1).into());
+            // A match that proves nothing counts here: otherwise a required change could be met with the same password.
+            if self.pool.verify(password, used).await? {
+                let (last, is_proven) = (self.policy.history + 1, used.covers(password.expose_secret()));
+                let why = if is_proven { PolicyError::UsedBefore } else { PolicyError::MayBeUsedBefore };
+                return Err(why(last).into());
             }
         }
         let hash = self.pool.hash(password).await?;

@@ -11,10 +11,9 @@ use kube::{Client, ResourceExt};
 use roster_api::{Group, OWNER_LABEL, PASSWORD_SECRET_TYPE, USER_ANNOTATION, User, UserSpec};
 use roster_core::directory::Directory;
 use roster_core::rbac::Policy;
-use roster_core::rbac::guard::{
-    GuardedChange, confusable_name, cycle, exhausted_username, quota_evasion, requirements, username_claimant,
-};
-use roster_core::rbac::requirement::{Refused, Requirement, Requirements};
+use roster_core::rbac::conflict::{Conflict, of_namespace, of_user};
+use roster_core::rbac::guard::{GuardedChange, cycle, requirements};
+use roster_core::rbac::requirement::{Denial, Requirements};
 use roster_runtime::informers::Informers;
 use tracing::{info, warn};
 
@@ -62,7 +61,7 @@ pub trait Guarded: kube::Resource<DynamicType = ()> + Sized {
     }
 
     /// Returns why this write is denied whatever roles the requester may bind, if it is.
-    fn conflict(_old: Option<&Self>, _new: &Self, _known: &GuardContext<'_>) -> Option<String> {
+    fn conflict(_old: Option<&Self>, _new: &Self, _known: &GuardContext<'_>) -> Option<Conflict> {
         None
     }
 }
@@ -78,20 +77,8 @@ impl Guarded for User {
         renamed == new.spec && old.labels() == new.labels()
     }
 
-    fn conflict(old: Option<&Self>, new: &Self, known: &GuardContext<'_>) -> Option<String> {
-        if old.is_some() {
-            return None;
-        }
-        let Some(other) = username_claimant(new, known.directory) else {
-            let (name, username) = (new.name_any(), new.username());
-            let exhausted =
-                || [&name, &username].into_iter().find_map(|text| exhausted_username(&name, text, known.directory));
-            return confusable_name(new, known.directory).or_else(exhausted);
-        };
-        Some(format!(
-            "spec.username: {} already exists: it is held or wanted by User {other}; to wait for a name takes the verb bind on every role",
-            new.username()
-        ))
+    fn conflict(old: Option<&Self>, new: &Self, known: &GuardContext<'_>) -> Option<Conflict> {
+        of_user(old, new, known.directory)
     }
 }
 
@@ -112,12 +99,12 @@ impl Guarded for Namespace {
         })
     }
 
-    fn conflict(old: Option<&Self>, new: &Self, known: &GuardContext<'_>) -> Option<String> {
+    fn conflict(old: Option<&Self>, new: &Self, known: &GuardContext<'_>) -> Option<Conflict> {
         let owner = |namespace: &Self| namespace.labels().get(OWNER_LABEL).cloned();
         if old.is_some_and(|old| owner(old) == owner(new)) {
             return None;
         }
-        quota_evasion(new.labels(), known.requester, known.directory, known.policy)
+        of_namespace(new.labels(), known.requester, known.directory, known.policy)
     }
 }
 
@@ -209,38 +196,42 @@ impl Guard {
             let directory = self.informers.directory();
             let known = GuardContext::new(&directory, &self.policy, request.user_info.username.as_deref());
             match new.and_then(|new| K::conflict(old, new, &known)) {
-                Some(refusal) => Err(refusal),
+                Some(conflict) => Err(conflict),
                 None => Ok(K::requirements(old, new, &known)),
             }
         });
         let required = match judged {
             Ok(required) => required,
             // Requesters that may bind every role are allowed.
-            Err(refusal) => match self.access.may_bind_everything(&request.user_info).await {
+            Err(conflict) => match self.access.may_bind_everything(&request.user_info).await {
                 Ok(true) => return Verdict::Allowed,
-                Ok(false) => return Verdict::Refused(refusal),
+                Ok(false) => return self.refuse(&request.user_info, &conflict).await,
                 Err(error) => return Verdict::Unknown(error.to_string()),
             },
         };
         match self.access.first_refused(&request.user_info, required).await {
             Ok(None) => Verdict::Allowed,
-            Ok(Some(refused)) => match self.explain(&request.user_info, &refused).await {
-                Ok(text) => Verdict::Refused(text),
-                Err(error) => Verdict::Unknown(error.to_string()),
-            },
+            Ok(Some(refused)) => self.refuse(&request.user_info, &refused).await,
             Err(error) => Verdict::Unknown(error.to_string()),
         }
     }
 
-    /// Returns the text of a denial. It names roles, bindings and groups only to requesters that may list Users.
-    /// Otherwise, anyone who may write a password Secret could find out who holds which role.
-    async fn explain(&self, requester: &UserInfo, refused: &Refused) -> kube::Result<String> {
-        let has_details = matches!(refused.requirement, Requirement::Bind(_));
-        if has_details && !self.access.may_list_users(requester).await? {
-            info!(requester = requester.username, %refused, "details of a denial were withheld");
-            return Ok(refused.without_details());
+    async fn refuse(&self, requester: &UserInfo, denial: &impl Denial) -> Verdict {
+        self.explain(requester, denial).await.map_or_else(|error| Verdict::Unknown(error.to_string()), Verdict::Refused)
+    }
+
+    /// Returns the text of a denial. It names other Users, roles, bindings and groups only to requesters that may list
+    /// Users. Otherwise, anyone who may write a User or a password Secret could find out who has which name or role.
+    ///
+    /// # Errors
+    /// If kube-apiserver does not respond.
+    pub async fn explain(&self, requester: &UserInfo, denial: &impl Denial) -> kube::Result<String> {
+        let (full, short) = (denial.to_string(), denial.without_details());
+        if full == short || self.access.may_list_users(requester).await? {
+            return Ok(full);
         }
-        Ok(refused.to_string())
+        info!(requester = requester.username, refusal = full, "details of a denial were withheld");
+        Ok(short)
     }
 
     /// Returns why a requester may not make a change that is not an admission request; `None` if they may.

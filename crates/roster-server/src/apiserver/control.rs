@@ -1,6 +1,9 @@
 //! Authorizes changes to a User's credentials.
 
+use std::fmt::Display;
+
 use k8s_openapi::api::authentication::v1::UserInfo;
+use roster_core::rbac::conflict::Conflict;
 use roster_core::rbac::guard::GuardedChange;
 use roster_runtime::logins::login_user::{CREDENTIAL_ID, LoginUser};
 use roster_runtime::logins::token_authenticator::API_KEY_CREDENTIAL;
@@ -42,21 +45,35 @@ pub async fn control(api: &DirectoryApi, target: &Target) -> Result<(), ApiError
 /// 403 with what is missing; 503 if that can't be judged.
 pub async fn allow(api: &DirectoryApi, target: &Target, change: &GuardedChange<'_>) -> Result<(), ApiError> {
     refuse_api_key(target)?;
+    let refusal = api.guard.refusal(&requester(target), change).await.map_err(|why| not_judged(target, &why))?;
+    refusal.map_or(Ok(()), |why| {
+        let requester = &target.caller.username;
+        info!(user = target.name, requester, why, "the guard has refused a request");
+        Err(ApiError::refused(format!("the guard: {why}"), target.about()))
+    })
+}
+
+/// Returns the response to a request that conflicts: 409, or 503 if it is not known what the caller may be told.
+pub async fn conflicting(api: &DirectoryApi, target: &Target, conflict: &Conflict) -> ApiError {
+    match api.guard.explain(&requester(target), conflict).await {
+        Ok(why) => ApiError::conflict(why, target.about()),
+        Err(error) => not_judged(target, &error),
+    }
+}
+
+fn requester(target: &Target) -> UserInfo {
     let caller = &target.caller;
-    let requester = UserInfo {
+    UserInfo {
         username: Some(caller.username.clone()),
         uid: Some(caller.uid.clone()).filter(|uid| !uid.is_empty()),
         groups: Some(caller.groups.clone()),
         extra: Some(caller.extra.clone()),
-    };
-    let refusal = api.guard.refusal(&requester, change).await.map_err(|why| {
-        warn!(user = target.name, %why, "the guard could not judge a request");
-        ApiError::unavailable("the guard can't judge this at the moment")
-    })?;
-    refusal.map_or(Ok(()), |why| {
-        info!(user = target.name, requester = caller.username, why, "the guard has refused a request");
-        Err(ApiError::refused(format!("the guard: {why}"), target.about()))
-    })
+    }
+}
+
+fn not_judged(target: &Target, why: &impl Display) -> ApiError {
+    warn!(user = target.name, %why, "the guard could not judge a request");
+    ApiError::unavailable("the guard can't judge this at the moment")
 }
 
 /// Rejects callers that use an API key: a leaked key must not allow prolonging it or taking over other identities.

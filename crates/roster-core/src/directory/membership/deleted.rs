@@ -29,9 +29,12 @@ const MAX_UNBOUND: usize = 10_000;
 /// Maximum total bytes of these selectors. Most have about a hundred bytes.
 const MAX_UNBOUND_BYTES: usize = 16 * 1024 * 1024;
 
-/// Maximum size of the selectors of Groups that hold a role. Beyond it, a deleted Group is kept as one that selects
-/// everybody: that takes little memory and protects no less.
+/// Maximum size of the selectors of Groups that hold a role. Beyond it, a selector is kept in a form of at most
+/// [`REDUCED_BYTES`] that matches at least the same Users: that takes little memory and protects no less.
 const MAX_BOUND_BYTES: usize = 32 * 1024 * 1024;
+
+/// Size of a selector that is always kept as it is. Most are smaller.
+const REDUCED_BYTES: usize = 1024;
 
 /// Bytes of memory that a selector takes in addition to its texts.
 const OVERHEAD: usize = 256;
@@ -60,7 +63,7 @@ impl DeletedSelectors {
             let until = self.unbound_until.get(&name);
             if let Some(mut selector) = self.take_unbound(group) {
                 if self.bound_bytes + size(&selector) > MAX_BOUND_BYTES {
-                    selector = Selector::default();
+                    selector = reduced(selector);
                 }
                 self.bound_bytes += size(&selector);
                 self.bound.set_selector(&name, Some(selector));
@@ -136,6 +139,28 @@ impl DeletedSelectors {
     }
 }
 
+/// Returns a selector of at most [`REDUCED_BYTES`] that matches at least what this one matches. All expressions of a
+/// selector must match, so each that is left out or weakened adds to what it matches.
+fn reduced(selector: Selector) -> Selector {
+    if size(&selector) <= REDUCED_BYTES {
+        return selector;
+    }
+    let mut kept = Selector::default();
+    for expression in selector {
+        let weaker = match &expression {
+            Expression::In(key, _) | Expression::Equal(key, _) => Some(Expression::Exists(key.clone())),
+            _ => None,
+        };
+        let fitting = [Some(expression), weaker].into_iter().flatten().find_map(|expression| {
+            let mut with = kept.clone();
+            with.extend([expression]);
+            (size(&with) <= REDUCED_BYTES).then_some(with)
+        });
+        kept = fitting.unwrap_or(kept);
+    }
+    kept
+}
+
 /// Returns the approximate size of a selector in memory, in bytes.
 fn size(selector: &Selector) -> usize {
     let expressions = selector.clone().into_iter().map(|expression| match expression {
@@ -202,23 +227,55 @@ mod tests {
         assert!(deleted.unbound.len() < 200 && deleted.selector("g199").is_some());
     }
 
-    #[test]
-    fn large_bound_selectors_are_replaced_by_ones_that_select_everybody() {
-        let mut deleted = DeletedSelectors::default();
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    /// A selector of about 150 KiB.
+    fn large() -> Selector {
         let values = || (0..64).map(|i| format!("{i}-{}", "v".repeat(60)));
-        let large = || (0..32).map(|i| Expression::In(format!("k{i}"), values().collect())).collect::<Selector>();
+        (0..32).map(|i| Expression::In(format!("k{i}"), values().collect())).collect()
+    }
+
+    #[test]
+    fn large_bound_selectors_are_reduced_when_there_are_many() {
+        let mut deleted = DeletedSelectors::default();
         let most = MAX_BOUND_BYTES / size(&large());
         for i in 0..most + 100 {
             deleted.keep(&format!("g{i}"), large(), at(i));
             deleted.set_bound(&format!("g{i}"), true);
         }
-        let beyond = deleted.selecting(&Labels::new());
-        assert_eq!((beyond.len(), beyond.contains("g0")), (100, false), "they select everybody");
-        assert!(deleted.bound_bytes <= MAX_BOUND_BYTES + 100 * OVERHEAD);
+        assert!(deleted.bound_bytes <= MAX_BOUND_BYTES + 100 * REDUCED_BYTES);
+        let value = format!("0-{}", "v".repeat(60));
+        let matching = (0..32).map(|i| (format!("k{i}"), value.clone())).collect();
+        assert_eq!(deleted.selecting(&matching).len(), most + 100, "they match what they matched");
+        assert!(deleted.selecting(&Labels::new()).is_empty(), "and not everybody");
+        // A selector of ordinary size is kept as it is, so that one deleted Group does not put everybody beyond the reach of
+        // a help desk.
+        deleted.keep("sre", Expression::Equal("team".to_owned(), "sre".to_owned()).into(), at(0));
+        deleted.set_bound("sre", true);
+        assert_eq!(deleted.selecting(&labels(&[("team", "sre")])), ["sre".to_owned()].into());
+        assert!(deleted.selecting(&labels(&[("team", "web")])).is_empty());
+        deleted.forget("sre");
         for i in 0..most + 100 {
             deleted.forget(&format!("g{i}"));
         }
         assert!(deleted.is_empty() && deleted.bound_bytes == 0);
+    }
+
+    #[test]
+    fn a_reduced_selector_matches_at_least_what_the_whole_one_matches() {
+        let many = |key: &str| Expression::In(key.to_owned(), (0..100).map(|i| format!("v{i}")).collect());
+        let none = |key: &str| Expression::NotIn(key.to_owned(), (0..100).map(|i| format!("v{i}")).collect());
+        let team = || Expression::Equal("team".to_owned(), "sre".to_owned());
+        let both: Selector = [many("a"), team()].into_iter().collect();
+        let expected: Selector = [Expression::Exists("a".to_owned()), team()].into_iter().collect();
+        assert_eq!(reduced(both), expected);
+        assert_eq!(reduced([none("a"), team()].into_iter().collect()), Selector::from(team()));
+        assert_eq!(reduced(none("a").into()), Selector::default(), "everybody without the label matches");
+        assert_eq!(reduced(large()).into_iter().filter(|it| matches!(it, Expression::Exists(_))).count(), 5);
+        assert!(size(&reduced(large())) <= REDUCED_BYTES);
+        assert_eq!(reduced(team().into()), Selector::from(team()));
     }
 
     #[test]

@@ -9,12 +9,13 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use roster_api::credentials::{ActionStatus, RenameSpec, UserReference};
 use roster_api::{User, UserSpec};
-use roster_core::rbac::guard::{GuardedChange, confusable_username, exhausted_username, username_claimant};
+use roster_core::rbac::conflict::of_rename;
+use roster_core::rbac::guard::GuardedChange;
 use serde_json::json;
 use tracing::info;
 
 use crate::apiserver::body::{DryRun, read_body};
-use crate::apiserver::control::allow;
+use crate::apiserver::control::{allow, conflicting};
 use crate::apiserver::object::created;
 use crate::apiserver::state::{ApiState, DirectoryApi};
 use crate::apiserver::status::{About, ApiError};
@@ -93,11 +94,9 @@ async fn judge(api: &DirectoryApi, target: &Target, user: &User, renamed: &User)
     if reported != Some(&user.username()) {
         return Err(ApiError::conflict("the user is new, or being renamed; please try again", about));
     }
-    let directory = api.informers.directory();
-    let why = match username_claimant(renamed, &directory) {
-        Some(other) => Some(format!("spec.username: {} is held or wanted by user {other}", renamed.username())),
-        None => confusable_username(&target.name, &renamed.username(), &directory)
-            .or_else(|| exhausted_username(&target.name, &renamed.username(), &directory)),
-    };
-    why.map_or(Ok(()), |why| Err(ApiError::conflict(why, about)))
+    let conflict = of_rename(user, renamed, &api.informers.directory());
+    match conflict {
+        Some(conflict) => Err(conflicting(api, target, &conflict).await),
+        None => Ok(()),
+    }
 }
