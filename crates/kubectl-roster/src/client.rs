@@ -10,6 +10,7 @@ use kube::config::{Cluster, KubeConfigOptions, Kubeconfig};
 use kube::core::Status;
 use kube::{Config, config};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use roster_api::credentials::UserReference;
 use roster_api::directory::{API_VERSION, GROUP, VERSION};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -166,6 +167,17 @@ pub(super) fn status<S: DeserializeOwned>(answer: &Value) -> Result<S> {
     serde_json::from_value(status).map_err(|_| anyhow!("this version of the plugin does not understand the response"))
 }
 
+/// Returns the User that an action was about as the end of a phrase: ` of User jane (username jane.doe)`. Empty if the
+/// response does not say.
+pub(super) fn of_user(user: Option<&UserReference>) -> String {
+    user.map_or_else(String::new, |user| format!(" of User {} (username {})", user.name, user.username))
+}
+
+/// Returns the message of the response to a deletion, which names the User, or `otherwise` if it has none.
+pub(super) fn deleted(answer: &Value, otherwise: impl FnOnce() -> String) -> String {
+    answer["message"].as_str().filter(|message| !message.is_empty()).map_or_else(otherwise, str::to_owned)
+}
+
 /// Turns a failed request into an error for people.
 pub(super) fn explain(error: kube::Error) -> anyhow::Error {
     match error {
@@ -221,6 +233,16 @@ mod tests {
         assert_eq!(error(403, "users is forbidden").to_string(), "users is forbidden");
         assert_eq!(error(502, "").to_string(), "the server returned 502");
         assert!(error(401, "Unauthorized").to_string().contains("kubectl roster logout"));
+    }
+
+    #[test]
+    fn case_c7_results_name_the_user() {
+        let user = UserReference { name: "jane".into(), username: "jane.doe".into(), uid: "4f2c".into() };
+        assert_eq!(of_user(Some(&user)), " of User jane (username jane.doe)");
+        assert_eq!(of_user(None), "");
+        let answer = json!({"message": "API key k of User jane (username jane.doe) is deleted"});
+        assert!(deleted(&answer, String::new).contains("User jane"));
+        assert_eq!(deleted(&json!({"kind": "Status"}), || "deleted".to_owned()), "deleted");
     }
 
     #[test]

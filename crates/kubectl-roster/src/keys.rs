@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::caller::Caller;
-use super::client::{path_of, status};
+use super::client::{deleted, of_user, path_of, status};
 use super::global::Global;
 use super::output::{Output, at, table};
 use super::prompt::{Console, Terminal, current_password};
@@ -95,9 +95,10 @@ async fn create(
     let current_password = password.as_ref().map(ExposeSecret::expose_secret);
     let spec = Spec { display_name: &display_name, expiration_timestamp, current_password };
     let answer = directory.create(&path_of(other, &["apikeys"])?, "APIKey", &spec).await?;
-    let key = status::<ApiKeyStatus>(&answer)?.key.context("the response has no key")?;
+    let created = status::<ApiKeyStatus>(&answer)?;
+    let key = created.key.context("the response has no key")?;
     if global.output == Output::Table {
-        Terminal.print(&key_notice(&answer));
+        Terminal.print(&key_notice(&answer, &of_user(created.user.as_ref())));
     }
     global.output.print(&answer, || key)
 }
@@ -105,7 +106,7 @@ async fn create(
 async fn revoke(name: &str, user: Option<&String>, global: &Global) -> Result<()> {
     let directory = global.connection.directory().await?;
     let answer = directory.delete(&path_of(user, &["apikeys", name])?).await?;
-    global.output.print(&answer, || format!("API key {name} is revoked"))
+    global.output.print(&answer, || deleted(&answer, || format!("API key {name} is deleted")))
 }
 
 /// Parses a duration such as 30d. Days have 24 hours.
@@ -119,10 +120,10 @@ fn lifetime(text: &str) -> Result<SignedDuration> {
 }
 
 /// Text shown next to a new key, without the key itself.
-fn key_notice(key: &Value) -> String {
+fn key_notice(key: &Value, of_user: &str) -> String {
     let (name, end) = (at(key, "/metadata/name"), at(key, "/spec/expirationTimestamp"));
     let end = if end.is_empty() { String::new() } else { format!(", valid until {end}") };
-    format!("API key {name}{end}. It is not shown again:")
+    format!("API key {name}{of_user}{end}. It is not shown again:")
 }
 
 fn describe(keys: &Value) -> String {
@@ -202,7 +203,8 @@ mod tests {
     fn the_notice_does_not_contain_the_key() {
         let key = json!({"metadata": {"name": "k1"}, "spec": {"expirationTimestamp": "2030-02-01T00:00:00Z"},
             "status": {"key": "s3cret"}});
-        let text = key_notice(&key);
-        assert!(text.contains("k1, valid until 2030-02-01T00:00:00Z") && !text.contains("s3cret"));
+        let text = key_notice(&key, " of User jane (username jd)");
+        assert!(text.starts_with("API key k1 of User jane (username jd), valid until 2030-02-01T00:00:00Z"), "{text}");
+        assert!(!text.contains("s3cret"));
     }
 }

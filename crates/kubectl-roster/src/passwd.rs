@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::cache::Cache;
 use super::caller::Caller;
-use super::client::{path_of, status};
+use super::client::{of_user, path_of, status};
 use super::global::Global;
 use super::prompt::{Console, Question, Terminal, new_password, read_password_file};
 
@@ -94,7 +94,8 @@ fn forget(caller: &Caller, global: &Global) {
 }
 
 fn describe(outcome: &PasswordChangeStatus) -> String {
-    let changed = format!("the password was changed at {}; earlier logins have ended", outcome.password_changed_time.0);
+    let (user, time) = (of_user(outcome.user.as_ref()), outcome.password_changed_time.0);
+    let changed = format!("the password{user} was changed at {time}; earlier logins have ended");
     match outcome.revoked_api_keys {
         0 => changed,
         count => format!("{changed}\nAPI keys revoked: {count}"),
@@ -147,8 +148,11 @@ mod tests {
     #[test]
     fn revoked_keys_are_counted() {
         let time = Time("2030-01-01T12:00:00Z".parse().unwrap());
-        let text =
-            |count| describe(&PasswordChangeStatus { password_changed_time: time.clone(), revoked_api_keys: count });
+        let text = |count| {
+            let status =
+                PasswordChangeStatus { user: None, password_changed_time: time.clone(), revoked_api_keys: count };
+            describe(&status)
+        };
         assert!(text(0).starts_with("the password was changed at 2030-01-01T12:00:00Z") && !text(0).contains("API"));
         assert!(text(2).ends_with("revoked: 2"));
     }

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
 use super::caller::Caller;
-use super::client::{path_of, status};
+use super::client::{deleted, path_of, status};
 use super::enrollment::{present, recovery_codes};
 use super::global::Global;
 use super::output::table;
@@ -81,7 +81,7 @@ async fn disable(user: Option<&String>, code: Option<SecretString>, global: &Glo
     let other = caller.other(user);
     let code = proof(code, other, &mut Terminal)?;
     let answer = directory.delete_with(&path_of(other, &["totp"])?, KIND, &spec(code.as_ref())).await?;
-    global.output.print(&answer, || "The second factor is removed.".to_owned())
+    global.output.print(&answer, || deleted(&answer, || "the second factor is deleted".to_owned()))
 }
 
 /// Returns the code that confirms the removal of the caller's second factor, and `None` for another user's.

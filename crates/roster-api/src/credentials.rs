@@ -1,13 +1,25 @@
 //! Request and response types of the actions on credentials in `directory.roster.dev/v1alpha1`.
 //!
 //! Each kind has a `spec` (the request) and a `status` (the result), like the reviews of Kubernetes. No response repeats a
-//! secret of a `spec`. A secret in a `status` is returned once, by the request that creates it.
+//! secret of a `spec`, so those are `writeOnly` in the OpenAPI document. A secret in a `status` is returned once, by the
+//! request that creates it.
 
 use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+
+/// The User that an action was about.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct UserReference {
+    /// `metadata.name` of the User.
+    pub name: String,
+    /// Username of the User.
+    pub username: String,
+    /// `metadata.uid` of the User.
+    pub uid: String,
+}
 
 /// Credentials of a login attempt: exactly one of password and invitation.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -16,16 +28,16 @@ pub struct LoginSpec {
     /// Username or email.
     pub username: String,
     /// The password.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub password: Option<SecretString>,
     /// Code of an invitation, instead of a password. Requires newPassword.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub invitation: Option<SecretString>,
     /// Code from the authenticator app, or a recovery code.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub code: Option<SecretString>,
     /// New password: with an invitation, or if the old password must be changed.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub new_password: Option<SecretString>,
     /// Audience of the token: one of the installation's audiences. Default: the first one.
     pub audience: Option<String>,
@@ -83,10 +95,10 @@ pub struct PasswordReviewSpec {
     /// Username or email.
     pub username: String,
     /// The password.
-    #[schemars(with = "String")]
+    #[schemars(with = "String", extend("writeOnly" = true))]
     pub password: SecretString,
     /// Code from the authenticator app, or a recovery code.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub code: Option<SecretString>,
     /// Address of the person, for allowedCIDRs and the lockout. Default: the address of the application.
     #[serde(rename = "sourceIP")]
@@ -112,10 +124,10 @@ pub struct PasswordReviewStatus {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PasswordChangeSpec {
     /// The current password. Required to change one's own password.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub old_password: Option<SecretString>,
     /// The new password.
-    #[schemars(with = "String")]
+    #[schemars(with = "String", extend("writeOnly" = true))]
     pub new_password: SecretString,
     /// Whether to revoke API keys as well. Sessions always end.
     #[serde(default, rename = "revokeAPIKeys")]
@@ -126,6 +138,9 @@ pub struct PasswordChangeSpec {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PasswordChangeStatus {
+    /// The User that the action was about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserReference>,
     /// Time of the change. Tokens that were issued earlier are refused.
     pub password_changed_time: Time,
     /// Number of API keys that were revoked.
@@ -146,7 +161,7 @@ pub struct ApiKeySpec {
     /// The caller's own password. Required to create a key for oneself, unless one has no password. Not required of
     /// administrators that create a key for another user.
     #[serde(default, skip_serializing)]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub current_password: Option<SecretString>,
 }
 
@@ -154,6 +169,9 @@ pub struct ApiKeySpec {
 #[derive(Clone, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiKeyStatus {
+    /// The User that the action was about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserReference>,
     /// The key itself. Returned once, when it is created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
@@ -171,10 +189,10 @@ pub struct ApiKeyStatus {
 pub struct TotpEnrollmentSpec {
     /// A code from the authenticator app: confirms the seed of an earlier enrollment, or authorizes its removal. Omit it
     /// for a new seed.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub code: Option<SecretString>,
     /// The caller's own password. Required for a new seed, unless the user has no password.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub current_password: Option<SecretString>,
 }
 
@@ -182,6 +200,9 @@ pub struct TotpEnrollmentSpec {
 #[derive(Clone, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TotpEnrollmentStatus {
+    /// The User that the action was about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserReference>,
     /// Whether logins require a code.
     pub enabled: bool,
     /// Time at which the second factor was confirmed.
@@ -211,6 +232,9 @@ pub struct InvitationSpec {
 #[derive(Clone, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InvitationStatus {
+    /// The User that the action was about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserReference>,
     /// The code. Returned once, and valid for one login that sets a password. A new invitation replaces the previous one.
     pub code: String,
     /// Time at which the invitation expires.
@@ -229,3 +253,10 @@ pub struct RenameSpec {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UnlockSpec {}
+
+/// Result of an action that returns nothing else.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct ActionStatus {
+    /// The User that the action was about.
+    pub user: UserReference,
+}

@@ -95,8 +95,8 @@ async fn discovery_and_explain() {
     );
 }
 
-/// Returns kubectl's output, up to `lines` lines.
-async fn watched(cluster: &Cluster, args: &[&str], lines: usize, meanwhile: impl FnOnce()) -> String {
+/// What kubectl prints until it has printed `lines` lines.
+pub async fn watched(cluster: &Cluster, args: &[&str], lines: usize, meanwhile: impl FnOnce()) -> String {
     let mut child = Command::new(&cluster.plane.kubectl.assets.kubectl)
         .env("KUBECONFIG", &cluster.plane.kubectl.kubeconfig)
         .args(args)
@@ -285,4 +285,56 @@ async fn groups_members_and_subresources_of_a_user() {
     assert!(table.contains("edit") && table.contains(&outer), "{table}");
     let groups = cluster.kubectl(&["get", "groups.directory.roster.dev", &outer, "-o", "wide", "--no-headers"]);
     assert!(groups.contains("Outer"), "{groups}");
+}
+
+/// Objects of the directory are views: kubectl says so, and where to write. Deployment tools do not take them for theirs.
+#[tokio::test]
+async fn case_c10_writes_say_where_to_write() {
+    let cluster = directory();
+    let domain = unique("viewed");
+    let person = people(cluster, &domain, 1).await.remove(0);
+    let refusal = |args: &[&str], input: &str| {
+        let error = cluster.plane.kubectl.run_with_input(args, input).expect_err("a view can't be written");
+        error.to_string()
+    };
+    let deletion = refusal(&["delete", USERS, &person], "");
+    assert!(deletion.contains(&format!("use kubectl delete users.roster.dev {person}")), "{deletion}");
+    let everybody = refusal(&["delete", USERS, "--all"], "");
+    assert!(everybody.contains("use kubectl delete users.roster.dev"), "{everybody}");
+    let object = |name: &str| {
+        json!({"apiVersion": "directory.roster.dev/v1alpha1", "kind": "User", "metadata": {"name": name}, "spec": {"zone": "x"}})
+            .to_string()
+    };
+    for (name, flags) in [(&person, &[][..]), (&person, &["--server-side"]), (&unique("new"), &[])] {
+        let applied = refusal(&[&["apply", "-f", "-"], flags].concat(), &object(name));
+        assert!(applied.contains("roster.dev/v1alpha1") && applied.contains("users.roster.dev"), "{applied}");
+    }
+    let replaced = refusal(&["replace", "-f", "-"], &object(&person));
+    assert!(replaced.contains("apiVersion: roster.dev/v1alpha1"), "{replaced}");
+    let edited = refusal(&["patch", USERS, &person, "--type=merge", "-p", r#"{"spec":{"zone":"x"}}"#], "");
+    assert!(edited.contains(&format!("kubectl edit users.roster.dev {person}")), "{edited}");
+
+    let tracked = ["app.kubernetes.io/instance=people", "kapp.k14s.io/app=1", "team=a"];
+    cluster.kubectl(&[&["label", "users.roster.dev", &person], &tracked[..]].concat());
+    let tracking = format!("argocd.argoproj.io/tracking-id=people:roster.dev/User:/{person}");
+    cluster.kubectl(&["annotate", "users.roster.dev", &person, &tracking]);
+    let served = eventually("the annotation has arrived", || async {
+        let found = get(cluster, &format!("users?filterBy=domain,{domain}&labelSelector=team%3Da"));
+        let declared = cluster.plane.kubectl.get(&["users.roster.dev", &person]).map_err(|error| error.to_string())?;
+        let version = declared["metadata"]["resourceVersion"].clone();
+        match found["items"].get(0) {
+            Some(item) if item["metadata"]["resourceVersion"] == version => Ok(item.clone()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert_eq!(
+        (&served["metadata"]["labels"]["team"], &served["metadata"]["annotations"]),
+        (&json!("a"), &json!(null))
+    );
+    let labels = served["metadata"]["labels"].to_string();
+    assert!(!labels.contains("kapp") && !labels.contains("app.kubernetes.io"), "{labels}");
+    for selector in ["app.kubernetes.io/instance=people", "kapp.k14s.io/app"] {
+        assert_eq!(cluster.kubectl(&["get", USERS, "-l", selector, "-o", "name"]), "", "{selector}");
+    }
 }

@@ -1,10 +1,14 @@
 //! The aggregated API, through kube-apiserver and directly, with two replicas.
 
 mod authentication;
+mod keys;
 mod kubectl;
+mod options;
 mod permissions;
 mod profile;
 mod queries;
+mod schema;
+mod selectors;
 mod watching;
 
 use std::net::Ipv4Addr;

@@ -297,3 +297,21 @@ async fn continue_tokens_grant_no_access() {
         assert_eq!(refused.status, 400, "{path}: {}", refused.body);
     }
 }
+
+/// Text is compared as people read it.
+#[tokio::test]
+async fn case_c8_search_ignores_case_and_composition() {
+    let cluster = directory();
+    let domain = unique("folded");
+    let people = people(cluster, &domain, 2).await;
+    let patch = json!({"spec": {"displayName": "Οδυσσεύς Jose\u{301}"}}).to_string();
+    cluster.kubectl(&["patch", "users.roster.dev", &people[0], "--type=merge", "-p", &patch]);
+    for text in ["ΟΔΥΣΣΕΎΣ JOSÉ", "οδυσσεύσ*", "*ΎΣ*", "*josé", "*JOSE\u{301}"] {
+        let path = format!("users?filterBy=domain,{domain}&filterBy={}", encoded(&format!("displayName,{text}")));
+        crate::support::eventually(text, || async {
+            let found = names(&get(cluster, &path));
+            if found == people[..1] { Ok(()) } else { Err(format!("{found:?}")) }
+        })
+        .await;
+    }
+}

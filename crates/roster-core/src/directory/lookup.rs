@@ -6,6 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use roster_api::role_binding::{RoleKind, RoleRef, Subject, SubjectKind};
 use roster_credentials::claim;
+use smallvec::SmallVec;
 
 use super::bindings::Binding;
 use super::compact_user::CompactUser;
@@ -48,18 +49,21 @@ impl Directory {
         self.users.by_uid(uid)
     }
 
-    /// Resolves a key to the name of a User: a UID, a name, a username or an email, in this order. An identifier that
-    /// several Users claim, none of whom is known to hold it, resolves to nobody.
-    pub fn find_user(&self, key: &str) -> Option<&str> {
-        let by_name = || self.users.entry(key).map(|(name, _)| name);
-        if let Some(found) = self.users.by_uid(key).or_else(by_name) {
-            return Some(found);
-        }
+    /// Returns the names of the Users that a key stands for: by UID, name, or a username or email. An identifier that
+    /// several Users claim, none of whom is known to hold it, stands for none of them.
+    ///
+    /// Nearly always one name at most. Several if the name of one User is the username or the UID of another.
+    pub fn users_by_key(&self, key: &str) -> SmallVec<[&str; 1]> {
         let folded = claim::fold(key);
         let holder = self.claimants(&folded).find(|name| self.user(name).is_some_and(|person| person.holds(&folded)));
         let mut claimants = self.claimants(&folded);
         let only = claimants.next().filter(|_| claimants.next().is_none());
-        holder.or(only)
+        let by_name = self.users.entry(key).map(|(name, _)| name);
+        let mut found: SmallVec<[&str; 1]> =
+            self.users.by_uid(key).into_iter().chain(by_name).chain(holder.or(only)).collect();
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 
     /// Returns the generation of the Group with that name, if its UID matches.
@@ -105,5 +109,56 @@ impl Directory {
     /// Returns all native roles.
     pub fn roles(&self) -> impl Iterator<Item = &RoleKey> {
         self.roles.keys()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::Timestamp;
+    use roster_api::condition::{DesiredCondition, NAME_CLAIMED, carry_over};
+    use roster_api::user::UserStatus;
+    use roster_api::{User, UserSpec};
+
+    /// A User that holds its username and email, unless it is a newcomer.
+    fn user(name: &str, username: &str, is_holder: bool) -> User {
+        let (username, email) = (Some(username.to_owned()), Some(format!("{name}@example.com")));
+        let mut user = User::new(name, UserSpec { username: username.clone(), email, ..UserSpec::default() });
+        user.metadata.uid = Some(format!("uid-{name}"));
+        let claimed = DesiredCondition { kind: NAME_CLAIMED, status: true, reason: "Claimed", message: String::new() };
+        let conditions = carry_over(&[], vec![claimed], Some(1), Timestamp::UNIX_EPOCH);
+        user.status = is_holder.then(|| UserStatus { username, conditions, ..UserStatus::default() });
+        user
+    }
+
+    #[test]
+    fn case_c7_a_key_stands_for_every_user_that_it_names() {
+        let mut directory = Directory::default();
+        for user in [
+            user("alice", "bob", true),
+            user("bob", "robert", true),
+            user("uid-alice", "carol", true),
+            user("dave", "dave", true),
+            user("new-a", "shared", false),
+            user("new-b", "shared", false),
+            user("new-c", "Dave", false),
+        ] {
+            directory.set_user(&user, Timestamp::UNIX_EPOCH);
+        }
+        for (key, expected) in [
+            ("alice", &["alice"][..]),
+            ("Robert", &["bob"]),
+            ("ALICE@example.com", &["alice"]),
+            ("uid-bob", &["bob"]),
+            ("carol", &["uid-alice"]),
+            ("dave", &["dave"]),
+            ("nobody", &[]),
+            // Nobody is known to hold it yet.
+            ("shared", &[]),
+            ("bob", &["alice", "bob"]),
+            ("uid-alice", &["alice", "uid-alice"]),
+        ] {
+            assert_eq!(directory.users_by_key(key).as_slice(), expected, "{key}");
+        }
     }
 }

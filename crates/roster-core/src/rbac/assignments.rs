@@ -21,11 +21,20 @@ pub enum AssignmentScope {
     Domain(String),
 }
 
+/// The user whose assignments to find.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Assignee {
+    /// Name of a User.
+    User(String),
+    /// A username that belongs to no User. It may be bound all the same.
+    Username(String),
+}
+
 /// Filter for assignments.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Any key of a User, or a username that belongs to no User.
-    pub user: Option<String>,
+    /// The user.
+    pub user: Option<Assignee>,
     /// Name of a group.
     pub group: Option<String>,
     /// Kind and name of a role; any kind if `None`.
@@ -69,17 +78,13 @@ pub fn find(
 
 fn of_holders<'a>(directory: &'a Directory, filter: &'a Filter) -> Assignments<'a> {
     let holders: Vec<(Holder, Option<String>)> = match (&filter.user, &filter.group) {
-        (Some(key), _) => {
-            // A name that belongs to no User may be bound all the same.
-            let user = directory.find_user(key).map(str::to_owned);
-            let person = user.as_ref().and_then(|user| directory.user(user));
+        (Some(Assignee::Username(username)), _) => vec![(Holder::User(username.clone()), None)],
+        (Some(Assignee::User(user)), _) => {
             // A username that another User holds is not this user's.
-            let username = match person {
-                None => Some(key.clone()),
-                Some(person) => person.holds_username().then(|| person.username.clone()),
-            };
-            let by_group = user.as_ref().filter(|_| filter.is_effective).map(|user| groups_of(directory, user));
-            let by_group = by_group.into_iter().flatten().map(|group| (Holder::Group(group), user.clone()));
+            let person = directory.user(user).filter(|person| person.holds_username());
+            let username = person.map(|person| person.username.clone());
+            let by_group = filter.is_effective.then(|| groups_of(directory, user));
+            let by_group = by_group.into_iter().flatten().map(|group| (Holder::Group(group), Some(user.clone())));
             username.map(|username| (Holder::User(username), None)).into_iter().chain(by_group).collect()
         }
         (None, Some(group)) if filter.is_effective => {

@@ -41,7 +41,7 @@ pub enum Conflict {
         /// Name of the User with that username.
         other: String,
     },
-    /// The reverse: the username of a new User is the name of another one.
+    /// The reverse: the username of a new or renamed User is the name of another one.
     UsernameIsName {
         /// The username. Folded, it is the name of the other User.
         username: String,
@@ -144,7 +144,9 @@ pub fn of_user(old: Option<&User>, new: &User, directory: &Directory) -> Option<
 pub fn of_rename(old: &User, new: &User, directory: &Directory) -> Option<Conflict> {
     let taken = username_claimant(new, directory);
     let taken = taken.map(|other| Conflict::RenameTaken { username: new.username(), other: other.to_owned() });
-    taken.or_else(|| exhausted(Some(old), new, directory))
+    taken
+        .or_else(|| confusable_username(&new.name_any(), new.username(), directory))
+        .or_else(|| exhausted(Some(old), new, directory))
 }
 
 /// Returns why a new Namespace of a requester with a quota would count against nobody. It would escape the quota
@@ -174,6 +176,10 @@ fn confusable_name(new: &User, directory: &Directory) -> Option<Conflict> {
     if let Some(other) = namesake {
         return Some(Conflict::NameIsUsername { name, other });
     }
+    confusable_username(&name, username, directory)
+}
+
+fn confusable_username(name: &str, username: String, directory: &Directory) -> Option<Conflict> {
     let other = fold(&username);
     (other != name && directory.user(&other).is_some()).then_some(Conflict::UsernameIsName { username })
 }

@@ -5,41 +5,82 @@ use std::sync::Arc;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
+use roster_core::directory::index::field::fold;
+use roster_core::directory::index::query::ValueTest;
 
 use super::identity::Caller;
 use super::limits::RequestPermit;
 use super::list::list as list_records;
 use super::negotiate::Form;
-use super::params::{IncludeObject, ListParams};
+use super::params::{IncludeObject, ListParams, SelectedName};
 use super::render::Renderer;
-use super::resource::Resource;
+use super::resource::{Resource, USERS};
+use super::selected_key::SelectedKey;
 use super::state::{DirectoryApi, Permission};
 use super::status::{About, ApiError};
+use super::target::{SELF, find_authorised};
 use super::watch::watch;
 
 /// Authorizes and answers a list or a watch of a resource.
 ///
 /// # Errors
-/// 401, 403 or 503 from authorization; 429 for too many watches; the errors of the list or the watch.
+/// 401, 403 or 503 from authorization; 409 for a key of several Users; 429 for too many watches; the errors of the list
+/// or the watch.
 pub async fn list_or_watch(
     api: &Arc<DirectoryApi>,
     caller: &Arc<Caller>,
     resource: &'static Resource,
-    params: ListParams,
+    mut params: ListParams,
     form: Form,
     permit: RequestPermit,
 ) -> Result<Response, ApiError> {
     let verb = if params.is_watch { "watch" } else { "list" };
     // As in kube-apiserver, a query for a single object is authorized by its name.
-    let name = params.single_name().unwrap_or_default();
-    api.admit(caller, verb, resource.plural, &name, &name).await?;
+    let (name, key) = match params.single_name() {
+        Some(selected) if selected.is_selector && resource.plural == USERS.plural => {
+            let (name, key) = select_by_key(api, caller, verb, &mut params, selected).await?;
+            (name, Some(key))
+        }
+        selected => {
+            let name = selected.map(|selected| selected.text).unwrap_or_default();
+            api.admit(caller, verb, resource.plural, &name, &name).await?;
+            (name, None)
+        }
+    };
     if params.is_watch {
         let current = api.user_of(caller);
-        let renderer = Renderer { resource, form, include: params.include_object, current };
+        let alias = params.alias.clone();
+        let renderer = Renderer { resource, form, include: params.include_object, current, alias };
         let permission = Permission { verb, resource: resource.plural, name };
-        return watch(api, caller, permission, params, renderer, api.watches.admit(permit.source().clone())?).await;
+        return watch(api, caller, (permission, key), params, renderer, api.watches.admit(permit.source().clone())?)
+            .await;
     }
     list_records(api, caller, resource, &params, form, permit).await
+}
+
+/// Authorizes a query for the one User that a key stands for, as in the path `users/{key}`, and makes it one for the name
+/// of that User. Returns the name that was authorized.
+///
+/// # Errors
+/// As [`find_authorised`].
+async fn select_by_key(
+    api: &Arc<DirectoryApi>,
+    caller: &Arc<Caller>,
+    verb: &'static str,
+    params: &mut ListParams,
+    SelectedName { condition, text: key, .. }: SelectedName,
+) -> Result<(String, SelectedKey), ApiError> {
+    // Before the User is looked up, so that a change in between is noticed.
+    let selected = SelectedKey::new(api, caller, key.clone());
+    let Some(target) = find_authorised(api, caller, &key, verb, USERS.plural).await? else {
+        return Ok((key, selected));
+    };
+    if target.name != key {
+        params.query.conditions[condition].any = vec![ValueTest::Equal(fold(&target.name))];
+        params.alias = params.is_for_cache().then(|| key.clone());
+    }
+    let authorised = if key == SELF { key } else { target.name };
+    Ok((authorised, selected))
 }
 
 /// Returns the current state of one object.
@@ -57,7 +98,7 @@ pub fn single(
     let view = (resource.catalogue)(&api.informers).view();
     let not_found = || ApiError::not_found(About { resource: resource.plural, name: asked });
     let record = view.table.get(name).ok_or_else(not_found)?;
-    let renderer = Renderer { resource, form, include, current: api.user_of(caller) };
+    let renderer = Renderer { resource, form, include, current: api.user_of(caller), alias: None };
     let now = Timestamp::now();
     let joined = renderer.joined(std::slice::from_ref(record), &api.informers, now).concat();
     let json = renderer.single(record, &joined, now);

@@ -68,7 +68,8 @@ pub async fn list(
             api.snapshots.note_first_page(caller, id, position.revisions).await;
         }
     }
-    let renderer = Renderer { resource, form, include: params.include_object, current: api.user_of(caller) };
+    let current = api.user_of(caller);
+    let renderer = Renderer { resource, form, include: params.include_object, current, alias: params.alias.clone() };
     let head = renderer.head(&metadata, counts);
     Ok(respond(renderer, head, selection.records, Arc::clone(&api.informers), permit))
 }
@@ -286,8 +287,13 @@ mod tests {
     #[tokio::test]
     async fn a_long_list_is_complete_and_ends(#[case] count: usize, #[case] bytes: usize, #[case] chunks: usize) {
         let informers = Arc::new(Informers::new(false, Arc::new(Metrics::default())));
-        let renderer =
-            Renderer { resource: &USERS, form: Form::Object, include: IncludeObject::Metadata, current: None };
+        let renderer = Renderer {
+            resource: &USERS,
+            form: Form::Object,
+            include: IncludeObject::Metadata,
+            current: None,
+            alias: None,
+        };
         let permit = RequestPermit::for_test(PermitHolder::Exempt);
         let head = renderer.head(&ListMeta::default(), Counts::default());
         let mut body = respond(renderer, head, users(count, bytes), informers, permit).into_body();

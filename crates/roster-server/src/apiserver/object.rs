@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
 use kube::core::Status;
-use roster_api::directory::API_VERSION;
+use roster_api::directory::{API_VERSION, GROUP};
 use serde::Serialize;
 use serde_json::json;
 
@@ -39,18 +39,22 @@ pub fn about_user(kind: &str, target: &Target, status: impl Serialize) -> Respon
     axum::Json(Object { kind, api_version: API_VERSION, metadata, status }).into_response()
 }
 
-/// Returns 201 with the created object. `spec` must not contain secrets.
-pub fn created(kind: &str, spec: &impl Serialize, status: &impl Serialize) -> Response {
-    let answer = json!({"kind": kind, "apiVersion": API_VERSION, "metadata": {}, "spec": spec, "status": status});
+/// Returns 201 with the created object, about the target if there is one. `spec` must not contain secrets.
+pub fn created(kind: &str, target: Option<&Target>, spec: &impl Serialize, status: &impl Serialize) -> Response {
+    let metadata = target.map_or_else(|| json!({}), |target| json!({"name": target.name}));
+    let answer = json!({"kind": kind, "apiVersion": API_VERSION, "metadata": metadata, "spec": spec, "status": status});
     (StatusCode::CREATED, [("cache-control", "no-store")], axum::Json(answer)).into_response()
 }
 
-/// Returns the response to a successful deletion.
-pub fn success() -> Response {
+/// Returns the response to a successful deletion. `what` was deleted, and belonged to the target.
+pub fn deleted(what: &str, target: &Target) -> Response {
+    let Target { name, username, uid, .. } = target;
     let mut status = json!(Status::success());
     status["kind"] = "Status".into();
     status["apiVersion"] = "v1".into();
     status["metadata"] = json!({});
+    status["message"] = format!("{what} of User {name} (username {username}) is deleted").into();
+    status["details"] = json!({"name": name, "group": GROUP, "kind": "users", "uid": uid});
     axum::Json(status).into_response()
 }
 

@@ -7,10 +7,10 @@ use std::sync::LazyLock;
 
 use axum::http::HeaderMap;
 use axum::response::Response;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta, Status};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ListMeta, ObjectMeta, Status};
 use roster_api::credentials::{
-    ApiKeySpec, ApiKeyStatus, InvitationSpec, InvitationStatus, LoginSpec, LoginStatus, PasswordChangeSpec,
-    PasswordChangeStatus, PasswordReviewSpec, PasswordReviewStatus, RenameSpec, TotpEnrollmentSpec,
+    ActionStatus, ApiKeySpec, ApiKeyStatus, InvitationSpec, InvitationStatus, LoginSpec, LoginStatus,
+    PasswordChangeSpec, PasswordChangeStatus, PasswordReviewSpec, PasswordReviewStatus, RenameSpec, TotpEnrollmentSpec,
     TotpEnrollmentStatus, UnlockSpec,
 };
 use roster_api::directory::{
@@ -24,6 +24,7 @@ use serde_json::{Map, Value, json};
 
 use super::discovery::Document;
 use names::{JSON, group_version_kind, name};
+use paths::Shared;
 
 /// `GET /openapi/v2`: without paths, which only version 3 has. Without this document, kube-apiserver logs errors all
 /// the time.
@@ -95,7 +96,11 @@ pub fn document() -> Value {
     schemas.list("GroupMembership", &membership);
     let namespace = reference::<UserNamespace>(&mut schemas.generator);
     schemas.list("UserNamespace", &namespace);
-    let paths = paths::all(&reference::<Status>(&mut schemas.generator));
+    let shared = Shared {
+        status: reference::<Status>(&mut schemas.generator),
+        delete_options: reference::<DeleteOptions>(&mut schemas.generator),
+    };
+    let paths = paths::all(&shared);
     let mut all = schemas.generator.take_definitions(true);
     all.append(&mut schemas.kinds);
     all.values_mut().for_each(plain_types);
@@ -126,9 +131,11 @@ fn credentials(schemas: &mut Schemas) {
         vec![("spec", reference::<InvitationSpec>(generator)), ("status", reference::<InvitationStatus>(generator))]
     });
     schemas.object("Rename", "Changes the username of a user.", |generator| {
-        vec![("spec", reference::<RenameSpec>(generator))]
+        vec![("spec", reference::<RenameSpec>(generator)), ("status", reference::<ActionStatus>(generator))]
     });
-    schemas.object("Unlock", "Ends a lockout.", |generator| vec![("spec", reference::<UnlockSpec>(generator))]);
+    schemas.object("Unlock", "Ends a lockout.", |generator| {
+        vec![("spec", reference::<UnlockSpec>(generator)), ("status", reference::<ActionStatus>(generator))]
+    });
 }
 
 /// Reduces each schema to one type: version 3.0 has no lists of types, and a nullable field may also be absent.
@@ -163,8 +170,8 @@ type Parts = Vec<(&'static str, Value)>;
 impl Schemas {
     fn object(&mut self, kind: &str, description: &str, parts: impl FnOnce(&mut SchemaGenerator) -> Parts) {
         let mut properties = Map::new();
-        properties.insert("apiVersion".to_owned(), json!({"type": "string", "description": API_VERSION}));
-        properties.insert("kind".to_owned(), json!({"type": "string", "description": kind}));
+        properties.insert("apiVersion".to_owned(), constant(API_VERSION));
+        properties.insert("kind".to_owned(), constant(kind));
         properties.insert("metadata".to_owned(), reference::<ObjectMeta>(&mut self.generator));
         properties.extend(parts(&mut self.generator).into_iter().map(|(name, schema)| (name.to_owned(), schema)));
         self.add(kind, &json!({"type": "object", "description": description, "properties": properties}));
@@ -177,8 +184,8 @@ impl Schemas {
             "description": format!("A list of {kind}."),
             "required": ["items"],
             "properties": {
-                "apiVersion": {"type": "string", "description": API_VERSION},
-                "kind": {"type": "string", "description": format!("{kind}List")},
+                "apiVersion": constant(API_VERSION),
+                "kind": constant(&format!("{kind}List")),
                 "metadata": reference::<ListMeta>(&mut self.generator),
                 "total": count("Number of results on all pages."),
                 "page": count("Number of this page, from 1."),
@@ -195,6 +202,11 @@ impl Schemas {
         schema["x-kubernetes-group-version-kind"] = json!([group_version_kind(kind)]);
         self.kinds.insert(name(kind), schema);
     }
+}
+
+/// A text that is always the same. Version 3.0 has no `const`.
+fn constant(text: &str) -> Value {
+    json!({"type": "string", "enum": [text], "description": text})
 }
 
 fn reference<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {

@@ -7,13 +7,15 @@ use axum::http::request::Parts;
 use form_urlencoded::parse;
 use roster_core::directory::index::field::Field;
 use roster_core::directory::index::query::{Condition, Query, ValueTest};
+use roster_core::directory::index::record::NAME;
 
 use super::status::ApiError;
 
 /// Longest query string, in bytes.
 pub const MAX_QUERY_BYTES: usize = 16 * 1024;
 
-/// Parameters of every Kubernetes list, and those of Roster's query language.
+/// Parameters of every Kubernetes list, and those of Roster's query language. `shardSelector` (KEP-5866) is ignored, as
+/// by API servers without that feature: clients notice that `metadata.shardInfo` is missing.
 const ALLOWED: &[&str] = &[
     "allowWatchBookmarks",
     "continue",
@@ -23,12 +25,11 @@ const ALLOWED: &[&str] = &[
     "labelSelector",
     "limit",
     "page",
-    "pretty",
     "resourceVersion",
     "resourceVersionMatch",
     "sendInitialEvents",
+    "shardSelector",
     "sortBy",
-    "timeout",
     "timeoutSeconds",
     "watch",
 ];
@@ -72,6 +73,8 @@ pub struct ListParams {
     pub timeout_seconds: Option<u64>,
     /// What is included with each table row.
     pub include_object: IncludeObject,
+    /// What to call the selected object, if not by its name. See [`Renderer::alias`](super::render::Renderer::alias).
+    pub alias: Option<String>,
 }
 
 impl ListParams {
@@ -83,6 +86,9 @@ impl ListParams {
         let pairs = pairs(query)?;
         let mut params = Self::default();
         for (key, value) in &pairs {
+            if EVERYWHERE.contains(&key.as_str()) {
+                continue;
+            }
             if !ALLOWED.contains(&key.as_str()) {
                 return Err(unknown(key, ALLOWED));
             }
@@ -127,7 +133,7 @@ impl ListParams {
             "sendInitialEvents" => self.send_initial_events = Some(flag(key, value)?),
             "timeoutSeconds" => self.timeout_seconds = Some(number(key, value, 0)?),
             "includeObject" => self.include_object = include_object(value)?,
-            // Responses are always compact, and time is limited anyway.
+            // `shardSelector`.
             _ => {}
         }
         if matches!(key, "filterBy" | "fieldSelector" | "labelSelector" | "sortBy") {
@@ -169,18 +175,35 @@ impl ListParams {
     }
 
     /// Returns the name, if the query selects a single object by name.
-    pub fn single_name(&self) -> Option<String> {
-        let name = self.query.conditions.iter().find_map(|condition| match condition {
-            Condition { field: 0, any, none, compare, .. } if none.is_empty() && compare.is_empty() => {
-                match any.as_slice() {
-                    [ValueTest::Equal(name)] if !name.is_empty() => Some(name),
-                    _ => None,
-                }
+    pub fn single_name(&self) -> Option<SelectedName> {
+        let is_single = |condition: &Condition| match condition {
+            Condition { field: NAME, any, none, compare, .. } if none.is_empty() && compare.is_empty() => {
+                matches!(any.as_slice(), [ValueTest::Equal(name)] if !name.is_empty())
             }
-            _ => None,
-        });
-        name.and_then(|name| String::from_utf8(name.clone()).ok())
+            _ => false,
+        };
+        let condition = self.query.conditions.iter().position(is_single)?;
+        let Condition { any, is_open, .. } = &self.query.conditions[condition];
+        let text = String::from_utf8(any[0].text().to_vec()).ok()?;
+        Some(SelectedName { condition, text, is_selector: !is_open })
     }
+
+    /// Returns whether the request looks like that of a client that keeps a copy of the objects, such as an informer or
+    /// `kubectl wait`: it takes a list of any age, or wants bookmarks in a watch.
+    pub fn is_for_cache(&self) -> bool {
+        if self.is_watch { self.allow_bookmarks } else { self.resource_version == Some(0) }
+    }
+}
+
+/// The name of the single object that a query selects.
+#[derive(Debug)]
+pub struct SelectedName {
+    /// Index of the condition.
+    pub condition: usize,
+    /// The name, folded.
+    pub text: String,
+    /// Whether a field selector selects it, and not a filter.
+    pub is_selector: bool,
 }
 
 /// Splits a query string into pairs.
@@ -262,7 +285,10 @@ impl GetParams {
     }
 }
 
-/// Extractor that rejects all parameters but [`EVERYWHERE`].
+/// Parameters of a get that is always answered from the current state.
+pub const GET_OPTIONS: &[&str] = &["resourceVersion"];
+
+/// Extractor that rejects all parameters but [`GET_OPTIONS`] and [`EVERYWHERE`].
 #[derive(Clone, Copy, Debug)]
 pub struct NoParams;
 
@@ -270,12 +296,13 @@ impl<S: Sync> FromRequestParts<S> for NoParams {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        only(parts.uri.query(), &[]).map(|_| Self)
+        only(parts.uri.query(), GET_OPTIONS).map(|_| Self)
     }
 }
 
-/// Parameters that are allowed in every request.
-pub const EVERYWHERE: &[&str] = &["pretty", "timeout"];
+/// Parameters that are allowed in every request, and ignored: responses are always compact, time is limited anyway, and
+/// the type of the options follows from the request.
+pub const EVERYWHERE: &[&str] = &["apiVersion", "kind", "pretty", "timeout"];
 
 /// Returns the parameters by key. Accepts only `allowed` and [`EVERYWHERE`].
 ///

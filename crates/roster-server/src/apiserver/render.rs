@@ -61,6 +61,9 @@ pub struct Renderer {
     pub include: IncludeObject,
     /// Name of the User that the caller is, if any.
     pub current: Option<String>,
+    /// What to write as `metadata.name` of the only object, which was selected by another key than its name. A client
+    /// that keeps a copy, such as `kubectl wait`, looks it up by what it selected. Tables show the name all the same.
+    pub alias: Option<String>,
 }
 
 impl Renderer {
@@ -107,9 +110,20 @@ impl Renderer {
     /// Renders one object of a list.
     pub fn item(&self, record: &Record, joined: &str, now: Timestamp, out: &mut Vec<u8>) {
         match self.form {
-            Form::Object => object(record, joined, out),
-            Form::Metadata => metadata(record, out),
             Form::Table => self.row(record, joined, now, out),
+            form => {
+                let begin = out.len();
+                match form {
+                    Form::Metadata => metadata(record, out),
+                    _ => object(record, joined, out),
+                }
+                if let Some(alias) = &self.alias {
+                    let mut renamed: Value = serde_json::from_slice(&out[begin..]).expect("it was written as JSON");
+                    renamed["metadata"]["name"] = alias.as_str().into();
+                    out.truncate(begin);
+                    out.extend(renamed.to_string().into_bytes());
+                }
+            }
         }
     }
 
@@ -132,6 +146,9 @@ impl Renderer {
     pub fn gone(&self, record: &Record, revision: u64, now: Timestamp) -> Vec<u8> {
         let mut object = record.to_value();
         object["metadata"]["resourceVersion"] = revision.to_string().into();
+        if let Some(alias) = self.alias.as_ref().filter(|_| self.form != Form::Table) {
+            object["metadata"]["name"] = alias.as_str().into();
+        }
         let rendered = match self.form {
             Form::Object => object,
             Form::Metadata => partial(&object["metadata"]),

@@ -27,6 +27,7 @@ use super::handlers::{
     api_keys, assignments, bearers, groups, logins, passwords, profile, rename, reviews, totp, users,
 };
 use super::limits::{MAX_BODY_BYTES, RequestLimiter, limited};
+use super::read_only;
 use super::state::{DirectoryApi, DirectoryApiParts};
 use super::status::ApiError;
 use super::watch::Uncompressed;
@@ -96,9 +97,7 @@ pub fn router(parts: DirectoryApiParts, health: Arc<Health>) -> Router {
         .merge(resources)
         .merge(documents)
         .fallback(async || ApiError::no_such_path())
-        .method_not_allowed_fallback(async |request: Request| {
-            ApiError::method_not_allowed(format!("{} is not supported on this resource", request.method()))
-        })
+        .method_not_allowed_fallback(read_only::method_not_allowed)
         .layer(middleware::from_fn_with_state(Arc::new(authenticator), authenticate))
         .merge(open)
         .layer(

@@ -7,6 +7,7 @@ use axum::Extension;
 use axum::extract::State;
 use jiff::Timestamp;
 use kube::Client;
+use roster_core::directory::Directory;
 use roster_runtime::informers::Informers;
 use roster_runtime::logins::Logins;
 use roster_runtime::metrics::Metrics;
@@ -148,7 +149,11 @@ impl DirectoryApi {
     /// Returns the User that the caller is. If the caller has a UID, it must match: a new User may have a deleted one's
     /// username.
     pub fn user_of(&self, caller: &Caller) -> Option<String> {
-        let directory = self.informers.directory();
+        Self::user_in(&self.informers.directory(), caller)
+    }
+
+    /// Same as [`Self::user_of`], in a directory that the caller has locked already.
+    pub fn user_in(directory: &Directory, caller: &Caller) -> Option<String> {
         let mut holders = directory.users_with_username(&caller.username);
         let is_caller = |name: &&str| {
             let person = directory.user(name);

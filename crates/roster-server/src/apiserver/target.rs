@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, RawPathParams};
-use axum::http::Method;
 use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
+use futures::future::join_all;
+use roster_api::credentials::UserReference;
+use roster_core::directory::Directory;
 
 use super::identity::Caller;
 use super::state::DirectoryApi;
@@ -30,6 +33,8 @@ pub struct Target {
     pub name: String,
     /// `metadata.uid`.
     pub uid: String,
+    /// Username, which another User may hold.
+    pub username: String,
     /// The key as the request wrote it.
     pub asked: String,
     /// The resource that the caller may use, with the subresource after a slash.
@@ -42,6 +47,11 @@ impl Target {
     /// Returns what errors of the request are about.
     pub fn about(&self) -> About<'_> {
         About { resource: &self.resource, name: &self.asked }
+    }
+
+    /// Returns how responses name the User.
+    pub fn reference(&self) -> UserReference {
+        UserReference { name: self.name.clone(), username: self.username.clone(), uid: self.uid.clone() }
     }
 }
 
@@ -79,7 +89,7 @@ fn resource_of(path: &str) -> String {
 /// User exists.
 ///
 /// # Errors
-/// 401, 403 or 503 from [`DirectoryApi::admit`]; 404 only for authorized callers.
+/// As [`find_authorised`]; 404 only for authorized callers.
 pub async fn authorised(
     api: &DirectoryApi,
     caller: &Arc<Caller>,
@@ -87,17 +97,70 @@ pub async fn authorised(
     verb: &'static str,
     resource: &str,
 ) -> Result<Target, ApiError> {
-    let found =
-        if key == SELF { api.user_of(caller) } else { api.informers.directory().find_user(key).map(str::to_owned) };
-    let found = found.and_then(|name| {
+    let found = find_authorised(api, caller, key, verb, resource).await?;
+    found.ok_or_else(|| ApiError::not_found(About { resource: "users", name: key }))
+}
+
+/// Finds the User that `key` names, if the caller is authorized; `None` if there is none. If the key stands for several
+/// Users, those that the caller has no access to do not count.
+///
+/// # Errors
+/// 401, 403 or 503 from [`DirectoryApi::admit`]; 409 if the key stands for several Users.
+pub async fn find_authorised(
+    api: &DirectoryApi,
+    caller: &Arc<Caller>,
+    key: &str,
+    verb: &'static str,
+    resource: &str,
+) -> Result<Option<Target>, ApiError> {
+    let mut found: Vec<Target> = {
         let directory = api.informers.directory();
-        directory.user(&name).map(|person| (person.uid.clone(), name.clone()))
-    });
+        let target = |name: String| {
+            let person = directory.user(&name)?;
+            let (uid, username) = (person.uid.clone(), person.username.clone());
+            let (asked, resource) = (key.to_owned(), resource.to_owned());
+            Some(Target { name, uid, username, asked, resource, caller: Arc::clone(caller) })
+        };
+        keyed(&directory, caller, key).into_iter().filter_map(target).collect()
+    };
     // Access by `~` is authorized for the name `~`, and nobody else can be addressed by it.
-    let name = if key == SELF { SELF } else { found.as_ref().map_or(key, |(_, name)| name) };
-    api.admit(caller, verb, resource, name, key).await?;
-    let (uid, name) = found.ok_or_else(|| ApiError::not_found(About { resource: "users", name: key }))?;
-    Ok(Target { name, uid, asked: key.to_owned(), resource: resource.to_owned(), caller: Arc::clone(caller) })
+    let name_of = |target: &Target| if key == SELF { SELF.to_owned() } else { target.name.clone() };
+    if found.len() < 2 {
+        let name = found.first().map_or_else(|| key.to_owned(), name_of);
+        api.admit(caller, verb, resource, &name, key).await?;
+        return Ok(found.pop());
+    }
+    // At the same time, so that the response takes no longer than for one User.
+    let answers = join_all(found.iter().map(|target| api.admit(caller, verb, resource, &target.name, key))).await;
+    let (mut open, mut refusal) = (Vec::new(), None);
+    for (target, answer) in found.into_iter().zip(answers) {
+        match answer {
+            Ok(()) => open.push(target),
+            Err(error) if error.code() == StatusCode::FORBIDDEN => refusal = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    match (open.len(), refusal) {
+        (0, Some(refusal)) => Err(refusal),
+        (0 | 1, _) => Ok(open.pop()),
+        _ => Err(ambiguous(key, &open.iter().map(Target::reference).collect::<Vec<_>>())),
+    }
+}
+
+/// Returns the names of the Users that a key stands for.
+pub fn keyed(directory: &Directory, caller: &Caller, key: &str) -> Vec<String> {
+    if key == SELF {
+        return DirectoryApi::user_in(directory, caller).into_iter().collect();
+    }
+    directory.users_by_key(key).into_iter().map(str::to_owned).collect()
+}
+
+/// 409: the key stands for these Users, all of whom the caller may know.
+pub fn ambiguous(key: &str, users: &[UserReference]) -> ApiError {
+    let users: Vec<String> =
+        users.iter().map(|user| format!("User {} (username {}, UID {})", user.name, user.username, user.uid)).collect();
+    let message = format!("{key:?} stands for several users: {}. Use the UID", users.join(", "));
+    ApiError::conflict(message, About { resource: "users", name: key })
 }
 
 #[cfg(test)]

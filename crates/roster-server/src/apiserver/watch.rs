@@ -24,6 +24,7 @@ use super::limits::{HoldsOwnPermit, RequestPermit};
 use super::params::ListParams;
 use super::render::Renderer;
 use super::revision::{blocking, expired, reached};
+use super::selected_key::SelectedKey;
 use super::state::{DirectoryApi, Permission};
 use super::status::ApiError;
 
@@ -53,6 +54,8 @@ struct Watcher {
     caller: Arc<Caller>,
     /// The permission that the caller was admitted with.
     permission: Permission,
+    /// The key that the query selects a User by.
+    key: Option<SelectedKey>,
     catalogue: Arc<Catalogue>,
     changes: tokio::sync::watch::Receiver<()>,
     allow_bookmarks: bool,
@@ -87,7 +90,7 @@ enum Stage {
 pub async fn watch(
     api: &Arc<DirectoryApi>,
     caller: &Arc<Caller>,
-    permission: Permission,
+    (permission, key): (Permission, Option<SelectedKey>),
     params: ListParams,
     renderer: Renderer,
     permit: RequestPermit,
@@ -113,6 +116,7 @@ pub async fn watch(
         api: Arc::clone(api),
         caller: Arc::clone(caller),
         permission,
+        key,
         allow_bookmarks: params.allow_bookmarks,
         query: params.query,
         renderer,
@@ -150,6 +154,8 @@ impl Watcher {
             if Instant::now() >= self.end {
                 return self.last_bookmark();
             }
+            // Before the changes are read: catalogues learn of a change before the directory does.
+            let has_moved = self.key.as_ref().is_some_and(|key| key.has_moved(&self.api, &self.caller));
             let found = match &self.stage {
                 Stage::Initial { .. } => self.initial(),
                 Stage::Following | Stage::Ended => {
@@ -159,6 +165,10 @@ impl Watcher {
             };
             if found.is_some() {
                 return found;
+            }
+            if let Some(key) = self.key.as_ref().filter(|_| has_moved) {
+                let message = format!("{} stands for another user now: list again", key.key());
+                return Some(self.error(&ApiError::expired(message)));
             }
             tokio::select! {
                 () = self.api.shutdown.cancelled() => {}
@@ -212,9 +222,7 @@ impl Watcher {
         let mut out = Vec::new();
         while out.is_empty() {
             let Some(changes) = self.pending(&view) else {
-                self.stage = Stage::Ended;
-                event("ERROR", expired(self.sent).to_json().to_string().as_bytes(), &mut out);
-                return Some(out);
+                return Some(self.error(&expired(self.sent)));
             };
             let last = changes.last()?;
             self.sent = last.revision;
@@ -224,6 +232,14 @@ impl Watcher {
             }
         }
         Some(out)
+    }
+
+    /// Returns the event of an error, and ends the watch.
+    fn error(&mut self, error: &ApiError) -> Vec<u8> {
+        self.stage = Stage::Ended;
+        let mut out = Vec::new();
+        event("ERROR", error.to_json().to_string().as_bytes(), &mut out);
+        out
     }
 
     fn pending(&self, view: &View) -> Option<Vec<RecordChange>> {

@@ -1,7 +1,10 @@
 //! Index records of users and groups: their fields, and the JSON that responses are built from.
 
 pub mod group;
+mod tracking;
 pub mod user;
+
+use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use roster_api::directory::API_VERSION;
@@ -10,9 +13,7 @@ use serde::Serialize;
 use super::index::field::{Field, fold, number, quantity, time};
 use super::index::record::{Record, RecordBuilder};
 use crate::quota::amount::Amount;
-
-/// kubectl's annotation that repeats the applied manifest.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+use tracking::is_tracking;
 
 /// Writes the values of an object, field by field.
 struct Writer {
@@ -63,10 +64,11 @@ impl Writer {
     fn finish(self, kind: &str, metadata: &ObjectMeta, spec: &impl Serialize, status: &impl Serialize) -> Record {
         assert_eq!(self.next, self.fields.len(), "every field is written");
         let revision = metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0);
-        let labels = metadata.labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
+        let shown = shown(metadata);
+        let labels = shown.labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
         let mut json = format!(r#"{{"apiVersion":"{API_VERSION}","kind":"{kind}","metadata":"#).into_bytes();
         let begin = json.len();
-        append(&mut json, &shown(metadata));
+        append(&mut json, &shown);
         let end = json.len();
         json.extend_from_slice(br#","spec":"#);
         append(&mut json, spec);
@@ -81,12 +83,13 @@ fn append(json: &mut Vec<u8>, value: &impl Serialize) {
     serde_json::to_writer(json, value).expect("what came as JSON goes as JSON");
 }
 
-/// Returns the metadata that responses contain: without managed fields and owner references.
+/// Returns the metadata that responses contain and label selectors match: without managed fields, owner references, and
+/// what deployment tools track their objects by.
 fn shown(metadata: &ObjectMeta) -> ObjectMeta {
-    let mut annotations = metadata.annotations.clone();
-    if let Some(annotations) = &mut annotations {
-        annotations.remove(LAST_APPLIED);
-    }
+    let own = |texts: &BTreeMap<String, String>| -> BTreeMap<String, String> {
+        texts.iter().filter(|(key, _)| !is_tracking(key)).map(|(key, text)| (key.clone(), text.clone())).collect()
+    };
+    let own = |texts: &Option<BTreeMap<String, String>>| texts.as_ref().map(own).filter(|texts| !texts.is_empty());
     ObjectMeta {
         name: metadata.name.clone(),
         uid: metadata.uid.clone(),
@@ -94,8 +97,8 @@ fn shown(metadata: &ObjectMeta) -> ObjectMeta {
         generation: metadata.generation,
         creation_timestamp: metadata.creation_timestamp.clone(),
         deletion_timestamp: metadata.deletion_timestamp.clone(),
-        labels: metadata.labels.clone(),
-        annotations: annotations.filter(|annotations| !annotations.is_empty()),
+        labels: own(&metadata.labels),
+        annotations: own(&metadata.annotations),
         ..ObjectMeta::default()
     }
 }

@@ -179,4 +179,46 @@ mod tests {
         let metadata: Value = serde_json::from_slice(record.metadata_json()).unwrap();
         assert_eq!(metadata, json["metadata"]);
     }
+
+    /// In the object, in its metadata, and in what selectors match.
+    #[test]
+    fn case_c10_tracking_labels_and_annotations_are_left_out() {
+        let tracked = user(json!({
+            "apiVersion": "roster.dev/v1alpha1", "kind": "User",
+            "metadata": {"name": "jane", "uid": "u-1", "resourceVersion": "7",
+                "labels": {"app.kubernetes.io/instance": "people", "kapp.k14s.io/app": "1", "team": "a"},
+                "annotations": {"argocd.argoproj.io/tracking-id": "people:roster.dev/User:/jane", "note": "x"}},
+            "spec": {},
+        }));
+        let table = Table::new(FIELDS, vec![Arc::new(record(&tracked))]);
+        for (selector, expected) in [("team=a", 1), ("app.kubernetes.io/instance", 0), ("kapp.k14s.io/app=1", 0)] {
+            let mut query = Query::default();
+            query.label_selector(selector).unwrap();
+            assert_eq!(table.select(&query, 0, None).total, expected, "{selector}");
+        }
+        let metadata: Value = serde_json::from_slice(table.get("jane").unwrap().metadata_json()).unwrap();
+        assert_eq!((&metadata["labels"], &metadata["annotations"]), (&json!({"team": "a"}), &json!({"note": "x"})));
+    }
+
+    #[test]
+    fn case_c8_search_ignores_composition_and_case() {
+        let odysseus = user(json!({
+            "apiVersion": "roster.dev/v1alpha1", "kind": "User", "metadata": {"name": "odysseus", "uid": "u-2"},
+            "spec": {"displayName": "Οδυσσεύς Jose\u{301}", "firstName": "ΟΔΥΣΣΕΎΣ"},
+        }));
+        let table = Table::new(FIELDS, vec![Arc::new(record(&odysseus))]);
+        for filter in [
+            "displayName,ΟΔΥΣΣΕΎΣ JOSÉ",
+            "displayName,οδυσσεύσ*",
+            "displayName,*ΎΣ jos*",
+            "displayName,*josé",
+            "firstName,οδυσσεύς",
+            "firstName,in:x|Οδυσσεύσ",
+            "firstName,gte:οδυσσεύς",
+        ] {
+            let mut query = Query::default();
+            query.filter_by(FIELDS, filter).unwrap();
+            assert_eq!(table.select(&query, 0, None).total, 1, "{filter}");
+        }
+    }
 }

@@ -10,15 +10,11 @@
 //! A `*` at either end of a text matches anything, `in:` takes alternatives separated by `|`, and a backslash escapes
 //! the next character.
 
-use std::collections::BTreeSet;
-
-use kube::core::Expression;
-use roster_api::syntax;
-
-use super::field::{Field, FieldKind, Spaces, ValueError};
+use super::field::{Field, FieldKind, ValueError};
 use super::query::{Comparison, Condition, Query, SortKey, ValueTest};
+use super::selector;
 
-/// Maximum number of filters, alternatives or requirements.
+/// Maximum number of filters, alternatives and label requirements.
 pub const MAX_TERMS: usize = 256;
 
 /// Operators, as listed in messages.
@@ -59,17 +55,6 @@ enum TermError {
     Value(#[from] ValueError),
     #[error("!= can't be combined with an operator before the value")]
     NegatedOperator,
-    #[error("{0:?} has no closing parenthesis")]
-    UnclosedParenthesis(String),
-    #[error("{0:?} must be key in (a,b) or key notin (a,b)")]
-    InvalidSet(String),
-    #[error(
-        "{0:?} is not a label key; allowed are key, !key, key=value, key!=value, key in (a,b), key notin (a,b), with \
-         at most 63 letters, digits, -, _ and . in a key, and a DNS name and / before it"
-    )]
-    InvalidLabelKey(String),
-    #[error("{0:?} is not a label value: at most 63 letters, digits, -, _ and ., with a letter or digit at both ends")]
-    InvalidLabelValue(String),
 }
 
 /// A character, and whether it is escaped by a backslash.
@@ -141,10 +126,11 @@ impl Query {
     /// # Errors
     /// If it is not a valid label selector.
     pub fn label_selector(&mut self, text: &str) -> Result<(), InvalidParameter> {
-        let invalid = |message| InvalidParameter { parameter: "labelSelector", message };
-        for requirement in requirements(text).filter(|requirement| !requirement.is_empty()) {
-            self.labels.push(read_requirement(requirement).map_err(|error| invalid(error.to_string()))?);
-        }
+        let invalid = |error: selector::SelectorError| InvalidParameter {
+            parameter: "labelSelector",
+            message: error.to_string(),
+        };
+        self.labels.extend(selector::parse(text).map_err(invalid)?);
         self.check_size("labelSelector")
     }
 
@@ -179,11 +165,8 @@ impl Query {
             .conditions
             .iter()
             .map(|condition| condition.any.len() + condition.none.len() + condition.compare.len());
-        let values = self.labels.iter().map(|expression| match expression {
-            Expression::In(_, values) | Expression::NotIn(_, values) => values.len(),
-            _ => 1,
-        });
-        if tests.chain(values).sum::<usize>() > MAX_TERMS {
+        // The values of a label requirement do not count: they are looked up in a set, like those of kube-apiserver.
+        if tests.sum::<usize>() + self.labels.len() > MAX_TERMS {
             return Err(InvalidParameter {
                 parameter,
                 message: format!("at most {MAX_TERMS} terms are allowed in a query"),
@@ -306,47 +289,4 @@ fn negate(condition: &mut Condition) -> Result<(), TermError> {
     }
     condition.none = std::mem::take(&mut condition.any);
     Ok(())
-}
-
-/// Splits a label selector into its requirements, which are separated by commas outside of parentheses.
-fn requirements(text: &str) -> impl Iterator<Item = &str> {
-    let mut depth = 0_usize;
-    text.split(move |character| {
-        match character {
-            '(' => depth += 1,
-            ')' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        character == ',' && depth == 0
-    })
-    .map(str::trim)
-}
-
-fn read_requirement(text: &str) -> Result<Expression, TermError> {
-    if let Some(key) = text.strip_prefix('!') {
-        return Ok(Expression::DoesNotExist(label_key(key.trim())?));
-    }
-    if let Some((key, value)) = text.split_once("!=") {
-        return Ok(Expression::NotEqual(label_key(key.trim())?, label_value(value.trim())?));
-    }
-    if let Some((key, value)) = text.split_once("==").or_else(|| text.split_once('=')) {
-        return Ok(Expression::Equal(label_key(key.trim())?, label_value(value.trim())?));
-    }
-    let Some((head, values)) = text.split_once('(') else { return Ok(Expression::Exists(label_key(text)?)) };
-    let values = values.strip_suffix(')').ok_or_else(|| TermError::UnclosedParenthesis(text.to_owned()))?;
-    let values: BTreeSet<String> =
-        values.split(',').map(|value| label_value(value.trim())).collect::<Result<_, _>>()?;
-    match head.split_whitespace().collect::<Vec<_>>().as_slice() {
-        [key, "in"] => Ok(Expression::In(label_key(key)?, values)),
-        [key, "notin"] => Ok(Expression::NotIn(label_key(key)?, values)),
-        _ => Err(TermError::InvalidSet(text.to_owned())),
-    }
-}
-
-fn label_key(text: &str) -> Result<String, TermError> {
-    if syntax::is_label_key(text) { Ok(text.to_owned()) } else { Err(TermError::InvalidLabelKey(text.to_owned())) }
-}
-
-fn label_value(text: &str) -> Result<String, TermError> {
-    if syntax::is_label_value(text) { Ok(text.to_owned()) } else { Err(TermError::InvalidLabelValue(text.to_owned())) }
 }

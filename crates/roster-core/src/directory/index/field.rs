@@ -1,13 +1,15 @@
 //! Fields to filter and sort by, and the encoding of values, in which byte order is value order.
 
 use jiff::Timestamp;
+use unicode_case_mapping::case_folded;
+use unicode_normalization::UnicodeNormalization;
 
 use crate::quota::amount::Amount;
 
 /// Type of a field's values.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FieldKind {
-    /// Text, compared without case.
+    /// Text, compared as [`fold`] says.
     Text,
     /// Exactly one of these words, in this sort order.
     Choice(&'static [&'static str]),
@@ -101,9 +103,23 @@ impl Field {
 /// Separator between the values of a field in a record. Values never contain it.
 pub const SEPARATOR: u8 = 0;
 
-/// Returns the text in the form in which it is compared: case-folded and without the separator.
+/// Returns the text in the form in which it is compared: with simple case folding, in Normalization Form C, and without
+/// the separator. Texts that look the same are equal, whether letters are composed or not and in whatever case.
+///
+/// Claims on usernames and emails do not depend on this: identifiers are ASCII.
 pub fn fold(text: &str) -> Vec<u8> {
-    text.chars().filter(|c| *c != char::from(SEPARATOR)).flat_map(char::to_lowercase).collect::<String>().into_bytes()
+    // Most texts.
+    if text.is_ascii() {
+        return text.bytes().filter(|byte| *byte != SEPARATOR).map(|byte| byte.to_ascii_lowercase()).collect();
+    }
+    // Decomposed first, as the Unicode Standard says of canonical caseless matching (D145): folding a composed letter
+    // may differ from folding its parts.
+    let folded = text.nfd().filter(|letter| *letter != char::from(SEPARATOR)).map(fold_letter);
+    folded.nfc().collect::<String>().into_bytes()
+}
+
+fn fold_letter(letter: char) -> char {
+    case_folded(letter).and_then(|folded| char::from_u32(folded.get())).unwrap_or(letter)
 }
 
 /// Encodes a number so that byte order is numeric order. It may contain the separator byte: fields of this kind have a
@@ -191,11 +207,46 @@ impl FieldKind {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use rstest::rstest;
 
     proptest! {
         #[test]
         fn encoded_bytes_sort_like_numbers(a: i64, b: i64) {
             prop_assert_eq!(number(a).cmp(&number(b)), a.cmp(&b));
+        }
+    }
+
+    /// Texts that are the same to people, and others that are not.
+    #[rstest]
+    #[case::final_sigma("ΟΔΥΣΣΕΥΣ", "οδυσσευς", true)]
+    #[case::lower_sigmas("οδυσσευς", "οδυσσευσ", true)]
+    #[case::decomposed("Jose\u{301}", "JOSÉ", true)]
+    #[case::decomposed_twice("Tha\u{323}\u{302}o", "THẬO", true)]
+    #[case::order_of_marks("a\u{302}\u{323}", "ậ", true)]
+    #[case::hangul("\u{1112}\u{1161}\u{11ab}", "한", true)]
+    #[case::accent_of_capitals("Όσιος ΟΔΥΣΣΕΎΣ", "όσιοσ οδυσσεύς", true)]
+    #[case::iota_below("ᾳ", "\u{3b1}\u{345}", true)]
+    #[case::iota_of_its_own("Α\u{345}", "αι", true)]
+    #[case::sharp_s("STRAẞE", "straße", true)]
+    #[case::sharp_s_is_one_letter("strasse", "straße", false)]
+    #[case::kelvin("\u{212a}arl", "karl", true)]
+    #[case::angstrom("\u{212b}sa", "åsa", true)]
+    #[case::dz("Ǆ", "ǅ", true)]
+    #[case::cherokee("Ꭰ", "ꭰ", true)]
+    #[case::georgian("ᲐᲜᲐ", "ანა", true)]
+    #[case::marks_count("josé", "jose", false)]
+    #[case::dotted("İ", "i", false)]
+    fn case_c8_texts_that_people_take_for_the_same_are_equal(#[case] a: &str, #[case] b: &str, #[case] is_same: bool) {
+        assert_eq!(fold(a) == fold(b), is_same);
+    }
+
+    proptest! {
+        #[test]
+        fn case_c8_folding_ignores_composition_and_is_stable(text in r"[\PC\n\u{300}-\u{345}\u{370}-\u{3ff}\u{1f00}-\u{1fff}]{0,12}") {
+            let folded = String::from_utf8(fold(&text)).unwrap();
+            prop_assert_eq!(fold(&folded), folded.as_bytes());
+            prop_assert_eq!(fold(&text.nfd().collect::<String>()), folded.as_bytes());
+            prop_assert_eq!(fold(&text.nfc().collect::<String>()), folded.as_bytes());
         }
     }
 

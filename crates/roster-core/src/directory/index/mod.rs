@@ -18,6 +18,7 @@ mod posting;
 pub mod query;
 pub mod record;
 pub mod select;
+pub mod selector;
 pub mod sorted;
 pub mod table;
 pub mod view;

@@ -1,9 +1,8 @@
 //! Queries on a table, and whether a single record matches one.
 
-use kube::core::Expression;
-
 use super::field::Field;
 use super::record::Record;
+use super::selector::Requirement;
 
 /// Test on one value.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -122,7 +121,7 @@ pub struct Query {
     /// Conditions, combined by AND.
     pub conditions: Vec<Condition>,
     /// Label requirements, combined by AND.
-    pub labels: Vec<Expression>,
+    pub labels: Vec<Requirement>,
     /// Sort keys. Empty: by name.
     pub sort: Vec<SortKey>,
 }
@@ -131,21 +130,6 @@ impl Query {
     /// Returns whether the record matches.
     pub fn matches(&self, record: &Record, fields: &[Field]) -> bool {
         self.conditions.iter().all(|condition| condition.matches(record, fields))
-            && self.labels.iter().all(|expression| matches_label(expression, record))
-    }
-}
-
-fn matches_label(expression: &Expression, record: &Record) -> bool {
-    let value = |key: &str| {
-        let mut labels = record.labels().filter_map(|label| label.split_once('='));
-        labels.find(|(own, _)| *own == key).map(|(_, value)| value)
-    };
-    match expression {
-        Expression::In(key, values) => value(key).is_some_and(|value| values.contains(value)),
-        Expression::NotIn(key, values) => value(key).is_none_or(|value| !values.contains(value)),
-        Expression::Equal(key, expected) => value(key) == Some(expected),
-        Expression::NotEqual(key, other) => value(key) != Some(other),
-        Expression::Exists(key) => value(key).is_some(),
-        Expression::DoesNotExist(key) => value(key).is_none(),
+            && self.labels.iter().all(|requirement| requirement.operator.holds(record.label(&requirement.key)))
     }
 }

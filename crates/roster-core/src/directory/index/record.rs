@@ -125,6 +125,12 @@ impl Record {
         self.values(LABELS).map(text)
     }
 
+    /// Returns the value of a label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        let mut labels = self.labels().filter_map(|label| label.split_once('='));
+        labels.find(|(own, _)| *own == key).map(|(_, value)| value)
+    }
+
     /// Returns the values of a field with several values.
     pub fn values(&self, field: usize) -> impl Iterator<Item = &[u8]> {
         let all = self.field(field);

@@ -7,13 +7,13 @@
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
-use kube::core::Expression;
 use roaring::RoaringBitmap;
 
 use super::grams::{can_find, candidates, max_candidates};
 use super::posting::{Posting, Postings};
 use super::query::{Comparison, Condition, Query, ValueTest};
 use super::record::Record;
+use super::selector::{Operator, Requirement};
 use super::table::Table;
 
 /// Records of a page.
@@ -69,9 +69,9 @@ impl Table {
     pub fn is_found_quickly(&self, query: &Query) -> bool {
         let is_alone = query.conditions.len() == 1 && query.labels.is_empty();
         let found = query.conditions.iter().map(|condition| self.steps_of(condition, is_alone));
-        let labelled = query.labels.iter().map(|expression| match expression {
-            Expression::Exists(_) | Expression::DoesNotExist(_) => self.labels().len(),
-            _ => 1,
+        let labelled = query.labels.iter().map(|requirement| match &requirement.operator {
+            Operator::In(values) | Operator::NotIn(values) => values.len(),
+            _ => self.labels().len(),
         });
         found.chain(labelled).fold(0, usize::saturating_add) < QUICK_STEPS
     }
@@ -108,8 +108,8 @@ impl Table {
                 narrow(ids);
             }
         }
-        for expression in &query.labels {
-            narrow(self.labelled(expression));
+        for requirement in &query.labels {
+            narrow(self.labelled(requirement));
         }
         if let (None, [condition]) = (&set, rest.as_slice())
             && let Some((begin, end)) = self.exact_run(condition)
@@ -179,29 +179,32 @@ impl Table {
         ids
     }
 
-    fn labelled(&self, expression: &Expression) -> RoaringBitmap {
+    fn labelled(&self, Requirement { key, operator }: &Requirement) -> RoaringBitmap {
         let mut ids = RoaringBitmap::new();
-        let mut add = |key: &str, value: &str| {
-            if let Some(posting) = self.labels().get(format!("{key}={value}").as_bytes()) {
-                posting.add_to(&mut ids);
+        match operator {
+            Operator::In(values) | Operator::NotIn(values) => {
+                let found = values.iter().filter_map(|value| self.labels().get(format!("{key}={value}").as_bytes()));
+                found.for_each(|posting| posting.add_to(&mut ids));
             }
-        };
-        match expression {
-            Expression::Equal(key, value) | Expression::NotEqual(key, value) => add(key, value),
-            Expression::In(key, values) | Expression::NotIn(key, values) => {
-                for value in values {
-                    add(key, value);
-                }
+            Operator::Exists | Operator::DoesNotExist => {
+                self.with_label(key).for_each(|(_, posting)| posting.add_to(&mut ids));
             }
-            Expression::Exists(key) | Expression::DoesNotExist(key) => {
-                let with_key = format!("{key}=");
-                starting_with(self.labels(), with_key.as_bytes()).for_each(|posting| posting.add_to(&mut ids));
+            Operator::Greater(_) | Operator::Less(_) => {
+                let holds = self.with_label(key).filter(|(value, _)| operator.holds(str::from_utf8(value).ok()));
+                holds.for_each(|(_, posting)| posting.add_to(&mut ids));
             }
         }
-        match expression {
-            Expression::NotEqual(..) | Expression::NotIn(..) | Expression::DoesNotExist(_) => self.all() - ids,
+        match operator {
+            Operator::NotIn(_) | Operator::DoesNotExist => self.all() - ids,
             _ => ids,
         }
+    }
+
+    /// Returns the values of a label, each with the ids that have it.
+    fn with_label(&self, key: &str) -> impl Iterator<Item = (&[u8], &Posting)> {
+        let start = format!("{key}=").into_bytes();
+        let from = self.labels().range::<_, [u8]>((Bound::Included(start.as_slice()), Bound::Unbounded));
+        from.map_while(move |(label, posting)| Some((label.strip_prefix(start.as_slice())?, posting)))
     }
 
     /// Returns the parts of the field's order that contain all matches of the condition.

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kube::core::{Selector, SelectorExt};
 use proptest::prelude::*;
 
 use super::dialect::InvalidParameter;
 use super::field::{Field, FieldKind, fold, number, time};
 use super::query::Query;
 use super::record::{Record, RecordBuilder, UID};
+use super::selector::Requirement;
 use super::view::{Unavailable, View};
 
 static FIELDS: &[Field] = &[
@@ -140,17 +140,17 @@ impl Filter {
 }
 
 /// OR across the values of a field, AND across fields.
-fn scan_matches(filters: &[Filter], labels: &Selector, plain: &Plain) -> bool {
+fn scan_matches(filters: &[Filter], labels: &[Requirement], plain: &Plain) -> bool {
     let alternatives = filters.iter().filter(|filter| filter.is_alternative());
     let fields: std::collections::BTreeSet<_> = alternatives.clone().map(Filter::field).collect();
     fields.iter().all(|field| alternatives.clone().any(|filter| filter.field() == *field && filter.holds(plain)))
         && filters.iter().filter(|filter| !filter.is_alternative()).all(|filter| filter.holds(plain))
-        && labels.matches(&plain.labels)
+        && labels.iter().all(|label| label.operator.holds(plain.labels.get(&label.key).map(String::as_str)))
 }
 
 type Key = (&'static str, bool);
 
-fn scan(all: &BTreeMap<String, Plain>, filters: &[Filter], labels: &Selector, sort: &[Key]) -> Vec<String> {
+fn scan(all: &BTreeMap<String, Plain>, filters: &[Filter], labels: &[Requirement], sort: &[Key]) -> Vec<String> {
     let mut found: Vec<&Plain> = all.values().filter(|plain| scan_matches(filters, labels, plain)).collect();
     found.sort_by(|a, b| {
         let by = sort.iter().map(|(field, is_descending)| {
@@ -190,7 +190,8 @@ const TEXT: &[&str] = &["displayName", "zone", "email", "groups", "name"];
 
 fn plains() -> impl Strategy<Value = Plain> {
     let word = || prop::sample::select(vec!["a", "ab", "b", "Ba", "abc", "cab"]).prop_map(str::to_owned);
-    let label = (prop::sample::select(vec!["team", "tier", "team.x"]), prop::sample::select(vec!["a", "b"]));
+    let label =
+        (prop::sample::select(vec!["team", "tier", "team.x"]), prop::sample::select(vec!["a", "b", "3", "12", ""]));
     let labels = prop::collection::vec(label, 0..3);
     let who = (0_u32..60, prop::option::of(word()), prop::bool::weighted(0.9), prop::option::of(word()));
     let what = (
@@ -231,8 +232,19 @@ fn filters() -> impl Strategy<Value = Filter> {
             0_i64..15,
         )
             .prop_map(|(field, operator, bound)| Filter::Compare(field, operator, bound)),
-        prop::sample::select(vec!["team=a", "team!=a", "team", "!team", "team in (a,b),tier=b", "tier notin (a)"])
-            .prop_map(|selector| Filter::Label(selector.to_owned())),
+        prop::sample::select(vec![
+            "team=a",
+            "team!=a",
+            "team",
+            "!team",
+            "team in (a,b),tier=b",
+            "tier notin (a)",
+            "team>3",
+            "team<12,tier>2",
+            "team in (,3)",
+            "tier!=",
+        ])
+        .prop_map(|selector| Filter::Label(selector.to_owned())),
     ]
 }
 
@@ -245,14 +257,14 @@ fn sorts() -> impl Strategy<Value = Vec<Key>> {
     })
 }
 
-fn labels_of(filters: &[Filter]) -> Selector {
+fn labels_of(filters: &[Filter]) -> Vec<Requirement> {
     let mut query = Query::default();
     for filter in filters {
         if let Filter::Label(selector) = filter {
             query.label_selector(selector).unwrap();
         }
     }
-    query.labels.into_iter().collect()
+    query.labels
 }
 
 proptest! {

@@ -16,10 +16,10 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tracing::info;
 
-use crate::apiserver::body::{DryRun, read_secret_body};
+use crate::apiserver::body::{DryRun, read_delete_options, read_secret_body};
 use crate::apiserver::confirm::{Confirmation, CredentialChange};
 use crate::apiserver::control::{control, is_self, load_user, refuse_api_key, unreachable};
-use crate::apiserver::object::success;
+use crate::apiserver::object::deleted;
 use crate::apiserver::params::NoParams;
 use crate::apiserver::source::SourceAddress;
 use crate::apiserver::state::{ApiState, DirectoryApi};
@@ -29,13 +29,17 @@ use crate::apiserver::target::Target;
 /// Lifetime of a key without an expiration timestamp.
 const LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 
-fn object(key: &ApiKey, secret: Option<String>, now: Timestamp) -> Value {
+fn object(key: &ApiKey, now: Timestamp) -> Value {
+    object_with(key, ApiKeyStatus::default(), now)
+}
+
+fn object_with(key: &ApiKey, status: ApiKeyStatus, now: Timestamp) -> Value {
     let spec = ApiKeySpec {
         display_name: key.display_name.clone(),
         expiration_timestamp: Some(Time(key.expires)),
         current_password: None,
     };
-    let status = ApiKeyStatus { key: secret, last_used_time: key.last_used.map(Time), expired: key.is_expired(now) };
+    let status = ApiKeyStatus { last_used_time: key.last_used.map(Time), expired: key.is_expired(now), ..status };
     json!({
         "kind": "APIKey", "apiVersion": API_VERSION,
         "metadata": {"name": key.name, "creationTimestamp": Time(key.created)},
@@ -50,7 +54,7 @@ fn object(key: &ApiKey, secret: Option<String>, now: Timestamp) -> Value {
 pub async fn list(api: ApiState, _: NoParams, target: Target) -> Result<Response, ApiError> {
     let keys = keys_of(&api, &target).await?;
     let now = Timestamp::now();
-    let items: Vec<Value> = keys.iter().map(|key| object(key, None, now)).collect();
+    let items: Vec<Value> = keys.iter().map(|key| object(key, now)).collect();
     let list = json!({"kind": "APIKeyList", "apiVersion": API_VERSION, "metadata": {}, "items": items});
     Ok(axum::Json(list).into_response())
 }
@@ -68,7 +72,7 @@ pub async fn get(
     let keys = keys_of(&api, &target).await?;
     let found = keys.iter().find(|key| key.name == name);
     let found = found.ok_or_else(|| ApiError::not_found(About { resource: &target.resource, name: &name }))?;
-    Ok(axum::Json(object(found, None, Timestamp::now())).into_response())
+    Ok(axum::Json(object(found, Timestamp::now())).into_response())
 }
 
 async fn keys_of(api: &DirectoryApi, target: &Target) -> Result<Vec<ApiKey>, ApiError> {
@@ -127,7 +131,8 @@ pub async fn create(
             api.logins.notifier.notify(&recipient, Notice::ApiKeyCreated { id, display_name });
         }
     }
-    let answer = object(&made, Some(secret.expose_secret().to_owned()), now);
+    let (user, key) = (Some(target.reference()), Some(secret.expose_secret().to_owned()));
+    let answer = object_with(&made, ApiKeyStatus { user, key, ..ApiKeyStatus::default() }, now);
     Ok((StatusCode::CREATED, [("cache-control", "no-store")], axum::Json(answer)).into_response())
 }
 
@@ -149,13 +154,16 @@ fn expiry(spec: &ApiKeySpec, max_lifetime: Duration, now: Timestamp, about: Abou
 /// `DELETE users/{key}/apikeys/{name}`: revokes a key.
 ///
 /// # Errors
-/// 403 without control of the identity, 404 if there is no such key, 503 if it can't be written.
+/// As [`read_delete_options`]; 403 without control of the identity, 404 if there is no such key, 503 if it can't be
+/// written.
 pub async fn revoke(
     api: ApiState,
     DryRun(is_dry_run): DryRun,
     target: Target,
     Path((_, name)): Path<(String, String)>,
+    request: Request,
 ) -> Result<Response, ApiError> {
+    let is_dry_run = is_dry_run || read_delete_options(request).await?;
     let person = load_user(&api, &target)?;
     if !is_self(&api, &target) {
         control(&api, &target).await?;
@@ -174,5 +182,5 @@ pub async fn revoke(
     if !is_dry_run {
         info!(user = target.name, by = target.caller.username, key = name, "API key revoked");
     }
-    Ok(success())
+    Ok(deleted(&format!("API key {name}"), &target))
 }

@@ -9,9 +9,11 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
+use roster_api::credentials::UserReference;
 use roster_api::directory::{API_VERSION, RoleAssignment};
 use roster_api::role_binding::{RoleKind, Subject, SubjectKind};
-use roster_core::rbac::assignments::{AssignmentScope, DisplayName, Filter, find};
+use roster_core::directory::index::query::Query;
+use roster_core::rbac::assignments::{Assignee, AssignmentScope, DisplayName, Filter, find};
 use roster_credentials::digest::hex;
 use roster_runtime::informers::Informers;
 use serde_json::{Value, json};
@@ -20,13 +22,13 @@ use sha2::{Digest, Sha256};
 use crate::apiserver::limits::RequestPermit;
 use crate::apiserver::negotiate::Form;
 use crate::apiserver::pages::{Position, RevisionRange, list_id};
-use crate::apiserver::params::{IncludeObject, flag, include_object, number, pairs, unknown};
+use crate::apiserver::params::{EVERYWHERE, IncludeObject, flag, include_object, number, pairs, unknown};
 use crate::apiserver::render::{cell, columns, partial};
 use crate::apiserver::resource::{Cell, Column};
 use crate::apiserver::revision::blocking;
 use crate::apiserver::state::{ApiState, CallerExtension, DirectoryApi};
 use crate::apiserver::status::ApiError;
-use crate::apiserver::target::Target;
+use crate::apiserver::target::{Target, ambiguous};
 
 /// Most assignments in a response; `metadata.continue` leads to the rest. With groups expanded to their members, a
 /// large cluster has millions.
@@ -37,15 +39,18 @@ const FIELDS: &[&str] = &["effective", "group", "includeNames", "role", "scope",
 
 /// Other parameters.
 const OTHERS: &[&str] = &[
+    "allowWatchBookmarks",
     "continue",
     "fieldSelector",
     "includeObject",
+    "labelSelector",
     "limit",
-    "pretty",
     "resourceVersion",
     "resourceVersionMatch",
-    "timeout",
+    "sendInitialEvents",
+    "shardSelector",
     "timeoutSeconds",
+    "watch",
 ];
 
 static COLUMNS: &[Column] = &[
@@ -66,6 +71,10 @@ const fn column(name: &'static str, cell: Cell, description: &'static str) -> Co
 #[derive(Debug, Default)]
 struct Request {
     filter: Filter,
+    /// Any key of a User, or a username that belongs to no User.
+    user: Option<String>,
+    /// Whether a label selector excludes all assignments, which have no labels.
+    is_empty: bool,
     include_names: bool,
     limit: Option<usize>,
     continue_token: Option<String>,
@@ -78,6 +87,9 @@ impl Request {
         let mut request = Self::default();
         let mut seen = BTreeSet::new();
         for (key, value) in pairs(query)? {
+            if EVERYWHERE.contains(&key.as_str()) {
+                continue;
+            }
             if !FIELDS.contains(&key.as_str()) && !OTHERS.contains(&key.as_str()) {
                 return Err(unknown(&key, &[FIELDS, OTHERS].concat()));
             }
@@ -89,12 +101,22 @@ impl Request {
                 "limit" => request.limit = Some(number(&key, &value, 0)?).filter(|limit| *limit > 0),
                 "continue" => request.continue_token = Some(value).filter(|token| !token.is_empty()),
                 "includeObject" => request.include = include_object(&value)?,
-                // Ignored: the response is always current and never takes long.
-                "pretty" | "resourceVersion" | "resourceVersionMatch" | "timeout" | "timeoutSeconds" => {}
+                "labelSelector" => request.label_selector(&value)?,
+                "watch" if flag(&key, &value)? => {
+                    return Err(ApiError::method_not_allowed("roleassignments can't be watched: list them again"));
+                }
+                // Ignored: the response is always current and complete, and never takes long.
+                "allowWatchBookmarks"
+                | "resourceVersion"
+                | "resourceVersionMatch"
+                | "sendInitialEvents"
+                | "shardSelector"
+                | "timeoutSeconds"
+                | "watch" => {}
                 _ => request.filter(&key, &value)?,
             }
         }
-        if request.filter.user.is_some() && request.filter.group.is_some() {
+        if request.user.is_some() && request.filter.group.is_some() {
             return Err(ApiError::bad_parameter("group", "can't be combined with user"));
         }
         Ok(request)
@@ -114,12 +136,19 @@ impl Request {
         Ok(())
     }
 
+    fn label_selector(&mut self, text: &str) -> Result<(), ApiError> {
+        let mut query = Query::default();
+        query.label_selector(text)?;
+        self.is_empty = !query.labels.iter().all(|requirement| requirement.operator.holds(None));
+        Ok(())
+    }
+
     fn filter(&mut self, key: &str, value: &str) -> Result<(), ApiError> {
         if value.is_empty() && !matches!(key, "effective" | "includeNames") {
             return Err(ApiError::bad_parameter(key, "must not be empty"));
         }
         match key {
-            "user" => self.filter.user = Some(value.to_owned()),
+            "user" => self.user = Some(value.to_owned()),
             "group" => self.filter.group = Some(value.to_owned()),
             "role" => self.filter.role = Some(read_role(value)?),
             "scope" => self.filter.scope = Some(read_scope(value)?),
@@ -152,7 +181,8 @@ fn read_scope(text: &str) -> Result<AssignmentScope, ApiError> {
 /// `GET roleassignments`: lists assignments.
 ///
 /// # Errors
-/// 400 or 406 for an invalid request, 401, 403 or 503 from authorization.
+/// 400 or 406 for an invalid request, 405 for a watch, 409 for a key of several Users, 401, 403 or 503 from
+/// authorization.
 pub async fn list(
     api: ApiState,
     Extension(caller): CallerExtension,
@@ -160,10 +190,28 @@ pub async fn list(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let request = Request::read(query.as_deref().unwrap_or_default())?;
+    let mut request = Request::read(query.as_deref().unwrap_or_default())?;
     let form = Form::of(&headers)?;
     api.admit(&caller, "list", "roleassignments", "", "").await?;
+    request.filter.user = request.user.as_deref().map(|key| assignee(&api, key)).transpose()?;
     answer(&api, request, form, permit).await
+}
+
+/// Finds the user that a key stands for. The caller may list all assignments, which name every user that holds a role.
+fn assignee(api: &DirectoryApi, key: &str) -> Result<Assignee, ApiError> {
+    let directory = api.informers.directory();
+    match directory.users_by_key(key).as_slice() {
+        [] => Ok(Assignee::Username(key.to_owned())),
+        [user] => Ok(Assignee::User((*user).to_owned())),
+        several => {
+            let reference = |name: &&str| {
+                let person = directory.user(name)?;
+                let (username, uid) = (person.username.clone(), person.uid.clone());
+                Some(UserReference { name: (*name).to_owned(), username, uid })
+            };
+            Err(ambiguous(key, &several.iter().filter_map(reference).collect::<Vec<_>>()))
+        }
+    }
 }
 
 /// Parameters of a list of one user's assignments.
@@ -178,7 +226,7 @@ impl<S: Sync> FromRequestParts<S> for UserAssignmentsRequest {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let request = Request::read(parts.uri.query().unwrap_or_default())?;
         let form = Form::of(&parts.headers)?;
-        if request.filter.user.is_some() || request.filter.group.is_some() {
+        if request.user.is_some() || request.filter.group.is_some() {
             return Err(ApiError::bad_parameter("user", "is already given by the path"));
         }
         Ok(Self { request, form })
@@ -195,8 +243,8 @@ pub async fn of_user(
     UserAssignmentsRequest { mut request, form }: UserAssignmentsRequest,
     target: Target,
 ) -> Result<Response, ApiError> {
-    request.written.extend(["of=", &target.name, "&"]);
-    request.filter.user = Some(target.name);
+    request.written.extend(["of=", &target.uid, "&"]);
+    request.filter.user = Some(Assignee::User(target.name));
     request.filter.is_effective = true;
     answer(&api, request, form, permit).await
 }
@@ -218,6 +266,9 @@ async fn answer(
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
         let name = |subject: &Subject| display_name(&informers, subject);
         let display_name = include_names.then_some(&name as &DisplayName<'_>);
+        if request.is_empty {
+            return Vec::new();
+        }
         // One more than returned, to know whether there are more.
         find(&informers.directory(), &filter, (skip, limit + 1), display_name)
     };

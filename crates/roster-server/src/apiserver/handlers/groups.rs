@@ -16,7 +16,7 @@ use crate::apiserver::limits::RequestPermit;
 use crate::apiserver::list::list as list_records;
 use crate::apiserver::negotiate::Form;
 use crate::apiserver::params::ListParams;
-use crate::apiserver::params::{GetParams, only};
+use crate::apiserver::params::{GET_OPTIONS, GetParams, only};
 use crate::apiserver::resource::{GROUPS, USERS};
 use crate::apiserver::revision::reached;
 use crate::apiserver::state::{ApiState, CallerExtension};
@@ -88,17 +88,23 @@ pub async fn members(
 /// `GET groups/{name}/members/{user}`: returns how the user belongs to the group.
 ///
 /// # Errors
-/// 404 if it does not, 400 for an unknown parameter, 401, 403 or 503 from authorization.
+/// 404 if it does not, 400 for an unknown parameter, 409 if the key stands for several Users, 401, 403 or 503 from authorization.
 pub async fn member(
     api: ApiState,
     Extension(caller): CallerExtension,
     Path((name, key)): Path<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    only(query.as_deref(), &[])?;
+    only(query.as_deref(), GET_OPTIONS)?;
     api.admit(&caller, "get", "groups/members", &name, &name).await?;
     let directory = api.informers.directory();
-    let found = directory.find_user(&key).and_then(|user| membership(&directory, user, &name));
+    let users = directory.users_by_key(&key);
+    if users.len() > 1 {
+        // Without their names: the caller may read members of this group, and not every user.
+        let message = format!("{key:?} stands for several users: use the UID");
+        return Err(ApiError::conflict(message, About { resource: "groups/members", name: &key }));
+    }
+    let found = users.first().and_then(|user| membership(&directory, user, &name));
     let found = found.ok_or_else(|| ApiError::not_found(About { resource: "groups/members", name: &key }))?;
     let answer = json!({"kind": "GroupMembership", "apiVersion": API_VERSION, "metadata": {"name": found.user}, "status": found});
     Ok(axum::Json(answer).into_response())

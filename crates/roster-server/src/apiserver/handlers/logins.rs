@@ -2,6 +2,7 @@
 
 use axum::Extension;
 use axum::extract::{RawQuery, Request, State};
+use axum::http::Method;
 use axum::response::Response;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -61,11 +62,11 @@ pub async fn login(
         LoginOutcome::Challenged(person, challenge, credential) => {
             let enrollment = enrollment(&api, &person, challenge, &credential);
             let status = LoginStatus { challenge: Some(challenge), enrollment, ..LoginStatus::default() };
-            Ok(created("Login", &json!({"username": spec.username}), &status))
+            Ok(created("Login", None, &json!({"username": spec.username}), &status))
         }
         LoginOutcome::Granted(granted) => {
             let status = token_for(&api, *granted, spec.audience.as_deref())?;
-            Ok(created("Login", &json!({"username": spec.username}), &status))
+            Ok(created("Login", None, &json!({"username": spec.username}), &status))
         }
     }
 }
@@ -97,7 +98,7 @@ fn check_username(resource: &str, username: &str) -> Result<(), ApiError> {
 
 /// Rejects `dryRun`: an attempt always counts.
 fn refuse_dry_run(query: Option<&str>) -> Result<(), ApiError> {
-    if read_write_params(query)? {
+    if read_write_params(&Method::POST, query)? {
         return Err(ApiError::bad_parameter("dryRun", "is not supported here: every login attempt counts"));
     }
     Ok(())
@@ -164,5 +165,5 @@ pub async fn review(
             PasswordReviewStatus { authenticated: true, user: Some(granted.person.user_info(None)), challenge: None }
         }
     };
-    Ok(created("PasswordReview", &json!({"username": spec.username}), &status))
+    Ok(created("PasswordReview", None, &json!({"username": spec.username}), &status))
 }

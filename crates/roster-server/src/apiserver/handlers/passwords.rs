@@ -7,7 +7,9 @@ use axum::extract::Request;
 use axum::response::Response;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use roster_api::credentials::{InvitationSpec, InvitationStatus, PasswordChangeSpec, PasswordChangeStatus, UnlockSpec};
+use roster_api::credentials::{
+    ActionStatus, InvitationSpec, InvitationStatus, PasswordChangeSpec, PasswordChangeStatus, UnlockSpec,
+};
 use roster_credentials::credential::{Credential, Invitation, SetBy};
 use roster_credentials::digest::{Digest, hex, random};
 use roster_credentials::lockout::FailedLogins;
@@ -58,7 +60,7 @@ pub async fn change(
     if !is_dry_run {
         info!(user = target.name, by = target.caller.username, "password set");
     }
-    Ok(created("PasswordChange", &json!({"revokeAPIKeys": change.spec.revoke_api_keys}), &status))
+    Ok(created("PasswordChange", Some(&target), &json!({"revokeAPIKeys": change.spec.revoke_api_keys}), &status))
 }
 
 struct PasswordChange {
@@ -103,7 +105,8 @@ async fn change_password(
         let revoked = if change.spec.revoke_api_keys { std::mem::take(&mut after.api_keys).len() } else { 0 };
         if change.is_dry_run || api.logins.vault.save(&opened, &after).await.map_err(unreachable)? {
             let changed = Time(after.changed.unwrap_or(now));
-            return Ok(PasswordChangeStatus { password_changed_time: changed, revoked_api_keys: revoked });
+            let user = Some(target.reference());
+            return Ok(PasswordChangeStatus { user, password_changed_time: changed, revoked_api_keys: revoked });
         }
     }
     Err(contended(target.about()))
@@ -143,7 +146,8 @@ pub async fn invite(
         written.ok_or_else(|| no_credential(&target))?;
         info!(user = target.name, by = target.caller.username, "user invited to set a password");
     }
-    Ok(created("Invitation", &spec, &InvitationStatus { code, expiration_timestamp: Time(expires) }))
+    let status = InvitationStatus { user: Some(target.reference()), code, expiration_timestamp: Time(expires) };
+    Ok(created("Invitation", Some(&target), &spec, &status))
 }
 
 /// `POST users/{key}/unlock`: resets the counter of failed logins.
@@ -165,5 +169,5 @@ pub async fn unlock(
         written.ok_or_else(|| no_credential(&target))?;
         info!(user = target.name, by = target.caller.username, "user unlocked");
     }
-    Ok(created("Unlock", &spec, &json!({})))
+    Ok(created("Unlock", Some(&target), &spec, &ActionStatus { user: target.reference() }))
 }

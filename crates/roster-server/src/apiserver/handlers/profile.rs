@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use axum::extract::Request;
-use axum::http::{HeaderMap, header};
+use axum::extract::{Path, Request};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use json_patch::PatchOperation;
@@ -19,6 +19,7 @@ use tracing::warn;
 use crate::apiserver::body::{DryRun, read_bytes};
 use crate::apiserver::negotiate::Form;
 use crate::apiserver::params::IncludeObject;
+use crate::apiserver::read_only;
 use crate::apiserver::render::Renderer;
 use crate::apiserver::resource::USERS;
 use crate::apiserver::revision::reached;
@@ -46,15 +47,19 @@ pub async fn patch(
     api: ApiState,
     form: Form,
     DryRun(is_dry_run): DryRun,
-    target: Target,
+    Path(key): Path<String>,
+    target: Result<Target, ApiError>,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, ApiError> {
+    let target = target.map_err(|error| match error.code() {
+        // An authorized caller, who wants to create the user by server-side apply.
+        StatusCode::NOT_FOUND if key != SELF => read_only::patch_of_another(""),
+        _ => error,
+    })?;
     let body = read_bytes(request).await?;
     if target.asked != SELF {
-        let instead =
-            format!("only users/{SELF} can be patched here; for others, patch users.roster.dev {}", target.name);
-        return Err(ApiError::method_not_allowed(instead));
+        return Err(read_only::patch_of_another(&target.name));
     }
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
@@ -72,7 +77,7 @@ pub async fn patch(
 
 fn respond(api: &Arc<DirectoryApi>, user: &User, form: Form) -> Response {
     let current = user.metadata.name.clone();
-    let renderer = Renderer { resource: &USERS, form, include: IncludeObject::Metadata, current };
+    let renderer = Renderer { resource: &USERS, form, include: IncludeObject::Metadata, current, alias: None };
     let (record, now) = ([Arc::new(record(user))], Timestamp::now());
     let joined = renderer.joined(&record, &api.informers, now).concat();
     let json = renderer.single(&record[0], &joined, now);

@@ -7,7 +7,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
-use roster_api::credentials::RenameSpec;
+use roster_api::credentials::{ActionStatus, RenameSpec, UserReference};
 use roster_api::{User, UserSpec};
 use roster_core::rbac::conflict::of_rename;
 use roster_core::rbac::guard::GuardedChange;
@@ -39,7 +39,10 @@ pub async fn rename(
         match attempt(&api, &target, &spec, is_dry_run).await {
             // Retry: the status also changes, especially right after a rename.
             Ok(RenameOutcome::Stale) => {}
-            Ok(RenameOutcome::Done) => return Ok(created("Rename", &spec, &json!({}))),
+            Ok(RenameOutcome::Done) => {
+                let user = UserReference { username: spec.username.clone(), ..target.reference() };
+                return Ok(created("Rename", Some(&target), &spec, &ActionStatus { user }));
+            }
             Err(error) => return Err(error),
         }
     }

@@ -17,11 +17,11 @@ use serde_json::json;
 use tracing::info;
 
 use super::logins::OTP_ISSUER;
-use crate::apiserver::body::{DryRun, read_secret_body};
+use crate::apiserver::body::{Deletion, DryRun, read_deletion, read_secret_body};
 use crate::apiserver::confirm::{Confirmation, CredentialChange, check_current, lock_for_recheck, log_recheck};
 use crate::apiserver::control::{control, expose, is_self, load_user, refuse_api_key, unreachable};
 use crate::apiserver::object::created;
-use crate::apiserver::object::success;
+use crate::apiserver::object::deleted;
 use crate::apiserver::params::NoParams;
 use crate::apiserver::source::SourceAddress;
 use crate::apiserver::state::{ApiState, DirectoryApi};
@@ -119,7 +119,8 @@ pub async fn enroll(
             if status.enabled && !is_dry_run {
                 info!(user = target.name, "second factor enabled");
             }
-            Ok(created(KIND, &json!({}), &status))
+            let status = TotpEnrollmentStatus { user: Some(target.reference()), ..status };
+            Ok(created(KIND, Some(&target), &json!({}), &status))
         }
     }
 }
@@ -164,7 +165,7 @@ fn confirmed(
 /// `DELETE users/{key}/totp`: removes the second factor: one's own with a code, others' with control of the identity.
 ///
 /// # Errors
-/// As [`read_secret_body`]; 401, 403, 404 if there is none, 422 for a wrong code, 429 or 503.
+/// As [`read_deletion`]; 401, 403, 404 if there is none, 422 for a wrong code, 429 or 503.
 pub async fn remove(
     api: ApiState,
     SourceAddress(source): SourceAddress,
@@ -174,8 +175,10 @@ pub async fn remove(
 ) -> Result<Response, ApiError> {
     let source = source_of(source);
     let (person, about) = (load_user(&api, &target)?, target.about());
+    let Deletion { is_dry_run: is_dry_run_by_options, spec } = read_deletion(KIND, request).await?;
+    let is_dry_run = is_dry_run || is_dry_run_by_options;
     let code = if is_self(&api, &target) {
-        let spec: TotpEnrollmentSpec = read_secret_body(KIND, request).await?;
+        let spec: TotpEnrollmentSpec = spec.unwrap_or_default();
         refuse_api_key(&target)?;
         if person.spec.second_factor == Policy::Required {
             return Err(ApiError::refused(
@@ -216,7 +219,7 @@ pub async fn remove(
             if !is_dry_run {
                 info!(user = target.name, by = target.caller.username, "second factor removed");
             }
-            Ok(success())
+            Ok(deleted("the second factor", &target))
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::apiserver::limits::RequestPermit;
 use crate::apiserver::negotiate::Form;
 use crate::apiserver::object::about_user;
 use crate::apiserver::object::items;
+use crate::apiserver::params::GET_OPTIONS;
 use crate::apiserver::params::GetParams;
 use crate::apiserver::params::ListParams;
 use crate::apiserver::params::NoParams;
@@ -154,7 +155,7 @@ impl<S: Sync> FromRequestParts<S> for NamespaceParam {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let mut params = only(parts.uri.query(), &["namespace"])?;
+        let mut params = only(parts.uri.query(), &[&["namespace"], GET_OPTIONS].concat())?;
         Ok(Self(params.remove("namespace").filter(|namespace| !namespace.is_empty())))
     }
 }
