@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use futures::FutureExt;
-use kube::{Client, Config};
+use kube::Config;
 use roster_controllers::native::NativeWriter;
 use roster_controllers::{group, quota, role_binding, user};
 use roster_runtime::logins::signing_keys::SigningKeyStore;
 use roster_runtime::notifications::Notifier;
+use roster_runtime::operations::client::{self, Component};
 use roster_runtime::operations::health::Heartbeat;
 use roster_runtime::operations::leader::{ElectionHeartbeats, LeaderElection};
 use roster_runtime::tls::certificates::Certificates;
@@ -71,12 +72,13 @@ impl Leader {
             controllers: Arc::clone(&self.runtime),
         };
         let access = self.access.clone();
-        let connect = move || Ok(Client::try_from(access)?);
+        let connect = move || client::connect(&access, Component::LeaderElection);
         LeaderElection::start(connect, config.namespace.clone(), config.lease.options(), heartbeats)
     }
 
     async fn control(&self, shutdown: CancellationToken) -> Result<()> {
-        let Replica { client, config, informers, metrics, pool, policy, .. } = &*self.replica;
+        let Replica { config, informers, metrics, pool, policy, .. } = &*self.replica;
+        let client = client::connect(&self.access, Component::Controllers)?;
         informers.lead();
         let concurrency = config.concurrency;
         let rbac = Arc::new(config.rbac.policy());
@@ -107,7 +109,7 @@ impl Leader {
         let sweep = writer.sweep(shutdown.clone());
         let rotation = self.signing_keys.clone().rotate(config.logins.signing_key_lifetime, shutdown.clone());
         let webhooks = config.webhook_configuration.clone();
-        let trust = trust::keep(client.clone(), self.certificates.clone(), webhooks, shutdown);
+        let trust = trust::keep(client, self.certificates.clone(), webhooks, shutdown);
         let others = async { tokio::join!(groups, bindings) };
         tokio::try_join!(users, quotas, trust, sweep, rotation, others.map(Ok)).map(drop)
     }

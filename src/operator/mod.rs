@@ -18,6 +18,7 @@ use roster_controllers::tombstones;
 use roster_runtime::logins::audiences;
 use roster_runtime::logins::recount;
 use roster_runtime::notifications::Notifier;
+use roster_runtime::operations::client::{self, Component};
 use roster_runtime::operations::health;
 use roster_runtime::operations::supervisor::Supervisor;
 use roster_runtime::tls::connections::{LIMITS, PROBE_LIMITS};
@@ -56,7 +57,7 @@ pub async fn run(config: RunConfig) -> Result<()> {
     let tls = connect::bind(config.listen, "--listen").await?;
     info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, probes = %config.probe_listen, "starting");
     supervisor.spawn("probes", listener::serve(probes, replica.probe_port(), shutdown.clone()));
-    let own = (client.clone(), config.namespace.clone());
+    let own = (client::connect(&access, Component::Informers)?, config.namespace.clone());
     supervisor.spawn("informers", Arc::clone(informers).run(own, Arc::clone(health), shutdown.clone()));
 
     let keys = Keys::load(&replica).await?;

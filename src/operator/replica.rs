@@ -9,6 +9,7 @@ use roster_credentials::policy::PasswordPolicy;
 use roster_credentials::pool::HashPool;
 use roster_runtime::informers::Informers;
 use roster_runtime::metrics::Metrics;
+use roster_runtime::operations::client::{self, Component};
 use roster_runtime::operations::health::Health;
 
 use crate::config::RunConfig;
@@ -39,7 +40,7 @@ impl Replica {
         let hashing = &config.hashing;
         let pool = HashPool::new(hashing.cost()?, hashing.slots(), usize::from(hashing.queue), metrics.hashing.clone());
         Ok(Self {
-            client: Client::try_from(access.clone())?,
+            client: client::connect(access, Component::Server)?,
             informers: Arc::new(Informers::new(config.rbac.expand_groups, Arc::clone(&metrics))),
             health: Arc::new(Health::default()),
             policy: Arc::new(config.logins.password_policy()?),
