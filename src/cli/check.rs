@@ -8,9 +8,11 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
-use kube::{Api, Client, Config, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use roster_api::crd;
 use serde_json::{Value, to_value};
+
+use super::cluster;
 
 /// Time between two rounds of checks.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -41,7 +43,7 @@ pub(super) struct Args {
 pub(super) fn execute(args: &Args) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut config = Config::infer().await.context("no access to a cluster: set KUBECONFIG")?;
+        let mut config = cluster::access("check").await?;
         // This loop retries, and the last errors are printed.
         config.default_retry = false;
         config.connect_timeout = Some(REQUEST_TIMEOUT);

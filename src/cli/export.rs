@@ -19,6 +19,7 @@ use roster_import::write::{Record, Target, Writer, writer};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
+use super::cluster;
 use super::import::PAGE;
 use super::private_file;
 
@@ -86,7 +87,7 @@ fn export(args: &Args, out: &mut dyn Write) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut writer = writer(args.to.into(), BufWriter::new(out), args.with_hashes, &args.base, &Rules::default());
     runtime.block_on(async {
-        let client = Client::try_default().await.context("no access to a cluster: set KUBECONFIG")?;
+        let client = cluster::client("export").await?;
         let mut export = Export { client, with_hashes: args.with_hashes, unread: 0 };
         writer.begin()?;
         export.each::<Group>(Kind::Group, writer.as_mut()).await?;

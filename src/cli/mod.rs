@@ -1,6 +1,7 @@
 //! Command line of the `roster` program.
 
 mod check;
+mod cluster;
 mod export;
 mod generated;
 mod groups;

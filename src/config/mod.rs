@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use roster_core::quota::defaults::{Defaults, Pairs};
 use roster_core::rbac::Policy;
 use roster_credentials::hash::{Argon2idCost, CostError};
-use roster_runtime::operations::leader::LeaseOptions;
+use roster_runtime::operations::leader::{LeaseOptions, default_identity};
 use roster_runtime::operations::telemetry;
 use roster_runtime::tls::certificates::CertificateOptions;
 
@@ -241,11 +241,11 @@ pub struct LeaseConfig {
 }
 
 impl LeaseConfig {
-    /// Returns the options of the leader election.
+    /// Returns the options of the leader election. Without `--identity`, each call returns another identity.
     pub fn options(&self) -> LeaseOptions {
         LeaseOptions {
             name: self.lease.clone(),
-            identity: self.identity.clone(),
+            identity: self.identity.clone().unwrap_or_else(default_identity),
             duration: self.lease_duration,
             renew_deadline: self.renew_deadline,
             retry_period: self.retry_period,

@@ -319,3 +319,58 @@ async fn leftovers_can_be_removed_without_an_operator() {
     assert_eq!(left, "");
     assert!(!crate::support::can(&cluster, "jane", &["create", "deployments"]));
 }
+
+/// The commands in Helm's notes: indented by two spaces, with here-documents.
+fn commands(notes: &str) -> Vec<String> {
+    let mut commands: Vec<String> = Vec::new();
+    let mut is_open = false;
+    for line in notes.lines().filter_map(|line| line.strip_prefix("  ")) {
+        match commands.last_mut().filter(|_| is_open) {
+            Some(command) => {
+                *command += &format!("\n{line}");
+                is_open = line != "EOF";
+            }
+            None => {
+                commands.push(line.to_owned());
+                is_open = line.ends_with("<<EOF");
+            }
+        }
+    }
+    commands
+}
+
+/// Runs each command of the notes of the release and returns all that they print.
+fn follow_notes(cluster: &Cluster) -> String {
+    let kubectl = &cluster.plane.kubectl;
+    let programs = kubectl.assets.kubectl.parent().unwrap().display();
+    let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
+    let commands = commands(&helm(cluster, &["get", "notes", "roster"]));
+    assert!(!commands.is_empty());
+    let run = |command: &String| {
+        let output = Command::new("bash")
+            .args(["-euc", command])
+            .env("PATH", &path)
+            .env("KUBECONFIG", &kubectl.kubeconfig)
+            .output()
+            .unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success(), "{command}: {said}");
+        said
+    };
+    commands.iter().map(run).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_command_of_the_notes_works() {
+    let cluster = Cluster::create("notes", &[]);
+    cluster.start_operator(FAST_LEASE);
+    let said = follow_notes(&cluster);
+    assert!(said.contains("user.roster.dev/jane created") && said.contains(r#""code":""#), "{said}");
+    let set = ["upgrade", "roster", "CHART", "--reset-then-reuse-values", "--set"];
+    helm(&cluster, &[&set[..], &["users.joan.spec.language=en,users.joe.spec.language=en"]].concat());
+    let said = follow_notes(&cluster);
+    assert!(said.contains("joan") && said.contains("joe"), "{said}");
+    helm(&cluster, &[&set[..], &["users.joan=null"]].concat());
+    let said = follow_notes(&cluster);
+    assert!(said.contains(r#"user.roster.dev "joan" deleted"#), "{said}");
+}

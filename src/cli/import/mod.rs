@@ -14,13 +14,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use kube::Client;
 use roster_import::assemble::{Options, Plan, assemble};
 use roster_import::rules::Rules;
 use roster_import::{Source, csv, read};
 
 pub(super) use live::PAGE;
 
+use super::cluster;
 pub(super) use args::Args;
 use args::{Files, Outcome};
 use format::ImportFormat;
@@ -63,7 +63,7 @@ fn run(args: &Args, plan: Plan, files: &Files) -> Result<Outcome> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let client = Client::try_default().await.context("no access to a cluster: set KUBECONFIG")?;
+        let client = cluster::client("import").await?;
         if args.apply {
             apply::plan(client, plan, files, args).await
         } else {

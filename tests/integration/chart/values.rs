@@ -207,6 +207,32 @@ fn values_reach_the_operator() {
     assert_eq!(kept["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
 }
 
+/// During a rollout, each old Pod occupies a node. Were those counted, both new Pods could land on one node.
+#[test]
+fn replicas_of_one_revision_are_spread() {
+    let objects = objects(&[]);
+    let deployment = of_kind(&objects, "Deployment").next().unwrap();
+    let pod = &deployment["spec"]["template"]["spec"];
+    let preferred = &pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0];
+    let of_revision = serde_json::json!(["pod-template-hash"]);
+    assert_eq!(preferred["podAffinityTerm"]["matchLabelKeys"], of_revision);
+    assert_eq!(pod["topologySpreadConstraints"][0]["matchLabelKeys"], of_revision);
+}
+
+/// Helm deletes what a hook policy says before it reads the logs for `helm test --logs`.
+#[test]
+fn the_log_of_helm_test_outlives_it_and_its_rights_do_not() {
+    let hooks: Vec<Value> =
+        objects(&[]).into_iter().filter(|object| object["metadata"]["annotations"]["helm.sh/hook"] == "test").collect();
+    assert_eq!(hooks.len(), 4, "{hooks:?}");
+    for hook in hooks {
+        let policy = &hook["metadata"]["annotations"]["helm.sh/hook-delete-policy"];
+        let expected =
+            if hook["kind"] == "Pod" { "before-hook-creation" } else { "before-hook-creation,hook-succeeded" };
+        assert_eq!(policy, expected, "{}", hook["kind"]);
+    }
+}
+
 #[test]
 fn configuration_changes_roll_out_the_pods() {
     // So every change rolls out the pods. Only Secrets that the operator watches itself are read from elsewhere.

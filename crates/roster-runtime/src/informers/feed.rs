@@ -33,8 +33,30 @@ use super::follow::{Relist, WatchFailure, WatchStep, follow, readable};
 use super::list_watch::{ListWatchError, list_watch, list_watch_parsed};
 use super::state::{Informers, WorkQueues};
 
-/// A store that a watch feeds, and a function that prunes each object first.
-pub type PrunedStore<K> = (Writer<K>, fn(&mut K));
+/// A store that a watch feeds.
+pub struct PrunedStore<K: Resource<DynamicType = ()> + Clone + 'static> {
+    writer: Writer<K>,
+    prune: fn(&mut K),
+    observer: Box<dyn FnMut(&Event<K>) + Send>,
+}
+
+impl<K: Resource<DynamicType = ()> + Clone + 'static> PrunedStore<K> {
+    /// Keeps what `prune` leaves of each object.
+    pub fn new(writer: Writer<K>, prune: fn(&mut K)) -> Self {
+        Self { writer, prune, observer: Box::new(|_| {}) }
+    }
+
+    /// Passes each event to `observer`, after the store has changed.
+    pub fn observed_by(self, observer: impl FnMut(&Event<K>) + Send + 'static) -> Self {
+        Self { observer: Box::new(observer), ..self }
+    }
+
+    fn take(&mut self, event: Event<K>) {
+        let event = event.modify(self.prune);
+        self.writer.apply_watcher_event(&event);
+        (self.observer)(&event);
+    }
+}
 
 /// State of an object as a watch has seen it.
 enum ObjectState<'a, K> {
@@ -120,7 +142,7 @@ impl Feed<'_> {
         &mut self,
         resource: &'static str,
         change: impl Fn(&Informers, &str, Option<&K>) + Send + 'static,
-        mut kept: Option<PrunedStore<K>>,
+        mut kept: PrunedStore<K>,
         mut feeder: Option<Feeder<K>>,
         queues: impl Fn(&WorkQueues) -> &DirtyKeys<String> + Send + 'static,
         known: impl Fn(&Directory) -> Vec<String> + Clone + Send + 'static,
@@ -144,11 +166,10 @@ impl Feed<'_> {
                 if let Some(feeder) = &mut feeder {
                     feeder.take(step);
                 }
-                if let Some((writer, prune)) = &mut kept
-                    && let WatchStep::Event(event) = step
+                if let WatchStep::Event(event) = step
                     && let Some(event) = readable(event.clone())
                 {
-                    writer.apply_watcher_event(&event.modify(*prune));
+                    kept.take(event);
                 }
             },
             // A store replaces its content when a relist is complete: keys queued earlier did not find their objects
