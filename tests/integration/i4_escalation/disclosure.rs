@@ -71,7 +71,7 @@ async fn i4_denials_name_only_users_in_the_request() {
     };
     let email = format!("email: {n}@EXAMPLE.com");
     let waiting = create(&email);
-    assert!(waiting.contains("somebody whom this write takes control of holds or would hold a role"), "{waiting}");
+    assert!(waiting.contains("an identity that this write takes control of holds or would hold a role"), "{waiting}");
     let own = create(&format!("groups: [{n}-power]"));
     assert!(own.contains(&format!("User {n}-x holds or would hold a role")), "{own}");
     cluster.kubectl(&["delete", "users.roster.dev", &kim]);
