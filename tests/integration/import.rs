@@ -194,7 +194,7 @@ async fn case_a19_an_existing_group_or_user_with_another_title_is_not_joined() {
     groups.patch(&group, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
     let path = file("a19.csv", &format!("username,groups\n{ada},{title}\n"));
     let args = ["import", "--from", "csv", &path, "--accept-existing-users", "--force-conflicts", "--apply"];
-    assert_eq!(last_line(&succeeds(&args)), "1 created, 1 changed, 0 the same, 0 rejected");
+    assert_eq!(last_line(&succeeds(&args)), "1 created, 1 changed, 0 unchanged, 0 rejected");
     assert_eq!(users.get(&ada).await.unwrap().spec.groups, [group]);
 }
 
@@ -209,7 +209,7 @@ async fn case_a19_a_group_of_another_source_is_not_joined() {
     let first = file("a19-first.ldif", &ldif(&ann, "apollo"));
     assert_eq!(
         last_line(&succeeds(&["import", "--from", "ldif", &first, "--apply"])),
-        "2 created, 0 changed, 0 the same, 0 rejected"
+        "2 created, 0 changed, 0 unchanged, 0 rejected"
     );
     let second = file("a19-second.ldif", &ldif(&ben, "gemini"));
     let output = roster(&["import", "--from", "ldif", &second, "--apply"]);
