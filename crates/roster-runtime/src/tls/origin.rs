@@ -52,7 +52,7 @@ pub enum Webhook {
 
 impl Webhook {
     /// All webhooks.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::PasswordSecrets,
         Self::Users,
         Self::Groups,

@@ -10,7 +10,7 @@
 //! A `*` at either end of a text matches anything, `in:` takes alternatives separated by `|`, and a backslash escapes
 //! the next character.
 
-use super::field::{Field, FieldKind, ValueError};
+use super::field::{Field, FieldKind, Spaces, ValueError};
 use super::query::{Comparison, Condition, Query, SortKey, ValueTest};
 use super::selector;
 
