@@ -315,7 +315,10 @@ mod tests {
     fn written(value: &str, ways: &[u8]) -> String {
         let mut text = String::new();
         for (index, c) in value.chars().enumerate() {
-            let hex = || c.encode_utf8(&mut [0; 4]).bytes().map(|byte| format!("\\{byte:02x}")).collect::<String>();
+            let hex = || {
+                let mut buffer = [0; 4];
+                c.encode_utf8(&mut buffer).bytes().fold(String::new(), |hex, byte| format!("{hex}\\{byte:02x}"))
+            };
             match ways[index % ways.len()] {
                 0 => text.push_str(&hex()),
                 1 if r#",+"\<>;=# "#.contains(c) => text.extend(['\\', c]),
