@@ -46,7 +46,8 @@ impl Leader {
         // One identity for all terms: this replica can renew a lease that it could not renew in time.
         let options = config.lease.options();
         while !shutdown.is_cancelled() {
-            self.lead(self.start_election(options.clone(), Arc::clone(&election))?, &shutdown).await?;
+            let election = self.start_election(options.clone(), Arc::clone(&election))?;
+            Box::pin(self.lead(election, &shutdown)).await?;
         }
         Ok(())
     }

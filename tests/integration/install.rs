@@ -325,15 +325,13 @@ fn commands(notes: &str) -> Vec<String> {
     let mut commands: Vec<String> = Vec::new();
     let mut is_open = false;
     for line in notes.lines().filter_map(|line| line.strip_prefix("  ")) {
-        match commands.last_mut().filter(|_| is_open) {
-            Some(command) => {
-                *command += &format!("\n{line}");
-                is_open = line != "EOF";
-            }
-            None => {
-                commands.push(line.to_owned());
-                is_open = line.ends_with("<<EOF");
-            }
+        if let Some(command) = commands.last_mut().filter(|_| is_open) {
+            command.push('\n');
+            command.push_str(line);
+            is_open = line != "EOF";
+        } else {
+            commands.push(line.to_owned());
+            is_open = line.ends_with("<<EOF");
         }
     }
     commands

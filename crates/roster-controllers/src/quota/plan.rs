@@ -135,7 +135,7 @@ impl View {
         };
         let namespaces: Vec<Owned> = namespaces.filter(is_concerned).collect();
         let (owner, tracked) = (owner.to_owned(), tracked(&limits));
-        (is_known || !namespaces.is_empty()).then_some(Self { owner, is_known, tracked, limits, namespaces })
+        (is_known || !namespaces.is_empty()).then_some(Self { owner, is_known, limits, tracked, namespaces })
     }
 
     fn expected(&self, name: &str, now: Timestamp) -> impl Iterator<Item = (Amount, Timestamp)> {

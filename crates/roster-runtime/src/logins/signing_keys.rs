@@ -66,7 +66,7 @@ impl SigningKeyStore {
                 Ok(Some(secret)) => match read(&secret) {
                     Ok(keys) => self.keys.store(Arc::new(keys)),
                     Err(error) => {
-                        warn!(error = format!("{error:#}"), "signing keys are invalid, keeping the previous ones")
+                        warn!(error = format!("{error:#}"), "signing keys are invalid, keeping the previous ones");
                     }
                 },
                 // The known keys keep signing until the leader recreates the Secret, which takes a moment.

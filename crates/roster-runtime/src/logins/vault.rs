@@ -219,7 +219,7 @@ impl Vault {
         match timeout(ANSWER_TIMEOUT, self.users.patch_status(&claim.owner, &params, &patch)).await {
             Ok(Ok(_)) => self.metrics.writes.inc("UserStatus"),
             Ok(Err(error)) => {
-                warn!(user = claim.owner, %error, "publishing a changed credential failed, leaving it to the leader")
+                warn!(user = claim.owner, %error, "publishing a changed credential failed, leaving it to the leader");
             }
             Err(_) => warn!(user = claim.owner, "publishing a changed credential failed, leaving it to the leader"),
         }

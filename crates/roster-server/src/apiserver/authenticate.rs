@@ -48,7 +48,7 @@ pub struct Authenticator {
     recently_valid: Cache<[u8; 32], ()>,
     /// Results of reviews, by digest of the token; never the token itself.
     known: Cache<[u8; 32], Option<Caller>>,
-    token_authenticator: Arc<TokenAuthenticator>,
+    own_tokens: Arc<TokenAuthenticator>,
     informers: Arc<Informers>,
 }
 
@@ -69,7 +69,7 @@ impl Authenticator {
             repeated_review_permits: NetworkPermits::new(REPEATED_REVIEW_LIMITS),
             recently_valid,
             known,
-            token_authenticator,
+            own_tokens: token_authenticator,
             informers,
         }
     }
@@ -92,7 +92,7 @@ impl Authenticator {
 
     async fn identify_bearer(&self, source: RequestNetwork, token: SecretString) -> Result<Caller, ApiError> {
         // Roster's own tokens need no kube-apiserver, and are checked against the current state.
-        match self.token_authenticator.authenticate(&token, source).await {
+        match self.own_tokens.authenticate(&token, source).await {
             Ok(TokenVerdict::Known(known)) if known.is_for_the_cluster => return Ok(known.user.into()),
             Ok(TokenVerdict::Known(_) | TokenVerdict::Refused) => return Err(ApiError::unauthorized()),
             Ok(TokenVerdict::Foreign) => {}

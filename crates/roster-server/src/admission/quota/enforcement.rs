@@ -137,6 +137,7 @@ fn missing(namespace: &str, owner: Option<&str>, directory: &Directory) -> Strin
 mod tests {
     use super::*;
 
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
     use kube::Client;
     use kube::client::Body;
     use roster_core::directory::bindings::NamespaceState;
@@ -155,8 +156,8 @@ mod tests {
 
     fn informers(owner: &str) -> Arc<Informers> {
         let informers = Arc::new(Informers::new(false, Arc::new(Metrics::default())));
-        let mut namespace = k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta::default();
-        namespace.labels = Some([(roster_api::OWNER_LABEL.to_owned(), owner.to_owned())].into());
+        let labels = Some([(roster_api::OWNER_LABEL.to_owned(), owner.to_owned())].into());
+        let namespace = ObjectMeta { labels, ..ObjectMeta::default() };
         informers.change(|directory, _| directory.set_namespace("apollo", Some(NamespaceState::of(&namespace))));
         informers
     }

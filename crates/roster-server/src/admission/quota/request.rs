@@ -139,7 +139,7 @@ mod tests {
         parse(review.to_string().as_bytes(), Timestamp::now()).unwrap().expect("there is a request")
     }
 
-    fn request(object: Value, old: Value) -> Value {
+    fn request(object: &Value, old: &Value) -> Value {
         let resource = json!({"group": "", "version": "v1", "resource": "services"});
         json!({
             "uid": "u-1", "resource": resource, "namespace": "x", "dryRun": true, "operation": "UPDATE",
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn what_a_request_adds_is_what_counts() {
-        let of = |object: Value, old: Value| review(&request(object, old)).demand;
+        let of = |object: Value, old: Value| review(&request(&object, &old)).demand;
         let added = of(service(3), service(1));
         assert_eq!(added.namespace, "x");
         assert_eq!(added.wanted, Amounts::from([("services.nodeports".to_owned(), Amount::units(2))]));
@@ -168,7 +168,7 @@ mod tests {
             let requests: serde_json::Map<_, _> =
                 (0..names).map(|at| (format!("example.com/{at}"), json!("1"))).collect();
             let pod = json!({"spec": {"containers": [{"name": "main", "resources": {"requests": requests}}]}});
-            let mut request = request(pod, Value::Null);
+            let mut request = request(&pod, &Value::Null);
             request["resource"]["resource"] = json!("pods");
             review(&request).demand.wanted
         };
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn the_answer_says_whether_to_try_again() {
-        let answer = |refusal: Option<&Refusal>| review(&request(service(1), Value::Null)).answer(refusal);
+        let answer = |refusal: Option<&Refusal>| review(&request(&service(1), &Value::Null)).answer(refusal);
         let allowed = json!({
             "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": {"uid": "u-1", "allowed": true},
         });
