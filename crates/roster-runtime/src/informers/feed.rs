@@ -33,11 +33,14 @@ use super::follow::{Relist, WatchFailure, WatchStep, follow, readable};
 use super::list_watch::{ListWatchError, list_watch, list_watch_parsed};
 use super::state::{Informers, WorkQueues};
 
+/// Receives each event of a watch.
+type Observer<K> = Box<dyn FnMut(&Event<K>) + Send>;
+
 /// A store that a watch feeds.
 pub struct PrunedStore<K: Resource<DynamicType = ()> + Clone + 'static> {
     writer: Writer<K>,
     prune: fn(&mut K),
-    observer: Box<dyn FnMut(&Event<K>) + Send>,
+    observer: Observer<K>,
 }
 
 impl<K: Resource<DynamicType = ()> + Clone + 'static> PrunedStore<K> {
