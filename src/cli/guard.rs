@@ -22,14 +22,14 @@ use serde_yaml::Value;
 
 /// Commands about the guard.
 #[derive(Debug, Subcommand)]
-pub enum GuardCommand {
+pub(super) enum GuardCommand {
     /// Show what the objects in a manifest would grant, and whether and why the guard would allow a user to write them.
     Explain(ExplainArgs),
 }
 
 /// Flags of `roster guard explain`.
 #[derive(Args, Debug)]
-pub struct ExplainArgs {
+pub(super) struct ExplainArgs {
     /// Manifest with Users, Groups, RoleBindings, Namespaces and Secrets. Use - for standard input.
     #[arg(long, short, value_name = "FILE")]
     filename: PathBuf,

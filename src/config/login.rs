@@ -20,7 +20,7 @@ const MIN_SIGNING_KEY_LIFETIME: Duration = Duration::from_secs(4 * 3600);
 
 /// Flags for logins, tokens, lockout and passwords.
 #[derive(Args, Clone, Debug)]
-pub struct LoginConfig {
+pub(crate) struct LoginConfig {
     /// Issuer of tokens: an https URL at which OpenID Connect relying parties find /.well-known/openid-configuration.
     /// Default: the URL of the Service.
     #[arg(long, env = "ROSTER_ISSUER_URL")]
@@ -95,7 +95,7 @@ pub struct LoginConfig {
 
 impl LoginConfig {
     /// Returns the limits for lockouts.
-    pub fn limits(&self) -> LockoutPolicy {
+    pub(crate) fn limits(&self) -> LockoutPolicy {
         LockoutPolicy {
             per_source: self.lockout_threshold,
             per_user: self.lockout_user_threshold,
@@ -108,7 +108,7 @@ impl LoginConfig {
     ///
     /// # Errors
     /// If the file of denied passwords can't be read.
-    pub fn password_policy(&self) -> Result<PasswordPolicy> {
+    pub(crate) fn password_policy(&self) -> Result<PasswordPolicy> {
         let denied = match &self.password_denylist {
             Some(path) => {
                 let text =
@@ -129,7 +129,7 @@ impl LoginConfig {
     ///
     /// # Errors
     /// If flags contradict each other. The message names them.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         if self.token_lifetime > MAX_TOKEN_LIFETIME {
             return Err(ConfigError::TokenLifetimeTooLong);
         }

@@ -8,7 +8,7 @@ use roster_runtime::notifications::NotificationOptions;
 
 /// Allowed receivers of notifications.
 #[derive(Args, Clone, Debug)]
-pub struct NotificationConfig {
+pub(crate) struct NotificationConfig {
     /// Networks to which notifications may be sent although they are private, loopback, link-local or otherwise not public,
     /// such as 10.96.0.0/12.
     #[arg(long, env = "ROSTER_NOTIFICATION_ALLOWED_CIDRS", value_delimiter = ',', value_parser = network)]
@@ -22,7 +22,7 @@ pub struct NotificationConfig {
 
 impl NotificationConfig {
     /// Returns the options of the notifier.
-    pub fn options(&self) -> NotificationOptions {
+    pub(crate) fn options(&self) -> NotificationOptions {
         NotificationOptions {
             allowed_networks: self.notification_allowed_cidrs.clone(),
             ca_file: self.notification_ca_file.clone(),

@@ -52,7 +52,7 @@ use replica::{MAX_STALL, Replica};
 ///
 /// # Errors
 /// If the configuration is invalid, a port can't be bound, or a task ends by itself.
-pub async fn run(config: RunConfig) -> Result<()> {
+pub(crate) async fn run(config: RunConfig) -> Result<()> {
     let access = connect::access().await?;
     let replica = Arc::new(Replica::new(config, access)?);
     let Replica { client, access, config, informers, health, metrics, .. } = &*replica;

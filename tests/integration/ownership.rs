@@ -225,7 +225,7 @@ async fn ownership_is_explained_by_guard_explain() {
 }
 
 /// Namespaces can't be created while no operator answers. Called by [`crate::locks`], where none runs.
-pub fn fails_closed_without_an_operator(cluster: &Cluster) {
+pub(crate) fn fails_closed_without_an_operator(cluster: &Cluster) {
     assert!(cluster.operators().is_empty());
     let n = unique("own-down");
     cluster.apply(&format!(
@@ -240,7 +240,7 @@ pub fn fails_closed_without_an_operator(cluster: &Cluster) {
 }
 
 /// Kills every operator of a cluster.
-pub fn kill_operators(cluster: &Cluster) {
+pub(crate) fn kill_operators(cluster: &Cluster) {
     cluster.operators().drain(..).for_each(Operator::kill);
 }
 

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 // These comments are the API reference.
 #![warn(missing_docs)]
+#![allow(unreachable_pub, reason = "derive macros of kube generate such items")]
 
 pub mod common;
 pub mod condition;

@@ -158,7 +158,7 @@ fn create_prerequisites(cluster: &Cluster, attempts: &[&Attempt], names: &[Strin
 }
 
 /// Waits until the operator has observed everything so far, by an object that is created last.
-pub async fn wait_until_processed(cluster: &Cluster, prefix: &str) {
+pub(crate) async fn wait_until_processed(cluster: &Cluster, prefix: &str) {
     let last = format!("{prefix}-last");
     cluster.apply(&format!(
         "---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {last}}}}}\n\

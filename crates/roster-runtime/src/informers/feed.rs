@@ -37,7 +37,7 @@ use super::state::{Informers, WorkQueues};
 type Observer<K> = Box<dyn FnMut(&Event<K>) + Send>;
 
 /// A store that a watch feeds.
-pub struct PrunedStore<K: Resource<DynamicType = ()> + Clone + 'static> {
+pub(super) struct PrunedStore<K: Resource<DynamicType = ()> + Clone + 'static> {
     writer: Writer<K>,
     prune: fn(&mut K),
     observer: Observer<K>,
@@ -45,12 +45,12 @@ pub struct PrunedStore<K: Resource<DynamicType = ()> + Clone + 'static> {
 
 impl<K: Resource<DynamicType = ()> + Clone + 'static> PrunedStore<K> {
     /// Keeps what `prune` leaves of each object.
-    pub fn new(writer: Writer<K>, prune: fn(&mut K)) -> Self {
+    pub(super) fn new(writer: Writer<K>, prune: fn(&mut K)) -> Self {
         Self { writer, prune, observer: Box::new(|_| {}) }
     }
 
     /// Passes each event to `observer`, after the store has changed.
-    pub fn observed_by(self, observer: impl FnMut(&Event<K>) + Send + 'static) -> Self {
+    pub(super) fn observed_by(self, observer: impl FnMut(&Event<K>) + Send + 'static) -> Self {
         Self { observer: Box::new(observer), ..self }
     }
 
@@ -78,7 +78,7 @@ impl<'a, K> ObjectState<'a, K> {
 }
 
 /// Starts watches.
-pub struct Feed<'a> {
+pub(super) struct Feed<'a> {
     /// State to feed.
     pub informers: &'a Arc<Informers>,
     /// Client for kube-apiserver.
@@ -141,7 +141,7 @@ impl Feed<'_> {
 
     /// Watches a kind of Roster. An object that does not parse, for example after a downgrade, is reported and keeps
     /// its last known state.
-    pub fn guarded<K>(
+    pub(super) fn guarded<K>(
         &mut self,
         resource: &'static str,
         change: impl Fn(&Informers, &str, Option<&K>) + Send + 'static,
@@ -187,7 +187,7 @@ impl Feed<'_> {
     }
 
     /// Watches a kind of native binding.
-    pub fn native<K>(&mut self, read: fn(&K) -> Native, resource: &'static str, of_cluster: bool)
+    pub(super) fn native<K>(&mut self, read: fn(&K) -> Native, resource: &'static str, of_cluster: bool)
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {
@@ -210,7 +210,7 @@ impl Feed<'_> {
     }
 
     /// Watches a kind of native role.
-    pub fn roles<K>(&mut self, kind: RoleKind, rules: fn(&K) -> Option<&Vec<PolicyRule>>, resource: &'static str)
+    pub(super) fn roles<K>(&mut self, kind: RoleKind, rules: fn(&K) -> Option<&Vec<PolicyRule>>, resource: &'static str)
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {
@@ -232,7 +232,7 @@ impl Feed<'_> {
     }
 
     /// Watches namespaces.
-    pub fn namespaces(&mut self) {
+    pub(super) fn namespaces(&mut self) {
         self.start(
             ("namespaces", self.watch::<PartialObjectMeta<Namespace>>()),
             |metadata| metadata.name.clone().unwrap_or_default(),
@@ -247,7 +247,7 @@ impl Feed<'_> {
     }
 
     /// Watches the ResourceQuotas that Roster manages.
-    pub fn allotments(&mut self) {
+    pub(super) fn allotments(&mut self) {
         // By name: others may use the label on their quotas.
         let own = Config::default().fields(&format!("metadata.name={NAME}"));
         let quotas = watcher::watcher(Api::<ResourceQuota>::all(self.client.clone()), own).map_ok(WatchStep::Event);
@@ -267,7 +267,7 @@ impl Feed<'_> {
     /// Watches tombstones of deleted Users in Roster's own namespace. Until its initial list is complete, the guard
     /// knows only deletions since startup. Later deletions are seen in the watch of Users, so a failure of this watch
     /// does not weaken the guard.
-    pub fn tombstones(&mut self, namespace: &str) {
+    pub(super) fn tombstones(&mut self, namespace: &str) {
         let own = Config::default().fields(&format!("type={TOMBSTONE_SECRET_TYPE}"));
         let secrets = watcher::watcher(Api::<Secret>::namespaced(self.client.clone(), namespace), own);
         self.start(
@@ -297,7 +297,7 @@ impl Feed<'_> {
     }
 
     /// Watches the LimitRanges that define container defaults, Roster's own and others.
-    pub fn limit_ranges(&mut self) {
+    pub(super) fn limit_ranges(&mut self) {
         self.start(
             ("limitranges", self.watch::<LimitRange>()),
             |metadata| (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default()),
@@ -319,14 +319,14 @@ impl Feed<'_> {
 }
 
 /// Drops unused metadata, which is most of an object's size.
-pub fn prune<K: Resource>(object: &mut K) {
+pub(super) fn prune<K: Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
     object.meta_mut().annotations = None;
     object.meta_mut().owner_references = None;
 }
 
 /// Drops the spec of a Group: the directory knows its members.
-pub fn prune_group(group: &mut Group) {
+pub(super) fn prune_group(group: &mut Group) {
     prune(group);
     group.spec = GroupSpec::default();
 }

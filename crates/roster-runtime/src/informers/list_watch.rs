@@ -73,7 +73,7 @@ const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// Why a list or watch failed.
 #[derive(Debug, Error)]
-pub enum ListWatchError {
+pub(super) enum ListWatchError {
     /// kube-apiserver returned an error or can't be reached.
     #[error(transparent)]
     Client(#[from] kube::Error),
@@ -141,7 +141,9 @@ struct ListWatch<K, P> {
 
 /// Lists the objects and watches them from there, forever. A failure is reported, and the next poll recovers from it.
 /// For an object that does not parse, its metadata is reported.
-pub fn list_watch<K>(api: Api<K>) -> impl Stream<Item = Result<WatchStep<DeserializeGuard<K>>, ListWatchError>> + Send
+pub(super) fn list_watch<K>(
+    api: Api<K>,
+) -> impl Stream<Item = Result<WatchStep<DeserializeGuard<K>>, ListWatchError>> + Send
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
@@ -149,7 +151,7 @@ where
 }
 
 /// Like [`list_watch`], for kinds of Kubernetes itself: an object that does not parse is a failure.
-pub fn list_watch_parsed<K>(api: Api<K>) -> impl Stream<Item = Result<WatchStep<K>, ListWatchError>> + Send
+pub(super) fn list_watch_parsed<K>(api: Api<K>) -> impl Stream<Item = Result<WatchStep<K>, ListWatchError>> + Send
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {

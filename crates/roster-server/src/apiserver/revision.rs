@@ -15,12 +15,12 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// 500 if it panics.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal("the query failed"))
 }
 
 /// 410 for a revision that has expired.
-pub fn expired(revision: u64) -> ApiError {
+pub(super) fn expired(revision: u64) -> ApiError {
     ApiError::expired(format!("resourceVersion {revision} is too old: list again without resourceVersion"))
 }
 
@@ -28,7 +28,7 @@ pub fn expired(revision: u64) -> ApiError {
 ///
 /// # Errors
 /// 504 if that takes too long.
-pub async fn reached(catalogue: &Catalogue, revision: u64) -> Result<Arc<View>, ApiError> {
+pub(super) async fn reached(catalogue: &Catalogue, revision: u64) -> Result<Arc<View>, ApiError> {
     let view = catalogue.view();
     if view.progress >= revision {
         return Ok(view);

@@ -51,7 +51,7 @@ fn object_with(key: &ApiKey, status: ApiKeyStatus, now: Timestamp) -> Value {
 ///
 /// # Errors
 /// 404 if the user is gone, 503 if its credential can't be read.
-pub async fn list(api: ApiState, _: NoParams, target: Target) -> Result<Response, ApiError> {
+pub(crate) async fn list(api: ApiState, _: NoParams, target: Target) -> Result<Response, ApiError> {
     let keys = keys_of(&api, &target).await?;
     let now = Timestamp::now();
     let items: Vec<Value> = keys.iter().map(|key| object(key, now)).collect();
@@ -63,7 +63,7 @@ pub async fn list(api: ApiState, _: NoParams, target: Target) -> Result<Response
 ///
 /// # Errors
 /// 404 if there is no such key, 503 if the credential can't be read.
-pub async fn get(
+pub(crate) async fn get(
     api: ApiState,
     _: NoParams,
     target: Target,
@@ -85,7 +85,7 @@ async fn keys_of(api: &DirectoryApi, target: &Target) -> Result<Vec<ApiKey>, Api
 ///
 /// # Errors
 /// As [`read_secret_body`] and [`CredentialChange::make`]; 403 without control of the identity, or for too many keys.
-pub async fn create(
+pub(crate) async fn create(
     api: ApiState,
     SourceAddress(source): SourceAddress,
     DryRun(is_dry_run): DryRun,
@@ -156,7 +156,7 @@ fn expiry(spec: &ApiKeySpec, max_lifetime: Duration, now: Timestamp, about: Abou
 /// # Errors
 /// As [`read_delete_options`]; 403 without control of the identity, 404 if there is no such key, 503 if it can't be
 /// written.
-pub async fn revoke(
+pub(crate) async fn revoke(
     api: ApiState,
     DryRun(is_dry_run): DryRun,
     target: Target,

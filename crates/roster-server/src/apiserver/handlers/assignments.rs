@@ -183,7 +183,7 @@ fn read_scope(text: &str) -> Result<AssignmentScope, ApiError> {
 /// # Errors
 /// 400 or 406 for an invalid request, 405 for a watch, 409 for a key of several Users, 401, 403 or 503 from
 /// authorization.
-pub async fn list(
+pub(crate) async fn list(
     api: ApiState,
     Extension(caller): CallerExtension,
     Extension(permit): Extension<RequestPermit>,
@@ -215,7 +215,7 @@ fn assignee(api: &DirectoryApi, key: &str) -> Result<Assignee, ApiError> {
 }
 
 /// Parameters of a list of one user's assignments.
-pub struct UserAssignmentsRequest {
+pub(crate) struct UserAssignmentsRequest {
     request: Request,
     form: Form,
 }
@@ -237,7 +237,7 @@ impl<S: Sync> FromRequestParts<S> for UserAssignmentsRequest {
 ///
 /// # Errors
 /// 400 for an invalid continue token.
-pub async fn of_user(
+pub(crate) async fn of_user(
     api: ApiState,
     Extension(permit): Extension<RequestPermit>,
     UserAssignmentsRequest { mut request, form }: UserAssignmentsRequest,

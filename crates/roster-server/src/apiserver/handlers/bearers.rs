@@ -16,7 +16,7 @@ use crate::apiserver::state::ApiState;
 use crate::apiserver::status::ApiError;
 
 /// Path of the token webhook.
-pub const TOKEN_REVIEW_PATH: &str = "/tokenreview";
+pub(crate) const TOKEN_REVIEW_PATH: &str = "/tokenreview";
 
 const GROUP: &str = "authentication.k8s.io/";
 
@@ -32,7 +32,7 @@ struct Review {
 ///
 /// # Errors
 /// 400 if the body is not a TokenReview, 429 if too many API keys are looked up, 503 if the credential can't be read.
-pub async fn review(State(api): ApiState, request: Request) -> Result<Response, ApiError> {
+pub(crate) async fn review(State(api): ApiState, request: Request) -> Result<Response, ApiError> {
     let source = RequestNetwork::of(request.extensions());
     let source = source.ok_or_else(|| ApiError::internal("the connection is unknown"))?;
     let bytes = read_bytes(request).await?;
@@ -77,12 +77,12 @@ pub async fn review(State(api): ApiState, request: Request) -> Result<Response, 
 }
 
 /// `GET /.well-known/openid-configuration`
-pub async fn configuration(State(api): ApiState) -> Response {
+pub(crate) async fn configuration(State(api): ApiState) -> Response {
     public(axum::Json(api.logins.issuer.configuration()).into_response())
 }
 
 /// `GET /openid/v1/jwks`
-pub async fn jwks(State(api): ApiState) -> Response {
+pub(crate) async fn jwks(State(api): ApiState) -> Response {
     let mut response = public(axum::Json(api.logins.issuer.jwks()).into_response());
     let media_type = axum::http::HeaderValue::from_static("application/jwk-set+json");
     response.headers_mut().insert(axum::http::header::CONTENT_TYPE, media_type);

@@ -27,7 +27,7 @@ use crate::apiserver::state::{ApiState, CallerExtension, DirectoryApi};
 use crate::apiserver::status::{About, ApiError};
 
 /// Issuer name shown in authenticator apps.
-pub const OTP_ISSUER: &str = "Roster";
+pub(crate) const OTP_ISSUER: &str = "Roster";
 
 /// Longest username or email address, in bytes.
 const MAX_USERNAME_BYTES: usize = 320;
@@ -36,7 +36,7 @@ const MAX_USERNAME_BYTES: usize = 320;
 ///
 /// # Errors
 /// As [`read_secret_body`]; 401 for any wrong credential, without a reason; 422, 429 or 503.
-pub async fn login(
+pub(crate) async fn login(
     State(api): ApiState,
     SourceAddress(address): SourceAddress,
     RawQuery(query): RawQuery,
@@ -136,7 +136,7 @@ fn token_for(api: &DirectoryApi, granted: Granted, audience: Option<&str>) -> Re
 ///
 /// # Errors
 /// As [`read_secret_body`]; 401 or 403 for unauthorized callers; 422, 429 or 503.
-pub async fn review(
+pub(crate) async fn review(
     api: ApiState,
     Extension(caller): CallerExtension,
     RawQuery(query): RawQuery,

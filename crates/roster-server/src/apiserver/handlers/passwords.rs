@@ -40,7 +40,7 @@ const MAX_INVITATION_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 ///
 /// # Errors
 /// As [`read_secret_body`] and [`CredentialChange::make`]; 403 without control of the identity, 422 for a bad password.
-pub async fn change(
+pub(crate) async fn change(
     api: ApiState,
     SourceAddress(source): SourceAddress,
     DryRun(is_dry_run): DryRun,
@@ -116,7 +116,7 @@ async fn change_password(
 ///
 /// # Errors
 /// As [`read_body`]; 403 for oneself or without control of the identity, 404, 409, 422 or 503.
-pub async fn invite(
+pub(crate) async fn invite(
     api: ApiState,
     DryRun(is_dry_run): DryRun,
     target: Target,
@@ -154,7 +154,7 @@ pub async fn invite(
 ///
 /// # Errors
 /// As [`read_body`]; 403 without control of the identity, 404, 409 or 503.
-pub async fn unlock(
+pub(crate) async fn unlock(
     api: ApiState,
     DryRun(is_dry_run): DryRun,
     target: Target,

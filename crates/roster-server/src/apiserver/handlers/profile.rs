@@ -43,7 +43,7 @@ const MAX_ATTEMPTS: usize = 5;
 ///
 /// # Errors
 /// 405 for any key but `~`, 413, 415, 401 if the caller is inactive, as `changes`, or kube-apiserver's status.
-pub async fn patch(
+pub(crate) async fn patch(
     api: ApiState,
     form: Form,
     DryRun(is_dry_run): DryRun,

@@ -28,7 +28,7 @@ const MAX_ATTEMPTS: usize = 5;
 ///
 /// # Errors
 /// As [`read_body`]; 403 if the guard denies it, 404, 409 if the name is taken or writes conflict, 503.
-pub async fn rename(
+pub(crate) async fn rename(
     api: ApiState,
     DryRun(is_dry_run): DryRun,
     target: Target,

@@ -44,7 +44,7 @@ fn status_of(factor: Option<&SecondFactor>) -> TotpEnrollmentStatus {
 ///
 /// # Errors
 /// 404 if the user is gone, 503 if its credential can't be read.
-pub async fn get(api: ApiState, _: NoParams, target: Target) -> Result<Response, ApiError> {
+pub(crate) async fn get(api: ApiState, _: NoParams, target: Target) -> Result<Response, ApiError> {
     let person = load_user(&api, &target)?;
     let opened = api.logins.vault.open(&person.username, &person.uid).await.map_err(unreachable)?;
     let factor = opened.and_then(|opened| opened.credential.second_factor);
@@ -66,7 +66,7 @@ enum Enrolled {
 /// # Errors
 /// As [`read_secret_body`] and [`CredentialChange::make`]; 403 for others and API keys, 409 if a factor is enabled, 422
 /// for a wrong code.
-pub async fn enroll(
+pub(crate) async fn enroll(
     api: ApiState,
     SourceAddress(source): SourceAddress,
     DryRun(is_dry_run): DryRun,
@@ -166,7 +166,7 @@ fn confirmed(
 ///
 /// # Errors
 /// As [`read_deletion`]; 401, 403, 404 if there is none, 422 for a wrong code, 429 or 503.
-pub async fn remove(
+pub(crate) async fn remove(
     api: ApiState,
     SourceAddress(source): SourceAddress,
     DryRun(is_dry_run): DryRun,
