@@ -1,4 +1,4 @@
-# Everything a newcomer or a check needs. Nothing has to be installed by hand on a machine with Rust and Go.
+# Commands for contributors and CI. A machine with Rust and Go needs nothing else.
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 
@@ -6,18 +6,18 @@ CARGO ?= cargo
 export REPLICAS ?= 1
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 RELEASE := $(CARGO_TARGET_DIR)/release
-# What is built and tested every day. The benchmarks bring things to compare with, which nothing else needs.
+# Everything except the benchmarks, which have many dependencies of their own.
 PRODUCT := --workspace --exclude roster-bench
 
 .PHONY: demo test test-quick test-scale bench bench-large up down generate format lint deny toolchain build control-plane image
 
-## demo: bring up a control plane and an operator, apply examples/, show what happens, stay until Ctrl-C
+## demo: start a control plane and an operator, apply examples/, show the results, and run until Ctrl-C
 demo: build control-plane
 	@exec $(RELEASE)/roster-dev demo --binary $(RELEASE)/roster
 
 ## test: format, lints, unit tests, integration tests against a real control plane, and the twenty slowest tests. The tests
 ## are compiled without optimization; the operator under test is the release build, which is what ships. Integration tests
-## run three at a time; those that measure have the machine to themselves, one at a time
+## run three at a time; the scale tests measure time, so they run alone, one at a time
 test: export ROSTER_TEST_BINARY = $(RELEASE)/roster
 test: lint image control-plane
 	@{ \
@@ -27,54 +27,54 @@ test: lint image control-plane
 	} | tests/slowest
 
 TEST_THREADS ?= 3
-# The option for times is unstable; the runner allows it to the test programs alone, and nothing is compiled by it.
+# --report-time is unstable. The runner enables it only for the test programs, not for the compiler.
 TEST := $(CARGO) test --locked --config 'target."cfg(unix)".runner = ["env", "RUSTC_BOOTSTRAP=1"]'
 TIMED := -Z unstable-options --report-time
 
-## test-quick: the inner loop: unit tests, and the integration tests whose names contain T
+## test-quick: unit tests, and the integration tests whose names contain T
 T ?= no-integration-test
 test-quick:
 	$(CARGO) test --locked $(PRODUCT) --lib --bins
 	$(CARGO) test --locked --test integration -- $(T)
 
-## test-scale: the scale tests at full size, which `make test` runs at a fifth of it. Takes about half an hour
+## test-scale: the scale tests at full size (`make test` runs them at a fifth). Takes about half an hour
 test-scale: export ROSTER_TEST_BINARY = $(RELEASE)/roster
 test-scale: export ROSTER_SCALE = full
 test-scale: build control-plane
 	$(CARGO) test --locked --test integration -- --nocapture --test-threads=1 scale::
 
-## bench: measure Roster beside what people would use instead; one table, and target/bench/results.json. BENCH_FLAGS:
-## what `roster-bench --help` tells. The control plane runs with Go's default for garbage collection, unlike that of tests
+## bench: compare Roster with the alternatives. Prints a table and writes target/bench/results.json. BENCH_FLAGS: see
+## `roster-bench --help`. The control plane runs with Go's default garbage collection, unlike in tests
 bench: export GOGC = 100
 bench: control-plane
 	$(CARGO) test --locked --release -p roster-bench
 	$(CARGO) build --locked --release -p roster-bench
 	@exec $(RELEASE)/roster-bench $(BENCH_FLAGS)
 
-## bench-large: queries, watches and cost up to 100,000 users. Takes long, and 8 GiB of memory
+## bench-large: queries, watches and cost up to 100,000 users. Takes long and needs 8 GiB of memory
 bench-large:
 	@$(MAKE) --no-print-directory bench BENCH_FLAGS="--only queries --sizes 1000,10000,100000 $(BENCH_FLAGS)"
 
-## up: the control plane and operators in the background; writes target/dev/env
+## up: start a control plane and operators in the background. Writes target/dev/env
 up: build control-plane
 	@$(RELEASE)/roster-dev up --binary $(RELEASE)/roster
 
-## down: end what `make up` started
+## down: stop what `make up` started
 down:
 	@if [ -x $(RELEASE)/roster-dev ]; then $(RELEASE)/roster-dev down; fi
 
-## generate: write crds/ and docs/reference/api/ anew from the types
+## generate: regenerate crds/ and docs/reference/api/ from the types
 generate: build
 	$(RELEASE)/roster crds --write crds
 	$(RELEASE)/roster reference --write docs/reference/api
 
-## control-plane: the programs in KUBEBUILDER_ASSETS where that is set; what is missing there is built once
+## control-plane: find the programs in KUBEBUILDER_ASSETS, if it is set, and build missing ones once
 control-plane: toolchain
 	$(CARGO) build --locked --release $(PRODUCT) --bin roster-dev
 	@$(RELEASE)/roster-dev assets >/dev/null
 
-## image: the container image, as an OCI archive in target/image/roster.tar. IMAGE names it. Its program is linked statically
-## and replaces the one that `make build` leaves in target/release; `make test` builds and tests only this one
+## image: build the container image as an OCI archive, target/image/roster.tar. IMAGE is its name. Its statically
+## linked program replaces that of `make build` in target/release; `make test` builds and tests only this one
 IMAGE ?= roster:dev
 image: toolchain
 	@if ! command -v buildah >/dev/null; then echo "buildah is missing: install it (Debian: apt-get install buildah)" >&2; exit 1; fi
@@ -96,14 +96,14 @@ toolchain:
 format:
 	$(CARGO) fmt --all
 
-## lint: format, clippy and the rules for dependencies; a test compares crds/ with the types
+## lint: check formatting, clippy, and the dependency rules
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
 	@$(MAKE) --no-print-directory deny
 
-## deny: licences, duplicates and sources of the dependencies (installs cargo-deny where it is missing; a debug build, which
-## takes a fraction of the time to compile and is fast enough)
+## deny: check licences, duplicates and sources of the dependencies. Installs cargo-deny if it is missing, as a debug
+## build, which compiles in a fraction of the time and is fast enough
 deny:
 	@if ! command -v cargo-deny >/dev/null; then CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --locked --debug cargo-deny@0.20.2; fi
 	$(CARGO) deny --locked check bans licenses sources

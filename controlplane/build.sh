@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the real etcd, kube-apiserver, kube-controller-manager, kubectl and helm from the versions that go.mod pins,
-# once, into a cache outside the project, and prints the folder that holds them.
+# once, into a cache outside the project, and prints the folder.
 #
 #   controlplane/build.sh            build what is missing, then print the folder
 #   controlplane/build.sh --where    print the folder, build nothing
@@ -30,6 +30,11 @@ ldflags="-s -w"
 for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
     ldflags="$ldflags -X $package.gitVersion=v$version -X $package.gitMajor=${version%%.*} -X $package.gitMinor=$minor"
 done
+# Without these, helm believes that it renders for Kubernetes 1.20, which the chart does not support. helm's Makefile sets
+# the same.
+for package in helm.sh/helm/v3/pkg/chartutil helm.sh/helm/v3/pkg/lint/rules; do
+    ldflags="$ldflags -X $package.k8sVersionMajor=${version%%.*} -X $package.k8sVersionMinor=$minor"
+done
 declare -A tools=(
     [etcd]=go.etcd.io/etcd/server/v3
     [kube-apiserver]=k8s.io/kubernetes/cmd/kube-apiserver
@@ -42,11 +47,11 @@ go mod download >&2
 total=$(go list -deps "${tools[@]}" | wc -l)
 rm -rf "$bin.part"
 mkdir -p "$bin.part"
-# A line of -v is a package's path alone; whatever else go says is passed on.
+# Lines of -v contain only a package path. All other output of go is passed on.
 progress() {
     awk -v total="$total" '/^[a-zA-Z0-9._\/~+-]+$/ { if (++n % 100 == 0) { printf "  compiled %d of at most %d packages\n", n, total; fflush() } next } { print; fflush() }' >&2
 }
-# One call, so that what the five share is compiled once. Go names a program after the last part of its path.
+# One call, so that shared packages are compiled once. Go names a program after the last part of its path.
 GOFLAGS= go build -v -trimpath -buildvcs=false -ldflags "$ldflags" -o "$bin.part/" "${tools[@]}" 2> >(progress)
 mv "$bin.part/server" "$bin.part/etcd"
 for tool in "${!tools[@]}"; do test -x "$bin.part/$tool"; done

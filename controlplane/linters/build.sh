@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds kubeconform and kube-score from the versions that go.mod pins, once, into a cache outside the project, and prints
-# the folder that holds them. It takes a minute; the test that needs them runs it.
+# Builds kubeconform and kube-score from the versions that go.mod pins, once, into a cache outside the project, and
+# prints the folder. It takes a minute; the test that needs them runs it.
 #
 # The cache is ${ROSTER_CACHE:-${XDG_CACHE_HOME:-~/.cache}/roster}; its key is the module's checksums.
 set -euo pipefail

@@ -8,9 +8,11 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
-use kube::{Api, Client, Config, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use roster_api::crd;
 use serde_json::{Value, to_value};
+
+use super::cluster;
 
 /// Time between two rounds of checks.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -41,7 +43,7 @@ pub(super) struct Args {
 pub(super) fn execute(args: &Args) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut config = Config::infer().await.context("no access to a cluster: set KUBECONFIG")?;
+        let mut config = cluster::access("check").await?;
         // This loop retries, and the last errors are printed.
         config.default_retry = false;
         config.connect_timeout = Some(REQUEST_TIMEOUT);
@@ -79,19 +81,19 @@ async fn findings(client: &Client, args: &Args) -> Vec<(String, Result<()>)> {
     }
     findings.push((format!("ValidatingWebhookConfiguration {name}"), validating(client, name).await));
     findings.push(("APIService v1alpha1.directory.roster.dev".to_owned(), available(client).await));
-    findings.push(("the directory, by way of kube-apiserver".to_owned(), answers(client).await));
+    findings.push(("the directory, through kube-apiserver".to_owned(), answers(client).await));
     findings
 }
 
 async fn established(client: &Client, expected: &CustomResourceDefinition) -> Result<()> {
     let definition: CustomResourceDefinition = Api::all(client.clone()).get(&expected.name_any()).await?;
     let conditions = definition.status.and_then(|status| status.conditions).unwrap_or_default();
-    ensure!(conditions.iter().any(|c| c.type_ == "Established" && c.status == "True"), "it is not established");
+    ensure!(conditions.iter().any(|c| c.type_ == "Established" && c.status == "True"), "not established");
     let (found, wanted) = (to_value(&definition.spec.versions)?, to_value(&expected.spec.versions)?);
     // Helm does not upgrade CRDs, and kube-apiserver silently drops fields that they do not define.
     ensure!(
         includes(&found, &wanted),
-        "its schema is that of another version: apply the CRDs of this one, as docs/how-to/install.md says"
+        "its schema is from another version: apply the CRDs of this version (docs/how-to/install.md)"
     );
     Ok(())
 }
@@ -140,7 +142,7 @@ async fn available(client: &Client) -> Result<()> {
     let conditions = service.status.and_then(|status| status.conditions).unwrap_or_default();
     let condition = conditions.iter().find(|condition| condition.type_ == "Available");
     let condition = condition.context("kube-apiserver has not checked it yet")?;
-    ensure!(condition.status == "True", "{}", condition.message.as_deref().unwrap_or("it is not available"));
+    ensure!(condition.status == "True", "{}", condition.message.as_deref().unwrap_or("not available"));
     Ok(())
 }
 

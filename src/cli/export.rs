@@ -13,11 +13,13 @@ use roster_api::{API_VERSION, Group, User};
 use roster_credentials::hash::Ceiling;
 use roster_credentials::source::{self, Source};
 use roster_import::assemble::{self, Content};
+use roster_import::draft::SOURCE_ANNOTATION;
 use roster_import::rules::{Kind, Rules};
 use roster_import::write::{Record, Target, Writer, writer};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
+use super::cluster;
 use super::import::PAGE;
 use super::private_file;
 
@@ -85,7 +87,7 @@ fn export(args: &Args, out: &mut dyn Write) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut writer = writer(args.to.into(), BufWriter::new(out), args.with_hashes, &args.base, &Rules::default());
     runtime.block_on(async {
-        let client = Client::try_default().await.context("no access to a cluster: set KUBECONFIG")?;
+        let client = cluster::client("export").await?;
         let mut export = Export { client, with_hashes: args.with_hashes, unread: 0 };
         writer.begin()?;
         export.each::<Group>(Kind::Group, writer.as_mut()).await?;
@@ -148,11 +150,15 @@ impl Export {
     }
 }
 
-/// Returns the declared part of an object: name, labels and `spec`.
+/// Returns the declared part of an object: name, labels, identity in the source that it was imported from, and `spec`.
 fn declared(kind: Kind, object: &DynamicObject) -> Value {
     let mut metadata = json!({"name": object.metadata.name});
     if let Some(labels) = object.metadata.labels.as_ref().filter(|labels| !labels.is_empty()) {
         metadata["labels"] = json!(labels);
+    }
+    // A later import from the same source recognizes the Group by it.
+    if let Some(source) = object.metadata.annotations.as_ref().and_then(|known| known.get(SOURCE_ANNOTATION)) {
+        metadata["annotations"] = json!({SOURCE_ANNOTATION: source});
     }
     json!({"apiVersion": API_VERSION, "kind": kind.name(), "metadata": metadata, "spec": object.data["spec"]})
 }

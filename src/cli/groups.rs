@@ -1,10 +1,11 @@
 //! `roster groups`: lists the groups of a User and the path to each.
 
-use anyhow::{Context, Result, bail};
-use kube::Client;
+use anyhow::{Result, bail};
 use roster_core::directory::Directory;
 use roster_core::directory::membership::query::Pending;
 use roster_runtime::informers::snapshot::snapshot;
+
+use super::cluster;
 
 /// Flags of `roster groups`.
 #[derive(clap::Args, Debug)]
@@ -16,7 +17,7 @@ pub(super) struct Args {
 pub(super) fn execute(args: &Args) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let directory = runtime.block_on(async {
-        let client = Client::try_default().await.context("no access to a cluster: set KUBECONFIG")?;
+        let client = cluster::client("groups").await?;
         snapshot(&client).await
     })?;
     if directory.user(&args.user).is_none() {

@@ -22,14 +22,14 @@ use serde_yaml::Value;
 
 /// Commands about the guard.
 #[derive(Debug, Subcommand)]
-pub enum GuardCommand {
+pub(super) enum GuardCommand {
     /// Show what the objects in a manifest would grant, and whether and why the guard would allow a user to write them.
     Explain(ExplainArgs),
 }
 
 /// Flags of `roster guard explain`.
 #[derive(Args, Debug)]
-pub struct ExplainArgs {
+pub(super) struct ExplainArgs {
     /// Manifest with Users, Groups, RoleBindings, Namespaces and Secrets. Use - for standard input.
     #[arg(long, short, value_name = "FILE")]
     filename: PathBuf,
@@ -132,7 +132,7 @@ impl Explainer {
                 self.guarded::<Secret>(value, &Api::namespaced(self.client.clone(), &namespace)).await
             }
             (version, kind) => bail!(
-                "{kind} of {version} is not guarded: explain takes User, Group, RoleBinding, Namespace and Secret"
+                "{kind} of {version} is not guarded: explain supports User, Group, RoleBinding, Namespace and Secret"
             ),
         }
     }
@@ -172,7 +172,7 @@ impl Explainer {
         let requester = self.requester.username.as_deref().unwrap_or_default();
         println!("{what}, {verb} by {requester}:");
         if required.is_empty() {
-            println!("  grants nothing and touches nobody who holds a role");
+            println!("  grants nothing and affects nobody who holds a role");
         }
         for (requirement, reason) in &required {
             match requirement {

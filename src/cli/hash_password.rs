@@ -34,7 +34,7 @@ pub(super) fn execute(args: &Args) -> Result<()> {
 
 fn prompt() -> Result<SecretString> {
     let ask =
-        |prompt: &str| rpassword::prompt_password(prompt).map(Zeroizing::new).context("the terminal can't be read");
+        |prompt: &str| rpassword::prompt_password(prompt).map(Zeroizing::new).context("reading the terminal failed");
     let first = ask("Password: ")?;
     if *first != *ask("Again: ")? {
         bail!("the passwords differ");

@@ -1,6 +1,7 @@
 //! Command line of the `roster` program.
 
 mod check;
+mod cluster;
 mod export;
 mod generated;
 mod groups;
@@ -22,7 +23,7 @@ use crate::operator;
 /// Declarative identity for Kubernetes: users, groups and role bindings as custom resources.
 #[derive(Debug, Parser)]
 #[command(name = "roster", version, about, propagate_version = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -52,7 +53,7 @@ enum Command {
 
 impl Cli {
     /// Runs the command.
-    pub fn execute(self) -> ExitCode {
+    pub(crate) fn execute(self) -> ExitCode {
         let result = match self.command {
             Command::Run(config) => run_operator(*config),
             Command::Check(args) => match check::execute(&args) {

@@ -8,11 +8,11 @@ const MAX_DURATION: Duration = Duration::from_secs(876_000 * 3600);
 /// Parses a duration such as `15s`, `10m` or `720h`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let parsed: jiff::SignedDuration =
-        text.parse().map_err(|_| "write a duration such as 15s, 10m or 720h".to_owned())?;
-    let duration = Duration::try_from(parsed).map_err(|_| "a duration must not be negative".to_owned())?;
+        text.parse().map_err(|_| "must be a duration such as 15s, 10m or 720h".to_owned())?;
+    let duration = Duration::try_from(parsed).map_err(|_| "must not be negative".to_owned())?;
     match duration {
-        Duration::ZERO => Err("a duration must be longer than zero".to_owned()),
-        _ if duration > MAX_DURATION => Err("a duration must be at most 876000h".to_owned()),
+        Duration::ZERO => Err("must be longer than zero".to_owned()),
+        _ if duration > MAX_DURATION => Err("must be at most 876000h".to_owned()),
         _ => Ok(duration),
     }
 }

@@ -5,7 +5,7 @@ use thiserror::Error;
 
 /// Flags that are out of range or contradict each other. Messages name the flags.
 #[derive(Debug, Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     #[error(transparent)]
     HashCost(#[from] CostError),
     #[error("--password-secret-namespaces: {0:?} is not the name of a namespace")]

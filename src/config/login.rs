@@ -10,7 +10,7 @@ use clap::Args;
 use ipnet::IpNet;
 use roster_credentials::lockout::LockoutPolicy;
 use roster_credentials::policy::PasswordPolicy;
-use roster_credentials::signing::MAX_TOKEN_LIFETIME;
+use roster_credentials::signing::{MAX_TOKEN_LIFETIME, SigningAlgorithm};
 
 use super::duration::duration;
 use super::error::ConfigError;
@@ -20,7 +20,7 @@ const MIN_SIGNING_KEY_LIFETIME: Duration = Duration::from_secs(4 * 3600);
 
 /// Flags for logins, tokens, lockout and passwords.
 #[derive(Args, Clone, Debug)]
-pub struct LoginConfig {
+pub(crate) struct LoginConfig {
     /// Issuer of tokens: an https URL at which OpenID Connect relying parties find /.well-known/openid-configuration.
     /// Default: the URL of the Service.
     #[arg(long, env = "ROSTER_ISSUER_URL")]
@@ -38,6 +38,11 @@ pub struct LoginConfig {
     /// Lifetime of a token, at most 1h.
     #[arg(long, env = "ROSTER_TOKEN_LIFETIME", default_value = "1h", value_parser = duration)]
     pub token_lifetime: Duration,
+
+    /// Algorithm of token signatures: ES256 or RS256. Relying parties that accept only RS256 need the latter, such as Amazon
+    /// EKS and kube-apiserver's --oidc-* flags without --oidc-signing-algs. A change takes effect after 2 hours.
+    #[arg(long, env = "ROSTER_TOKEN_SIGNING_ALGORITHM", default_value_t, value_name = "ALGORITHM")]
+    pub token_signing_algorithm: SigningAlgorithm,
 
     /// How long a key signs tokens before the next one replaces it.
     #[arg(long, env = "ROSTER_SIGNING_KEY_LIFETIME", default_value = "720h", value_parser = duration)]
@@ -90,7 +95,7 @@ pub struct LoginConfig {
 
 impl LoginConfig {
     /// Returns the limits for lockouts.
-    pub fn limits(&self) -> LockoutPolicy {
+    pub(crate) fn limits(&self) -> LockoutPolicy {
         LockoutPolicy {
             per_source: self.lockout_threshold,
             per_user: self.lockout_user_threshold,
@@ -103,7 +108,7 @@ impl LoginConfig {
     ///
     /// # Errors
     /// If the file of denied passwords can't be read.
-    pub fn password_policy(&self) -> Result<PasswordPolicy> {
+    pub(crate) fn password_policy(&self) -> Result<PasswordPolicy> {
         let denied = match &self.password_denylist {
             Some(path) => {
                 let text =
@@ -124,7 +129,7 @@ impl LoginConfig {
     ///
     /// # Errors
     /// If flags contradict each other. The message names them.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         if self.token_lifetime > MAX_TOKEN_LIFETIME {
             return Err(ConfigError::TokenLifetimeTooLong);
         }

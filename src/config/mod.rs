@@ -7,14 +7,14 @@ use clap::{Args, ValueEnum};
 use roster_core::quota::defaults::{Defaults, Pairs};
 use roster_core::rbac::Policy;
 use roster_credentials::hash::{Argon2idCost, CostError};
-use roster_runtime::operations::leader::LeaseOptions;
+use roster_runtime::operations::leader::{LeaseOptions, default_identity};
 use roster_runtime::operations::telemetry;
 use roster_runtime::tls::certificates::CertificateOptions;
 
 use duration::duration;
 use error::ConfigError;
-pub use login::LoginConfig;
-pub use notification::NotificationConfig;
+pub(crate) use login::LoginConfig;
+pub(crate) use notification::NotificationConfig;
 
 mod duration;
 mod error;
@@ -23,7 +23,7 @@ mod notification;
 
 /// Flags of `roster run`.
 #[derive(Args, Clone, Debug)]
-pub struct RunConfig {
+pub(crate) struct RunConfig {
     /// Namespace in which Roster runs and stores credentials.
     #[arg(long, env = "ROSTER_NAMESPACE", default_value = "roster-system")]
     pub namespace: String,
@@ -98,7 +98,7 @@ pub struct RunConfig {
 
 /// Defaults for containers in owned namespaces that have no other LimitRange.
 #[derive(Args, Clone, Debug)]
-pub struct QuotaConfig {
+pub(crate) struct QuotaConfig {
     /// Default requests of containers, for the resources that the owner's quota limits.
     #[arg(long, env = "ROSTER_QUOTA_DEFAULT_REQUEST", default_value = "cpu=100m,memory=128Mi,ephemeral-storage=64Mi")]
     pub quota_default_request: Pairs,
@@ -110,7 +110,7 @@ pub struct QuotaConfig {
 
 impl QuotaConfig {
     /// Returns both defaults.
-    pub fn defaults(&self) -> Defaults {
+    pub(crate) fn defaults(&self) -> Defaults {
         Defaults { requests: self.quota_default_request.0.clone(), limits: self.quota_default_limit.0.clone() }
     }
 
@@ -130,7 +130,7 @@ impl QuotaConfig {
 
 /// Source of the serving certificate, and lifetimes of the certificates that Roster issues.
 #[derive(Args, Clone, Debug)]
-pub struct CertificateConfig {
+pub(crate) struct CertificateConfig {
     /// Lifetime of the certificate authority. It is replaced after two thirds of it.
     #[arg(long, env = "ROSTER_CA_LIFETIME", default_value = "8760h", value_parser = duration)]
     pub ca_lifetime: Duration,
@@ -147,7 +147,7 @@ pub struct CertificateConfig {
 
 /// Parameters of argon2id and of the hashing pool.
 #[derive(Args, Clone, Debug)]
-pub struct HashConfig {
+pub(crate) struct HashConfig {
     /// Memory of a hash, in KiB. If it is raised, passwords are rehashed at the next login.
     #[arg(long = "hash-memory-kib", env = "ROSTER_HASH_MEMORY_KIB", default_value_t = 19_456)]
     pub memory_kib: u32,
@@ -174,19 +174,19 @@ impl HashConfig {
     ///
     /// # Errors
     /// If a parameter is out of range.
-    pub fn cost(&self) -> Result<Argon2idCost, CostError> {
+    pub(crate) fn cost(&self) -> Result<Argon2idCost, CostError> {
         Argon2idCost::new(self.memory_kib, self.iterations, self.parallelism)
     }
 
     /// Returns the maximum number of concurrent hashes.
-    pub fn slots(&self) -> usize {
+    pub(crate) fn slots(&self) -> usize {
         self.slots.map_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get), usize::from)
     }
 }
 
 /// Roles that Roster may bind.
 #[derive(Args, Clone, Debug)]
-pub struct RbacConfig {
+pub(crate) struct RbacConfig {
     /// ClusterRoles that Roster may bind. Its own RBAC must allow `bind` on each.
     #[arg(long, env = "ROSTER_BINDABLE_CLUSTER_ROLES", value_delimiter = ',', default_value = "view,edit,admin")]
     pub bindable_cluster_roles: Vec<String>,
@@ -206,7 +206,7 @@ pub struct RbacConfig {
 
 impl RbacConfig {
     /// Returns the policy for native bindings.
-    pub fn policy(&self) -> Policy {
+    pub(crate) fn policy(&self) -> Policy {
         Policy {
             bindable_cluster_roles: self.bindable_cluster_roles.iter().cloned().collect(),
             bindable_roles: self.bindable_roles.iter().cloned().collect(),
@@ -218,7 +218,7 @@ impl RbacConfig {
 
 /// Flags for the leader election.
 #[derive(Args, Clone, Debug)]
-pub struct LeaseConfig {
+pub(crate) struct LeaseConfig {
     /// Name of the Lease, in Roster's namespace.
     #[arg(long, env = "ROSTER_LEASE", default_value = "roster")]
     pub lease: String,
@@ -241,11 +241,11 @@ pub struct LeaseConfig {
 }
 
 impl LeaseConfig {
-    /// Returns the options of the leader election.
-    pub fn options(&self) -> LeaseOptions {
+    /// Returns the options of the leader election. Without `--identity`, each call returns another identity.
+    pub(crate) fn options(&self) -> LeaseOptions {
         LeaseOptions {
             name: self.lease.clone(),
-            identity: self.identity.clone(),
+            identity: self.identity.clone().unwrap_or_else(default_identity),
             duration: self.lease_duration,
             renew_deadline: self.renew_deadline,
             retry_period: self.retry_period,
@@ -255,7 +255,7 @@ impl LeaseConfig {
 
 /// Flags for logs.
 #[derive(Args, Clone, Debug)]
-pub struct LogConfig {
+pub(crate) struct LogConfig {
     /// Format of the logs.
     #[arg(long, env = "ROSTER_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
@@ -291,12 +291,12 @@ fn is_dns_label(name: &str) -> bool {
 
 impl RunConfig {
     /// Returns the username of the operator's ServiceAccount, as the chart creates it.
-    pub fn service_account(&self) -> String {
+    pub(crate) fn service_account(&self) -> String {
         format!("system:serviceaccount:{}:roster", self.namespace)
     }
 
     /// Returns the options of the serving certificate.
-    pub fn certificates(&self) -> CertificateOptions {
+    pub(crate) fn certificates(&self) -> CertificateOptions {
         CertificateOptions {
             namespace: self.namespace.clone(),
             service: self.service.clone(),
@@ -311,7 +311,7 @@ impl RunConfig {
     ///
     /// # Errors
     /// If flags contradict each other. The message names them.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         self.hashing.cost()?;
         if let Some(wrong) = self.password_secret_namespaces.iter().find(|name| !is_dns_label(name)) {
             return Err(ConfigError::InvalidNamespace(wrong.clone()));
@@ -360,7 +360,7 @@ mod tests {
     #[case(&["--renew-deadline", "20s"], "--renew-deadline must be shorter")]
     #[case(&["--retry-period", "12s"], "--retry-period must be shorter")]
     #[case(&["--lease-duration", "12500ms"], "whole seconds")]
-    #[case(&["--lease-duration", "fast"], "write a duration such as")]
+    #[case(&["--lease-duration", "fast"], "must be a duration such as")]
     #[case(&["--lease-duration", "0s"], "longer than zero")]
     #[case(&["--lockout-duration", "900000h"], "at most 876000h")]
     #[case(&["--certificate-lifetime", "9000h"], "--certificate-lifetime must not")]
@@ -368,6 +368,7 @@ mod tests {
     #[case(&["--concurrency", "0"], "--concurrency")]
     #[case(&["--signing-key-lifetime", "1h"], "--signing-key-lifetime must be at least 4h")]
     #[case(&["--token-lifetime", "2h"], "--token-lifetime must be at most 1h")]
+    #[case(&["--token-signing-algorithm", "HS256"], "must be ES256 or RS256")]
     #[case(&["--issuer-url", "http://roster.example.com"], "--issuer-url must be an https URL")]
     #[case(&["--password-min-length", "7"], "--password-min-length")]
     #[case(&["--lockout-user-threshold", "4"], "--lockout-user-threshold must be greater than --lockout-threshold")]

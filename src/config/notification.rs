@@ -8,7 +8,7 @@ use roster_runtime::notifications::NotificationOptions;
 
 /// Allowed receivers of notifications.
 #[derive(Args, Clone, Debug)]
-pub struct NotificationConfig {
+pub(crate) struct NotificationConfig {
     /// Networks to which notifications may be sent although they are private, loopback, link-local or otherwise not public,
     /// such as 10.96.0.0/12.
     #[arg(long, env = "ROSTER_NOTIFICATION_ALLOWED_CIDRS", value_delimiter = ',', value_parser = network)]
@@ -22,7 +22,7 @@ pub struct NotificationConfig {
 
 impl NotificationConfig {
     /// Returns the options of the notifier.
-    pub fn options(&self) -> NotificationOptions {
+    pub(crate) fn options(&self) -> NotificationOptions {
         NotificationOptions {
             allowed_networks: self.notification_allowed_cidrs.clone(),
             ca_file: self.notification_ca_file.clone(),
@@ -31,7 +31,7 @@ impl NotificationConfig {
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
-    let net: IpNet = text.parse().map_err(|_| "write a network such as 10.96.0.0/12 or fd00::/8".to_owned())?;
+    let net: IpNet = text.parse().map_err(|_| "must be a network such as 10.96.0.0/12 or fd00::/8".to_owned())?;
     if net.addr() == net.network() { Ok(net) } else { Err(format!("did you mean {}?", net.trunc())) }
 }
 
@@ -41,9 +41,9 @@ mod tests {
     use rstest::rstest;
 
     #[rstest]
-    #[case("10.0.0.1", "write a network such as")]
-    #[case("10.0.0.0/33", "write a network such as")]
-    #[case("everywhere", "write a network such as")]
+    #[case("10.0.0.1", "must be a network such as")]
+    #[case("10.0.0.0/33", "must be a network such as")]
+    #[case("everywhere", "must be a network such as")]
     #[case("10.1.2.3/8", "did you mean 10.0.0.0/8?")]
     fn invalid_networks_are_rejected_with_a_hint(#[case] text: &str, #[case] message: &str) {
         let error = network(text).unwrap_err();

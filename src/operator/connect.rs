@@ -45,7 +45,9 @@ impl Keys {
         let certificates = retried("the certificates", || {
             Certificates::load(client.clone(), config.certificates(), metrics.certificate_expiry.clone())
         });
-        let signing = retried("the signing keys", || SigningKeyStore::load(client.clone(), &config.namespace));
+        let algorithm = config.logins.token_signing_algorithm;
+        let signing =
+            retried("the signing keys", || SigningKeyStore::load(client.clone(), &config.namespace, algorithm));
         let sealer = retried("the sealing key", || sealing_key::load(client.clone(), &config.namespace));
         let (certificates, signing, sealer) = tokio::try_join!(certificates, signing, sealer)?;
         Ok(Self { certificates, signing, sealer })

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use futures::FutureExt;
-use kube::{Client, Config};
 use roster_controllers::native::NativeWriter;
 use roster_controllers::{group, quota, role_binding, user};
 use roster_runtime::logins::signing_keys::SigningKeyStore;
 use roster_runtime::notifications::Notifier;
+use roster_runtime::operations::client::{self, Component};
 use roster_runtime::operations::health::Heartbeat;
-use roster_runtime::operations::leader::{ElectionHeartbeats, LeaderElection};
+use roster_runtime::operations::leader::{ElectionHeartbeats, LeaderElection, LeaseOptions, Lost};
 use roster_runtime::tls::certificates::Certificates;
 use roster_runtime::tls::trust;
 use tokio_util::sync::CancellationToken;
@@ -24,38 +24,52 @@ pub(super) struct Leader {
     pub(super) certificates: Certificates,
     pub(super) signing_keys: SigningKeyStore,
     pub(super) notifier: Notifier,
-    /// For a client of the election's own: it must not wait for threads or connections of other work.
-    pub(super) access: Config,
     /// Heartbeat of the runtime on which the controllers run.
     pub(super) runtime: Arc<Heartbeat>,
 }
 
 impl Leader {
     /// Takes part in the election once the informers have synced. Before that, this replica could not do the work, and would
-    /// keep the lease from one that can.
+    /// keep the lease from one that can. A leader that can't renew the lease in time stops its controllers and takes part
+    /// again.
     ///
     /// # Errors
-    /// If leadership is lost, or a controller ends by itself.
+    /// If another replica takes the lease from this one, the controllers are stuck, or one ends by itself.
     pub(super) async fn run(self, shutdown: CancellationToken) -> Result<()> {
+        let Replica { config, health, informers, users, .. } = &*self.replica;
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            () = self.replica.informers.synced() => {}
+            _ = futures::future::join(informers.synced(), users.synced()) => {}
         }
-        let mut start_election = self.start_election()?;
+        // An attempt may take as long as the renew deadline.
+        let election = health.register_loop("leader election", MAX_STALL.max(config.lease.renew_deadline * 2));
+        // One identity for all terms: this replica can renew a lease that it could not renew in time.
+        let options = config.lease.options();
+        while !shutdown.is_cancelled() {
+            let election = self.start_election(options.clone(), Arc::clone(&election))?;
+            Box::pin(self.lead(election, &shutdown)).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the lease and leads until it is lost or `shutdown`.
+    async fn lead(&self, mut election: LeaderElection, shutdown: &CancellationToken) -> Result<()> {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            acquired = start_election.acquired() => acquired?,
+            acquired = election.acquired() => acquired?,
         }
-        let metrics = &self.replica.metrics;
+        let Replica { informers, metrics, .. } = &*self.replica;
         metrics.leader.set(1);
+        informers.lead();
+        // Dropping `control` stops the controllers, before the election is told that nothing needs the lease.
         let outcome = tokio::select! {
-            // Lost leadership ends the process through the supervisor, without waiting for the controllers.
-            lost = start_election.ended() => return lost.context("leadership was lost"),
+            lost = election.ended() => step_down(lost),
             ended = self.control(shutdown.clone()) => ended,
         };
+        informers.stop_leading();
         metrics.leader.set(0);
         if shutdown.is_cancelled()
-            && let Err(error) = start_election.resign().await
+            && let Err(error) = election.resign().await
         {
             let error = format!("{error:#}");
             warn!(error, "releasing the lease failed; the next leader waits until it expires");
@@ -63,21 +77,18 @@ impl Leader {
         outcome
     }
 
-    fn start_election(&self) -> Result<LeaderElection> {
-        let Replica { config, health, .. } = &*self.replica;
-        let heartbeats = ElectionHeartbeats {
-            // An attempt may take as long as the renew deadline.
-            election: health.register_loop("leader election", MAX_STALL.max(config.lease.renew_deadline * 2)),
-            controllers: Arc::clone(&self.runtime),
-        };
-        let access = self.access.clone();
-        let connect = move || Ok(Client::try_from(access)?);
-        LeaderElection::start(connect, config.namespace.clone(), config.lease.options(), heartbeats)
+    fn start_election(&self, options: LeaseOptions, election: Arc<Heartbeat>) -> Result<LeaderElection> {
+        let Replica { config, access, .. } = &*self.replica;
+        let heartbeats = ElectionHeartbeats { election, controllers: Arc::clone(&self.runtime) };
+        // A client of its own: the election must not wait for threads or connections of other work.
+        let access = access.clone();
+        let connect = move || client::connect(&access, Component::LeaderElection);
+        LeaderElection::start(connect, config.namespace.clone(), options, heartbeats)
     }
 
     async fn control(&self, shutdown: CancellationToken) -> Result<()> {
-        let Replica { client, config, informers, metrics, pool, policy, .. } = &*self.replica;
-        informers.lead();
+        let Replica { access, config, informers, users: cache, metrics, pool, policy, .. } = &*self.replica;
+        let client = client::connect(access, Component::Controllers)?;
         let concurrency = config.concurrency;
         let rbac = Arc::new(config.rbac.policy());
         let writer = NativeWriter::new(client.clone(), Arc::clone(informers), concurrency, Arc::clone(metrics));
@@ -85,7 +96,7 @@ impl Leader {
         let users = user::Context::new(user::ContextParts {
             client: client.clone(),
             namespace: config.namespace.clone(),
-            source_namespaces: config.password_secret_namespaces.iter().cloned().collect(),
+            cache: Arc::clone(cache),
             pool: pool.clone(),
             password_policy: Arc::clone(policy),
             informers: Arc::clone(informers),
@@ -107,8 +118,19 @@ impl Leader {
         let sweep = writer.sweep(shutdown.clone());
         let rotation = self.signing_keys.clone().rotate(config.logins.signing_key_lifetime, shutdown.clone());
         let webhooks = config.webhook_configuration.clone();
-        let trust = trust::keep(client.clone(), self.certificates.clone(), webhooks, shutdown);
-        let others = async { tokio::join!(groups, bindings) };
-        tokio::try_join!(users, quotas, trust, sweep, rotation, others.map(Ok)).map(drop)
+        let trust = trust::keep(client, self.certificates.clone(), webhooks, shutdown);
+        let others = async { tokio::join!(users, groups, bindings) };
+        tokio::try_join!(quotas, trust, sweep, rotation, others.map(Ok)).map(drop)
+    }
+}
+
+/// Decides whether this replica may lead again: if nobody else can have led meanwhile.
+fn step_down(lost: Result<()>) -> Result<()> {
+    match lost {
+        Err(error) if matches!(error.downcast_ref(), Some(Lost::NotRenewed(_))) => {
+            warn!(error = format!("{error:#}"), "leadership lost, stopped the controllers");
+            Ok(())
+        }
+        lost => lost.context("leadership was lost"),
     }
 }

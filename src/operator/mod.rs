@@ -1,7 +1,8 @@
 //! `roster run`: assembles the parts and supervises them.
 //!
 //! ```text
-//!  every replica:  probes, serving certificate, TLS port (admission, directory API), directory, tombstones of deleted Users
+//!  every replica:  probes, serving certificate, TLS port (admission, directory API), directory, tombstones of deleted Users,
+//!                  caches of the User controller
 //!  the leader:     User, Group and RoleBinding controllers, certificate authority, caBundles and admission paths
 //! ```
 
@@ -14,10 +15,13 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use futures::FutureExt;
+use kube::runtime::watcher::Event;
+use roster_api::User;
 use roster_controllers::tombstones;
 use roster_runtime::logins::audiences;
 use roster_runtime::logins::recount;
 use roster_runtime::notifications::Notifier;
+use roster_runtime::operations::client::{self, Component};
 use roster_runtime::operations::health;
 use roster_runtime::operations::supervisor::Supervisor;
 use roster_runtime::tls::connections::{LIMITS, PROBE_LIMITS};
@@ -25,8 +29,10 @@ use roster_runtime::tls::listener::{self, Port};
 use roster_runtime::tls::origin::WebhookOrigin;
 use roster_runtime::tls::{api_servers, trust};
 use roster_server::admission::guard::Guard;
+use roster_server::admission::quota::enforcement::Enforcement;
 use roster_server::admission::quota::hints::Hints;
 use roster_server::admission::quota::namespaces::NamespaceCount;
+use roster_server::admission::quota::seen::Seen;
 use roster_server::admission::review::Parser;
 use roster_server::admission::server::{self, Admission};
 use roster_server::apiserver;
@@ -35,7 +41,7 @@ use roster_server::apiserver::state::DirectoryApiParts;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::RunConfig;
 use connect::Keys;
@@ -45,19 +51,18 @@ use replica::{MAX_STALL, Replica};
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// If the configuration is invalid, a port can't be bound, leadership is lost, or another task ends by itself.
-pub async fn run(config: RunConfig) -> Result<()> {
+/// If the configuration is invalid, a port can't be bound, or a task ends by itself.
+pub(crate) async fn run(config: RunConfig) -> Result<()> {
     let access = connect::access().await?;
-    let replica = Arc::new(Replica::new(config, &access)?);
-    let Replica { client, config, informers, health, metrics, .. } = &*replica;
+    let replica = Arc::new(Replica::new(config, access)?);
+    let Replica { client, access, config, informers, health, metrics, .. } = &*replica;
     let mut supervisor = Supervisor::default();
     let shutdown = supervisor.shutdown();
     let probes = connect::bind(config.probe_listen, "--probe-listen").await?;
     let tls = connect::bind(config.listen, "--listen").await?;
     info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, probes = %config.probe_listen, "starting");
     supervisor.spawn("probes", listener::serve(probes, replica.probe_port(), shutdown.clone()));
-    let own = (client.clone(), config.namespace.clone());
-    supervisor.spawn("informers", Arc::clone(informers).run(own, Arc::clone(health), shutdown.clone()));
+    replica.watch(&mut supervisor)?;
 
     let keys = Keys::load(&replica).await?;
     let heartbeat = health.register_loop("certificates", MAX_STALL);
@@ -65,24 +70,44 @@ pub async fn run(config: RunConfig) -> Result<()> {
     supervisor.spawn("signing keys", keys.signing.clone().follow(shutdown.clone()));
     let (certificates, signing_keys) = (keys.certificates.clone(), keys.signing.clone());
     let leaving = shutdown.child_token();
-    let notifier = replica.serve(tls, keys, audiences::of_api_server(&access).await, &leaving, &mut supervisor).await?;
+    let notifier = replica.serve(tls, keys, audiences::of_api_server(access).await, &leaving, &mut supervisor).await?;
     let webhooks = config.webhook_configuration.clone();
     let trust = trust::observe(client.clone(), certificates.clone(), webhooks, Arc::clone(health), shutdown.clone());
     supervisor.spawn("trust", trust);
     let tombstones = tombstones::Context::new(client, &config.namespace, informers, metrics);
     supervisor.spawn("tombstones", tombstones::run(tombstones, shutdown.clone()).map(Ok));
     let runtime = health.register_runtime("main runtime", MAX_STALL);
-    let leader = Leader { replica: Arc::clone(&replica), certificates, signing_keys, notifier, access, runtime };
+    let leader = Leader { replica: Arc::clone(&replica), certificates, signing_keys, notifier, runtime };
     let led = leader.run(leaving.clone());
+    let failed = CancellationToken::new();
+    let has_failed = failed.clone();
     supervisor.spawn("leader", async move {
-        Box::pin(led).await?;
+        let outcome = Box::pin(led).await;
+        if let Err(error) = &outcome {
+            error!(error = format!("{error:#}"), "this replica can't lead any more and restarts");
+            failed.cancel();
+        }
         shutdown.cancelled().await;
-        Ok(())
+        outcome
     });
-    supervisor.run(async move { replica.drain(&leaving).await }).await
+    supervisor.run(async move { replica.drain(&leaving, &has_failed).await }).await
 }
 
 impl Replica {
+    /// Starts the watches that feed the directory and the caches of the User controller.
+    fn watch(&self, supervisor: &mut Supervisor) -> Result<()> {
+        let Self { access, config, informers, users, health, .. } = self;
+        let client = client::connect(access, Component::Informers)?;
+        let shutdown = supervisor.shutdown();
+        let own = (client.clone(), config.namespace.clone());
+        let cache = Arc::clone(users);
+        let on_user = move |event: &Event<User>| cache.user_event(event);
+        let informers = Arc::clone(informers).run(own, on_user, Arc::clone(health), shutdown.clone());
+        supervisor.spawn("informers", informers);
+        supervisor.spawn("user cache", Arc::clone(users).run(client, config.namespace.clone(), shutdown));
+        Ok(())
+    }
+
     /// Returns the port of probes and metrics, in plain HTTP.
     fn probe_port(&self) -> Port {
         Port {
@@ -151,20 +176,26 @@ impl Replica {
     /// Returns what the webhooks are served with.
     fn admission(&self, guard: Arc<Guard>) -> Admission {
         let Self { client, config, informers, metrics, pool, .. } = self;
+        let seen = Arc::new(Seen::new(client.clone()));
         Admission {
             pool: pool.clone(),
             guard,
             namespaces: NamespaceCount::new(client.clone(), &config.namespace, Arc::clone(informers)),
-            hints: Hints::new(client.clone(), Arc::clone(informers)),
+            enforcement: Enforcement::new(Arc::clone(informers), Arc::clone(&seen)),
+            hints: Hints::new(client.clone(), Arc::clone(informers), seen),
             parser: Parser::default(),
             metrics: Arc::clone(metrics),
         }
     }
 
-    /// Waits for a signal, and then for the drain period, or a second signal. Another replica becomes the leader immediately.
-    /// This one serves requests until its clients know that it is not ready, because the guard fails closed.
-    async fn drain(&self, leaving: &CancellationToken) {
-        terminated().await;
+    /// Waits for a signal or until the leader has `failed`, and then for the drain period, or a second signal. Another replica
+    /// becomes the leader immediately. This one serves requests until its clients know that it is not ready, because the
+    /// guard fails closed.
+    async fn drain(&self, leaving: &CancellationToken, failed: &CancellationToken) {
+        tokio::select! {
+            () = terminated() => {}
+            () = failed.cancelled() => {}
+        }
         let drain = self.config.drain;
         info!(?drain, "shutting down");
         self.health.set_serving(false);

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use kube::{Client, Config};
+use roster_controllers::user;
 use roster_credentials::policy::PasswordPolicy;
 use roster_credentials::pool::HashPool;
 use roster_runtime::informers::Informers;
 use roster_runtime::metrics::Metrics;
+use roster_runtime::operations::client::{self, Component};
 use roster_runtime::operations::health::Health;
 
 use crate::config::RunConfig;
@@ -18,9 +20,14 @@ pub(super) const MAX_STALL: Duration = Duration::from_secs(60);
 
 /// What the parts of a replica share.
 pub(super) struct Replica {
+    /// Client of the server.
     pub(super) client: Client,
+    /// How to reach kube-apiserver, for clients of other components.
+    pub(super) access: Config,
     pub(super) config: Arc<RunConfig>,
     pub(super) informers: Arc<Informers>,
+    /// What Users refer to, for the User controller.
+    pub(super) users: Arc<user::Cache>,
     pub(super) health: Arc<Health>,
     pub(super) metrics: Arc<Metrics>,
     /// Hashes passwords.
@@ -34,13 +41,17 @@ impl Replica {
     ///
     /// # Errors
     /// If the configuration is invalid.
-    pub(super) fn new(config: RunConfig, access: &Config) -> Result<Self> {
+    pub(super) fn new(config: RunConfig, access: Config) -> Result<Self> {
         let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
+        let informers = Arc::new(Informers::new(config.rbac.expand_groups, Arc::clone(&metrics)));
+        let sources = config.password_secret_namespaces.iter().cloned().collect();
         let hashing = &config.hashing;
         let pool = HashPool::new(hashing.cost()?, hashing.slots(), usize::from(hashing.queue), metrics.hashing.clone());
         Ok(Self {
-            client: Client::try_from(access.clone())?,
-            informers: Arc::new(Informers::new(config.rbac.expand_groups, Arc::clone(&metrics))),
+            client: client::connect(&access, Component::Server)?,
+            access,
+            users: Arc::new(user::Cache::new(sources, Arc::clone(&informers), &metrics)),
+            informers,
             health: Arc::new(Health::default()),
             policy: Arc::new(config.logins.password_policy()?),
             pool,

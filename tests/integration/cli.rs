@@ -84,3 +84,47 @@ fn run_refuses_invalid_flags_before_it_starts() {
     let error = refusal(&["run", "--listen", "127.0.0.1:0", "--probe-listen", "127.0.0.1:0"], b"");
     assert!(error.contains("no access to a cluster"), "{error}");
 }
+
+/// Imports standard input into a new folder. Returns whether it succeeded, and both outputs.
+fn import(format: &str, flags: &[&str], input: &str) -> (bool, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["import", "--from", format, "-", "--write", folder.path().to_str().unwrap()];
+    let output = run(&[&args[..], flags].concat(), input.as_bytes());
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    (output.status.success(), said)
+}
+
+#[test]
+fn case_a9_an_import_without_users_and_groups_fails_whatever_is_allowed() {
+    let formats = ["csv", "json", "yaml", "ldif", "htpasswd", "openstack", "kubesphere", "rancher", "passwd"];
+    for format in formats {
+        for input in ["", "\u{feff}", "The quick brown fox.\n"] {
+            for flags in [&[][..], &["--allow-rejected"]] {
+                let (is_fine, said) = import(format, flags, input);
+                assert!(
+                    !is_fine && said.contains("0 written, 0 the same") && said.contains("-:1: "),
+                    "{format}: {said}"
+                );
+            }
+        }
+    }
+    let (is_fine, said) = import("htpasswd", &["--allow-rejected"], "ada\n");
+    assert!(!is_fine, "{said}");
+}
+
+#[test]
+fn case_a13_and_a14_have_flags() {
+    let rows = "username^hat size\nada^56\n";
+    let (is_fine, said) = import("csv", &["--delimiter", "^", "--ignore-unknown-columns"], rows);
+    assert!(is_fine && said.contains("1 written"), "{said}");
+    let (is_fine, said) = import("csv", &["--delimiter", "tab"], "username\tzone\nada\teu\n");
+    assert!(is_fine && said.contains("1 written"), "{said}");
+    for delimiter in ["", "ab", "\"", "é"] {
+        let (is_fine, said) = import("csv", &["--delimiter", delimiter], rows);
+        assert!(!is_fine && said.contains("must be one ASCII character"), "{said}");
+    }
+    for flag in [&["--delimiter", ";"][..], &["--ignore-unknown-columns"], &["--map", "a=b"]] {
+        let (is_fine, said) = import("htpasswd", flag, "ada:x\n");
+        assert!(!is_fine && said.contains("requires --from csv"), "{said}");
+    }
+}

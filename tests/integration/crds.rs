@@ -104,6 +104,14 @@ async fn invalid_users_are_refused_by_field() {
         (json!({"quota": {"hard": {"requests.cpus": "8"}}}), "spec.quota.hard", "name of ResourceQuota"),
         (json!({"quota": {"hard": {"requests.cpu": "many"}}}), "spec.quota.hard", "must be a quantity"),
         (json!({"quota": {"hard": {"requests.cpu": "-1"}}}), "spec.quota.hard", "zero or more"),
+        (json!({"quota": {"hard": {"pods": "1.5"}}}), "spec.quota.hard", "must be an integer"),
+        (json!({"quota": {"hard": {"pods": "1500m"}}}), "spec.quota.hard", "must be an integer"),
+        (json!({"quota": {"hard": {"count/jobs.batch": "1e-1"}}}), "spec.quota.hard", "must be an integer"),
+        (
+            json!({"quota": {"hard": {"gold.storageclass.storage.k8s.io/persistentvolumeclaims": ".5"}}}),
+            "spec.quota.hard",
+            "must be an integer",
+        ),
         // Numbers that kube-apiserver would take seconds to compute, and texts without a digit.
         (json!({"quota": {"hard": {"pods": "1e9999999"}}}), "spec.quota.hard", "zero or more"),
         (json!({"quota": {"hard": {"pods": "1e-9999999"}}}), "spec.quota.hard", "zero or more"),
@@ -152,6 +160,7 @@ async fn valid_users_are_accepted() {
         json!({"notification": {"type": "webhook", "url": "https://hooks.example.com:8443/x?y=z"}}),
         json!({"extra": {"costCenter": ["42"], "example.com/team": ["a", "b"], "k8s.io.example.com/x": []}}),
         json!({"quota": {"hard": {"requests.memory": 4_294_967_296_i64}}}),
+        json!({"quota": {"hard": {"pods": "1.5k", "services": "2000m", "secrets": "2.0", "count/jobs.batch": "1Ki", "configmaps": "0"}}}),
         json!({"quota": {"hard": {"requests.cpu": ".5", "requests.memory": "1e3", "pods": "5.", "requests.storage": "1Ei", "limits.cpu": "100n"}}}),
         json!({"displayName": "Ångström 王 🙂"}),
     ];
@@ -366,4 +375,63 @@ fn every_field_has_a_description() {
         }
         assert!(found.is_empty(), "{}: {found:?}", crd.spec.names.kind);
     }
+}
+
+#[test]
+fn case_d8_a_number_with_a_fraction_is_rejected_with_what_to_write() {
+    let kubectl = &shared().plane.kubectl;
+    for (kind, hard, message) in [
+        (
+            "User",
+            "requests.cpu: 0.5",
+            "spec.quota.hard[requests.cpu]: write the number in quotes, as a quantity: \"0.5\"",
+        ),
+        ("Group", "requests.cpu: 0.5", "write the number in quotes, as a quantity: \"0.5\""),
+        ("User", "pods: 1.5", "spec.quota.hard[pods]: must be an integer, not 1.5"),
+        ("User", "pods: '1.5'", "must be an integer"),
+    ] {
+        let manifest = format!(
+            "apiVersion: roster.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: fraction}}\nspec: {{quota: {{hard: {{{hard}}}}}}}\n"
+        );
+        for args in [&["apply", "-f", "-"][..], &["apply", "--server-side", "-f", "-"]] {
+            let error = kubectl.run_with_input(args, &manifest).unwrap_err().to_string();
+            assert!(error.contains(message), "{hard}: {error}");
+        }
+    }
+}
+
+/// A Group with this many members and memberships, with names of the greatest length.
+fn large_group(name: &str, members: usize, memberships: usize) -> String {
+    let time = "2036-12-31T23:59:59Z";
+    let member = |at: usize| format!("{at:m>63}");
+    let membership =
+        |at: usize| json!({"user": member(at), "validity": {"notBefore": "2026-01-01T00:00:00Z", "notAfter": time}});
+    let spec = json!({
+        "description": "d".repeat(4096),
+        "members": (0..members).map(member).collect::<Vec<_>>(),
+        "memberships": (10_000..10_000 + memberships).map(membership).collect::<Vec<_>>(),
+    });
+    format!("---\n{}", object(&Group::api_resource(), name, &spec))
+}
+
+#[test]
+fn case_d4_large_groups_within_the_documented_limits_can_be_applied() {
+    let kubectl = &shared().plane.kubectl;
+    let name = unique("large");
+    for manifest in [large_group(&name, 3500, 0), large_group(&name, 500, 1000)] {
+        kubectl.apply(&manifest).unwrap();
+    }
+    let error = kubectl.apply(&large_group(&name, 5000, 0)).unwrap_err().to_string();
+    assert!(error.contains("metadata.annotations: Too long"), "{error}");
+    kubectl.run(&["delete", "groups.roster.dev", &name]).unwrap();
+
+    let manifest = large_group(&name, 5000, 1000);
+    for manager in ["one", "two", "three", "four"] {
+        let manager = format!("--field-manager={manager}");
+        kubectl.run_with_input(&["apply", "--server-side", &manager, "-f", "-"], &manifest).unwrap();
+    }
+    let group = kubectl.get(&["groups.roster.dev", &name, "--show-managed-fields"]).unwrap();
+    assert_eq!(group["spec"]["members"].as_array().unwrap().len(), 5000);
+    assert!(group.to_string().len() < 1024 * 1024, "far below etcd's 1.5 MiB");
+    kubectl.run(&["delete", "groups.roster.dev", &name]).unwrap();
 }

@@ -3,7 +3,7 @@
 use crate::support::Cluster;
 
 /// Fixtures in which `{n}` stands for a unique name.
-pub struct Fixtures<'a> {
+pub(crate) struct Fixtures<'a> {
     pub cluster: &'a Cluster,
     pub n: String,
     /// Prefix of every denial.
@@ -12,12 +12,12 @@ pub struct Fixtures<'a> {
 
 impl Fixtures<'_> {
     /// Returns the username of a user of the fixtures. System users are given by their full name.
-    pub fn name(&self, who: &str) -> String {
+    pub(crate) fn name(&self, who: &str) -> String {
         if who.starts_with("system:") { who.replace("{n}", &self.n) } else { format!("{}-{who}", self.n) }
     }
 
     /// Returns kubectl's output as `who`, or the API server's error.
-    pub fn run(&self, who: &str, args: &[&str], input: &str) -> Result<String, String> {
+    pub(crate) fn run(&self, who: &str, args: &[&str], input: &str) -> Result<String, String> {
         let who = self.name(who);
         let args: Vec<String> = args.iter().map(|arg| arg.replace("{n}", &self.n)).collect();
         let args: Vec<&str> = ["--as", &who].into_iter().chain(args.iter().map(String::as_str)).collect();
@@ -25,11 +25,11 @@ impl Fixtures<'_> {
         printed.map_err(|error| format!("{error:#}"))
     }
 
-    pub fn passes(&self, who: &str, args: &[&str], input: &str) {
+    pub(crate) fn passes(&self, who: &str, args: &[&str], input: &str) {
         self.run(who, args, input).unwrap_or_else(|refusal| panic!("{who} can't {args:?} {input}: {refusal}"));
     }
 
-    pub fn refused(&self, who: &str, args: &[&str], input: &str, because: &str) {
+    pub(crate) fn refused(&self, who: &str, args: &[&str], input: &str, because: &str) {
         let because = because.replace("{n}", &self.n);
         match self.run(who, args, input) {
             Ok(printed) => panic!("{who} could {args:?} {input}: {printed}"),

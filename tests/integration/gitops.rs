@@ -208,3 +208,124 @@ async fn secrets_of_sealed_and_external_secrets_are_passwords() {
         wait_until_ready(&cluster.users().await, name).await;
     }
 }
+
+/// One object of each kind that Roster's resources refer to, and every field that refers to it.
+const REFERENCES: &str = "
+apiVersion: roster.dev/v1alpha1
+kind: User
+metadata: {name: jane}
+spec:
+  groups: [crew, elsewhere]
+  passwordSecretRef: {namespace: team-a, name: password}
+---
+apiVersion: roster.dev/v1alpha1
+kind: Group
+metadata: {name: crew}
+spec:
+  members: [jane, elsewhere]
+  memberships: [{user: jane, validity: {}}]
+  memberGroups: [inner]
+---
+apiVersion: roster.dev/v1alpha1
+kind: Group
+metadata: {name: inner}
+spec: {}
+---
+apiVersion: roster.dev/v1alpha1
+kind: RoleBinding
+metadata: {name: one}
+spec:
+  subjects: [{kind: User, name: jane}, {kind: Group, name: crew}, {kind: Group, name: elsewhere}]
+  roleRef: {kind: Role, name: deployer}
+  scope: {namespaces: [apps, elsewhere]}
+  delegatedBy: jane
+---
+apiVersion: roster.dev/v1alpha1
+kind: RoleBinding
+metadata: {name: two}
+spec:
+  subjects: [{kind: User, name: jane}]
+  roleRef: {kind: ClusterRole, name: viewer}
+  scope: {cluster: {}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: viewer}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: deployer, namespace: apps}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: apps, labels: {roster.dev/owner: jane}}
+";
+
+/// The password Secret is generated, so its name ends in a hash of its content.
+const KUSTOMIZATION: &str = "
+resources: [all.yaml]
+configurations: [name-references.yaml]
+openapi: {path: scopes.json}
+secretGenerator:
+- name: password
+  namespace: team-a
+  type: roster.dev/password
+  literals: [passwordHash=x]
+  options: {annotations: {roster.dev/user: jane}}
+";
+
+/// Renders [`REFERENCES`] with an overlay. Returns the objects by kind and name, without the hash of the Secret.
+fn kustomized(overlay: &str) -> BTreeMap<String, Value> {
+    let folder = tempfile::tempdir_in(target_dir()).unwrap();
+    let base = folder.path().join("base");
+    std::fs::create_dir(&base).unwrap();
+    for file in ["name-references.yaml", "scopes.json"] {
+        std::fs::copy(project_root().join(PEOPLE).join(file), base.join(file)).unwrap();
+    }
+    std::fs::write(base.join("all.yaml"), REFERENCES).unwrap();
+    std::fs::write(base.join("kustomization.yaml"), KUSTOMIZATION).unwrap();
+    std::fs::write(folder.path().join("kustomization.yaml"), format!("{overlay}\nresources: [base]\n")).unwrap();
+    let text = cluster().kubectl(&["kustomize", folder.path().to_str().unwrap()]);
+    let mut names = text.lines().filter_map(|line| line.trim().strip_prefix("name: "));
+    let secret = names.find(|name| name.contains("password-")).unwrap_or_else(|| panic!("a generated name: {text}"));
+    let hash = &secret[secret.rfind('-').unwrap()..];
+    let documents = text.replace(hash, "").split("\n---\n").map(str::to_owned).collect::<Vec<_>>();
+    let named = documents.iter().map(|document| {
+        let object: Value = serde_yaml::from_str(document).unwrap();
+        let name = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap().to_owned();
+        (format!("{} {}", name("/kind"), name("/metadata/name")), object)
+    });
+    named.collect()
+}
+
+#[test]
+fn case_b5_kustomize_renames_references_along_with_what_they_name() {
+    let objects = kustomized("namePrefix: a-\nnameSuffix: -z");
+    let user = &objects["User a-jane-z"];
+    assert_eq!(user["spec"]["groups"], json!(["a-crew-z", "elsewhere"]));
+    assert_eq!(user["spec"]["passwordSecretRef"], json!({"namespace": "team-a", "name": "a-password-z"}));
+    assert_eq!(objects["Secret a-password-z"]["metadata"]["annotations"]["roster.dev/user"], "a-jane-z");
+    let group = &objects["Group a-crew-z"]["spec"];
+    assert_eq!((&group["members"], &group["memberGroups"]), (&json!(["a-jane-z", "elsewhere"]), &json!(["a-inner-z"])));
+    assert_eq!(group["memberships"], json!([{"user": "a-jane-z", "validity": {}}]));
+    let subject = |kind: &str, name: &str| json!({"kind": kind, "name": name});
+    let binding = &objects["RoleBinding a-one-z"]["spec"];
+    let subjects = [subject("User", "a-jane-z"), subject("Group", "a-crew-z"), subject("Group", "elsewhere")];
+    assert_eq!(binding["subjects"], json!(subjects));
+    assert_eq!((&binding["roleRef"], &binding["delegatedBy"]), (&subject("Role", "a-deployer-z"), &json!("a-jane-z")));
+    assert_eq!(objects["RoleBinding a-two-z"]["spec"]["roleRef"], subject("ClusterRole", "a-viewer-z"));
+    assert_eq!(objects["Namespace apps"]["metadata"]["labels"]["roster.dev/owner"], "a-jane-z");
+}
+
+#[test]
+fn case_b5_kustomize_gives_no_namespace_to_what_has_none() {
+    let objects = kustomized("namespace: team-b");
+    for name in ["User jane", "Group crew", "RoleBinding one"] {
+        assert!(!objects[name]["metadata"].as_object().unwrap().contains_key("namespace"), "{name}");
+    }
+    let reference = &objects["User jane"]["spec"]["passwordSecretRef"];
+    assert_eq!(*reference, json!({"namespace": "team-b", "name": "password"}));
+    let binding = &objects["RoleBinding one"]["spec"];
+    assert_eq!(binding["subjects"][0], json!({"kind": "User", "name": "jane"}));
+    assert_eq!(binding["scope"]["namespaces"], json!(["team-b", "elsewhere"]));
+}

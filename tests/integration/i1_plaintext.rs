@@ -27,7 +27,7 @@ fn forms(text: &str) -> Vec<String> {
 
 /// Returns the files below the folder that contain the text in any form. Uses grep, because tests are compiled without
 /// optimization and etcd's files are large.
-pub fn files_with(dir: &Path, text: &str) -> Vec<String> {
+pub(crate) fn files_with(dir: &Path, text: &str) -> Vec<String> {
     let mut grep = Command::new("grep");
     grep.env("LC_ALL", "C").args(["--recursive", "--files-with-matches", "--fixed-strings", "--text"]);
     for form in forms(text) {

@@ -98,7 +98,7 @@ async fn i6_restart_leader_change_and_relist_write_nothing() {
 
     let requests = operator_requests(&cluster, position);
     let is_paged = |request: &&String| {
-        ["groups", "rolebindings"].iter().any(|kind| request.starts_with(&format!("list {DECLARED}/{kind}?")))
+        ["users", "groups", "rolebindings"].iter().any(|kind| request.starts_with(&format!("list {DECLARED}/{kind}?")))
     };
     let paged: Vec<&String> = requests.iter().filter(is_paged).collect();
     assert!(paged.is_empty(), "lists are the beginnings of watches: {paged:?}");

@@ -84,6 +84,10 @@ async fn users_of_every_format_are_imported_and_log_in() {
         ("openstack", &["keystone.sql"], &["ada", "bob", "eve"], &["ada"]),
         ("kubesphere", &["kubesphere.yaml"], &["lin", "mei"], &["lin"]),
         ("rancher", &["rancher.yaml"], &["admin", "u-dana5"], &["admin"]),
+        ("keycloak", &["keycloak.json"], &["agnes", "boris", "carl"], &["agnes", "carl"]),
+        ("openshift", &["openshift.yaml"], &["ines", "theo", "vera"], &["theo", "vera"]),
+        ("deckhouse", &["deckhouse.yaml"], &["petra", "ravi"], &["petra@example.com"]),
+        ("dex", &["dex.yaml"], &["nadia", "omar-example.com"], &["nadia", "omar@example.com"]),
         (
             "passwd",
             &["passwd", "--group-file", "examples/import/group", "--shadow-file", "examples/import/shadow"],
@@ -118,21 +122,21 @@ async fn a_preview_shows_what_would_change_and_no_hash() {
     let path = file("preview.csv", &rows("eu"));
     let args = ["import", "--from", "csv", "--secret-namespace", "people", &path];
     let shown = succeeds(&args);
-    assert_eq!(last_line(&shown), "2 to create, 0 to change, 0 the same, 0 rejected");
+    assert_eq!(last_line(&shown), "2 to create, 0 to change, 0 unchanged, 0 rejected");
     assert!(shown.contains("+  passwordHash: bcrypt…") && shown.contains(&format!("+++ users/{ada}")), "{shown}");
     assert!(!shown.contains("Crp.JRmP") && cluster().users().await.get_opt(&ada).await.unwrap().is_none());
 
     succeeds(&[&args[..], &["--apply"]].concat());
-    assert_eq!(last_line(&succeeds(&args)), "0 to create, 0 to change, 2 the same, 0 rejected");
+    assert_eq!(last_line(&succeeds(&args)), "0 to create, 0 to change, 2 unchanged, 0 rejected");
     file("preview.csv", &rows("us"));
     let shown = succeeds(&args);
-    assert_eq!(last_line(&shown), "0 to create, 1 to change, 1 the same, 0 rejected");
+    assert_eq!(last_line(&shown), "0 to create, 1 to change, 1 unchanged, 0 rejected");
     assert!(shown.contains("-  zone: eu\n+  zone: us\n"), "{shown}");
     // A field that the file no longer has is removed.
     file("preview.csv", &format!("username,hash\n{ada},{BCRYPT}\n{bob},\n"));
     assert_eq!(
         last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
-        "0 created, 2 changed, 0 the same, 0 rejected"
+        "0 created, 2 changed, 0 unchanged, 0 rejected"
     );
     user_where(&cluster().users().await, &ada, "without a zone", |user| user.spec.zone.is_none()).await;
 }
@@ -157,6 +161,83 @@ async fn fields_of_other_managers_are_not_taken_over_by_default() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn case_a19_an_existing_group_or_user_with_another_title_is_not_joined() {
+    let (group, user, ada) = (unique("a19-group"), unique("a19-user"), unique("a19-ada"));
+    let manifests = format!(
+        "{{apiVersion: roster.dev/v1alpha1, kind: Group, metadata: {{name: {group}}}, spec: {{}}}}\n---\n\
+         {{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {{name: {user}}}, spec: {{}}}}\n"
+    );
+    cluster().kubectl(&["apply", "-f", &file("a19.yaml", &format!("---\n{manifests}"))]);
+    let title = format!("{group}*");
+    let path = file("a19.csv", &format!("username,groups\n{ada},{title}\n{},\n", user.replace('-', "_")));
+    let args = ["import", "--from", "csv", &path, "--accept-existing-users"];
+    for more in [&[][..], &["--apply"]] {
+        let output = roster(&[&args[..], more].concat());
+        let reported = text(&output.stderr);
+        assert!(!output.status.success(), "{reported}");
+        assert!(
+            reported.contains(&format!("{path}:2: Group {group} already exists as {group:?}, and this import")),
+            "{reported}"
+        );
+        assert!(
+            reported.contains(&format!("{path}:3: User {user} already exists with the username {user:?}")),
+            "{reported}"
+        );
+    }
+    let users = cluster().users().await;
+    assert!(users.get_opt(&ada).await.unwrap().is_none());
+    assert_eq!(users.get(&user).await.unwrap().spec.username, None);
+
+    // Both are the same group.
+    let groups = Api::<Group>::all(cluster().client().await);
+    let patch = json!({"spec": {"displayName": title}});
+    groups.patch(&group, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+    let path = file("a19.csv", &format!("username,groups\n{ada},{title}\n"));
+    let args = ["import", "--from", "csv", &path, "--accept-existing-users", "--force-conflicts", "--apply"];
+    assert_eq!(last_line(&succeeds(&args)), "1 created, 1 changed, 0 unchanged, 0 rejected");
+    assert_eq!(users.get(&ada).await.unwrap().spec.groups, [group]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_a19_a_group_of_another_source_is_not_joined() {
+    let (name, ann, ben) = (unique("a19-source"), unique("a19-ann"), unique("a19-ben"));
+    let ldif = |user: &str, unit: &str| {
+        format!(
+            "dn: uid={user},dc=example\nobjectClass: person\nuid: {user}\nmemberOf: cn={name},ou={unit},dc=example\n"
+        )
+    };
+    let first = file("a19-first.ldif", &ldif(&ann, "apollo"));
+    assert_eq!(
+        last_line(&succeeds(&["import", "--from", "ldif", &first, "--apply"])),
+        "2 created, 0 changed, 0 unchanged, 0 rejected"
+    );
+    let second = file("a19-second.ldif", &ldif(&ben, "gemini"));
+    let output = roster(&["import", "--from", "ldif", &second, "--apply"]);
+    let reported = text(&output.stderr);
+    assert!(!output.status.success() && reported.contains("nothing was applied"), "{reported}");
+    assert!(
+        reported.contains(&format!("Group {name} already exists for ldap:cn={name},ou=apollo,dc=example")),
+        "{reported}"
+    );
+    // With both in one file, each has a Group of its own, which would not have the roles of the first one.
+    let both = file("a19-both.ldif", &format!("{}\n{}", ldif(&ann, "apollo"), ldif(&ben, "gemini")));
+    let args = ["import", "--from", "ldif", &both, "--apply", "--accept-existing-users"];
+    let reported = text(&roster(&args).stderr);
+    assert!(
+        reported.contains(&format!("Group {name} already exists for ldap:cn={name},ou=apollo,dc=example")),
+        "{reported}"
+    );
+    let groups = Api::<Group>::all(cluster().client().await);
+    groups.delete(&name, &DeleteParams::default()).await.unwrap();
+    let reported = text(&roster(&args).stderr);
+    assert!(reported.contains(&format!("several groups have the name {name}")), "{reported}");
+    let users = cluster().users().await;
+    let (ann, ben) = (users.get(&ann).await.unwrap(), users.get(&ben).await.unwrap());
+    assert_ne!(ann.spec.groups, ben.spec.groups);
+    assert!(!ben.spec.groups.contains(&name) && ann.spec.groups.len() == 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn waiting_users_join_imported_groups_only_with_a_flag() {
     let [ada, bob, eve, group] = ["ada", "bob", "eve", "group"].map(|what| unique(&format!("waiting-{what}")));
     let users = cluster().users().await;
@@ -168,14 +249,15 @@ async fn waiting_users_join_imported_groups_only_with_a_flag() {
     let args = ["import", "--from", "csv", &path];
     let accepting = [&args[..], &["--accept-existing-users"]].concat();
     let waits = format!(
-        "{path}:2: Group {group} would accept 1 existing User that this import does not put into it: {eve}; it takes --accept-existing-users\n"
+        "{path}:2: Group {group} would accept 1 existing User that this import does not put into it: {eve}; this \
+         requires --accept-existing-users\n"
     );
 
     let preview = roster(&args);
     assert!(!preview.status.success());
     assert_eq!(text(&preview.stderr), waits);
-    assert_eq!(last_line(&text(&preview.stdout)), "2 to create, 0 to change, 0 the same, 0 rejected, 1 failed");
-    assert_eq!(last_line(&succeeds(&accepting)), "2 to create, 0 to change, 0 the same, 0 rejected");
+    assert_eq!(last_line(&text(&preview.stdout)), "2 to create, 0 to change, 0 unchanged, 0 rejected, 1 failed");
+    assert_eq!(last_line(&succeeds(&accepting)), "2 to create, 0 to change, 0 unchanged, 0 rejected");
 
     let applied = roster(&[&args[..], &["--apply"]].concat());
     assert!(!applied.status.success());
@@ -195,7 +277,7 @@ async fn waiting_users_join_imported_groups_only_with_a_flag() {
 
     assert_eq!(
         last_line(&succeeds(&[&accepting[..], &["--apply"]].concat())),
-        "2 created, 0 changed, 0 the same, 0 rejected"
+        "2 created, 0 changed, 0 unchanged, 0 rejected"
     );
     for name in [&ada, &eve] {
         wait_for_text(cluster(), &["users.roster.dev", name], "{.status.groups[*]}", &group).await;
@@ -204,7 +286,7 @@ async fn waiting_users_join_imported_groups_only_with_a_flag() {
     file("waiting.csv", &format!("username,groups\n{bob},{group}\n"));
     assert_eq!(
         last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
-        "1 created, 0 changed, 1 the same, 0 rejected"
+        "1 created, 0 changed, 1 unchanged, 0 rejected"
     );
 }
 
@@ -218,12 +300,13 @@ async fn existing_users_gain_nothing_from_an_import_without_a_flag() {
     let args = ["import", "--from", "csv", &path];
     let accepting = [&args[..], &["--accept-existing-users"]].concat();
     let says = format!(
-        "{path}:2: User {ada} already exists, and this import would put it into Group {group}; it takes --accept-existing-users\n"
+        "{path}:2: User {ada} already exists, and this import would put it into Group {group}; this requires \
+         --accept-existing-users\n"
     );
     let preview = roster(&args);
     assert!(!preview.status.success());
     assert_eq!(text(&preview.stderr), says);
-    assert_eq!(last_line(&text(&preview.stdout)), "2 to create, 1 to change, 0 the same, 0 rejected, 1 failed");
+    assert_eq!(last_line(&text(&preview.stdout)), "2 to create, 1 to change, 0 unchanged, 0 rejected, 1 failed");
     let applied = roster(&[&args[..], &["--apply"]].concat());
     assert!(!applied.status.success());
     let told = text(&applied.stderr);
@@ -233,7 +316,7 @@ async fn existing_users_gain_nothing_from_an_import_without_a_flag() {
     file("planted.csv", &format!("username,zone\n{ada},eu\n"));
     assert_eq!(
         last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
-        "0 created, 1 changed, 0 the same, 0 rejected"
+        "0 created, 1 changed, 0 unchanged, 0 rejected"
     );
     file("planted.csv", &format!("username,groups,zone\n{ada},{group},eu\n{bob},{group},eu\n"));
     let laundered = roster(&[&args[..], &["--apply"]].concat());
@@ -241,17 +324,17 @@ async fn existing_users_gain_nothing_from_an_import_without_a_flag() {
     assert!(users.get_opt(&bob).await.unwrap().is_none() && users.get(&ada).await.unwrap().spec.groups.is_empty());
     assert_eq!(
         last_line(&succeeds(&[&accepting[..], &["--apply"]].concat())),
-        "2 created, 1 changed, 0 the same, 0 rejected"
+        "2 created, 1 changed, 0 unchanged, 0 rejected"
     );
     // Neither repeating the import nor removing something needs the flag.
     assert_eq!(
         last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
-        "0 created, 0 changed, 3 the same, 0 rejected"
+        "0 created, 0 changed, 3 unchanged, 0 rejected"
     );
     file("planted.csv", &format!("username,groups\n{ada},{group}\n{bob},\n"));
     assert_eq!(
         last_line(&succeeds(&[&args[..], &["--apply"]].concat())),
-        "0 created, 2 changed, 1 the same, 0 rejected"
+        "0 created, 2 changed, 1 unchanged, 0 rejected"
     );
     // Additional Groups need the flag again, even for imported Users.
     file("planted.csv", &format!("username,groups\n{ada},{group};{other}\n{bob},{other}\n"));
@@ -265,7 +348,7 @@ async fn existing_users_gain_nothing_from_an_import_without_a_flag() {
     }
     assert_eq!(
         last_line(&succeeds(&[&accepting[..], &["--apply"]].concat())),
-        "1 created, 2 changed, 1 the same, 0 rejected"
+        "1 created, 2 changed, 1 unchanged, 0 rejected"
     );
 }
 
@@ -278,7 +361,7 @@ fn rejected_lines_are_reported_and_others_are_imported() {
     let args = ["import", "--from", "csv", &path, "--apply", "--rejects", rejects.to_str().unwrap()];
     let output = roster(&args);
     assert!(!output.status.success());
-    assert_eq!(text(&output.stdout), "1 created, 0 changed, 0 the same, 2 rejected\n");
+    assert_eq!(text(&output.stdout), "1 created, 0 changed, 0 unchanged, 2 rejected\n");
     let told = text(&output.stderr);
     assert!(told.contains(&format!("{path}:3: spec.timezone: must be a name of the IANA")), "{told}");
     assert!(told.contains(&format!("{path}:4: password: is plaintext")) && !told.contains("hunter2"), "{told}");
@@ -298,7 +381,7 @@ async fn plaintext_passwords_are_hashed_once_by_the_importer() {
     succeeds(&args);
     let users = cluster().users().await;
     wait_for_reason(&users, &name, "Ready", "Succeeded").await;
-    assert_eq!(last_line(&succeeds(&args)), "0 created, 0 changed, 1 the same, 0 rejected");
+    assert_eq!(last_line(&succeeds(&args)), "0 created, 0 changed, 1 unchanged, 0 rejected");
     let direct = Direct::new(cluster(), 0, None).await;
     assert_eq!(with_password(&direct, &name, "a giraffe in rubber boots").await.status, 201);
     let secret = cluster().secrets("people").await.get(&format!("{name}-password")).await.unwrap();

@@ -53,7 +53,7 @@ fn helm_test_reports_what_does_not_work() {
         "FAILED  MutatingWebhookConfiguration roster: password-secrets.roster.dev has no caBundle",
         "FAILED  ValidatingWebhookConfiguration roster: users.guard.roster.dev has no caBundle",
         "FAILED  APIService v1alpha1.directory.roster.dev: ",
-        "FAILED  the directory, by way of kube-apiserver: ",
+        "FAILED  the directory, through kube-apiserver: ",
     ] {
         assert!(said.contains(line), "{line}: {said}");
     }
@@ -62,7 +62,7 @@ fn helm_test_reports_what_does_not_work() {
     let (is_well, said) = check(&cluster, &["--timeout", "1s"]);
     assert!(!is_well && said.contains("FAILED  CustomResourceDefinition groups.roster.dev: "), "{said}");
     assert!(
-        said.contains("FAILED  CustomResourceDefinition users.roster.dev: its schema is that of another"),
+        said.contains("FAILED  CustomResourceDefinition users.roster.dev: its schema is from another version"),
         "{said}"
     );
 }
@@ -267,7 +267,7 @@ async fn users_in_chart_values_are_created_before_the_operator_and_kept_by_defau
             "users.jane=null,users.joan.spec.language=en",
         ],
     );
-    assert!(said.contains("WARNING: User jane is no longer in the values, and is kept"), "{said}");
+    assert!(said.contains("WARNING: User jane is no longer in the values, but is kept"), "{said}");
     assert!(!said.contains("User joan is no longer"), "{said}");
     helm(&cluster, &["uninstall", "roster"]);
     assert_eq!(users.get("jane").await.unwrap().metadata.uid, jane.metadata.uid);
@@ -318,4 +318,57 @@ async fn leftovers_can_be_removed_without_an_operator() {
     let left = cluster.kubectl(&["get", bindings, "-A", "-l", "app.kubernetes.io/managed-by=roster", "-o", "name"]);
     assert_eq!(left, "");
     assert!(!crate::support::can(&cluster, "jane", &["create", "deployments"]));
+}
+
+/// The commands in Helm's notes: indented by two spaces, with here-documents.
+fn commands(notes: &str) -> Vec<String> {
+    let mut commands: Vec<String> = Vec::new();
+    let mut is_open = false;
+    for line in notes.lines().filter_map(|line| line.strip_prefix("  ")) {
+        if let Some(command) = commands.last_mut().filter(|_| is_open) {
+            command.push('\n');
+            command.push_str(line);
+            is_open = line != "EOF";
+        } else {
+            commands.push(line.to_owned());
+            is_open = line.ends_with("<<EOF");
+        }
+    }
+    commands
+}
+
+/// Runs each command of the notes of the release and returns all that they print.
+fn follow_notes(cluster: &Cluster) -> String {
+    let kubectl = &cluster.plane.kubectl;
+    let programs = kubectl.assets.kubectl.parent().unwrap().display();
+    let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
+    let commands = commands(&helm(cluster, &["get", "notes", "roster"]));
+    assert!(!commands.is_empty());
+    let run = |command: &String| {
+        let output = Command::new("bash")
+            .args(["-euc", command])
+            .env("PATH", &path)
+            .env("KUBECONFIG", &kubectl.kubeconfig)
+            .output()
+            .unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success(), "{command}: {said}");
+        said
+    };
+    commands.iter().map(run).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_command_of_the_notes_works() {
+    let cluster = Cluster::create("notes", &[]);
+    cluster.start_operator(FAST_LEASE);
+    let said = follow_notes(&cluster);
+    assert!(said.contains("user.roster.dev/jane created") && said.contains(r#""code":""#), "{said}");
+    let set = ["upgrade", "roster", "CHART", "--reset-then-reuse-values", "--set"];
+    helm(&cluster, &[&set[..], &["users.joan.spec.language=en,users.joe.spec.language=en"]].concat());
+    let said = follow_notes(&cluster);
+    assert!(said.contains("joan") && said.contains("joe"), "{said}");
+    helm(&cluster, &[&set[..], &["users.joan=null"]].concat());
+    let said = follow_notes(&cluster);
+    assert!(said.contains(r#"user.roster.dev "joan" deleted"#), "{said}");
 }

@@ -59,7 +59,7 @@ impl Fixtures<'_> {
         for who in ["system:serviceaccount:{n}-other:robot", "system:serviceaccount:{n}:robot", "john"] {
             for change in ["roster.dev/locked-by-", "roster.dev/locked-by={n}-john"] {
                 let annotate = ["annotate", "namespace", "{n}", "--overwrite", change];
-                self.refused(who, &annotate, "", "taken off by {n}-jane or an administrator alone");
+                self.refused(who, &annotate, "", "only {n}-jane or an administrator can change or remove the lock");
             }
         }
     }
@@ -117,7 +117,7 @@ async fn locks_deny_writes_by_others() {
     fixtures.cluster.kubectl(&["create", "secret", "generic", "s", "-n", &fixtures.n]);
     fixtures.lock().await;
     fixtures.holds();
-    let message = "Namespace {n} is locked by {n}-jane, and {n}-john can write nothing in it until {n}-jane or an administrator takes off the annotation: kubectl annotate namespace {n} roster.dev/locked-by-";
+    let message = "Namespace {n} is locked by {n}-jane, and {n}-john can write nothing in it until {n}-jane or an administrator removes the annotation: kubectl annotate namespace {n} roster.dev/locked-by-";
     fixtures.refused("john", WRITES[0].0, "", message);
     // Connections are denied as well. Jane's fail only because the pod does not run.
     for connect in [
@@ -150,7 +150,7 @@ async fn locks_deny_writes_by_others() {
             who,
             &annotate("roster.dev/locked-by-"),
             "",
-            "taken off by {n}-jane or an administrator alone",
+            "only {n}-jane or an administrator can change or remove the lock",
         );
     }
     fixtures.refused("system:serviceaccount:{n}-other:robot", WRITES[0].0, "", "is locked by");
@@ -185,7 +185,7 @@ async fn locks_name_the_user_that_sets_them() {
             "---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: '{{n}}-{name}', annotations: {{roster.dev/locked-by: '{{n}}-{holder}'}}}}}}"
         )
     };
-    let alone = "{n}-john may set it to {n}-john alone, and not to {n}-jane";
+    let alone = "{n}-john may set it only to {n}-john, not to {n}-jane";
     fixtures.refused("john", &annotate("roster.dev/locked-by={n}-jane"), "", alone);
     fixtures.refused("john", &["create", "-f", "-"], &new("a", "jane"), alone);
     for args in [
@@ -204,7 +204,7 @@ async fn locks_name_the_user_that_sets_them() {
         fixtures.refused("john", args, input, alone);
     }
     let system = "system:serviceaccount:kube-system:{n}";
-    fixtures.refused(system, &annotate("roster.dev/locked-by={n}-jane"), "", "alone, and not to {n}-jane");
+    fixtures.refused(system, &annotate("roster.dev/locked-by={n}-jane"), "", ", not to {n}-jane");
     // Users may set a lock only in their own name, on existing and new namespaces.
     fixtures.passes("john", &["create", "-f", "-"], &new("b", "john"));
     fixtures.passes("john", &annotate("roster.dev/locked-by={n}-john"), "");

@@ -43,11 +43,11 @@ fn objects(victim: &str, reserved: &str) -> Vec<(Webhook, Value)> {
         .into_iter()
         .map(|webhook| {
             let object = match webhook {
-                Webhook::Users => &user,
+                Webhook::Users | Webhook::Quantities => &user,
                 Webhook::Groups | Webhook::Cycles => &group,
                 Webhook::Namespaces | Webhook::NamespaceQuota => &namespace,
                 Webhook::Secrets | Webhook::PasswordSecrets => &secret,
-                Webhook::QuotaHints => &pod,
+                Webhook::QuotaEnforcement | Webhook::QuotaHints => &pod,
             };
             (webhook, object.clone())
         })

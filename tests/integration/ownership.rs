@@ -93,7 +93,7 @@ async fn giving_ownership_requires_control_of_the_owner() {
     // A User that does not exist yet counts by name, and so does one without roles.
     fixtures.refused("eve", CREATE, &fixtures.manifest("late"), "User {n}-late");
     fixtures.passes("alice", CREATE, &fixtures.manifest("late"));
-    let plain = "{n}-eve may not give a namespace to User {n}-plain (metadata.labels[roster.dev/owner]) or take it away: that takes the verb assign on users/{n}-plain of roster.dev";
+    let plain = "{n}-eve may not give a namespace to User {n}-plain (metadata.labels[roster.dev/owner]) or take one away: this requires the verb assign on users/{n}-plain of roster.dev";
     fixtures.refused("eve", CREATE, &fixtures.manifest("plain"), plain);
     fixtures.passes("alice", CREATE, &fixtures.manifest("plain"));
     let owned = fixtures.namespace("plain");
@@ -164,7 +164,8 @@ async fn users_with_a_quota_must_declare_an_owner() {
     };
     for who in ["limited", "grouped", "lead"] {
         let because = format!(
-            "metadata.labels[roster.dev/owner]: is required: User {{n}}-{who} has a quota, and a Namespace without an owner would count against none; set it to {{n}}-{who}"
+            "metadata.labels[roster.dev/owner]: is required: User {{n}}-{who} has a quota, and a Namespace without an \
+             owner would not count towards any; set it to {{n}}-{who}"
         );
         fixtures.refused(who, CREATE, &bare(), &because);
         let generated =
@@ -172,8 +173,18 @@ async fn users_with_a_quota_must_declare_an_owner() {
         fixtures.refused(who, CREATE, generated, &because);
         fixtures.passes(who, CREATE, &fixtures.manifest(who));
         // With an owner that does not exist, or that has neither quota nor role, it would also escape the quota.
-        fixtures.refused(who, CREATE, &fixtures.manifest("nobody"), "which the Namespace would escape; set it to");
-        fixtures.refused(who, CREATE, &fixtures.manifest("plain"), "which the Namespace would escape; set it to");
+        fixtures.refused(
+            who,
+            CREATE,
+            &fixtures.manifest("nobody"),
+            "the Namespace would not count towards it; set it to",
+        );
+        fixtures.refused(
+            who,
+            CREATE,
+            &fixtures.manifest("plain"),
+            "the Namespace would not count towards it; set it to",
+        );
     }
     fixtures.refused("limited", CREATE, &fixtures.manifest("boss"), "User {n}-boss (");
     fixtures.passes("lead", CREATE, &fixtures.manifest("boss"));
@@ -214,7 +225,7 @@ async fn ownership_is_explained_by_guard_explain() {
 }
 
 /// Namespaces can't be created while no operator answers. Called by [`crate::locks`], where none runs.
-pub fn fails_closed_without_an_operator(cluster: &Cluster) {
+pub(crate) fn fails_closed_without_an_operator(cluster: &Cluster) {
     assert!(cluster.operators().is_empty());
     let n = unique("own-down");
     cluster.apply(&format!(
@@ -229,7 +240,7 @@ pub fn fails_closed_without_an_operator(cluster: &Cluster) {
 }
 
 /// Kills every operator of a cluster.
-pub fn kill_operators(cluster: &Cluster) {
+pub(crate) fn kill_operators(cluster: &Cluster) {
     cluster.operators().drain(..).for_each(Operator::kill);
 }
 
@@ -241,7 +252,7 @@ async fn system_namespaces_have_no_owner() {
     };
     for namespace in ["roster-system", "kube-system", "kube-public", "kube-node-lease"] {
         let refused = format!("{:#}", label(namespace, "roster.dev/owner=jane").unwrap_err());
-        assert!(refused.contains("roster.dev/owner") && refused.contains("belong to nobody"), "{refused}");
+        assert!(refused.contains("roster.dev/owner") && refused.contains("cannot have an owner"), "{refused}");
         label(namespace, "team=apollo").unwrap();
     }
     let anonymous = "apiVersion: v1\nkind: Namespace\nmetadata: {generateName: anybodys-, labels: {team: apollo}}\n";

@@ -17,29 +17,29 @@ use roster_api::{PASSWORD_SECRET_TYPE, USER_ANNOTATION, User, UserSpec};
 use roster_harness::{ControlPlane, Flags, Installation, Operator, Template, operator_under_test, target_dir};
 
 /// How long tests wait for things that should happen at once. Machines are slow and noisy, and no test asserts speed.
-pub const TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A control plane with Roster's chart, and its operators.
-pub struct Cluster {
+pub(crate) struct Cluster {
     pub plane: ControlPlane,
     pub installation: Installation,
     pub operators: Mutex<Vec<Operator>>,
 }
 
 /// Path of the program under test.
-pub fn binary() -> &'static Path {
+pub(crate) fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| operator_under_test(env!("CARGO_BIN_EXE_roster")))
 }
 
 impl Cluster {
     /// Creates a control plane without an operator.
-    pub fn create(name: &str, values: &[&str]) -> Self {
+    pub(crate) fn create(name: &str, values: &[&str]) -> Self {
         Self::create_with(name, values, Flags::default())
     }
 
     /// Like [`Cluster::create`], with additional flags of the Kubernetes components.
-    pub fn create_with(name: &str, values: &[&str], flags: Flags<'_>) -> Self {
+    pub(crate) fn create_with(name: &str, values: &[&str], flags: Flags<'_>) -> Self {
         let dir = target_dir().join("tests").join(name);
         if dir.exists() {
             std::fs::remove_dir_all(&dir).expect("the folder of an earlier run can be removed");
@@ -50,19 +50,19 @@ impl Cluster {
     }
 
     /// Starts another operator.
-    pub fn start_operator(&self, args: &[&str]) {
+    pub(crate) fn start_operator(&self, args: &[&str]) {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let name = format!("operator-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let operator = Operator::start(&self.installation, binary(), &name, args).expect("the operator starts");
         self.operators().push(operator);
     }
 
-    pub fn operators(&self) -> MutexGuard<'_, Vec<Operator>> {
+    pub(crate) fn operators(&self) -> MutexGuard<'_, Vec<Operator>> {
         self.operators.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns a client with cluster administrator permissions.
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         static PROVIDER: OnceLock<()> = OnceLock::new();
         PROVIDER.get_or_init(|| {
             rustls::crypto::aws_lc_rs::default_provider().install_default().expect("no other provider is installed");
@@ -73,24 +73,24 @@ impl Cluster {
         Client::try_from(config).expect("a client can be made of it")
     }
 
-    pub async fn users(&self) -> Api<User> {
+    pub(crate) async fn users(&self) -> Api<User> {
         Api::all(self.client().await)
     }
 
-    pub async fn secrets(&self, namespace: &str) -> Api<Secret> {
+    pub(crate) async fn secrets(&self, namespace: &str) -> Api<Secret> {
         Api::namespaced(self.client().await, namespace)
     }
 
-    pub fn kubectl(&self, args: &[&str]) -> String {
+    pub(crate) fn kubectl(&self, args: &[&str]) -> String {
         self.plane.kubectl.run(args).unwrap_or_else(|error| panic!("{error:#}"))
     }
 
-    pub fn apply(&self, manifest: &str) -> String {
+    pub(crate) fn apply(&self, manifest: &str) -> String {
         self.plane.kubectl.apply(manifest).unwrap_or_else(|error| panic!("{error:#}"))
     }
 
     /// Returns the logs of all operators, including stopped ones.
-    pub fn operator_logs(&self) -> Vec<PathBuf> {
+    pub(crate) fn operator_logs(&self) -> Vec<PathBuf> {
         let files = std::fs::read_dir(&self.plane.dir).expect("the folder can be read").flatten();
         files.map(|file| file.path()).filter(|path| path.to_string_lossy().contains("operator-")).collect()
     }
@@ -104,7 +104,7 @@ fn template() -> &'static Template {
 }
 
 /// Shared control plane for tests that use unique names and do not stop operators.
-pub fn shared() -> &'static Cluster {
+pub(crate) fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     SHARED.get_or_init(|| {
         let cluster = Cluster::create("shared", &[]);
@@ -114,7 +114,7 @@ pub fn shared() -> &'static Cluster {
 }
 
 /// Shared control plane without the admission webhook, so that plaintext and invalid data reach the controller.
-pub fn without_admission() -> &'static Cluster {
+pub(crate) fn without_admission() -> &'static Cluster {
     static WITHOUT_ADMISSION: OnceLock<Cluster> = OnceLock::new();
     WITHOUT_ADMISSION.get_or_init(|| {
         let cluster = Cluster::create("without-admission", &["passwordAdmission=false"]);
@@ -124,7 +124,7 @@ pub fn without_admission() -> &'static Cluster {
 }
 
 /// Shared control plane on which Roster may also bind the Role `deployer`, for tests of groups and bindings.
-pub fn rbac() -> &'static Cluster {
+pub(crate) fn rbac() -> &'static Cluster {
     static RBAC: OnceLock<Cluster> = OnceLock::new();
     RBAC.get_or_init(|| {
         let cluster = Cluster::create("rbac", &["bindableRoles={deployer}"]);
@@ -135,25 +135,25 @@ pub fn rbac() -> &'static Cluster {
 }
 
 /// Flags for a kube-apiserver without streaming lists, as in Kubernetes 1.33.
-pub const WITHOUT_STREAMING_LISTS: Flags<'_> =
+pub(crate) const WITHOUT_STREAMING_LISTS: Flags<'_> =
     Flags { api_server: &["--feature-gates=WatchList=false"], controller_manager: &[] };
 
 /// Flags for short leases, for tests in which leaders change. Not shorter, because kube-apiserver may take seconds to
 /// respond while other tests run on the same cores.
-pub const FAST_LEASE: &[&str] = &["--lease-duration", "6s", "--renew-deadline", "5s", "--retry-period", "200ms"];
+pub(crate) const FAST_LEASE: &[&str] = &["--lease-duration", "6s", "--renew-deadline", "5s", "--retry-period", "200ms"];
 
 /// Returns a name that no other test uses.
-pub fn unique(prefix: &str) -> String {
+pub(crate) fn unique(prefix: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("{prefix}-{}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// A small random number generator, so that a failing run can be repeated from its seed.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
     /// Returns a number below `bound`.
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         // SplitMix64 (Steele, Lea and Flood, 2014).
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -166,35 +166,35 @@ impl Random {
 /// Chooses when to kill an operator, so that the kills of many rounds hit every part of its work on a machine of any
 /// speed: within twice the duration of the last uninterrupted work.
 #[derive(Default)]
-pub struct KillSchedule {
+pub(crate) struct KillSchedule {
     work: Duration,
 }
 
 impl KillSchedule {
     /// Returns whether the operator of that round is not killed, to measure its work for
     /// [`KillSchedule::note_duration`].
-    pub fn is_uninterrupted(round: u64) -> bool {
+    pub(crate) fn is_uninterrupted(round: u64) -> bool {
         round.is_multiple_of(20)
     }
 
     /// Records that an operator that began then has just completed its work.
-    pub fn note_duration(&mut self, begun: Instant) {
+    pub(crate) fn note_duration(&mut self, begun: Instant) {
         self.work = begun.elapsed();
     }
 
     /// Returns when to kill an operator that began then.
-    pub fn at(&self, begun: Instant, random: &mut Random) -> Instant {
+    pub(crate) fn at(&self, begun: Instant, random: &mut Random) -> Instant {
         begun + self.work.mul_f64(2.0 * f64::from(u32::try_from(random.below(1000)).expect("a small number")) / 1000.0)
     }
 }
 
 /// Retries `probe` until it succeeds.
-pub async fn eventually<T, F: Future<Output = Result<T, String>>>(what: &str, probe: impl FnMut() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Result<T, String>>>(what: &str, probe: impl FnMut() -> F) -> T {
     eventually_within(TIMEOUT, what, probe).await
 }
 
 /// Like [`eventually`], for things that take longer for reasons outside Roster.
-pub async fn eventually_within<T, F: Future<Output = Result<T, String>>>(
+pub(crate) async fn eventually_within<T, F: Future<Output = Result<T, String>>>(
     timeout: Duration,
     what: &str,
     mut probe: impl FnMut() -> F,
@@ -210,7 +210,7 @@ pub async fn eventually_within<T, F: Future<Output = Result<T, String>>>(
 }
 
 /// Waits until `accept` returns true for the User.
-pub async fn user_where(users: &Api<User>, name: &str, what: &str, accept: impl Fn(&User) -> bool) -> User {
+pub(crate) async fn user_where(users: &Api<User>, name: &str, what: &str, accept: impl Fn(&User) -> bool) -> User {
     eventually(&format!("{name}: {what}"), || async {
         let user = users.get_opt(name).await.map_err(|error| error.to_string())?.ok_or("it does not exist")?;
         if accept(&user) { Ok(user) } else { Err(format!("{:?}", user.status)) }
@@ -219,18 +219,18 @@ pub async fn user_where(users: &Api<User>, name: &str, what: &str, accept: impl 
 }
 
 /// Waits until the condition has that reason for the current generation.
-pub async fn wait_for_reason(users: &Api<User>, name: &str, kind: &str, reason: &str) -> User {
+pub(crate) async fn wait_for_reason(users: &Api<User>, name: &str, kind: &str, reason: &str) -> User {
     user_where(users, name, reason, |user| {
         condition(user, kind).is_some_and(|c| c.reason == reason && c.observed_generation == user.metadata.generation)
     })
     .await
 }
 
-pub async fn wait_until_ready(users: &Api<User>, name: &str) -> User {
+pub(crate) async fn wait_until_ready(users: &Api<User>, name: &str) -> User {
     wait_for_reason(users, name, "Ready", "Succeeded").await
 }
 
-pub fn condition<'a>(
+pub(crate) fn condition<'a>(
     user: &'a User,
     kind: &str,
 ) -> Option<&'a k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
@@ -238,13 +238,13 @@ pub fn condition<'a>(
 }
 
 /// Returns a User, which refers to a password Secret of the same name in the namespace `default` if `password` is set.
-pub fn user(name: &str, with_password: bool) -> User {
+pub(crate) fn user(name: &str, with_password: bool) -> User {
     let reference = PasswordSecretRef { namespace: "default".into(), name: name.into() };
     User::new(name, UserSpec { password_secret_ref: with_password.then_some(reference), ..UserSpec::default() })
 }
 
 /// Returns a password Secret in the namespace `default` for the User of the same name.
-pub fn password_secret(name: &str, key: &str, value: impl AsRef<[u8]>) -> Secret {
+pub(crate) fn password_secret(name: &str, key: &str, value: impl AsRef<[u8]>) -> Secret {
     Secret {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
@@ -258,7 +258,7 @@ pub fn password_secret(name: &str, key: &str, value: impl AsRef<[u8]>) -> Secret
     }
 }
 
-pub async fn create<K>(api: &Api<K>, object: &K) -> K
+pub(crate) async fn create<K>(api: &Api<K>, object: &K) -> K
 where
     K: Clone + serde::Serialize + serde::de::DeserializeOwned + std::fmt::Debug,
 {
@@ -266,7 +266,7 @@ where
 }
 
 /// Waits until `kubectl get` returns the text at the path.
-pub async fn wait_for_text(cluster: &Cluster, object: &[&str], path: &str, expected: &str) {
+pub(crate) async fn wait_for_text(cluster: &Cluster, object: &[&str], path: &str, expected: &str) {
     eventually(&format!("{object:?} {path} is {expected:?}"), || async {
         let path = format!("jsonpath={path}");
         let args: Vec<&str> = ["get"].into_iter().chain(object.iter().copied()).chain(["-o", &path]).collect();
@@ -278,7 +278,7 @@ pub async fn wait_for_text(cluster: &Cluster, object: &[&str], path: &str, expec
 
 /// Waits until `kubectl auth can-i` returns that answer for the User. The groups are those in its status, as an
 /// authenticator would report them.
-pub async fn wait_until_can(cluster: &Cluster, user: &str, question: &[&str], expected: bool) {
+pub(crate) async fn wait_until_can(cluster: &Cluster, user: &str, question: &[&str], expected: bool) {
     eventually(&format!("{user} {question:?} is {expected}"), || async {
         if can(cluster, user, question) == expected { Ok(()) } else { Err(format!("it is {}", !expected)) }
     })
@@ -286,7 +286,7 @@ pub async fn wait_until_can(cluster: &Cluster, user: &str, question: &[&str], ex
 }
 
 /// Returns the answer of `kubectl auth can-i` for the User.
-pub fn can(cluster: &Cluster, user: &str, question: &[&str]) -> bool {
+pub(crate) fn can(cluster: &Cluster, user: &str, question: &[&str]) -> bool {
     let kubectl = &cluster.plane.kubectl;
     // An old token of a deleted User would still have the name.
     let groups =
@@ -298,7 +298,7 @@ pub fn can(cluster: &Cluster, user: &str, question: &[&str]) -> bool {
 }
 
 /// Returns the hash that logins of `user` are verified against, from Roster's namespace.
-pub async fn stored_hash(cluster: &Cluster, user: &User) -> Option<String> {
+pub(crate) async fn stored_hash(cluster: &Cluster, user: &User) -> Option<String> {
     use roster_credentials::claim::{Identifier, IdentifierKind};
     let identifier = Identifier { kind: IdentifierKind::Username, text: user.username() };
     let secret = cluster
@@ -312,12 +312,12 @@ pub async fn stored_hash(cluster: &Cluster, user: &User) -> Option<String> {
 }
 
 /// Returns the operator's writes since byte `from` of the audit log: verb and path of each.
-pub fn operator_writes(cluster: &Cluster, from: u64) -> Vec<String> {
+pub(crate) fn operator_writes(cluster: &Cluster, from: u64) -> Vec<String> {
     operator_requests(cluster, from).into_iter().filter(|request| !request.starts_with("list ")).collect()
 }
 
 /// Like [`operator_writes`], but also returns paged lists.
-pub fn operator_requests(cluster: &Cluster, from: u64) -> Vec<String> {
+pub(crate) fn operator_requests(cluster: &Cluster, from: u64) -> Vec<String> {
     operator_events(cluster, from)
         .into_iter()
         .filter(|event| event["stage"] == "ResponseComplete" && event["verb"] != "get" && event["verb"] != "watch")
@@ -332,7 +332,7 @@ pub fn operator_requests(cluster: &Cluster, from: u64) -> Vec<String> {
 }
 
 /// Returns whether the operator has received a streaming list since byte `from` of the audit log.
-pub fn has_streamed(cluster: &Cluster, from: u64, path: &str) -> bool {
+pub(crate) fn has_streamed(cluster: &Cluster, from: u64, path: &str) -> bool {
     operator_events(cluster, from).iter().any(|event| {
         let uri = event["requestURI"].as_str().unwrap_or_default();
         let is_begun = event["stage"] == "ResponseStarted" && event["responseStatus"]["code"] == 200;
@@ -342,10 +342,10 @@ pub fn has_streamed(cluster: &Cluster, from: u64, path: &str) -> bool {
 
 /// Returns the operator's events since byte `from` of the audit log. Watches are logged when they begin and when they
 /// end.
-pub fn operator_events(cluster: &Cluster, from: u64) -> Vec<serde_json::Value> {
+pub(crate) fn operator_events(cluster: &Cluster, from: u64) -> Vec<serde_json::Value> {
     cluster.plane.operator_events(from).expect("the audit log can be read")
 }
 
-pub fn audit_position(cluster: &Cluster) -> u64 {
+pub(crate) fn audit_position(cluster: &Cluster) -> u64 {
     cluster.plane.audit_position().expect("the audit log is there")
 }

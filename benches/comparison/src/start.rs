@@ -89,7 +89,7 @@ async fn streamed(server: &Server) -> Result<Duration> {
             return Ok(begun.elapsed());
         }
     }
-    bail!("the list broke off")
+    bail!("the list ended before it was complete")
 }
 
 /// When the operator had the last of its lists, by its log. It leads nothing, so that these are the directory's.

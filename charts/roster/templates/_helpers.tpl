@@ -9,7 +9,7 @@ app.kubernetes.io/name: roster
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{/* By digest where there is one. */}}
+{{/* Uses the digest if there is one. */}}
 {{- define "roster.image" -}}
 {{- $image := .Values.image -}}
 {{- if $image.digest -}}
@@ -19,7 +19,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- end }}
 
-{{/* What a container may do: nothing that takes a privilege. */}}
+{{/* Container security context without any privileges. */}}
 {{- define "roster.containerSecurity" -}}
 securityContext:
   allowPrivilegeEscalation: false
@@ -28,7 +28,8 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Annotations of what holds a caBundle: further ones, and who fills it in where Roster does not. */}}
+{{/* Annotations of objects with a caBundle: the given ones, and the one with which cert-manager fills in the caBundle.
+*/}}
 {{- define "roster.trustAnnotations" -}}
 {{- $annotations := .annotations | default dict -}}
 {{- if eq .root.Values.certificates.provider "cert-manager" -}}
@@ -39,8 +40,9 @@ annotations: {{- toYaml $annotations | nindent 2 }}
 {{- end -}}
 {{- end }}
 
-{{/* How kube-apiserver reaches Roster's admission. The path is left out on purpose: Roster writes it, with a secret segment
-by which it recognizes kube-apiserver, and applying this chart again must not remove it. A URL needs the base. */}}
+{{/* How kube-apiserver reaches Roster's admission. The path is left out on purpose: Roster writes it, with a secret
+segment by which it recognizes kube-apiserver, and applying this chart again must not remove it. A URL needs the base.
+*/}}
 {{- define "roster.clientConfig" -}}
 {{- if .Values.externalURL -}}
 url: {{ .Values.externalURL }}/admission/
@@ -52,7 +54,8 @@ service:
 {{- end -}}
 {{- end }}
 
-{{/* What the webhooks of the guard have in common. It ends with the list of match conditions, to be gone on with. */}}
+{{/* Common fields of the guard's webhooks. It ends within the list of match conditions, which the caller continues.
+*/}}
 {{- define "roster.guardWebhook" -}}
 admissionReviewVersions: [v1]
 sideEffects: None
@@ -65,13 +68,14 @@ matchConditions:
   expression: "!(authorizer.group('rbac.authorization.k8s.io').resource('clusterroles').check('bind').allowed() && authorizer.group('rbac.authorization.k8s.io').resource('roles').check('bind').allowed())"
 {{- end }}
 
-{{/* What kube-apiserver would fill in. Written out, because it compares the whole of it with what the next one applies. */}}
+{{/* Defaults that kube-apiserver would set. They are written out, so that applying the chart again changes nothing.
+*/}}
 {{- define "roster.matchDefaults" -}}
 matchPolicy: Equivalent
 objectSelector: {}
 {{- end }}
 
-{{/* Host and port of an operator outside the cluster. */}}
+{{/* Host and port of an operator that runs outside the cluster. */}}
 {{- define "roster.externalHost" -}}
 {{- (urlParse .Values.externalURL).hostname -}}
 {{- end }}
@@ -88,8 +92,8 @@ objectSelector: {}
 ['system:serviceaccount:kube-system:generic-garbage-collector', 'system:kube-controller-manager']
 {{- end }}
 
-{{- /* CEL: whether an update may let the garbage collector delete the object. The garbage collector takes off owners that
-are gone, and may not bind anything. */}}
+{{- /* CEL: whether an update may let the garbage collector delete the object. Excludes the garbage collector itself,
+which removes owners that no longer exist and has no `bind` permission. */}}
 {{- define "roster.ownersChange" -}}
 (has(object.metadata.ownerReferences) && size(object.metadata.ownerReferences) > 0 && (!has(oldObject.metadata.ownerReferences) || object.metadata.ownerReferences != oldObject.metadata.ownerReferences) && !(request.userInfo.username in {{ include "roster.collectors" . }}))
 {{- end }}

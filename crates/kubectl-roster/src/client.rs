@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use axum::http::Request;
+use axum::http::header::USER_AGENT;
 use kube::client::Client;
 use kube::config::{Cluster, KubeConfigOptions, Kubeconfig};
 use kube::core::Status;
@@ -12,6 +13,7 @@ use kube::{Config, config};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use roster_api::credentials::UserReference;
 use roster_api::directory::{API_VERSION, GROUP, VERSION};
+use roster_api::user_agent;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -43,6 +45,7 @@ impl Connection {
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let mut config = Config::from_custom_kubeconfig(self.read()?, &options).await?;
         config.read_timeout = Some(REQUEST_TIMEOUT);
+        config.headers.push((USER_AGENT, user_agent("kubectl-roster").try_into()?));
         // A retried request may take effect twice: two API keys, or two failed attempts for one wrong password.
         config.default_retry = false;
         Client::try_from(config).context("the credentials in the kubeconfig can't be used")

@@ -18,7 +18,7 @@ pub(super) fn present(enrollment: &Enrollment, console: &mut dyn Console) {
 /// Formats the recovery codes with an explanation.
 pub(super) fn recovery_codes(codes: &[String]) -> String {
     format!(
-        "Recovery codes, each good for one login without the app. Keep them safe, they are not shown again:\n\n{}\n",
+        "Recovery codes, each valid for one login without the app. Keep them safe, they are not shown again:\n\n{}\n",
         codes.join("\n")
     )
 }

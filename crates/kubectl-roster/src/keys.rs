@@ -122,8 +122,8 @@ fn lifetime(text: &str) -> Result<SignedDuration> {
 /// Text shown next to a new key, without the key itself.
 fn key_notice(key: &Value, of_user: &str) -> String {
     let (name, end) = (at(key, "/metadata/name"), at(key, "/spec/expirationTimestamp"));
-    let end = if end.is_empty() { String::new() } else { format!(", good until {end}") };
-    format!("API key {name}{of_user}{end}. This is the only time that it is shown:")
+    let end = if end.is_empty() { String::new() } else { format!(", valid until {end}") };
+    format!("API key {name}{of_user}{end}. It is not shown again:")
 }
 
 fn describe(keys: &Value) -> String {
@@ -204,7 +204,7 @@ mod tests {
         let key = json!({"metadata": {"name": "k1"}, "spec": {"expirationTimestamp": "2030-02-01T00:00:00Z"},
             "status": {"key": "s3cret"}});
         let text = key_notice(&key, " of User jane (username jd)");
-        assert!(text.starts_with("API key k1 of User jane (username jd), good until 2030-02-01T00:00:00Z"), "{text}");
+        assert!(text.starts_with("API key k1 of User jane (username jd), valid until 2030-02-01T00:00:00Z"), "{text}");
         assert!(!text.contains("s3cret"));
     }
 }

@@ -118,7 +118,7 @@ impl Command {
         match self {
             Self::CanI(args) => return access::execute(&args, global).await,
             Self::Login(args) => login::execute(args, &global.connection).await?,
-            Self::Logout => eprintln!("cached tokens that were deleted: {}", Cache::of_environment()?.clear()?),
+            Self::Logout => eprintln!("deleted cached tokens: {}", Cache::of_environment()?.clear()?),
             Self::Kubeconfig(args) => kubeconfig::execute(&args, global)?,
             Self::Whoami => whoami::execute(global).await?,
             Self::Passwd(args) => passwd::execute(&args, global).await?,

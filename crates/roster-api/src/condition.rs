@@ -34,6 +34,8 @@ pub const ACCOUNT_EXPIRING: &str = "AccountExpiring";
 pub const ADMINISTRATOR_BOUND: &str = "AdministratorBound";
 /// Usage is within the limits. Present only if there are limits.
 pub const QUOTA_WITHIN_LIMITS: &str = "QuotaWithinLimits";
+/// kube-apiserver enforces the quota in the User's namespaces. Present only while false.
+pub const QUOTA_ENFORCED: &str = "QuotaEnforced";
 /// Declared memberships have no effect yet. The message lists the groups (of a User) or the users (of a Group). Present
 /// only while true.
 pub const MEMBERSHIP_PENDING: &str = "MembershipPending";

@@ -65,8 +65,9 @@ pub struct GroupSpec {
     #[schemars(schema_with = "schema::label_value")]
     pub domain: Domain,
 
-    /// Names of Users that are members. At most 5000. For larger groups, use memberSelector or User.spec.groups, with
-    /// acceptDeclaredMembers.
+    /// Names of Users that are members. At most 5000. Apply groups of more than 3500 with kubectl apply --server-side:
+    /// without it, kubectl stores a copy in an annotation, which holds 256 KiB. For larger groups, use memberSelector or
+    /// User.spec.groups, with acceptDeclaredMembers, or nest groups with memberGroups.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::members")]
     pub members: Vec<String>,
@@ -89,7 +90,8 @@ pub struct GroupSpec {
     #[serde(default)]
     pub accept_declared_members: bool,
 
-    /// Memberships with a start or an end. At most 1000.
+    /// Memberships with a start or an end. At most 1000. Each counts as three members for kubectl apply without
+    /// --server-side.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "memberships")]
     pub memberships: Vec<Membership>,

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 // These comments are the API reference.
 #![warn(missing_docs)]
+#![allow(unreachable_pub, reason = "derive macros of kube generate such items")]
 
 pub mod common;
 pub mod condition;
@@ -34,8 +35,16 @@ pub use user::{State, User, UserSpec, UserStatus};
 /// API group of the custom resources.
 pub const API_GROUP: &str = "roster.dev";
 
-/// Field manager of server-side apply requests.
+/// Field manager of all writes.
 pub const FIELD_MANAGER: &str = "roster";
+
+/// Returns the `User-Agent` of requests to kube-apiserver: `roster/<version> (<component>)`.
+///
+/// kube-apiserver derives the field manager of a write that names none from the part before the slash, so that it is
+/// [`FIELD_MANAGER`] and not `unknown`.
+pub fn user_agent(component: &str) -> String {
+    format!("{FIELD_MANAGER}/{} ({component})", env!("CARGO_PKG_VERSION"))
+}
 
 /// API version of the custom resources.
 pub const API_VERSION: &str = "roster.dev/v1alpha1";

@@ -6,6 +6,8 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
+use crate::syntax::COUNTED;
+
 /// A string with a maximum length in characters. kube-apiserver rejects CEL rules on strings without one, because it
 /// estimates their cost from the maximum length.
 fn text(max_length: u32, rules: &[(&str, &str)]) -> Value {
@@ -251,19 +253,12 @@ pub fn extra(_: &mut SchemaGenerator) -> Schema {
 /// takes it seconds, before any webhook is called.
 const QUANTITY: &str = "^([0-9]{1,18}([.][0-9]{0,9})?|[.][0-9]{1,9})([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?$";
 
+/// Quantities that are integers: without a fraction, or with one that a suffix makes up for, such as 1.5k and 2000m.
+const INTEGER: &str = "^([0-9]+([.]0*)?([KMGTPE]i|[kMGTPE]|[eE][+]?[0-9]{1,2})?|[0-9]*[.][0-9]{1,3}[kMGTPE]|[0-9]*000m|0*[.]?0*[numkMGTPE]?)$";
+
 /// `quota.hard`: quantities by resource name. Names are those of ResourceQuota, and `namespaces`.
 pub fn quota_hard(_: &mut SchemaGenerator) -> Schema {
-    const NAMES: &[&str] = &[
-        "namespaces",
-        "pods",
-        "services",
-        "services.loadbalancers",
-        "services.nodeports",
-        "secrets",
-        "configmaps",
-        "persistentvolumeclaims",
-        "replicationcontrollers",
-        "resourcequotas",
+    const MEASURED: [&str; 10] = [
         "cpu",
         "memory",
         "ephemeral-storage",
@@ -275,10 +270,16 @@ pub fn quota_hard(_: &mut SchemaGenerator) -> Schema {
         "limits.memory",
         "limits.ephemeral-storage",
     ];
-    let names: Vec<String> = NAMES.iter().map(|name| format!("'{name}'")).collect();
+    let quoted = |names: &[&str]| names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(",");
+    // The same as `is_counted`.
+    let integer_rule = format!(
+        "self.all(k, !(k in [{}] || k.startsWith('count/') || k.endsWith('/persistentvolumeclaims')) || type(self[k]) == int || self[k].matches('{INTEGER}'))",
+        quoted(&COUNTED)
+    );
     let name_rule = format!(
-        "self.all(k, k in [{}] || (k.size() <= 253 && k.matches('^(count/[a-z0-9]([a-z0-9.-]{{0,61}}[a-z0-9])?|(requests[.])?hugepages-[0-9]+[KMGT]i|requests[.][a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/[A-Za-z0-9]([A-Za-z0-9._-]{{0,61}}[A-Za-z0-9])?|[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*[.]storageclass[.]storage[.]k8s[.]io/(requests[.]storage|persistentvolumeclaims))$')))",
-        names.join(",")
+        "self.all(k, k in [{},{}] || (k.size() <= 253 && k.matches('^(count/[a-z0-9]([a-z0-9.-]{{0,61}}[a-z0-9])?|(requests[.])?hugepages-[0-9]+[KMGT]i|requests[.][a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/[A-Za-z0-9]([A-Za-z0-9._-]{{0,61}}[A-Za-z0-9])?|[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*[.]storageclass[.]storage[.]k8s[.]io/(requests[.]storage|persistentvolumeclaims))$')))",
+        quoted(&COUNTED),
+        quoted(&MEASURED)
     );
     json_schema!({
         "type": "object",
@@ -292,6 +293,10 @@ pub fn quota_hard(_: &mut SchemaGenerator) -> Schema {
             {
                 "rule": format!("self.all(k, type(self[k]) == int ? self[k] >= 0 : self[k].matches('{QUANTITY}'))"),
                 "message": "a value must be a quantity of zero or more, such as 5, 500m, 8 or 100Gi, with at most 18 digits before and 9 after the point",
+            },
+            {
+                "rule": integer_rule,
+                "message": "what is counted must be an integer: namespaces, pods, services, secrets, configmaps, persistentvolumeclaims, count/<resource>.<group>, …",
             },
         ],
     })

@@ -21,6 +21,25 @@ pub fn is_label_value(value: &str) -> bool {
     value.len() <= 63 && value.bytes().all(inner) && edge(value.bytes().next()) && edge(value.bytes().last())
 }
 
+/// Resources of a quota that are counted, besides those that [`is_counted`] recognizes by their form.
+pub(crate) const COUNTED: [&str; 10] = [
+    "namespaces",
+    "pods",
+    "services",
+    "services.loadbalancers",
+    "services.nodeports",
+    "secrets",
+    "configmaps",
+    "persistentvolumeclaims",
+    "replicationcontrollers",
+    "resourcequotas",
+];
+
+/// Returns whether a quota counts this resource, so that its limit is an integer. Others are measured, in cores or bytes.
+pub fn is_counted(resource: &str) -> bool {
+    COUNTED.contains(&resource) || resource.starts_with("count/") || resource.ends_with("/persistentvolumeclaims")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

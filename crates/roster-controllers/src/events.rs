@@ -62,6 +62,17 @@ impl Reporter {
     /// Anyone with `view` in the namespace can read the Event, but not Users. So it has the reason, and the details are in the
     /// log and in the status.
     pub async fn publish<K: Resource<DynamicType = ()>>(&self, object: &K, transition: Transition) {
+        let note = format!("see the status of {} {}", K::kind(&()), object.name_any());
+        self.publish_with_note(object, transition, note).await;
+    }
+
+    /// Like [`Reporter::publish`], with a note that anyone with `view` in the namespace of the Event may read.
+    pub async fn publish_with_note<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        transition: Transition,
+        note: String,
+    ) {
         let name = object.name_any();
         info!(kind = %K::kind(&()), name, reason = transition.reason, note = transition.message, "condition changed");
         let now = Timestamp::now();
@@ -74,7 +85,7 @@ impl Reporter {
             action: Some("Reconcile".to_owned()),
             event_time: Some(MicroTime(now)),
             reason: Some(transition.reason),
-            note: Some(format!("see the status of {} {name}", K::kind(&()))),
+            note: Some(note),
             regarding: Some(object.object_ref(&())),
             reporting_controller: Some(self.controller.to_owned()),
             reporting_instance: Some(self.instance.clone()),

@@ -76,7 +76,7 @@ impl Context {
             }
             Err(error) => {
                 let wait = self.backoff.failed(user);
-                warn!(user, %error, retry_in = ?wait, "the tombstone of a deleted User could not be written");
+                warn!(user, %error, retry_in = ?wait, "writing the tombstone of a deleted User failed");
                 Some(wait)
             }
         }

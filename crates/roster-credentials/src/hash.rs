@@ -8,6 +8,7 @@ use std::fmt;
 use argon2::{Argon2, Block, Version};
 use phc::{Output, ParamsString, PasswordHash as Phc, Salt};
 
+use crate::bcrypt_sha256::{self, BcryptSha256};
 use crate::password;
 
 /// Maximum cost of argon2id and scrypt hashes: memory, and work (memory times passes over it), in KiB.
@@ -50,6 +51,8 @@ pub enum Algorithm {
     Argon2id,
     /// Provos and Mazières, `$2a$`, `$2b$`, `$2y$`.
     Bcrypt,
+    /// bcrypt of a SHA-256 digest, as passlib and Keystone write it: `$bcrypt-sha256$`.
+    BcryptSha256,
     /// RFC 7914.
     Scrypt,
     /// RFC 8018 with HMAC-SHA-256.
@@ -60,6 +63,9 @@ pub enum Algorithm {
     Pbkdf2Sha3,
 }
 
+/// Names of the supported algorithms, for messages.
+pub const SUPPORTED: &str = "argon2id, bcrypt, bcrypt-sha256, scrypt, pbkdf2-sha256, pbkdf2-sha512 or pbkdf2-sha3-512";
+
 /// Why a string is rejected as a password hash. The messages never contain the string.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum HashError {
@@ -68,9 +74,7 @@ pub enum HashError {
         "is not a password hash: it must begin with its algorithm between two '$'. A plaintext password belongs under the key password"
     )]
     NotAHash,
-    #[error(
-        "uses an algorithm that is not supported: use argon2id, bcrypt, scrypt, pbkdf2-sha256, pbkdf2-sha512 or pbkdf2-sha3-512"
-    )]
+    #[error("uses an algorithm that is not supported: use {SUPPORTED}")]
     UnsupportedAlgorithm,
     /// Algorithm, and what is wrong.
     #[error("is not a well-formed {0} hash: {1}")]
@@ -195,7 +199,7 @@ impl fmt::Debug for PasswordHash {
 }
 
 impl PasswordHash {
-    /// Parses a hash that Roster stored: a PHC string, a bcrypt hash, or a PBKDF2 hash in passlib's notation. Use
+    /// Parses a hash that Roster stored: a PHC string, a bcrypt hash, or a PBKDF2 or bcrypt-sha256 hash in passlib's notation. Use
     /// [`Self::parse_within`] for hashes from elsewhere.
     ///
     /// # Errors
@@ -217,6 +221,7 @@ impl PasswordHash {
         let (algorithm, demand) = match identifier {
             "argon2id" => (Algorithm::Argon2id, check_argon2id(text, ceiling)?),
             "2a" | "2b" | "2y" => (check_bcrypt(text)?, Demand::SMALL),
+            bcrypt_sha256::IDENTIFIER => (check_bcrypt_sha256(text)?, Demand::SMALL),
             "scrypt" => (Algorithm::Scrypt, check_scrypt(text, ceiling)?),
             "pbkdf2-sha256" | "pbkdf2-sha512" | "pbkdf2-sha3-512" => (check_pbkdf2(text)?, Demand::SMALL),
             _ => return Err(HashError::UnsupportedAlgorithm),
@@ -262,6 +267,10 @@ impl PasswordHash {
         if self.algorithm == Algorithm::Bcrypt {
             return bcrypt::verify(password, &self.text).unwrap_or(false);
         }
+        if self.algorithm == Algorithm::BcryptSha256 {
+            let Some(hash) = BcryptSha256::parse(&self.text) else { return false };
+            return bcrypt::verify(hash.digest(password).as_bytes(), &hash.bcrypt).unwrap_or(false);
+        }
         let Ok(phc) = Phc::new(&to_phc(&self.text)) else { return false };
         let (Some(salt), Some(expected)) = (&phc.salt, &phc.hash) else { return false };
         let computed = Output::init_with(expected.len(), |output| {
@@ -296,7 +305,7 @@ impl PasswordHash {
                     )
                     .map_err(|_| phc::Error::ParamValueInvalid)?;
                 }
-                Algorithm::Bcrypt => unreachable!("handled above"),
+                Algorithm::Bcrypt | Algorithm::BcryptSha256 => unreachable!("handled above"),
             }
             Ok(())
         });
@@ -395,6 +404,16 @@ fn check_bcrypt(text: &str) -> Result<Algorithm, HashError> {
         ..10 => Err(HashError::Weak("bcrypt needs a cost of 10 or above (htpasswd: -B -C 10)")),
         15.. => Err(HashError::TooCostly("bcrypt is accepted up to a cost of 14".to_owned())),
         _ => Ok(Algorithm::Bcrypt),
+    }
+}
+
+fn check_bcrypt_sha256(text: &str) -> Result<Algorithm, HashError> {
+    let malformed =
+        HashError::Malformed(bcrypt_sha256::IDENTIFIER, "it must look like $bcrypt-sha256$v=2,t=2b,r=12$salt$checksum");
+    let hash = BcryptSha256::parse(text).ok_or(malformed.clone())?;
+    match check_bcrypt(&hash.bcrypt) {
+        Err(HashError::Malformed(..)) => Err(malformed),
+        checked => checked.map(|_| Algorithm::BcryptSha256),
     }
 }
 

@@ -16,6 +16,9 @@ const FOREIGN: &[(&str, Algorithm)] = &[
         Algorithm::Argon2id,
     ),
     ("$2b$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW", Algorithm::Bcrypt),
+    ("$bcrypt-sha256$2b,10$Crp.JRmPaTvHiaNv0vwaMO$LZQDYQSZ7cIMLvGDEjcBhbWqyE9kCqO", Algorithm::BcryptSha256),
+    ("$bcrypt-sha256$2a,10$Crp.JRmPaTvHiaNv0vwaMO$LZQDYQSZ7cIMLvGDEjcBhbWqyE9kCqO", Algorithm::BcryptSha256),
+    ("$bcrypt-sha256$v=2,t=2b,r=10$Crp.JRmPaTvHiaNv0vwaMO$JKkWh6lND5bGxGu8QKv19NcVd/ZH3FS", Algorithm::BcryptSha256),
     ("$scrypt$ln=14,r=8,p=1$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE", Algorithm::Scrypt),
     (
         "$pbkdf2-sha256$29000$xfj/f08JQQgBoHQupdRaCw$cj0Q5bg3unw2HJicqx5XI2Gd2VrQES7XqsZ2WSdqVWA",
@@ -81,6 +84,11 @@ fn unknown_hashes_are_rejected(#[case] text: &str, #[case] error: HashError) {
 #[case("$2b$12$tooshort")]
 #[case("$2b$12$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6W!!")]
 #[case("$2b$xx$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW")]
+#[case("$bcrypt-sha256$v=2,t=2b,r=12$Crp.JRmPaTvHiaNv0vwaMO")]
+#[case("$bcrypt-sha256$v=3,t=2b,r=12$Crp.JRmPaTvHiaNv0vwaMO$JKkWh6lND5bGxGu8QKv19NcVd/ZH3FS")]
+#[case("$bcrypt-sha256$v=2,t=2b,r=12$Crp.JRmPaTvHiaNv0vwaMP$JKkWh6lND5bGxGu8QKv19NcVd/ZH3FS")]
+#[case("$bcrypt-sha256$v=2,t=2b,r=+12$Crp.JRmPaTvHiaNv0vwaMO$JKkWh6lND5bGxGu8QKv19NcVd/ZH3FS")]
+#[case("$bcrypt-sha256$2b,12$Crp.JRmPaTvHiaNv0vwaM$OJKkWh6lND5bGxGu8QKv19NcVd/ZH3FS")]
 #[case("$scrypt$r=8,p=1$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE")]
 #[case("$pbkdf2-sha256$l=32$xfj/f08JQQgBoHQupdRaCw$cj0Q5bg3unw2HJicqx5XI2Gd2VrQES7XqsZ2WSdqVWA")]
 #[case("$pbkdf2-sha256$i=29000,l=64$xfj/f08JQQgBoHQupdRaCw$cj0Q5bg3unw2HJicqx5XI2Gd2VrQES7XqsZ2WSdqVWA")]
@@ -95,6 +103,7 @@ fn malformed_hashes_are_rejected(#[case] text: &str) {
 #[case("$argon2id$v=19$m=35840,t=1,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG")]
 #[case("$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$c2hvcnRoYXNoaGFz")]
 #[case("$2y$05$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW")]
+#[case("$bcrypt-sha256$v=2,t=2b,r=9$Crp.JRmPaTvHiaNv0vwaMO$JKkWh6lND5bGxGu8QKv19NcVd/ZH3FS")]
 #[case("$scrypt$ln=10,r=8,p=1$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE")]
 #[case("$pbkdf2-sha256$1000$xfj/f08JQQgBoHQupdRaCw$cj0Q5bg3unw2HJicqx5XI2Gd2VrQES7XqsZ2WSdqVWA")]
 fn weak_hashes_are_rejected(#[case] text: &str) {
@@ -105,6 +114,7 @@ fn weak_hashes_are_rejected(#[case] text: &str) {
 #[case("$argon2id$v=19$m=1048576,t=3,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG")]
 #[case("$argon2id$v=19$m=262144,t=5,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObG")]
 #[case("$scrypt$ln=18,r=8,p=2$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE")]
+#[case("$bcrypt-sha256$v=2,t=2b,r=15$Crp.JRmPaTvHiaNv0vwaMO$JKkWh6lND5bGxGu8QKv19NcVd/ZH3FS")]
 #[case("$2b$20$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW")]
 #[case("$scrypt$ln=24,r=8,p=1$xbh3TikF4Px/L6WU8j7nvA$KFDvUvSPqftXKUXp6lgtNNEJmBiK3xn8bTCNMHHXvpE")]
 #[case("$pbkdf2-sha256$20000000$xfj/f08JQQgBoHQupdRaCw$cj0Q5bg3unw2HJicqx5XI2Gd2VrQES7XqsZ2WSdqVWA")]
@@ -181,6 +191,9 @@ fn hashes_of_original() -> Vec<PasswordHash> {
     let salt = "xbh3TikF4Px/L6WU8j7nvA";
     let bytes = Salt::from_b64(salt).unwrap();
     let mut texts = vec![bcrypt::hash(password, 10).unwrap()];
+    // passlib 1.7.4, both versions.
+    texts.push("$bcrypt-sha256$2b,10$Crp.JRmPaTvHiaNv0vwaMO$AoP6jWclqYIKJOSC8qZ10U7P.LglZ2i".to_owned());
+    texts.push("$bcrypt-sha256$v=2,t=2b,r=10$Crp.JRmPaTvHiaNv0vwaMO$Q7C8NhNvRdYEugRmO2YYW8atzy94NBy".to_owned());
     let phc = |prefix: &str, output: [u8; 32]| format!("${prefix}${salt}${}", Output::new(&output).unwrap());
     let mut output = [0; 32];
     scrypt::scrypt(password, bytes.as_ref(), &scrypt::Params::new(14, 8, 1).unwrap(), &mut output).unwrap();
@@ -211,6 +224,19 @@ proptest! {
             prop_assert!(!hash.verify(&other, &mut memory) || !hash.covers(&other), "{hash:?}: {other}");
         }
     }
+}
+
+/// Hashes of passlib 1.7.4 and Keystone of a password that bcrypt alone would not read in full.
+#[rstest]
+#[case(&hashes_of_original()[1])]
+#[case(&hashes_of_original()[2])]
+fn case_a10_bcrypt_sha256_reads_the_whole_password_and_is_replaced_at_login(#[case] hash: &PasswordHash) {
+    let mut memory = Memory::default();
+    assert_eq!(hash.algorithm(), Algorithm::BcryptSha256);
+    assert!(hash.verify(ORIGINAL, &mut memory) && hash.covers(ORIGINAL));
+    assert!(!hash.verify(&ORIGINAL[..72], &mut memory) && !hash.verify(&format!("{ORIGINAL}x"), &mut memory));
+    assert!(hash.is_outdated(Argon2idCost::default()));
+    assert_eq!(PasswordHash::parse_within(hash.expose(), Argon2idCost::default().ceiling()).as_ref(), Ok(hash));
 }
 
 #[rstest]

@@ -13,6 +13,7 @@
 #![warn(unreachable_pub)]
 
 pub mod api_key;
+mod bcrypt_sha256;
 pub mod claim;
 pub mod credential;
 pub mod digest;

@@ -35,7 +35,7 @@ pub enum PolicyError {
     #[error("must have at least {0} characters")]
     TooShort(usize),
     /// Common, or in [`PasswordPolicy::denied`].
-    #[error("is one of those that everybody tries first: choose another one")]
+    #[error("is a common password: choose another one")]
     Common,
     #[error("must not contain the username or the name in an email address")]
     ContainsName,

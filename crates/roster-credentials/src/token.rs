@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use jsonwebtoken::{Algorithm, Header, TokenData, Validation, decode, decode_header, encode};
+use jsonwebtoken::{Header, TokenData, Validation, decode, decode_header, encode};
 use serde::{Deserialize, Serialize};
 
 use super::digest::{hex, random};
@@ -65,7 +65,8 @@ pub fn sign(
     now: Timestamp,
 ) -> jsonwebtoken::errors::Result<String> {
     let key = keys.signer(now);
-    let header = Header { typ: Some(typ.to_owned()), kid: Some(key.id.clone()), ..Header::new(Algorithm::ES256) };
+    let header = Header::new(key.algorithm.into());
+    let header = Header { typ: Some(typ.to_owned()), kid: Some(key.id.clone()), ..header };
     encode(&header, claims, &key.private)
 }
 
@@ -78,7 +79,7 @@ pub fn verify(token: &str, keys: &SigningKeys, issuer: &str, audiences: &[String
         return None;
     }
     let key = keys.get(header.kid.as_deref()?)?;
-    let mut validation = Validation::new(Algorithm::ES256);
+    let mut validation = Validation::new(key.algorithm.into());
     validation.set_issuer(&[issuer]);
     validation.set_audience(audiences);
     validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
@@ -91,8 +92,11 @@ pub fn verify(token: &str, keys: &SigningKeys, issuer: &str, audiences: &[String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signing::SigningAlgorithm;
     use base64::Engine;
     use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    use jsonwebtoken::Algorithm;
+    use rstest::rstest;
     use serde_json::{Value, json};
 
     const ISSUER: &str = "https://roster.example.com";
@@ -118,19 +122,22 @@ mod tests {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    #[test]
-    fn signed_claims_round_trip() {
+    #[rstest]
+    #[case(SigningAlgorithm::Es256)]
+    #[case::case_e1(SigningAlgorithm::Rs256)]
+    fn signed_claims_round_trip(#[case] algorithm: SigningAlgorithm) {
         let now = Timestamp::now();
-        let keys = SigningKeys::create(now).unwrap();
+        let keys = SigningKeys::create(now, algorithm).unwrap();
         let claims = claims(now);
         let token = sign("JWT", &claims, &keys, now).unwrap();
+        assert_eq!(decode_header(&token).unwrap().alg, algorithm.into());
         assert_eq!(verify(&token, &keys, ISSUER, &audiences(&["other", "kubernetes"])), Some(claims));
     }
 
     #[test]
     fn tokens_with_another_audience_issuer_time_type_or_key_are_rejected() {
         let now = Timestamp::now();
-        let keys = SigningKeys::create(now).unwrap();
+        let keys = SigningKeys::create(now, SigningAlgorithm::Es256).unwrap();
         let good = claims(now);
         let sign = |claims: &Claims| sign("JWT", claims, &keys, now).unwrap();
         let accepts = |token: &str| verify(token, &keys, ISSUER, &audiences(&["kubernetes"])).is_some();
@@ -140,18 +147,21 @@ mod tests {
         assert!(!accepts(&sign(&Claims { exp: now.as_second() - 60, ..good.clone() })));
         assert!(!accepts(&sign(&Claims { nbf: now.as_second() + 60, ..good.clone() })));
         assert!(!accepts(&super::sign("secevent+jwt", &good, &keys, now).unwrap()));
-        let others = SigningKeys::create(now).unwrap();
+        let others = SigningKeys::create(now, SigningAlgorithm::Es256).unwrap();
         assert!(!accepts(&super::sign("JWT", &good, &others, now).unwrap()));
         assert!(!accepts("") && !accepts("a.b.c") && !accepts("é.é.é"));
     }
 
-    #[test]
-    fn other_algorithms_and_none_are_rejected() {
+    #[rstest]
+    fn other_algorithms_and_none_are_rejected(
+        #[values(SigningAlgorithm::Es256, SigningAlgorithm::Rs256)] algorithm: SigningAlgorithm,
+    ) {
         let now = Timestamp::now();
-        let keys = SigningKeys::create(now).unwrap();
+        let keys = SigningKeys::create(now, algorithm).unwrap();
         let token = sign("JWT", &claims(now), &keys, now).unwrap();
         let parts: Vec<&str> = token.split('.').collect();
-        for alg in ["none", "HS256", "ES384"] {
+        let exchanged = if algorithm == SigningAlgorithm::Es256 { "RS256" } else { "ES256" };
+        for alg in ["none", "HS256", "ES384", "PS256", exchanged] {
             let header = json!({"typ": "JWT", "alg": alg, "kid": keys.signer(now).id});
             let header = BASE64_URL_SAFE_NO_PAD.encode(header.to_string());
             for signature in ["", parts[2]] {

@@ -1,6 +1,6 @@
 //! Turns the content of a source into manifests: derives names, checks uniqueness, hashes and the rules of the CRDs.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use roster_api::{API_VERSION, PASSWORD_SECRET_TYPE, USER_ANNOTATION, syntax};
@@ -10,8 +10,9 @@ use roster_credentials::source::HASH_KEY;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
-use super::draft::{Credential, GroupDraft, Input, Place, Rejected, UserDraft};
+use super::draft::{Credential, GroupDraft, GroupRef, Input, Place, Rejected, SOURCE_ANNOTATION, SourceId, UserDraft};
 use super::hashes::UnusableHash;
+use super::naming::{GroupNames, NameError, Reference};
 use super::rules::{Fault, Kind, Rules};
 use super::{hashes, names};
 
@@ -39,6 +40,22 @@ pub struct Plan {
     pub rejected: Vec<Rejected>,
     /// Unusable hashes of users who are imported without a password.
     pub without_hash: Vec<Rejected>,
+    /// Groups that share their name with others in the source, and so get names with a suffix.
+    pub suffixed: Vec<Suffixed>,
+    /// Groups of the source, whether or not the plan has an item for them.
+    pub references: Vec<Reference>,
+}
+
+/// A Group whose name has a suffix, because several groups of the source have its name.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Suffixed {
+    pub place: Place,
+    /// Name of the Group.
+    pub name: String,
+    /// Name of the group in the source.
+    pub title: String,
+    /// Identity of the group in the source.
+    pub id: String,
 }
 
 /// An object to create or update.
@@ -48,6 +65,8 @@ pub struct Item {
     pub kind: Kind,
     /// `metadata.name`.
     pub name: String,
+    /// Name in the source, if the name of the object is derived from it and differs in more than letter case.
+    pub derived_from: Option<String>,
     /// The manifest.
     pub object: Value,
     /// Password Secret of a User who has a password.
@@ -87,9 +106,11 @@ impl Secret {
 }
 
 /// Validates the input and plans the objects to write.
-pub fn assemble(input: Input, options: &Options, rules: &Rules) -> Plan {
-    let mut assembly =
-        Assembly { options, rules, taken: Taken::default(), rejected: input.rejected, without_hash: Vec::new() };
+pub fn assemble(mut input: Input, options: &Options, rules: &Rules) -> Plan {
+    refer_to_groups(&mut input, options);
+    let names = &GroupNames::of(&input);
+    let (taken, without_hash, suffixed) = (Taken::default(), Vec::new(), Vec::new());
+    let mut assembly = Assembly { options, rules, names, taken, rejected: input.rejected, without_hash, suffixed };
     let mut groups = BTreeMap::new();
     for group in input.groups {
         if let Some(item) = assembly.group(group) {
@@ -104,12 +125,46 @@ pub fn assemble(input: Input, options: &Options, rules: &Rules) -> Plan {
             Err(faults) => assembly.reject(place, &who, faults),
         }
     }
+    let Assembly { mut rejected, without_hash, mut suffixed, .. } = assembly;
     if options.no_groups {
         groups.clear();
+        suffixed.clear();
     }
-    let (mut rejected, without_hash) = (assembly.rejected, assembly.without_hash);
     rejected.sort_by_key(|rejected| rejected.place);
-    Plan { items: groups.into_values().chain(users.into_values()).collect(), rejected, without_hash }
+    suffixed.sort_by(|left, right| (left.place, &left.name).cmp(&(right.place, &right.name)));
+    let items = groups.into_values().chain(users.into_values()).collect();
+    Plan { items, rejected, without_hash, suffixed, references: names.references() }
+}
+
+/// Replaces names of Groups in the specs by references, and skips what is not wanted.
+fn refer_to_groups(input: &mut Input, options: &Options) {
+    for group in &mut input.groups {
+        let names = take_names(&mut group.spec, "memberGroups");
+        group.member_groups.extend(names.iter().map(|name| GroupRef::named(name)));
+    }
+    for person in &mut input.users {
+        for path in &options.without {
+            remove(&mut person.spec, path);
+            if path == "groups" {
+                person.groups.clear();
+            }
+        }
+        for name in take_names(&mut person.spec, "groups") {
+            person.join(GroupRef::named(&name));
+        }
+    }
+}
+
+/// Takes a list of names out of a spec. An empty list stays, and one with other items, which the CRD rejects.
+fn take_names(spec: &mut Map<String, Value>, field: &str) -> Vec<String> {
+    let items = spec.get(field).and_then(Value::as_array);
+    let names: Option<Vec<String>> =
+        items.and_then(|items| items.iter().map(|item| item.as_str().map(str::to_owned)).collect());
+    let names = names.unwrap_or_default();
+    if !names.is_empty() {
+        spec.remove(field);
+    }
+    names
 }
 
 /// Names that earlier lines use.
@@ -121,36 +176,21 @@ struct Taken {
     users: HashMap<String, Place>,
     /// Namespaces and names of password Secrets.
     secrets: HashMap<(String, String), Place>,
-    /// Groups by the name of their object.
-    groups: HashMap<String, SourceGroup>,
-}
-
-struct SourceGroup {
-    /// Name in the source.
-    name: String,
-    place: Place,
+    /// Groups by their identity in the source.
+    groups: HashMap<SourceId, Place>,
 }
 
 struct Assembly<'a> {
     options: &'a Options,
     rules: &'a Rules,
+    names: &'a GroupNames,
     taken: Taken,
     rejected: Vec<Rejected>,
     without_hash: Vec<Rejected>,
+    suffixed: Vec<Suffixed>,
 }
 
 type Faults = Vec<Fault>;
-
-/// A group name that can't be imported.
-#[derive(Debug, thiserror::Error)]
-enum GroupNameError {
-    #[error("is required")]
-    Empty,
-    #[error("{0}: names with the prefix system: belong to Kubernetes and are refused")]
-    Reserved(String),
-    #[error("must contain a letter or digit, because the name of the object is derived from it")]
-    NoLetter,
-}
 
 /// A password or hash that can't be imported.
 #[derive(Debug, thiserror::Error)]
@@ -179,7 +219,7 @@ fn manifest(kind: Kind, name: &str, labels: Map<String, Value>, spec: Map<String
 }
 
 fn also(what: &str, place: Place) -> String {
-    format!("{what} also stands in line {}", place.line)
+    format!("{what} is also in line {}", place.line)
 }
 
 impl Assembly<'_> {
@@ -193,46 +233,54 @@ impl Assembly<'_> {
         self.rejected.push(Rejected { place, who: who.to_owned(), field, reason });
     }
 
-    fn group(&mut self, mut group: GroupDraft) -> Option<Item> {
-        let name = group_name(&group.name).map_err(|error| vec![fault("metadata.name", error.to_string())]);
-        let result = name.and_then(|name| {
-            if let Some(other) = self.taken.groups.get(&name) {
-                let reason = if is_same_group(&other.name, &group.name) {
-                    also(&other.name, other.place)
-                } else {
-                    two_groups(&group.name, &other.name, &name, Some(other.place))
-                };
-                return Err(vec![fault("metadata.name", reason)]);
-            }
-            if name != group.name && !group.spec.contains_key("displayName") {
-                group.set("displayName", group.name.clone());
-            }
-            rename_groups(&mut group.spec, "memberGroups")?;
-            let object =
-                manifest(Kind::Group, &name, std::mem::take(&mut group.labels), std::mem::take(&mut group.spec));
-            let faults = self.check(Kind::Group, &object);
-            if faults.is_empty() { Ok((name, object)) } else { Err(faults) }
-        });
-        match result {
-            Ok((name, object)) => {
-                self.taken.groups.insert(name.clone(), SourceGroup { name: group.name, place: group.place });
-                Some(Item { place: group.place, kind: Kind::Group, name, object, secret: None })
+    fn group(&mut self, group: GroupDraft) -> Option<Item> {
+        let (place, who, id) = (group.place, group.name.clone(), group.id.clone());
+        match self.group_item(group) {
+            Ok(item) => {
+                if let (SourceId::Id(id), true) = (&id, self.names.has_suffix(&id)) {
+                    let (name, id) = (item.name.clone(), id.clone());
+                    self.suffixed.push(Suffixed { place, name, title: who, id });
+                }
+                self.taken.groups.insert(id, place);
+                Some(item)
             }
             Err(faults) => {
-                self.reject(group.place, &group.name, faults);
+                self.reject(place, &who, faults);
                 None
             }
         }
     }
 
+    fn group_item(&self, mut group: GroupDraft) -> Result<Item, Faults> {
+        let names = self.names;
+        let name = names.name(&group.id).map_err(|error| vec![fault("metadata.name", error.to_string())])?;
+        if let Some(place) = self.taken.groups.get(&group.id) {
+            return Err(vec![fault("metadata.name", also(&group.name, *place))]);
+        }
+        if name != group.name && !group.spec.contains_key("displayName") {
+            group.set("displayName", group.name.clone());
+        }
+        self.set_groups(&mut group.spec, "memberGroups", &group.member_groups)?;
+        let derived_from = names::derived(name, &group.name);
+        let mut object = manifest(Kind::Group, name, group.labels, group.spec);
+        if let Some(id) = group.origin.as_deref().or(group.id.identifier()) {
+            object["metadata"]["annotations"] = json!({SOURCE_ANNOTATION: id});
+        }
+        let faults = self.check(Kind::Group, &object);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        Ok(Item { place: group.place, kind: Kind::Group, name: name.to_owned(), derived_from, object, secret: None })
+    }
+
     fn user(&mut self, mut person: UserDraft, groups: &mut BTreeMap<String, Item>) -> Result<Item, Faults> {
-        for path in &self.options.without {
-            remove(&mut person.spec, path);
+        if !person.faults.is_empty() {
+            return Err(person.faults);
         }
         let login = person.login().to_owned();
+        let is_derived = person.name.is_none();
         let name = user_name(&mut person)?;
-        let titles = rename_groups(&mut person.spec, "groups")?;
-        self.check_groups_distinct(&titles)?;
+        self.set_groups(&mut person.spec, "groups", &person.groups)?;
         let secret = self.secret(&mut person, &name)?;
         let emails = emails(&person.spec);
         let place = person.place;
@@ -242,27 +290,46 @@ impl Assembly<'_> {
             return Err(faults);
         }
         self.claim(place, &name, &login, &emails, secret.as_ref())?;
-        for (group, title) in titles {
-            if !self.taken.groups.contains_key(&group) {
-                let implied = self.group(GroupDraft::new(place, &title));
-                groups.extend(implied.map(|item| (group.clone(), item)));
-            }
-            if let Some(spec) = groups.get_mut(&group).and_then(|item| item.object["spec"].as_object_mut()) {
-                // The memberships are declared in the Users. Only manifests of Roster set another value.
-                spec.entry("acceptDeclaredMembers").or_insert(true.into());
-            }
+        for group in &person.groups {
+            self.open(place, &group.id, groups);
         }
-        Ok(Item { place, kind: Kind::User, name, object, secret })
+        let derived_from = names::derived(&name, &login).filter(|_| is_derived);
+        Ok(Item { place, kind: Kind::User, name, derived_from, object, secret })
     }
 
-    /// Fails if two groups of the source map to one Group. Its members would get the permissions of both.
-    fn check_groups_distinct(&self, titles: &BTreeMap<String, String>) -> Result<(), Faults> {
-        let others = titles.iter().filter_map(|(name, title)| {
-            let other = self.taken.groups.get(name)?;
-            (!is_same_group(&other.name, title)).then(|| two_groups(title, &other.name, name, Some(other.place)))
-        });
-        let faults: Faults = others.map(|reason| fault("spec.groups", reason)).collect();
-        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    /// Creates the Group of a group that the source only refers to, and lets Groups accept members.
+    fn open(&mut self, place: Place, id: &SourceId, groups: &mut BTreeMap<String, Item>) {
+        let names = self.names;
+        // A Group that was rejected is not created with other settings.
+        if !names.is_declared(id) && !self.taken.groups.contains_key(id) {
+            let implied = self.group(GroupDraft::new(place, id.clone(), names.title(id)));
+            groups.extend(implied.map(|item| (item.name.clone(), item)));
+        }
+        let item = names.name(id).ok().and_then(|name| groups.get_mut(name));
+        if let Some(spec) = item.and_then(|item| item.object["spec"].as_object_mut()) {
+            // The memberships are declared in the Users. Only manifests of Roster set another value.
+            spec.entry("acceptDeclaredMembers").or_insert(true.into());
+        }
+    }
+
+    /// Sets a list of the `spec` to the names of Groups.
+    fn set_groups(&self, spec: &mut Map<String, Value>, field: &str, groups: &[GroupRef]) -> Result<(), Faults> {
+        let mut names: Vec<Value> = Vec::new();
+        for (index, group) in groups.iter().enumerate() {
+            match self.names.name(&group.id) {
+                Ok(name) if names.iter().any(|known| known == name) => {}
+                Ok(name) => names.push(name.into()),
+                Err(error) => {
+                    let is_elsewhere = matches!(error, NameError::Taken { line: Some(_), .. });
+                    let field = if is_elsewhere { format!("spec.{field}") } else { format!("spec.{field}[{index}]") };
+                    return Err(vec![fault(&field, error.to_string())]);
+                }
+            }
+        }
+        if !names.is_empty() {
+            spec.insert(field.to_owned(), names.into());
+        }
+        Ok(())
     }
 
     /// Returns what the CRD and the API server's rules for metadata reject.
@@ -392,47 +459,6 @@ fn user_name(person: &mut UserDraft) -> Result<String, Faults> {
         person.spec.remove("username");
     }
     Ok(name)
-}
-
-fn group_name(name: &str) -> Result<String, GroupNameError> {
-    if name.is_empty() {
-        return Err(GroupNameError::Empty);
-    }
-    if names::is_reserved(name) {
-        return Err(GroupNameError::Reserved(name.to_owned()));
-    }
-    names::object_name(name).ok_or(GroupNameError::NoLetter)
-}
-
-fn is_same_group(left: &str, right: &str) -> bool {
-    left.to_lowercase() == right.to_lowercase()
-}
-
-fn two_groups(title: &str, other: &str, name: &str, place: Option<Place>) -> String {
-    let line = place.map(|place| format!(" of line {}", place.line)).unwrap_or_default();
-    format!("{title} and {other}{line} would both be the Group {name}: rename one of them")
-}
-
-/// Replaces group names by object names in a list of the `spec`. Returns the original names by object name.
-fn rename_groups(spec: &mut Map<String, Value>, field: &str) -> Result<BTreeMap<String, String>, Faults> {
-    let mut titles = BTreeMap::new();
-    let (mut seen, mut renamed) = (BTreeSet::new(), Vec::new());
-    let Some(Value::Array(items)) = spec.get(field) else { return Ok(titles) };
-    for (index, item) in items.iter().enumerate() {
-        // The CRD rejects items that are not text.
-        let Some(title) = item.as_str() else { return Ok(BTreeMap::new()) };
-        let name =
-            group_name(title).map_err(|error| vec![fault(&format!("spec.{field}[{index}]"), error.to_string())])?;
-        if seen.insert(name.clone()) {
-            renamed.push(Value::from(name.clone()));
-        }
-        if let Some(other) = titles.insert(name.clone(), title.to_owned()).filter(|other| !is_same_group(other, title))
-        {
-            return Err(vec![fault(&format!("spec.{field}[{index}]"), two_groups(title, &other, &name, None))]);
-        }
-    }
-    spec.insert(field.to_owned(), renamed.into());
-    Ok(titles)
 }
 
 fn emails(spec: &Map<String, Value>) -> Vec<String> {

@@ -1,5 +1,7 @@
 //! Splits JSON and YAML into objects and records the line where each begins.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -10,6 +12,15 @@ use super::draft::{Input, Place};
 pub(super) struct Located {
     pub place: Place,
     pub value: Value,
+}
+
+/// An object with lists of objects.
+pub(super) struct Container {
+    pub place: Place,
+    /// Text of the field that names it.
+    pub name: String,
+    /// Lists by their fields.
+    pub lists: BTreeMap<String, Vec<Located>>,
 }
 
 /// Text with an index of its line breaks.
@@ -24,7 +35,7 @@ impl<'a> Text<'a> {
     pub(super) fn new(bytes: &'a [u8], input: &mut Input) -> Option<Self> {
         let breaks = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at).collect();
         match str::from_utf8(bytes) {
-            Ok(text) => Some(Self { text: text.strip_prefix('\u{feff}').unwrap_or(text), breaks }),
+            Ok(text) => Some(Self { text, breaks }),
             Err(error) => {
                 let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
                 input.reject(Place::line(line), "is not UTF-8 text");
@@ -62,7 +73,7 @@ impl<'a> Text<'a> {
     pub(super) fn tables(&self, input: &mut Input) -> Vec<(String, Located)> {
         let mut rows = Vec::new();
         for raw in self.json(input) {
-            match serde_json::from_str::<std::collections::BTreeMap<String, &RawValue>>(raw.get()) {
+            match serde_json::from_str::<BTreeMap<String, &RawValue>>(raw.get()) {
                 Ok(tables) => {
                     for (name, table) in tables.into_iter().filter(|(_, table)| table.get().starts_with('[')) {
                         let mut found = Vec::new();
@@ -70,10 +81,41 @@ impl<'a> Text<'a> {
                         rows.extend(found.into_iter().map(|row| (name.clone(), row)));
                     }
                 }
-                Err(_) => input.reject(self.place_of(raw.get()), "is not an object that contains tables"),
+                Err(_) => input
+                    .reject(self.place_of(raw.get()), "is not an object that contains tables, such as {\"user\": […]}"),
             }
         }
         rows
+    }
+
+    /// Returns objects with the named lists of objects, also from an array. Other fields are ignored, except the one that
+    /// names the object.
+    pub(super) fn containers(&self, name: &str, lists: &[&str], input: &mut Input) -> Vec<Container> {
+        let (mut containers, mut objects) = (Vec::new(), Vec::new());
+        for raw in self.json(input) {
+            match serde_json::from_str::<Vec<&RawValue>>(raw.get()) {
+                Ok(items) => objects.extend(items),
+                Err(_) => objects.push(raw),
+            }
+        }
+        for raw in objects {
+            let place = self.place_of(raw.get());
+            let fields = serde_json::from_str::<BTreeMap<String, &RawValue>>(raw.get()).unwrap_or_default();
+            if !lists.iter().any(|list| fields.contains_key(*list)) {
+                input.reject(place, format!("must be an object with {}", lists.join(" or ")));
+                continue;
+            }
+            let name = fields.get(name).and_then(|name| serde_json::from_str(name.get()).ok()).unwrap_or_default();
+            let mut container = Container { place, name, lists: BTreeMap::new() };
+            for list in lists {
+                let Some(raw) = fields.get(*list) else { continue };
+                let mut found = Vec::new();
+                self.unfold(raw, &mut found, input);
+                container.lists.insert((*list).to_owned(), found);
+            }
+            containers.push(container);
+        }
+        containers
     }
 
     /// Returns concatenated JSON values. Skips a line that is not JSON if the next one begins a value.

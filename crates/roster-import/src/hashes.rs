@@ -1,14 +1,14 @@
 //! Converts password hashes of other systems to a notation that Roster verifies.
 
+use base64::alphabet::{Alphabet, STANDARD, URL_SAFE};
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::prelude::{BASE64_STANDARD_NO_PAD, Engine};
-use roster_credentials::hash::{Argon2idCost, HashError, PasswordHash};
+use roster_credentials::hash::{Argon2idCost, HashError, PasswordHash, SUPPORTED};
 
 /// A hash that Roster can't verify. The messages never contain the hash.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum UnusableHash {
-    #[error(
-        "is {0}, which is not supported; use argon2id, bcrypt, scrypt, pbkdf2-sha256, pbkdf2-sha512 or pbkdf2-sha3-512"
-    )]
+    #[error("is {0}, which is not supported; use {SUPPORTED}")]
     Unsupported(&'static str),
     #[error("is a reference to another system ({{SASL}}), not a hash")]
     Reference,
@@ -18,12 +18,13 @@ pub enum UnusableHash {
     Invalid(#[from] HashError),
 }
 
-/// Converts a hash to a PHC string or a bcrypt hash.
+/// Converts a hash to a PHC string or a hash of bcrypt or bcrypt-sha256. It may be in base64.
 ///
 /// # Errors
 /// If Roster can't verify the hash.
 pub fn usable(text: &str) -> Result<String, UnusableHash> {
-    let hash = phc(text.trim())?;
+    let decoded = from_base64(text);
+    let hash = phc(decoded.as_deref().unwrap_or(text).trim())?;
     // The operator's cost is not known here: accept what an operator with the default cost accepts.
     let parsed = PasswordHash::parse_within(&hash, Argon2idCost::default().ceiling());
     parsed
@@ -52,34 +53,70 @@ fn phc(text: &str) -> Result<String, UnusableHash> {
     }
 }
 
+/// Prefixes of the supported schemes.
+const KNOWN: [&str; 9] = [
+    "$argon2id$",
+    "$2a$",
+    "$2b$",
+    "$2y$",
+    "$bcrypt-sha256$",
+    "$scrypt$",
+    "$pbkdf2-sha256$",
+    "$pbkdf2-sha512$",
+    "$pbkdf2-sha3-512$",
+];
+
+/// Prefixes and names of schemes that are known, but not supported.
+const UNSUPPORTED: [(&str, &str); 11] = [
+    ("$apr1$", "Apache's MD5 (htpasswd -m)"),
+    ("$1$", "MD5-crypt"),
+    ("$5$", "SHA-256-crypt"),
+    ("$6$", "SHA-512-crypt"),
+    ("$y$", "yescrypt"),
+    ("$gy$", "gost-yescrypt"),
+    ("$7$", "scrypt in the notation of crypt(3)"),
+    ("$argon2i$", "argon2i"),
+    ("$argon2d$", "argon2d"),
+    ("$sha1$", "SHA-1-crypt"),
+    ("$pbkdf2$", "PBKDF2 with SHA-1"),
+];
+
 /// Returns the name of a known but unsupported scheme.
 fn unsupported(hash: &str) -> Option<&'static str> {
-    let schemes = [
-        ("$apr1$", "Apache's MD5 (htpasswd -m)"),
-        ("$1$", "MD5-crypt"),
-        ("$5$", "SHA-256-crypt"),
-        ("$6$", "SHA-512-crypt"),
-        ("$y$", "yescrypt"),
-        ("$gy$", "gost-yescrypt"),
-        ("$7$", "scrypt in the notation of crypt(3)"),
-        ("$argon2i$", "argon2i"),
-        ("$argon2d$", "argon2d"),
-        ("$sha1$", "SHA-1-crypt"),
-        ("$pbkdf2$", "PBKDF2 with SHA-1"),
-    ];
     let is_des =
         || hash.len() == 13 && hash.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'/');
-    schemes
-        .iter()
-        .find(|(prefix, _)| hash.starts_with(prefix))
-        .map(|(_, name)| *name)
-        .or(is_des().then_some("DES-crypt"))
+    let known = UNSUPPORTED.iter().find(|(prefix, _)| hash.starts_with(prefix)).map(|(_, name)| *name);
+    known.or_else(|| is_des().then_some("DES-crypt"))
 }
 
 /// Returns whether the text looks like a hash of any scheme. Other text may be a password.
 pub fn is_hash(text: &str) -> bool {
     let has_scheme = text.strip_prefix('{').is_some_and(|text| text.contains('}'));
-    has_scheme || unsupported(text).is_some() || text.strip_prefix('$').is_some_and(|text| text.contains('$'))
+    let has_dollars = text.strip_prefix('$').is_some_and(|text| text.contains('$'));
+    has_scheme || has_dollars || unsupported(text).is_some() || from_base64(text).is_some()
+}
+
+/// Returns whether the text is a hash of a known scheme, as it is or in base64. Passwords that merely begin with `$` or `{`
+/// are not.
+pub(super) fn is_certainly_hash(text: &str) -> bool {
+    has_known_scheme(text.trim()) || from_base64(text).is_some()
+}
+
+fn has_known_scheme(text: &str) -> bool {
+    if text.starts_with('{') {
+        return !matches!(phc(text), Err(UnusableHash::UnknownScheme)) && phc(text).as_deref() != Ok(text);
+    }
+    let mut prefixes = KNOWN.into_iter().chain(UNSUPPORTED.iter().map(|(prefix, _)| *prefix));
+    prefixes.any(|prefix| text.starts_with(prefix)) && text.matches('$').count() >= 3
+}
+
+/// Decodes the base64 of a hash, which Dex and Deckhouse store. Returns `None` if the text is anything else.
+fn from_base64(text: &str) -> Option<String> {
+    let encoded: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let decode = |alphabet: &Alphabet| GeneralPurpose::new(alphabet, config).decode(&encoded).ok();
+    let decoded = String::from_utf8(decode(&STANDARD).or_else(|| decode(&URL_SAFE))?).ok()?;
+    has_known_scheme(decoded.trim()).then_some(decoded)
 }
 
 /// Returns a hash of Rancher, which uses 210,000 iterations of PBKDF2 with SHA3-512.
@@ -126,6 +163,39 @@ mod tests {
         assert!(is_hash(hash));
         let reason = usable(hash).unwrap_err().to_string();
         assert!(reason.contains(says) && !reason.contains(hash), "{reason}");
+    }
+
+    const BCRYPT_SHA256: &str = "$bcrypt-sha256$v=2,t=2b,r=10$Crp.JRmPaTvHiaNv0vwaMO$JKkWh6lND5bGxGu8QKv19NcVd/ZH3FS";
+
+    #[test]
+    fn case_a10_bcrypt_sha256_of_keystone_is_accepted() {
+        assert_eq!(usable(BCRYPT_SHA256).as_deref(), Ok(BCRYPT_SHA256));
+        assert!(is_hash(BCRYPT_SHA256));
+        assert_eq!(masked(BCRYPT_SHA256), "bcrypt-sha256…");
+    }
+
+    #[rstest]
+    #[case(BCRYPT, BCRYPT)]
+    #[case(BCRYPT_SHA256, BCRYPT_SHA256)]
+    #[case(ARGON2, ARGON2)]
+    #[case(&format!("{{CRYPT}}{BCRYPT}\n"), BCRYPT)]
+    fn case_a15_hashes_in_base64_are_hashes(#[case] hash: &str, #[case] accepted: &str) {
+        let padded = base64::prelude::BASE64_STANDARD.encode(hash);
+        let (line, rest) = padded.split_at(40);
+        for text in [hash, &padded, padded.trim_end_matches('='), &format!("{line}\n{rest}\n")] {
+            assert_eq!(usable(text).as_deref(), Ok(accepted), "{text}");
+            assert!(is_hash(text) && is_certainly_hash(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn case_a15_unusable_hashes_in_base64_are_named_and_passwords_stay_passwords() {
+        let hash = BASE64_STANDARD_NO_PAD.encode("{SSHA}DkMTwBl+a/3DQTxCYEApdUtNXGgdUac3");
+        assert!(usable(&hash).unwrap_err().to_string().contains("SHA-1"));
+        let encoded = BASE64_STANDARD_NO_PAD.encode("correct horse");
+        for password in ["hunter2", "$1$aveMoney", "{a}b", "$ecret$", "rqXexS6ZhobKA", "$2b$", &encoded, "{", "{}"] {
+            assert!(!is_certainly_hash(password), "{password}");
+        }
     }
 
     #[test]

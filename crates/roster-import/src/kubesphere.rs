@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use super::documents::{Located, Text};
-use super::draft::{GroupDraft, Input, Rejected, UserDraft};
+use super::draft::{GroupDraft, GroupRef, Input, Rejected, SourceId, UserDraft};
 
 const GROUP: &str = "iam.kubesphere.io/";
 const PARENT_LABEL: &str = "iam.kubesphere.io/group-parent";
@@ -40,6 +40,11 @@ fn text<'a>(value: &'a Value, path: &[&str]) -> &'a str {
     path.iter().fold(value, |value, name| &value[*name]).as_str().unwrap_or_default()
 }
 
+/// Refers to a group. Names of objects are unique.
+fn reference(name: &str) -> GroupRef {
+    GroupRef { id: SourceId::new("kubesphere", name), name: name.to_owned() }
+}
+
 fn user(object: &Located, input: &mut Input) {
     let value = &object.value;
     let name = text(value, &["metadata", "name"]);
@@ -52,7 +57,7 @@ fn user(object: &Located, input: &mut Input) {
     person.set("displayName", text(value, &["spec", "displayName"]));
     person.set("language", text(value, &["spec", "lang"]));
     for group in value["spec"]["groups"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        person.add("groups", group);
+        person.join(reference(group));
     }
     let state = [text(value, &["status", "state"]), text(value, &["spec", "state"])];
     if state.contains(&"Disabled") {
@@ -80,7 +85,8 @@ fn identities(value: &Value) -> Vec<(String, String)> {
 
 fn group(object: &Located, input: &mut Input) {
     let value = &object.value;
-    let mut group = GroupDraft::new(object.place, text(value, &["metadata", "name"]));
+    let name = text(value, &["metadata", "name"]);
+    let mut group = GroupDraft::new(object.place, reference(name).id, name);
     group.set("displayName", text(value, &["metadata", "annotations", ALIAS_ANNOTATION]));
     // Stored in the labels until all groups are known; `nest` removes it.
     if let Some(parent) =
@@ -97,10 +103,9 @@ fn nest(input: &mut Input) {
         input.groups.iter().enumerate().map(|(index, group)| (group.name.clone(), index)).collect();
     for index in 0..input.groups.len() {
         let Some(parent) = input.groups[index].labels.remove(PARENT_LABEL) else { continue };
-        let child = input.groups[index].name.clone();
+        let child = input.groups[index].reference();
         if let Some(parent) = parent.as_str().and_then(|parent| by_name.get(parent)) {
-            let list = input.groups[*parent].spec.entry("memberGroups").or_insert_with(|| json!([]));
-            list.as_array_mut().into_iter().for_each(|list| list.push(child.as_str().into()));
+            input.groups[*parent].nest(child);
         }
     }
 }
@@ -112,7 +117,7 @@ fn bind(bindings: &[Located], input: &mut Input) {
         let group = text(value, &["groupRef", "name"]);
         for user in value["users"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             match people.get(user) {
-                Some(index) => input.users[*index].add("groups", group),
+                Some(index) => input.users[*index].join(reference(group)),
                 None => input.rejected.push(Rejected {
                     place: *place,
                     who: user.to_owned(),
@@ -137,20 +142,15 @@ mod tests {
             Value::from(lin.spec.clone()),
             json!({
                 "username": "lin", "email": "lin@example.com", "displayName": "Lin", "language": "zh",
-                "groups": ["backend-7xk2p"],
             })
         );
         assert!(lin.credential.is_some());
+        assert_eq!(lin.group_names(), ["backend-7xk2p"]);
         assert_eq!(mei.spec["state"], "Disabled");
         assert_eq!(mei.spec["identities"], json!([{"type": "corporate", "id": "8842"}]));
         let groups: Vec<Value> = input.groups.iter().map(|group| group.spec.clone().into()).collect();
-        assert_eq!(
-            groups,
-            [
-                json!({"displayName": "Engineering", "memberGroups": ["backend-7xk2p"]}),
-                json!({"displayName": "Backend"})
-            ]
-        );
+        assert_eq!(groups, [json!({"displayName": "Engineering"}), json!({"displayName": "Backend"})]);
+        assert_eq!(input.groups[0].member_groups, [input.groups[1].reference()]);
         assert_eq!(lin.place.line, 4);
     }
 }

@@ -1,9 +1,10 @@
 //! Imports users and groups from other systems, and exports them. Pure: no cluster access.
 //!
 //! ```text
-//!  bytes ─▶ csv, manifest, ldif, htpasswd, passwd,     ─▶ Input ─▶ assemble ─▶ Plan: manifests and rejections
-//!           openstack, kubesphere, rancher                            │
-//!                                                          rules, names, hashes
+//!  bytes ─▶ decode ─▶ csv, manifest, ldif, htpasswd, passwd, ─▶ Input ─▶ assemble ─▶ Plan: manifests and rejections
+//!                     openstack, kubesphere, rancher,                       │
+//!                     keycloak, openshift, deckhouse, dex                   │
+//!                                                        naming, rules, names, hashes
 //!  Users, Groups, hashes ─▶ write ─▶ bytes
 //! ```
 //!
@@ -15,16 +16,24 @@
 
 pub mod assemble;
 mod columns;
+pub mod conflict;
 pub mod consent;
-mod csv;
+pub mod csv;
+mod deckhouse;
+mod decode;
+mod dex;
 mod documents;
 pub mod draft;
+mod expiry;
 pub mod hashes;
 mod htpasswd;
+mod keycloak;
 mod kubesphere;
 mod ldif;
 mod manifest;
 pub mod names;
+mod naming;
+mod openshift;
 mod openstack;
 mod passwd;
 mod rancher;
@@ -32,9 +41,7 @@ pub mod rules;
 mod text;
 pub mod write;
 
-use std::collections::BTreeMap;
-
-use draft::Input;
+use draft::{Input, Place};
 use rules::Rules;
 
 /// Format to import.
@@ -56,6 +63,14 @@ pub enum Format {
     Kubesphere,
     /// Custom resources and password Secrets of Rancher.
     Rancher,
+    /// Realm of Keycloak, exported by `kc.sh`.
+    Keycloak,
+    /// Users, Groups and Identities of OpenShift.
+    Openshift,
+    /// Static Users and Groups of Deckhouse.
+    Deckhouse,
+    /// Passwords of Dex.
+    Dex,
     /// `/etc/passwd`, with `/etc/group` and `/etc/shadow` if given.
     Passwd,
 }
@@ -71,25 +86,74 @@ pub struct Source {
     pub shadow: Option<Vec<u8>>,
     /// Lowest UID that is imported from `/etc/passwd`. Lower ones are system accounts.
     pub min_uid: u32,
-    /// Field for each CSV column, by header. An empty field skips the column.
-    pub map: BTreeMap<String, String>,
+    /// How CSV is read.
+    pub csv: csv::Options,
 }
 
-/// Reads a source. Lines that can't be read are in [`Input::rejected`].
+impl Format {
+    /// Returns what a file of this format contains, for messages.
+    fn content(self) -> &'static str {
+        match self {
+            Self::Csv => "a header, and a row for each user or group",
+            Self::Json | Self::Yaml => "Users and Groups, or objects with the fields of their spec",
+            Self::Ldif => "entries with the object class of a person or a group",
+            Self::Htpasswd => "lines of a name, a colon and a hash",
+            Self::Openstack => {
+                "mysqldump or pg_dump of Keystone's tables user and group, or the same as JSON: {\"user\": […], \"group\": […]}. \
+                 The output of openstack user list is not enough, because it contains neither groups nor hashes"
+            }
+            Self::Kubesphere => "Users, Groups and GroupBindings of iam.kubesphere.io",
+            Self::Rancher => "Users and UserAttributes of management.cattle.io",
+            Self::Keycloak => "the export of a realm by kc.sh: {\"realm\": …, \"users\": […], \"groups\": […]}",
+            Self::Openshift => "Users, Groups and Identities of user.openshift.io",
+            Self::Deckhouse => "Users and Groups of deckhouse.io",
+            Self::Dex => "Passwords of dex.coreos.com",
+            Self::Passwd => "accounts of /etc/passwd with a UID of --min-uid or above",
+        }
+    }
+}
+
+/// Reads a source. Lines that can't be read are in [`Input::rejected`], which is not empty if there is no user and no group.
 pub fn read(format: Format, source: &Source, rules: &Rules) -> Input {
-    let main = &source.main;
-    match format {
-        Format::Csv => csv::read(main, &source.map, rules),
+    let mut input = Input::default();
+    let files = [Some(&source.main), source.group.as_ref(), source.shadow.as_ref()];
+    let mut file = 0;
+    let [main, group, shadow] = files.map(|bytes| {
+        let decoded = bytes.map(|bytes| decode::without_mark(bytes));
+        let decoded = decoded.transpose().unwrap_or_else(|error| {
+            input.reject(Place { file, line: 1 }, error.to_string());
+            None
+        });
+        file += 1;
+        decoded
+    });
+    if !input.rejected.is_empty() {
+        return input;
+    }
+    let main = main.unwrap_or_default();
+    let mut input = match format {
+        Format::Csv => csv::read(main, &source.csv, rules),
         Format::Json | Format::Yaml => manifest::read(main),
         Format::Ldif => ldif::read(main),
         Format::Htpasswd => htpasswd::read(main),
         Format::Openstack => openstack::read(main),
         Format::Kubesphere => kubesphere::read(main),
         Format::Rancher => rancher::read(main),
-        Format::Passwd => passwd::read(main, source.group.as_deref(), source.shadow.as_deref(), source.min_uid),
+        Format::Keycloak => keycloak::read(main),
+        Format::Openshift => openshift::read(main),
+        Format::Deckhouse => deckhouse::read(main),
+        Format::Dex => dex::read(main),
+        Format::Passwd => passwd::read(main, group, shadow, source.min_uid),
+    };
+    if input.is_empty() && input.rejected.is_empty() {
+        input.reject(Place::line(1), format!("contains no user and no group. This format takes {}", format.content()));
     }
+    input
 }
 
+#[cfg(test)]
+#[path = "cases_tests.rs"]
+mod cases;
 #[cfg(test)]
 #[path = "tests.rs"]
 mod tests;

@@ -5,11 +5,10 @@ use std::collections::HashMap;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use roster_api::{API_VERSION, PASSWORD_SECRET_TYPE};
 use roster_credentials::source::{HASH_KEY, PASSWORD_KEY};
-use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use super::documents::{Located, Text};
-use super::draft::{Credential, GroupDraft, Input, Place, Rejected, UserDraft};
+use super::draft::{Credential, GroupDraft, Input, Place, Rejected, SOURCE_ANNOTATION, UserDraft};
 
 /// Credentials by namespace and name of their Secret.
 type Secrets = HashMap<(String, String), (Place, Credential)>;
@@ -53,9 +52,10 @@ fn secret(object: &Located, secrets: &mut Secrets, input: &mut Input) {
     let data = |key: &str| {
         let typed = value["stringData"][key].as_str().map(str::to_owned);
         let stored = || String::from_utf8(BASE64_STANDARD.decode(value["data"][key].as_str()?).ok()?).ok();
-        typed.or_else(stored).map(SecretString::from)
+        typed.or_else(stored)
     };
-    let credential = data(PASSWORD_KEY).map(Credential::Plain).or_else(|| data(HASH_KEY).map(Credential::Hash));
+    let hash = || data(HASH_KEY).map(|hash| Credential::Hash(hash.into()));
+    let credential = data(PASSWORD_KEY).map(|password| Credential::password(&password)).or_else(hash);
     let text = |name: &str| value["metadata"][name].as_str().unwrap_or_default().to_owned();
     match credential {
         Some(credential) => drop(secrets.insert((text("namespace"), text("name")), (*place, credential))),
@@ -77,7 +77,7 @@ fn user(mut object: Located, secrets: &mut Secrets, input: &mut Input) {
         name: name_of(&object.value),
         spec: object_of(&mut object.value["spec"]),
         labels: object_of(&mut object.value["metadata"]["labels"]),
-        credential: None,
+        ..UserDraft::default()
     };
     let reference = person.spec.get("passwordSecretRef");
     let text = |name: &str| reference.and_then(|reference| reference[name].as_str()).unwrap_or_default().to_owned();
@@ -86,12 +86,11 @@ fn user(mut object: Located, secrets: &mut Secrets, input: &mut Input) {
 }
 
 fn group(mut object: Located, input: &mut Input) {
-    input.groups.push(GroupDraft {
-        place: object.place,
-        name: name_of(&object.value).unwrap_or_default(),
-        spec: object_of(&mut object.value["spec"]),
-        labels: object_of(&mut object.value["metadata"]["labels"]),
-    });
+    let mut group = GroupDraft::named(object.place, &name_of(&object.value).unwrap_or_default());
+    group.origin = object.value["metadata"]["annotations"][SOURCE_ANNOTATION].as_str().map(str::to_owned);
+    group.spec = object_of(&mut object.value["spec"]);
+    group.labels = object_of(&mut object.value["metadata"]["labels"]);
+    input.groups.push(group);
 }
 
 /// Reads an object with the fields of a `spec` and, in addition, `name`, `labels`, `password` and `passwordHash`.
@@ -114,12 +113,12 @@ fn flat(mut object: Located, input: &mut Input) {
     };
     fields.retain(|_, value| !value.is_null());
     if is_group {
-        input.groups.push(GroupDraft { place, name: name.unwrap_or_default(), spec: fields, labels });
-        return;
+        let group = GroupDraft::named(place, &name.unwrap_or_default());
+        return input.groups.push(GroupDraft { spec: fields, labels, ..group });
     }
-    let plain = password.map(|password| Credential::Plain(password.into()));
-    let credential = plain.or(hash.map(|hash| Credential::Hash(hash.into())));
-    input.users.push(UserDraft { place, name, spec: fields, labels, credential });
+    let credential = password.map(|password| Credential::password(&password));
+    let credential = credential.or(hash.map(|hash| Credential::Hash(hash.into())));
+    input.users.push(UserDraft { place, name, spec: fields, labels, credential, ..UserDraft::default() });
 }
 
 #[cfg(test)]

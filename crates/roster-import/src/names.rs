@@ -1,14 +1,17 @@
 //! Derives names of objects from the names of users and groups.
 
-/// Maximum length of the name of a User or Group, set by the CRDs.
-const MAX_LENGTH: usize = 63;
+use deunicode::deunicode;
 
-/// Converts a name to a valid `metadata.name`: lower case, with hyphens in place of invalid characters. Returns `None` if
-/// it contains no letter or digit. The result depends only on the name, so that importing a file again updates the same
+/// Maximum length of the name of a User or Group, set by the CRDs.
+pub(super) const MAX_LENGTH: usize = 63;
+
+/// Converts a name to a valid `metadata.name`: transliterated to ASCII, in lower case, with hyphens in place of invalid
+/// characters. Returns `None` if it contains no letter or digit. The result depends only on the name, so that importing a file again updates the same
 /// objects.
 pub fn object_name(name: &str) -> Option<String> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '-';
-    let folded: String = name.to_lowercase().chars().map(|c| if allowed(c) { c } else { '-' }).collect();
+    let folded: String =
+        deunicode(name).to_ascii_lowercase().chars().map(|c| if allowed(c) { c } else { '-' }).collect();
     let labels = |text: &str| -> String {
         let labels: Vec<&str> =
             text.split('.').map(|label| label.trim_matches('-')).filter(|label| !label.is_empty()).collect();
@@ -17,6 +20,11 @@ pub fn object_name(name: &str) -> Option<String> {
     let mut valid = labels(&folded);
     valid.truncate(MAX_LENGTH);
     Some(labels(&valid)).filter(|valid| !valid.is_empty())
+}
+
+/// Returns the name in the source, unless the name of the object is the same but for letter case.
+pub(super) fn derived(name: &str, title: &str) -> Option<String> {
+    (name != title.to_lowercase()).then(|| title.to_owned())
 }
 
 /// Returns whether the name has the prefix `system:`, which is reserved for Kubernetes.
@@ -37,7 +45,11 @@ mod tests {
     #[case("Domain Admins", "domain-admins")]
     #[case("_svc_", "svc")]
     #[case("a..b-.c", "a.b.c")]
-    #[case("Zoë", "zo")]
+    #[case("Zoë", "zoe")]
+    #[case("Ädmins", "admins")]
+    #[case("Straße", "strasse")]
+    #[case("Ольга", "ol-ga")]
+    #[case("女", "nu")]
     fn names_are_converted(#[case] name: &str, #[case] expected: &str) {
         assert_eq!(object_name(name).as_deref(), Some(expected));
     }
@@ -45,7 +57,7 @@ mod tests {
     #[test]
     fn names_without_letters_and_digits_have_no_object_name() {
         assert_eq!(object_name("-._"), None);
-        assert_eq!(object_name("女"), None);
+        assert_eq!(object_name("\u{e000}"), None);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::draft::{GroupDraft, Input, Place, UserDraft};
-use super::ldif::expiration;
+use super::draft::{GroupDraft, Input, Place, SourceId, UserDraft};
+use super::expiry::{self, days};
 use super::text::{NotUtf8, lines, take_password};
 
 /// UID of the account `nobody` on most systems.
@@ -36,7 +36,8 @@ pub(super) fn read(passwd: &[u8], group: Option<&[u8]>, shadow: Option<&[u8]>, m
         }
     }
     for (place, line) in lines(shadow.unwrap_or_default(), 2) {
-        if let Err(error) = line.map_err(LineError::from).and_then(|line| read_shadow(line, &accounts, &mut input)) {
+        let result = line.map_err(LineError::from).and_then(|line| read_shadow(place, line, &accounts, &mut input));
+        if let Err(error) = result {
             input.reject(place, error.to_string());
         }
     }
@@ -87,15 +88,20 @@ fn account(place: Place, line: &str, min_uid: u32) -> Result<Option<Account>, Li
 }
 
 /// Reads `name:password:changed:min:max:warn:inactive:expires:` into the user of that name.
-fn read_shadow(line: &str, accounts: &Accounts, input: &mut Input) -> Result<(), LineError> {
+fn read_shadow(place: Place, line: &str, accounts: &Accounts, input: &mut Input) -> Result<(), LineError> {
     let fields: Vec<&str> = line.split(':').collect();
     if fields.len() != 9 {
         return Err(LineError::Fields { count: "nine", file: "/etc/shadow" });
     }
     if let Some(user) = accounts.by_name.get(fields[0]).and_then(|index| input.users.get_mut(*index)) {
         set_password(user, fields[1]);
-        if let Some(time) = expiration(fields[7]) {
-            user.set("validity.notAfter", time);
+        // The day of the last change is 0 if the password must be changed at the next login.
+        if fields[2] == "0" {
+            user.set("requirePasswordChange", true);
+        }
+        match days(fields[7]) {
+            Ok(time) => user.set("validity.notAfter", time.map(expiry::text)),
+            Err(error) => user.fault("expires", format!("{error} (line {} of /etc/shadow)", place.line)),
         }
     }
     Ok(())
@@ -132,10 +138,11 @@ fn read_group(place: Place, line: &str, accounts: &Accounts, input: &mut Input) 
     if indexes.is_empty() {
         return Ok(());
     }
+    let group = GroupDraft::new(place, SourceId::new("unix", name), name);
     for index in indexes {
-        input.users[index].add("groups", name);
+        input.users[index].join(group.reference());
     }
-    input.groups.push(GroupDraft::new(place, name));
+    input.groups.push(group);
     Ok(())
 }
 
@@ -153,6 +160,18 @@ mod tests {
     const SHADOW: &[u8] = b"root:*:19000:0:99999:7:::\nada:$y$j9T$x$y:19000:0:99999:7::20000:\n";
 
     #[test]
+    fn case_a5_the_shadow_file_says_who_must_change_the_password_and_whose_expiry_is_unclear() {
+        let passwd = b"ada:x:1000:1000::/:/bin/sh\nbob:x:1001:1001::/:/bin/sh\ncyd:x:1002:1002::/:/bin/sh\n";
+        let shadow = b"ada:*:0:0:99999:7:::\nbob:*:19000:0:99999:7::0:\ncyd:*:19000:0:99999:7::soon:\n";
+        let input = read(passwd, None, Some(shadow), 1000);
+        let [ada, bob, cyd] = &input.users[..] else { panic!("three users") };
+        assert_eq!((&ada.spec["requirePasswordChange"], &ada.faults[..]), (&true.into(), &[][..]));
+        assert!(bob.faults[0].reason.contains("0 is ambiguous: it means never to some systems"), "{:?}", bob.faults);
+        assert!(bob.faults[0].reason.ends_with("(line 2 of /etc/shadow)"), "{:?}", bob.faults);
+        assert!(cyd.faults[0].reason.starts_with("must be a number of days"), "{:?}", cyd.faults);
+    }
+
+    #[test]
     fn the_three_files_are_combined() {
         let input = read(PASSWD, Some(GROUP), Some(SHADOW), 1000);
         let names: Vec<&str> = input.users.iter().map(UserDraft::login).collect();
@@ -160,11 +179,11 @@ mod tests {
         let [ada, bob] = &input.users[..] else { panic!("two users") };
         assert_eq!(ada.spec["displayName"], "Ada Lovelace");
         assert_eq!(ada.spec["validity"], json!({"notAfter": "2024-10-04T00:00:00Z"}));
-        assert_eq!(ada.spec["groups"], json!(["math"]));
+        assert_eq!(ada.group_names(), ["math"]);
         let Some(Credential::Hash(hash)) = &ada.credential else { panic!("a hash") };
         assert_eq!(hash.expose_secret(), "$y$j9T$x$y");
         assert_eq!((bob.spec["state"].as_str(), bob.spec.get("preferredShell")), (Some("Disabled"), None));
-        assert_eq!(bob.spec["groups"], json!(["users", "math"]));
+        assert_eq!(bob.group_names(), ["users", "math"]);
         assert_eq!(input.groups.iter().map(|group| group.name.as_str()).collect::<Vec<_>>(), ["users", "math"]);
         assert_eq!(input.rejected, [Rejected::line(Place::line(5), "must have the seven fields of /etc/passwd")]);
     }

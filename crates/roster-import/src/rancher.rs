@@ -7,7 +7,7 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Map, Value, json};
 
 use super::documents::{Located, Text};
-use super::draft::{GroupDraft, Input, UserDraft};
+use super::draft::{GroupRef, Input, SourceId, UserDraft};
 use super::hashes;
 
 const PASSWORD_NAMESPACE: &str = "cattle-local-user-passwords";
@@ -120,14 +120,15 @@ fn groups(object: &Located, by_id: &HashMap<String, usize>, input: &mut Input) {
     let providers = object.value.as_object().map(|fields| field(fields, "GroupPrincipals")).unwrap_or_default();
     let lists = providers.as_object().into_iter().flatten().filter_map(|(_, list)| list.as_object());
     for principal in lists.flat_map(|list| field(list, "Items").as_array().cloned().unwrap_or_default()) {
-        let names = [&principal["displayName"], &principal["loginName"], &principal["metadata"]["name"]];
-        let Some(name) = names.iter().filter_map(|name| name.as_str()).find(|name| !name.is_empty()) else { continue };
-        input.users[person].add("groups", name);
-        if !input.groups.iter().any(|group| group.name == name) {
-            let mut group = GroupDraft::new(object.place, name);
-            group.set("description", principal["metadata"]["name"].as_str().unwrap_or_default());
-            input.groups.push(group);
-        }
+        // Teams of different organizations have the same display name.
+        let Some(principal_id) = principal["metadata"]["name"].as_str().filter(|id| !id.is_empty()) else {
+            let reason = format!("GroupPrincipals: a group of {id} has no metadata.name, which identifies it");
+            input.reject(object.place, reason);
+            continue;
+        };
+        let names = [&principal["displayName"], &principal["loginName"]];
+        let name = names.iter().filter_map(|name| name.as_str()).find(|name| !name.is_empty()).unwrap_or(principal_id);
+        input.users[person].join(GroupRef { id: SourceId::new("rancher", principal_id), name: name.to_owned() });
     }
 }
 
@@ -148,7 +149,6 @@ mod tests {
         assert_eq!(hashes::usable(hash.expose_secret()).as_deref(), Ok(hash.expose_secret()));
         assert_eq!(dana.login(), "u-dana5");
         assert_eq!(dana.spec["identities"], json!([{"type": "github", "id": "4711"}]));
-        assert_eq!(dana.spec["groups"], json!(["Platform"]));
-        assert_eq!(input.groups[0].name, "Platform");
+        assert_eq!(dana.group_names(), ["Platform"]);
     }
 }

@@ -2,17 +2,19 @@
 
 use std::rc::Rc;
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use proptest::prelude::*;
 use rstest::rstest;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::assemble::{Content, Options, Plan, assemble};
+use super::draft::{Place, Rejected};
 use super::rules::Kind;
 use super::write::{Record, Target, writer};
 use super::*;
 
-const FORMATS: [Format; 9] = [
+const FORMATS: [Format; 13] = [
     Format::Csv,
     Format::Json,
     Format::Yaml,
@@ -21,6 +23,10 @@ const FORMATS: [Format; 9] = [
     Format::Openstack,
     Format::Kubesphere,
     Format::Rancher,
+    Format::Keycloak,
+    Format::Openshift,
+    Format::Deckhouse,
+    Format::Dex,
     Format::Passwd,
 ];
 
@@ -154,6 +160,10 @@ fn supported_fields_of_other_formats_round_trip(
 #[case(Format::Openstack, include_bytes!("../../../examples/import/keystone.sql"), 1, 3, 2)]
 #[case(Format::Kubesphere, include_bytes!("../../../examples/import/kubesphere.yaml"), 2, 2, 1)]
 #[case(Format::Rancher, include_bytes!("../../../examples/import/rancher.yaml"), 1, 2, 1)]
+#[case(Format::Keycloak, include_bytes!("../../../examples/import/keycloak.json"), 5, 3, 3)]
+#[case(Format::Openshift, include_bytes!("../../../examples/import/openshift.yaml"), 2, 3, 2)]
+#[case(Format::Deckhouse, include_bytes!("../../../examples/import/deckhouse.yaml"), 2, 2, 2)]
+#[case(Format::Dex, include_bytes!("../../../examples/import/dex.yaml"), 0, 2, 2)]
 fn every_example_is_imported_completely(
     #[case] format: Format,
     #[case] bytes: &[u8],
@@ -166,6 +176,113 @@ fn every_example_is_imported_completely(
     let count = |kind| plan.items.iter().filter(|item| item.kind == kind).count();
     let secrets = plan.items.iter().filter(|item| item.secret.is_some()).count();
     assert_eq!((count(Kind::Group), count(Kind::User), secrets), (groups, people, hashes));
+}
+
+/// An example of each format.
+const EXAMPLES: [(Format, &[u8]); 10] = [
+    (Format::Csv, include_bytes!("../../../examples/import/people.csv")),
+    (Format::Json, include_bytes!("../../../examples/import/people.json")),
+    (Format::Yaml, include_bytes!("../../../examples/user-with-hash.yaml")),
+    (Format::Ldif, include_bytes!("../../../examples/import/people.ldif")),
+    (Format::Htpasswd, include_bytes!("../../../examples/import/htpasswd")),
+    (Format::Openstack, include_bytes!("../../../examples/import/keystone.json")),
+    (Format::Openstack, include_bytes!("../../../examples/import/keystone.sql")),
+    (Format::Kubesphere, include_bytes!("../../../examples/import/kubesphere.yaml")),
+    (Format::Rancher, include_bytes!("../../../examples/import/rancher.yaml")),
+    (Format::Passwd, include_bytes!("../../../examples/import/passwd")),
+];
+
+#[test]
+fn case_a6_a_byte_order_mark_changes_nothing_in_any_format() {
+    for (format, bytes) in EXAMPLES {
+        let (with, without) = (plan(format, &[b"\xef\xbb\xbf", bytes].concat()), plan(format, bytes));
+        assert_eq!(with.rejected, without.rejected, "{format:?}");
+        assert_eq!(content(&with), content(&without), "{format:?}");
+        let places = |plan: &Plan| plan.items.iter().map(|item| item.place).collect::<Vec<_>>();
+        assert_eq!(places(&with), places(&without), "{format:?}");
+    }
+    let mark = |text: &str| Some(format!("\u{feff}{text}").into_bytes());
+    let source = Source {
+        main: b"ada:x:1000:1000::/:/bin/sh\n".to_vec(),
+        group: mark("math:x:7:ada\n"),
+        shadow: mark("ada:$2b$x:::::::\n"),
+        ..Source::default()
+    };
+    let input = read(Format::Passwd, &source, &rules());
+    assert_eq!((input.rejected.len(), input.groups.len(), input.users[0].credential.is_some()), (0, 1, true));
+}
+
+#[test]
+fn case_a6_utf_16_is_one_error_that_says_how_to_convert() {
+    for (format, bytes) in EXAMPLES {
+        let text = str::from_utf8(bytes).unwrap();
+        for (mark, encode) in [("\u{feff}", u16::to_le_bytes as fn(u16) -> [u8; 2]), ("", u16::to_be_bytes)] {
+            let bytes: Vec<u8> = format!("{mark}{text}").encode_utf16().flat_map(encode).collect();
+            let plan = plan(format, &bytes);
+            assert!(plan.items.is_empty(), "{format:?}");
+            let [Rejected { place, reason, .. }] = &plan.rejected[..] else {
+                panic!("{format:?}: {:?}", plan.rejected)
+            };
+            assert!(place.line == 1 && reason.contains("is in UTF-16") && reason.contains("iconv -f"), "{reason}");
+        }
+    }
+    let shadow = Some(b"\xff\xfea\0:\0".to_vec());
+    let source = Source { main: b"ada:x:1000:1000::/:/bin/sh\n".to_vec(), shadow, ..Source::default() };
+    let input = read(Format::Passwd, &source, &rules());
+    assert_eq!((input.users.len(), input.rejected[0].place), (0, Place { file: 2, line: 1 }));
+}
+
+#[test]
+fn case_a9_a_file_in_which_nothing_is_recognized_is_rejected_in_every_format() {
+    let files: [&[u8]; 12] = [
+        b"",
+        b"\n \n",
+        b"# a comment\n",
+        b"The quick brown fox.\n\nJumps over it.\n",
+        b"[]",
+        b"{}",
+        b"null\n",
+        b"[{\"ID\": \"1\", \"Name\": \"ada\"}]",
+        b"{\"users\": []}",
+        b"username,email\n",
+        b"SELECT 1;\nCREATE TABLE `role` (`id` int);\nINSERT INTO `role` VALUES (1);\n",
+        b"version: 1\n\ndn: dc=example\nobjectClass: domain\ndc: example\n\nsearch: 2\nresult: 0 Success\n",
+    ];
+    for format in FORMATS {
+        for bytes in files {
+            let plan = plan(format, bytes);
+            let shown = String::from_utf8_lossy(bytes);
+            assert!(plan.items.is_empty() && !plan.rejected.is_empty(), "{format:?}: {shown}: {plan:?}");
+        }
+    }
+    let rejected = plan(Format::Openstack, b"CREATE TABLE `role` (`id` int);\n").rejected;
+    assert!(rejected[0].reason.starts_with("contains no user and no group. This format takes mysqldump"));
+    let source = Source { main: b"root:x:0:0::/root:/bin/sh\n".to_vec(), min_uid: 1000, ..Source::default() };
+    let rejected = read(Format::Passwd, &source, &rules()).rejected;
+    assert!(rejected[0].reason.contains("--min-uid"));
+}
+
+const HASH: &str = "$2b$10$Crp.JRmPaTvHiaNv0vwaM.RQnwtFtjgGk9MRsobGNrgrmOptI6WaW";
+
+#[rstest]
+#[case(Format::Csv, "username,password\nada,@\n")]
+#[case(Format::Csv, "username,passwordHash\nada,@\n")]
+#[case(Format::Json, r#"{"username": "ada", "password": "@"}"#)]
+#[case(Format::Json, r#"{"username": "ada", "passwordHash": "@"}"#)]
+#[case(Format::Htpasswd, "ada:@\n")]
+#[case(Format::Ldif, "dn: uid=ada,dc=x\nobjectClass: person\nuid: ada\nuserPassword: @\n")]
+#[case(Format::Openstack, r#"{"user": [{"id": "1", "name": "ada", "password": "@"}]}"#)]
+fn case_a15_a_hash_is_not_hashed_as_a_password(#[case] format: Format, #[case] file: &str) {
+    let options = Options { hash_passwords: true, ..options() };
+    for text in [HASH.to_owned(), BASE64_STANDARD.encode(HASH)] {
+        let source = Source { main: file.replace('@', &text).into_bytes(), ..Source::default() };
+        let plan = assemble(read(format, &source, &rules()), &options, &rules());
+        assert_eq!(plan.rejected, []);
+        let Some(Content::Hash(hash)) = plan.items[0].secret.as_ref().map(|secret| &secret.content) else {
+            panic!("{format:?}: {text} is hashed again");
+        };
+        assert_eq!(hash.expose_secret(), HASH);
+    }
 }
 
 /// Generates bytes that resemble the supported formats.

@@ -171,17 +171,22 @@ impl Metrics {
         let hashing = &self.hashing;
         registry.register_with_unit(
             "hash_duration",
-            "Time of one hash or verification",
+            "Duration of one password hash or verification",
             Unit::Seconds,
             hashing.duration.clone(),
         );
-        registry.register_with_unit("hash_cpu", "CPU time that went into hashes", Unit::Seconds, hashing.cpu.clone());
+        registry.register_with_unit(
+            "hash_cpu",
+            "CPU time used for password hashes",
+            Unit::Seconds,
+            hashing.cpu.clone(),
+        );
         registry.register("hash_waiting", "Callers waiting for a hashing slot", hashing.waiting.clone());
-        registry.register("hash_rejected", "Callers turned away because the queue was full", hashing.rejected.clone());
+        registry.register("hash_rejected", "Callers rejected because the queue was full", hashing.rejected.clone());
         registry.register("user_reconciliations", "Reconciliations of Users", self.reconciliations.family.clone());
         registry.register_with_unit(
             "user_reconcile_duration",
-            "Time of one reconciliation of a User",
+            "Duration of one reconciliation of a User",
             Unit::Seconds,
             self.reconcile_duration.clone(),
         );
@@ -192,7 +197,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "role_binding_reconcile_duration",
-            "Time of one reconciliation of a RoleBinding",
+            "Duration of one reconciliation of a RoleBinding",
             Unit::Seconds,
             self.binding_reconcile_duration.clone(),
         );
@@ -201,17 +206,13 @@ impl Metrics {
             "Reconciliations of Groups",
             self.group_reconciliations.family.clone(),
         );
-        registry.register("watch_errors", "Failed watches", self.watch_errors.family.clone());
-        registry.register(
-            "objects_unreadable",
-            "Objects that did not parse and were left alone",
-            self.unreadable.clone(),
-        );
+        registry.register("watch_errors", "Watches that failed and were retried", self.watch_errors.family.clone());
+        registry.register("objects_unreadable", "Objects that did not parse and were skipped", self.unreadable.clone());
         registry.register("writes", "Writes to the API server", self.writes.family.clone());
         registry.register("admission_requests", "Admission requests", self.admissions.family.clone());
         registry.register_with_unit(
             "admission_duration",
-            "Time of one admission request",
+            "Duration of one admission request",
             Unit::Seconds,
             self.admission_duration.clone(),
         );
@@ -220,34 +221,38 @@ impl Metrics {
             "Requests to the aggregated API",
             self.directory_requests.family.clone(),
         );
-        registry.register("logins", "Attempts to log in", self.logins.family.clone());
-        registry.register("lockouts", "Users that were locked after failed logins", self.lockouts.clone());
+        registry.register("logins", "Login attempts and password reviews", self.logins.family.clone());
+        registry.register("lockouts", "Users that were locked out after failed logins", self.lockouts.clone());
         registry.register(
             "logins_uncountable",
-            "Attempts refused because a failure could not have been counted",
+            "Login attempts refused because a failure could not have been counted",
             self.logins_uncountable.clone(),
         );
         registry.register(
             "uncounted_failures",
-            "Users whose failed attempts wait to be counted",
+            "Users whose failed login attempts have not been counted yet",
             self.uncounted_failures.clone(),
         );
         registry.register("token_reviews", "Reviews of tokens and API keys", self.token_reviews.family.clone());
-        registry.register("notifications", "Security notices to users", self.notifications.family.clone());
+        registry.register("notifications", "Security notifications to users", self.notifications.family.clone());
         registry.register(
             "quota_moves",
-            "Room moved between the namespaces of one owner",
+            "Moves of quota between the namespaces of one owner",
             self.quota_moves.family.clone(),
         );
-        registry.register("quota_hints", "Requests for which room was looked for", self.quota_hints.family.clone());
+        registry.register(
+            "quota_hints",
+            "Requests for which Roster looked for unused quota",
+            self.quota_hints.family.clone(),
+        );
         registry.register(
             "connections_shed",
-            "Connections refused, or closed for want of room or because the client did not read",
+            "Connections refused or closed: a limit was reached, or the client did not read",
             self.connections_shed.family.clone(),
         );
         registry.register_with_unit(
             "certificate_expiry_timestamp",
-            "When the serving certificate expires",
+            "Time at which the serving certificate expires, in seconds since 1970",
             Unit::Seconds,
             self.certificate_expiry.clone(),
         );

@@ -1,4 +1,4 @@
-//! Applies what differs. It begins with what is there, so that it does not matter where an earlier run has ended.
+//! Applies the differences. It compares with the cluster first, so an interrupted import can be repeated.
 
 use anyhow::{Result, bail};
 use futures::{StreamExt, stream};
@@ -13,6 +13,9 @@ use super::rejects;
 
 pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args) -> Result<Outcome> {
     let (live, force) = (Live::read(client, &plan).await?, args.force_conflicts);
+    if rejects::report_conflicts(&live, files) > 0 {
+        bail!("nothing was applied: these objects of the cluster belong to other groups or people");
+    }
     if !args.accept_existing_users && rejects::report_existing(&live, files) > 0 {
         bail!(
             "nothing was applied: find out who created these Users and has their credentials; delete them or take them out \
@@ -33,8 +36,8 @@ pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args)
                     outcome.failed += 1;
                     bar.suspend(|| report(item, files, &error));
                 }
-                // Without a server there is no point in asking for each of the others.
-                Err(error) => bail!("the cluster does not answer: {error}; do the import again to go on from here"),
+                // If the server does not answer, the remaining requests would fail too.
+                Err(error) => bail!("the cluster does not answer: {error}; run the import again to continue"),
             }
             bar.inc(1);
         }
@@ -42,7 +45,7 @@ pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args)
     bar.finish_and_clear();
     let failed = if outcome.failed > 0 { format!(", {} failed", outcome.failed) } else { String::new() };
     println!(
-        "{} created, {} changed, {} the same, {} rejected{failed}",
+        "{} created, {} changed, {} unchanged, {} rejected{failed}",
         outcome.created,
         outcome.changed,
         outcome.same,
@@ -51,7 +54,7 @@ pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args)
     Ok(outcome)
 }
 
-/// Whether anything had to be applied.
+/// Applies an item. Returns whether anything had to be applied.
 async fn apply<'a>(live: &Live, item: &'a Item, force: bool) -> (&'a Item, kube::Result<bool>) {
     let steps = live.steps(item).await;
     for step in &steps {
@@ -62,11 +65,11 @@ async fn apply<'a>(live: &Live, item: &'a Item, force: bool) -> (&'a Item, kube:
     (item, Ok(!steps.is_empty()))
 }
 
-/// Tells what the server has refused, by the line that it comes from.
+/// Reports an object that the server rejected, with the line of the source.
 pub(super) fn report(item: &Item, files: &Files, error: &kube::Error) {
     let message = match error {
         kube::Error::Api(status) if status.code == 409 => {
-            format!("{} (--force-conflicts takes the fields over)", status.message)
+            format!("{} (--force-conflicts takes over the fields)", status.message)
         }
         kube::Error::Api(status) => status.message.clone(),
         error => error.to_string(),
@@ -74,7 +77,7 @@ pub(super) fn report(item: &Item, files: &Files, error: &kube::Error) {
     rejects::report_rejected(item.place, files, &format!("{} {}: {message}", item.kind.name(), item.name));
 }
 
-/// A bar on standard error, where that is a terminal.
+/// Creates a progress bar on standard error, shown only on a terminal.
 fn progress(length: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len}, {per_sec}, {eta} left");
     let bar = ProgressBar::new(u64::try_from(length).unwrap_or(u64::MAX));

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use super::format::ImportFormat;
 
-/// Field manager of what is applied.
+/// Field manager of applied objects.
 pub(super) const FIELD_MANAGER: &str = "roster-import";
 
-/// Requests under way at a time.
+/// Maximum number of concurrent requests.
 pub(super) const CONCURRENCY: usize = 16;
 
 /// Flags of `roster import`.
@@ -18,72 +18,82 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "FORMAT")]
     pub(super) from: ImportFormat,
 
-    /// File to read. `-`: standard input.
+    /// File to read, or `-` for standard input.
     pub(super) file: PathBuf,
 
-    /// Show what would change in the cluster. The default.
+    /// Show what would change in the cluster. This is the default.
     #[arg(long, group = "mode")]
     pub(super) diff: bool,
 
-    /// Write manifests to this folder: a file a person, with the password Secret, and a file a group. Needs no cluster.
+    /// Write manifests to this folder: one file for each person, including the password Secret, and one for each group.
+    /// Needs no cluster.
     #[arg(long, value_name = "FOLDER", group = "mode")]
     pub(super) write: Option<PathBuf>,
 
-    /// Apply to the cluster what differs there. Can be interrupted, and done again.
+    /// Apply the differences to the cluster. Can be interrupted and repeated.
     #[arg(long, group = "mode")]
     pub(super) apply: bool,
 
-    /// Take over fields that belong to another field manager.
+    /// Take over fields that another field manager owns.
     #[arg(long, requires = "apply")]
     pub(super) force_conflicts: bool,
 
-    /// Accept existing Users as members of the imported Groups, if they name such a Group in spec.groups or carry labels
-    /// that it selects; and give further Groups and spec.admin to existing Users, also to those of earlier imports. Otherwise
-    /// nothing is applied.
+    /// Allow changes to existing Users: those that name an imported Group in spec.groups or have labels that it selects
+    /// become its members, and those in the file get further Groups and spec.admin, even if an earlier import created
+    /// them. Without this flag, such an import applies nothing.
     #[arg(long)]
     pub(super) accept_existing_users: bool,
 
-    /// Namespace of the password Secrets. It has to exist.
+    /// Namespace of the password Secrets. It must exist.
     #[arg(long, value_name = "NAMESPACE")]
     pub(super) secret_namespace: Option<String>,
 
-    /// Let people whose hash can't be used come without a password. Otherwise they are rejected.
+    /// Import people without a password if their hash can't be used. Without this flag, they are rejected.
     #[arg(long)]
     pub(super) without_unusable_hashes: bool,
 
-    /// Take passwords in plain text, and hash them on this machine with argon2id. Otherwise they are rejected.
+    /// Accept plaintext passwords, and hash them on this machine with argon2id. Without this flag, they are rejected.
     #[arg(long)]
     pub(super) hash_passwords: bool,
 
-    /// Make no Groups of those that people are in.
+    /// Do not create Groups from the groups of the imported people.
     #[arg(long)]
     pub(super) no_groups: bool,
 
-    /// Field of a User's spec to leave out, such as mobile. Repeatable.
+    /// Field of a User's spec to omit, such as mobile. Repeatable.
     #[arg(long, value_name = "FIELD")]
     pub(super) without: Vec<String>,
 
-    /// What a column of CSV is, as in "Shoe size=extra"; an empty field leaves the column out. Repeatable.
+    /// Field for a CSV column, as in "Shoe size=extra". An empty field ignores the column. Repeatable.
     #[arg(long, value_name = "COLUMN=FIELD", value_parser = parse_map)]
     pub(super) map: Vec<(String, String)>,
 
-    /// /etc/group, for passwd.
+    /// Delimiter of CSV cells, or "tab". Without this flag, it is detected from the header: a comma, a semicolon, a tab or
+    /// a vertical bar.
+    #[arg(long, value_name = "CHARACTER", value_parser = parse_delimiter)]
+    pub(super) delimiter: Option<u8>,
+
+    /// Skip CSV columns that are not fields. Without this flag, the file is rejected.
+    #[arg(long)]
+    pub(super) ignore_unknown_columns: bool,
+
+    /// Copy of /etc/group, for --from passwd.
     #[arg(long, value_name = "FILE")]
     pub(super) group_file: Option<PathBuf>,
 
-    /// /etc/shadow, for passwd.
+    /// Copy of /etc/shadow, for --from passwd.
     #[arg(long, value_name = "FILE")]
     pub(super) shadow_file: Option<PathBuf>,
 
-    /// Least number of a person's account, for passwd.
+    /// Lowest UID of an account to import, for --from passwd.
     #[arg(long, value_name = "NUMBER", default_value_t = 1000)]
     pub(super) min_uid: u32,
 
-    /// Write what is rejected to this file: CSV where its name ends so, otherwise a JSON object a line.
+    /// Write rejected entries to this file: as CSV if its name ends in .csv, otherwise one JSON object per line.
     #[arg(long, value_name = "FILE")]
     pub(super) rejects: Option<PathBuf>,
 
-    /// Succeed although something was rejected.
+    /// Exit with 0 even if entries were rejected, unless the file contains no user and no group.
     #[arg(long)]
     pub(super) allow_rejected: bool,
 }
@@ -93,7 +103,15 @@ fn parse_map(text: &str) -> Result<(String, String), String> {
     Ok((column.to_owned(), field.to_owned()))
 }
 
-/// What came of it.
+fn parse_delimiter(text: &str) -> Result<u8, String> {
+    match text.as_bytes() {
+        b"tab" | b"\\t" => Ok(b'\t'),
+        [byte] if byte.is_ascii() && !matches!(byte, b'"' | b'\r' | b'\n') => Ok(*byte),
+        _ => Err("must be one ASCII character other than a quote, or tab".to_owned()),
+    }
+}
+
+/// Numbers of objects, by result.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Outcome {
     pub(super) created: usize,

@@ -23,6 +23,7 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args) -> Result<Outcome> {
     let live = Live::read(client, &plan).await?;
     let mut outcome = Outcome::default();
+    outcome.failed += rejects::report_conflicts(&live, files);
     if !args.accept_existing_users {
         outcome.failed += rejects::report_existing(&live, files);
     }
@@ -43,7 +44,7 @@ pub(super) async fn plan(client: Client, plan: Plan, files: &Files, args: &Args)
     let failed = if outcome.failed > 0 { format!(", {} failed", outcome.failed) } else { String::new() };
     writeln!(
         stdout(),
-        "{} to create, {} to change, {} the same, {} rejected{failed}",
+        "{} to create, {} to change, {} unchanged, {} rejected{failed}",
         outcome.created,
         outcome.changed,
         outcome.same,
@@ -110,7 +111,7 @@ fn shown(object: &Value, before: Option<&Value>) -> String {
 fn mask(key: &str, value: &Value, is_other: bool) -> String {
     let hash = value.as_str().filter(|_| key == HASH_KEY).and_then(|text| BASE64_STANDARD.decode(text).ok());
     let scheme = masked(&String::from_utf8(hash.unwrap_or_default()).unwrap_or_default());
-    if is_other { format!("{scheme} (another)") } else { scheme }
+    if is_other { format!("{scheme} (changed)") } else { scheme }
 }
 
 #[cfg(test)]
@@ -123,7 +124,7 @@ mod tests {
         let secret = |hash: &str| json!({"kind": "Secret", "metadata": {"name": "x", "managedFields": []}, "data": {"passwordHash": BASE64_STANDARD.encode(hash)}});
         let (old, new) = (secret("$2b$12$abc"), secret("$2b$12$xyz"));
         assert_eq!(shown(&old, None), "data:\n  passwordHash: bcrypt…\nkind: Secret\nmetadata:\n  name: x\n");
-        assert!(shown(&new, Some(&old)).contains("passwordHash: bcrypt… (another)"));
+        assert!(shown(&new, Some(&old)).contains("passwordHash: bcrypt… (changed)"));
         assert_eq!(shown(&old, Some(&old)), shown(&old, None));
         assert!(!shown(&json!({"metadata": {}, "data": {"password": "aHVudGVyMg=="}}), None).contains("aHVu"));
     }

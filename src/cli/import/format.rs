@@ -21,6 +21,14 @@ pub(super) enum ImportFormat {
     Kubesphere,
     /// Custom resources and password Secrets of Rancher.
     Rancher,
+    /// Realm of Keycloak, exported by kc.sh.
+    Keycloak,
+    /// Users, Groups and Identities of OpenShift.
+    Openshift,
+    /// Static Users and Groups of Deckhouse.
+    Deckhouse,
+    /// Passwords of Dex.
+    Dex,
     /// /etc/passwd.
     Passwd,
 }
@@ -36,6 +44,10 @@ impl From<ImportFormat> for roster_import::Format {
             ImportFormat::Openstack => Self::Openstack,
             ImportFormat::Kubesphere => Self::Kubesphere,
             ImportFormat::Rancher => Self::Rancher,
+            ImportFormat::Keycloak => Self::Keycloak,
+            ImportFormat::Openshift => Self::Openshift,
+            ImportFormat::Deckhouse => Self::Deckhouse,
+            ImportFormat::Dex => Self::Dex,
             ImportFormat::Passwd => Self::Passwd,
         }
     }

@@ -1,4 +1,4 @@
-//! The cluster: what is there of what is to be, from a few lists, and the writes.
+//! The objects of a plan in the cluster: reads them with a few lists, and applies them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZero;
@@ -16,7 +16,9 @@ use roster_credentials::hash::{Argon2idCost, PasswordHash};
 use roster_credentials::pool::HashPool;
 use roster_credentials::source::HASH_KEY;
 use roster_import::assemble::{Content, Item, Plan};
+use roster_import::conflict::{Conflict, Conflicts};
 use roster_import::consent::{Admitted, Consent, ExistingUser, Promotions};
+use roster_import::draft::SOURCE_ANNOTATION;
 use roster_import::rules::Kind;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -27,7 +29,7 @@ use super::compare::is_applied;
 /// Objects in one page of a list.
 pub(crate) const PAGE: u32 = 500;
 
-/// Which object.
+/// Identifies an object.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Key {
     /// A User.
@@ -38,28 +40,30 @@ pub(super) enum Key {
     Secret(String, String),
 }
 
-/// One object of an item, and what is known of it.
+/// One object of an item, and its current state in the cluster.
 pub(super) struct Step {
     pub key: Key,
     pub manifest: Value,
-    /// The object as it stands, where it exists and differs.
+    /// The current object, if it exists and differs.
     pub live: Option<Value>,
 }
 
-/// What is there, of the objects of a plan.
+/// The objects of a plan that exist in the cluster.
 pub(super) struct Live {
     client: Client,
     pool: HashPool,
-    /// Objects that are there: none where applying would change nothing, so that memory grows with the differences.
+    /// Existing objects. `None` if applying would change nothing, so memory grows only with the differences.
     found: HashMap<Key, Option<Value>>,
-    /// Existing Users whom the plan would make members of a Group, unasked.
+    /// Existing Users that would become members of a Group although the plan does not list them.
     pub(super) admitted: Vec<Admitted>,
     /// Existing Users that the plan gives further Groups or `spec.admin`.
     pub(super) promotions: Promotions,
+    /// Existing objects that have the name of a planned one, and are another group or person.
+    pub(super) conflicts: Vec<Conflict>,
 }
 
 impl Live {
-    /// Lists Groups, Users and password Secrets, as far as the plan has some.
+    /// Lists Groups, Users, and password Secrets in the plan's namespaces.
     pub(super) async fn read(client: Client, plan: &Plan) -> Result<Self> {
         let mut wanted = HashMap::new();
         let mut namespaces = BTreeSet::new();
@@ -75,18 +79,26 @@ impl Live {
             }
         }
         let (admitted, promotions) = (Vec::new(), Promotions::default());
-        let mut live = Self { client, pool: pool(), found: HashMap::new(), admitted, promotions };
-        let mut consent = Consent::new(plan);
+        let mut live =
+            Self { client, pool: pool(), found: HashMap::new(), admitted, promotions, conflicts: Vec::new() };
+        let (mut consent, mut conflicts) = (Consent::new(plan), Conflicts::new(plan));
         let api = Api::all_with(live.client.clone(), &resource::<Group>());
-        let group = |object: &DynamicObject| consent.existing_group(&object.name_any(), &object.data["spec"]);
+        let group = |object: &DynamicObject| {
+            let (name, spec) = (object.name_any(), &object.data["spec"]);
+            consent.existing_group(&name, spec);
+            let source = object.annotations().get(SOURCE_ANNOTATION).map(String::as_str);
+            conflicts.existing(Kind::Group, &name, source, spec);
+        };
         live.list(&api, "", Key::Group, &wanted, group).await?;
         let api = Api::all_with(live.client.clone(), &resource::<User>());
         let user = |object: &DynamicObject| {
             let (name, labels, spec) = (object.name_any(), object.labels(), &object.data["spec"]);
             consent.existing_user(&ExistingUser { name: &name, labels, spec });
+            conflicts.existing(Kind::User, &name, None, spec);
         };
         live.list(&api, "", Key::User, &wanted, user).await?;
         (live.admitted, live.promotions) = consent.finish();
+        live.conflicts = conflicts.finish();
         for namespace in namespaces {
             let api = Api::namespaced_with(live.client.clone(), &namespace, &resource::<SecretObject>());
             let key = |name| Key::Secret(namespace.clone(), name);
@@ -122,12 +134,12 @@ impl Live {
         }
     }
 
-    /// Whether the item's own object is there.
+    /// Whether the item's own object exists.
     pub(super) fn exists(&self, item: &Item) -> bool {
         self.found.contains_key(&key_of(item))
     }
 
-    /// What is to be applied of an item: the Secret first, so that nobody waits for it.
+    /// Returns the objects of an item to apply: the Secret first, because the User refers to it.
     pub(super) async fn steps(&self, item: &Item) -> Vec<Step> {
         let mut steps = Vec::new();
         if let Some(secret) = &item.secret {
@@ -149,7 +161,7 @@ impl Live {
         steps
     }
 
-    /// Applies a manifest, again where the server is busy.
+    /// Applies a manifest, with retries if the server is busy.
     pub(super) async fn apply(&self, step: &Step, force: bool, dry_run: bool) -> kube::Result<DynamicObject> {
         let (api, name): (Api<DynamicObject>, _) = match &step.key {
             Key::User(name) => (Api::all_with(self.client.clone(), &resource::<User>()), name),
@@ -181,7 +193,7 @@ fn resource<K: Resource<DynamicType = ()>>() -> ApiResource {
     ApiResource::erase::<K>(&())
 }
 
-/// Whether it may go better in a moment.
+/// Whether a retry may succeed.
 fn is_transient(error: &kube::Error) -> bool {
     match error {
         kube::Error::Api(status) => status.code == 429 || status.code >= 500,
@@ -190,14 +202,13 @@ fn is_transient(error: &kube::Error) -> bool {
     }
 }
 
-/// A pool with as many slots as there are cores, and a place for everybody who may come at a time.
+/// Creates a pool with one slot for each core and a queue for all concurrent requests.
 fn pool() -> HashPool {
     let slots = std::thread::available_parallelism().map_or(1, NonZero::get);
     HashPool::new(Argon2idCost::default(), slots, CONCURRENCY, HashMetrics::default())
 }
 
-/// Hashes a password, but where the hash that is there already is its: then there is nothing to do, and doing the import
-/// again changes nothing.
+/// Hashes a password. Returns `None` if the existing hash matches, so that repeating an import changes nothing.
 async fn rehash(pool: &HashPool, password: &SecretString, live: Option<&Value>) -> Option<String> {
     let known = live.and_then(|live| live["data"][HASH_KEY].as_str());
     let known = known.and_then(|known| String::from_utf8(BASE64_STANDARD.decode(known).ok()?).ok());
@@ -206,6 +217,6 @@ async fn rehash(pool: &HashPool, password: &SecretString, live: Option<&Value>) 
     {
         return None;
     }
-    let hash = pool.hash(password).await.expect("nobody comes for whom there is no place");
+    let hash = pool.hash(password).await.expect("the pool queues every concurrent request");
     Some(hash.expose().to_owned())
 }

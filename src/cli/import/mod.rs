@@ -9,33 +9,40 @@ mod live;
 mod rejects;
 mod write;
 
-use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use kube::Client;
 use roster_import::assemble::{Options, Plan, assemble};
 use roster_import::rules::Rules;
-use roster_import::{Source, read};
+use roster_import::{Source, csv, read};
 
 pub(super) use live::PAGE;
 
+use super::cluster;
 pub(super) use args::Args;
 use args::{Files, Outcome};
 use format::ImportFormat;
 
-/// Reads, decides, and does what was asked for. Fails where something was rejected or could not be written.
+/// Runs the import. Fails if entries were rejected or objects could not be written.
 pub(super) fn execute(args: &Args) -> Result<ExitCode> {
     let files = Files::of(args);
-    let plan = plan(args)?;
+    let (plan, is_empty) = plan(args)?;
     rejects::print(&plan.rejected, &files);
     for item in &plan.without_hash {
         rejects::report_rejected(
             item.place,
             &files,
-            &format!("{} comes without a password: it {}", item.who, item.reason),
+            &format!("{} is imported without a password: it {}", item.who, item.reason),
+        );
+    }
+    for group in &plan.suffixed {
+        let (name, title, id) = (&group.name, &group.title, &group.id);
+        rejects::report_rejected(
+            group.place,
+            &files,
+            &format!("Group {name} is {id}: several groups have the name {title}"),
         );
     }
     if let Some(path) = &args.rejects {
@@ -43,7 +50,7 @@ pub(super) fn execute(args: &Args) -> Result<ExitCode> {
     }
     let rejected = plan.rejected.len();
     let outcome = run(args, plan, &files)?;
-    let is_fine = outcome.failed == 0 && (rejected == 0 || args.allow_rejected);
+    let is_fine = outcome.failed == 0 && (rejected == 0 || args.allow_rejected && !is_empty);
     Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -56,7 +63,7 @@ fn run(args: &Args, plan: Plan, files: &Files) -> Result<Outcome> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let client = Client::try_default().await.context("no access to a cluster: set KUBECONFIG")?;
+        let client = cluster::client("import").await?;
         if args.apply {
             apply::plan(client, plan, files, args).await
         } else {
@@ -65,20 +72,32 @@ fn run(args: &Args, plan: Plan, files: &Files) -> Result<Outcome> {
     })
 }
 
-fn plan(args: &Args) -> Result<Plan> {
+/// Returns the plan, and whether the file contains no user and no group.
+fn plan(args: &Args) -> Result<(Plan, bool)> {
     let is_passwd = args.from == ImportFormat::Passwd;
     if !is_passwd && (args.group_file.is_some() || args.shadow_file.is_some()) {
-        bail!("--group-file and --shadow-file are for --from passwd");
+        bail!("--group-file and --shadow-file require --from passwd");
     }
-    if !args.map.is_empty() && args.from != ImportFormat::Csv {
-        bail!("--map is for --from csv");
+    if args.from != ImportFormat::Csv {
+        let flags = [
+            ("--map", !args.map.is_empty()),
+            ("--delimiter", args.delimiter.is_some()),
+            ("--ignore-unknown-columns", args.ignore_unknown_columns),
+        ];
+        if let Some((flag, _)) = flags.iter().find(|(_, is_given)| *is_given) {
+            bail!("{flag} requires --from csv");
+        }
     }
     let source = Source {
         main: bytes(&args.file)?,
         group: args.group_file.as_deref().map(bytes).transpose()?,
         shadow: args.shadow_file.as_deref().map(bytes).transpose()?,
         min_uid: args.min_uid,
-        map: args.map.iter().cloned().collect::<BTreeMap<_, _>>(),
+        csv: csv::Options {
+            map: args.map.iter().cloned().collect(),
+            ignore_unknown_columns: args.ignore_unknown_columns,
+            delimiter: args.delimiter,
+        },
     };
     let options = Options {
         secret_namespace: args.secret_namespace.clone(),
@@ -88,7 +107,9 @@ fn plan(args: &Args) -> Result<Plan> {
         without: args.without.clone(),
     };
     let rules = Rules::default();
-    Ok(assemble(read(args.from.into(), &source, &rules), &options, &rules))
+    let input = read(args.from.into(), &source, &rules);
+    let is_empty = input.is_empty();
+    Ok((assemble(input, &options, &rules), is_empty))
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>> {
@@ -96,6 +117,6 @@ fn bytes(path: &Path) -> Result<Vec<u8>> {
         return std::fs::read(path).with_context(|| path.display().to_string());
     }
     let mut bytes = Vec::new();
-    std::io::stdin().read_to_end(&mut bytes).context("standard input can't be read")?;
+    std::io::stdin().read_to_end(&mut bytes).context("reading standard input failed")?;
     Ok(bytes)
 }

@@ -1,4 +1,4 @@
-//! What is rejected: for people on standard error, for programs in a file.
+//! Reports rejected entries: to people on standard error, to programs in a file.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -17,23 +17,31 @@ pub(super) fn print(rejected: &[Rejected], files: &Files) {
     }
 }
 
-/// A line on standard error, by the place that it is about. What the source says is repeated in it, so that nothing of it
-/// may command the terminal.
+/// Prints a message with its place in the source to standard error. It may repeat text of the source, so control
+/// characters are replaced.
 pub(super) fn report_rejected(place: Place, files: &Files, message: &str) {
     let message: String = message.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    // Nobody is left to tell where standard error is closed.
+    // If standard error is closed, there is nowhere to report it.
     let _ = writeln!(io::stderr(), "{}:{}: {message}", files.name(place.file), place.line);
 }
 
-/// Reports existing Users that the import would make members or administrators. Returns the number of Groups that would
-/// accept some unasked, and of Users that it would give something.
+/// Reports existing objects that a planned one must not replace. Returns their number.
+pub(super) fn report_conflicts(live: &Live, files: &Files) -> usize {
+    for conflict in &live.conflicts {
+        report_rejected(conflict.place, files, &conflict.to_string());
+    }
+    live.conflicts.len()
+}
+
+/// Reports existing Users that the import would make members or administrators. Returns the number of such Groups and
+/// Users.
 pub(super) fn report_existing(live: &Live, files: &Files) -> usize {
     for item in &live.admitted {
-        report_rejected(item.place, files, &format!("{item}; it takes --accept-existing-users"));
+        report_rejected(item.place, files, &format!("{item}; this requires --accept-existing-users"));
     }
     let promotions = &live.promotions;
     for item in &promotions.first {
-        report_rejected(item.place, files, &format!("{item}; it takes --accept-existing-users"));
+        report_rejected(item.place, files, &format!("{item}; this requires --accept-existing-users"));
     }
     let more = promotions.count - promotions.first.len();
     if more > 0 {

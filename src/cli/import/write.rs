@@ -1,4 +1,4 @@
-//! Manifests in a folder: a file a person and a file a group, the same for the same input.
+//! Writes manifests to a folder: one file for each person and group, the same for the same input.
 
 use std::fs;
 use std::path::Path;
@@ -12,15 +12,15 @@ use secrecy::ExposeSecret;
 use super::args::Outcome;
 use crate::cli::private_file;
 
-/// Says how to find Users that get into the Groups of these manifests unasked: without a cluster, nobody can look.
+/// Warns that existing Users may become members of these Groups, which can't be checked without a cluster.
 pub(super) fn warn_of_existing_members(plan: &Plan) {
     let open = plan.items.iter().filter(|item| item.object["spec"]["acceptDeclaredMembers"] == true).count();
     if open > 0 {
         eprintln!(
-            "warning: Groups that accept declared members: {open}. When they are applied, existing Users get into them that \
-             name one in spec.groups or carry labels that it selects, and existing Users of the same names keep their credentials. \
-             To list those, run the same import against the cluster \
-             without --write before you apply"
+            "warning: Groups that accept declared members: {open}. Existing Users that name one of them in \
+             spec.groups or have labels that it selects become its members when you apply, and existing Users with \
+             the names of imported ones keep their credentials. To list them, run the same import against the cluster \
+             without --write first"
         );
     }
 }
@@ -44,7 +44,7 @@ pub(super) fn manifests(plan: Plan, folder: &Path) -> Result<Outcome> {
         private_file::write(&path, |out| Ok(out.write_all(text.as_bytes())?))
             .with_context(|| path.display().to_string())?;
     }
-    println!("{} written, {} the same, {rejected} rejected", outcome.created, outcome.same);
+    println!("{} written, {} unchanged, {rejected} rejected", outcome.created, outcome.same);
     Ok(outcome)
 }
 

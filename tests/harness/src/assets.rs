@@ -28,7 +28,7 @@ impl Assets {
     /// project's own build, which is built if it is missing.
     ///
     /// # Errors
-    /// If a program is neither found nor can be built; the message says how to get it.
+    /// If a program is not found and can't be built. The message says how to get it.
     pub fn resolve() -> Result<Self> {
         static FOUND: Mutex<Option<Assets>> = Mutex::new(None);
         let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,7 +93,7 @@ fn run(script: &str) -> Result<PathBuf> {
     let output = Command::new(&script)
         .stderr(Stdio::inherit())
         .output()
-        .with_context(|| format!("{} could not be run", script.display()))?;
+        .with_context(|| format!("{} can't be run", script.display()))?;
     if !output.status.success() {
         bail!("{} failed; see above", script.display());
     }

@@ -114,7 +114,7 @@ impl ControlPlane {
     /// Starts a control plane in `dir`, which must be empty or absent.
     ///
     /// # Errors
-    /// If a program is missing or does not become ready; the message holds the end of its log.
+    /// If a program is missing or does not become ready. The message contains the end of its log.
     pub fn start(dir: &Path, flags: Flags<'_>) -> Result<Self> {
         Self::start_from(None, dir, flags)
     }
@@ -122,7 +122,7 @@ impl ControlPlane {
     /// Starts a control plane in `dir` with the certificates and the data of `template`, if there is one.
     ///
     /// # Errors
-    /// If a program is missing or does not become ready; the message holds the end of its log.
+    /// If a program is missing or does not become ready. The message contains the end of its log.
     pub fn start_from(template: Option<&Template>, dir: &Path, flags: Flags<'_>) -> Result<Self> {
         let assets = Assets::resolve()?;
         // Another process can take a free port before the program binds it.

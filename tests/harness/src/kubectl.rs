@@ -52,7 +52,7 @@ impl Kubectl {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .context("kubectl could not be started")?;
+            .context("kubectl can't be started")?;
         child.stdin.take().context("stdin is piped")?.write_all(input.as_bytes())?;
         Ok(child.wait_with_output()?)
     }
@@ -62,7 +62,7 @@ impl Kubectl {
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env("KUBECONFIG", &self.kubeconfig).env("KUBECACHEDIR", "/dev/null");
-        // A call ends before garbage collection pays off.
+        // A call is too short for garbage collection to pay off.
         command.env("GOGC", "off");
         command
     }

@@ -24,7 +24,7 @@ type: roster.dev/password
 stringData: {password: probe}
 ";
 
-/// The chart's resources on a control plane.
+/// The chart, installed on a control plane.
 #[derive(Debug)]
 pub struct Installation {
     /// Replaces the Service.
@@ -122,7 +122,7 @@ impl Operator {
     /// Starts `binary` with additional `args` and waits until it is ready. Its log is `<name>.log`.
     ///
     /// # Errors
-    /// If it does not become ready; the message holds the end of its log.
+    /// If it does not become ready. The message contains the end of its log.
     pub fn start(installation: &Installation, binary: &Path, name: &str, args: &[&str]) -> Result<Self> {
         let mut operator = Self::spawn(installation, binary, name, args)?;
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -233,7 +233,7 @@ fn http_get(address: SocketAddr, path: &str) -> Result<String> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("the response is not HTTP")?;
     anyhow::ensure!(head.starts_with("HTTP/1.1 200"), "{path}: {}", head.lines().next().unwrap_or_default());
     Ok(body.to_owned())
 }

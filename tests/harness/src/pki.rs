@@ -50,7 +50,7 @@ impl Authority {
         Ok(Self { issuer, cert, key })
     }
 
-    /// Issues a certificate for a client of that common name and those organisations (user name and groups).
+    /// Issues a client certificate with this common name (the username) and these organizations (the groups).
     ///
     /// # Errors
     /// If the files can't be written.
@@ -70,7 +70,7 @@ impl Authority {
         self.issue(dir, file, &params)
     }
 
-    /// Issues a serving certificate for loopback and those names.
+    /// Issues a serving certificate for loopback and these names.
     ///
     /// # Errors
     /// If the files can't be written.

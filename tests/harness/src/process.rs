@@ -37,7 +37,7 @@ impl Process {
         // In its own process group: Ctrl-C in the terminal only reaches this process, which then stops its children in
         // order.
         command.process_group(0);
-        let child = spawn_with_parent(command).with_context(|| format!("{name} could not be started"))?;
+        let child = spawn_with_parent(command).with_context(|| format!("{name} can't be started"))?;
         Ok(Self { name: name.to_owned(), command_line, child, log })
     }
 
@@ -81,7 +81,7 @@ impl Process {
     /// Sends a signal.
     ///
     /// # Errors
-    /// If the process is gone.
+    /// If the process has ended.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
         Ok(kill_process(pid, signal)?)

@@ -47,7 +47,7 @@ impl Template {
     /// Copies certificates and etcd's data to a folder that has neither.
     pub(crate) fn copy_to(&self, dir: &Path) -> Result<()> {
         let copy = Command::new("cp").arg("-R").arg(self.dir.join("pki")).arg(self.dir.join("etcd")).arg(dir).output();
-        let copy = copy.context("cp could not be started")?;
+        let copy = copy.context("cp can't be started")?;
         ensure!(copy.status.success(), "{}: {}", self.dir.display(), String::from_utf8_lossy(&copy.stderr).trim());
         Ok(())
     }

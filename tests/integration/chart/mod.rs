@@ -40,3 +40,11 @@ fn objects(args: &[&str]) -> Vec<Value> {
 fn of_kind<'a>(objects: &'a [Value], kind: &'a str) -> impl Iterator<Item = &'a Value> {
     objects.iter().filter(move |object| object["kind"] == kind)
 }
+
+/// helm learns the version of Kubernetes when it is built. Without it, it renders for 1.20.
+#[test]
+fn helm_renders_the_chart_without_being_told_a_version() {
+    let helm = &shared().plane.kubectl.assets.helm;
+    let output = Command::new(helm).args(["template", "charts/roster"]).current_dir(project_root()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -83,7 +83,7 @@ fn invalid_values_are_refused_by_name(#[case] value: &str, #[case] message: &str
 
 #[rstest]
 #[case(&["administratorClusterRole=cluster-admin"], "administratorClusterRole: cluster-admin must be one of bindableClusterRoles")]
-#[case(&["certificates.issuerRef.name=x"], "certificates.issuerRef: takes certificates.provider=cert-manager")]
+#[case(&["certificates.issuerRef.name=x"], "certificates.issuerRef: requires certificates.provider=cert-manager")]
 #[case(&["certificates.provider=cert-manager", "externalURL=https://x"], "certificates.provider: must be self")]
 fn contradicting_values_are_refused(#[case] values: &[&str], #[case] message: &str) {
     let args: Vec<&str> = values.iter().flat_map(|value| ["--set", value]).collect();
@@ -205,6 +205,32 @@ fn values_reach_the_operator() {
     let kept = super::objects(&["--set", "users.jane.spec.email=jane@example.com"]);
     let kept = of_kind(&kept, "User").next().unwrap();
     assert_eq!(kept["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+}
+
+/// During a rollout, each old Pod occupies a node. Were those counted, both new Pods could land on one node.
+#[test]
+fn replicas_of_one_revision_are_spread() {
+    let objects = objects(&[]);
+    let deployment = of_kind(&objects, "Deployment").next().unwrap();
+    let pod = &deployment["spec"]["template"]["spec"];
+    let preferred = &pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0];
+    let of_revision = serde_json::json!(["pod-template-hash"]);
+    assert_eq!(preferred["podAffinityTerm"]["matchLabelKeys"], of_revision);
+    assert_eq!(pod["topologySpreadConstraints"][0]["matchLabelKeys"], of_revision);
+}
+
+/// Helm deletes what a hook policy says before it reads the logs for `helm test --logs`.
+#[test]
+fn the_log_of_helm_test_outlives_it_and_its_rights_do_not() {
+    let hooks: Vec<Value> =
+        objects(&[]).into_iter().filter(|object| object["metadata"]["annotations"]["helm.sh/hook"] == "test").collect();
+    assert_eq!(hooks.len(), 4, "{hooks:?}");
+    for hook in hooks {
+        let policy = &hook["metadata"]["annotations"]["helm.sh/hook-delete-policy"];
+        let expected =
+            if hook["kind"] == "Pod" { "before-hook-creation" } else { "before-hook-creation,hook-succeeded" };
+        assert_eq!(policy, expected, "{}", hook["kind"]);
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::{BASE, directory, encoded, get, names};
 use crate::support::{Cluster, create, eventually, unique, user, wait_until_ready};
 
 /// Creates users in their own domain, and waits until they are ready and served.
-pub async fn people(cluster: &Cluster, domain: &str, count: usize) -> Vec<String> {
+pub(super) async fn people(cluster: &Cluster, domain: &str, count: usize) -> Vec<String> {
     let users = cluster.users().await;
     let mut names = Vec::new();
     for at in 0..count {
@@ -96,7 +96,7 @@ async fn discovery_and_explain() {
 }
 
 /// What kubectl prints until it has printed `lines` lines.
-pub async fn watched(cluster: &Cluster, args: &[&str], lines: usize, meanwhile: impl FnOnce()) -> String {
+pub(super) async fn watched(cluster: &Cluster, args: &[&str], lines: usize, meanwhile: impl FnOnce()) -> String {
     let mut child = Command::new(&cluster.plane.kubectl.assets.kubectl)
         .env("KUBECONFIG", &cluster.plane.kubectl.kubeconfig)
         .args(args)

@@ -27,10 +27,10 @@ use tokio_rustls::client::TlsStream;
 
 use crate::support::Cluster;
 
-pub const BASE: &str = "/apis/directory.roster.dev/v1alpha1";
+pub(crate) const BASE: &str = "/apis/directory.roster.dev/v1alpha1";
 
 /// Shared control plane with two operators. Tests use separate domains and must not stop the operators.
-pub fn directory() -> &'static Cluster {
+pub(crate) fn directory() -> &'static Cluster {
     static DIRECTORY: OnceLock<Cluster> = OnceLock::new();
     DIRECTORY.get_or_init(|| {
         let cluster = Cluster::create("directory", &["bindableRoles={deployer}"]);
@@ -42,16 +42,16 @@ pub fn directory() -> &'static Cluster {
 }
 
 /// Identity headers of a cluster administrator, as the aggregator sends them.
-pub const IDENTITY: &[(&str, &str)] = &[("X-Remote-User", "admin"), ("X-Remote-Group", "system:masters")];
+pub(crate) const IDENTITY: &[(&str, &str)] = &[("X-Remote-User", "admin"), ("X-Remote-Group", "system:masters")];
 
 /// The aggregator's client certificate.
-pub fn front_proxy(cluster: &Cluster) -> (String, String) {
+pub(crate) fn front_proxy(cluster: &Cluster) -> (String, String) {
     let read = |file: &str| std::fs::read_to_string(cluster.plane.dir.join("pki").join(file)).unwrap();
     (read("front-proxy.crt"), read("front-proxy.key"))
 }
 
 /// Waits until kube-apiserver proxies requests.
-pub fn wait_until_served(cluster: &Cluster) {
+pub(crate) fn wait_until_served(cluster: &Cluster) {
     let what = "the aggregated API is served";
     let probe = || cluster.plane.kubectl.run(&["get", "--raw", &format!("{BASE}/users?limit=1")]);
     roster_harness::kubectl::eventually(what, Duration::from_secs(90), probe)
@@ -59,42 +59,42 @@ pub fn wait_until_served(cluster: &Cluster) {
 }
 
 /// Returns the response for a path under the group-version.
-pub fn get(cluster: &Cluster, path: &str) -> Value {
+pub(crate) fn get(cluster: &Cluster, path: &str) -> Value {
     serde_json::from_str(&cluster.kubectl(&["get", "--raw", &format!("{BASE}/{path}")])).expect("the answer is JSON")
 }
 
 /// Returns the names of the items of a response.
-pub fn names(list: &Value) -> Vec<String> {
+pub(crate) fn names(list: &Value) -> Vec<String> {
     let items = list["items"].as_array().unwrap_or_else(|| panic!("no items: {list}"));
     items.iter().map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect()
 }
 
 /// Percent-encodes a query value.
-pub fn encoded(value: &str) -> String {
+pub(crate) fn encoded(value: &str) -> String {
     form_urlencoded::byte_serialize(value.as_bytes()).collect()
 }
 
 /// Response to a request on its own connection: status, headers and body.
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: u16,
     pub head: String,
     pub body: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 }
 
 /// Client of a replica's port, with or without a certificate.
-pub struct Direct {
+pub(crate) struct Direct {
     address: String,
     tls: Arc<ClientConfig>,
 }
 
 impl Direct {
-    pub async fn new(cluster: &Cluster, replica: usize, certificate: Option<(&str, &str)>) -> Self {
+    pub(crate) async fn new(cluster: &Cluster, replica: usize, certificate: Option<(&str, &str)>) -> Self {
         // Installs the TLS provider.
         let secrets = cluster.secrets("roster-system").await;
         let authority = secrets.get("roster-ca").await.expect("the authority is there").data.unwrap_or_default();
@@ -118,21 +118,21 @@ impl Direct {
     }
 
     /// Sends a GET with additional headers.
-    pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         self.request("GET", path, headers).await.unwrap_or_else(|error| panic!("{path}: {error:#}"))
     }
 
-    pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+    pub(crate) async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Answer> {
         self.send(method, path, headers, "").await
     }
 
     /// Opens a connection from that local address, including the handshake.
-    pub async fn connect_from(&self, source: Ipv4Addr) -> Result<TlsStream<TcpStream>> {
+    pub(crate) async fn connect_from(&self, source: Ipv4Addr) -> Result<TlsStream<TcpStream>> {
         self.connect(TcpSocket::new_v4()?, source).await
     }
 
     /// Like [`Direct::connect_from`], with the smallest receive buffer that the kernel allows.
-    pub async fn connect_unread(&self, source: Ipv4Addr) -> Result<TlsStream<TcpStream>> {
+    pub(crate) async fn connect_unread(&self, source: Ipv4Addr) -> Result<TlsStream<TcpStream>> {
         let socket = TcpSocket::new_v4()?;
         socket.set_recv_buffer_size(1)?;
         self.connect(socket, source).await
@@ -146,7 +146,7 @@ impl Direct {
     }
 
     /// Sends a request with a JSON body.
-    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Result<Answer> {
+    pub(crate) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Result<Answer> {
         let mut stream = self.connect_from(Ipv4Addr::LOCALHOST).await?;
         let mut request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
         for (name, value) in headers {

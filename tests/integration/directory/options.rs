@@ -9,12 +9,17 @@ use super::kubectl::people;
 use super::{BASE, Direct, IDENTITY, directory, encoded, front_proxy};
 use crate::support::{Cluster, unique};
 
-/// Names and types of options by method, for one object and for a collection.
+/// Names and types.
+type Parameters = Vec<(String, String)>;
+
+/// Options of a client.
 struct Options {
-    of_one: BTreeMap<String, Vec<(String, String)>>,
-    of_many: BTreeMap<String, Vec<(String, String)>>,
+    /// By method, for one object.
+    single: BTreeMap<String, Parameters>,
+    /// By method, for a collection.
+    collection: BTreeMap<String, Parameters>,
     /// Fields of `DeleteOptions`, each with its schema.
-    of_deletion: Vec<(String, Value)>,
+    deletion: Vec<(String, Value)>,
 }
 
 fn options(cluster: &Cluster) -> Options {
@@ -35,9 +40,9 @@ fn options(cluster: &Cluster) -> Options {
     };
     let deletion = &document["components"]["schemas"]["io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"];
     Options {
-        of_one: of_path("/api/v1/nodes/{name}"),
-        of_many: of_path("/api/v1/nodes"),
-        of_deletion: deletion["properties"].as_object().unwrap().clone().into_iter().collect(),
+        single: of_path("/api/v1/nodes/{name}"),
+        collection: of_path("/api/v1/nodes"),
+        deletion: deletion["properties"].as_object().unwrap().clone().into_iter().collect(),
     }
 }
 
@@ -70,18 +75,18 @@ async fn case_c3_every_option_of_a_client_is_accepted() {
     let person = people(cluster, &unique("options"), 1).await.remove(0);
     let (certificate, key) = front_proxy(cluster);
     let direct = Direct::new(cluster, 0, Some((&certificate, &key))).await;
-    let Options { mut of_one, mut of_many, .. } = options(cluster);
+    let Options { mut single, mut collection, .. } = options(cluster);
     for expected in ["shardSelector", "sendInitialEvents", "resourceVersionMatch", "allowWatchBookmarks"] {
-        assert!(of_many["get"].iter().any(|(name, _)| name == expected), "{expected}: {of_many:?}");
+        assert!(collection["get"].iter().any(|(name, _)| name == expected), "{expected}: {collection:?}");
     }
     let ignored = "ignoreStoreReadErrorWithClusterBreakingPotential";
-    assert!(of_one["delete"].iter().any(|(name, _)| name == ignored), "{of_one:?}");
+    assert!(single["delete"].iter().any(|(name, _)| name == ignored), "{single:?}");
     // GetOptions, and the type of all options, which the document leaves out.
-    of_one.get_mut("get").unwrap().push(("resourceVersion".to_owned(), "string".to_owned()));
-    for options in of_one.values_mut().chain(of_many.values_mut()) {
+    single.get_mut("get").unwrap().push(("resourceVersion".to_owned(), "string".to_owned()));
+    for options in single.values_mut().chain(collection.values_mut()) {
         options.extend(["kind", "apiVersion", "pretty"].map(|name| (name.to_owned(), "string".to_owned())));
     }
-    let (lists, one) = (&of_many["get"], &of_one["get"]);
+    let (lists, one) = (&collection["get"], &single["get"]);
     let of = |kind: &str, spec: Value| {
         json!({"apiVersion": "directory.roster.dev/v1alpha1", "kind": kind, "spec": spec}).to_string()
     };
@@ -89,18 +94,18 @@ async fn case_c3_every_option_of_a_client_is_accepted() {
     let unlock = of("Unlock", json!({}));
     let login = of("Login", json!({"username": "nobody", "password": "nothing"}));
     let verify = of("PasswordReview", json!({"username": "nobody", "password": "nothing"}));
-    let mut requests: Vec<(&str, String, &Vec<(String, String)>, &str)> = vec![
+    let mut requests: Vec<(&str, String, &Parameters, &str)> = vec![
         ("GET", "users".to_owned(), lists, ""),
         ("GET", "groups".to_owned(), lists, ""),
         ("GET", "roleassignments".to_owned(), lists, ""),
         ("GET", format!("users/{person}"), one, ""),
-        ("POST", format!("users/{person}/accessreviews"), &of_many["post"], &review),
-        ("POST", format!("users/{person}/unlock"), &of_many["post"], &unlock),
-        ("POST", "logins".to_owned(), &of_many["post"], &login),
-        ("POST", "passwordreviews".to_owned(), &of_many["post"], &verify),
-        ("PATCH", "users/~".to_owned(), &of_one["patch"], "{}"),
-        ("DELETE", format!("users/{person}/totp"), &of_one["delete"], ""),
-        ("DELETE", format!("users/{person}/apikeys/none"), &of_one["delete"], ""),
+        ("POST", format!("users/{person}/accessreviews"), &collection["post"], &review),
+        ("POST", format!("users/{person}/unlock"), &collection["post"], &unlock),
+        ("POST", "logins".to_owned(), &collection["post"], &login),
+        ("POST", "passwordreviews".to_owned(), &collection["post"], &verify),
+        ("PATCH", "users/~".to_owned(), &single["patch"], "{}"),
+        ("DELETE", format!("users/{person}/totp"), &single["delete"], ""),
+        ("DELETE", format!("users/{person}/apikeys/none"), &single["delete"], ""),
     ];
     for part in ["groups", "locks", "namespaces", "permissions", "quota", "roleassignments", "apikeys", "totp"] {
         requests.push(("GET", format!("users/{person}/{part}"), one, ""));
@@ -161,7 +166,7 @@ async fn case_c3_delete_options_in_a_body_count() {
         options.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         direct.send("DELETE", &path, IDENTITY, &options.to_string()).await.unwrap()
     };
-    for (name, schema) in options(cluster).of_deletion {
+    for (name, schema) in options(cluster).deletion {
         let (value, expected) = match (name.as_str(), schema["type"].as_str()) {
             ("kind" | "apiVersion", _) => continue,
             ("dryRun", _) => (json!(["All"]), 200),

@@ -60,7 +60,7 @@ async fn i4_taking_a_deleted_users_name_requires_control_of_it() {
         for (manifest, role) in &gone {
             let refused = create_as(cluster, "mallory", manifest).unwrap_err();
             assert!(refused.contains("the guard: User ") && refused.contains(role), "{round} {manifest}: {refused}");
-            assert!(refused.contains("mallory may not bind it: that takes the verb bind on"), "{refused}");
+            assert!(refused.contains("mallory may not bind it: this requires the verb bind on"), "{refused}");
         }
         for user in ["boss", "label", "root", "alice"] {
             wait_until_stored(&secrets, &format!("{n}-{user}"), true).await;

@@ -71,7 +71,7 @@ async fn i4_denials_name_only_users_in_the_request() {
     };
     let email = format!("email: {n}@EXAMPLE.com");
     let waiting = create(&email);
-    assert!(waiting.contains("somebody whom this write takes control of holds or would hold a role"), "{waiting}");
+    assert!(waiting.contains("an identity that this write takes control of holds or would hold a role"), "{waiting}");
     let own = create(&format!("groups: [{n}-power]"));
     assert!(own.contains(&format!("User {n}-x holds or would hold a role")), "{own}");
     cluster.kubectl(&["delete", "users.roster.dev", &kim]);
@@ -107,8 +107,9 @@ async fn i4_denied_changes_of_a_binding_do_not_reveal_its_role() {
         [(&["delete", "--raw", &path][..], String::new()), (&["replace", "--raw", &path, "-f", "-"], other.to_string())]
     {
         let denial = refused(cluster, &clerk, args, &input);
-        let expected =
-            format!("{clerk} may not change or end RoleBinding {power}: that takes the verb bind on its role before");
+        let expected = format!(
+            "{clerk} may not change or delete RoleBinding {power}: this requires the verb bind on its role before"
+        );
         assert!(denial.contains(&expected), "{denial}");
         assert!(!denial.contains("edit") && !denial.contains(&format!("namespace {n}")), "{denial}");
     }

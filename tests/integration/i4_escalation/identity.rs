@@ -290,7 +290,7 @@ async fn i4_denials_name_what_the_secret_holds() {
         (
             format!("login-{n}"),
             "Opaque",
-            "Secrets of type roster.dev/identity or named login-… hold what people log in with",
+            "Secrets of type roster.dev/identity or named login-… contain the credentials of people",
         ),
         (n.clone(), "roster.dev/identity", "Secrets of type roster.dev/identity or named login-…"),
         (
@@ -302,7 +302,7 @@ async fn i4_denials_name_what_the_secret_holds() {
         (
             "roster-ca".to_owned(),
             "Opaque",
-            "the Secrets roster-ca, roster-sealing-key and roster-token-keys hold the keys of Roster",
+            "the Secrets roster-ca, roster-sealing-key and roster-token-keys contain the keys of Roster",
         ),
     ] {
         let secret = format!("{{apiVersion: v1, kind: Secret, metadata: {{name: '{name}'}}, type: {kind}}}");

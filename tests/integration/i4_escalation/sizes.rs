@@ -153,7 +153,7 @@ async fn i4_owners_and_field_managers_are_limited() {
         }
         assert!(manager < 20);
     };
-    assert!(manager >= 8 && refused.contains("bytes of names of fields, and at most 131072 are allowed"), "{refused}");
+    assert!(manager >= 8 && refused.contains("bytes of field names, and at most 131072 are allowed"), "{refused}");
     // Roster can still write the object.
     let operator = Some("system:serviceaccount:roster-system:roster");
     let as_another_manager = format!("{path}?fieldManager=operator");

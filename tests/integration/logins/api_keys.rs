@@ -7,12 +7,12 @@ use crate::directory::{BASE, Direct};
 use crate::support::eventually;
 
 /// Creates a key as the bearer of the token, confirmed with [`PASSWORD`].
-pub async fn key(direct: &Direct, token: &str) -> String {
+pub(crate) async fn key(direct: &Direct, token: &str) -> String {
     key_with(direct, token, PASSWORD).await
 }
 
 /// Creates a key as the bearer of the token, confirmed with that password.
-pub async fn key_with(direct: &Direct, token: &str, password: &str) -> String {
+pub(crate) async fn key_with(direct: &Direct, token: &str, password: &str) -> String {
     let spec = json!({"displayName": "test", "currentPassword": password});
     let made = post(direct, "users/~/apikeys", Some(token), &body("APIKey", &spec)).await;
     assert_eq!(made.status, 201, "{}", made.body);

@@ -6,9 +6,9 @@ use kube::api::{Patch, PatchParams};
 use roster_harness::control_plane::OIDC_AUDIENCE;
 use serde_json::{Value, json};
 
-use super::{PASSWORD, attempt, kubectl_as, logins, own_status, person, token, token_of, whoami};
-use crate::directory::Direct;
-use crate::support::{eventually, unique, wait_until_can};
+use super::{FLAGS, PASSWORD, attempt, kubectl_as, logins, own_status, person, token, token_of, whoami};
+use crate::directory::{Direct, wait_until_served};
+use crate::support::{Cluster, eventually, unique, wait_until_can};
 
 /// Waits until the token is rejected. Returns how long it was still accepted.
 async fn refused_after(kubectl: &roster_harness::Kubectl) -> Duration {
@@ -69,6 +69,27 @@ async fn both_authenticators_give_the_same_identity() {
         let refused = kubectl_as(cluster, token).run(&["get", "pods", "-n", "kube-system"]).unwrap_err();
         assert!(format!("{refused:#}").contains("Forbidden"));
     }
+}
+
+/// Some providers' kube-apiservers accept nothing but RS256, which OpenID Connect Core requires.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_e1_tokens_signed_with_rs256_are_accepted() {
+    let cluster = Cluster::create("rs256", &[]);
+    cluster.start_operator(&[FLAGS, &["--token-signing-algorithm=RS256"]].concat());
+    wait_until_served(&cluster);
+    let direct = Direct::new(&cluster, 0, None).await;
+    let name = person(&cluster, "rs256", |_| {}).await;
+    let webhook = token(&direct, &name, PASSWORD).await;
+    let spec = json!({"username": name, "password": PASSWORD, "audience": OIDC_AUDIENCE});
+    let oidc = token_of(&attempt(&direct, &spec).await);
+    for (authenticator, token) in [("webhook", &webhook), ("oidc", &oidc)] {
+        assert_eq!(jsonwebtoken::decode_header(token).unwrap().alg, jsonwebtoken::Algorithm::RS256);
+        let kubectl = kubectl_as(&cluster, token);
+        let user = eventually(&format!("{authenticator} lets them in"), || async { whoami(&kubectl) }).await;
+        assert_eq!(user["username"], json!(name), "{authenticator}");
+    }
+    let configuration = direct.send("GET", "/.well-known/openid-configuration", &[], "").await.unwrap().json();
+    assert_eq!(configuration["id_token_signing_alg_values_supported"], json!(["RS256"]));
 }
 
 /// I3 for sessions: kube-apiserver calls the webhook for each request, except for results that it has cached.

@@ -32,12 +32,12 @@ async fn a_session_alone_creates_neither_a_key_nor_a_seed() {
     let bearer = format!("Bearer {session}");
     for (path, kind, spec) in persistent_credentials() {
         let tried = async |path: &str, spec: Value| post(&direct, path, Some(&session), &body(kind, &spec)).await;
-        assert_refused(&tried(path, spec.clone()).await, "is needed");
+        assert_refused(&tried(path, spec.clone()).await, "is required");
         let wrong = tried(path, confirmed_with(spec.clone(), "s3cret-but-wrong")).await;
-        assert_refused(&wrong, "is not the password");
+        assert_refused(&wrong, "is not the current password");
         assert!(!wrong.body.contains("s3cret"), "{}", wrong.body);
         let dry = tried(&format!("{path}?dryRun=All"), confirmed_with(spec.clone(), "wrong")).await;
-        assert_refused(&dry, "is not the password");
+        assert_refused(&dry, "is not the current password");
         assert_eq!(tried(&format!("{path}?dryRun=All"), confirmed_with(spec, PASSWORD)).await.status, 201);
     }
     let keys = direct.get(&format!("{BASE}/users/~/apikeys"), &[("Authorization", &bearer)]).await;
@@ -75,12 +75,12 @@ async fn guesses_of_passwords_and_codes_count_towards_the_lockout() {
     assert_eq!(enrol(json!({"code": wrong})).await.status, 422);
     assert_eq!(enrol(json!({"code": wrong})).await.status, 422);
     for _ in 0..3 {
-        assert_refused(&enrol(confirmed_with(json!({}), "wrong")).await, "is not the password");
+        assert_refused(&enrol(confirmed_with(json!({}), "wrong")).await, "is not the current password");
     }
     // After five failures, even the right password is rejected from here.
     for (path, kind, spec) in persistent_credentials() {
         let refused = post(&direct, path, Some(&session), &body(kind, &confirmed_with(spec, PASSWORD))).await;
-        assert_refused(&refused, "is not the password");
+        assert_refused(&refused, "is not the current password");
     }
     assert_eq!(enrol(json!({"code": code(&seed, 0)})).await.status, 422);
     let login = with_password(&direct, &name, PASSWORD).await;
@@ -101,10 +101,9 @@ async fn wrong_confirmations_that_race_are_counted_and_logged_once() {
     let wrong = body("TOTPEnrollment", &confirmed_with(json!({}), "wrong"));
     let posts = (0..10).map(|at| post(&replicas[at % 2], "users/~/totp", Some(&session), &wrong));
     for answer in futures::future::join_all(posts).await {
-        assert_refused(&answer, "is not the password");
+        assert_refused(&answer, "is not the current password");
     }
-    let is_logged =
-        |line: &&str| line.contains(&name) && line.contains("a credential that was asked for again was wrong");
+    let is_logged = |line: &&str| line.contains(&name) && line.contains("wrong password or code in a confirmation");
     let logs = cluster.operator_logs().into_iter().map(|log| std::fs::read_to_string(log).unwrap());
     let logged: usize = logs.map(|log| log.lines().filter(is_logged).count()).sum();
     assert_eq!(logged, 5, "five are judged, and then the sessions are locked out");
@@ -132,6 +131,6 @@ async fn callers_without_a_password_or_acting_for_another_need_no_confirmation()
     // For every key of the own User, by another authenticator and with any permission, it is an own credential.
     let own = [("X-Remote-User", other.as_str()), ("X-Remote-Group", "system:masters")];
     for path in ["users/~/apikeys".to_owned(), format!("users/{other}/apikeys")] {
-        assert_refused(&send(&direct, &path, &own, &spec).await.unwrap(), "is needed");
+        assert_refused(&send(&direct, &path, &own, &spec).await.unwrap(), "is required");
     }
 }

@@ -1,6 +1,6 @@
 //! Logins, through kube-apiserver and directly, with two replicas.
 
-pub mod api_keys;
+pub(crate) mod api_keys;
 mod authenticators;
 mod confirm;
 mod interop;
@@ -24,13 +24,13 @@ use serde_json::{Value, json};
 use crate::directory::{Answer, BASE, Direct, IDENTITY, front_proxy, wait_until_served};
 use crate::support::{Cluster, create, password_secret, unique, user, wait_for_reason};
 
-pub const PASSWORD: &str = "to be or not to be";
+pub(crate) const PASSWORD: &str = "to be or not to be";
 
 /// Flags of the operators: short intervals, so that tests see the effects.
-pub const FLAGS: &[&str] = &["--last-use-interval", "300ms"];
+pub(crate) const FLAGS: &[&str] = &["--last-use-interval", "300ms"];
 
 /// Shared control plane with two operators. Tests must not restart or kill them.
-pub fn logins() -> &'static Cluster {
+pub(crate) fn logins() -> &'static Cluster {
     static LOGINS: OnceLock<Cluster> = OnceLock::new();
     LOGINS.get_or_init(|| {
         let cluster = Cluster::create("logins", &[]);
@@ -42,7 +42,7 @@ pub fn logins() -> &'static Cluster {
 }
 
 /// Creates a user with [`PASSWORD`]. `change` may modify the spec first.
-pub async fn person(cluster: &Cluster, prefix: &str, change: impl FnOnce(&mut User)) -> String {
+pub(crate) async fn person(cluster: &Cluster, prefix: &str, change: impl FnOnce(&mut User)) -> String {
     let name = unique(prefix);
     create(&cluster.secrets("default").await, &password_secret(&name, "password", PASSWORD)).await;
     let mut user = user(&name, true);
@@ -56,7 +56,7 @@ pub async fn person(cluster: &Cluster, prefix: &str, change: impl FnOnce(&mut Us
 
 /// Waits until every replica has observed that revision of the User. The leader reports readiness in the status, and
 /// other replicas observe it shortly after.
-pub async fn wait_until_known_to_all_replicas(cluster: &Cluster, name: &str, revision: &str) {
+pub(crate) async fn wait_until_known_to_all_replicas(cluster: &Cluster, name: &str, revision: &str) {
     let (certificate, key) = front_proxy(cluster);
     let replicas = cluster.operators().len();
     for replica in 0..replicas {
@@ -67,19 +67,19 @@ pub async fn wait_until_known_to_all_replicas(cluster: &Cluster, name: &str, rev
 }
 
 /// The body of an action.
-pub fn body(kind: &str, spec: &Value) -> String {
+pub(crate) fn body(kind: &str, spec: &Value) -> String {
     json!({"apiVersion": "directory.roster.dev/v1alpha1", "kind": kind, "spec": spec}).to_string()
 }
 
 /// Sends a POST below the group-version to a replica's port. Retries on 429.
-pub async fn post(direct: &Direct, path: &str, bearer: Option<&str>, body: &str) -> Answer {
+pub(crate) async fn post(direct: &Direct, path: &str, bearer: Option<&str>, body: &str) -> Answer {
     let authorization = bearer.map(|token| format!("Bearer {token}"));
     let headers: Vec<(&str, &str)> = authorization.iter().map(|value| ("Authorization", value.as_str())).collect();
     send(direct, path, &headers, body).await.expect("it answers")
 }
 
 /// Sends a POST with additional headers. Retries on 429.
-pub async fn send(direct: &Direct, path: &str, headers: &[(&str, &str)], body: &str) -> anyhow::Result<Answer> {
+pub(crate) async fn send(direct: &Direct, path: &str, headers: &[(&str, &str)], body: &str) -> anyhow::Result<Answer> {
     loop {
         let answer = direct.send("POST", &format!("{BASE}/{path}"), headers, body).await?;
         if answer.status != 429 {
@@ -90,48 +90,48 @@ pub async fn send(direct: &Direct, path: &str, headers: &[(&str, &str)], body: &
 }
 
 /// Attempts to log in with this spec.
-pub async fn attempt(direct: &Direct, spec: &Value) -> Answer {
+pub(crate) async fn attempt(direct: &Direct, spec: &Value) -> Answer {
     post(direct, "logins", None, &body("Login", spec)).await
 }
 
 /// Attempts to log in with a password.
-pub async fn with_password(direct: &Direct, username: &str, password: &str) -> Answer {
+pub(crate) async fn with_password(direct: &Direct, username: &str, password: &str) -> Answer {
     attempt(direct, &json!({"username": username, "password": password})).await
 }
 
 /// Returns the token of a successful login.
-pub async fn token(direct: &Direct, username: &str, password: &str) -> String {
+pub(crate) async fn token(direct: &Direct, username: &str, password: &str) -> String {
     token_of(&with_password(direct, username, password).await)
 }
 
 /// Returns the token in a response.
-pub fn token_of(answer: &Answer) -> String {
+pub(crate) fn token_of(answer: &Answer) -> String {
     assert_eq!(answer.status, 201, "{}", answer.body);
     answer.json()["status"]["token"].as_str().unwrap_or_else(|| panic!("no token: {}", answer.body)).to_owned()
 }
 
 /// Returns the response status of a request for the caller's own User, with this token.
-pub async fn own_status(direct: &Direct, token: &str) -> u16 {
+pub(crate) async fn own_status(direct: &Direct, token: &str) -> u16 {
     let bearer = format!("Bearer {token}");
     direct.get(&format!("{BASE}/users/~"), &[("Authorization", &bearer)]).await.status
 }
 
 /// Returns kubectl with that token.
-pub fn kubectl_as(cluster: &Cluster, token: &str) -> Kubectl {
+pub(crate) fn kubectl_as(cluster: &Cluster, token: &str) -> Kubectl {
     let path = cluster.plane.dir.join(format!("{}.kubeconfig", unique("person")));
     let kubeconfig = cluster.plane.kubeconfig_for_token(&path, token).expect("the kubeconfig is written");
     Kubectl { kubeconfig, ..cluster.plane.kubectl.clone() }
 }
 
 /// Returns the output of `kubectl auth whoami`, or its error.
-pub fn whoami(kubectl: &Kubectl) -> Result<Value, String> {
+pub(crate) fn whoami(kubectl: &Kubectl) -> Result<Value, String> {
     let said = kubectl.run(&["auth", "whoami", "-o", "json"]).map_err(|error| format!("{error:#}"))?;
     let said: Value = serde_json::from_str(&said).map_err(|error| error.to_string())?;
     Ok(said["status"]["userInfo"].clone())
 }
 
 /// Returns the TOTP code of a base32 seed, some periods in the future.
-pub fn code(secret: &str, later: i64) -> String {
+pub(crate) fn code(secret: &str, later: i64) -> String {
     let secret = totp_rs::Secret::try_from_base32(secret).expect("it is base32");
     let totp = totp_rs::Builder::new().with_secret(secret).build().expect("it is long enough");
     let second = Timestamp::now().as_second() + 30 * later;

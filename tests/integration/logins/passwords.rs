@@ -38,10 +38,10 @@ async fn changing_the_own_password_takes_the_old_one_and_ends_sessions() {
         async move { change(direct, "~", Some(session), &spec).await }
     };
     for (spec, field, why) in [
-        (json!({"newPassword": NEXT}), "spec.oldPassword", "is needed"),
-        (json!({"oldPassword": "wrong", "newPassword": NEXT}), "spec.oldPassword", "is not the password"),
+        (json!({"newPassword": NEXT}), "spec.oldPassword", "is required"),
+        (json!({"oldPassword": "wrong", "newPassword": NEXT}), "spec.oldPassword", "is not the current password"),
         (json!({"oldPassword": PASSWORD, "newPassword": "short"}), "spec.newPassword", "at least 12"),
-        (json!({"oldPassword": PASSWORD, "newPassword": "1qaz2wsx3edc4rfv"}), "spec.newPassword", "everybody tries"),
+        (json!({"oldPassword": PASSWORD, "newPassword": "1qaz2wsx3edc4rfv"}), "spec.newPassword", "common password"),
         (json!({"oldPassword": PASSWORD, "newPassword": format!("I am {name}, no?")}), "spec.newPassword", "username"),
         (json!({"oldPassword": PASSWORD, "newPassword": PASSWORD}), "spec.newPassword", "one of the last"),
     ] {

@@ -83,7 +83,7 @@ async fn a_renamed_user_keeps_the_credential_and_releases_the_name() {
     let ambiguous = rename_as_administrator(cluster, &name, &name).unwrap_err();
     assert!(format!("{ambiguous:#}").contains("stands for several users"), "{ambiguous:#}");
     let taken = rename_as_administrator(cluster, &married, &name).unwrap_err();
-    assert!(format!("{taken:#}").contains(&format!("is held or wanted by user {heir}")), "{taken:#}");
+    assert!(format!("{taken:#}").contains(&format!("already exists: User {heir} holds or wants it")), "{taken:#}");
 }
 
 /// Emails are login names too: an email may become the username, and the username an email.
@@ -146,7 +146,7 @@ async fn i4_renames_require_the_rights_of_both_names() {
     for (key, username, status, said) in [
         (weak.as_str(), "system:masters", 422, "spec.username"),
         (&weak, "no spaces", 422, "spec.username"),
-        (&weak, &held, 409, "is held or wanted by another user"),
+        (&weak, &held, 409, "already exists: another User holds or wants it"),
         ("~", &fresh, 403, ""),
         ("nobody-at-all", &fresh, 404, ""),
     ] {
@@ -155,7 +155,7 @@ async fn i4_renames_require_the_rights_of_both_names() {
         assert!(refused.body.contains(said), "{key} to {username}: {}", refused.body);
     }
     let key = api_keys::key(&direct, &session).await;
-    assert_eq!(rename(&direct, &weak, &key, &fresh).await.status, 403, "an API key does not do");
+    assert_eq!(rename(&direct, &weak, &key, &fresh).await.status, 403, "API keys are not accepted");
     let own = token(&direct, &weak, PASSWORD).await;
     assert_eq!(rename(&direct, "~", &own, &fresh).await.status, 403, "nobody renames themselves");
     let patch = format!(r#"{{"spec":{{"username":"{fresh}"}}}}"#);

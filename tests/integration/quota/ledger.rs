@@ -21,7 +21,7 @@ use crate::support::eventually;
 /// Sums in revision order: a watch of all pods reports every state, and the limit must hold in each. Consistent lists
 /// from time to time check that the watch misses none. A watch of the ResourceQuotas shows where
 /// kube-controller-manager miscounted.
-pub struct Ledger {
+pub(super) struct Ledger {
     client: Client,
     state: Arc<Mutex<State>>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
@@ -100,7 +100,7 @@ impl State {
 
 impl Ledger {
     /// Starts to watch.
-    pub async fn start(client: &Client, namespaces: BTreeSet<String>) -> Self {
+    pub(super) async fn start(client: &Client, namespaces: BTreeSet<String>) -> Self {
         let pods: Api<Pod> = Api::all(client.clone());
         let quotas: Api<ResourceQuota> = Api::all(client.clone());
         let list = pods.list(&ListParams::default()).await.unwrap();
@@ -125,7 +125,7 @@ impl Ledger {
 
     /// Call once all writers have stopped. Returns the maxima, and checks that Roster is not responsible for more than
     /// the limit.
-    pub async fn finish(self, limit: i128) -> Maxima {
+    pub(super) async fn finish(self, limit: i128) -> Maxima {
         let pods: Api<Pod> = Api::all(self.client.clone());
         let quotas: Api<ResourceQuota> = Api::all(self.client.clone());
         eventually("the watches have seen what is there", || async {
@@ -158,7 +158,7 @@ impl Ledger {
     }
 
     /// Returns the number of pods.
-    pub fn pods(&self) -> usize {
+    pub(super) fn pods(&self) -> usize {
         self.state.lock().unwrap().pods.len()
     }
 }
@@ -209,14 +209,14 @@ async fn list_again(pods: Api<Pod>, state: Arc<Mutex<State>>) {
 }
 
 /// Counts changes of `spec.hard` of Roster's ResourceQuotas.
-pub struct AllotmentChanges {
+pub(super) struct AllotmentChanges {
     count: Arc<Mutex<usize>>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl AllotmentChanges {
     /// Starts to count.
-    pub async fn count(client: &Client) -> Self {
+    pub(super) async fn count(client: &Client) -> Self {
         let quotas: Api<ResourceQuota> = Api::all(client.clone());
         let own = ListParams::default().fields(&format!("metadata.name={ROSTER}"));
         let list = quotas.list(&own).await.unwrap();
@@ -235,7 +235,7 @@ impl AllotmentChanges {
     }
 
     /// Returns the count.
-    pub fn end(&self) -> usize {
+    pub(super) fn end(&self) -> usize {
         assert!(!self.task.is_finished(), "the watch ended early");
         *self.count.lock().unwrap()
     }

@@ -1,5 +1,6 @@
 //! Quota across all namespaces of a user. There is no kubelet: pods stay Pending, and count in full.
 
+mod bundles;
 mod counting;
 mod ledger;
 mod limits;
@@ -22,7 +23,7 @@ use serde_json::{Value, json};
 use crate::support::{Cluster, audit_position, condition, create, eventually, operator_writes, user_where};
 
 /// Name of Roster's objects in each owned namespace.
-pub const ROSTER: &str = "roster";
+pub(crate) const ROSTER: &str = "roster";
 
 /// Shared control plane with two operators, which must agree. Tests must not stop them.
 fn quota() -> &'static Cluster {
@@ -42,28 +43,28 @@ fn quota() -> &'static Cluster {
 fn wait_for_policy(cluster: &Cluster) {
     const NAMESPACE: &str =
         "{apiVersion: v1, kind: Namespace, metadata: {name: probe, labels: {roster.dev/owner: probe}}}";
-    const SERVICE: &str =
-        "{apiVersion: v1, kind: Service, metadata: {name: probe, namespace: probe}, spec: {ports: [{port: 80}]}}";
+    // No ResourceQuota has that revision.
+    const QUESTION: &str = "---\n{apiVersion: v1, kind: ResourceQuota, metadata: {name: roster-seen, namespace: probe, annotations: {roster.dev/seen: '9223372036854775807'}}}";
     cluster.apply(NAMESPACE);
     let is_enforced = || {
-        let made = cluster.plane.kubectl.run_with_input(&["create", "--dry-run=server", "-f", "-"], SERVICE);
-        made.is_err_and(|error| format!("{error:#}").contains("roster-quota"))
+        let asked = cluster.plane.kubectl.run_with_input(&["create", "--dry-run=server", "-f", "-"], QUESTION);
+        asked.is_err_and(|error| format!("{error:#}").contains("not seen this revision"))
     };
     let deadline = Instant::now() + Duration::from_secs(60);
     while !is_enforced() {
-        assert!(Instant::now() < deadline, "the policy roster-quota is not enforced");
+        assert!(Instant::now() < deadline, "the policies of quota are not enforced");
         std::thread::sleep(Duration::from_millis(200));
     }
     cluster.kubectl(&["delete", "namespace", "probe", "--wait=false"]);
 }
 
 /// Returns a quota with these limits by name.
-pub fn limits(hard: &[(&str, &str)]) -> Value {
+pub(crate) fn limits(hard: &[(&str, &str)]) -> Value {
     hard.iter().map(|(name, limit)| ((*name).to_owned(), Value::from(*limit))).collect::<serde_json::Map<_, _>>().into()
 }
 
 /// Creates a User with these limits.
-pub fn owner(name: &str, hard: &[(&str, &str)]) -> User {
+pub(crate) fn owner(name: &str, hard: &[(&str, &str)]) -> User {
     let manifest = json!({
         "apiVersion": "roster.dev/v1alpha1", "kind": "User",
         "metadata": {"name": name}, "spec": {"quota": {"hard": limits(hard)}},
@@ -78,7 +79,7 @@ async fn limit(users: &Api<User>, name: &str, hard: &[(&str, &str)]) {
 }
 
 /// Returns a Namespace with or without an owner.
-pub fn namespace(name: &str, owner: Option<&str>) -> Namespace {
+pub(crate) fn namespace(name: &str, owner: Option<&str>) -> Namespace {
     let mut namespace = Namespace::default();
     namespace.metadata.name = Some(name.to_owned());
     namespace.metadata.labels = owner.map(|owner| [(OWNER_LABEL.to_owned(), owner.to_owned())].into());
@@ -92,7 +93,7 @@ async fn transfer(client: &Client, name: &str, to: Option<&str>) -> kube::Result
 }
 
 /// Returns a pod with these CPU requests, or without any.
-pub fn pod(name: &str, cpu: Option<&str>) -> Pod {
+pub(crate) fn pod(name: &str, cpu: Option<&str>) -> Pod {
     let requests = cpu.map(|cpu| json!({"requests": {"cpu": cpu}}));
     let container = json!({"name": "main", "image": "nowhere.invalid/nothing", "resources": requests});
     serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"containers": [container]}})).expect("it is one")
@@ -113,7 +114,7 @@ async fn owner_of(cluster: &Cluster, name: &str, hard: &[(&str, &str)], count: u
 }
 
 /// Waits until kube-apiserver enforces that ResourceQuota, and pods can be created.
-pub async fn wait_until_enforced(client: &Client, namespace: &str, quota: &str) {
+pub(crate) async fn wait_until_enforced(client: &Client, namespace: &str, quota: &str) {
     wait_for_account(client, namespace).await;
     let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), namespace);
     eventually(&format!("the ResourceQuota {quota} of {namespace} is enforced"), || async {
@@ -273,12 +274,12 @@ async fn wait_until_quota_is(cluster: &Cluster, name: &str, status: &str, reason
 }
 
 /// Returns the operator's writes since `position`, except those to its Lease.
-pub fn writes_since(cluster: &Cluster, position: u64) -> Vec<String> {
+pub(crate) fn writes_since(cluster: &Cluster, position: u64) -> Vec<String> {
     operator_writes(cluster, position).into_iter().filter(|write| !write.contains("/leases/")).collect()
 }
 
 /// Waits until the operator has written nothing for some seconds.
-pub async fn wait_until_idle(cluster: &Cluster) {
+pub(crate) async fn wait_until_idle(cluster: &Cluster) {
     eventually("the operator is done", || async {
         let position = audit_position(cluster);
         tokio::time::sleep(Duration::from_secs(4)).await;

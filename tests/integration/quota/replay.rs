@@ -16,7 +16,7 @@ const MAX_IN_FLIGHT: usize = 32;
 
 /// A change that affects the usage of one namespace. Amounts are CPU requests in thousandths.
 #[derive(Clone, Debug)]
-pub enum Fact {
+pub(super) enum Fact {
     /// A pod and its requests; `None` if it was deleted.
     Pod(String, Option<i128>),
     /// A new state of the ResourceQuota.
@@ -25,7 +25,7 @@ pub enum Fact {
 
 /// A ResourceQuota at a revision.
 #[derive(Clone, Debug)]
-pub struct Counted {
+pub(super) struct Counted {
     /// `spec.hard`.
     pub given: i128,
     /// `status.hard`, which kube-apiserver enforces.
@@ -38,7 +38,7 @@ pub struct Counted {
 
 /// Maxima over time.
 #[derive(Debug, Default)]
-pub struct Maxima {
+pub(super) struct Maxima {
     /// Requests of all namespaces together.
     pub requested: i128,
     /// Number of pods.
@@ -117,7 +117,7 @@ impl Namespace {
 }
 
 /// Replays facts with their namespaces, in the order of revisions.
-pub fn replay<'a>(facts: impl Iterator<Item = &'a (String, Fact)>, limit: i128) -> Maxima {
+pub(super) fn replay<'a>(facts: impl Iterator<Item = &'a (String, Fact)>, limit: i128) -> Maxima {
     let mut namespaces = BTreeMap::<&str, Namespace>::new();
     let (mut maxima, mut let_through) = (Maxima::default(), 0);
     for (namespace, fact) in facts {

@@ -15,13 +15,13 @@ use crate::support::{Cluster, condition, password_secret, user};
 const USERS: u32 = 2000;
 
 /// Cost of hashing.
-pub struct Cost {
+pub(super) struct Cost {
     pub per_second: f64,
     cpu_seconds_each: f64,
 }
 
 /// Hashes per second of a plain argon2id loop on every core, with reused memory.
-pub fn bare_loop(rounds: u32) -> Cost {
+pub(super) fn bare_loop(rounds: u32) -> Cost {
     let cores = cores();
     let hashes = f64::from(cores * rounds);
     let (started, cpu) = (Instant::now(), cpu_seconds(std::process::id()));
@@ -60,7 +60,7 @@ async fn pool_to_bare_loop() -> f64 {
     ratios[2]
 }
 
-pub fn cores() -> u32 {
+pub(super) fn cores() -> u32 {
     std::thread::available_parallelism().unwrap().get().try_into().unwrap()
 }
 

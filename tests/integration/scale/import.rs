@@ -122,6 +122,68 @@ fn rancher() -> String {
     })
 }
 
+fn keycloak() -> String {
+    let user = |i| {
+        let groups = [format!("/g{}", i % GROUPS)];
+        let mut user =
+            json!({"username": format!("u{i:05}"), "enabled": true, "firstName": "Person", "groups": groups});
+        if !hash(i).is_empty() {
+            let secret =
+                json!({"value": "W9p4VB8ZXgfL1+fMbFVPhbjsmGoxyQS+a8VSqD9zemU=", "salt": "ICEiIyQlJicoKSorLC0uLw=="});
+            let data = json!({"hashIterations": 210_000, "algorithm": "pbkdf2-sha512"});
+            let password =
+                json!({"type": "password", "secretData": secret.to_string(), "credentialData": data.to_string()});
+            user["credentials"] = json!([password]);
+        }
+        user
+    };
+    let group = |i| json!({"name": format!("g{i}"), "path": format!("/g{i}"), "subGroups": []});
+    json!({"realm": "acme", "users": array(user, *PEOPLE), "groups": array(group, GROUPS)}).to_string()
+}
+
+fn openshift() -> String {
+    let api = "user.openshift.io/v1";
+    let user = |i| json!({"apiVersion": api, "kind": "User", "metadata": {"name": format!("u{i:05}")}, "fullName": format!("Person {i}")});
+    let group = |i| {
+        let users: Vec<String> = (i..*PEOPLE).step_by(GROUPS).map(|i| format!("u{i:05}")).collect();
+        json!({"apiVersion": api, "kind": "Group", "metadata": {"name": format!("g{i}")}, "users": users})
+    };
+    let identity = |i| {
+        let (id, user) = (format!("u{i:05}"), json!({"name": format!("u{i:05}")}));
+        json!({"apiVersion": api, "kind": "Identity", "providerName": "ldap", "providerUserName": id, "user": user})
+    };
+    let all = [array(user, *PEOPLE), array(group, GROUPS), array(identity, *PEOPLE)];
+    let items: Vec<&Value> = all.iter().flat_map(|list| list.as_array().unwrap()).collect();
+    json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
+}
+
+fn deckhouse() -> String {
+    let user = |i| {
+        let spec = json!({"email": format!("u{i:05}@example.com"), "password": hash(i)});
+        json!({"apiVersion": "deckhouse.io/v1", "kind": "User", "metadata": {"name": format!("u{i:05}")}, "spec": spec})
+    };
+    let group = |i| {
+        let members: Vec<Value> =
+            (i..*PEOPLE).step_by(GROUPS).map(|i| json!({"kind": "User", "name": format!("u{i:05}")})).collect();
+        let spec = json!({"name": format!("g{i}"), "members": members});
+        json!({"apiVersion": "deckhouse.io/v1alpha1", "kind": "Group", "metadata": {"name": format!("g{i}")}, "spec": spec})
+    };
+    let all = [array(user, *PEOPLE), array(group, GROUPS)];
+    let items: Vec<&Value> = all.iter().flat_map(|list| list.as_array().unwrap()).collect();
+    json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
+}
+
+fn dex() -> String {
+    lines(|i| {
+        let (username, email) = (format!("u{i:05}"), format!("u{i:05}@example.com"));
+        let password = json!({
+            "apiVersion": "dex.coreos.com/v1", "kind": "Password", "metadata": {"name": username}, "username": username,
+            "email": email, "hash": hash(i),
+        });
+        format!("{password}\n")
+    })
+}
+
 /// Generates the content of a file.
 type Content = fn() -> String;
 
@@ -251,7 +313,7 @@ async fn an_interrupted_import_of_each_format_completes_on_retry() {
     cluster.kubectl(&["create", "namespace", "people"]);
     let client = cluster.client().await;
     let dir = cluster.plane.dir.clone();
-    let formats: [(&str, Content); 8] = [
+    let formats: [(&str, Content); 12] = [
         ("csv", csv),
         ("json", json_lines),
         ("ldif", ldif),
@@ -259,6 +321,10 @@ async fn an_interrupted_import_of_each_format_completes_on_retry() {
         ("openstack", openstack),
         ("kubesphere", kubesphere),
         ("rancher", rancher),
+        ("keycloak", keycloak),
+        ("openshift", openshift),
+        ("deckhouse", deckhouse),
+        ("dex", dex),
         ("passwd", passwd),
     ];
     for (format, content) in formats {
@@ -277,7 +343,7 @@ async fn an_interrupted_import_of_each_format_completes_on_retry() {
         let half = kill_halfway(&client, child).await;
         assert!(half < *PEOPLE, "{format}: all were there already");
         let resumed = succeeds(args(&["--apply"]));
-        let same: usize = resumed.split(" the same").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+        let same: usize = resumed.split(" unchanged").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
         assert!(same >= half.saturating_sub(1), "{format}: what was there was written again: {resumed}");
 
         let expected = written(&folder);

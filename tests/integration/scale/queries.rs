@@ -11,7 +11,7 @@ use crate::support::Cluster;
 const DECLARED: &str = "/apis/roster.dev/v1alpha1/users";
 
 /// Prints the median duration of each query through kube-apiserver, and checks that responses are complete.
-pub async fn measure(cluster: &Cluster, users: u32) {
+pub(super) async fn measure(cluster: &Cluster, users: u32) {
     wait_until_served(cluster);
     let client = cluster.client().await;
     let questions = [

@@ -5,11 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use axum::http::header::USER_AGENT;
 use axum::http::{Request, Uri};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use kube::config::{AuthInfo, Cluster};
 use kube::{Client, Config};
+use roster_api::user_agent;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use secrecy::SecretString;
@@ -117,6 +119,7 @@ fn config(cluster: &Cluster) -> Result<Config> {
     config.proxy_url = proxy.map(|proxy| proxy.parse()).transpose().context("the URL of the proxy")?;
     config.auth_info = AuthInfo::default();
     config.read_timeout = Some(REQUEST_TIMEOUT);
+    config.headers.push((USER_AGENT, user_agent("kubectl-roster").try_into()?));
     // A retried login would count as two attempts, and a code is valid only once.
     config.default_retry = false;
     Ok(config)

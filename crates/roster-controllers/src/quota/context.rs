@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use kube::Client;
+use kube::{Api, Client};
 use moka::sync::Cache;
+use roster_api::User;
 use roster_core::directory::owner_quota::OwnerQuota;
-use roster_core::quota::allotment::QuotaRequest;
 use roster_core::quota::defaults::Defaults;
 use roster_credentials::digest::{hex, random};
 use roster_runtime::informers::Informers;
@@ -16,13 +16,15 @@ use roster_runtime::informers::failures::WatchFailures;
 use roster_runtime::metrics::Metrics;
 
 use super::plan::{Lately, View};
+use super::refused::Refused;
 use crate::backoff::Backoff;
+use crate::events::Reporter;
 
 /// Timeout of a reconciliation. The client's own retries can add up to minutes.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Time until an owner with unmet targets is reconciled again if no watch event comes first.
-const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Time after a write until usage is verified.
 const VERIFY_AFTER: Duration = Duration::from_secs(1);
@@ -44,7 +46,7 @@ pub struct Context {
     /// Random ID of this leadership term.
     pub(super) term: String,
     /// Requests that quota refused, by namespace.
-    pub(super) refused: Cache<String, QuotaRequest>,
+    pub(super) refused: Cache<String, Vec<Refused>>,
     /// History of namespaces.
     pub(super) lately: Cache<String, Lately>,
     pub(super) reported: Mutex<HashMap<String, (Option<OwnerQuota>, Instant)>>,
@@ -54,6 +56,8 @@ pub struct Context {
     /// Number of interrupted attempts by owner. Their writes may still be in flight, and are fenced like those of a previous
     /// leader.
     pub(super) cut_off: Mutex<HashMap<String, u64>>,
+    /// Publishes Events about namespaces.
+    pub(super) reporter: Reporter,
     pub(super) failures: Arc<WatchFailures>,
     pub(super) backoff: Backoff,
 }
@@ -69,6 +73,7 @@ impl Context {
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
+            reporter: Reporter::new(client.clone(), "roster.dev/quota", Arc::clone(&metrics)),
             client,
             informers,
             defaults,
@@ -112,29 +117,33 @@ impl Context {
         (!is_reached).then_some(RETRY_INTERVAL)
     }
 
-    /// Returns the state of an owner, or `None` if the User does not exist.
+    /// Returns the state of an owner, or `None` if there is nothing to do because the User does not exist.
     pub(super) fn view(&self, owner: &str) -> Option<View> {
         View::of(owner, &self.informers.directory(), |namespace| Lately {
-            refused: self.refused.get(namespace),
+            refused: self.refused.get(namespace).into_iter().flatten().map(|refused| refused.asked).collect(),
             ..self.lately.get(namespace).unwrap_or_default()
         })
     }
 
-    /// Records usage, to detect growth, and targets that were reached: if that quota is returned, no request waits for it any
+    /// Returns whether the User exists in kube-apiserver. A User that was created before its namespaces must not pass for
+    /// one that does not exist because its watch lags behind theirs.
+    pub(super) async fn exists(&self, owner: &str) -> Result<bool, Error> {
+        let users: Api<User> = Api::all(self.client.clone());
+        let found = users.get_metadata_opt(owner).await;
+        found.map(|found| found.is_some()).map_err(|source| Error::Owner(owner.to_owned(), source))
+    }
+
+    /// Records usage, to detect growth, and requests whose usage was reached: if that is returned, nobody waits for it any
     /// more.
     pub(super) fn remember(&self, view: &View) {
         let now = now();
         for owned in view.namespaces.iter().filter(|_| !view.limits.is_empty()) {
             let Some(allotment) = &owned.allotment else { continue };
-            if owned.lately.used != allotment.used || owned.served() > owned.lately.served {
+            let reached = owned.reached();
+            if owned.lately.used != allotment.used || reached != owned.lately.reached {
                 let risen = view.limits.keys().filter_map(|name| Some((name.clone(), owned.risen(name, now)?)));
-                let lately = Lately {
-                    used: allotment.used.clone(),
-                    risen: risen.collect(),
-                    served: owned.served().max(owned.lately.served),
-                    reached: owned.reached().max(owned.lately.reached),
-                    refused: None,
-                };
+                let lately =
+                    Lately { used: allotment.used.clone(), risen: risen.collect(), reached, refused: Vec::new() };
                 self.lately.insert(owned.name.clone(), lately);
             }
         }
@@ -145,6 +154,8 @@ impl Context {
 pub(super) enum Error {
     #[error("reading ResourceQuotas and usage")]
     Read(#[source] kube::Error),
+    #[error("reading User {0}")]
+    Owner(String, #[source] kube::Error),
     #[error("writing {what} in namespace {namespace}")]
     Write { what: &'static str, namespace: String, source: kube::Error },
     #[error("timed out after {TIMEOUT:?}")]

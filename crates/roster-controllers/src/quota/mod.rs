@@ -17,6 +17,8 @@ mod context;
 mod plan;
 mod read;
 mod refusals;
+mod refused;
+mod unenforced;
 mod write;
 
 use std::sync::{Arc, PoisonError};
@@ -30,9 +32,10 @@ use tracing::warn;
 
 use super::keyed::work_off;
 pub use context::Context;
-use context::{Error, TIMEOUT, now};
+use context::{Error, RETRY_INTERVAL, TIMEOUT, now};
 use plan::{Change, Plan, Rules, View, plan};
 use read::read_anew;
+use unenforced::report_unenforced;
 use write::{allot, release_ownerless, state_defaults};
 
 /// Minimum time between two reports of an owner's usage.
@@ -67,7 +70,11 @@ async fn reconcile(owner: &str, ctx: &Context) -> Option<Duration> {
     match tokio::time::timeout(TIMEOUT, settled).await.unwrap_or(Err(Error::Timeout)) {
         Ok(again) => {
             ctx.backoff.succeeded(owner);
-            if owner == NOBODY { None } else { again.into_iter().chain(report(owner, ctx)).min() }
+            if owner == NOBODY {
+                return None;
+            }
+            let unenforced = report_unenforced(owner, ctx).await;
+            again.into_iter().chain(unenforced).chain(report(owner, ctx)).min()
         }
         Err(error) => {
             let wait = ctx.backoff.failed(owner);
@@ -110,6 +117,10 @@ async fn arrange(owner: &str, mut view: View, ctx: &Context) -> Result<Option<Du
             // Namespaces may have been added or removed. One that gets another owner must not grow.
             let Some(known) = ctx.view(owner) else { return Ok(None) };
             view = known;
+        }
+        // After the namespaces were seen, and before each write.
+        if !view.is_known && ctx.exists(owner).await? {
+            return Ok(Some(RETRY_INTERVAL));
         }
         read_anew(&mut view, ctx.is_new(owner), ctx).await?;
         let plan = plan(&view, &rules());

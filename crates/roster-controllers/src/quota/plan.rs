@@ -17,13 +17,15 @@ use roster_core::quota::limits::{NAMESPACES, tracked};
 const GROWING: SignedDuration = SignedDuration::from_secs(2);
 
 /// How long a refused request may take to be retried. Controllers double their wait after each refusal.
-const MAX_RETRY_WAIT: SignedDuration = SignedDuration::from_mins(10);
+pub(super) const MAX_RETRY_WAIT: SignedDuration = SignedDuration::from_mins(10);
 
 /// State of an owner and its namespaces.
 #[derive(Debug)]
 pub(super) struct View {
     /// Name of the User.
     pub(super) owner: String,
+    /// Whether the User exists.
+    pub(super) is_known: bool,
     /// Limits, except the number of namespaces.
     pub(super) limits: Amounts,
     /// Tracked resources, with the limit over all namespaces.
@@ -33,7 +35,7 @@ pub(super) struct View {
 }
 
 /// An owned namespace.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Owned {
     pub(super) name: String,
     pub(super) is_terminating: bool,
@@ -54,16 +56,14 @@ pub(super) struct Owned {
 /// Recent history of a namespace.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lately {
-    /// The last refused request.
-    pub(super) refused: Option<QuotaRequest>,
+    /// Refused requests.
+    pub(super) refused: Vec<QuotaRequest>,
     /// Usage at the last reconciliation.
     pub(super) used: Amounts,
     /// Time and amount of the last growth, by resource.
     pub(super) risen: BTreeMap<String, (Timestamp, Amount)>,
-    /// Time of the last request for which the allotment was large enough.
-    pub(super) served: Option<Timestamp>,
-    /// Time of the last request whose usage has been reached.
-    pub(super) reached: Option<Timestamp>,
+    /// Requests whose usage has been reached at some time.
+    pub(super) reached: Vec<QuotaRequest>,
 }
 
 /// Planned writes.
@@ -107,10 +107,13 @@ pub(super) struct Rules<'a> {
 }
 
 impl View {
-    /// Reads the state from the directory. Returns `None` if the User does not exist.
+    /// Reads the state from the directory. Returns `None` if there is nothing to do because the User does not exist.
+    ///
+    /// Without a User there is no limit. What is enforced already is left alone: the User may come back, and must not find
+    /// more in use than when it was deleted.
     pub(super) fn of(owner: &str, directory: &Directory, lately: impl Fn(&str) -> Lately) -> Option<Self> {
-        directory.user(owner)?;
-        let mut limits = directory.limits_of(owner);
+        let is_known = directory.user(owner).is_some();
+        let mut limits = if is_known { directory.limits_of(owner) } else { Amounts::new() };
         limits.remove(NAMESPACES);
         let namespaces = directory.owned_by(owner).into_iter().map(|name| {
             let ranges = directory.quotas.limit_ranges_in(&name);
@@ -126,8 +129,13 @@ impl View {
                 ..Owned::default()
             }
         });
+        let is_concerned = |owned: &Owned| {
+            let is_open = owned.allotment.as_ref().is_some_and(|allotment| allotment.is_in_force(owner));
+            is_known || !is_open && !owned.is_terminating
+        };
+        let namespaces: Vec<Owned> = namespaces.filter(is_concerned).collect();
         let (owner, tracked) = (owner.to_owned(), tracked(&limits));
-        Some(Self { owner, tracked, limits, namespaces: namespaces.collect() })
+        (is_known || !namespaces.is_empty()).then_some(Self { owner, is_known, limits, tracked, namespaces })
     }
 
     fn expected(&self, name: &str, now: Timestamp) -> impl Iterator<Item = (Amount, Timestamp)> {
@@ -147,7 +155,9 @@ impl Owned {
     fn share(&self, name: &str, now: Timestamp) -> ResourceShare {
         let allotment = self.allotment.as_ref();
         let requests = self.requests().filter(|request| request.counts_at(now));
-        let requests = requests.filter(|request| self.lately.served.is_none_or(|served| request.at > served));
+        // Until it is used: it must not be moved on before kube-apiserver has counted the request that it is for.
+        let reached = self.reached();
+        let requests = requests.filter(|request| !reached.contains(request));
         let requests: Vec<(Amount, Timestamp)> =
             requests.filter_map(|request| Some((Amount::parse(request.level.get(name)?)?, request.since))).collect();
         ResourceShare {
@@ -163,33 +173,27 @@ impl Owned {
     }
 
     fn requests(&self) -> impl Iterator<Item = &QuotaRequest> {
-        let by_hint = self.allotment.as_ref().and_then(|allotment| allotment.request.as_ref());
-        by_hint.into_iter().chain(&self.lately.refused)
+        let by_hint = self.allotment.iter().flat_map(|allotment| &allotment.requests);
+        by_hint.chain(&self.lately.refused)
     }
 
-    /// Returns the time of the latest request that fits the allotment.
-    pub(super) fn served(&self) -> Option<Timestamp> {
-        self.met_by(self.allotment.as_ref()?.enforced.as_ref()?)
-    }
-
-    /// Returns the time of the latest request whose usage has been reached.
-    pub(super) fn reached(&self) -> Option<Timestamp> {
-        self.met_by(&self.allotment.as_ref()?.used)
-    }
-
-    fn met_by(&self, amounts: &Amounts) -> Option<Timestamp> {
-        let is_met = |(name, level): (&String, &String)| {
-            amounts.get(name).is_none_or(|amount| Amount::parse(level).is_none_or(|level| level <= *amount))
+    /// Returns the requests whose usage has been reached at some time.
+    pub(super) fn reached(&self) -> Vec<QuotaRequest> {
+        let Some(used) = self.allotment.as_ref().map(|allotment| &allotment.used) else { return Vec::new() };
+        let is_used = |(name, level): (&String, &String)| {
+            used.get(name).is_none_or(|used| Amount::parse(level).is_none_or(|level| level <= *used))
         };
-        self.requests().filter(|request| request.level.iter().all(is_met)).map(|request| request.at).max()
+        let is_reached =
+            |request: &&QuotaRequest| self.lately.reached.contains(request) || request.level.iter().all(is_used);
+        self.requests().filter(is_reached).cloned().collect()
     }
 
     /// Returns the amounts beyond the current usage that were requested recently and are not used yet, with the times of the
     /// requests.
     fn expected(&self, name: &str, now: Timestamp) -> impl Iterator<Item = (Amount, Timestamp)> {
-        let reached = self.reached().max(self.lately.reached);
+        let reached = self.reached();
         let requests = self.requests().filter(move |request| now.duration_since(request.at) <= MAX_RETRY_WAIT);
-        let requests = requests.filter(move |request| reached.is_none_or(|reached| request.at > reached));
+        let requests = requests.filter(move |request| !reached.contains(request));
         let used = self.allotment.as_ref().and_then(|allotment| allotment.used.get(name)).copied().unwrap_or_default();
         let risen = self.risen(name, now);
         requests.filter_map(move |request| {

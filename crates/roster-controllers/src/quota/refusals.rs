@@ -8,12 +8,13 @@ use k8s_openapi::api::core::v1::Event as CoreEvent;
 use kube::Api;
 use kube::ResourceExt;
 use kube::runtime::watcher::{Config, Event, watcher};
-use roster_core::quota::allotment::{NAME, QuotaRequest};
+use roster_core::quota::allotment::NAME;
 use roster_core::quota::amount::Amount;
 use roster_runtime::informers::follow::follow;
 use tokio::sync::oneshot;
 
 use super::context::{Context, now};
+use super::refused::remember;
 
 /// Follows the Events of refused creations.
 ///
@@ -36,10 +37,10 @@ fn note(event: &CoreEvent, ctx: &Context) {
     let Some(namespace) = event.namespace() else { return };
     let Some(level) = event.message.as_deref().and_then(level) else { return };
     let Some(owner) = ctx.informers.directory().owner_of(&namespace).map(str::to_owned) else { return };
-    let now = now();
-    let before = ctx.refused.get(&namespace).filter(|request| request.counts_at(now));
-    let since = before.map_or(now, |request| request.since);
-    ctx.refused.insert(namespace, QuotaRequest { since, at: now, level });
+    let by = event.involved_object.uid.clone().unwrap_or_default();
+    let mut refused = ctx.refused.get(&namespace).unwrap_or_default();
+    remember(&mut refused, by, level, now());
+    ctx.refused.insert(namespace, refused);
     ctx.informers.queues.owners.mark([owner]);
 }
 

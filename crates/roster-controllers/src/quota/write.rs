@@ -9,14 +9,14 @@ use kube::core::Status;
 use kube::{Api, ResourceExt};
 use roster_api::OWNER_LABEL;
 use roster_core::quota::allotment::{
-    Allotment, DEFAULTS_ANNOTATION, MANAGED_BY, NAME, OWNER_ANNOTATION, TERM_ANNOTATION, build,
+    Allotment, DEFAULTS_ANNOTATION, MANAGED_BY, NAME, OWNER_ANNOTATION, TERM_ANNOTATION, build, forget_requests_before,
 };
 use roster_core::quota::amount::write as quantities;
 use roster_core::quota::defaults::Defaults;
 use tracing::info;
 
-use super::context::{Context, Error};
-use super::plan::Change;
+use super::context::{Context, Error, now};
+use super::plan::{Change, MAX_RETRY_WAIT};
 
 /// Writes a ResourceQuota. Returns false after a conflict, or if the namespace no longer exists.
 pub(super) async fn allot(change: &Change, ctx: &Context) -> Result<bool, Error> {
@@ -63,6 +63,7 @@ fn is_as_planned(object: &ResourceQuota, change: &Change) -> bool {
 
 fn replacement(object: &ResourceQuota, change: &Change) -> ResourceQuota {
     let mut object = object.clone();
+    forget_requests_before(now() - MAX_RETRY_WAIT, object.annotations_mut());
     object.annotations_mut().insert(TERM_ANNOTATION.to_owned(), change.term.clone());
     object.annotations_mut().insert(OWNER_ANNOTATION.to_owned(), change.owner.clone());
     object.labels_mut().insert(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned());

@@ -1,7 +1,6 @@
 //! Context and errors of the User controller.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -12,10 +11,10 @@ use roster_credentials::policy::PasswordPolicy;
 use roster_credentials::pool::{HashPool, Saturated};
 use roster_credentials::record::Corrupt;
 use roster_runtime::informers::Informers;
-use roster_runtime::informers::failures::WatchFailures;
 use roster_runtime::metrics::Metrics;
 use roster_runtime::notifications::Notifier;
 
+use super::cache::Cache;
 use super::index::Index;
 use crate::backoff::Backoff;
 use crate::events::Reporter;
@@ -32,16 +31,13 @@ pub struct Context {
     /// Secrets of Roster's own namespace.
     pub(super) identities: Api<Secret>,
     pub(super) namespace: String,
-    /// Namespaces in which password Secrets are read. Empty: all.
-    pub(super) source_namespaces: BTreeSet<String>,
     pub(super) pool: HashPool,
     pub(super) password_policy: Arc<PasswordPolicy>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) index: Mutex<Index>,
+    pub(super) cache: Arc<Cache>,
     pub(super) informers: Arc<Informers>,
     pub(super) writer: Arc<NativeWriter>,
     pub(super) policy: Arc<Policy>,
-    pub(super) failures: Arc<WatchFailures>,
     pub(super) written: Written,
     pub(super) backoff: Backoff,
     pub(super) reporter: Reporter,
@@ -53,8 +49,7 @@ pub struct ContextParts {
     pub client: Client,
     /// Namespace of the identity Secrets.
     pub namespace: String,
-    /// Namespaces in which password Secrets are read. Empty: all.
-    pub source_namespaces: BTreeSet<String>,
+    pub cache: Arc<Cache>,
     /// Hashes passwords of password Secrets.
     pub pool: HashPool,
     pub password_policy: Arc<PasswordPolicy>,
@@ -75,14 +70,12 @@ impl Context {
             users: Api::all(client.clone()),
             identities: Api::namespaced(client.clone(), &namespace),
             namespace,
-            source_namespaces: parts.source_namespaces,
             pool: parts.pool,
             password_policy: parts.password_policy,
-            index: Mutex::default(),
+            cache: parts.cache,
             informers: parts.informers,
             writer: parts.writer,
             policy: parts.policy,
-            failures: Arc::new(WatchFailures::new(metrics.watch_errors.clone())),
             written: Written::default(),
             backoff: Backoff::default(),
             notifier: parts.notifier,
@@ -92,15 +85,9 @@ impl Context {
         }
     }
 
-    /// Applies an event to the index and queues the Users that it affects.
-    pub(super) fn note(&self, change: impl FnOnce(&mut Index) -> Vec<String>) {
-        let affected = change(&mut self.index());
-        self.informers.queues.users.mark(affected);
-    }
-
     /// Locks the index. Never hold the lock across an await.
     pub(super) fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cache.index()
     }
 }
 

@@ -261,8 +261,8 @@ async fn observe_source(
             is_waiting: false,
         }));
     }
-    if !ctx.source_namespaces.is_empty() && !ctx.source_namespaces.contains(&reference.namespace) {
-        return Ok(Observation::Problem(out_of_bounds(reference, &ctx.source_namespaces)));
+    if !ctx.cache.source_namespaces.is_empty() && !ctx.cache.source_namespaces.contains(&reference.namespace) {
+        return Ok(Observation::Problem(out_of_bounds(reference, &ctx.cache.source_namespaces)));
     }
     let secret = match read_source(&ctx.client, reference).await? {
         Ok(secret) => secret,

@@ -17,7 +17,7 @@ use roster_runtime::informers::follow::Relist;
 
 /// Index of the objects that Users refer to.
 #[derive(Debug, Default)]
-pub struct Index {
+pub(super) struct Index {
     /// Claims by name of the identity Secret.
     claims: HashMap<String, Claim>,
     /// Names of identity Secrets by UID of the User that holds them.
@@ -50,7 +50,7 @@ struct Relists {
 
 impl Index {
     /// Applies a User event. Affects Users that wait for a claim of a deleted User.
-    pub fn user_event(&mut self, event: &Event<User>) -> Vec<String> {
+    pub(super) fn user_event(&mut self, event: &Event<User>) -> Vec<String> {
         match event {
             Event::Init => self.relists.users.begin(),
             Event::InitApply(user) | Event::Apply(user) => {
@@ -126,12 +126,12 @@ impl Index {
     }
 
     /// Returns whether the index has a User with this name and UID.
-    pub fn is_alive(&self, name: &str, uid: &str) -> bool {
+    pub(super) fn is_alive(&self, name: &str, uid: &str) -> bool {
         self.users.get(name).is_some_and(|known| known == uid)
     }
 
     /// Applies an identity Secret event. Affects its owner and, if it was deleted, the Users that wait for it.
-    pub fn claim_event(&mut self, event: Event<PartialObjectMeta<Secret>>) -> Vec<String> {
+    pub(super) fn claim_event(&mut self, event: Event<PartialObjectMeta<Secret>>) -> Vec<String> {
         if let Event::InitApply(secret) | Event::Apply(secret) | Event::Delete(secret) = &event {
             let version = secret.resource_version().and_then(|version| version.parse().ok());
             self.claims_seen = self.claims_seen.max(version.unwrap_or_default());
@@ -165,7 +165,7 @@ impl Index {
     }
 
     /// Applies a written identity Secret, if it is newer than the watch.
-    pub fn written_claim(&mut self, name: String, claim: Claim) {
+    pub(super) fn written_claim(&mut self, name: String, claim: Claim) {
         if claim.resource_version > self.claims_seen {
             self.set_claim(name, claim);
         }
@@ -185,7 +185,7 @@ impl Index {
     }
 
     /// Removes the claim of a deleted identity Secret. A new Secret with the same name and another UID stays.
-    pub fn remove_claim(&mut self, name: &str, uid: &str) -> Vec<String> {
+    pub(super) fn remove_claim(&mut self, name: &str, uid: &str) -> Vec<String> {
         if self.claims.get(name).is_none_or(|claim| claim.uid != uid) {
             return Vec::new();
         }
@@ -208,22 +208,22 @@ impl Index {
     }
 
     /// Returns the claim of an identity Secret.
-    pub fn claim(&self, name: &str) -> Option<&Claim> {
+    pub(super) fn claim(&self, name: &str) -> Option<&Claim> {
         self.claims.get(name)
     }
 
     /// Returns the claim of the spare, which exists while an identity Secret is replaced.
-    pub fn spare(&self, name: &str) -> Option<&Claim> {
+    pub(super) fn spare(&self, name: &str) -> Option<&Claim> {
         self.claims.get(&spare_name(name))
     }
 
     /// Returns the names of the identity Secrets that a User holds.
-    pub fn held_by(&self, uid: &str) -> impl Iterator<Item = &String> {
+    pub(super) fn held_by(&self, uid: &str) -> impl Iterator<Item = &String> {
         self.held.get(uid).into_iter().flatten()
     }
 
     /// Returns name and UID of identity Secrets without an owner.
-    pub fn orphans(&self) -> impl Iterator<Item = (String, String)> {
+    pub(super) fn orphans(&self) -> impl Iterator<Item = (String, String)> {
         self.held
             .get("")
             .into_iter()
@@ -232,14 +232,14 @@ impl Index {
     }
 
     /// Registers `user` to be queued when the identity Secret is released.
-    pub fn wait_for(&mut self, claim: &str, user: &str) {
+    pub(super) fn wait_for(&mut self, claim: &str, user: &str) {
         self.waiting.entry(claim.to_owned()).or_default().insert(user.to_owned());
         self.waits_for.entry(user.to_owned()).or_default().insert(claim.to_owned());
     }
 
     /// Applies a password Secret event. Affects the Users that refer to it. `scope` is the namespace of the watch: its list
     /// does not contain Secrets of other namespaces.
-    pub fn source_event(&mut self, scope: Option<&str>, event: Event<PartialObjectMeta<Secret>>) -> Vec<String> {
+    pub(super) fn source_event(&mut self, scope: Option<&str>, event: Event<PartialObjectMeta<Secret>>) -> Vec<String> {
         let key = |secret: &PartialObjectMeta<Secret>| PasswordSecretRef {
             namespace: secret.namespace().unwrap_or_default(),
             name: secret.name_any(),
@@ -281,12 +281,12 @@ impl Index {
     }
 
     /// Returns the version of a password Secret, if it exists with the right type.
-    pub fn source(&self, reference: &PasswordSecretRef) -> Option<&SourceVersion> {
+    pub(super) fn source(&self, reference: &PasswordSecretRef) -> Option<&SourceVersion> {
         self.sources.get(reference)
     }
 
     /// Applies a Namespace event. Affects the previous and the new owner.
-    pub fn namespace_event(&mut self, event: Event<PartialObjectMeta<Namespace>>) -> Vec<String> {
+    pub(super) fn namespace_event(&mut self, event: Event<PartialObjectMeta<Namespace>>) -> Vec<String> {
         match event {
             Event::Init => self.relists.namespaces.begin(),
             Event::InitApply(namespace) | Event::Apply(namespace) => {
@@ -331,7 +331,7 @@ impl Index {
     }
 
     /// Returns the namespaces that a User owns.
-    pub fn namespaces_of(&self, user: &str) -> impl ExactSizeIterator<Item = &String> {
+    pub(super) fn namespaces_of(&self, user: &str) -> impl ExactSizeIterator<Item = &String> {
         static NONE: BTreeSet<String> = BTreeSet::new();
         self.owned.get(user).unwrap_or(&NONE).iter()
     }

@@ -10,6 +10,7 @@
 
 mod administrator;
 mod apply;
+mod cache;
 mod context;
 mod dereference;
 mod finalize;
@@ -25,27 +26,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, Secret};
-use kube::api::PartialObjectMeta;
-use kube::core::DeserializeGuard;
+use kube::ResourceExt;
 use kube::runtime::controller::{Action, Config, Controller};
-use kube::runtime::reflector::{self, ObjectRef};
-use kube::runtime::watcher::Config as WatchConfig;
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, ResourceExt};
-use roster_api::{OWNER_LABEL, PASSWORD_SECRET_TYPE, User};
+use kube::runtime::reflector::ObjectRef;
+use roster_api::User;
 use roster_core::directory::membership::query::Pending;
-use roster_credentials::record::IDENTIFIER_LABEL;
-use roster_runtime::informers::follow::{follow, readable};
-use tokio::sync::oneshot;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::written::forget_deleted;
+pub use cache::Cache;
 pub use context::{Context, ContextParts};
 use context::{Error, RECONCILE_TIMEOUT};
 use status::StatusInput;
@@ -54,117 +46,12 @@ use status::StatusInput;
 /// namespaces without an owner, which may be the cause.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(300);
 
-/// Runs the controller until `shutdown`.
-///
-/// # Errors
-/// If a watch ends or a task panics.
-pub async fn run(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToken) -> Result<()> {
-    let mut watches = JoinSet::new();
-    let synced = start_watches(&ctx, &mut watches);
-    tokio::select! {
-        () = shutdown.cancelled() => return Ok(()),
-        Some(ended) = watches.join_next() => return ended?.context("a watch ended before its first complete list"),
-        all = futures::future::try_join_all(synced) => drop(all?),
-    }
+/// Runs the controller until `shutdown`. The informers and the [`Cache`] must have synced.
+pub async fn run(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToken) {
     apply::sweep(&ctx).await;
     info!("informers synced, reconciling Users");
-    let controller = run_users(Arc::clone(&ctx), concurrency, shutdown);
-    tokio::select! {
-        () = controller => Ok(()),
-        Some(ended) = watches.join_next() => ended?,
-    }
-}
-
-fn start_watches(ctx: &Arc<Context>, watches: &mut JoinSet<Result<()>>) -> Vec<oneshot::Receiver<()>> {
-    let mut synced = Vec::new();
-    let mut begin = || {
-        let (sender, receiver) = oneshot::channel();
-        synced.push(receiver);
-        (Arc::clone(ctx), sender, Arc::clone(&ctx.failures))
-    };
-
-    let identities: Api<PartialObjectMeta<Secret>> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
-    let claims = watcher(identities, WatchConfig::default().labels(IDENTIFIER_LABEL));
-    let (c, ready, failures) = begin();
-    watches.spawn(follow("claims", claims, move |event| c.note(|index| index.claim_event(event)), ready, failures));
-
-    if ctx.source_namespaces.is_empty() {
-        let secrets = watcher(Api::<PartialObjectMeta<Secret>>::all(ctx.client.clone()), password_secrets());
-        let (c, ready, failures) = begin();
-        let apply = move |event| c.note(|index| index.source_event(None, event));
-        watches.spawn(follow("secrets", secrets, apply, ready, failures));
-    }
-    for namespace in &ctx.source_namespaces {
-        let secrets: Api<PartialObjectMeta<Secret>> = Api::namespaced(ctx.client.clone(), namespace);
-        let (c, ready, failures) = begin();
-        let (secrets, ready) = or_failed(watcher(secrets, password_secrets()), ready);
-        let scope = namespace.clone();
-        let apply = move |event| c.note(|index| index.source_event(Some(&scope), event));
-        watches.spawn(follow("secrets", secrets, apply, ready, failures));
-    }
-
-    let owned = WatchConfig::default().labels(OWNER_LABEL);
-    let owned = watcher(Api::<PartialObjectMeta<Namespace>>::all(ctx.client.clone()), owned);
-    let (c, ready, failures) = begin();
-    let apply = move |event| c.note(|index| index.namespace_event(event));
-    watches.spawn(follow("owned namespaces", owned, apply, ready, failures));
-    synced
-}
-
-fn password_secrets() -> WatchConfig {
-    WatchConfig::default().fields(&format!("type={PASSWORD_SECRET_TYPE}"))
-}
-
-/// Makes `ready` fire when the first list is complete or the watch has failed. A configured namespace that was deleted,
-/// together with the Role in it, must not prevent the controller from starting. Users that refer to a Secret there are
-/// checked one by one.
-fn or_failed<T, E>(
-    watch: impl Stream<Item = Result<T, E>>,
-    ready: oneshot::Sender<()>,
-) -> (impl Stream<Item = Result<T, E>>, oneshot::Sender<()>) {
-    let (complete, is_complete) = oneshot::channel();
-    let (failed, has_failed) = oneshot::channel();
-    tokio::spawn(async move {
-        tokio::select! {
-            Ok(()) = is_complete => {}
-            Ok(()) = has_failed => {}
-            else => return,
-        }
-        let _ = ready.send(());
-    });
-    let mut failed = Some(failed);
-    let watch = watch.inspect(move |event| {
-        if event.is_err()
-            && let Some(failed) = failed.take()
-        {
-            let _ = failed.send(());
-        }
-    });
-    (watch, complete)
-}
-
-async fn run_users(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationToken) {
-    let (reader, writer) = reflector::store();
-    let tap = Arc::clone(&ctx);
-    // DeserializeGuard: a User that can't be parsed, for example after a downgrade, must not stop the watch of all others.
-    // The informers report it.
-    let users = watcher(Api::<DeserializeGuard<User>>::all(ctx.client.clone()), WatchConfig::default())
-        .default_backoff()
-        .filter_map(|event| std::future::ready(event.map(readable).transpose()))
-        .modify(prune)
-        .reflect(writer)
-        .inspect(move |event| match event {
-            Ok(event) => tap.note(|index| index.user_event(event)),
-            Err(error) => {
-                tap.metrics.watch_errors.inc("users");
-                warn!(resource = "users", %error, "watch failed, retrying");
-            }
-        })
-        // The Controller pauses all triggers if one of them fails. This watch has its own backoff.
-        .filter(|event| std::future::ready(event.is_ok()))
-        .applied_objects();
     let marked = ctx.informers.queues.users.stream(Duration::ZERO).map(|name| ObjectRef::new(&name));
-    Controller::for_stream(users, reader)
+    Controller::for_stream(futures::stream::pending(), ctx.informers.users.clone())
         .with_config(Config::default().concurrency(concurrency))
         .reconcile_on(marked)
         .graceful_shutdown_on(shutdown.cancelled_owned())
@@ -174,15 +61,6 @@ async fn run_users(ctx: Arc<Context>, concurrency: u16, shutdown: CancellationTo
             std::future::ready(())
         })
         .await;
-}
-
-/// Removes metadata that the controller does not read and that makes up most of an object's size.
-fn prune(user: &mut User) {
-    user.metadata.managed_fields = None;
-    user.metadata.owner_references = None;
-    if let Some(annotations) = &mut user.metadata.annotations {
-        annotations.clear();
-    }
 }
 
 async fn reconcile(user: Arc<User>, ctx: Arc<Context>) -> Result<Action, Error> {

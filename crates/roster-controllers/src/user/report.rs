@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use roster_api::condition::{
     ADMINISTRATOR_BOUND, CREDENTIAL_READY, DELETION_BLOCKED, EXPIRING, LOCKED_OUT, NAME_CLAIMED, PASSWORD_EXPIRING,
-    QUOTA_WITHIN_LIMITS, READY, find,
+    QUOTA_ENFORCED, QUOTA_WITHIN_LIMITS, READY, find,
 };
 use roster_api::{QuotaStatus, User, UserStatus};
 use roster_core::rbac::compile::reason::USER_INACTIVE;
@@ -104,8 +104,15 @@ fn notices(before: &UserStatus, after: &UserStatus, end: Option<&Time>) -> Vec<N
 /// and an import of 100,000 Users must not write as many Events.
 fn transitions(before: &UserStatus, after: &UserStatus) -> Vec<Transition> {
     let mut transitions = Vec::new();
-    let kinds =
-        [NAME_CLAIMED, CREDENTIAL_READY, LOCKED_OUT, ADMINISTRATOR_BOUND, DELETION_BLOCKED, QUOTA_WITHIN_LIMITS];
+    let kinds = [
+        NAME_CLAIMED,
+        CREDENTIAL_READY,
+        LOCKED_OUT,
+        ADMINISTRATOR_BOUND,
+        DELETION_BLOCKED,
+        QUOTA_WITHIN_LIMITS,
+        QUOTA_ENFORCED,
+    ];
     for kind in kinds {
         let (was, is) = (find(&before.conditions, kind), find(&after.conditions, kind));
         let Some(is) = is else { continue };

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use roster_api::condition::{
     ACCOUNT_EXPIRING, ADMINISTRATOR_BOUND, CREDENTIAL_LOST, CREDENTIAL_READY, DELETION_BLOCKED, DesiredCondition,
     EXPIRING, LOCKED_OUT, MEMBERSHIP_PENDING, NAME_CLAIMED, NOT_ACCEPTED, PASSWORD_CHANGE_REQUIRED, PASSWORD_EXPIRING,
-    QUOTA_WITHIN_LIMITS, READY, RECONCILING, STALLED, carry_over, find, list_names,
+    QUOTA_ENFORCED, QUOTA_WITHIN_LIMITS, READY, RECONCILING, STALLED, carry_over, find, list_names,
 };
 use roster_api::user::DesiredState;
 use roster_api::{QuotaStatus, State, User, UserStatus};
@@ -35,6 +35,7 @@ const OWN: &[&str] = &[
     MEMBERSHIP_PENDING,
     DELETION_BLOCKED,
     QUOTA_WITHIN_LIMITS,
+    QUOTA_ENFORCED,
     RECONCILING,
     STALLED,
 ];
@@ -76,6 +77,7 @@ pub(super) fn status(user: &User, applied: &Applied, input: StatusInput, now: Ti
     wanted.extend(expiring(user, expiry, now));
     wanted.extend(membership_pending(&input.pending));
     wanted.extend(input.quota.as_ref().and_then(within_limits));
+    wanted.extend(input.quota.as_ref().and_then(unenforced));
     let mut conditions = carry_over(&before.conditions, wanted, generation, now);
     conditions.extend(before.conditions.iter().filter(|condition| !OWN.contains(&condition.type_.as_str())).cloned());
     UserStatus {
@@ -118,6 +120,21 @@ fn within_limits(quota: &OwnerQuota) -> Option<DesiredCondition> {
     };
     let reason = if is_within { "WithinLimits" } else { "Exceeded" };
     Some(DesiredCondition { kind: QUOTA_WITHIN_LIMITS, status: is_within, reason, message })
+}
+
+/// Returns the condition of a User in whose namespaces nothing can be created, because nobody counts.
+fn unenforced(quota: &OwnerQuota) -> Option<DesiredCondition> {
+    let names = &quota.unenforced;
+    (!names.is_empty()).then(|| DesiredCondition {
+        kind: QUOTA_ENFORCED,
+        status: false,
+        reason: "NotCounted",
+        message: format!(
+            "no pods, claims or services can be created in {}: kube-controller-manager has not counted the usage for the \
+             ResourceQuota roster; check that it runs with the resourcequota controller",
+            list_names(names.iter().map(String::as_str), names.len())
+        ),
+    })
 }
 
 /// Lists the pending groups. This does not affect Ready, because the User works without them.

@@ -14,7 +14,7 @@ enum Names {
 
 /// Sets of names by key.
 #[derive(Debug)]
-pub struct NamesBy<K>(HashMap<K, Names>);
+pub(super) struct NamesBy<K>(HashMap<K, Names>);
 
 impl<K> Default for NamesBy<K> {
     fn default() -> Self {
@@ -24,7 +24,7 @@ impl<K> Default for NamesBy<K> {
 
 impl<K: Eq + Hash> NamesBy<K> {
     /// Adds a name.
-    pub fn insert(&mut self, key: K, name: &str) {
+    pub(super) fn insert(&mut self, key: K, name: &str) {
         match self.0.entry(key) {
             Entry::Vacant(entry) => drop(entry.insert(Names::One(name.to_owned()))),
             Entry::Occupied(mut entry) => match entry.get_mut() {
@@ -39,7 +39,7 @@ impl<K: Eq + Hash> NamesBy<K> {
     }
 
     /// Removes a name.
-    pub fn remove(&mut self, key: K, name: &str) {
+    pub(super) fn remove(&mut self, key: K, name: &str) {
         let Entry::Occupied(mut entry) = self.0.entry(key) else { return };
         let is_empty = match entry.get_mut() {
             Names::One(one) => one == name,
@@ -54,12 +54,12 @@ impl<K: Eq + Hash> NamesBy<K> {
     }
 
     /// Returns the keys that have names.
-    pub fn keys(&self) -> impl ExactSizeIterator<Item = &K> {
+    pub(super) fn keys(&self) -> impl ExactSizeIterator<Item = &K> {
         self.0.keys()
     }
 
     /// Returns the names of a key, sorted.
-    pub fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> impl Iterator<Item = &String> + use<'_, K, Q>
+    pub(super) fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> impl Iterator<Item = &String> + use<'_, K, Q>
     where
         K: Borrow<Q>,
     {

@@ -8,22 +8,22 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 /// Id of a node. It may be reused once the node is removed.
-pub type Id = u32;
+pub(super) type Id = u32;
 
 /// A small sorted set of ids. There are many of them, and a tree would be large for so few entries.
 #[derive(Clone, Debug, Default)]
-pub struct Ids(SmallVec<[Id; 4]>);
+pub(super) struct Ids(SmallVec<[Id; 4]>);
 
 impl Ids {
     /// Adds an id.
-    pub fn insert(&mut self, id: Id) {
+    pub(super) fn insert(&mut self, id: Id) {
         if let Err(place) = self.0.binary_search(&id) {
             self.0.insert(place, id);
         }
     }
 
     /// Removes an id.
-    pub fn remove(&mut self, id: Id) {
+    pub(super) fn remove(&mut self, id: Id) {
         if let Ok(place) = self.0.binary_search(&id) {
             self.0.remove(place);
             // Small again, so it fits inline.
@@ -34,7 +34,7 @@ impl Ids {
     }
 
     /// Returns whether the set contains the id.
-    pub fn has(&self, id: Id) -> bool {
+    pub(super) fn has(&self, id: Id) -> bool {
         self.0.binary_search(&id).is_ok()
     }
 }
@@ -58,7 +58,7 @@ impl IntoIterator for Ids {
 
 /// Nodes by name and by id.
 #[derive(Debug)]
-pub struct Nodes<T> {
+pub(super) struct Nodes<T> {
     slots: Slab<(Arc<str>, T)>,
     ids: HashMap<Arc<str>, Id>,
 }
@@ -71,7 +71,7 @@ impl<T> Default for Nodes<T> {
 
 impl<T: Default> Nodes<T> {
     /// Returns the id of the node with that name, and creates the node if it does not exist.
-    pub fn ensure(&mut self, name: &str) -> Id {
+    pub(super) fn ensure(&mut self, name: &str) -> Id {
         if let Some(id) = self.ids.get(name) {
             return *id;
         }
@@ -84,39 +84,39 @@ impl<T: Default> Nodes<T> {
 
 impl<T> Nodes<T> {
     /// Returns the id of the node with that name.
-    pub fn id(&self, name: &str) -> Option<Id> {
+    pub(super) fn id(&self, name: &str) -> Option<Id> {
         self.ids.get(name).copied()
     }
 
     /// Returns the name of a node.
-    pub fn name(&self, id: Id) -> &str {
+    pub(super) fn name(&self, id: Id) -> &str {
         &self.slots[id as usize].0
     }
 
     /// Returns the name of a node as a shared string.
-    pub fn shared_name(&self, id: Id) -> Arc<str> {
+    pub(super) fn shared_name(&self, id: Id) -> Arc<str> {
         Arc::clone(&self.slots[id as usize].0)
     }
 
     /// Returns a node.
-    pub fn get(&self, id: Id) -> &T {
+    pub(super) fn get(&self, id: Id) -> &T {
         &self.slots[id as usize].1
     }
 
     /// Returns a node for modification.
-    pub fn get_mut(&mut self, id: Id) -> &mut T {
+    pub(super) fn get_mut(&mut self, id: Id) -> &mut T {
         &mut self.slots[id as usize].1
     }
 
     /// Removes a node, to which nothing may refer any longer.
-    pub fn remove(&mut self, id: Id) {
+    pub(super) fn remove(&mut self, id: Id) {
         let (name, _) = self.slots.remove(id as usize);
         self.ids.remove(&name);
     }
 
     /// Returns whether there are no nodes.
     #[cfg(test)]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 }

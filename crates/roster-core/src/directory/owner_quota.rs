@@ -16,6 +16,8 @@ pub struct OwnerQuota {
     pub hard: Amounts,
     /// Use by resource name, limited or not.
     pub used: Amounts,
+    /// Namespaces whose allotment has not been enforced for a while.
+    pub unenforced: Vec<String>,
 }
 
 impl Directory {
@@ -67,10 +69,13 @@ impl Directory {
 
     /// Returns the limits and use of the User, if there are any.
     pub fn quota_of(&self, user: &str) -> Option<OwnerQuota> {
-        let mut owner_quota = OwnerQuota { hard: self.limits_of(user), used: Amounts::new() };
+        let mut owner_quota = OwnerQuota { hard: self.limits_of(user), ..OwnerQuota::default() };
         let (mut owned, mut running) = (0, 0);
         for namespace in self.owned_by(user) {
             owned += 1;
+            if self.quotas.is_unenforced(&namespace) {
+                owner_quota.unenforced.push(namespace.clone());
+            }
             if let Some(allotment) = self.quotas.allotment(&namespace) {
                 add_all(&mut owner_quota.used, &allotment.used);
                 running += i64::from(allotment.used.get(PODS).is_some_and(|pods| *pods > Amount::ZERO));

@@ -1,6 +1,6 @@
 //! Declared limits, and the allotment of each owned namespace.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::quota::allotment::Allotment;
 use crate::quota::amount::Amounts;
@@ -17,6 +17,8 @@ pub struct Quotas {
     pub(super) groups: HashMap<String, Amounts>,
     /// Allotments by namespace.
     allotments: HashMap<String, Allotment>,
+    /// Namespaces whose allotment has not been enforced for a while.
+    unenforced: HashSet<String>,
     /// By namespace and name, with the defaults that Roster has recorded on its own LimitRange.
     limit_ranges: HashMap<String, BTreeMap<String, String>>,
 }
@@ -34,12 +36,30 @@ impl Quotas {
 
     /// Sets or removes the allotment of a namespace. Returns whether it changed.
     pub fn set_allotment(&mut self, namespace: &str, allotment: Option<Allotment>) -> bool {
+        let allotment = allotment.map(|allotment| allotment.after(self.allotments.get(namespace)));
+        if allotment.is_none() {
+            self.unenforced.remove(namespace);
+        }
         let after = allotment.clone();
         let before = match allotment {
             Some(allotment) => self.allotments.insert(namespace.to_owned(), allotment),
             None => self.allotments.remove(namespace),
         };
         before != after
+    }
+
+    /// Records whether the allotment of a namespace has not been enforced for a while.
+    pub fn set_unenforced(&mut self, namespace: &str, is_unenforced: bool) {
+        if is_unenforced {
+            self.unenforced.insert(namespace.to_owned());
+        } else {
+            self.unenforced.remove(namespace);
+        }
+    }
+
+    /// Returns whether the allotment of a namespace has not been enforced for a while.
+    pub fn is_unenforced(&self, namespace: &str) -> bool {
+        self.unenforced.contains(namespace)
     }
 
     /// Sets or removes a LimitRange.

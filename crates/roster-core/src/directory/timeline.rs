@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 /// Next instant of each key.
 #[derive(Debug)]
-pub struct Timeline<K> {
+pub(super) struct Timeline<K> {
     keys: BTreeMap<Timestamp, BTreeSet<K>>,
     instants: HashMap<K, Timestamp>,
 }
@@ -20,7 +20,7 @@ impl<K> Default for Timeline<K> {
 
 impl<K: Clone + Eq + Hash + Ord> Timeline<K> {
     /// Sets or removes the key's next instant.
-    pub fn set(&mut self, key: K, instant: Option<Timestamp>) {
+    pub(super) fn set(&mut self, key: K, instant: Option<Timestamp>) {
         if let Some(before) = self.instants.remove(&key)
             && let Some(keys) = self.keys.get_mut(&before)
         {
@@ -36,7 +36,7 @@ impl<K: Clone + Eq + Hash + Ord> Timeline<K> {
     }
 
     /// Removes and returns every key whose instant has come.
-    pub fn take_due(&mut self, now: Timestamp) -> Vec<K> {
+    pub(super) fn take_due(&mut self, now: Timestamp) -> Vec<K> {
         let mut due = Vec::new();
         while let Some(entry) = self.keys.first_entry().filter(|entry| *entry.key() <= now) {
             due.extend(entry.remove());
@@ -48,23 +48,23 @@ impl<K: Clone + Eq + Hash + Ord> Timeline<K> {
     }
 
     /// Returns the key's next instant.
-    pub fn get(&self, key: &K) -> Option<Timestamp> {
+    pub(super) fn get(&self, key: &K) -> Option<Timestamp> {
         self.instants.get(key).copied()
     }
 
     /// Returns the number of keys with an instant.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.instants.len()
     }
 
     /// Returns the key with the earliest instant.
-    pub fn first(&self) -> Option<&K> {
+    pub(super) fn first(&self) -> Option<&K> {
         self.keys.values().next()?.first()
     }
 
     /// Returns the earliest instant.
-    pub fn next(&self) -> Option<Timestamp> {
+    pub(super) fn next(&self) -> Option<Timestamp> {
         self.keys.keys().next().copied()
     }
 }

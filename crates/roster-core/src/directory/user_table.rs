@@ -23,7 +23,7 @@ enum LookupKey {
 
 /// Users, indexed by name, UID, username and identifiers.
 #[derive(Debug, Default)]
-pub struct UserTable {
+pub(super) struct UserTable {
     // Boxed because a slab doubles in size when it is full, and a person is large.
     slots: Slab<Box<(Box<str>, CompactUser)>>,
     table: HashTable<(Id, LookupKey)>,
@@ -32,38 +32,38 @@ pub struct UserTable {
 
 impl UserTable {
     /// Returns the User with that name.
-    pub fn get(&self, name: &str) -> Option<&CompactUser> {
+    pub(super) fn get(&self, name: &str) -> Option<&CompactUser> {
         self.entry(name).map(|(_, person)| person)
     }
 
     /// Returns the User with that name, and the name.
-    pub fn entry(&self, name: &str) -> Option<(&str, &CompactUser)> {
+    pub(super) fn entry(&self, name: &str) -> Option<(&str, &CompactUser)> {
         let (name, person) = self.slots[self.id(name)? as usize].as_ref();
         Some((name, person))
     }
 
     /// Returns the names of all Users.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.slots.iter().map(|(_, slot)| slot.0.as_ref())
     }
 
     /// Returns the name of the User with that UID.
-    pub fn by_uid(&self, uid: &str) -> Option<&str> {
+    pub(super) fn by_uid(&self, uid: &str) -> Option<&str> {
         self.look_up(LookupKey::Uid, uid).next()
     }
 
     /// Returns the names of the Users with this username, sorted.
-    pub fn by_username(&self, username: &str) -> impl Iterator<Item = &str> {
+    pub(super) fn by_username(&self, username: &str) -> impl Iterator<Item = &str> {
         self.look_up(LookupKey::Username, username)
     }
 
     /// Returns the names of the Users that hold or claim this identifier, sorted.
-    pub fn claiming(&self, identifier: &str) -> impl Iterator<Item = &str> {
+    pub(super) fn claiming(&self, identifier: &str) -> impl Iterator<Item = &str> {
         self.look_up(LookupKey::Identifier(0), identifier)
     }
 
     /// Adds or replaces a User.
-    pub fn insert(&mut self, name: &str, person: CompactUser) {
+    pub(super) fn insert(&mut self, name: &str, person: CompactUser) {
         self.remove(name);
         let lookup_keys = lookup_keys(&person);
         let slot = self.slots.insert(Box::new((name.into(), person)));
@@ -77,7 +77,7 @@ impl UserTable {
     }
 
     /// Removes and returns the User with that name.
-    pub fn remove(&mut self, name: &str) -> Option<CompactUser> {
+    pub(super) fn remove(&mut self, name: &str) -> Option<CompactUser> {
         let id = self.id(name)?;
         for by in lookup_keys(&self.slots[id as usize].1) {
             let entry = (id, by);

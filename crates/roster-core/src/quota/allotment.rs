@@ -18,8 +18,9 @@ pub const NAME: &str = "roster";
 /// Label of both objects, and its value.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "roster");
 
-/// Annotation: pending requests for more quota, as [`QuotaRequest`] in JSON.
-pub const REQUEST_ANNOTATION: &str = "roster.dev/asked";
+/// Start of the annotations that hold pending requests for more quota, as [`QuotaRequest`] in JSON. Each replica has one of its
+/// own, so that they do not replace each other's.
+pub const REQUEST_PREFIX: &str = "roster.dev/asked";
 
 /// Annotation: the leader that wrote the object last. A new leader rewrites it before increasing any allotment, so that
 /// writes in flight from the former leader conflict.
@@ -34,6 +35,9 @@ pub const DEFAULTS_ANNOTATION: &str = "roster.dev/defaults";
 
 /// How long a request for more quota counts. Callers that still wait repeat it.
 pub const REQUEST_LIFETIME: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
+
+/// How long a new ResourceQuota may take to be enforced.
+pub const ENFORCED_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_secs(30);
 
 /// A pending request for more quota.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -58,6 +62,8 @@ impl QuotaRequest {
 pub struct Allotment {
     /// `metadata.uid`.
     pub uid: String,
+    /// `metadata.creationTimestamp`.
+    pub created: Option<Timestamp>,
     /// The leader that wrote it last.
     pub term: Option<String>,
     /// The owner whose quota it was made part of.
@@ -68,10 +74,13 @@ pub struct Allotment {
     pub enforced: Option<Amounts>,
     /// `status.used`.
     pub used: Amounts,
-    /// Pending request for more quota.
-    pub request: Option<QuotaRequest>,
+    /// Pending requests for more quota.
+    pub requests: Vec<QuotaRequest>,
     /// Whether it has scopes and so counts only some objects. Roster creates none like that.
     pub has_scopes: bool,
+    /// `metadata.resourceVersion` since which the headroom has not grown, as far as is known. A reader that has seen this
+    /// version finds at least the headroom that is stated here. 0 if it is not a number.
+    pub revision: u64,
 }
 
 impl Allotment {
@@ -82,14 +91,44 @@ impl Allotment {
         let enforced = status.and_then(|status| status.hard.as_ref()).filter(|hard| !hard.is_empty());
         Self {
             uid: quota.uid().unwrap_or_default(),
+            created: quota.creation_timestamp().map(|created| created.0),
             term: annotations.get(TERM_ANNOTATION).cloned(),
             owner: annotations.get(OWNER_ANNOTATION).cloned(),
             spec: quota.spec.as_ref().and_then(|spec| spec.hard.as_ref()).map(read).unwrap_or_default(),
             enforced: enforced.map(read),
             used: status.and_then(|status| status.used.as_ref()).map(read).unwrap_or_default(),
             has_scopes: quota.spec.as_ref().is_some_and(|spec| spec.scopes.is_some() || spec.scope_selector.is_some()),
-            request: annotations.get(REQUEST_ANNOTATION).and_then(|text| serde_json::from_str(text).ok()),
+            requests: requests_in(annotations).filter_map(|(_, request)| request).collect(),
+            revision: quota.resource_version().and_then(|version| version.parse().ok()).unwrap_or_default(),
         }
+    }
+
+    /// Returns whether kube-apiserver enforces it as part of this owner's quota: the condition of the policy
+    /// `roster-quota`.
+    pub fn is_in_force(&self, owner: &str) -> bool {
+        self.enforced.is_some() && !self.has_scopes && self.term.is_some() && self.owner.as_deref() == Some(owner)
+    }
+
+    /// Returns the time that is left to enforce it, zero if it should be enforced by now. `None` if it is.
+    pub fn overdue_in(&self, now: Timestamp) -> Option<jiff::SignedDuration> {
+        let created = self.created.filter(|_| self.enforced.is_none())?;
+        Some((ENFORCED_WITHIN - now.duration_since(created)).max(jiff::SignedDuration::ZERO))
+    }
+
+    /// Keeps the revision of an earlier state, if what may be used has not grown since.
+    #[must_use]
+    pub fn after(mut self, earlier: Option<&Self>) -> Self {
+        let is_same = |earlier: &&Self| {
+            let has_grown = |name: &String| self.headroom(name) > earlier.headroom(name);
+            earlier.uid == self.uid
+                && earlier.enforced.is_some() == self.enforced.is_some()
+                && (&earlier.term, &earlier.owner) == (&self.term, &self.owner)
+                && !self.enforced.iter().chain(&earlier.enforced).flat_map(BTreeMap::keys).any(has_grown)
+        };
+        if let Some(earlier) = earlier.filter(is_same) {
+            self.revision = earlier.revision;
+        }
+        self
     }
 
     /// Returns the share of one resource. A ResourceQuota without the resource does not limit it. Without a
@@ -114,6 +153,19 @@ impl Allotment {
     }
 }
 
+/// Returns the pending requests in annotations by key; `None` if one does not parse.
+fn requests_in(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = (&String, Option<QuotaRequest>)> {
+    let own = annotations.iter().filter(|(key, _)| key.starts_with(REQUEST_PREFIX));
+    own.map(|(key, text)| (key, serde_json::from_str(text).ok()))
+}
+
+/// Removes requests that were last made before `time`.
+pub fn forget_requests_before(time: Timestamp, annotations: &mut BTreeMap<String, String>) {
+    let old = requests_in(annotations).filter(|(_, asked)| asked.as_ref().is_none_or(|asked| asked.at < time));
+    let old: Vec<String> = old.map(|(key, _)| key.clone()).collect();
+    annotations.retain(|key, _| !old.contains(key));
+}
+
 /// Builds a new ResourceQuota.
 pub fn build(namespace: &str, owner: &str, term: &str, spec: &Amounts) -> ResourceQuota {
     let annotations = [(TERM_ANNOTATION, term), (OWNER_ANNOTATION, owner)];
@@ -127,5 +179,52 @@ pub fn build(namespace: &str, owner: &str, term: &str, spec: &Amounts) -> Resour
         },
         spec: Some(ResourceQuotaSpec { hard: Some(write(spec)), ..ResourceQuotaSpec::default() }),
         status: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cpu(millis: i64) -> Amounts {
+        [("requests.cpu".to_owned(), Amount::millis(millis))].into()
+    }
+
+    fn allotment(hard: i64, used: i64, revision: u64) -> Allotment {
+        Allotment { enforced: Some(cpu(hard)), used: cpu(used), revision, ..Allotment::default() }
+    }
+
+    #[test]
+    fn the_revision_is_that_at_which_headroom_grew() {
+        let first = allotment(2000, 1000, 5);
+        let used = allotment(2000, 1500, 6).after(Some(&first));
+        assert_eq!(used.revision, 5, "a reader at 5 sees more headroom than there is");
+        assert_eq!(allotment(2000, 500, 7).after(Some(&used)).revision, 7, "less is used");
+        assert_eq!(allotment(3000, 1500, 7).after(Some(&used)).revision, 7, "more is allotted");
+        let unlimited = Allotment { enforced: Some(Amounts::new()), ..used.clone() };
+        assert_eq!(Allotment { revision: 8, ..unlimited }.after(Some(&used)).revision, 8, "no longer limited");
+        let recreated = Allotment { uid: "other".to_owned(), ..allotment(2000, 1500, 9) };
+        assert_eq!(recreated.after(Some(&used)).revision, 9);
+    }
+
+    #[test]
+    fn requests_of_every_replica_count_until_they_are_old() {
+        let time = |second| Timestamp::from_second(second).unwrap();
+        let asked = |at, level: &str| {
+            let level = [("requests.cpu".to_owned(), level.to_owned())].into();
+            serde_json::to_string(&QuotaRequest { since: time(at), at: time(at), level }).unwrap()
+        };
+        let annotations = [
+            (format!("{REQUEST_PREFIX}-a"), asked(100, "3")),
+            (format!("{REQUEST_PREFIX}-b"), asked(200, "1")),
+            (format!("{REQUEST_PREFIX}-c"), "junk".to_owned()),
+            ("other".to_owned(), "kept".to_owned()),
+        ];
+        let mut quota = ResourceQuota::default();
+        quota.metadata.annotations = Some(annotations.into());
+        assert_eq!(Allotment::of(&quota).requests.len(), 2);
+        forget_requests_before(time(150), quota.annotations_mut());
+        assert_eq!(Allotment::of(&quota).requests, [serde_json::from_str(&asked(200, "1")).unwrap()]);
+        assert_eq!(quota.annotations().len(), 2);
     }
 }

@@ -31,7 +31,7 @@ impl FromStr for Pairs {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let pairs = text.split(',').filter(|pair| !pair.is_empty()).map(|pair| {
-            let (name, amount) = pair.split_once('=').ok_or_else(|| format!("{pair}: write name=quantity"))?;
+            let (name, amount) = pair.split_once('=').ok_or_else(|| format!("{pair}: must be name=quantity"))?;
             if !["cpu", "memory", "ephemeral-storage"].contains(&name) {
                 return Err(format!("{name}: must be cpu, memory or ephemeral-storage"));
             }

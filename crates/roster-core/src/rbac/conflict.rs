@@ -72,11 +72,11 @@ impl fmt::Display for Conflict {
         match self {
             Self::Taken { username, other } => write!(
                 f,
-                "spec.username: {username} already exists: it is held or wanted by User {other}; to wait for a name \
-                 takes the verb bind on every role"
+                "spec.username: {username} already exists: User {other} holds or wants it; waiting for a name \
+                 requires the verb bind on every role"
             ),
             Self::RenameTaken { username, other } => {
-                write!(f, "spec.username: {username} is held or wanted by user {other}")
+                write!(f, "spec.username: {username} already exists: User {other} holds or wants it")
             }
             Self::NameIsUsername { name, other } => {
                 write!(f, "metadata.name: {name} is the username of User {other}; choose another name")
@@ -97,12 +97,12 @@ impl fmt::Display for Conflict {
             Self::NoOwner { by } => write!(
                 f,
                 "metadata.labels[{OWNER_LABEL}]: is required: User {by} has a quota, and a Namespace without an owner \
-                 would count against none; set it to {by}"
+                 would not count towards any; set it to {by}"
             ),
             Self::UncountedOwner { by, owner } => write!(
                 f,
-                "metadata.labels[{OWNER_LABEL}]: User {owner} does not exist, or has neither a quota nor a role, and \
-                 User {by} has a quota, which the Namespace would escape; set it to {by}"
+                "metadata.labels[{OWNER_LABEL}]: User {owner} does not exist, or has neither a quota nor a role. User \
+                 {by} has a quota, and the Namespace would not count towards it; set it to {by}"
             ),
         }
     }
@@ -112,11 +112,11 @@ impl Denial for Conflict {
     fn without_details(&self) -> String {
         match self {
             Self::Taken { username, .. } => format!(
-                "spec.username: {username} already exists: another User holds or wants it; to wait for a name takes the \
-                 verb bind on every role"
+                "spec.username: {username} already exists: another User holds or wants it; waiting for a name requires \
+                 the verb bind on every role"
             ),
             Self::RenameTaken { username, .. } => {
-                format!("spec.username: {username} is held or wanted by another user")
+                format!("spec.username: {username} already exists: another User holds or wants it")
             }
             Self::NameIsUsername { name, .. } => {
                 format!("metadata.name: {name} is the username of another User; choose another name")

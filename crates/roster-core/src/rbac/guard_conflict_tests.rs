@@ -67,7 +67,7 @@ fn a_username_that_another_user_holds_or_wants_is_taken() {
     assert!(taken(of_user(None, &user("new", spec("ALICE")), &directory)));
     assert_eq!(of_user(Some(&waiting), &waiting, &directory), None, "it may stay");
     let conflict = of_rename(&user("new", spec("new")), &user("new", spec("ALICE")), &directory).unwrap();
-    assert_eq!(conflict.to_string(), "spec.username: ALICE is held or wanted by user holder");
+    assert_eq!(conflict.to_string(), "spec.username: ALICE already exists: User holder holds or wants it");
     assert_eq!(of_rename(&holder, &user("holder", spec("ALICE")), &directory), None, "its own");
 }
 

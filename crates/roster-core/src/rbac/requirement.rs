@@ -120,15 +120,15 @@ impl Denial for Refused {
         match requirement {
             Requirement::Bind(_) => {
                 let identity =
-                    if identity.is_named { &identity.text } else { "somebody whom this write takes control of" };
+                    if identity.is_named { &identity.text } else { "an identity that this write takes control of" };
                 format!(
-                    "{identity} holds or would hold a role that {requester} may not bind; callers that may list Users \
-                     are told which one, and why"
+                    "{identity} holds or would hold a role that {requester} may not bind; only requesters \
+                     that may list Users are shown which one and why"
                 )
             }
             Requirement::Assign(_) if identity.is_named => self.to_string(),
             Requirement::Assign(_) => format!(
-                "{requester} may not take a namespace from its owner: that takes the verb assign on the owner (users of \
+                "{requester} may not take a namespace from its owner: this requires the verb assign on the owner (users of \
                  roster.dev)"
             ),
         }
@@ -144,13 +144,13 @@ impl fmt::Display for Refused {
                 let place = namespace.map_or("cluster-wide".to_owned(), |name| format!("in namespace {name}"));
                 write!(
                     f,
-                    "{identity} holds or would hold {grant} (by {by}), and {requester} may not bind it: \
-                     that takes the verb {verb} on {resource}/{name} of {group}, {place}"
+                    "{identity} holds or would hold {grant} (by {by}), and {requester} may not bind it: this requires \
+                     the verb {verb} on {resource}/{name} of {group}, {place}"
                 )
             }
             Requirement::Assign(_) => write!(
                 f,
-                "{requester} may not give a namespace to {identity} or take it away: that takes the verb {verb} on \
+                "{requester} may not give a namespace to {identity} or take one away: this requires the verb {verb} on \
                  {resource}/{name} of {group}"
             ),
         }

@@ -1,19 +1,17 @@
 //! Reads users, groups and memberships from LDIF, as written by `slapcat`, `ldapsearch` and `ldifde`.
 
+mod account;
+mod dn;
+mod members;
 mod parser;
 
-use std::collections::HashMap;
-
-use jiff::{Timestamp, ToSpan};
-
-use super::draft::{GroupDraft, Input, Place, Rejected, UserDraft};
-use parser::{Attribute, Record};
+use super::draft::{GroupDraft, Input, Place, UserDraft};
+use dn::Dn;
+use members::{Entries, read_groups, reference};
+use parser::Record;
 
 const PEOPLE: &[&str] = &["inetorgperson", "organizationalperson", "person", "posixaccount", "account", "user"];
 const GROUPS: &[&str] = &["groupofnames", "groupofuniquenames", "groupofmembers", "posixgroup", "group"];
-
-/// Flag ACCOUNTDISABLE of Active Directory's userAccountControl.
-const ACCOUNT_DISABLED: u32 = 2;
 
 /// Reads LDIF. Skips entries that are neither users nor groups.
 pub(super) fn read(bytes: &[u8]) -> Input {
@@ -23,31 +21,40 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         input.reject(Place::line(fault.line), fault.error.to_string());
     }
     let mut entries = Entries::default();
-    let mut groups = Vec::new();
+    // Records of each group, by its index in `input`.
+    let mut groups: Vec<(usize, Vec<&Record>)> = Vec::new();
+    let mut more = Vec::new();
     for record in &records {
         if is_one_of(record, GROUPS) {
-            groups.extend(group(record, &mut entries, &mut input).map(|index| (index, record)));
+            let index = input.groups.len();
+            if read_dn(record, &mut input).is_some_and(|dn| group(&dn, record, &mut entries, &mut input)) {
+                groups.push((index, vec![record]));
+            }
         } else if is_one_of(record, PEOPLE) {
-            user_draft(record, &mut entries, &mut input);
+            if let Some(dn) = read_dn(record, &mut input) {
+                user_draft(&dn, record, &mut entries, &mut input);
+            }
+        } else if record.attributes.iter().any(|attribute| attribute.range.is_some()) {
+            more.push(record);
         }
     }
-    for (index, record) in groups {
-        members(index, record, &entries, &mut input);
+    for record in more {
+        // The answer to a search for further members: it has no object class.
+        let index = read_dn(record, &mut input).and_then(|dn| entries.group(&dn));
+        let known = groups.iter_mut().find(|(group, _)| Some(*group) == index);
+        match known {
+            Some((_, records)) => records.push(record),
+            None => input
+                .reject(Place::line(record.line), "dn: is not a group in this file, and these are values of a group"),
+        }
+    }
+    for (index, records) in &groups {
+        entries.read_members(*index, records, &mut input);
+    }
+    for (index, records) in groups {
+        entries.read_parents(index, records[0], &mut input);
     }
     input
-}
-
-/// Indexes of users and groups in [`Input`].
-#[derive(Default)]
-struct Entries {
-    /// Users by normalized DN.
-    users: HashMap<String, usize>,
-    /// Users by lower-case username.
-    usernames: HashMap<String, usize>,
-    /// Users by the GID of their primary group.
-    by_gid: HashMap<String, Vec<usize>>,
-    /// Groups by normalized DN.
-    groups: HashMap<String, usize>,
 }
 
 fn is_one_of(record: &Record, classes: &[&str]) -> bool {
@@ -56,18 +63,23 @@ fn is_one_of(record: &Record, classes: &[&str]) -> bool {
     classes.iter().any(|class| is(class)) && !is("computer")
 }
 
-/// Normalizes a distinguished name: lower case, without spaces around `,` and `=`.
-fn normalized(dn: &str) -> String {
-    let parts = dn.split(',').map(|part| part.split('=').map(str::trim).collect::<Vec<_>>().join("="));
-    parts.collect::<Vec<_>>().join(",").to_lowercase()
+/// Reads the DN of an entry, which identifies it.
+fn read_dn(record: &Record, input: &mut Input) -> Option<Dn> {
+    let place = Place::line(record.line);
+    let Some(text) = record.first("dn") else {
+        input.reject(place, "dn: is required, because it identifies the entry");
+        return None;
+    };
+    match Dn::parse(text) {
+        Ok(dn) => Some(dn),
+        Err(error) => {
+            input.reject(place, format!("dn: {error}: {text}"));
+            None
+        }
+    }
 }
 
-/// Returns the value of the first RDN of a distinguished name.
-fn first_value(dn: &str) -> Option<&str> {
-    Some(dn.split(',').next()?.split_once('=')?.1.trim()).filter(|value| !value.is_empty())
-}
-
-fn user_draft(record: &Record, entries: &mut Entries, input: &mut Input) {
+fn user_draft(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input) {
     let place = Place::line(record.line);
     let username = ["uid", "samaccountname", "cn"].iter().find_map(|name| record.first(name));
     let Some(username) = username else {
@@ -87,93 +99,30 @@ fn user_draft(record: &Record, entries: &mut Entries, input: &mut Input) {
         person.set(field, record.first(attribute).unwrap_or_default());
     }
     person.set("displayName", record.first("displayname").or(record.first("cn")).unwrap_or_default());
-    if let Some(dn) = record.first("dn") {
-        person.set("identities", serde_json::json!([{"type": "ldap", "id": dn}]));
-        entries.users.insert(normalized(dn), input.users.len());
-    }
-    if is_disabled(record) {
-        person.set("state", "Disabled");
-    }
-    if let Some(time) = record.first("shadowexpire").and_then(expiration) {
-        person.set("validity.notAfter", time);
-    }
-    for group in record.all("memberof").filter_map(|group| first_value(&group.value)) {
-        person.add("groups", group);
-    }
+    person.set("identities", serde_json::json!([{"type": "ldap", "id": record.first("dn")}]));
+    account::read(record, &mut person);
     let hashes = || record.all("userpassword").map(|hash| hash.value.as_str());
     let usable = hashes().find(|hash| super::hashes::usable(hash).is_ok());
     super::text::take_password(&mut person, usable.or_else(|| hashes().next()).unwrap_or_default());
-    entries.usernames.insert(username.to_lowercase(), input.users.len());
-    if let Some(gid) = record.first("gidnumber") {
-        entries.by_gid.entry(gid.to_owned()).or_default().push(input.users.len());
-    }
+    let index = input.users.len();
+    entries.add_user(dn, username, record, index);
     input.users.push(person);
+    read_groups(record, index, input);
 }
 
-fn is_disabled(record: &Record) -> bool {
-    let control =
-        record.first("useraccountcontrol").and_then(|control| control.parse::<u32>().ok()).unwrap_or_default();
-    let is_locked = record.first("nsaccountlock").is_some_and(|lock| lock.eq_ignore_ascii_case("true"));
-    // OpenLDAP writes this time for accounts that an administrator locked permanently.
-    let is_banned = record.first("pwdaccountlockedtime").is_some_and(|time| time.starts_with("000001010000"));
-    control & ACCOUNT_DISABLED != 0 || is_locked || is_banned
-}
-
-/// Converts an expiration in days since 1970, as in `/etc/shadow`, to RFC 3339. Negative numbers mean no expiration.
-pub(super) fn expiration(days: &str) -> Option<String> {
-    let hours = days.parse::<i64>().ok().filter(|days| (0..2_900_000).contains(days))? * 24;
-    Timestamp::UNIX_EPOCH.checked_add(hours.hours()).ok().map(|time| time.to_string())
-}
-
-fn group(record: &Record, entries: &mut Entries, input: &mut Input) -> Option<usize> {
+/// Returns whether the members of the group are to be read: another entry with its DN is a duplicate.
+fn group(dn: &Dn, record: &Record, entries: &mut Entries, input: &mut Input) -> bool {
     let place = Place::line(record.line);
-    let Some(name) = record.first("cn").or_else(|| first_value(record.first("dn")?)) else {
+    let name = record.first("cn").unwrap_or(dn.name());
+    if name.is_empty() {
         input.reject(place, "cn: is required, because it becomes the name of the group");
-        return None;
-    };
-    let mut group = GroupDraft::new(place, name);
+        return false;
+    }
+    let mut group = GroupDraft::new(place, reference(dn).id, name);
     group.set("description", record.first("description").unwrap_or_default());
-    entries.groups.insert(normalized(record.first("dn").unwrap_or_default()), input.groups.len());
+    let is_first = entries.add_group(dn, record, input.groups.len());
     input.groups.push(group);
-    Some(input.groups.len() - 1)
-}
-
-fn members(index: usize, record: &Record, entries: &Entries, input: &mut Input) {
-    let name = input.groups[index].name.clone();
-    for member in ["member", "uniquemember"].iter().flat_map(|attribute| record.all(attribute)) {
-        let dn = normalized(&member.value);
-        if let Some(person) = entries.users.get(&dn) {
-            input.users[*person].add("groups", name.as_str());
-        } else if let Some(nested) = entries.groups.get(&dn) {
-            let nested = input.groups[*nested].name.clone();
-            let list = input.groups[index].spec.entry("memberGroups").or_insert_with(|| serde_json::json!([]));
-            list.as_array_mut().into_iter().for_each(|list| list.push(nested.as_str().into()));
-        } else {
-            reject_member(member, &name, input);
-        }
-    }
-    for member in record.all("memberuid") {
-        match entries.usernames.get(&member.value.to_lowercase()) {
-            Some(person) => input.users[*person].add("groups", name.as_str()),
-            None => reject_member(member, &name, input),
-        }
-    }
-    let gid = record.first("gidnumber").unwrap_or_default();
-    for person in entries.by_gid.get(gid).into_iter().flatten() {
-        input.users[*person].add("groups", name.as_str());
-    }
-}
-
-fn reject_member(member: &Attribute, group: &str, input: &mut Input) {
-    input.rejected.push(Rejected {
-        place: Place::line(member.line),
-        who: group.to_owned(),
-        field: member.name.clone(),
-        reason: format!(
-            "the group {group} has a member that is neither a user nor a group in this file: {}",
-            member.value
-        ),
-    });
+    is_first
 }
 
 #[cfg(test)]
@@ -199,14 +148,15 @@ mod tests {
                 "lastName": "Hopper",
                 "preferredShell": "/bin/zsh",
                 "identities": [{"type": "ldap", "id": "uid=grace,ou=people,dc=example,dc=com"}],
-                "groups": ["Compiler Team", "navy"],
             })
         );
         assert!(grace.credential.is_some());
+        assert_eq!(grace.group_names(), ["Compiler Team", "navy"]);
         let alan = input.users.iter().find(|person| person.login() == "alan").unwrap();
         assert_eq!(alan.spec["state"], "Disabled");
         let everyone = input.groups.iter().find(|group| group.name == "everyone").unwrap();
-        assert_eq!(everyone.spec["memberGroups"], json!(["Compiler Team"]));
+        let nested: Vec<&str> = everyone.member_groups.iter().map(|group| group.name.as_str()).collect();
+        assert_eq!(nested, ["Compiler Team"]);
     }
 
     #[test]
@@ -216,18 +166,12 @@ mod tests {
         let input = read(text.as_bytes());
         assert_eq!(input.users.len(), 1);
         assert_eq!(input.users[0].spec["state"], "Disabled");
-        assert_eq!(input.users[0].spec["groups"], json!(["Domain Admins"]));
+        assert_eq!(input.users[0].group_names(), ["Domain Admins"]);
     }
 
     #[test]
     fn unknown_members_are_rejected_with_their_line() {
         let input = read(b"dn: cn=a,dc=x\nobjectClass: groupOfNames\ncn: a\nmember: uid=ghost,dc=x\n");
         assert_eq!((input.rejected[0].place.line, input.rejected[0].field.as_str()), (4, "member"));
-    }
-
-    #[test]
-    fn expirations_are_days_since_1970() {
-        assert_eq!(expiration("20000").as_deref(), Some("2024-10-04T00:00:00Z"));
-        assert_eq!((expiration("-1"), expiration("x"), expiration("99999999999")), (None, None, None));
     }
 }

@@ -22,6 +22,26 @@ pub(super) struct Attribute {
     pub name: String,
     /// Value. Empty if it is binary.
     pub value: String,
+    /// Which of the attribute's values the server has returned, if it says so.
+    pub range: Option<Range>,
+}
+
+/// Part of an attribute's values: the option `;range=0-1499` of Active Directory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Range {
+    pub first: u64,
+    /// `None` if there are no further values (`;range=1500-*`).
+    pub last: Option<u64>,
+}
+
+impl Range {
+    /// Reads the options of an attribute.
+    fn of(options: &str) -> Option<Self> {
+        let range = options.split(';').find_map(|option| option.strip_prefix("range="))?;
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let last = if last == "*" { None } else { Some(last.parse().ok()?) };
+        Some(Self { first: first.parse().ok()?, last })
+    }
 }
 
 /// A line that can't be read.
@@ -109,7 +129,9 @@ fn unfold(bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
 fn attribute(line: usize, text: &[u8]) -> Result<Attribute, SyntaxError> {
     let colon = text.iter().position(|byte| *byte == b':').ok_or(SyntaxError::NoAttribute)?;
     let name = str::from_utf8(&text[..colon]).map_err(|_| SyntaxError::NoAttribute)?;
-    let name = name.split(';').next().unwrap_or_default().to_ascii_lowercase();
+    let name = name.to_ascii_lowercase();
+    let (name, options) = name.split_once(';').unwrap_or((&name, ""));
+    let (name, range) = (name.to_owned(), Range::of(options));
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.') {
         return Err(SyntaxError::NoAttribute);
     }
@@ -124,7 +146,7 @@ fn attribute(line: usize, text: &[u8]) -> Result<Attribute, SyntaxError> {
     };
     // Binary values, such as photos and certificates, are not imported.
     let value = String::from_utf8(value).unwrap_or_default();
-    Ok(Attribute { line, name, value })
+    Ok(Attribute { line, name, value, range })
 }
 
 #[cfg(test)]
@@ -144,6 +166,16 @@ mod tests {
         let text = "version: 1\r\n# a comment\r\n  that goes on\r\ndn: uid=a,\r\n dc=example\r\ncn;lang-fr:: Wm/Dqw==\r\nsn:x\r\n";
         let expected = [(4, "dn", "uid=a,dc=example"), (6, "cn", "Zoë"), (7, "sn", "x")];
         assert_eq!(values(text), expected.map(|(line, name, value)| (line, name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn ranges_are_read() {
+        let (records, faults) =
+            parse(b"dn: a\nmember;range=0-1499: x\nmember;binary;Range=1500-*: y\nmember;range=x: z\n");
+        assert_eq!(faults, []);
+        let ranges: Vec<_> = records[0].all("member").map(|attribute| attribute.range).collect();
+        let [first, last] = [Range { first: 0, last: Some(1499) }, Range { first: 1500, last: None }];
+        assert_eq!(ranges, [Some(first), Some(last), None]);
     }
 
     #[test]

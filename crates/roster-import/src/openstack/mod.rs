@@ -1,7 +1,8 @@
-//! Reads OpenStack Identity (Keystone): its tables as JSON or from `mysqldump`, or responses of its API.
+//! Reads OpenStack Identity (Keystone): its tables as JSON or from `mysqldump` or `pg_dump`, or responses of its API.
 //!
 //! Only the tables contain hashes.
 
+mod copy;
 mod row;
 mod sql;
 
@@ -11,14 +12,14 @@ use serde_json::{Map, Value};
 
 use super::columns::flag;
 use super::documents::Text;
-use super::draft::{GroupDraft, Input, UserDraft};
+use super::draft::{GroupDraft, GroupRef, Input, Rejected, SourceId, UserDraft};
 use row::{Row, Tables};
 
 /// Reads tables or API responses.
 pub(super) fn read(bytes: &[u8]) -> Input {
     let mut input = Input::default();
     let Some(text) = Text::new(bytes, &mut input) else { return input };
-    let mut tables = if bytes.trim_ascii_start().starts_with(b"{") {
+    let mut tables = if matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[')) {
         let mut tables = Tables::new();
         for (name, row) in text.tables(&mut input) {
             if let Value::Object(fields) = row.value {
@@ -39,16 +40,16 @@ pub(super) fn read(bytes: &[u8]) -> Input {
         federated: by(take("federated_user"), "user_id"),
         passwords: latest(take("password")),
     };
-    let names = read_groups(groups, &mut input);
-    let mut memberships: HashMap<String, Vec<String>> = HashMap::new();
-    for row in [take("user_group_membership"), take("memberships")].concat_rows() {
-        if let Some(group) = names.get(&row.text("group_id")) {
-            memberships.entry(row.text("user_id")).or_default().push(group.clone());
-        }
-    }
+    let groups = Groups::read(groups, &mut input);
+    let memberships = [take("user_group_membership"), take("memberships")].concat_rows();
+    let memberships = groups.memberships(memberships, &mut input);
     for row in users {
-        match user_draft(&row, &accounts, &memberships) {
-            Some(person) => input.users.push(person),
+        match user_draft(&row, &accounts) {
+            Some(mut person) => {
+                memberships.get(&row.text("id")).into_iter().flatten().for_each(|group| person.join(group.clone()));
+                groups.join_inline(&row, &mut person, &mut input);
+                input.users.push(person);
+            }
             None => input.reject(row.place, "name: is missing"),
         }
     }
@@ -91,17 +92,65 @@ fn latest(rows: Vec<Row>) -> HashMap<String, Row> {
     latest
 }
 
-/// Reads the groups and returns their names by ID.
-fn read_groups(rows: Vec<Row>, input: &mut Input) -> HashMap<String, String> {
-    let mut names = HashMap::new();
-    for row in rows {
-        let mut group = GroupDraft::new(row.place, &row.text("name"));
-        group.set("description", row.text("description"));
-        set_domain(&mut group.spec, &row.text("domain_id"));
-        names.insert(row.text("id"), group.name.clone());
-        input.groups.push(group);
+/// Groups of the source. Names of groups are unique only within a domain.
+#[derive(Default)]
+struct Groups {
+    by_id: HashMap<String, GroupRef>,
+    /// IDs by domain and name.
+    ids: HashMap<(String, String), String>,
+}
+
+impl Groups {
+    fn read(rows: Vec<Row>, input: &mut Input) -> Self {
+        let mut groups = Self::default();
+        for row in rows {
+            let (id, name, domain) = (row.text("id"), row.text("name"), row.text("domain_id"));
+            if id.is_empty() {
+                input.reject(row.place, format!("id: is missing, and it identifies the group {name}"));
+                continue;
+            }
+            let mut group = GroupDraft::new(row.place, SourceId::new("keystone", &id), &name);
+            group.set("description", row.text("description"));
+            set_domain(&mut group.spec, &domain);
+            groups.by_id.insert(id.clone(), group.reference());
+            groups.ids.insert((domain, name), id);
+            input.groups.push(group);
+        }
+        groups
     }
-    names
+
+    /// Returns the groups of each user, by the user's ID.
+    fn memberships(&self, rows: Vec<Row>, input: &mut Input) -> HashMap<String, Vec<GroupRef>> {
+        let mut memberships: HashMap<String, Vec<GroupRef>> = HashMap::new();
+        for row in rows {
+            let id = row.text("group_id");
+            match self.by_id.get(&id) {
+                Some(group) => memberships.entry(row.text("user_id")).or_default().push(group.clone()),
+                None => input.reject(row.place, format!("group_id: {id} is not the ID of a group in this file")),
+            }
+        }
+        memberships
+    }
+
+    /// Reads the groups in the row of a user: IDs, objects with an ID, or names of groups in the user's domain.
+    fn join_inline(&self, row: &Row, person: &mut UserDraft, input: &mut Input) {
+        let domain = person.spec.get("domain").and_then(Value::as_str).unwrap_or_default().to_owned();
+        for group in row.fields.get("groups").and_then(Value::as_array).into_iter().flatten() {
+            let text = group.as_str().or(group["id"].as_str()).or(group["name"].as_str()).unwrap_or_default();
+            let id = self.ids.get(&(domain.clone(), text.to_owned())).map_or(text, String::as_str);
+            match self.by_id.get(id) {
+                Some(group) => person.join(group.clone()),
+                None => input.rejected.push(Rejected {
+                    place: row.place,
+                    who: person.login().to_owned(),
+                    field: "groups".to_owned(),
+                    reason: format!(
+                        "{text:?} is neither the ID of a group in this file nor its name in the user's domain"
+                    ),
+                }),
+            }
+        }
+    }
 }
 
 fn set_domain(spec: &mut Map<String, Value>, domain: &str) {
@@ -109,7 +158,7 @@ fn set_domain(spec: &mut Map<String, Value>, domain: &str) {
 }
 
 /// Reads a user. Returns `None` if the user has no name.
-fn user_draft(row: &Row, accounts: &Accounts, memberships: &HashMap<String, Vec<String>>) -> Option<UserDraft> {
+fn user_draft(row: &Row, accounts: &Accounts) -> Option<UserDraft> {
     let id = row.text("id");
     let (local, nonlocal, federated) =
         (accounts.local.get(&id), accounts.nonlocal.get(&id), accounts.federated.get(&id));
@@ -135,10 +184,6 @@ fn user_draft(row: &Row, accounts: &Accounts, memberships: &HashMap<String, Vec<
             serde_json::json!([{"type": federated.text("protocol_id"), "id": federated.text("unique_id")}]),
         );
     }
-    let groups = memberships.get(&id).into_iter().flatten().cloned();
-    let inline = row.fields.get("groups").and_then(Value::as_array).into_iter().flatten();
-    let inline = inline.filter_map(|group| Some(group.as_str().or(group["name"].as_str())?.to_owned()));
-    groups.chain(inline).for_each(|group| person.add("groups", group));
     let password = local.and_then(|local| accounts.passwords.get(&local.text("id")));
     // Before the Newton release, the table `user` had the hash.
     let hash = of(password, "password_hash").or(of(password, "password"));
@@ -170,10 +215,10 @@ mod tests {
                 Value::from(ada.spec.clone()),
                 json!({
                     "username": "ada", "email": "ada@example.com", "displayName": "Ada O'Neil", "domain": "default",
-                    "groups": ["Operators"],
                 })
             );
             assert!(hash(ada).starts_with("$2b$"), "the newer of two");
+            assert_eq!(ada.group_names(), ["Operators"]);
             assert_eq!(bob.spec["state"], "Disabled");
             assert!(hash(bob).starts_with("$scrypt$"));
             assert_eq!(eve.spec["connector"], json!({"type": "openid", "id": "corporate"}));
@@ -191,5 +236,25 @@ mod tests {
         let input = read(b"{\"links\": {}, \"users\": [{\"id\": \"1\", \"name\": \"ada\", \"enabled\": true, \"email\": \"a@example.com\"}, {\"id\": \"2\"}]}");
         assert_eq!(input.users[0].spec["email"], "a@example.com");
         assert_eq!(input.rejected[0].reason, "name: is missing");
+    }
+
+    #[test]
+    fn groups_in_users_are_ids_or_names_in_the_users_domain() {
+        let groups =
+            r#"[{"id": "g1", "domain_id": "a", "name": "admins"}, {"id": "g2", "domain_id": "b", "name": "admins"}]"#;
+        let users = r#"[{"id": "1", "name": "ada", "domain_id": "b", "groups": ["admins"]}, {"id": "2", "name": "bob", "groups": ["admins", {"id": "g1", "name": "x"}]}]"#;
+        let input = read(format!("{{\"groups\": {groups},\n\"users\": {users},\n\"memberships\": [{{\"user_id\": \"1\", \"group_id\": \"g9\"}}]}}").as_bytes());
+        let ids = |person: &UserDraft| person.groups.iter().map(|group| group.id.clone()).collect::<Vec<_>>();
+        assert_eq!(ids(&input.users[0]), [SourceId::new("keystone", "g2")]);
+        assert_eq!(ids(&input.users[1]), [SourceId::new("keystone", "g1")]);
+        let rejected: Vec<String> =
+            input.rejected.iter().map(|rejected| format!("{}: {rejected}", rejected.place.line)).collect();
+        assert_eq!(
+            rejected,
+            [
+                "3: group_id: g9 is not the ID of a group in this file",
+                "2: groups: \"admins\" is neither the ID of a group in this file nor its name in the user's domain",
+            ]
+        );
     }
 }

@@ -17,7 +17,7 @@ use cel::Engine;
 pub(crate) use schema::Schema;
 
 /// Kind of an imported or exported object.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Kind {
     User,
     Group,
@@ -101,7 +101,11 @@ impl Check<'_> {
             ("object", Value::Object(_)) => self.object(schema, value, field),
             ("array", Value::Array(items)) => self.list(schema, items, field),
             ("string", Value::String(text)) => self.text(schema, text, field),
-            ("string", Value::Number(_)) if schema.takes_number => {}
+            ("string", Value::Number(number)) if schema.takes_number => {
+                if !number.is_i64() {
+                    self.fault(field, format!("must be an integer, or a quantity in quotes: \"{number}\""));
+                }
+            }
             ("boolean", Value::Bool(_)) | ("integer", Value::Number(_)) => {}
             ("boolean", _) => self.fault(field, "must be true or false"),
             ("array", _) => self.fault(field, "must be a list"),

@@ -54,6 +54,16 @@ fn violations_have_the_field_and_what_is_allowed(#[case] spec: Value, #[case] fi
 }
 
 #[rstest]
+#[case(json!({"requests.cpu": 0.5}), "spec.quota.hard[requests.cpu]", "a quantity in quotes: \"0.5\"")]
+#[case(json!({"pods": 1.5}), "spec.quota.hard[pods]", "must be an integer")]
+#[case(json!({"pods": "1.5"}), "spec.quota.hard", "must be an integer")]
+#[case(json!({"count/jobs.batch": "1500m"}), "spec.quota.hard", "must be an integer")]
+fn case_d8_fractions_are_quoted_or_refused(#[case] hard: Value, #[case] field: &str, #[case] says: &str) {
+    let faults = faults(&json!({"quota": {"hard": hard}}));
+    assert!(faults.len() == 1 && faults[0].field == field && faults[0].reason.contains(says), "{faults:?}");
+}
+
+#[rstest]
 #[case(json!({"validity": {"notBefore": "2027-01-01T00:00:00.000000Z", "notAfter": "2027-01-01T02:00:00+01:00"}}))]
 #[case(json!({"quota": {"hard": {"pods": 3, "requests.cpu": "500m", "count/deployments.apps": "4"}}}))]
 #[case(json!({"mobile": "+1 (555) 010-0199", "email": "o'neil+x@example.co.uk", "timezone": "Asia/Tokyo"}))]

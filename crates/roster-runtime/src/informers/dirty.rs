@@ -32,6 +32,11 @@ impl<K: Ord> DirtyKeys<K> {
         }
     }
 
+    /// Removes all queued keys.
+    pub fn clear(&self) {
+        self.take();
+    }
+
     fn take(&self) -> BTreeSet<K> {
         std::mem::take(&mut *self.keys.lock().unwrap_or_else(PoisonError::into_inner))
     }

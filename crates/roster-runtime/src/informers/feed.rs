@@ -33,8 +33,33 @@ use super::follow::{Relist, WatchFailure, WatchStep, follow, readable};
 use super::list_watch::{ListWatchError, list_watch, list_watch_parsed};
 use super::state::{Informers, WorkQueues};
 
-/// A store that a watch feeds, and a function that prunes each object first.
-pub type PrunedStore<K> = (Writer<K>, fn(&mut K));
+/// Called with each event.
+type Observer<K> = Box<dyn FnMut(&Event<K>) + Send>;
+
+/// A store that a watch feeds.
+pub(super) struct PrunedStore<K: Resource<DynamicType = ()> + Clone + 'static> {
+    writer: Writer<K>,
+    prune: fn(&mut K),
+    observer: Observer<K>,
+}
+
+impl<K: Resource<DynamicType = ()> + Clone + 'static> PrunedStore<K> {
+    /// Keeps what `prune` leaves of each object.
+    pub(super) fn new(writer: Writer<K>, prune: fn(&mut K)) -> Self {
+        Self { writer, prune, observer: Box::new(|_| {}) }
+    }
+
+    /// Passes each event to `observer`, after the store has changed.
+    pub(super) fn observed_by(self, observer: impl FnMut(&Event<K>) + Send + 'static) -> Self {
+        Self { observer: Box::new(observer), ..self }
+    }
+
+    fn take(&mut self, event: Event<K>) {
+        let event = event.modify(self.prune);
+        self.writer.apply_watcher_event(&event);
+        (self.observer)(&event);
+    }
+}
 
 /// State of an object as a watch has seen it.
 enum ObjectState<'a, K> {
@@ -53,7 +78,7 @@ impl<'a, K> ObjectState<'a, K> {
 }
 
 /// Starts watches.
-pub struct Feed<'a> {
+pub(super) struct Feed<'a> {
     /// State to feed.
     pub informers: &'a Arc<Informers>,
     /// Client for kube-apiserver.
@@ -116,11 +141,11 @@ impl Feed<'_> {
 
     /// Watches a kind of Roster. An object that does not parse, for example after a downgrade, is reported and keeps
     /// its last known state.
-    pub fn guarded<K>(
+    pub(super) fn guarded<K>(
         &mut self,
         resource: &'static str,
         change: impl Fn(&Informers, &str, Option<&K>) + Send + 'static,
-        mut kept: Option<PrunedStore<K>>,
+        mut kept: PrunedStore<K>,
         mut feeder: Option<Feeder<K>>,
         queues: impl Fn(&WorkQueues) -> &DirtyKeys<String> + Send + 'static,
         known: impl Fn(&Directory) -> Vec<String> + Clone + Send + 'static,
@@ -136,7 +161,7 @@ impl Feed<'_> {
                 Some(Ok(object)) => change(informers, name, Some(object)),
                 Some(Err(invalid)) => {
                     informers.metrics.unreadable.inc();
-                    warn!(resource, name, error = invalid.error, "an object does not parse and is left as it is");
+                    warn!(resource, name, error = invalid.error, "skipping an object that does not parse");
                 }
             },
             // Before the directory: objects queued by its changes must find the current state here.
@@ -144,11 +169,10 @@ impl Feed<'_> {
                 if let Some(feeder) = &mut feeder {
                     feeder.take(step);
                 }
-                if let Some((writer, prune)) = &mut kept
-                    && let WatchStep::Event(event) = step
+                if let WatchStep::Event(event) = step
                     && let Some(event) = readable(event.clone())
                 {
-                    writer.apply_watcher_event(&event.modify(*prune));
+                    kept.take(event);
                 }
             },
             // A store replaces its content when a relist is complete: keys queued earlier did not find their objects
@@ -163,7 +187,7 @@ impl Feed<'_> {
     }
 
     /// Watches a kind of native binding.
-    pub fn native<K>(&mut self, read: fn(&K) -> Native, resource: &'static str, of_cluster: bool)
+    pub(super) fn native<K>(&mut self, read: fn(&K) -> Native, resource: &'static str, of_cluster: bool)
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {
@@ -186,7 +210,7 @@ impl Feed<'_> {
     }
 
     /// Watches a kind of native role.
-    pub fn roles<K>(&mut self, kind: RoleKind, rules: fn(&K) -> Option<&Vec<PolicyRule>>, resource: &'static str)
+    pub(super) fn roles<K>(&mut self, kind: RoleKind, rules: fn(&K) -> Option<&Vec<PolicyRule>>, resource: &'static str)
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {
@@ -208,7 +232,7 @@ impl Feed<'_> {
     }
 
     /// Watches namespaces.
-    pub fn namespaces(&mut self) {
+    pub(super) fn namespaces(&mut self) {
         self.start(
             ("namespaces", self.watch::<PartialObjectMeta<Namespace>>()),
             |metadata| metadata.name.clone().unwrap_or_default(),
@@ -223,7 +247,7 @@ impl Feed<'_> {
     }
 
     /// Watches the ResourceQuotas that Roster manages.
-    pub fn allotments(&mut self) {
+    pub(super) fn allotments(&mut self) {
         // By name: others may use the label on their quotas.
         let own = Config::default().fields(&format!("metadata.name={NAME}"));
         let quotas = watcher::watcher(Api::<ResourceQuota>::all(self.client.clone()), own).map_ok(WatchStep::Event);
@@ -243,7 +267,7 @@ impl Feed<'_> {
     /// Watches tombstones of deleted Users in Roster's own namespace. Until its initial list is complete, the guard
     /// knows only deletions since startup. Later deletions are seen in the watch of Users, so a failure of this watch
     /// does not weaken the guard.
-    pub fn tombstones(&mut self, namespace: &str) {
+    pub(super) fn tombstones(&mut self, namespace: &str) {
         let own = Config::default().fields(&format!("type={TOMBSTONE_SECRET_TYPE}"));
         let secrets = watcher::watcher(Api::<Secret>::namespaced(self.client.clone(), namespace), own);
         self.start(
@@ -255,7 +279,7 @@ impl Feed<'_> {
             |informers, user: &String, secret| match secret {
                 ObjectState::Present(secret) => {
                     let Some(tombstone) = Tombstone::read(secret) else {
-                        warn!(user, secret = secret.name_any(), "a tombstone does not parse and is ignored");
+                        warn!(user, secret = secret.name_any(), "skipping a tombstone that does not parse");
                         return;
                     };
                     let uid = secret.uid().unwrap_or_default();
@@ -273,7 +297,7 @@ impl Feed<'_> {
     }
 
     /// Watches the LimitRanges that define container defaults, Roster's own and others.
-    pub fn limit_ranges(&mut self) {
+    pub(super) fn limit_ranges(&mut self) {
         self.start(
             ("limitranges", self.watch::<LimitRange>()),
             |metadata| (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default()),
@@ -295,14 +319,14 @@ impl Feed<'_> {
 }
 
 /// Drops unused metadata, which is most of an object's size.
-pub fn prune<K: Resource>(object: &mut K) {
+pub(super) fn prune<K: Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
     object.meta_mut().annotations = None;
     object.meta_mut().owner_references = None;
 }
 
 /// Drops the spec of a Group: the directory knows its members.
-pub fn prune_group(group: &mut Group) {
+pub(super) fn prune_group(group: &mut Group) {
     prune(group);
     group.spec = GroupSpec::default();
 }

@@ -4,18 +4,27 @@ use std::collections::HashSet;
 use std::fmt::Display;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::bail;
 use futures::{Stream, StreamExt, pin_mut};
 use kube::Resource;
 use kube::core::DeserializeGuard;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, DefaultBackoff, Event};
 use tokio::sync::oneshot;
 use tokio::task::consume_budget;
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::failures::WatchFailures;
+use crate::operations::client::{retry_after, retry_after_of};
+
+/// Longest pause after a single failure during which the known state still counts as current.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// Upper bound of `Retry-After`. kube-apiserver asks for seconds.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// Keys seen by a relist. Known keys that it has not seen by its end are gone.
 #[derive(Debug)]
@@ -97,24 +106,55 @@ pub trait WatchFailure: Display {
     fn is_gap(&self) -> bool {
         false
     }
+
+    /// How long kube-apiserver asks to wait before the next attempt.
+    fn retry_after(&self) -> Option<Duration> {
+        None
+    }
 }
 
-impl WatchFailure for watcher::Error {}
+impl WatchFailure for watcher::Error {
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::InitialListFailed(error) | Self::WatchStartFailed(error) | Self::WatchFailed(error) => {
+                retry_after(error)
+            }
+            Self::WatchError(status) => retry_after_of(status),
+            Self::NoResourceVersion => None,
+        }
+    }
+}
 
 /// Feeds a watch into `apply`, signals `synced` after the first complete list, and reports each consecutive failure and
 /// the recovery to `failures`.
+///
+/// After a failure, it waits: longer after each one until the watch works again, and at least as long as kube-apiserver
+/// asks for. The start of a list does not prove that the watch works, so lists that break off are retried more and more
+/// slowly.
 ///
 /// # Errors
 /// Only if the stream ends, which a watch never does.
 pub async fn follow<T: WatchProgress, E: WatchFailure>(
     resource: &'static str,
     watch: impl Stream<Item = Result<T, E>> + Send,
-    mut apply: impl FnMut(T),
+    apply: impl FnMut(T),
     synced: oneshot::Sender<()>,
     failures: Arc<WatchFailures>,
 ) -> anyhow::Result<()> {
-    let watch = watch.default_backoff();
+    follow_pausing(resource, watch, apply, synced, failures, sleep).await
+}
+
+/// Like [`follow`], with another way to wait.
+pub(super) async fn follow_pausing<T: WatchProgress, E: WatchFailure, F: Future<Output = ()>>(
+    resource: &'static str,
+    watch: impl Stream<Item = Result<T, E>> + Send,
+    mut apply: impl FnMut(T),
+    synced: oneshot::Sender<()>,
+    failures: Arc<WatchFailures>,
+    pause: impl Fn(Duration) -> F,
+) -> anyhow::Result<()> {
     pin_mut!(watch);
+    let mut backoff = DefaultBackoff::default();
     let mut synced = Some(synced);
     while let Some(event) = watch.next().await {
         // A long list is always ready, and the task that requests its next page may wait behind this one.
@@ -124,6 +164,7 @@ pub async fn follow<T: WatchProgress, E: WatchFailure>(
                 let is_complete = step.is_complete();
                 if step.is_proof() {
                     failures.record_recovery(resource);
+                    backoff.reset();
                 }
                 if is_complete && synced.is_some() {
                     info!(resource, "listed");
@@ -134,8 +175,11 @@ pub async fn follow<T: WatchProgress, E: WatchFailure>(
                 }
             }
             Err(error) => {
-                failures.record_failure(resource, error.is_gap());
-                warn!(resource, %error, "a watch failed and is tried again");
+                let asked = error.retry_after().unwrap_or_default().min(MAX_RETRY_AFTER);
+                let wait = backoff.next().unwrap_or(MAX_RETRY_AFTER).max(asked);
+                failures.record_failure(resource, error.is_gap() || wait > MAX_PAUSE);
+                warn!(resource, %error, retry_in = ?wait, "watch failed, retrying");
+                pause(wait).await;
             }
         }
     }

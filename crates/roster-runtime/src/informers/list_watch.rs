@@ -8,7 +8,8 @@
 //!
 //! A connection can hang without closing: a proxy, a firewall or a frozen kube-apiserver drops all events. The guard
 //! and the token webhook rely on the watches, so each watch is short: kube-apiserver sends a bookmark just before its
-//! end, and ends it. If neither arrives, the watch has failed.
+//! end, and ends it. If neither arrives, the watch has failed. This works through proxies too, which answer TCP
+//! keepalive themselves.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -30,6 +31,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::follow::{WatchFailure, WatchStep};
+use crate::operations::client::{is_unreachable, retry_after};
 
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
@@ -37,14 +39,16 @@ const PAGE: u32 = 500;
 /// Maximum duration of a streaming list, in seconds: with many objects it takes a while.
 const LIST_SECONDS: u32 = 290;
 
-/// Duration of a watch, in seconds. kube-apiserver sends a bookmark two seconds before the end. One request every 25
+/// Duration of a watch, in seconds. kube-apiserver sends a bookmark two seconds before the end. One request every 9
 /// seconds per resource and replica costs little: kube-apiserver answers from memory.
-const WATCH_SECONDS: u32 = 25;
+const WATCH_SECONDS: u32 = 9;
 
 /// Timeouts for kube-apiserver.
 #[derive(Clone, Copy)]
 struct Timeouts {
-    /// For the next event of a watch or list.
+    /// For the next event or page of a list.
+    list: Duration,
+    /// For the next event of a watch.
     silence: Duration,
     /// For the response to a watch that resumes from a revision, which kube-apiserver has in memory.
     resumption: Duration,
@@ -55,7 +59,8 @@ struct Timeouts {
 
 /// The directory is at most as old as the longest silence, or the watch counts as failing.
 const TIMEOUTS: Timeouts = Timeouts {
-    silence: Duration::from_secs(30),
+    list: Duration::from_secs(30),
+    silence: Duration::from_secs(14),
     resumption: Duration::from_secs(10),
     missed_events: Duration::from_secs(1),
 };
@@ -68,21 +73,21 @@ const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// Why a list or watch failed.
 #[derive(Debug, Error)]
-pub enum ListWatchError {
+pub(super) enum ListWatchError {
     /// kube-apiserver returned an error or can't be reached.
     #[error(transparent)]
     Client(#[from] kube::Error),
     /// No more events arrive.
-    #[error("nothing was heard for too long")]
+    #[error("timed out waiting for events")]
     Silence(#[from] Elapsed),
     /// The watch ended immediately.
-    #[error("the watch ended at once")]
+    #[error("the watch ended immediately")]
     EndedAtOnce,
     /// The watch ended, or sent other events, before its list was complete.
-    #[error("the list broke off")]
+    #[error("the list ended before it was complete")]
     BrokenOff,
     /// The task that reads a page failed.
-    #[error("a page was not read to its end")]
+    #[error("reading a page failed")]
     Page(#[from] JoinError),
 }
 
@@ -111,7 +116,12 @@ enum State {
 
 impl WatchFailure for ListWatchError {
     fn is_gap(&self) -> bool {
-        matches!(self, Self::Silence(_)) || self.is_expired()
+        let is_unreachable = matches!(self, Self::Client(error) if is_unreachable(error));
+        matches!(self, Self::Silence(_)) || is_unreachable || self.is_expired()
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        if let Self::Client(error) = self { retry_after(error) } else { None }
     }
 }
 
@@ -131,7 +141,9 @@ struct ListWatch<K, P> {
 
 /// Lists the objects and watches them from there, forever. A failure is reported, and the next poll recovers from it.
 /// For an object that does not parse, its metadata is reported.
-pub fn list_watch<K>(api: Api<K>) -> impl Stream<Item = Result<WatchStep<DeserializeGuard<K>>, ListWatchError>> + Send
+pub(super) fn list_watch<K>(
+    api: Api<K>,
+) -> impl Stream<Item = Result<WatchStep<DeserializeGuard<K>>, ListWatchError>> + Send
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
@@ -139,7 +151,7 @@ where
 }
 
 /// Like [`list_watch`], for kinds of Kubernetes itself: an object that does not parse is a failure.
-pub fn list_watch_parsed<K>(api: Api<K>) -> impl Stream<Item = Result<WatchStep<K>, ListWatchError>> + Send
+pub(super) fn list_watch_parsed<K>(api: Api<K>) -> impl Stream<Item = Result<WatchStep<K>, ListWatchError>> + Send
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
@@ -194,8 +206,12 @@ where
                 Err(error) => self.failed(State::Begin(revision), error),
             },
             State::Watch { revision, mut events, since, is_silent, is_settled } => {
-                let limit = if is_settled { self.timeouts.silence } else { self.timeouts.missed_events };
-                match timeout(limit, events.next()).await {
+                let timeouts = match &revision {
+                    None => self.timeouts.list,
+                    Some(_) if is_settled => self.timeouts.silence,
+                    Some(_) => self.timeouts.missed_events,
+                };
+                match timeout(timeouts, events.next()).await {
                     Err(_) if !is_settled => {
                         // A watch that failed before works again.
                         if let Some(revision) = &revision {
@@ -347,7 +363,7 @@ fn is_refused(error: &ListWatchError) -> bool {
 
 async fn watch<K: Resource>(api: Api<K>, revision: Option<&str>, timeouts: Timeouts) -> Result<Events, ListWatchError> {
     let (seconds, longest) = match revision {
-        None => (LIST_SECONDS, timeouts.silence),
+        None => (LIST_SECONDS, timeouts.list),
         Some(_) => (WATCH_SECONDS, timeouts.resumption),
     };
     let params = WatchParams { send_initial_events: revision.is_none(), ..WatchParams::default() };
@@ -364,7 +380,7 @@ async fn read_page<K: Resource>(
 ) -> Result<Page, ListWatchError> {
     let params = ListParams { continue_token: token, ..ListParams::default().limit(PAGE) };
     let request = Request::new(api.resource_url()).list(&params).map_err(kube::Error::BuildRequest)?;
-    Ok(timeout(timeouts.silence, api.into_client().request(request)).await??)
+    Ok(timeout(timeouts.list, api.into_client().request(request)).await??)
 }
 
 /// Parses an object, or only its metadata if the rest does not parse. `DeserializeGuard` itself first builds a tree of

@@ -5,15 +5,19 @@ use std::sync::{Arc, Mutex};
 
 use axum::http::{Request, Response};
 use kube::Client;
-use kube::client::Body;
+use kube::client::{Body, ClientBuilder};
 use roster_api::User;
-use tokio::sync::oneshot;
+use rstest::rstest;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep;
+use tower::BoxError;
+use tower::util::MapResultLayer;
 
 use super::*;
 use crate::informers::failures::WatchFailures;
-use crate::informers::follow::follow;
+use crate::informers::follow::{follow, follow_pausing};
 use crate::metrics::Metrics;
+use crate::operations::client::throttled;
 
 /// Mock API server that returns these answers in order and records the requests.
 fn api_server(answers: &[(u16, String)]) -> (Api<User>, Arc<Mutex<Vec<String>>>) {
@@ -27,6 +31,81 @@ fn api_server(answers: &[(u16, String)]) -> (Api<User>, Arc<Mutex<Vec<String>>>)
         std::future::ready(Ok::<_, Infallible>(response))
     });
     (Api::all(Client::new(service, "default")), asked)
+}
+
+/// Mock API server whose last answer repeats. Returns responses with headers.
+fn repeating_api_server(answers: Vec<Response<String>>) -> Api<User> {
+    let answers = Mutex::new(answers);
+    let service = tower::service_fn(move |_: Request<Body>| {
+        let mut answers = answers.lock().unwrap();
+        let answer = if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() };
+        std::future::ready(Ok::<_, BoxError>(answer.map(|text| Body::from(text.into_bytes()))))
+    });
+    Api::all(ClientBuilder::new(service, "default").with_layer(&MapResultLayer::new(throttled)).build())
+}
+
+fn answer(code: u16, retry_after: Option<&str>, text: String) -> Response<String> {
+    let answer = Response::builder().status(code);
+    let answer = retry_after.into_iter().fold(answer, |answer, after| answer.header("retry-after", after));
+    answer.body(text).unwrap()
+}
+
+/// Follows the list and watch of Users until it is complete, or has failed `count` times. Returns how long it would have
+/// waited after each failure, and whether it counts as failing.
+async fn pauses(api: Api<User>, count: usize) -> (Vec<Duration>, bool) {
+    let failures = Arc::new(WatchFailures::new(Metrics::default().watch_errors));
+    let (sender, synced) = oneshot::channel();
+    let (paused, enough) = (Mutex::<Vec<Duration>>::default(), Notify::new());
+    let pause = |wait| {
+        let mut paused = paused.lock().unwrap();
+        paused.push(wait);
+        if paused.len() == count {
+            enough.notify_one();
+        }
+        tokio::task::yield_now()
+    };
+    let following = follow_pausing("users", list_watch(api), |_| {}, sender, Arc::clone(&failures), pause);
+    tokio::select! {
+        biased;
+        () = enough.notified() => {}
+        complete = synced => complete.unwrap(),
+        ended = following => panic!("it never ends: {ended:?}"),
+    }
+    (paused.into_inner().unwrap(), failures.any_of(&["users"]))
+}
+
+/// The start of a list must not reset the backoff, because the list breaks off again.
+#[tokio::test]
+async fn a_list_that_always_ends_in_an_error_event_is_tried_more_and_more_slowly() {
+    let error = format!("{{\"type\": \"ERROR\", \"object\": {}}}\n", status(500).1);
+    let broken = answer(200, None, event("ADDED", "jane", 3) + &error);
+    let (pauses, is_failing) = pauses(repeating_api_server(vec![broken]), 8).await;
+    assert!(is_failing);
+    assert!(pauses[0] < Duration::from_secs(2), "{pauses:?}");
+    assert!(pauses[5..].iter().all(|pause| *pause > Duration::from_secs(20)), "{pauses:?}");
+}
+
+#[rstest]
+#[case::in_the_header(answer(429, Some("20"), "Too many requests, please try again later.".to_owned()))]
+#[case::of_a_server_that_starts(answer(503, Some("20"), "starting".to_owned()))]
+#[case::in_the_body(answer(429, None, r#"{"kind": "Status", "status": "Failure", "message": "slow down", "code": 429,
+    "reason": "TooManyRequests", "details": {"retryAfterSeconds": 20}}"#.to_owned()))]
+#[case::in_an_event(answer(200, None, r#"{"type": "ERROR", "object": {"kind": "Status", "status": "Failure",
+    "message": "slow down", "reason": "TooManyRequests", "code": 429, "details": {"retryAfterSeconds": 20}}}"#
+    .replace('\n', "") + "\n"))]
+#[tokio::test]
+async fn a_watch_that_is_throttled_waits_as_long_as_kube_apiserver_asks_for(#[case] throttled: Response<String>) {
+    let (paused, is_failing) = pauses(repeating_api_server(vec![throttled]), 1).await;
+    assert_eq!(paused, [Duration::from_secs(20)]);
+    assert!(is_failing, "meanwhile, changes may be missed");
+}
+
+#[tokio::test]
+async fn after_a_throttled_request_the_list_is_read() {
+    let listed = answer(200, None, event("ADDED", "jane", 3) + &bookmark(7, END));
+    let answers = vec![answer(429, Some("20"), String::new()), listed];
+    let (paused, is_failing) = pauses(repeating_api_server(answers), 2).await;
+    assert_eq!((paused, is_failing), (vec![Duration::from_secs(20)], false));
 }
 
 fn object(name: &str, revision: u64) -> String {
@@ -81,7 +160,7 @@ async fn steps(api: Api<User>, count: usize) -> Vec<String> {
 
 const STREAMED: &str = "watch=true&timeoutSeconds=290&allowWatchBookmarks=true&sendInitialEvents=true\
                         &resourceVersionMatch=NotOlderThan&resourceVersion=";
-const WATCHED: &str = "watch=true&timeoutSeconds=25&allowWatchBookmarks=true&resourceVersion=7";
+const WATCHED: &str = "watch=true&timeoutSeconds=9&allowWatchBookmarks=true&resourceVersion=7";
 const END: &str = r#"{"k8s.io/initial-events-end": "true"}"#;
 
 #[tokio::test]
@@ -111,8 +190,8 @@ async fn without_streaming_lists_pages_are_read() {
 async fn a_streaming_list_that_breaks_off_is_read_in_pages() {
     let jane = event("ADDED", "jane", 3);
     for (rest, error) in [
-        (String::new(), "the list broke off"),
-        (event("DELETED", "jane", 9), "the list broke off"),
+        (String::new(), "the list ended before it was complete"),
+        (event("DELETED", "jane", 9), "the list ended before it was complete"),
         (format!("{{\"type\": \"ERROR\", \"object\": {}}}\n", status(500).1), "no"),
     ] {
         let answers = [(200, jane.clone() + &rest), (200, page(&["joe"], "")), (200, bookmark(8, "{}"))];
@@ -206,8 +285,8 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 async fn a_hanging_watch_fails_until_it_reports_again() {
     let (hangs, failures) = (Arc::default(), Arc::new(WatchFailures::new(Metrics::default().watch_errors)));
     let (sender, synced) = oneshot::channel();
-    let [silence, resumption, missed_events] = [1500, 300, 100].map(Duration::from_millis);
-    let timeouts = Timeouts { silence, resumption, missed_events };
+    let [list, silence, resumption, missed_events] = [1500, 1500, 300, 100].map(Duration::from_millis);
+    let timeouts = Timeouts { list, silence, resumption, missed_events };
     let watch = list_watch_as(hanging_api_server(&hangs), guarded::<User>, timeouts);
     let following = follow("users", watch, |_| {}, sender, Arc::clone(&failures));
     let _following = AbortOnDropHandle::new(tokio::spawn(following));
@@ -221,8 +300,8 @@ async fn a_hanging_watch_fails_until_it_reports_again() {
 
 /// kube-apiserver sends an event at the latest two seconds before the end of a watch, and ends it on time.
 #[test]
-fn timeouts_limit_staleness_to_30_seconds() {
-    assert!(TIMEOUTS.silence <= Duration::from_secs(30));
+fn what_is_known_is_at_most_15_seconds_old() {
+    assert!(TIMEOUTS.silence.max(TIMEOUTS.resumption) < Duration::from_secs(15));
     let longest = Duration::from_secs(u64::from(WATCH_SECONDS));
     assert!(longest + Duration::from_secs(5) <= TIMEOUTS.silence, "time for an answer that is late");
 }

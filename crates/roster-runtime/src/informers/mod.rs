@@ -24,6 +24,8 @@ use futures::future::try_join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::rbac::v1::{ClusterRole, Role};
 use kube::Client;
+use kube::runtime::watcher::Event;
+use roster_api::User;
 use roster_api::role_binding::RoleKind;
 use roster_core::directory::native::Native;
 use roster_core::directory::{Directory, entries};
@@ -34,26 +36,28 @@ use tracing::info;
 
 use crate::operations::health::Health;
 use catalogue::Feeder;
-use feed::{Feed, prune, prune_group};
-use state::{BINDINGS, GROUPS, USERS};
+use feed::{Feed, PrunedStore, prune, prune_group};
+use state::{BINDINGS, GROUPS, USERS, Writers};
 pub use state::{Informers, WorkQueues};
 
 /// Maximum sleep between checks of the clock: timers stand still while a machine is suspended.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
 impl Informers {
-    /// Runs the watches and the clock until `shutdown`. `namespace`: Roster's own.
+    /// Runs the watches and the clock until `shutdown`. `namespace`: Roster's own. `on_user` gets each event of the watch of
+    /// Users, before the directory changes.
     ///
     /// # Errors
     /// If a watch ends or a task panics.
     pub async fn run(
         self: Arc<Self>,
         (client, namespace): (Client, String),
+        on_user: impl FnMut(&Event<User>) + Send + 'static,
         health: Arc<Health>,
         shutdown: CancellationToken,
     ) -> Result<()> {
         let mut watches = JoinSet::new();
-        let synced = self.start_watches(&client, &namespace, &mut watches);
+        let synced = self.start_watches(&client, &namespace, on_user, &mut watches);
         let clock = Arc::clone(&self);
         watches.spawn(async move { clock.keep_time().await });
         let all = try_join_all(synced);
@@ -64,7 +68,7 @@ impl Informers {
                 Some(ended) = watches.join_next() => return ended?.context("a watch of the directory"),
                 outcome = &mut all, if !self.is_synced() => {
                     outcome?;
-                    info!("users, groups, bindings, namespaces and native RBAC are known");
+                    info!("informers synced");
                     self.synced.send_replace(true);
                     health.set_synced();
                 }
@@ -92,11 +96,12 @@ impl Informers {
         self: &Arc<Self>,
         client: &Client,
         namespace: &str,
+        on_user: impl FnMut(&Event<User>) + Send + 'static,
         watches: &mut JoinSet<Result<()>>,
     ) -> Vec<oneshot::Receiver<()>> {
         let mut feed = Feed { informers: self, client, watches, synced: Vec::new() };
-        let (groups, bindings) =
-            self.writers.lock().unwrap_or_else(PoisonError::into_inner).take().expect("informers are run once");
+        let writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Writers { users, groups, role_bindings } = writers.expect("informers are run once");
         feed.guarded(
             USERS,
             |informers: &Self, name, user| {
@@ -107,10 +112,12 @@ impl Informers {
                     Some(user) => directory.set_user(user, now),
                     None => directory.remove_user(name, now),
                 });
+                // The controller also reads what the directory does not hold, such as the password Secret's name.
+                informers.queue_users([name.to_owned()]);
             },
-            None,
+            PrunedStore::new(users, prune).observed_by(on_user),
             Some(Feeder::new(Arc::clone(&self.user_catalogue), entries::user::record)),
-            |waiting| &waiting.users,
+            |queues| &queues.users,
             |directory| directory.users().map(str::to_owned).collect(),
         );
         feed.guarded(
@@ -121,9 +128,9 @@ impl Informers {
                     None => directory.remove_group(name, now),
                 });
             },
-            Some((groups, prune_group)),
+            PrunedStore::new(groups, prune_group),
             Some(Feeder::new(Arc::clone(&self.group_catalogue), entries::group::record)),
-            |waiting| &waiting.groups,
+            |queues| &queues.groups,
             |directory| directory.groups().cloned().collect(),
         );
         feed.guarded(
@@ -134,9 +141,9 @@ impl Informers {
                     None => directory.remove_binding(name),
                 });
             },
-            Some((bindings, prune)),
+            PrunedStore::new(role_bindings, prune),
             None,
-            |waiting| &waiting.bindings,
+            |queues| &queues.bindings,
             |directory| directory.bindings.names().cloned().collect(),
         );
         feed.native(Native::of_cluster, "clusterrolebindings", true);

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{Store, store};
 use moka::sync::Cache;
-use roster_api::{Group, RoleBinding};
+use roster_api::{Group, RoleBinding, User};
 use roster_core::directory::{Affected, Directory, entries};
 use tokio::sync::{Notify, watch};
 
@@ -46,6 +46,13 @@ pub struct WorkQueues {
     pub tombstones: Arc<DirtyKeys<String>>,
 }
 
+/// Writers of the stores.
+pub(super) struct Writers {
+    pub(super) users: Writer<User>,
+    pub(super) groups: Writer<Group>,
+    pub(super) role_bindings: Writer<RoleBinding>,
+}
+
 /// The directory and the informers that feed it.
 pub struct Informers {
     pub(super) directory: RwLock<Directory>,
@@ -55,11 +62,13 @@ pub struct Informers {
     pub group_catalogue: Arc<Catalogue>,
     /// Work queues of the leader's controllers.
     pub queues: WorkQueues,
+    /// Users, without metadata that no controller reads.
+    pub users: Store<User>,
     /// Groups, without their spec.
     pub groups: Store<Group>,
     /// RoleBindings of Roster.
     pub role_bindings: Store<RoleBinding>,
-    pub(super) writers: Mutex<Option<(Writer<Group>, Writer<RoleBinding>)>>,
+    pub(super) writers: Mutex<Option<Writers>>,
     /// UIDs and usernames of recently deleted Users, whose credentials may still be presented.
     pub(super) recently_deleted: Cache<String, ()>,
     pub(super) next_edge_changed: Notify,
@@ -75,16 +84,19 @@ pub struct Informers {
 impl Informers {
     /// Creates empty informers.
     pub fn new(expand_groups: bool, metrics: Arc<Metrics>) -> Self {
+        let (users, user_writer) = store();
         let (groups, group_writer) = store();
         let (role_bindings, binding_writer) = store();
+        let writers = Writers { users: user_writer, groups: group_writer, role_bindings: binding_writer };
         Self {
             directory: RwLock::new(Directory::new(expand_groups)),
             user_catalogue: Arc::new(Catalogue::new(entries::user::FIELDS)),
             group_catalogue: Arc::new(Catalogue::new(entries::group::FIELDS)),
             queues: WorkQueues::default(),
+            users,
             groups,
             role_bindings,
-            writers: Mutex::new(Some((group_writer, binding_writer))),
+            writers: Mutex::new(Some(writers)),
             recently_deleted: Cache::builder().max_capacity(MAX_DELETED).time_to_live(DELETED_TTL).build(),
             next_edge_changed: Notify::new(),
             allotments_changed: Notify::new(),
@@ -143,7 +155,7 @@ impl Informers {
 
     /// Handles a User as its watch would.
     #[cfg(test)]
-    pub fn set_user(&self, user: &roster_api::User) {
+    pub fn set_user(&self, user: &User) {
         self.user_catalogue.update(|view| view.set(Arc::new(entries::user::record(user))));
         self.change(|directory, now| directory.set_user(user, now));
     }
@@ -181,6 +193,13 @@ impl Informers {
         self.queues.owners.mark(owners);
     }
 
+    /// Queues Users for the leader's controller.
+    pub fn queue_users(&self, names: impl IntoIterator<Item = String>) {
+        if self.is_leading() {
+            self.queues.users.mark(names);
+        }
+    }
+
     /// Whether this replica leads.
     pub fn is_leading(&self) -> bool {
         self.is_leading.load(Ordering::Acquire)
@@ -197,5 +216,15 @@ impl Informers {
         self.queues.tombstones.mark(directory.tombstones.users().map(str::to_owned));
         let orphaned = directory.natives.owners().filter(|uid| !directory.is_owner_known(uid)).cloned();
         self.queues.orphaned.mark(orphaned);
+    }
+
+    /// Stops queueing work and empties the queues, because this replica no longer leads.
+    pub fn stop_leading(&self) {
+        self.is_leading.store(false, Ordering::Release);
+        // Followers process tombstones too.
+        let WorkQueues { users, groups, bindings, orphaned, owners, tombstones: _ } = &self.queues;
+        for queue in [users, groups, bindings, orphaned, owners] {
+            queue.clear();
+        }
     }
 }

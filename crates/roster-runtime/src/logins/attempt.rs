@@ -195,7 +195,7 @@ impl Verifier {
         match self.vault.open(username, uid).await {
             Err(VaultError::Corrupt(error)) => {
                 self.metrics.logins_uncountable.inc();
-                warn!(uid, %error, "a login was refused, because the credential can't be read");
+                warn!(uid, %error, "login refused: the credential can't be read");
                 Ok(None)
             }
             opened => opened,
@@ -229,7 +229,7 @@ impl Verifier {
             let Ok(Some(again)) = again else { return Ok(None) };
             read = again;
         }
-        warn!(user = person.name, "an attempt was refused: others change the credential all the time");
+        warn!(user = person.name, "login refused: too many concurrent changes to the credential");
         Ok(None)
     }
 
@@ -289,7 +289,7 @@ impl Verifier {
         if is_blocked || opened.is_immutable() {
             self.metrics.logins_uncountable.inc();
             let is_immutable = opened.is_immutable();
-            warn!(user = person.name, is_immutable, "a login was refused, because failures can't be counted");
+            warn!(user = person.name, is_immutable, "login refused: failures can't be counted");
             return false;
         }
         true
@@ -346,10 +346,10 @@ impl Verifier {
     fn note_refusal(&self, attempt: &LoginAttempt<'_>, person: &LoginUser, decided: &Decided) {
         let (user, until) = (&person.name, decided.after.failed.locked_until);
         if until == decided.before.failed.locked_until {
-            info!(user, source = attempt.source, "a login was refused");
+            info!(user, source = attempt.source, "login refused");
         } else {
             self.metrics.lockouts.inc();
-            warn!(user, ?until, "a user is locked after failed logins");
+            warn!(user, ?until, "user locked out after failed logins");
         }
     }
 

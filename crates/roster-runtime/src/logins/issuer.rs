@@ -28,9 +28,10 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// Creates an issuer with that URL and the current keys.
+    /// Creates an issuer with the current keys. Tokens and the discovery document contain `url` exactly as it is, because
+    /// relying parties compare it byte by byte (OpenID Connect Discovery 1.0, section 4.3).
     pub fn new(url: &str, audiences: Audiences, lifetime: Duration, keys: Arc<ArcSwap<SigningKeys>>) -> Self {
-        Self { url: url.trim_end_matches('/').to_owned(), audiences, lifetime, keys }
+        Self { url: url.to_owned(), audiences, lifetime, keys }
     }
 
     /// Issues a token and returns it with its expiry. `password_changed` is when the presented password was set.
@@ -45,7 +46,7 @@ impl Issuer {
         password_changed: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<(String, Timestamp)> {
-        let ends = now.checked_add(self.lifetime).context("the clock is beyond its range")?;
+        let ends = now.checked_add(self.lifetime).context("the system time is out of range")?;
         // A token must not outlive its owner.
         let validity = person.spec.validity.as_ref().and_then(|validity| validity.not_after.as_ref());
         let ends = validity.map_or(ends, |end| end.0.min(ends));
@@ -83,12 +84,13 @@ impl Issuer {
     /// logins.
     pub fn configuration(&self) -> Value {
         let url = &self.url;
+        let algorithms: Vec<String> = self.keys.load().algorithms().iter().map(ToString::to_string).collect();
         json!({
             "issuer": url,
-            "jwks_uri": format!("{url}{JWKS_PATH}"),
+            "jwks_uri": format!("{}{JWKS_PATH}", url.strip_suffix('/').unwrap_or(url)),
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["ES256"],
+            "id_token_signing_alg_values_supported": algorithms,
             "claims_supported": ["aud", "amr", "exp", "extra", "groups", "iat", "iss", "jti", "nbf", "preferred_username", "sub"],
         })
     }
@@ -102,5 +104,38 @@ impl TokenSigner for Issuer {
 
     fn issuer(&self) -> String {
         self.url.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use roster_credentials::signing::SigningAlgorithm;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("https://roster.example.com")]
+    #[case("https://roster.example.com/")]
+    #[case("https://example.com/roster/")]
+    fn case_e2_the_issuer_is_the_configured_url_byte_by_byte(#[case] url: &str) {
+        let now = Timestamp::now();
+        let keys = Arc::new(ArcSwap::from_pointee(SigningKeys::create(now, SigningAlgorithm::default()).unwrap()));
+        let audiences = Audiences { accepted: vec!["a".to_owned()], ..Audiences::default() };
+        let issuer = Issuer::new(url, audiences, Duration::from_secs(60), keys);
+        let configuration = issuer.configuration();
+        assert_eq!(configuration["issuer"], url);
+        let base = url.trim_end_matches('/');
+        assert_eq!(configuration["jwks_uri"], format!("{base}{JWKS_PATH}"));
+        let user = LoginUser {
+            name: "jane".to_owned(),
+            uid: "1".to_owned(),
+            username: "jane".to_owned(),
+            groups: Vec::new(),
+            is_active: true,
+            spec: roster_api::user::UserSpec::default(),
+            status: roster_api::user::UserStatus::default(),
+        };
+        let (token, _) = issuer.issue(&user, &["pwd"], Some("a"), None, now).unwrap();
+        assert_eq!(issuer.read(&token).unwrap().iss, url);
     }
 }

@@ -122,7 +122,7 @@ impl LastUse {
             Err(kube::Error::Api(status)) if status.code == 404 => true,
             Err(kube::Error::Api(status)) if status.code == 409 => false,
             Err(error) => {
-                warn!(user = name, %error, "a last login could not be written and is tried again");
+                warn!(user = name, %error, "writing a last login failed, retrying");
                 false
             }
         }

@@ -56,7 +56,7 @@ async fn count(vault: &Vault, username: &str, uid: &str, limits: &LockoutPolicy)
     }
     if vault.write(&opened, &credential).await?.is_some() {
         vault.uncounted.remove(uid, failures.len());
-        info!(uid, count = failures.len(), "failed logins were counted late");
+        info!(uid, count = failures.len(), "counted failed logins late");
     }
     Ok(())
 }

@@ -26,7 +26,8 @@ pub async fn load(client: Client, namespace: &str) -> Result<Sealer> {
     };
     let key = secret.data.as_ref().and_then(|data| data.get(KEY));
     let sealer = key.and_then(|key| Sealer::new(&key.0));
-    sealer.with_context(|| format!("Secret {SECRET} holds no key of {KEY_BYTES} bytes under {KEY}: restore it"))
+    sealer
+        .with_context(|| format!("Secret {SECRET} has no key of {KEY_BYTES} bytes in {KEY}: restore it from a backup"))
 }
 
 async fn create(secrets: &Api<Secret>) -> Result<Secret> {

@@ -13,7 +13,7 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
-use roster_credentials::signing::SigningKeys;
+use roster_credentials::signing::{SigningAlgorithm, SigningKeys};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -29,18 +29,20 @@ const TICK: Duration = Duration::from_secs(60);
 pub struct SigningKeyStore {
     secrets: Api<Secret>,
     keys: Arc<ArcSwap<SigningKeys>>,
+    /// Algorithm of new keys.
+    algorithm: SigningAlgorithm,
     deleted: Arc<Notify>,
 }
 
 impl SigningKeyStore {
-    /// Reads or creates the keys.
+    /// Reads the keys, or creates one with this algorithm.
     ///
     /// # Errors
     /// If kube-apiserver does not answer, or the Secret does not parse.
-    pub async fn load(client: Client, namespace: &str) -> Result<Self> {
+    pub async fn load(client: Client, namespace: &str, algorithm: SigningAlgorithm) -> Result<Self> {
         let secrets = Api::namespaced(client, namespace);
-        let keys = load_or_create(&secrets).await?;
-        Ok(Self { secrets, keys: Arc::new(ArcSwap::from_pointee(keys)), deleted: Arc::default() })
+        let keys = load_or_create(&secrets, algorithm).await?;
+        Ok(Self { secrets, keys: Arc::new(ArcSwap::from_pointee(keys)), algorithm, deleted: Arc::default() })
     }
 
     /// Returns the current keys.
@@ -63,11 +65,13 @@ impl SigningKeyStore {
             match change {
                 Ok(Some(secret)) => match read(&secret) {
                     Ok(keys) => self.keys.store(Arc::new(keys)),
-                    Err(error) => warn!(error = format!("{error:#}"), "the signing keys are not used"),
+                    Err(error) => {
+                        warn!(error = format!("{error:#}"), "signing keys are invalid, keeping the previous ones");
+                    }
                 },
                 // The known keys keep signing until the leader recreates the Secret, which takes a moment.
                 Ok(None) => self.deleted.notify_one(),
-                Err(error) => warn!(%error, "the signing keys can't be watched"),
+                Err(error) => warn!(%error, "watching the signing keys failed, retrying"),
             }
         }
     }
@@ -85,7 +89,7 @@ impl SigningKeyStore {
                 let outcome = self.rotate_if_due(lifetime).await;
                 must_look = outcome.is_err();
                 if let Err(error) = outcome {
-                    warn!(error = format!("{error:#}"), "the signing keys could not be rotated; it is tried again");
+                    warn!(error = format!("{error:#}"), "rotating the signing keys failed, retrying");
                 }
             }
             tokio::select! {
@@ -97,27 +101,28 @@ impl SigningKeyStore {
     }
 
     fn is_due(&self, lifetime: Duration) -> bool {
-        !matches!(self.keys.load().rotated(Timestamp::now(), lifetime), Ok(None))
+        !matches!(self.keys.load().rotated(Timestamp::now(), lifetime, self.algorithm), Ok(None))
     }
 
     async fn rotate_if_due(&self, lifetime: Duration) -> Result<()> {
         let Some(secret) = self.secrets.get_opt(SECRET).await? else {
-            return load_or_create(&self.secrets).await.map(drop);
+            return load_or_create(&self.secrets, self.algorithm).await.map(drop);
         };
-        let Some(next) = read(&secret)?.rotated(Timestamp::now(), lifetime)? else { return Ok(()) };
+        let keys = read(&secret)?;
+        let Some(next) = keys.rotated(Timestamp::now(), lifetime, self.algorithm)? else { return Ok(()) };
         // A replace carries the resourceVersion, so of two leaders only one succeeds.
         let secret = Secret { data: Some(next.write()), ..secret };
         self.secrets.replace(SECRET, &PostParams::default(), &secret).await?;
-        info!("the signing keys were rotated");
+        info!("rotated the signing keys");
         Ok(())
     }
 }
 
-async fn load_or_create(secrets: &Api<Secret>) -> Result<SigningKeys> {
+async fn load_or_create(secrets: &Api<Secret>, algorithm: SigningAlgorithm) -> Result<SigningKeys> {
     if let Some(secret) = secrets.get_opt(SECRET).await? {
         return read(&secret);
     }
-    let first = SigningKeys::create(Timestamp::now())?;
+    let first = SigningKeys::create(Timestamp::now(), algorithm)?;
     let secret = Secret {
         metadata: ObjectMeta { name: Some(SECRET.to_owned()), ..ObjectMeta::default() },
         data: Some(first.write()),
@@ -133,6 +138,6 @@ async fn load_or_create(secrets: &Api<Secret>) -> Result<SigningKeys> {
 
 fn read(secret: &Secret) -> Result<SigningKeys> {
     SigningKeys::read(secret.data.as_ref().unwrap_or(&BTreeMap::new())).with_context(|| {
-        format!("Secret {SECRET} does not parse: delete it to have a new key made; all tokens end then")
+        format!("Secret {SECRET} does not parse: delete it, and the leader creates a new key; this ends all tokens")
     })
 }

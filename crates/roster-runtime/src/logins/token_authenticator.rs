@@ -64,7 +64,7 @@ pub enum TokenVerdict {
 #[derive(Clone, Debug, Error)]
 pub enum TokenError {
     /// The request's network, or all networks together, have too many look-ups in flight.
-    #[error("too many API keys are looked up at the same time")]
+    #[error("too many concurrent look-ups of API keys")]
     Saturated,
     /// The credential can't be read.
     #[error(transparent)]
@@ -162,13 +162,15 @@ mod tests {
     use roster_credentials::claim::{Identifier, IdentifierKind};
     use roster_credentials::credential::Credential;
     use roster_credentials::record;
-    use roster_credentials::signing::SigningKeys;
+    use roster_credentials::signing::{SigningAlgorithm, SigningKeys};
 
     use super::*;
     use crate::logins::audiences::Audiences;
 
     fn token_authenticator(client: Client, informers: &Arc<Informers>) -> TokenAuthenticator {
-        let keys = Arc::new(ArcSwap::from_pointee(SigningKeys::create(Timestamp::now()).unwrap()));
+        let keys = Arc::new(ArcSwap::from_pointee(
+            SigningKeys::create(Timestamp::now(), SigningAlgorithm::default()).unwrap(),
+        ));
         let issuer = Issuer::new("https://localhost", Audiences::default(), Duration::from_secs(60), keys);
         let vault = Arc::new(Vault::new(client.clone(), "default", Arc::default()));
         let last_use = LastUse::new(client, Arc::clone(informers), Arc::clone(&vault), Arc::default());

@@ -44,7 +44,7 @@ pub enum VaultError {
     #[error(transparent)]
     Corrupt(#[from] Corrupt),
     /// Every attempt at the write conflicted.
-    #[error("the credential is changed by others all the time")]
+    #[error("too many concurrent changes to the credential, try again")]
     Contended,
 }
 
@@ -167,7 +167,7 @@ impl Vault {
         if !failures.is_empty() {
             let uid = claim.owner_uid;
             self.uncounted.defer(&uid, failures, matches!(error, VaultError::Unavailable));
-            warn!(uid, %error, "a failed login could not be counted; logins are refused until it is");
+            warn!(uid, %error, "counting a failed login failed, refusing logins until it is counted");
         }
     }
 
@@ -194,7 +194,12 @@ impl Vault {
             // The User was deleted: there is nothing to keep.
             Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => Ok(None),
             Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
-                warn!(secret = name, code = status.code, reason = status.reason, "a credential can't be written");
+                warn!(
+                    secret = name,
+                    code = status.code,
+                    reason = status.reason,
+                    "the API server rejected the write of a credential"
+                );
                 Err(VaultError::Rejected)
             }
             Ok(Err(error)) => Err(unavailable(&error)),
@@ -213,8 +218,10 @@ impl Vault {
         let params = PatchParams::default();
         match timeout(ANSWER_TIMEOUT, self.users.patch_status(&claim.owner, &params, &patch)).await {
             Ok(Ok(_)) => self.metrics.writes.inc("UserStatus"),
-            Ok(Err(error)) => warn!(user = claim.owner, %error, "the leader has to tell of a change"),
-            Err(_) => warn!(user = claim.owner, "the leader has to tell of a change"),
+            Ok(Err(error)) => {
+                warn!(user = claim.owner, %error, "publishing a changed credential failed, leaving it to the leader");
+            }
+            Err(_) => warn!(user = claim.owner, "publishing a changed credential failed, leaving it to the leader"),
         }
     }
 
@@ -282,8 +289,8 @@ impl Drop for LostWrite<'_> {
 fn unavailable(error: &kube::Error) -> VaultError {
     // A parser error may quote its input, which is a Secret.
     match error {
-        kube::Error::SerdeError(_) => warn!("a credential can't be reached: what the API server answers is no Secret"),
-        error => warn!(%error, "a credential can't be reached"),
+        kube::Error::SerdeError(_) => warn!("accessing a credential failed: the API server's response is not a Secret"),
+        error => warn!(%error, "accessing a credential failed"),
     }
     VaultError::Unavailable
 }

@@ -38,7 +38,7 @@ pub(super) type HttpsClient = Client<HttpsConnector<RestrictedConnector>, Body>;
 
 /// Error: the receiver has no permitted address, so no connection was made.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the receiver has no address that notices may go to")]
+#[error("the receiver has no address that notifications may be sent to")]
 pub(super) struct NoPermittedAddress;
 
 /// Creates a client that trusts Mozilla's certificate authorities and those in the file.
@@ -58,7 +58,7 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore> {
     for certificate in CertificateDer::pem_file_iter(path).with_context(what)? {
         roots.add(certificate.with_context(what)?).with_context(what)?;
     }
-    anyhow::ensure!(roots.len() > known, "{}: there is no certificate in it", what());
+    anyhow::ensure!(roots.len() > known, "{}: contains no certificate", what());
     Ok(roots)
 }
 

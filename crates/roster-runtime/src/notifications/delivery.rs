@@ -57,7 +57,7 @@ pub(super) struct Delivery {
 impl Delivery {
     /// Returns `None` if the URL is not acceptable. The schema checks it too, but a rule added later is not applied to
     /// stored objects.
-    pub fn new(to: &Recipient, notice: Notice, happened: Timestamp) -> Option<Self> {
+    pub(super) fn new(to: &Recipient, notice: Notice, happened: Timestamp) -> Option<Self> {
         let receiver: Uri = to.url.parse().ok()?;
         let has_user = receiver.authority()?.as_str().contains('@');
         let usable = receiver.scheme_str() == Some("https") && !has_user && receiver.host() != Some("");
@@ -65,12 +65,12 @@ impl Delivery {
     }
 
     /// Returns the host of the receiver, the only part of the URL that may be logged: the rest may be secret.
-    pub fn host(&self) -> String {
+    pub(super) fn host(&self) -> String {
         self.receiver.host().unwrap_or_default().to_ascii_lowercase()
     }
 
     /// Returns the delivery's lane, so that one user's broken receiver does not affect others.
-    pub fn lane(&self) -> String {
+    pub(super) fn lane(&self) -> String {
         format!("{}:{} {}", self.host(), self.receiver.port_u16().unwrap_or(HTTPS_PORT), self.to.uid)
     }
 
@@ -94,7 +94,7 @@ pub(super) enum DeliveryError {
     Slow,
     #[error("no answer from the receiver: {0}")]
     Unreachable(String),
-    #[error("the notice could not be signed: {0:#}")]
+    #[error("the notification could not be signed: {0:#}")]
     Unsigned(anyhow::Error),
 }
 
@@ -141,12 +141,12 @@ pub(super) struct Pauses {
 
 impl Pauses {
     /// Returns their number.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
     /// Completes when another one starts to wait.
-    pub async fn begun(&self) {
+    pub(super) async fn begun(&self) {
         self.begun.notified().await;
     }
 
@@ -168,12 +168,12 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    pub fn new(client: HttpsClient, signer: Arc<dyn TokenSigner>, backoff: ExponentialBuilder) -> Self {
+    pub(super) fn new(client: HttpsClient, signer: Arc<dyn TokenSigner>, backoff: ExponentialBuilder) -> Self {
         Self { pauses: Arc::default(), client, signer, attempts: Semaphore::new(ATTEMPTS), backoff }
     }
 
     /// Sends a delivery, retrying while that makes sense.
-    pub async fn send(&self, delivery: &Delivery) -> Result<(), DeliveryError> {
+    pub(super) async fn send(&self, delivery: &Delivery) -> Result<(), DeliveryError> {
         let claims = delivery.claims(&self.signer.issuer())?;
         let pauses = Arc::clone(&self.pauses);
         (|| self.attempt(&delivery.receiver, &claims))
@@ -182,7 +182,7 @@ impl Sender {
             .when(DeliveryError::is_transient)
             .adjust(DeliveryError::wait)
             .notify(|error, wait| {
-                debug!(user = delivery.to.username, host = delivery.host(), %error, ?wait, "a notice is tried again");
+                debug!(user = delivery.to.username, host = delivery.host(), %error, ?wait, "retrying a notification");
             })
             .await
     }

@@ -50,17 +50,17 @@ impl<T> Default for Lane<T> {
 
 impl<T> Lanes<T> {
     /// Whether another delivery can be attempted soon, given that `paused` ones wait for a retry.
-    pub fn has_capacity(&self, paused: usize) -> bool {
+    pub(super) fn has_capacity(&self, paused: usize) -> bool {
         self.in_flight.saturating_sub(paused) < MAX_CONCURRENT
     }
 
     /// Returns the number of deliveries.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.total
     }
 
     /// Adds a delivery to a lane.
-    pub fn enter(&mut self, name: &str, delivery: T) -> LaneEntry<T> {
+    pub(super) fn enter(&mut self, name: &str, delivery: T) -> LaneEntry<T> {
         if self.total >= MAX_TOTAL {
             return LaneEntry::Full(delivery);
         }
@@ -79,7 +79,7 @@ impl<T> Lanes<T> {
     }
 
     /// Removes an ended delivery from its lane. Returns the next one to start.
-    pub fn leave(&mut self, name: &str) -> Option<T> {
+    pub(super) fn leave(&mut self, name: &str) -> Option<T> {
         let lane = self.by_name.get_mut(name)?;
         self.total -= 1;
         let next = lane.waiting.pop_front();

@@ -93,12 +93,12 @@ impl Notifier {
         let (user, kind) = (&to.username, notice.name());
         let Some(delivery) = Delivery::new(to, notice, Timestamp::now()) else {
             self.metrics.inc("refused");
-            warn!(user, notice = kind, "a notice is not sent: the URL of its receiver is no https URL");
+            warn!(user, notice = kind, "notification not sent: the receiver's URL is not an https URL");
             return;
         };
         if self.queue.try_send(delivery).is_err() {
             self.metrics.inc("dropped");
-            warn!(user, notice = kind, "a notice is dropped: too many are waiting");
+            warn!(user, notice = kind, "notification dropped: the queue is full");
         }
     }
 }
@@ -135,7 +135,7 @@ impl Dispatcher {
         }
         let lost = self.lanes.len() + self.queued.len();
         if lost > 0 {
-            warn!(lost, "notices are lost: this replica ends before they were delivered");
+            warn!(lost, "notifications lost: the replica stopped before they were delivered");
         }
         Ok(())
     }
@@ -147,7 +147,7 @@ impl Dispatcher {
             LaneEntry::Full(delivery) => {
                 self.metrics.inc("dropped");
                 let (user, host, notice) = (&delivery.to.username, delivery.host(), delivery.notice.name());
-                warn!(user, host, notice, "a notice is dropped: too many wait");
+                warn!(user, host, notice, "notification dropped: too many are waiting");
             }
         }
     }
@@ -174,8 +174,8 @@ fn outcome(result: &Result<(), DeliveryError>) -> &'static str {
 fn log(delivery: &Delivery, result: &Result<(), DeliveryError>) {
     let (user, host, notice) = (&delivery.to.username, delivery.host(), delivery.notice.name());
     match result {
-        Ok(()) => info!(user, host, notice, "a notice is sent"),
-        Err(error) => warn!(user, host, notice, %error, outcome = outcome(result), "a notice is not sent"),
+        Ok(()) => info!(user, host, notice, "notification sent"),
+        Err(error) => warn!(user, host, notice, %error, outcome = outcome(result), "sending a notification failed"),
     }
 }
 

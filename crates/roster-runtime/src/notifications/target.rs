@@ -45,18 +45,18 @@ const NAT64: Ipv6Net = v6(0x64, 0xff9b, 96);
 
 /// Addresses that notices may be sent to: public ones and allowed networks.
 #[derive(Clone, Debug, Default)]
-pub struct Targets {
+pub(super) struct Targets {
     allowed: Vec<IpNet>,
 }
 
 impl Targets {
     /// Permits public addresses and these networks.
-    pub fn new(allowed: Vec<IpNet>) -> Self {
+    pub(super) fn new(allowed: Vec<IpNet>) -> Self {
         Self { allowed }
     }
 
     /// Whether notices may be sent to that address.
-    pub fn permits(&self, address: IpAddr) -> bool {
+    pub(super) fn permits(&self, address: IpAddr) -> bool {
         let reached = reached(address);
         is_public(reached) || self.allowed.iter().any(|net| net.contains(&address) || net.contains(&reached))
     }

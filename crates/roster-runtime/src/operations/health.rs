@@ -121,13 +121,13 @@ impl Health {
     /// Returns the response of `/readyz`.
     pub fn readyz(&self) -> (StatusCode, &'static str) {
         let lacks = [
-            (&self.is_serving, "not ready: the TLS port does not serve yet, or no longer\n"),
-            (&self.is_synced, "not ready: the directory is not complete yet\n"),
+            (&self.is_serving, "not ready: the TLS port is not serving\n"),
+            (&self.is_synced, "not ready: the informers have not synced yet\n"),
             (&self.knows_front_proxy, "not ready: the front proxy's authorities have not been read yet\n"),
-            (&self.is_trusted, "not ready: the caBundles do not hold this replica's authority\n"),
+            (&self.is_trusted, "not ready: the caBundles do not contain this replica's authority\n"),
             (
                 &self.has_valid_paths,
-                "not ready: the webhook configurations hold no admission path that this replica accepts\n",
+                "not ready: the webhook configurations contain no admission path that this replica accepts\n",
             ),
         ];
         match lacks.into_iter().find(|(holds, _)| !holds.load(Ordering::Acquire)) {
@@ -176,7 +176,7 @@ mod tests {
         health.set_serving(true);
         health.set_trusted(true);
         health.set_paths_valid(true);
-        assert!(health.readyz().1.contains("directory"));
+        assert!(health.readyz().1.contains("informers"));
         health.set_synced();
         assert!(health.readyz().1.contains("front proxy"));
         health.set_front_proxy_known();

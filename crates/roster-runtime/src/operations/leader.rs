@@ -4,13 +4,17 @@
 //!            lease free, expired or mine                 renewed in time
 //!  waiting ───────────────────────────────▶ leading ◀──────────────┐
 //!     ▲                                        │ └──────────────────┘
-//!     └── process restarts ◀── renewal failed for renew_deadline,
-//!                              or the lease has another holder
+//!     ├── controllers stop ◀──── renewal failed for renew_deadline
+//!     └── process restarts ◀──── the lease has another holder
 //! ```
 //!
 //! Every write is a replace with the resourceVersion that was read, so two replicas can't both succeed. Expiry is
 //! judged by the local monotonic clock, counted from when *this* process last saw the lease change; the times written
-//! in the lease are informational. Losing leadership ends the process: nothing can be left running by mistake.
+//! in the lease are informational.
+//!
+//! A leader that can't renew in time stops its controllers before the lease expires, keeps serving, and takes part in the
+//! election again, so that an outage of kube-apiserver restarts nothing. If another replica holds the lease, both may have
+//! led at the same time: the process ends.
 //!
 //! The election runs on its own thread and runtime ([`LeaderElection`]), so requests that keep all other threads busy
 //! cannot cost the lease. It does not renew for a process that hangs: it stops renewing if the main runtime has not run
@@ -25,6 +29,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
+use thiserror::Error;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -37,8 +42,8 @@ use super::health::Heartbeat;
 pub struct LeaseOptions {
     /// Name of the Lease.
     pub name: String,
-    /// Identity of this replica. Default: host name and a random suffix.
-    pub identity: Option<String>,
+    /// Identity of this replica.
+    pub identity: String,
     /// How long other replicas wait after the last renewal. Whole seconds.
     pub duration: Duration,
     /// How long the leader tries to renew the Lease before giving up.
@@ -47,11 +52,32 @@ pub struct LeaseOptions {
     pub retry_period: Duration,
 }
 
+/// Why leadership was lost.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+pub enum Lost {
+    /// kube-apiserver did not answer or rejected the writes. No other replica has led yet.
+    #[error("the lease was not renewed for {0:?}")]
+    NotRenewed(Duration),
+    /// Another replica leads although the lease had not expired.
+    #[error("another replica holds the lease")]
+    Usurped,
+    /// The main runtime runs no tasks.
+    #[error("the controllers are stuck: giving up the lease")]
+    Stuck,
+}
+
+/// Returns an identity for this process: host name and a random suffix. The host name alone does not identify it, because a
+/// restarted container keeps it.
+pub fn default_identity() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "roster".to_owned());
+    // The suffix only has to differ from the predecessor's.
+    format!("{host}_{:08x}", fastrand::u32(..))
+}
+
 /// Takes part in the election for one replica.
 pub struct Elector {
     leases: Api<Lease>,
     options: LeaseOptions,
-    identity: String,
     observed: Option<Observation>,
 }
 
@@ -84,30 +110,24 @@ fn decide(spec: &LeaseSpec, identity: &str, unchanged_for: Duration) -> Step {
 }
 
 impl Elector {
-    /// Creates an elector that has not tried yet. The host name alone does not identify it: a restarted container keeps
-    /// it.
+    /// Creates an elector that has not tried yet.
     pub fn new(client: Client, namespace: &str, options: LeaseOptions) -> Self {
-        let identity = options.identity.clone().unwrap_or_else(|| {
-            let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "roster".to_owned());
-            // The suffix only has to differ from the predecessor's.
-            format!("{host}_{:08x}", fastrand::u32(..))
-        });
-        Self { leases: Api::namespaced(client, namespace), options, identity, observed: None }
+        Self { leases: Api::namespaced(client, namespace), options, observed: None }
     }
 
     /// Waits until this replica leads. Returns when the successful attempt began. Calls `beat` at each attempt.
     pub async fn acquire(&mut self, beat: impl Fn()) -> Instant {
-        info!(identity = self.identity, lease = self.options.name, "waiting for the lease");
+        info!(identity = self.options.identity, lease = self.options.name, "waiting for the lease");
         loop {
             beat();
             let started = Instant::now();
             match self.attempt().await {
                 Ok(true) => {
-                    info!(identity = self.identity, "leading");
+                    info!(identity = self.options.identity, "leading");
                     return started;
                 }
                 Ok(false) => {}
-                Err(error) => warn!(error = format!("{error:#}"), "the lease could not be acquired"),
+                Err(error) => warn!(error = format!("{error:#}"), "acquiring the lease failed, retrying"),
             }
             sleep(self.options.retry_period).await;
         }
@@ -116,7 +136,7 @@ impl Elector {
     /// Renews until that fails for `renew_deadline`, another replica holds the lease, or `is_working` is false.
     ///
     /// # Errors
-    /// Always, when it returns: leadership is lost.
+    /// Always, when it returns: leadership is lost. The error is a [`Lost`].
     pub async fn keep(&mut self, acquired: Instant, beat: impl Fn(), is_working: impl Fn() -> bool) -> Result<()> {
         // Counted from before the write was sent: other replicas count from when they see it, which is later.
         let mut renewed = acquired;
@@ -124,15 +144,15 @@ impl Elector {
             sleep(self.options.retry_period).await;
             beat();
             if !is_working() {
-                bail!("the controllers are stuck, so the lease is not renewed");
+                bail!(Lost::Stuck);
             }
             let started = Instant::now();
             let left = self.options.renew_deadline.saturating_sub(renewed.elapsed());
             match timeout(left, self.attempt()).await {
                 Ok(Ok(true)) => renewed = started,
-                Ok(Ok(false)) => bail!("another replica holds the lease"),
-                Ok(Err(error)) => warn!(error = format!("{error:#}"), "the lease could not be renewed"),
-                Err(_) => bail!("the lease could not be renewed for {:?}", self.options.renew_deadline),
+                Ok(Ok(false)) => bail!(Lost::Usurped),
+                Ok(Err(error)) => warn!(error = format!("{error:#}"), "renewing the lease failed, retrying"),
+                Err(_) => bail!(Lost::NotRenewed(self.options.renew_deadline)),
             }
         }
     }
@@ -148,11 +168,11 @@ impl Elector {
     async fn release_unbounded(&mut self) -> Result<()> {
         let mut lease = self.leases.get(&self.options.name).await?;
         let spec = lease.spec.get_or_insert_default();
-        if spec.holder_identity.as_deref() == Some(&self.identity) {
+        if spec.holder_identity.as_deref() == Some(&self.options.identity) {
             spec.holder_identity = None;
             spec.lease_duration_seconds = Some(1);
             self.leases.replace(&self.options.name, &PostParams::default(), &lease).await?;
-            info!("the lease is released");
+            info!("released the lease");
         }
         Ok(())
     }
@@ -173,7 +193,7 @@ impl Elector {
             return self.outcome(created);
         };
         let unchanged_for = self.observe(&lease);
-        let step = decide(lease.spec.get_or_insert_default(), &self.identity, unchanged_for);
+        let step = decide(lease.spec.get_or_insert_default(), &self.options.identity, unchanged_for);
         if step == Step::Wait {
             return Ok(false);
         }
@@ -197,7 +217,7 @@ impl Elector {
     fn sign(&self, lease: &mut Lease, step: Step) {
         let now = MicroTime(Timestamp::now());
         let spec = lease.spec.get_or_insert_default();
-        spec.holder_identity = Some(self.identity.clone());
+        spec.holder_identity = Some(self.options.identity.clone());
         spec.lease_duration_seconds = Some(self.options.duration.as_secs().try_into().unwrap_or(i32::MAX));
         spec.renew_time = Some(now.clone());
         if step == Step::TakeOver {
@@ -214,7 +234,7 @@ impl Elector {
             }
             // Another replica was faster, or this replica's earlier write did succeed: the next attempt reads again.
             Err(kube::Error::Api(status)) if status.code == 409 => {
-                bail!("the lease was written by another replica meanwhile")
+                bail!("another replica wrote the lease in the meantime")
             }
             Err(error) => Err(error.into()),
         }
@@ -279,7 +299,7 @@ impl LeaderElection {
                     }
                 });
             })
-            .context("the thread of the election could not be started")?;
+            .context("starting the election thread failed")?;
         Ok(election)
     }
 
@@ -297,9 +317,9 @@ impl LeaderElection {
     /// Waits until the election ends.
     ///
     /// # Errors
-    /// If the lease is lost, or it could not be released.
+    /// If the lease is [`Lost`], or it could not be released.
     pub async fn ended(&mut self) -> Result<()> {
-        (&mut self.ended).await.context("the thread of the election has ended")?
+        (&mut self.ended).await.context("the election thread ended")?
     }
 
     /// Releases the lease, so that the next leader need not wait for it to expire.
@@ -330,7 +350,7 @@ impl ElectionThread {
         let _ = ended.send(outcome);
         let Some(lost) = lost else { return };
         if timeout(grace, settled.cancelled()).await.is_err() {
-            error!(error = lost, "the lease is lost and the controllers do not end: ending the process");
+            error!(error = lost, "leadership lost, but the controllers did not stop in time: exiting");
             std::process::exit(1);
         }
     }
@@ -408,7 +428,7 @@ mod tests {
         let election = health.register_loop("leader election", Duration::from_secs(60));
         let options = LeaseOptions {
             name: "roster".to_owned(),
-            identity: Some("me".to_owned()),
+            identity: "me".to_owned(),
             duration: Duration::from_secs(600),
             renew_deadline: Duration::from_secs(60),
             retry_period: Duration::from_millis(1),

@@ -1,5 +1,6 @@
 //! Basics of a long-running process: logs, health, supervision, leader election.
 
+pub mod client;
 pub mod health;
 pub mod keyed_permits;
 pub mod leader;

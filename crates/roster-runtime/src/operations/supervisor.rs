@@ -50,7 +50,7 @@ impl Supervisor {
             }
         });
         if drained.await.is_err() && outcome.is_ok() {
-            outcome = Err(anyhow!("some tasks did not end within {GRACE:?}"));
+            outcome = Err(anyhow!("some tasks did not stop within {GRACE:?}"));
         }
         outcome
     }
@@ -58,7 +58,7 @@ impl Supervisor {
 
 fn premature(ended: Result<(&'static str, Result<()>), tokio::task::JoinError>) -> anyhow::Error {
     match ended {
-        Ok((name, Ok(()))) => anyhow!("task {name} ended unasked"),
+        Ok((name, Ok(()))) => anyhow!("task {name} ended unexpectedly"),
         Ok((name, Err(error))) => error.context(format!("task {name} failed")),
         Err(error) => anyhow!("a task panicked: {error}"),
     }

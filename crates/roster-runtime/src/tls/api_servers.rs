@@ -24,11 +24,11 @@ const MAX_ADDRESSES: usize = 64;
 pub async fn expected(client: Client) -> Vec<IpAddr> {
     match read(client).await {
         Ok(addresses) => {
-            info!(?addresses, "kube-apiserver is expected from these addresses");
+            info!(?addresses, "found the addresses of kube-apiserver");
             addresses
         }
         Err(error) => {
-            warn!(error = format!("{error:#}"), "the addresses of kube-apiserver could not be read");
+            warn!(error = format!("{error:#}"), "reading the addresses of kube-apiserver failed");
             Vec::new()
         }
     }

@@ -153,7 +153,7 @@ impl Authorities {
             .map(|name| Authority::read(text(&format!("{name}.crt"))?, Zeroizing::new(text(&format!("{name}.key"))?)))
             .collect::<Result<Vec<_>>>()?;
         authorities.sort_by_key(|authority| authority.not_before);
-        anyhow::ensure!(!authorities.is_empty(), "there is no certificate in it");
+        anyhow::ensure!(!authorities.is_empty(), "the Secret contains no certificate");
         Ok(Self(authorities))
     }
 

@@ -45,22 +45,22 @@ pub struct BodyLimits {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BodyError {
     /// The peer is sending too many bodies concurrently.
-    #[error("too many bodies from this address at the same time")]
+    #[error("too many concurrent request bodies from this address")]
     TooManyOfPeer,
     /// Not enough of the budget became free in time.
-    #[error("too many large requests at the same time")]
+    #[error("too many concurrent large requests")]
     Saturated,
     /// The body exceeds this limit, in bytes.
     #[error("the body has more than {0} bytes")]
     TooLarge(usize),
     /// The body was not complete in time.
-    #[error("the body takes too long")]
+    #[error("reading the body took too long")]
     TooSlow,
     /// The connection broke, or the framing is wrong.
     #[error("the body could not be read")]
     Broken,
     /// The request has no [`Peer`] extension, which is a bug.
-    #[error("the connection is not known")]
+    #[error("the connection is unknown")]
     UnknownPeer,
 }
 

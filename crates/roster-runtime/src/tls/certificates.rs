@@ -126,7 +126,7 @@ impl Certificates {
                     let leaf = issue(authorities, &self.options, now)?;
                     self.serving.store(Arc::new(server_config_of(&leaf)?));
                     self.expiry.set(leaf.not_after.as_second());
-                    info!(renew_at = %leaf.renew_at, "a serving certificate was issued");
+                    info!(renew_at = %leaf.renew_at, "issued a serving certificate");
                     self.signer.send_replace(signer.cert_pem().to_owned());
                     current = Some((signer.cert_pem().to_owned(), leaf.renew_at));
                 }
@@ -143,10 +143,12 @@ impl Certificates {
                         self.authorities.store(Arc::new(read.clone()));
                         authorities = Some(read);
                     }
-                    Err(error) => warn!(error = format!("{error:#}"), "the certificate authority is not used"),
+                    Err(error) => {
+                        warn!(error = format!("{error:#}"), "certificate authority is invalid, keeping the previous one");
+                    }
                 },
                 Some(Some(secret)) = external.next() => if let Err(error) = self.take(&secret) {
-                    warn!(error = format!("{error:#}"), "the serving certificate that is given is not used");
+                    warn!(error = format!("{error:#}"), "given serving certificate is invalid, keeping the previous one");
                 },
                 () = tokio::time::sleep(until_renewal.clamp(Duration::from_millis(100), TICK)) => {}
             }
@@ -165,7 +167,7 @@ impl Certificates {
         let Some(next) = authorities.rotated(Timestamp::now(), lifetime)? else { return Ok(authorities) };
         let secret = Secret { data: Some(next.write()), ..secret.clone() };
         self.secrets.replace(CA_SECRET, &PostParams::default(), &secret).await?;
-        info!("the certificate authority was rotated");
+        info!("rotated the certificate authority");
         Ok(next)
     }
 
@@ -183,7 +185,7 @@ impl Certificates {
         self.serving.store(Arc::new(server_config(chain, key)?));
         self.expiry.set(not_after.as_second());
         self.signer.send_replace(authority);
-        info!(%not_after, "the serving certificate that is given was taken");
+        info!(%not_after, "loaded the given serving certificate");
         Ok(())
     }
 
@@ -204,7 +206,7 @@ impl Certificates {
         let what = name.to_owned();
         watch_object(self.secrets.clone(), name)
             .default_backoff()
-            .inspect_err(move |error| warn!(%error, what, "a Secret with certificates can't be watched"))
+            .inspect_err(move |error| warn!(%error, what, "watching a certificate Secret failed, retrying"))
             .filter_map(|event| std::future::ready(event.ok()))
     }
 }
@@ -228,8 +230,9 @@ async fn load_or_create(secrets: &Api<Secret>, lifetime: Duration) -> Result<Aut
 }
 
 fn read(secret: &Secret) -> Result<Authorities> {
-    Authorities::read(secret.data.as_ref().unwrap_or(&BTreeMap::new()))
-        .with_context(|| format!("Secret {CA_SECRET} does not parse: delete it to have a new authority made"))
+    Authorities::read(secret.data.as_ref().unwrap_or(&BTreeMap::new())).with_context(|| {
+        format!("Secret {CA_SECRET} does not parse: delete it, and the leader creates a new authority")
+    })
 }
 
 fn issue(authorities: &Authorities, options: &CertificateOptions, now: Timestamp) -> Result<Leaf> {

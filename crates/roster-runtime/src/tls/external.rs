@@ -32,7 +32,7 @@ impl ExternalCertificate {
             .collect::<Result<Vec<_>, _>>()
             .ok()
             .context("tls.crt does not parse")?;
-        let leaf = chain.first().context("tls.crt holds no certificate")?;
+        let leaf = chain.first().context("tls.crt contains no certificate")?;
         let (_, parsed) = x509_parser::parse_x509_certificate(leaf).ok().context("tls.crt does not parse")?;
         let not_after = Timestamp::from_second(parsed.validity().not_after.timestamp())?;
         // The parser's error is dropped: it might leak part of the key into a log.
@@ -67,7 +67,7 @@ mod tests {
 
     #[rstest]
     #[case("tls.crt", None, "tls.crt is missing")]
-    #[case("tls.crt", Some("junk"), "tls.crt holds no certificate")]
+    #[case("tls.crt", Some("junk"), "tls.crt contains no certificate")]
     #[case("tls.key", Some("junk"), "tls.key does not parse")]
     #[case("ca.crt", Some(""), "ca.crt is missing")]
     #[case("ca.crt", Some("junk"), "ca.crt is not PEM")]

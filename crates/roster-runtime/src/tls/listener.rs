@@ -102,14 +102,14 @@ pub async fn serve(listener: TcpListener, port: Port, shutdown: CancellationToke
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Probably out of file descriptors: wait until some connections are closed.
-                    warn!(%error, "a connection could not be accepted");
+                    warn!(%error, "accepting a connection failed");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
             },
         };
         let Some(open) = table.admit(remote.ip()) else {
-            debug!(%remote, "refused a connection: no room");
+            debug!(%remote, "refused a connection: the limit is reached");
             continue;
         };
         let (port, watcher) = (Arc::clone(&port), graceful.watcher());
@@ -120,7 +120,7 @@ pub async fn serve(listener: TcpListener, port: Port, shutdown: CancellationToke
                 () = connection.evicted() => debug!(%remote, "closed a connection to make room"),
                 ended = port.connection(stream, remote, &open, watcher) => {
                     if let Err(error) = ended {
-                        debug!(%remote, error = format!("{error:#}"), "a connection ended early");
+                        debug!(%remote, error = format!("{error:#}"), "connection ended early");
                     }
                 }
             }
@@ -128,7 +128,7 @@ pub async fn serve(listener: TcpListener, port: Port, shutdown: CancellationToke
     }
     drop(listener);
     if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
-        warn!("some requests did not end within {GRACE:?}");
+        warn!("some requests did not finish within {GRACE:?}");
     }
     Ok(())
 }
@@ -200,7 +200,7 @@ impl Port {
             () = activity.idle_for(IDLE_TIMEOUT) => Ok(()),
             () = activity.stalled_for(|| stall_timeout(connection.trust())) => {
                 connection.count_stalled();
-                Err(anyhow::anyhow!("the client does not read its answer"))
+                Err(anyhow::anyhow!("the client does not read the response"))
             }
         }
     }

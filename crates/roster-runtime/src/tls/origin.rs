@@ -42,13 +42,17 @@ pub enum Webhook {
     Cycles,
     /// Limits the namespaces of an owner.
     NamespaceQuota,
+    /// Explains numbers that are no quantities.
+    Quantities,
+    /// Waits until quota is enforced.
+    QuotaEnforcement,
     /// Moves quota to where it is needed.
     QuotaHints,
 }
 
 impl Webhook {
     /// All webhooks.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::PasswordSecrets,
         Self::Users,
         Self::Groups,
@@ -56,6 +60,8 @@ impl Webhook {
         Self::Secrets,
         Self::Cycles,
         Self::NamespaceQuota,
+        Self::Quantities,
+        Self::QuotaEnforcement,
         Self::QuotaHints,
     ];
 
@@ -69,6 +75,8 @@ impl Webhook {
             Self::Secrets => "secrets.guard.roster.dev",
             Self::Cycles => "cycles.roster.dev",
             Self::NamespaceQuota => "namespaces.quota.roster.dev",
+            Self::Quantities => "quantities.roster.dev",
+            Self::QuotaEnforcement => "enforcement.quota.roster.dev",
             Self::QuotaHints => "hints.quota.roster.dev",
         }
     }
@@ -83,6 +91,8 @@ impl Webhook {
             Self::Secrets => "/guard/secrets",
             Self::Cycles => "/cycles",
             Self::NamespaceQuota => "/quota/namespaces",
+            Self::Quantities => "/quantities",
+            Self::QuotaEnforcement => "/quota/enforcement",
             Self::QuotaHints => "/quota/hints",
         }
     }

@@ -153,7 +153,7 @@ pub async fn keep(client: Client, certificates: Certificates, name: String, shut
         if let Some(secret) = &secret
             && let Err(error) = publish(&client, &certificates, secret.as_ref(), &mut seen).await
         {
-            warn!(error = format!("{error:#}"), name, "the caBundles and admission paths could not be updated");
+            warn!(error = format!("{error:#}"), name, "updating caBundles and admission paths failed");
         }
     }
 }
@@ -197,7 +197,7 @@ pub async fn observe(
         } else if since.elapsed() >= LEADER_TIMEOUT {
             uncalled_since = None;
             if let Err(error) = publish_as_fallback(&client, &certificates, &mut seen).await {
-                warn!(error = format!("{error:#}"), name, "the admission paths could not be updated");
+                warn!(error = format!("{error:#}"), name, "updating admission paths failed");
             }
         }
     }
@@ -214,7 +214,7 @@ async fn publish_as_fallback(client: &Client, certificates: &Certificates, seen:
 fn edits<K: Configuration>(client: &Client, name: &str) -> impl Stream<Item = Option<K>> + Send + use<K> {
     watch_object(Api::<K>::all(client.clone()), name)
         .default_backoff()
-        .inspect_err(|error| warn!(%error, "what kube-apiserver reaches this port by can't be watched"))
+        .inspect_err(|error| warn!(%error, "watching a webhook configuration or APIService failed, retrying"))
         .filter_map(|event| ready(event.ok()))
 }
 

@@ -159,12 +159,12 @@ impl Guard {
             Verdict::Allowed => ("allowed", response),
             Verdict::Refused(refusal) => {
                 let requester = request.user_info.username.as_deref();
-                info!(kind = %request.kind.kind, name = request.name, requester, refusal, "the guard has refused a write");
+                info!(kind = %request.kind.kind, name = request.name, requester, refusal, "guard denied a write");
                 ("refused", with_code(response.deny(format!("the guard: {refusal}")), 403, "Forbidden"))
             }
             Verdict::Unknown(why) => {
-                warn!(kind = %request.kind.kind, name = request.name, why, "the guard could not judge a write");
-                let response = response.deny(format!("the guard can't judge this at the moment: {why}"));
+                warn!(kind = %request.kind.kind, name = request.name, why, "guard could not decide on a write");
+                let response = response.deny(format!("the guard can't decide this at the moment: {why}"));
                 ("failed", with_code(response, 503, "ServiceUnavailable"))
             }
         }
@@ -172,7 +172,7 @@ impl Guard {
 
     async fn verdict<K: Guarded>(&self, request: &AdmissionRequest<K>) -> Verdict {
         if !self.informers.is_synced() {
-            return Verdict::Unknown("the directory is not complete yet".to_owned());
+            return Verdict::Unknown("the informers have not synced yet".to_owned());
         }
         if self.informers.is_failing() {
             return Verdict::Unknown(JudgeError::WatchFailing.to_string());
@@ -184,7 +184,7 @@ impl Guard {
             }
         };
         if old.is_none() && new.is_none() {
-            return Verdict::Unknown("the review holds no object".to_owned());
+            return Verdict::Unknown("the review contains no object".to_owned());
         }
         if request.user_info.username.as_ref() == Some(&self.operator)
             && old.zip(new).is_some_and(|(old, new)| K::is_judged_before(old, new))
@@ -230,7 +230,7 @@ impl Guard {
         if full == short || self.access.may_list_users(requester).await? {
             return Ok(full);
         }
-        info!(requester = requester.username, refusal = full, "details of a denial were withheld");
+        info!(requester = requester.username, refusal = full, "withheld the details of a denial");
         Ok(short)
     }
 

@@ -4,6 +4,7 @@ pub mod access;
 pub mod guard;
 pub mod password_secret;
 mod plaintext;
+pub mod quantities;
 pub mod quota;
 pub mod review;
 pub mod server;

@@ -35,7 +35,8 @@ pub enum Refusal {
     Source(#[from] SourceError),
     /// Other keys may hold the password, by mistake or on purpose.
     #[error(
-        "data has the key {}: Secrets of type {PASSWORD_SECRET_TYPE} hold {PASSWORD_KEY} or {HASH_KEY} and nothing else; rename the key that holds the password to {PASSWORD_KEY}, and keep everything else in another Secret", .0.join(", ")
+        "data has the key {}: Secrets of type {PASSWORD_SECRET_TYPE} may contain only {PASSWORD_KEY} or {HASH_KEY}; \
+         rename the key that holds the password to {PASSWORD_KEY}, and keep everything else in another Secret", .0.join(", ")
     )]
     UnknownKeys(Vec<String>),
     /// The annotation can't be redacted.
@@ -43,7 +44,8 @@ pub enum Refusal {
     LastApplied(#[from] UnreadableManifest),
     /// The metadata contains the password.
     #[error(
-        "{0} contains the password: remove it there; if a tool writes it, have that tool leave Secrets out, or apply a {HASH_KEY}"
+        "{0} contains the password: remove it from there; if a tool writes it, exclude Secrets from that tool, or \
+         apply a {HASH_KEY}"
     )]
     PasswordInMetadata(#[from] PasswordInMetadata),
     /// No free slot for hashing.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 /// Annotation in which kubectl stores the last applied manifest verbatim.
-pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+pub(super) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Known fields of a Secret manifest. Others are removed, because they may hold a password.
 const FIELDS: [&str; 7] = ["apiVersion", "kind", "metadata", "type", "immutable", "data", "stringData"];
@@ -27,22 +27,22 @@ pub struct PasswordInMetadata(String);
 #[derive(Debug, thiserror::Error)]
 pub enum UnreadableManifest {
     /// A password may be anywhere in it.
-    #[error("is not a JSON object and may hold a password: remove the annotation")]
+    #[error("is not a JSON object and may contain a password: remove the annotation")]
     NotAnObject,
     /// The password is outside of data and stringData.
-    #[error("contains the password outside of data and stringData: remove it there")]
+    #[error("contains the password outside of data and stringData: remove it from there")]
     PasswordOutsideData,
 }
 
 /// A password to search for, in the encodings that tools use.
-pub struct Needle {
+pub(super) struct Needle {
     forms: Vec<Zeroizing<String>>,
     is_long: bool,
 }
 
 impl Needle {
     /// Prepares the encodings of `password`.
-    pub fn new(password: &SecretString) -> Self {
+    pub(super) fn new(password: &SecretString) -> Self {
         let plain = password.expose_secret();
         let json = Zeroizing::new(Value::from(plain).to_string());
         let forms = [
@@ -72,7 +72,7 @@ impl Needle {
     ///
     /// # Errors
     /// If one of them contains the password.
-    pub fn forbid_in(&self, metadata: &ObjectMeta) -> Result<(), PasswordInMetadata> {
+    pub(super) fn forbid_in(&self, metadata: &ObjectMeta) -> Result<(), PasswordInMetadata> {
         for (field, name) in [("name", &metadata.name), ("generateName", &metadata.generate_name)] {
             if name.as_ref().is_some_and(|name| self.is_in(name)) {
                 return Err(PasswordInMetadata(format!("metadata.{field}")));
@@ -97,7 +97,7 @@ impl Needle {
 ///
 /// # Errors
 /// If it is not a manifest, or contains the password outside of data and stringData.
-pub fn without_plaintext(manifest: &str, password: Option<&Needle>) -> Result<String, UnreadableManifest> {
+pub(super) fn without_plaintext(manifest: &str, password: Option<&Needle>) -> Result<String, UnreadableManifest> {
     let Ok(Value::Object(mut fields)) = serde_json::from_str(manifest) else {
         return Err(UnreadableManifest::NotAnObject);
     };

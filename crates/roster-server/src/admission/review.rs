@@ -18,7 +18,7 @@ use kube::Resource;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
 use roster_runtime::tls::bodies::{BodyError, BodyLimits, BodyReader, length};
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 
 /// Largest small body, in bytes. Parsing it takes less than a millisecond.
@@ -43,8 +43,8 @@ pub struct ReviewLimits {
 pub const DECISIONS: ReviewLimits =
     ReviewLimits { max_bytes: 4 * 1024 * 1024, max_values: 100_000, budget: 32 * 1024 * 1024 };
 
-/// Reviews of pods, claims and services, which are never denied: kube-apiserver continues without a response.
-pub const HINTS: ReviewLimits = ReviewLimits { max_bytes: 1024 * 1024, max_values: 20_000, budget: 8 * 1024 * 1024 };
+/// Reviews of pods, claims and services that wait for quota: kube-apiserver continues without a response.
+pub const WAITING: ReviewLimits = ReviewLimits { max_bytes: 1024 * 1024, max_values: 20_000, budget: 8 * 1024 * 1024 };
 
 /// Small and large bodies have separate budgets, so that large ones do not delay small ones. One peer can take an
 /// eighth of the small budget, or a quarter of the large one.
@@ -68,14 +68,35 @@ impl ReviewBodies {
         };
         Arc::new(Self { small: BodyReader::new(small), large: BodyReader::new(large) })
     }
+
+    fn reader(&self, request: &Request) -> &BodyReader {
+        let is_small = length(request).is_some_and(|length| length <= SMALL);
+        if is_small { &self.small } else { &self.large }
+    }
 }
 
 /// Reads the body before the review takes a permit.
 pub async fn read_body(State(bodies): State<Arc<ReviewBodies>>, request: Request, next: Next) -> Response {
-    let is_small = length(&request).is_some_and(|length| length <= SMALL);
-    let reader = if is_small { &bodies.small } else { &bodies.large };
-    match reader.read(request).await {
+    match bodies.reader(&request).read(request).await {
         Ok((request, _budget)) => next.run(request).await,
+        Err(error) => unread(error),
+    }
+}
+
+/// A review's share of the budget for bodies.
+#[derive(Clone)]
+pub struct Budget {
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
+/// Reads the body of a review that may wait for long. Its [`Budget`] is an extension of the request, so that the handler
+/// can return it once the body is parsed.
+pub async fn read_body_of_waiting(State(bodies): State<Arc<ReviewBodies>>, request: Request, next: Next) -> Response {
+    match bodies.reader(&request).read(request).await {
+        Ok((mut request, permit)) => {
+            request.extensions_mut().insert(Budget { _permit: Arc::new(permit) });
+            next.run(request).await
+        }
         Err(error) => unread(error),
     }
 }
@@ -86,15 +107,15 @@ fn unread(error: BodyError) -> Response {
         BodyError::TooManyOfPeer => (StatusCode::TOO_MANY_REQUESTS, "; try again"),
         BodyError::Saturated => (
             StatusCode::TOO_MANY_REQUESTS,
-            "; try again, and if it happens again, remove or shorten labels and annotations of the object",
+            "; try again, and if it happens again, remove or shorten the object's labels and annotations",
         ),
         BodyError::TooSlow => (
             StatusCode::REQUEST_TIMEOUT,
-            "; try again, and if it happens again, remove or shorten labels and annotations of the object",
+            "; try again, and if it happens again, remove or shorten the object's labels and annotations",
         ),
         BodyError::TooLarge(_) => (
             StatusCode::PAYLOAD_TOO_LARGE,
-            "; remove or shorten labels and annotations of the object, or split its lists",
+            "; remove or shorten the object's labels and annotations, or split its lists",
         ),
         BodyError::Broken => (StatusCode::BAD_REQUEST, ""),
         BodyError::UnknownPeer => (StatusCode::INTERNAL_SERVER_ERROR, ""),
@@ -145,12 +166,13 @@ impl Parser {
         parsed.map_err(|error| {
             // Log the position, not the value.
             let (line, column) = (error.line(), error.column());
-            warn!(category = ?error.classify(), line, column, "a review could not be parsed");
+            warn!(category = ?error.classify(), line, column, "parsing an admission review failed");
             let max = limits.max_values;
             refused(
                 StatusCode::BAD_REQUEST,
                 format!(
-                    "line {line}, column {column}: the body must be an AdmissionReview of admission.k8s.io/v1 with at most {max} JSON values, of a resource that this path is for"
+                    "line {line}, column {column}: the body must be an AdmissionReview of admission.k8s.io/v1 with at \
+                     most {max} JSON values, of a resource that this path serves"
                 ),
             )
         })
@@ -286,7 +308,7 @@ mod tests {
             let text = to_bytes(response.into_body(), 4096).await.unwrap();
             let text = String::from_utf8_lossy(&text);
             assert!(text.starts_with(&error.to_string()), "{text}");
-            assert!(text.contains("remove or shorten labels and annotations"), "{text}");
+            assert!(text.contains("remove or shorten the object's labels and annotations"), "{text}");
         }
     }
 

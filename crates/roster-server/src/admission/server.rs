@@ -25,9 +25,12 @@ use tracing::{info, warn};
 
 use super::guard::{Guard, Guarded, with_code};
 use super::password_secret::{self, Refusal};
-use super::quota::hints::{self, Hints};
+use super::quantities;
+use super::quota::enforcement::Enforcement;
+use super::quota::hints::Hints;
 use super::quota::namespaces::{NamespaceCount, NamespaceVerdict};
-use super::review::{self, Parser, ReviewBodies, Reviewed, read_body};
+use super::quota::request::{self, QuotaReview};
+use super::review::{self, Parser, ReviewBodies, Reviewed, read_body, read_body_of_waiting};
 
 /// Every path below [`PREFIX`](roster_runtime::tls::origin::PREFIX).
 const ANY_ADMISSION_PATH: &str = "/admission/{*path}";
@@ -35,13 +38,16 @@ const ANY_ADMISSION_PATH: &str = "/admission/{*path}";
 /// Most reviews in flight.
 const MAX_REVIEWS: usize = 64;
 
+/// Most requests that wait for quota at the same time, for each webhook. Only their amounts are in memory.
+const MAX_WAITING: usize = 1024;
+
 /// Longest time for one review after its body is read. No webhook has a longer timeout in kube-apiserver.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Limits the number of requests in flight, and the time of each.
 async fn bounded(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
     let Ok(_place) = places.try_acquire() else {
-        return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], "too many reviews at the same time; try again")
+        return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], "too many concurrent reviews; try again")
             .into_response();
     };
     let response = tokio::time::timeout(REVIEW_TIMEOUT, next.run(request)).await;
@@ -69,6 +75,8 @@ pub struct Admission {
     pub guard: Arc<Guard>,
     /// Limits how many namespaces a user owns.
     pub namespaces: NamespaceCount,
+    /// Lets requests wait until quota is enforced.
+    pub enforcement: Enforcement,
     /// Requests larger allotments.
     pub hints: Hints,
     /// Parses reviews.
@@ -113,7 +121,8 @@ pub fn router(admission: Admission, origin: WebhookOrigin) -> Router {
 
 fn reviews(admission: Admission) -> Router {
     // Separate permits: hashing is slow and must not block the guard.
-    let places = || middleware::from_fn_with_state(Arc::new(Semaphore::new(MAX_REVIEWS)), bounded);
+    let permits = |most| middleware::from_fn_with_state(Arc::new(Semaphore::new(most)), bounded);
+    let places = || permits(MAX_REVIEWS);
     let guard_routes = Router::new()
         .route(Webhook::Users.route(), post(guarded::<User>))
         .route(Webhook::Groups.route(), post(guarded::<Group>))
@@ -121,19 +130,24 @@ fn reviews(admission: Admission) -> Router {
         .route(Webhook::Secrets.route(), post(guarded::<Secret>))
         .route(Webhook::Cycles.route(), post(cycles))
         .route(Webhook::NamespaceQuota.route(), post(namespaces))
+        .route(Webhook::Quantities.route(), post(quantities))
         .layer(places());
     let bodies = |limits| middleware::from_fn_with_state(ReviewBodies::new(limits), read_body);
     let metrics = Arc::clone(&admission.metrics);
-    // These requests wait for the leader.
-    let hint_routes =
-        Router::new().route(Webhook::QuotaHints.route(), post(hints)).layer(places()).layer(bodies(review::HINTS));
+    // These requests wait for the leader, and keep no others from being read meanwhile.
+    let waiting = |route, handler| {
+        let budget = middleware::from_fn_with_state(ReviewBodies::new(review::WAITING), read_body_of_waiting);
+        Router::new().route(route, handler).layer(permits(MAX_WAITING)).layer(budget)
+    };
+    let waiting_routes = waiting(Webhook::QuotaEnforcement.route(), post(enforcement))
+        .merge(waiting(Webhook::QuotaHints.route(), post(hints)));
     Router::new()
         .route(Webhook::PasswordSecrets.route(), post(password_secrets))
         .layer(places())
         .merge(guard_routes)
         .layer(bodies(review::DECISIONS))
         .layer(middleware::from_fn_with_state(metrics, measured))
-        .merge(hint_routes)
+        .merge(waiting_routes)
         .with_state(Arc::new(admission))
 }
 
@@ -171,22 +185,54 @@ async fn namespaces(State(admission): State<Arc<Admission>>, Reviewed(request): 
         }
         NamespaceVerdict::Exists(why) => with_code(response.deny(why), 409, "AlreadyExists").into_review(),
         NamespaceVerdict::Unknown(why) => {
-            let why = format!("the quota can't judge this at the moment: {why}");
+            let why = format!("the quota can't be checked at the moment: {why}");
             with_code(response.deny(why), 503, "ServiceUnavailable").into_review()
         }
     })
 }
 
-async fn hints(State(admission): State<Arc<Admission>>, request: Request) -> Response {
-    let parsed = admission.parser.parse(request, review::HINTS, |body| hints::parse(body, Timestamp::now())).await;
-    let review = match parsed {
-        Ok(Some(review)) => review,
-        Ok(None) => return review::without_request(),
+async fn quantities(State(admission): State<Arc<Admission>>, request: Request) -> Response {
+    let parse = |body: &[u8]| serde_json::from_slice::<AdmissionReview<DynamicObject>>(body);
+    let review = match admission.parser.parse(request, review::DECISIONS, parse).await {
+        Ok(review) => review,
         Err(refusal) => return refusal,
     };
-    let outcome = admission.hints.wait_for_capacity(&review.demand).await;
+    let Ok(request): Result<AdmissionRequest<DynamicObject>, _> = review.try_into() else {
+        return review::without_request();
+    };
+    let response = AdmissionResponse::from(&request);
+    let (outcome, response) = match request.object.as_ref().and_then(quantities::explain) {
+        Some(advice) => ("refused", with_code(response.deny(advice), 422, "Invalid")),
+        None => ("unchanged", response),
+    };
+    admission.metrics.admissions.inc(outcome);
+    Json(response.into_review()).into_response()
+}
+
+async fn quota_review(admission: &Admission, request: Request) -> Result<QuotaReview, Response> {
+    let _budget = request.extensions().get::<review::Budget>().cloned();
+    let parse = |body: &[u8]| request::parse(body, Timestamp::now());
+    let parsed = admission.parser.parse(request, review::WAITING, parse).await?;
+    parsed.ok_or_else(review::without_request)
+}
+
+async fn enforcement(State(admission): State<Arc<Admission>>, request: Request) -> Response {
+    let review = match quota_review(&admission, request).await {
+        Ok(review) => review,
+        Err(refusal) => return refusal,
+    };
+    let refusal = admission.enforcement.wait(&review.demand.namespace).await.err();
+    Json(review.answer(refusal.as_ref())).into_response()
+}
+
+async fn hints(State(admission): State<Arc<Admission>>, request: Request) -> Response {
+    let review = match quota_review(&admission, request).await {
+        Ok(review) => review,
+        Err(refusal) => return refusal,
+    };
+    let (outcome, refusal) = admission.hints.wait_for_capacity(&review.demand).await;
     admission.metrics.quota_hints.inc(outcome.as_str());
-    Json(review.allowed()).into_response()
+    Json(review.answer(refusal.as_ref())).into_response()
 }
 
 async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(request): Reviewed<Secret>) -> Answer {
@@ -201,7 +247,7 @@ async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(requ
             let reason = refusal.reason();
             // The name may contain the password.
             let name = Some(&request.name).filter(|_| !matches!(refusal, Refusal::PasswordInMetadata(_)));
-            info!(namespace = request.namespace, name, reason, "a password Secret was refused");
+            info!(namespace = request.namespace, name, reason, "rejected a password Secret");
             let (outcome, code, reason) = match refusal {
                 Refusal::Saturated(_) => ("saturated", 429, "TooManyRequests"),
                 Refusal::Source(_)
@@ -223,7 +269,7 @@ async fn password_secrets(State(admission): State<Arc<Admission>>, Reviewed(requ
 async fn decide(pool: &HashPool, request: &AdmissionRequest<Secret>) -> Result<Option<json_patch::Patch>, Refusal> {
     let Some(secret) = request.object.as_ref() else { return Ok(None) };
     if secret.type_.as_deref() != Some(PASSWORD_SECRET_TYPE) {
-        warn!(namespace = request.namespace, "the webhook was called for a Secret of another type; it is left alone");
+        warn!(namespace = request.namespace, "webhook called for a Secret of another type, leaving it unchanged");
         return Ok(None);
     }
     let mut safe = secret.clone();
@@ -241,6 +287,7 @@ mod tests {
     use super::*;
     use std::io;
 
+    use crate::admission::quota::seen::Seen;
     use arc_swap::ArcSwap;
     use axum::body::{Body, to_bytes};
     use axum::http::Request;
@@ -259,9 +306,12 @@ mod tests {
         let informers = Arc::new(Informers::new(false, Arc::clone(&metrics)));
         let guard = Arc::new(Guard::new(nobody(), "operator".to_owned(), Arc::clone(&informers), Policy::default()));
         let namespaces = NamespaceCount::new(nobody(), "roster-system", Arc::clone(&informers));
-        let hints = Hints::new(nobody(), informers);
+        let seen = Arc::new(Seen::new(nobody()));
+        let enforcement = Enforcement::new(Arc::clone(&informers), Arc::clone(&seen));
+        let hints = Hints::new(nobody(), informers, seen);
         let origin = WebhookOrigin::new(Arc::new(ArcSwap::from_pointee(authorities.clone())));
-        router(Admission { pool, guard, namespaces, hints, parser: Parser::default(), metrics }, origin)
+        let parser = Parser::default();
+        router(Admission { pool, guard, namespaces, enforcement, hints, parser, metrics }, origin)
     }
 
     fn authorities() -> Authorities {

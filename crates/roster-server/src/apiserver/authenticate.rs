@@ -48,7 +48,7 @@ pub struct Authenticator {
     recently_valid: Cache<[u8; 32], ()>,
     /// Results of reviews, by digest of the token; never the token itself.
     known: Cache<[u8; 32], Option<Caller>>,
-    token_authenticator: Arc<TokenAuthenticator>,
+    own_tokens: Arc<TokenAuthenticator>,
     informers: Arc<Informers>,
 }
 
@@ -69,7 +69,7 @@ impl Authenticator {
             repeated_review_permits: NetworkPermits::new(REPEATED_REVIEW_LIMITS),
             recently_valid,
             known,
-            token_authenticator,
+            own_tokens: token_authenticator,
             informers,
         }
     }
@@ -92,12 +92,12 @@ impl Authenticator {
 
     async fn identify_bearer(&self, source: RequestNetwork, token: SecretString) -> Result<Caller, ApiError> {
         // Roster's own tokens need no kube-apiserver, and are checked against the current state.
-        match self.token_authenticator.authenticate(&token, source).await {
+        match self.own_tokens.authenticate(&token, source).await {
             Ok(TokenVerdict::Known(known)) if known.is_for_the_cluster => return Ok(known.user.into()),
             Ok(TokenVerdict::Known(_) | TokenVerdict::Refused) => return Err(ApiError::unauthorized()),
             Ok(TokenVerdict::Foreign) => {}
             Err(TokenError::Saturated) => return Err(ApiError::too_many_requests()),
-            Err(TokenError::Vault(_)) => return Err(ApiError::unavailable("the credential can't be reached")),
+            Err(TokenError::Vault(_)) => return Err(ApiError::unavailable("the credential is unavailable")),
         }
         let digest = Sha256::digest(token.expose_secret()).into();
         let known = self.known.try_get_with(digest, self.review(source, digest, &token)).await;
@@ -131,7 +131,7 @@ impl Authenticator {
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.reviews.create(&params, &review)).await;
         let Ok(Ok(answer)) = answer else {
             // The error is not logged: it may contain the token.
-            warn!("a token could not be reviewed by the API server");
+            warn!("token review by the API server failed");
             return Err(ApiError::unavailable("the token could not be reviewed"));
         };
         let status = answer.status.unwrap_or_default();
@@ -161,7 +161,7 @@ pub async fn authenticate(
 ) -> Response {
     let extensions = request.extensions();
     let (Some(peer), Some(source)) = (extensions.get::<Arc<Peer>>().cloned(), RequestNetwork::of(extensions)) else {
-        return ApiError::internal("the connection is not known").into_response();
+        return ApiError::internal("the connection is unknown").into_response();
     };
     match authenticator.identify(&peer, source, request.headers()).await {
         Err(error) => error.into_response(),
@@ -184,7 +184,7 @@ pub async fn authenticate(
 mod tests {
     use super::*;
     use arc_swap::ArcSwap;
-    use roster_credentials::signing::SigningKeys;
+    use roster_credentials::signing::{SigningAlgorithm, SigningKeys};
     use roster_runtime::logins::audiences::Audiences;
     use roster_runtime::logins::issuer::Issuer;
     use roster_runtime::logins::last_use::LastUse;
@@ -205,7 +205,9 @@ mod tests {
     }
 
     fn token_authenticator(client: Client, informers: &Arc<Informers>) -> Arc<TokenAuthenticator> {
-        let keys = Arc::new(ArcSwap::from_pointee(SigningKeys::create(jiff::Timestamp::now()).unwrap()));
+        let keys = Arc::new(ArcSwap::from_pointee(
+            SigningKeys::create(jiff::Timestamp::now(), SigningAlgorithm::default()).unwrap(),
+        ));
         let issuer = Issuer::new("https://localhost", Audiences::default(), ANSWER_TTL, keys);
         let vault = Arc::new(Vault::new(client.clone(), "default", Arc::default()));
         let last_use = LastUse::new(client, Arc::clone(informers), Arc::clone(&vault), Arc::default());

@@ -117,8 +117,8 @@ impl Authorizer {
                 Err(ApiError::bad_request(status.message))
             }
             Ok(Err(error)) => {
-                warn!(%error, "an access review failed");
-                Err(ApiError::unavailable("the API server could not be asked for permission"))
+                warn!(%error, "access review failed");
+                Err(ApiError::unavailable("the access review failed"))
             }
             Err(_) => Err(ApiError::unavailable("the API server does not answer in time")),
         }

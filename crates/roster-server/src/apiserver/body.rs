@@ -31,7 +31,7 @@ struct Body<S> {
 
 /// Whether the `dryRun` parameter asks for a dry run.
 #[derive(Clone, Copy, Debug)]
-pub struct DryRun(pub bool);
+pub(super) struct DryRun(pub bool);
 
 impl<S: Sync> FromRequestParts<S> for DryRun {
     type Rejection = ApiError;
@@ -45,10 +45,10 @@ impl<S: Sync> FromRequestParts<S> for DryRun {
 ///
 /// # Errors
 /// 400, 413 or 415, with what is wrong.
-pub async fn read_body<S: DeserializeOwned>(kind: &str, request: Request) -> Result<S, ApiError> {
+pub(super) async fn read_body<S: DeserializeOwned>(kind: &str, request: Request) -> Result<S, ApiError> {
     let bytes = read_json(request).await?;
     let body = serde_json::from_slice(&bytes)
-        .map_err(|error| ApiError::bad_request(format!("the body is no {kind} of {API_VERSION}: {error}")))?;
+        .map_err(|error| ApiError::bad_request(format!("the body is not a {API_VERSION} {kind}: {error}")))?;
     spec_of(kind, body)
 }
 
@@ -56,7 +56,10 @@ pub async fn read_body<S: DeserializeOwned>(kind: &str, request: Request) -> Res
 ///
 /// # Errors
 /// As [`read_body`].
-pub async fn read_secret_body<S: DeserializeOwned + JsonSchema>(kind: &str, request: Request) -> Result<S, ApiError> {
+pub(super) async fn read_secret_body<S: DeserializeOwned + JsonSchema>(
+    kind: &str,
+    request: Request,
+) -> Result<S, ApiError> {
     secret_spec_of(kind, &read_json(request).await?)
 }
 
@@ -65,7 +68,7 @@ fn secret_spec_of<S: DeserializeOwned + JsonSchema>(kind: &str, bytes: &[u8]) ->
         let fields = fields_of::<S>().join(", ");
         let (line, column) = (error.line(), error.column());
         ApiError::bad_request(format!(
-            "the body is no {kind} of {API_VERSION}: see line {line}, column {column}; its spec has the fields {fields}"
+            "the body is not a {API_VERSION} {kind}: see line {line}, column {column}; fields of its spec: {fields}"
         ))
     })?;
     spec_of(kind, body)
@@ -87,8 +90,8 @@ async fn read_json(request: Request) -> Result<axum::body::Bytes, ApiError> {
 
 fn spec_of<S>(kind: &str, body: Body<S>) -> Result<S, ApiError> {
     if body.api_version != API_VERSION || body.kind != kind {
-        let found = format!("{} of {}", body.kind, body.api_version);
-        return Err(ApiError::bad_request(format!("the body must be a {kind} of {API_VERSION}, not a {found}")));
+        let found = format!("{} {}", body.api_version, body.kind);
+        return Err(ApiError::bad_request(format!("the body must be a {API_VERSION} {kind}, not a {found}")));
     }
     Ok(body.spec)
 }
@@ -97,7 +100,7 @@ fn spec_of<S>(kind: &str, body: Body<S>) -> Result<S, ApiError> {
 ///
 /// # Errors
 /// 413 if it is too large, 400 if it is incomplete.
-pub async fn read_bytes(request: Request) -> Result<axum::body::Bytes, ApiError> {
+pub(super) async fn read_bytes(request: Request) -> Result<axum::body::Bytes, ApiError> {
     axum::body::Bytes::from_request(request, &()).await.map_err(|rejection| match rejection.into_response().status() {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(MAX_BODY_BYTES),
         _ => ApiError::bad_request("the body could not be read"),
@@ -106,7 +109,7 @@ pub async fn read_bytes(request: Request) -> Result<axum::body::Bytes, ApiError>
 
 /// What the body of a delete request says.
 #[derive(Debug)]
-pub struct Deletion<S> {
+pub(super) struct Deletion<S> {
     /// Whether nothing is to be deleted.
     pub is_dry_run: bool,
     /// Spec of an object that authorizes the deletion.
@@ -117,7 +120,7 @@ pub struct Deletion<S> {
 ///
 /// # Errors
 /// As [`read_secret_body`]; 409 for preconditions that can't hold.
-pub async fn read_deletion<S: DeserializeOwned + JsonSchema>(
+pub(super) async fn read_deletion<S: DeserializeOwned + JsonSchema>(
     kind: &str,
     request: Request,
 ) -> Result<Deletion<S>, ApiError> {
@@ -137,7 +140,7 @@ pub async fn read_deletion<S: DeserializeOwned + JsonSchema>(
 ///
 /// # Errors
 /// 400, 413 or 415, with what is wrong; 409 for preconditions that can't hold.
-pub async fn read_delete_options(request: Request) -> Result<bool, ApiError> {
+pub(super) async fn read_delete_options(request: Request) -> Result<bool, ApiError> {
     is_dry_run_by(&read_json(request).await?)
 }
 
@@ -177,7 +180,7 @@ const DELETE_OPTIONS: &[&str] = &[
 ///
 /// # Errors
 /// 400 for an unknown parameter or an invalid value.
-pub fn read_write_params(method: &Method, query: Option<&str>) -> Result<bool, ApiError> {
+pub(super) fn read_write_params(method: &Method, query: Option<&str>) -> Result<bool, ApiError> {
     let further = match *method {
         Method::PATCH => PATCH_OPTIONS,
         Method::DELETE => DELETE_OPTIONS,

@@ -26,7 +26,7 @@ use super::watch::watch;
 /// # Errors
 /// 401, 403 or 503 from authorization; 409 for a key of several Users; 429 for too many watches; the errors of the list
 /// or the watch.
-pub async fn list_or_watch(
+pub(super) async fn list_or_watch(
     api: &Arc<DirectoryApi>,
     caller: &Arc<Caller>,
     resource: &'static Resource,
@@ -87,7 +87,7 @@ async fn select_by_key(
 ///
 /// # Errors
 /// 404 if it does not exist.
-pub fn single(
+pub(super) fn single(
     api: &DirectoryApi,
     caller: &Caller,
     resource: &'static Resource,

@@ -72,7 +72,7 @@ impl CredentialChange<'_> {
             LostWrite::settle(&mut lost);
             if saved.map_err(unreachable)? {
                 log_recheck(recheck, person, &source_of(confirmation.source));
-                return Err(ApiError::invalid(self.target.about(), confirmation.field, "is not the password in use"));
+                return Err(ApiError::invalid(self.target.about(), confirmation.field, "is not the current password"));
             }
             lost = Some(vault.lost(opened, after));
         }
@@ -90,7 +90,11 @@ impl CredentialChange<'_> {
             return Ok(Recheck::Right);
         }
         let Some(password) = confirmation.password else {
-            return Err(ApiError::invalid(self.target.about(), confirmation.field, "is needed: your password"));
+            return Err(ApiError::invalid(
+                self.target.about(),
+                confirmation.field,
+                "is required: your current password",
+            ));
         };
         let verifier = &self.api.logins.verifier;
         let matches = verifier.compare(password, credential.hash.as_ref(), hashed).await.map_err(failed)?;
@@ -142,11 +146,11 @@ pub fn check_current(api: &DirectoryApi, target: &Target) -> Result<(), ApiError
 /// Logs a wrong confirmation, once its failure has been counted and not on each attempt to count it.
 pub fn log_recheck(recheck: Recheck, person: &LoginUser, source: &str) {
     if recheck == Recheck::Wrong {
-        info!(user = person.name, source, "a credential that was asked for again was wrong");
+        info!(user = person.name, source, "wrong password or code in a confirmation");
     }
 }
 
 /// 409: writes keep conflicting.
 pub fn contended(about: About<'_>) -> ApiError {
-    ApiError::conflict("the credential is changed by others all the time", about)
+    ApiError::conflict("too many concurrent changes to the credential, try again", about)
 }

@@ -21,13 +21,13 @@ use super::target::Target;
 ///
 /// # Errors
 /// 404 if it has been deleted or recreated.
-pub fn load_user(api: &DirectoryApi, target: &Target) -> Result<LoginUser, ApiError> {
+pub(super) fn load_user(api: &DirectoryApi, target: &Target) -> Result<LoginUser, ApiError> {
     let person = LoginUser::named(&api.informers, &target.name).filter(|person| person.uid == target.uid);
     person.ok_or_else(|| ApiError::not_found(About { resource: "users", name: &target.asked }))
 }
 
 /// Returns whether the caller is the User that the request is about.
-pub fn is_self(api: &DirectoryApi, target: &Target) -> bool {
+pub(super) fn is_self(api: &DirectoryApi, target: &Target) -> bool {
     api.user_of(&target.caller).as_ref() == Some(&target.name)
 }
 
@@ -35,7 +35,7 @@ pub fn is_self(api: &DirectoryApi, target: &Target) -> bool {
 ///
 /// # Errors
 /// 403 with what is missing; 503 if that can't be judged.
-pub async fn control(api: &DirectoryApi, target: &Target) -> Result<(), ApiError> {
+pub(super) async fn control(api: &DirectoryApi, target: &Target) -> Result<(), ApiError> {
     allow(api, target, &GuardedChange::Credential([target.name.as_str()].into())).await
 }
 
@@ -43,18 +43,18 @@ pub async fn control(api: &DirectoryApi, target: &Target) -> Result<(), ApiError
 ///
 /// # Errors
 /// 403 with what is missing; 503 if that can't be judged.
-pub async fn allow(api: &DirectoryApi, target: &Target, change: &GuardedChange<'_>) -> Result<(), ApiError> {
+pub(super) async fn allow(api: &DirectoryApi, target: &Target, change: &GuardedChange<'_>) -> Result<(), ApiError> {
     refuse_api_key(target)?;
     let refusal = api.guard.refusal(&requester(target), change).await.map_err(|why| not_judged(target, &why))?;
     refusal.map_or(Ok(()), |why| {
         let requester = &target.caller.username;
-        info!(user = target.name, requester, why, "the guard has refused a request");
+        info!(user = target.name, requester, why, "guard denied a request");
         Err(ApiError::refused(format!("the guard: {why}"), target.about()))
     })
 }
 
 /// Returns the response to a request that conflicts: 409, or 503 if it is not known what the caller may be told.
-pub async fn conflicting(api: &DirectoryApi, target: &Target, conflict: &Conflict) -> ApiError {
+pub(super) async fn conflicting(api: &DirectoryApi, target: &Target, conflict: &Conflict) -> ApiError {
     match api.guard.explain(&requester(target), conflict).await {
         Ok(why) => ApiError::conflict(why, target.about()),
         Err(error) => not_judged(target, &error),
@@ -72,47 +72,47 @@ fn requester(target: &Target) -> UserInfo {
 }
 
 fn not_judged(target: &Target, why: &impl Display) -> ApiError {
-    warn!(user = target.name, %why, "the guard could not judge a request");
-    ApiError::unavailable("the guard can't judge this at the moment")
+    warn!(user = target.name, %why, "guard could not decide on a request");
+    ApiError::unavailable("the guard can't decide this at the moment")
 }
 
 /// Rejects callers that use an API key: a leaked key must not allow prolonging it or taking over other identities.
 ///
 /// # Errors
 /// 403 if the caller uses an API key.
-pub fn refuse_api_key(target: &Target) -> Result<(), ApiError> {
+pub(super) fn refuse_api_key(target: &Target) -> Result<(), ApiError> {
     let shown = target.caller.extra.get(CREDENTIAL_ID).into_iter().flatten();
     if shown.into_iter().any(|credential| credential.starts_with(API_KEY_CREDENTIAL)) {
-        let message = "an API key does not do for this: log in with the password";
+        let message = "API keys are not accepted for this: log in with the password";
         return Err(ApiError::refused(message, target.about()));
     }
     Ok(())
 }
 
 /// Converts a vault error to a response.
-pub fn unreachable(error: VaultError) -> ApiError {
+pub(super) fn unreachable(error: VaultError) -> ApiError {
     failed(VerifyError::Vault(error))
 }
 
 /// 409: the User has no credential to change, because it does not hold its username.
-pub fn no_credential(target: &Target) -> ApiError {
+pub(super) fn no_credential(target: &Target) -> ApiError {
     ApiError::conflict("the user does not hold its username yet", target.about())
 }
 
 /// Converts a failure to a response.
-pub fn failed(failure: VerifyError) -> ApiError {
+pub(super) fn failed(failure: VerifyError) -> ApiError {
     match failure {
         VerifyError::Saturated(_) => ApiError::too_many_requests(),
         VerifyError::Vault(error) => {
-            warn!(%error, "a credential can't be used");
-            ApiError::unavailable("the credential can't be reached, please try again later")
+            warn!(%error, "credential unavailable");
+            ApiError::unavailable("the credential is unavailable, please try again later")
         }
         VerifyError::Policy(why) => api_invalid("spec.newPassword", &why.to_string()),
-        VerifyError::NotDue => api_invalid("spec.newPassword", "no change is due: use users/~/password"),
+        VerifyError::NotDue => api_invalid("spec.newPassword", "no password change is due: use users/~/password"),
     }
 }
 
 /// Returns the text of an optional secret.
-pub fn expose(secret: Option<&SecretString>) -> Option<&str> {
+pub(super) fn expose(secret: Option<&SecretString>) -> Option<&str> {
     secret.map(ExposeSecret::expose_secret)
 }

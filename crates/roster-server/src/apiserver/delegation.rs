@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 /// How long an answer of kube-apiserver is cached, as in upstream's delegated authentication.
-pub const ANSWER_TTL: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_TTL: Duration = Duration::from_secs(10);
 
 /// Most answers cached.
-pub const MAX_CACHED_ANSWERS: u64 = 4096;
+pub(super) const MAX_CACHED_ANSWERS: u64 = 4096;
 
 /// Longest wait for an answer of kube-apiserver.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);

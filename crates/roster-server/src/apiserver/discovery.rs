@@ -37,38 +37,53 @@ const fn entry(
 
 /// All resources and subresources.
 pub static ENTRIES: &[Entry] = &[
-    entry("users", "User", &["get", "list", "patch", "watch"], "users, with everything known of each"),
+    entry(
+        "users",
+        "User",
+        &["get", "list", "patch", "watch"],
+        "users, with their effective state, groups and bindings",
+    ),
     entry(
         "users/accessreviews",
         "AccessReview",
         &["create"],
-        "whether the user may do something, and by which bindings",
+        "whether the user may do something, and which bindings allow it",
     ),
     entry(
         "users/apikeys",
         "APIKey",
         &["create", "delete", "get"],
-        "API keys of the user; each is told once, when it is made",
+        "API keys of the user; a key is shown only once, when it is created",
     ),
-    entry("users/groups", "GroupMembership", &["get"], "groups that the user belongs to, each with its path"),
-    entry("users/invitation", "Invitation", &["create"], "invites the user to set a password, once"),
+    entry(
+        "users/groups",
+        "GroupMembership",
+        &["get"],
+        "groups that the user belongs to, each with the path of the membership",
+    ),
+    entry(
+        "users/invitation",
+        "Invitation",
+        &["create"],
+        "invites the user to set a password, with a code that works once",
+    ),
     entry(
         "users/locks",
         "UserLocks",
         &["get"],
-        "what blocks the user's deletion, and namespaces that the user holds locked",
+        "namespaces that block the user's deletion, and namespaces that the user has locked",
     ),
     entry("users/namespaces", "UserNamespace", &["get"], "namespaces that the user owns or holds a role in"),
     entry("users/password", "PasswordChange", &["create"], "sets the user's password"),
-    entry("users/permissions", "UserPermissions", &["get"], "what the user may do, each rule with why"),
     entry(
-        "users/quota",
-        "UserQuota",
+        "users/permissions",
+        "UserPermissions",
         &["get"],
-        "what the user may use and does use, and what each namespace has of it",
+        "what the user may do, each rule with the bindings that grant it",
     ),
-    entry("users/rename", "Rename", &["create"], "gives the user another username"),
-    entry("users/roleassignments", "RoleAssignment", &["get"], "roles that the user holds, by groups too"),
+    entry("users/quota", "UserQuota", &["get"], "limits and usage of the user, in total and for each owned namespace"),
+    entry("users/rename", "Rename", &["create"], "changes the user's username"),
+    entry("users/roleassignments", "RoleAssignment", &["get"], "roles that the user holds, directly or through groups"),
     entry("users/totp", "TOTPEnrollment", &["create", "delete", "get"], "the user's second factor"),
     entry("users/unlock", "Unlock", &["create"], "ends a lockout of the user"),
     entry("groups", "Group", &["get", "list", "watch"], "groups, with their counts"),
@@ -78,9 +93,9 @@ pub static ENTRIES: &[Entry] = &[
         "passwordreviews",
         "PasswordReview",
         &["create"],
-        "whether a password and a second factor are good, and whose",
+        "verifies a password and a second factor, and returns their user",
     ),
-    entry("roleassignments", "RoleAssignment", &["list"], "who holds which role where"),
+    entry("roleassignments", "RoleAssignment", &["list"], "who holds which role, and where"),
 ];
 
 /// A static JSON document with an ETag.

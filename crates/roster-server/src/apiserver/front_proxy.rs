@@ -65,12 +65,12 @@ impl Trusted {
             return false;
         };
         if let Err(error) = self.verifier.verify_client_cert(own, intermediates, UnixTime::now()) {
-            debug!(%error, "a client certificate is not the front proxy's");
+            debug!(%error, "client certificate is not from the front proxy's authorities");
             return false;
         }
         let is_named = self.names.is_empty() || common_name(own).is_some_and(|name| self.names.contains(&name));
         if !is_named {
-            debug!("the common name of a client certificate is not among the names of the front proxy");
+            debug!("common name of a client certificate is not allowed for the front proxy");
         }
         is_named
     }
@@ -95,7 +95,7 @@ impl FrontProxy {
         match trusted.headers.read(headers) {
             Ok(caller) => caller,
             Err(error) => {
-                warn!(%error, "the front proxy names nobody");
+                warn!(%error, "identity headers of the front proxy are invalid");
                 None
             }
         }
@@ -128,7 +128,7 @@ impl FrontProxy {
                     self.set(&config.and_then(|config| config.data).unwrap_or_default());
                     health.set_front_proxy_known();
                 }
-                Err(error) => warn!(%error, "the front proxy's authorities can't be watched"),
+                Err(error) => warn!(%error, "watching the front proxy's authorities failed, retrying"),
             }
         }
     }
@@ -136,11 +136,14 @@ impl FrontProxy {
     pub(super) fn set(&self, config: &BTreeMap<String, String>) {
         match read(config) {
             Ok(trusted) => {
-                info!(names = ?trusted.names, "requests through the aggregation layer are recognised");
+                info!(names = ?trusted.names, "loaded the front proxy's authorities");
                 self.trusted.store(Some(Arc::new(trusted)));
             }
             Err(error) => {
-                warn!(error = format!("{error:#}"), "requests through the aggregation layer are not recognised");
+                warn!(
+                    error = format!("{error:#}"),
+                    "front proxy authorities are invalid, rejecting requests through the aggregation layer"
+                );
                 self.trusted.store(None);
             }
         }
@@ -154,7 +157,7 @@ fn read(config: &BTreeMap<String, String>) -> Result<Trusted> {
     for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
         roots.add(certificate.context("requestheader-client-ca-file is not PEM")?)?;
     }
-    ensure!(!roots.is_empty(), "requestheader-client-ca-file holds no certificate");
+    ensure!(!roots.is_empty(), "requestheader-client-ca-file contains no certificate");
     let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build()?;
     let headers = HeaderNames {
         username: header_names(config, "requestheader-username-headers")?,

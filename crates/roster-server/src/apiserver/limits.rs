@@ -129,7 +129,7 @@ impl RequestSource {
     /// share is the caller's.
     fn of_caller(request: &Request) -> Result<Self, ApiError> {
         let extensions = request.extensions();
-        let caller = extensions.get::<Arc<Caller>>().ok_or_else(|| ApiError::internal("the caller is not known"))?;
+        let caller = extensions.get::<Arc<Caller>>().ok_or_else(|| ApiError::internal("the caller is unknown"))?;
         let is_api_server = extensions.get::<Trust>() == Some(&Trust::ApiServer);
         Ok(Self { share: PermitHolder::of(caller), is_api_server })
     }
@@ -138,7 +138,7 @@ impl RequestSource {
     /// has no limit, because kube-apiserver's TokenReviews prove nothing themselves.
     fn of_network(request: &Request) -> Result<Self, ApiError> {
         let source = RequestNetwork::of(request.extensions());
-        let source = source.ok_or_else(|| ApiError::internal("the connection is not known"))?;
+        let source = source.ok_or_else(|| ApiError::internal("the connection is unknown"))?;
         let is_api_server = source.network_has_api_server;
         let share = if is_api_server { PermitHolder::Exempt } else { PermitHolder::Network(source.network) };
         Ok(Self { share, is_api_server })
@@ -344,7 +344,7 @@ impl RequestLimiter {
         // Runs to completion even if the client disconnects, so that failed attempts are counted.
         let answer = tokio::spawn(respond(request, next, (permit, Some(budget))));
         let answer = timeout_at(deadline, answer).await.map_err(|_| too_late())?;
-        answer.map_err(|_| ApiError::internal("the request could not be answered"))
+        answer.map_err(|_| ApiError::internal("the request failed"))
     }
 
     async fn read_body(
@@ -383,7 +383,7 @@ async fn respond(mut request: Request, next: Next, held: (RequestPermit, Option<
 }
 
 fn too_late() -> ApiError {
-    ApiError::unavailable("the answer takes too long")
+    ApiError::unavailable("the request took too long")
 }
 
 fn check_address(request: &Request) -> Result<(), ApiError> {

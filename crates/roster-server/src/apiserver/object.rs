@@ -12,7 +12,7 @@ use super::status::{About, ApiError};
 use super::target::Target;
 
 /// Returns a list of items that are not objects.
-pub fn items<T: Serialize>(kind: &str, items: &[T]) -> Response {
+pub(super) fn items<T: Serialize>(kind: &str, items: &[T]) -> Response {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct List<'a, T> {
@@ -26,7 +26,7 @@ pub fn items<T: Serialize>(kind: &str, items: &[T]) -> Response {
 }
 
 /// Returns an object about a User.
-pub fn about_user(kind: &str, target: &Target, status: impl Serialize) -> Response {
+pub(super) fn about_user(kind: &str, target: &Target, status: impl Serialize) -> Response {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Object<'a, S> {
@@ -40,14 +40,14 @@ pub fn about_user(kind: &str, target: &Target, status: impl Serialize) -> Respon
 }
 
 /// Returns 201 with the created object, about the target if there is one. `spec` must not contain secrets.
-pub fn created(kind: &str, target: Option<&Target>, spec: &impl Serialize, status: &impl Serialize) -> Response {
+pub(super) fn created(kind: &str, target: Option<&Target>, spec: &impl Serialize, status: &impl Serialize) -> Response {
     let metadata = target.map_or_else(|| json!({}), |target| json!({"name": target.name}));
     let answer = json!({"kind": kind, "apiVersion": API_VERSION, "metadata": metadata, "spec": spec, "status": status});
     (StatusCode::CREATED, [("cache-control", "no-store")], axum::Json(answer)).into_response()
 }
 
 /// Returns the response to a successful deletion. `what` was deleted, and belonged to the target.
-pub fn deleted(what: &str, target: &Target) -> Response {
+pub(super) fn deleted(what: &str, target: &Target) -> Response {
     let Target { name, username, uid, .. } = target;
     let mut status = json!(Status::success());
     status["kind"] = "Status".into();
@@ -58,6 +58,6 @@ pub fn deleted(what: &str, target: &Target) -> Response {
     axum::Json(status).into_response()
 }
 
-pub fn api_invalid(field: &str, message: &str) -> ApiError {
+pub(super) fn api_invalid(field: &str, message: &str) -> ApiError {
     ApiError::invalid(About { resource: "logins", name: "" }, field, message)
 }

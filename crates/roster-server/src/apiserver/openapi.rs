@@ -60,27 +60,31 @@ fn info() -> Value {
 /// Returns the complete version 3 document.
 pub fn document() -> Value {
     let mut schemas = Schemas { generator: SchemaSettings::openapi3().into_generator(), kinds: Map::new() };
-    schemas.object("User", "A user of the cluster, with everything known of it.", |generator| {
+    schemas.object("User", "A user of the cluster, with its effective state, groups and bindings.", |generator| {
         vec![("spec", reference::<UserSpec>(generator)), ("status", reference::<DirectoryUserStatus>(generator))]
     });
     schemas.object("Group", "A group of users, with its counts.", |generator| {
         vec![("spec", reference::<GroupSpec>(generator)), ("status", reference::<GroupStatus>(generator))]
     });
-    schemas.object("UserPermissions", "What a user may do, each rule with why.", |generator| {
+    schemas.object("UserPermissions", "What a user may do, each rule with the bindings that grant it.", |generator| {
         vec![("status", reference::<UserPermissionsStatus>(generator))]
     });
-    schemas.object("UserQuota", "What a user may use and does use.", |generator| {
+    schemas.object("UserQuota", "Limits and usage of a user, in total and for each owned namespace.", |generator| {
         vec![("status", reference::<UserQuotaStatus>(generator))]
     });
-    schemas.object("UserLocks", "What blocks the deletion of a user, and what it keeps locked.", |generator| {
-        vec![("status", reference::<UserLocksStatus>(generator))]
-    });
-    schemas.object("AccessReview", "Whether a user may do something, and by which bindings.", |generator| {
+    schemas.object(
+        "UserLocks",
+        "Namespaces that block the deletion of a user, and namespaces that the user has locked.",
+        |generator| vec![("status", reference::<UserLocksStatus>(generator))],
+    );
+    schemas.object("AccessReview", "Whether a user may do something, and which bindings allow it.", |generator| {
         vec![("spec", reference::<AccessReviewSpec>(generator)), ("status", reference::<AccessReviewStatus>(generator))]
     });
-    schemas.object("RoleAssignment", "A role that somebody holds somewhere.", |generator| {
-        vec![("spec", reference::<RoleAssignment>(generator))]
-    });
+    schemas.object(
+        "RoleAssignment",
+        "A role that a user or group holds in a namespace or in the whole cluster.",
+        |generator| vec![("spec", reference::<RoleAssignment>(generator))],
+    );
     schemas.object("GroupMembership", "How a user belongs to a group.", |generator| {
         vec![("status", reference::<GroupMembership>(generator))]
     });
@@ -108,7 +112,7 @@ fn credentials(schemas: &mut Schemas) {
     schemas.object("Login", "Exchanges a password and a second factor for a token.", |generator| {
         vec![("spec", reference::<LoginSpec>(generator)), ("status", reference::<LoginStatus>(generator))]
     });
-    schemas.object("PasswordReview", "Whether a password and a second factor are good, and whose.", |generator| {
+    schemas.object("PasswordReview", "Verifies a password and a second factor, and returns their user.", |generator| {
         let status = reference::<PasswordReviewStatus>(generator);
         vec![("spec", reference::<PasswordReviewSpec>(generator)), ("status", status)]
     });
@@ -116,17 +120,17 @@ fn credentials(schemas: &mut Schemas) {
         let status = reference::<PasswordChangeStatus>(generator);
         vec![("spec", reference::<PasswordChangeSpec>(generator)), ("status", status)]
     });
-    schemas.object("APIKey", "A key that stands for its user until it ends or is revoked.", |generator| {
+    schemas.object("APIKey", "A key that authenticates as its user until it expires or is revoked.", |generator| {
         vec![("spec", reference::<ApiKeySpec>(generator)), ("status", reference::<ApiKeyStatus>(generator))]
     });
-    schemas.object("TOTPEnrollment", "A second factor: enrolled, confirmed, removed.", |generator| {
+    schemas.object("TOTPEnrollment", "The second factor of a user: to enrol, confirm or remove it.", |generator| {
         let status = reference::<TotpEnrollmentStatus>(generator);
         vec![("spec", reference::<TotpEnrollmentSpec>(generator)), ("status", status)]
     });
-    schemas.object("Invitation", "Lets a user set a password, once.", |generator| {
+    schemas.object("Invitation", "An invitation to set a password, with a code that works once.", |generator| {
         vec![("spec", reference::<InvitationSpec>(generator)), ("status", reference::<InvitationStatus>(generator))]
     });
-    schemas.object("Rename", "Gives a user another username.", |generator| {
+    schemas.object("Rename", "Changes the username of a user.", |generator| {
         vec![("spec", reference::<RenameSpec>(generator)), ("status", reference::<ActionStatus>(generator))]
     });
     schemas.object("Unlock", "Ends a lockout.", |generator| {
@@ -183,10 +187,10 @@ impl Schemas {
                 "apiVersion": constant(API_VERSION),
                 "kind": constant(&format!("{kind}List")),
                 "metadata": reference::<ListMeta>(&mut self.generator),
-                "total": count("How many answer to the query, on all pages together."),
-                "page": count("Which page this is, from 1."),
-                "limit": count("Most items of a page."),
-                "pages": count("How many pages there are."),
+                "total": count("Number of results on all pages."),
+                "page": count("Number of this page, from 1."),
+                "limit": count("Maximum number of items on a page."),
+                "pages": count("Number of pages."),
                 "items": {"type": "array", "items": item},
             },
         });

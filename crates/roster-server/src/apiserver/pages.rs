@@ -102,7 +102,7 @@ impl ContinueTokens {
 /// 400 if the token is invalid or belongs to another list.
 pub fn read(keys: &[hmac::Key], list: ListId, token: &str) -> Result<Position, ApiError> {
     let invalid = |message: &str| ApiError::bad_parameter("continue", message);
-    let unknown = || invalid("must be a token from metadata.continue of the page before");
+    let unknown = || invalid("must be metadata.continue of the previous page");
     if token.len() > 2 * (PAYLOAD_BYTES + SIGNATURE_BYTES) {
         return Err(unknown());
     }

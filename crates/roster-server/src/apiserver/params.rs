@@ -94,7 +94,7 @@ impl ListParams {
             }
             let is_repeated = pairs.iter().filter(|(other, _)| other == key).count() > 1;
             if is_repeated && !matches!(key.as_str(), "filterBy" | "sortBy") {
-                return Err(ApiError::bad_parameter(key, "given more than once"));
+                return Err(ApiError::bad_parameter(key, "must not be given more than once"));
             }
             params.take(fields, key, value)?;
         }
@@ -118,7 +118,7 @@ impl ListParams {
                     value => Some(value.parse().map_err(|_| {
                         ApiError::bad_parameter(
                             key,
-                            &format!("{value:?} must be a resourceVersion that a list has told"),
+                            &format!("{value:?} must be a resourceVersion that a list returned"),
                         )
                     })?),
                 }
@@ -147,13 +147,16 @@ impl ListParams {
             return Err(ApiError::bad_parameter("page", "can't be combined with continue"));
         }
         if self.page.is_some() && self.limit.is_none() {
-            return Err(ApiError::bad_parameter("page", "needs a limit of 1 or more: the size of a page"));
+            return Err(ApiError::bad_parameter("page", "requires a limit of 1 or more, which is the page size"));
         }
         if self.continue_token.is_some() && self.resource_version.is_some_and(|version| version > 0) {
-            return Err(ApiError::bad_parameter("resourceVersion", "can't be combined with continue, which names one"));
+            return Err(ApiError::bad_parameter(
+                "resourceVersion",
+                "can't be combined with continue, which contains one",
+            ));
         }
         if self.is_exact && self.resource_version.is_none_or(|version| version == 0) {
-            return Err(ApiError::bad_parameter("resourceVersionMatch", "Exact needs a resourceVersion"));
+            return Err(ApiError::bad_parameter("resourceVersionMatch", "Exact requires a resourceVersion"));
         }
         if self.is_watch {
             let not_for_watches = [
@@ -163,10 +166,10 @@ impl ListParams {
                 ("resourceVersionMatch", self.is_exact),
             ];
             if let Some((key, _)) = not_for_watches.iter().find(|(_, is_there)| *is_there) {
-                return Err(ApiError::bad_parameter(key, "has no meaning for a watch"));
+                return Err(ApiError::bad_parameter(key, "is not supported for a watch"));
             }
         } else if self.send_initial_events.is_some() {
-            return Err(ApiError::bad_parameter("sendInitialEvents", "has a meaning for a watch alone"));
+            return Err(ApiError::bad_parameter("sendInitialEvents", "is supported only for a watch"));
         }
         Ok(())
     }
@@ -242,7 +245,7 @@ where
     N: std::str::FromStr + Copy + PartialOrd + std::fmt::Display,
 {
     let parsed = value.parse().ok().filter(|number| *number >= least);
-    parsed.ok_or_else(|| ApiError::bad_parameter(key, &format!("{value:?} must be a whole number from {least} up")))
+    parsed.ok_or_else(|| ApiError::bad_parameter(key, &format!("{value:?} must be a whole number of at least {least}")))
 }
 
 /// Parses a flag as Go does.
@@ -315,7 +318,7 @@ pub fn only(query: Option<&str>, allowed: &[&str]) -> Result<BTreeMap<String, St
             return Err(unknown(&key, allowed));
         }
         if found.insert(key.clone(), value).is_some() {
-            return Err(ApiError::bad_parameter(&key, "given more than once"));
+            return Err(ApiError::bad_parameter(&key, "must not be given more than once"));
         }
     }
     Ok(found)

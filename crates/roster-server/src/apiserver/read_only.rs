@@ -10,12 +10,12 @@ use super::status::ApiError;
 use super::target::SELF;
 
 /// 405 for a method that the path does not support.
-pub async fn method_not_allowed(request: Request) -> ApiError {
+pub(super) async fn method_not_allowed(request: Request) -> ApiError {
     ApiError::method_not_allowed(instead(request.method(), request.uri().path()))
 }
 
 /// 405 for a patch of another user's record. The caller may know its name.
-pub fn patch_of_another(name: &str) -> ApiError {
+pub(super) fn patch_of_another(name: &str) -> ApiError {
     let what = format!("only users/{SELF} can be patched here");
     ApiError::method_not_allowed(format!("{what}; {}", write(&Method::PATCH, "users", name)))
 }

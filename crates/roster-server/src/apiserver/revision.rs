@@ -15,20 +15,20 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// 500 if it panics.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal("the query could not be answered"))
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal("the query failed"))
 }
 
 /// 410 for a revision that has expired.
-pub fn expired(revision: u64) -> ApiError {
-    ApiError::expired(format!("resourceVersion {revision} is too old and no longer remembered: begin anew without it"))
+pub(super) fn expired(revision: u64) -> ApiError {
+    ApiError::expired(format!("resourceVersion {revision} is too old: list again without resourceVersion"))
 }
 
 /// Returns the current state once it includes everything up to `revision`.
 ///
 /// # Errors
 /// 504 if that takes too long.
-pub async fn reached(catalogue: &Catalogue, revision: u64) -> Result<Arc<View>, ApiError> {
+pub(super) async fn reached(catalogue: &Catalogue, revision: u64) -> Result<Arc<View>, ApiError> {
     let view = catalogue.view();
     if view.progress >= revision {
         return Ok(view);

@@ -134,7 +134,7 @@ async fn informed(State(informers): State<Arc<Informers>>, request: Request, nex
 }
 
 fn incomplete() -> Response {
-    ApiError::unavailable("the directory is not complete yet").into_response()
+    ApiError::unavailable("the informers have not synced yet").into_response()
 }
 
 /// State of the combined middleware for resources: separate layers would cost as much as some responses.

@@ -23,7 +23,7 @@ impl FromRequestParts<Arc<DirectoryApi>> for SourceAddress {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<DirectoryApi>) -> Result<Self, ApiError> {
         let peer = parts.extensions.get::<Arc<Peer>>();
-        let peer = peer.ok_or_else(|| ApiError::internal("the connection is not known"))?;
+        let peer = peer.ok_or_else(|| ApiError::internal("the connection is unknown"))?;
         let is_aggregator = api.front_proxy.authenticate(&peer.certificates, &parts.headers).is_some();
         let proxies = &api.logins.trusted_proxies;
         Ok(Self(address(peer.remote.ip(), &parts.headers, is_aggregator, proxies)))

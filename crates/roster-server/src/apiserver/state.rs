@@ -128,7 +128,7 @@ impl DirectoryApi {
         asked: &str,
     ) -> Result<(), ApiError> {
         if asked.len() > MAX_KEY_BYTES {
-            return Err(ApiError::bad_request(format!("a name has at most {MAX_KEY_BYTES} bytes")));
+            return Err(ApiError::bad_request(format!("a name must have at most {MAX_KEY_BYTES} bytes")));
         }
         if self.is_inactive(caller) {
             return Err(ApiError::unauthorized());

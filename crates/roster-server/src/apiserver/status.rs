@@ -132,12 +132,12 @@ impl ApiError {
 
     /// 414: the URI has more than `max` bytes.
     pub fn uri_too_long(max: usize) -> Self {
-        Self::new(414, "RequestURITooLong", format!("the address must have at most {max} bytes"))
+        Self::new(414, "RequestURITooLong", format!("the URL must have at most {max} bytes"))
     }
 
     /// 415: unsupported media type.
     pub fn unsupported_media_type(allowed: &str) -> Self {
-        Self::new(415, "UnsupportedMediaType", format!("the body must be one of: {allowed}"))
+        Self::new(415, "UnsupportedMediaType", format!("the content type must be one of: {allowed}"))
     }
 
     /// 422: invalid field.
@@ -148,14 +148,14 @@ impl ApiError {
 
     /// 429: too many requests in flight.
     pub fn too_many_requests() -> Self {
-        Self::new(429, "TooManyRequests", "too many requests at the same time, please try again later".to_owned())
+        Self::new(429, "TooManyRequests", "too many concurrent requests, please try again later".to_owned())
             .retry_after(1)
     }
 
     /// 429: a caller has used up its share. `what` names the caller and the requests, as in `user jane has 32
     /// requests`.
     pub fn over_share(what: &str) -> Self {
-        let message = format!("{what} in flight at the same time, and no more are allowed: wait until one has ended");
+        let message = format!("{what} in flight, and no more are allowed: wait until one has ended");
         Self::new(429, "TooManyRequests", message).retry_after(1)
     }
 

@@ -14,7 +14,7 @@ use super::state::DirectoryApi;
 use super::status::{About, ApiError};
 
 /// Key by which callers refer to themselves.
-pub const SELF: &str = "~";
+pub(super) const SELF: &str = "~";
 
 /// Parameter of the routes below `/users/{key}`.
 const KEY: &str = "key";
@@ -60,7 +60,7 @@ impl FromRequestParts<Arc<DirectoryApi>> for Target {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<DirectoryApi>) -> Result<Self, ApiError> {
         let caller = parts.extensions.get::<Arc<Caller>>().cloned();
-        let caller = caller.ok_or_else(|| ApiError::internal("the caller is not known"))?;
+        let caller = caller.ok_or_else(|| ApiError::internal("the caller is unknown"))?;
         let verb = match parts.method {
             Method::GET | Method::HEAD => "get",
             Method::POST => "create",
@@ -90,7 +90,7 @@ fn resource_of(path: &str) -> String {
 ///
 /// # Errors
 /// As [`find_authorised`]; 404 only for authorized callers.
-pub async fn authorised(
+pub(super) async fn authorised(
     api: &DirectoryApi,
     caller: &Arc<Caller>,
     key: &str,
@@ -106,7 +106,7 @@ pub async fn authorised(
 ///
 /// # Errors
 /// 401, 403 or 503 from [`DirectoryApi::admit`]; 409 if the key stands for several Users.
-pub async fn find_authorised(
+pub(super) async fn find_authorised(
     api: &DirectoryApi,
     caller: &Arc<Caller>,
     key: &str,
@@ -148,7 +148,7 @@ pub async fn find_authorised(
 }
 
 /// Returns the names of the Users that a key stands for.
-pub fn keyed(directory: &Directory, caller: &Caller, key: &str) -> Vec<String> {
+pub(super) fn keyed(directory: &Directory, caller: &Caller, key: &str) -> Vec<String> {
     if key == SELF {
         return DirectoryApi::user_in(directory, caller).into_iter().collect();
     }
@@ -156,7 +156,7 @@ pub fn keyed(directory: &Directory, caller: &Caller, key: &str) -> Vec<String> {
 }
 
 /// 409: the key stands for these Users, all of whom the caller may know.
-pub fn ambiguous(key: &str, users: &[UserReference]) -> ApiError {
+pub(super) fn ambiguous(key: &str, users: &[UserReference]) -> ApiError {
     let users: Vec<String> =
         users.iter().map(|user| format!("User {} (username {}, UID {})", user.name, user.username, user.uid)).collect();
     let message = format!("{key:?} stands for several users: {}. Use the UID", users.join(", "));

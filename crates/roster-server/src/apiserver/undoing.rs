@@ -58,7 +58,7 @@ impl UndoLimiter {
         } else {
             let _waiting = self.waiting.try_acquire().map_err(|_| ApiError::too_many_requests())?;
             let slot = Arc::clone(&self.slots).acquire_owned().await;
-            slot.map_err(|_| ApiError::internal("the list could not be answered"))?
+            slot.map_err(|_| ApiError::internal("the list failed"))?
         };
         Ok(UndoPermit { _caller: caller, _slot: slot, _permit: permit })
     }

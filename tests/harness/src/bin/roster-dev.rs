@@ -44,7 +44,7 @@ enum Verb {
         #[arg(long)]
         replicas: u8,
     },
-    /// End what `up` started.
+    /// Stop what `up` started.
     Down,
     /// Start a control plane and an operator, apply the examples, show what happens, and stay until Ctrl-C.
     Demo {
@@ -90,11 +90,11 @@ fn up(binary: &Path, replicas: u8) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(180);
     while !dir.join("env").exists() {
         if let Some(status) = child.try_wait()? {
-            bail!("it did not come up ({status}):\n{}", std::fs::read_to_string(dir.join("serve.log"))?);
+            bail!("it did not start ({status}):\n{}", std::fs::read_to_string(dir.join("serve.log"))?);
         }
         if Instant::now() > deadline {
             down()?;
-            bail!("it did not come up within three minutes; see {}", dir.join("serve.log").display());
+            bail!("it did not start within three minutes; see {}", dir.join("serve.log").display());
         }
         std::thread::sleep(Duration::from_millis(100));
     }

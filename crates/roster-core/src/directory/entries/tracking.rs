@@ -33,7 +33,7 @@ const PREFIXES: &[&str] = &[
 ];
 
 /// Returns whether a label or annotation with this key tracks an object for a deployment tool.
-pub fn is_tracking(key: &str) -> bool {
+pub(super) fn is_tracking(key: &str) -> bool {
     KEYS.contains(&key) || key.split_once('/').is_some_and(|(prefix, _)| PREFIXES.contains(&prefix))
 }
 

@@ -10,7 +10,7 @@
 //! A `*` at either end of a text matches anything, `in:` takes alternatives separated by `|`, and a backslash escapes
 //! the next character.
 
-use super::field::{Field, FieldKind, ValueError};
+use super::field::{Field, FieldKind, Spaces, ValueError};
 use super::query::{Comparison, Condition, Query, SortKey, ValueTest};
 use super::selector;
 
@@ -36,19 +36,21 @@ pub struct InvalidParameter {
 /// Why a part of a parameter is invalid. The message says what is allowed.
 #[derive(Debug, thiserror::Error)]
 enum TermError {
-    #[error("a backslash must stand before a character")]
+    #[error("a backslash must be followed by the character that it escapes")]
     DanglingBackslash,
-    #[error("unknown operator {0}: (allowed: {OPERATORS}); for a value that begins so, write {0}\\:")]
+    #[error("unknown operator {0}: (allowed: {OPERATORS}); if the value begins with it, write {0}\\:")]
     UnknownOperator(String),
     #[error("{0}: compares numbers, times and text with one value; use neq: or in:")]
     NotComparable(String),
     #[error("{0}: needs a value")]
     MissingValue(String),
-    #[error("* is allowed at either end alone; for the character itself, write \\*")]
+    #[error("* is allowed only at the start and the end of a value; for the character itself, write \\*")]
     MisplacedWildcard,
     /// Holds the noun of the field's kind.
-    #[error("{0} takes no wildcard but * alone, for any value")]
+    #[error("{0} allows no wildcard except * alone, which matches any value")]
     WildcardNotAllowed(&'static str),
+    #[error("{0:?} has a space where no value has one. In a URL, + means a space: write %2B for a plus")]
+    MisplacedSpace(String),
     #[error(transparent)]
     Value(#[from] ValueError),
     #[error("!= can't be combined with an operator before the value")]
@@ -143,12 +145,12 @@ impl Query {
             let (name, is_descending) = key.strip_prefix('-').map_or((key, false), |name| (name, true));
             let Some(field) = fields.iter().position(|field| field.is_sortable && field.name == name) else {
                 return invalid(format!(
-                    "can't sort by {name:?}; allowed, each with - before it for descending: {}",
+                    "can't sort by {name:?}; allowed, with the prefix - for descending order: {}",
                     sortable()
                 ));
             };
             if self.sort.iter().any(|key| key.field == field) {
-                return invalid(format!("{name} is named twice"));
+                return invalid(format!("{name} is given twice"));
             }
             self.sort.push(SortKey { field, is_descending });
         }
@@ -208,7 +210,7 @@ fn operator(value: &[Character]) -> Option<(String, &[Character])> {
 
 fn read_value(condition: &mut Condition, field: &Field, value: &[Character]) -> Result<(), TermError> {
     let Some((word, operand)) = operator(value) else {
-        condition.any.push(read_test(field.kind, value)?);
+        condition.any.push(read_test(field, value)?);
         return Ok(());
     };
     let comparison = match word.as_str() {
@@ -217,12 +219,12 @@ fn read_value(condition: &mut Condition, field: &Field, value: &[Character]) -> 
         "gt" => Comparison::Greater,
         "gte" => Comparison::AtLeast,
         "neq" => {
-            condition.none.push(read_test(field.kind, operand)?);
+            condition.none.push(read_test(field, operand)?);
             return Ok(());
         }
         "in" => {
             for alternative in split(operand, '|') {
-                condition.any.push(read_test(field.kind, &alternative)?);
+                condition.any.push(read_test(field, &alternative)?);
             }
             return Ok(());
         }
@@ -236,11 +238,25 @@ fn read_value(condition: &mut Condition, field: &Field, value: &[Character]) -> 
     if operand.is_empty() {
         return Err(TermError::MissingValue(word));
     }
+    check_spaces(field, operand)?;
     condition.compare.push((comparison, field.kind.read(&plain(operand))?));
     Ok(())
 }
 
-fn read_test(kind: FieldKind, value: &[Character]) -> Result<ValueTest, TermError> {
+/// Rejects a space that no value of the field has: it comes from a plus that was not encoded in the URL.
+fn check_spaces(field: &Field, value: &[Character]) -> Result<(), TermError> {
+    let is_wrong = |(character, is_escaped): &Character| character.is_whitespace() && !is_escaped;
+    let first = value.iter().find(|character| **character != ('*', false));
+    let is_misplaced = match field.spaces {
+        Spaces::Never => value.iter().any(is_wrong),
+        Spaces::BetweenWords => first.is_some_and(is_wrong),
+    };
+    if is_misplaced { Err(TermError::MisplacedSpace(plain(value))) } else { Ok(()) }
+}
+
+fn read_test(field: &Field, value: &[Character]) -> Result<ValueTest, TermError> {
+    check_spaces(field, value)?;
+    let kind = field.kind;
     let (open_start, open_end) = (value.first() == Some(&('*', false)), value.last() == Some(&('*', false)));
     let mut inner = value;
     if open_start {

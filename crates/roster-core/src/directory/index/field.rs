@@ -32,6 +32,15 @@ pub enum SearchStyle {
     Anywhere,
 }
 
+/// Where the values of a text field have spaces.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Spaces {
+    /// Nowhere.
+    Never,
+    /// Anywhere but at the beginning.
+    BetweenWords,
+}
+
 /// A field of a resource that can be queried.
 #[derive(Debug)]
 pub struct Field {
@@ -49,6 +58,8 @@ pub struct Field {
     pub is_sortable: bool,
     /// Which part of its values people usually search for.
     pub search_style: SearchStyle,
+    /// Where its values have spaces.
+    pub spaces: Spaces,
 }
 
 impl Field {
@@ -62,6 +73,7 @@ impl Field {
             has_postings: false,
             is_sortable: true,
             search_style: SearchStyle::Beginning,
+            spaces: Spaces::Never,
         }
     }
 
@@ -73,6 +85,12 @@ impl Field {
     /// Declares a text field with several values.
     pub const fn many(name: &'static str, path: &'static str, is_sortable: bool) -> Self {
         Self { is_many: true, has_postings: true, is_sortable, ..Self::one(name, path, FieldKind::Text) }
+    }
+
+    /// Declares that values may contain spaces.
+    #[must_use]
+    pub const fn with_spaces(self) -> Self {
+        Self { spaces: Spaces::BetweenWords, ..self }
     }
 
     /// Makes the field searchable for text anywhere in its values.

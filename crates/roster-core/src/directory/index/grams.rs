@@ -14,18 +14,18 @@ const LENGTH: usize = 3;
 const MAX_GRAMS: usize = 32;
 
 /// Returns the grams of a value, with repetitions.
-pub fn grams(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn grams(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.windows(LENGTH)
 }
 
 /// Returns whether the condition searches inside values for texts that grams can find.
-pub fn can_find(condition: &Condition) -> bool {
+pub(super) fn can_find(condition: &Condition) -> bool {
     let is_search = |test: &ValueTest| matches!(test, ValueTest::Contains { open_start: true, .. });
     condition.any.iter().any(is_search) && condition.any.iter().all(|test| test.text().len() >= LENGTH)
 }
 
 /// Returns the ids of all records that may meet the condition, and few others.
-pub fn candidates(postings: &Postings, condition: &Condition) -> RoaringBitmap {
+pub(super) fn candidates(postings: &Postings, condition: &Condition) -> RoaringBitmap {
     let mut ids = RoaringBitmap::new();
     for test in &condition.any {
         ids |= having_all(postings, test.text());
@@ -34,7 +34,7 @@ pub fn candidates(postings: &Postings, condition: &Condition) -> RoaringBitmap {
 }
 
 /// Returns an upper bound for the number of [`candidates`].
-pub fn max_candidates(postings: &Postings, condition: &Condition) -> usize {
+pub(super) fn max_candidates(postings: &Postings, condition: &Condition) -> usize {
     let rarest = |test: &ValueTest| {
         let lengths = grams_of(test.text()).map(|gram| postings.get(gram).map_or(0, Posting::count));
         lengths.min().unwrap_or_default()

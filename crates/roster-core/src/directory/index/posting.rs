@@ -73,4 +73,4 @@ impl Posting {
 }
 
 /// Ids by value, sorted by value.
-pub type Postings = OrdMap<Box<[u8]>, Posting>;
+pub(super) type Postings = OrdMap<Box<[u8]>, Posting>;

@@ -15,7 +15,7 @@ use super::view::{Unavailable, View};
 static FIELDS: &[Field] = &[
     Field::one("name", "metadata.name", FieldKind::Text),
     Field::one("uid", "metadata.uid", FieldKind::Text),
-    Field::one("displayName", "spec.displayName", FieldKind::Text).searched(),
+    Field::one("displayName", "spec.displayName", FieldKind::Text).searched().with_spaces(),
     Field::shared("state", "status.state", FieldKind::Choice(&["Active", "Banned"])),
     Field::shared("zone", "spec.zone", FieldKind::Text),
     Field::one("failedLogins", "status.failedLogins", FieldKind::Number),
@@ -336,7 +336,7 @@ fn invalid_queries_name_the_parameter() {
     assert!(refused("state,Asleep").contains("Active, Banned"));
     assert!(refused("state,A*").contains("no wildcard"));
     assert!(refused("name,like:x").contains("unknown operator like:"));
-    assert!(refused("name,a*b").contains("either end"));
+    assert!(refused("name,a*b").contains("the start and the end"));
     assert!(refused("failedLogins,gt:many").contains("whole number"));
     assert!(refused("lastLoginTime,lt:").contains("needs a value"));
     assert!(refused("groups,lt:a").contains("use neq: or in:"));
@@ -351,8 +351,8 @@ fn invalid_queries_name_the_parameter() {
     assert!(select("spec.zone").contains("path=value"));
     assert!(select("spec.zone!=neq:a").contains("can't be combined"));
     let label = |text: &str| Query::default().label_selector(text).unwrap_err().message;
-    assert!(label("a in (b").contains("parenthesis") && label("a?b").contains("no label key"));
-    assert!(label("a=b c").contains("no label value") && label("a near (b)").contains("notin"));
+    assert!(label("a in (b").contains("parenthesis") && label("a?b").contains("not a label key"));
+    assert!(label("a=b c").contains("not a label value") && label("a near (b)").contains("notin"));
 }
 
 #[test]
@@ -470,5 +470,30 @@ fn descending_order_sorts_ties_by_name() {
                 );
             }
         }
+    }
+}
+
+/// A plus in a URL is decoded to a space before the query is read.
+#[test]
+fn case_c6_a_space_where_no_value_has_one_is_rejected() {
+    for filter in [
+        "email,plus ops@example.com",
+        "email,neq:plus ops@example.com",
+        "email,*plus ops*",
+        "name,in:a|b c",
+        "zone,gt:a b",
+        "failedLogins, 5",
+        "lastLoginTime,2027-01-31T08:00:00 02:00",
+        "displayName, 49",
+        "displayName,in:Ada| 49*",
+    ] {
+        let error = Query::default().filter_by(FIELDS, filter).unwrap_err().to_string();
+        assert!(error.contains("write %2B"), "{filter}: {error}");
+    }
+    let error = Query::default().field_selector(FIELDS, "spec.email!=plus ops@example.com").unwrap_err().to_string();
+    assert!(error.contains("spec.email: ") && error.contains("write %2B"), "{error}");
+    for filter in ["email,plus+ops@example.com", "displayName,Ada Lovelace", "displayName,\\ Ada*", "displayName,*a b*"]
+    {
+        assert_eq!(Query::default().filter_by(FIELDS, filter), Ok(()), "{filter}");
     }
 }

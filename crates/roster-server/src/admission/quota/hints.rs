@@ -1,34 +1,42 @@
-//! Requests larger allotments for owned namespaces while requests for pods, claims or services wait. Denies nothing.
+//! Requests larger allotments for owned namespaces while requests for pods, claims or services wait.
 //!
 //! ```text
-//!  request ─▶ does it fit the namespace's allotment? ── yes ─▶ allow
-//!                 │ no, but the owner's quota has enough left
-//!                 ▼
-//!             annotate the ResourceQuota ─▶ the leader moves quota between namespaces ─▶ allow
+//!  request ─▶ does it fit the namespace's allotment? ── yes ──────────────────▶ has kube-apiserver seen that? ─▶ allow
+//!                 │ no, but the owner's quota has enough left                                  ▲
+//!                 ▼                                                                            │
+//!             annotate the ResourceQuota ─▶ the leader moves quota between namespaces ─────────┘
 //! ```
+//!
+//! If that takes too long, the response is 429, so that the client tries again. Native quota would reject what the owner
+//! may use.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Service};
+use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::api::{Patch, PatchParams};
-use kube::core::GroupVersionResource;
 use kube::{Api, Client};
-use roster_core::quota::allotment::{Allotment, NAME, QuotaRequest, REQUEST_ANNOTATION};
+use moka::sync::Cache;
+use roster_core::directory::Directory;
+use roster_core::quota::allotment::{Allotment, NAME, QuotaRequest, REQUEST_PREFIX};
 use roster_core::quota::amount::{Amount, Amounts, add_all};
-use roster_core::quota::usage::{of_claim, of_pod, of_service};
+use roster_credentials::digest::{hex, random};
 use roster_runtime::informers::Informers;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::json;
-use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
-/// Longest time that a request waits for quota. kube-apiserver times out after five seconds.
-const MAX_WAIT: Duration = Duration::from_millis(2500);
+use super::enforcement::Waits;
+use super::request::{Demand, Refusal};
+use super::seen::Seen;
+
+/// How long it is remembered that requests in a namespace time out.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// Most namespaces for which that is remembered.
+const MOST_REMEMBERED: u64 = 100_000;
 
 /// Minimum wait before reporting [`HintOutcome::Full`], and longest time between checks.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
@@ -61,69 +69,105 @@ impl HintOutcome {
     }
 }
 
+/// Whether a demand can be met.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Prospect {
+    /// It fits the allotment since this revision of the ResourceQuota.
+    Fits(u64),
+    /// The leader can move quota.
+    Movable,
+    /// The owner's quota is used up.
+    Full,
+}
+
 /// Asks the leader for larger allotments.
 pub struct Hints {
     client: Client,
     informers: Arc<Informers>,
+    seen: Arc<Seen>,
     /// Amounts that requests at this replica wait for, by namespace.
     waiting: Mutex<HashMap<String, Amounts>>,
+    /// When a request first timed out, by namespace, since one did not.
+    late_since: Cache<String, Instant>,
+    /// Annotation with the requests of this replica.
+    annotation: String,
+    waits: Waits,
 }
 
 impl Hints {
     /// Reads allotments from `informers`, patches them through `client`.
-    pub fn new(client: Client, informers: Arc<Informers>) -> Self {
-        Self { client, informers, waiting: Mutex::default() }
+    pub fn new(client: Client, informers: Arc<Informers>, seen: Arc<Seen>) -> Self {
+        Self {
+            client,
+            informers,
+            seen,
+            waiting: Mutex::default(),
+            late_since: Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build(),
+            annotation: format!("{REQUEST_PREFIX}-{}", hex(&random::<4>())),
+            waits: Waits::default(),
+        }
     }
 
-    /// Waits until the demand fits the namespace's allotment, cannot fit the owner's quota, or the wait times out.
-    pub async fn wait_for_capacity(&self, demand: &Demand) -> HintOutcome {
-        let Demand { namespace, wanted } = demand;
-        if self.check(namespace, wanted) == HintOutcome::Fits {
-            return HintOutcome::Fits;
-        }
-        let _waiting = Waiting::enter(self, namespace, wanted.clone());
+    /// Waits until the demand fits the namespace's allotment, cannot fit the owner's quota, or the wait times out. The
+    /// refusal, if there is one, asks the client to try again.
+    pub async fn wait_for_capacity(&self, demand: &Demand) -> (HintOutcome, Option<Refusal>) {
+        let outcome = if demand.wanted.is_empty() { HintOutcome::Fits } else { self.wait(demand).await };
+        let namespace = &demand.namespace;
+        let refusal = match outcome {
+            HintOutcome::Full => None,
+            HintOutcome::Fits | HintOutcome::Enlarged => {
+                self.late_since.invalidate(namespace);
+                None
+            }
+            HintOutcome::TimedOut => {
+                let since = self.late_since.get_with(namespace.clone(), Instant::now);
+                // After that native quota decides, so that controllers do not wait for ever.
+                (since.elapsed() < self.waits.give_up_after)
+                    .then(|| Refusal { message: too_late(namespace), is_passing: true })
+            }
+        };
+        (outcome, refusal)
+    }
+
+    async fn wait(&self, Demand { namespace, wanted }: &Demand) -> HintOutcome {
         let begun = Instant::now();
-        let deadline = begun + MAX_WAIT;
-        let mut since = None;
+        let deadline = begun + self.waits.longest;
+        let (mut waiting, mut asked): (Option<Waiting<'_>>, Option<Instant>) = (None, None);
         loop {
             // Subscribe before the check, so that a change between the two is not missed.
             let moved = self.informers.allotments_changed.notified();
-            match self.check(namespace, wanted) {
-                HintOutcome::Fits => return HintOutcome::Enlarged,
+            let prospect = self.prospect(namespace, wanted);
+            match prospect {
+                Prospect::Fits(revision) => {
+                    let is_seen = self.seen.wait(namespace, revision, deadline).await;
+                    if is_seen && self.prospect(namespace, wanted) == prospect {
+                        return if waiting.is_none() { HintOutcome::Fits } else { HintOutcome::Enlarged };
+                    }
+                }
                 // Deletions reach the informers with a delay.
-                HintOutcome::Full if begun.elapsed() >= CHECK_INTERVAL => return HintOutcome::Full,
-                _ => {}
+                Prospect::Full if begun.elapsed() >= CHECK_INTERVAL => return HintOutcome::Full,
+                Prospect::Full | Prospect::Movable => {
+                    waiting.get_or_insert_with(|| Waiting::enter(self, namespace, wanted.clone()));
+                    if asked.is_none_or(|asked| asked.elapsed() >= PATCH_INTERVAL) {
+                        let _ = timeout_at(deadline, self.ask(namespace)).await;
+                        asked = Some(Instant::now());
+                    }
+                    let _ = timeout_at(deadline.min(Instant::now() + CHECK_INTERVAL), moved).await;
+                }
             }
-            if since.is_none_or(|asked: Instant| asked.elapsed() >= PATCH_INTERVAL) {
-                self.ask(namespace).await;
-                since = Some(Instant::now());
-            }
-            let next = deadline.min(Instant::now() + CHECK_INTERVAL);
-            if timeout_at(next, moved).await.is_err() && Instant::now() >= deadline {
+            if Instant::now() >= deadline {
                 return HintOutcome::TimedOut;
             }
         }
     }
 
-    /// Returns `Fits` if the demand fits, `Enlarged` if the leader can move quota, `Full` otherwise.
-    fn check(&self, namespace: &str, wanted: &Amounts) -> HintOutcome {
-        let directory = self.informers.directory();
-        let Some(allotment) = directory.quotas.allotment(namespace) else { return HintOutcome::Fits };
-        let lacks = |(name, amount): &(&String, &Amount)| **amount > allotment.headroom(name);
-        let mut lacking = wanted.iter().filter(lacks).peekable();
-        if lacking.peek().is_none() {
-            return HintOutcome::Fits;
-        }
-        let owner = directory.owner_of(namespace);
-        let Some(quota) = owner.and_then(|owner| directory.quota_of(owner)) else { return HintOutcome::Full };
-        let fits = |(name, amount): (&String, &Amount)| {
-            let used = quota.used.get(name).copied().unwrap_or_default();
-            quota.hard.get(name).is_none_or(|hard| used + *amount <= *hard)
-        };
-        if lacking.all(fits) { HintOutcome::Enlarged } else { HintOutcome::Full }
+    fn prospect(&self, namespace: &str, wanted: &Amounts) -> Prospect {
+        prospect(&self.informers.directory(), namespace, wanted)
     }
 
-    /// Annotates the ResourceQuota with the usage that waiting requests need. The leader acts on it, on any replica.
+    /// Annotates the ResourceQuota with the usage that waiting requests need. The leader acts on it, on any replica. This
+    /// includes dry runs: what anybody has declared does not change, and without it a dry run would be rejected where the
+    /// request itself is admitted.
     async fn ask(&self, namespace: &str) {
         let asked = {
             let directory = self.informers.directory();
@@ -132,16 +176,43 @@ impl Hints {
             quota_request(allotment, waiting.get(namespace).cloned().unwrap_or_default(), Timestamp::now())
         };
         let text = json!(asked).to_string();
-        let patch = Patch::Merge(json!({"metadata": {"annotations": {REQUEST_ANNOTATION: text}}}));
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {self.annotation.as_str(): text}}}));
         let quotas: Api<ResourceQuota> = Api::namespaced(self.client.clone(), namespace);
         if let Err(error) = quotas.patch_metadata(NAME, &PatchParams::default(), &patch).await {
-            debug!(namespace, %error, "room could not be asked for");
+            debug!(namespace, %error, "requesting quota failed");
         }
     }
 }
 
+fn too_late(namespace: &str) -> String {
+    format!(
+        "the quota: namespace {namespace} needs a larger part of its owner's quota, which Roster has not moved to it in \
+         time; please try again"
+    )
+}
+
+fn prospect(directory: &Directory, namespace: &str, wanted: &Amounts) -> Prospect {
+    // The watch may lag behind: there is one, or the policy would have denied the request.
+    let Some(allotment) = directory.quotas.allotment(namespace) else { return Prospect::Movable };
+    let lacks = |(name, amount): &(&String, &Amount)| **amount > allotment.headroom(name);
+    let mut lacking = wanted.iter().filter(lacks).peekable();
+    if lacking.peek().is_none() {
+        return Prospect::Fits(allotment.revision);
+    }
+    let Some(owner) = directory.owner_of(namespace) else { return Prospect::Movable };
+    // Of a User who was deleted, the leader leaves everything as it is.
+    let quota = directory.user(owner).and_then(|_| directory.quota_of(owner));
+    let Some(quota) = quota else { return Prospect::Full };
+    let fits = |(name, amount): (&String, &Amount)| {
+        let used = quota.used.get(name).copied().unwrap_or_default();
+        quota.hard.get(name).is_none_or(|hard| used + *amount <= *hard)
+    };
+    if lacking.all(fits) { Prospect::Movable } else { Prospect::Full }
+}
+
 fn quota_request(allotment: &Allotment, waiting: Amounts, now: Timestamp) -> QuotaRequest {
-    let since = allotment.request.as_ref().filter(|asked| asked.counts_at(now)).map_or(now, |asked| asked.since);
+    let since = allotment.requests.iter().filter(|asked| asked.counts_at(now)).map(|asked| asked.since).min();
+    let since = since.unwrap_or(now);
     let held = waiting.into_iter().filter(|(name, _)| allotment.spec.contains_key(name));
     let level = held.map(|(name, amount)| {
         let level = allotment.used.get(&name).copied().unwrap_or_default() + amount;
@@ -183,142 +254,129 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// The fields of an AdmissionReview that hints use. Objects are parsed only if their resource counts.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Review<'a> {
-    api_version: String,
-    kind: String,
-    #[serde(borrow)]
-    request: Option<Request<'a>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Request<'a> {
-    uid: String,
-    resource: GroupVersionResource,
-    #[serde(default)]
-    namespace: String,
-    #[serde(default)]
-    dry_run: bool,
-    #[serde(borrow)]
-    object: Option<&'a RawValue>,
-    #[serde(borrow)]
-    old_object: Option<&'a RawValue>,
-}
-
-/// Amounts that a request adds to a namespace's usage.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Demand {
-    /// Empty if the request adds nothing that counts.
-    namespace: String,
-    wanted: Amounts,
-}
-
-/// An AdmissionReview, reduced to what the demand and the response need.
-pub struct HintReview {
-    api_version: String,
-    kind: String,
-    uid: String,
-    /// Amounts that the request adds.
-    pub demand: Demand,
-}
-
-impl HintReview {
-    /// Returns the response, which always allows the request.
-    pub fn allowed(self) -> serde_json::Value {
-        let Self { api_version, kind, uid, .. } = self;
-        json!({"apiVersion": api_version, "kind": kind, "response": {"uid": uid, "allowed": true}})
-    }
-}
-
-/// Parses a review. Returns `None` if it has no request.
-///
-/// # Errors
-/// If the body is not an AdmissionReview.
-pub fn parse(body: &[u8], now: Timestamp) -> serde_json::Result<Option<HintReview>> {
-    let Review { api_version, kind, request } = serde_json::from_slice(body)?;
-    Ok(request.map(|request| {
-        let demand = if request.dry_run {
-            Demand::default()
-        } else {
-            Demand { wanted: requested(&request, now), namespace: request.namespace }
-        };
-        HintReview { api_version, kind, uid: request.uid, demand }
-    }))
-}
-
-/// Returns the amounts that the request adds: the new object's minus the old one's.
-fn requested(request: &Request<'_>, now: Timestamp) -> Amounts {
-    let (old, new) = (request.old_object, request.object);
-    match request.resource.resource.as_str() {
-        "pods" => added::<Pod>(old, new, |pod| of_pod(pod, now)),
-        "persistentvolumeclaims" => added::<PersistentVolumeClaim>(old, new, of_claim),
-        "services" => added::<Service>(old, new, of_service),
-        _ => Amounts::new(),
-    }
-}
-
-fn added<K: DeserializeOwned>(
-    old: Option<&RawValue>,
-    new: Option<&RawValue>,
-    usage: impl Fn(&K) -> Amounts,
-) -> Amounts {
-    let used = |object: Option<&RawValue>| {
-        let object: Option<K> = object.and_then(|object| serde_json::from_str(object.get()).ok());
-        object.as_ref().map(&usage).unwrap_or_default()
-    };
-    let before = used(old);
-    let rest = used(new).into_iter().map(|(name, amount)| {
-        let less = before.get(&name).copied().unwrap_or_default();
-        (name, amount.saturating_sub(less))
-    });
-    rest.filter(|(_, amount)| *amount > Amount::ZERO).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn demand(request: &serde_json::Value) -> Demand {
-        let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
-        let review = parse(review.to_string().as_bytes(), Timestamp::now()).unwrap().expect("there is a request");
-        let demand = review.demand.clone();
-        let answer = json!({
-            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": {"uid": "u-1", "allowed": true},
-        });
-        assert_eq!(review.allowed(), answer);
-        demand
+    use std::io;
+
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use kube::client::Body;
+    use roster_core::directory::bindings::NamespaceState;
+    use roster_runtime::metrics::Metrics;
+    use tokio::time::timeout;
+
+    const CPU: &str = "requests.cpu";
+
+    fn cpu(millis: i64) -> Amounts {
+        [(CPU.to_owned(), Amount::millis(millis))].into()
     }
 
-    fn service(ports: usize) -> serde_json::Value {
-        json!({"spec": {"type": "NodePort", "ports": vec![json!({"port": 80}); ports]}})
+    fn set(informers: &Informers, hard: i64, revision: u64) {
+        let (term, owner, spec) = (Some("t".to_owned()), Some("jane".to_owned()), cpu(hard));
+        let enforced = Some(spec.clone());
+        let allotment = Allotment { term, owner, spec, enforced, revision, ..Allotment::default() };
+        informers.change(|directory, _| directory.set_allotment("apollo", Some(allotment)));
     }
 
-    #[test]
-    fn only_added_usage_is_requested() {
-        let of = |object: serde_json::Value, old: serde_json::Value, dry_run: bool| {
-            let resource = json!({"group": "", "version": "v1", "resource": "services"});
-            let request = json!({
-                "uid": "u-1", "resource": resource, "namespace": "x", "dryRun": dry_run, "operation": "UPDATE",
-                "userInfo": {}, "object": object, "oldObject": old, "options": {"anything": [1, 2]},
-            });
-            demand(&request)
+    /// Jane owns the namespace apollo, and may use 4 CPUs.
+    fn informers() -> Arc<Informers> {
+        let informers = Arc::new(Informers::new(false, Arc::new(Metrics::default())));
+        let metadata = ObjectMeta {
+            labels: Some([(roster_api::OWNER_LABEL.to_owned(), "jane".to_owned())].into()),
+            ..ObjectMeta::default()
         };
-        let added = of(service(3), service(1), false);
-        assert_eq!(added.namespace, "x");
-        assert_eq!(added.wanted, Amounts::from([("services.nodeports".to_owned(), Amount::units(2))]));
-        let created = of(service(1), json!(null), false);
-        assert_eq!(created.wanted["services"], Amount::units(1));
-        assert_eq!(of(service(3), json!(null), true), Demand::default(), "of a dry run nothing is used");
-        assert!(of(json!(["no", "object"]), json!(null), false).wanted.is_empty());
+        informers.change(|directory, _| directory.set_namespace("apollo", Some(NamespaceState::of(&metadata))));
+        let jane = json!({
+            "apiVersion": "roster.dev/v1alpha1", "kind": "User", "metadata": {"name": "jane", "uid": "u"},
+            "spec": {"quota": {"hard": {CPU: "4"}}},
+        });
+        let jane: roster_api::User = serde_json::from_value(jane).unwrap();
+        informers.change(|directory, now| directory.set_user(&jane, now));
+        informers
     }
 
-    #[test]
-    fn invalid_reviews_are_errors() {
-        assert!(parse(b"[]", Timestamp::now()).is_err());
-        let empty = br#"{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"}"#;
-        assert!(parse(empty, Timestamp::now()).unwrap().is_none());
+    /// A replica whose kube-apiserver has seen revisions up to `revision`.
+    fn hints(informers: &Arc<Informers>, revision: &Arc<Mutex<u64>>) -> Hints {
+        let revision = Arc::clone(revision);
+        let answer = move |request: axum::http::Request<Body>| {
+            let revision = Arc::clone(&revision);
+            async move {
+                let is_dry_run = request.uri().query().is_some_and(|query| query.contains("dryRun"));
+                let body = request.into_body().collect_bytes().await.unwrap();
+                let sent: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                let seen = sent["metadata"]["annotations"]["roster.dev/seen"].as_str();
+                let is_seen = seen.is_none_or(|seen| seen.parse::<u64>().unwrap() <= *revision.lock().unwrap());
+                assert_eq!(is_dry_run, seen.is_some());
+                let (code, body) = if !is_dry_run {
+                    (200, json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {}}))
+                } else if is_seen {
+                    (200, json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {}}))
+                } else {
+                    (
+                        422,
+                        json!({"status": "Failure", "code": 422, "message": "roster-quota-seen: not yet", "reason": "Invalid"}),
+                    )
+                };
+                let response = axum::http::Response::builder().status(code);
+                Ok::<_, io::Error>(response.body(Body::from(body.to_string().into_bytes())).unwrap())
+            }
+        };
+        let client = Client::new(tower::service_fn(answer), "default");
+        Hints::new(client.clone(), Arc::clone(informers), Arc::new(Seen::new(client)))
+    }
+
+    fn demand(millis: i64) -> Demand {
+        Demand { namespace: "apollo".to_owned(), wanted: cpu(millis) }
+    }
+
+    #[tokio::test]
+    async fn a_larger_allotment_counts_once_kube_apiserver_has_seen_it() {
+        let (informers, revision) = (informers(), Arc::new(Mutex::new(1)));
+        set(&informers, 2000, 1);
+        let hints = hints(&informers, &revision);
+        assert_eq!(hints.wait_for_capacity(&demand(2000)).await, (HintOutcome::Fits, None));
+        let demand = demand(3000);
+        let mut waiting = std::pin::pin!(hints.wait_for_capacity(&demand));
+        assert!(timeout(Duration::from_millis(50), &mut waiting).await.is_err(), "there is too little");
+        set(&informers, 3000, 2);
+        let early = timeout(Duration::from_millis(200), &mut waiting).await;
+        assert!(early.is_err(), "kube-apiserver would reject it: {early:?}");
+        *revision.lock().unwrap() = 2;
+        assert_eq!(waiting.await, (HintOutcome::Enlarged, None));
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_has_not_seen_the_allotment_waits_for_it() {
+        let (informers, revision) = (informers(), Arc::new(Mutex::new(9)));
+        let (hints, demand) = (hints(&informers, &revision), demand(3000));
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            set(&informers, 3000, 2);
+        };
+        let (made, ()) = tokio::join!(hints.wait_for_capacity(&demand), later);
+        assert_eq!(made, (HintOutcome::Enlarged, None));
+    }
+
+    #[tokio::test]
+    async fn clients_try_again_while_the_leader_is_slow() {
+        let (informers, revision) = (informers(), Arc::new(Mutex::new(9)));
+        set(&informers, 2000, 1);
+        let hurried = |give_up_after| {
+            // Longer than it takes to find out that nothing is left.
+            let waits = Waits { longest: CHECK_INTERVAL * 2, give_up_after };
+            Hints { waits, ..hints(&informers, &revision) }
+        };
+        let hints = hurried(Duration::from_secs(600));
+        let (outcome, refusal) = hints.wait_for_capacity(&demand(3000)).await;
+        assert_eq!(outcome, HintOutcome::TimedOut);
+        assert!(refusal.expect("the client tries again").is_passing);
+        assert!(hints.waiting.lock().unwrap().is_empty());
+        let full = hints.wait_for_capacity(&demand(5000)).await;
+        assert_eq!(full, (HintOutcome::Full, None), "native quota rejects what the owner may not use");
+        let tired = hurried(Duration::ZERO);
+        assert_eq!(tired.wait_for_capacity(&demand(3000)).await, (HintOutcome::TimedOut, None), "native quota decides");
+        set(&informers, 3000, 2);
+        assert_eq!(tired.wait_for_capacity(&demand(3000)).await, (HintOutcome::Fits, None));
     }
 }

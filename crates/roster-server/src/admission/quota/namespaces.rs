@@ -80,7 +80,7 @@ impl NamespaceCount {
         let (before, after) = (owner_in(request.old_object.as_ref()), owner_in(request.object.as_ref()));
         let Some(after) = after.filter(|after| before != Some(after)) else { return NamespaceVerdict::Allowed };
         if !self.informers.is_synced() || self.informers.is_failing() {
-            return NamespaceVerdict::Unknown("the directory is not complete".to_owned());
+            return NamespaceVerdict::Unknown("the informers have not synced or are failing".to_owned());
         }
         let name = request.object.as_ref().and_then(|namespace| namespace.metadata.name.clone()).unwrap_or_default();
         if let Some(refusal) = overload(&self.informers.directory(), &name, after) {
@@ -90,7 +90,9 @@ impl NamespaceCount {
             Ok(OwnerLimit::To(owner)) => owner,
             Ok(OwnerLimit::No) => return NamespaceVerdict::Allowed,
             Ok(OwnerLimit::Unknown) => {
-                return NamespaceVerdict::Unknown(format!("User {after} is too new; please try again"));
+                return NamespaceVerdict::Unknown(format!(
+                    "User {after} is not known to this replica yet; please try again"
+                ));
             }
             Err(error) => return unknown(&error),
         };
@@ -111,7 +113,7 @@ impl NamespaceCount {
                 Err(error) => return unknown(&error),
             }
         }
-        NamespaceVerdict::Unknown("others are faster all the time; please try again".to_owned())
+        NamespaceVerdict::Unknown("too many concurrent changes; please try again".to_owned())
     }
 
     /// Returns the owner's limit on namespaces, if there is one.
@@ -152,9 +154,9 @@ impl NamespaceCount {
         let is_within = i64::try_from(count).is_ok_and(|count| Amount::units(count) <= owner.limit);
         if !is_within {
             let coming =
-                if reserved.is_empty() { String::new() } else { format!(" and {} on their way", reserved.len()) };
+                if reserved.is_empty() { String::new() } else { format!(" and {} being created", reserved.len()) };
             return Ok(Some(NamespaceVerdict::Refused(format!(
-                "spec.quota.hard.namespaces: User {} has {} of {} namespaces{coming}, and can't come to own {name}",
+                "spec.quota.hard.namespaces: User {} has {} of {} namespaces{coming}, and can't own {name} as well",
                 owner.name,
                 owned.len(),
                 owner.limit
@@ -201,7 +203,7 @@ fn overload(directory: &Directory, namespace: &str, owner: &str) -> Option<Strin
         (more > Amount::ZERO && has + more > *hard).then(|| {
             let text = |amount: Amount| amount.text_for(name);
             format!(
-                "spec.quota.hard.{name}: User {owner} uses {} of {}, and in {namespace} {} is used",
+                "spec.quota.hard.{name}: User {owner} uses {} of {}, and namespace {namespace} uses {}",
                 text(has),
                 text(*hard),
                 text(more)
@@ -215,7 +217,7 @@ fn owner_in(namespace: Option<&Namespace>) -> Option<&String> {
 }
 
 fn unknown(error: &kube::Error) -> NamespaceVerdict {
-    warn!(%error, "the number of somebody's namespaces could not be judged");
+    warn!(%error, "counting the owner's namespaces failed");
     NamespaceVerdict::Unknown("the API server does not answer".to_owned())
 }
 
@@ -258,7 +260,7 @@ impl NamespaceVerdict {
                     namespace = request.name,
                     requester = request.user_info.username,
                     why,
-                    "the quota has refused a namespace"
+                    "quota denied a namespace"
                 );
                 "refused"
             }

@@ -51,7 +51,7 @@ fn object_with(key: &ApiKey, status: ApiKeyStatus, now: Timestamp) -> Value {
 ///
 /// # Errors
 /// 404 if the user is gone, 503 if its credential can't be read.
-pub async fn list(api: ApiState, _: NoParams, target: Target) -> Result<Response, ApiError> {
+pub(crate) async fn list(api: ApiState, _: NoParams, target: Target) -> Result<Response, ApiError> {
     let keys = keys_of(&api, &target).await?;
     let now = Timestamp::now();
     let items: Vec<Value> = keys.iter().map(|key| object(key, now)).collect();
@@ -63,7 +63,7 @@ pub async fn list(api: ApiState, _: NoParams, target: Target) -> Result<Response
 ///
 /// # Errors
 /// 404 if there is no such key, 503 if the credential can't be read.
-pub async fn get(
+pub(crate) async fn get(
     api: ApiState,
     _: NoParams,
     target: Target,
@@ -85,7 +85,7 @@ async fn keys_of(api: &DirectoryApi, target: &Target) -> Result<Vec<ApiKey>, Api
 ///
 /// # Errors
 /// As [`read_secret_body`] and [`CredentialChange::make`]; 403 without control of the identity, or for too many keys.
-pub async fn create(
+pub(crate) async fn create(
     api: ApiState,
     SourceAddress(source): SourceAddress,
     DryRun(is_dry_run): DryRun,
@@ -102,7 +102,7 @@ pub async fn create(
     let now = Timestamp::now();
     let expires = expiry(&spec, api.logins.max_key_lifetime, now, about)?;
     let made = ApiKey::create(&person.uid, spec.display_name.trim(), now, expires);
-    let (made, secret) = made.ok_or_else(|| ApiError::internal("the UID of the user is no UUID"))?;
+    let (made, secret) = made.ok_or_else(|| ApiError::internal("the UID of the user is not a UUID"))?;
     let confirmation = Confirmation {
         field: "spec.currentPassword",
         password: spec.current_password.as_ref(),
@@ -122,10 +122,10 @@ pub async fn create(
     let confirmation = Some(confirmation).filter(|_| is_own);
     let change = CredentialChange { api: &api, target: &target, person: &person, confirmation };
     if !change.make(add).await? {
-        return Err(ApiError::refused(format!("a user has at most {MAX_KEYS} API keys: revoke one"), about));
+        return Err(ApiError::refused(format!("a user may have at most {MAX_KEYS} API keys: revoke one first"), about));
     }
     if !is_dry_run {
-        info!(user = target.name, by = target.caller.username, key = made.name, "an API key was made");
+        info!(user = target.name, by = target.caller.username, key = made.name, "API key created");
         if let Some(recipient) = person.recipient() {
             let (id, display_name) = (made.name.clone(), made.display_name.clone());
             api.logins.notifier.notify(&recipient, Notice::ApiKeyCreated { id, display_name });
@@ -139,13 +139,13 @@ pub async fn create(
 fn expiry(spec: &ApiKeySpec, max_lifetime: Duration, now: Timestamp, about: About<'_>) -> Result<Timestamp, ApiError> {
     let name = spec.display_name.trim();
     if name.is_empty() || name.chars().count() > MAX_NAME_CHARACTERS || name.chars().any(char::is_control) {
-        let message = format!("must have 1 to {MAX_NAME_CHARACTERS} characters, and none that controls");
+        let message = format!("must have 1 to {MAX_NAME_CHARACTERS} characters and no control characters");
         return Err(ApiError::invalid(about, "spec.displayName", &message));
     }
     let Some(expires) = &spec.expiration_timestamp else { return Ok(now + LIFETIME.min(max_lifetime)) };
     if expires.0 <= now || expires.0 > now + max_lifetime {
         let days = max_lifetime.as_secs() / 86_400;
-        let message = format!("must lie ahead, at most {days} days");
+        let message = format!("must be in the future, at most {days} days from now");
         return Err(ApiError::invalid(about, "spec.expirationTimestamp", &message));
     }
     Ok(expires.0)
@@ -156,7 +156,7 @@ fn expiry(spec: &ApiKeySpec, max_lifetime: Duration, now: Timestamp, about: Abou
 /// # Errors
 /// As [`read_delete_options`]; 403 without control of the identity, 404 if there is no such key, 503 if it can't be
 /// written.
-pub async fn revoke(
+pub(crate) async fn revoke(
     api: ApiState,
     DryRun(is_dry_run): DryRun,
     target: Target,
@@ -180,7 +180,7 @@ pub async fn revoke(
         return Err(ApiError::not_found(About { resource: &target.resource, name: &name }));
     }
     if !is_dry_run {
-        info!(user = target.name, by = target.caller.username, key = name, "an API key was revoked");
+        info!(user = target.name, by = target.caller.username, key = name, "API key revoked");
     }
     Ok(deleted(&format!("API key {name}"), &target))
 }

@@ -59,7 +59,7 @@ static COLUMNS: &[Column] = &[
     column("Subject", Cell::Path("spec.subject.name"), "Username, or name of the group"),
     column("Subject Kind", Cell::Path("spec.subject.kind"), "User or Group"),
     column("Namespace", Cell::Path("spec.namespace"), "Where; empty for the whole cluster"),
-    column("Role Binding", Cell::Path("spec.roleBinding"), "RoleBinding of Roster behind it"),
+    column("Role Binding", Cell::Path("spec.roleBinding"), "RoleBinding of Roster that grants it"),
     column("Binding", Cell::Path("spec.binding.name"), "Native binding"),
 ];
 
@@ -94,7 +94,7 @@ impl Request {
                 return Err(unknown(&key, &[FIELDS, OTHERS].concat()));
             }
             if !seen.insert(key.clone()) {
-                return Err(ApiError::bad_parameter(&key, "given more than once"));
+                return Err(ApiError::bad_parameter(&key, "must not be given more than once"));
             }
             match key.as_str() {
                 "fieldSelector" => request.field_selector(&value)?,
@@ -183,7 +183,7 @@ fn read_scope(text: &str) -> Result<AssignmentScope, ApiError> {
 /// # Errors
 /// 400 or 406 for an invalid request, 405 for a watch, 409 for a key of several Users, 401, 403 or 503 from
 /// authorization.
-pub async fn list(
+pub(crate) async fn list(
     api: ApiState,
     Extension(caller): CallerExtension,
     Extension(permit): Extension<RequestPermit>,
@@ -215,7 +215,7 @@ fn assignee(api: &DirectoryApi, key: &str) -> Result<Assignee, ApiError> {
 }
 
 /// Parameters of a list of one user's assignments.
-pub struct UserAssignmentsRequest {
+pub(crate) struct UserAssignmentsRequest {
     request: Request,
     form: Form,
 }
@@ -227,7 +227,7 @@ impl<S: Sync> FromRequestParts<S> for UserAssignmentsRequest {
         let request = Request::read(parts.uri.query().unwrap_or_default())?;
         let form = Form::of(&parts.headers)?;
         if request.user.is_some() || request.filter.group.is_some() {
-            return Err(ApiError::bad_parameter("user", "stands in the path"));
+            return Err(ApiError::bad_parameter("user", "is already given by the path"));
         }
         Ok(Self { request, form })
     }
@@ -237,7 +237,7 @@ impl<S: Sync> FromRequestParts<S> for UserAssignmentsRequest {
 ///
 /// # Errors
 /// 400 for an invalid continue token.
-pub async fn of_user(
+pub(crate) async fn of_user(
     api: ApiState,
     Extension(permit): Extension<RequestPermit>,
     UserAssignmentsRequest { mut request, form }: UserAssignmentsRequest,

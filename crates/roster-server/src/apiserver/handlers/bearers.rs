@@ -16,7 +16,7 @@ use crate::apiserver::state::ApiState;
 use crate::apiserver::status::ApiError;
 
 /// Path of the token webhook.
-pub const TOKEN_REVIEW_PATH: &str = "/tokenreview";
+pub(crate) const TOKEN_REVIEW_PATH: &str = "/tokenreview";
 
 const GROUP: &str = "authentication.k8s.io/";
 
@@ -32,9 +32,9 @@ struct Review {
 ///
 /// # Errors
 /// 400 if the body is not a TokenReview, 429 if too many API keys are looked up, 503 if the credential can't be read.
-pub async fn review(State(api): ApiState, request: Request) -> Result<Response, ApiError> {
+pub(crate) async fn review(State(api): ApiState, request: Request) -> Result<Response, ApiError> {
     let source = RequestNetwork::of(request.extensions());
-    let source = source.ok_or_else(|| ApiError::internal("the connection is not known"))?;
+    let source = source.ok_or_else(|| ApiError::internal("the connection is unknown"))?;
     let bytes = read_bytes(request).await?;
     // The error is not returned: it may contain the token.
     let review: Option<Review> = serde_json::from_slice(&bytes).ok();
@@ -44,11 +44,11 @@ pub async fn review(State(api): ApiState, request: Request) -> Result<Response, 
         .ok_or_else(|| ApiError::bad_request("the body must be a TokenReview of authentication.k8s.io/v1"))?;
     let token = SecretString::from(spec.token.unwrap_or_default());
     let verdict = api.logins.token_authenticator.authenticate(&token, source).await.map_err(|error| {
-        warn!(%error, "a token or key could not be looked at");
+        warn!(%error, "looking up a token or API key failed");
         api.metrics.token_reviews.inc("unavailable");
         match error {
             TokenError::Saturated => ApiError::too_many_requests(),
-            TokenError::Vault(_) => ApiError::unavailable("the credential can't be reached, please try again later"),
+            TokenError::Vault(_) => ApiError::unavailable("the credential is unavailable, please try again later"),
         }
     })?;
     let asked = spec.audiences.as_deref().unwrap_or_default();
@@ -77,12 +77,12 @@ pub async fn review(State(api): ApiState, request: Request) -> Result<Response, 
 }
 
 /// `GET /.well-known/openid-configuration`
-pub async fn configuration(State(api): ApiState) -> Response {
+pub(crate) async fn configuration(State(api): ApiState) -> Response {
     public(axum::Json(api.logins.issuer.configuration()).into_response())
 }
 
 /// `GET /openid/v1/jwks`
-pub async fn jwks(State(api): ApiState) -> Response {
+pub(crate) async fn jwks(State(api): ApiState) -> Response {
     let mut response = public(axum::Json(api.logins.issuer.jwks()).into_response());
     let media_type = axum::http::HeaderValue::from_static("application/jwk-set+json");
     response.headers_mut().insert(axum::http::header::CONTENT_TYPE, media_type);

@@ -26,7 +26,7 @@ use crate::apiserver::status::{About, ApiError};
 ///
 /// # Errors
 /// 400, 406, or as [`list_or_watch`].
-pub async fn list(
+pub(crate) async fn list(
     api: ApiState,
     Extension(caller): CallerExtension,
     Extension(permit): Extension<RequestPermit>,
@@ -41,7 +41,7 @@ pub async fn list(
 ///
 /// # Errors
 /// 400 or 406 for an invalid request, 401, 403 or 503 from authorization, 404, 504 for an unknown revision.
-pub async fn get(
+pub(crate) async fn get(
     api: ApiState,
     Extension(caller): CallerExtension,
     Path(name): Path<String>,
@@ -58,7 +58,7 @@ pub async fn get(
 ///
 /// # Errors
 /// As [`list`]; 400 for a watch, 404 if the group does not exist.
-pub async fn members(
+pub(crate) async fn members(
     api: ApiState,
     Extension(caller): CallerExtension,
     Extension(permit): Extension<RequestPermit>,
@@ -89,7 +89,7 @@ pub async fn members(
 ///
 /// # Errors
 /// 404 if it does not, 400 for an unknown parameter, 409 if the key stands for several Users, 401, 403 or 503 from authorization.
-pub async fn member(
+pub(crate) async fn member(
     api: ApiState,
     Extension(caller): CallerExtension,
     Path((name, key)): Path<(String, String)>,

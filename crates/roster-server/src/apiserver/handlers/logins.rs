@@ -27,7 +27,7 @@ use crate::apiserver::state::{ApiState, CallerExtension, DirectoryApi};
 use crate::apiserver::status::{About, ApiError};
 
 /// Issuer name shown in authenticator apps.
-pub const OTP_ISSUER: &str = "Roster";
+pub(crate) const OTP_ISSUER: &str = "Roster";
 
 /// Longest username or email address, in bytes.
 const MAX_USERNAME_BYTES: usize = 320;
@@ -36,7 +36,7 @@ const MAX_USERNAME_BYTES: usize = 320;
 ///
 /// # Errors
 /// As [`read_secret_body`]; 401 for any wrong credential, without a reason; 422, 429 or 503.
-pub async fn login(
+pub(crate) async fn login(
     State(api): ApiState,
     SourceAddress(address): SourceAddress,
     RawQuery(query): RawQuery,
@@ -47,7 +47,7 @@ pub async fn login(
     check_login(&api, &spec)?;
     let _share = api.attempts.take(network_of(address)).ok_or_else(ApiError::too_many_requests)?;
     let secret = spec.password.as_ref().map(Secret::Password).or(spec.invitation.as_ref().map(Secret::Invitation));
-    let secret = secret.ok_or_else(|| api_invalid("spec.password", "is needed"))?;
+    let secret = secret.ok_or_else(|| api_invalid("spec.password", "is required"))?;
     let attempt = LoginAttempt {
         username: &spec.username,
         secret,
@@ -99,7 +99,7 @@ fn check_username(resource: &str, username: &str) -> Result<(), ApiError> {
 /// Rejects `dryRun`: an attempt always counts.
 fn refuse_dry_run(query: Option<&str>) -> Result<(), ApiError> {
     if read_write_params(&Method::POST, query)? {
-        return Err(ApiError::bad_parameter("dryRun", "is not supported here: an attempt counts"));
+        return Err(ApiError::bad_parameter("dryRun", "is not supported here: every login attempt counts"));
     }
     Ok(())
 }
@@ -119,7 +119,7 @@ fn token_for(api: &DirectoryApi, granted: Granted, audience: Option<&str>) -> Re
     let now = Timestamp::now();
     let issued = api.logins.issuer.issue(&granted.person, methods, audience, granted.password_changed, now);
     let (token, ends) = issued.map_err(|error| {
-        warn!(error = format!("{error:#}"), "a token could not be issued");
+        warn!(error = format!("{error:#}"), "issuing a token failed");
         ApiError::internal("a token could not be issued")
     })?;
     let expiry = granted.password_changed.and_then(|changed| api.logins.verifier.policy.expiry(changed));
@@ -136,7 +136,7 @@ fn token_for(api: &DirectoryApi, granted: Granted, audience: Option<&str>) -> Re
 ///
 /// # Errors
 /// As [`read_secret_body`]; 401 or 403 for unauthorized callers; 422, 429 or 503.
-pub async fn review(
+pub(crate) async fn review(
     api: ApiState,
     Extension(caller): CallerExtension,
     RawQuery(query): RawQuery,

@@ -1,13 +1,13 @@
 //! Handlers of the aggregated API, one file per resource.
 
-pub mod api_keys;
-pub mod assignments;
-pub mod bearers;
-pub mod groups;
-pub mod logins;
-pub mod passwords;
-pub mod profile;
-pub mod rename;
-pub mod reviews;
-pub mod totp;
-pub mod users;
+pub(super) mod api_keys;
+pub(super) mod assignments;
+pub(super) mod bearers;
+pub(super) mod groups;
+pub(super) mod logins;
+pub(super) mod passwords;
+pub(super) mod profile;
+pub(super) mod rename;
+pub(super) mod reviews;
+pub(super) mod totp;
+pub(super) mod users;

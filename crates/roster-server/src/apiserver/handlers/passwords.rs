@@ -40,7 +40,7 @@ const MAX_INVITATION_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 ///
 /// # Errors
 /// As [`read_secret_body`] and [`CredentialChange::make`]; 403 without control of the identity, 422 for a bad password.
-pub async fn change(
+pub(crate) async fn change(
     api: ApiState,
     SourceAddress(source): SourceAddress,
     DryRun(is_dry_run): DryRun,
@@ -58,7 +58,7 @@ pub async fn change(
     let change = PasswordChange { spec, source, is_own, is_dry_run };
     let status = change_password(&api, &target, &person, &change).await?;
     if !is_dry_run {
-        info!(user = target.name, by = target.caller.username, "a password was set");
+        info!(user = target.name, by = target.caller.username, "password set");
     }
     Ok(created("PasswordChange", Some(&target), &json!({"revokeAPIKeys": change.spec.revoke_api_keys}), &status))
 }
@@ -116,7 +116,7 @@ async fn change_password(
 ///
 /// # Errors
 /// As [`read_body`]; 403 for oneself or without control of the identity, 404, 409, 422 or 503.
-pub async fn invite(
+pub(crate) async fn invite(
     api: ApiState,
     DryRun(is_dry_run): DryRun,
     target: Target,
@@ -126,13 +126,17 @@ pub async fn invite(
     let person = load_user(&api, &target)?;
     let about = target.about();
     if is_self(&api, &target) {
-        return Err(ApiError::refused("nobody invites themselves: change the password by users/~/password", about));
+        return Err(ApiError::refused("you can't invite yourself: change your password with users/~/password", about));
     }
     control(&api, &target).await?;
     let now = Timestamp::now();
     let expires = spec.expiration_timestamp.as_ref().map_or(now + INVITATION_LIFETIME, |time| time.0);
     if expires <= now || expires > now + MAX_INVITATION_LIFETIME {
-        return Err(ApiError::invalid(about, "spec.expirationTimestamp", "must lie ahead, at most 30 days"));
+        return Err(ApiError::invalid(
+            about,
+            "spec.expirationTimestamp",
+            "must be in the future, at most 30 days from now",
+        ));
     }
     let code = hex(&random::<16>());
     let invitation = Invitation { digest: Digest::of(&code), expires };
@@ -140,7 +144,7 @@ pub async fn invite(
         let set = |credential: &mut Credential| credential.invitation = Some(invitation.clone());
         let written = api.logins.vault.update(&person, set).await.map_err(unreachable)?;
         written.ok_or_else(|| no_credential(&target))?;
-        info!(user = target.name, by = target.caller.username, "somebody was invited to set a password");
+        info!(user = target.name, by = target.caller.username, "user invited to set a password");
     }
     let status = InvitationStatus { user: Some(target.reference()), code, expiration_timestamp: Time(expires) };
     Ok(created("Invitation", Some(&target), &spec, &status))
@@ -150,7 +154,7 @@ pub async fn invite(
 ///
 /// # Errors
 /// As [`read_body`]; 403 without control of the identity, 404, 409 or 503.
-pub async fn unlock(
+pub(crate) async fn unlock(
     api: ApiState,
     DryRun(is_dry_run): DryRun,
     target: Target,
@@ -163,7 +167,7 @@ pub async fn unlock(
         let unlock = |credential: &mut Credential| credential.failed = FailedLogins::default();
         let written = api.logins.vault.update(&person, unlock).await.map_err(unreachable)?;
         written.ok_or_else(|| no_credential(&target))?;
-        info!(user = target.name, by = target.caller.username, "a user was unlocked");
+        info!(user = target.name, by = target.caller.username, "user unlocked");
     }
     Ok(created("Unlock", Some(&target), &spec, &ActionStatus { user: target.reference() }))
 }

@@ -43,7 +43,7 @@ const MAX_ATTEMPTS: usize = 5;
 ///
 /// # Errors
 /// 405 for any key but `~`, 413, 415, 401 if the caller is inactive, as `changes`, or kube-apiserver's status.
-pub async fn patch(
+pub(crate) async fn patch(
     api: ApiState,
     form: Form,
     DryRun(is_dry_run): DryRun,
@@ -70,7 +70,7 @@ pub async fn patch(
     let revision = written.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0);
     if !is_dry_run && reached(&api.informers.user_catalogue, revision).await.is_err() {
         // The write succeeded, but the next read may not show it yet.
-        warn!(revision, "a write is not seen yet");
+        warn!(revision, "the watch has not delivered a write yet");
     }
     Ok(respond(&api, &written, form))
 }
@@ -111,7 +111,7 @@ async fn write(
             outcome => return outcome.map_err(passed_on),
         }
     }
-    Err(ApiError::conflict("the user was changed by others at the same time, please try again", about))
+    Err(ApiError::conflict("too many concurrent changes to the user, please try again", about))
 }
 
 /// Returns the fields of `spec` that a patch changes.
@@ -121,7 +121,7 @@ async fn write(
 /// resourceVersion.
 fn changes(before: &Value, media_type: &str, body: &[u8], about: About<'_>) -> Result<Map<String, Value>, ApiError> {
     let no_patch =
-        |error: &dyn std::fmt::Display| ApiError::bad_request(format!("the body is no {media_type}: {error}"));
+        |error: &dyn std::fmt::Display| ApiError::bad_request(format!("the body is not a valid {media_type}: {error}"));
     let mut after = before.clone();
     if media_type == JSON_PATCH {
         let patch: json_patch::Patch = serde_json::from_slice(body).map_err(|error| no_patch(&error))?;
@@ -137,7 +137,7 @@ fn changes(before: &Value, media_type: &str, body: &[u8], about: About<'_>) -> R
     }
     let version = |value: &Value| value["metadata"]["resourceVersion"].clone();
     if version(&after) != version(before) {
-        return Err(ApiError::conflict("metadata.resourceVersion is not that of the user as it is now", about));
+        return Err(ApiError::conflict("metadata.resourceVersion is not the current one of the user", about));
     }
     let refused = |field: &str| not_own(field, about);
     for (key, value) in after.as_object().into_iter().flatten() {
@@ -165,13 +165,13 @@ fn changes(before: &Value, media_type: &str, body: &[u8], about: About<'_>) -> R
 /// 403: users may not change this field themselves.
 fn not_own(field: &str, about: About<'_>) -> ApiError {
     let own: Vec<String> = OWN.iter().map(|field| format!("spec.{field}")).collect();
-    ApiError::refused(format!("{field} can't be changed by oneself; allowed: {}", own.join(", ")), about)
+    ApiError::refused(format!("you can't change {field} of your own user; allowed: {}", own.join(", ")), about)
 }
 
 /// Rejects operations that read or write any field that users may not change.
 fn check_operations(patch: &json_patch::Patch, about: About<'_>) -> Result<(), ApiError> {
     if patch.len() > MAX_OPERATIONS {
-        return Err(ApiError::bad_request(format!("a patch has at most {MAX_OPERATIONS} operations")));
+        return Err(ApiError::bad_request(format!("a patch may have at most {MAX_OPERATIONS} operations")));
     }
     for operation in patch.iter() {
         let path = operation.path().as_str();

@@ -28,7 +28,7 @@ const MAX_ATTEMPTS: usize = 5;
 ///
 /// # Errors
 /// As [`read_body`]; 403 if the guard denies it, 404, 409 if the name is taken or writes conflict, 503.
-pub async fn rename(
+pub(crate) async fn rename(
     api: ApiState,
     DryRun(is_dry_run): DryRun,
     target: Target,
@@ -46,7 +46,7 @@ pub async fn rename(
             Err(error) => return Err(error),
         }
     }
-    Err(ApiError::conflict("the user is changed by others all the time, please try again", target.about()))
+    Err(ApiError::conflict("too many concurrent changes to the user, please try again", target.about()))
 }
 
 enum RenameOutcome {
@@ -82,7 +82,13 @@ async fn attempt(
         outcome => outcome.map_err(|error| ApiError::of_kube(error, about))?,
     };
     if !is_dry_run {
-        info!(user = target.name, by = target.caller.username, from = user.username(), to = spec.username, "renamed");
+        info!(
+            user = target.name,
+            by = target.caller.username,
+            from = user.username(),
+            to = spec.username,
+            "user renamed"
+        );
     }
     Ok(RenameOutcome::Done)
 }

@@ -28,7 +28,7 @@ fn extra_of(informers: &Informers, user: &str) -> BTreeMap<String, Vec<String>> 
 ///
 /// # Errors
 /// As [`read_body`]; 404, 422, or 503 if kube-apiserver does not respond.
-pub async fn create(
+pub(crate) async fn create(
     api: ApiState,
     // A review changes nothing, so a dry run is the same.
     _: DryRun,

@@ -44,7 +44,7 @@ fn status_of(factor: Option<&SecondFactor>) -> TotpEnrollmentStatus {
 ///
 /// # Errors
 /// 404 if the user is gone, 503 if its credential can't be read.
-pub async fn get(api: ApiState, _: NoParams, target: Target) -> Result<Response, ApiError> {
+pub(crate) async fn get(api: ApiState, _: NoParams, target: Target) -> Result<Response, ApiError> {
     let person = load_user(&api, &target)?;
     let opened = api.logins.vault.open(&person.username, &person.uid).await.map_err(unreachable)?;
     let factor = opened.and_then(|opened| opened.credential.second_factor);
@@ -66,7 +66,7 @@ enum Enrolled {
 /// # Errors
 /// As [`read_secret_body`] and [`CredentialChange::make`]; 403 for others and API keys, 409 if a factor is enabled, 422
 /// for a wrong code.
-pub async fn enroll(
+pub(crate) async fn enroll(
     api: ApiState,
     SourceAddress(source): SourceAddress,
     DryRun(is_dry_run): DryRun,
@@ -76,7 +76,7 @@ pub async fn enroll(
     let spec = read_secret_body::<TotpEnrollmentSpec>(KIND, request).await?;
     let (person, about) = (load_user(&api, &target)?, target.about());
     if !is_self(&api, &target) {
-        let message = "only its owner can enrol a second factor: nobody else is to see the seed";
+        let message = "users can enrol a second factor only for themselves: nobody else may see the seed";
         return Err(ApiError::refused(message, about));
     }
     refuse_api_key(&target)?;
@@ -104,18 +104,20 @@ pub async fn enroll(
     };
     match change.make(enrol).await? {
         Enrolled::AlreadyEnabled => {
-            Err(ApiError::conflict("a second factor is enabled: remove it before another one is enrolled", about))
+            Err(ApiError::conflict("a second factor is enabled: remove it before you enrol another one", about))
         }
-        Enrolled::NothingToConfirm => {
-            Err(ApiError::invalid(about, "spec.code", "there is no seed to confirm: leave the code out to make one"))
-        }
+        Enrolled::NothingToConfirm => Err(ApiError::invalid(
+            about,
+            "spec.code",
+            "there is no seed to confirm: send the request without a code to get one",
+        )),
         Enrolled::WrongCode(recheck) => {
             log_recheck(recheck, &person, &source_of(source));
-            Err(ApiError::invalid(about, "spec.code", "is not the code that the app shows now"))
+            Err(ApiError::invalid(about, "spec.code", "is not the current code of the app"))
         }
         Enrolled::Done(status) => {
             if status.enabled && !is_dry_run {
-                info!(user = target.name, "a second factor was confirmed");
+                info!(user = target.name, "second factor enabled");
             }
             let status = TotpEnrollmentStatus { user: Some(target.reference()), ..status };
             Ok(created(KIND, Some(&target), &json!({}), &status))
@@ -164,7 +166,7 @@ fn confirmed(
 ///
 /// # Errors
 /// As [`read_deletion`]; 401, 403, 404 if there is none, 422 for a wrong code, 429 or 503.
-pub async fn remove(
+pub(crate) async fn remove(
     api: ApiState,
     SourceAddress(source): SourceAddress,
     DryRun(is_dry_run): DryRun,
@@ -179,11 +181,14 @@ pub async fn remove(
         let spec: TotpEnrollmentSpec = spec.unwrap_or_default();
         refuse_api_key(&target)?;
         if person.spec.second_factor == Policy::Required {
-            return Err(ApiError::refused("this user needs a second factor: only an administrator removes it", about));
+            return Err(ApiError::refused(
+                "a second factor is required for this user: only an administrator can remove it",
+                about,
+            ));
         }
-        let code = spec
-            .code
-            .ok_or_else(|| ApiError::invalid(about, "spec.code", "is needed: a code of the app, or a recovery code"))?;
+        let code = spec.code.ok_or_else(|| {
+            ApiError::invalid(about, "spec.code", "is required: a code from the app, or a recovery code")
+        })?;
         Some(code)
     } else {
         control(&api, &target).await?;
@@ -208,11 +213,11 @@ pub async fn remove(
         None => Err(ApiError::not_found(about)),
         Some(recheck @ (Recheck::Wrong | Recheck::Locked)) => {
             log_recheck(recheck, &person, &source);
-            Err(ApiError::invalid(about, "spec.code", "is not the code that the app shows now"))
+            Err(ApiError::invalid(about, "spec.code", "is not the current code of the app"))
         }
         Some(Recheck::Right) => {
             if !is_dry_run {
-                info!(user = target.name, by = target.caller.username, "a second factor was removed");
+                info!(user = target.name, by = target.caller.username, "second factor removed");
             }
             Ok(deleted("the second factor", &target))
         }

@@ -40,7 +40,7 @@ const MAX_GRANTS: usize = 500;
 ///
 /// # Errors
 /// 400, 406, or as [`list_or_watch`].
-pub async fn list(
+pub(crate) async fn list(
     api: ApiState,
     Extension(caller): CallerExtension,
     Extension(permit): Extension<RequestPermit>,
@@ -55,7 +55,7 @@ pub async fn list(
 ///
 /// # Errors
 /// 400 or 406 for an invalid request, 401, 403 or 503 from authorization, 404, 504 for an unknown revision.
-pub async fn get(
+pub(crate) async fn get(
     api: ApiState,
     Extension(caller): CallerExtension,
     Path(key): Path<String>,
@@ -76,7 +76,7 @@ pub async fn get(
 }
 
 /// `GET users/{key}/groups`: memberships, each with its path through nested groups.
-pub async fn groups(api: ApiState, _: NoParams, target: Target) -> Response {
+pub(crate) async fn groups(api: ApiState, _: NoParams, target: Target) -> Response {
     let directory = api.informers.directory();
     let groups: BTreeSet<&str> = directory.memberships.groups_of(&target.name).collect();
     let memberships: Vec<GroupMembership> =
@@ -85,7 +85,7 @@ pub async fn groups(api: ApiState, _: NoParams, target: Target) -> Response {
 }
 
 /// `GET users/{key}/namespaces`: namespaces that the user owns or holds a role in.
-pub async fn namespaces(api: ApiState, _: NoParams, target: Target) -> Response {
+pub(crate) async fn namespaces(api: ApiState, _: NoParams, target: Target) -> Response {
     let directory = api.informers.directory();
     let held = held_by(&directory, &target.name, None, Timestamp::now());
     let roles = roles_by_namespace(&held);
@@ -113,7 +113,7 @@ pub async fn namespaces(api: ApiState, _: NoParams, target: Target) -> Response 
 }
 
 /// `GET users/{key}/quota`: limits, usage, and the allotment of each namespace.
-pub async fn quota(api: ApiState, _: NoParams, target: Target) -> Response {
+pub(crate) async fn quota(api: ApiState, _: NoParams, target: Target) -> Response {
     let directory = api.informers.directory();
     let quota = directory.quota_of(&target.name).unwrap_or_default();
     let limited = |amounts: &Amounts| -> Amounts {
@@ -137,7 +137,7 @@ pub async fn quota(api: ApiState, _: NoParams, target: Target) -> Response {
 }
 
 /// `GET users/{key}/locks`: objects that block the user's deletion, and objects that the user keeps locked.
-pub async fn locks(api: ApiState, _: NoParams, target: Target) -> Response {
+pub(crate) async fn locks(api: ApiState, _: NoParams, target: Target) -> Response {
     let directory = api.informers.directory();
     // A username holds the locks, so a User that does not hold its username has none.
     let username = directory.user(&target.name).filter(|person| person.holds_username()).map(|person| &person.username);
@@ -149,7 +149,7 @@ pub async fn locks(api: ApiState, _: NoParams, target: Target) -> Response {
 }
 
 /// The parameter `namespace`; `None` if it is not given or empty.
-pub struct NamespaceParam(Option<String>);
+pub(crate) struct NamespaceParam(Option<String>);
 
 impl<S: Sync> FromRequestParts<S> for NamespaceParam {
     type Rejection = ApiError;
@@ -164,7 +164,7 @@ impl<S: Sync> FromRequestParts<S> for NamespaceParam {
 ///
 /// # Errors
 /// 400 if the user has too many grants for one response.
-pub async fn permissions(
+pub(crate) async fn permissions(
     api: ApiState,
     NamespaceParam(namespace): NamespaceParam,
     target: Target,
@@ -173,8 +173,11 @@ pub async fn permissions(
         let (directory, now) = (api.informers.directory(), Timestamp::now());
         let held = held_by(&directory, &target.name, namespace.as_deref(), now);
         if held.len() > MAX_GRANTS {
-            let message =
-                format!("{} holds roles in {} places: ask for one namespace at a time", target.name, held.len());
+            let message = format!(
+                "{} holds roles in {} places, too many for one response: set it to one namespace at a time",
+                target.name,
+                held.len()
+            );
             return Err(ApiError::bad_parameter("namespace", &message));
         }
         UserPermissionsStatus {
@@ -187,7 +190,7 @@ pub async fn permissions(
 }
 
 /// Returns how a user belongs to a group, or `None` if it does not.
-pub fn membership(directory: &Directory, user: &str, group: &str) -> Option<GroupMembership> {
+pub(crate) fn membership(directory: &Directory, user: &str, group: &str) -> Option<GroupMembership> {
     let path = directory.memberships.path(user, group)?;
     Some(GroupMembership {
         user: user.to_owned(),

@@ -120,23 +120,23 @@ type Parameter = (&'static str, &'static str, &'static str);
 
 const QUERY: &[Parameter] = &[
     ("filterBy", "string", "Pairs of field and value: AND across fields, OR across values of one field."),
-    ("sortBy", "string", "Fields to sort by, each with - before it for descending."),
-    ("fieldSelector", "string", "Paths and values that have to hold, all of them."),
-    ("labelSelector", "string", "Labels that have to match."),
-    ("continue", "string", "metadata.continue of the page before."),
-    ("resourceVersion", "string", "The revision to read at, or to watch from."),
+    ("sortBy", "string", "Fields to sort by; the prefix - means descending."),
+    ("fieldSelector", "string", "Paths and values that must all match."),
+    ("labelSelector", "string", "Labels that must match."),
+    ("continue", "string", "metadata.continue of the previous page."),
+    ("resourceVersion", "string", "Revision to read at, or to watch from."),
     ("resourceVersionMatch", "string", "Exact or NotOlderThan."),
-    ("limit", "integer", "Most items of a page."),
-    ("page", "integer", "Which page, from 1."),
+    ("limit", "integer", "Maximum number of items on a page."),
+    ("page", "integer", "Number of the page, from 1."),
     ("includeObject", "string", "What a table row includes: None, Metadata or Object."),
     ("shardSelector", "string", "Accepted and ignored: lists have no shardInfo."),
 ];
 
 const WATCH: &[Parameter] = &[
-    ("timeoutSeconds", "integer", "When a watch ends."),
+    ("timeoutSeconds", "integer", "Seconds after which a watch ends."),
     ("watch", "boolean", "Whether to watch."),
-    ("allowWatchBookmarks", "boolean", "Whether bookmarks are wanted."),
-    ("sendInitialEvents", "boolean", "Whether a watch begins with what there is."),
+    ("allowWatchBookmarks", "boolean", "Whether a watch sends bookmarks."),
+    ("sendInitialEvents", "boolean", "Whether a watch begins with the existing objects."),
 ];
 
 const GET: &[Parameter] = &[("resourceVersion", "string", "The oldest acceptable revision.")];
@@ -144,24 +144,24 @@ const GET: &[Parameter] = &[("resourceVersion", "string", "The oldest acceptable
 const GET_PART: &[Parameter] = &[("resourceVersion", "string", "Accepted and ignored: the response is current.")];
 
 const HOLDER: &[Parameter] = &[
-    ("user", "string", "Who holds the role: name, username, email or UID of a User."),
-    ("group", "string", "Which group holds it. Not together with user."),
+    ("user", "string", "User that holds the role: name, username, email or UID."),
+    ("group", "string", "Group that holds the role. Can't be combined with user."),
 ];
 
 const ASSIGNMENTS: &[Parameter] = &[
-    ("role", "string", "The role: its name, ClusterRole/name or Role/name."),
-    ("scope", "string", "Where it is held: cluster, namespace:<name> or domain:<name>."),
-    ("effective", "boolean", "Whether groups are followed to their members."),
-    ("includeNames", "boolean", "Whether display names are told as well."),
+    ("role", "string", "The role: name, ClusterRole/name or Role/name."),
+    ("scope", "string", "Where the role is held: cluster, namespace:<name> or domain:<name>."),
+    ("effective", "boolean", "Whether members of groups are listed as well."),
+    ("includeNames", "boolean", "Whether display names are included."),
     ("fieldSelector", "string", "The same filters, as field=value."),
-    ("continue", "string", "metadata.continue of the answer before."),
-    ("limit", "integer", "Most items of an answer; at most 1000."),
+    ("continue", "string", "metadata.continue of the previous response."),
+    ("limit", "integer", "Maximum number of items in a response; at most 1000."),
 ];
 
-const NAMESPACE: &[Parameter] = &[("namespace", "string", "Rules that hold in this namespace alone.")];
+const NAMESPACE: &[Parameter] = &[("namespace", "string", "Only rules that apply in this namespace.")];
 
 const WRITE: &[Parameter] = &[
-    ("dryRun", "string", "All: everything is checked, and nothing is changed."),
+    ("dryRun", "string", "All: checks everything and changes nothing."),
     ("fieldManager", "string", "Accepted and ignored."),
     ("fieldValidation", "string", "Strict, Warn or Ignore. Unknown fields are always an error."),
 ];

@@ -1,0 +1,254 @@
+//! Reads a Keycloak realm: `kc.sh export --realm NAME --users realm_file`, or the files of other exports one after another.
+
+use serde_json::{Value, json};
+
+use super::documents::{Container, Located, Text};
+use super::draft::{Credential, GroupDraft, GroupRef, Input, Place, SourceId, UserDraft};
+use super::hashes::is_hash;
+
+const USERS: &str = "users";
+const GROUPS: &str = "groups";
+
+/// A credential that can't be read. The messages never contain it.
+#[derive(Debug, thiserror::Error)]
+enum CredentialError {
+    #[error("secretData must be JSON with value and salt")]
+    Secret,
+    #[error(
+        "credentialData must be JSON with algorithm and hashIterations, and with memory and parallelism for argon2"
+    )]
+    Data,
+}
+
+/// Reads users and the tree of groups. Roles are not imported: permissions in this cluster are up to its RoleBindings.
+pub(super) fn read(bytes: &[u8]) -> Input {
+    let mut input = Input::default();
+    let Some(text) = Text::new(bytes, &mut input) else { return input };
+    let realms = text.containers("realm", &[USERS, GROUPS], &mut input);
+    // The order of the files does not matter: groups come first.
+    for realm in &realms {
+        for group in realm.lists.get(GROUPS).into_iter().flatten() {
+            tree(&realm.name, "", group.place, &group.value, &mut input);
+        }
+    }
+    for realm in &realms {
+        for object in realm.lists.get(USERS).into_iter().flatten() {
+            user(&realm.name, object, &mut input);
+        }
+    }
+    let has_users = |realm: &Container| realm.lists.contains_key(USERS);
+    if let Some(first) = realms.first().filter(|_| !realms.iter().any(has_users)) {
+        let reason =
+            "users: is missing. The admin console exports no users: use kc.sh export --realm NAME --users realm_file";
+        input.reject(first.place, reason);
+    }
+    input
+}
+
+/// Refers to a group. Users name groups by their paths, which are unique in a realm.
+fn reference(realm: &str, path: &str, name: &str) -> GroupRef {
+    GroupRef { id: SourceId::new("keycloak", &format!("{realm}{path}")), name: name.to_owned() }
+}
+
+/// Reads a group and those below it. Members of a group have what the groups above it give, so it is a member of them.
+fn tree(realm: &str, parent: &str, place: Place, value: &Value, input: &mut Input) -> GroupRef {
+    let name = value["name"].as_str().unwrap_or_default();
+    // A slash in a name is written with a tilde before it.
+    let path = value["path"].as_str().map_or_else(|| format!("{parent}/{}", name.replace('/', "~/")), str::to_owned);
+    let reference = reference(realm, &path, name);
+    let mut group = GroupDraft::new(place, reference.id.clone(), name);
+    group.set("description", value["description"].as_str().unwrap_or_default());
+    let index = input.groups.len();
+    input.groups.push(group);
+    for below in value["subGroups"].as_array().into_iter().flatten() {
+        let below = tree(realm, &path, place, below, input);
+        input.groups[index].nest(below);
+    }
+    reference
+}
+
+/// Returns the name at the end of a path.
+fn last_name(path: &str) -> String {
+    let text = path.replace("~/", "\0");
+    text.rsplit('/').next().unwrap_or_default().replace('\0', "/")
+}
+
+fn user(realm: &str, object: &Located, input: &mut Input) {
+    let value = &object.value;
+    let text = |field: &str| value[field].as_str().unwrap_or_default();
+    // Accounts of clients, not of people.
+    if !text("serviceAccountClientId").is_empty() {
+        return;
+    }
+    let mut person = UserDraft::new(object.place, text("username"));
+    person.add_email(text("email"));
+    person.set("firstName", text("firstName"));
+    person.set("lastName", text("lastName"));
+    person.set("displayName", format!("{} {}", text("firstName"), text("lastName")).trim());
+    person.set("language", value["attributes"]["locale"][0].as_str().unwrap_or_default());
+    if value["enabled"] == false {
+        person.set("state", "Disabled");
+    }
+    let mut actions = value["requiredActions"].as_array().into_iter().flatten();
+    if actions.any(|action| action == "UPDATE_PASSWORD") {
+        person.set("requirePasswordChange", true);
+    }
+    for identity in value["federatedIdentities"].as_array().into_iter().flatten() {
+        let (provider, id) = (&identity["identityProvider"], &identity["userId"]);
+        if !person.spec.contains_key("connector") {
+            person.set("connector", json!({"type": provider, "id": provider}));
+        }
+        person.add("identities", json!({"type": provider, "id": id}));
+    }
+    for path in value[GROUPS].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        person.join(reference(realm, path, &last_name(path)));
+    }
+    let mut credentials = value["credentials"].as_array().into_iter().flatten();
+    if let Some(password) = credentials.find(|credential| credential["type"] == "password") {
+        set_password(password, &mut person);
+    }
+    input.users.push(person);
+}
+
+fn set_password(credential: &Value, person: &mut UserDraft) {
+    // Files that people write have passwords.
+    if let Some(plain) = credential["value"].as_str() {
+        person.credential = Some(Credential::password(plain));
+    } else {
+        match hash(credential) {
+            Ok(hash) => person.set_hash(&hash),
+            Err(error) => person.fault("credentials", error.to_string()),
+        }
+    }
+    if credential["temporary"] == true {
+        person.set("requirePasswordChange", true);
+    }
+}
+
+/// Converts a hash to a PHC string.
+fn hash(credential: &Value) -> Result<String, CredentialError> {
+    // JSON in JSON. Before version 8, the fields were in the credential itself.
+    let nested = |field: &str| credential[field].as_str().and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let is_old = credential["hashedSaltedValue"].is_string();
+    let secret = if is_old { credential.clone() } else { nested("secretData").ok_or(CredentialError::Secret)? };
+    let data = if is_old { credential.clone() } else { nested("credentialData").ok_or(CredentialError::Data)? };
+    let value = secret[if is_old { "hashedSaltedValue" } else { "value" }].as_str().ok_or(CredentialError::Secret)?;
+    let salt = secret["salt"].as_str().unwrap_or_default();
+    // PHC strings have base64 without padding.
+    let (digest, salt) = (value.trim_end_matches('='), salt.trim_end_matches('='));
+    let iterations = || data["hashIterations"].as_u64().ok_or(CredentialError::Data);
+    match data["algorithm"].as_str().ok_or(CredentialError::Data)? {
+        name @ ("pbkdf2" | "pbkdf2-sha256" | "pbkdf2-sha512") => {
+            Ok(format!("${name}$i={}${salt}${digest}", iterations()?))
+        }
+        "argon2" => {
+            let parameter = |name: &str| data["additionalParameters"][name][0].as_str();
+            let number =
+                |name: &str| parameter(name).and_then(|text| text.parse::<u32>().ok()).ok_or(CredentialError::Data);
+            let version = if parameter("version") == Some("1.0") { 16 } else { 19 };
+            let kind = parameter("type").unwrap_or("id");
+            let (memory, lanes) = (number("memory")?, number("parallelism")?);
+            Ok(format!("$argon2{kind}$v={version}$m={memory},t={},p={lanes}${salt}${digest}", iterations()?))
+        }
+        // Extensions such as bcrypt store the usual notation.
+        _ if is_hash(value) => Ok(value.to_owned()),
+        name => Ok(format!("{{{name}}}{value}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hashes::usable;
+    use rstest::rstest;
+    use secrecy::ExposeSecret;
+
+    fn hash_of(person: &UserDraft) -> &str {
+        let Some(Credential::Hash(hash)) = &person.credential else { panic!("a hash") };
+        hash.expose_secret()
+    }
+
+    #[test]
+    fn case_a20_users_and_the_tree_of_groups_are_read() {
+        let input = read(include_bytes!("../../../examples/import/keycloak.json"));
+        assert_eq!(input.rejected, []);
+        let [agnes, boris, carl] = &input.users[..] else { panic!("three users: accounts of clients are skipped") };
+        assert_eq!(
+            Value::from(agnes.spec.clone()),
+            json!({
+                "username": "agnes", "email": "agnes@example.com", "firstName": "Agnes", "lastName": "Pockels",
+                "displayName": "Agnes Pockels", "language": "de",
+            })
+        );
+        assert_eq!(agnes.place.line, 28);
+        assert_eq!(
+            (boris.spec["state"].as_str(), &boris.spec["requirePasswordChange"]),
+            (Some("Disabled"), &json!(true))
+        );
+        assert_eq!(carl.spec["identities"], json!([{"type": "github", "id": "4711"}]));
+        assert!(hash_of(agnes).starts_with("$argon2id$v=19$m=7168,t=5,p=1$"));
+        assert!(hash_of(boris).starts_with("$pbkdf2-sha512$i=210000$"));
+        assert!(hash_of(carl).starts_with("$pbkdf2-sha256$i=27500$"));
+        assert!([agnes, boris, carl].iter().all(|person| usable(hash_of(person)).is_ok()));
+        let ids = |groups: &[GroupRef]| groups.iter().map(|group| group.id.clone()).collect::<Vec<_>>();
+        let id = |path| SourceId::new("keycloak", path);
+        assert_eq!(ids(&agnes.groups), [id("acme/berlin/admins")]);
+        assert_eq!(ids(&carl.groups), [id("acme/vienna/admins"), id("acme/R&D~/Labs")]);
+        let berlin = input.groups.iter().find(|group| group.name == "berlin").unwrap();
+        assert_eq!(ids(&berlin.member_groups), [id("acme/berlin/admins")]);
+        assert!(input.groups.iter().any(|group| group.id == id("acme/R&D~/Labs") && group.name == "R&D/Labs"));
+    }
+
+    #[test]
+    fn case_a20_the_files_of_an_export_can_be_given_in_any_order() {
+        let users = "{\"realm\": \"acme\", \"users\": [{\"username\": \"ada\", \"groups\": [\"/a/b\"]}]}\n";
+        let realm = "{\"realm\": \"acme\", \"groups\": [{\"name\": \"a\", \"subGroups\": [{\"name\": \"b\"}]}]}\n";
+        for text in [format!("{users}{realm}"), format!("{realm}{users}")] {
+            let input = read(text.as_bytes());
+            assert_eq!(input.rejected, []);
+            assert_eq!(input.users[0].groups, [input.groups[1].reference()]);
+        }
+        let input = read(realm.as_bytes());
+        assert!(input.rejected[0].reason.starts_with("users: is missing. The admin console exports no users"));
+        assert_eq!(read(b"[3]").rejected.len(), 1);
+    }
+
+    fn credential(data: &Value, secret: &Value) -> Value {
+        json!({"type": "password", "credentialData": data.to_string(), "secretData": secret.to_string()})
+    }
+
+    #[rstest]
+    #[case(json!({"algorithm": "pbkdf2", "hashIterations": 20000}), "PBKDF2 with SHA-1")]
+    #[case(json!({"algorithm": "pbkdf2-sha256", "hashIterations": 1}), "iterations")]
+    #[case(json!({"algorithm": "argon2", "hashIterations": 5, "additionalParameters":
+        {"type": ["i"], "version": ["1.3"], "memory": ["7168"], "parallelism": ["1"]}}), "argon2i")]
+    #[case(json!({"algorithm": "gc-aes"}), "unknown scheme")]
+    fn case_a20_hashes_that_are_not_supported_are_named(#[case] data: Value, #[case] says: &str) {
+        let secret =
+            json!({"value": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "salt": "AAECAwQFBgcICQoLDA0ODw=="});
+        let error = usable(&hash(&credential(&data, &secret)).unwrap()).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+
+    #[test]
+    fn case_a20_malformed_credentials_are_reported_and_not_shown() {
+        let mut person = UserDraft::default();
+        set_password(&json!({"type": "password", "secretData": "hunter2"}), &mut person);
+        set_password(
+            &credential(&json!({"algorithm": "argon2", "hashIterations": 5}), &json!({"value": "hunter2"})),
+            &mut person,
+        );
+        assert_eq!(person.faults.len(), 2);
+        assert!(person.credential.is_none() && !format!("{person:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn case_a20_older_exports_and_plaintext_are_read() {
+        let old = json!({"type": "password", "hashedSaltedValue": "eA==", "salt": "eQ==", "hashIterations": 27500, "algorithm": "pbkdf2-sha256"});
+        assert_eq!(hash(&old).unwrap(), "$pbkdf2-sha256$i=27500$eQ$eA");
+        let mut person = UserDraft::default();
+        set_password(&json!({"type": "password", "value": "hunter2", "temporary": true}), &mut person);
+        assert!(matches!(person.credential, Some(Credential::Plain(_))));
+        assert_eq!(person.spec["requirePasswordChange"], true);
+    }
+}

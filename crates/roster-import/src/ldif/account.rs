@@ -1,0 +1,77 @@
+//! Whether an account is in use: disabled, expired, or with a password that must be changed.
+
+use jiff::Timestamp;
+
+use super::parser::Record;
+use crate::draft::UserDraft;
+use crate::expiry::{self, ExpiryError, days, file_time, generalized_time, seconds};
+
+/// Flag ACCOUNTDISABLE of Active Directory's userAccountControl.
+const ACCOUNT_DISABLED: i64 = 2;
+
+/// Flag DONT_EXPIRE_PASSWORD of Active Directory's userAccountControl.
+const PASSWORD_NEVER_EXPIRES: i64 = 0x1_0000;
+
+/// Reads the notation of an attribute.
+type Read = fn(&str) -> Result<Option<Timestamp>, ExpiryError>;
+
+/// Attributes with the end of an account: Active Directory, shadow(5), Kerberos and FreeIPA, OpenLDAP, eDirectory, Samba.
+const ENDS: [(&str, &str, Read); 6] = [
+    ("accountexpires", "accountExpires", file_time),
+    ("shadowexpire", "shadowExpire", days),
+    ("krbprincipalexpiration", "krbPrincipalExpiration", kerberos_time),
+    ("pwdendtime", "pwdEndTime", generalized_time),
+    ("loginexpirationtime", "loginExpirationTime", generalized_time),
+    ("sambakickofftime", "sambaKickoffTime", seconds),
+];
+
+/// Attributes that disable an account, with their value: 389 Directory Server and FreeIPA, eDirectory, AD LDS.
+const DISABLING: [(&str, &str); 3] =
+    [("nsaccountlock", "true"), ("logindisabled", "true"), ("msds-useraccountdisabled", "true")];
+
+/// Attributes that ask for a new password at the next login, with their value: OpenLDAP, shadow(5), Samba, 389 Directory
+/// Server.
+const PASSWORD_CHANGE: [(&str, &str); 4] = [
+    ("pwdreset", "true"),
+    ("shadowlastchange", "0"),
+    ("sambapwdlastset", "0"),
+    ("passwordexpirationtime", "19700101000000z"),
+];
+
+/// Reads the state of the account, its end, and whether its password must be changed.
+pub(super) fn read(record: &Record, person: &mut UserDraft) {
+    let control = match record.first("useraccountcontrol").map(str::parse::<i64>) {
+        None => 0,
+        Some(Ok(control)) => control,
+        Some(Err(_)) => return person.fault("userAccountControl", "must be a number"),
+    };
+    let has = |(name, value): &(&str, &str)| record.first(name).is_some_and(|text| text.eq_ignore_ascii_case(value));
+    // OpenLDAP writes this time for accounts that an administrator locked permanently.
+    let is_locked = record.first("pwdaccountlockedtime").is_some_and(|time| time.starts_with("000001010000"));
+    if control & ACCOUNT_DISABLED != 0 || is_locked || DISABLING.iter().any(has) {
+        person.set("state", "Disabled");
+    }
+    let is_unset = control & PASSWORD_NEVER_EXPIRES == 0 && has(&("pwdlastset", "0"));
+    if is_unset || PASSWORD_CHANGE.iter().any(has) {
+        person.set("requirePasswordChange", true);
+    }
+    let mut end: Option<Timestamp> = None;
+    for (name, attribute, read) in ENDS {
+        match record.first(name).map(read) {
+            None | Some(Ok(None)) => {}
+            Some(Ok(Some(time))) => end = Some(end.map_or(time, |end| end.min(time))),
+            Some(Err(error)) => person.fault(attribute, error.to_string()),
+        }
+    }
+    person.set("validity.notAfter", end.map(expiry::text));
+    match record.first("pwdstarttime").map(generalized_time) {
+        None => {}
+        Some(Ok(time)) => person.set("validity.notBefore", time.map(expiry::text)),
+        Some(Err(error)) => person.fault("pwdStartTime", error.to_string()),
+    }
+}
+
+/// Reads a time of Kerberos, which writes 1970-01-01 for never.
+fn kerberos_time(text: &str) -> Result<Option<Timestamp>, ExpiryError> {
+    generalized_time(text).map(|time| time.filter(|time| *time != Timestamp::UNIX_EPOCH))
+}

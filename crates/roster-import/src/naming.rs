@@ -1,0 +1,258 @@
+//! Chooses the names of Groups for the groups of a source.
+//!
+//! A group is identified by its [`SourceId`]. Its name only suggests the name of the Group. If the names of several groups
+//! result in one name, groups with an identifier of their own get it with a suffix, which is a hash of the identifier. None
+//! of them gets the name without a suffix: which one would depend on the others in the file, and the members of one group
+//! would get the roles of another. Of groups that are identified by their names, the first one in alphabetical order gets
+//! the name, and the others are rejected: they can be renamed. So the result does not depend on the order of the source.
+
+use std::collections::{BTreeMap, HashMap};
+
+use sha2::{Digest, Sha256};
+
+use super::draft::{GroupRef, Input, Place, SourceId};
+use super::names::{self, MAX_LENGTH};
+
+/// Length of a suffix: a hyphen and 32 bits in hexadecimal.
+const SUFFIX_LENGTH: usize = 9;
+
+/// A group that gets no name.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub(super) enum NameError {
+    #[error("is required")]
+    Empty,
+    #[error("{0}: names with the prefix system: belong to Kubernetes and are refused")]
+    Reserved(String),
+    #[error("must contain a letter or digit, because the name of the object is derived from it")]
+    NoLetter,
+    #[error("{title} and {} would both be the Group {name}: rename one of them", with_line(.other, *.line))]
+    Taken {
+        title: String,
+        other: String,
+        name: String,
+        /// Line of the other group. `None` if both are in the same line.
+        line: Option<usize>,
+    },
+}
+
+fn with_line(other: &str, line: Option<usize>) -> String {
+    line.map_or_else(|| other.to_owned(), |line| format!("{other} of line {line}"))
+}
+
+/// A group of the source, as it is named there.
+#[derive(Clone, Debug)]
+struct Mention {
+    is_declared: bool,
+    title: String,
+    place: Place,
+}
+
+/// A Group that the source refers to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Reference {
+    pub place: Place,
+    /// Name of the Group.
+    pub name: String,
+    /// Name in the source, if the name of the Group is derived from it and differs in more than letter case.
+    pub derived_from: Option<String>,
+    /// Identity in the source, unless the name is the identity.
+    pub source: Option<String>,
+}
+
+/// Names of all groups of a source.
+pub(super) struct GroupNames {
+    mentions: HashMap<SourceId, Mention>,
+    names: HashMap<SourceId, Result<String, NameError>>,
+}
+
+impl GroupNames {
+    /// Chooses names for the groups of the source, and for those that its users and groups refer to.
+    pub(super) fn of(input: &Input) -> Self {
+        let mut mentions = HashMap::new();
+        for group in &input.groups {
+            mention(&mut mentions, &group.reference(), group.place, true);
+            for nested in &group.member_groups {
+                mention(&mut mentions, nested, group.place, false);
+            }
+        }
+        for person in &input.users {
+            for group in &person.groups {
+                mention(&mut mentions, group, person.place, false);
+            }
+        }
+        let names = choose(&mentions);
+        Self { mentions, names }
+    }
+
+    /// Returns all groups that have a name, sorted by it.
+    pub(super) fn references(&self) -> Vec<Reference> {
+        let named = self.names.iter().filter_map(|(id, name)| {
+            let (name, mention) = (name.as_ref().ok()?.clone(), &self.mentions[id]);
+            let derived_from = names::derived(&name, &mention.title);
+            Some(Reference { place: mention.place, name, derived_from, source: id.identifier().map(str::to_owned) })
+        });
+        let mut references: Vec<Reference> = named.collect();
+        references.sort_by(|left, right| left.name.cmp(&right.name));
+        references
+    }
+
+    /// Returns the name of the Group.
+    pub(super) fn name(&self, id: &SourceId) -> Result<&str, &NameError> {
+        self.names[id].as_deref()
+    }
+
+    /// Returns the name of the group in the source.
+    pub(super) fn title(&self, id: &SourceId) -> &str {
+        &self.mentions[id].title
+    }
+
+    /// Returns whether the source describes the group, rather than only refer to it.
+    pub(super) fn is_declared(&self, id: &SourceId) -> bool {
+        self.mentions[id].is_declared
+    }
+
+    /// Returns whether the name of the Group has a suffix.
+    pub(super) fn has_suffix(&self, id: &SourceId) -> bool {
+        let (SourceId::Id(text), Ok(name)) = (id, self.name(id)) else { return false };
+        names::object_name(self.title(id)).is_some_and(|base| suffixed(&base, text) == name)
+    }
+}
+
+/// Keeps what a declaration says, and otherwise the first name in alphabetical order.
+fn mention(mentions: &mut HashMap<SourceId, Mention>, group: &GroupRef, place: Place, is_declared: bool) {
+    let new = Mention { is_declared, title: group.name.clone(), place };
+    let known = mentions.entry(group.id.clone()).or_insert_with(|| new.clone());
+    if is_declared && !known.is_declared {
+        *known = new;
+    } else if is_declared == known.is_declared {
+        known.place = known.place.min(place);
+        if new.title < known.title {
+            known.title = new.title;
+        }
+    }
+}
+
+fn base_name(title: &str) -> Result<String, NameError> {
+    if title.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if names::is_reserved(title) {
+        return Err(NameError::Reserved(title.to_owned()));
+    }
+    names::object_name(title).ok_or(NameError::NoLetter)
+}
+
+fn choose(mentions: &HashMap<SourceId, Mention>) -> HashMap<SourceId, Result<String, NameError>> {
+    let mut chosen = HashMap::new();
+    // Sorted: the result must not depend on the order of the source.
+    let mut by_base: BTreeMap<String, Vec<&SourceId>> = BTreeMap::new();
+    for (id, mention) in mentions {
+        match base_name(&mention.title) {
+            Ok(base) => by_base.entry(base).or_default().push(id),
+            Err(error) => drop(chosen.insert(id.clone(), Err(error))),
+        }
+    }
+    let mut by_name: BTreeMap<String, Vec<&SourceId>> = BTreeMap::new();
+    for (base, mut ids) in by_base {
+        ids.sort();
+        let is_shared = ids.len() > 1;
+        let mut first = None;
+        for id in ids {
+            let name = match id {
+                SourceId::Id(text) if is_shared => suffixed(&base, text),
+                SourceId::Name(_) if first.is_some() => {
+                    chosen.extend(first.map(|first| (id.clone(), Err(taken(mentions, id, first, &base)))));
+                    continue;
+                }
+                _ => base.clone(),
+            };
+            if matches!(id, SourceId::Name(_)) {
+                first = Some(id);
+            }
+            by_name.entry(name).or_default().push(id);
+        }
+    }
+    for (name, ids) in by_name {
+        for (index, id) in ids.iter().enumerate() {
+            // Somebody has given a group the name that another one gets by its hash.
+            let other = (ids.len() > 1).then(|| ids[usize::from(index == 0)]);
+            let result = other.map_or_else(|| Ok(name.clone()), |other| Err(taken(mentions, id, other, &name)));
+            chosen.insert((*id).clone(), result);
+        }
+    }
+    chosen
+}
+
+fn taken(mentions: &HashMap<SourceId, Mention>, id: &SourceId, other: &SourceId, name: &str) -> NameError {
+    let (mention, other) = (&mentions[id], &mentions[other]);
+    let line = (mention.place != other.place).then_some(other.place.line);
+    NameError::Taken { title: mention.title.clone(), other: other.title.clone(), name: name.to_owned(), line }
+}
+
+fn suffixed(base: &str, id: &str) -> String {
+    let digest = Sha256::digest(id);
+    let hash = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
+    let room = base.len().min(MAX_LENGTH - SUFFIX_LENGTH);
+    format!("{}-{hash:08x}", base[..room].trim_end_matches(['-', '.']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::draft::GroupDraft;
+    use proptest::prelude::*;
+    use roster_api::syntax::is_subdomain;
+
+    fn names(groups: &[(SourceId, &str)]) -> Vec<Result<String, NameError>> {
+        let drafts = groups.iter().enumerate();
+        let groups: Vec<_> =
+            drafts.map(|(line, (id, name))| GroupDraft::new(Place::line(line), id.clone(), name)).collect();
+        let ids: Vec<_> = groups.iter().map(|group| group.id.clone()).collect();
+        let names = GroupNames::of(&Input { groups, ..Input::default() });
+        ids.iter().map(|id| names.name(id).map(str::to_owned).map_err(Clone::clone)).collect()
+    }
+
+    #[test]
+    fn groups_of_one_name_get_names_by_their_identity() {
+        let id = |id| SourceId::new("ldap", id);
+        let both = names(&[(id("cn=admins,ou=a"), "admins"), (id("cn=admins,ou=b"), "Admins"), (id("cn=x"), "x")]);
+        let [Ok(first), Ok(second), Ok(third)] = &both[..] else { panic!("{both:?}") };
+        assert!(first.starts_with("admins-") && second.starts_with("admins-") && first != second);
+        assert_eq!(third, "x");
+        let long = "a.".repeat(40);
+        assert!(names(&[(id("1"), &long), (id("2"), &long)]).iter().flatten().all(|name| is_subdomain(name)));
+    }
+
+    #[test]
+    fn a_name_that_imitates_a_suffix_is_shared_by_nobody() {
+        let id = |id| SourceId::new("ldap", id);
+        let imitation = suffixed("admins", "ldap:1");
+        let found = names(&[(id("1"), "admins"), (id("2"), "admins"), (id("3"), &imitation)]);
+        assert!(found[0].is_err() && found[1].is_ok() && found[2].is_err(), "{found:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn names_are_unique_and_do_not_depend_on_the_order(
+            groups in prop::collection::hash_map(0_u8..20, ("[aAäb -]{1,3}", any::<bool>()), 1..12),
+            seed in any::<prop::sample::Index>(),
+        ) {
+            let groups: Vec<_> = groups
+                .iter()
+                .map(|(id, (title, is_named))| {
+                    (if *is_named { SourceId::name(title) } else { SourceId::new("test", &id.to_string()) }, title.as_str())
+                })
+                .collect();
+            let chosen: HashMap<_, _> = groups.iter().map(|(id, _)| id.clone()).zip(names(&groups)).collect();
+            let mut taken: Vec<_> = chosen.values().flatten().collect();
+            taken.sort();
+            prop_assert!(taken.windows(2).all(|pair| pair[0] != pair[1]), "{:?}", taken);
+            let mut rotated = groups.clone();
+            rotated.rotate_left(seed.index(groups.len()));
+            rotated.reverse();
+            for ((id, _), name) in rotated.iter().zip(names(&rotated)) {
+                prop_assert_eq!(name.ok(), chosen[id].clone().ok());
+            }
+        }
+    }
+}
