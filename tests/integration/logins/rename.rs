@@ -79,7 +79,10 @@ async fn a_renamed_user_keeps_the_credential_and_releases_the_name() {
     wait_until_named(cluster, &heir, &name).await;
     assert_eq!(own_status(&direct, &session).await, 401);
     assert_eq!(with_password(&direct, &name, PASSWORD).await.status, 401);
-    let taken = rename_as_administrator(cluster, &name, &name).unwrap_err();
+    // Its name stands for both users now, so the renamed one is addressed by its username.
+    let ambiguous = rename_as_administrator(cluster, &name, &name).unwrap_err();
+    assert!(format!("{ambiguous:#}").contains("stands for several users"), "{ambiguous:#}");
+    let taken = rename_as_administrator(cluster, &married, &name).unwrap_err();
     assert!(format!("{taken:#}").contains(&format!("already exists: User {heir} holds or wants it")), "{taken:#}");
 }
 
