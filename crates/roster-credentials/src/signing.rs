@@ -193,7 +193,9 @@ impl SigningKeys {
         let mut next = self.0[first..].to_vec();
         let is_due = next.last().is_none_or(|newest| newest.age(now) >= lifetime || newest.algorithm != algorithm);
         if is_due {
-            next.push(SigningKey::create(now, algorithm)?);
+            // Keys are stored by their second.
+            let free = next.last().map_or(now, |newest| newest.created + Duration::from_secs(1));
+            next.push(SigningKey::create(now.max(free), algorithm)?);
         }
         Ok((is_due || first > 0).then_some(Self(next)))
     }
@@ -268,7 +270,7 @@ mod tests {
         assert!(both.rotated(start(), 30 * DAY, Rs256).unwrap().is_none());
         assert_eq!(both.algorithms(), [Es256, Rs256]);
         assert_eq!(both.signer(start()).algorithm, Es256, "relying parties may not have the new key yet");
-        assert_eq!(both.signer(start() + PROPAGATION).algorithm, Rs256);
+        assert_eq!(both.signer(start() + PROPAGATION + Duration::from_secs(1)).algorithm, Rs256);
         let read = SigningKeys::read(&both.write()).unwrap();
         assert_eq!(read.jwks(), both.jwks());
         let key = &read.jwks()["keys"][1];

@@ -63,10 +63,10 @@ pub enum SelectorError {
     #[error("a requirement must follow each comma")]
     DanglingComma,
     /// Something other than a comma follows a requirement.
-    #[error("{0:?} is no label value: a comma must stand between requirements")]
+    #[error("{0:?} is not a label value: requirements must be separated by commas")]
     MissingComma(String),
     /// A key is followed by something other than an operator.
-    #[error("{key} {found:?}: after a key may stand =, ==, !=, >, <, in or notin")]
+    #[error("{key} {found:?}: a key may be followed by =, ==, !=, >, <, in or notin")]
     UnknownOperator {
         /// The key.
         key: String,
@@ -89,12 +89,12 @@ pub enum SelectorError {
     UnclosedParenthesis(String),
     /// Not a label key.
     #[error(
-        "{0:?} is no label key; allowed are key, !key, key=value, key!=value, key>1, key<1, key in (a,b) and key notin \
+        "{0:?} is not a label key; allowed are key, !key, key=value, key!=value, key>1, key<1, key in (a,b) and key notin \
          (a,b), with at most 63 letters, digits, -, _ and . in a key, and a DNS name and / before it"
     )]
     InvalidKey(String),
     /// Not a label value.
-    #[error("{0:?} is no label value: at most 63 letters, digits, -, _ and ., with a letter or digit at both ends")]
+    #[error("{0:?} is not a label value: at most 63 letters, digits, -, _ and ., with a letter or digit at both ends")]
     InvalidValue(String),
 }
 
