@@ -29,7 +29,7 @@ struct Series {
 ///
 /// # Errors
 /// If the file can't be written.
-pub fn draw(report: &Report, path: &Path) -> Result<()> {
+pub(crate) fn draw(report: &Report, path: &Path) -> Result<()> {
     let lines: Vec<&Line> = report.lines.iter().filter(|line| line.section == SECTION && line.what == DRAWN).collect();
     if lines.len() < 2 {
         return Ok(());

@@ -22,7 +22,7 @@ const WRITERS: usize = 32;
 const DECLARED: &str = "/apis/roster.dev/v1alpha1";
 
 /// A control plane with Roster's chart.
-pub struct Cluster {
+pub(crate) struct Cluster {
     /// The control plane.
     pub plane: ControlPlane,
     /// A client as cluster administrator.
@@ -35,7 +35,7 @@ impl Cluster {
     ///
     /// # Errors
     /// If it does not start.
-    pub async fn create(dir: &Path, values: &[&str]) -> Result<Self> {
+    pub(crate) async fn create(dir: &Path, values: &[&str]) -> Result<Self> {
         if dir.exists() {
             std::fs::remove_dir_all(dir)?;
         }
@@ -50,7 +50,7 @@ impl Cluster {
     ///
     /// # Errors
     /// If it does not become ready.
-    pub async fn start_operator(&self, args: &[&str]) -> Result<(Operator, Duration)> {
+    pub(crate) async fn start_operator(&self, args: &[&str]) -> Result<(Operator, Duration)> {
         let binary = std::env::current_exe()?.with_file_name("roster");
         ensure!(binary.is_file(), "{} is not there: build it, in the same profile", binary.display());
         let start = Instant::now();
@@ -66,7 +66,7 @@ impl Cluster {
     ///
     /// # Errors
     /// If it does not.
-    pub async fn wait_for_admission(&self) -> Result<()> {
+    pub(crate) async fn wait_for_admission(&self) -> Result<()> {
         let [probe, _] = Population::with_password("probe", "password", "probe");
         let start = Instant::now();
         while let Err(error) = self.send("POST", "/api/v1/namespaces/default/secrets?dryRun=All", &probe).await {
@@ -80,7 +80,7 @@ impl Cluster {
     ///
     /// # Errors
     /// If kube-apiserver refuses.
-    pub fn hold_the_lease(&self) -> Result<()> {
+    pub(crate) fn hold_the_lease(&self) -> Result<()> {
         let held = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
             "metadata": {"name": "roster", "namespace": NAMESPACE},
             "spec": {"holderIdentity": "bench", "leaseDurationSeconds": 86_400}});
@@ -92,7 +92,7 @@ impl Cluster {
     ///
     /// # Errors
     /// If kube-apiserver refuses, or they are not compiled.
-    pub async fn add_groups(&self, population: Population) -> Result<()> {
+    pub(crate) async fn add_groups(&self, population: Population) -> Result<()> {
         let namespace =
             |at| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": Population::namespace(at)}});
         self.create_all("/api/v1/namespaces", (0..population.namespaces()).map(namespace)).await?;
@@ -107,7 +107,7 @@ impl Cluster {
     ///
     /// # Errors
     /// If kube-apiserver refuses.
-    pub async fn add_users(&self, population: Population) -> Result<()> {
+    pub(crate) async fn add_users(&self, population: Population) -> Result<()> {
         let writes = stream::iter(0..population.users).map(|at| {
             let (user, status) = population.user(at);
             async move {
@@ -123,7 +123,7 @@ impl Cluster {
     ///
     /// # Errors
     /// If it refuses one.
-    pub async fn create_all(&self, path: &str, objects: impl Iterator<Item = Value>) -> Result<()> {
+    pub(crate) async fn create_all(&self, path: &str, objects: impl Iterator<Item = Value>) -> Result<()> {
         let writes = stream::iter(objects).map(|object| async move { self.send("POST", path, &object).await });
         writes.buffer_unordered(WRITERS).try_collect().await
     }
@@ -132,7 +132,7 @@ impl Cluster {
     ///
     /// # Errors
     /// If they don't become so.
-    pub async fn wait_until_ready(&self, plural: &str, count: u64, patience: Duration) -> Result<Duration> {
+    pub(crate) async fn wait_until_ready(&self, plural: &str, count: u64, patience: Duration) -> Result<Duration> {
         let start = Instant::now();
         loop {
             let list: Value = self.get(&format!("{DECLARED}/{plural}?resourceVersion=0")).await?;
@@ -153,7 +153,7 @@ impl Cluster {
     ///
     /// # Errors
     /// If kube-apiserver refuses it.
-    pub async fn send(&self, method: &str, path: &str, body: &Value) -> Result<()> {
+    pub(crate) async fn send(&self, method: &str, path: &str, body: &Value) -> Result<()> {
         let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
         let request = Request::builder().method(method).uri(path).header("Content-Type", kind);
         self.client
@@ -167,7 +167,7 @@ impl Cluster {
     ///
     /// # Errors
     /// If kube-apiserver refuses it, or the answer is no JSON.
-    pub async fn get(&self, path: &str) -> Result<Value> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Value> {
         Ok(self.client.request(Request::get(path).body(Vec::new())?).await?)
     }
 
@@ -175,7 +175,7 @@ impl Cluster {
     ///
     /// # Errors
     /// If a certificate can't be read.
-    pub fn api_server(&self) -> Result<Server> {
+    pub(crate) fn api_server(&self) -> Result<Server> {
         let (ca, certificate, key) = (self.pki("ca.crt")?, self.pki("admin.crt")?, self.pki("admin.key")?);
         Server::new(address(&self.plane.url)?, &ca, Some((&certificate, &key)))
     }
@@ -184,7 +184,7 @@ impl Cluster {
     ///
     /// # Errors
     /// If a certificate can't be read.
-    pub fn roster(&self, operator: &Operator) -> Result<Server> {
+    pub(crate) fn roster(&self, operator: &Operator) -> Result<Server> {
         let (ca, certificate, key) =
             (self.pki("roster-ca.crt")?, self.pki("front-proxy.crt")?, self.pki("front-proxy.key")?);
         let server = Server::new(address(&operator.url())?, &ca, Some((&certificate, &key)))?;
@@ -195,7 +195,7 @@ impl Cluster {
     ///
     /// # Errors
     /// If it does not.
-    pub async fn wait_until_served(&self) -> Result<()> {
+    pub(crate) async fn wait_until_served(&self) -> Result<()> {
         let start = Instant::now();
         while let Err(error) = self.get(&format!("/apis/{GROUP}/{VERSION}/users?limit=1")).await {
             ensure!(start.elapsed() < Duration::from_secs(120), error.context("the aggregated API is not served"));

@@ -15,18 +15,18 @@ use crate::report::{Line, Report, median, millis, ratio};
 use crate::stand_ins;
 
 /// Part of the table.
-pub const SECTION: &str = "queries";
+pub(crate) const SECTION: &str = "queries";
 
 /// The limit: the same bytes from a buffer, by the same stack.
-pub const BUFFER: &str = "buffer";
+pub(crate) const BUFFER: &str = "buffer";
 /// The limit of the slowest in a hundred.
-pub const BUFFER_P99: &str = "buffer's p99";
+pub(crate) const BUFFER_P99: &str = "buffer's p99";
 /// A column and an index for each field.
-pub const SQLITE: &str = "SQLite";
+pub(crate) const SQLITE: &str = "SQLite";
 /// A look at each object.
-pub const SCAN: &str = "scan";
+pub(crate) const SCAN: &str = "scan";
 /// kube-apiserver with the custom resources themselves.
-pub const API_SERVER: &str = "kube-apiserver";
+pub(crate) const API_SERVER: &str = "kube-apiserver";
 /// Roster, behind kube-apiserver.
 const AGGREGATED: &str = "through kube-apiserver";
 
@@ -36,7 +36,7 @@ const SLICE: Duration = Duration::from_millis(300);
 const CONCURRENCIES: [usize; 2] = [1, 16];
 
 /// Who answers.
-pub struct Servers {
+pub(crate) struct Servers {
     /// Roster, on its own port.
     pub roster: Server,
     /// kube-apiserver, which passes on to Roster what is for it.
@@ -63,7 +63,7 @@ struct Rounds {
 ///
 /// # Errors
 /// If somebody does not answer, or not the same as the others.
-pub async fn measure(
+pub(crate) async fn measure(
     report: &mut Report,
     servers: &Servers,
     dir: &Path,

@@ -34,7 +34,7 @@ enum Way {
 ///
 /// # Errors
 /// If users don't become Ready.
-pub async fn measure(report: &mut Report, dir: &Path, users: u64) -> Result<()> {
+pub(crate) async fn measure(report: &mut Report, dir: &Path, users: u64) -> Result<()> {
     let cluster = Cluster::create(dir, &[]).await?;
     let (operator, _) = cluster.start_operator(&[]).await?;
     cluster.wait_for_admission().await?;

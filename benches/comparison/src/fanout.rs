@@ -23,7 +23,7 @@ const DIRECTORY: &str = "/apis/directory.roster.dev/v1alpha1/users";
 ///
 /// # Errors
 /// If somebody never learns of it.
-pub async fn measure(
+pub(crate) async fn measure(
     report: &mut Report,
     cluster: &Cluster,
     servers: &Servers,

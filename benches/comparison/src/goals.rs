@@ -5,7 +5,7 @@ use crate::report::{Line, Report, short};
 use crate::rest::CHANGE;
 
 /// Judges what was measured among the most users.
-pub fn judge(report: &mut Report) {
+pub(crate) fn judge(report: &mut Report) {
     let Some(users) = report.lines.iter().filter(|line| line.section == SECTION).map(|line| line.users).max() else {
         return;
     };

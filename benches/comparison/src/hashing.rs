@@ -5,7 +5,7 @@ use std::time::Instant;
 use roster_credentials::hash::{Argon2idCost, Memory, PasswordHash};
 
 /// Hashes of argon2id to the second, on every core, with memory reused.
-pub fn bare_loop(rounds: u32) -> f64 {
+pub(crate) fn bare_loop(rounds: u32) -> f64 {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let start = Instant::now();
     std::thread::scope(|scope| {
@@ -23,6 +23,6 @@ pub fn bare_loop(rounds: u32) -> f64 {
 }
 
 /// A hash of a password, as people write it into a Secret.
-pub fn hash(password: &str) -> String {
+pub(crate) fn hash(password: &str) -> String {
     PasswordHash::create(password, Argon2idCost::default(), &mut Memory::default()).expose().to_owned()
 }

@@ -29,7 +29,7 @@ const BATCHES: usize = 200;
 
 /// What the process tells.
 #[derive(Debug, Default, Deserialize, Serialize)]
-pub struct Measured {
+pub(crate) struct Measured {
     /// Bytes a user, in all.
     resident: f64,
     /// Bytes a user of the JSON that answers are built from.
@@ -42,7 +42,7 @@ pub struct Measured {
 ///
 /// # Errors
 /// If it fails.
-pub fn measure(report: &mut Report, users: u64) -> Result<()> {
+pub(crate) fn measure(report: &mut Report, users: u64) -> Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
     let output = command.args(["index", "--users", &users.to_string()]).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -67,7 +67,7 @@ pub fn measure(report: &mut Report, users: u64) -> Result<()> {
 ///
 /// # Errors
 /// If memory can't be read.
-pub fn run(users: u64) -> Result<Measured> {
+pub(crate) fn run(users: u64) -> Result<Measured> {
     let population = Population { users };
     let before = resident(std::process::id())?;
     let mut view = View::empty(FIELDS);

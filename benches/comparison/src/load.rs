@@ -20,7 +20,7 @@ use tokio_rustls::TlsConnector;
 
 /// A server, and who asks it.
 #[derive(Clone)]
-pub struct Server {
+pub(crate) struct Server {
     /// Where it listens.
     pub address: SocketAddr,
     /// What it is asked with.
@@ -29,7 +29,7 @@ pub struct Server {
 }
 
 /// What a slice of time came to.
-pub struct Measured {
+pub(crate) struct Measured {
     /// Requests per second.
     pub per_second: f64,
     /// Time until the answer was read, in microseconds.
@@ -41,7 +41,7 @@ impl Server {
     ///
     /// # Errors
     /// If something is no PEM.
-    pub fn new(address: SocketAddr, ca: &str, client: Option<(&str, &str)>) -> Result<Self> {
+    pub(crate) fn new(address: SocketAddr, ca: &str, client: Option<(&str, &str)>) -> Result<Self> {
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
             roots.add(certificate?)?;
@@ -59,7 +59,7 @@ impl Server {
     }
 
     /// The same server, asked with these headers.
-    pub fn with_headers(mut self, headers: &[(&'static str, &str)]) -> Self {
+    pub(crate) fn with_headers(mut self, headers: &[(&'static str, &str)]) -> Self {
         self.headers.extend(headers.iter().map(|(name, value)| (*name, (*value).to_owned())));
         self
     }
@@ -68,7 +68,7 @@ impl Server {
     ///
     /// # Errors
     /// If it can't be made.
-    pub async fn connect(&self) -> Result<Connection> {
+    pub(crate) async fn connect(&self) -> Result<Connection> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         let stream =
@@ -82,7 +82,7 @@ impl Server {
     ///
     /// # Errors
     /// If it is none of success.
-    pub async fn get(&self, path: &str) -> Result<Bytes> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Bytes> {
         self.connect().await?.body("GET", path, Bytes::new()).await
     }
 
@@ -90,7 +90,7 @@ impl Server {
     ///
     /// # Errors
     /// If an answer is none of success.
-    pub async fn load(&self, calls: &[Call], connections: usize, slice: Duration) -> Result<Measured> {
+    pub(crate) async fn load(&self, calls: &[Call], connections: usize, slice: Duration) -> Result<Measured> {
         let mut open = try_join_all((0..connections).map(|_| self.connect())).await?;
         // Once without the clock.
         try_join_all(open.iter_mut().zip(calls.iter().cycle()).map(|(connection, call)| connection.drain(call)))
@@ -121,7 +121,7 @@ impl Server {
 
 /// What is asked.
 #[derive(Clone, Debug)]
-pub struct Call {
+pub(crate) struct Call {
     /// The method.
     pub method: &'static str,
     /// The path, with its query string.
@@ -132,18 +132,18 @@ pub struct Call {
 
 impl Call {
     /// A GET.
-    pub fn get(path: impl Into<String>) -> Self {
+    pub(crate) fn get(path: impl Into<String>) -> Self {
         Self { method: "GET", path: path.into(), body: Bytes::new() }
     }
 
     /// A POST of JSON.
-    pub fn post(path: impl Into<String>, body: &serde_json::Value) -> Self {
+    pub(crate) fn post(path: impl Into<String>, body: &serde_json::Value) -> Self {
         Self { method: "POST", path: path.into(), body: body.to_string().into() }
     }
 }
 
 /// A connection.
-pub struct Connection {
+pub(crate) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     headers: Vec<(&'static str, String)>,
 }
@@ -153,7 +153,7 @@ impl Connection {
     ///
     /// # Errors
     /// If it is none of success.
-    pub async fn begin(&mut self, method: &str, path: &str, body: Bytes) -> Result<hyper::body::Incoming> {
+    pub(crate) async fn begin(&mut self, method: &str, path: &str, body: Bytes) -> Result<hyper::body::Incoming> {
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
         for (name, value) in &self.headers {
             request = request.header(*name, value);
@@ -175,7 +175,7 @@ impl Connection {
     ///
     /// # Errors
     /// If it is none of success.
-    pub async fn body(&mut self, method: &str, path: &str, body: Bytes) -> Result<Bytes> {
+    pub(crate) async fn body(&mut self, method: &str, path: &str, body: Bytes) -> Result<Bytes> {
         Ok(self.begin(method, path, body).await?.collect().await?.to_bytes())
     }
 
@@ -195,6 +195,6 @@ impl Connection {
 ///
 /// # Errors
 /// If it has none.
-pub fn address(url: &str) -> Result<SocketAddr> {
+pub(crate) fn address(url: &str) -> Result<SocketAddr> {
     url.rsplit('/').next().unwrap_or_default().parse().with_context(|| url.to_owned())
 }

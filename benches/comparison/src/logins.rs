@@ -26,7 +26,7 @@ const AT_ONCE: usize = 8;
 ///
 /// # Errors
 /// If somebody can't log in.
-pub async fn measure(report: &mut Report, dir: &Path, rounds: usize) -> Result<()> {
+pub(crate) async fn measure(report: &mut Report, dir: &Path, rounds: usize) -> Result<()> {
     let cluster = Cluster::create(dir, &[]).await?;
     let (operator, _) = cluster.start_operator(&[]).await?;
     cluster.wait_for_admission().await?;

@@ -34,44 +34,44 @@ impl Random {
 
 /// A number of users, and what belongs to that many.
 #[derive(Clone, Copy, Debug)]
-pub struct Population {
+pub(crate) struct Population {
     /// How many users.
     pub users: u64,
 }
 
 impl Population {
     /// One group to ten users.
-    pub fn groups(self) -> u64 {
+    pub(crate) fn groups(self) -> u64 {
         (self.users / 10).max(DEPARTMENTS + 2)
     }
 
     /// One role binding to a hundred users.
-    pub fn bindings(self) -> u64 {
+    pub(crate) fn bindings(self) -> u64 {
         (self.users / 100).max(5)
     }
 
     /// One namespace to twenty users.
-    pub fn namespaces(self) -> u64 {
+    pub(crate) fn namespaces(self) -> u64 {
         (self.users / 20).max(5)
     }
 
     /// Name of a user.
-    pub fn name(at: u64) -> String {
+    pub(crate) fn name(at: u64) -> String {
         format!("user-{at:06}")
     }
 
     /// Email of a user.
-    pub fn email(at: u64) -> String {
+    pub(crate) fn email(at: u64) -> String {
         format!("user-{at:06}@example.com")
     }
 
     /// Name of a group. The first few are the departments.
-    pub fn group(at: u64) -> String {
+    pub(crate) fn group(at: u64) -> String {
         if at < DEPARTMENTS { format!("department-{at}") } else { format!("team-{at:05}") }
     }
 
     /// A user as it is declared, and its status as the controllers would write it.
-    pub fn user(self, at: u64) -> (Value, Value) {
+    pub(crate) fn user(self, at: u64) -> (Value, Value) {
         let mut random = Random(at.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x0526_1991);
         let name = Self::name(at);
         let (first, last) = (random.of(&FIRST), random.of(&LAST));
@@ -104,21 +104,21 @@ impl Population {
     }
 
     /// Text that is in the midst of the display names of about one user in a thousand.
-    pub const TEXT_WITHIN: &str = "lace 50";
+    pub(crate) const TEXT_WITHIN: &str = "lace 50";
 
     /// A group.
-    pub fn group_object(at: u64) -> Value {
+    pub(crate) fn group_object(at: u64) -> Value {
         json!({"apiVersion": "roster.dev/v1alpha1", "kind": "Group", "metadata": {"name": Self::group(at)},
             "spec": {"displayName": format!("Group {at}"), "acceptDeclaredMembers": true}})
     }
 
     /// Name of a namespace.
-    pub fn namespace(at: u64) -> String {
+    pub(crate) fn namespace(at: u64) -> String {
         format!("project-{at:05}")
     }
 
     /// A role binding: a group holds a role in three namespaces.
-    pub fn binding(self, at: u64) -> Value {
+    pub(crate) fn binding(self, at: u64) -> Value {
         let role = ["view", "edit"][usize::try_from(at % 2).expect("an index")];
         let namespaces: Vec<_> = (0..3).map(|i| Self::namespace((at * 3 + i) % self.namespaces())).collect();
         json!({"apiVersion": "roster.dev/v1alpha1", "kind": "RoleBinding", "metadata": {"name": format!("binding-{at:04}")},
@@ -127,7 +127,7 @@ impl Population {
     }
 
     /// A user with nothing but a password, and the Secret that brings it. `key` says how: `password` or `passwordHash`.
-    pub fn with_password(name: &str, key: &str, value: &str) -> [Value; 2] {
+    pub(crate) fn with_password(name: &str, key: &str, value: &str) -> [Value; 2] {
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": PASSWORD_SECRET_TYPE,
             "metadata": {"name": name, "namespace": "default", "annotations": {USER_ANNOTATION: name}},
             "stringData": {key: value}});

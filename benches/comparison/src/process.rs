@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 ///
 /// # Errors
 /// If the process is gone.
-pub fn cpu_seconds(pid: u32) -> Result<f64> {
+pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     let mut nanos = 0_u64;
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         // A thread may end in between.
@@ -23,7 +23,7 @@ pub fn cpu_seconds(pid: u32) -> Result<f64> {
 ///
 /// # Errors
 /// If the process is gone.
-pub fn resident(pid: u32) -> Result<f64> {
+pub(crate) fn resident(pid: u32) -> Result<f64> {
     let status = read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it says so")?;
     Ok(line.split_whitespace().next().context("it is a number")?.parse()?)

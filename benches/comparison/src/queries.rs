@@ -9,7 +9,7 @@ const DECLARED: &str = "/apis/roster.dev/v1alpha1/users";
 
 /// What users are to be found, in no contender's own terms.
 #[derive(Clone, Debug, Default)]
-pub struct Condition {
+pub(crate) struct Condition {
     /// Fields and the values that they must have.
     pub equal: Vec<(&'static str, String)>,
     /// Text that the display name must have within.
@@ -20,7 +20,7 @@ pub struct Condition {
 
 /// What is answered.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// One user.
     Single,
     /// Users from an offset on, and how many there are in all; by last login, latest first, or else by name.
@@ -35,7 +35,7 @@ pub enum Answer {
 
 /// A query.
 #[derive(Clone, Debug)]
-pub struct Query {
+pub(crate) struct Query {
     /// What it is called in the table.
     pub name: String,
     /// Whom.
@@ -51,7 +51,7 @@ pub struct Query {
 }
 
 /// The queries over that many users.
-pub fn queries(population: Population) -> Vec<Query> {
+pub(crate) fn queries(population: Population) -> Vec<Query> {
     let at = population.users * 7 / 9;
     let (name, email) = (Population::name(at), Population::email(at));
     let group = Population::group(2);

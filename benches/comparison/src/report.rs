@@ -17,7 +17,7 @@ const KEYSTONE: [(&str, f64); 4] = [
 
 /// Something that was measured, or a ratio of two such things.
 #[derive(Clone, Debug, Serialize)]
-pub struct Number {
+pub(crate) struct Number {
     /// What it is, or is compared with.
     pub name: String,
     /// How much.
@@ -31,7 +31,7 @@ pub struct Number {
 
 /// A line of the table.
 #[derive(Clone, Debug, Serialize)]
-pub struct Line {
+pub(crate) struct Line {
     /// Part of the table.
     pub section: &'static str,
     /// What was measured.
@@ -46,7 +46,7 @@ pub struct Line {
 
 /// A goal, and what has come of it.
 #[derive(Clone, Debug, Serialize)]
-pub struct Goal {
+pub(crate) struct Goal {
     /// What is to be.
     pub wanted: String,
     /// What is.
@@ -57,7 +57,7 @@ pub struct Goal {
 
 /// All of it.
 #[derive(Debug, Default, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// The table.
     pub lines: Vec<Line>,
     /// The goals that could be judged.
@@ -66,49 +66,49 @@ pub struct Report {
 
 impl Line {
     /// A line without numbers.
-    pub fn new(section: &'static str, what: impl Into<String>, users: u64) -> Self {
+    pub(crate) fn new(section: &'static str, what: impl Into<String>, users: u64) -> Self {
         Self { section, what: what.into(), users, ratios: Vec::new(), figures: Vec::new() }
     }
 
     /// With a ratio, and what it is a ratio to.
-    pub fn ratio(mut self, name: impl Into<String>, value: f64, beside: (f64, &'static str)) -> Self {
+    pub(crate) fn ratio(mut self, name: impl Into<String>, value: f64, beside: (f64, &'static str)) -> Self {
         self.ratios.push(Number { name: name.into(), value, unit: "×", beside: Some(beside) });
         self
     }
 
     /// With a figure.
-    pub fn figure(mut self, name: impl Into<String>, value: f64, unit: &'static str) -> Self {
+    pub(crate) fn figure(mut self, name: impl Into<String>, value: f64, unit: &'static str) -> Self {
         self.figures.push(Number { name: name.into(), value, unit, beside: None });
         self
     }
 
     /// A number of the line.
-    pub fn find(&self, name: &str) -> Option<&Number> {
+    pub(crate) fn find(&self, name: &str) -> Option<&Number> {
         self.ratios.iter().chain(&self.figures).find(|number| number.name == name)
     }
 }
 
 impl Report {
     /// Adds a line, and shows it at once: the whole takes a while.
-    pub fn add(&mut self, line: Line) {
+    pub(crate) fn add(&mut self, line: Line) {
         eprintln!("{}", row(&line));
         self.lines.push(line);
     }
 
     /// Adds a goal.
-    pub fn goal(&mut self, wanted: impl Into<String>, figure: impl Into<String>, met: bool) {
+    pub(crate) fn goal(&mut self, wanted: impl Into<String>, figure: impl Into<String>, met: bool) {
         self.goals.push(Goal { wanted: wanted.into(), figure: figure.into(), met });
     }
 
     /// Adds what was measured of Keystone, on another day and a machine of the same kind.
-    pub fn quote_keystone(&mut self) {
+    pub(crate) fn quote_keystone(&mut self) {
         for (what, millis) in KEYSTONE {
             self.add(Line::new("for orientation", format!("Keystone: {what}"), 100_000).figure("took", millis, "ms"));
         }
     }
 
     /// The table.
-    pub fn table(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         let mut out = String::from("| | what | users | ratios | figures |\n| --- | --- | --- | --- | --- |\n");
         for line in &self.lines {
             out.push_str(&row(line));
@@ -126,7 +126,7 @@ impl Report {
     ///
     /// # Errors
     /// If the file can't be written.
-    pub fn write(&self, path: &Path) -> Result<()> {
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let cores = std::thread::available_parallelism()?.get();
         let machine = json!({"cores": cores, "processor": processor(), "load": load()});
         let all = json!({"at": jiff::Timestamp::now().to_string(), "machine": machine, "report": self});
@@ -138,7 +138,7 @@ impl Report {
 }
 
 /// What the machine is, in a line.
-pub fn machine() -> String {
+pub(crate) fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     format!("{cores} cores of {}; load {}", processor(), load())
 }
@@ -172,7 +172,7 @@ fn numbers(numbers: &[Number]) -> String {
 }
 
 /// Three digits that count.
-pub fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
         ..0.1 => format!("{value:.3}"),
@@ -199,24 +199,24 @@ fn grouped(value: u64) -> String {
 ///
 /// # Panics
 /// If there are none.
-pub fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
 /// The median of what the two figures of each round come to.
-pub fn ratio(ours: &[f64], theirs: &[f64]) -> f64 {
+pub(crate) fn ratio(ours: &[f64], theirs: &[f64]) -> f64 {
     median(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect())
 }
 
 /// A count, as a number to reckon with.
 #[expect(clippy::cast_precision_loss, reason = "so many there are not")]
-pub fn number(count: u64) -> f64 {
+pub(crate) fn number(count: u64) -> f64 {
     count as f64
 }
 
 /// Microseconds as milliseconds.
-pub fn millis(micros: u64) -> f64 {
+pub(crate) fn millis(micros: u64) -> f64 {
     number(micros) / 1000.0
 }
 

@@ -13,10 +13,10 @@ use crate::process::{cpu_seconds, resident};
 use crate::report::{Line, Report, median, number};
 
 /// Part of the table.
-pub const SECTION: &str = "cost";
+pub(crate) const SECTION: &str = "cost";
 
 /// What a change's cost is called.
-pub const CHANGE: &str = "CPU a change";
+pub(crate) const CHANGE: &str = "CPU a change";
 
 /// How long nothing happens.
 const QUIET: Duration = Duration::from_secs(30);
@@ -30,7 +30,13 @@ const BATCHES: usize = 9;
 ///
 /// # Errors
 /// If it is gone, or the audit log can't be read.
-pub async fn quiet(report: &mut Report, cluster: &Cluster, operator: &Operator, who: &str, users: u64) -> Result<()> {
+pub(crate) async fn quiet(
+    report: &mut Report,
+    cluster: &Cluster,
+    operator: &Operator,
+    who: &str,
+    users: u64,
+) -> Result<()> {
     let (cpu, from) = (cpu_seconds(operator.id())?, cluster.plane.audit_position()?);
     tokio::time::sleep(QUIET).await;
     let per_hour = 3600.0 / QUIET.as_secs_f64();
@@ -59,7 +65,7 @@ pub async fn quiet(report: &mut Report, cluster: &Cluster, operator: &Operator, 
 ///
 /// # Errors
 /// If it is gone, or the change does not arrive.
-pub async fn change(
+pub(crate) async fn change(
     report: &mut Report,
     cluster: &Cluster,
     operator: &Operator,

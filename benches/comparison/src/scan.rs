@@ -10,7 +10,7 @@ use crate::queries::{Answer, Condition, Query};
 use crate::stand_ins::{Found, list};
 
 /// All objects.
-pub struct Scan {
+pub(crate) struct Scan {
     users: Vec<Value>,
     name: JsonPath,
     login: JsonPath,
@@ -28,7 +28,7 @@ impl Scan {
     ///
     /// # Errors
     /// If a path is wrong.
-    pub fn new(users: Vec<Value>) -> Result<Self> {
+    pub(crate) fn new(users: Vec<Value>) -> Result<Self> {
         Ok(Self { users, name: path("name")?, login: path("lastLoginTime")? })
     }
 
@@ -36,7 +36,7 @@ impl Scan {
     ///
     /// # Errors
     /// If a field has no path.
-    pub fn answer(&self, query: &Query) -> Result<Vec<u8>> {
+    pub(crate) fn answer(&self, query: &Query) -> Result<Vec<u8>> {
         let parsed = parse(&query.condition)?;
         let mut found: Vec<&Value> = self.users.iter().filter(|user| parsed.holds(user)).collect();
         let total = found.len();

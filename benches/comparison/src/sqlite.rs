@@ -48,7 +48,7 @@ thread_local! {
 }
 
 /// A file of users.
-pub struct Sqlite {
+pub(crate) struct Sqlite {
     path: PathBuf,
 }
 
@@ -57,7 +57,7 @@ impl Sqlite {
     ///
     /// # Errors
     /// If it can't be written.
-    pub fn create(path: &Path, users: &[Value]) -> Result<Self> {
+    pub(crate) fn create(path: &Path, users: &[Value]) -> Result<Self> {
         if path.exists() {
             std::fs::remove_file(path)?;
         }
@@ -95,7 +95,7 @@ impl Sqlite {
     ///
     /// # Errors
     /// If SQLite refuses.
-    pub fn answer(&self, query: &Query) -> Result<Vec<u8>> {
+    pub(crate) fn answer(&self, query: &Query) -> Result<Vec<u8>> {
         OPEN.with_borrow_mut(|open| {
             if open.is_none() {
                 let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;

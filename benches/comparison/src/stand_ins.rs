@@ -41,7 +41,7 @@ use crate::scan::Scan;
 use crate::sqlite::Sqlite;
 
 /// What a stand-in found.
-pub struct Found {
+pub(crate) struct Found {
     /// How many there are in all.
     pub total: usize,
     /// Those that are shown, as JSON.
@@ -49,7 +49,7 @@ pub struct Found {
 }
 
 /// A list as Roster writes it.
-pub fn list(found: &Found) -> Vec<u8> {
+pub(crate) fn list(found: &Found) -> Vec<u8> {
     let total = found.total;
     let head = format!(r#"{{"apiVersion":"directory.roster.dev/v1alpha1","kind":"UserList","total":{total},"items":["#);
     let mut out = head.into_bytes();
@@ -81,7 +81,7 @@ fn buffer(dir: &Path, at: usize) -> PathBuf {
 ///
 /// # Errors
 /// If they don't.
-pub async fn start(dir: &Path, users: u64, answers: &[Bytes], everybody: &Bytes) -> Result<(Process, Server)> {
+pub(crate) async fn start(dir: &Path, users: u64, answers: &[Bytes], everybody: &Bytes) -> Result<(Process, Server)> {
     std::fs::create_dir_all(dir)?;
     for (at, answer) in answers.iter().enumerate() {
         std::fs::write(buffer(dir, at), answer)?;
@@ -108,7 +108,7 @@ pub async fn start(dir: &Path, users: u64, answers: &[Bytes], everybody: &Bytes)
 ///
 /// # Errors
 /// If a file is missing.
-pub async fn run(dir: &Path, port: u16, users: u64) -> Result<()> {
+pub(crate) async fn run(dir: &Path, port: u16, users: u64) -> Result<()> {
     let mut everybody: Value = serde_json::from_slice(&std::fs::read(dir.join("users.json"))?)?;
     let Value::Array(everybody) = everybody["items"].take() else { bail!("there are no users") };
     let queries = queries(Population { users });

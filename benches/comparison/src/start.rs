@@ -32,7 +32,7 @@ const BOOKMARK: usize = 1024;
 ///
 /// # Errors
 /// If it does not start.
-pub async fn base(cluster: &Cluster) -> Result<f64> {
+pub(crate) async fn base(cluster: &Cluster) -> Result<f64> {
     let (operator, _) = cluster.start_operator(&[]).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let base = resident(operator.id())?;
@@ -44,7 +44,12 @@ pub async fn base(cluster: &Cluster) -> Result<f64> {
 ///
 /// # Errors
 /// If it does not start.
-pub async fn start(report: &mut Report, cluster: &Cluster, population: Population, base: f64) -> Result<Operator> {
+pub(crate) async fn start(
+    report: &mut Report,
+    cluster: &Cluster,
+    population: Population,
+    base: f64,
+) -> Result<Operator> {
     let users = population.users;
     let bare = streamed(&cluster.api_server()?).await?.as_secs_f64();
     let (operator, ready) = cluster.start_operator(&[]).await?;
