@@ -61,7 +61,7 @@ impl Leader {
         let Replica { informers, metrics, .. } = &*self.replica;
         metrics.leader.set(1);
         informers.lead();
-        // Dropping `control` stops the controllers, before the election is told that nothing needs the lease.
+        // Dropping `control` stops the controllers, before the election releases the lease.
         let outcome = tokio::select! {
             lost = election.ended() => step_down(lost),
             ended = self.control(shutdown.clone()) => ended,

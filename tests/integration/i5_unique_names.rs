@@ -35,7 +35,7 @@ async fn create_claimants(users: &Api<User>, prefix: &str, email: &str, halfway:
 
 /// Waits until every claimant has a condition, and returns the holder of the email.
 async fn holder(users: &Api<User>, prefix: &str, claimants: usize) -> String {
-    eventually("every claimant is told, and one of them holds it", || async {
+    eventually("every claimant reports the result, and one of them holds it", || async {
         let all = users.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
         let mine: Vec<&User> =
             all.items.iter().filter(|user| user.name_any().starts_with(&format!("{prefix}-"))).collect();

@@ -105,7 +105,7 @@ async fn i6_restart_leader_change_and_relist_write_nothing() {
 
     let relisting = audit_position(&cluster);
     cluster.plane.restart_api_server().expect("kube-apiserver comes back");
-    eventually("the living operator has listed Secrets anew", || async {
+    eventually("the running operator has listed Secrets again", || async {
         let requests = operator_requests(&cluster, relisting);
         let is_list =
             |request: &String| request.starts_with("list ") && request.contains("/namespaces/roster-system/secrets?");

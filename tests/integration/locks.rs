@@ -243,7 +243,7 @@ async fn locks_are_listed_by_username() {
         let text = cluster.plane.kubectl.run(&["get", "--raw", &path]).map_err(|error| error.to_string())?;
         Ok(serde_json::from_str(&text).unwrap())
     };
-    eventually("the lock is told of", || async {
+    eventually("the lock is reported", || async {
         let status = get("locks")?["status"].clone();
         let expected = json!({"held": [fixtures.n], "blockingDeletion": [fixtures.n]});
         if status == expected { Ok(()) } else { Err(status.to_string()) }
@@ -251,7 +251,7 @@ async fn locks_are_listed_by_username() {
     .await;
     let namespaces = get("namespaces").unwrap()["items"].as_array().unwrap().clone();
     let own =
-        namespaces.iter().find(|namespace| namespace["name"] == fixtures.n).expect("an owned namespace is told of");
+        namespaces.iter().find(|namespace| namespace["name"] == fixtures.n).expect("an owned namespace is listed");
     assert_eq!((&own["lockedBy"], &own["owned"]), (&json!(format!("{}-jane", fixtures.n)), &json!(true)));
 }
 

@@ -82,6 +82,9 @@ fn give<'a>(namespace: &'a str, label: &'a str, object: &'a str) -> [(Vec<&'a st
     ]
 }
 
+/// Denial of a change that takes a namespace from an owner that the request does not name.
+const TAKES_AWAY: &str = "may not take a namespace from its owner: this requires the verb assign on the owner";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn giving_ownership_requires_control_of_the_owner() {
     let fixtures = set("own-give").await;
@@ -98,7 +101,8 @@ async fn giving_ownership_requires_control_of_the_owner() {
     fixtures.passes("alice", CREATE, &fixtures.manifest("plain"));
     let owned = fixtures.namespace("plain");
     let take = ["label", "namespace", &owned, "roster.dev/owner-"];
-    fixtures.refused("eve", &take, "", plain);
+    // The request does not name the owner, so the denial does not either.
+    fixtures.refused("eve", &take, "", TAKES_AWAY);
     fixtures.passes("alice", &take, "");
     // Requesters are identified by username, not by name.
     fixtures.passes("me-by-name", CREATE, &fixtures.manifest("me"));
@@ -129,12 +133,14 @@ async fn owners_alone_cannot_give_up_ownership() {
     let namespace = fixtures.namespace("me");
     let label = |value: &str| ["label", "namespace", &namespace, "--overwrite", value].map(str::to_owned).to_vec();
     let me = "User {n}-me (metadata.labels[roster.dev/owner]) holds or would hold a role that";
+    let unnamed = "an identity that this write takes control of holds or would hold a role that";
     for change in ["roster.dev/owner-", "roster.dev/owner=", "roster.dev/owner={n}-plain", "roster.dev/owner={n}-boss"]
     {
         let change = label(change);
         let change: Vec<&str> = change.iter().map(String::as_str).collect();
-        for who in ["me-by-name", "eve"] {
-            let because = if change[4].ends_with("boss") { "metadata.labels[roster.dev/owner]" } else { me };
+        // Only the denial for the owner names the owner, who is not in the request.
+        for (who, owner) in [("me-by-name", me), ("eve", unnamed)] {
+            let because = if change[4].ends_with("boss") { "holds or would hold a role that" } else { owner };
             fixtures.refused(who, &change, "", because);
         }
         fixtures.passes("alice", &change, "");
@@ -143,7 +149,8 @@ async fn owners_alone_cannot_give_up_ownership() {
         let back: Vec<&str> = back.iter().map(String::as_str).collect();
         match ["boss", "plain"].into_iter().find(|owner| change[4].ends_with(owner)) {
             Some(owner) => {
-                fixtures.refused("me-by-name", &back, "", &format!("User {{n}}-{owner} ("));
+                let because = if owner == "boss" { unnamed } else { TAKES_AWAY };
+                fixtures.refused("me-by-name", &back, "", because);
                 fixtures.passes("alice", &back, "");
             }
             None => fixtures.passes("me-by-name", &back, ""),

@@ -95,7 +95,7 @@ struct Network {
     url: String,
     listener: Arc<TcpListener>,
     is_down: Arc<AtomicBool>,
-    /// The operator's connections. Held, so that nobody is told of their end.
+    /// The operator's connections. Kept open, so that no peer sees them end.
     connections: Arc<Mutex<Vec<TcpStream>>>,
 }
 

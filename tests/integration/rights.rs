@@ -190,7 +190,16 @@ async fn use_everything(cluster: &Cluster) {
     people(cluster).await;
     bindings(cluster).await;
     use_owned_namespace(cluster).await;
+    use_namespace_of_absent_owner(cluster).await;
     delete_user(cluster).await;
+}
+
+/// The leader asks kube-apiserver whether the owner exists before it admits what no quota limits.
+async fn use_namespace_of_absent_owner(cluster: &Cluster) {
+    cluster.apply(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: early, labels: {roster.dev/owner: not-yet-applied}}\n",
+    );
+    wait_until_enforced(&cluster.client().await, "early", "roster").await;
 }
 
 /// Credentials, Events, callers with tokens, and callers that need a TokenReview.

@@ -76,7 +76,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Makes the operators that follow lead nothing: the Lease is held by somebody who does not give it up.
+    /// Makes the operators that follow lead nothing: another holder keeps the Lease.
     ///
     /// # Errors
     /// If kube-apiserver refuses.

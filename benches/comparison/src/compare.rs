@@ -62,7 +62,7 @@ struct Rounds {
 /// Measures every query. `dir`: where the stand-ins keep their files.
 ///
 /// # Errors
-/// If somebody does not answer, or not the same as the others.
+/// If a system does not respond, or responds differently from the others.
 pub(crate) async fn measure(
     report: &mut Report,
     servers: &Servers,
@@ -160,7 +160,7 @@ fn line(query: &Query, concurrency: usize, population: Population, all: &[Rounds
     line
 }
 
-/// Whoever is compared gives the same answer.
+/// Every system gives the same answer.
 fn agree(query: &Query, roster: &Bytes, other: &Bytes) -> Result<()> {
     let summary = |bytes: &Bytes| -> Result<(Value, Vec<Value>)> {
         let answer: Value = serde_json::from_slice(bytes)?;

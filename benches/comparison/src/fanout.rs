@@ -22,7 +22,7 @@ const DIRECTORY: &str = "/apis/directory.roster.dev/v1alpha1/users";
 /// Measures how long it takes until the last of them knows.
 ///
 /// # Errors
-/// If somebody never learns of it.
+/// If a watcher never receives the change.
 pub(crate) async fn measure(
     report: &mut Report,
     cluster: &Cluster,
@@ -81,6 +81,6 @@ async fn one(cluster: &Cluster, server: &Server, path: &str, marker: &str) -> Re
     let change = json!({"spec": {"lastName": marker}});
     cluster.send("PATCH", &format!("{DECLARED}/{}", Population::name(1)), &change).await?;
     let all = tokio::time::timeout(Duration::from_secs(60), watchers.join_all()).await?;
-    let last = all.into_iter().collect::<Result<Vec<_>>>()?.into_iter().max().context("somebody watches")?;
+    let last = all.into_iter().collect::<Result<Vec<_>>>()?.into_iter().max().context("there are no watchers")?;
     Ok(last.duration_since(start).as_secs_f64() * 1000.0)
 }

@@ -1,4 +1,4 @@
-//! The bare argon2 loop: what passwords cost whoever does nothing else.
+//! The bare argon2 loop: the minimum cost of passwords.
 
 use std::time::Instant;
 

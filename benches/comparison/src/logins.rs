@@ -25,7 +25,7 @@ const AT_ONCE: usize = 8;
 /// Measures logins beside the bare argon2 loop, and reviews of tokens beside kube-apiserver's of its own.
 ///
 /// # Errors
-/// If somebody can't log in.
+/// If a user can't log in.
 pub(crate) async fn measure(report: &mut Report, dir: &Path, rounds: usize) -> Result<()> {
     let cluster = Cluster::create(dir, &[]).await?;
     let (operator, _) = cluster.start_operator(&[]).await?;

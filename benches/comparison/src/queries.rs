@@ -44,7 +44,7 @@ pub(crate) struct Query {
     pub answer: Answer,
     /// The path on Roster.
     pub roster: String,
-    /// What kube-apiserver can do for the same custom resources, and whoever asks has to do the rest.
+    /// What kube-apiserver can do for the same custom resources; the client has to do the rest.
     pub declared: Option<String>,
     /// Whether that is a whole list.
     pub declared_is_list: bool,

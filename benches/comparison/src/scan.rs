@@ -16,7 +16,7 @@ pub(crate) struct Scan {
     login: JsonPath,
 }
 
-/// A condition with its paths parsed once, which KubeSphere does anew for each object.
+/// A condition with its paths parsed once, which KubeSphere parses again for each object.
 struct Parsed {
     equal: Vec<(JsonPath, String)>,
     within: Option<(JsonPath, String)>,

@@ -174,7 +174,7 @@ mod tests {
         let typed = current_password(None, &jane, None, &mut console).unwrap().unwrap();
         assert_eq!((typed.expose_secret(), console.asked.as_slice()), ("s3cret", &["Your password: ".to_owned()][..]));
         let nobody = &mut ScriptedConsole::default();
-        assert!(current_password(None, &jane, Some(&joan), nobody).unwrap().is_none(), "for somebody else");
+        assert!(current_password(None, &jane, Some(&joan), nobody).unwrap().is_none(), "for another user");
         assert!(current_password(None, &Caller::default(), None, nobody).unwrap().is_none(), "without a password");
         assert!(current_password(Some(Path::new("x")), &jane, Some(&joan), nobody).is_err());
     }

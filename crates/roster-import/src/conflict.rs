@@ -1,4 +1,4 @@
-//! Objects of the cluster that have the name of a planned one, and are somebody or something else.
+//! Objects of the cluster that have the name of a planned one but stand for another user or group.
 //!
 //! Names of objects are derived from names in the source, and different names can result in the same one: `Admins*` and
 //! `admins`. Applying the plan would put the members of one group into the other, or give the names of one person to

@@ -285,7 +285,7 @@ impl<'a> Consent<'a> {
         named.chain(selecting.copied()).chain(elsewhere.map(|(name, _)| &**name)).collect()
     }
 
-    /// The Groups that would accept somebody, by name, and the Users that the plan gives something.
+    /// The Groups that would accept existing Users, by name, and the existing Users that would gain groups or roles.
     pub fn finish(self) -> (Vec<Admitted>, Promotions) {
         let admitted = self.groups.into_values().map(|opening| opening.admitted);
         (admitted.filter(|admitted| admitted.count > 0).collect(), self.promotions)

@@ -151,7 +151,7 @@ fn users_that_hold_everything_already_are_given_nothing() {
     let both = format!("{group}{}", manifest("User", "ada", &json!({"team": "dev"}), &ada));
     let dev = vec![("dev", spec)];
     assert_eq!(gains(&both, &dev, &json!({"team": "dev"}), &ada), []);
-    // The Group was written, the User is that of somebody else.
+    // The import wrote the Group; the User existed before.
     let elsewhere = |labels: Value, spec: Value| gains(&both, &[("dev", json!({}))], &labels, &spec);
     assert_eq!(elsewhere(none.clone(), none.clone()), [(vec!["dev".to_owned()], true)]);
     assert_eq!(elsewhere(json!({"team": "dev"}), ada), [(vec!["dev".to_owned()], false)]);

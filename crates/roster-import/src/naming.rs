@@ -174,7 +174,7 @@ fn choose(mentions: &HashMap<SourceId, Mention>) -> HashMap<SourceId, Result<Str
     }
     for (name, ids) in by_name {
         for (index, id) in ids.iter().enumerate() {
-            // Somebody has given a group the name that another one gets by its hash.
+            // A group already has the name that another one gets by its hash.
             let other = (ids.len() > 1).then(|| ids[usize::from(index == 0)]);
             let result = other.map_or_else(|| Ok(name.clone()), |other| Err(taken(mentions, id, other, &name)));
             chosen.insert((*id).clone(), result);

@@ -166,7 +166,7 @@ async fn users_read_themselves_and_learn_nothing_about_others() {
         let refusal = |key: &str| ask_as(cluster, &me, &format!("users/{key}{part}")).unwrap_err().replace(key, "KEY");
         let of_nobody = refusal("nobody-of-that-name");
         assert!(of_nobody.contains("Forbidden"), "{of_nobody}");
-        assert_eq!(refusal(&other), of_nobody, "whether there is somebody is not told");
+        assert_eq!(refusal(&other), of_nobody, "the response does not reveal whether the user exists");
         assert_eq!(refusal(&email), of_nobody, "nor whose email it is");
     }
     // Without kube-apiserver, which authorizes by itself, the answers are the same.
@@ -206,7 +206,7 @@ async fn i3_disabled_users_cannot_query() {
     })
     .await;
     let stranger = [("X-Remote-User", name.as_str()), ("X-Remote-Uid", "of-another-life")];
-    assert_eq!(direct.get(&path, &stranger).await.status, 404, "a UID of another life is not this user");
+    assert_eq!(direct.get(&path, &stranger).await.status, 404, "the UID of an earlier User is not this user");
     cluster.kubectl(&["patch", "users.roster.dev", &name, "--type=merge", "-p", r#"{"spec":{"state":"Disabled"}}"#]);
     let refused = async |what: &str| {
         eventually(what, || async {
@@ -221,7 +221,7 @@ async fn i3_disabled_users_cannot_query() {
     cluster.kubectl(&["delete", "users.roster.dev", &name]);
     create(&users, &user(&name, false)).await;
     wait_until_ready(&users, &name).await;
-    refused("who has the name now is somebody else").await;
+    refused("the name belongs to another user now").await;
 }
 
 /// I3 for watches: they end with the permission and with the user.

@@ -63,7 +63,7 @@ async fn users_change_only_their_profile_fields() {
     assert!(by_name.contains("Forbidden"), "{by_name}");
     let args = ["patch", USERS, &name, "--type=merge", "-p", "{}"];
     let administrator = cluster.plane.kubectl.run(&args).unwrap_err().to_string();
-    assert!(administrator.contains("users.roster.dev"), "who may is told where to: {administrator}");
+    assert!(administrator.contains("users.roster.dev"), "administrators learn where to write: {administrator}");
     let uid = json!(users.get(&name).await.unwrap().metadata.uid);
     assert!(uid.is_string());
 }

@@ -142,7 +142,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "",
     ),
     attempt(
-        "a trust on behalf of somebody else",
+        "a trust on behalf of another user",
         "",
         APPLY,
         "---\n{apiVersion: roster.dev/v1alpha1, kind: RoleBinding, metadata: {name: '{n}-b'}, spec: {subjects: [{kind: User, name: '{n}-me'}], roleRef: {kind: ClusterRole, name: edit}, scope: {namespaces: ['{n}']}, delegatedBy: '{n}-boss'}}",

@@ -201,7 +201,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "",
     ),
     attempt(
-        "the boss deleted, so that whoever waits for the username gets it",
+        "the boss deleted, so that a waiting User gets the username",
         "---\n{apiVersion: roster.dev/v1alpha1, kind: User, metadata: {name: '{n}-waiting'}, spec: {username: '{n}-boss'}}\n---\n{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {name: foreign, namespace: '{n}'}, roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: edit}, subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: '{n}-boss'}]}",
         &["delete", "users.roster.dev", "{n}-boss"],
         "",
@@ -214,7 +214,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "",
     ),
     attempt(
-        "a password for somebody who does not refer to it yet",
+        "a password for a User that does not refer to it yet",
         "",
         CREATE,
         "---\n{apiVersion: v1, kind: Secret, metadata: {name: planted, namespace: '{n}', annotations: {roster.dev/user: '{n}-boss'}}, type: roster.dev/password, stringData: {password: battery staple}}",

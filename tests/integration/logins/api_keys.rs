@@ -38,7 +38,7 @@ async fn a_key_is_shown_once_and_valid_until_it_is_revoked() {
         if list["items"][0]["status"]["lastUsedTime"].is_string() { Ok(list) } else { Err(list.to_string()) }
     })
     .await;
-    assert!(!list.to_string().contains(&key[5..]), "it is told once");
+    assert!(!list.to_string().contains(&key[5..]), "the key is shown once");
     let key_name = list["items"][0]["metadata"]["name"].as_str().unwrap();
     assert_eq!(id, format!("APIKey={key_name}"));
     assert_eq!(list["items"][0]["spec"]["displayName"], "test");

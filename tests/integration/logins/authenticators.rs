@@ -29,7 +29,7 @@ async fn both_authenticators_give_the_same_identity() {
     let direct = Direct::new(cluster, 0, None).await;
     let group = unique("group");
     cluster.apply(&format!("apiVersion: roster.dev/v1alpha1\nkind: Group\nmetadata: {{name: {group}}}\nspec: {{acceptDeclaredMembers: true}}\n"));
-    let name = person(cluster, "doors", |user| {
+    let name = person(cluster, "authenticators", |user| {
         user.spec.groups = vec![group.clone()];
         user.spec.email = Some(format!("{}@example.com", user.metadata.name.as_ref().unwrap()));
         user.spec.extra = [("costCenter".to_owned(), vec!["42".to_owned()])].into();
@@ -45,13 +45,16 @@ async fn both_authenticators_give_the_same_identity() {
     let webhook = token(&direct, &format!("{}@EXAMPLE.com", name.to_uppercase()), PASSWORD).await;
     let spec = json!({"username": name, "password": PASSWORD, "audience": OIDC_AUDIENCE});
     let oidc = token_of(&attempt(&direct, &spec).await);
-    for (door, token) in [("webhook", &webhook), ("oidc", &oidc)] {
+    for (authenticator, token) in [("webhook", &webhook), ("oidc", &oidc)] {
         let kubectl = kubectl_as(cluster, token);
         // kube-apiserver fetches the public keys asynchronously.
-        let user = eventually(&format!("{door} lets them in"), || async { whoami(&kubectl) }).await;
-        assert_eq!((&user["username"], &user["uid"]), (&json!(name), &json!(uid)), "{door}");
+        let user = eventually(&format!("{authenticator} lets them in"), || async { whoami(&kubectl) }).await;
+        assert_eq!((&user["username"], &user["uid"]), (&json!(name), &json!(uid)), "{authenticator}");
         let groups: Vec<Value> = user["groups"].as_array().unwrap().clone();
-        assert!(groups.contains(&json!(group)) && groups.contains(&json!("system:authenticated")), "{door}: {user}");
+        assert!(
+            groups.contains(&json!(group)) && groups.contains(&json!("system:authenticated")),
+            "{authenticator}: {user}"
+        );
     }
     let user = whoami(&kubectl_as(cluster, &webhook)).unwrap();
     assert_eq!(user["extra"]["costCenter"], json!(["42"]));

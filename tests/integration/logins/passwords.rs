@@ -329,7 +329,7 @@ async fn an_expired_password_is_changed_first_and_the_last_login_is_reported() {
         crate::support::condition(&user, "Expiring").is_some_and(|condition| condition.reason == "PasswordExpiring")
     );
     token(&direct, &name, PASSWORD).await;
-    user_where(&users, &name, "the last login is told", |user| {
+    user_where(&users, &name, "the status shows the last login", |user| {
         user.status.as_ref().is_some_and(|status| status.last_login_time.is_some())
     })
     .await;

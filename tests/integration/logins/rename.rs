@@ -65,7 +65,7 @@ async fn a_renamed_user_keeps_the_credential_and_releases_the_name() {
     let renamed = wait_until_in(&direct, &married).await;
     assert_eq!(own_status(&direct, &renamed).await, 200);
     assert_eq!(with_password(&direct, &name, PASSWORD).await.status, 401, "the earlier name is nobody's");
-    assert_eq!(own_status(&direct, &session).await, 401, "a token says who somebody was");
+    assert_eq!(own_status(&direct, &session).await, 401, "a token contains the former username");
     assert_eq!(own_status(&direct, &key).await, 200, "a key is the user's, whatever the name");
     wait_until_can(cluster, &married, &["get", "pods", "-n", "default"], true).await;
     assert!(!can(cluster, &married, &["create", "pods", "-n", "default"]), "native RBAC by hand names the earlier one");

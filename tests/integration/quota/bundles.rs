@@ -275,7 +275,7 @@ async fn case_d1_a_bundle_survives_the_death_of_the_leader_between_its_documents
 
 /// Kills the operator that leads.
 async fn kill_the_leader(cluster: &Cluster) {
-    let holder = eventually("somebody leads", || async {
+    let holder = eventually("a replica leads", || async {
         let lease = ["get", "lease", "roster", "-n", "roster-system", "-o", "jsonpath={.spec.holderIdentity}"];
         let holder = cluster.plane.kubectl.run(&lease).map_err(|error| format!("{error:#}"))?;
         let is_leader = |operator: &Operator| {

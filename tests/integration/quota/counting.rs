@@ -86,7 +86,7 @@ async fn wait_until_counted(cluster: &Cluster, name: &str, namespaces: &[String]
 
 async fn wait_until_counted_within(timeout: Duration, cluster: &Cluster, name: &str, namespaces: &[String]) -> Amounts {
     let (client, users) = (cluster.client().await, cluster.users().await);
-    eventually_within(timeout, &format!("what is told of {name} is what is there"), || async {
+    eventually_within(timeout, &format!("the status of {name} matches the actual usage"), || async {
         let (used, _) = reported_quota(&users.get(name).await.map_err(|error| error.to_string())?);
         // Read each time: kube-controller-manager creates objects, too.
         let counted_usage = counted_usage(&client, namespaces).await;

@@ -177,7 +177,7 @@ async fn try_pod(client: &Client, namespace: &str, name: &str, cpu: Option<&str>
 
 /// Attempts to create a pod until the result is not a conflict, which says nothing about the quota.
 async fn create_pod_without_conflict(client: &Client, namespace: &str, name: &str, cpu: Option<&str>) -> Outcome {
-    eventually(&format!("somebody judges the pod {name} in {namespace}"), || async {
+    eventually(&format!("the quota decides on the pod {name} in {namespace}"), || async {
         match try_pod(client, namespace, name, cpu).await {
             Outcome::Conflict(message) => Err(message),
             other => Ok(other),

@@ -259,7 +259,7 @@ async fn refused_writers_and_deployments_get_free_quota_without_hints() {
     let name = "patient";
     let owned = owner_of(&cluster, name, &[("requests.cpu", "8")], 3).await;
     let ledger = Ledger::start(&client, set(&owned)).await;
-    // Not all of it: without hints, Roster does not know that somebody waits for the rest.
+    // Not all of it: without hints, Roster does not know that a request waits for the rest.
     fill(&cluster, &owned[0], 12).await;
 
     // The ReplicaSet controller emits Events for denied creates, which Roster uses. One pod does not fit at first, and

@@ -74,7 +74,7 @@ fn declared_memberships_wait_for_the_groups_consent() {
     let selector = Some(Selector::from(Expression::Exists("team".into())));
     let declared = DeclaredMembers { selector, ..closed(&["jane"], &[]) };
     let changes = graph.set_group("admins", Some(declared.clone()), at(0));
-    assert_eq!(changes.users, strings(&["eve", "jane", "mallory"]), "those who wait are told");
+    assert_eq!(changes.users, strings(&["eve", "jane", "mallory"]), "users that wait for the group are marked");
     assert_eq!(graph.members_of("admins").collect::<Vec<_>>(), ["jane"]);
     assert_eq!((waiting(&graph, "admins"), graph.waiting_count("admins")), (vec!["eve".into(), "mallory".into()], 2));
     assert!(graph.would_belong("mallory", &labels, &["admins".into()]).is_empty());

@@ -412,6 +412,6 @@ mod tests {
         let bare = r#"{"name": "roster:n", "managedFields": [{"manager": "roster", "operation": "Apply"}]}"#;
         assert_eq!(read(bare).owner.as_deref(), Some(""), "without marks, but made by Roster");
         let other = read(&format!(r#"{{"name": "hers", "ownerReferences": {reference}}}"#));
-        assert_eq!(other.owner, None, "somebody else's, that is to go with its owner");
+        assert_eq!(other.owner, None, "created by another client, to be deleted with its owner");
     }
 }

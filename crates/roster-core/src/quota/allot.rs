@@ -26,7 +26,7 @@ pub struct ResourceShare {
     pub used: Amount,
     /// Use counted by a consistent list, which was taken after reading all of the above.
     pub counted: Option<Amount>,
-    /// Total use, not headroom, that somebody is waiting for.
+    /// Total use, not headroom, that a request is waiting for.
     pub wanted: Amount,
     /// When they started to wait.
     pub waiting_since: Option<Timestamp>,

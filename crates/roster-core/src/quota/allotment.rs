@@ -51,7 +51,7 @@ pub struct QuotaRequest {
 }
 
 impl QuotaRequest {
-    /// Returns whether somebody is still waiting.
+    /// Returns whether a request is still waiting.
     pub fn counts_at(&self, now: Timestamp) -> bool {
         now.duration_since(self.at) <= REQUEST_LIFETIME
     }

@@ -365,7 +365,7 @@ impl RequirementCollector<'_> {
         self.bindings(SubjectKind::Group, group, who);
     }
 
-    /// Requires what native RBAC grants, whoever wrote it.
+    /// Requires what native RBAC grants, regardless of who wrote it.
     fn native(&mut self, holder: &Holder, who: &AffectedIdentity) {
         let directory = self.directory;
         for (grant, mut by) in directory.natives.grants_of(holder) {

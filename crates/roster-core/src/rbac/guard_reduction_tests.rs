@@ -101,7 +101,7 @@ fn i4_disabling_requires_bind_on_grants_beyond_a_namespace() {
     assert_eq!(required, ["ClusterRole admin in the whole cluster"]);
 }
 
-/// Disabling somebody is no step towards taking them over.
+/// Disabling a user is not a step towards taking over its identity.
 #[test]
 fn i4_an_inactive_user_counts_as_holding_all_its_roles() {
     let mut directory = directory();

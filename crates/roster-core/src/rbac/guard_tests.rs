@@ -344,7 +344,7 @@ fn transferring_a_namespace_requires_control_of_both_owners() {
     let edit_and = |names: &[&str]| [vec![EDIT.to_owned()], assign(names)].concat();
     for old in [None, Some(&bare)] {
         assert_eq!(hands(old, &boss, Some("jane")), edit_and(&["boss"]));
-        assert_eq!(hands(old, &boss, None), edit_and(&["boss"]), "somebody who is no User");
+        assert_eq!(hands(old, &boss, None), edit_and(&["boss"]), "an owner without a User");
         assert!(hands(old, &boss, Some("boss")).is_empty(), "one's own");
     }
     for (new, others) in [(&bare, &[][..]), (&jane, &["jane"]), (&owned_by(""), &[])] {

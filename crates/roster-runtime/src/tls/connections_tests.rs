@@ -267,7 +267,7 @@ fn a_network_recently_used_by_kube_apiserver_has_slots_and_no_other_privilege() 
     api_server.connection().mark(Trust::ApiServer);
     assert!(beside.connection().network_has_api_server());
     drop(api_server);
-    assert!(!beside.connection().network_has_api_server(), "the address may belong to somebody else");
+    assert!(!beside.connection().network_has_api_server(), "the address may belong to another client");
     let mut own = vec![beside];
     own.extend(fill(&table, 9, SMALL.anonymous_of_network));
     assert_eq!(own.iter().filter(|open| is_evicted(open)).count(), 1, "it holds as many as any other network");

@@ -343,7 +343,7 @@ mod tests {
         assert_eq!(configuration, written, "what is right stays");
         for (webhook, target) in configuration.targets() {
             let path = webhook.path(&authorities, now);
-            assert!(target.ca_bundle.is_none(), "that is somebody else's");
+            assert!(target.ca_bundle.is_none(), "another service's");
             assert!(
                 target.url.as_ref().is_none_or(|url| *url == format!("https://localhost:8443{path}")),
                 "{target:?}"

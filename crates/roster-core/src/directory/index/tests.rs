@@ -383,7 +383,7 @@ fn a_relist_without_deletions_continues_the_log() {
     let past = view.at(11).unwrap();
     assert_eq!((past.revision, past.table.len(), past.table.get("b").unwrap().revision), (11, 3, 7));
     view.relist(vec![plain("a", 5), plain("b", 12)], 30);
-    assert_eq!((view.epoch, view.revision), (2, 30), "somebody is gone: when, nobody knows");
+    assert_eq!((view.epoch, view.revision), (2, 30), "a record is gone, at an unknown revision");
     assert_eq!(view.changes_since(20).unwrap_err(), Unavailable::Gone);
 }
 
