@@ -36,11 +36,11 @@ impl Default for Waits {
     }
 }
 
-/// How long it is remembered that requests in a namespace wait in vain.
+/// How long a namespace in which requests waited in vain is remembered.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
-/// Most namespaces that are remembered.
-const MOST_REMEMBERED: u64 = 100_000;
+/// Maximum number of namespaces that are remembered.
+const MAX_REMEMBERED: u64 = 100_000;
 
 /// Time between two checks if nothing is notified.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -69,7 +69,7 @@ enum State {
 impl Enforcement {
     /// Reads allotments from `informers`.
     pub fn new(informers: Arc<Informers>, seen: Arc<Seen>) -> Self {
-        let waiting_since = Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build();
+        let waiting_since = Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(REMEMBERED).build();
         Self { informers, seen, waiting_since, waits: Waits::default() }
     }
 

@@ -32,16 +32,17 @@ use super::enforcement::Waits;
 use super::request::{Demand, Refusal};
 use super::seen::Seen;
 
-/// How long it is remembered that requests in a namespace time out.
+/// How long a namespace in which requests timed out is remembered.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
-/// Most namespaces for which that is remembered.
-const MOST_REMEMBERED: u64 = 100_000;
+/// Maximum number of namespaces that are remembered.
+const MAX_REMEMBERED: u64 = 100_000;
 
 /// Minimum wait before reporting [`HintOutcome::Full`], and longest time between checks.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Minimum time between two patches for a request.
+/// Minimum time between two patches of a namespace's ResourceQuota. Each patch changes its revision, for which requests
+/// that fit must wait.
 const PATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Result of [`Hints::wait_for_capacity`].
@@ -80,13 +81,22 @@ enum Prospect {
     Full,
 }
 
+/// Requests that wait for quota in a namespace.
+#[derive(Default)]
+struct WaitingRequests {
+    /// Sum of the amounts that they wait for.
+    wanted: Amounts,
+    /// When the leader was last asked for quota.
+    asked: Option<Instant>,
+}
+
 /// Asks the leader for larger allotments.
 pub struct Hints {
     client: Client,
     informers: Arc<Informers>,
     seen: Arc<Seen>,
-    /// Amounts that requests at this replica wait for, by namespace.
-    waiting: Mutex<HashMap<String, Amounts>>,
+    /// Requests that wait at this replica, by namespace.
+    waiting: Mutex<HashMap<String, WaitingRequests>>,
     /// When a request first timed out, by namespace, since one did not.
     late_since: Cache<String, Instant>,
     /// Annotation with the requests of this replica.
@@ -102,7 +112,7 @@ impl Hints {
             informers,
             seen,
             waiting: Mutex::default(),
-            late_since: Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build(),
+            late_since: Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(REMEMBERED).build(),
             annotation: format!("{REQUEST_PREFIX}-{}", hex(&random::<4>())),
             waits: Waits::default(),
         }
@@ -132,7 +142,7 @@ impl Hints {
     async fn wait(&self, Demand { namespace, wanted }: &Demand) -> HintOutcome {
         let begun = Instant::now();
         let deadline = begun + self.waits.longest;
-        let (mut waiting, mut asked): (Option<Waiting<'_>>, Option<Instant>) = (None, None);
+        let mut waiting: Option<Waiting<'_>> = None;
         loop {
             // Subscribe before the check, so that a change between the two is not missed.
             let moved = self.informers.allotments_changed.notified();
@@ -148,9 +158,8 @@ impl Hints {
                 Prospect::Full if begun.elapsed() >= CHECK_INTERVAL => return HintOutcome::Full,
                 Prospect::Full | Prospect::Movable => {
                     waiting.get_or_insert_with(|| Waiting::enter(self, namespace, wanted.clone()));
-                    if asked.is_none_or(|asked| asked.elapsed() >= PATCH_INTERVAL) {
+                    if self.begin_asking(namespace) {
                         let _ = timeout_at(deadline, self.ask(namespace)).await;
-                        asked = Some(Instant::now());
                     }
                     let _ = timeout_at(deadline.min(Instant::now() + CHECK_INTERVAL), moved).await;
                 }
@@ -165,6 +174,17 @@ impl Hints {
         prospect(&self.informers.directory(), namespace, wanted)
     }
 
+    /// Returns whether it is time to ask for quota for the namespace again, and notes that this is done now.
+    fn begin_asking(&self, namespace: &str) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(requests) = waiting.get_mut(namespace) else { return false };
+        let is_due = requests.asked.is_none_or(|asked| asked.elapsed() >= PATCH_INTERVAL);
+        if is_due {
+            requests.asked = Some(Instant::now());
+        }
+        is_due
+    }
+
     /// Annotates the ResourceQuota with the usage that waiting requests need. The leader acts on it, on any replica. This
     /// includes dry runs: what anybody has declared does not change, and without it a dry run would be rejected where the
     /// request itself is admitted.
@@ -173,7 +193,8 @@ impl Hints {
             let directory = self.informers.directory();
             let Some(allotment) = directory.quotas.allotment(namespace) else { return };
             let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            quota_request(allotment, waiting.get(namespace).cloned().unwrap_or_default(), Timestamp::now())
+            let wanted = waiting.get(namespace).map(|requests| requests.wanted.clone()).unwrap_or_default();
+            quota_request(allotment, wanted, Timestamp::now())
         };
         let text = json!(asked).to_string();
         let patch = Patch::Merge(json!({"metadata": {"annotations": {self.annotation.as_str(): text}}}));
@@ -232,7 +253,7 @@ struct Waiting<'a> {
 impl<'a> Waiting<'a> {
     fn enter(hints: &'a Hints, namespace: &'a str, wanted: Amounts) -> Self {
         let mut waiting = hints.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        add_all(waiting.entry(namespace.to_owned()).or_default(), &wanted);
+        add_all(&mut waiting.entry(namespace.to_owned()).or_default().wanted, &wanted);
         drop(waiting);
         Self { hints, namespace, wanted }
     }
@@ -241,7 +262,7 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut waiting = self.hints.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(sums) = waiting.get_mut(self.namespace) else { return };
+        let Some(WaitingRequests { wanted: sums, .. }) = waiting.get_mut(self.namespace) else { return };
         for (name, amount) in &self.wanted {
             if let Some(sum) = sums.get_mut(name) {
                 *sum = sum.saturating_sub(*amount);
@@ -259,7 +280,9 @@ mod tests {
     use super::*;
 
     use std::io;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use futures::future::join_all;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
     use kube::client::Body;
     use roster_core::directory::bindings::NamespaceState;
@@ -298,9 +321,14 @@ mod tests {
 
     /// A replica whose kube-apiserver has seen revisions up to `revision`.
     fn hints(informers: &Arc<Informers>, revision: &Arc<Mutex<u64>>) -> Hints {
-        let revision = Arc::clone(revision);
+        counted_hints(informers, revision, &Arc::default())
+    }
+
+    /// The same, counting the patches.
+    fn counted_hints(informers: &Arc<Informers>, revision: &Arc<Mutex<u64>>, patches: &Arc<AtomicUsize>) -> Hints {
+        let (revision, patches) = (Arc::clone(revision), Arc::clone(patches));
         let answer = move |request: axum::http::Request<Body>| {
-            let revision = Arc::clone(&revision);
+            let (revision, patches) = (Arc::clone(&revision), Arc::clone(&patches));
             async move {
                 let is_dry_run = request.uri().query().is_some_and(|query| query.contains("dryRun"));
                 let body = request.into_body().collect_bytes().await.unwrap();
@@ -309,6 +337,7 @@ mod tests {
                 let is_seen = seen.is_none_or(|seen| seen.parse::<u64>().unwrap() <= *revision.lock().unwrap());
                 assert_eq!(is_dry_run, seen.is_some());
                 let (code, body) = if !is_dry_run {
+                    patches.fetch_add(1, Ordering::Relaxed);
                     (200, json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {}}))
                 } else if is_seen {
                     (200, json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {}}))
@@ -378,5 +407,18 @@ mod tests {
         assert_eq!(tired.wait_for_capacity(&demand(3000)).await, (HintOutcome::TimedOut, None), "native quota decides");
         set(&informers, 3000, 2);
         assert_eq!(tired.wait_for_capacity(&demand(3000)).await, (HintOutcome::Fits, None));
+    }
+
+    #[tokio::test]
+    async fn requests_in_a_namespace_share_patches() {
+        let (informers, revision, patches) = (informers(), Arc::new(Mutex::new(9)), Arc::default());
+        set(&informers, 1000, 1);
+        let waits = Waits { longest: PATCH_INTERVAL * 3, ..Waits::default() };
+        let hints = Hints { waits, ..counted_hints(&informers, &revision, &patches) };
+        let demand = demand(3000);
+        let late = join_all((0..300).map(|_| hints.wait_for_capacity(&demand))).await;
+        assert!(late.into_iter().all(|(outcome, _)| outcome == HintOutcome::TimedOut));
+        let patches = patches.load(Ordering::Relaxed);
+        assert!((1..=4).contains(&patches), "one for each interval, and not for each request: {patches}");
     }
 }

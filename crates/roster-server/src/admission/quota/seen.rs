@@ -5,6 +5,7 @@
 //! informer has the revision that the dry run names. If several kube-apiservers run, only the one that the operator is
 //! connected to is asked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ResourceQuota;
@@ -13,6 +14,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use moka::sync::Cache;
 use roster_core::quota::allotment::MANAGED_BY;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
 
@@ -25,31 +27,48 @@ const NAME: &str = "roster-seen";
 /// Its annotation: the revision that the informer must have.
 const SEEN_ANNOTATION: &str = "roster.dev/seen";
 
-/// Time between two dry runs.
-const INTERVAL: Duration = Duration::from_millis(25);
+/// Time between the first two dry runs. It doubles up to [`MAX_INTERVAL`].
+const MIN_INTERVAL: Duration = Duration::from_millis(25);
 
-/// Most namespaces whose revision is remembered.
-const MOST_KNOWN: u64 = 100_000;
+/// Maximum time between two dry runs.
+const MAX_INTERVAL: Duration = Duration::from_millis(400);
+
+/// Maximum number of namespaces whose revision is remembered.
+const MAX_KNOWN: u64 = 100_000;
+
+/// Time after which an unused lock of a namespace is dropped. Longer than a request waits.
+const LOCK_LIFETIME: Duration = Duration::from_secs(60);
 
 /// Knows which ResourceQuotas kube-apiserver has seen.
 pub struct Seen {
     client: Client,
     /// Latest revision that was seen, by namespace.
     known: Cache<String, u64>,
+    /// One request of a namespace sends dry runs; the others wait for its result. Otherwise, many requests would keep
+    /// kube-apiserver too busy for anything else.
+    locks: Cache<String, Arc<Mutex<()>>>,
 }
 
 impl Seen {
     /// Sends dry runs through `client`.
     pub fn new(client: Client) -> Self {
-        Self { client, known: Cache::new(MOST_KNOWN) }
+        let locks = Cache::builder().max_capacity(MAX_KNOWN).time_to_idle(LOCK_LIFETIME).build();
+        Self { client, known: Cache::new(MAX_KNOWN), locks }
     }
 
     /// Waits until kube-apiserver's informer has this revision of the namespace's ResourceQuota. Returns false if it has
     /// not by the deadline, or if that can't be found out.
     pub async fn wait(&self, namespace: &str, revision: u64, deadline: Instant) -> bool {
-        if self.known.get(namespace).is_some_and(|known| known >= revision) {
+        let is_known = || self.known.get(namespace).is_some_and(|known| known >= revision);
+        if is_known() {
             return true;
         }
+        let lock = self.locks.get_with_by_ref(namespace, Arc::default);
+        let Ok(_lock) = timeout_at(deadline, lock.lock()).await else { return is_known() };
+        if is_known() {
+            return true;
+        }
+        let mut interval = MIN_INTERVAL;
         loop {
             match timeout_at(deadline, self.is_seen(namespace, revision)).await {
                 Ok(Ok(true)) => {
@@ -60,7 +79,8 @@ impl Seen {
                 Ok(Err(error)) => debug!(namespace, %error, "asking what kube-apiserver has seen failed"),
                 Err(_) => return false,
             }
-            let next = Instant::now() + INTERVAL;
+            let next = Instant::now() + interval;
+            interval = (interval * 2).min(MAX_INTERVAL);
             if next >= deadline {
                 return false;
             }
@@ -92,4 +112,60 @@ fn question(revision: u64) -> ResourceQuota {
         ..ObjectMeta::default()
     };
     ResourceQuota { metadata, ..ResourceQuota::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::future::join_all;
+    use kube::client::Body;
+
+    /// A kube-apiserver whose informer has every revision from the dry run `seen_at` on.
+    fn seen(seen_at: usize) -> (Seen, Arc<AtomicUsize>) {
+        let dry_runs = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&dry_runs);
+        let answer = move |_: axum::http::Request<Body>| {
+            let is_seen = counter.fetch_add(1, Ordering::Relaxed) + 1 >= seen_at;
+            let (code, body) = if is_seen {
+                (201, r#"{"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {}}"#)
+            } else {
+                (
+                    422,
+                    r#"{"status": "Failure", "code": 422, "message": "roster-quota-seen: not yet", "reason": "Invalid"}"#,
+                )
+            };
+            let response = axum::http::Response::builder().status(code).body(Body::from(body.as_bytes().to_vec()));
+            async move {
+                tokio::task::yield_now().await;
+                Ok::<_, io::Error>(response.unwrap())
+            }
+        };
+        (Seen::new(Client::new(tower::service_fn(answer), "default")), dry_runs)
+    }
+
+    #[tokio::test]
+    async fn requests_in_a_namespace_share_dry_runs() {
+        let (seen, dry_runs) = seen(5);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let waited = join_all((0..300).map(|_| seen.wait("apollo", 7, deadline))).await;
+        assert!(waited.into_iter().all(|is_seen| is_seen));
+        assert_eq!(dry_runs.load(Ordering::Relaxed), 5);
+        assert!(seen.wait("apollo", 6, deadline).await, "an earlier revision is known");
+        assert_eq!(dry_runs.load(Ordering::Relaxed), 5);
+        assert!(seen.wait("apollo", 8, deadline).await && seen.wait("gemini", 7, deadline).await);
+        assert_eq!(dry_runs.load(Ordering::Relaxed), 7, "another revision, and another namespace");
+    }
+
+    #[tokio::test]
+    async fn requests_stop_waiting_at_their_deadline() {
+        let (seen, _) = seen(usize::MAX);
+        let soon = Instant::now() + Duration::from_millis(60);
+        let waited = join_all((0..300).map(|_| seen.wait("apollo", 7, soon))).await;
+        assert!(waited.into_iter().all(|is_seen| !is_seen));
+    }
 }
