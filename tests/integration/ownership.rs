@@ -140,7 +140,7 @@ async fn owners_alone_cannot_give_up_ownership() {
         let change: Vec<&str> = change.iter().map(String::as_str).collect();
         // Only the denial for the owner names the owner, who is not in the request.
         for (who, owner) in [("me-by-name", me), ("eve", unnamed)] {
-            let because = if change[4].ends_with("boss") { "holds or would hold a role that" } else { owner };
+            let because = if change[4].ends_with("boss") { "metadata.labels[roster.dev/owner]" } else { owner };
             fixtures.refused(who, &change, "", because);
         }
         fixtures.passes("alice", &change, "");

@@ -8,7 +8,7 @@ use roster_core::quota::allotment::QuotaRequest;
 use super::plan::MAX_RETRY_WAIT;
 
 /// Most refused requests that are remembered in one namespace.
-const MOST_REFUSED: usize = 16;
+const MAX_REFUSED: usize = 16;
 
 /// A request that quota refused.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub(super) fn remember(refused: &mut Vec<Refused>, by: String, level: BTreeMap<S
     let since = since.min().unwrap_or(now);
     refused.retain(|refused| refused.by != by && now.duration_since(refused.asked.at) <= MAX_RETRY_WAIT);
     refused.push(Refused { by, asked: QuotaRequest { since, at: now, level } });
-    let excess = refused.len().saturating_sub(MOST_REFUSED);
+    let excess = refused.len().saturating_sub(MAX_REFUSED);
     refused.drain(..excess);
 }
 
@@ -52,6 +52,6 @@ mod tests {
         for at in 0..100 {
             remember(&mut refused, format!("other-{at}"), level("1"), second(701));
         }
-        assert_eq!(refused.len(), MOST_REFUSED);
+        assert_eq!(refused.len(), MAX_REFUSED);
     }
 }

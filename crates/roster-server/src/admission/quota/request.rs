@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 /// Most resource names that a request may use. Whatever waits is in memory, and nobody limits more names than that.
-const MOST_NAMES: usize = 256;
+const MAX_NAMES: usize = 256;
 
 /// Why a request is denied.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -127,7 +127,7 @@ fn added<K: DeserializeOwned>(
         (name, amount.saturating_sub(less))
     });
     let wanted: Amounts = rest.filter(|(_, amount)| *amount > Amount::ZERO).collect();
-    if wanted.len() <= MOST_NAMES { wanted } else { Amounts::new() }
+    if wanted.len() <= MAX_NAMES { wanted } else { Amounts::new() }
 }
 
 #[cfg(test)]
